@@ -33,7 +33,7 @@ def test_a_key_is_made_listed_and_revoked(afina: Command) -> None:
     cells = re.split(r"  +", row)
     assert [*cells[:5], *cells[6:]] == [found[1], "acme", "-", "predict", "6,000", "-", "-", "ada", "their router"]
     assert afina("keys", "revoke", found[1]).out == f"key {found[1]} of acme: revoked\n"
-    assert "was revoked at" in afina("keys", "revoke", found[1]).error
+    assert "was already revoked at" in afina("keys", "revoke", found[1]).error
 
 
 def test_programs_get_objects(afina: Command) -> None:

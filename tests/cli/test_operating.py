@@ -142,7 +142,10 @@ def test_a_port_that_is_in_use_is_said_before_anything_is_loaded(afina: Command)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         error = afina("serve", "--backbone", "no/such/backbone", "--port", port).error
-    assert error == f"port {port} on 127.0.0.1: another process listens there. Give another with --port, or end it."
+    told = (
+        f"port {port} on 127.0.0.1: another process listens there. Give another port with --port, or end the process."
+    )
+    assert error == told
 
 
 @pytest.mark.usefixtures("_plain_log")

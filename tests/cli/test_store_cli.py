@@ -39,7 +39,9 @@ def two(ask: Ask, tmp_path: Path) -> Ask:
 
 def test_init_begins_a_store(ask: Ask, tmp_path: Path) -> None:
     assert ask("init").out == f"store {tmp_path / 'store'}: begun\n"
-    assert ask("init").error == f"store {tmp_path / 'store'}: it is there already."
+    assert (
+        ask("init").error == f"store {tmp_path / 'store'}: the store exists already. Use it, or choose another place."
+    )
     assert (
         ask("list").out == "No adapter in it yet. Publish one: afina store publish ADAPTER CLIENT/TASK --message WHY\n"
     )
@@ -73,8 +75,8 @@ def test_list_shows_names(two: Ask) -> None:
     assert [(one["name"], one["versions"], one["newest"], one["aliases"]) for one in found] == [
         ("acme/reviews", 2, 2, {"production": 1})
     ]
-    assert "client nobody: no adapter of it in the store" in two("list", "nobody", "--json").error
-    assert "'A B' is no client" in two("list", "A B").error
+    assert "client nobody: the store has no adapter of this client" in two("list", "nobody", "--json").error
+    assert "'A B' is not the name of a client" in two("list", "A B").error
 
 
 def test_show_tells_of_a_version(two: Ask) -> None:
@@ -112,15 +114,15 @@ def test_alias_and_rollback_move_an_alias(two: Ask) -> None:
     assert made == {"name": "acme/reviews", "alias": "staging", "from": 1, "to": 2}
     assert AdapterStore().history("acme/reviews")[-1].why == "back"
     assert two("alias", "acme/reviews@1", "staging", "--expect", 1).error.startswith(
-        "acme/reviews@staging: points to version 2, expected version 1: it was moved meanwhile."
+        "acme/reviews@staging: points to version 2, expected version 1. Another process has moved the alias."
     )
     assert "points to version 2, expected no version" in two("alias", "acme/reviews@1", "staging", "--expect", 0).error
-    assert "is no alias" in two("alias", "acme/reviews@1", "V1").error
+    assert "is not an alias" in two("alias", "acme/reviews@1", "V1").error
 
 
 def test_delete_and_gc_remove(two: Ask) -> None:
     assert two("delete", "acme/reviews@1", "--reason", "x").error == (
-        "acme/reviews@1: production points to it. Move that to another version first."
+        "acme/reviews@1: production points to this version. First move the alias to another version."
     )
     said = two("delete", "acme/reviews@2", "--reason", "not needed").out
     assert said == "acme/reviews@2 deleted. afina store gc removes the bytes that no other version holds.\n"
@@ -142,7 +144,9 @@ def test_erase_asks_before_it_removes_a_client(two: Ask, monkeypatch: pytest.Mon
     assert two("erase", "acme", "--reason", "asked to", "--yes").out == (
         "client acme: 2 versions and 3 blobs removed, for good.\n"
     )
-    assert two("erase", "acme", "--reason", "asked to", "--yes").error.startswith("client acme: there is none of that")
+    assert two("erase", "acme", "--reason", "asked to", "--yes").error.startswith(
+        "client acme: the store has no client with this name"
+    )
     AdapterStore().publish(Path("adapter-1"), "bolt/reviews", message="theirs")
     found = two("erase", "bolt", "--reason", "asked to", "--yes", "--json").object()
     assert (found["client"], found["versions"], found["blobs"]) == ("bolt", 1, 2)
@@ -182,25 +186,28 @@ def test_export_audit_writes_the_log(two: Ask) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["publish", "adapter-0", "acme/new", "--message", " "], "--message: found nothing, expected a reason"),
-        (["delete", "acme/reviews@2", "--reason", " "], "--reason: found nothing, expected a reason"),
-        (["delete", "acme/reviews", "--reason", "x"], "say which version by its number, as in acme/reviews@3"),
-        (["erase", "nobody", "--reason", "x", "--yes"], "client nobody: there is none of that name in the store"),
+        (["publish", "adapter-0", "acme/new", "--message", " "], "--message: found no text, expected a reason"),
+        (["delete", "acme/reviews@2", "--reason", " "], "--reason: found no text, expected a reason"),
+        (
+            ["delete", "acme/reviews", "--reason", "x"],
+            "the version's number is missing. Give the number, as in acme/reviews@3",
+        ),
+        (["erase", "nobody", "--reason", "x", "--yes"], "client nobody: the store has no client with this name"),
         (["publish", "nowhere", "acme/new", "-m", "x"], "nowhere"),
-        (["publish", "adapter-0", "Acme", "-m", "x"], "'Acme' is no name of an adapter. Expected client/task"),
+        (["publish", "adapter-0", "Acme", "-m", "x"], "'Acme' is not the name of an adapter. Expected client/task"),
         (["show", "acme/review"], "Did you mean acme/reviews?"),
         (["show", "acme/reviews@9"], "version 9 is not there. There is 1, 2."),
-        (["rollback", "acme/reviews"], "pointed to no other version before 1 that is still there"),
-        (["history", "acme/nothing"], "no adapter of that name in the store"),
-        (["--store", "elsewhere", "list"], "store elsewhere: there is none. Give another with --store, or publish"),
-        (["list", "--store", "elsewhere"], "store elsewhere: there is none. Give another with --store, or publish"),
+        (["rollback", "acme/reviews"], "has no earlier version than 1 to roll back to"),
+        (["history", "acme/nothing"], "the store has no adapter with this name"),
+        (["--store", "elsewhere", "list"], "store elsewhere: there is no store. Give another with --store, or publish"),
+        (["list", "--store", "elsewhere"], "store elsewhere: there is no store. Give another with --store, or publish"),
         (
             ["alias", "acme/reviews", "production"],
-            "acme/reviews: say which version the alias is to point to, as in acme/reviews@2",
+            "acme/reviews: the version is missing. Give the version for the alias, as in acme/reviews@2",
         ),
-        (["backup", "."], ": something is there already, and no backup"),
-        (["recover", "nowhere"], "nowhere: no backup there"),
-        (["--store", "mysql://host/db", "list"], "--store 'mysql://host/db': no address of a store"),
+        (["backup", "."], ": the directory has files that are not a backup"),
+        (["recover", "nowhere"], "nowhere: the directory has no backup"),
+        (["--store", "mysql://host/db", "list"], "--store 'mysql://host/db': not the address of a store"),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
@@ -223,7 +230,7 @@ def test_a_failed_check_names_the_flag_that_goes_on(two: Ask) -> None:
         place, _ = resolve(connection, Reference.parse("acme/reviews@2"))
         outcome = {"version": 2, "passed": False, "difference": 0.5, "tolerance": 1e-3}
         audit_log.append(connection, "check", {**place.payload, **outcome}, place.attribution("ada"))
-    assert "or move it with --force, which is logged" in two("alias", "acme/reviews@2", "production").error
+    assert "or move production with --force, which is logged" in two("alias", "acme/reviews@2", "production").error
     assert "FAILED" in two("show", "acme/reviews@2").out
     assert "version 2 failed" in two("history", "acme/reviews").out
 

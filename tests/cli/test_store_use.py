@@ -41,7 +41,7 @@ def test_a_study_publishes_the_adapter_that_it_says_to_use(afina: Command, study
 
 
 def test_what_publishing_would_end_with_is_told_before_anything_runs(afina: Command, study: Path) -> None:
-    assert "no name of an adapter" in afina("study", study, "--publish", "Acme").error
+    assert "not the name of an adapter" in afina("study", study, "--publish", "Acme").error
     assert not Path("results").exists()
 
 
@@ -59,10 +59,10 @@ def test_predict_and_evaluate_take_a_version(afina: Command, runs: Runs, toy: st
 
 
 def test_what_is_no_version_is_told(afina: Command, runs: Runs) -> None:
-    assert "there is none" in afina("predict", "store:acme/reviews", "x").error
+    assert "there is no store" in afina("predict", "store:acme/reviews", "x").error
     AdapterStore().publish(runs.adapter("gpt2", "lora"), "acme/reviews", message="one")
     assert "Did you mean acme/reviews?" in afina("predict", "store:acme/review", "x").error
-    assert "no name of an adapter" in afina("predict", "store:reviews", "x").error
+    assert "not the name of an adapter" in afina("predict", "store:reviews", "x").error
     assert "no such alias" in afina("predict", "store:acme/reviews@production", "x").error
     assert "--method cannot choose there" in afina("predict", "store:acme/reviews", "x", "--method", "lora").error
 

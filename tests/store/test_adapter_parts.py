@@ -174,7 +174,7 @@ def _extra(path: Path) -> None:
         (_cut, BODY_ROLE, "damaged, or not a safetensors file"),
         (Path.unlink, BODY_ROLE, "the file is missing"),
         (_extra, BODY_ROLE, "its 4 tensors have digest"),
-        (_extra, HEAD_ROLE, "the tensor 'more' is in its head, where it does not belong"),
+        (_extra, HEAD_ROLE, "the tensor 'more' does not belong in its head"),
     ],
 )
 def test_parts_that_are_not_what_the_manifest_says_are_a_corrupt_store(

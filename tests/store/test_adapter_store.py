@@ -399,7 +399,7 @@ def test_a_version_that_an_alias_points_to_is_not_deleted(two: AdapterStore) -> 
 
 @pytest.mark.parametrize("reference", ["acme/reviews", "acme/reviews@production"])
 def test_what_is_deleted_is_named_by_its_number(two: AdapterStore, reference: str) -> None:
-    said = rf"{reference}: say which version by its number, as in acme/reviews@3\."
+    said = rf"{reference}: the version's number is missing. Give the number, as in acme/reviews@3\."
     with pytest.raises(Refused, match=said):
         two.delete(reference, reason="not needed")
     with raises(InvalidName, code="text.not-storable", field="reason"):
@@ -412,8 +412,8 @@ def test_what_is_deleted_is_named_by_its_number(two: AdapterStore, reference: st
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("acme/review", "acme/review: no adapter of that name in the store. Did you mean acme/reviews?"),
-        ("x/y", "x/y: no adapter of that name in the store. `afina store list` shows what there is."),
+        ("acme/review", "acme/review: the store has no adapter with this name. Did you mean acme/reviews?"),
+        ("x/y", "x/y: the store has no adapter with this name. `afina store list` shows all names."),
         ("acme/reviews@7", "acme/reviews@7: version 7 is not there. There is 1, 2."),
         ("acme/reviews@production", "acme/reviews@production: no such alias. There is no alias yet."),
     ],
@@ -443,7 +443,7 @@ def test_where_there_is_no_store_reading_says_so_and_makes_none(store: AdapterSt
         with pytest.raises(NotFound) as caught:
             act()
         assert str(caught.value) == (
-            f"store {store.address.shown}: there is none. Give another with `store`, or publish to begin one."
+            f"store {store.address.shown}: there is no store. Give another with `store`, or publish to create one."
         )
     assert not store.address.directory.exists()  # type: ignore[union-attr]
 
@@ -461,7 +461,7 @@ def test_a_store_that_another_holds_is_busy(two: AdapterStore) -> None:
     two._database = Database(two.address, patience=0.1)
     with closing(sqlite3.connect(two.address.url)) as raw:
         raw.execute("BEGIN IMMEDIATE")
-        said = r"others use it, and did not end within 0\.1 seconds\. Try again\."
+        said = r"other processes use the store and did not finish within 0\.1 seconds\. Try again\."
         with pytest.raises(Busy, match=said):
             two.alias("acme/reviews@1")
         assert two.show("acme/reviews").number == 2  # who reads does not wait

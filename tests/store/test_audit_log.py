@@ -213,11 +213,11 @@ def test_a_log_that_cannot_be_exported_leaves_no_file(filled: AdapterStore, tmp_
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("", "nothing"), (" \n", "nothing"), ("a" * (LONGEST + 1), "10,001 letters")]
+    ("text", "found"), [("", "no text"), (" \n", "no text"), ("a" * (LONGEST + 1), "10,001 characters")]
 )
 def test_a_reason_is_some_words(text: str, found: str) -> None:
     with pytest.raises(
-        InvalidName, match=f"`reason`: found {found}, expected (a reason in some words, )?at most 10,000"
+        InvalidName, match=f"`reason`: found {found}, expected (a reason in a few words, )?at most 10,000"
     ):
         audit_log.check_reason(text, "reason")
 

@@ -74,12 +74,12 @@ def test_a_place_that_is_none_is_refused_and_nothing_is_touched(two: AdapterStor
     AdapterStore(tmp_path / "used").publish(made(2, 2), "acme/elsewhere", message="went on there")
     two.backup(tmp_path / "theirs")
     for place, told in (
-        (tmp_path / "other", "no backup"),
-        (tmp_path / "store" / "backup", "is in the store"),
-        (tmp_path / "store", "is in the store"),
-        (tmp_path / "file", "cannot be looked at"),
-        (tmp_path, "something is there already"),
-        (tmp_path / "used", "something was published to it since"),
+        (tmp_path / "other", "not a backup"),
+        (tmp_path / "store" / "backup", "is inside the store"),
+        (tmp_path / "store", "is inside the store"),
+        (tmp_path / "file", "cannot be read as a directory"),
+        (tmp_path, "has files that are not a backup"),
+        (tmp_path / "used", "was written to since"),
     ):
         with pytest.raises(Refused, match=told):
             two.backup(place)

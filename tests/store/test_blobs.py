@@ -295,7 +295,7 @@ def test_a_service_that_always_fails_is_an_error_in_time(
     proxy.inject("status", status=500)
     error = refused(remote, call)
     assert isinstance(error, NotFound)
-    assert "does not answer as it should (status 500, asked 3 times)" in str(error)
+    assert "the service does not respond as expected (status 500, asked 3 times)" in str(error)
     assert len(proxy.seen) == 3
 
 
@@ -370,7 +370,7 @@ def test_a_piece_of_a_download_that_comes_too_short_is_an_error(remote: RemoteBl
     proxy.inject("shorten", method="GET")
     error = refused(remote, lambda blobs: blobs.file(place).__enter__())
     assert isinstance(error, CorruptStore)
-    assert "5,242,880 bytes came, expected 10,485,760" in str(error)
+    assert "received 5,242,880 bytes, expected 10,485,760" in str(error)
 
 
 @pytest.mark.parametrize("fault", ["flip", "shorten"])
@@ -433,7 +433,7 @@ def test_credentials_that_are_refused_are_named_and_not_told(
     error = refused(remote, call)
     writes = call in (CALLS["put"], CALLS["put in parts"], CALLS["remove"])
     assert type(error) is (CannotWrite if writes else NotFound)
-    assert f"the service refuses these credentials, {status}" in str(error)
+    assert f"the service refuses the credentials, {status}" in str(error)
     assert "AWS_SECRET_ACCESS_KEY" in str(error)
 
 

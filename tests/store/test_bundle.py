@@ -164,9 +164,12 @@ LINK = index_of({"a": b""})
 CRAFTED: dict[str, tuple[bytes, str]] = {
     "a symbolic link": (
         tar(member(INDEX, LINK), member("a", type=tarfile.SYMTYPE, linkname="/etc/passwd")),
-        "'a' in it is a link",
+        "'a' in the bundle is a link",
     ),
-    "a hard link": (tar(member(INDEX, LINK), member("a", type=tarfile.LNKTYPE, linkname=INDEX)), "'a' in it is a link"),
+    "a hard link": (
+        tar(member(INDEX, LINK), member("a", type=tarfile.LNKTYPE, linkname=INDEX)),
+        "'a' in the bundle is a link",
+    ),
     "a device": (tar(member(INDEX, LINK), member("a", type=tarfile.CHRTYPE)), "type b'3'"),
     "a pipe": (tar(member(INDEX, LINK), member("a", type=tarfile.FIFOTYPE)), "type b'6'"),
     "a folder": (tar(member(INDEX, LINK), member("a", type=tarfile.DIRTYPE)), "is a folder"),
@@ -210,22 +213,31 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
         tar(member(INDEX, index_of(A, files={"a": {"sha256": "", "size": True}}))),
         "size or sha256",
     ),
-    "no size": (tar(member(INDEX, index_of(A, files={"a": {"sha256": ""}}))), "not exactly sha256 and size"),
+    "no size": (tar(member(INDEX, index_of(A, files={"a": {"sha256": ""}}))), "must have exactly sha256 and size"),
     "files that are a list": (tar(member(INDEX, index_of(A, files=["a"]))), "no table of files"),
-    "something about that is a list": (tar(member(INDEX, index_of(A, about=[]))), "not exactly format"),
-    "no digest": (tar(member(INDEX, b'{"about":{},"files":{},"format":1}')), "not exactly format"),
-    "another digest": (tar(member(INDEX, b'{"about":{},"digest":"","files":{},"format":1}')), "states another digest"),
-    "a later format": (tar(member(INDEX, index_of(A, format=2))), "has format '2', this afina reads 1"),
+    "something about that is a list": (
+        tar(member(INDEX, index_of(A, about=[]))),
+        "must have exactly the fields format",
+    ),
+    "no digest": (tar(member(INDEX, b'{"about":{},"files":{},"format":1}')), "must have exactly the fields format"),
+    "another digest": (
+        tar(member(INDEX, b'{"about":{},"digest":"","files":{},"format":1}')),
+        "its digest differs from the stated one",
+    ),
+    "a later format": (tar(member(INDEX, index_of(A, format=2))), "has format '2', this version of afina reads 1"),
     "a format that is a truth": (tar(member(INDEX, index_of(A, format=True))), "has format 'True'"),
     "an index that is a list": (tar(member(INDEX, b"[]")), "has format"),
     "an index that is no JSON": (tar(member(INDEX, b"{")), "not valid JSON"),
     "a key twice": (tar(member(INDEX, b'{"format":1,"format":1}')), "occurs twice"),
     "spaces in the index": (
         tar(member(INDEX, index_of(A) + b" "), member("a", b"x")),
-        "not written as afina writes it",
+        "not in afina's canonical form",
     ),
     "no index": (tar(member("a", b"x")), "its first file is 'a', expected bundle.json"),
-    "an index as large as can be": (tar(member(INDEX, b" " * (bundle.MOST_INDEX + 1))), "at most 8,388,608 are read"),
+    "an index as large as can be": (
+        tar(member(INDEX, b" " * (bundle.MOST_INDEX + 1))),
+        "more than the limit of 8,388,608",
+    ),
     "a time": (
         tar(member(INDEX, index_of(A)), member("a", b"x", mtime=1)),
         "the header of a is not as afina writes it",
@@ -262,8 +274,8 @@ def test_sizes_beyond_the_limits_are_refused_before_anything_is_written(
     path: Path, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle, "_extract", lambda *given: pytest.fail("it wrote a file"))
-    assert "4 files in it, at most 3 are taken" in refused(path, into, IntakeLimits(files=3))
-    assert "1,514 bytes in it, at most 1,513 are taken" in refused(path, into, IntakeLimits(bytes=1513))
+    assert "the bundle has 4 files, more than the limit of 3" in refused(path, into, IntakeLimits(files=3))
+    assert "the bundle has 1,514 bytes, more than the limit of 1,513" in refused(path, into, IntakeLimits(bytes=1513))
     monkeypatch.undo()
     assert read(path, into, IntakeLimits(files=4, bytes=1514)) == ABOUT
 

@@ -212,8 +212,8 @@ def test_factors_that_stand_for_something_else_are_compared_as_they_are_stored(s
         (invented(factors(2), hyperparameters={"alpha": True}), "alpha is 'True'"),
         (invented(factors(2), "lora+bitfit", hyperparameters={"lora": 3}), "lora is '3', expected a table"),
         (invented(factors(2) | {"base_model.model.h.0.attn.lora_A.weight": torch.ones(3, 6)}), r"\[9, 2\] and \[3, 6"),
-        (invented({name: tensor * torch.nan for name, tensor in factors(2).items()}), "h.0.attn holds what is no"),
-        (invented({"score.weight": torch.tensor([[1.0], [torch.inf]])}), "score.weight holds what is no number"),
+        (invented({name: tensor * torch.nan for name, tensor in factors(2).items()}), "h.0.attn has NaN, infinite"),
+        (invented({"score.weight": torch.tensor([[1.0], [torch.inf]])}), "score.weight has NaN, infinite or too large"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_an_adapter_is_told(made: Adapter, message: str) -> None:
@@ -237,7 +237,7 @@ def test_a_head_is_compared_by_label() -> None:
     found = difference(first, fewer)
     assert only(found).change == pytest.approx(float(weight[2].norm()), rel=1e-6)
     assert found.fields["labels"] == {"added": ["d"], "removed": ["a", "b"]}
-    assert "left out, since only one has it: a, b, d" in found.notes[-1]
+    assert "Labels of only one adapter are left out: a, b, d" in found.notes[-1]
 
     others = invented({"score.weight": weight}, label_names=("x", "y", "z"))
     assert only(difference(first, others)).change is None
@@ -250,7 +250,7 @@ def test_a_head_without_names_of_labels_is_compared_in_order_and_so_is_a_numbers
     nameless = invented({"score.weight": weight * 3}, "peft", label_names=("LABEL_0", "LABEL_1"))
     found = difference(named, nameless)
     assert only(found).relative == pytest.approx(2.0)
-    assert any("names no labels" in note for note in found.notes)
+    assert any("has no label names" in note for note in found.notes)
     one, other = (
         invented({"score.weight": weight[:1]}, label_names=(name,), objective={"kind": "number"}) for name in "ab"
     )
@@ -312,7 +312,7 @@ def test_a_bag_of_words_is_compared_by_term_and_label() -> None:
     assert layers["idf"].change == pytest.approx(2**0.5)
     expected = torch.tensor([[0, -2, 2], [0, -4, 4]]).double()  # of a, b, c
     assert layers["weights"].change == pytest.approx(float(expected.norm()))
-    assert "1 are new in the second and 1 gone" in found.notes[-1]
+    assert "has 1 new terms and lacks 1 terms" in found.notes[-1]
 
 
 def test_methods_and_backbones_that_differ_are_told() -> None:

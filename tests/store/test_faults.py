@@ -80,7 +80,7 @@ def test_where_a_store_finds_no_room_to_begin_it_can_be_begun_later(store: Adapt
     new = made()
     with no_file_above(size), pytest.raises(CannotWrite):
         store.publish(new, "acme/reviews", message="first")
-    with pytest.raises(NotFound, match="there is none"):
+    with pytest.raises(NotFound, match="there is no store"):
         AdapterStore(store.address.directory).list()
     assert AdapterStore(store.address.directory).publish(new, "acme/reviews", message="first").version.number == 1
 
@@ -206,13 +206,17 @@ except AfinaError as error:
 @pytest.mark.parametrize(
     ("what", "mode", "said"),
     [
-        ("store", 0o700, r"^NotFound store .*: cannot be looked at \(permission denied\)"),
+        ("store", 0o700, r"^NotFound store .*: cannot be read \(permission denied\)"),
         (
             "store",
             0o755,
             r"^\['acme/reviews'\]\nCannotWrite .*/store: cannot be written \(read-only file system or directory\)",
         ),
-        ("store/store.db", 0o600, r"^NotFound store .*store\.db cannot be opened\. It has to be a file that you may"),
+        (
+            "store/store.db",
+            0o600,
+            r"^NotFound store .*store\.db cannot be opened\. Check that it is a file with read permission",
+        ),
     ],
 )
 def test_a_place_that_others_own(made: Make, what: str, mode: int, said: str) -> None:

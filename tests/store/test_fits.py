@@ -51,7 +51,9 @@ def test_what_every_method_saves_fits_its_backbone(family: str, backbones: Backb
         fits(header, configuration_of(path), 2)
         with pytest.raises(AfinaError):
             fits(header, wider, 2)
-        with pytest.raises(CorruptAdapter, match=r"its head '.*score\.weight' has shape \[2, 32\], there are 3 labels"):
+        with pytest.raises(
+            CorruptAdapter, match=r"its head '.*score\.weight' has shape \[2, 32\], but the adapter has 3 labels"
+        ):
             fits(header, configuration_of(path), 3)
 
 
@@ -77,14 +79,14 @@ P = "base_model.model.transformer.h."
 @pytest.mark.parametrize(
     ("shapes", "kind", "said"),
     [
-        ({f"{P}2.attn.c_attn.lora_A.weight": (4, 32)}, WrongBackbone, "to layer 2, the backbone has layers 0 to 1"),
+        ({f"{P}2.attn.c_attn.lora_A.weight": (4, 32)}, WrongBackbone, "to layer 2, but the backbone has layers 0 to 1"),
         ({f"{P}9999999999.x": (4,)}, WrongBackbone, "belongs to layer 999999999"),
-        ({f"{P}1.attn.c_attn.lora_A.weight": (4, 33)}, WrongBackbone, r"\[4, 33\], on this .* \['any', 32\]"),
-        ({f"{P}1.attn.c_attn.lora_A.weight": (0, 32)}, WrongBackbone, "on this backbone"),
-        ({f"{P}1.attn.c_attn.lora_A.weight": (4, 32, 1)}, WrongBackbone, "on this backbone"),
-        ({f"{P}1.attn.c_attn.lora_B.weight": (32, 4)}, WrongBackbone, r"on this backbone it is \[96, 'any'\]"),
-        ({f"{P}1.attn.c_attn.lora_B.weight": (96, 5)}, CorruptAdapter, "not of one rank"),
-        ({f"{P}1.attn.c_attn.weight": (96, 32)}, WrongBackbone, r"on this backbone it is \[32, 96\]"),
+        ({f"{P}1.attn.c_attn.lora_A.weight": (4, 33)}, WrongBackbone, r"\[4, 33\], expected .*, 32\].* for this"),
+        ({f"{P}1.attn.c_attn.lora_A.weight": (0, 32)}, WrongBackbone, "for this backbone"),
+        ({f"{P}1.attn.c_attn.lora_A.weight": (4, 32, 1)}, WrongBackbone, "for this backbone"),
+        ({f"{P}1.attn.c_attn.lora_B.weight": (32, 4)}, WrongBackbone, r"expected \[96, 'any'\] for this backbone"),
+        ({f"{P}1.attn.c_attn.lora_B.weight": (96, 5)}, CorruptAdapter, "the ranks differ"),
+        ({f"{P}1.attn.c_attn.weight": (96, 32)}, WrongBackbone, r"expected \[32, 96\] for this backbone"),
         ({f"{P}1.mlp.c_proj.bias": (128,)}, WrongBackbone, r"on this backbone it is \[32\]"),
         ({f"{P}1.ln_1.weight": (31,)}, WrongBackbone, r"on this backbone it is \[32\]"),
         ({f"{P}1.mlp.c_fc.ia3_l": (32, 1)}, WrongBackbone, r"it is \[128, 1\] or \[1, 32\]"),
@@ -94,9 +96,9 @@ P = "base_model.model.transformer.h."
         ({"transformer.wpe.weight": (255, 32)}, WrongBackbone, r"it is \[256, 32\]"),
         ({"transformer.prompt.weight": (16, 31)}, WrongBackbone, r"it is \['any', 32\]"),
         ({"score.weight": (2, 31)}, WrongBackbone, r"it is \[2, 32\]"),
-        ({"score.weight": (3, 32)}, CorruptAdapter, "there are 2 labels"),
-        ({"score.bias": (3,)}, CorruptAdapter, "there are 2 labels"),
-        ({f"{P}1.mlp.c_fc.hada_w1_a": (SMALL + 1, 8)}, WrongBackbone, "4,097 is no dimension of the backbone"),
+        ({"score.weight": (3, 32)}, CorruptAdapter, "the adapter has 2 labels"),
+        ({"score.bias": (3,)}, CorruptAdapter, "the adapter has 2 labels"),
+        ({f"{P}1.mlp.c_fc.hada_w1_a": (SMALL + 1, 8)}, WrongBackbone, "the backbone has no dimension of 4,097"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_says_which_tensor_and_what_would(

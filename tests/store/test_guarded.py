@@ -168,7 +168,7 @@ def test_a_log_that_was_written_anew_is_seen_by_a_hash_that_was_kept(one: Adapte
     one.alias("acme/reviews@1")
     assert one.verify(last=last) == []
     (found,) = one.verify(last=last[:-1] + "x")
-    assert (found.kind, found.problem) == ("log", "no entry has this hash: the log was written anew, or cut")
+    assert (found.kind, found.problem) == ("log", "no entry has this hash: the log was rewritten or cut")
 
 
 @pytest.mark.parametrize("words", ["half \ud800", "an end\0"])
@@ -236,7 +236,7 @@ def test_who_is_not_there_is_told(one: AdapterStore) -> None:
 def test_the_card_of_a_merged_model_is_of_a_model(one: AdapterStore) -> None:
     card = one.card("acme/reviews", merged=True)
     assert "library_name: transformers" in card
-    assert "folded into" in card
+    assert "merged into" in card
     assert "PeftModel" not in card
     assert "afina predict" not in card
 

@@ -81,7 +81,7 @@ def _stated(store: AdapterStore, found: object) -> AdapterStore:
 def test_a_later_format_is_refused_and_left_as_it_is(begun: AdapterStore, made: Callable[..., Path]) -> None:
     later = _stated(begun, "0999")
     content = Path(begun.address.url).read_bytes()
-    said = r"made by a later afina \(format 0999, this one knows 0003\)\. Install that\."
+    said = r"made by a later version of afina \(format 0999; this version reads 0003\)\. Install a later"
     for act in (later.list, later.verify, later.gc, later.init):
         with pytest.raises(Refused, match=said):
             act()

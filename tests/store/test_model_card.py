@@ -84,7 +84,7 @@ def test_what_a_reader_is_told() -> None:
         "| Matthews correlation | 0.5123 |",
         "| examples | 1,043 |",
         "| torch | `2.13.0` |",
-        "the cut of a text to 128 tokens",
+        "cut each text to 128 tokens",
         MADE["digest"],
     ):
         assert told in text, told
@@ -227,4 +227,4 @@ def test_the_kind_of_task_is_told(objective: dict[str, Any], told: str) -> None:
     names = ["stars"] if objective["kind"] == "number" else ["bad", "good"]
     text = card({"objective": objective, "label_names": names, "metrics": {}})
     assert told in text
-    assert "how outputs are read, `{" in text
+    assert "decode the outputs with `{" in text

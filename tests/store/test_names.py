@@ -61,7 +61,7 @@ def test_whatever_is_written_is_a_reference_or_is_refused_in_one_line(text: str)
 def test_an_alias_never_looks_like_a_number(text: str) -> None:
     found = _or_refusal(lambda text: [check_alias(text)], text)
     if isinstance(found, str):
-        assert "is no alias. Expected a word such as production" in found
+        assert "is not an alias. Expected a word such as production" in found
     else:
         assert Reference.parse(f"a/b@{text}") == Reference(Name("a", "b"), alias=text)
 

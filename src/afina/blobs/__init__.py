@@ -1,7 +1,7 @@
-"""Blobs: files that are kept under a place and never changed. Knows neither what is in them nor what holds them.
+"""Blobs: immutable files, each at a place. This package knows neither their content nor their users.
 
-A place is `sha256-<64 hex digits>-<8 hex digits>`: what the content hashes to, and a word drawn for this copy. What was
-removed and is needed again comes back under another word, so that whoever is late in removing removes the old copy.
+A place is `sha256-<64 hex digits>-<8 hex digits>`: the hash of the content, and a random word for this copy. A file
+that was removed and is stored again gets another word. So a process that is late in removing removes only the old copy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from afina.errors import CannotWrite, CorruptStore
 
 
 class StoredBlob(NamedTuple):
-    """A file that lies there: its place, its bytes, and how many seconds ago it was written."""
+    """A stored file: its place, its size in bytes, and its age in seconds."""
 
     place: str
     size: int
@@ -29,54 +29,63 @@ class StoredBlob(NamedTuple):
 
 
 class Blobs(ABC):
-    """Where the bytes are. Every method may be called by many processes at once, of one place too."""
+    """A place for blobs. Methods may be called by many processes at once, also for the same place."""
 
     @abstractmethod
     def scratch(self) -> AbstractContextManager[Path]:
-        """An empty directory to make files in, for `put`; it is gone after the block."""
+        """Yield an empty directory for files to `put`. The directory is removed after the block."""
 
     @abstractmethod
     def put(self, place: str, file: Path) -> None:
-        """Keep the content of `file`, durable when it returns; whole or not at all.
+        """Store the content of `file`, atomically. The content is durable when this returns.
 
-        `file` stays, for it may have to be put again; nobody writes to it after. What lies at the place already has the
-        same content. Raises CannotWrite, NotFound where nothing answers.
+        `file` is kept, since it may have to be stored again, and must not be changed afterwards. A file that is already
+        at the place has the same content.
+
+        Raises:
+            CannotWrite: nothing can be written.
+            NotFound: the service does not respond.
         """
 
     @abstractmethod
     def size(self, place: str) -> int | None:
-        """Bytes of what lies there; None where nothing does. Raises NotFound where nothing answers."""
+        """Return the bytes of the file at a place; None if there is none.
+
+        Raises NotFound if the service does not respond.
+        """
 
     @abstractmethod
     def file(self, place: str) -> AbstractContextManager[Path]:
-        """The content as a file of this machine, for the block; read, never changed.
+        """Yield the content as a local file, for reading only, until the end of the block.
 
-        Raises CorruptStore where nothing lies there, NotFound where nothing answers.
+        Raises:
+            CorruptStore: there is no file at the place.
+            NotFound: the service does not respond.
         """
 
     @abstractmethod
     def remove(self, place: str) -> None:
-        """Remove what lies there, if anything does. Raises CannotWrite, NotFound."""
+        """Remove the file at a place, if there is one. Raises CannotWrite; NotFound if the service does not respond."""
 
     @abstractmethod
     def all(self) -> Iterator[StoredBlob]:
-        """All that lies there, in no order; what comes or goes meanwhile may be missing. Raises NotFound."""
+        """Yield all files, in any order. Files added or removed meanwhile may be missing. Raises NotFound."""
 
     @abstractmethod
     def sweep(self, age: float) -> None:
-        """Remove what killed processes left half-written more than so many seconds ago."""
+        """Remove incomplete files that killed processes left more than `age` seconds ago."""
 
 
 def below(place: str) -> str:
-    """Where a place is within whatever holds them: in a directory by the first two digits of the hash.
+    """Return the path of a place inside a directory or bucket: a folder by the first two digits of the hash.
 
-    The same everywhere, so that a directory of blobs can be copied into a bucket, or out of one, as it is.
+    All implementations use this path, so a directory can be copied into a bucket and back.
     """
     return f"{place.removeprefix('sha256-')[:2]}/{place}"
 
 
 def sweep_directories(directories: Iterable[Path], age: float) -> None:
-    """Remove those that are older than so many seconds, as far as they may be removed."""
+    """Remove directories that are older than `age` seconds. Errors are ignored."""
     now = datetime.now(UTC).timestamp()
     for each in directories:
         with suppress(FileNotFoundError):
@@ -85,19 +94,19 @@ def sweep_directories(directories: Iterable[Path], age: float) -> None:
 
 
 class LocalBlobs(Blobs):
-    """In a directory, by the first two digits of what they hash to."""
+    """Blobs in a directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Beside the blobs, so that `put` copies nothing."""
+        """Yield a directory beside the blobs, so that `put` need not copy."""
         with file_io.writing(self.root):
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
-                raise CannotWrite(self.root, "it is a file, or below one") from None
+                raise CannotWrite(self.root, "the path, or a part of it, is a file") from None
             made = Path(tempfile.mkdtemp(prefix=file_io.TEMPORARY, dir=self.root))
         try:
             yield made
@@ -105,7 +114,7 @@ class LocalBlobs(Blobs):
             shutil.rmtree(made, ignore_errors=True)
 
     def put(self, place: str, file: Path) -> None:
-        """See `Blobs`; where the file system can, another name of the same bytes, which nobody writes to again."""
+        """Store a file as a hard link if the file system has them, otherwise as a copy."""
         target = self._path(place)
         with file_io.replacing(target) as fresh:
             try:
@@ -114,11 +123,11 @@ class LocalBlobs(Blobs):
                 shutil.copyfile(file, fresh)
             fresh.chmod(0o444)
         with file_io.writing(target):
-            # The directory of these two digits may be new, made by this process or by another just now.
+            # The folder of these two digits may be new.
             file_io.sync(self.root)
 
     def size(self, place: str) -> int | None:
-        """See `Blobs`."""
+        """Return the bytes of the file at a place, or None."""
         try:
             return self._path(place).stat().st_size
         except FileNotFoundError:
@@ -126,24 +135,24 @@ class LocalBlobs(Blobs):
 
     @contextmanager
     def file(self, place: str) -> Iterator[Path]:
-        """See `Blobs`; the file itself."""
+        """Yield the stored file itself."""
         path = self._path(place)
         if not path.is_file():
             raise CorruptStore(
-                f"{path}: the file is missing. `afina store verify` says what it belongs to.",
+                f"{path}: the file is missing. `afina store verify` names the affected versions.",
                 code="store.blobs-missing",
                 path=path,
             )
         yield path
 
     def remove(self, place: str) -> None:
-        """See `Blobs`."""
+        """Remove the file at a place, if there is one."""
         path = self._path(place)
         with file_io.writing(path):
             path.unlink(missing_ok=True)
 
     def all(self) -> Iterator[StoredBlob]:
-        """See `Blobs`."""
+        """Yield all files in the directory."""
         now = datetime.now(UTC).timestamp()
         for path in self.root.glob("??/sha256-*"):
             try:
@@ -153,7 +162,7 @@ class LocalBlobs(Blobs):
             yield StoredBlob(path.name, status.st_size, now - status.st_mtime)
 
     def sweep(self, age: float) -> None:
-        """See `Blobs`."""
+        """Remove old temporary directories."""
         sweep_directories(self.root.glob(f"{file_io.TEMPORARY}*"), age)
         sweep_directories(self.root.glob(f"??/{file_io.TEMPORARY}*"), age)
 

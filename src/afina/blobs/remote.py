@@ -1,8 +1,8 @@
-"""Blobs in a service: S3 and what speaks like it, Google Cloud Storage, Azure. Knows obstore, not what is kept.
+"""Blobs in an object store: S3 and compatible services, Google Cloud Storage, Azure. Knows obstore, not the content.
 
-Settings and credentials are read from the environment by obstore (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...). obstore
-tells most failures by the text of an error alone; no message of ours repeats that text, since an address may be signed
-and an answer may quote a request.
+obstore reads settings and credentials from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...). For most
+failures, only the text of obstore's error tells the cause. Messages of afina never repeat that text: it may contain a
+signed address or parts of a request.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 
 TIMEOUT_S = 30.0
-"""Seconds that a request may take, of a file at most PART at once."""
+"""Timeout of a request, in seconds. A request transfers at most PART bytes of a file."""
 
 RETRIES = 4
 
 PART = 5 << 20
-"""Bytes. The smallest part that S3 takes, so that a slow line has most time for each."""
+"""Bytes of a part: the smallest that S3 allows, so that each part has enough time on a slow line."""
 
 MOST_PARTS = 10_000
-"""Of one file; S3 takes no more."""
+"""Largest number of parts of a file, by S3's limit."""
 
 AT_ONCE = 2
-"""Parts under way at the same time: more of them share a slow line, and then each takes longer than it may."""
+"""Number of parts transferred at a time. More parts would share a slow line, and each could exceed the timeout."""
 
 SCRATCH = "afina-blobs-"
-"""What directories for files on their way are called."""
+"""Prefix of directories for files in transfer."""
 
 _EXPECTED = "Expected a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
 _SWITCHES = ("allow_http", "allow_invalid_certificates")
@@ -51,9 +51,9 @@ _PLACE = re.compile(r"sha256-[0-9a-f]{64}-[0-9a-f]{8}", re.ASCII)
 
 
 def open_blobs(address: str) -> Blobs:
-    """What keeps files at an address: a directory or file:// on this machine, anything else with :// in a service.
+    """Return the blobs at an address: a directory or file:// URL, or the URL of an object store. Makes no request.
 
-    Neither asks whether it is there. Raises InvalidName, and NotFound where obstore is not installed.
+    Raises InvalidName for a malformed address, and NotFound if obstore is missing or cannot use its settings.
     """
     if "://" not in address:
         return LocalBlobs(Path(address))
@@ -62,7 +62,7 @@ def open_blobs(address: str) -> Blobs:
         return RemoteBlobs.open(address)
     if parts.netloc not in ("", "localhost") or len(parts.path) < 2 or parts.query or parts.fragment:
         raise InvalidName(
-            f"{_shown(address)!r} names no directory of this machine. Expected file:///path/to/it.",
+            f"{_shown(address)!r} is not a directory of this machine. Expected file:///path/to/directory.",
             code="blobs.address-malformed",
             address=_shown(address),
         )
@@ -70,11 +70,10 @@ def open_blobs(address: str) -> Blobs:
 
 
 class RemoteBlobs(Blobs):
-    """Under a prefix of a bucket.
+    """Blobs under a prefix of a bucket.
 
-    A request is given up after `timeout_s` seconds, and asked again at most `retries` times, for as long as all of it
-    has taken less than 2 * `timeout_s`: so whoever waits for a service that does not answer waits at most three times
-    that.
+    A request times out after `timeout_s` seconds. It is repeated at most `retries` times, and not after 2 * `timeout_s`
+    seconds. So a call to a service that does not respond takes at most three times `timeout_s`.
     """
 
     def __init__(self, store: ObjectStore, url: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -84,21 +83,21 @@ class RemoteBlobs(Blobs):
 
     @classmethod
     def open(cls, url: str, *, timeout_s: float = TIMEOUT_S, retries: int = RETRIES) -> Self:
-        """Of s3://bucket/prefix, gs://, az://, or memory:///, which is new and empty. Asks the service nothing.
+        """Open s3://bucket/prefix, gs://, az://, or memory:/// (new and empty). Makes no request.
 
-        Raises InvalidName; NotFound where obstore is not installed, or cannot read the settings of the environment.
+        Raises InvalidName for a malformed URL, and NotFound if obstore is missing or cannot use its settings.
         """
         parts = _split(url)
         if parts.scheme not in VARIABLES or (not parts.hostname and parts.scheme != "memory"):
             raise InvalidName(
-                f"{_shown(url)!r} is no address of a service. {_EXPECTED}",
+                f"{_shown(url)!r} is not the address of an object store. {_EXPECTED}",
                 code="blobs.address-malformed",
                 address=_shown(url),
             )
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise InvalidName(
-                f"{_shown(url)!r}: an address holds no credentials and no options, since it is written into logs. "
-                f"Set them in the environment: {VARIABLES[parts.scheme]}.",
+                f"{_shown(url)!r}: credentials and options are not allowed in an address, since addresses are logged. "
+                f"Set environment variables instead: {VARIABLES[parts.scheme]}.",
                 code="blobs.address-malformed",
                 address=_shown(url),
             )
@@ -106,7 +105,7 @@ class RemoteBlobs(Blobs):
             from obstore.store import from_url
         except ImportError:
             raise NotFound(
-                f"{url}: obstore is not installed, and without it no service can be asked. Install it: "
+                f"{url}: object stores need the package obstore, which is not installed. Install it: "
                 "pip install 'afina[store]'",
                 code="extra.missing",
                 extra="store",
@@ -123,7 +122,7 @@ class RemoteBlobs(Blobs):
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """In the system's directory for temporary files (TMPDIR)."""
+        """Yield a directory in the system's directory for temporary files (TMPDIR)."""
         with file_io.writing(tempfile.gettempdir()):
             made = Path(tempfile.mkdtemp(prefix=SCRATCH))
         try:
@@ -132,7 +131,7 @@ class RemoteBlobs(Blobs):
             shutil.rmtree(made, ignore_errors=True)
 
     def put(self, place: str, file: Path) -> None:
-        """See `Blobs`; in parts, which the service makes one of once all are there."""
+        """Upload a file in parts. The service joins the parts once all have arrived."""
         import obstore
 
         size = file.stat().st_size
@@ -141,7 +140,7 @@ class RemoteBlobs(Blobs):
             _heeding(obstore.put, self._store, below(place), content, chunk_size=part, max_concurrency=AT_ONCE)
 
     def size(self, place: str) -> int | None:
-        """See `Blobs`."""
+        """Return the bytes of the file at a place, or None."""
         import obstore
 
         try:
@@ -153,7 +152,7 @@ class RemoteBlobs(Blobs):
 
     @contextmanager
     def file(self, place: str) -> Iterator[Path]:
-        """See `Blobs`; a copy, which is gone after the block. Raises CannotWrite where there is no room for it."""
+        """Yield a local copy, which is removed after the block. Raises CannotWrite if the disk is full."""
         with self.scratch() as directory:
             path = directory / place
             try:
@@ -161,14 +160,15 @@ class RemoteBlobs(Blobs):
                     self._fetch(place, path)
             except FileNotFoundError:
                 raise CorruptStore(
-                    f"{self.url}/{below(place)}: the file is missing. `afina store verify` says what it belongs to.",
+                    f"{self.url}/{below(place)}: the file is missing. `afina store verify` names the affected "
+                    "versions.",
                     code="store.blobs-missing",
                     path=f"{self.url}/{below(place)}",
                 ) from None
             yield path
 
     def _fetch(self, place: str, path: Path) -> None:
-        """Piece by piece, so that each has its own time. Raises FileNotFoundError where nothing lies there."""
+        """Download a file in parts, each with its own timeout. Raises FileNotFoundError if there is none."""
         import obstore
 
         with path.open("wb") as target:
@@ -184,8 +184,8 @@ class RemoteBlobs(Blobs):
                 target.write(piece)
             if target.tell() != size:
                 raise CorruptStore(
-                    f"{self.url}/{below(place)}: {target.tell():,} bytes came, expected {size:,}. Try again; if it "
-                    "comes to the same, something between here and the service cuts its answers short.",
+                    f"{self.url}/{below(place)}: received {target.tell():,} bytes, expected {size:,}. Try again. If "
+                    "this happens again, check proxies between this machine and the service.",
                     code="store.blobs-missing",
                     path=f"{self.url}/{below(place)}",
                     bytes=target.tell(),
@@ -193,7 +193,7 @@ class RemoteBlobs(Blobs):
                 )
 
     def remove(self, place: str) -> None:
-        """See `Blobs`."""
+        """Remove the file at a place, if there is one."""
         import obstore
 
         try:
@@ -203,7 +203,7 @@ class RemoteBlobs(Blobs):
             return
 
     def all(self) -> Iterator[StoredBlob]:
-        """See `Blobs`. The age is from the service's clock to this machine's, and not below zero."""
+        """Yield all files. Ages are the service's time stamps compared with this machine's clock, and at least 0."""
         import obstore
 
         pages = iter(obstore.list(self._store))
@@ -219,14 +219,15 @@ class RemoteBlobs(Blobs):
                     yield StoredBlob(place, each["size"], max(0.0, (now - each["last_modified"]).total_seconds()))
 
     def sweep(self, age: float) -> None:
-        """See `Blobs`; on this machine. Parts of an upload that broke off are seen by the service alone, which removes
-        them by its own rules.
+        """Remove old temporary directories of this machine.
+
+        Parts of broken uploads are visible only to the service, which removes them by its own rules.
         """
         sweep_directories(Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"), age)
 
     @contextmanager
     def _asking(self, *, writes: bool = False) -> Iterator[None]:
-        """Say in our words what a request in the block came to; FileNotFoundError is left to the caller."""
+        """Turn errors of a request in the block into errors of afina. FileNotFoundError is passed on."""
         from obstore.exceptions import BaseError
 
         try:
@@ -242,9 +243,9 @@ class RemoteBlobs(Blobs):
 
 
 def _heeding(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What a function of obstore's comes to, in a thread of its own: while this one waits, it hears Ctrl-C.
+    """Call a function of obstore in another thread and wait for it, so that Ctrl-C works while waiting.
 
-    Within such a function it would be heard only when the service has answered, or been given up.
+    Inside such a function, Ctrl-C would take effect only after the response or the timeout.
     """
     outcome: Future[Any] = Future()
 
@@ -263,18 +264,20 @@ def _split(address: str) -> SplitResult:
         return urlsplit(address)
     except ValueError:
         raise InvalidName(
-            f"{_shown(address)!r} is no address. {_EXPECTED}", code="blobs.address-malformed", address=_shown(address)
+            f"{_shown(address)!r} is not an address. {_EXPECTED}",
+            code="blobs.address-malformed",
+            address=_shown(address),
         ) from None
 
 
 def _switches() -> list[str]:
-    """Those of the environment that obstore no longer reads once it is told anything of the client."""
+    """Return the client options of the environment. obstore ignores these once any client option is passed to it."""
     true = ("1", "true", "yes", "on")
     return [switch for switch in _SWITCHES if os.environ.get(f"AWS_{switch.upper()}", "").lower() in true]
 
 
 def _config(scheme: str) -> dict[str, str]:
-    """What obstore is told beyond the environment."""
+    """Return settings that obstore needs beyond the environment."""
     if scheme == "s3":
         # Files are removed one at a time, for which every service has the plain request.
         return {"disable_bulk_delete": "true"}
@@ -287,7 +290,7 @@ def _config(scheme: str) -> dict[str, str]:
 
 @contextmanager
 def _settings(url: str) -> Iterator[None]:
-    """Say in our words that obstore cannot do with what the environment holds."""
+    """Turn obstore's errors about settings into errors of afina."""
     from obstore.exceptions import BaseError
 
     try:
@@ -304,46 +307,47 @@ VARIABLES = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY",
     "memory": "none",
 }
-"""Schemes of addresses, and what of the environment they depend on."""
+"""Environment variables of each scheme of addresses."""
 
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 
 _METADATA = ("169.254.169.254", "metadata.google.internal")
-"""Where a machine of the provider's would be asked for credentials, once the environment has none."""
+"""Hosts that providers' machines are asked for credentials if the environment has none."""
 
 
 def _failure_of(url: str, error: Exception, timeout_s: float, *, writes: bool) -> AfinaError:
-    """What to raise for an error of obstore's."""
+    """Return the error to raise for an error of obstore."""
     said = str(error)
     status = _status(said)
     variables = VARIABLES[urlsplit(url).scheme]
     code = f", {found}" if (found := _code(said)) else ""
     if any(host in said for host in _METADATA):
         return NotFound(
-            f"{url}: no credentials for it are found. Set in the environment: {variables}.",
+            f"{url}: no credentials found. Set environment variables: {variables}.",
             code="blobs.denied",
             url=url,
         )
     if status in (401, 403) or type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
-        refused = f"the service refuses these credentials, {status or 403}{code}"
+        refused = f"the service refuses the credentials, {status or 403}{code}"
         if writes:
-            return CannotWrite(url, f"{refused}; they are of {variables}")
+            return CannotWrite(url, f"{refused}; credentials come from {variables}")
         return NotFound(
-            f"{url}: cannot be read ({refused}). Do they allow reading and listing? They are of {variables}.",
+            f"{url}: cannot be read ({refused}). Check that the credentials allow reading and listing. They come from "
+            f"{variables}.",
             code="blobs.denied",
             url=url,
         )
     if status == 404:
         return NotFound(
-            f"{url}: no such bucket{code}. Make it first, or correct the address, and what the environment says of "
-            f"it: {variables}.",
+            f"{url}: no such bucket{code}. Create the bucket, or correct the address or the environment variables: "
+            f"{variables}.",
             code="blobs.bucket-missing",
             url=url,
         )
     if "BadScheme" in said:
         return NotFound(
-            f"{url}: the endpoint is not https, and nothing is sent without encryption unless AWS_ALLOW_HTTP=true "
-            "says so. Set it, or correct AWS_ENDPOINT_URL.",
+            f"{url}: the endpoint is not https. Correct AWS_ENDPOINT_URL, or set AWS_ALLOW_HTTP=true to allow requests "
+            "without encryption.",
             code="blobs.settings-unusable",
             url=url,
         )
@@ -351,30 +355,30 @@ def _failure_of(url: str, error: Exception, timeout_s: float, *, writes: bool) -
     times = f", asked {int(asked[1]) + 1} times" if asked and asked[1] != "0" else ""
     why = _reason(said, timeout_s) if status is None else f"status {status}{code}"
     return NotFound(
-        f"{url}: does not answer as it should ({why}{times}). Is the network up, and the address right, with what the "
-        f"environment says of it: {variables}? Then try again.",
+        f"{url}: the service does not respond as expected ({why}{times}). Check the network, the address and the "
+        f"environment variables: {variables}. Then try again.",
         code="blobs.unreachable",
         url=url,
     )
 
 
 def _unusable_settings(url: str) -> NotFound:
-    """What to raise where obstore can do nothing with the settings it has."""
+    """Return the error for settings that obstore cannot use."""
     return NotFound(
-        f"{url}: cannot be opened with the settings of the environment. Is one of them missing or misspelt, such as "
-        f"{VARIABLES[urlsplit(url).scheme]}?",
+        f"{url}: cannot be opened with the settings of the environment. Check for missing or misspelt variables, such "
+        f"as {VARIABLES[urlsplit(url).scheme]}.",
         code="blobs.settings-unusable",
         url=url,
     )
 
 
 def _panicked(error: BaseException) -> bool:
-    """Whether code of obstore's panicked, which is raised as no Exception and whose class has no public name."""
+    """Return whether obstore's Rust code panicked. The class of this error is no Exception and has no public name."""
     return type(error).__name__ == "PanicException"
 
 
 def _shown(address: str) -> str:
-    """An address without what may be a secret."""
+    """Return an address without parts that may be secret."""
     scheme, _, rest = address.partition("://")
     return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0][:80]}"
 
@@ -391,6 +395,6 @@ def _status(said: str) -> int | None:
 
 
 def _code(said: str) -> str | None:
-    """The service's own word for an error, such as NoSuchBucket."""
+    """Return the service's code of an error, such as NoSuchBucket."""
     found = re.search(r"<Code>([A-Za-z]{1,60})</Code>", said)
     return found[1] if found else None

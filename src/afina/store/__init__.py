@@ -1,4 +1,4 @@
-"""The adapter store: names, immutable versions, aliases, an audit log. Knows adapters as files and manifests, no model.
+"""The adapter store: names, immutable versions, aliases, an audit log. Starts without torch.
 
-Starts without torch. Only `recompute` computes anything with an adapter.
+Knows adapters as files and manifests. It knows no models: only `recompute` computes with an adapter.
 """

@@ -1,6 +1,6 @@
-"""What a version consists of: the body's tensors, the head's, and the files beside them, each by its own digest.
+"""Parts of a version: the tensors of the body, those of the head, and further files. Each part has its own digest.
 
-So versions that share a body, a head or a tokenizer share the bytes. Knows neither blobs nor a catalogue.
+Versions that share a body, a head or a tokenizer share its bytes. Knows neither blobs nor the catalogue.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BODY_ROLE, HEAD_ROLE = "body", "head"
-"""Roles of a version's tensors; every other role is the name of a file, which has a suffix."""
+"""Roles of a version's tensors. Every other role is a file name, which has a suffix."""
 
-AGAIN = "`afina store verify` says what else is damaged; publish the adapter again from where it was made."
+AGAIN = "`afina store verify` lists all damage; publish the adapter again from its source."
 
 
 CARD = "README.md"
-"""The model card: rendered from a version, and no part of one."""
+"""The model card. It is rendered from a version and is no part of it."""
 
 
 class PartFile(NamedTuple):
-    """A file of a version: what it is there, where it lies for now, `sha256:...` and bytes of its content."""
+    """A part of a version: its role, its current file, and digest (`sha256:...`) and bytes of its content."""
 
     role: str
     file: Path
@@ -52,18 +52,28 @@ class PartFile(NamedTuple):
 
 
 def is_role(name: object) -> bool:
-    """Whether a part may be called that."""
+    """Return whether a text can be the role of a part."""
     return name in (BODY_ROLE, HEAD_ROLE) or (isinstance(name, str) and is_plain_name(name))
 
 
 def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool = True) -> dict[str, PartFile]:
-    """The parts of an adapter, written to files in `scratch`, by role; a body or head without tensors is no part.
+    """Write the parts of an adapter into files in `scratch`, and return them by role.
 
-    texts  with the hashes of the texts that it was trained on, where it has them
+    Empty bodies and heads are left out.
 
-    What lies beside its tensors where it was read from comes along; links that were put there since it was inspected
-    are not followed, unless links are meant to be. Raises Refused for a file that is none a store keeps, CorruptAdapter
-    for what cannot be read, CannotWrite.
+    Files beside the tensors in the adapter's directory become parts too.
+
+    Args:
+        adapter: the adapter.
+        scratch: directory to write into.
+        links: whether files may be symbolic links. By default links are not followed, since a file may have been
+            replaced by a link after its inspection.
+        texts: whether to keep the hashes of the training texts.
+
+    Raises:
+        Refused: a file is not allowed in a store.
+        CorruptAdapter: a file cannot be read.
+        CannotWrite: nothing can be written to `scratch`.
     """
     source = Path(adapter.where)
     there = _is_of(adapter, source)
@@ -85,9 +95,15 @@ def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool =
 
 
 def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> Adapter:
-    """The adapter of a manifest, with the digest that it states, and of the files of its parts, by role.
+    """Return the adapter made of a manifest and the files of its parts.
 
-    `where` names it in messages. Raises CorruptStore where they are not what the manifest says.
+    Args:
+        manifest: the manifest, with the adapter's digest.
+        parts: files by role.
+        where: names the adapter in messages.
+
+    Raises:
+        CorruptStore: the parts do not match the manifest.
     """
     try:
         stated = checked(manifest, "its manifest")
@@ -101,7 +117,7 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
                 words_changed(parts[VOCABULARY], wrong), code="adapter.changed", path=parts[VOCABULARY]
             )
         raise CorruptStore(
-            f"{where}: its {len(tensors)} tensors have digest {wrong.found[:19]}, its manifest says "
+            f"{where}: its {len(tensors)} tensors have digest {wrong.found[:19]}, its manifest states "
             f"{wrong.stated[:19]}. {AGAIN}",
             code="store.content-changed",
             where=where,
@@ -114,9 +130,11 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
 
 
 def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> Adapter:
-    """Write `directory`, whole or not at all, as the adapter's was when it was published, and return the adapter.
+    """Write the adapter's directory as it was when it was published, atomically, and return the adapter.
 
-    Raises CorruptStore as `join` does, CannotWrite.
+    Raises:
+        CorruptStore: the parts do not match the manifest.
+        CannotWrite: nothing can be written to `directory`.
     """
     adapter = join(manifest, parts, where)
     written = {BODY_ROLE, HEAD_ROLE, leakage.HASHES_FILE} | ({VOCABULARY} if adapter.vocabulary is not None else set())
@@ -124,7 +142,7 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
     for name in sorted(beside):
         if not is_plain_name(name) or name.endswith(TENSORS) or name == MANIFEST:
             raise CorruptStore(
-                f"{where}: {name[:80]!r} is among its files, where a store keeps none such. {AGAIN}",
+                f"{where}: its file {name[:80]!r} is not allowed in a store. {AGAIN}",
                 code="store.content-changed",
                 where=where,
                 file=name[:80],
@@ -149,9 +167,9 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
 
 
 def _is_as_written(role: str, adapter: Adapter, file: Path) -> bool:
-    """Whether a file that an adapter was just joined from is what `split` writes; False: it is not, or that is unknown.
+    """Return whether a file is what `split` writes for the joined adapter. False also means unknown.
 
-    `join` has hashed the tensors, so what is left to compare is the file's header.
+    `join` has hashed the tensors, so only the file's header remains to be compared.
     """
     return tensorfile.has_header(file, _halves(adapter.tensors)[role])
 
@@ -159,7 +177,7 @@ def _is_as_written(role: str, adapter: Adapter, file: Path) -> bool:
 AS_WRITTEN: Mapping[str, Callable[[Adapter, Path], bool]] = {
     role: partial(_is_as_written, role) for role in (BODY_ROLE, HEAD_ROLE)
 }
-"""For `reader.use_files`."""
+"""Argument `shows` of `reader.use_files`."""
 
 
 def _copy(source: Path, target: Path, links: bool) -> None:
@@ -167,7 +185,7 @@ def _copy(source: Path, target: Path, links: bool) -> None:
         opened = os.open(source, os.O_RDONLY | (0 if links else os.O_NOFOLLOW))
     except OSError as error:
         raise Refused(
-            f"{source}: cannot be read as a file ({error.strerror}). Was it changed meanwhile?",
+            f"{source}: cannot be read as a file ({error.strerror}). Another process may have changed it; try again.",
             code="file.changed",
             path=source,
         ) from None
@@ -176,7 +194,10 @@ def _copy(source: Path, target: Path, links: bool) -> None:
 
 
 def _halves(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """In the order of the names: then no file depends on the order in which a model has its parameters."""
+    """Return the tensors of body and head, each sorted by name.
+
+    So files do not depend on the order of the model's parameters.
+    """
     halves: dict[str, dict[str, Tensor]] = {BODY_ROLE: {}, HEAD_ROLE: {}}
     for name in sorted(tensors):
         halves[HEAD_ROLE if is_head(name) else BODY_ROLE][name] = tensors[name]
@@ -188,7 +209,10 @@ def _part(role: str, file: Path) -> PartFile:
 
 
 def _is_of(adapter: Adapter, directory: Path) -> bool:
-    """Whether the directory holds this adapter: one that was made in memory may be called like somebody else's."""
+    """Return whether the directory holds this adapter.
+
+    An adapter made in memory may name another adapter's directory.
+    """
     try:
         if (directory / MANIFEST).exists():
             return read_manifest(directory).digest == adapter.digest
@@ -203,8 +227,8 @@ def _beside(manifest: Manifest, directory: Path) -> list[str]:
     for name in found:
         if not is_plain_name(name) or name.endswith(TENSORS):
             raise Refused(
-                f"{directory / name}: a store keeps files of its own kinds beside an adapter's tensors "
-                f"({', '.join(SUFFIXES[1:])}), not this one. Move it elsewhere.",
+                f"{directory / name}: this file is not allowed beside an adapter's tensors. Allowed suffixes are "
+                f"{', '.join(SUFFIXES[1:])}. Move the file elsewhere.",
                 code="intake.file-unexpected",
                 path=directory / name,
             )
@@ -219,7 +243,7 @@ def _joined(parts: Mapping[str, Path], where: str) -> dict[str, Tensor]:
         for name, tensor in found.items():
             if is_head(name) != (role == HEAD_ROLE):
                 raise CorruptStore(
-                    f"{where}: the tensor {name[:80]!r} is in its {role}, where it does not belong. {AGAIN}",
+                    f"{where}: the tensor {name[:80]!r} does not belong in its {role}. {AGAIN}",
                     code="store.content-changed",
                     where=where,
                     tensor=name[:80],
@@ -233,7 +257,7 @@ def _words(manifest: Manifest, parts: Mapping[str, Path], where: str) -> tuple[s
         return None
     if VOCABULARY not in parts:
         raise CorruptStore(
-            f"{where}: {VOCABULARY} is missing among its files, its manifest asks for it. {AGAIN}",
+            f"{where}: its file {VOCABULARY} is missing. {AGAIN}",
             code="store.content-changed",
             where=where,
             file=VOCABULARY,

@@ -1,6 +1,7 @@
-"""AdapterStore: the one door to a store. Everything else in this package is behind it.
+"""AdapterStore: the public interface of the store. Only this class is used from outside the package.
 
-A database says what there is, blobs hold the bytes. `recompute` is imported by what computes with an adapter, alone.
+The database holds names, versions and aliases; blobs hold the bytes. Functions that compute with an adapter import
+`recompute`. This module does not know where the bytes are.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Diff:
-    """What differs between two versions; `flips` where there were texts to see it on."""
+    """The differences between two versions. `flips`: changed answers; None if no texts were given."""
 
     first: str
     second: str
@@ -50,47 +51,57 @@ class Diff:
     flips: Flips | None
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return all fields as JSON values."""
         flips = self.flips.as_json() if self.flips is not None else None
         return {"first": self.first, "second": self.second, **self.difference.as_json(), "flips": flips}
 
 
 class AdapterStore(StoreReader):
-    """Adapters under names, in versions that never change.
+    """A store of adapters under names, in immutable versions.
 
-    `AdapterStore()` is the user's own: where AFINA_STORE says, else a directory in the data folder. A directory is made
-    by the first that is published to it; a database is begun by `init`. Names are `client/task`; a reference is a name,
-    `name@3` or `name@production`, and means the newest version where it says no more.
-    All may be called by many processes at once. Errors of all: NotFound where the store, a name, a version or an alias
-    is not there, or nothing answers; InvalidName; Busy where others do not end; CannotWrite; CorruptStore.
+    A name is `client/task`. A reference is a name, `name@3` or `name@production`; a name alone means the newest
+    version.
+
+    `AdapterStore()` is the user's own store: $AFINA_STORE, or a directory in the user's data folder. A store in a
+    directory is made by the first publication. A store in a database is made by `init`. All methods may be called by
+    many processes at once.
+
+    All methods raise NotFound (no such store, name, version or alias, or the database does not respond), InvalidName,
+    Busy (other processes did not finish in time), CannotWrite and CorruptStore.
     """
 
     def init(self, blobs: str | None = None) -> None:
-        """Begin a store. blobs: the directory or URL of its bytes; by default beside the database, if that is a file.
+        """Create a store.
 
-        Raises Refused where there is one already, or where the bytes have no place.
+        Args:
+            blobs: directory or URL for the bytes. Default: beside the database, if the database is a file.
+
+        Raises:
+            Refused: there is a store already, or `blobs` is missing.
         """
         given = self._place_of_bytes(blobs)
         if self._database.exists() or not self._begin(given):
             raise Refused(
-                f"store {self.address.shown}: it is there already.", code="store.exists", store=self.address.shown
+                f"store {self.address.shown}: the store exists already. Use it, or choose another place.",
+                code="store.exists",
+                store=self.address.shown,
             )
 
     def _place_of_bytes(self, blobs: str | None) -> str:
-        """As the database has it: nothing for beside it. Raises Refused where there is none."""
+        """Return the place of the bytes as the database stores it; "" means beside the database. Raises Refused."""
         if blobs is None and self.address.directory is None:
             raise Refused(
-                f"store {self.address.shown}: a database has no place for adapters. Say where they go with `blobs`: a "
-                "directory that all its machines see, or a URL such as s3://bucket/adapters.",
+                f"store {self.address.shown}: a database has no place for files of adapters. Give a place with "
+                "`blobs`: a directory shared by all machines, or a URL such as s3://bucket/adapters.",
                 code="store.blobs-unnamed",
                 store=self.address.shown,
             )
         if blobs is not None:
-            # the next command may be typed elsewhere
+            # the path must not depend on the working directory
             blobs = blobs if "://" in blobs else str(Path(blobs).expanduser().absolute())
             there = open_blobs(blobs)
             with there.scratch():
-                there.size(f"sha256-{'0' * 64}-{'0' * 8}")  # what is wrong with it is told before anything is made
+                there.size(f"sha256-{'0' * 64}-{'0' * 8}")  # errors of the place are raised before anything is made
         return blobs or ""
 
     def _begin(self, blobs: str) -> bool:
@@ -104,16 +115,16 @@ class AdapterStore(StoreReader):
         return made
 
     def backup(self, place: str | Path) -> Backup:
-        """Copy the store as it is at one moment to a directory, and verify the copy. See `backup.take`."""
+        """Copy the store, as it is at one moment, to a directory, and verify the copy. Details: `backup.take`."""
         self._database.demand()
         return backup.take(self._database, self._blobs, Path(place))
 
     def recover(self, place: str | Path, blobs: str | None = None) -> Backup:
-        """Begin this store as what the backup in a directory holds. See `backup.recover`; `blobs` as in `init`."""
+        """Create this store from a backup. `blobs` as in `init`. Details: `backup.recover`."""
         return backup.recover(self._database, Path(place), self._place_of_bytes(blobs))
 
     def make_ready(self) -> None:
-        """Make sure that something can be kept: a directory becomes a store, a database has to be one."""
+        """Make the store writable: create a store in a directory, or check that the database is a store."""
         if self.address.directory is not None and not self._database.exists():
             self._begin("")
         self._database.demand()
@@ -129,15 +140,17 @@ class AdapterStore(StoreReader):
         links: bool = False,
         texts: bool = True,
     ) -> PublishOutcome:
-        """Keep the adapter in a directory as the next version of a name; the version that it already is, if it is one.
+        """Add the adapter in a directory as the next version of a name, or return the version with this adapter.
 
-        message  why, in some words: for whoever looks at it later
-        source   where it comes from, if not from a run
-        links    whether its files may be links, as in the cache of the Hub
-        texts    whether the hashes of the texts that it was trained on are kept, where it has them; without, nobody can
-                 tell later which texts it has seen
-        Raises Refused for what may do harm or is beyond `limits`, CorruptAdapter for what does not fit its manifest,
-        InvalidStudy for settings of peft's with which it could not be opened.
+        Raises Refused for files that may contain code or exceed `limits`, CorruptAdapter for files that do not match
+        the manifest, and InvalidStudy for peft settings that cannot be used.
+
+        Args:
+            message: the reason, for the audit log.
+            who: who publishes; default: the store's `who`.
+            source: the adapter's origin, if it is not from a run.
+            links: whether the files may be symbolic links, as in the Hub's cache.
+            texts: whether to keep hashes of the training texts. Without them, leakage cannot be detected later.
         """
         wanted, why = Name.parse(name), audit_log.check_reason(message, "message")
         by = audit_log.check_words(who, "who") if who else self.who
@@ -167,8 +180,8 @@ class AdapterStore(StoreReader):
             found = publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why, source=source)
         if not texts and leakage.HASHES_FILE in found.version.parts:
             raise Refused(
-                f"{found.version}: it has this adapter already, with hashes of its training texts. Publish it under "
-                "another name, or delete that version first.",
+                f"{found.version}: this version has the same adapter, with hashes of its training texts. Publish the "
+                "adapter under another name, or delete this version first.",
                 code="version.exists",
                 version=str(found.version),
             )
@@ -183,7 +196,7 @@ class AdapterStore(StoreReader):
         force: bool = False,
         message: str | None = None,
     ) -> AliasMove:
-        """Let an alias point to a version; nothing else moves it. See `aliases.move`."""
+        """Point an alias to a version. Details: `aliases.move`."""
         wanted = Reference.parse(str(reference))
         return aliases.move(
             self._database, wanted, alias, expected=expected, force=force, who=self.who, why=_words(message)
@@ -192,36 +205,40 @@ class AdapterStore(StoreReader):
     def rollback(
         self, name: str, alias: str = PRODUCTION, *, force: bool = False, message: str | None = None
     ) -> AliasMove:
-        """Let an alias point to the version it had before. See `aliases.roll_back`."""
+        """Point an alias to its previous version. Details: `aliases.roll_back`."""
         wanted = Name.parse(name)
         return aliases.roll_back(self._database, wanted, alias, force=force, who=self.who, why=_words(message))
 
     def unalias(self, name: str, alias: str, *, message: str | None = None) -> AliasMove:
-        """Take an alias away. See `aliases.remove`."""
+        """Remove an alias. Details: `aliases.remove`."""
         return aliases.remove(self._database, Name.parse(name), alias, who=self.who, why=_words(message))
 
     def shadow(self, reference: str | Version, *, force: bool = False, message: str | None = None) -> AliasMove:
-        """Let a version ride along with what `production` points to: servers compute both, and answer by the latter.
+        """Make a version the shadow of its name.
 
-        Raises NotFound where there is no such alias, Refused where that is the same version, and what `alias` does.
+        Servers compute the shadow beside `production` and compare the answers, but return only those of `production`.
+
+        Raises:
+            NotFound: the name has no alias `production`.
+            Refused: the version is in production already.
         """
         wanted = self.show(reference)
         current = self.show(f"{wanted.name}@{PRODUCTION}")
         if current.digest == wanted.digest:
             raise Refused(
-                f"{wanted}: is what {PRODUCTION} points to. Name another version, to compare it with this one.",
+                f"{wanted}: this version is {PRODUCTION} itself. Name another version to compare with it.",
                 code="shadow.is-production",
                 version=str(wanted),
             )
         return self.alias(str(wanted), SHADOW, force=force, message=message)
 
     def delete(self, reference: str | Version, *, reason: str) -> Version:
-        """Delete a version that no alias points to; `gc` then removes what no other version holds."""
+        """Delete a version that no alias points to. `gc` later removes its bytes."""
         why = audit_log.check_reason(reason, "reason")
         wanted = Reference.parse(str(reference))
         if wanted.number is None:
             raise Refused(
-                f"{reference}: say which version by its number, as in {wanted.name}@3.",
+                f"{reference}: the version's number is missing. Give the number, as in {wanted.name}@3.",
                 code="reference.version-missing",
                 reference=str(reference),
             )
@@ -237,23 +254,23 @@ class AdapterStore(StoreReader):
         expires: str | None = None,
         message: str | None = None,
     ) -> MadeKey:
-        """A key of a client for a server; `name` is what its owner calls it. See `keys.create`."""
+        """Create a client's API key for a server. `name`: a name for the key. Details: `keys.create`."""
         check_client(client)
         called = None if name is None else audit_log.check_reason(name, "name")
         why = _words(message)
         return keys.create(self._database, client, scopes, rate, name=called, expires=expires, who=self.who, why=why)
 
     def revoke_key(self, id: str, *, message: str | None = None) -> Key:
-        """End a key for good. See `keys.revoke`."""
+        """Revoke a key for ever. Details: `keys.revoke`."""
         return keys.revoke(self._database, id, who=self.who, why=_words(message))
 
     def gc(self) -> Removal:
-        """Remove the bytes that no version holds."""
+        """Remove the bytes that belong to no version."""
         with self._database.connected():
             return deletion.collect_garbage(self._database, self._blobs)
 
     def erase(self, client: str, *, reason: str) -> Removal:
-        """Remove all of a client for good; the log still verifies. See `deletion.erase`."""
+        """Remove all data of a client for ever. The audit log still verifies."""
         why = audit_log.check_reason(reason, "reason")
         with self._database.connected():
             return deletion.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
@@ -267,9 +284,14 @@ class AdapterStore(StoreReader):
         backbone: str | None = None,
         **data: Any,
     ) -> Diff:
-        """What differs between two versions; with labelled texts, also which predictions flip.
+        """Return the differences between two versions; with labelled texts, also the changed answers.
 
-        task  their address, read as `data` says: arguments of `EvaluationSet.read`
+        Args:
+            first: a version.
+            second: another version.
+            task: address of labelled texts.
+            backbone: address of the backbone; default: the one in the manifest.
+            data: further arguments of `EvaluationSet.read`.
         """
         from afina.store.diff import difference
 
@@ -285,7 +307,10 @@ class AdapterStore(StoreReader):
         return Diff(str(before), str(after), found, flips)
 
     def import_from(self, source: str, name: str, *, message: str, backbone: str | None = None) -> PublishOutcome:
-        """Publish what peft or transformers made, a bundle, or what is on the Hub. See `exchange.bring_in`."""
+        """Publish an adapter of peft or transformers, a bundle, or a repository on the Hub.
+
+        Details: `exchange.bring_in`.
+        """
         from afina.store.intake import exchange
 
         publish = partial(self.publish, name=name)
@@ -301,14 +326,14 @@ class AdapterStore(StoreReader):
         private: bool = True,
         texts: bool = True,
     ) -> tuple[str, tuple[str, ...]]:
-        """Write a version as a directory, a bundle, a merged model, or to the Hub. See `exchange.send_out`."""
+        """Write a version as a directory, a bundle, a merged model, or to the Hub. Details: `exchange.send_out`."""
         from afina.store.intake import exchange
 
         how = {"merged": merged, "backbone": backbone, "private": private, "texts": texts}
         return exchange.send_out(self, str(reference), target, **how)  # type: ignore[arg-type]
 
     def check(self, reference: str | Version, *, backbone: str | None = None) -> CheckOutcome:
-        """Compute the built-in sentences on this machine, compare with what training recorded, and log the outcome."""
+        """Run the version's golden test on this machine, and record the outcome in the audit log."""
         from afina.store import recompute
 
         version = self.show(reference)
@@ -317,10 +342,14 @@ class AdapterStore(StoreReader):
             named, number = catalog.resolve(connection, Reference.parse(str(version)))
             if catalog.version(connection, named, number).digest != version.digest:
                 raise NotFound(
-                    f"{version}: it was removed while it was checked.", code="version.missing", version=str(version)
+                    f"{version}: the version was removed while it was checked.",
+                    code="version.missing",
+                    version=str(version),
                 )
             details = {"version": number, "digest": version.digest, **found.as_json()}
-            problem = details.pop("problem", None)  # it may name the client, so it is among what an erasure takes
+            problem = details.pop(
+                "problem", None
+            )  # it may name the client, so it is stored where an erasure removes it
             audit_log.append(connection, "check", {**named.payload, **details}, named.attribution(self.who, problem))
         return found
 

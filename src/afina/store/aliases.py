@@ -1,4 +1,7 @@
-"""Aliases: which version `production` is. They move by compare-and-swap, and every move is in the log."""
+"""Aliases, such as `production`.
+
+An alias moves by compare-and-swap, and the audit log has every move. Knows no blobs.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from afina.store.versions import AliasMove, Name, Reference, check_alias
 
 
 class Anything(Enum):
-    """For `expected`: wherever it points to."""
+    """Value of `expected`: the alias may point to any version."""
 
     ANY = "any"
 
@@ -24,7 +27,7 @@ class Anything(Enum):
 ANY = Anything.ANY
 
 ALIAS, ROLLBACK, UNALIAS = "alias", "rollback", "unalias"
-"""Events of the log: an alias is set, set back, and taken away."""
+"""Events of the log: an alias is set, rolled back, and removed."""
 
 
 def move(
@@ -37,26 +40,31 @@ def move(
     who: str | None,
     why: str | None,
 ) -> AliasMove:
-    """Let an alias point to the version that is meant.
+    """Point an alias to a version.
 
-    expected  the version that it points to now, None where it is not there yet; ANY
-    Raises Conflict where it points elsewhere, Refused where the latest check of the version failed, unless `force`, and
-    where the reference is a name alone.
+    Args:
+        expected: number of the version that the alias must point to now; None: the alias must not exist; ANY: no
+            condition.
+        force: move the alias even if the latest check of the version failed.
+
+    Raises:
+        Conflict: the alias does not point to the expected version.
+        Refused: the latest check of the version failed, or the reference is a name alone.
     """
     check_alias(alias)
     with database.writing() as connection:
         named, number = catalog.resolve(connection, reference)
         if reference == Reference(reference.name):
             raise Refused(
-                f"{reference}: say which version the alias is to point to, as in {reference}@{number}.",
+                f"{reference}: the version is missing. Give the version for the alias, as in {reference}@{number}.",
                 code="reference.version-missing",
                 reference=str(reference),
             )
         before = catalog.aliases_of(connection, named).get(alias)
         if not isinstance(expected, Anything) and expected != before:
             raise Conflict(
-                f"{named.name}@{alias}: points to {_shown(before)}, expected {_shown(expected)}: it was moved "
-                "meanwhile. Look at `afina store history`, then decide again.",
+                f"{named.name}@{alias}: points to {_shown(before)}, expected {_shown(expected)}. Another process has "
+                "moved the alias. Look at `afina store history`, then decide again.",
                 code="alias.moved",
                 name=named.name,
                 alias=alias,
@@ -71,9 +79,12 @@ def move(
 def roll_back(
     database: Database, name: Name, alias: str, *, force: bool, who: str | None, why: str | None
 ) -> AliasMove:
-    """Let an alias point to the version it had before; again, to the one before that. Passes versions deleted since.
+    """Point an alias to the version it had before.
 
-    Raises NotFound where there is none.
+    Deleted versions are skipped. A second call goes back one step further.
+
+    Raises:
+        NotFound: there is no earlier version.
     """
     check_alias(alias)
     with database.writing() as connection:
@@ -87,7 +98,7 @@ def roll_back(
         earlier = [number for number in _path(connection, named, alias)[:-1] if number in live and number != before]
         if not earlier:
             raise NotFound(
-                f"{name}@{alias}: pointed to no other version before {before} that is still there.",
+                f"{name}@{alias}: has no earlier version than {before} to roll back to.",
                 code="alias.missing",
                 name=name,
                 alias=alias,
@@ -100,7 +111,7 @@ def roll_back(
 
 
 def remove(database: Database, name: Name, alias: str, *, who: str | None, why: str | None) -> AliasMove:
-    """Take an alias away, with what it pointed to before. Raises NotFound where there is none."""
+    """Remove an alias and its past. Raises NotFound if the alias does not exist."""
     check_alias(alias)
     with database.writing() as connection:
         named, before = catalog.resolve(connection, Reference(name, alias=alias))
@@ -113,7 +124,7 @@ def remove(database: Database, name: Name, alias: str, *, who: str | None, why: 
 
 
 def _path(connection: Connection, named: NameRow, alias: str) -> list[int]:
-    """The versions that the alias was set to and not set back from, the present one last."""
+    """Return the versions that the alias was set to and not rolled back from, the current one last."""
     path: list[int] = []
     for entry in audit_log.entries(connection, (ALIAS, ROLLBACK, UNALIAS), named.subject):
         if entry.payload["alias"] != alias:
@@ -136,8 +147,8 @@ def _point(
     checked = catalog.checks(connection, named).get(number)
     if checked and not checked["passed"] and not force:
         raise Refused(
-            f"{named.name}@{number}: its latest check failed ({_why(checked)}), so {alias} is not moved to it. Check "
-            f"again (afina store check {named.name}@{number}), or move it with `force`, which is logged.",
+            f"{named.name}@{number}: the latest check failed ({_why(checked)}), so {alias} is not moved. Check again "
+            f"(afina store check {named.name}@{number}), or move {alias} with `force`, which is logged.",
             code="version.check-failed",
             name=named.name,
             version=number,

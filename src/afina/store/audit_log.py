@@ -1,11 +1,11 @@
-"""The audit log: entries that are only added, each hashed over the one before. Knows no event.
+"""The audit log: a hash chain of entries that are only appended. Knows no event.
 
     {"seq": 7, "time": "...", "event": "alias", "payload": {...}, "previous": "sha256:..", "hash": "sha256:.."}
 
-`hash` is of the canonical JSON of the others (`afina.digest`). Of who did it, why, and for which client there are
-hashes, salted by what an erasure destroys; the words are in another table, from which they can be erased.
+`hash` is the digest of the canonical JSON of the other fields (`afina.digest`). Client, user, reason and source appear
+in an entry as salted hashes. Their plain text is in another table. An erasure deletes the plain text and the salt.
 
-Every change passes crash points, by name: between any two a process may end, and nothing is lost.
+Every change has named crash points. A process may end between any two of them without losing data.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from afina.errors import InvalidName
 from afina.store.database.tables import LOG, SAID, STORE
 
 FIRST = digest.of_bytes(b"")
-"""What stands before the first entry."""
+"""`previous` of the first entry."""
 
 CREATED, RECOVERED = "create", "recover"
 """Events that say where the bytes of a store are."""
 
 LONGEST = 10_000
-"""Letters of a reason."""
+"""Largest number of characters of a reason."""
 
 
 class LogEntry(NamedTuple):
-    """One line of the log."""
+    """An entry of the log."""
 
     seq: int
     time: str
@@ -43,16 +43,16 @@ class LogEntry(NamedTuple):
     hash: str
 
     def as_json(self) -> dict[str, Any]:
-        """As it is exported."""
+        """Return the entry as it is exported."""
         return self._asdict()
 
     def computed(self) -> str:
-        """What its hash has to be."""
+        """Return the hash that the entry must have."""
         return digest.of_json({key: value for key, value in self._asdict().items() if key != "hash"})
 
 
 class Attribution(NamedTuple):
-    """Who did it, why and from where, in clear, and the client that it is about with the salt of its hashes."""
+    """Who did something, why and from where, in plain text, and the client concerned, with its salt."""
 
     client: int
     salt: str
@@ -61,29 +61,29 @@ class Attribution(NamedTuple):
     source: str | None = None
 
     def hashed(self) -> dict[str, str]:
-        """For an entry: what there is, salted."""
+        """Return the salted hashes of the given texts, for an entry."""
         given = {"who": self.who, "why": self.why, "source": self.source}
         return {key: salted(self.salt, value) for key, value in given.items() if value is not None}
 
 
 def salted(salt: str, text: str) -> str:
-    """sha256 of the salt and the text."""
+    """Return the sha256 of salt and text."""
     return digest.of_bytes(f"{salt}\n{text}".encode())
 
 
 def subject(client: str, task: str) -> str:
-    """What entries about a name are found by; `client` is the hash that stands in them."""
+    """Return the key by which entries about a name are found. `client`: the client's hash as in the entries."""
     return f"{client.removeprefix(digest.PREFIX)}/{task}"
 
 
 def subject_of(payload: Mapping[str, Any]) -> str | None:
-    """That of an entry; None for one that is about no name."""
+    """Return the subject of an entry; None if the entry is about no name."""
     client, task = payload.get("client"), payload.get("task")
     return subject(client, task) if isinstance(client, str) and isinstance(task, str) else None
 
 
 def append(connection: Connection, event: str, payload: Mapping[str, Any], said: Attribution | None = None) -> LogEntry:
-    """Add an entry, in a transaction that no other writer is beside."""
+    """Append an entry. The transaction must hold the write lock."""
     last, previous = connection.execute(select(STORE.c.last, STORE.c.hash)).one()
     whole = {**payload, **(said.hashed() if said else {})}
     entry = LogEntry(last + 1, now(), event, whole, previous, "")
@@ -98,27 +98,31 @@ def append(connection: Connection, event: str, payload: Mapping[str, Any], said:
 
 
 def entries(connection: Connection, events: tuple[str, ...] = (), about: str | None = None) -> Iterator[LogEntry]:
-    """In order; those of some events, or about one `subject`. Raises TypeError, ValueError for one that is damaged."""
+    """Yield entries in order, optionally only some events or one subject.
+
+    Raises:
+        TypeError, ValueError: an entry is damaged.
+    """
     asked = select(LOG).order_by(LOG.c.seq)
     asked = asked.where(LOG.c.event.in_(events)) if events else asked
     asked = asked.where(LOG.c.subject == about) if about is not None else asked
     for row in connection.execute(asked):
         words = (row.time, row.event, row.payload, row.previous, row.hash)
         if not isinstance(row.seq, int) or not all(isinstance(word, str) for word in words):
-            raise TypeError(f"entry {row.seq!r} of the log holds what is no text")
+            raise TypeError(f"entry {row.seq!r} of the log has a field that is not text")
         payload = json.loads(row.payload)
         if not isinstance(payload, dict):
-            raise TypeError(f"the payload of entry {row.seq} of the log is no object")
+            raise TypeError(f"the payload of entry {row.seq} of the log is not a JSON object")
         yield LogEntry(row.seq, row.time, row.event, payload, row.previous, row.hash)
 
 
 def now() -> str:
-    """The time, as entries have it: UTC, to the microsecond."""
+    """Return the time as entries have it: UTC, in microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def login() -> str | None:
-    """Who uses this machine, as far as it tells."""
+    """Return the login name of this user; None if the system does not tell."""
     try:
         return getpass.getuser().encode("utf-8", "replace").decode().replace("\0", "")
     except (KeyError, OSError, ImportError):
@@ -126,19 +130,19 @@ def login() -> str | None:
 
 
 def check_words(text: str, field: str) -> str:
-    """A text that every database takes. Raises InvalidName for halves of characters, and for what ends a text in C."""
+    """Return the text if every database can store it. Raises InvalidName for lone surrogates and zero characters."""
     try:
         text.encode()
     except UnicodeEncodeError:
         found = ascii(text)[:80]
         raise InvalidName(
-            f"`{field}`: found {found}, which holds half a character. Give it in UTF-8.",
+            f"`{field}`: found {found}, which has a lone surrogate (half a character). Give the text in UTF-8.",
             code="text.not-storable",
             field=field,
         ) from None
     if len(text) > LONGEST:
         raise InvalidName(
-            f"`{field}`: found {len(text):,} letters, expected at most {LONGEST:,}.",
+            f"`{field}`: found {len(text):,} characters, expected at most {LONGEST:,}.",
             code="text.not-storable",
             field=field,
             letters=len(text),
@@ -146,7 +150,7 @@ def check_words(text: str, field: str) -> str:
         )
     if "\0" in text:
         raise InvalidName(
-            f"`{field}`: found a zero character in {ascii(text)[:80]}. Leave it out.",
+            f"`{field}`: found a zero character in {ascii(text)[:80]}. Remove the zero character.",
             code="text.not-storable",
             field=field,
         )
@@ -154,12 +158,12 @@ def check_words(text: str, field: str) -> str:
 
 
 def check_reason(text: str, field: str) -> str:
-    """A reason in words, without space around it. Raises InvalidName for one that is blank or very long."""
+    """Return a reason without surrounding spaces. Raises InvalidName if it is blank or too long."""
     text = check_words(text, field).strip()
     if not text or len(text) > LONGEST:
-        found = "nothing" if not text else f"{len(text):,} letters"
+        found = "no text" if not text else f"{len(text):,} characters"
         raise InvalidName(
-            f"`{field}`: found {found}, expected a reason in some words, at most {LONGEST:,} letters.",
+            f"`{field}`: found {found}, expected a reason in a few words, at most {LONGEST:,} characters.",
             code="text.not-storable",
             field=field,
         )
@@ -176,8 +180,8 @@ CRASH_POINTS = (
     *("erase: in the transaction", "erase: forgotten", "erase: removed", "erase: committed", "erase: scrubbed"),
     *("erase: ended",),
 )
-"""Points of every change, in their order, between any two of which a process may end."""
+"""The crash points of every change, in order."""
 
 
 def crash_point(step: str) -> None:
-    """Called at each of CRASH_POINTS. Does nothing; a test puts a function in its place that ends the process."""
+    """Do nothing. Called at each of CRASH_POINTS; a test replaces it with a function that ends the process."""

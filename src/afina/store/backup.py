@@ -1,7 +1,7 @@
-"""Backups: a store's state at one moment, as a directory that is a store; and a store made of one again.
+"""Backups: the state of a store at one moment, as a directory that is itself a store; and recovery from a backup.
 
-Taking one changes nothing of the store, and waits for no writer: blobs never change, and the database is copied as it
-was at one moment. A blob that was removed since is looked for in the moment after.
+A backup changes nothing in the store and waits for no writer. Blobs never change, and the database is copied as of one
+moment. If a blob was removed meanwhile, the copy is taken again. Knows no adapter.
 """
 
 from __future__ import annotations
@@ -26,19 +26,27 @@ from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LOG, PARTS, STOR
 from afina.store.versions import Damage
 
 MARK = "backup.json"
-"""In every directory of a backup, from its beginning: what the last complete one is of."""
+"""File in every backup directory, with the facts of the last complete backup.
+
+It is empty until the first is complete.
+"""
 
 _TRIES = 20
-"""Between two, a version was deleted and its bytes were removed."""
+"""Attempts. One fails if a version was deleted and its bytes were removed during the copy."""
 
 
 @dataclass(frozen=True)
 class Backup:
-    """What is in a backup, or was recovered from one.
+    """The contents of a backup.
 
-    place             where it is, or what was recovered from it
-    entries, last     of the log: how many, and the newest one's hash, to be kept elsewhere
-    versions, blobs   how many;  bytes  of all blobs;  copied  blobs that were not there from an earlier backup
+    Attributes:
+        place: directory of the backup.
+        entries: number of entries in the audit log.
+        last: hash of the newest entry. Keep it elsewhere, to verify the log later.
+        versions: number of versions.
+        blobs: number of blobs.
+        bytes: bytes of all blobs.
+        copied: blobs that an earlier backup did not have.
     """
 
     place: str
@@ -50,16 +58,20 @@ class Backup:
     copied: int
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return all fields as JSON values."""
         return dict(self.__dict__)
 
 
 def take(database: Database, blobs: Blobs, place: Path) -> Backup:
-    """Copy the store as it is at one moment into the directory `place`, and verify the copy.
+    """Copy the store, as it is at one moment, into the directory `place`, and verify the copy.
 
-    What was acknowledged before this call is in it. An earlier backup at `place` is brought up to date: blobs that it
-    has are not copied again, and until the new one is verified it stays as it is. Raises Refused where something else
-    is there, CorruptStore where the store is damaged, CannotWrite.
+    The copy contains all changes that were finished before this call. An earlier backup at `place` is updated: its
+    blobs are not copied again, and it stays valid until the new backup is verified.
+
+    Raises:
+        Refused: `place` has other files, or the backup of another store.
+        CorruptStore: the store is damaged.
+        CannotWrite: nothing can be written to `place`.
     """
     place = place.expanduser().absolute()
     _check_free(database, place)
@@ -72,7 +84,7 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
         kept = LocalBlobs(place / engine.BLOBS)
         with kept.scratch() as scratch:
             with database.reading() as connection:
-                copied = _fetch(blobs, kept, _held(connection), scratch)[0]  # most of them before the moment
+                copied = _fetch(blobs, kept, _held(connection), scratch)[0]  # most blobs, before the database is copied
             for left in reversed(range(_TRIES)):
                 fresh = scratch / f"{left}.db"
                 _snapshot(database, fresh, str(place / engine.BLOBS))
@@ -83,7 +95,7 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
                 if not left or (lost := _still_held(database, gone)):
                     raise CorruptStore(
                         f"store {database.address.shown}: {len(gone)} of its blobs cannot be read, such as "
-                        f"{sorted(lost or gone)[0]}. `afina store verify` says what they belong to.",
+                        f"{sorted(lost or gone)[0]}. `afina store verify` names the affected versions.",
                         code="store.blobs-missing",
                         store=database.address.shown,
                         blobs=len(gone),
@@ -91,7 +103,7 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
             made = _whole(place, fresh, kept, copied)
             with file_io.replacing(place / engine.DATABASE) as target:
                 shutil.move(fresh, target)
-                for suffix in ("-wal", "-shm"):  # of whoever looked at the earlier one
+                for suffix in ("-wal", "-shm"):  # left by readers of the earlier backup
                     Path(f"{place / engine.DATABASE}{suffix}").unlink(missing_ok=True)
         kept.sweep(publishing.LEASE_SECONDS)
         wanted = set(_held_in(place / engine.DATABASE).values())
@@ -106,7 +118,7 @@ def _check_free(database: Database, place: Path) -> None:
     here = database.address.directory
     if here is not None and place.resolve().is_relative_to(here.resolve()):
         raise Refused(
-            f"{place}: is in the store that it would be a backup of. Name a directory elsewhere.",
+            f"{place}: this directory is inside the store. Name a directory elsewhere for the backup.",
             code="backup.place-unusable",
             path=place,
         )
@@ -116,14 +128,14 @@ def _check_free(database: Database, place: Path) -> None:
         return
     except OSError as error:
         raise Refused(
-            f"{place}: cannot be looked at ({file_io.reason(error)}). Name a directory.",
+            f"{place}: cannot be read as a directory ({file_io.reason(error)}). Name a directory for the backup.",
             code="backup.place-unusable",
             path=place,
         ) from None
     if there and not (place / MARK).is_file():
         raise Refused(
-            f"{place}: something is there already, and no backup ({MARK}). Name a directory that is not there yet, or "
-            "that of an earlier backup.",
+            f"{place}: the directory has files that are not a backup (no {MARK}). Name a new directory, or that of an "
+            "earlier backup.",
             code="backup.place-unusable",
             path=place,
         )
@@ -132,15 +144,14 @@ def _check_free(database: Database, place: Path) -> None:
             seq, last = earlier.execute(select(STORE.c.last, STORE.c.hash)).one()
             if connection.execute(select(LOG.c.hash).where(LOG.c.seq == seq)).scalar() != last:
                 raise Refused(
-                    f"{place}: the backup there is of another store, or something was published to it since. Name "
-                    "another directory.",
+                    f"{place}: the backup there is of another store, or was written to since. Name another directory.",
                     code="backup.place-unusable",
                     path=place,
                 )
 
 
 def _held(connection: Connection) -> dict[str, str]:
-    """By digest, the places of the blobs that versions hold."""
+    """Return the places of all blobs that belong to versions, by digest."""
     rows = connection.execute(select(BLOBS).where(BLOBS.c.digest.in_(select(PARTS.c.digest))))
     return {row.digest: row.place for row in rows}
 
@@ -151,12 +162,12 @@ def _held_in(file: Path) -> dict[str, str]:
 
 
 def _opened(file: Path) -> Database:
-    """A database of SQLite's, wherever its file is."""
+    """Return a SQLite database at any path."""
     return Database(Address(file.parent, str(file), str(file)))
 
 
 def _fetch(source: Blobs, target: Blobs, held: Mapping[str, str], scratch: Path) -> tuple[int, set[str]]:
-    """Copy the blobs that are missing: how many, and the digests of those that are not at their places any more."""
+    """Copy missing blobs. Return how many, and the digests of those that are no longer at their places."""
     copied, gone = 0, set()
     for digest, place in held.items():
         if not publishing.is_blob_place(place, digest):
@@ -164,7 +175,9 @@ def _fetch(source: Blobs, target: Blobs, held: Mapping[str, str], scratch: Path)
         elif target.size(place) is None:
             try:
                 with source.file(place) as file:
-                    shutil.copyfile(file, scratch / "blob")  # other bytes: what damages one spares the other
+                    shutil.copyfile(
+                        file, scratch / "blob"
+                    )  # a real copy, not a link, so that damage to one does not affect the other
             except (CorruptStore, FileNotFoundError):
                 gone.add(digest)
                 continue
@@ -180,7 +193,7 @@ def _still_held(database: Database, gone: Collection[str]) -> set[str]:
 
 
 def _snapshot(database: Database, file: Path, blobs: str) -> None:
-    """The database as it is at one moment, in a file of SQLite's, without what only matters while others write."""
+    """Copy the database as of one moment into a SQLite file, without rows that only matter during writes."""
     if database.address.directory is not None:
         database.copy_to(file)
     else:
@@ -195,7 +208,7 @@ def _snapshot(database: Database, file: Path, blobs: str) -> None:
 
 
 def _copy_rows(source: Connection, target: Connection) -> None:
-    """All of them, into tables that are empty."""
+    """Copy all rows into empty tables."""
     for table in metadata.sorted_tables:
         rows = [dict(row._mapping) for row in source.execute(select(table))]
         if rows:
@@ -206,12 +219,12 @@ def _copy_rows(source: Connection, target: Connection) -> None:
 
 
 def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
-    """What is in the copy, once it is known to be whole."""
+    """Verify the copy and return its contents."""
     database = _opened(file)
     if damaged := _damage(database, kept):
         raise CorruptStore(
-            f"{place}: the backup is not whole: {_some(damaged)}. The earlier backup there, if any, is as it was. Look "
-            "at the store: `afina store verify`.",
+            f"{place}: the backup is not complete: {_some(damaged)}. An earlier backup there is unchanged. Check the "
+            "store with `afina store verify`.",
             code="backup.damaged",
             path=place,
         )
@@ -219,7 +232,7 @@ def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
 
 
 def _damage(database: Database, kept: Blobs) -> list[Damage]:
-    """What is not as it was left; blobs that are damaged are removed, so that the next attempt copies them again."""
+    """Return all damage. Damaged blobs are removed, so that the next attempt copies them again."""
     damaged = verify.verify(database, kept)
     for one in damaged:
         if one.kind == "blob":
@@ -244,28 +257,28 @@ def _counted(database: Database, place: str, copied: int) -> Backup:
 
 
 def recover(database: Database, backup: Path, blobs: str) -> Backup:
-    """Begin a store that is what the backup is, and verify it. `blobs`: as in `AdapterStore.init`.
+    """Create a store from a backup, and verify it. `blobs`: as in `AdapterStore.init`.
 
-    The log gets one more entry, which says so. Killed, it leaves bytes and no store, and may be called again. Raises
-    NotFound where there is no backup, Refused where there is a store, CorruptStore where the backup is damaged.
+    The audit log gets one more entry about the recovery. If the process is killed, the call can be repeated. Raises
+    NotFound without a backup, Refused if there is a store already, and CorruptStore for a damaged backup.
     """
     backup = backup.expanduser().absolute()
     if not (backup / engine.DATABASE).is_file():
         raise NotFound(
-            f"{backup}: no backup there ({engine.DATABASE}). Name the directory of a backup.",
+            f"{backup}: the directory has no backup (no {engine.DATABASE}). Name the directory of a backup.",
             code="backup.missing",
             path=backup,
         )
     here = database.address.directory
     if here is not None and here.resolve().is_relative_to(backup.resolve()):
         raise Refused(
-            f"store {database.address.shown}: is in the backup. Name another place with `store`.",
+            f"store {database.address.shown}: this place is inside the backup. Name another place with `store`.",
             code="backup.place-unusable",
             store=database.address.shown,
         )
     if engine.is_there(Path(database.address.url)) if here is not None else database.exists():
         raise Refused(
-            f"store {database.address.shown}: it is there already. Recover into a place where there is none.",
+            f"store {database.address.shown}: the store exists already. Recover into a place without a store.",
             code="store.exists",
             store=database.address.shown,
         )
@@ -287,7 +300,9 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
             audit_log.append(connection, audit_log.RECOVERED, {"blobs": "elsewhere" if blobs else "beside"})
         if damaged := _damage(_opened(fresh), target):
             raise CorruptStore(
-                f"{backup}: is damaged: {_some(damaged)}. Use another backup.", code="backup.damaged", path=backup
+                f"{backup}: the backup is damaged: {_some(damaged)}. Use another backup.",
+                code="backup.damaged",
+                path=backup,
             )
         if here is not None:
             with file_io.replacing(Path(database.address.url)) as whole:
@@ -296,7 +311,7 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
             with _opened(fresh).reading() as rows:
                 if not database.begin(lambda connection: _copy_rows(rows, connection)):
                     raise Refused(
-                        f"store {database.address.shown}: somebody began one meanwhile.",
+                        f"store {database.address.shown}: another process has created this store meanwhile.",
                         code="store.exists",
                         store=database.address.shown,
                     )

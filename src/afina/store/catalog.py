@@ -1,6 +1,6 @@
-"""The catalogue: rows of clients, names and versions, as they are found and made in a transaction.
+"""The catalogue: rows of clients, names and versions, read and made within a transaction. Knows no blobs.
 
-The log speaks of a client by a salted hash; a row has its salt. Knows no blob.
+The audit log names a client by a salted hash. The client's row has the salt.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from afina.store.database.tables import ALIASES, BLOBS, CLIENTS, LIVE, LOG, NAME
 from afina.store.versions import Blob, HistoryEntry, Name, NameSummary, Reference, Version
 
 CHECKED = ("passed", "difference", "tolerance")
-"""What an entry of a check has of its outcome; its problem, if any, is why it did not pass."""
+"""Fields of a check's outcome in a log entry. The problem, if any, is stored with the reasons."""
 
 
 def summaries(connection: Connection, client: str | None = None) -> list[NameSummary]:
-    """The names that have a version, in alphabetical order."""
+    """Return the names that have a version, in alphabetical order."""
     named = select(NAMES.c.id, CLIENTS.c.name.label("client"), NAMES.c.task).join(CLIENTS)
     named = named.where(CLIENTS.c.state == LIVE)
     if client is not None:
@@ -62,7 +62,10 @@ def summaries(connection: Connection, client: str | None = None) -> list[NameSum
 
 
 def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]:
-    """The name's row, and the number of the version that is meant. Raises NotFound, which says what there is."""
+    """Return the row of a name, and the number of the version that a reference means.
+
+    Raises NotFound, which lists what exists.
+    """
     named = find_name(connection, reference.name)
     mine, live = VERSIONS.c.name == named.id, VERSIONS.c.state == LIVE
     number = reference.number
@@ -80,7 +83,7 @@ def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]
         number = connection.execute(select(func.max(VERSIONS.c.number)).where(mine, live)).scalar()
         if number is None:
             raise NotFound(
-                f"{reference}: all its versions were deleted. Publish another.",
+                f"{reference}: all versions were deleted. Publish a new version.",
                 code="version.missing",
                 reference=str(reference),
             )
@@ -105,13 +108,13 @@ def _there(what: str, found: Iterable[str]) -> str:
 
 
 def aliases_of(connection: Connection, named: NameRow) -> dict[str, int]:
-    """By alias, the version that it points to."""
+    """Return the version numbers of a name's aliases, by alias."""
     rows = connection.execute(select(ALIASES).where(ALIASES.c.name == named.id).order_by(ALIASES.c.alias))
     return {_text(row.alias): _whole(row.number) for row in rows}
 
 
 def _text(value: object) -> str:
-    """SQLite keeps anything in any column; what is no text there was not written by a store."""
+    """Return a text column. SQLite stores any type in any column; another type means that the file was manipulated."""
     if not isinstance(value, str):
         raise TypeError(f"found {value!r:.40}, expected text")
     return value
@@ -128,12 +131,12 @@ def _whole(value: object) -> int:
 
 
 def version(connection: Connection, named: NameRow, number: int) -> Version:
-    """One version of a name, deleted or not."""
+    """Return one version of a name, deleted or not."""
     return versions(connection, named, VERSIONS.c.number == number)[0]
 
 
 def versions(connection: Connection, named: NameRow, which: Any = True) -> list[Version]:
-    """Versions of a name, in order."""
+    """Return versions of a name, in order."""
     asked = (
         select(VERSIONS, SAID.c.who, SAID.c.why)
         .outerjoin(SAID, SAID.c.seq == VERSIONS.c.published)
@@ -186,7 +189,7 @@ def _parts(connection: Connection, named: NameRow, which: Any) -> dict[int, dict
 
 
 def checks(connection: Connection, named: NameRow) -> dict[int, dict[str, Any]]:
-    """By version, the outcome of its latest recorded check, and when that was."""
+    """Return the outcome and time of each version's latest check, by number."""
     said = _said(connection, named)
     found = {}
     for entry in audit_log.entries(connection, ("check",), named.subject):
@@ -202,7 +205,7 @@ def _said(connection: Connection, named: NameRow) -> dict[int, Row[Any]]:
 
 
 def history(connection: Connection, named: NameRow, events: tuple[str, ...] = ()) -> list[HistoryEntry]:
-    """All that was done about a name, in order."""
+    """Return all log entries about a name, in order."""
     said = _said(connection, named)
     hidden = {"client", "task", "who", "why", "source", "manifest"}
     made = []
@@ -218,7 +221,7 @@ def history(connection: Connection, named: NameRow, events: tuple[str, ...] = ()
 
 
 def versions_by_blob(connection: Connection) -> dict[str, list[str]]:
-    """By digest of a blob, the versions that hold it."""
+    """Return the versions that each blob belongs to, by digest."""
     asked = (
         select(PARTS.c.digest, CLIENTS.c.name, NAMES.c.task, VERSIONS.c.number)
         .join(VERSIONS, VERSIONS.c.id == PARTS.c.version)
@@ -233,7 +236,7 @@ def versions_by_blob(connection: Connection) -> dict[str, list[str]]:
 
 
 class NameRow(NamedTuple):
-    """A name's row, and what the log says instead of it."""
+    """A name's row, and its hashes for the audit log."""
 
     name: Name
     id: int
@@ -242,29 +245,29 @@ class NameRow(NamedTuple):
 
     @property
     def payload(self) -> dict[str, str]:
-        """How an entry begins that is about this name."""
+        """Return the first fields of a log entry about this name."""
         return {"client": audit_log.salted(self.salt, self.name.client), "task": self.name.task}
 
     @property
     def subject(self) -> str:
-        """What entries about this name are found by."""
+        """Return the key by which log entries about this name are found."""
         return audit_log.subject(**self.payload)
 
     def attribution(self, who: str | None, why: str | None = None, source: str | None = None) -> Attribution:
-        """Who does something about it, why, and from where."""
+        """Return who does something about the name, why, and from where."""
         return Attribution(self.client, self.salt, who, why, source)
 
     def hashed(self, text: str) -> str:
-        """What the log says instead of a text."""
+        """Return the salted hash of a text."""
         return audit_log.salted(self.salt, text)
 
 
 def find_name(connection: Connection, name: Name) -> NameRow:
-    """Raises NotFound, which names the nearest that there is."""
+    """Return the row of a name. Raises NotFound, which names the most similar name."""
     found = name_row(connection, name)
     if found is None:
         raise NotFound(
-            f"{name}: no adapter of that name in the store.{_nearest(connection, name)}",
+            f"{name}: the store has no adapter with this name.{_nearest(connection, name)}",
             code="store.name-missing",
             name=str(name),
         )
@@ -272,7 +275,11 @@ def find_name(connection: Connection, name: Name) -> NameRow:
 
 
 def name_row_or_made(connection: Connection, name: Name) -> NameRow:
-    """In a transaction of a writer. Raises Refused while the client is being erased."""
+    """Return the row of a name; make it if there is none. Needs a write transaction.
+
+    Raises:
+        Refused: the client is being erased.
+    """
     client = client_row_or_made(connection, name.client)
     found = name_row(connection, name)
     if found is not None:
@@ -282,7 +289,7 @@ def name_row_or_made(connection: Connection, name: Name) -> NameRow:
 
 
 class ClientRow(NamedTuple):
-    """A client's row."""
+    """A client's row, and its hashes for the audit log."""
 
     name: str
     id: int
@@ -290,16 +297,20 @@ class ClientRow(NamedTuple):
 
     @property
     def payload(self) -> dict[str, str]:
-        """How an entry begins that is about this client, and none of its names."""
+        """Return the first fields of a log entry about this client and none of its names."""
         return {"client": audit_log.salted(self.salt, self.name)}
 
     def attribution(self, who: str | None, why: str | None = None) -> Attribution:
-        """Who does something about it, and why."""
+        """Return who does something about the client, and why."""
         return Attribution(self.id, self.salt, who, why)
 
 
 def client_row_or_made(connection: Connection, name: str) -> ClientRow:
-    """In a transaction of a writer. Raises Refused while the client is being erased."""
+    """Return the row of a client; make it if there is none. Needs a write transaction.
+
+    Raises:
+        Refused: the client is being erased.
+    """
     refuse_erasing(connection, name)
     row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == name)).one_or_none()
     if row is not None:
@@ -309,36 +320,36 @@ def client_row_or_made(connection: Connection, name: str) -> ClientRow:
 
 
 def veiled(client: str) -> str:
-    """What stands instead of a client's name while the last of its erasure is done: no name looks like it."""
+    """Return the placeholder of a client's name during the last steps of its erasure. No valid name looks like it."""
     return f"#{digest.of_bytes(client.encode()).removeprefix(digest.PREFIX)[:60]}"
 
 
 def client_id(connection: Connection, name: Name) -> int | None:
-    """The row of the client, if there is one: another one once it was erased."""
+    """Return the id of the client's row, or None. After an erasure, a new row of that name has another id."""
     return connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.name == name.client)).scalar()
 
 
 def refuse_erasing(connection: Connection, client: str) -> None:
-    """Raise Refused while the client is being erased: nothing of it may come in meanwhile."""
+    """Raise Refused if the client is being erased, so that no data of it arrive meanwhile."""
     called = CLIENTS.c.name.in_((client, veiled(client)))
     states = connection.execute(select(CLIENTS.c.state).where(called)).scalars()
     if any(state != LIVE for state in states):
         raise Refused(
-            f"client {client}: is being erased. Finish that first: afina store erase {client}.",
+            f"client {client}: the client is being erased. Finish the erasure first: afina store erase {client}.",
             code="client.erased",
             client=client,
         )
 
 
 def primary_key(inserted: CursorResult[Any]) -> int:
-    """The number that the database gave to a row."""
+    """Return the primary key of an inserted row."""
     key = inserted.inserted_primary_key
     assert key is not None
     return int(key[0])
 
 
 def name_row(connection: Connection, name: Name) -> NameRow | None:
-    """The name's row, if there is one."""
+    """Return the row of a name, or None."""
     asked = (
         select(NAMES.c.id, CLIENTS.c.id.label("client"), CLIENTS.c.salt)
         .join(CLIENTS, CLIENTS.c.id == NAMES.c.client)
@@ -357,4 +368,4 @@ def _nearest(connection: Connection, name: Name) -> str:
     )
     there = [f"{client}/{task}" for client, task in connection.execute(asked)]
     near = difflib.get_close_matches(str(name), there, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]}?" if near else " `afina store list` shows what there is."
+    return f" Did you mean {near[0]}?" if near else " `afina store list` shows all names."

@@ -1,4 +1,7 @@
-"""Deletion: of a version, of a client (`erase`), of blobs that no version holds (`gc`). The log keeps their digests."""
+"""Deletion of versions, of all data of a client (`erase`), and of unused blobs (`gc`). The audit log keeps the digests.
+
+Knows no adapter.
+"""
 
 from __future__ import annotations
 
@@ -31,21 +34,22 @@ from afina.store.database.tables import (
 from afina.store.versions import Reference, Removal, Version
 
 _HALF_WRITTEN = 24 * publishing.LEASE_SECONDS
-"""Seconds after which nobody writes any more at what is not whole."""
+"""Seconds after which an incomplete file is taken to be abandoned."""
 
 
 def delete_version(database: Database, reference: Reference, *, who: str | None, why: str) -> Version:
-    """Delete a version: its number stays taken, its digests stay in the log, its blobs go with the next `gc`.
+    """Delete a version. Its number is not used again, and its digests stay in the log. The next `gc` removes its blobs.
 
-    Raises Refused where an alias points to it.
+    Raises:
+        Refused: an alias points to the version.
     """
     with database.writing() as connection:
         named, number = catalog.resolve(connection, reference)
         found = catalog.version(connection, named, number)
         if found.aliases:
             raise Refused(
-                f"{found}: {' and '.join(found.aliases)} {'point' if found.aliases[1:] else 'points'} to it. Move that "
-                "to another version first.",
+                f"{found}: {' and '.join(found.aliases)} {'point' if found.aliases[1:] else 'points'} to this version. "
+                "First move the alias to another version.",
                 code="version.aliased",
                 version=str(found),
                 aliases=found.aliases,
@@ -64,7 +68,10 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
 
 
 def collect_garbage(database: Database, blobs: Blobs) -> Removal:
-    """Remove the blobs that no version holds and nobody is publishing. Goes on where a killed gc or erase ended."""
+    """Remove blobs that belong to no version and are not being published.
+
+    Continues a `gc` or `erase` that was killed.
+    """
     with database.writing() as connection:
         publishing.expire_leases(connection)
         gone = _take_loose_blobs(connection)
@@ -81,10 +88,15 @@ def collect_garbage(database: Database, blobs: Blobs) -> Removal:
 
 
 def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why: str) -> Removal:
-    """Remove all of a client for good: names, manifests, who and why in clear, and the blobs that no other holds.
+    """Remove all data of a client.
 
-    The log still verifies: of the client it has hashes, whose salt goes too. Killed, the same call goes on, as does
-    `gc`. Raises NotFound; Busy where somebody reads for so long that the pages cannot be given up.
+    These are names, manifests, plain text of users and reasons, and blobs that no other client uses. The audit log
+    still verifies: it has only hashes of the client, and their salt is removed too. If the process is killed, the same
+    call, or `gc`, continues.
+
+    Raises:
+        NotFound: the store has no data of this client.
+        Busy: another process reads for so long that the database pages cannot be freed.
     """
     made = Removal(0, 0)
     with database.writing() as connection:
@@ -92,7 +104,7 @@ def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why
         row = connection.execute(select(CLIENTS).where(called)).one_or_none()
         if row is None:
             raise NotFound(
-                f"client {client}: there is none of that name in the store. `afina store list` shows what there is.",
+                f"client {client}: the store has no client with this name. `afina store list` shows all names.",
                 code="client.missing",
                 client=client,
             )
@@ -108,15 +120,15 @@ def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why
 
 
 def _erasing(connection: Connection) -> list[int]:
-    """The clients of which something may be left."""
+    """Return the clients whose erasure is not complete."""
     return [*connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.state.in_((ERASING, ERASED)))).scalars()]
 
 
 def _finish(database: Database, unfinished: Collection[int]) -> None:
-    """Once the files of those clients are gone: give up their names, then the pages, then what says that it is to do.
+    """Complete erasures after the files are removed.
 
-    A row stays until the pages are given up, so that a killed process leaves word of it, and nobody may come under that
-    name meanwhile.
+    Hide the clients' names, free the database pages, then remove the clients' rows. A row stays until the pages are
+    freed, so the erasure is known after a crash, and the name cannot be used meanwhile.
     """
     if not unfinished:
         return
@@ -140,8 +152,8 @@ def _delete_rows(connection: Connection, client: int, said: Attribution, name: s
     connection.execute(delete(PARTS).where(PARTS.c.version.in_(mine)))
     publishing.expire_leases(connection)
     connection.execute(delete(LEASES).where(LEASES.c.client == name))
-    gone = _take_loose_blobs(connection)  # all that is loose, for it may be of the client's versions that were deleted
-    # who erased it is a hash too, whose salt goes with the others: the words are not kept
+    gone = _take_loose_blobs(connection)  # all unused blobs: some may be from deleted versions of the client
+    # the user who erased appears only as a hash, whose salt is removed too
     payload = {
         "client": audit_log.salted(said.salt, name),
         "tasks": sorted(row.task for row in names),
@@ -161,7 +173,7 @@ def _delete_rows(connection: Connection, client: int, said: Attribution, name: s
 
 
 def _take_loose_blobs(connection: Connection) -> dict[str, int]:
-    """Take the rows of blobs that nothing holds, and note their files as garbage: by digest, their bytes."""
+    """Remove the rows of unused blobs, and record their files as garbage. Return their bytes by digest."""
     loose = select(BLOBS).where(
         BLOBS.c.digest.not_in(select(PARTS.c.digest)), BLOBS.c.digest.not_in(select(LEASES.c.digest))
     )
@@ -173,7 +185,7 @@ def _take_loose_blobs(connection: Connection) -> dict[str, int]:
 
 
 def _remove_garbage(database: Database, blobs: Blobs) -> None:
-    """Remove the files that are garbage, whoever made them so."""
+    """Remove all files recorded as garbage, also those of other processes."""
     with database.reading() as connection:
         held = select(BLOBS.c.place)
         rows = connection.execute(select(GARBAGE).where(GARBAGE.c.place.not_in(held))).all()

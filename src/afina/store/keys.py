@@ -1,8 +1,8 @@
-"""Keys: who may ask a server, on whose behalf, for what. In the database, as hashes.
+"""API keys of a server's clients, stored as hashes. Knows no server.
 
-A key is `afina_ID_SECRET`, of which SECRET is 32 random bytes. Nobody guesses those, however fast they hash, so SHA-256
-does: a slow hash is for words that people choose. The log has the hash too, so that `verify` sees one that was
-exchanged.
+A key is `afina_ID_SECRET`, where SECRET is 32 random bytes. Random bytes cannot be guessed at any hashing speed, so
+SHA-256 is enough; slow hashes are for passwords that people choose. The audit log has the hash too, so that `verify`
+detects a key that was exchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from afina.store.database.tables import CLIENTS, KEYS, LIVE, LOG, SAID
 
 PREDICT, PUBLISH, ADMIN = "predict", "publish", "admin"
 SCOPES = (PREDICT, PUBLISH, ADMIN)
-"""To ask; to move aliases; to see how the server is. None includes another."""
+"""Get predictions; move aliases; read metrics. No scope includes another."""
 
 CREATED, REVOKED = "key", "revoke"
 """Events of the log."""
@@ -38,18 +38,26 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9
 _UNITS = {"d": "days", "h": "hours"}
 
 _OF_NOBODY = digest.of_bytes(secrets.token_bytes(32))
-"""What a key is compared with of which there is none, so that it takes as long."""
+"""Hash to compare with if there is no such key, so that the comparison takes the same time."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """What is known of a key. Times are UTC.
+    """An API key without its secret. Times are UTC.
 
-    rate     tokens a minute that it may ask for; None: what the server says
-    revoked  when, if it was
-    problem  what is damaged about it, if anything: nobody passes with such a key
-    name     what its owner calls it
-    expires  from when on it is not valid; None: never
+    Attributes:
+        id: id of the key.
+        client: name of the client.
+        scopes: scopes of the key.
+        rate: tokens a minute; None: the server's default.
+        hash: hash of the key.
+        created: time of creation.
+        revoked: time of the revocation, or None.
+        who: who created the key.
+        why: the reason.
+        problem: damage of the row, or None. A damaged key is not valid.
+        name: name that its owner gave to the key.
+        expires: time from which the key is not valid; None: never.
     """
 
     id: str
@@ -67,19 +75,19 @@ class Key:
 
     @property
     def is_valid(self) -> bool:
-        """Whether it was neither revoked nor damaged, and has not expired."""
+        """Whether the key is neither revoked, damaged nor expired."""
         ended = self.expires is not None and audit_log.now() >= self.expires
         return self.revoked is None and self.problem is None and not ended
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values, without the hash."""
+        """Return JSON values, without the hash."""
         shown = ("id", "client", "name", "scopes", "rate", "created", "expires", "revoked", "who", "why", "problem")
         return {name: getattr(self, name) for name in shown} | {"scopes": [*self.scopes]}
 
 
 @dataclass(frozen=True)
 class MadeKey:
-    """A key as its client gets it: `secret` is all of it, and is shown once."""
+    """A new key. `secret` is the whole key; it is shown only once."""
 
     key: Key
     secret: str
@@ -96,16 +104,22 @@ def create(
     who: str | None,
     why: str | None,
 ) -> MadeKey:
-    """A new key of a client, which need not have any adapter yet. `expires`: as in `expiry`.
+    """Create a key of a client. The client need not have any adapter yet.
 
-    Raises UnknownName for another scope, InvalidName for none of them, a rate below 1 or a time that is past.
+    Args:
+        rate: tokens a minute; None: the server's default.
+        expires: as in `expiry`; None: never.
+
+    Raises:
+        UnknownName: a scope does not exist.
+        InvalidName: there is no scope, the rate is below 1, or the expiry is in the past.
     """
     for scope in scopes:
         if scope not in SCOPES:
             raise UnknownName("scope", scope, SCOPES)
     if not scopes:
         raise InvalidName(
-            f"`scope`: found none, expected one or more of {', '.join(SCOPES)}.",
+            f"`scope`: no scope was given. Expected one or more of {', '.join(SCOPES)}.",
             code="key.invalid",
             known=list(SCOPES),
         )
@@ -128,9 +142,13 @@ def create(
 
 
 def expiry(text: str) -> str:
-    """The moment that "90d", "12h", "2027-01-31" (its end) or "2027-01-31T12:00:00+01:00" names, as the log writes it.
+    """Return the time of a text, as the log writes it.
 
-    A time without an offset is UTC. Raises InvalidName for anything else, and for what is past.
+    Examples of texts: "90d", "12h", "2027-01-31" (its end), "2027-01-31T12:00:00+01:00". A time without an offset is
+    UTC.
+
+    Raises:
+        InvalidName: the text is not of these forms, or the time is in the past.
     """
     now = datetime.now(UTC)
     try:
@@ -149,22 +167,29 @@ def expiry(text: str) -> str:
             found=text[:40],
         ) from None
     if moment <= now:
-        raise InvalidName(f"`expires`: {text[:40]} is past. Name a later time.", code="key.invalid", found=text[:40])
+        raise InvalidName(
+            f"`expires`: {text[:40]} is in the past. Give a later time.", code="key.invalid", found=text[:40]
+        )
     return moment.isoformat(timespec="microseconds")
 
 
 def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> Key:
-    """End a key for good. Raises NotFound where there is none of that id, Refused where it was revoked before."""
+    """Revoke a key for ever.
+
+    Raises:
+        NotFound: there is no key with this id.
+        Refused: the key has been revoked before.
+    """
     with database.writing() as connection:
         found = _read(connection, KEYS.c.id == id)
         if not found:
             raise NotFound(
-                f"key {id[:40]}: there is none of that id. `afina keys list` shows what there is.",
+                f"key {id[:40]}: the store has no key with this id. `afina keys list` shows all keys.",
                 code="key.unknown",
                 key=id[:40],
             )
         if found[0].revoked is not None:
-            raise Refused(f"key {id}: was revoked at {found[0].revoked} already.", code="key.revoked", key=id)
+            raise Refused(f"key {id}: the key was already revoked at {found[0].revoked}.", code="key.revoked", key=id)
         row = connection.execute(select(CLIENTS).join(KEYS).where(KEYS.c.id == id)).one()
         owner = ClientRow(row.name, row.id, row.salt)
         entry = audit_log.append(connection, REVOKED, {**owner.payload, "key": id}, owner.attribution(who, why))
@@ -173,12 +198,12 @@ def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> 
 
 
 def listed(connection: Connection, client: str | None = None) -> Sequence[Key]:
-    """The keys, also revoked ones, in the order in which they were made; of one client or of all."""
+    """Return the keys, including revoked ones, in order of creation; of one client or of all."""
     return _read(connection, True if client is None else CLIENTS.c.name == client)
 
 
 def _payload(row: Mapping[str, Any], salt: str) -> dict[str, Any]:
-    """What the log has of a key; of its name a hash. What came later is in it only where it is given."""
+    """Return the fields of a key's log entry; the name as a hash. Newer fields appear only if they are set."""
     later = {"name": _veiled(row["name"], salt), "expires": row["expires"]}
     given = {name: value for name, value in later.items() if value is not None}
     return {"key": row["id"], **{name: row[name] for name in ("hash", "scopes", "rate")}, **given}
@@ -189,7 +214,7 @@ def _veiled(name: Any, salt: str) -> str | None:
 
 
 def expected(entries: Collection[audit_log.LogEntry]) -> dict[str, dict[str, Any]]:
-    """By id, the row that every key has to have after all that was done, but for its client's number."""
+    """Return the row that each key must have according to the log, by id, without the client's row id."""
     made: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if entry.event == CREATED:
@@ -203,7 +228,7 @@ def expected(entries: Collection[audit_log.LogEntry]) -> dict[str, dict[str, Any
 
 
 def rows(connection: Connection) -> dict[str, dict[str, Any]]:
-    """What stands in the table, in the form of `expected`."""
+    """Return the rows of the table in the form of `expected`."""
     asked = select(KEYS, CLIENTS.c.name.label("owner"), CLIENTS.c.salt).join(CLIENTS, CLIENTS.c.id == KEYS.c.client)
     names = ("hash", "scopes", "rate", "created", "revoked", "expires")
     return {
@@ -229,7 +254,7 @@ def _read(connection: Connection, which: Any) -> Sequence[Key]:
 
 def _key(row: Any) -> Key:
     problem, rate = None, row.rate
-    if rate is not None and not (isinstance(rate, int) and rate >= 1):  # SQLite keeps whatever is written there
+    if rate is not None and not (isinstance(rate, int) and rate >= 1):  # SQLite stores any type in any column
         problem, rate = f"its rate is {str(rate)[:40]!r}, expected a whole number of tokens a minute, at least 1", None
     if row.expires is not None and not _TIME.fullmatch(str(row.expires)):
         problem = f"its end is {str(row.expires)[:40]!r}, expected a time"
@@ -239,17 +264,20 @@ def _key(row: Any) -> Key:
 
 
 def hashed(secret: str) -> str:
-    """What is kept of a key."""
+    """Return the stored hash of a key."""
     return digest.of_bytes(secret.encode())
 
 
 def id_of(secret: str) -> str | None:
-    """Which key it says to be; None for what cannot be one."""
+    """Return the id in a key's text; None if the text cannot be a key."""
     found = _WRITTEN.fullmatch(secret)
     return found[1] if found else None
 
 
 def matches(secret: str, key: Key | None) -> bool:
-    """Whether it is that key and valid now, in a time that tells not where they differ, nor whether there is one."""
+    """Return whether the text is this key and the key is valid.
+
+    The time of the comparison depends neither on the position of the first difference nor on whether the key exists.
+    """
     kept = key.hash if key is not None and key.is_valid else _OF_NOBODY
     return hmac.compare_digest(hashed(secret), kept)

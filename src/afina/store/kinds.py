@@ -1,6 +1,6 @@
-"""How a store compares answers, and writes a model card, for each kind of task: one entry a kind.
+"""How a store compares answers and writes a model card, for each kind of task: one entry for each kind.
 
-Nothing else in this package asks which kind a task has. Knows manifests and answers, no model and no store.
+No other module of this package compares with a kind. Knows manifests and answers, no model and no store.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from afina.stats.answered import Answered
 
 
 class Changes(NamedTuple):
-    """How many answers of two adapters differ, and by how much; None for what the kind does not count."""
+    """How many answers of two adapters differ, and by how much; None for counts that the kind does not have."""
 
     flipped: int | None = None
     right_to_wrong: int | None = None
@@ -28,13 +28,14 @@ class Changes(NamedTuple):
 
 
 class AdapterKind(ABC):
-    """A kind of task, as the store sees it.
+    """A kind of task, as the store needs it.
 
-    title         what a model card calls an adapter of it
-    pipeline_tag  the Hub's word for it
-    auto_class    transformers' class that opens a backbone for it
-    labels        what a model card says above the labels
-    by_label      whether outputs are matched by the names of their labels
+    Attributes:
+        title: name of such an adapter in a model card.
+        pipeline_tag: the Hub's pipeline tag.
+        auto_class: transformers' auto class for the backbone.
+        labels: text above the labels in a model card.
+        by_label: whether outputs are matched by the names of their labels.
     """
 
     title: ClassVar[str] = "A text classifier"
@@ -44,28 +45,31 @@ class AdapterKind(ABC):
     by_label: ClassVar[bool]
 
     def base(self, address: str, labels: int) -> str:
-        """The expression that opens a backbone for so many labels; address: its arguments that name it."""
+        """Return the Python expression that opens a backbone.
+
+        `address`: its first arguments; `labels`: number of labels.
+        """
         return f"{self.auto_class}.from_pretrained({address}, num_labels={labels})"
 
     @abstractmethod
     def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
-        """Answers and probabilities of an adapter whose labels are `own`, for the labels in the order of `names`."""
+        """Return answers and probabilities of an adapter with labels `own`, in the order of `names`."""
 
     @abstractmethod
     def changes(self, first: Answered, second: Answered) -> Changes:
-        """How the answers of two adapters differ."""
+        """Return how the answers of two adapters differ."""
 
     @abstractmethod
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Places of the texts whose answers differ, those that matter most first."""
+        """Return the indices of texts with different answers, the most important first."""
 
     @abstractmethod
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
-        """A target or an answer as a JSON value."""
+        """Return a target or an answer as a JSON value."""
 
 
 class _ByLabel(AdapterKind):
-    """Answers that are right or wrong; where there are several labels, right is what has every label right."""
+    """Answers that are right or wrong. A multi-label answer is right if every label is right."""
 
     by_label = True
 
@@ -79,13 +83,13 @@ class _ByLabel(AdapterKind):
         )
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Those that were right and are wrong first."""
+        """Return texts that were right and are wrong first."""
         lost = _right(first) & ~_right(second)
         return sorted(map(int, np.flatnonzero(_flipped(first, second))), key=lambda index: (not lost[index], index))
 
 
 class _Classes(_ByLabel):
-    """One label of several."""
+    """Exactly one label."""
 
     labels = "One of these labels for each text, in the order of the model's outputs:"
 
@@ -98,7 +102,7 @@ class _Classes(_ByLabel):
 
 
 class _Labels(_ByLabel):
-    """Any number of labels."""
+    """Any number of labels (multi-label)."""
 
     labels = "Any number of these labels for each text, in the order of the model's outputs:"
 
@@ -111,7 +115,7 @@ class _Labels(_ByLabel):
 
 
 class _Number(AdapterKind):
-    """A number, in the unit of the targets. The one label is the number's name."""
+    """A number (regression), in the unit of the targets. Its only label is the name of the number."""
 
     labels = "A number for each text:"
     by_label = False
@@ -123,7 +127,7 @@ class _Number(AdapterKind):
         return Changes(mean_change=float(_size(first, second).mean()))
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """The largest changes first."""
+        """Return the largest changes first."""
         size = _size(first, second)
         return [int(index) for index in np.argsort(-size, kind="stable") if size[index] > 0]
 
@@ -132,7 +136,7 @@ class _Number(AdapterKind):
 
 
 def _right(answered: Answered) -> np.ndarray:
-    """Whether every label is, bool [N]."""
+    """Return whether every label of a text is right, bool [N]."""
     return _by_row(answered.answers == answered.targets, np.all)
 
 
@@ -157,5 +161,5 @@ ADAPTER_KINDS: Mapping[str, AdapterKind] = {CLASSES: _Classes(), NUMBER: _Number
 
 
 def of(manifest: Manifest) -> AdapterKind:
-    """The kind of task that an adapter has learnt."""
+    """Return the kind of task of an adapter."""
     return ADAPTER_KINDS[objectives.make(manifest.label_names, manifest.objective).kind]

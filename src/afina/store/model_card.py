@@ -1,6 +1,6 @@
-"""The model card of a version, `README.md` in the Hub's form: what its manifest says, and nothing else.
+"""The model card of a version, `README.md` in the Hub's format, made only from the manifest.
 
-Names a directory by its last part only. Knows manifests; neither a model nor the store.
+Directories are named by their last part only. Knows manifests; neither models nor the store.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from afina.store import kinds
 
 _PEFT, _TRANSFORMERS, _AFINA = "peft", "transformers", "afina"
 _WHOLE = "model.safetensors"
-"""The file of tensors of an adapter that is a whole model."""
+"""Tensor file of an adapter that is a whole model."""
 
 _HUB_NAME = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*(?:@[\w./-]+)?", re.ASCII)
 _PATH = re.compile(r"(?:/|~|\.\.?/|[A-Za-z]:[\\/]|\\\\|file:)", re.ASCII)
@@ -42,15 +42,24 @@ def model_card(
     who: str | None,
     merged: bool = False,
 ) -> str:
-    """The card of version `version` of `name`; `merged`, of the model that it and its backbone are together.
+    """Return the model card of a version in Markdown.
 
-    manifest  the content of `manifest.json`;  digest  the adapter's
-    message   what whoever added it said of it, with `who` and, as text, the time, `created`
-    Raises pydantic's ValidationError for what is no manifest.
+    Args:
+        manifest: content of `manifest.json`.
+        name: `client/task`.
+        version: number of the version.
+        digest: digest of the adapter.
+        message: the publisher's message.
+        created: time of publication, as text.
+        who: the publisher.
+        merged: whether the card is for the backbone with the adapter merged into its weights.
+
+    Raises:
+        ValidationError: pydantic's error, if the manifest is malformed.
     """
     made = Manifest.model_validate({key: value for key, value in manifest.items() if key != "digest"})
     made = made.model_copy(update={"tensor_file": _WHOLE}) if merged else made
-    joined = "folded into" if merged else "on"
+    joined = "merged into" if merged else "on"
     backbone = f" {joined} {_code(_model(made.backbone))}" if made.backbone else ""
     added = f"Added {_code(created)}" + (f" by {_escaped(who)}" if who else "")
     about = [
@@ -69,9 +78,9 @@ def model_card(
         "## Digest",
         f"{_code(digest)}, "
         + (
-            "of the adapter that was folded in; these files are not held to it."
+            "of the adapter that was merged; these files are not checked against it."
             if merged
-            else "over whatever its answers depend on; afina holds the files to it when it opens them."
+            else "of everything that the answers depend on; afina checks the files against it when it opens them."
         ),
     ]
     return _front_matter(made, name, version) + "\n" + "\n\n".join(parts) + "\n"
@@ -108,7 +117,7 @@ def _front_matter(made: Manifest, name: str, version: int) -> str:
 
 
 def _library(made: Manifest) -> str:
-    """Whose files they are: of the libraries that open the adapter, the one that the Hub is to name."""
+    """Return the library whose file format this is, for the Hub."""
     return {PEFT_TENSORS: _PEFT, _WHOLE: _TRANSFORMERS}.get(made.tensor_file, _AFINA)
 
 
@@ -140,7 +149,7 @@ def _usage(made: Manifest, merged: bool) -> Iterator[str]:
             f'model = {kind.auto_class}.from_pretrained("DIRECTORY")',
         )
     if library != _AFINA and (held := list(_beside(made))):
-        yield f"There, what afina does beside the model is left to you:\n\n{_bullets(held)}"
+        yield f"With this code, you need to do yourself what afina does beside the model:\n\n{_bullets(held)}"
 
 
 def _python(imported: str, opened: str) -> str:
@@ -148,15 +157,15 @@ def _python(imported: str, opened: str) -> str:
 
 
 def _beside(made: Manifest) -> Iterator[str]:
-    """What is no part of a model that another library opens."""
+    """Yield the steps around the model that other libraries do not do."""
     if made.template is not None:
-        yield f"the template that a text is put in, {_code(made.template)}"
+        yield f"put each text into the template {_code(made.template)}"
     if made.offset is not None:
-        yield f"an offset of the logits, {_code(_json(made.offset))}"
+        yield f"add the offset {_code(_json(made.offset))} to the logits"
     if more := {key: value for key, value in (made.objective or {}).items() if key != "kind"}:
-        yield f"how outputs are read, {_code(_json(more))}"
+        yield f"decode the outputs with {_code(_json(more))}"
     if made.max_length:
-        yield f"the cut of a text to {made.max_length:,} tokens"
+        yield f"cut each text to {made.max_length:,} tokens"
 
 
 def _training(made: Manifest) -> Iterator[str]:
@@ -191,7 +200,7 @@ def _metrics(made: Manifest) -> Iterator[str]:
 
 
 def _called(key: str, made: Manifest) -> str:
-    """A metric's name; with two labels, F1 is of the second."""
+    """Return a metric's name; for two labels, F1 names the second label."""
     of = f" of {made.label_names[1]}" if key == "f1" and len(made.label_names) == 2 else ""
     return f"{METRICS[key].words}{of}"
 
@@ -207,7 +216,7 @@ def _environment(made: Manifest) -> Iterator[str]:
 
 
 def _dataset(task: str) -> tuple[str, str | None]:
-    """What the Hub is told of where the texts are from: the data set, and its configuration."""
+    """Return the data set and its configuration, for the Hub."""
     if task.startswith(HUB):
         repository, _, config = task.removeprefix(HUB).partition(":")
         return repository, config or None
@@ -217,19 +226,22 @@ def _dataset(task: str) -> tuple[str, str | None]:
 
 
 def _is_local(backbone: str) -> bool:
-    """Whether a backbone's address is none of the Hub's. One that might be either is so if there is a directory."""
+    """Return whether a backbone's address is not on the Hub.
+
+    An ambiguous address is local if a directory of that name exists.
+    """
     return not _HUB_NAME.fullmatch(backbone) or backbone == EMBEDDED or Path(backbone).is_dir()
 
 
 def _model(backbone: str | None) -> str:
-    """A backbone's address; of one that is a path, the last part."""
+    """Return a backbone's address; for a path, its last part."""
     prefix = RANDOM if (backbone or "").startswith(RANDOM) else ""
     given = (backbone or "").removeprefix(prefix)
     return f"{prefix}{_last(given)}" if _is_local(given) else f"{prefix}{given}"
 
 
 def _texts(task: str | None) -> str:
-    """A task's address; of one that is, or ends with, a path, the last part of it."""
+    """Return a task's address. A path in the address is shortened to its last part."""
     given = task or ""
     origin, colon, directory = given.partition(":")
     if given.startswith(GLUE) and colon:
@@ -242,7 +254,10 @@ def _last(path: str) -> str:
 
 
 def _public(value: Any, *, files: bool = False) -> Any:
-    """A JSON value in which each path stands by its last part; `files`: every string with a separator is a path."""
+    """Return a JSON value with each path shortened to its last part.
+
+    `files`: every string with a separator is a path.
+    """
     if isinstance(value, Mapping):
         return {key: _public(each, files=files) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -266,15 +281,16 @@ def _bullets(items: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """One line that Markdown shows as it stands, in a cell of a table too."""
+    """Return one line that Markdown shows literally, also in a table cell."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"^(\d+)\.", r"\1\\.", _SPECIAL.sub(r"\\\1", line))
 
 
 def _code(text: str | None) -> str:
-    """One line, letter by letter, also in a cell of a table; empty for nothing.
+    """Return one line of code for Markdown, also for a table cell; "" for no text.
 
-    Not between backquotes where Markdown would end there or at a bar: a cell ends at one even so.
+    Backquotes are not used if the text has a backquote or a bar: Markdown ends a table cell at a bar even in
+    backquotes.
     """
     if not text:
         return ""

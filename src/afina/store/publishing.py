@@ -1,8 +1,8 @@
-"""Publish: parts of an adapter become a version of a name, whole or not at all. Leases keep their blobs meanwhile.
+"""Publishing: parts of an adapter become a version of a name, atomically. Leases protect the blobs meanwhile.
 
-A row of `blobs` comes before its file, and goes before it. A publisher leases the rows that it needs, then puts what
-files are missing, then makes its version if all its leases are still there. `gc` takes rows that no version holds and
-nobody leases, and their files last. A process that dies leaves a lease that ends by itself.
+A row of `blobs` is made before its file and removed before its file. A publisher leases the rows that it needs, then
+writes missing files, then makes the version if it still has all leases. `gc` removes rows without versions and leases,
+and then their files. The lease of a killed process expires. Knows no adapter.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LIVE, PARTS, VER
 from afina.store.versions import Blob, Name, PublishOutcome
 
 _TRIES = 5
-"""Leases end after an hour; that they do so this often means that something else is wrong."""
+"""Attempts. One fails if a lease expired, which takes an hour; repeated failures have another cause."""
 
 
 class NewVersion(NamedTuple):
-    """What a version is to be made of: the manifest with its digest, and by role a file of this machine."""
+    """The content of a new version: the manifest with the adapter's digest, and local files and blobs by role."""
 
     manifest: Mapping[str, Any]
     files: Mapping[str, Path]
@@ -39,12 +39,12 @@ class NewVersion(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The adapter's."""
+        """The adapter's digest."""
         return str(self.manifest["digest"])
 
 
 def _there(connection: Connection, name: Name, wanted: str) -> PublishOutcome | None:
-    """The version that a name has of that adapter already."""
+    """Return the version of a name that has this adapter already, or None."""
     named = catalog.name_row(connection, name)
     if named is None:
         return None
@@ -65,10 +65,14 @@ def publish(
     why: str,
     source: str | None = None,
 ) -> PublishOutcome:
-    """Keep the parts and make the version. `source`: from where, if not from a run.
+    """Store the parts and make the version. `source`: the adapter's origin, if it is not from a run.
 
-    Killed at any step, the store is as it was, or has the version. Of a version that is there already, blobs that are
-    damaged are put again. Raises Busy where it took so long that `gc` removed what it was to be made of.
+    If the process is killed at any step, the store is either unchanged or has the version. If the version exists
+    already, its damaged blobs are written again.
+
+    Raises:
+        Busy: publishing took so long that `gc` removed the parts.
+        Refused: the client was erased meanwhile.
     """
     for _ in range(_TRIES):
         with database.writing() as connection:
@@ -92,7 +96,7 @@ def publish(
                     made = None
                     if before is not None and catalog.client_id(connection, name) != before:
                         raise Refused(
-                            f"{name}: its client was erased while it was published.",
+                            f"{name}: the client was erased while this adapter was published.",
                             code="client.erased",
                             name=str(name),
                         )
@@ -101,7 +105,7 @@ def publish(
             return made
     else:
         raise Busy(
-            f"{name}: what it was to be made of was removed while it was published. Try again.",
+            f"{name}: parts of the version were removed while it was published. Try again.",
             code="store.changed-meanwhile",
             name=str(name),
         )
@@ -112,7 +116,7 @@ def publish(
 def _put(blobs: Blobs, parts: NewVersion, places: Mapping[str, str]) -> None:
     for role, file in parts.files.items():
         blob = parts.blobs[role]
-        place = places.get(blob.digest)  # files beside the tensors may be others than the version has
+        place = places.get(blob.digest)  # files beside the tensors may differ from the version's
         if place is not None and not _is_kept(blobs, place, blob):
             blobs.put(place, file)
         if role == "body":
@@ -120,7 +124,7 @@ def _put(blobs: Blobs, parts: NewVersion, places: Mapping[str, str]) -> None:
 
 
 def _is_kept(blobs: Blobs, place: str, blob: Blob) -> bool:
-    """Whether the bytes are there as they should be; what was damaged is put again."""
+    """Return whether the blob is stored and undamaged. A damaged blob is written again."""
     if blobs.size(place) != blob.size:
         return False
     try:
@@ -169,11 +173,14 @@ def _make(
 
 
 LEASE_SECONDS = 3600.0
-"""How long one lasts: longer than any upload may take."""
+"""Duration of a lease: longer than any upload."""
 
 
 def is_blob_place(place: object, of: str) -> bool:
-    """Whether it is one that `acquire_leases` gives to a blob of that digest: another would name some other file."""
+    """Return whether `acquire_leases` could give this place to a blob with this digest.
+
+    Other places would be other files.
+    """
     return isinstance(place, str) and bool(re.fullmatch(rf"{re.escape(_stem(of))}[0-9a-f]{{8}}", place, re.ASCII))
 
 
@@ -182,12 +189,15 @@ def _stem(of: str) -> str:
 
 
 def _seconds() -> float:
-    """Seconds since 1970."""
+    """Return the seconds since 1970."""
     return datetime.now(UTC).timestamp()
 
 
 def acquire_leases(connection: Connection, parts: Mapping[str, Blob], client: str) -> tuple[str, dict[str, str]]:
-    """Lease the blobs of a version to be: the holder, and the place of each digest. In a writer's transaction."""
+    """Lease the blobs of a new version.
+
+    Return the holder of the leases, and each digest's place. Needs a write transaction.
+    """
     holder = secrets.token_hex(16)
     places = {}
     for blob in {part.digest: part for part in parts.values()}.values():
@@ -204,9 +214,9 @@ def acquire_leases(connection: Connection, parts: Mapping[str, Blob], client: st
 
 
 def release_leases(connection: Connection, holder: str, places: Mapping[str, str]) -> bool:
-    """Give the leases back; false where one of them ended, so that its blob may be gone.
+    """Release the leases. Return False if one has expired, so that its blob may have been removed.
 
-    What was put where no row says any more that it is, is garbage then.
+    Files that were written but have no row any more are recorded as garbage.
     """
     held = {row.digest for row in connection.execute(select(LEASES).where(LEASES.c.holder == holder))}
     connection.execute(delete(LEASES).where(LEASES.c.holder == holder))
@@ -221,7 +231,7 @@ def release_leases(connection: Connection, holder: str, places: Mapping[str, str
 
 @contextmanager
 def leasing(database: Database, holder: str) -> Iterator[None]:
-    """End a holder's leases where the block raises, so that the next `gc` frees what was put for nothing."""
+    """Release a holder's leases if the block raises, so that the next `gc` removes the files."""
     try:
         yield
     except BaseException:
@@ -231,7 +241,7 @@ def leasing(database: Database, holder: str) -> Iterator[None]:
 
 
 def expire_leases(connection: Connection) -> None:
-    """Forget those that ended."""
+    """Remove expired leases."""
     now = _seconds()
-    over = (LEASES.c.until < now) | (LEASES.c.until > now + 2 * LEASE_SECONDS)  # the latter was never written here
+    over = (LEASES.c.until < now) | (LEASES.c.until > now + 2 * LEASE_SECONDS)  # a later end than afina ever writes
     connection.execute(delete(LEASES).where(over))

@@ -1,6 +1,6 @@
-"""StoreReader: what can be asked of a store. Changes nothing of it.
+"""StoreReader: all methods of a store that only read.
 
-A version's files are each checked to the byte, while others may remove them.
+Each file of a version is checked by its digest, while other processes may remove it. Knows no server.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ Made = TypeVar("Made")
 
 
 class StoreReader:
-    """A store that is only read, see `AdapterStore`."""
+    """A store, read only. `AdapterStore` describes addresses and references."""
 
     def __init__(
         self, url: str | Path | None = None, *, limits: IntakeLimits | None = None, who: str | None = None
     ) -> None:
-        """`who`: whose doing it is, for the log; by default the user of this machine."""
+        """Open a store. `who`: the user named in the audit log; default: the login name."""
         self.address = Address.parse(url if url is not None else engine.default())
         self.limits = limits or IntakeLimits()
         self.who = audit_log.check_words(who, "who") if who is not None else audit_log.login()
@@ -61,7 +61,7 @@ class StoreReader:
         return f"AdapterStore({self.address.shown!r})"
 
     def on_behalf_of(self, who: str) -> Self:
-        """The same store, for somebody else's doing."""
+        """Return the same store with another user for the audit log."""
         made = copy.copy(self)
         made.who = audit_log.check_words(who, "who")
         return made
@@ -78,11 +78,11 @@ class StoreReader:
         return open_blobs(said)
 
     def exists(self) -> bool:
-        """Whether there is a store at its address."""
+        """Return whether there is a store at the address."""
         return self._database.exists()
 
     def adapter(self, reference: str | Version) -> Adapter:
-        """The adapter of a version, checked to the byte; `Predictor.load` takes it."""
+        """Return the adapter of a version, checked by its digests. `Predictor.load` accepts it."""
         from afina.store import adapter_parts
 
         with self._database.connected():
@@ -91,13 +91,16 @@ class StoreReader:
             return use_files(self._database, self._blobs, version, join, adapter_parts.AS_WRITTEN)
 
     def restore(self, reference: str | Version, directory: str | Path) -> Adapter:
-        """Write the adapter's directory as it was published: what peft or transformers opened, they open again."""
+        """Write the adapter's directory as it was published.
+
+        Adapters of peft and transformers can be opened with those again.
+        """
         from afina.store import adapter_parts
 
         version, where = self.show(reference), Path(directory)
         if where.exists():
             raise Refused(
-                f"{where}: something is there already. Give a directory that is not there yet.",
+                f"{where}: the path exists already. Give a new directory.",
                 code="out.exists",
                 path=where,
             )
@@ -106,7 +109,7 @@ class StoreReader:
         )
 
     def card(self, reference: str | Version, *, merged: bool = False) -> str:
-        """A model card of a version, Markdown in the Hub's form; `merged`, of it and its backbone as one model."""
+        """Return the model card of a version in Markdown. `merged`: for the adapter merged into its backbone."""
         from afina.store.model_card import model_card
 
         version = self.show(reference)
@@ -122,39 +125,39 @@ class StoreReader:
         )
 
     def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
-        """What `use` makes of a version's files, by role, each checked to the byte; see `use_files`."""
+        """Call `use` with the version's files by role, each checked by its digest. Details: `use_files`."""
         return use_files(self._database, self._blobs, version, use)
 
     def list(self, client: str | None = None) -> Sequence[NameSummary]:
-        """The names that have a version, of one client or of all."""
+        """Return the names that have a version, of one client or of all."""
         if client is not None:
             check_client(client)
         with self._database.reading() as connection:
             found = catalog.summaries(connection, client)
         if client is not None and not found:
             raise NotFound(
-                f"client {client}: no adapter of it in the store. `afina store list` shows what there is.",
+                f"client {client}: the store has no adapter of this client. `afina store list` shows all names.",
                 code="client.missing",
                 client=client,
             )
         return found
 
     def show(self, reference: str | Version) -> Version:
-        """One version."""
+        """Return the version that a reference means."""
         wanted = Reference.parse(str(reference))
         with self._database.reading() as connection:
             named, number = catalog.resolve(connection, wanted)
             return catalog.version(connection, named, number)
 
     def versions(self, name: str) -> Sequence[Version]:
-        """All versions of a name in order, also the deleted ones."""
+        """Return all versions of a name in order, including deleted ones."""
         wanted = Name.parse(name)
         with self._database.reading() as connection:
             named = catalog.find_name(connection, wanted)
             return catalog.versions(connection, named)
 
     def history(self, name: str, *, alias: str | None = None) -> Sequence[HistoryEntry]:
-        """All that was done about a name, in order; or how an alias moved."""
+        """Return all log entries about a name, or about one alias, in order."""
         wanted = Name.parse(name)
         if alias is not None:
             check_alias(alias)
@@ -165,34 +168,35 @@ class StoreReader:
         found = [one for one in done if alias is None or one.details["alias"] == alias]
         if alias is not None and not found:
             raise NotFound(
-                f"{name}@{alias}: there never was such an alias.", code="alias.missing", name=str(name), alias=alias
+                f"{name}@{alias}: this alias has never existed.", code="alias.missing", name=str(name), alias=alias
             )
         return found
 
     def keys(self, client: str | None = None) -> Sequence[Key]:
-        """The keys of one client or of all, also revoked ones, in the order in which they were made."""
+        """Return the keys of one client or of all, including revoked ones, in order of creation."""
         if client is not None:
             check_client(client)
         with self._database.reading() as connection:
             return keys.listed(connection, client)
 
     def known(self, reference: Reference) -> Version | None:
-        """One version; None where there is nothing of that name, version or alias. Says nothing of what there is.
+        """Return a version, or None if the name, version or alias does not exist. No error lists what exists.
 
-        A name alone means what a server answers by: `production` where there is such an alias, or else the newest.
+        For a server, a name alone means `production`, or the newest version if there is no such alias.
         """
         with self._database.reading() as connection:
             return known_version(connection, reference)
 
     def news(self, since: int, names: Collection[Name]) -> tuple[int, Collection[Name]]:
-        """The number of the log's last entry, and those of the names about which there is one after `since`."""
+        """Return the number of the log's last entry, and those of `names` with an entry after number `since`."""
         with self._database.reading() as connection:
             return changed_since(connection, since, names)
 
     def verify(self, *, last: str | None = None) -> Sequence[Damage]:
-        """Hash every blob, manifest and entry of the log again: all that is damaged.
+        """Hash every blob, manifest and log entry again, and return all damage.
 
-        last  the hash of an entry that was kept elsewhere: then a log that was written anew is seen too
+        Args:
+            last: hash of a log entry that was kept elsewhere. With it, a rewritten log is detected too.
         """
         self._database.demand()
         try:
@@ -202,26 +206,29 @@ class StoreReader:
         return verify.verify(self._database, blobs, last)
 
     def log(self) -> Sequence[LogEntry]:
-        """The audit log."""
+        """Return the audit log."""
         with self._database.reading() as connection:
             return [*audit_log.entries(connection)]
 
     def export_audit(self, path: str | Path) -> int:
-        """Write the audit log as JSON lines and return their count. The standard library can verify them."""
+        """Write the audit log as JSON lines, and return their number.
+
+        The lines can be verified with Python's standard library alone (docs/reference/store.md).
+        """
         entries = self.log()
         lines = "".join(f"{digest.canonical_json(entry.as_json())}\n" for entry in entries)
         file_io.write_text(Path(path), lines)
         return len(entries)
 
     def size(self) -> int:
-        """Bytes of all that versions hold, each blob once."""
+        """Return the bytes of all blobs that belong to versions, each counted once."""
         with self._database.reading() as connection:
             held = select(PARTS.c.digest).distinct()
             return sum(connection.execute(select(BLOBS.c.size).where(BLOBS.c.digest.in_(held))).scalars())
 
 
 _TRIES = 5
-"""Between two, a version was deleted, its bytes were removed, and another that has them was published."""
+"""Attempts. One fails if the version was deleted, its bytes removed, and the same bytes published again meanwhile."""
 
 
 def use_files(
@@ -231,16 +238,21 @@ def use_files(
     use: Callable[[Mapping[str, Path]], Made],
     shows: Mapping[str, Callable[[Made, Path], bool]] = MappingProxyType({}),
 ) -> Made:
-    """What `use` makes of the version's files, by role.
+    """Return the result of `use`, called with the version's files by role.
 
-    shows  by role, for what `use` hashes itself: whether what it made shows that the file is as it was published.
-           Only where it does not is that file hashed, after `use`; all other files are hashed before
-    Raises NotFound where the version was deleted meanwhile, CorruptStore where a file is not what was published.
+    Args:
+        shows: for roles that `use` hashes itself, a function of the result and the file. It returns whether the result
+            proves the file's digest; if not, the file is hashed after `use`. Files of other roles are hashed before
+            `use`.
+
+    Raises:
+        NotFound: the version was deleted meanwhile.
+        CorruptStore: a file does not have the published digest.
     """
     if (stated := str(version.manifest.get("digest"))) != version.digest:
         raise CorruptStore(
-            f"store:{version}: it has digest {version.digest[:19]}, its manifest is of {stated[:19]}: one of them was "
-            "changed. `afina store verify` says what else is damaged.",
+            f"store:{version}: the version has digest {version.digest[:19]}, its manifest states {stated[:19]}: one of "
+            "them was changed. `afina store verify` lists all damage.",
             code="store.content-changed",
             where=f"store:{version}",
             what="manifest",
@@ -270,7 +282,7 @@ def use_files(
 
 
 def _places(database: Database, version: Version) -> dict[str, str]:
-    """By digest, where the blobs are that the version holds now."""
+    """Return the current places of the version's blobs, by digest."""
     with database.reading() as connection:
         named, number = catalog.resolve(connection, Reference.parse(str(version)))
         same = select(VERSIONS.c.digest).where(VERSIONS.c.name == named.id, VERSIONS.c.number == number)
@@ -279,16 +291,18 @@ def _places(database: Database, version: Version) -> dict[str, str]:
         places = {row.digest: row.place for row in rows}
         if connection.execute(same).scalar() != version.digest or places.keys() != set(wanted):
             raise NotFound(
-                f"{version}: it was removed while it was read.", code="version.missing", version=str(version)
-            )  # its client was erased, and came again
+                f"{version}: the version was removed while it was read.",
+                code="version.missing",
+                version=str(version),
+            )  # or the client was erased, and a new client of this name published the same version number
     return places
 
 
 def _check_place(version: Version, role: str, expected: str, place: str) -> None:
     if not publishing.is_blob_place(place, expected):
         raise CorruptStore(
-            f"store:{version}: its {role} is said to be in {place!r:.80}, no file of its own. `afina store verify` "
-            "says what else is damaged.",
+            f"store:{version}: the row of its {role} names the file {place!r:.80}, which is not its own. `afina store "
+            "verify` lists all damage.",
             code="store.content-changed",
             where=f"store:{version}",
             what=role,
@@ -303,7 +317,7 @@ def _check_digests(
         if (found := digest.of_file(files[role])) != expected:
             raise CorruptStore(
                 f"store:{version}: its {role} has digest {found[:19]}, expected {expected[:19]}: the file "
-                f"{places[expected]} was changed. `afina store verify` says what else is damaged.",
+                f"{places[expected]} was changed. `afina store verify` lists all damage.",
                 code="store.content-changed",
                 where=f"store:{version}",
                 what=role,
@@ -312,7 +326,7 @@ def _check_digests(
 
 
 def changed_since(connection: Connection, seq: int, names: Collection[Name]) -> tuple[int, Collection[Name]]:
-    """The log's last entry, and the names about which there is one after `seq`, or whose client is gone."""
+    """Return the number of the log's last entry, and the names with an entry after `seq` or an erased client."""
     last = connection.execute(select(STORE.c.last)).scalar_one()
     if last == seq:
         return last, ()
@@ -327,9 +341,10 @@ def changed_since(connection: Connection, seq: int, names: Collection[Name]) -> 
 
 
 def known_version(connection: Connection, reference: Reference) -> Version | None:
-    """The version that is meant now, if there is one: of a name alone, what `production` points to, or else the newest.
+    """Return the version that a reference means for a server, or None.
 
-    One query where there is nothing of that name.
+    A name alone means `production`, or the newest version if there is no such alias. Names that do not exist cost one
+    query.
     """
     found = catalog.name_row(connection, reference.name)
     if found is None:

@@ -1,7 +1,7 @@
-"""Recompute: what an adapter computes here and now, against what it computed once, and against another adapter.
+"""Compute with stored adapters: golden tests, and the answers of two adapters to the same texts.
 
-Two adapters are compared by the answers that flip on the same texts, and by whether the second is better. The only part
-of the store that computes with models; torch and all that needs it are imported by the functions that do.
+This is the only module of the store that computes with models. torch is imported inside the functions that need it. The
+module does not know where adapters are stored.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ NAMES = ("the first adapter", "the second adapter")
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """Whether an adapter still computes what it computed when it was made.
+    """The outcome of a golden test: whether an adapter computes the outputs that were recorded when it was made.
 
-    difference  the largest of its probe's outputs, as a share of the largest; None where there is none to take
-    tolerance   of the difference
-    problem     why there is none, a sentence or two
-    versions    of what it was computed with here
-    platform    system, processor, device, threads and number format; nothing that names the machine
+    Attributes:
+        passed: whether the difference is within the tolerance.
+        difference: largest difference of the outputs, as a share of the largest output; None if it cannot be computed.
+        tolerance: largest difference that passes.
+        versions: versions of packages on this machine.
+        platform: system, processor, device, threads and dtype. Nothing here identifies the machine.
+        problem: why there is no difference, or None.
     """
 
     passed: bool
@@ -54,16 +56,22 @@ class CheckOutcome:
     problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return all fields as JSON values."""
         return asdict(self)
 
 
 def check(adapter: Adapter, backbone: str | None = None) -> CheckOutcome:
-    """Compute the probe of an adapter again, in float32, on the backbone at that address or the one that it names.
+    """Run an adapter's golden test in float32. An adapter with damaged content has not passed.
 
-    An adapter that cannot be opened because of what is in it has not passed.
-    Raises InvalidStudy where it records no probe, NotFound and WrongBackbone where there is not its backbone, and what
-    else `probes.opened` raises.
+    Args:
+        adapter: the adapter.
+        backbone: address of the backbone; default: the one in the manifest.
+
+    Raises:
+        InvalidStudy: the adapter has no recorded probe.
+        NotFound: the backbone does not exist.
+        WrongBackbone: the backbone is another one than in the manifest.
+        AfinaError: other errors of `probes.opened`.
     """
     import torch
 
@@ -78,7 +86,10 @@ def check(adapter: Adapter, backbone: str | None = None) -> CheckOutcome:
     except CorruptAdapter as error:
         problem = str(error)
     if found is not None and not isfinite(found):
-        found, problem = None, f"{adapter.where}: the probe that it records holds what is no number. Train it again."
+        found, problem = (
+            None,
+            f"{adapter.where}: its recorded probe has NaN or infinite values. Train the adapter again.",
+        )
     here = device.environment_fields(device.choose(), torch.float32) | {"dtype": dtype}
     versions = here.pop("versions")
     assert isinstance(versions, dict)
@@ -97,13 +108,19 @@ def flips_between(
     metric: str | None = None,
     most: int = 20,
 ) -> Flips:
-    """Both on the same texts, in float32, on the backbone at that address or those that they name.
+    """Compute the answers of two adapters to the same texts in float32, and compare them.
 
-    metric  by which they are compared; None: the usual one of the kind
-    most    flips that are told with their text
-    An adapter of peft's, which names no labels, is taken to have those of the texts in their order.
-    Raises InvalidData where labels or kinds differ, InvalidStudy and UnknownName for a metric that is none of the kind,
-    and what `Predictor.of` and `Predictor.predict` raise.
+    An adapter of peft has no label names. It is assumed to have the labels of the texts, in their order.
+
+    Args:
+        backbone: address of the backbone; default: those in the manifests.
+        metric: metric for the comparison; default: the headline metric of the kind.
+        most: number of flips to return with their texts.
+
+    Raises:
+        InvalidData: labels or kinds of task differ.
+        InvalidStudy, UnknownName: the metric does not exist for this kind.
+        AfinaError: errors of `Predictor.of` and `Predictor.predict`.
     """
     pair = [_named(adapter, texts) for adapter in (first, second)]
     asked = [objectives.make(one.manifest.label_names, one.manifest.objective) for one in pair]
@@ -122,8 +139,8 @@ def _named(adapter: Adapter, texts: EvaluationSet) -> Adapter:
 def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str, str]) -> None:
     if asked[0].kind != asked[1].kind:
         raise InvalidData(
-            f"{names[0]} learnt {asked[0].kind} and {names[1]} {asked[1].kind}: there is nothing to compare. "
-            "Give two adapters of one kind of task.",
+            f"{names[0]} learnt {asked[0].kind} and {names[1]} {asked[1].kind}: they cannot be compared. "
+            "Give two adapters for the same kind of task.",
             code="data.kind-mismatch",
             found=asked[1].kind,
             expected=asked[0].kind,
@@ -133,26 +150,26 @@ def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str,
         if own != there and ADAPTER_KINDS[objective.kind].by_label:
             said = [
                 f"{which}{', '.join(sorted(only)[:20])}"
-                for which, only in (("it alone has ", own - there), ("it lacks ", there - own))
+                for which, only in (("only the adapter has ", own - there), ("the adapter lacks ", there - own))
                 if only
             ]
             raise InvalidData(
-                f"{name}: its labels are not those of {texts.where} as they were read: {'; '.join(said)}. Give two "
-                "adapters of the same labels.",
+                f"{name}: its labels differ from the labels of {texts.where}: {'; '.join(said)}. Give adapters and "
+                "texts with the same labels.",
                 code="data.labels-mismatch",
                 where=name,
             )
 
 
 def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, address: str | None) -> list[Answered]:
-    """Of each, with labels in the order of the texts'. Where both name one backbone, its weights are hashed once."""
+    """Return the answers of each adapter, with labels in the order of the texts'. A shared backbone is hashed once."""
     from afina.inference.predictor import backbone_of
 
     alone = all(adapter.vocabulary is not None for adapter in pair)
     opened: dict[str | None, Backbone | None] = {}
     found = []
     for adapter, objective in zip(pair, asked, strict=True):
-        given = address if alone or adapter.vocabulary is None else None  # a bag of words takes none from the other
+        given = address if alone or adapter.vocabulary is None else None  # a bag of words has no backbone
         key = None if adapter.vocabulary is not None else given or adapter.manifest.backbone
         if key not in opened:
             opened[key] = backbone_of(adapter, given)
@@ -161,7 +178,7 @@ def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, 
 
 
 def _predictions(adapter: Adapter, backbone: Backbone | None, texts: EvaluationSet) -> Predictions:
-    """The predictor ends here, so that there is one model at a time."""
+    """Return the predictions. The predictor is freed on return, so that only one model is in memory at a time."""
     from afina.inference.predictor import Predictor
 
     predictor = Predictor.of(adapter, backbone)
@@ -169,18 +186,18 @@ def _predictions(adapter: Adapter, backbone: Backbone | None, texts: EvaluationS
 
 
 def _answered(objective: Objective, predictions: Predictions, texts: EvaluationSet) -> Answered:
-    """What an objective makes of predictions, its labels put in the order of the texts'."""
+    """Return the answers that predictions stand for, with labels in the order of the texts'."""
     answered = objective.answered(predictions.against(texts.split.labels))
     return ADAPTER_KINDS[objective.kind].reordered(answered, objective.label_names, texts.label_names)
 
 
 def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
-    """Raise InvalidData for two adapters of other kinds, or of other labels where both name theirs."""
+    """Raise InvalidData if the two adapters have different kinds of task, or different label names."""
     kinds = [objectives.make(one.manifest.label_names, one.manifest.objective).kind for one in pair]
     if kinds[0] != kinds[1]:
         raise InvalidData(
-            f"{names[0]} learnt {kinds[0]} and {names[1]} {kinds[1]}: there is nothing to compare. "
-            "Give two adapters of one kind of task.",
+            f"{names[0]} learnt {kinds[0]} and {names[1]} {kinds[1]}: they cannot be compared. "
+            "Give two adapters for the same kind of task.",
             code="data.kind-mismatch",
             found=kinds[1],
             expected=kinds[0],
@@ -190,12 +207,13 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
     own = [set(one.manifest.label_names) for one in pair]
     if own[0] != own[1]:
         said = [
-            f"{name} alone has {', '.join(sorted(only)[:20])}"
+            f"only {name} has {', '.join(sorted(only)[:20])}"
             for name, only in zip(names, (own[0] - own[1], own[1] - own[0]), strict=True)
             if only
         ]
         raise InvalidData(
-            f"{names[0]} and {names[1]} have other labels: {'; '.join(said)}. Give two adapters of the same labels.",
+            f"{names[0]} and {names[1]} have different labels: {'; '.join(said)}. Give two adapters with the same "
+            "labels.",
             code="data.labels-mismatch",
             where=names[1],
         )
@@ -204,10 +222,17 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
 def read_texts(
     task: str, pair: tuple[Adapter, Adapter], *, names: tuple[str, str] = NAMES, **data: Any
 ) -> EvaluationSet:
-    """The texts at an address that neither adapter learnt from, as the first reads them that names its labels.
+    """Return the texts at an address that neither adapter was trained on.
 
-    data  arguments of `EvaluationSet.read`. Raises what that does, Leakage where either was trained on all texts, and
-    InvalidData where kinds or labels of the two differ.
+    They are read in the way in which the first adapter with label names read its training texts.
+
+    Args:
+        data: arguments of `EvaluationSet.read`.
+
+    Raises:
+        Leakage: an adapter was trained on all texts.
+        InvalidData: kinds or labels of the adapters differ.
+        AfinaError: errors of `EvaluationSet.read`.
     """
     _check_pair(pair, names)
     from afina.inference.evaluation import trained
@@ -219,7 +244,10 @@ def read_texts(
 
 
 def merge(adapter: Adapter, directory: Path, backbone: str | None) -> tuple[str, ...]:
-    """Write an adapter folded into its backbone, see `import_and_merge`; what a user of it has to know."""
+    """Merge an adapter into its backbone and write the model.
+
+    Return notes for its users. Details: `import_and_merge`.
+    """
     from afina.inference import import_and_merge
     from afina.inference.predictor import Predictor, backbone_of
 
@@ -230,8 +258,13 @@ def merge(adapter: Adapter, directory: Path, backbone: str | None) -> tuple[str,
 class Flip:
     """A text whose answer has changed.
 
-    index  of the text among all, from 0
-    label, before, after  names; several of a text in a tuple; numbers
+    Attributes:
+        index: index of the text, from 0.
+        text: the text.
+        pair: the second text of a pair, or None.
+        label: the target: a label name, a tuple of names, or a number.
+        before: answer of the first adapter.
+        after: answer of the second adapter.
     """
 
     index: int
@@ -244,16 +277,20 @@ class Flip:
 
 @dataclass(frozen=True)
 class Flips:
-    """What two adapters, a first and a second, answer on the same texts.
+    """The comparison of two adapters' answers to the same texts.
 
-    names       how sentences call them
-    metric      by which they are compared;  figures  the first's and the second's
-    flipped     examples with another answer, of which `right_to_wrong`, `wrong_to_right` and `wrong_to_wrong` are told;
-                right is what has every label right. None for numbers, for which there is instead
-    mean_change mean absolute change of the answers, in the unit of the targets
-    comparison  the second with the first: its difference is the second's metric less the first's, and its verdict says
-                what the second is; None where the metric is undefined on these texts: `undefined` then says why
-    rows        some of the flips, those that were right and are wrong first; of numbers the largest changes
+    Attributes:
+        names: names of the adapters in sentences.
+        kind: kind of task.
+        metric: metric of the comparison.
+        figures: the metric of both adapters.
+        examples: number of texts.
+        flipped: texts with another answer, counted also as `right_to_wrong`, `wrong_to_right` and `wrong_to_wrong`. A
+            multi-label answer is right if every label is right. None for numbers.
+        mean_change: mean absolute change of numeric answers, in the unit of the targets; None for labels.
+        comparison: second minus first adapter; None if the metric is undefined on these texts.
+        rows: some flips: those from right to wrong first; for numbers, the largest changes.
+        undefined: why the metric is undefined, or "".
     """
 
     names: tuple[str, str]
@@ -272,16 +309,16 @@ class Flips:
 
     @property
     def verdict(self) -> str:
-        """What the second is against the first: better, worse, equivalent, undecided, or undefined as the metric is."""
+        """Verdict on the second adapter: better, worse, equivalent, undecided, or undefined."""
         return self.comparison.verdict if self.comparison else "undefined"
 
     @property
     def words(self) -> str:
-        """The same in a sentence, and a second: see `Comparison.words`."""
+        """The verdict in one or two sentences (`Comparison.words`)."""
         return self.comparison.words if self.comparison else self.undefined
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values; None where something is undefined, or an end of the interval at no number."""
+        """Return JSON values. NaN and infinite ends of the interval are None."""
         made, compared = self.comparison, ("difference", "p", "margin", "level")
         ends = (made.interval.low, made.interval.high) if made else ()
         counts = ("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong", "mean_change")
@@ -300,12 +337,9 @@ class Flips:
 def compare_answers(
     one: Answered, other: Answered, texts: EvaluationSet, kind: str, headline: Metric, names: tuple[str, str], most: int
 ) -> Flips:
-    """Of what a first and a second adapter answer on the same texts.
-
-    headline  by which they are compared, see `afina.models.objective.metric_for`
-    """
+    """Compare two adapters' answers to the same texts. `headline`: the metric."""
     called = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
-    assert headline.values is not None  # or `metric_for` had refused it
+    assert headline.values is not None  # `metric_for` refuses other metrics
     values = {called[1]: headline.values(other), called[0]: headline.values(one)}
     undefined = " and ".join(name for name in called if np.isnan(values[name]).any())
     margin = headline.margin(texts.split.labels)

@@ -1,4 +1,4 @@
-"""Verify: is every byte as it was left? The log is hashed again, tables are held to it, and every blob is hashed."""
+"""Verify a store: hash the audit log and every blob again, and compare the tables with the log. Knows no adapter."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from afina.store.database.tables import (
 from afina.store.versions import Damage
 
 _SETTINGS = "adapter_config.json"
-"""As in `afina.models.adapter`, which imports NumPy."""
+"""The constant of `afina.models.adapter`, repeated here because that module imports NumPy."""
 
 _LOST = "there is no {} of it, and the log says that there is one"
 
 
 @dataclass
 class _Expected:
-    """What the log says of one name: entries of publishing by version, deleted versions, and aliases."""
+    """State of one name according to the log: publish entries by version, deleted versions, and aliases."""
 
     published: dict[int, LogEntry] = field(default_factory=dict)
     deleted: set[int] = field(default_factory=set)
@@ -49,9 +49,10 @@ class _Expected:
 
 
 def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Damage]:
-    """All that is damaged; nothing where all is as it was left. Raises NotFound where there is no store.
+    """Return all damage; an empty list if there is none. Raises NotFound if there is no store.
 
-    last  the hash of an entry, kept elsewhere, which has to be in the log
+    Args:
+        last: hash of an entry that was kept elsewhere and must be in the log.
     """
     database.demand()
     shown = database.address.shown
@@ -62,7 +63,7 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
             entries, damaged = _read_log(connection)
             found += damaged
             if last is not None and last not in [entry.hash for entry in entries]:
-                found.append(Damage("log", last[:80], (), "no entry has this hash: the log was written anew, or cut"))
+                found.append(Damage("log", last[:80], (), "no entry has this hash: the log was rewritten or cut"))
             found += _place(connection, entries, shown)
             expected = _replayed(entries)
             found += _tables(connection, expected)
@@ -83,7 +84,7 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
 
 
 def _settings(connection: Connection) -> dict[str, list[dict[str, Any]]]:
-    """By blob that holds settings of peft's, the manifests that they stand beside, in the order of `catalog.held`."""
+    """Return the manifests that each blob of peft settings belongs to, in the order of `catalog.versions_by_blob`."""
     asked = (
         select(PARTS.c.digest, VERSIONS.c.manifest)
         .join(VERSIONS, VERSIONS.c.id == PARTS.c.version)
@@ -99,7 +100,7 @@ def _settings(connection: Connection) -> dict[str, list[dict[str, Any]]]:
 
 
 def _of_settings(blobs: Blobs, row: Row[Any], versions: list[str], manifests: list[dict[str, Any]]) -> Iterator[Damage]:
-    """Where peft would read something else than afina: kept by an earlier afina, which did not look."""
+    """Yield settings that peft would read differently than afina. Earlier versions of afina did not check them."""
     from afina.methods.peft_settings import disagreement
 
     with blobs.file(row.place) as path:
@@ -110,7 +111,10 @@ def _of_settings(blobs: Blobs, row: Row[Any], versions: list[str], manifests: li
 
 
 def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Iterator[Damage]:
-    """Where the bytes are is in no entry, for it may be a secret; whether that is beside the database is."""
+    """Compare the log with the place of the bytes.
+
+    The log only says whether that is beside the database: a URL may be secret.
+    """
     said = connection.execute(select(STORE.c.blobs)).scalar()
     where = "elsewhere" if said else "beside"
     told = [entry.payload.get("blobs") for entry in entries if entry.event in (audit_log.CREATED, audit_log.RECOVERED)]
@@ -119,7 +123,10 @@ def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Itera
 
 
 def _is_still_there(database: Database, blob: str, place: str | None) -> bool:
-    """A version may have been deleted, and its blobs removed, since they were looked at; and published again since."""
+    """Return whether the blob still belongs to a version at the same place.
+
+    It may have been removed or replaced meanwhile.
+    """
     with database.reading() as connection:
         held = connection.execute(select(PARTS.c.digest).where(PARTS.c.digest == blob)).first()
         there = connection.execute(select(BLOBS.c.place).where(BLOBS.c.digest == blob)).scalar()
@@ -128,7 +135,7 @@ def _is_still_there(database: Database, blob: str, place: str | None) -> bool:
 
 def _of_blob(blobs: Blobs, row: Row[Any]) -> str | None:
     if not publishing.is_blob_place(row.place, row.digest):
-        return f"its row names the file {row.place!r:.80}, which is none of it"
+        return f"its row names the file {row.place!r:.80}, which is not its own"
     try:
         size = blobs.size(row.place)
         if size is None:
@@ -137,7 +144,7 @@ def _of_blob(blobs: Blobs, row: Row[Any]) -> str | None:
             return f"its file {row.place} has {size:,} bytes, its row says {row.size}"
         with blobs.file(row.place) as path:
             found = digest.of_file(path)
-    except NotFound:  # nothing answers, which says nothing about the blob
+    except NotFound:  # the service does not respond, so the blob's state is unknown
         raise
     except (AfinaError, OSError) as error:
         return f"its file {row.place} cannot be read ({error})"
@@ -180,7 +187,7 @@ def _read_log(connection: Connection) -> tuple[list[LogEntry], list[Damage]]:
 
 
 def _replayed(entries: list[LogEntry]) -> dict[str, _Expected]:
-    """By subject, what has to be there after all that was done; a client that was erased has nothing."""
+    """Return the state of each name after all entries, by subject. Erased clients have no names."""
     made: dict[str, _Expected] = {}
     for entry in entries:
         payload = entry.payload
@@ -203,7 +210,7 @@ def _replayed(entries: list[LogEntry]) -> dict[str, _Expected]:
 
 
 def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[Damage]:
-    """Where the tables say something else than the log."""
+    """Yield differences between the tables and the log."""
     asked = select(NAMES, CLIENTS.c.name.label("owner"), CLIENTS.c.salt, CLIENTS.c.state).join(
         CLIENTS, CLIENTS.c.id == NAMES.c.client
     )
@@ -280,7 +287,7 @@ def _content(connection: Connection, row: Row[Any], entry: LogEntry, version: st
 
 
 def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
-    """Where the figures of a manifest are not those that were measured."""
+    """Yield manifests whose figures do not match their digest."""
     if manifest.get("claims_digest") is not None:
         from afina.models.manifest import checked  # which imports NumPy
 
@@ -291,7 +298,7 @@ def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
 
 
 def _said(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
-    """Where the words of who, why and from where are not those that were hashed."""
+    """Yield plain texts (who, why, source) that do not match their hashes."""
     salts = {row.id: row.salt for row in connection.execute(select(CLIENTS))}
     words = {row.seq: row for row in connection.execute(select(SAID))}
     alive = {

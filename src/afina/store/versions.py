@@ -1,4 +1,4 @@
-"""Names and versions: `client/task@3` and `client/task@production`, and what a store says of them, also as JSON.
+"""Names, references and versions (`client/task@3`, `client/task@production`), and results of store methods as JSON.
 
 Knows no database.
 """
@@ -14,13 +14,13 @@ from afina.errors import InvalidName
 from afina.repr_html import ReprCard
 
 PREFIX = "store:"
-"""What stands before a reference where a directory may stand too."""
+"""Prefix of a reference where a directory is allowed too."""
 
 PRODUCTION, SHADOW = "production", "shadow"
-"""Aliases that a server knows: what it answers by, and what rides along to be compared."""
+"""Aliases with a meaning for servers: the version that answers, and the version that is compared with it."""
 
 LONGEST_NAME = 64
-"""Letters of a client, a task or an alias."""
+"""Largest number of characters of a client, task or alias."""
 
 _WORD = rf"[a-z0-9](?:[a-z0-9._-]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?"
 _NAME = re.compile(rf"({_WORD})/({_WORD})", re.ASCII)
@@ -36,18 +36,18 @@ _EXPECTED = (
 
 @dataclass(frozen=True, order=True)
 class Name:
-    """`client/task`: what versions are versions of."""
+    """The name of an adapter in a store: `client/task`."""
 
     client: str
     task: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises InvalidName."""
+        """Parse a name. Raises InvalidName."""
         found = _NAME.fullmatch(text)
         if found is None:
             raise InvalidName(
-                f"{text[:80]!r} is no name of an adapter. Expected client/task: {_EXPECTED}.",
+                f"{text[:80]!r} is not the name of an adapter. Expected client/task: {_EXPECTED}.",
                 code="store.name-malformed",
                 name=text[:80],
             )
@@ -59,7 +59,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Reference:
-    """A version of a name: the one of that number, or the one that an alias points to; the newest where neither is."""
+    """A reference to a version of a name: by number, by alias, or neither, which means the newest version."""
 
     name: Name
     number: int | None = None
@@ -67,7 +67,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """With or without `store:` before it. Raises InvalidName."""
+        """Parse a reference, with or without the prefix `store:`. Raises InvalidName."""
         name, at, which = text.removeprefix(PREFIX).partition("@")
         made = Name.parse(name)
         if not at:
@@ -81,12 +81,12 @@ class Reference:
 
 
 def check_alias(text: str) -> str:
-    """The alias, once it is known to be one: it begins with a letter, and is not `v3`. Raises InvalidName."""
+    """Return the alias. Raises InvalidName if it does not begin with a letter, or looks like a version (`v3`)."""
     if not _ALIAS.fullmatch(text) or _NUMBER.fullmatch(text):
         raise InvalidName(
-            f"{text[:80]!r} is no alias. Expected a word such as production, or a version's number. "
-            f"An alias begins with a letter, has {_EXPECTED.partition(',')[0]}, digits, and . _ - after it, at most "
-            f"{LONGEST_NAME}; v3 is version 3.",
+            f"{text[:80]!r} is not an alias. Expected a word such as production, or a version's number. An alias "
+            f"begins with a letter and has {_EXPECTED.partition(',')[0]}, digits, and . _ - after it, at most "
+            f"{LONGEST_NAME} characters; v3 means version 3.",
             code="alias.malformed",
             alias=text[:80],
         )
@@ -94,10 +94,10 @@ def check_alias(text: str) -> str:
 
 
 def check_client(text: str) -> str:
-    """The client, once it is known to be one. Raises InvalidName."""
+    """Return the client. Raises InvalidName if the text cannot be a client."""
     if not _CLIENT.fullmatch(text):
         raise InvalidName(
-            f"{text[:80]!r} is no client. Expected what stands before the / of a name: {_EXPECTED}.",
+            f"{text[:80]!r} is not the name of a client. Expected the part before the / of a name: {_EXPECTED}.",
             code="client.malformed",
             client=text[:80],
         )
@@ -105,7 +105,7 @@ def check_client(text: str) -> str:
 
 
 class Blob(NamedTuple):
-    """A part of a version: what it hashes to, and its bytes."""
+    """A part's digest and its size in bytes."""
 
     digest: str
     size: int
@@ -115,14 +115,18 @@ class Blob(NamedTuple):
 class Version(ReprCard):
     """One version of a name.
 
-    digest    the adapter's identity (`Adapter.digest`)
-    created   when it was published, UTC
-    who, why  who published it, and the message
-    manifest  the adapter's, as JSON; empty once it is deleted
-    parts     by role, `body`, `head` and the names of files beside them
-    aliases   those that point to it
-    checked   the latest recorded check, if any
-    deleted   whether it is; its number is never given again
+    Attributes:
+        name: `client/task`.
+        number: the version's number. Numbers of deleted versions are not used again.
+        digest: the adapter's digest (`Adapter.digest`).
+        created: time of publication, UTC.
+        who: who published the version.
+        why: the message.
+        manifest: the adapter's manifest as JSON; empty if the version is deleted.
+        parts: blobs by role: `body`, `head`, and names of other files.
+        aliases: aliases that point to the version.
+        checked: outcome of the latest check, or None.
+        deleted: whether the version is deleted.
     """
 
     name: str
@@ -138,7 +142,7 @@ class Version(ReprCard):
     deleted: bool = False
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         shown = ("method", "task", "backbone", "metrics")
         return {
             "version": str(self),
@@ -153,11 +157,11 @@ class Version(ReprCard):
 
     @property
     def size(self) -> int:
-        """Bytes of all its parts, also of those that others share."""
+        """Bytes of all parts, including parts shared with other versions."""
         return sum(part.size for part in self.parts.values())
 
     def as_json(self) -> dict[str, Any]:
-        """Without the manifest."""
+        """Return JSON values, without the manifest."""
         return {
             "name": self.name,
             "version": self.number,
@@ -177,7 +181,7 @@ class Version(ReprCard):
 
 @dataclass(frozen=True)
 class PublishOutcome:
-    """What `publish` comes to; `created` is false where the name had that adapter already."""
+    """The result of `publish`. `created` is False if the name had a version with this adapter already."""
 
     version: Version
     created: bool
@@ -186,14 +190,14 @@ class PublishOutcome:
         return str(self.version)
 
     def as_json(self) -> dict[str, Any]:
-        """What a program needs of it."""
+        """Return name, version, digest and `created` as JSON values."""
         made = self.version
         return {"name": made.name, "version": made.number, "digest": made.digest, "created": self.created}
 
 
 @dataclass(frozen=True)
 class AliasMove:
-    """An alias that was moved; `before` is None where it was not there yet, `after` where it is not there any more."""
+    """A move of an alias. `before` is None if the alias is new, `after` is None if the alias was removed."""
 
     name: str
     alias: str
@@ -201,13 +205,13 @@ class AliasMove:
     after: int | None
 
     def as_json(self) -> dict[str, Any]:
-        """What a program needs of it."""
+        """Return JSON values. `before` is called "from" and `after` is called "to"."""
         return {"name": self.name, "alias": self.alias, "from": self.before, "to": self.after}
 
 
 @dataclass(frozen=True)
 class NameSummary:
-    """A name, and where it stands; `method` and `created` are of its newest version."""
+    """A name and its newest version. `method`, `digest` and `created` are those of the newest version."""
 
     name: str
     versions: int
@@ -218,13 +222,13 @@ class NameSummary:
     aliases: Mapping[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return all fields as JSON values."""
         return {**self.__dict__, "aliases": dict(self.aliases)}
 
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """An entry of the log about a name, with who and why in clear where they were not erased."""
+    """A log entry about a name. `who` and `why` are in plain text, or None after an erasure."""
 
     seq: int
     time: str
@@ -234,30 +238,32 @@ class HistoryEntry:
     why: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return all fields as JSON values."""
         return {**self.__dict__, "details": dict(self.details)}
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What `gc` or `erase` removed."""
+    """Counts of what `gc` or `erase` removed."""
 
     blobs: int
     bytes: int
     versions: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return all fields as JSON values."""
         return dict(self.__dict__)
 
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is not as it was left.
+    """A damaged object of a store.
 
-    kind      blob, manifest, log, alias, version, client or database
-    id        a digest, a version, the number of an entry, ...
-    versions  those that it makes useless, as `client/task@3`
+    Attributes:
+        kind: blob, manifest, log, alias, version, client, key or database.
+        id: digest, version, number of a log entry, ...
+        versions: versions that cannot be used because of the damage, as `client/task@3`.
+        problem: the damage, in words.
     """
 
     kind: str
@@ -266,5 +272,5 @@ class Damage:
     problem: str
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return all fields as JSON values."""
         return {"kind": self.kind, "id": self.id, "versions": list(self.versions), "problem": self.problem}

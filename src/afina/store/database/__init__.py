@@ -1,7 +1,7 @@
-"""The database of a store: SQLite in a file, or PostgreSQL. Transactions, and their errors in our words.
+"""The database of a store: SQLite in a file, or PostgreSQL. Transactions, and errors in plain words. Knows no version.
 
-Writers of one store take turns: each holds SQLite's write lock, or the row of the table `store`, from its first read to
-its commit. So version numbers have no gaps, the log is one chain, and aliases are linearizable. Knows no version.
+Writers of a store take turns: each holds SQLite's write lock, or locks the row of the table `store`, from its first
+read to its commit. So version numbers have no gaps, the audit log is one chain, and aliases are linearizable.
 """
 
 from __future__ import annotations
@@ -37,19 +37,22 @@ from afina.store.database.tables import (
 )
 
 PATIENCE = 60
-"""Seconds that a writer waits for the others."""
+"""Seconds that a writer waits for others."""
 
 _WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
-"""Of PostgreSQL, whatever its default is: who has waited for the lock sees what the others have done."""
+"""Isolation level for PostgreSQL, independent of its default.
+
+A writer that waited for the lock sees the others' changes.
+"""
 
 _ADVISORY = 0x6166696E61
-"""Of PostgreSQL's advisory locks, the one that whoever makes the tables holds: `afina` in ASCII."""
+"""PostgreSQL's advisory lock for making tables: `afina` in ASCII."""
 
 
 class Database:
-    """One store's. It may be shared by threads, and survives a fork: every use opens a connection of its own.
+    """The database of one store. Thread-safe, and usable after a fork: every use opens a connection of its own.
 
-    `connected` is for what uses it several times in a row: to connect takes longer than what is then asked.
+    `connected` keeps one connection for several uses, because connecting takes longer than a query.
     """
 
     def __init__(self, address: Address, *, patience: float = PATIENCE) -> None:
@@ -61,7 +64,7 @@ class Database:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is SQLite's."""
+        """Whether the database is SQLite."""
         return self.address.directory is not None
 
     @property
@@ -69,12 +72,12 @@ class Database:
         return "BEGIN" if self.is_file else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
     def exists(self) -> bool:
-        """Whether there is a store. Raises NotFound where nothing answers, CorruptStore."""
+        """Return whether there is a store. Raises NotFound if the database does not respond, and CorruptStore."""
         if self._ready:
             return True
         if self.is_file and not self._is_there():
             return self._missing()
-        with self._transaction(self._read) as connection:  # one state of it: others may be making the tables
+        with self._transaction(self._read) as connection:  # one snapshot: another process may be making the tables
             tables = inspect(connection)
             if not tables.has_table(FORMATS.name):
                 if tables.has_table("store"):
@@ -87,8 +90,8 @@ class Database:
             raise engine.damaged(self.address, f"its format is {found!r}, expected four digits", format=found)
         if found > FORMAT:
             raise Refused(
-                f"store {self.address.shown}: made by a later afina (format {found}, this one knows {FORMAT}). "
-                "Install that.",
+                f"store {self.address.shown}: made by a later version of afina (format {found}; this version reads "
+                f"{FORMAT}). Install a later version of afina.",
                 code="store.foreign",
                 store=self.address.shown,
                 found=found,
@@ -104,31 +107,34 @@ class Database:
             return engine.is_there(Path(self.address.url))
         except OSError as error:
             raise NotFound(
-                f"store {self.address.shown}: cannot be looked at ({file_io.reason(error)}).",
+                f"store {self.address.shown}: cannot be read ({file_io.reason(error)}). Check its permissions.",
                 code="store.unreachable",
                 store=self.address.shown,
             ) from None
 
     def _missing(self) -> bool:
-        """False; or an error, where a file of a database is not there and blobs are."""
+        """Return False. Raises CorruptStore if there are blobs without a database file."""
         if self.is_file and engine.has_blobs_alone(Path(self.address.url)):
-            raise engine.damaged(self.address, "it is missing or empty, and there are blobs")
+            raise engine.damaged(self.address, "the file is missing or empty, although there are blobs")
         return False
 
     def begin(self, first: Callable[[Connection], None]) -> bool:
-        """Make the store, with what `first` puts there; false where another process was faster."""
+        """Make the store and call `first` in the same transaction.
+
+        Return False if another process has made it meanwhile.
+        """
         if self.address.directory is not None:
             path = Path(self.address.url)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch(0o600)  # who may read it has labels, names and hashes of keys
+                path.touch(0o600)  # the file has labels, names and hashes of keys
             except OSError as error:
                 raise CannotWrite(path, error.strerror or str(error)) from None
             self._engine = engine.engine_of(self.address, self.patience)
         return self._migrate(first)
 
     def _migrate(self, first: Callable[[Connection], None]) -> bool:
-        """Bring the tables up to this version; by one process, while others wait."""
+        """Update the tables to this version's format. One process does so while others wait."""
         begin = "BEGIN IMMEDIATE" if self.is_file else _WRITE
         lock = None if self.is_file else f"SELECT pg_advisory_xact_lock({_ADVISORY})"
         with self._transaction(begin, lock) as connection:
@@ -144,16 +150,19 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the store. Raises NotFound where there is none."""
+        """Begin a transaction that reads one snapshot of the store. Raises NotFound if there is no store."""
         self.demand()
         with self._transaction(self._read) as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that no other writer is beside; committed after the block, or undone where it raises.
+        """Begin the only write transaction. It is committed after the block, or rolled back if the block raises.
 
-        Raises NotFound where there is no store, Busy where others do not come to an end, CannotWrite.
+        Raises:
+            NotFound: there is no store.
+            Busy: other processes did not finish in time.
+            CannotWrite: nothing can be written.
         """
         self.demand()
         if self.is_file and not engine.may_write(Path(self.address.url)):
@@ -166,25 +175,25 @@ class Database:
             yield connection
 
     def demand(self) -> None:
-        """Raise NotFound where there is no store."""
+        """Raise NotFound if there is no store."""
         if not self.exists():
-            how = "publish to begin one" if self.is_file else "begin one: afina store init --blobs URL"
+            how = "publish to create one" if self.is_file else "create one: afina store init --blobs URL"
             raise NotFound(
-                f"store {self.address.shown}: there is none. Give another with `store`, or {how}.",
+                f"store {self.address.shown}: there is no store. Give another with `store`, or {how}.",
                 code="store.missing",
                 store=self.address.shown,
             )
 
     def scrub(self) -> None:
-        """Give up the pages that hold what was deleted, so that its bytes are in no table and index of the database.
+        """Free the pages of deleted rows, so that no table and index contains their bytes.
 
-        PostgreSQL's own write-ahead log and backups keep them for as long as they are kept. Raises Busy where others
-        read for so long that it cannot be done.
+        PostgreSQL's write-ahead log and backups still contain the bytes until they are removed. Raises Busy if other
+        processes read for too long.
         """
         with self._connected() as connection:
             if self.is_file:
                 connection.execute(text("VACUUM"))
-                # for another that moves the log's pages at this moment, SQLite itself does not wait
+                # SQLite does not wait for another process that is checkpointing
                 until = datetime.now(UTC) + timedelta(seconds=self.patience)
                 while connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).scalar():
                     if datetime.now(UTC) > until:
@@ -194,11 +203,11 @@ class Database:
                 self._rewrite(connection)
 
     def _rewrite(self, connection: Connection) -> None:
-        """PostgreSQL's tables with words: a plain VACUUM leaves the bytes of deleted rows in their pages."""
+        """Rewrite PostgreSQL's tables with texts: a plain VACUUM leaves the bytes of deleted rows in their pages."""
         connection.execute(text(f"SET lock_timeout = '{self.patience:g}s'"))
         until = datetime.now(UTC) + timedelta(seconds=self.patience)
         began = connection.execute(text("SELECT clock_timestamp()")).scalar()
-        # what a transaction that began before may still see is copied with what is live
+        # VACUUM FULL also copies deleted rows that an older transaction can still see
         while connection.execute(_OLDER, {"began": began}).scalar():
             if datetime.now(UTC) > until:
                 raise engine.busy(self.address, self.patience)
@@ -208,10 +217,10 @@ class Database:
         before = connection.execute(files).one()
         connection.execute(text(f"VACUUM (FULL, ANALYZE) {', '.join(wordy)}"))
         if any(one == other for one, other in zip(before, connection.execute(files).one(), strict=True)):
-            raise CannotWrite(self.address.shown, "only the owner of its tables may rewrite them, which erasing takes")
+            raise CannotWrite(self.address.shown, "erasing rewrites the tables, which only their owner may do")
 
     def copy_to(self, file: Path) -> None:
-        """Write SQLite's file, of whatever format, as it is at one moment to another, by SQLite's backup interface."""
+        """Copy the SQLite file, as of one moment and in any format, with SQLite's backup interface."""
         file.touch(0o600)
         with self._connected() as connection, closing(sqlite3.connect(file)) as target:
             source: Any = connection.connection.driver_connection
@@ -221,7 +230,7 @@ class Database:
                 raise DBAPIError("backup", None, error) from None
 
     def damage(self) -> list[str]:
-        """What SQLite finds wrong with its file; PostgreSQL looks after its own."""
+        """Return what SQLite's integrity check finds; nothing for PostgreSQL, which has its own checks."""
         if not self.is_file:
             return []
         with self._connected() as connection:
@@ -245,7 +254,7 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Use one connection for all that this thread does within the block; another, where it is cut meanwhile."""
+        """Use one connection for everything this thread does in the block. A broken connection is replaced."""
         if self._kept.__dict__.get("uses") is not None:
             yield
             return
@@ -271,13 +280,13 @@ class Database:
         except DBAPIError as error:
             raise self._in_words(error) from None
         except _UNEXPECTED as error:
-            problem = f"a row is not as it was written: {type(error).__name__}, {' '.join(str(error).split())[:200]}"
-            raise engine.damaged(self.address, problem, " `afina store verify` says what it is about.") from error
+            problem = f"a row was changed: {type(error).__name__}, {' '.join(str(error).split())[:200]}"
+            raise engine.damaged(self.address, problem, " `afina store verify` lists all damage.") from error
 
     def _answers(self, connection: Connection) -> bool:
-        """A file does; a server may have ended a connection on which nothing was said for long."""
+        """Return whether a connection still works. A database server may have closed it while it was idle."""
         if connection.in_transaction() and not connection.invalidated:
-            connection.rollback()  # SQLAlchemy's own account of it: each use begins and ends one in SQL
+            connection.rollback()  # resets SQLAlchemy's state; the transactions themselves are begun and ended in SQL
         if connection.invalidated or self.is_file:
             return not connection.invalidated
         try:
@@ -294,9 +303,9 @@ _OLDER = text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
     "AND backend_xmin IS NOT NULL AND xact_start < :began"
 )
-"""Transactions that may still see what was deleted."""
+"""Transactions that may still see deleted rows."""
 
 _LOOSE = text("PRAGMA foreign_key_check")
 
 _UNEXPECTED = (SQLAlchemyError, AttributeError, LookupError, TypeError, ValueError)
-"""What reading a row comes to that holds something else than was ever written there."""
+"""Errors of reading a row with values that afina never writes."""

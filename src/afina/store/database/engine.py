@@ -1,7 +1,7 @@
-"""How the database of a store is reached: its address, the engine of SQLAlchemy's for it, and its errors in our words.
+"""Access to a store's database: its address, its SQLAlchemy engine, and its errors in plain words. Knows no table.
 
-SQLite's file is opened in one way where it may be written to, in others where it may only be read. Errors name a
-PostgreSQL database without its password. Knows no table.
+How a SQLite file is opened depends on whether it may be written to. Messages name a PostgreSQL database without its
+password.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def default() -> str:
-    """What AFINA_STORE says, or a directory in the user's data folder."""
+    """Return $AFINA_STORE, or a directory in the user's data folder."""
     return os.environ.get(VARIABLE) or str(Path(user_data_dir("afina", appauthor=False)) / "store")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a store is.
+    """The address of a store.
 
-    directory  of a store that has one
-    url        of the database, as SQLAlchemy wants it
-    shown      for messages: without a password
+    Attributes:
+        directory: directory of the store; None for PostgreSQL.
+        url: path of the SQLite file, or SQLAlchemy's URL.
+        shown: the address for messages, without a password.
     """
 
     directory: Path | None
@@ -51,14 +52,14 @@ class Address:
 
     @classmethod
     def parse(cls, text: str | Path) -> Self:
-        """Raises InvalidName."""
+        """Parse an address. Raises InvalidName."""
         written = str(text)
         if _POSTGRES.match(written):
             rest = written.partition("://")[2]
             return cls(None, f"postgresql+psycopg://{rest}", f"postgresql://{_without_password(rest)}")
         if _SCHEME.match(written) or not written.strip() or "\0" in written:
             raise InvalidName(
-                f"`store` {_without_password(written)[:80]!r}: no address of a store. Expected a directory, or "
+                f"`store` {_without_password(written)[:80]!r}: not the address of a store. Expected a directory, or "
                 "postgresql://USER:PASSWORD@HOST/DATABASE.",
                 code="store.address-malformed",
             )
@@ -66,7 +67,7 @@ class Address:
             path = Path(written).expanduser()
         except RuntimeError:
             raise InvalidName(
-                f"`store` {written[:80]!r}: there is no user of that name. Expected a directory.",
+                f"`store` {written[:80]!r}: there is no user with this name. Expected a directory.",
                 code="store.address-malformed",
             ) from None
         if path.is_file():
@@ -77,28 +78,30 @@ class Address:
 
 
 def _without_password(url: str) -> str:
-    """`user:secret@host/db?password=secret` without the secrets."""
+    """Return a URL such as `user:secret@host/db?password=secret` without the secrets."""
     hidden = re.sub(r"^((?:[^/@]*://)?[^:/@]*):.*@", r"\1:***@", url)
     return re.sub(r"(password|sslpassword)=[^&]*", r"\1=***", hidden, flags=re.IGNORECASE)
 
 
 _SETTINGS = (
-    "synchronous = FULL",  # what is acknowledged is on the disk
+    "synchronous = FULL",  # a commit returns when it is on the disk
     "foreign_keys = ON",
-    "secure_delete = ON",  # what is erased is overwritten
+    "secure_delete = ON",  # deleted rows are overwritten
 )
 
 _ALONE = ("locking_mode = EXCLUSIVE",)
-"""Then SQLite needs no shared memory."""
+"""With this setting, SQLite needs no shared memory."""
 
 _WITHOUT_LOCKS = "win32-none" if os.name == "nt" else "unix-none"
-"""A lock for writing is nothing that a file gives which is opened to be read."""
+"""SQLite's VFS without locks: a file opened for reading cannot be locked for writing."""
 
 
 def engine_of(address: Address, patience: float) -> Engine:
-    """For connections, each of its own; those to a file wait so many seconds for others.
+    """Return an engine whose connections are not pooled. SQLite connections wait `patience` seconds for others.
 
-    Raises NotFound where psycopg is not installed, InvalidName.
+    Raises:
+        NotFound: psycopg is not installed.
+        InvalidName: the URL is malformed.
     """
     if address.directory is not None:
         return _sqlite_engine(Path(address.url).absolute(), patience)
@@ -112,9 +115,9 @@ def engine_of(address: Address, patience: float) -> Engine:
             extra="store",
             package="psycopg",
         ) from None
-    except (ArgumentError, ValueError):  # the latter for a port that is no number
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         raise InvalidName(
-            f"store {address.shown}: not readable as an address. Expected postgresql://USER:PASSWORD@HOST/DATABASE.",
+            f"store {address.shown}: malformed URL. Expected postgresql://USER:PASSWORD@HOST/DATABASE.",
             code="store.address-malformed",
             store=address.shown,
         ) from None
@@ -123,7 +126,7 @@ def engine_of(address: Address, patience: float) -> Engine:
 def _sqlite_engine(path: Path, patience: float) -> Engine:
 
     def connect() -> sqlite3.Connection:
-        mode = _mode(path)  # looked at each time: others may begin to write
+        mode = _mode(path)  # for each connection: another process may begin to write
         opened = sqlite3.connect(
             f"file:{quote(str(path))}?{mode}", uri=True, timeout=patience, isolation_level=None, check_same_thread=False
         )
@@ -138,9 +141,10 @@ def _sqlite_engine(path: Path, patience: float) -> Engine:
 
 
 def write_ahead(opened: sqlite3.Connection, patience: float) -> None:
-    """Turn the write-ahead log on, so that readers and the writer do not wait for each other.
+    """Turn on the write-ahead log, so that readers and the writer do not wait for each other.
 
-    Connections that turn it on for a new file at the same time are refused at once: the timeout does not apply.
+    If several connections do so for a new file at once, SQLite refuses some immediately: its timeout does not apply
+    here.
     """
     until = meter.now() + patience
     while True:
@@ -154,12 +158,15 @@ def write_ahead(opened: sqlite3.Connection, patience: float) -> None:
 
 
 def may_write(path: Path) -> bool:
-    """Whether the place of the file takes what SQLite writes there."""
+    """Return whether SQLite can write into the file's directory."""
     return os.access(path.parent, os.W_OK) or not os.path.exists(path)
 
 
 def is_there(path: Path) -> bool:
-    """Whether the file is, and holds something: an empty one is of somebody who did not come to an end. Or OSError."""
+    """Return whether the file exists and is not empty.
+
+    An empty file is of a process that was killed. Raises OSError.
+    """
     try:
         return os.stat(path).st_size > 0
     except (FileNotFoundError, NotADirectoryError):
@@ -167,7 +174,7 @@ def is_there(path: Path) -> bool:
 
 
 def has_blobs_alone(path: Path) -> bool:
-    """Whether there are blobs beside a file that is not there or empty: it was, then."""
+    """Return whether there are blobs beside a missing or empty database file, which means that the file was lost."""
     return next((path.parent / BLOBS).glob("??/sha256-*"), None) is not None
 
 
@@ -176,20 +183,21 @@ def _mode(path: Path) -> str:
         return "mode=rw"
     if not _size(f"{path}-wal"):
         return "mode=ro&immutable=1"
-    # SQLite reads a write-ahead log by an index in shared memory, a file that it cannot make where it may not write.
-    # Where there is none, nobody writes either: then it keeps the index to itself (`_ALONE`), without locks.
+    # SQLite reads a write-ahead log with an index in shared memory, a file that it cannot make in a read-only
+    # directory. If that file is missing, no process writes: then SQLite can keep the index in its own memory, without
+    # locks.
     return "mode=ro" if os.path.exists(f"{path}-shm") else f"mode=ro&vfs={_WITHOUT_LOCKS}"
 
 
 def _size(path: str) -> int:
-    """Bytes of a file; 0 where none can be looked at."""
+    """Return the bytes of a file, or 0 if it cannot be read."""
     try:
         return os.stat(path).st_size
     except OSError:
         return 0
 
 
-# Of SQLite its names, of PostgreSQL its SQLSTATE, or how these begin.
+# Beginnings of SQLite's error names and PostgreSQL's SQLSTATE codes.
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "40")  # lock not available, transaction rolled back
 _CLOSED = (
     *("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_NOLFS"),
@@ -199,7 +207,7 @@ _ABSENT = ("3D000", "42P01", "3F000")  # no such database, table, schema
 
 
 def error_of(error: DBAPIError, address: Address, secret: object, patience: float) -> AfinaError:
-    """The error of ours for one of the database's. patience: the seconds that were waited for others."""
+    """Return afina's error for an error of the database. `patience`: seconds waited for other processes."""
     where, said = f"store {address.shown}", " ".join(str(error.orig).split())[:200]
     if secret:
         said = said.replace(str(secret), "***")
@@ -210,7 +218,7 @@ def error_of(error: DBAPIError, address: Address, secret: object, patience: floa
         return CannotWrite(where, said)
     if code.startswith("SQLITE_CANTOPEN"):
         return NotFound(
-            f"{where}: {address.url} cannot be opened. It has to be a file that you may read.",
+            f"{where}: {address.url} cannot be opened. Check that it is a file with read permission.",
             code="store.unreachable",
             store=address.shown,
         )
@@ -218,22 +226,24 @@ def error_of(error: DBAPIError, address: Address, secret: object, patience: floa
         return damaged(address, said)
     if code.startswith(_ABSENT):
         return NotFound(
-            f"{where}: {said}. Begin one: afina store init --blobs URL.", code="store.missing", store=address.shown
+            f"{where}: {said}. Create the store: afina store init --blobs URL.",
+            code="store.missing",
+            store=address.shown,
         )
     return NotFound(
-        f"{where}: the database does not answer as expected ({said}). Try again; if it was to be changed, look first "
-        "whether it was.",
+        f"{where}: the database does not respond as expected ({said}). Try again. If you changed the store, first "
+        "check whether the change was made.",
         code="store.unreachable",
         store=address.shown,
     )
 
 
 def damaged(address: Address, problem: str, then: str = "", **fields: object) -> CorruptStore:
-    """The error of a database that is not as it was left. then: what else to do."""
-    where = address.url if address.directory is not None else "it"
+    """Return the error for a damaged database. `then`: further advice."""
+    where = address.url if address.directory is not None else "the database"
     return CorruptStore(
-        f"store {address.shown}: its database is damaged ({problem}). Restore {where} from a backup; the blobs are as "
-        f"they were.{then}",
+        f"store {address.shown}: its database is damaged ({problem}). Restore {where} from a backup; the blobs need no "
+        f"restoring.{then}",
         code="store.database-damaged",
         store=address.shown,
         **fields,
@@ -241,18 +251,20 @@ def damaged(address: Address, problem: str, then: str = "", **fields: object) ->
 
 
 def foreign(address: Address) -> Refused:
-    """The error of a database in which other tables are."""
+    """Return the error for a database with tables of another program."""
     return Refused(
-        f"store {address.shown}: holds tables of another program. Give an empty database, or another directory.",
+        f"store {address.shown}: the database has tables of another program. Give an empty database or another "
+        "directory.",
         code="store.foreign",
         store=address.shown,
     )
 
 
 def busy(address: Address, patience: float) -> Busy:
-    """The error where others did not come to an end."""
+    """Return the error for other processes that did not finish in time."""
     return Busy(
-        f"store {address.shown}: others use it, and did not end within {patience:g} seconds. Try again.",
+        f"store {address.shown}: other processes use the store and did not finish within {patience:g} seconds. Try "
+        "again.",
         code="store.busy",
         store=address.shown,
         seconds=patience,

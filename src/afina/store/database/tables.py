@@ -1,6 +1,6 @@
-"""The tables of a store's database, and how those of an earlier format become these. Knows no address and no version.
+"""The tables of a store's database, and the migration of earlier formats. Knows no address and no version.
 
-Another column or table: declare it here, raise FORMAT, and let `migrate` add it where it is missing.
+To add a column or table: declare it here, raise FORMAT, and add it in `migrate` where it is missing.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ metadata = MetaData()
 STORE = Table(
     "store",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: there is one row, which writers lock
-    Column("blobs", Text, nullable=False),  # where the bytes are; empty: beside the database
-    Column("last", BigInteger, nullable=False),  # of the log: its newest entry, so that a cut end is seen
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1: writers lock the only row
+    Column("blobs", Text, nullable=False),  # place of the blobs; empty: beside the database
+    Column("last", BigInteger, nullable=False),  # number of the newest log entry, to detect a truncated log
     Column("hash", String(80), nullable=False),
 )
 
@@ -42,7 +42,7 @@ CLIENTS = Table(
     "clients",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("name", String(64), unique=True),  # a hash of it while the last of its erasure is done
+    Column("name", String(64), unique=True),  # a hash of the name during the last steps of an erasure
     Column("salt", String(64)),
     Column("state", String(8), nullable=False),
 )
@@ -103,7 +103,7 @@ LOG = Table(
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("time", String(40), nullable=False),
     Column("event", String(16), nullable=False),
-    Column("subject", String(150)),  # salted client and task, to find an entry by; it follows from the payload
+    Column("subject", String(150)),  # salted client and task, to find entries; derived from the payload
     Column("payload", Text, nullable=False),
     Column("previous", String(80), nullable=False),
     Column("hash", String(80), nullable=False),
@@ -126,7 +126,7 @@ LEASES = Table(
     metadata,
     Column("holder", String(40), primary_key=True),
     Column("digest", String(80), primary_key=True),
-    Column("client", String(64), nullable=False),  # whose version it is for, so that an erasure ends it
+    Column("client", String(64), nullable=False),  # owner of the new version, so that an erasure ends the lease
     Column("until", Float, nullable=False),  # seconds since 1970
 )
 
@@ -142,27 +142,27 @@ KEYS = Table(
     metadata,
     Column("id", String(16), primary_key=True),
     Column("client", ForeignKey("clients.id"), nullable=False),
-    Column("hash", String(80), nullable=False),  # of the whole key, which is kept nowhere
+    Column("hash", String(80), nullable=False),  # of the whole key, which is stored nowhere
     Column("scopes", String(80), nullable=False),  # in alphabetical order, a space between them
-    Column("rate", Integer),  # tokens a minute; NULL: what the server says
+    Column("rate", Integer),  # tokens a minute; NULL: the server's default
     Column("created", BigInteger, nullable=False),  # the log's entry
     Column("revoked", BigInteger),  # likewise
-    Column("name", Text),  # what its owner calls it
-    Column("expires", String(40)),  # from when on it is not valid, UTC, as the log writes times; NULL: never
+    Column("name", Text),  # the owner's name for the key
+    Column("expires", String(40)),  # end of validity, UTC, in the log's format; NULL: never
     Index("keys_by_client", "client"),
 )
 
 LIVE, DELETED = "live", "deleted"
-"""States of a version; a client is LIVE too."""
+"""States of a version. Clients are LIVE too."""
 
 ERASING, ERASED = "erasing", "erased"
-"""Of a client whose metadata are gone and whose files are going; of one whose name is gone, until it is in no page."""
+"""States of a client: metadata erased and files being removed; name erased, until no database page contains it."""
 
 FORMAT = "0003"
-"""The format of these tables. Of 0001 there were no keys, of 0002 keys without a name and an end."""
+"""Format of these tables. Format 0001 had no keys; format 0002 had keys without name and expiry."""
 
 FORMATS = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
-"""One row: the format. Alembic has made the table, as it would make it anew."""
+"""A table with one row, the format. It has the name and form of Alembic's version table."""
 
 _WORDY = {
     CLIENTS: ("name", "salt"),
@@ -173,13 +173,14 @@ _WORDY = {
     LEASES: ("client",),
     KEYS: ("name",),
 }
-"""Columns of which PostgreSQL is to keep no samples (statistics), which an erasure could not reach."""
+"""Columns for which PostgreSQL must not keep statistics: these contain samples, which an erasure could not remove."""
 
 
 def migrate(connection: Connection) -> None:
-    """Make the tables, or bring those of an earlier format up to this one, within the connection's transaction.
+    """Make the tables, or update those of an earlier format, within the connection's transaction.
 
-    Raises CorruptStore for a format that no afina has made.
+    Raises:
+        CorruptStore: the format is not one of afina.
     """
     FORMATS.create(connection, checkfirst=True)
     found = connection.execute(select(FORMATS.c.version_num)).scalar()
@@ -187,7 +188,8 @@ def migrate(connection: Connection) -> None:
         return
     if found not in (None, "0001", "0002"):
         raise CorruptStore(
-            f"the store's database states a format that no afina has made ({found}).", code="store.database-damaged"
+            f"the store's database has an unknown format ({found}). Restore the database from a backup.",
+            code="store.database-damaged",
         )
     metadata.create_all(connection)
     present = {column["name"] for column in inspect(connection).get_columns(KEYS.name)}

@@ -1,6 +1,6 @@
-"""What differs between two adapters: fields of their manifests, and layer by layer what they compute. Knows no store.
+"""The differences between two adapters: fields of their manifests, and weights layer by layer. Knows no store.
 
-Functions of two adapters: no backbone, no text. Imports torch in the functions that compute.
+Needs neither a backbone nor texts. torch is imported inside the functions that compute.
 """
 
 from __future__ import annotations
@@ -29,22 +29,26 @@ if TYPE_CHECKING:
 
 
 PIECE = 1 << 20
-"""Numbers that are held in float64 at once, of a tensor that may be most of a model."""
+"""Elements of a tensor that are held in float64 at a time. A tensor may be most of a model."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, or a tensor, of two adapters. Norms are Frobenius'.
+    """The difference of one layer, or one tensor, of two adapters. All norms are Frobenius norms.
 
-    kind      "product": LoRA's scale * B @ A, so that neither another pair of factors with the same product nor another
-              rank of it counts; "tensor": as it is stored
-    head      whether it is part of the classification head
-    first, second  norms of what each has; None where it has none
-    change    norm of the difference; None where one has none, or another shape
-    relative  change as a share of the norm of the first; None where that is 0 and the change is not
-    ranks     of a product, numerical ones: directions that the rounding of stored factors cannot have made
-    outputs, inputs  of two products, principal angles in degrees, least first, between what they write and between what
-              they read: as many as the lesser rank. Empty where that is 0, or where there are not two of one shape
+    Attributes:
+        name: name of the layer or tensor.
+        kind: "product" for LoRA's scale * B @ A, which does not depend on the choice of factors or rank; "tensor" for a
+            tensor as it is stored.
+        head: whether the layer is part of the classification head.
+        first: norm in the first adapter; None if it lacks the layer.
+        second: norm in the second adapter; None if it lacks the layer.
+        change: norm of the difference; None if an adapter lacks the layer, or the shapes differ.
+        relative: change divided by `first`; None if `first` is 0 and the change is not.
+        ranks: numerical ranks of products: directions above the rounding error of the stored factors.
+        outputs: principal angles between the output spaces of two products, in degrees, ascending; as many as the
+            smaller rank.
+        inputs: principal angles between the input spaces, likewise.
     """
 
     name: str
@@ -59,7 +63,7 @@ class Layer:
     inputs: tuple[float, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values; of angles their mean and the largest too, None where there are none."""
+        """Return JSON values. Angles also have their mean and largest value; None if there are no angles."""
         return asdict(self) | {
             "ranks": None if self.ranks is None else list(self.ranks),
             "outputs": _angles_as_json(self.outputs),
@@ -69,12 +73,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs between a first adapter and a second one.
+    """The differences from a first adapter to a second.
 
-    digests  of both
-    fields   of the manifests, by group: see `differing`
-    layers   what both have and what one of them has, in the order of the model, the head last
-    notes    what has to be known to read this, a sentence each
+    Attributes:
+        digests: digests of both adapters.
+        fields: differences of the manifests by group (`differing`).
+        layers: layers of either adapter, in the order of the model, the head last.
+        notes: sentences that are needed to read the differences.
     """
 
     digests: tuple[str, str]
@@ -83,7 +88,7 @@ class Difference:
     notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         return {
             "digests": list(self.digests),
             "fields": self.fields,
@@ -93,12 +98,14 @@ class Difference:
 
 
 def difference(first: Adapter, second: Adapter) -> Difference:
-    """From the first adapter to the second.
+    """Return the differences from the first adapter to the second.
 
-    Rows of a head are matched by label, columns of a bag of words by term. DoRA's product and its lengths
-    (`lora_magnitude_vector`) are compared apart, as they are stored: what they do together depends on the weights of
-    the backbone. So does a LoRA of peft's that started from these weights (PiSSA, OLoRA, ...).
-    Raises CorruptAdapter where LoRA's factors do not fit each other, or a tensor holds what is no number.
+    Rows of a head are matched by label, columns of a bag of words by term. DoRA's product and magnitudes
+    (`lora_magnitude_vector`) are compared separately, as they are stored: their joint effect depends on the backbone's
+    weights. So does the effect of a peft LoRA that started from these weights (PiSSA, OLoRA, ...).
+
+    Raises:
+        CorruptAdapter: shapes of LoRA factors do not match, or a tensor has NaN or infinite values.
     """
     one, other = effective_weights(first), effective_weights(second)
     matching = LabelMatching.of(first, second)
@@ -111,7 +118,7 @@ def difference(first: Adapter, second: Adapter) -> Difference:
         if a is not None and b is not None and matched and layers[-1].change is None:
             apart.append(f"{name} (from {list(a.shape)} to {list(b.shape)})")
     same = ["Both are the same adapter."] if first.digest == second.digest else []
-    shapes = [f"Of another shape in each, so that there is no change to tell: {some_of(apart)}."] if apart else []
+    shapes = [f"Shapes differ, so no change can be computed: {some_of(apart)}."] if apart else []
     return Difference(
         digests=(first.digest, second.digest),
         fields=differing(first.manifest, second.manifest),
@@ -123,19 +130,19 @@ def difference(first: Adapter, second: Adapter) -> Difference:
 def _notes(first: Adapter, second: Adapter) -> Iterator[str]:
     one, other = first.manifest, second.manifest
     if one.method != other.method:
-        yield f"The methods differ ({one.method} and {other.method}): what only one of them changes has one norm only."
-    if first.vocabulary is None and second.vocabulary is None:  # else one of them has no use for a backbone
+        yield f"The methods differ ({one.method} and {other.method}): a layer that only one changes has a single norm."
+    if first.vocabulary is None and second.vocabulary is None:  # an adapter with a vocabulary needs no backbone
         if one.backbone_digest is None or other.backbone_digest is None:
-            yield "Not both say which weights they are for, so that it cannot be told whether these are the same."
+            yield "An adapter states no digest of its backbone, so the backbones may differ."
         elif one.backbone_digest != other.backbone_digest:
             named = f"{one.backbone} and {other.backbone}"
-            yield f"The backbones differ ({named}): what is added is compared, and it is added to different weights."
+            yield f"The backbones differ ({named}): only the adapters' changes are compared."
     if any(scales is not None and scales.dora for scales in map(LoraScales.of, (first, second))):
-        yield "DoRA's products and lengths are compared apart: what they do together depends on the backbone's weights."
+        yield "DoRA's products and magnitudes are compared separately: their joint effect depends on the backbone."
 
 
 def _place(name: str) -> tuple[bool, list[tuple[int, str]]]:
-    """Numbers in a name by their size; the head behind all."""
+    """Return a sort key: numbers in a name are ordered by value, and the head comes last."""
     return is_head(name), [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -166,7 +173,7 @@ def _layer(
 def _checked(norm: float, name: str, where: str) -> float:
     if not isfinite(norm):
         raise CorruptAdapter(
-            f"{where}: {name} holds what is no number, or is too large. Train it again.",
+            f"{where}: {name} has NaN, infinite or too large values. Train the adapter again.",
             code="adapter.values-invalid",
             where=where,
             tensor=name,
@@ -181,7 +188,7 @@ def _norm(part: LowRankProduct | Tensor) -> float:
 
 
 def _distance(first: Any, second: Any) -> float:
-    """Of two products or two tensors of one shape."""
+    """Return the norm of the difference of two products, or of two tensors of the same shape."""
     if isinstance(first, LowRankProduct):
         return first.distance(second)
     return sqrt(sum(float((b - a).square().sum()) for a, b in _pieces(first, second)))
@@ -198,7 +205,7 @@ def _angles_as_json(angles: tuple[float, ...]) -> dict[str, Any] | None:
 
 
 Fields = dict[str, dict[str, Any]]
-"""By group and name: what the first has, and what the second has, in a list of two."""
+"""Differences by group and name: a list of the first and the second value."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "metrics": ("metrics",),
@@ -209,17 +216,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "others": ("method", "template", "words", "offset", "objective", "max_length"),
     "versions": ("versions",),
 }
-"""Which fields of a manifest stand in which group; those of labels are told in another way."""
+"""Fields of a manifest by group. Labels are compared separately."""
 
 _OPENED = ("metrics", "hyperparameters", "training", "data", "versions")
-"""Fields that are tables, of which each entry is told by itself."""
+"""Fields that are tables; each of their entries is compared."""
 
 
 def differing(first: Manifest, second: Manifest) -> Fields:
-    """Only what differs, as JSON values; an entry that one of both lacks is None there. No group is empty.
+    """Return the differing fields of two manifests as JSON values, by group. Groups without differences are left out.
 
-    Entries of tables inside tables have dotted names: `lora.r` of a sum. `labels` has `added` and `removed`, names that
-    the second or the first alone has, and `reordered`, the common ones as each has them.
+    An entry that one manifest lacks is None there. Entries of nested tables have dotted names, such as `lora.r` of a
+    sum. `labels` has `added` and `removed` (names that only the second or only the first has) and `reordered` (the
+    common names in the order of each).
     """
     one, other = (manifest.model_dump(mode="json") for manifest in (first, second))
     found = {group: _group(names, one, other) for group, names in GROUPS.items()}
@@ -235,7 +243,7 @@ def _group(names: tuple[str, ...], first: Mapping[str, Any], second: Mapping[str
 
 def _entries(names: tuple[str, ...], content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name in names:
-        if name in _OPENED:  # a field that is a group of its own needs not be named in it
+        if name in _OPENED:  # a group of a single field needs no prefix
             yield from _flat(content[name], "" if len(names) == 1 else f"{name}.")
         else:
             yield name, _json_value(content[name])
@@ -250,7 +258,7 @@ def _flat(table: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
 
 
 def _json_value(value: Any) -> Any:
-    """As JSON can hold it. Of fields that may hold anything, pydantic has made None of what is no number."""
+    """Return a value that JSON can represent. In untyped fields, pydantic has replaced NaN by None."""
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 

@@ -1,7 +1,7 @@
-"""What an adapter changes, layer by layer: LoRA's factors as the products they stand for, all else as it is stored.
+"""The changes of an adapter by layer: products of LoRA's factors, and all other tensors as they are stored.
 
-A product is compared without being formed: its norm, its distance from another, the spaces that it works in. Heads are
-matched by label, bags of words by term. Knows what methods and peft write of the products' scales, and no model.
+A product is compared without computing it: its norm, its distance from another, its input and output spaces. Heads are
+matched by label, bags of words by term. Knows how methods and peft store the scales of products, and knows no model.
 """
 
 from __future__ import annotations
@@ -25,27 +25,31 @@ if TYPE_CHECKING:
 
 LORA = "lora"
 ALPHA, PEFT_ALPHA = 16.0, 8.0
-"""Of a LoRA that does not say: afina's default, and peft's."""
+"""Default alphas of LoRA: afina's and peft's."""
 
 _FACTORS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
-"""Ends of the names of a layer's two factors, and of an embedding's."""
+"""Ends of the names of a layer's factors, and of an embedding's."""
 
 _BIAS = ".lora_B.bias"
-"""End of the name of what B adds beside its product, with the same scale."""
+"""End of the name of B's bias, which has the same scale as the product."""
 
 _OTHERWISE = ("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config", "target_parameters")
-"""Settings of peft's LoRA under which the factors stand for something else than scale * B @ A."""
+"""Settings of peft's LoRA with which the weight change is not scale * B @ A."""
 
 
 def is_foreign(manifest: Manifest) -> bool:
-    """Whether peft made it, and so its labels have no names; afina's own method of that name says which type it is."""
+    """Return whether peft made the adapter, so that its labels have no names.
+
+    Adapters of afina's own `peft` method state their `type`.
+    """
     return manifest.method == FOREIGN and "type" not in manifest.hyperparameters
 
 
 def effective_weights(adapter: Adapter) -> dict[str, LowRankProduct | Tensor]:
-    """By name, as it is in a model that nothing is wrapped around. A product has the name of its layer.
+    """Return the changes of an adapter by the names of a model without wrappers. A product has the name of its layer.
 
-    Raises CorruptAdapter where factors do not fit each other, or a scale is no number.
+    Raises:
+        CorruptAdapter: shapes of LoRA factors do not match, or a scale is not a finite number.
     """
     tensors = {name.removeprefix("base_model.model."): tensor for name, tensor in adapter.tensors.items()}
     scales = LoraScales.of(adapter)
@@ -57,7 +61,9 @@ def effective_weights(adapter: Adapter) -> dict[str, LowRankProduct | Tensor]:
             layer = name.removesuffix(right)
             if layer == name or layer + left not in tensors:
                 continue
-            if {tensors[layer + right].dim(), tensors[layer + left].dim()} == {2}:  # not those of a convolution
+            if {tensors[layer + right].dim(), tensors[layer + left].dim()} == {
+                2
+            }:  # factors of a convolution have more axes
                 found[layer] = _product(adapter, layer, tensors.pop(layer + left), tensors.pop(layer + right), scales)
     for name in tensors:
         layer = name.removesuffix(_BIAS)
@@ -80,10 +86,14 @@ def _product(adapter: Adapter, layer: str, left: Tensor, right: Tensor, scales: 
 
 @dataclass(frozen=True)
 class LoraScales:
-    """By what LoRA multiplies B @ A: alpha / r, or alpha / sqrt(r).
+    """The factor of LoRA's product B @ A: alpha / r, or alpha / sqrt(r) with rsLoRA.
 
-    patterns  other alphas, by patterns of layers' names
-    dora      whether the sum of weight and product is then given another length
+    Attributes:
+        alpha: LoRA's alpha.
+        rslora: whether to divide by sqrt(r).
+        dora: whether the sum of weight and product is rescaled (DoRA).
+        patterns: other alphas, by patterns of layer names.
+        where: names the adapter in messages.
     """
 
     alpha: float
@@ -94,7 +104,7 @@ class LoraScales:
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self | None:
-        """None where there is no LoRA in the adapter, or one whose factors stand for something else."""
+        """Return the scales of an adapter; None if it has no LoRA, or one whose change is not scale * B @ A."""
         manifest, where = adapter.manifest, adapter.where
         if is_foreign(manifest):
             given = manifest.hyperparameters
@@ -116,7 +126,10 @@ class LoraScales:
         return cls(alpha, bool(given.get("rslora")), bool(given.get("dora")), where=where)
 
     def scale(self, layer: str, rank: int) -> float:
-        """Of a layer by its name, as peft finds it: the first pattern that ends the name at a dot."""
+        """Return the scale of a layer.
+
+        As in peft, the first pattern that matches the end of the name, from a dot, applies.
+        """
         key = self._find(layer)
         alpha = self.alpha if key is None else self.patterns[key]
         return alpha / (sqrt(rank) if self.rslora else rank)
@@ -148,9 +161,12 @@ def _corrupt(where: str, name: str, value: Any, expected: str) -> CorruptAdapter
 
 @dataclass(frozen=True, eq=False)
 class LowRankProduct:
-    """scale * left @ right.
+    """The product scale * left @ right.
 
-    left   [outputs, r], such as LoRA's B;  right  [r, inputs], such as its A
+    Attributes:
+        left: [outputs, r], LoRA's B.
+        right: [r, inputs], LoRA's A.
+        scale: the factor.
     """
 
     left: Tensor
@@ -164,30 +180,30 @@ class LowRankProduct:
 
     @cached_property
     def norm(self) -> float:
-        """Frobenius'."""
+        """Frobenius norm."""
         return _row_norms([self])
 
     @property
     def rank(self) -> int:
-        """How many directions it has that the rounding of its factors, as they are stored, cannot have made."""
+        """Numerical rank: number of directions above the rounding error of the stored factors."""
         return self.spaces[0].shape[1]
 
     @cached_property
     def spaces(self) -> tuple[Tensor, Tensor]:
-        """Orthonormal bases, float64 [outputs, rank] and [inputs, rank]: of what it writes, and of what it reads."""
+        """Orthonormal bases of the output and input space, float64 [outputs, rank] and [inputs, rank]."""
         import torch
 
         left, right = self.left.double(), self.right.double()
         outputs, above = torch.linalg.qr(left)
         inputs, below = torch.linalg.qr(right.T)
         u, sizes, v = torch.linalg.svd(above @ below.T, full_matrices=False)
-        # A factor whose entries are off by half a unit in the last place changes the product by no more than this.
+        # Rounding each entry of a factor (half a unit in the last place) changes the product by at most this.
         least = _unit(self.left, self.right) * float(left.norm() * right.norm())
         kept = int((sizes > least).sum())
         return outputs @ u[:, :kept], inputs @ v[:kept].T
 
     def distance(self, other: LowRankProduct) -> float:
-        """Frobenius norm of the difference; both have one shape, perhaps other ranks. Exactly 0 of equal factors."""
+        """Return the Frobenius norm of the difference to a product of the same shape; exactly 0 for equal factors."""
         import torch
 
         same = self.scale == other.scale and self.left.shape == other.left.shape
@@ -196,15 +212,19 @@ class LowRankProduct:
         return _row_norms([self, LowRankProduct(other.left, other.right, -other.scale)])
 
     def rows(self, chosen: list[int]) -> LowRankProduct:
-        """With these outputs, in this order."""
+        """Return the product with only these outputs, in this order."""
         return LowRankProduct(self.left[chosen], self.right, self.scale)
 
 
 def principal_angles(first: Tensor, second: Tensor) -> tuple[float, ...]:
-    """Principal angles between the spaces of two orthonormal bases, float64 [n, p] and [n, q]: degrees, least first.
+    """Return the min(p, q) principal angles between two spaces in degrees, ascending.
 
-    min(p, q) of them. Cosines tell nothing of small angles, and sines nothing of those near 90 degrees, so each is by
-    what tells it (Björck & Golub 1973).
+    Cosines are inaccurate for small angles, and sines near 90 degrees, so each angle is computed from the accurate one
+    (Björck & Golub 1973).
+
+    Args:
+        first: orthonormal basis, float64 [n, p].
+        second: orthonormal basis, float64 [n, q].
     """
     import torch
 
@@ -220,7 +240,7 @@ def principal_angles(first: Tensor, second: Tensor) -> tuple[float, ...]:
 
 
 def _row_norms(terms: list[LowRankProduct]) -> float:
-    """Frobenius norm of a sum of products of one shape."""
+    """Return the Frobenius norm of a sum of products of one shape."""
     import torch
 
     above = torch.linalg.qr(torch.cat([term.scale * term.left.double() for term in terms], dim=1))[1]
@@ -229,7 +249,7 @@ def _row_norms(terms: list[LowRankProduct]) -> float:
 
 
 def _unit(*factors: Tensor) -> float:
-    """Of the coarsest number format among them; no less than what computing in float64 adds."""
+    """Return the unit roundoff of the coarsest dtype of the factors; at least that of the computation in float64."""
     import torch
 
     units = [torch.finfo(factor.dtype).eps for factor in factors if factor.is_floating_point()]
@@ -237,20 +257,22 @@ def _unit(*factors: Tensor) -> float:
 
 
 FEW = 5
-"""Names that a sentence tells of many."""
+"""Largest number of names in a sentence."""
 
 _ROWS, _COLUMNS = ("weights", "bias"), ("weights", "idf")
-"""Tensors of a bag of words with a row for each label, and with a column for each term."""
+"""Tensors of a bag of words with a row for each label, and those with a column for each term."""
 
 
 @dataclass(frozen=True)
 class LabelMatching:
-    """Of two adapters.
+    """How the rows and columns of two adapters' heads are matched.
 
-    sizes    labels of each
-    rows     places of the labels that both have, in the order of the first; None where rows are matched by place
-    columns  where each one's terms stand among those of both, which are `terms`; None where they have the same
-    notes    what is so matched, a sentence each
+    Attributes:
+        sizes: number of labels of each adapter.
+        rows: indices of the common labels in each adapter, in the order of the first; None: match by index.
+        columns: indices of each adapter's terms among all terms; None if both have the same terms.
+        terms: number of all terms.
+        notes: sentences about the matching.
     """
 
     sizes: tuple[int, int]
@@ -261,12 +283,15 @@ class LabelMatching:
 
     @classmethod
     def of(cls, first: Adapter, second: Adapter) -> Self:
-        """Labels of a number, and those of an adapter that names none, are matched by place."""
+        """Return the matching of two adapters.
+
+        Numeric tasks, and adapters without label names, are matched by index.
+        """
         one, other = first.manifest, second.manifest
         notes = []
         rows = None
         if is_foreign(one) != is_foreign(other):
-            notes.append("One of them was made by peft and names no labels: rows of the head are compared in order.")
+            notes.append("One adapter was made by peft and has no label names: rows of the head are compared in order.")
         elif one.label_names != other.label_names and all(kinds.of(made).by_label for made in (one, other)):
             rows, said = _by_label(one.label_names, other.label_names)
             notes += said
@@ -279,14 +304,14 @@ class LabelMatching:
             )
             new, gone = (terms - len(set(words)) for words in (first.vocabulary, second.vocabulary))
             notes.append(
-                f"Of the terms, {new:,} are new in the second and {gone:,} gone; one that is missing counts as 0."
+                f"The second adapter has {new:,} new terms and lacks {gone:,} terms; missing terms count as 0."
             )
         return cls((len(one.label_names), len(other.label_names)), rows, columns, terms, tuple(notes))
 
     def matched(
         self, name: str, first: LowRankProduct | Tensor, second: LowRankProduct | Tensor
     ) -> tuple[LowRankProduct | Tensor, LowRankProduct | Tensor] | None:
-        """Both, of the layer or tensor of that name, with rows and columns in one order; None where none is common."""
+        """Return a layer or tensor of both adapters with rows and columns in one order; None if no label is common."""
         if self.columns is not None and name in _COLUMNS:
             first, second = self._spread(first, 0), self._spread(second, 1)
         if self.rows is not None and (is_output(name) or name in _ROWS):
@@ -314,15 +339,17 @@ def _by_label(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[list[i
     alone = [name for name in (*first, *second) if name not in set(common)]
     notes = []
     if not common:
-        notes.append("They have no label in common, so that their heads cannot be compared.")
+        notes.append("The adapters have no label in common, so their heads cannot be compared.")
     elif alone:
-        notes.append(f"Rows of the head are compared by label; left out, since only one has it: {some_of(alone)}.")
+        notes.append(
+            f"Rows of the head are compared by label. Labels of only one adapter are left out: {some_of(alone)}."
+        )
     else:
-        notes.append("The labels are in another order; rows of the head are compared by label.")
+        notes.append("The labels have different orders; rows of the head are compared by label.")
     return ([first.index(name) for name in common], [second.index(name) for name in common]), notes
 
 
 def some_of(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
+    """Return the first few names, and the number of further names."""
     more = f" and {len(names) - FEW:,} more" if len(names) > FEW else ""
     return ", ".join(names[:FEW]) + more

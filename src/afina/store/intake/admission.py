@@ -1,6 +1,7 @@
-"""What may come into a store: an adapter is inspected, and its tensors fit its backbone, before anything of it is kept.
+"""Admission to a store: the adapter's directory is inspected, and its tensors are checked against the backbone.
 
-Layers and shapes are told by the backbone's configuration alone, and its files are read by no other library. No torch.
+Layers and shapes come from the backbone's configuration only. No other library reads the adapter's files here, and
+torch is not imported. Knows no database.
 """
 
 from __future__ import annotations
@@ -25,11 +26,17 @@ _CONFIG = "config.json"
 
 
 def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Mapping[str, Any] | None:
-    """Raise what `inspection.inspect` does, and CorruptAdapter for tensors that cannot be of the backbone.
+    """Inspect an adapter's directory, and check the shapes of its tensors against the backbone's configuration.
 
-    That is told by the backbone's configuration, where it is at hand without a network; else when it is opened.
-    Returns this configuration; None where it is not at hand, or of a family that afina does not know.
-    Raises InvalidStudy for settings of peft's with which no adapter is opened.
+    Without a local configuration, shapes are checked later, when the adapter is opened.
+
+    Returns:
+        the configuration; None if it is not on this machine, or of a family that afina does not support.
+
+    Raises:
+        CorruptAdapter, Refused, NotFound: as `inspection.inspect`.
+        WrongBackbone: a tensor does not fit the backbone.
+        InvalidStudy: the peft settings cannot be used to open an adapter.
     """
     found = inspect(directory, limits, links=links)
     if MANIFEST in found.files:
@@ -52,20 +59,20 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Mapp
 
 
 def check_agrees(directory: Path, adapter: Adapter) -> None:
-    """Raise CorruptAdapter where the settings that peft reads are not those of the adapter's manifest."""
+    """Raise CorruptAdapter if the settings for peft differ from the adapter's manifest."""
     file = directory / PEFT_SETTINGS
     if os.path.lexists(directory / MANIFEST) and os.path.lexists(file):
         manifest = adapter.manifest.model_dump(mode="json")
         if problem := disagreement(manifest, file_io.read_object(file), adapter.tensors):
             raise CorruptAdapter(
-                f"{file}: {problem}. peft would answer otherwise than afina. {file_io.AGAIN}",
+                f"{file}: {problem}. With peft, the adapter would give other answers. {file_io.AGAIN}",
                 code="adapter.file-malformed",
                 path=file,
             )
 
 
 def at_hand(address: str) -> Mapping[str, Any] | None:
-    """The configuration of the backbone at an address, if it is on this machine."""
+    """Return the configuration of a backbone if it is on this machine, or None."""
     try:
         place = directory_of(address)
         if place is not None:
@@ -75,7 +82,7 @@ def at_hand(address: str) -> Mapping[str, Any] | None:
         cached = hub.cached(address, _CONFIG)
         return file_io.read_object(cached) if cached is not None else None
     except AfinaError:
-        return None  # whoever opens it says what is wrong
+        return None  # opening the backbone raises the error
 
 
 def _rows(header: Header) -> int:
@@ -90,22 +97,28 @@ def _rows(header: Header) -> int:
 
 
 SMALL = 4096
-"""What a rank, a number of virtual tokens or of shared random rows may be, of a kind of tensor that is not known."""
+"""Largest plausible rank, number of virtual tokens or of shared random rows, for tensors of unknown kinds."""
 
 _OF_PEFT = "base_model.model."
 _DOWN, _UP = "lora_A.weight", "lora_B.weight"
 
 _Shape = tuple[int | None, ...]
-"""None: whatever the adapter has chosen."""
+"""None: any size."""
 
 
 def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: str = "adapter") -> None:
-    """Raise WrongBackbone where a tensor cannot belong to the backbone of that `config.json`.
+    """Raise WrongBackbone if a tensor cannot belong to the backbone with this `config.json`.
 
-    labels  rows of the head, where there is one;  where  names the adapter in messages
+    Args:
+        header: header of the tensor file.
+        configuration: content of `config.json`.
+        labels: rows of the head, if there is one.
+        where: names the adapter in messages.
 
-    Raises CorruptAdapter where the head has other rows, or the two halves of a LoRA another rank; InvalidStudy for a
-    configuration that is none.
+    Raises:
+        WrongBackbone: a tensor does not fit the backbone.
+        CorruptAdapter: the head has another number of rows, or the factors of a LoRA differ in rank.
+        InvalidStudy: the configuration is malformed.
     """
     backbone = dimensions(configuration, labels)
     output = backbone.architecture.head[-1]
@@ -114,8 +127,8 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
     for name, shape in shapes.items():
         if f".{name}".endswith(heads) and shape[:1] != (labels,):
             raise CorruptAdapter(
-                f"{where}: its head {name[:80]!r} has shape {list(shape)}, there are {labels} labels. Copy the adapter "
-                "again, or train it again.",
+                f"{where}: its head {name[:80]!r} has shape {list(shape)}, but the adapter has {labels} labels. Copy "
+                "the adapter again, or train it again.",
                 code="adapter.tensors-mismatch",
                 where=where,
                 tensor=name[:80],
@@ -126,7 +139,7 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
             up = shapes.get(name.removesuffix(_DOWN) + _UP)
             if up is not None and up[1:] != shape[:1]:
                 raise CorruptAdapter(
-                    f"{where}: {name[:80]!r} has shape {list(shape)}, {_UP} beside it {list(up)}: not of one rank. "
+                    f"{where}: {name[:80]!r} has shape {list(shape)} and its {_UP} has {list(up)}: the ranks differ. "
                     "Copy the adapter again, or train it again.",
                     code="adapter.tensors-mismatch",
                     where=where,
@@ -139,8 +152,8 @@ def _check(name: str, shape: tuple[int, ...], backbone: Dimensions, where: str) 
     inside = backbone.architecture.block.find(name)
     if inside is not None and inside[0] >= backbone.layers:
         raise WrongBackbone(
-            f"{where}: {name[:80]!r} belongs to layer {inside[0]}, the backbone has layers 0 to {backbone.layers - 1}. "
-            "Name the backbone that it was made for.",
+            f"{where}: {name[:80]!r} belongs to layer {inside[0]}, but the backbone has layers 0 to "
+            f"{backbone.layers - 1}. Name the backbone that the adapter was made for.",
             where=where,
             tensor=name[:80],
             layer=inside[0],
@@ -150,8 +163,8 @@ def _check(name: str, shape: tuple[int, ...], backbone: Dimensions, where: str) 
         known = backbone.known
         if odd := [size for size in shape if size > SMALL and size not in known]:
             raise WrongBackbone(
-                f"{where}: {name[:80]!r} has shape {list(shape)}; {odd[0]:,} is no dimension of the backbone. Name the "
-                "backbone that it was made for.",
+                f"{where}: {name[:80]!r} has shape {list(shape)}, and the backbone has no dimension of {odd[0]:,}. "
+                "Name the backbone that the adapter was made for.",
                 where=where,
                 tensor=name[:80],
                 found=shape,
@@ -159,8 +172,8 @@ def _check(name: str, shape: tuple[int, ...], backbone: Dimensions, where: str) 
     elif not any(_alike(shape, each) for each in allowed):
         expected = " or ".join(str([size if size is not None else "any" for size in each]) for each in allowed)
         raise WrongBackbone(
-            f"{where}: {name[:80]!r} has shape {list(shape)}, on this backbone it is {expected}. Name the backbone "
-            "that it was made for.",
+            f"{where}: {name[:80]!r} has shape {list(shape)}, expected {expected} for this backbone. Name the "
+            "backbone that the adapter was made for.",
             where=where,
             tensor=name[:80],
             found=shape,
@@ -174,7 +187,7 @@ def _alike(shape: tuple[int, ...], expected: _Shape) -> bool:
 
 
 def _allowed(name: str, inner: str | None, backbone: Dimensions) -> list[_Shape] | None:
-    """Shapes that the tensor may have; None where its kind is not known."""
+    """Return the shapes that a tensor may have; None if its kind is unknown."""
     if inner is None:
         ends: dict[str, _Shape] = {**backbone.outside, "prompt.weight": (None, backbone.hidden)}
         return next(([shape] for end, shape in ends.items() if f".{name}".endswith(f".{end}")), None)
@@ -195,7 +208,7 @@ def _allowed(name: str, inner: str | None, backbone: Dimensions) -> list[_Shape]
 
 
 def _of_linear(inputs: int, outputs: int) -> dict[str, list[_Shape]]:
-    """What a method puts beside a linear layer, by the end of its name."""
+    """Return the shapes of tensors that methods add to a linear layer, by the end of their names."""
     return {
         _DOWN: [(None, inputs)],
         _UP: [(outputs, None)],

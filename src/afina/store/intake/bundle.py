@@ -1,9 +1,8 @@
-"""A bundle: one file that carries a version to where no network is, and tells whether it arrived whole.
+"""Bundles: a version as one file, for machines without a network. Damage to a bundle is always detected.
 
-A plain tar of files side by side. The first, `bundle.json`, says of every other its bytes and its sha256, and states
-the digest of itself. The bytes of a bundle follow from what is in it, and reading takes that one spelling only: so a
-changed bit is found wherever it is, and nothing appears before all of it is checked. Who wrote it, it does not prove.
-Knows no adapter.
+A bundle is a plain tar file. Its first member, `bundle.json`, states size and sha256 of every other member, and its own
+digest. The content determines every byte of a bundle, and only that form is accepted. So every changed bit is detected,
+and no file is written before all are checked. A bundle does not prove who wrote it. Knows no adapter.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ INDEX = "bundle.json"
 BLOCK = tarfile.BLOCKSIZE
 PIECE = 1 << 20
 MOST_INDEX = file_io.MOST_BYTES
-"""Bytes of `bundle.json`, at most."""
+"""Largest size of `bundle.json` in bytes."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,98}[A-Za-z0-9_]|[A-Za-z0-9_]", re.ASCII)
 _AGAIN = "Copy the bundle again, or write it again from the store that it came from."
 _END = 2 * BLOCK
-"""Bytes of zeros at the end of a tar."""
+"""Bytes of zeros at the end of a tar file."""
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip"}
 
@@ -44,18 +43,24 @@ class _Member(NamedTuple):
 
 
 def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, Any]) -> str:
-    """Write a bundle of files or bytes by name, whole or not at all; its digest.
+    """Write a bundle atomically. Return its digest.
 
-    about  JSON values that travel along, such as manifest, name and version
+    Args:
+        path: file to write.
+        entries: files or bytes by name.
+        about: further JSON values, such as manifest, name and version.
 
-    Raises InvalidName for a name that is no plain one, Refused for what is no JSON, NotFound for a file that is not
-    there, CannotWrite.
+    Raises:
+        InvalidName: a name is not allowed in a bundle.
+        Refused: `about` is not JSON, or too large.
+        NotFound: a file does not exist.
+        CannotWrite: nothing can be written there.
     """
     for name in entries:
         if not _NAME.fullmatch(name) or name == INDEX:
             raise InvalidName(
-                f"{path}: {name[:80]!r} can be no file of a bundle, expected 1 to 100 letters, digits, . _ and -, and "
-                f"not {INDEX}. Call it otherwise.",
+                f"{path}: {name[:80]!r} is not allowed as a file name in a bundle. Expected 1 to 100 letters, digits, "
+                f". _ and -, and not {INDEX}. Choose another name.",
                 code="bundle.file-name",
                 path=path,
                 file=name[:80],
@@ -72,17 +77,20 @@ def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, A
 
 
 def read(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> dict[str, Any]:  # noqa: B008 - frozen
-    """Write a bundle's files into the new directory `into`, whole or not at all; what was said about it.
+    """Extract a bundle into the new directory `into`, atomically. Return the `about` of the bundle.
 
-    Raises NotFound; Refused for what no bundle has, such as a link, or more than `limits` allow of `files` and `bytes`;
-    CorruptStore where something is missing, changed or too much; CannotWrite.
+    Raises:
+        NotFound: there is no file at `path`.
+        Refused: the bundle has a link or another forbidden member, or exceeds `limits`.
+        CorruptStore: something is missing, changed or added.
+        CannotWrite: `into` exists already, or nothing can be written there.
     """
     if os.path.lexists(into):
-        raise CannotWrite(into, "it is there already")
+        raise CannotWrite(into, "the path exists already")
     try:
         size = file_io.check_plain(path)
     except CorruptAdapter as error:
-        raise NotFound(f"{path}: no bundle ({error}).", code="file.missing", path=path) from None
+        raise NotFound(f"{path}: not a bundle ({error}).", code="file.missing", path=path) from None
     with path.open("rb") as file:
         index, members = _read_index(path, file, limits)
         _check_sizes(path, members, limits)
@@ -100,7 +108,7 @@ def read(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> dict[
 
 
 def _measured(path: Path, entries: Mapping[str, Path | bytes]) -> list[_Member]:
-    """In the order of the names."""
+    """Return size and digest of each entry, in the order of the names."""
     found = []
     for name, entry in sorted(entries.items()):
         if isinstance(entry, bytes):
@@ -110,7 +118,7 @@ def _measured(path: Path, entries: Mapping[str, Path | bytes]) -> list[_Member]:
             found.append(_Member(name, file_io.check_plain(entry), digest.of_file(entry)))
         except (OSError, CorruptAdapter) as error:
             raise NotFound(
-                f"{path}: {name} cannot be read ({error}). Name a file that is there.",
+                f"{path}: {name} cannot be read ({error}). Name an existing file.",
                 code="file.unreadable",
                 path=path,
                 file=str(name),
@@ -119,7 +127,7 @@ def _measured(path: Path, entries: Mapping[str, Path | bytes]) -> list[_Member]:
 
 
 def _index(path: Path, members: list[_Member], about: Mapping[str, Any]) -> bytes:
-    """The content of `bundle.json`, which `read` can read."""
+    """Return the content of `bundle.json`."""
     files = {member.name: {"sha256": member.digest, "size": member.size} for member in members}
     content: dict[str, Any] = {"format": FORMAT, "files": files, "about": dict(about)}
     try:
@@ -133,7 +141,8 @@ def _index(path: Path, members: list[_Member], about: Mapping[str, Any]) -> byte
         ) from None
     if len(text) > MOST_INDEX:
         raise Refused(
-            f"{path}: its {INDEX} would have {len(text):,} bytes, at most {MOST_INDEX:,}. Say less in about.",
+            f"{path}: its {INDEX} would have {len(text):,} bytes, more than the limit of {MOST_INDEX:,}. Shorten "
+            "`about`.",
             code="bundle.refused",
             path=path,
             bytes=len(text),
@@ -152,7 +161,8 @@ def _append(file: BinaryIO, name: str, size: int, source: BinaryIO) -> None:
     shutil.copyfileobj(source, file, PIECE)
     if (copied := file.tell() - start) != size:
         raise CorruptStore(
-            f"{name}: {copied:,} bytes, {size:,} a moment ago: it is being written to. Try again.",
+            f"{name}: the file has {copied:,} bytes and had {size:,} a moment ago: another process writes to it. Try "
+            "again.",
             code="file.being-written",
             path=name,
         )
@@ -160,7 +170,7 @@ def _append(file: BinaryIO, name: str, size: int, source: BinaryIO) -> None:
 
 
 def _header(name: str, size: int) -> bytes:
-    """The one header of such a file: no time, no owner. GNU's format, in which a size beyond 8 GiB has its place."""
+    """Return the header of a member, without time and owner. GNU's format allows sizes beyond 8 GiB."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info.tobuf(tarfile.GNU_FORMAT)
@@ -175,21 +185,21 @@ def _read_index(path: Path, file: BinaryIO, limits: IntakeLimits) -> tuple[dict[
     compressed = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
     if compressed is not None:
         raise Refused(
-            f"{path}: compressed ({compressed}), a bundle is not, so that its sizes are known. Unpack it.",
+            f"{path}: the file is compressed ({compressed}); bundles must not be compressed. Unpack the file first.",
             code="bundle.refused",
             path=path,
         )
     name, size = _parsed(path, start)
     if name != INDEX:
         raise Refused(
-            f"{path}: its first file is {name[:80]!r}, expected {INDEX}: not a bundle of afina.",
+            f"{path}: not a bundle of afina: its first file is {name[:80]!r}, expected {INDEX}. Name a bundle.",
             code="bundle.refused",
             path=path,
             file=name[:80],
         )
     if size > MOST_INDEX:
         raise Refused(
-            f"{path}: its {INDEX} has {size:,} bytes, at most {MOST_INDEX:,} are read. {_AGAIN}",
+            f"{path}: its {INDEX} has {size:,} bytes, more than the limit of {MOST_INDEX:,}. {_AGAIN}",
             code="intake.too-large",
             path=path,
             file=INDEX,
@@ -204,13 +214,13 @@ def _read_index(path: Path, file: BinaryIO, limits: IntakeLimits) -> tuple[dict[
         raise _corrupt(path, str(error)) from None
     if not isinstance(index, dict) or index.get("format") != FORMAT or type(index["format"]) is not int:
         found = str(index.get("format") if isinstance(index, dict) else index)[:40]
-        raise _corrupt(path, f"its {INDEX} has format {found!r}, this afina reads {FORMAT}")
+        raise _corrupt(path, f"its {INDEX} has format {found!r}, this version of afina reads {FORMAT}")
     if index.keys() != {"format", "files", "about", "digest"} or not isinstance(index["about"], dict):
-        raise _corrupt(path, f"its {INDEX} has not exactly format, files, about and digest")
+        raise _corrupt(path, f"its {INDEX} must have exactly the fields format, files, about and digest")
     if digest.canonical_json(index).encode() != text:
-        raise _corrupt(path, f"its {INDEX} is not written as afina writes it")
+        raise _corrupt(path, f"its {INDEX} is not in afina's canonical form")
     if digest.of_json({key: value for key, value in index.items() if key != "digest"}) != index["digest"]:
-        raise _corrupt(path, f"its {INDEX} was changed: it states another digest than it has")
+        raise _corrupt(path, f"its {INDEX} was changed: its digest differs from the stated one")
     if not isinstance(files := index["files"], dict):
         raise _corrupt(path, f"its {INDEX} has no table of files")
     return index, [_member(path, name, files[name]) for name in sorted(files)]
@@ -219,16 +229,16 @@ def _read_index(path: Path, file: BinaryIO, limits: IntakeLimits) -> tuple[dict[
 def _member(path: Path, name: str, entry: Any) -> _Member:
     if not _NAME.fullmatch(name) or name == INDEX:
         raise Refused(
-            f"{path}: a file in it is called {name[:80]!r}, which no file of a bundle is. {_AGAIN}",
+            f"{path}: the file name {name[:80]!r} is not allowed in a bundle. {_AGAIN}",
             code="bundle.refused",
             path=path,
             file=name[:80],
         )
     if not isinstance(entry, dict) or entry.keys() != {"sha256", "size"}:
-        raise _corrupt(path, f"its {INDEX} has not exactly sha256 and size of {name!r}")
+        raise _corrupt(path, f"its {INDEX} must have exactly sha256 and size of {name!r}")
     stated, size = entry["sha256"], entry["size"]
     if type(size) is not int or size < 0 or not isinstance(stated, str):
-        raise _corrupt(path, f"its {INDEX} has a size or sha256 of {name!r} that is none")
+        raise _corrupt(path, f"its {INDEX} has an invalid size or sha256 of {name!r}")
     return _Member(name, size, stated)
 
 
@@ -240,8 +250,8 @@ def _check_sizes(path: Path, members: list[_Member], limits: IntakeLimits) -> No
     ):
         if found > most:
             raise Refused(
-                f"{path}: {found:,} {unit} in it, at most {most:,} are taken. If it is what you mean to read, raise "
-                f"the limit `{key}`.",
+                f"{path}: the bundle has {found:,} {unit}, more than the limit of {most:,}. If you trust the bundle, "
+                f"raise the limit `{key}`.",
                 code="intake.too-large",
                 path=path,
                 found=found,
@@ -251,7 +261,10 @@ def _check_sizes(path: Path, members: list[_Member], limits: IntakeLimits) -> No
 
 
 def _parsed(path: Path, block: bytes) -> tuple[str, int]:
-    """Name and bytes of a member that is a file; raises Refused for one of another kind, and for what is no tar."""
+    """Return name and size of a member.
+
+    Raises Refused for members other than files, and CorruptStore for a damaged tar.
+    """
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError) as error:
@@ -260,7 +273,7 @@ def _parsed(path: Path, block: bytes) -> tuple[str, int]:
         kinds = {tarfile.DIRTYPE: "a folder", tarfile.SYMTYPE: "a link", tarfile.LNKTYPE: "a link"}
         kind = kinds.get(info.type, f"a member of type {info.type!r}")
         raise Refused(
-            f"{path}: {ascii(info.name)[:80]} in it is {kind}, a bundle has plain files only. {_AGAIN}",
+            f"{path}: {ascii(info.name)[:80]} in the bundle is {kind}; a bundle may have plain files only. {_AGAIN}",
             code="bundle.refused",
             path=path,
             file=info.name[:80],
@@ -271,20 +284,20 @@ def _parsed(path: Path, block: bytes) -> tuple[str, int]:
 
 
 def _check_header(path: Path, block: bytes, name: str, size: int) -> None:
-    """Raise where a header is not the one that `write` gives that file."""
+    """Raise an error if a header is not the one that `write` makes for this file."""
     found = _parsed(path, block)
     if found[0] != name:
         kind = "a path" if "/" in found[0] or "\\" in found[0] else "a file"
         raise Refused(
-            f"{path}: in it is {kind} {found[0][:80]!r} where {INDEX} has {name!r}. {_AGAIN}",
+            f"{path}: the bundle has {kind} {found[0][:80]!r} where {INDEX} has {name!r}. {_AGAIN}",
             code="bundle.refused",
             path=path,
             file=found[0][:80],
         )
     if found[1] != size:
-        raise _corrupt(path, f"{name} has {found[1]:,} bytes, {INDEX} says {size:,}")
+        raise _corrupt(path, f"{name} has {found[1]:,} bytes, {INDEX} states {size:,}")
     if block != _header(name, size):
-        raise _corrupt(path, f"the header of {name} is not as afina writes it")
+        raise _corrupt(path, f"the header of {name} is not in afina's canonical form")
 
 
 def _extract(path: Path, file: BinaryIO, member: _Member, to: Path) -> None:
@@ -295,11 +308,11 @@ def _extract(path: Path, file: BinaryIO, member: _Member, to: Path) -> None:
             hashed.update(data)
             target.write(data)
     if (found := digest.PREFIX + hashed.hexdigest()) != member.digest:
-        raise _corrupt(path, f"{member.name} has sha256 {found[:19]}, {INDEX} says {member.digest[:19]}")
+        raise _corrupt(path, f"{member.name} has sha256 {found[:19]}, {INDEX} states {member.digest[:19]}")
 
 
 def _data(path: Path, file: BinaryIO, size: int) -> Iterator[bytes]:
-    """A member's bytes, piece by piece; reads the zeros behind them too."""
+    """Yield a member's bytes in pieces, and read the padding after them."""
     left = size
     while left:
         if not (data := file.read(min(PIECE, left))):

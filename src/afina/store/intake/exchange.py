@@ -1,6 +1,6 @@
-"""Adapters from elsewhere, and to elsewhere: directories, bundles, the Hub, merged models.
+"""Import and export of adapters: directories, bundles, the Hub, merged models. Knows no database.
 
-Whatever comes in goes through `publish`, so that there is one door with one guard.
+Every import goes through `publish`, so that all inspections apply.
 """
 
 from __future__ import annotations
@@ -28,19 +28,24 @@ BUNDLE = ".tar"
 _PRETRAINED = "config.json"
 
 _WITH_HASHES = (
-    f"{leakage.HASHES_FILE} went along: hashes of the training texts, by which whoever has them can test whether a "
-    "text was trained on. --no-texts (`texts=False`) leaves them out."
+    f"{leakage.HASHES_FILE} was uploaded too. With these hashes, readers can test whether a text was trained on. "
+    "--no-texts (`texts=False`) leaves the file out."
 )
 
 
 def bring_in(
     source: str, publish: Callable[..., PublishOutcome], limits: IntakeLimits, *, message: str, backbone: str | None
 ) -> PublishOutcome:
-    """Publish what is at `source`, by `AdapterStore.publish` under one name.
+    """Publish the adapter at `source` with `AdapterStore.publish`.
 
-    source    a directory of afina's, of peft's, or of a classifier that `save_pretrained` wrote; a bundle, FILE.tar;
-              hub:owner/name[@revision]
-    backbone  what a classifier of transformers is to stand on; afina's and peft's adapters name theirs
+    Args:
+        source: a directory of afina, of peft, or of a classifier saved with `save_pretrained`; a bundle, FILE.tar; or
+            hub:owner/name[@revision].
+        publish: `AdapterStore.publish` with its name filled in.
+        limits: limits on the adapter.
+        message: the reason, for the audit log.
+        backbone: for a transformers classifier, the backbone that it was fine-tuned from. Adapters of afina and peft
+            name their backbone.
     """
     keep = partial(publish, message=message, source=_shown(source))
     if source.startswith(HUB):
@@ -51,13 +56,13 @@ def bring_in(
         return _directory(path, keep, limits, backbone)
     if not os.path.lexists(path):
         raise NotFound(
-            f"{source}: nothing is there. Give a directory, a bundle (.tar), or hub:owner/name.",
+            f"{source}: there is no such file or directory. Give a directory, a bundle (.tar), or hub:owner/name.",
             code="file.missing",
             path=source,
         )
     if backbone is not None:
         raise InvalidStudy(
-            f"{source}: a bundle says what it is for. Leave `backbone` out.",
+            f"{source}: a bundle names its backbone itself. Leave `backbone` out.",
             code="option.inapplicable",
             path=source,
             option="backbone",
@@ -73,16 +78,16 @@ def bring_in(
 
 
 def _parts(path: Path, about: Mapping[str, Any], place: Path) -> dict[str, Path]:
-    """By role, the files that a bundle says an adapter is made of: members of it, and nothing else of this machine."""
+    """Return the files of an adapter's parts by role. Only files of the bundle are allowed."""
     parts, there = about.get("parts"), {file.name for file in place.iterdir()}
     if not isinstance(parts, dict) or not isinstance(about.get("manifest"), dict):
         raise CorruptAdapter(
-            f"{path}: a bundle, but not one of an adapter. Export it again.", code="adapter.file-malformed", path=path
+            f"{path}: this bundle has no adapter. Export the adapter again.", code="adapter.file-malformed", path=path
         )
     for role, file in parts.items():
         if not isinstance(file, str) or file not in there or not adapter_parts.is_role(role):
             raise CorruptAdapter(
-                f"{path}: its part {str(role)[:80]!r} is no file of the bundle. Export it again.",
+                f"{path}: its part {str(role)[:80]!r} is not a file of the bundle. Export the adapter again.",
                 code="adapter.file-malformed",
                 path=path,
                 part=str(role)[:80],
@@ -104,14 +109,14 @@ def _directory(
         return keep(path, links=links)
     if not os.path.lexists(path / _PRETRAINED):
         raise NotFound(
-            f"{path}: neither an adapter ({MANIFEST} or {PEFT_SETTINGS}) nor a model ({_PRETRAINED}) is there. Name "
-            "the directory that holds one of these.",
+            f"{path}: found neither an adapter ({MANIFEST} or {PEFT_SETTINGS}) nor a model ({_PRETRAINED}). Name a "
+            "directory that has one of these files.",
             code="adapter.missing",
             path=path,
         )
     if backbone is None:
         raise InvalidStudy(
-            f"{path}: a model of transformers. Say what it was fine-tuned from with `backbone`.",
+            f"{path}: this is a transformers model. Name the model that it was fine-tuned from with `backbone`.",
             code="option.missing",
             path=path,
         )
@@ -133,17 +138,21 @@ def send_out(
     private: bool,
     texts: bool = True,
 ) -> tuple[str, tuple[str, ...]]:
-    """Write a version to `target`: a directory, a bundle where it ends in .tar, or hub:owner/name[@branch].
+    """Write a version to a directory, a bundle or the Hub. Return its place, and notes for its users.
 
-    merged    folded into its backbone, as a model that transformers opens alone
-    backbone  where that is, if not at the address that the adapter names
-    texts     with the hashes of the texts that it was trained on, where the version has them
-    Returns where it is now, and what its user has to know.
+    Args:
+        store: the store.
+        reference: the version.
+        target: a directory; FILE.tar for a bundle; or hub:owner/name[@branch].
+        merged: merge the adapter into its backbone, as a model that transformers opens without peft.
+        backbone: address of the backbone; default: the one in the manifest.
+        private: whether a new repository on the Hub is private.
+        texts: include the hashes of the training texts, if the version has them.
     """
     version = store.show(reference)
     if backbone is not None and not merged:
         raise InvalidStudy(
-            f"{version}: `backbone` is of use where it is merged only. Leave it out.",
+            f"{version}: `backbone` is only used with `merged`. Leave `backbone` out.",
             code="option.inapplicable",
             version=str(version),
             option="backbone",
@@ -153,14 +162,14 @@ def send_out(
     if target.endswith(BUNDLE):
         if merged:
             raise InvalidStudy(
-                f"{target}: a bundle holds an adapter as it is. Leave `merged` out.",
+                f"{target}: a bundle cannot have a merged model. Leave `merged` out.",
                 code="option.inapplicable",
                 path=target,
                 option="merged",
             )
         if os.path.lexists(target):
             raise Refused(
-                f"{target}: something is there already. Name a file that is not there yet.",
+                f"{target}: the path exists already. Name a new file.",
                 code="out.exists",
                 path=target,
             )
@@ -173,9 +182,7 @@ def _to_directory(
     store: StoreReader, version: Version, path: Path, merged: bool, backbone: str | None, texts: bool
 ) -> tuple[str, ...]:
     if os.path.lexists(path):
-        raise Refused(
-            f"{path}: something is there already. Name a directory that is not there yet.", code="out.exists", path=path
-        )
+        raise Refused(f"{path}: the path exists already. Name a new directory.", code="out.exists", path=path)
     with file_io.replacing(path) as fresh:
         if merged:
             from afina.store import recompute

@@ -1,8 +1,8 @@
-"""An adapter's directory, looked at before anything of it is read by torch, or kept.
+"""Strict inspection of an adapter's directory, before torch reads or a store keeps any of it.
 
-What only names and sizes tell is refused by these, before a file is opened. A safetensors file is read by a reader of
-our own, stricter than the format asks for: sizes before memory, and finite values. Knows no store and no model; no
-torch.
+Files are first refused by name and size, without opening them. safetensors files are read by a reader of afina, which
+is stricter than the format: it checks sizes before it allocates memory, and that values are finite. Does not import
+torch. Knows no store and no model.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ PROGRAMS = (
     *(".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".msgpack", ".dill"),
     *(".zip", ".gz", ".tar", ".tgz", ".py", ".pyc", ".so"),
 )
-"""Ends of names of files that can run a program when they are read, or that hold others."""
+"""Suffixes of files that can run code when they are opened, or that contain other files."""
 
 INSTEAD = (
-    "Save the weights with save_pretrained, which writes safetensors (safe_serialization=True where that is asked for),"
+    "Save the weights with save_pretrained, which writes safetensors (with safe_serialization=True in older versions),"
     " and leave this file out"
 )
 
@@ -40,17 +40,17 @@ _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 _MAGIC = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "gzip", b"\x93NUMPY": "a NumPy file", b"\x89HDF": "HDF5"}
 
 _BINARY = ".model"
-"""SentencePiece's own format; every other file beside the tensors is text."""
+"""Suffix of SentencePiece models. All other files beside the tensors must be text."""
 
 PREFIX = 8
-"""Bytes before the header, which say how long it is."""
+"""Bytes before the header, with the header's length."""
 
 LONGEST_NAME = 512
 PIECE = 4 << 20
-"""Bytes of a tensor that are looked at in one go."""
+"""Bytes of a tensor that are checked at a time."""
 
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Bytes of a number. What any method trains is one of these; TF-IDF has float64."""
+"""Allowed dtypes, with their bytes. All methods train these; TF-IDF has float64."""
 
 _EXPONENT: dict[str, tuple[str, int]] = {
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
@@ -58,14 +58,21 @@ _EXPONENT: dict[str, tuple[str, int]] = {
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
 }
-"""The bits that are all ones in an infinity and in what is no number, and in no other value."""
+"""The exponent bits of a float, which are all ones for infinity and NaN, and for no other value."""
 
 _METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """What a directory holds: the tensor file's name and header, the bytes of every file by name, and of all."""
+    """The content of an adapter's directory.
+
+    Attributes:
+        tensor_file: name of the tensor file.
+        header: header of the tensor file.
+        files: bytes of each file, by name.
+        bytes: bytes of all files.
+    """
 
     tensor_file: str
     header: Header
@@ -74,12 +81,16 @@ class Inspected:
 
 
 def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bool = False) -> Inspected:  # noqa: B008 - frozen
-    """Look at the directory of an adapter of afina or of peft; hidden files are no part of it and not looked at.
+    """Inspect the directory of an adapter of afina or peft. Hidden files do not belong to the adapter and are ignored.
 
-    links   take links too, within the directory or to the `blobs` of a snapshot of the Hub's cache
+    Args:
+        links: accept links within the directory, or into the Hub's cache.
 
-    Raises NotFound where no adapter is; Refused for a file that can run a program, for a link, a folder or a name that
-    no adapter has, for more than `limits`, for values that are no numbers; CorruptAdapter for what is damaged.
+    Raises:
+        NotFound: there is no adapter.
+        Refused: a file can run code, a link, folder or name is not allowed, a limit is exceeded, or a value is NaN or
+            infinite.
+        CorruptAdapter: a file is damaged.
     """
     check_there(directory)
     files = _files(directory, limits, links)
@@ -91,8 +102,8 @@ def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bo
             raise _too_large(directory / name, f"{size:,} bytes", size, limits.file_bytes, "file_bytes")
         if name.endswith(TENSORS):
             raise Refused(
-                f"{directory / name}: an adapter has one tensor file, here {tensor_file}, and this is another. "
-                "Move it elsewhere.",
+                f"{directory / name}: an adapter has a single tensor file, here {tensor_file}. Move this file "
+                "elsewhere.",
                 code="intake.file-unexpected",
                 path=directory / name,
             )
@@ -108,7 +119,7 @@ def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bo
 
 
 def inspect_model(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bool = False) -> None:  # noqa: B008 - frozen
-    """Look at the directory of a model that transformers saved, before transformers does. Raises as `inspect` does."""
+    """Inspect the directory of a transformers model before transformers opens it. Raises as `inspect` does."""
     for name in _files(directory, limits, links):
         _check_kind(directory / name)
         if name.endswith(TENSORS):
@@ -116,7 +127,7 @@ def inspect_model(directory: Path, limits: IntakeLimits = IntakeLimits(), *, lin
 
 
 def _files(directory: Path, limits: IntakeLimits, links: bool) -> dict[str, int]:
-    """Bytes by name."""
+    """Return the bytes of each file, by name."""
     try:
         entries = sorted((entry for entry in os.scandir(directory) if entry.name[:1] != "."), key=lambda one: one.name)
     except OSError as error:
@@ -125,8 +136,8 @@ def _files(directory: Path, limits: IntakeLimits, links: bool) -> dict[str, int]
         ) from None
     if len(entries) > limits.files:
         raise Refused(
-            f"{directory}: {len(entries):,} files, at most {limits.files:,} are taken. Leave out what is no part of "
-            "the adapter, or set another limit, files=..., with `limits`.",
+            f"{directory}: {len(entries):,} files, more than the limit of {limits.files:,}. Remove files that do not "
+            "belong to the adapter, or set another limit, files=..., with `limits`.",
             code="intake.too-large",
             path=directory,
             found=len(entries),
@@ -143,7 +154,7 @@ def _size(entry: os.DirEntry[str], directory: Path, links: bool) -> int:
     shown = f"{directory / ascii(entry.name)[1:-1][:160]}"
     if entry.name.lower().endswith(PROGRAMS):
         raise Refused(
-            f"{shown}: a file of this kind can run a program when it is read. {INSTEAD}.",
+            f"{shown}: a file of this kind can run code when it is opened. {INSTEAD}.",
             code="intake.file-unsafe",
             path=shown,
         )
@@ -165,8 +176,8 @@ def _size(entry: os.DirEntry[str], directory: Path, links: bool) -> int:
         )
     if not is_plain_name(entry.name):
         raise Refused(
-            f"{shown}: no adapter has a file of that name, expected letters, digits, . _ and - before one of "
-            f"{', '.join(SUFFIXES)}. Move it elsewhere.",
+            f"{shown}: this file name is not allowed in an adapter. Expected letters, digits, . _ and - before one of "
+            f"{', '.join(SUFFIXES)}. Move the file elsewhere.",
             code="intake.file-unexpected",
             path=shown,
         )
@@ -174,7 +185,7 @@ def _size(entry: os.DirEntry[str], directory: Path, links: bool) -> int:
 
 
 def _stays(entry: os.DirEntry[str], directory: Path) -> bool:
-    """Whether a link leads to what is there, or to where the Hub's cache keeps a snapshot's files."""
+    """Return whether a link leads into the same directory, or to the files of a snapshot in the Hub's cache."""
     try:
         target = Path(entry.path).resolve(strict=True)
     except (OSError, RuntimeError):
@@ -188,8 +199,7 @@ def _tensor_file(directory: Path, files: Mapping[str, int]) -> str:
     name = read_manifest(directory).tensor_file if MANIFEST in files else PEFT_TENSORS
     if name not in files or not name.endswith(TENSORS):
         raise CorruptAdapter(
-            f"{directory}: its tensors are to be in {name[:80]!r}, expected a {TENSORS} file that is there. "
-            f"{file_io.AGAIN}",
+            f"{directory}: its tensor file {name[:80]!r} is missing, or not a {TENSORS} file. {file_io.AGAIN}",
             code="adapter.file-missing",
             path=directory,
             file=name[:80],
@@ -198,17 +208,17 @@ def _tensor_file(directory: Path, files: Mapping[str, int]) -> str:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise Refused for what a file is really, whatever it is called."""
+    """Raise Refused if the content of a file shows a forbidden format, whatever its name is."""
     with path.open("rb") as file:
         start = file.read(PREFIX + 1)
-    # The length of a safetensors header may well begin like a pickle; then a brace follows it.
+    # The length of a safetensors header may look like the beginning of a pickle; then a brace follows it.
     if path.name.endswith(TENSORS) and start[PREFIX:] == b"{":
         return
     kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
     if kind is None and start.startswith(_PICKLES):
         kind = "a pickle"
     if kind is not None:
-        runs = "torch.load would run whatever program is in it" if path.name.endswith(TENSORS) else "not text"
+        runs = "torch.load would run any code in this file" if path.name.endswith(TENSORS) else "not text"
         raise Refused(
             f"{path}: by its content this is {kind}: {runs}. {INSTEAD}.",
             code="intake.file-unsafe",
@@ -227,7 +237,7 @@ def _check_text(path: Path) -> None:
             decoder.decode(b"", final=True)
         except ValueError:
             raise Refused(
-                f"{path}: not text in UTF-8, which a file of that name is. Write it again, or leave it out.",
+                f"{path}: a file with this suffix must be text in UTF-8. Write the file again, or leave it out.",
                 code="intake.file-unexpected",
                 path=path,
             ) from None
@@ -244,8 +254,8 @@ def _check_settings(directory: Path, files: Mapping[str, int]) -> None:
 
 def _too_large(path: Path, what: str, found: int, most: int, key: str) -> Refused:
     return Refused(
-        f"{path}: {what}, at most {most:,} are taken. If it is what you mean to keep, set another limit, {key}=..., "
-        "with `limits`.",
+        f"{path}: {what}, more than the limit of {most:,}. If this is intended, set another limit, {key}=..., with "
+        "`limits`.",
         code="intake.too-large",
         path=path,
         found=found,
@@ -256,7 +266,7 @@ def _too_large(path: Path, what: str, found: int, most: int, key: str) -> Refuse
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor in a file: dtype as the format spells it, shape, and which bytes behind the header are its own."""
+    """A tensor in a file: dtype as in the format, shape, and its byte range after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -266,7 +276,14 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """Of a file: its tensors by name, in the order of their bytes; its strings; how many bytes the file has."""
+    """The header of a tensor file.
+
+    Attributes:
+        tensors: tensors by name, in the order of their bytes.
+        metadata: the file's strings.
+        data_start: bytes before the data.
+        size: bytes of the file.
+    """
 
     tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
@@ -275,26 +292,27 @@ class Header:
 
 
 def read_header(path: Path, limits: IntakeLimits = IntakeLimits()) -> Header:  # noqa: B008 - frozen
-    """The header of a file whose tensors cover what follows it: no gap, no overlap, nothing left over.
+    """Return the header of a file. Its tensors must cover the data exactly: no gap, no overlap, nothing left over.
 
-    Raises CorruptAdapter where it is not so, Refused where it is more than `limits` allow or of a dtype that no adapter
-    has.
+    Raises:
+        CorruptAdapter: the file is damaged, or not safetensors.
+        Refused: a limit is exceeded, or a dtype is not allowed.
     """
     size = file_io.check_plain(path)
     with path.open("rb") as file:
         start = file.read(PREFIX)
         length = int.from_bytes(start, "little")
         if size < PREFIX or length > size - PREFIX:
-            raise _not_whole(path, f"it has {size:,} bytes, its header alone would have {length:,}")
+            raise _not_whole(path, f"the file has {size:,} bytes, its header alone would have {length:,}")
         if length > limits.header_bytes:
             raise _too_large(path, f"the header has {length:,} bytes", length, limits.header_bytes, "header_bytes")
         text = file.read(length)
     if len(text) < length or not text.startswith(b"{"):
-        raise _not_whole(path, "its header is no JSON object")
+        raise _not_whole(path, "its header is not a JSON object")
     content = file_io.parse_json(text, f"{path}, its header")
     metadata = content.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _not_whole(path, f"its {_METADATA} is no table of strings")
+        raise _not_whole(path, f"its {_METADATA} is not a table of strings")
     if len(content) > limits.tensors:
         raise _too_large(path, f"the file has {len(content):,} tensors", len(content), limits.tensors, "tensors")
     found = [(name, _entry(path, name, entry, limits)) for name, entry in content.items()]
@@ -304,7 +322,7 @@ def read_header(path: Path, limits: IntakeLimits = IntakeLimits()) -> Header:  #
 
 
 def check_finite(path: Path, header: Header) -> None:
-    """Raise Refused where a value is infinite or no number; reads the file piece by piece."""
+    """Raise Refused if a value is NaN or infinite. The file is read in pieces."""
     with path.open("rb") as file:
         for name, entry in header.tensors.items():
             (unsigned, exponent), width = _EXPONENT[entry.dtype], DTYPES[entry.dtype]
@@ -313,12 +331,12 @@ def check_finite(path: Path, header: Header) -> None:
             while left:
                 data = file.read(min(PIECE, left))
                 if not data or len(data) % width:
-                    raise _not_whole(path, f"it ends within {name!r}")
+                    raise _not_whole(path, f"the file ends within {name!r}")
                 left -= len(data)
                 if ((np.frombuffer(data, unsigned) & exponent) == exponent).any():
                     raise Refused(
-                        f"{path}: {name!r} has values that are infinite or no numbers, with which every answer is "
-                        "wrong. Train the adapter again, at a lower learning rate or in float32.",
+                        f"{path}: {name!r} has NaN or infinite values, which make every answer wrong. Train the "
+                        "adapter again, at a lower learning rate or in float32.",
                         code="intake.values-not-finite",
                         path=path,
                         tensor=name,
@@ -329,19 +347,19 @@ def _entry(path: Path, name: str, entry: Any, limits: IntakeLimits) -> TensorEnt
     if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
         raise _not_whole(path, f"a tensor is called {name[:40]!r}, expected 1 to {LONGEST_NAME} printable characters")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _not_whole(path, f"its entry for {name[:80]!r} has not exactly dtype, shape and data_offsets")
+        raise _not_whole(path, f"its entry for {name[:80]!r} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise Refused(
-            f"{path}: {name[:80]!r} has dtype {str(dtype)[:40]!r}, an adapter's tensors have one of "
-            f"{', '.join(DTYPES)}. Convert it to one of these and save it again.",
+            f"{path}: {name[:80]!r} has dtype {str(dtype)[:40]!r}, expected one of {', '.join(DTYPES)}. Convert the "
+            "tensor and save the adapter again.",
             code="intake.dtype-unsupported",
             path=path,
             tensor=name[:80],
             found=str(dtype)[:40],
         )
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise _not_whole(path, f"shape or data_offsets of {name[:80]!r} are no lists of whole numbers from 0 up")
+        raise _not_whole(path, f"shape and data_offsets of {name[:80]!r} must be lists of whole numbers of at least 0")
     if len(shape) > limits.dimensions:
         raise _too_large(
             path, f"{name[:80]!r} has {len(shape):,} dimensions", len(shape), limits.dimensions, "dimensions"
@@ -369,5 +387,7 @@ def _check_cover(path: Path, found: list[tuple[str, TensorEntry]], size: int) ->
 
 def _not_whole(path: Path, found: str) -> CorruptAdapter:
     return CorruptAdapter(
-        f"{path}: not a whole safetensors file: {found}. {file_io.AGAIN}", code="adapter.file-malformed", path=path
+        f"{path}: damaged, or not a safetensors file: {found}. {file_io.AGAIN}",
+        code="adapter.file-malformed",
+        path=path,
     )
