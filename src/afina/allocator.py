@@ -60,7 +60,7 @@ def keep_kernels(most: int, *, anew: bool = True) -> None:
 
     Args:
         most: number of kernels.
-        anew: False: set the number only if neither the user nor an earlier call has set it.
+        anew: False: set the number only if it is not set yet, by the user or by an earlier call.
     """
     for name in _CACHES:
         if name not in os.environ or (anew and os.environ[name] == _chosen_here.get(name)):

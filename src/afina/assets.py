@@ -95,7 +95,7 @@ ASSETS = {
 }
 
 PATIENCE = timedelta(days=1)
-"""How long `fetch_if_possible` remembers that an asset could not be fetched: each attempt takes seconds."""
+"""Time for which `fetch_if_possible` remembers that an asset could not be fetched: each attempt takes seconds."""
 
 
 def cache_directory() -> Path:

@@ -1,4 +1,4 @@
-"""Progress of a run: events that training produces and listeners receive. Knows neither training nor display."""
+"""Progress of a run: events that training produces and listeners receive. Knows no training and no display."""
 
 from __future__ import annotations
 

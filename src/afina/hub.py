@@ -1,4 +1,4 @@
-"""Download and upload of files on the Hugging Face Hub. Knows repositories and revisions, neither models nor tasks."""
+"""Download and upload of files on the Hugging Face Hub. Knows repositories, but no models or tasks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from afina.errors import AfinaError, CannotWrite, InvalidName, NotFound, Refused
 SAFE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 """Patterns of files in adapters and models that contain data only.
 
-Other formats of weights may contain code: files in such formats are neither downloaded nor uploaded.
+Other formats of weights may contain code: such files are not downloaded and not uploaded.
 """
 
 CARD = "README.md"
@@ -64,7 +64,7 @@ def snapshot(address: str, *, weights: bool = True) -> Path:
             path = _download(repository, revision, [*SMALL, "pytorch_model*.bin"])
     except (RepositoryNotFoundError, HFValidationError):
         raise NotFound(
-            f"backbone {address}: neither a local directory nor a repository on the Hub. "
+            f"backbone {address}: there is no such local directory, and no such repository on the Hub. "
             "Give a Hub id such as gpt2, a directory, or 'embedded'.",
             code="backbone.missing",
             backbone=address,

@@ -1,4 +1,4 @@
-"""Blobs: immutable files, each at a place. This package knows neither their content nor their users.
+"""Blobs: immutable files, each at a place. This package does not know their content or their users.
 
 A place is `sha256-<64 hex digits>-<8 hex digits>`: the hash of the content, and a random word for this copy. A file
 that was removed and is stored again gets another word. So a process that is late in removing removes only the old copy.

@@ -279,7 +279,7 @@ def _switches() -> list[str]:
 def _config(scheme: str) -> dict[str, str]:
     """Return settings that obstore needs beyond the environment."""
     if scheme == "s3":
-        # Files are removed one at a time, for which every service has the plain request.
+        # Files are removed one at a time; every service supports the simple request.
         return {"disable_bulk_delete": "true"}
     if scheme == "az":
         # obstore 0.12 panics where it has the account's name from the environment alone.

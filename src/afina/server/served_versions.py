@@ -176,7 +176,7 @@ class ServedVersions:
             return
         try:
             self.demand(version)
-        except AfinaError:  # damaged, not loaded in time, or nothing answered
+        except AfinaError:  # damaged, not loaded in time, or the store does not respond
             self._behind[reference] = str(version)
         else:
             self._behind.pop(reference, None)

@@ -1,7 +1,7 @@
 """Shadow versions: versions that answer the same texts as production, in the same batch, for comparison.
 
 The version with the alias `shadow` runs beside the version with the alias `production`, once it has been loaded and has
-passed its golden test. Clients never notice it: neither its answers, nor its errors, nor its loading time. Knows no
+passed its golden test. Clients never notice its answers, its errors or its loading time. Knows no
 protocol.
 """
 
@@ -100,7 +100,9 @@ class Shadows:
         self._again: set[Name] = set()
         self._last, _ = store.news(0, ())
         self._lock = threading.Lock()
-        self._looking = ThreadPoolExecutor(1, thread_name_prefix="afina-shadow")  # one: looks have an order
+        self._looking = ThreadPoolExecutor(
+            1, thread_name_prefix="afina-shadow"
+        )  # one thread, so that lookups keep their order
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="afina-shadow-load")
 
     def count(self, state: str) -> int:
@@ -109,7 +111,7 @@ class Shadows:
             return sum(status.state == state for status in self._statuses.values())
 
     def lease_for(self, name: Name, current: Version, texts: int) -> ShadowLease | None:
-        """Return a lease of the shadow to compare with `current`; None if there is none. Neither raises nor waits."""
+        """Return a lease of the shadow to compare with `current`; None if there is none. Does not wait."""
         status = self._statuses.get(name)
         if status is None:
             self._begin(name)

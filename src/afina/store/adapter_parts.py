@@ -1,6 +1,6 @@
 """Parts of a version: the tensors of the body, those of the head, and further files. Each part has its own digest.
 
-Versions that share a body, a head or a tokenizer share its bytes. Knows neither blobs nor the catalogue.
+Versions that share a body, a head or a tokenizer share its bytes. Knows no blobs and no catalogue.
 """
 
 from __future__ import annotations

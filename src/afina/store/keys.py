@@ -75,7 +75,7 @@ class Key:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the key is neither revoked, damaged nor expired."""
+        """Whether the key is not revoked, not damaged and not expired."""
         ended = self.expires is not None and audit_log.now() >= self.expires
         return self.revoked is None and self.problem is None and not ended
 
@@ -277,7 +277,7 @@ def id_of(secret: str) -> str | None:
 def matches(secret: str, key: Key | None) -> bool:
     """Return whether the text is this key and the key is valid.
 
-    The time of the comparison depends neither on the position of the first difference nor on whether the key exists.
+    The time of the comparison does not depend on the position of the first difference, or on whether the key exists.
     """
     kept = key.hash if key is not None and key.is_valid else _OF_NOBODY
     return hmac.compare_digest(hashed(secret), kept)

@@ -1,6 +1,6 @@
 """The model card of a version, `README.md` in the Hub's format, made only from the manifest.
 
-Directories are named by their last part only. Knows manifests; neither models nor the store.
+Directories are named by their last part only. Knows manifests, but no models and no store.
 """
 
 from __future__ import annotations

@@ -271,7 +271,7 @@ def use_files(
                 try:
                     made = use(files)
                 except CorruptStore:
-                    _check_digests(version, later, files, places)  # says which file it is
+                    _check_digests(version, later, files, places)  # raises an error that names the file
                     raise
                 _check_digests(version, [role for role in later if not shows[role](made, files[role])], files, places)
                 return made

@@ -101,7 +101,7 @@ REFUSED = 50
 """Requests per second without a valid key that are answered at once. Further ones wait for at most a second each."""
 
 SLOWED = 500
-"""How many requests without a valid key may wait at a time."""
+"""Number of requests without a valid key that may wait at a time."""
 
 STREAMED = "/bulk"
 """The path whose body is read while it arrives. Its limits apply to each line."""

@@ -46,7 +46,7 @@ class Predict(Body):
 
 
 def predict_texts(body: Predict) -> Sequence[Text]:
-    """Return the texts of a request. Raises InvalidData for an array with neither one nor two strings."""
+    """Return the texts of a request. Raises InvalidData unless each array has one or two strings."""
     given = body.inputs if body.batch else [body.inputs]
     return [_text([one] if isinstance(one, str) else list(one)) for one in given]
 

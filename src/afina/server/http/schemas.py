@@ -55,7 +55,7 @@ def parse_body(content: bytes, kind: type[Given]) -> Given:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         places = [str(part)[:40] for part in first["loc"][:4] if part != "str" and "[" not in str(part)]
-        where = ".".join(places)  # without the branches of a union
+        where = ".".join(places)  # the filter leaves out the branches of a union
         raise Refusal(422, "invalid", f"`{where}`: {first['msg'][:200]}.") from None
 
 

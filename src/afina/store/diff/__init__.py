@@ -1,6 +1,6 @@
 """The differences between two adapters: fields of their manifests, and weights layer by layer. Knows no store.
 
-Needs neither a backbone nor texts. torch is imported inside the functions that compute.
+Needs no backbone and no texts. torch is imported inside the functions that compute.
 """
 
 from __future__ import annotations

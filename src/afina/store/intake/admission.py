@@ -193,7 +193,7 @@ def _allowed(name: str, inner: str | None, backbone: Dimensions) -> list[_Shape]
         return next(([shape] for end, shape in ends.items() if f".{name}".endswith(f".{end}")), None)
     for module, linear in backbone.linear.items():
         if inner.startswith(f"{module}."):
-            kind = inner.removeprefix(f"{module}.").removeprefix("base_layer.")  # what peft calls the layer itself
+            kind = inner.removeprefix(f"{module}.").removeprefix("base_layer.")  # peft's name for the wrapped layer
             if kind in (plain := linear.shapes()):
                 return [plain[kind]]
             return _of_linear(linear.inputs, linear.outputs).get(kind)

@@ -109,7 +109,7 @@ def _directory(
         return keep(path, links=links)
     if not os.path.lexists(path / _PRETRAINED):
         raise NotFound(
-            f"{path}: found neither an adapter ({MANIFEST} or {PEFT_SETTINGS}) nor a model ({_PRETRAINED}). Name a "
+            f"{path}: no adapter ({MANIFEST} or {PEFT_SETTINGS}) and no model ({_PRETRAINED}) found. Name a "
             "directory that has one of these files.",
             code="adapter.missing",
             path=path,

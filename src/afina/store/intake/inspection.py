@@ -208,7 +208,7 @@ def _tensor_file(directory: Path, files: Mapping[str, int]) -> str:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise Refused if the content of a file shows a forbidden format, whatever its name is."""
+    """Raise Refused if the content of a file shows a forbidden format. The name does not matter."""
     with path.open("rb") as file:
         start = file.read(PREFIX + 1)
     # The length of a safetensors header may look like the beginning of a pickle; then a brace follows it.
