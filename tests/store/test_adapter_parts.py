@@ -169,7 +169,7 @@ def _extra(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "role", "said"),
     [
-        (_flip, BODY_ROLE, r"its 3 tensors have digest .* its manifest says"),
+        (_flip, BODY_ROLE, r"its 3 tensors have digest .* its manifest states"),
         (_flip, HEAD_ROLE, r"its 3 tensors have digest"),
         (_cut, BODY_ROLE, "damaged, or not a safetensors file"),
         (Path.unlink, BODY_ROLE, "the file is missing"),

@@ -231,7 +231,7 @@ def test_a_head_is_compared_by_label() -> None:
     found = difference(first, turned)
     assert (only(found).change, only(found).head) == (0.0, True)
     assert found.fields["labels"] == {"reordered": [["a", "b", "c"], ["c", "a", "b"]]}
-    assert "in another order" in found.notes[-1]
+    assert "have different orders" in found.notes[-1]
 
     fewer = invented({"score.weight": weight[[2, 0]] * 2}, label_names=("c", "d"))
     found = difference(first, fewer)
