@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 import afina
 from afina import cli
+from afina.cli.help import EXAMPLES, GROUPS, GroupedCommand
 from afina.methods import METHODS
 from afina.stats.metrics import OF_KIND
 from afina.studies.runs.spec import MOST, Ask, Data, Training
@@ -43,20 +44,21 @@ def _command(group: Any, path: str, level: int) -> Iterator[str]:
         context = command.make_context(full, [], resilient_parsing=True)
         yield f"{'#' * level} {full}\n"
         yield _help_text(command.help or "")
+        if isinstance(command, GroupedCommand) and name in EXAMPLES:
+            yield f"```sh\n{EXAMPLES[name]}\n```\n"
         usage = " ".join(command.collect_usage_pieces(context))
         yield f"```text\n{full} {usage}\n```\n"
         panels: dict[str, list[str]] = {}
         for parameter in command.get_params(context):
             if record := parameter.get_help_record(context):
-                panel = getattr(parameter, "rich_help_panel", None) or (
-                    "Options" if parameter.opts[0].startswith("-") else "Arguments"
+                grouped = (
+                    GROUPS.get(parameter.name or "", "Options") if isinstance(command, GroupedCommand) else "Options"
                 )
+                panel = grouped if parameter.opts[0].startswith("-") else "Arguments"
                 said, meaning = (" ".join(part.split()) for part in record)
                 panels.setdefault(panel, []).append(f"| {_code(said)} | {_text(meaning)} |")
         for panel, rows in panels.items():
             yield "\n".join([f"| {panel} | Meaning |", "| --- | --- |", *rows, ""])
-        if command.epilog:
-            yield _help_text(command.epilog)
         if hasattr(command, "commands"):
             yield from _command(command, full, level + 1)
 
