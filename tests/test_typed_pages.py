@@ -20,7 +20,7 @@ from afina import AdapterStore, Backbone, Results, assets
 from afina.errors import NotFound
 from command import PROGRAM, Command
 from crowd import adapter
-from fakes import sentences, write_csv
+from fakes import Backbones, sentences, write_csv
 from pages import ROOT, blocks
 from services import free_port
 
@@ -31,7 +31,10 @@ ELSEWHERE = {"make", "pip", "export"}
 TINY = {"train", "study", "evaluate", "predict", "ask", "compare", "plan"}
 STEPS = {"train": ["--set", "max_steps=2"], "study": ["--set", "train.max_steps=2"]}
 FEW = ["--set", "data.train_examples=64", "--set", "data.evaluation_examples=64"]
-MODELS = {"embedded", "path/to/gpt2"}
+MODELS = {"embedded", "gpt2", "path/to/gpt2"}
+"""Addresses in whose place the tiny model is used."""
+LLAMA = {"add-a-method"}
+"""Pages with a method that peft has for `torch.nn.Linear` alone, which GPT-2 does not use."""
 LONG = {"choose", "paper", "fair", "methods", "replay"}
 """Words of commands that take minutes or need the Hub: other tests type them."""
 
@@ -68,27 +71,28 @@ def fetch_snippets() -> None:
         pytest.skip(str(error))
 
 
-def write_files(page: Path, backbone: str) -> None:
+def write_files(page: Path, backbone: str, port: str) -> None:
     """Write every file that a page shows: its name in backquotes, a colon, and a block of code."""
     for name, text in re.findall(
         r"`([\w.-]+)`:\n\n```\w+\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     ):
-        Path(name).write_text(text.replace('"embedded"', f'"{backbone}"'), encoding="utf-8")
+        text = text.replace('"embedded"', f'"{backbone}"').replace("8000", port)
+        Path(name).write_text(text, encoding="utf-8")
 
 
-def versions(gpt2: Backbone) -> None:
+def versions(tiny: Backbone) -> None:
     """Publish two versions of acme/reviews; production has pointed to the first and points to the second."""
     store = AdapterStore("adapters")
     for number in (1, 2):
-        adapter(gpt2, "lora", {"r": 2}, seed=number).save(Path(f"made-{number}"))
+        adapter(tiny, "lora", {"r": 2}, seed=number).save(Path(f"made-{number}"))
         store.publish(Path(f"made-{number}"), "acme/reviews", message="made up")
         store.alias(f"acme/reviews@{number}", "production")
 
 
-def two_results(gpt2: Backbone) -> None:
+def two_results(tiny: Backbone) -> None:
     """Leave adapters of two tasks where results are."""
     for number, task in enumerate(("reviews", "tickets")):
-        adapter(gpt2, "lora", {"r": 2}, seed=number).save(Path("results") / task)
+        adapter(tiny, "lora", {"r": 2}, seed=number).save(Path("results") / task)
 
 
 BEFORE: dict[str, Callable[[Backbone], None]] = {
@@ -109,8 +113,8 @@ FIRST = {
 class Typist:
     """A person who types the lines of a page, in one directory."""
 
-    def __init__(self, afina: Command, gpt2: Backbone) -> None:
-        self.afina, self.gpt2, self.port = afina, gpt2, str(free_port())
+    def __init__(self, afina: Command, tiny: Backbone) -> None:
+        self.afina, self.tiny, self.port = afina, tiny, str(free_port())
         self.server: subprocess.Popen[bytes] | None = None
         self.done: list[str] = []
 
@@ -145,11 +149,11 @@ class Typist:
     def _path(self, word: str) -> str:
         if word.endswith("/ADAPTER"):
             return str(min(Path(word).parent.iterdir()))
-        return self.gpt2.address if word in MODELS else word
+        return self.tiny.address if word in MODELS else word
 
     def _tiny(self, words: list[str]) -> list[str]:
         made = STEPS.get(words[0], []) + (FEW if "quickstart" in words and "--task" not in words else [])
-        return [*made, *(["--backbone", self.gpt2.address] if words[0] in TINY and "--backbone" not in words else [])]
+        return [*made, *(["--backbone", self.tiny.address] if words[0] in TINY and "--backbone" not in words else [])]
 
     def _serve(self, words: list[str]) -> None:
         with open("server.log", "wb") as log:
@@ -185,15 +189,16 @@ class Typist:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_work_in_their_order(
-    page: Path, afina: Command, gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, afina: Command, backbones: Backbones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AFINA_STORE", "adapters")
-    typist = Typist(afina, gpt2)
+    tiny = Backbone.load(str(backbones.path("llama" if page.stem in LLAMA else "gpt2")))
+    typist = Typist(afina, tiny)
     try:
-        write_files(page, gpt2.address)
+        write_files(page, tiny.address, typist.port)
         invent("reviews.csv")
-        BEFORE.get(page.stem, lambda _: None)(gpt2)
+        BEFORE.get(page.stem, lambda _: None)(tiny)
         for line in [*FIRST.get(page.stem, []), *lines(page)]:
             typist.type(line)
     finally:
