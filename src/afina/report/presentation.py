@@ -72,7 +72,7 @@ class Presentation(ABC):
         return [
             f"{arm.label} is the pretrained model under a random head, which knows nothing of the task."
             for arm in arms
-            if make(arm.record.method).head == "random"
+            if not arm.trained and make(arm.record.method).head == "random"
         ]
 
     def which_disagree(self, shown: int, most: int) -> str:
@@ -161,8 +161,8 @@ class _Classes(Presentation):
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
         """The same, and how to measure what the model answers when asked in words, where that is missing."""
-        drawn = [arm for arm in arms if make(arm.record.method).head == "random"]
-        answering = [arm for arm in arms if make(arm.record.method).head == "words"]
+        drawn = [arm for arm in arms if not arm.trained and make(arm.record.method).head == "random"]
+        answering = [arm for arm in arms if not arm.trained and make(arm.record.method).head == "words"]
         made = [
             f"{arm.label} is the pretrained model under a random head, which has been told nothing of the labels. It "
             "says what a coin says, whatever the model knows."
