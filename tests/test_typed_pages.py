@@ -29,7 +29,11 @@ PAGES = [ROOT / "README.md", *sorted((DOCS / "tutorials").glob("*.md")), *sorted
 ELSEWHERE = {"make", "pip", "export"}
 """Programs that a page may name and this test does not run: tests/test_wheel.py builds and installs the wheel."""
 TINY = {"train", "study", "evaluate", "predict", "ask", "compare", "plan"}
-STEPS = {"train": ["--set", "max_steps=2"], "study": ["--set", "train.max_steps=2"]}
+FEWER = {
+    "plan": ["--method", "lora"],
+    "study": ["--set", "train.max_steps=2"],
+    "train": ["--set", "max_steps=2"],
+}
 FEW = ["--set", "data.train_examples=64", "--set", "data.evaluation_examples=64"]
 MODELS = {"embedded", "gpt2", "path/to/gpt2"}
 """Addresses in whose place the tiny model is used."""
@@ -152,7 +156,7 @@ class Typist:
         return self.tiny.address if word in MODELS else word
 
     def _tiny(self, words: list[str]) -> list[str]:
-        made = STEPS.get(words[0], []) + (FEW if "quickstart" in words and "--task" not in words else [])
+        made = FEWER.get(words[0], []) + (FEW if "quickstart" in words and "--task" not in words else [])
         return [*made, *(["--backbone", self.tiny.address] if words[0] in TINY and "--backbone" not in words else [])]
 
     def _serve(self, words: list[str]) -> None:
