@@ -93,6 +93,12 @@ def versions(tiny: Backbone) -> None:
         store.alias(f"acme/reviews@{number}", "production")
 
 
+def candidate(tiny: Backbone) -> None:
+    """The same two versions, while production still points to the first."""
+    versions(tiny)
+    AdapterStore("adapters").rollback("acme/reviews", "production")
+
+
 def two_results(tiny: Backbone) -> None:
     """Leave adapters of two tasks where results are."""
     for number, task in enumerate(("reviews", "tickets")):
@@ -103,7 +109,7 @@ BEFORE: dict[str, Callable[[Backbone], None]] = {
     "call-from-javascript": versions,
     "roll-back-a-release": versions,
     "serve-several-clients": two_results,
-    "try-a-version-on-live-traffic": versions,
+    "try-a-version-on-live-traffic": candidate,
 }
 """By page, the state that its first line expects."""
 
