@@ -1,6 +1,6 @@
-"""Plots that compare methods: accuracy, paired differences, learning curves, the Pareto front of costs, losses.
+"""Plots that compare methods: accuracy, differences, learning curves, Pareto fronts, losses, time.
 
-What each shows is in docs/reference/figures.md.
+docs/reference/figures.md defines what each plot shows.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -370,7 +370,7 @@ def trainings_in_time(made: Recommendation) -> Plot | None:
     return finish(figure, "race", "Trainings in order of time", said, caption)
 
 
-DASHES = ("--", ":", "-.")
+DASHES: tuple[Literal["--", ":", "-."], ...] = ("--", ":", "-.")
 """Line styles of the methods without training."""
 
 
