@@ -208,13 +208,16 @@ def test_a_study_takes_words_and_templates_a_method_may_have_its_own(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--template", "no place"], "--template 'no place': expected {text} in it once, and {text_pair} at most once"),
-        (["--template", "{text} {text_pair}"], "the examples are single texts. Take {text_pair} out of it, or name a"),
+        (["--template", "no place"], "--template 'no place': expected {text} once, and {text_pair} at most once"),
+        (["--template", "{text} {text_pair}"], "the examples are single texts. Remove {text_pair}, or name the"),
         (["--words", "good=warm"], "--words: label 'bad' has no words. Give a list of at least one word for every"),
         (["--words", "goood=warm"], "--words: unknown label 'goood'. Did you mean 'good'?"),
         (["--words", "good"], "--words good: expected LABEL=WORD,WORD, such as positive=great,good."),
         (["--words", "good=warm", "--words", "bad=warm"], "--words: ' warm' of 'bad' and ' warm' of 'good' begin with"),
-        (["--template", "{text} " + 300 * "and so on "], "that leaves none to the text. Give a shorter one, or a"),
+        (
+            ["--template", "{text} " + 300 * "and so on "],
+            "no token is left for the text. Give a shorter template, or a",
+        ),
     ],
     ids=["no text", "pair", "missing", "foreign", "form", "clash", "long"],
 )

@@ -53,7 +53,7 @@ def refused(afina: Command, gpt2: Backbone, toy: str) -> Callable[..., str]:
         answer = afina("train", "--task", task, "--backbone", backbone, "--out", OUT, *SHORT, *arguments)
         assert left_behind(OUT) == set()
         shown = afina("show", OUT)
-        assert shown.error.startswith("out: no records.jsonl there")
+        assert shown.error.startswith("out: the directory has no records.jsonl")
         return answer.error
 
     return run
@@ -160,10 +160,10 @@ def test_labels_that_are_not_those_of_the_data(refused: Callable[..., str], toy:
 
 def test_a_split_that_is_empty(refused: Callable[..., str]) -> None:
     assert refused(task=directory(rows(), [])) == (
-        "task/dev.csv: no rows below the names of the columns. Expected at least one example."
+        "task/dev.csv: no rows below the column names. Expected at least one example."
     )
     write_csv(Path("one.csv"), rows(1))
-    assert "one.csv: its 1 examples hold no two different texts of a label, so none" in refused(task="one.csv")
+    assert "one.csv: no label has two different texts among 1 examples, so no text" in refused(task="one.csv")
 
 
 def test_a_task_with_one_label(refused: Callable[..., str]) -> None:
@@ -174,8 +174,8 @@ def test_a_task_with_one_label(refused: Callable[..., str]) -> None:
 def test_evaluation_texts_that_were_trained_on(refused: Callable[..., str], afina: Command, gpt2: Backbone) -> None:
     task = directory(rows(), rows(60))
     told = refused(task=task)
-    assert "evaluation texts also occur in the training split, at most 1% may." in told
-    assert told.endswith("Remove the duplicates, or pass --allow-leakage to go on.")
+    assert "evaluation texts also occur in the training split; at most 1% may." in told
+    assert told.endswith("Remove the duplicates, or pass --allow-leakage to continue.")
     followed = afina(
         "train", "--task", task, "--backbone", gpt2.address, "--out", OUT, *SHORT, "--allow-leakage", "--json"
     )
@@ -186,7 +186,7 @@ def test_evaluation_texts_that_were_trained_on(refused: Callable[..., str], afin
 def test_a_text_without_content(refused: Callable[..., str], blank: str) -> None:
     write_csv(Path("mine.csv"), [*rows(), (blank, "good")])
     assert refused(task="mine.csv") == (
-        "mine.csv, line 42: column 'text' is empty. Expected a text; fill it in or remove the row, or leave such rows "
+        "mine.csv, line 42: column 'text' is empty. Expected a text. Fill it in, remove the row, or leave such rows "
         "out with --missing skip."
     )
 
@@ -207,13 +207,14 @@ def test_a_text_that_gives_no_tokens(
     copy(gpt2.path, tmp_path / "digitless", drop_digits)
     task = directory([*rows(), ("42", "good")], [("a new text", "good")])
     assert refused(task=task, backbone="digitless") == (
-        "lora, seed 0: training text 41: '42' gives no tokens. Remove empty texts, or give them some content."
+        "lora, seed 0: training text 41: '42' gives no tokens. Remove empty texts, or fill them in."
     )
 
 
 def test_a_maximum_length_beyond_the_backbones(refused: Callable[..., str], gpt2: Backbone) -> None:
     assert refused("--set", f"max_length={gpt2.longest + 1}") == (
-        f"lora, seed 0: max_length is {gpt2.longest + 1}, backbone {gpt2.address} takes at most {gpt2.longest} tokens."
+        f"lora, seed 0: max_length is {gpt2.longest + 1}, but backbone {gpt2.address} takes at most {gpt2.longest} "
+        f"tokens. Set {gpt2.longest} or less."
     )
 
 
@@ -262,7 +263,11 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
     ("arguments", "told"),
     [
         (("study", "papr"), "unknown preset 'papr'. Did you mean 'paper'? Known: fair, methods, paper, quickstart."),
-        (("study", "nope.toml"), "study file nope.toml is not there. Presets: fair, methods, paper, quickstart."),
+        (
+            ("study", "nope.toml"),
+            "study file nope.toml does not exist. Give an existing file, or one of the presets: fair, methods, paper, "
+            "quickstart.",
+        ),
         (
             ("study", "quickstart", "--set", "train.epoch=1"),
             "preset quickstart: unknown key 'train.epoch'. Did you mean 'train.epochs'? Known: train.accumulate, ",
@@ -295,7 +300,8 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         (("params", "--backbone", "./nope"), "backbone ./nope: there is no directory ./nope. Give a directory that "),
         (
             ("show", "nope"),
-            "nope: no records.jsonl there, so no finished run to show. Give the --out of a study or a recommendation.",
+            "nope: the directory has no records.jsonl, so there is no finished run to show. Give the --out of a study "
+            "or a recommendation.",
         ),
         (
             ("predict", "nope", "a"),
@@ -319,8 +325,8 @@ def test_a_command_that_cannot_be_meant_starts_nothing(
 
 def test_results_that_would_go_into_a_file(untouched: Callable[..., str], toy: str) -> None:
     Path("file").write_text("mine", encoding="utf-8")
-    assert untouched("train", "--task", toy, "--out", "file").startswith("--out file: cannot be made a directory (")
-    assert untouched("train", "--task", toy, "--out", "file/deeper").startswith("--out file/deeper: cannot be made a")
+    assert untouched("train", "--task", toy, "--out", "file").startswith("--out file: cannot create this directory (")
+    assert untouched("train", "--task", toy, "--out", "file/deeper").startswith("--out file/deeper: cannot create")
     assert Path("file").read_text(encoding="utf-8") == "mine"
 
 
@@ -329,7 +335,7 @@ def test_records_that_another_program_wrote(afina: Command, gpt2: Backbone, toy:
     (OUT / "records.jsonl").write_text('{"accuracy": 1}\n', encoding="utf-8")
     answer = afina("train", "--task", toy, "--backbone", gpt2.address, "--out", OUT, *SHORT)
     assert answer.error.startswith("out/records.jsonl, line 1: not a record of this version of afina (key: field req")
-    assert answer.error.endswith("Remove that line, or name another --out.")
+    assert answer.error.endswith("Remove this line, or give another --out.")
     assert left_behind(OUT) == {"records.jsonl"}
     assert (OUT / "records.jsonl").read_text(encoding="utf-8") == '{"accuracy": 1}\n'
 

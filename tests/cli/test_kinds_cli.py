@@ -86,10 +86,10 @@ def test_a_plan_of_numbers(afina: Command, backbone: str, ratings: str) -> None:
         (("--metric", "ece"), "--metric ece: not available for the task's kind, number"),
         (("--metric", "pearsn"), "Did you mean 'pearson'"),
         (("--kind", "numbers"), "data.kind = 'numbers': input should be 'classes', 'number' or 'labels'"),
-        (("--separator", ";"), "--separator ';' stands in no row of column 'rating'."),
+        (("--separator", ";"), "--separator ';' is in no row of column 'rating'."),
         (("--set", "temperature=true"), "temperature: tasks of kind number have no probabilities. Leave it out."),
         (("--set", "class_weights=balanced"), "class_weights balanced: tasks of kind number have no class weights."),
-        (("--words", "good=great"), "a task of kind number has no label that a word could answer for."),
+        (("--words", "good=great"), "a task of kind number has no labels with words. Remove the words"),
     ],
 )
 def test_what_does_not_fit_numbers_is_told_before_anything_is_trained(

@@ -58,7 +58,7 @@ def test_of_a_study_that_compares_the_method_is_named(
     if options:
         assert ambiguous.code == 0
     else:
-        assert ambiguous.error == "results/two: name an adapter with --method; there is full, narrow."
+        assert ambiguous.error == "results/two: several adapters. Choose with --method: full, narrow."
 
 
 def test_for_pairs_of_texts_a_file_is_named(afina: Command, gpt2: Backbone) -> None:
@@ -74,7 +74,7 @@ def test_a_mistake_in_the_template_is_told_before_anything_is_touched(afina: Com
     assert afina("train", "--task", toy, "--backbone", gpt2.address, *SHORT).code == 0
     before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
     for wrong, told_of in (
-        (["--template", "{txt} Sentiment:"], "--template '{txt} Sentiment:': expected {text} in it once"),
+        (["--template", "{txt} Sentiment:"], "--template '{txt} Sentiment:': expected {text} once"),
         (["--words", "fine=great", "--words", "bad=awful"], "fine"),
     ):
         answer = afina("train", "--task", toy, "--backbone", gpt2.address, *SHORT, *wrong)

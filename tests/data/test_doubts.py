@@ -225,9 +225,9 @@ def test_truth_values_and_floats_are_multi_hot_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lists", "told"),
     [
-        ([[0, 1, 0, 1], [1, 0, 0, 1], [1, 0]], "line 3: column 'labels' holds '[1, 0]', and most other rows hold 4"),
+        ([[0, 1, 0, 1], [1, 0, 0, 1], [1, 0]], "line 3: column 'labels' holds '[1, 0]', but most other rows hold 4"),
         ([[0, 1, 0, 1], [1, 0, 0, 1], ["late"]], "Expected 4 times 0 or 1 in each row, or the names of its labels"),
-        ([[0, 1, 0, 1], [1, 0, 0, 1], [1, 0, 0, 2]], "line 3: column 'labels' holds '[1, 0, 0, 2]', and most other"),
+        ([[0, 1, 0, 1], [1, 0, 0, 1], [1, 0, 0, 2]], "line 3: column 'labels' holds '[1, 0, 0, 2]', but most other"),
         ([[0], [1], [1]], "each list of column 'labels' holds one 0 or 1, which may be the name of a label, or say"),
         ([[0, 1, 0], [1, 0, 0], None], "line 3: column 'labels' is empty. Expected a label"),
     ],
@@ -245,7 +245,7 @@ def test_lists_of_indices_are_names(tmp_path: Path) -> None:
 def test_a_label_of_a_place_that_is_never_1_in_training_is_left_out_and_said(tmp_path: Path) -> None:
     task = Task.load(lists_of(tmp_path, [[0, 1, 0], [1, 0, 0], [1, 1, 0]] * 6))
     assert task.label_names == ("label_0", "label_1")
-    assert "No training text has the label label_2, which is left out." in task.notes
+    assert "No training text has the label label_2, so this label is left out." in task.notes
 
 
 def test_an_adapter_of_multi_hot_lists_is_measured_on_such_lists(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_an_adapter_of_multi_hot_lists_is_measured_on_such_lists(tmp_path: Path)
 
 def test_what_numpy_prints_for_a_list_is_refused_and_what_python_prints_is_read(tmp_path: Path) -> None:
     told = refused(table_of(tmp_path, ["['late' 'rude']", "['rude']"] * 6))
-    assert "holds \"['late' 'rude']\", which is no list as JSON or Python writes one" in told
+    assert "holds \"['late' 'rude']\". Expected a list in JSON or Python notation" in told
     task = Task.load(table_of(tmp_path, ["['late', \"isn't\"]", "['late']", "[]"] * 6))
     assert task.label_names == ("isn't", "late")
 
@@ -284,7 +284,7 @@ def test_missing_values_are_refused_with_their_rows_or_skipped_and_counted(
     assert "Values are missing in 2 rows: lines 5, 9." in told
     task = Task.load(mine, missing="skip")
     assert len(task.train) + len(task.evaluation) == 18
-    assert task.notes == (f"{mine}: 2 rows are left out, where a value is missing (lines 5, 9).",)
+    assert task.notes == (f"{mine}: 2 rows are left out because a value is missing (lines 5, 9).",)
     if word:
         kept = Task.load(mine, missing="keep")
         assert len(kept.train) + len(kept.evaluation) == 20
@@ -300,7 +300,7 @@ def test_an_empty_cell_of_several_labels_is_no_missing_value_and_a_word_is(tmp_p
     cells = ["a;b", "", "b;c", "a"] * 6
     task = Task.load(table_of(tmp_path, cells))
     assert len(task.train) + len(task.evaluation) == 24
-    assert "line 26: column 'label' holds 'None', as a missing" in refused(table_of(tmp_path, [*cells, "None"]))
+    assert "line 26: column 'label' holds 'None', a word for a missing" in refused(table_of(tmp_path, [*cells, "None"]))
     skipped = Task.load(tmp_path / "mine.csv", missing="skip")
     assert len(skipped.train) + len(skipped.evaluation) == 24
 
@@ -318,7 +318,7 @@ def test_texts_with_two_labels_are_counted_and_said(tmp_path: Path) -> None:
     mine = write_csv(tmp_path / "mine.csv", [*rows, ("Text 3!", "y"), ("text 3", "y"), ("text 5", "n")])
     (note,) = Task.load(mine).notes
     assert "5 rows with different labels" not in note
-    assert note.startswith("1 text stands in 3 rows with different labels") or note.startswith(
+    assert note.startswith("1 text occurs in 3 rows with different labels") or note.startswith(
         "2 texts stand in 4 rows"
     )
     assert f"(first: {mine}, line 5, and {mine}, line 22)" in note
@@ -341,7 +341,7 @@ def test_labels_that_differ_in_their_spelling_are_refused_or_merged(tmp_path: Pa
     mine = table_of(tmp_path, [*[first] * 6, *[second] * 4, *[other] * 6])
     told = refused(mine)
     assert "labels differ only by case, spaces or the Unicode form of a character: " in told
-    assert "merge them with `merge_labels`; if they are different labels, name all labels with `labels`" in told
+    assert "merge spellings with `merge_labels`. If they are different labels, name all labels with `labels`" in told
     task = Task.load(mine, merge_labels=True)
     assert set(task.label_names) == {first, other}
     assert f"{second!r} is read as {first!r}" in task.told
@@ -396,4 +396,4 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> 
         assert "line 9: column" in refused(tmp_path / "mine.jsonl")
         assert "holds half a surrogate pair" in refused(tmp_path / "mine.jsonl")
     (tmp_path / "mine.jsonl").write_text('{"text": "x", "label": "y", "\\ud800": 1}', encoding="utf-8")
-    assert "the name of a column holds half a surrogate pair" in refused(tmp_path / "mine.jsonl")
+    assert "a column name holds half of a surrogate pair" in refused(tmp_path / "mine.jsonl")

@@ -189,14 +189,14 @@ def test_a_missing_text_column_is_told_with_what_was_found_and_which_field_to_gi
     assert told.startswith(
         f"{directory / 'train.csv'}: no text column. Found: words, label. Expected text or sentence or"
     )
-    assert told.endswith("name another one with `text`.")
+    assert told.endswith("Name another column with `text`.")
 
 
 def test_a_missing_label_column_is_told_with_what_was_found_and_which_field_to_give(directory: Path) -> None:
     write_csv(directory / "train.csv", ROWS, "text,verdict")
     told = message(directory)
     assert "train.csv: no label column. Found: text, verdict. Expected label or labels or target" in told
-    assert told.endswith("name another one with `label`.")
+    assert told.endswith("Name another column with `label`.")
 
 
 @pytest.mark.parametrize("field", ["text", "label", "text_pair"])
@@ -360,8 +360,8 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
     ("content", "told"),
     [
         ("", "train.csv: the file is empty. Expected a first line that names the columns."),
-        ("text,label\n", "train.csv: no rows below the names of the columns."),
-        ("text,label\nfine,good\n,bad\n", "train.csv, line 3: column 'text' is empty. Expected a text;"),
+        ("text,label\n", "train.csv: no rows below the column names."),
+        ("text,label\nfine,good\n,bad\n", "train.csv, line 3: column 'text' is empty. Expected a text."),
         ("text,label\nfine,good\n   ,bad\n", "train.csv, line 3: column 'text' is empty."),
         ("text,label\nfine,good\ndull,\n", "train.csv, line 3: column 'label' is empty. Expected a label;"),
         (
@@ -382,9 +382,8 @@ def test_a_mistake_in_a_csv_file_is_told_with_its_line(directory: Path, content:
 def test_a_mistake_in_a_tsv_file_is_told_with_its_line(directory: Path) -> None:
     (directory / "train.csv").unlink()
     (directory / "train.tsv").write_text("text\tlabel\nfine\tgood\nso\tdull\tbad\n", encoding="utf-8")
-    assert (
-        "train.tsv, line 3: found 3 fields, expected 2 (text, label). A tab or a line end in a text takes"
-        in message(directory)
+    assert "train.tsv, line 3: found 3 fields. Expected 2 (text, label). Quote every text that has a tab" in message(
+        directory
     )
 
 
@@ -395,15 +394,15 @@ def test_a_mistake_in_a_tsv_file_is_told_with_its_line(directory: Path) -> None:
             '{"text": "a", "label": 1}\n{"text": "b"',
             "line 2: not JSON (Expecting ',' delimiter). Expected one JSON object",
         ),
-        ("[" * 100_000, "line 1: not JSON (too long a number, or too deep). Expected one JSON object"),
-        ('{"text": "a", "label": %s}' % ("1" * 5_000), "line 1: not JSON (too long a number, or too deep)."),
+        ("[" * 100_000, "line 1: not JSON (a number is too long, or nesting too deep). Expected one JSON object"),
+        ('{"text": "a", "label": %s}' % ("1" * 5_000), "line 1: not JSON (a number is too long, or nesting too deep)."),
         ('[{"text": "a", "label": 1}]', "line 1: found a list, expected one JSON object a line."),
         ('{"text": "a", "label": 1}\n\n{"label": 0}', "line 3: column 'text' is empty."),
         ('{"text": "a", "label": 1}\n{"text": "b", "label": null}', "line 2: column 'label' is empty."),
         ('{"text": "a", "label": 1}\n{"text": "b", "label": NaN}', "line 2: column 'label' is empty."),
         ('{"text": "a", "label": {}}', "line 1: column 'label' holds a dict, expected a name or an integer."),
         ('{"text": "a", "label": [0.5]}', "line 1: column 'label' holds [0.5], expected names of labels."),
-        ('{"text": 5, "label": 1}', "line 1: column 'text' holds a int, expected a text."),
+        ('{"text": 5, "label": 1}', "line 1: column 'text' holds a int. Expected a text."),
         ('{"text": "\\ud83d", "label": 1}', "line 1: column 'text' holds half a surrogate pair."),
         (
             '{"text": "a", "label": 1.5}\n{"text": "b", "label": "x"}\n{"text": "c", "label": 2}',
@@ -432,7 +431,7 @@ def test_a_json_file_may_hold_one_list(directory: Path) -> None:
     (directory / "train.json").write_text("\n" + json.dumps(rows, indent=1), encoding="utf-8")
     assert Task.load(str(directory)).train.digest == expected
     (directory / "train.json").write_text(json.dumps([*rows, 3]), encoding="utf-8")
-    assert f"train.json, item {len(rows) + 1}: found a int, expected a list of JSON objects." in message(directory)
+    assert f"train.json, item {len(rows) + 1}: found a int. Expected a list of JSON objects." in message(directory)
     (directory / "train.json").write_text("[{]", encoding="utf-8")
     assert "train.json: not JSON (" in message(directory)
 
@@ -468,7 +467,7 @@ def test_a_directory_without_a_training_file_is_told_what_was_found(tmp_path: Pa
 
 def test_two_files_for_one_split_are_refused(directory: Path) -> None:
     write_csv(directory / "validation.csv", ROWS)
-    assert f"{directory}: found dev.csv, validation.csv, expected only one of dev.*, validation.*" in message(directory)
+    assert f"{directory}: found dev.csv, validation.csv. Expected only one of dev.*, validation.*" in message(directory)
 
 
 def test_a_file_of_another_kind_is_refused_with_the_kinds_that_can_be_read(tmp_path: Path) -> None:
@@ -518,15 +517,15 @@ def test_all_of_a_file_trains_where_another_is_evaluated(tmp_path: Path, directo
 @pytest.mark.parametrize("label", ["NaN", "nan", "<NA>"])
 def test_a_label_that_is_missing_in_words_is_refused(tmp_path: Path, label: str) -> None:
     told = message(write_csv(tmp_path / "one.csv", [*ROWS, ("a text", label)]))
-    assert f"line 6: column 'label' holds '{label}', as a missing value is written. Expected a label; fill" in told
+    assert f"line 6: column 'label' holds '{label}', a word for a missing value. Expected a label. Fill" in told
     mine = write_csv(tmp_path / "one.csv", [(f"{i}", (label, "None")[i % 2]) for i in range(20)])
     assert Task.load(mine, missing="keep").label_names == tuple(sorted((label, "None")))
 
 
 def test_one_column_is_not_two_things(tmp_path: Path) -> None:
     mine = write_csv(tmp_path / "mine.csv", ROWS)
-    assert "`text_pair` text is the column of the text too." in message(mine, text_pair="text")
-    assert "`label` text is the column of a text too." in message(mine, label="text")
+    assert "`text_pair` text is also the column of the text." in message(mine, text_pair="text")
+    assert "`label` text is also the column of a text." in message(mine, label="text")
 
 
 @pytest.mark.parametrize("labels", [[""], ["good", " "]])
@@ -553,9 +552,7 @@ def test_duplicates_in_one_file_never_leak(tmp_path: Path) -> None:
 
 def test_one_file_too_small_to_divide_is_refused(tmp_path: Path) -> None:
     told = message(write_csv(tmp_path / "one.csv", [("same", "a"), ("same!", "b")]))
-    assert (
-        "one.csv: its 2 examples hold no two different texts of a label, so none can be kept aside. Give more" in told
-    )
+    assert "one.csv: no label has two different texts among 2 examples, so no text can be held out. Give more" in told
 
 
 def test_leakage_between_two_files_is_refused_and_can_be_allowed(directory: Path) -> None:
@@ -597,7 +594,7 @@ def test_an_address_too_long_to_be_a_path_is_an_unknown_task() -> None:
 
 def test_a_task_with_known_columns_takes_no_column_names() -> None:
     assert message("snippets:movies", label="x") == (
-        "task snippets:movies: its columns are known, so `label` cannot be chosen. Leave it out."
+        "task snippets:movies: the columns of this task are fixed. Remove `label`."
     )
 
 

@@ -90,8 +90,8 @@ def test_leakage_up_to_one_per_cent_is_reported_and_above_is_refused() -> None:
     with pytest.raises(Leakage) as caught:
         check_leakage("my.csv", train, two, allow=False)
     assert str(caught.value) == (
-        "task my.csv: 2 of 100 evaluation texts also occur in the training split, at most 1% may. "
-        "Remove the duplicates, or pass `allow_leakage` to go on."
+        "task my.csv: 2 of 100 evaluation texts also occur in the training split; at most 1% may. "
+        "Remove the duplicates, or pass `allow_leakage` to continue."
     )
     assert check_leakage("my.csv", train, two, allow=True) == 2
 

@@ -54,8 +54,11 @@ def test_quotation_marks_inside_unquoted_fields_are_text(tmp_path: Path, content
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ('text\tlabel\n"Great!"\t1\nplain\t0\n', "line 2: whether its quotation marks are part of the text cannot be"),
-        ('text\tlabel\n"a"\t1\n"b"\t0\n"c"\t0\nd "e"\t1\n', "line 5: a quotation mark inside a field that is not"),
+        ('text\tlabel\n"Great!"\t1\nplain\t0\n', "line 2: quotation marks may quote fields or belong to the text"),
+        (
+            'text\tlabel\n"a"\t1\n"b"\t0\n"c"\t0\nd "e"\t1\n',
+            "line 5: a field that is not quoted has a quotation mark inside",
+        ),
         ('text\tlabel\n"a\tb"\t1\nc "d"\t0\n', "line 2: found 3 fields, expected 2 (text, label). A tab or a line"),
         ('text\tlabel\n"a\tb\t1\nplain\t0\n', "line 2: found 3 fields, expected 2"),
     ],

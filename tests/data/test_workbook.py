@@ -43,7 +43,7 @@ def test_the_only_sheet_that_holds_something_is_read_and_said(tmp_path: Path) ->
 
 def test_of_several_sheets_one_is_named(tmp_path: Path) -> None:
     mine = workbook(tmp_path, First=ROWS, Second=[("text", "label"), *((f"t {i}", "yn"[i % 2]) for i in range(20))])
-    assert "2 sheets hold something: First, Second. Name the one to read with `sheet`." in refused(mine)
+    assert "2 sheets are not empty: First, Second. Name the sheet to read with `sheet`." in refused(mine)
     assert "no sheet 'Third'. Found: First, Second." in refused(mine, sheet="Third")
     assert Task.load(mine, sheet="Second").label_names == ("n", "y")
     other = tmp_path / "other"
@@ -59,8 +59,8 @@ def test_of_several_sheets_one_is_named(tmp_path: Path) -> None:
         ([*ROWS, ("more", 1, "aside")], "row 32: 'aside' stands in a column without a name."),
         ([("text", "text"), *ROWS[1:]], "row 1: column 'text' occurs more than once."),
         ([*ROWS, (None, 3)], "row 32: column 'text' is empty."),
-        ([*ROWS, ("x", "#N/A")], "row 32: column 'stars' holds '#N/A', as a missing value is written."),
-        ([*ROWS, (5, 3)], "row 32: column 'text' holds a int, expected a text."),
+        ([*ROWS, ("x", "#N/A")], "row 32: column 'stars' holds '#N/A', a word for a missing value."),
+        ([*ROWS, (5, 3)], "row 32: column 'text' holds a int. Expected a text."),
     ],
 )
 def test_what_is_wrong_in_a_sheet_is_told_with_its_row(tmp_path: Path, rows: list[Any], told: str) -> None:
@@ -69,6 +69,6 @@ def test_what_is_wrong_in_a_sheet_is_told_with_its_row(tmp_path: Path, rows: lis
 
 def test_a_file_that_is_no_workbook_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.xlsx").write_bytes(b"PK\x03\x04 no zip")
-    assert "mine.xlsx: not an xlsx file that can be read (" in refused(tmp_path / "mine.xlsx")
+    assert "mine.xlsx: not a readable xlsx file (" in refused(tmp_path / "mine.xlsx")
     (tmp_path / "mine.csv").write_text("text,label\na,b\n")
     assert "`sheet` One:" in refused(tmp_path / "mine.csv", sheet="One")

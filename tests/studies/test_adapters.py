@@ -76,9 +76,9 @@ def test_the_only_one_that_was_trained_needs_no_name(tmp_path: Path) -> None:
 
 def test_what_is_ambiguous_or_not_there_is_told_with_what_there_is(tmp_path: Path) -> None:
     out = study(tmp_path / "out", [made("lora"), made("lora", 3), made("full", method="full")])
-    assert told(out) == f"{out}: name an adapter with `method`; there is lora, full."
+    assert told(out) == f"{out}: several adapters. Choose with `method`: lora, full."
     assert told(out, "lorra") == f"{out}: unknown method 'lorra'. Did you mean 'lora'? Known: full, lora."
-    assert told(out, "lora", 1) == f"{out}: no adapter of lora with `seed` 1. There is 0, 3."
+    assert told(out, "lora", 1) == f"{out}: no adapter of lora with `seed` 1. Available seeds: 0, 3."
 
 
 def test_of_a_recommendation_it_is_the_recommended_one_or_the_named(tmp_path: Path) -> None:
@@ -87,8 +87,7 @@ def test_of_a_recommendation_it_is_the_recommended_one_or_the_named(tmp_path: Pa
     assert find_adapter(out, "full") == out / "adapters/full-seed0-0123"
     simple = recommendation(tmp_path / "simple", TFIDF)
     assert told(simple) == (
-        f"{simple}: {TFIDF} is recommended there, which has no adapter. Name another one with `method`; there is full, "
-        "lora."
+        f"{simple}: the recommended {TFIDF} has no adapter. Name another method with `method`: full, lora."
     )
 
 
@@ -101,7 +100,7 @@ def test_an_adapter_is_itself_and_of_it_nothing_can_be_chosen(tmp_path: Path) ->
     assert told(tmp_path / "nowhere", "lora").startswith(f"{tmp_path / 'nowhere'}: no adapter found")
     (tmp_path / "manifest.json").touch()
     assert find_adapter(tmp_path) == tmp_path
-    assert "no study's directory, so `method` cannot choose there" in told(tmp_path, "lora")
+    assert "no results of a study, so `method` has nothing to choose from" in told(tmp_path, "lora")
     assert "`seed`" in told(tmp_path, seed=1)
 
 

@@ -135,8 +135,8 @@ def test_data_that_changed_are_another_run_and_the_earlier_results_stay(
     assert {one.key for one in other.records}.isdisjoint(one.key for one in first.records)
     assert {one.adapter for one in other.records}.isdisjoint(one.adapter for one in first.records)
     assert told.words == [
-        f"task {file}: the data changed after full, seed 0 and 1 more was recorded. These are other runs now; the "
-        f"earlier adapter stays in {out / first.records[0].adapter}."
+        f"task {file}: the data changed after full, seed 0 and 1 more was recorded. The runs are executed on the "
+        f"new data; the earlier adapter stays in {out / first.records[0].adapter}."
     ]
     assert all(path.read_bytes() == content for path, content in before.items())
     assert Results.read(out).records == other.records

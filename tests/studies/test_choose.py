@@ -653,10 +653,10 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(world: World, t
     assert scribe.told[0] == (
         "text: column 'text'; label: column 'label'. 1,500 rows, 2 classes (no, yes): kind classes"
     )
-    assert scribe.told[1] == "fitting what needs no language model"
+    assert scribe.told[1] == "fitting baselines without a language model"
     assert scribe.told[2:4] == [
-        "foreseeing what fits in memory",
-        f"measuring what a step of {candidates.LEARNT[0][0]} takes",
+        "forecasting which methods fit in memory",
+        f"measuring the time of a step of {candidates.LEARNT[0][0]}",
     ]
     assert scribe.told[4:6] == ["started zero-shot 1/1", "finished zero-shot"]
     started = [line.split()[1] for line in scribe.told if line.startswith("started ")]
@@ -909,7 +909,7 @@ def test_a_floor_that_wins_is_ready_to_use_and_to_be_published(
     ("content", "told"),
     [
         ("not,a,task\n1,2,3\n", "no text column"),
-        ("text,label\nonly one,1\n", "no two different texts of a label, so none can be kept aside"),
+        ("text,label\nonly one,1\n", "so no text can be held out"),
         ("", "mine.csv"),
     ],
 )

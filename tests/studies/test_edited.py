@@ -221,7 +221,9 @@ def test_a_store_says_which_version_claims_what_was_not_measured(
 def test_a_record_that_says_what_cannot_be_is_refused(out: Path, odd: dict[str, Any]) -> None:
     """Of an earlier version, whose records have no digest."""
     edit(out, lambda line: line.update(odd), sealed=False)
-    with pytest.raises(InvalidData, match=r"records\.jsonl, line 2: not a record|these are no predictions of lora"):
+    with pytest.raises(
+        InvalidData, match=r"records\.jsonl, line 2: not a record|the predictions do not belong to lora"
+    ):
         Results.read(out)
 
 
@@ -263,7 +265,7 @@ def test_paths_and_strings_are_taken_alike_and_what_is_no_path_is_an_error(out: 
 def test_what_the_library_is_given_is_refused_in_our_words() -> None:
     good = {"backbone": "gpt2", "task": "sst2", "method": "lora"}
     for made, said in (
-        (lambda: Run(foo=1), "run: backbone is missing."),
+        (lambda: Run(foo=1), "run: backbone is missing. Add this key."),
         (lambda: Run(**good, foo=1), "run: unknown key 'foo'."),
         (lambda: Run(**good | {"method": "lara"}), "run: unknown method 'lara'. Did you mean 'lora'?"),
         (lambda: Run(**good, hyperparameters={"rr": 1}), "run: unknown hyperparameter of lora 'rr'. Did you mean 'r'?"),
@@ -271,12 +273,12 @@ def test_what_the_library_is_given_is_refused_in_our_words() -> None:
             lambda: Run(**good, training={"epoch": 1}),
             "run: unknown key 'training.epoch'. Did you mean 'training.epochs'",
         ),
-        (lambda: Run(**good, name="../x"), "run '../x': files are named after it, and it holds '/'."),
-        (lambda: Run(**good, seed=-1), "run lora: `seed` -1. Expected 0 or more, below 2**63."),
+        (lambda: Run(**good, name="../x"), "run '../x': the name cannot be part of a file name: it contains '/'."),
+        (lambda: Run(**good, seed=-1), "run lora: `seed` is -1. Expected an integer from 0 to 2**63 - 1."),
         (lambda: Run(**good, data={"validation": 2}), "run: data.validation = 2: input should be less than 1."),
         (lambda: Study(name="x", **good), "study: methods is missing."),
         (lambda: Study(name="x", backbone="a", task="b", methods={}), "study: no methods. Add a table such as"),
-        (lambda: Study.parse([1], "x"), "x: expected a table of fields by name, such as methods. Found [1]."),  # type: ignore[arg-type]
+        (lambda: Study.parse([1], "x"), "x: found [1]. Expected a table of fields by name, such as methods."),  # type: ignore[arg-type]
         (lambda: recommend("sst2", 5, data={"foo": 1}), "recommend: data: unknown key 'foo'."),
         (lambda: recommend("sst2", 5, ask={"foo": 1}), "recommend: ask: unknown key 'foo'."),
         (lambda: recommend("sst2", "5"), "`minutes` 5: expected more than 0"),  # type: ignore[arg-type]

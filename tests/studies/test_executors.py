@@ -285,7 +285,7 @@ def test_a_run_whose_machine_is_lost_goes_on_from_its_checkpoint_to_the_same_dig
     assert (found.digest, found.losses) == (reference.digest, reference.losses)
     assert len(losing.steps) > 6, "nothing was lost, so this test shows nothing"
     assert losing.steps.count(1) == 1, "it began anew"
-    told = "lora, seed 0: its machine was lost (the node went away); it is tried again."
+    told = "lora, seed 0: the machine of this run was lost (the node went away). The run is tried again."
     assert [line for line in scribe.told if "lost" in line] == [told] * (TRIES - 1)
 
 
@@ -295,8 +295,8 @@ def test_a_run_that_loses_every_machine_fails_and_keeps_its_checkpoint(
     results = small(gpt2, toy, "lora").run(tmp_path, executor=Losing(TRIES, 0))
     (failure,) = results.failed
     assert failure.error == (
-        f"run lora: its machine was lost (the node went away), {TRIES} times in all. Start again; a run goes on from "
-        "its last checkpoint."
+        f"run lora: the machine of this run was lost (the node went away), {TRIES} times in all. Start again; the run "
+        "continues from its last checkpoint."
     )
     results = small(gpt2, toy, "lora").run(tmp_path, executor=HereExecutor())
     assert len(results.records) == 1

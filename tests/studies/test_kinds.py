@@ -265,7 +265,7 @@ def test_sizes_that_mean_nothing_are_refused(
 
 def test_a_number_is_not_asked_for_in_words(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
     made = study(backbones, files["number"], methods={"zero-shot": {}}).run(tmp_path, executor=HereExecutor())
-    assert "a task of kind number has no label that a word could answer for" in made.failed[0].error
+    assert "a task of kind number has no labels with words" in made.failed[0].error
     assert make("lora").head is None
 
 

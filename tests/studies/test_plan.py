@@ -491,7 +491,7 @@ def test_methods_that_leave_no_room_for_texts_as_long_are_left_out_unless_asked_
     most = gpt2.longest
     found = [one.method for one in forecast_methods(gpt2.address, training=texts(most, batch_size=1))]
     assert found == [name for name in METHODS if not make(name).takes_positions]
-    with pytest.raises(InvalidStudy, match=f"16 of them are those of method prompt: at most {most - 16} are left"):
+    with pytest.raises(InvalidStudy, match=f"method prompt uses 16 of them. Set {most - 16} or less"):
         forecast_methods(gpt2.address, [make("prompt")], training=texts(most))
 
 
@@ -499,7 +499,7 @@ def test_mistakes_are_errors_that_say_what_to_do(afina: Command) -> None:
     assert "there is no directory ./nowhere" in afina("plan", "--backbone", "./nowhere").error
     assert "Did you mean 'lora'?" in afina("plan", "--backbone", "gpt2", "--method", "lorra").error
     too_long = afina("plan", "--backbone", "gpt2", "--length", "2000").error
-    assert too_long == "--length is 2000, backbone gpt2 takes at most 1024 tokens."
+    assert too_long == "--length is 2000, but backbone gpt2 takes at most 1024 tokens. Set 1024 or less."
     assert "Did you mean 'float32'?" in afina("plan", "--backbone", "gpt2", "--dtype", "float31").error
     with pytest.raises(ValidationError, match="dtype"):
         Training(dtype="float16")  # type: ignore[arg-type]
@@ -510,8 +510,8 @@ def test_mistakes_are_errors_that_say_what_to_do(afina: Command) -> None:
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("--batch-size", "--batch-size 1,000,000,000: with 128 tokens a text that is more than "),
-        ("--epochs", "--epochs 1,000,000,000: 1,000,000,000 steps are more than the "),
+        ("--batch-size", "--batch-size 1,000,000,000: with 128 tokens a text, a batch has more than "),
+        ("--epochs", "--epochs 1,000,000,000: the run has 1,000,000,000 steps, but "),
     ],
 )
 def test_amounts_beyond_all_reason_are_told_at_once(afina: Command, option: str, told: str) -> None:
@@ -525,8 +525,8 @@ def test_what_is_measured_is_told_when_it_begins(afina: Command, gpt2: Backbone,
     assert answer.err.splitlines() == [
         f"plan: reading {toy} and the backbone's tokenizer",
         "plan: text: column 'text'; label: column 'label'. 120 rows, 2 classes (bad, good): kind classes",
-        "plan: lora: what it takes in memory",
-        "plan: lora: a few steps, for the time",
+        "plan: lora: forecasting memory",
+        "plan: lora: measuring a few steps to forecast the time",
     ]
 
 

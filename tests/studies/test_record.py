@@ -65,7 +65,7 @@ def test_a_damaged_line_is_an_error_that_names_the_line_and_changes_nothing(
     message = str(caught.value)
     assert f"{path}, line 2: not a record" in message
     assert f"({said}: " in message
-    assert "Remove that line" in message
+    assert "Remove this line" in message
     assert path.read_bytes() == before
 
 

@@ -180,13 +180,13 @@ def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
         ("[tune]\ncandidate = 3", UnknownName, "unknown key 'tune.candidate'. Did you mean 'tune.candidates'?"),
         ("[tune]\npruner = 'best'", InvalidStudy, "tune.pruner = 'best': input should be 'median', 'successive-"),
         ("[tune]\nvalidation = 1.0", InvalidStudy, "tune.validation = 1.0: input should be less than 1"),
-        ("[data]\nvalidation = 0.1\n[tune]", InvalidStudy, "data.validation with a [tune] section. Set tune.valid"),
-        ("[methods.lora.search]\nr = [2]", InvalidStudy, "methods.lora.search without a [tune] section. Add one"),
+        ("[data]\nvalidation = 0.1\n[tune]", InvalidStudy, "data.validation cannot be combined with a [tune] section."),
+        ("[methods.lora.search]\nr = [2]", InvalidStudy, "methods.lora.search has no effect without a [tune] section"),
         ("[tune]\n[methods.lora.search]\nrr = [2]", UnknownName, "methods.lora.search: unknown key 'rr'. Did you mean"),
         ("[tune]\n[methods.lora.search]\nr = 2", InvalidStudy, "methods.lora.search.r = 2: expected a list of val"),
         ("[tune]\n[methods.lora.search]\nr = [2, 0]", InvalidStudy, "methods.lora.search: method lora: r=0, alpha=16"),
         ("[tune]\n[methods.full]\nsearch = 3", InvalidStudy, "methods.full.search = 3: expected a table."),
-        ("[tune]\n[methods.full]\nepochs = 3", InvalidStudy, "methods.full: epochs differs from the other methods'"),
+        ("[tune]\n[methods.full]\nepochs = 3", InvalidStudy, "methods.full: epochs differs from the other methods,"),
         (
             "[tune]\n[methods.full.search]\nlearning_rate = [1e-3, 1e-4]",
             InvalidStudy,
@@ -207,7 +207,7 @@ def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
         (
             "[tune]\n[methods.baseline.search]\nlearning_rate = [1e-4, 1e-3]",
             InvalidStudy,
-            "methods.baseline: baseline has nothing to tune. Remove search.",
+            "methods.baseline: method baseline has nothing to tune. Remove search.",
         ),
         ("[trian]\nepochs = 1", UnknownName, "unknown key 'trian'. Did you mean 'train'?"),
         ("[train]\nepoch = 1", UnknownName, "unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
@@ -231,11 +231,11 @@ def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
         ("seeds = [0.5]", InvalidStudy, "seeds.0 = 0.5: input should be a valid integer"),
         ("seeds = 1", InvalidStudy, "seeds = 1: input should be a valid"),
         ("seeds = []", InvalidStudy, "no seeds. Give at least one, such as seeds = [0]."),
-        ("seeds = [0, 1, 0]", InvalidStudy, "seed 0 stands there more than once, which is the same run. Give it once."),
+        ("seeds = [0, 1, 0]", InvalidStudy, "seed 0 is given more than once, which would repeat the same run."),
         ("methods = 3", InvalidStudy, "not valid TOML"),
         ("train = ", InvalidStudy, "not valid TOML: "),
         pytest.param(
-            "seeds = " + "[" * 5_000, InvalidStudy, "not valid TOML: arrays or tables lie too deep", id="deep"
+            "seeds = " + "[" * 5_000, InvalidStudy, "not valid TOML: arrays or tables are nested too", id="deep"
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -266,12 +266,15 @@ def test_a_study_without_methods_is_refused(tmp_path: Path) -> None:
         Study.load(source)
 
 
+NO_FILE = "does not exist. Give an existing file, or one of the presets: fair, methods, paper, quickstart."
+
+
 @pytest.mark.parametrize(
     ("source", "kind", "told"),
     [
         ("papr", UnknownName, "unknown preset 'papr'. Did you mean 'paper'? Known: fair, methods, paper, quickstart."),
-        ("nope.toml", NotFound, "study file nope.toml is not there. Presets: fair, methods, paper, quickstart."),
-        ("some/where", NotFound, "study file some/where is not there. Presets: fair, methods, paper, quickstart."),
+        ("nope.toml", NotFound, f"study file nope.toml {NO_FILE}"),
+        ("some/where", NotFound, f"study file some/where {NO_FILE}"),
     ],
 )
 def test_a_study_that_is_not_there_is_told_with_the_presets(source: str, kind: type[AfinaError], told: str) -> None:
@@ -290,10 +293,10 @@ def test_a_study_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "told"),
     [
-        ("epochs", "`overrides` epochs: expected key=value, such as `epochs`=1."),
+        ("epochs", "`overrides` epochs: expected key=value, such as train.epochs=1."),
         ("=1", "`overrides` =1: expected key=value"),
         ("train..epochs=1", "`overrides` train..epochs=1: expected key=value"),
-        ("backbone.name=x", "`overrides` backbone.name=x: backbone is a value, not a table."),
+        ("backbone.name=x", "`overrides` backbone.name=x: backbone is a value, not a table, so it has no"),
         ("train.epoch=1", "unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
         ("train=3", "train = 3: input should be a valid dictionary"),
         ("methods.lora=3", "methods.lora = 3: input should be a valid dictionary"),
@@ -680,7 +683,8 @@ def test_a_worker_that_ends_in_an_error_of_the_users_says_only_that(gpt2: Backbo
     failed = messages[-1]
     assert isinstance(failed, Failed)
     assert failed.error == (
-        f"run lora: `max_length` is 10000, backbone {gpt2.address} takes at most {gpt2.longest} tokens."
+        f"run lora: `max_length` is 10000, but backbone {gpt2.address} takes at most {gpt2.longest} tokens. "
+        f"Set {gpt2.longest} or less."
     )
     assert (failed.code, failed.fields["most"]) == ("run.max-length", gpt2.longest)
     assert list(tmp_path.iterdir()) == []
@@ -718,7 +722,7 @@ def test_a_worker_that_is_killed_is_a_failed_run_and_leaves_nothing_half_written
     results = toy_study(gpt2, toy, "lora", "baseline", max_steps=5_000).run(tmp_path, killer)
     assert killer.killed
     assert [one.error for one in results.failed] == [
-        "run lora: its process was killed by signal 9, most likely for want of memory. "
+        "run lora: signal 9 killed its process, most likely because memory ran out. "
         "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024), then start again."
     ]
     assert titles(results) == ["baseline"]

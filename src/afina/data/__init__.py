@@ -1,1 +1,1 @@
-"""Tasks, and the way of their texts to packed batches of tokens. Knows no model and no method."""
+"""Tasks, and how their texts become packed batches of tokens. The package does not know models or methods."""

@@ -1,6 +1,6 @@
-"""What stands at the address of a task: GLUE, a data set of the Hub, snippets, or a file or directory of the user's.
+"""Addresses of tasks: GLUE, data sets of the Hub, snippets, and files or directories of the user.
 
-Knows addresses, and which files are the user's own; does not read them.
+The module knows addresses, and which files belong to the user. It does not read files.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ from afina.errors import AfinaError, NotFound, UnknownName
 
 SST2, GLUE, SNIPPETS, HUB = "sst2", "glue/", "snippets:", "hub:"
 SCHEMES = (GLUE, SNIPPETS, HUB)
-"""What an address begins with that is meant to name an origin, whether there is one of that name or not."""
+"""Prefixes of addresses that name an origin, even if the origin does not exist."""
 
 NAMES = (SST2, *(f"{GLUE}{name}" for name in hub_datasets.GLUE), *(f"{SNIPPETS}{name}" for name in snippets.LOADERS))
-"""The addresses that name a task in full; others go on with a directory or with a data set."""
+"""Addresses that name a task completely. Other addresses continue with a directory or a data set."""
 
 FORMS = (f"{GLUE}NAME:DIRECTORY", f"{HUB}OWNER/NAME", f"{HUB}OWNER/NAME:CONFIG")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What stands behind an address.
+    """The source of the texts at an address.
 
-    load        from the columns that are asked for, labels in their order or None, and whether to ask no network
-    is_at_hand  whether it needs no network
-    chooses     whether the user may say which column is what
-    check       raises NotFound where nothing can be there; takes no time
-    reads_files whether the texts are files of the user's, whose content may change
-    files       those files
-    pinned      whether the texts are known by a digest, so that they never change
+    Attributes:
+        load: Load the task. Arguments: the columns that are asked for; the labels in their order, or None; whether to
+            stay offline.
+        is_at_hand: Return whether loading needs no network.
+        chooses: Whether the user may choose the columns.
+        check: Raise NotFound if nothing can be there. Takes no time.
+        reads_files: Whether the texts are files of the user, whose content may change.
+        files: Return these files.
+        pinned: Whether a digest fixes the texts, so that they never change.
     """
 
     load: Callable[[ReadOptions, Sequence[str] | None, bool], TaskData]
@@ -53,7 +55,7 @@ class Origin:
 
 
 def named(address: str) -> Origin | None:
-    """The origin of that address; None where it is a file, a directory, or nothing."""
+    """Return the origin that an address names; None if the address is a file, a directory or invalid."""
     if address.startswith(HUB):
         return _of_hub(address)
     task = address.removeprefix(SNIPPETS)
@@ -71,7 +73,7 @@ def _of_snippets(address: str, name: str) -> Origin:
     def load(asked: ReadOptions, labels: Sequence[str] | None, offline: bool) -> TaskData:
         if offline and not is_cached():
             raise NotFound(
-                f"task {address}: the snippets are not on this machine. Load it once with a network.",
+                f"task {address}: the snippets are not on this machine. Load the task once with a network.",
                 code="asset.unavailable",
                 task=address,
             )
@@ -116,7 +118,7 @@ def _of_hub(address: str) -> Origin:
 
 @contextmanager
 def _telling(address: str) -> Iterator[None]:
-    """Have a NotFound begin with the task's address."""
+    """Begin the message of a NotFound with the task's address."""
     begins = f"task {address}: "
     try:
         yield
@@ -127,25 +129,25 @@ def _telling(address: str) -> Iterator[None]:
 
 
 def reads_files(address: str, evaluation: str | None = None) -> bool:
-    """Whether the task's texts, or those that `evaluation` names, are files of the user's, whose content may change."""
+    """Return whether the task, or `evaluation`, is read from files of the user, whose content may change."""
     origin = named(address)
     return origin is None or origin.reads_files or evaluation is not None
 
 
 def is_pinned(address: str) -> bool:
-    """Whether the texts at an address never change."""
+    """Return whether the texts at an address never change."""
     origin = named(address)
     return origin is not None and origin.pinned
 
 
 def is_at_hand(address: str | os.PathLike[str]) -> bool:
-    """Whether the task can be read without any network: a file, a directory, or what was fetched before."""
+    """Return whether the task can be read without a network: a file, a directory, or a download that is cached."""
     origin = named(os.fspath(address))
     return origin is None or origin.is_at_hand()
 
 
 def stamp(address: str, evaluation: str | None = None) -> tuple[object, ...] | None:
-    """A stamp of the files that a task is read from: it differs once they change. None: there can be no stamp."""
+    """Return a value that changes when the files of a task change; None if there is no such value."""
     origin = named(address)
     if origin is not None and not origin.pinned:
         return None
@@ -163,11 +165,11 @@ def stamp(address: str, evaluation: str | None = None) -> tuple[object, ...] | N
 
 
 def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
-    """The file whose texts stand in for an evaluation split. Raises NotFound."""
+    """Return the path of a file that replaces the evaluation split. Raises NotFound."""
     path = Path(evaluation).expanduser()
     if not os.path.isfile(path):
         raise NotFound(
-            f"`evaluation` {evaluation}: no such file. Expected one ending in {', '.join(READERS)}.",
+            f"`evaluation` {evaluation}: no such file. Give a file that ends in {', '.join(READERS)}.",
             code="file.missing",
             path=evaluation,
             field="evaluation",
@@ -176,9 +178,9 @@ def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
 
 
 def own_files(address: str, evaluation: str | None = None) -> list[Path]:
-    """The user's own files that are read at a task's address; none where the texts come from elsewhere.
+    """Return the user's files from which a task is read; empty if the texts come from elsewhere.
 
-    evaluation  a file that stands in for the evaluation split, which is not among them
+    The file `evaluation`, which replaces the evaluation split, is not among them.
     """
     origin = named(address)
     if origin is not None:
@@ -188,7 +190,7 @@ def own_files(address: str, evaluation: str | None = None) -> list[Path]:
 
 
 def moved(address: str, directory: Path) -> str:
-    """The address of the same task where its own files lie in `directory`."""
+    """Return the address of the same task after its own files were moved to `directory`."""
     if named(address) is not None:
         return f"{address.partition(':')[0]}:{directory}"
     path = find(address)
@@ -196,7 +198,7 @@ def moved(address: str, directory: Path) -> str:
 
 
 def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike[str] | None = None) -> None:
-    """Raise NotFound or UnknownName where nothing is at a task's address. Reads nothing, so that it takes no time."""
+    """Raise NotFound or UnknownName if there is no task at an address. Reads no file, so it takes no time."""
     address = os.fspath(address)
     origin = named(address)
     if origin is None:
@@ -208,7 +210,7 @@ def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike
 
 
 def find(address: str) -> Path:
-    """The file or directory at an address that names no origin. Raises NotFound, UnknownName."""
+    """Return the file or directory at an address that names no origin. Raises NotFound or UnknownName."""
     path = Path(address).expanduser()
     if os.path.exists(path):  # Path.exists raises on names that are too long.
         return path

@@ -1,6 +1,6 @@
-"""Packed: a batch as a single row of tokens with sequence boundaries, no padding token; which examples make a batch.
+"""Packed batches: a batch as a single row of tokens with sequence boundaries and without padding.
 
-Knows no task, no model and no device.
+`Loader` chooses the examples of each batch. The module does not know tasks, models or devices.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from afina.data.tokenize import Encoded
 from afina.digest import derive_seed
 
 IGNORED = -100
-"""The target of a token of which nothing is to be learnt: what `torch.nn.functional.cross_entropy` leaves out."""
+"""The target of a token that is left out of the loss: `ignore_index` of `torch.nn.functional.cross_entropy`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Packed:
     """A batch of B sequences, T tokens in all.
 
-    tokens     int64 [T]      all sequences, end to end
-    positions  int64 [T]      restart at 0 in every sequence
-    bounds     int32 [B + 1]  sequence i is tokens[bounds[i]:bounds[i + 1]]
-    targets    what is to be learnt, as the objective has it. Of each sequence: [B, ...], int64 labels, -1 where
-               unknown. Of each token: int64 [T], IGNORED where nothing is, which is the mask
-    per_token  whether targets are of each token
+    Attributes:
+        tokens: int64 [T], all sequences, end to end.
+        positions: int64 [T], restart at 0 in every sequence.
+        bounds: int32 [B + 1]; sequence i is tokens[bounds[i]:bounds[i + 1]].
+        targets: The targets in the objective's form. For each sequence: [B, ...], such as int64 labels, -1 if
+            unknown. For each token: int64 [T], IGNORED for tokens that are left out of the loss.
+        per_token: Whether there is a target for each token.
     """
 
     tokens: Tensor
@@ -45,20 +46,20 @@ class Packed:
 
     @property
     def learnt(self) -> int:
-        """How many targets a mean loss is the mean of: sequences, or tokens that are not IGNORED."""
+        """The number of targets over which the loss is a mean: sequences, or tokens that are not IGNORED."""
         return int((self.targets != IGNORED).sum()) if self.per_token else len(self)
 
     def to(self, device: torch.device | str) -> Packed:
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         tokens, positions, bounds = (part.to(device) for part in (self.tokens, self.positions, self.bounds))
         return Packed(tokens, positions, bounds, self.targets.to(device), self.per_token)
 
     def by_sequence(self, row: Tensor) -> list[Tensor]:
-        """A row [T, ...] of the tokens, cut into the sequences."""
+        """Return a row [T, ...] of the tokens, split into the sequences."""
         return [row[start:end] for start, end in itertools.pairwise(self.bounds.tolist())]
 
     def take(self, chosen: Sequence[int] | np.ndarray) -> Packed:
-        """A batch of the sequences at `chosen`, in that order, with their targets; on the CPU."""
+        """Return a batch of the sequences at `chosen`, in that order, with their targets; on the CPU."""
         sequences = self.by_sequence(self.tokens)
         targets = self.by_sequence(self.targets) if self.per_token else self.targets
         kept, right = ([row[int(index)].numpy() for index in chosen] for row in (sequences, targets))
@@ -71,10 +72,11 @@ def pack(
     *,
     per_token: bool = False,
 ) -> Packed:
-    """Lay token sequences (each an integer array of length >= 1) end to end.
+    """Concatenate token sequences (integer arrays of length 1 or more) into a packed batch.
 
-    targets    one a sequence; None: unknown
-    per_token  they are an integer array a sequence, as long as the sequence
+    Args:
+        targets: A target for each sequence; None: unknown.
+        per_token: Each target is an integer array as long as its sequence.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     if not len(lengths) or not lengths.all():
@@ -98,21 +100,22 @@ def pack(
 
 
 def unpack(packed: Packed) -> list[Tensor]:
-    """The sequences again, each int64 [length]."""
+    """Return the sequences, each int64 [length]."""
     return packed.by_sequence(packed.tokens)
 
 
 TOKEN_BUDGET = 2048
-"""Most tokens of a prediction batch; keeps its memory bounded whatever the texts, and small enough to be kept."""
+"""The largest number of tokens in a prediction batch. It bounds memory, and is small enough for the cache."""
 
 
 @dataclass(frozen=True)
 class MicroBatchLimits:
-    """The most of a training batch that is computed at once.
+    """The limits of the part of a training batch that is computed at once.
 
-    examples  sequences
-    tokens    all their tokens; a longer sequence is computed alone
-    before    virtual tokens that stand before each sequence, which count as its own
+    Attributes:
+        examples: The largest number of sequences.
+        tokens: The largest number of tokens; a longer sequence is computed alone.
+        before: Virtual tokens before each sequence, which count as tokens of the sequence.
     """
 
     examples: int = sys.maxsize
@@ -120,10 +123,10 @@ class MicroBatchLimits:
     before: int = 0
 
     def cut(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """The parts of a batch, as indices into `lengths` (int64 [B], its sequences').
+        """Return the parts of a batch, as indices into `lengths` (int64 [B], the lengths of its sequences).
 
-        First by examples, in the batch's order; what still has too many tokens is then cut by tokens, shortest first,
-        so that attention's grid has few unused cells. What need not be cut keeps its order.
+        The batch is cut by examples first, in its order. A part with too many tokens is then cut by tokens, shortest
+        sequence first, so that the attention grid has few unused cells. Parts that are not cut keep their order.
         """
         parts = []
         lengths = lengths + self.before
@@ -137,7 +140,7 @@ class MicroBatchLimits:
         return parts
 
     def parts(self, packed: Packed) -> list[Packed]:
-        """The batch cut into what is computed at once; the batch itself where that is all of it."""
+        """Return the parts of the batch that are computed at once; the batch itself if it stays within the limits."""
         cut = self.cut(np.diff(packed.bounds.numpy()).astype(np.int64))
         if len(cut) == 1:
             return [packed]
@@ -146,10 +149,11 @@ class MicroBatchLimits:
 
 @dataclass(frozen=True, eq=False)
 class Loader:
-    """Training batches of `batch_size` examples in an order drawn anew each epoch from the seed.
+    """Training batches of `batch_size` examples, in an order that is drawn anew for each epoch from the seed.
 
-    encoded  N sequences
-    labels   what is to be learnt, as `Packed.targets`: [N, ...] of each sequence, or as long as these of each token
+    Attributes:
+        encoded: N sequences.
+        labels: The targets, as in `Packed.targets`: [N, ...] for sequences, or as long as the sequences for tokens.
     """
 
     encoded: Encoded
@@ -159,28 +163,28 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch; the last may be smaller."""
+        """The number of batches in an epoch; the last batch may be smaller."""
         return math.ceil(len(self.encoded) / self.batch_size)
 
     def indices(self, step: int) -> np.ndarray:
-        """The examples of the step-th batch since the start of training, counted over epochs."""
+        """Return the examples of the batch of a step, counted from 0 over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.batch_size
         return self.order(epoch)[start : start + self.batch_size]
 
     def order(self, epoch: int) -> np.ndarray:
-        """Every example once, as an epoch takes them: int64 [N]."""
+        """Return the order of all examples in an epoch, int64 [N]."""
         return np.random.Generator(np.random.PCG64(derive_seed(self.seed, "order", epoch))).permutation(
             len(self.encoded)
         )
 
     def batches(self, start: int, stop: int) -> Iterator[Packed]:
-        """The batches of steps start, ..., stop - 1."""
+        """Yield the batches of steps start, ..., stop - 1."""
         for chosen in self.chosen(start, stop):
             yield self._packed(chosen)
 
     def largest(self, stop: int, limits: MicroBatchLimits = MicroBatchLimits()) -> Packed:
-        """Of all that steps 0, ..., stop - 1 compute at once, what has the most tokens."""
+        """Return the part with the most tokens of all parts that steps 0, ..., stop - 1 compute at once."""
         lengths = self.encoded.lengths
         largest, most = np.zeros(0, np.int64), 0
         for chosen in self.chosen(0, stop):
@@ -191,17 +195,17 @@ class Loader:
         return self._packed(largest)
 
     def tokens(self, stop: int) -> int:
-        """Of all that steps 0, ..., stop - 1 train on."""
+        """Return the number of tokens that steps 0, ..., stop - 1 train on."""
         lengths = self.encoded.lengths
         return sum(int(lengths[chosen].sum()) for chosen in self.chosen(0, stop))
 
     def most_parts(self, stop: int, limits: MicroBatchLimits) -> int:
-        """The most parts that a batch of steps 0, ..., stop - 1 is cut into."""
+        """Return the largest number of parts into which a batch of steps 0, ..., stop - 1 is cut."""
         lengths = self.encoded.lengths
         return max(len(limits.cut(lengths[chosen])) for chosen in self.chosen(0, stop))
 
     def chosen(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """The examples of the batches of steps start, ..., stop - 1."""
+        """Yield the indices of the examples in the batches of steps start, ..., stop - 1."""
         epoch, order = -1, np.zeros(0, np.int64)
         for step in range(start, stop):
             current, position = divmod(step, self.steps_per_epoch)
@@ -219,13 +223,14 @@ class Loader:
 def by_length(
     encoded: Encoded, budget: int = TOKEN_BUDGET, *, before: int = 0, among: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, Packed]]:
-    """Every sequence once, shortest first, in batches of at most `budget` tokens (or one longer sequence).
+    """Yield (indices int64 [B], batch) for all sequences, shortest first, with at most `budget` tokens a batch.
 
-    before  virtual tokens that stand before each sequence, which count as its own
-    among   only these, int64 [M]
+    A longer sequence is a batch of its own. Sequences of similar length share a batch, so that the attention grid has
+    few unused cells.
 
-    Yields (indices int64 [B], batch). Sequences of like length share a batch, so that attention's grid has few
-    unused cells.
+    Args:
+        before: Virtual tokens before each sequence, which count as tokens of the sequence.
+        among: Only these sequences, int64 [M].
     """
     lengths = encoded.lengths
     order = np.argsort(lengths, kind="stable") if among is None else among[np.argsort(lengths[among], kind="stable")]
@@ -235,7 +240,7 @@ def by_length(
 
 
 def runs(lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:
-    """Consecutive (first, last) whose lengths add up to at most `budget`, as many in each as fit, at least one."""
+    """Yield consecutive (first, last) ranges whose lengths sum to at most `budget`, or that have one item."""
     first, size = 0, 0
     for last, length in enumerate(lengths.tolist()):
         if last > first and size + length > budget:

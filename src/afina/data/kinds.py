@@ -1,4 +1,4 @@
-"""Kinds of task: what stands beside a text, and is to be told of others, and where from."""
+"""Kinds of task: what kind of target belongs to a text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 Kind = Literal["classes", "number", "labels"]
-"""One label of several; a number; any number of labels at once."""
+"""One label of several ("classes"), a number, or any number of labels at once ("labels")."""
 
 CLASSES: Kind = "classes"
 NUMBER: Kind = "number"
@@ -14,13 +14,13 @@ LABELS: Kind = "labels"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 How = Literal["refuse", "skip", "keep"]
-"""What is done with a missing value: an error; its row is left out; a word such as `NA` is taken for what it says."""
+"""How to treat a missing value: raise an error, skip its row, or keep a word such as `NA` as text."""
 
 HOWS: tuple[How, ...] = get_args(How)
 
 
 def columns_in_words(roles: Mapping[str, str]) -> str:
-    """`text: column 'body'; label: column 'stars'; not read: id, date`, of `columns` as a task has it."""
+    """Return a task's `columns` in words: `text: column 'body'; label: column 'stars'; not read: id, date`."""
     words = {"text": "text", "text_pair": "second text", "label": "label"}
     told = [f"{words[role]}: {_quoted(name)}" for role, name in roles.items() if role in words]
     return "; ".join([*told, *([f"not read: {roles['others']}"] if "others" in roles else [])])

@@ -1,10 +1,11 @@
-"""Texts to measure an adapter on, without those that its training saw: by its task, or by hashes of its training texts.
+"""Texts for measuring an adapter, without the texts of its training.
 
-The hashes stand beside an adapter's tensors, and tell whether a text was among its training texts, without keeping
-these. A text is hashed as it is compared (`afina.data.split.key`), under a salt, to 64 bits: of a million texts, two
-that differ are taken for the same with a chance below one in ten million. The salt follows from the texts, so the same
-training gives the same file; it keeps one table of hashes from serving for several adapters, and no more. Whoever has
-the hashes can test whether a text that they already have was trained on. Knows no adapter, only what it says of itself.
+The training texts are read again from the adapter's task, or recognised by hashes that stand beside the adapter's
+tensors. A text is hashed in the normalised form in which texts are compared (`afina.data.split.key`), with a salt, to
+64 bits. Among a million texts, two different texts have the same hash with a chance below one in ten million. The salt
+is computed from the texts, so the same training gives the same file. The salt only keeps one table of precomputed
+hashes from serving for several adapters: with the hashes, anyone can test whether a given text was trained on. The
+module knows an adapter only by what its manifest says.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ from afina.errors import AfinaError, CorruptAdapter, InvalidData, Leakage
 
 @dataclass(frozen=True)
 class TrainingInfo:
-    """What an adapter tells of the texts that it learnt from; None, or nothing, where it does not.
+    """What an adapter's manifest says about its training texts; fields are None or empty if unknown.
 
-    label_names   its labels, or None where their number alone is known
-    width         how many there are
-    data          the arguments of `Task.load` with which its task was read
-    train_digest  of the training split
-    kind          what was learnt
-    calibrated    whether some of the training texts were set aside, to fit a temperature on
-    trained_on    hashes of its training texts
+    Attributes:
+        label_names: The label names, or None if only their number is known.
+        width: The number of labels.
+        data: The arguments of `Task.load` with which the task was read.
+        train_digest: The digest of the training split.
+        kind: The kind of the task.
+        calibrated: Whether some training texts were set aside to fit a temperature.
+        trained_on: Hashes of the training texts.
     """
 
     width: int
@@ -58,7 +60,7 @@ class TrainingInfo:
     trained_on: TextHashes | None = None
 
     def saw(self, split: Split) -> np.ndarray | None:
-        """Of each example whether its training saw it, bool [N]; None where that is not known."""
+        """Return for each example whether it was trained on, bool [N]; None if unknown."""
         if self.trained_on is not None:
             return self.trained_on.among(split)
         before = _training(self)
@@ -70,15 +72,16 @@ class TrainingInfo:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSet:
-    """Texts with labels as the adapter's kind has them, of which classes are indices into `label_names`.
+    """Texts for measuring an adapter, with labels in the form of its kind; classes are indices into `label_names`.
 
-    where     the file or task that they come from
-    kind      of the labels
-    held_out  whether they are what training left out of that file, and not all of it
-    leaked    how many of the texts there training saw; None where that is not known
-    left_out  how many of those are not among these texts
-    metric    the standard one of a benchmark's task
-    columns, notes  of a file, as of `Task`
+    Attributes:
+        where: The file or task from which they come.
+        kind: The kind of the labels.
+        held_out: Whether they are the texts that training held out of that file, and not the whole file.
+        leaked: The number of texts there that were trained on; None if unknown.
+        left_out: The number of leaked texts that were left out of this set.
+        metric: The standard metric of a benchmark's task.
+        columns, notes: For a file, as in `Task`.
     """
 
     address: str
@@ -95,7 +98,7 @@ class EvaluationSet:
 
     @property
     def told(self) -> str:
-        """What was read as what, and what the user may not expect, a line each; "" where there is nothing to say."""
+        """The roles of the columns, and notes about unexpected findings, a line each; empty if there are none."""
         return "\n".join([*([f"{columns_in_words(self.columns)}."] if self.columns else []), *self.notes])
 
     @classmethod
@@ -114,13 +117,16 @@ class EvaluationSet:
         sheet: str | None = None,
         allow_leakage: bool = False,
     ) -> EvaluationSet:
-        """All of a file, the evaluation file of a directory, or the evaluation split of a named task.
+        """Read a file, the evaluation file of a directory, or the evaluation split of a named task.
 
-        Of the file that the adapter learnt from, what its training left out. Texts that it was trained on are left out
-        of any other, as far as they are known, unless `allow_leakage` keeps them. labels: what the integers 0..n-1 of
-        the data stand for; what else is not said is as the adapter's own task was read, where the file has these
-        columns.
-        Raises what `Task.load` does; Leakage where it was trained on all of the texts.
+        From the file that the adapter was trained on, only the texts that training held out are read. From other data,
+        texts that are known to be trained on are left out, unless `allow_leakage` keeps them. Other options default to
+        those of the adapter's own task, if the file has its columns.
+
+        Args:
+            labels: The names of the integers 0..n-1 in the data.
+
+        Raises the errors of `Task.load`, and Leakage if all texts were trained on.
         """
         address, labels = os.fspath(address), names_of(labels)
         asked = ReadOptions(text, text_pair, label, None, separator, missing, merge_labels, sheet)
@@ -139,8 +145,8 @@ class EvaluationSet:
             label_names, split = read.label_names, read.train
             if len(label_names) != trained.width:
                 raise InvalidData(
-                    f"{where}: its labels are {', '.join(label_names[:20])}; the adapter has {trained.width}, and does "
-                    "not name them. Name them in their order with `labels`.",
+                    f"{where}: found the labels {', '.join(label_names[:20])}. The adapter has {trained.width} labels "
+                    "without names. Give the names in their order with `labels`.",
                     code="data.labels-mismatch",
                     where=where,
                     found=label_names,
@@ -153,17 +159,18 @@ class EvaluationSet:
         return found.unseen_by(trained, allow_leakage=allow_leakage)
 
     def with_positive(self, label: str) -> EvaluationSet:
-        """With that label second of two. Raises InvalidData."""
+        """Return the set with `label` as the second of two labels. Raises InvalidData."""
         names = self.label_names
         if TARGETS[self.kind].check_positive(names):
             raise InvalidData(
-                f"{self.where}: `positive` says which of two classes is, and there are not two. Leave it out.",
+                f"{self.where}: `positive` chooses one of two classes, but there are not two classes. "
+                "Remove `positive`.",
                 code="data.option-inapplicable",
                 where=self.where,
             )
         if label not in names:
             raise InvalidData(
-                f"{self.where}: `positive` {label!r} is no label of it. Give {' or '.join(names)}.",
+                f"{self.where}: `positive` {label!r} is not a label. Give {' or '.join(names)}.",
                 code="data.label-unknown",
                 where=self.where,
                 label=label,
@@ -174,9 +181,9 @@ class EvaluationSet:
         return replace(self, label_names=names[::-1], split=replace(self.split, labels=1 - self.split.labels))
 
     def unseen_by(self, trained: TrainingInfo, *, allow_leakage: bool = False) -> EvaluationSet:
-        """Those that the training of an adapter did not see, as far as that is known; all, where leakage is allowed.
+        """Return the texts that the adapter was not trained on, as far as known; all texts if leakage is allowed.
 
-        Raises Leakage where it saw all of them.
+        Raises Leakage if the adapter was trained on all texts.
         """
         saw = trained.saw(self.split)
         if saw is None:
@@ -186,8 +193,8 @@ class EvaluationSet:
             return replace(self, leaked=leaked + self.left_out)
         if leaked == len(saw):
             raise Leakage(
-                f"task {self.where}: the adapter was trained on all of its {leaked:,} texts, so they say nothing of "
-                "how good it is. Give other texts, or pass `allow_leakage` to go on.",
+                f"task {self.where}: the adapter was trained on all {leaked:,} texts, so they cannot show how good it "
+                "is. Give other texts, or pass `allow_leakage` to continue.",
                 where=self.where,
                 leaked=leaked,
             )
@@ -198,7 +205,7 @@ class EvaluationSet:
 def _rows(
     address: str, asked: ReadOptions, trained: TrainingInfo, labels: Sequence[str] | None
 ) -> tuple[LabelledRows, Sequence[str], str, str | None]:
-    """The rows, what 0, 1, ... are called in them, where they come from, and a benchmark's metric."""
+    """Return the rows, the names of 0, 1, ... in them, their origin, and a benchmark's metric."""
     origin = named(address)
     if origin is not None:
         read = vars(asked)
@@ -206,11 +213,12 @@ def _rows(
             own = trained.data if trained.task == address else {}
             read = {key: value if value is not None else own.get(key) for key, value in read.items()}
             read["kind"] = trained.kind
-        task = Task.load(address, **read, labels=None, allow_leakage=True)  # what counts is what the adapter saw
+        task = Task.load(address, **read, labels=None, allow_leakage=True)  # only the adapter's own training matters
         split = task.evaluation
         if task.kind != trained.kind:
             raise InvalidData(
-                f"task {address}: its kind is {task.kind}, and the adapter learnt {trained.kind}.",
+                f"task {address}: the task is of kind {task.kind}, but the adapter was trained on kind {trained.kind}. "
+                "Give a task of the adapter's kind.",
                 code="data.kind-mismatch",
                 task=address,
                 found=task.kind,
@@ -239,23 +247,23 @@ def _place(address: str) -> Callable[[int], str]:
 
 
 def _read(address: str, trained: TrainingInfo, changed: Mapping[str, Any]) -> Task | None:
-    """The task at `address`, where it is the one that the adapter learnt from: its training split is the same."""
+    """Return the task at `address` if its training split is the one that the adapter was trained on, else None."""
     if trained.train_digest is None:
         return None
     try:
         kept = {"calibration": trained.calibrated, "allow_leakage": True, "offline": True}
-        # Adapters of earlier versions do not tell that whole numbers were read as classes.
+        # Manifests of earlier versions do not say that whole numbers were read as classes.
         found = Task.load(address, **{"kind": trained.kind, **trained.data, **changed, **kept})
-    except (AfinaError, TypeError):  # or how it was read is of another version
+    except (AfinaError, TypeError):  # TypeError: another version wrote the arguments
         return None
     return found if found.train.digest == trained.train_digest else None
 
 
 def _training(trained: TrainingInfo) -> list[Example] | None:
-    """The texts that the adapter learnt from, its temperature's too, where they are at hand as they were."""
+    """Return the adapter's training texts, including those of its temperature, if they are still available."""
     if trained.task is None or not is_at_hand(trained.task):
         return None
-    # The texts that it was evaluated on may be gone; which are trained on does not depend on what is in their place.
+    # The evaluation file may be gone. The training texts do not depend on it, so the task's own file replaces it.
     own = {"evaluation": trained.task} if "evaluation" in trained.data and Path(trained.task).is_file() else {}
     found = _read(trained.task, trained, own)
     return [*found.train, *(found.calibration or ())] if found else None
@@ -264,16 +272,16 @@ def _training(trained: TrainingInfo) -> list[Example] | None:
 HASHES_FILE = "training_texts.json"
 FORMAT = 1
 MOST_BYTES = 256 << 20
-"""Of the file, at most: those of 24 million texts."""
+"""The largest size of the file: the hashes of 24 million texts."""
 
 _BYTES = 8
 _SALT = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_AGAIN = "Copy the adapter again, or remove this file: then it is not known which texts the adapter was trained on."
+_AGAIN = "Copy the adapter again, or remove this file; without the file, leaked texts cannot be recognised."
 
 
 @dataclass(frozen=True, eq=False)
 class TextHashes:
-    """salt: 32 hexadecimal digits;  hashes: uint64 [N], rising, each once."""
+    """Hashes of texts: a salt of 32 hexadecimal digits, and uint64 [N] in rising order, each once."""
 
     salt: str
     hashes: np.ndarray
@@ -283,29 +291,30 @@ class TextHashes:
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> Self:
-        """Those of examples, whatever their labels; one without letters and digits has none."""
+        """Return the hashes of examples, regardless of labels; a text without letters and digits has no hash."""
         keys = sorted({key(example) for example in examples} - {""})
         salt = digest.of_strings(keys).removeprefix(digest.PREFIX)[:32]
         return cls(salt, np.unique(_hashed(keys, salt)))
 
     def among(self, examples: Iterable[Example]) -> np.ndarray:
-        """Of each example whether it is one of these, bool [N]."""
+        """Return for each example whether its hash is among these, bool [N]."""
         keys = [key(example) for example in examples]
         found: np.ndarray = np.isin(_hashed(keys, self.salt), self.hashes) & np.array([bool(one) for one in keys], bool)
         return found
 
     def write(self, path: Path) -> None:
-        """Write the file, always the same for the same hashes."""
+        """Write the file; the same hashes give the same bytes."""
         content = self._content()
         path.write_text(json.dumps(content | {"digest": digest.of_json(content)}) + "\n", encoding="ascii")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Those in a file. Raises CorruptAdapter."""
+        """Read the hashes of a file. Raises CorruptAdapter."""
         content = file_io.read_object(path, MOST_BYTES)
         if content.get("format") != FORMAT or type(content["format"]) is not int:
             raise CorruptAdapter(
-                f"{path}: its format is {str(content.get('format'))[:40]!r}, this afina reads {FORMAT}. {_AGAIN}",
+                f"{path}: found format {str(content.get('format'))[:40]!r}, but this version of afina reads format "
+                f"{FORMAT}. {_AGAIN}",
                 code="adapter.format-unknown",
                 path=path,
             )
@@ -320,11 +329,11 @@ class TextHashes:
             data = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             raise CorruptAdapter(
-                f"{path}: its hashes are not base64. {_AGAIN}", code="adapter.file-malformed", path=path
+                f"{path}: the hashes are not base64. {_AGAIN}", code="adapter.file-malformed", path=path
             ) from None
         if len(data) % _BYTES:
             raise CorruptAdapter(
-                f"{path}: its hashes have {len(data):,} bytes, no multiple of {_BYTES}. {_AGAIN}",
+                f"{path}: the hashes have {len(data):,} bytes. Expected a multiple of {_BYTES}. {_AGAIN}",
                 code="adapter.file-malformed",
                 path=path,
                 bytes=len(data),
@@ -332,7 +341,7 @@ class TextHashes:
         made = cls(salt, np.frombuffer(data, "<u8"))
         if content != made._content() | {"digest": digest.of_json(made._content())} or not made._rises():
             raise CorruptAdapter(
-                f"{path}: it was changed: it states another digest than it has. {_AGAIN}",
+                f"{path}: the file was changed: its content does not have the digest that it states. {_AGAIN}",
                 code="adapter.changed",
                 path=path,
             )
@@ -347,7 +356,7 @@ class TextHashes:
 
 
 def _hashed(keys: Iterable[str], salt: str) -> np.ndarray:
-    """uint64 [N]."""
+    """Return the hashes of keys, uint64 [N]."""
     seed = bytes.fromhex(salt)
     hashed = (
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BYTES, key=seed).digest() for text in keys

@@ -1,4 +1,7 @@
-"""Split: labelled texts in a fixed order, and when two of them count as the same. Knows no file, token or model."""
+"""Split: labelled texts in a fixed order, and when two texts count as equal.
+
+The module does not know files, tokens or models.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _OF_ASCII = bytes(code for code in range(128) if not chr(code).isalnum())
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled text, or pair of texts."""
+    """A labelled text, or a labelled pair of texts."""
 
     text: str
     label: Any
@@ -33,10 +36,11 @@ class Example:
 class Split(ReprCard):
     """Texts and their labels, in a fixed order.
 
-    texts   N strings
-    labels  int64 [N], indices into the task's label names; a number: float64 [N]; several labels: int64 [N, L], 0 or 1;
-            answers that are texts: object [N], strings
-    pairs   N strings, or None where an example is a single text
+    Attributes:
+        texts: N strings.
+        labels: Classes: int64 [N], indices into the task's label names. Numbers: float64 [N]. Several labels: int64 [N,
+            L], 0 or 1. Answers that are texts: object [N], strings.
+        pairs: N strings, or None if an example is a single text.
     """
 
     texts: Sequence[str]
@@ -48,7 +52,7 @@ class Split(ReprCard):
             given = getattr(self, name)
             if isinstance(given, str):
                 raise InvalidData(
-                    f"a split's {name} are one string, {given[:40]!r}: expected a list of texts",
+                    f"a split's {name}: found one string, {given[:40]!r}. Expected a list of texts.",
                     code="data.type-wrong",
                     argument=name,
                 )
@@ -58,7 +62,7 @@ class Split(ReprCard):
             object.__setattr__(self, "labels", np.asarray(list(self.labels)))
         if self.labels.dtype.kind not in "biuf" and not self._are_texts:
             raise InvalidData(
-                f"a split's labels are {self.labels.dtype}: expected indices, numbers, or rows of 0 and 1",
+                f"a split's labels: found dtype {self.labels.dtype}. Expected indices, numbers, or rows of 0 and 1.",
                 code="data.type-wrong",
                 argument="labels",
                 found=self.labels.dtype,
@@ -66,13 +70,13 @@ class Split(ReprCard):
         sizes = {len(self.texts), len(self.labels), len(self.texts if self.pairs is None else self.pairs)}
         if len(sizes) != 1:
             raise InvalidData(
-                f"a split's texts, labels and pairs differ in number: {sorted(sizes)}",
+                f"a split's texts, labels and pairs: found different lengths, {sorted(sizes)}. Expected equal lengths.",
                 code="data.lengths-differ",
                 found=sorted(sizes),
             )
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         texts = "texts" if self.pairs is None else "pairs of texts"
         if self._are_texts:
             return {texts: len(self), "answers": len({*self.labels.tolist()})}
@@ -87,7 +91,7 @@ class Split(ReprCard):
 
     @property
     def _are_texts(self) -> bool:
-        """Whether labels are strings, in an array of objects: names of classes in a list are a mistake."""
+        """Whether labels are an object array of strings; a list of class names is rejected."""
         return self.labels.dtype.kind == "O" and all(isinstance(one, str) for one in self.labels.tolist())
 
     def __len__(self) -> int:
@@ -102,13 +106,13 @@ class Split(ReprCard):
         return (self[index] for index in range(len(self)))
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
-        """The examples at `indices`, in that order."""
+        """Return the examples at `indices`, in that order."""
         pairs = None if self.pairs is None else [self.pairs[i] for i in indices]
         return Split([self.texts[i] for i in indices], self.labels[np.asarray(indices, dtype=np.int64)], pairs)
 
     @cached_property
     def digest(self) -> str:
-        """Digest of texts, pairs and labels, in order."""
+        """The digest of texts, pairs and labels, in order."""
         pairs = self.pairs if self.pairs is not None else []
         if self._are_texts:
             labels = digest.of_strings(self.labels.tolist())
@@ -118,14 +122,14 @@ class Split(ReprCard):
 
 
 def normalised(text: str) -> str:
-    """Casefolded Unicode letters and digits of `text`; the form in which texts count as the same."""
-    if text.isascii():  # the same, in a tenth of the time
+    """Return the casefolded Unicode letters and digits of `text`; texts with equal normalised forms count as equal."""
+    if text.isascii():  # the same result in a tenth of the time
         return text.lower().encode().translate(None, _OF_ASCII).decode()
     return _NEITHER_LETTER_NOR_DIGIT.sub("", unicodedata.normalize("NFKC", text).casefold())
 
 
 def key(example: Example) -> str:
-    """What makes an example the same as another, its label aside; "" where it has no letter and no digit."""
+    """Return the form in which examples are compared, without the label; "" if there is no letter and no digit."""
     if example.text_pair is None:
         return normalised(example.text)
     first, second = normalised(example.text), normalised(example.text_pair)

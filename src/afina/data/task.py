@@ -1,6 +1,6 @@
-"""Task: a named text task by address, with a training and an evaluation split.
+"""Task: a text task by its address, with a training split and an evaluation split.
 
-Knows texts and labels; not tokens or models.
+The module knows texts and labels. It does not know tokens or models.
 """
 
 from __future__ import annotations
@@ -25,25 +25,28 @@ from afina.errors import InvalidData, Leakage
 from afina.repr_html import ReprCard
 
 CALIBRATION = 0.1
-"""Share of the training texts that a temperature is fitted on, which then train nothing."""
+"""The share of the training texts on which a temperature is fitted; these texts are not trained on."""
 
 LEAKAGE_LIMIT = 0.01
-"""Share of evaluation texts that may occur in the training split."""
+"""The largest share of evaluation texts that may also occur in the training split."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Task(ReprCard):
-    """A problem with a training and an evaluation split.
+    """A text task with a training split and an evaluation split.
 
-    address      how the user named it, such as `sst2`, `snippets:movies`, `my.csv`
-    label_names  name of each integer label; index 1 is the positive class in binary F1; of a number, its own
-    leaked       evaluation texts that also occur in the training split (normalised)
-    metric, ceiling, separator  as in `TaskData`
-    columns      of a file, by what was taken as what: `text`, `text_pair`, `label`, and `others`, which are not read
-    other        in words, how to have the labels read otherwise, where that is a question
-    notes        in sentences, what was found or done in reading that the user may not expect
-    calibration, selection  texts set aside from the training split: to fit a temperature, to select a model by
-    data_digest  digest of all that was read at the address, before any part of it was taken
+    Attributes:
+        address: The address, such as `sst2`, `snippets:movies` or `my.csv`.
+        label_names: The names of the integer labels. Index 1 is the positive class in binary F1. For numbers, the name
+            of the target.
+        leaked: The number of evaluation texts that also occur in the training split, compared in normalised form.
+        metric, ceiling, separator: As in `TaskData`.
+        columns: For a file, the columns by role: `text`, `text_pair`, `label`, and `others`, which are not read.
+        other: How to read the labels as another kind, in words, if the kind is a question.
+        notes: Sentences about unexpected findings in the data.
+        calibration: Texts set aside from the training split to fit a temperature.
+        selection: Texts set aside from the training split to select a model.
+        data_digest: The digest of everything that was read at the address, before a part of it was chosen.
     """
 
     address: str
@@ -66,7 +69,7 @@ class Task(ReprCard):
         for split in (self.train, self.evaluation):
             if not TARGETS[self.kind].holds(split.labels):
                 raise InvalidData(
-                    f"task {self.address}: its labels are {split.labels.dtype}, and its kind is {self.kind}. Expected "
+                    f"task {self.address}: found labels of dtype {split.labels.dtype} for kind {self.kind}. Expected "
                     "indices, numbers, or rows of 0 and 1.",
                     code="data.type-wrong",
                     task=self.address,
@@ -74,7 +77,7 @@ class Task(ReprCard):
                 )
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         return {
             "address": self.address,
             "kind": TARGETS[self.kind].told,
@@ -108,23 +111,24 @@ class Task(ReprCard):
         allow_leakage: bool = False,
         offline: bool = False,
     ) -> Task:
-        """The task at `address`: one that names an origin, a directory, or a file.
+        """Load the task at `address`: a named task, a directory, or a file.
 
-        text, text_pair, label  columns; the usual names are found without (`columns.TEXT`, ...). A label `a,b,c` names
-                      several columns, which say 1 or 0 of one label each
-        labels        in their order, as they stand in the data; or a name for each of 0..n-1, or multi-hot place
-        kind          of KINDS: classes, number or labels; None: what the labels look like
-        separator     between the labels of a text
-        missing       of HOWS: "refuse" (None), "skip" rows without a text or label, "keep" words such as `NA`
-        merge_labels  read labels that differ only by case, spaces or Unicode form as the most frequent of them
-        sheet         of an xlsx file; None: the only one that holds something
-        train_examples, evaluation_examples  at most so many, by a hash of the normalised text, in original order
-        validation    share of the training split, as used, that stands in for the evaluation split, which is not used
-        evaluation    a file, all of which stands in for the evaluation split; all of a file at `address` then trains
-        selection, calibration  set this share, or CALIBRATION, of the training split, as used, aside: see `Task`
-        positive      of two labels, the one that is put second: F1 and AUROC are about that
-        allow_leakage  go on where over 1 % of the evaluation texts occur in the training split
-        offline       ask nothing of the network; NotFound where `is_at_hand` says no
+        Args:
+            text, text_pair, label: Column names. Default: the usual names (`columns.TEXT`, ...). A label `a,b,c` names
+                several columns, each with 0 or 1 for one label.
+            labels: The labels in their order, as the data spell them; or names for 0..n-1, or for multi-hot places.
+            kind: A kind of KINDS: classes, number or labels. None: recognised from the labels.
+            separator: The text between the labels of a cell.
+            missing: One of HOWS: "refuse" (None), "skip" rows without a text or label, "keep" words such as `NA`.
+            merge_labels: Read labels that differ only in case, spaces or Unicode form as the most frequent spelling.
+            sheet: The sheet of an xlsx file. None: the only sheet that is not empty.
+            train_examples, evaluation_examples: The largest number of texts, chosen by a hash of the normalised text.
+            validation: The share of the training split that replaces the evaluation split.
+            evaluation: A file that replaces the evaluation split; a file at `address` is then all trained on.
+            selection, calibration: Set aside this share, or CALIBRATION, of the training split (see `Task`).
+            positive: The label, of two, to which F1 and AUROC refer.
+            allow_leakage: Accept that over 1 % of the evaluation texts occur in the training split.
+            offline: Do not use the network; raise NotFound unless `is_at_hand`.
 
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
@@ -144,12 +148,12 @@ class Task(ReprCard):
 
     @property
     def pairs(self) -> bool:
-        """Whether its examples are pairs of texts."""
+        """Whether the examples are pairs of texts."""
         return self.train.pairs is not None
 
     @property
     def told(self) -> str:
-        """What was read as what, and what was found beside the texts; a line each.
+        """The roles of the columns, and notes about unexpected findings; a line each.
 
         `text: column 'body'; label: column 'stars'; not read: id. 3,412 rows, numbers from 1 to 5: kind number (...).`
         """
@@ -162,10 +166,10 @@ class Task(ReprCard):
 
 
 def names_of(labels: Iterable[str] | None) -> tuple[str, ...] | None:
-    """The labels that a user gave in any iterable, once for all. Raises InvalidData for one string."""
+    """Return the label names as a tuple. Raises InvalidData for a single string."""
     if isinstance(labels, str):
         raise InvalidData(
-            f"`labels` is one string, {labels[:40]!r}: expected a list of names.",
+            f"`labels`: found one string, {labels[:40]!r}. Expected a list of names.",
             code="data.type-wrong",
             argument="labels",
         )
@@ -173,19 +177,19 @@ def names_of(labels: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskData:
-    """The same with that label, if one is given, second of two. Raises InvalidData."""
+    """Return the data with `positive`, if given, as the second of two labels. Raises InvalidData."""
     names = found.label_names
     if positive is None:
         return found
     if what := TARGETS[found.kind].check_positive(names):
         raise InvalidData(
-            f"task {address}: `positive` says which of two classes is; this task has {what}. Leave it out.",
+            f"task {address}: `positive` chooses one of two classes, but this task has {what}. Remove `positive`.",
             code="data.option-inapplicable",
             where=f"task {address}",
         )
     if positive not in names:
         raise InvalidData(
-            f"task {address}: `positive` {positive!r} is no label of it. Give {' or '.join(names)}.",
+            f"task {address}: `positive` {positive!r} is not a label. Give {' or '.join(names)}.",
             code="data.label-unknown",
             where=f"task {address}",
             label=positive,
@@ -198,7 +202,7 @@ def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskD
 
 
 def _told(found: TaskData, aside: Mapping[str, Split]) -> dict[str, Any]:
-    """What a task has of what reading it gave, and of what was set aside, beside the two splits."""
+    """Return the fields of a task that come from reading it and from setting texts aside."""
     names = ("label_names", "kind", "metric", "ceiling", "separator", "columns", "other", "notes")
     read = {name: getattr(found, name) for name in names}
     kept = {name: aside.get(name) for name in ("calibration", "selection")}
@@ -206,7 +210,7 @@ def _told(found: TaskData, aside: Mapping[str, Split]) -> dict[str, Any]:
 
 
 def _data_digest(found: TaskData) -> str:
-    """Digest of both splits as they were read, and of what their labels are called."""
+    """Return the digest of both splits as they were read, and of their label names."""
     return digest.of_json([found.train.digest, found.evaluation.digest, found.kind, list(found.label_names)])
 
 
@@ -232,11 +236,11 @@ def _of_origin(
     evaluation: str | os.PathLike[str] | None,
     offline: bool,
 ) -> TaskData:
-    """What an origin gives; `evaluation`, a file, stands in for its evaluation split, and no ceiling is of that."""
+    """Return the data of an origin; the file `evaluation` replaces its evaluation split, and its ceiling is dropped."""
     chosen = [field for field, value in vars(asked).items() if value and field != "kind"]
     if chosen and evaluation is None and not origin.chooses:
         raise InvalidData(
-            f"task {address}: its columns are known, so `{chosen[0]}` cannot be chosen. Leave it out.",
+            f"task {address}: the columns of this task are fixed. Remove `{chosen[0]}`.",
             code="data.option-inapplicable",
             task=address,
             option=chosen[0],
@@ -244,7 +248,7 @@ def _of_origin(
     found = origin.load(asked, labels, offline)
     if asked.kind not in (None, found.kind):
         raise InvalidData(
-            f"task {address}: its kind is {found.kind}, so `kind` cannot be {asked.kind}. Leave it out.",
+            f"task {address}: the task is of kind {found.kind}, so `kind` cannot be {asked.kind}. Remove `kind`.",
             code="data.kind-mismatch",
             task=address,
             found=found.kind,
@@ -259,12 +263,13 @@ def _of_origin(
 def _of_file(
     evaluation: str | os.PathLike[str], asked: ReadOptions, address: str, named: TaskData
 ) -> tuple[Split, tuple[str, ...]]:
-    """All of a file, to evaluate on what learns from the named task at `address`."""
+    """Return all texts of a file, to evaluate what is trained on the named task at `address`."""
     pairs, form = named.train.pairs is not None, LabelFormat(named.kind, asked.separator, keeps=asked.missing == "keep")
     found, names, path = files.to_measure(evaluation_file(evaluation), asked, form=form, known=named.label_names)
     if (found.pairs is not None) != pairs:
         raise InvalidData(
-            f"{path}: {'single texts' if pairs else 'pairs of texts'}, and {address} has none of these.",
+            f"{path}: found {'single texts' if pairs else 'pairs of texts'}. Task {address} has "
+            f"{'pairs of texts' if pairs else 'single texts'}. Give a file like the task.",
             code="data.pairs-mismatch",
             path=path,
             task=address,
@@ -274,7 +279,7 @@ def _of_file(
 
 
 def count_leaked(train: Iterable[Example], evaluation: Split) -> int:
-    """How many evaluation examples occur in the training split; those without letters or digits do not count."""
+    """Return how many evaluation examples occur in the training split, ignoring those without letters and digits."""
     seen = {key(example) for example in train} - {""}
     return sum(key(example) in seen for example in evaluation)
 
@@ -287,11 +292,11 @@ def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool)
 
 
 def check_leaked(address: str, leaked: int, examples: int, *, allow: bool) -> None:
-    """Raise `Leakage` where more than LEAKAGE_LIMIT of the evaluation examples are leaked, unless allowed."""
+    """Raise `Leakage` if more than LEAKAGE_LIMIT of the evaluation examples are leaked, unless allowed."""
     if leaked > LEAKAGE_LIMIT * examples and not allow:
         raise Leakage(
-            f"task {address}: {leaked} of {examples} evaluation texts also occur in the training split, "
-            f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass `allow_leakage` to go on.",
+            f"task {address}: {leaked} of {examples} evaluation texts also occur in the training split; "
+            f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass `allow_leakage` to continue.",
             task=address,
             leaked=leaked,
             evaluation=examples,

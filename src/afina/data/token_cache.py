@@ -1,7 +1,7 @@
-"""Encodings of splits, kept in the cache: each is made once, and read from disk as training needs it.
+"""A cache of encoded splits on disk: each split is encoded once, and training reads the encoding memory-mapped.
 
-One folder an encoding, `<cache>/encodings/<key>`, named by all that decides its content. Whatever is wrong with the
-cache - damaged, full, not writable - costs time or memory, never a run.
+Each encoding has a directory, `<cache>/encodings/<key>`, named by everything that determines its content. A cache that
+is damaged, full or not writable costs time or memory, but never fails a run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CACHE_LIMIT = 4 * 2**30
-"""Bytes of encodings that are kept; beyond, those unused for longest are removed."""
+"""Bytes of encodings that are kept; beyond this, the least recently used encodings are removed."""
 
 _FORMAT = 1
 _TOKENS, _OFFSETS, _ABOUT = "tokens.npy", "offsets.npy", "about.json"
@@ -39,10 +39,7 @@ _TOKENS, _OFFSETS, _ABOUT = "tokens.npy", "offsets.npy", "about.json"
 
 @dataclass(frozen=True, eq=False)
 class EncodedSplit:
-    """All that a run keeps of a split: no text.
-
-    labels  as in `Split`;  digest  the split's
-    """
+    """The tokens, labels and digest that a run keeps of a split, without its texts."""
 
     encoded: Encoded
     labels: np.ndarray
@@ -52,16 +49,17 @@ class EncodedSplit:
         return len(self.labels)
 
     def loader(self, targets: np.ndarray, batch_size: int, seed: int) -> Loader:
-        """Its training batches; targets: the labels in the form in which a loss takes them."""
+        """Return the training batches; `targets` are the labels in the form that the loss takes."""
         return Loader(self.encoded, targets, batch_size, seed)
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedTask:
-    """All that a run keeps of a task; fields as in `afina.data.task.Task`.
+    """The parts of a task that a run keeps. Fields without a description are those of `afina.data.task.Task`.
 
-    pairs       whether its examples are pairs of texts
-    trained_on  hashes of the training texts, those for calibration included
+    Attributes:
+        pairs: Whether the examples are pairs of texts.
+        trained_on: Hashes of the training texts, including those for calibration.
     """
 
     address: str
@@ -83,7 +81,7 @@ class EncodedTask:
 
     @property
     def found(self) -> dict[str, str]:
-        """What was found of how its labels are written, as arguments of `Task.load`; nothing of classes."""
+        """How labels were found to be written, as arguments of `Task.load`; empty for classes."""
         found = {"kind": TARGETS[self.kind].told, "separator": self.separator}
         return {name: value for name, value in found.items() if value}
 
@@ -96,7 +94,7 @@ class EncodedTask:
         max_length: int,
         template: Template | None = None,
     ) -> Self:
-        """Encode its splits, or find them in the cache. Raises what `encode` does."""
+        """Encode the splits of a task, or read them from the cache. Raises the same errors as `encode`."""
 
         def encoded(split: Split, where: str) -> EncodedSplit:
             how = {"max_length": max_length, "template": template, "where": where}
@@ -134,14 +132,14 @@ def encode_split(
     template: Template | None = None,
     where: str = "text",
 ) -> Encoded:
-    """`afina.data.tokenize.encode` of a split, as arrays that lie in files of the cache and are read from there."""
+    """Return `afina.data.tokenize.encode` of a split, as memory-mapped arrays in the cache."""
     if not len(split):
         return encode(tokenizer, [], max_length=max_length)
     asked = {
         "format": _FORMAT,
         "split": split.digest,
         "tokenizer": tokenizer_digest,
-        # what the digest of a tokenizer does not hold, and its call depends on
+        # settings that change the tokenizer's output and are not in its digest
         "truncation_side": tokenizer.truncation_side,
         "split_special_tokens": tokenizer.split_special_tokens,
         "max_length": max_length,
@@ -152,7 +150,7 @@ def encode_split(
     texts, pairs = split.texts, split.pairs
     found = _open(place, len(split))
     if found is None:
-        with suppress(OSError, CannotWrite):  # not writable, full, or another process was faster
+        with suppress(OSError, CannotWrite):  # not writable, full, or written by another process meanwhile
             _make(place, pieces(tokenizer, texts, pairs, max_length=max_length, template=template, where=where))
             _trim(place)
         found = _open(place, len(split))
@@ -160,7 +158,7 @@ def encode_split(
 
 
 def _open(place: Path, count: int) -> Encoded | None:
-    """The encoding there, of `count` texts; None where there is none, or not as it was written."""
+    """Return the cached encoding of `count` texts; None if it is missing or damaged."""
     try:
         about = json.loads((place / _ABOUT).read_text(encoding="utf-8"))
         if about["files"] != digest.of_files(place, (_TOKENS, _OFFSETS)):
@@ -170,7 +168,7 @@ def _open(place: Path, count: int) -> Encoded | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     with suppress(OSError):
-        place.touch()  # used last
+        place.touch()  # marks the encoding as used most recently
     return encoded if len(encoded) == count else None
 
 
@@ -194,14 +192,14 @@ def _make(place: Path, parts: Iterator[tuple[np.ndarray, np.ndarray, int]]) -> N
 
 
 def _header(file: BinaryIO, dtype: type, length: int) -> None:
-    """Write the header of a .npy file of that length at its beginning; numpy leaves room for every length."""
+    """Write the header of a .npy file of that length at the start; numpy reserves room for any length."""
     file.seek(0)
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": (length,)})
 
 
 def _trim(kept: Path) -> None:
-    """Remove the encodings that were used least lately, but for `kept`, until the rest are within CACHE_LIMIT."""
+    """Remove the least recently used encodings, except `kept`, until the cache is within CACHE_LIMIT."""
     sizes = {}
     for place in sorted(kept.parent.iterdir(), key=lambda place: place.stat().st_mtime, reverse=True):
         if place != kept:

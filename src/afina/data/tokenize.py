@@ -1,4 +1,4 @@
-"""Texts to token ids, in a `Template` where there is one. Truncation is decided here, nowhere else. Knows no model."""
+"""Texts to token ids, optionally in a `Template`. Truncation happens here only. The module does not know models."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _CHUNK = 4096
 class Encoded:
     """N token sequences, end to end.
 
-    tokens     int32 [total]
-    offsets    int64 [N + 1]  sequence i is tokens[offsets[i]:offsets[i + 1]]
-    truncated  how many texts were longer than the maximum
+    Attributes:
+        tokens: int32 [total].
+        offsets: int64 [N + 1]; sequence i is tokens[offsets[i]:offsets[i + 1]].
+        truncated: The number of texts that were longer than the maximum length.
     """
 
     tokens: np.ndarray
@@ -34,13 +35,13 @@ class Encoded:
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
     def first(self, count: int) -> Encoded:
-        """The first `count` sequences, or all; `truncated` is of the whole."""
+        """Return the first `count` sequences, or all if there are fewer; `truncated` stays that of the whole."""
         count = min(count, len(self))
         return Encoded(self.tokens[: self.offsets[count]], self.offsets[: count + 1], self.truncated)
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [N]."""
+        """The lengths, int64 [N]."""
         return np.diff(self.offsets)
 
 
@@ -54,12 +55,15 @@ def encode(
     where: str = "text",
     before: int = 0,
 ) -> Encoded:
-    """Encode as the tokenizer's own call does: its special tokens, its way of joining pairs, its truncation side.
+    """Encode texts as the tokenizer's own call does: its special tokens, pair format and truncation side.
 
-    With a template, it and the text in it are one string for the tokenizer, and only the text is ever cut.
+    With a template, the template and the text are one string for the tokenizer, and only the text is truncated.
 
-    Raises InvalidData for a text that gives no token; `where` names the texts in that message, and `before` is how many
-    came earlier.
+    Args:
+        where: The name of the texts in the error message.
+        before: The number of earlier texts, for the number in the message.
+
+    Raises InvalidData for a text without tokens.
     """
     tokens, lengths, truncated = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)], 0
     made = pieces(tokenizer, texts, pairs, max_length=max_length, template=template, where=where, before=before)
@@ -80,7 +84,7 @@ def pieces(
     where: str = "text",
     before: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """What `encode` joins, some thousands of texts at a time: (tokens int32 [T], lengths int64 [N], truncated)."""
+    """Yield the parts of `encode`, thousands of texts each: (tokens int32 [T], lengths int64 [N], truncated)."""
     if template:
         template.check_pairs(pairs is not None)
         template.check_length(tokenizer, max_length)
@@ -97,8 +101,7 @@ def pieces(
         if not sizes.all():
             row = start + int(np.argmin(sizes))
             raise InvalidData(
-                f"{where} {before + row + 1}: {texts[row]!r} gives no tokens. "
-                "Remove empty texts, or give them some content.",
+                f"{where} {before + row + 1}: {texts[row]!r} gives no tokens. Remove empty texts, or fill them in.",
                 code="data.text-empty",
                 row=before + row + 1,
             )
@@ -112,7 +115,7 @@ def _in_template(
     pairs: list[str] | None,
     max_length: int,
 ) -> tuple[list[np.ndarray], int]:
-    """Token ids of each text, none of one that adds none to the template, and how many texts were cut."""
+    """Return the token ids of each text, and how many texts were truncated; a text that adds no token has no ids."""
     seconds: Sequence[str | None] = pairs or [None] * len(texts)
     given = list(zip(texts, seconds, strict=True))
     found = tokenizer([template.render(*one) for one in given], return_attention_mask=False, verbose=False)["input_ids"]
@@ -131,19 +134,19 @@ def _in_template(
 
 
 Tokenizer = PreTrainedTokenizerBase
-"""What those may call it that do not know the library."""
+"""A name for the type, for modules that do not import transformers."""
 
 _BRIEF = 80
-"""Characters of a template that a message shows."""
+"""The number of characters of a template that an error message shows."""
 
 TEXT, PAIR = "{text}", "{text_pair}"
 
 
 @dataclass(frozen=True)
 class Template:
-    r"""What has `{text}` in it once, and `{text_pair}` at most once, such as `Review: {text}\nSentiment:`.
+    r"""The text around each text, such as `Review: {text}\nSentiment:`.
 
-    Other braces stand for themselves, in the template and in the texts.
+    A template has `{text}` once, and `{text_pair}` at most once. Other braces are literal, also in the texts.
     """
 
     source: str
@@ -151,7 +154,7 @@ class Template:
     def __post_init__(self) -> None:
         if self.source.count(TEXT) != 1 or self.source.count(PAIR) > 1:
             raise InvalidStudy(
-                f"`template` {self._brief}: expected {TEXT} in it once, and {PAIR} at most once, such as "
+                f"`template` {self._brief}: expected {TEXT} once, and {PAIR} at most once, such as "
                 r"'Review: {text}\nSentiment:'.",
                 code="template.invalid",
                 template=self.source,
@@ -159,19 +162,19 @@ class Template:
 
     @property
     def _brief(self) -> str:
-        """For messages: its beginning, quoted."""
+        """The quoted beginning of the template, for messages."""
         return repr(self.source if len(self.source) <= _BRIEF else self.source[: _BRIEF - 1] + "…")
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether it has a place for a second text."""
+        """Whether the template has a place for a second text."""
         return PAIR in self.source
 
     def check_pairs(self, pairs: bool) -> None:
-        """Raise InvalidStudy unless it has a place for each text of an example, and no other."""
+        """Raise InvalidStudy unless the template has a place for each text of an example, and no other place."""
         if pairs != self.takes_pairs:
             found = "pairs of texts" if pairs else "single texts"
-            advice = f"Add {PAIR}." if pairs else f"Take {PAIR} out of it, or name a column with `text_pair`."
+            advice = f"Add {PAIR}." if pairs else f"Remove {PAIR}, or name the column of second texts with `text_pair`."
             raise InvalidStudy(
                 f"`template` {self._brief}: the examples are {found}. {advice}",
                 code="template.invalid",
@@ -180,16 +183,16 @@ class Template:
             )
 
     def render(self, text: str, pair: str | None = None) -> str:
-        """The text, or pair, in its place."""
+        """Return the template with the text, or pair, in its place."""
         return self._laid(text, pair)[0]
 
     def check_length(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        """Raise InvalidStudy where it leaves no token to a text."""
+        """Raise InvalidStudy if the template leaves no token for a text."""
         length = len(tokenizer(self.render("", ""), verbose=False)["input_ids"])
         if length >= max_length:
             raise InvalidStudy(
-                f"`template` {self._brief} has {length} tokens, and `max_length` is {max_length}: that leaves none "
-                "to the text. Give a shorter one, or a greater maximum.",
+                f"`template` {self._brief}: the template has {length} tokens and `max_length` is {max_length}, so no "
+                "token is left for the text. Give a shorter template, or a greater `max_length`.",
                 code="template.invalid",
                 template=self.source,
                 tokens=length,
@@ -199,10 +202,10 @@ class Template:
     def shortened(
         self, tokenizer: PreTrainedTokenizerBase, text: str, pair: str | None, max_length: int
     ) -> tuple[np.ndarray, bool]:
-        """Token ids, int32, of the example in its place, at most `max_length`, and whether a text was cut for that.
+        """Return the token ids, int32, of an example in the template, and whether a text had to be truncated.
 
-        Texts lose their ends (their beginnings where the tokenizer truncates on the left), the longer of a pair first;
-        the template loses nothing. Raises InvalidStudy where it leaves no room.
+        Texts lose their ends (their beginnings if the tokenizer truncates on the left), the longer text of a pair
+        first. The template loses nothing. Raises InvalidStudy if the template leaves no room.
         """
         parts, cut = [text, *([] if pair is None else [pair])], False
         while True:
@@ -212,13 +215,13 @@ class Template:
             if over <= 0:
                 return np.asarray(found["input_ids"], dtype=np.int32), cut
             if not any(parts):
-                self.check_length(tokenizer, max_length)  # raises: it is the template that is too long
+                self.check_length(tokenizer, max_length)  # raises, since the template is too long
             left = tokenizer.truncation_side == "left"
             parts, cut = _cut(parts, spans, np.asarray(found["offset_mapping"]), over, left=left), True
 
     @cached_property
     def _literals(self) -> tuple[list[str], list[int]]:
-        """What stands around the texts, and which text, 0 or 1, comes after each but the last."""
+        """The literal parts around the texts, and which text, 0 or 1, follows each part except the last."""
         places = sorted(
             (self.source.index(mark), number, mark) for number, mark in ((0, TEXT), (1, PAIR)) if mark in self.source
         )
@@ -229,7 +232,7 @@ class Template:
         return [*literals, self.source[start:]], [number for _, number, _ in places]
 
     def _laid(self, text: str, pair: str | None = None) -> tuple[str, list[tuple[int, int]]]:
-        """The whole as one string, and where in it the text and the pair stand, (start, end) each."""
+        """Return the whole string, and the (start, end) of the text and of the pair in it."""
         literals, order = self._literals
         given, spans = (text, pair or ""), {}
         whole = literals[0]
@@ -240,15 +243,17 @@ class Template:
 
 
 def _cut(parts: list[str], spans: list[tuple[int, int]], offsets: np.ndarray, over: int, *, left: bool) -> list[str]:
-    """The parts without `over` tokens, as near as whole characters allow, and without one character at least.
+    """Return the parts without `over` tokens, as near as whole characters allow, and at least one character shorter.
 
-    spans  where each part stands in what was tokenised;  offsets  int64 [T, 2], where each token does
+    Args:
+        spans: The place of each part in the tokenized string.
+        offsets: int64 [T, 2], the place of each token.
     """
     inside = [offsets[(offsets[:, 0] >= a) & (offsets[:, 1] <= b) & (offsets[:, 0] < offsets[:, 1])] for a, b in spans]
     keep = [len(tokens) for tokens in inside]
     for _ in range(min(over, sum(keep))):
         keep[keep.index(max(keep))] -= 1
-    if not any(map(len, inside)):  # what is left shares its tokens with the template
+    if not any(map(len, inside)):  # the rest of the texts shares its tokens with the template
         return ["" for _ in parts]
     made = []
     for part, (start, _), tokens, count in zip(parts, spans, inside, keep, strict=True):

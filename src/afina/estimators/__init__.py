@@ -1,1 +1,1 @@
-"""Estimators in scikit-learn's manner, over a run and a predictor. They know no store, no server and no report."""
+"""scikit-learn estimators for texts, on top of a run and a predictor. They do not know stores, servers or reports."""

@@ -1,7 +1,7 @@
-"""TextClassifier and TextRegressor: scikit-learn's estimators of texts. A thin face on `Run` and `Predictor`.
+"""TextClassifier and TextRegressor: scikit-learn estimators of texts.
 
-Everything that trains is a run's, everything that answers a predictor's; here is only what scikit-learn asks for.
-Importing this module loads scikit-learn and no torch.
+`Run` trains and `Predictor` answers; this module only adapts both to scikit-learn's interface. Importing this module
+loads scikit-learn, but not torch.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
     from afina.inference.predictor import Predictor
 
 GIVEN = "the texts given to fit"
-"""Stands for the address of the task."""
+"""The address of the task in the adapter's manifest."""
 
 EVALUATED = 16
-"""Training texts that a run is evaluated on, which it must be; nothing is kept of that."""
+"""Training texts on which a run is evaluated, because every run is evaluated. The scores are discarded."""
 
 
 _OPENED: WeakKeyDictionary[_TextEstimator, Predictor] = WeakKeyDictionary()
-"""By estimator, and not in it: predicting must not change an estimator, and a predictor is not pickled."""
+"""Predictors by estimator. Not attributes: predicting must not change an estimator, or be pickled with it."""
 
 
 class _TextEstimator(BaseEstimator):  # type: ignore[misc]
-    """What the two share: `fit` by a run, answers by a predictor.
+    """The part that both estimators share: `fit` executes a run, and a predictor answers.
 
-    Attributes after `fit`:
-        adapter_         the `Adapter`: manifest and tensors
-        loss_curve_      mean training loss of each step, or of some steps where there are many
-        n_iter_          steps
-        n_features_in_   1, or 2 where X held pairs of texts
-        feature_names_in_  the columns, where X was a frame
+    Attributes:
+        adapter_: The `Adapter`, manifest and tensors, after `fit`.
+        loss_curve_: The mean training loss of each step, or of groups of steps if there are many.
+        n_iter_: The number of steps.
+        n_features_in_: 1, or 2 if X has pairs of texts.
+        feature_names_in_: The column names, if X was a frame.
     """
 
     kind: ClassVar[Kind]
@@ -82,7 +82,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         for name in ("hyperparameters", "training"):
             if not isinstance(getattr(self, name), Mapping | None):
                 raise InvalidStudy(
-                    f"`{name}`: found a {type(getattr(self, name)).__name__}, expected a dict or None.",
+                    f"`{name}`: found a {type(getattr(self, name)).__name__}. Expected a dict or None.",
                     code="option.invalid",
                     option=name,
                     found=type(getattr(self, name)).__name__,
@@ -91,7 +91,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         twice = {*own, *weights} & {*(self.training or {})}
         if twice:
             raise InvalidStudy(
-                f"`training` has {sorted(twice)[0]}, which is a parameter of its own. Leave one out.",
+                f"`training` has {sorted(twice)[0]}, which is also a parameter of the estimator. Remove one of them.",
                 code="option.invalid",
                 option=min(twice),
             )
@@ -125,7 +125,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     @property
     def predictor_(self) -> Predictor:
-        """The adapter opened on its backbone, once; it is not pickled. Raises NotFittedError."""
+        """The adapter, opened once on its backbone; not pickled. Raises NotFittedError."""
         check_is_fitted(self, "adapter_")
         if self not in _OPENED:
             from afina.inference.predictor import Predictor
@@ -141,15 +141,15 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
                 ("single texts", "pairs of texts")[width - 1] for width in (inputs.width, self.n_features_in_)
             )
             raise InvalidInput(
-                f"X: found {found}, and {type(self).__name__} was fitted on {known}.",
+                f"X: found {found}. {type(self).__name__} was fitted on {known}. Give {known}.",
                 code="input.pairs-mismatch",
                 found=found,
             )
         known_names = getattr(self, "feature_names_in_", None)
         if inputs.names is not None and known_names is not None and inputs.names != list(known_names):
             raise InvalidInput(
-                f"X: its columns are {', '.join(inputs.names)}; {type(self).__name__} was fitted on "
-                f"{', '.join(known_names)}. Give the same, in that order.",
+                f"X: found the columns {', '.join(inputs.names)}. {type(self).__name__} was fitted on the columns "
+                f"{', '.join(known_names)}. Give the same columns in the same order.",
                 code="input.columns-differ",
                 found=inputs.names,
             )
@@ -162,30 +162,29 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
 
 class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
-    """A classifier of texts: a language model, adapted by one of `METHODS`.
+    """A text classifier: a language model, adapted by one of `METHODS`.
 
         TextClassifier(method="lora").fit(texts, labels).predict(texts)
 
-    X is a list, array or Series of texts, or a frame (or rows) of one column of texts or of two, which are pairs. y has
-    one label a text. All of the texts are trained on; to hold some out is the caller's business, as with any estimator
-    of scikit-learn. The same parameters and texts give the same adapter, bit for bit, on the same machine.
+    X is a list, array or Series of texts, or a frame (or rows) with one column of texts, or two columns of pairs. y has
+    one label for each text. All texts are trained on; holding some out is up to the caller, as with any scikit-learn
+    estimator. The same parameters and texts give the same adapter, bit for bit, on the same machine.
+
+    After `fit`, `classes_` holds the labels in the order of the columns of `predict_proba`.
 
     Args:
-        method, hyperparameters   as `afina methods` lists them, such as "lora" and {"r": 8}
-        backbone                  address of the language model
-        template, words, head     how texts are asked about, as in `afina.studies.runs.spec.Ask`; by default what
-                                  suits the labels (docs/background/words.md)
-        epochs, learning_rate, batch_size, max_length
-                                  of training; learning_rate None: the method's own. max_length None: 512 tokens or what
-                                  the backbone takes
-        class_weight              "balanced", or None
-        training                  further fields of `afina.studies.runs.spec.Training`, such as {"max_steps": 100}
-        out                       where to leave the adapter, a directory that `Predictor.load` and `afina predict`
-                                  open; None: in memory alone
-        random_state              seed of the head, the order and the dropout: an int, a RandomState, or None for
-                                  another one each time
-
-    `classes_` holds the labels after `fit`, in the order of the columns of `predict_proba`.
+        method, hyperparameters: As `afina methods` lists them, such as "lora" and {"r": 8}.
+        backbone: The address of the language model.
+        template, words, head: How texts are asked about, as in `afina.studies.runs.spec.Ask`. Default: what suits the
+            labels (docs/background/words.md).
+        epochs, batch_size: Of training.
+        learning_rate: None: the method's default.
+        max_length: In tokens. None: 512, or the backbone's limit if that is lower.
+        class_weight: "balanced", or None.
+        training: Further fields of `afina.studies.runs.spec.Training`, such as {"max_steps": 100}.
+        out: A directory for the adapter, which `Predictor.load` and `afina predict` open. None: memory only.
+        random_state: The seed of the head, the order and the dropout: an int, a RandomState, or None for a new seed
+            each time.
     """
 
     kind = CLASSES
@@ -224,7 +223,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Train on all of the texts. Raises InvalidInput (a ValueError) for X and y, AfinaError for parameters."""
+        """Train on all texts. Raises InvalidInput (a ValueError) for X and y, AfinaError for parameters."""
         inputs = TextInputs.of(X)
         classes, indices = classes_of(y, inputs.texts)
         names = tuple(map(str, classes.tolist()))
@@ -234,25 +233,28 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The class of each text, [N], of the type of y's labels."""
+        """Return the class of each text, [N], in the type of y's labels."""
         predictions = self._predictions(X)
         answers: np.ndarray = self.classes_[self.predictor_.objective.decode(predictions)]
         return answers
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """The probability of each class, [N, classes], in the order of `classes_`."""
+        """Return the probability of each class, [N, classes], in the order of `classes_`."""
         chances = self.predictor_.objective.probabilities(self._predictions(X))
         assert chances is not None
         return chances
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.poor_score = True  # of the rows of numbers of scikit-learn's checks, read as text
+        tags.classifier_tags.poor_score = True  # scikit-learn's checks give rows of numbers, which are read as text
         return tags
 
 
 class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
-    """The same of numbers: ratings, prices. X and the parameters are those of `TextClassifier`; y is numbers."""
+    """A text regressor, such as for ratings or prices.
+
+    X and the parameters are those of `TextClassifier`; y has a number for each text.
+    """
 
     kind = NUMBER
 
@@ -284,14 +286,14 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Train on all of the texts. Raises InvalidInput (a ValueError) for X and y, AfinaError for parameters."""
+        """Train on all texts. Raises InvalidInput (a ValueError) for X and y, AfinaError for parameters."""
         inputs = TextInputs.of(X)
         numbers = numbers_of(y, inputs.texts)
         name = getattr(y, "name", None)
         return self._fit(inputs, numbers, (str(name) if name else "value",), {"template": self.template})
 
     def predict(self, X: Any) -> np.ndarray:
-        """The number of each text, float64 [N], in y's unit."""
+        """Return the number of each text, float64 [N], in the unit of y."""
         return self.predictor_.objective.decode(self._predictions(X))
 
     def __sklearn_tags__(self) -> Any:
@@ -301,7 +303,7 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
 
 
 def _plain(value: Any) -> Any:
-    """numpy's scalars, as searches over arrays give them, as Python's."""
+    """Return a numpy scalar, such as from a grid search over arrays, as a Python scalar."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -312,13 +314,13 @@ def _seed(random_state: Any) -> int:
 
 
 def _place(out: str | Path | None) -> Path | None:
-    """Where the adapter goes. Raises InvalidStudy, before anything is trained, where something else is."""
+    """Return where to write the adapter. Raises InvalidStudy, before training, if something else is there."""
     if out is None:
         return None
     path = Path(out).expanduser()
     if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
         raise InvalidStudy(
-            f"`out` {out}: something that is no adapter is there. Name a new directory.",
+            f"`out` {out}: the path exists and is not an adapter. Give a new directory.",
             code="option.invalid",
             path=out,
         )
@@ -326,7 +328,7 @@ def _place(out: str | Path | None) -> Path | None:
 
 
 def _handed_over(found: Path, out: Path | None) -> Adapter:
-    """The adapter that a run left, without figures, which were measured on what it was trained on; written to `out`."""
+    """Return the adapter of a run without its metrics, which were measured on training texts; write it to `out`."""
     adapter = Adapter.load(found)
     silent: dict[str, Any] = {"task": None, "metrics": {}, "evaluation_digest": None}
     cleaned = replace(adapter, manifest=adapter.manifest.model_copy(update=silent).sealed(), where="adapter")

@@ -1,4 +1,4 @@
-"""X and y, as scikit-learn's users hold them -> texts, pairs and targets. Knows no model and no run."""
+"""X and y of scikit-learn users, converted to texts, pairs and targets. The module does not know models or runs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,14 @@ from afina.errors import InvalidData
 
 
 class InvalidInput(InvalidData, ValueError):
-    """X or y cannot be used; a ValueError too, as scikit-learn's users expect."""
+    """X or y cannot be used. A ValueError too, as scikit-learn users expect."""
 
     code = "input.invalid"
 
 
 @dataclass(frozen=True)
 class TextInputs:
-    """What X holds.
-
-    pairs  the second text of each, or None;  names  of a frame's columns, or None
-    """
+    """The content of X: texts, the second texts of pairs or None, and the column names of a frame or None."""
 
     texts: list[str]
     pairs: list[str] | None
@@ -33,7 +30,7 @@ class TextInputs:
 
     @classmethod
     def of(cls, X: Any) -> TextInputs:
-        """X: a list, array or Series of texts, or a frame of one column of texts or two of pairs.
+        """Convert X: a list, array or Series of texts, or a frame with one column of texts or two columns of pairs.
 
         Raises InvalidInput.
         """
@@ -49,14 +46,15 @@ class TextInputs:
 
     @property
     def width(self) -> int:
-        """Columns: 2 of pairs, else 1."""
+        """The number of columns: 2 for pairs, else 1."""
         return 1 if self.pairs is None else 2
 
 
 def classes_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The classes in sorted order, and the index of each label among them, int64 [N].
+    """Return the sorted classes, and the index of each label among them, int64 [N].
 
-    Raises InvalidInput, and scikit-learn's ValueError for labels that are no classes or not as many as texts.
+    Raises InvalidInput, and scikit-learn's ValueError if the labels are not classes or their number is not that of the
+    texts.
     """
     labels = _column(y, texts)
     try:
@@ -65,13 +63,13 @@ def classes_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     except TypeError:
         kinds = sorted({type(label).__name__ for label in labels.tolist()})
         raise InvalidInput(
-            f"y: labels of several types ({', '.join(kinds)}). Expected labels of one type.",
+            f"y: found labels of several types ({', '.join(kinds)}). Expected labels of one type.",
             code="input.types-mixed",
             found=kinds,
         ) from None
     if len(classes) < 2:
         raise InvalidInput(
-            f"y: all {len(labels):,} texts are of one class, {classes.tolist()[0]!r}. Expected at least two classes.",
+            f"y: all {len(labels):,} texts have one class, {classes.tolist()[0]!r}. Expected at least two classes.",
             code="input.one-value",
             texts=len(labels),
         )
@@ -79,7 +77,7 @@ def classes_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def numbers_of(y: Any, texts: Sequence[str]) -> np.ndarray:
-    """Numbers, float64 [N]. Raises InvalidInput, and scikit-learn's ValueError for NaN and what is no number."""
+    """Return the numbers, float64 [N]. Raises InvalidInput, and scikit-learn's ValueError for NaN and non-numbers."""
     numbers: np.ndarray = check_array(_column(y, texts), ensure_2d=False, dtype=np.float64, input_name="y")
     if len(np.unique(numbers)) < 2:
         found = "one sample has" if len(numbers) == 1 else f"all {len(numbers):,} texts have"
@@ -99,7 +97,7 @@ def _column(y: Any, texts: Sequence[str]) -> np.ndarray:
     for number, label in enumerate(column.tolist(), start=1):
         if label is None or type(label).__name__ in MISSING or (isinstance(label, float) and label != label):
             raise InvalidInput(
-                f"y: label {number} is missing ({label}). Give one, or leave its text out.",
+                f"y: label {number} is missing ({label}). Give a label, or remove the text.",
                 code="input.target-missing",
                 row=number,
             )
@@ -121,4 +119,4 @@ def _is_unicode(text: str) -> bool:
 
 
 MISSING = ("NAType", "NaTType")
-"""pandas' types of what is missing."""
+"""The names of pandas' types for missing values."""

@@ -1,1 +1,1 @@
-"""What a notebook shows while runs go on. Knows IPython where a kernel has loaded it, and no command line."""
+"""The progress display of a notebook. It knows IPython if a kernel has loaded it; it does not know the command line."""

@@ -1,6 +1,6 @@
-"""Progress in a notebook: one output below the cell, which changes in place.
+"""Progress in a notebook: an output below the cell, which is updated in place.
 
-IPython is no dependency: it is there where a kernel runs, and asked for nowhere else.
+IPython is not a dependency of afina. A notebook's kernel has loaded IPython, and other processes never import it.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from afina.studies.runs.run import Run
 
 PAUSE = 0.3
-"""Seconds between two changes of what is shown."""
+"""Seconds between two updates of the output."""
 
 MOST = 40
-"""Lines that are shown; earlier ones give way."""
+"""The largest number of lines that are shown; earlier lines are dropped."""
 
 _BAR = "display: inline-block; vertical-align: middle; width: 12em; height: .6em; border: 1px solid currentColor"
 _DONE = "display: block; height: 100%; background: currentColor; opacity: .6"
 
 
 def watcher() -> Display | None:
-    """A display where this process is the kernel of a notebook, and none elsewhere."""
+    """Return a display if this process is a notebook's kernel, else None."""
     return Display() if in_kernel() else None
 
 
 def in_kernel() -> bool:
-    """Whether outputs can change in place here. Loads nothing."""
+    """Return whether outputs can be updated in place here. Imports nothing."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 
 
 class Display(Lines):
-    """A line for each thing that was done, and a bar for each run that goes on."""
+    """A line for each piece of finished work, and a progress bar for each run in progress."""
 
     def __init__(self) -> None:
         super().__init__(self._keep)
@@ -52,18 +52,18 @@ class Display(Lines):
         self._show()
 
     def begin(self, run: Run, place: str) -> None:
-        """A bar for it."""
+        """Add a progress bar for a run."""
         super().begin(run, place)
         self.now[run.label] = Progress("start")
         self._show()
 
     def end(self, run: Run) -> None:
-        """No bar any more."""
+        """Remove the run's progress bar."""
         super().end(run)
         self.now.pop(run.label, None)
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Move its bar."""
+        """Update the run's progress bar."""
         if run.label not in self.lines:
             self.begin(run, run.title)
         before = self.now[run.label]
@@ -72,18 +72,18 @@ class Display(Lines):
             self._show()
 
     def changed(self, results: object) -> None:
-        """Nothing goes on for the moment."""
+        """Show the present state, also when no run is in progress."""
         self._show()
 
     def stop(self) -> None:
-        """Say so, and leave no bar that moves no more."""
+        """Say that the work has stopped, and remove all progress bars."""
         if self.now:
             self.now.clear()
-            self.said.append("Stopped. What is recorded is kept; the same call goes on from there.")
+            self.said.append("Stopped. Recorded runs are kept; the same call continues from there.")
             self._show()
 
     def html(self) -> str:
-        """What is shown now."""
+        """Return the output as HTML."""
         lines = [f"<div>{escape(line)}</div>" for line in self.said[-MOST:]]
         if len(self.said) > MOST:
             lines.insert(0, f"<div>… {len(self.said) - MOST:,} lines before</div>")
@@ -91,7 +91,7 @@ class Display(Lines):
         return f'<div style="font-size: .9em; line-height: 1.5">{"".join(lines)}</div>'
 
     def text(self) -> str:
-        """The same where no HTML is shown."""
+        """Return the output as plain text, for frontends without HTML."""
         going = [f"{self.lines[label].place}: {progress.phase}" for label, progress in self.now.items()]
         return "\n".join([*self.said[-MOST:], *going])
 

@@ -1,1 +1,1 @@
-"""Figures and how sure they are: pure functions of arrays. Knows no run, no method and no task."""
+"""Metrics and their uncertainty: pure functions of arrays. The package does not know runs, methods or tasks."""

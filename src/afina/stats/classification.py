@@ -1,8 +1,8 @@
-"""Figures of answers that are one class of several, or any of L labels: pure functions of arrays. The
-temperature and the thresholds that calibrate probabilities.
+"""Metrics of classes and of labels, and the temperature and thresholds that calibrate probabilities.
 
-Functions of an `Answered` are what `metrics.py` lists: a figure, and the values of each example that it is the mean of
-(answered.py). What is not defined, such as the F1 of a class that neither occurs nor is answered, is UNDEFINED.
+Pure functions of arrays. `metrics.py` lists functions of an `Answered`: a metric, and the values of which the metric is
+the mean (answered.py). A metric that is undefined, such as the F1 of a class that neither occurs nor is answered, is
+UNDEFINED.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 from afina.stats.answered import UNDEFINED, Answered, Order, mean_of_defined, of_ratio
 
 BINS = 15
-"""Of the calibration error: as many as Guo et al. (ICML 2017) use."""
+"""Bins of the calibration error, as many as Guo et al. (ICML 2017) use."""
 
 
 def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """Share of predictions that equal the label; both int [N]."""
+    """Return the share of predictions that equal the label; both int [N]."""
     return float(np.mean(gold == predicted))
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis."""
+    """Return the softmax over the last axis."""
     from scipy.special import softmax
 
     result: np.ndarray = softmax(logits, axis=-1)
@@ -31,16 +31,16 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def log_loss(gold: np.ndarray, logits: np.ndarray) -> float:
-    """Mean cross-entropy in nats; labels int [N], logits [N, classes]."""
+    """Return the mean cross-entropy in nats; labels int [N], logits [N, classes]."""
     from scipy.special import log_softmax
 
     return float(-np.mean(log_softmax(logits, axis=1)[np.arange(len(gold)), gold]))
 
 
 def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """F1 of class 1 when there are two classes, else the unweighted mean over the classes that have one.
+    """Return F1 of class 1 for two classes, else the unweighted mean over the classes for which F1 is defined.
 
-    A class that neither occurs nor is answered has none: scikit-learn's `zero_division=nan`.
+    F1 is undefined for a class that neither occurs nor is answered, as with scikit-learn's `zero_division=nan`.
     """
     from sklearn.metrics import f1_score
 
@@ -54,7 +54,7 @@ def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
 
 
 def per_class(answered: Answered) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall, F1, float [C] each, and how many examples are of the class, int [C]; UNDEFINED where 0 / 0."""
+    """Return precision, recall and F1, float [C] each, and the number of examples, int [C]; UNDEFINED for 0 / 0."""
     from sklearn.metrics import precision_recall_fscore_support
 
     labels = list(range(answered.classes))
@@ -65,9 +65,9 @@ def per_class(answered: Answered) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
 
 
 def reliability(chances: np.ndarray, targets: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean confidence, share right, and number of the examples of each bin that has any, least confident first.
+    """Return mean confidence, share of right answers, and count of each non-empty bin, least confident first.
 
-    Confidence is the probability of the likeliest class; bins are equally wide, their upper ends included.
+    Confidence is the probability of the likeliest class. Bins are equally wide and include their upper ends.
     """
     confidence, right = _confidence(chances, targets)
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -79,9 +79,9 @@ def reliability(chances: np.ndarray, targets: np.ndarray, bins: int = 10) -> tup
 
 
 def risk_coverage(chances: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy of the 1/N, 2/N, ... of examples whose answer is most confident: shares and accuracies, float [N] each.
+    """Return shares k / N and the accuracy of the k most confident answers, for k = 1, ..., N; float [N] each.
 
-    Of equally confident ones, as many as have room, taken at random, in the mean.
+    Among equally confident answers, the expected accuracy of a random choice counts.
     """
     confidence, right = _confidence(chances, targets)
     _, place, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
@@ -99,13 +99,13 @@ def _confidence(chances: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
 
 
 def right(answered: Answered) -> np.ndarray:
-    """Whether each answer is right, bool [N]; the mean is accuracy."""
+    """Return whether each answer is right, bool [N]; the mean is accuracy."""
     found: np.ndarray = answered.answers == answered.targets
     return found
 
 
 def f1_values(answered: Answered) -> np.ndarray:
-    """Of `f1`: each class's is a ratio, 2 TP / (TP + FP + TP + FN)."""
+    """Return the values of `f1`; for each class F1 is a ratio, 2 TP / (TP + FP + TP + FN)."""
     rows = []
     for label in [1] if answered.classes == 2 else range(answered.classes):
         is_gold, is_found = answered.targets == label, answered.answers == label
@@ -114,12 +114,12 @@ def f1_values(answered: Answered) -> np.ndarray:
 
 
 def balanced_accuracy(answered: Answered) -> float:
-    """Mean over the classes that occur of the share of their examples answered right."""
+    """Return the mean recall over the classes that occur."""
     return float(np.mean(balanced_accuracy_values(answered)))
 
 
 def balanced_accuracy_values(answered: Answered) -> np.ndarray:
-    """Of `balanced_accuracy`; as the jackknife has them, so that a class of few examples is not taken as well known."""
+    """Return the values of `balanced_accuracy`, scaled like the jackknife's so that small classes spread enough."""
     counts = np.bincount(answered.targets)
     hits = right(answered).astype(float)
     recall = np.divide(np.bincount(answered.targets, hits), counts, out=np.zeros(len(counts)), where=counts > 0)
@@ -130,14 +130,15 @@ def balanced_accuracy_values(answered: Answered) -> np.ndarray:
 
 
 def mcc(answered: Answered) -> float:
-    """Matthews correlation, R_K for more than two classes (Gorodkin, Comput. Biol. Chem. 28, 2004, 367-374)."""
+    """Return the Matthews correlation; for more classes, R_K (Gorodkin, Comput. Biol. Chem. 28, 2004, 367-374)."""
     return float(np.mean(mcc_values(answered)))
 
 
 def mcc_values(answered: Answered) -> np.ndarray:
-    """Of `mcc` = C / sqrt(V_t V_p), C = accuracy - sum p t, V = 1 - sum of squares; t, p shares of targets, answers.
+    """Return the values of `mcc` = C / sqrt(V_t V_p).
 
-    UNDEFINED where one class alone occurs; 0, as scikit-learn has it, where one alone is answered.
+    C = accuracy - sum p t and V = 1 - sum of squares, where t and p are the shares of targets and answers. UNDEFINED if
+    only one class occurs; 0, as in scikit-learn, if only one class is answered.
     """
     targets, answers, n = answered.targets, answered.answers, len(answered.targets)
     t, p = (np.bincount(labels, minlength=answered.classes) / n for labels in (targets, answers))
@@ -156,7 +157,7 @@ def mcc_values(answered: Answered) -> np.ndarray:
 
 
 def auroc(answered: Answered) -> float:
-    """Area under the ROC curve of the probability of class 1 of two; UNDEFINED where only one class occurs."""
+    """Return the area under the ROC curve of the probability of class 1; UNDEFINED if only one class occurs."""
     from sklearn.metrics import roc_auc_score
 
     positive = answered.targets == 1
@@ -166,9 +167,10 @@ def auroc(answered: Answered) -> float:
 
 
 def auroc_values(answered: Answered) -> np.ndarray:
-    """Of `auroc`, by placements: how many of the other class each example outranks (DeLong, Biometrics 44, 1988).
+    """Return the values of `auroc` by placements: the share of the other class that an example outranks.
 
-    As the jackknife has them: deviations are over n - 1 of the class, so that few examples are not taken as well known.
+    The method is DeLong's (Biometrics 44, 1988). Deviations are over n - 1 of the class, like the jackknife's, so that
+    few examples get enough spread.
     """
     positive, scores = answered.targets == 1, answered.probabilities[:, 1]
     if positive.all() or not positive.any():
@@ -184,14 +186,14 @@ def auroc_values(answered: Answered) -> np.ndarray:
 
 
 def _outranked(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The share of `ordered` that each score exceeds, equal ones by half."""
+    """Return the share of `ordered` that each score exceeds; equal scores count half."""
     places = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
     shares: np.ndarray = places / (2 * len(ordered))
     return shares
 
 
 def cross_entropy_values(answered: Answered) -> np.ndarray:
-    """Nats of each example; probabilities below 2.2e-16 count as that, as in scikit-learn's `log_loss`."""
+    """Return the nats of each example; probabilities are clipped at 2.2e-16, as in scikit-learn's `log_loss`."""
     chances, epsilon = answered.probabilities, np.finfo(np.float64).eps
     given = chances[np.arange(len(chances)), answered.targets]
     losses: np.ndarray = -np.log(np.clip(given, epsilon, 1 - epsilon))
@@ -199,9 +201,10 @@ def cross_entropy_values(answered: Answered) -> np.ndarray:
 
 
 def brier_values(answered: Answered) -> np.ndarray:
-    """Squared error of the probabilities, summed over classes; half of that for two, as scikit-learn 1.7 has it.
+    """Return the squared error of the probabilities, summed over classes; for two classes half of it.
 
-    So for two classes it is that of the probability of class 1, between 0 and 1; for more it is between 0 and 2.
+    This is scikit-learn 1.7's definition. For two classes, the error is that of the probability of class 1, between 0
+    and 1. For more classes it is between 0 and 2.
     """
     chances = answered.probabilities
     errors = chances - np.eye(chances.shape[1])[answered.targets]
@@ -210,41 +213,41 @@ def brier_values(answered: Answered) -> np.ndarray:
 
 
 def ece(answered: Answered) -> float:
-    """Expected calibration error: mean over examples of |confidence - share right| of their bin, `BINS` bins."""
+    """Return the expected calibration error: the mean over examples of |confidence - share right| of their bin."""
     confidence, share, counts = reliability(answered.probabilities, answered.targets, BINS)
     return float(np.sum(np.abs(confidence - share) * counts) / counts.sum())
 
 
 def micro_f1(answered: Answered) -> float:
-    """F1 of all labels of all examples taken together."""
+    """Return the F1 of all labels of all examples together."""
     return float(np.mean(micro_f1_values(answered)))
 
 
 def micro_f1_values(answered: Answered) -> np.ndarray:
-    """Of `micro_f1`, a ratio of sums over labels."""
+    """Return the values of `micro_f1`, a ratio of sums over labels."""
     right, either = _counted(answered)
     return of_ratio(right.sum(axis=1), either.sum(axis=1))
 
 
 def macro_f1(answered: Answered) -> float:
-    """Mean of the F1 of each label that has one: that occurs or is answered."""
+    """Return the mean F1 over the labels that occur or are answered."""
     return float(np.mean(macro_f1_values(answered)))
 
 
 def macro_f1_values(answered: Answered) -> np.ndarray:
-    """Of `macro_f1`, a mean of ratios."""
+    """Return the values of `macro_f1`, a mean of ratios."""
     right, either = _counted(answered)
     return mean_of_defined(of_ratio(right.T, either.T))
 
 
 def exactly_right(answered: Answered) -> np.ndarray:
-    """Whether every label of an example is answered right, bool [N]; the mean is the share of exact matches."""
+    """Return whether all labels of an example are right, bool [N]; the mean is the share of exact matches."""
     found: np.ndarray = (answered.targets.astype(bool) == answered.answers.astype(bool)).all(axis=1)
     return found
 
 
 def average_precision(answered: Answered) -> float:
-    """Mean over the labels that occur of the average precision of their probabilities, by scikit-learn."""
+    """Return the mean average precision, by scikit-learn, over the labels that occur."""
     from sklearn.metrics import average_precision_score
 
     targets, chances = answered.targets.astype(bool), answered.probabilities
@@ -282,17 +285,17 @@ def _of_precision(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _counted(answered: Answered) -> tuple[np.ndarray, np.ndarray]:
-    """Twice whether a label is both right and answered; whether right plus whether answered; float [N, L] each."""
+    """Return 2 TP, and the number of labels that occur plus those that are answered; float [N, L] each."""
     targets, answers = answered.targets.astype(bool), answered.answers.astype(bool)
     return 2.0 * (targets & answers), targets.astype(float) + answers
 
 
 DEFAULT_THRESHOLD = 0.5
-"""From this probability on a text has a label, where no threshold was chosen."""
+"""A text has a label from this probability on, if no threshold was fitted."""
 
 
 def fit_temperature(loss: Callable[[float], float]) -> float:
-    """From a twentieth to twenty, the one at which `loss`, of outputs divided by it, is least (Guo et al. 2017)."""
+    """Return the temperature, from 1/20 to 20, that minimizes `loss` of outputs divided by it (Guo et al. 2017)."""
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(lambda exponent: loss(float(np.exp(exponent))), bounds=(-3.0, 3.0), method="bounded")
@@ -300,9 +303,9 @@ def fit_temperature(loss: Callable[[float], float]) -> float:
 
 
 def fit_threshold(targets: np.ndarray, chances: np.ndarray) -> float:
-    """Between two of the probabilities, where F1 is highest, the nearest to HALF; targets 0 or 1 and chances, [N] each.
+    """Return the threshold with the highest F1, between two of the probabilities, and among equals nearest to 0.5.
 
-    HALF where the label never occurs.
+    Targets are 0 or 1 and chances are probabilities, [N] each. 0.5 if the label never occurs.
     """
     order = np.argsort(-chances, kind="stable")
     ranked, hits = chances[order], np.cumsum(targets[order])

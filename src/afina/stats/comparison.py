@@ -1,6 +1,6 @@
-"""Which of two methods is better, how sure that is, and what it would take to know.
+"""Which of two methods is better, how certain this is, and how much more data would decide it.
 
-Pure functions of arrays and numbers. Every pair is compared on the same examples and seeds.
+Pure functions of arrays and numbers. Each pair is compared on the same examples and seeds.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ Verdict = Literal["better", "worse", "equivalent", "undecided"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """`first` with `second`, on the same examples and seeds. Shares, not points: 0.01 is one point.
+    """The comparison of `first` with `second` on the same examples and seeds. 0.01 is one point.
 
-    - `difference`: the metric of the first less that of the second; `interval`: where the true one may lie.
-    - `p`: two-sided, of no difference; below 1 - level exactly where the interval excludes 0. `adjusted`: after Holm
-      over the pairs that `compare` counts together. `mcnemar`: exact p of each seed by itself, in order; of metrics
-      that count no right answers, the p of a paired t test.
-    - `equivalence`: p of two one-sided tests (TOST) against a difference of `margin` or more either way.
-      `noninferiority`: p against the first being worse by `margin` or more.
-    - `metric`: its key in METRICS. `margin` is in its unit.
-    - `verdict`: better or worse (for a loss: lower or higher) where `adjusted` is below 1 - level; else equivalent
-      where `equivalence` is; else undecided.
-    - `more_seeds`, `more_examples`: for an undecided pair, how many additional ones alone would settle it, two digits,
-      rounded up; None where no number would, because the other source of chance stays.
+    Attributes:
+        difference: The metric of `first` minus the metric of `second`.
+        interval: The confidence interval of the true difference.
+        p: Two-sided p of no difference; below 1 - level exactly if the interval excludes 0.
+        adjusted: `p` after Holm's correction over the pairs that `compare` counts together.
+        mcnemar: The exact p of each seed alone, in order; for metrics that are not shares of right answers, the p of
+            a paired t test.
+        equivalence: p of two one-sided tests (TOST) against a difference of `margin` or more.
+        noninferiority: p against `first` being worse by `margin` or more.
+        metric: A key of METRICS; `margin` is in the metric's unit.
+        verdict: "better" or "worse" if `adjusted` is below 1 - level, "equivalent" if `equivalence` is, else
+            "undecided". For a loss, lower is better.
+        more_seeds, more_examples: For an undecided pair, how many more seeds, or examples, would decide it alone; two
+            digits, rounded up. None if no number would, because the other source of variation remains.
 
-    With several seeds everything but `mcnemar` is by `Crossed`, and about the methods. One seed cannot tell
-    how far another would have led: then all is about this pair of trained models on other examples. The p of right
-    answers is then exact McNemar's, the interval Tango's; where his excludes 0 and the exact test does not reject, the
-    interval is extended to 0.
-    Coverage by simulation: 0.95 of 200 or 1,000 examples, 0.98 of 20. The same is done for several seeds whose
-    differences are the same in every one.
+    With several seeds, everything except `mcnemar` is computed by `Crossed` and is about the methods. With one seed,
+    everything is about these two trained models on other examples. The p of right answers is then the exact McNemar
+    test, and the interval is Tango's. If Tango's interval excludes 0 but the exact test does not reject, the interval
+    is extended to 0. Simulated coverage: 0.95 with 200 or 1,000 examples, 0.98 with 20. Several seeds whose differences
+    are all equal are treated like one seed.
     """
 
     first: str
@@ -62,13 +64,13 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """The verdict in one plain sentence, and a second where there is but one seed."""
+        """The verdict in a sentence, and a second sentence if there is only one seed."""
         one_seed = " (One seed: this says nothing of other seeds.)" if len(self.mcnemar) == 1 else ""
         return f"{self.sentence}.{one_seed}"
 
     @property
     def sentence(self) -> str:
-        """The verdict alone, without a full stop, to stand beside others."""
+        """The verdict without a full stop, for use among other sentences."""
         metric, margin = METRICS[self.metric], self.margin_in_words
         if self.verdict in ("better", "worse"):
             sign = 1 if self.difference > 0 else -1
@@ -83,16 +85,16 @@ class Comparison:
 
     @property
     def small(self) -> bool:
-        """Whether the difference, if there is one, is surely smaller than the margin."""
+        """Whether the difference is significantly smaller than the margin."""
         return self.equivalence < 1 - self.level
 
     @property
     def margin_in_words(self) -> str:
-        """`1 point`; 0.01 for metrics that are not told in points."""
+        """`1 point`, or `0.01` for metrics that are not in points."""
         return margin_text(self.margin, METRICS[self.metric])
 
     def seen_from(self, name: str) -> Verdict:
-        """What the method `name`, one of the two, is against the other."""
+        """Return the verdict on `name`, one of the two methods, against the other."""
         turned: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
         return self.verdict if name == self.first else turned.get(self.verdict, self.verdict)
 
@@ -122,15 +124,18 @@ def compare(
     margin: float | None = None,
     level: float = 0.95,
 ) -> list[Comparison]:
-    """Compare every pair; for each method [S, N], row s of all with the same seed, column i the same example.
+    """Compare every pair of methods.
 
-    values      what `metric.values` gives: bool for accuracy and exact matches, else float
-    references  what the others are held against and nobody means to choose, such as an untrained model: pairs with one
-                of these are counted apart from the pairs without, so that their number makes no other answer less sure
-    margin      differences up to this do not matter; 0.01 unless given. For a metric in the unit of the targets it must
-                be given (`metric.margin`)
-    Deterministic. Raises ValueError where shapes differ, where there are no examples, where the metric is UNDEFINED,
-    for one by which methods cannot be compared, and for a margin or level that means nothing.
+    Args:
+        values: What `metric.values` returns for each method, [S, N]: bool for accuracy and exact matches, else float.
+            Row s of all methods has the same seed, and column i the same example.
+        references: Methods that are not candidates, such as an untrained model. Pairs with a reference are corrected
+            separately, so that their number does not weaken other comparisons.
+        margin: The largest difference that does not matter. Default: 0.01. Required for a metric in the unit of the
+            targets (`metric.margin`).
+
+    The result is deterministic. Raises ValueError if shapes differ, there are no examples, the metric is UNDEFINED or
+    cannot compare methods, or the margin or level is out of range.
     """
     margin = _checked(metric, margin)
     if not 0.5 < level < 1:
@@ -167,7 +172,7 @@ def compare(
 
 
 def _corrected(evidence: Sequence[Evidence], asked: Sequence[bool]) -> list[tuple[float, int]]:
-    """Of each pair, Holm's adjusted p and the factor that it is due to; pairs that are `asked` and others apart."""
+    """Return Holm's adjusted p and factor of each pair; pairs with and without a reference are corrected separately."""
     made: list[tuple[float, int]] = [(0.0, 0)] * len(evidence)
     for kind in (True, False):
         places = [place for place, mine in enumerate(asked) if mine == kind]
@@ -179,7 +184,7 @@ def _corrected(evidence: Sequence[Evidence], asked: Sequence[bool]) -> list[tupl
 
 
 def _checked(metric: Metric, margin: float | None) -> float:
-    """The margin, once it is known to mean something."""
+    """Return the margin after checking it."""
     if metric.values is None:
         raise ValueError(f"methods cannot be compared by {metric.words}: it is no mean over examples")
     if margin is None and metric.of_unit:
@@ -198,7 +203,7 @@ def _evidence(first: np.ndarray, second: np.ndarray, metric: Metric, margin: flo
 
 
 def _of_seed(first: np.ndarray, second: np.ndarray, metric: Metric) -> float:
-    """p of no difference, two-sided, by one seed; [N] each."""
+    """Return the two-sided p of no difference for one seed; [N] each."""
     return mcnemar(first, second) if metric.counted else Evidence.linear(first[None], second[None], metric, 1.0).p
 
 
@@ -209,7 +214,7 @@ def _verdict(evidence: Evidence, adjusted: float, level: float, metric: Metric) 
 
 
 def number_text(value: float, metric: Metric, interval: Interval) -> str:
-    """In points with one decimal, else to the second digit of the interval's width; with a minus sign."""
+    """Return a number in points with one decimal, else with the second digit of the interval's width."""
     if metric.points:
         text = f"{100 * value:.1f}"
     else:
@@ -220,14 +225,14 @@ def number_text(value: float, metric: Metric, interval: Interval) -> str:
 
 
 def margin_text(value: float, metric: Metric) -> str:
-    """`1 point`, `0.01`."""
+    """Return a margin such as `1 point` or `0.01`."""
     if not metric.points:
         return f"{value:.3g}"
     return "1 point" if value == 0.01 else f"{100 * value:g} points"
 
 
 def difference_text(value: float, interval: Interval, metric: Metric, level: float, sign: int = 1) -> str:
-    """`4.0 points (95 % interval 2.1 to 5.9)`; the interval is of the negative where `sign` is -1."""
+    """Return `4.0 points (95 % interval 2.1 to 5.9)`; with `sign` -1, the interval is negated."""
     low, high = sorted((sign * interval.low, sign * interval.high))
     ends = f"{number_text(low, metric, interval)} to {number_text(high, metric, interval)}"
     unit = " points" if metric.points else ""
@@ -235,14 +240,14 @@ def difference_text(value: float, interval: Interval, metric: Metric, level: flo
 
 
 def verdict_text(first: str, second: str, verdict: str, by: str, metric: Metric) -> str:
-    """`A is better than B by 4.0 points ...`; of losses, `A is better than B: log loss lower by 0.02 ...`."""
+    """Return `A is better than B by 4.0 points ...`; for losses, `A is better than B: log loss lower by 0.02 ...`."""
     if metric.lower:
         return f"{first} is {verdict} than {second}: {metric.words} {_less(verdict)} by {by}"
     return f"{first} is {verdict} than {second} by {by}"
 
 
 def seen_text(difference: str, metric: Metric) -> str:
-    """`difference 0.4 points`; of losses, whose sign needs it, `difference in log loss −0.02`."""
+    """Return `difference 0.4 points`; for losses, whose sign needs it, `difference in log loss −0.02`."""
     named = f" in {metric.words}" if metric.lower else ""
     return f"difference{named} {difference}"
 

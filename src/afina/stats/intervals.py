@@ -1,12 +1,12 @@
-"""Confidence intervals: figures with theirs, from the answers of S runs with different seeds to the same N examples.
+"""Confidence intervals of metrics, from the answers of S runs with different seeds to the same N examples.
 
-Pure functions of arrays. Shares of one seed have Wilson's interval; all else is a mean over seeds and examples, and
-`Crossed` says how far that may lie from the truth. What is said of two methods is in `significance.py` and
-`comparison.py`.
+Pure functions of arrays. The share of right answers of one seed has Wilson's interval. Every other metric is a mean
+over seeds and examples, and `Crossed` estimates how far the mean may lie from the truth. Comparisons of two methods are
+in `significance.py` and `comparison.py`.
 
-Coverage of 95 % intervals in simulated studies, the lowest and the highest of all metrics (docs/background/coverage.md
-has each, benchmarks/coverage.py the simulation): of one method, made here, and of the difference of two, made in
-`significance.py`.
+Coverage of 95 % intervals in simulated studies, the lowest and the highest of all metrics: for one method (this
+module), and for the difference of two methods (`significance.py`). docs/background/coverage.md lists every metric;
+benchmarks/coverage.py is the simulation.
 
     seeds  examples  one method      difference
     1      200       0.941 to 0.973  0.945 to 0.986
@@ -16,24 +16,25 @@ has each, benchmarks/coverage.py the simulation): of one method, made here, and 
     5      200       0.950 to 0.979  0.963 to 0.995
     5      1000      0.958 to 0.981  0.953 to 0.978
 
-How far a mean over seeds and examples may lie from the truth, where both were drawn from many (`Crossed`):
+`Crossed` treats seeds and examples as random samples:
 
-The model is y[s, i] = mean + seed[s] + example[i] + rest[s, i], all effects independent: every seed is evaluated on the
+The model is y[s, i] = mean + seed[s] + example[i] + rest[s, i] with independent effects. Every seed is evaluated on the
 same examples, so the table is crossed and has one value in each cell. The mean squares of the two-way analysis of
-variance estimate the three components, and the mean of S seeds and N examples has the variance
+variance estimate the three components. The mean of S seeds and N examples has the variance
 
     (MS_seeds + MS_examples - MS_rest) / (S N).
 
-With three seeds MS_seeds is hardly known: it is a chi-square with two degrees of freedom. So the error of the mean is
-not taken as normal with the estimated variance, but as a mixture of t distributions (with N - 1 degrees of freedom)
+With three seeds, MS_seeds is poorly estimated: it is a chi-square with two degrees of freedom. So the error of the mean
+is not taken as normal with the estimated variance. It is a mixture of t distributions (with N - 1 degrees of freedom)
 over the variances that the data leave possible: MS_seeds (S - 1) / x for every quantile x of chi-square with S - 1
-degrees. That is the generalised pivotal quantity of Weerahandi (JASA 88, 1993, 899-905). It becomes Student's t over
-the seeds where only they vary, and over the examples where seeds do not.
+degrees. This is the generalised pivotal quantity of Weerahandi (JASA 88, 1993, 899-905). It becomes Student's t over
+the seeds if only seeds vary, and over the examples if seeds do not vary.
 
-Coverage of 95 % intervals for the difference of two methods, of 800 simulated studies a cell (the last column 1,000): a
-latent normal variable with effects of example, of example and method, of seed; accuracy 0.88 and 0.87; `sd` is that of
-one method over seeds, in points. The bootstrap is the plain one over seeds and examples; Satterthwaite's is the t
-interval from the same components with his degrees of freedom. tests/test_stats.py simulates the last column again.
+Coverage of 95 % intervals for the difference of two methods, from 800 simulated studies a cell (last column: 1,000).
+The simulation has a latent normal variable with effects of example, of example and method, and of seed. The accuracies
+are 0.88 and 0.87. `sd` is the standard deviation of one method over seeds, in points. "bootstrap" is the plain
+bootstrap over seeds and examples; "Satterthwaite" is the t interval from the same components with Satterthwaite's
+degrees of freedom. tests/stats/test_stats.py simulates the last column again.
 
     seeds  examples  sd    bootstrap  Satterthwaite  this
     3      200       0.5   0.98       0.96           0.99
@@ -48,8 +49,8 @@ interval from the same components with his degrees of freedom. tests/test_stats.
     5      1000      3     0.90       0.95           0.95
     2      1000      1.5   0.86       0.91           0.98
 
-The others fall below what they promise where seeds matter, this one stays above, at the price of intervals that are a
-quarter wider with three seeds and a tenth wider with five.
+If seeds matter, the other intervals cover less than 95 %. This interval covers at least 95 %, but is a quarter wider
+with three seeds, and a tenth wider with five.
 """
 
 from __future__ import annotations
@@ -69,18 +70,18 @@ from afina.stats.metrics import Metric
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval, ends included."""
+    """A confidence interval; both ends are included."""
 
     low: float
     high: float
 
     def contains(self, value: float) -> bool:
-        """Whether the value lies within."""
+        """Return whether the value lies within."""
         return self.low <= value <= self.high
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
-    """Wilson's score interval for a share (JASA 22, 1927, 209-212), by scipy; all of [0, 1] for n = 0."""
+    """Return Wilson's score interval for a share (JASA 22, 1927, 209-212), by scipy; [0, 1] for n = 0."""
     if n == 0:
         return Interval(0.0, 1.0)
     found = binomtest(int(successes), int(n)).proportion_ci(level, "wilson")
@@ -88,10 +89,10 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 
 
 def bounded(share: float, width: float) -> Interval:
-    """The interval [share - width, share + width], bent to stay within [0, 1] as Wilson's is.
+    """Return the interval [share - width, share + width], bent to stay within [0, 1] like Wilson's.
 
-    Solves |share - x| = width * sqrt(x (1 - x) / (share (1 - share))) for x: for width = z sqrt(share (1 - share) / n)
-    that is Wilson's interval. This is his score with the effective number of examples of a clustered sample
+    Solves |share - x| = width * sqrt(x (1 - x) / (share (1 - share))) for x. For width = z sqrt(share (1 - share) / n)
+    this is Wilson's interval. It equals Wilson's score with the effective number of examples of a clustered sample
     (Korn & Graubard, Survey Methodology 24, 1998, 193-201). Needs 0 < share < 1.
     """
     kappa = width**2 / (share * (1 - share))
@@ -102,11 +103,11 @@ def bounded(share: float, width: float) -> Interval:
 
 
 def bent(value: float, width: float, within: tuple[float, float], *, logit: bool = False) -> Interval:
-    """The interval [value - width, value + width], bent to stay within a range, by a scale on which it has no bounds.
+    """Return the interval [value - width, value + width], bent to stay within a range by an unbounded scale.
 
-    Of a share: `bounded`, or the logit. Of (-1, 1): Fisher's z, artanh. Of (0, inf): the logarithm; of (-inf, 1): that
-    of 1 - value. On such a scale the width is multiplied by its slope at the value. At a bound, where that has no end,
-    the interval is not bent, but cut.
+    The scale of a share is `bounded`, or the logit. For (-1, 1) it is Fisher's z, artanh. For (0, inf) it is the
+    logarithm, and for (-inf, 1) the logarithm of 1 - value. On the scale, the width is multiplied by the slope at the
+    value. If the value is at a bound, the slope is infinite, and the interval is cut instead.
     """
     low, high = within
     if not low < value < high:
@@ -127,23 +128,25 @@ def bent(value: float, width: float, within: tuple[float, float], *, logit: bool
 def around_mean(
     mean: float, scatter: float, n: int, within: tuple[float, float] | None = None, level: float = 0.95
 ) -> Interval:
-    """Student's t interval for a mean of n >= 2 values, of whose squared deviations `scatter` is the sum.
+    """Return Student's t interval for a mean of n >= 2 values.
 
-    within  ends of the range that values can have: then as `bent`, which stays there
+    Args:
+        scatter: The sum of the squared deviations.
+        within: The range of the values; the interval is then `bent` to stay in it.
     """
     width = float(stdtrit(n - 1, (1 + level) / 2)) * sqrt(max(scatter, 0.0) / (n - 1) / n)
     return Interval(mean - width, mean + width) if within is None else bent(mean, width, within)
 
 
 QUANTILES = 200
-"""Points of chi-square that stand for its distribution; 20,000 change a width by less than 0.1 %."""
+"""Quantiles that represent the chi-square distribution; 20,000 change a width by less than 0.1 %."""
 
 
 def size_of(values: np.ndarray) -> float:
-    """How much one example makes where it makes something, in the mean over seeds; of values [S, N].
+    """Return the typical deviation of an example that deviates, in the mean over seeds; values [S, N].
 
-    The root of sum d^4 / sum d^2 of the deviations d: about 1 for right answers of which few are wrong, or differences
-    of which most are 0 and the others 1 or -1; 0 where all examples are alike.
+    This is the root of sum d^4 / sum d^2 of the deviations d. It is about 1 for right answers with few errors, and for
+    differences that are mostly 0 and otherwise 1 or -1. It is 0 if all examples are equal.
     """
     squares = (values.mean(axis=0) - values.mean()) ** 2
     total = float(squares.sum())
@@ -152,7 +155,7 @@ def size_of(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Crossed:
-    """Mean squares of a table of seeds by examples; S = 1 has neither `between_seeds` nor `rest` (both 0)."""
+    """Mean squares of a table of seeds by examples; with one seed, `between_seeds` and `rest` are 0."""
 
     seeds: int
     examples: int
@@ -162,11 +165,11 @@ class Crossed:
 
     @classmethod
     def of(cls, values: np.ndarray, added: int = 0, size: float = 1.0) -> Crossed:
-        """From values [S, N]; `added` examples more, half of them `size` in every seed and half -`size`, widen the
-        spread.
+        """Return the mean squares of values [S, N], with `added` pseudo-examples that widen the spread.
 
-        Two of them keep differences of two shares honest where few examples differ (Agresti & Min, Statistics in
-        Medicine 24, 2005, 729-740): without, methods that agree on all of 20 examples would be known to be equal.
+        Half of them are `size` in every seed, and half -`size`. Two added examples keep differences of two shares
+        honest if few examples differ (Agresti & Min, Statistics in Medicine 24, 2005, 729-740). Without them, methods
+        that agree on all of 20 examples would be known to be equal.
         """
         seeds, examples = values.shape
         deviations = values - values.mean()
@@ -182,19 +185,19 @@ class Crossed:
         )
 
     def at(self, seeds: int, examples: int) -> Crossed:
-        """The mean squares to expect of so many seeds and examples, were the estimated components true."""
+        """Return the mean squares to expect from this many seeds and examples if the estimated components are true."""
         by_seed = max(self.between_seeds - self.rest, 0.0) / self.examples
         by_example = max(self.between_examples - self.rest, 0.0) / self.seeds
         return Crossed(seeds, examples, examples * by_seed + self.rest, seeds * by_example + self.rest, self.rest)
 
     @property
     def variance(self) -> float:
-        """Of the mean, as estimated; no component counts as negative."""
+        """The estimated variance of the mean; negative components count as 0."""
         seeds = max(self.between_seeds - self.rest, 0.0)
         return (seeds + max(self.between_examples, self.rest)) / (self.seeds * self.examples)
 
     def _deviations(self) -> np.ndarray:
-        """Standard deviations of the mean that the data leave possible, equally likely."""
+        """Return the standard deviations of the mean that the data leave possible, all equally likely."""
         if self.seeds == 1:
             return np.array([sqrt(self.variance)])
         chi = chdtri(self.seeds - 1, (np.arange(QUANTILES) + 0.5) / QUANTILES)
@@ -203,12 +206,12 @@ class Crossed:
         return possible
 
     def tail(self, distance: float) -> float:
-        """How likely the mean lies further than `distance` above the truth; needs a variance above 0."""
+        """Return the probability that the mean lies more than `distance` above the truth; needs a variance above 0."""
         freedom = max(self.examples - 1, 1)
         return float(np.mean(stdtr(freedom, -distance / self._deviations())))
 
     def width(self, level: float) -> float:
-        """Half the width of the interval for the mean: `tail` of it is (1 - level) / 2. 0 where nothing varies."""
+        """Return half the width of the interval for the mean: its `tail` is (1 - level) / 2. 0 if nothing varies."""
         deviations, freedom = self._deviations(), max(self.examples - 1, 1)
         highest = float(deviations.max() * stdtrit(freedom, (1 + level) / 2))
         if not highest:
@@ -222,11 +225,11 @@ class Crossed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure of one method: the mean over its seeds, the standard deviation over them (n - 1; None for one), and
-    where the truth may lie. All of them UNDEFINED where the figure is, for one of the seeds.
+    """A metric of one method: the mean over seeds, the standard deviation over seeds, and a confidence interval.
 
-    With one seed the interval is about this trained model on other examples; with several it is about the method, on
-    other examples and with other seeds.
+    All three are UNDEFINED if the metric is undefined for a seed. The standard deviation divides by n - 1 and is None
+    for one seed. With one seed, the interval is about this trained model on other examples. With several seeds, it is
+    about the method, on other examples and with other seeds.
     """
 
     mean: float
@@ -235,7 +238,7 @@ class Estimate:
 
 
 def estimate_of_answers(answered: Sequence[Answered], metric: Metric, level: float = 0.95) -> Estimate:
-    """Of what was answered, seed by seed, to the same examples: by `f1_estimate` for F1, by `estimate` for all else."""
+    """Return the estimate from the answers of each seed to the same examples; F1 has its own `f1_estimate`."""
     if metric.name == "f1":
         return f1_estimate(answered[0].targets, np.stack([one.answers for one in answered]), answered[0].classes, level)
     if metric.values is None:
@@ -244,12 +247,13 @@ def estimate_of_answers(answered: Sequence[Answered], metric: Metric, level: flo
 
 
 def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimate:
-    """Of what `metric.values` gives, [S, N], or [N] for one seed.
+    """Return the estimate from `metric.values`, [S, N], or [N] for one seed.
 
-    Shares of right answers as `accuracy_estimate`. Others by `Crossed`, with two added examples as for differences
-    (Agresti & Coull do the same to one share, The American Statistician 52, 1998, 119-126), and with an interval that
-    stays within the metric's range: shares bent as Wilson's, those of probabilities by their logit, correlations by
-    Fisher's z, losses by their logarithm, R² by that of 1 - R². docs/background/coverage.md has the coverage of each.
+    Shares of right answers use `accuracy_estimate`. Other metrics use `Crossed` with two added examples, as for
+    differences (Agresti & Coull do the same for one share, The American Statistician 52, 1998, 119-126). The interval
+    stays within the metric's range: shares are bent like Wilson's interval, metrics of probabilities by their logit,
+    correlations by Fisher's z, losses by their logarithm, R² by the logarithm of 1 - R².
+    docs/background/coverage.md has the coverage of each.
     """
     if metric.counted:
         return accuracy_estimate(values, level)
@@ -264,10 +268,10 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
 
 
 def accuracy_estimate(correct: np.ndarray, level: float = 0.95) -> Estimate:
-    """Share of right answers; bool [S, N], or [N] for one seed.
+    """Return the share of right answers, from bool [S, N], or [N] for one seed.
 
-    Wilson's interval for one seed, and where all seeds answered alike; else that of
-    `Crossed`, bent to [0, 1].
+    The interval is Wilson's for one seed, and if all seeds gave the same answers. Otherwise it is that of `Crossed`,
+    bent to [0, 1].
     """
     values = _table(correct).astype(float)
     single = wilson(int(values[0].sum()), values.shape[1], level)
@@ -275,12 +279,12 @@ def accuracy_estimate(correct: np.ndarray, level: float = 0.95) -> Estimate:
 
 
 def f1_estimate(gold: np.ndarray, predicted: np.ndarray, classes: int, level: float = 0.95) -> Estimate:
-    """F1 of class 1 for two classes, else the plain mean of the F1 of each that has one; int [N] and int [S, N].
+    """Return F1 of class 1 for two classes, else the mean over classes with a defined F1; int [N] and int [S, N].
 
-    For one seed and two classes the interval is the "Wilson indirect" of Lam, Gopal & Qian (arXiv:2309.14621): Wilson's
-    for the share TP / (TP + FP + FN), of which F1 is a monotone function. For more classes or seeds, F1 is linearised:
-    each example has the value F + (2 tp - F (gold + predicted)) / mean(gold + predicted), whose mean is F and whose
-    spread is, to first order, that of F (the delta method); these values are treated as accuracy's are.
+    For one seed and two classes, the interval is the "Wilson indirect" of Lam, Gopal & Qian (arXiv:2309.14621):
+    Wilson's interval for the share TP / (TP + FP + FN), of which F1 is a monotone function. For more classes or seeds,
+    F1 is linearised: each example has the value F + (2 tp - F (gold + predicted)) / mean(gold + predicted). The mean of
+    these values is F, and their spread is to first order that of F (the delta method). They are treated like accuracy.
     """
     predicted = _table(predicted)
     if gold.shape != predicted.shape[1:]:
@@ -307,7 +311,7 @@ def _undefined(values: np.ndarray) -> Estimate:
 
 
 def _table(values: np.ndarray) -> np.ndarray:
-    """[S, N] of [N] or [S, N]."""
+    """Return values, [N] or [S, N], as [S, N]."""
     table = np.atleast_2d(values)
     if table.ndim != 2 or 0 in table.shape:
         raise ValueError(f"expected an array of seeds by examples, found the shape {values.shape}")
@@ -315,7 +319,7 @@ def _table(values: np.ndarray) -> np.ndarray:
 
 
 def _seeds(values: np.ndarray, by_seed: np.ndarray) -> tuple[float, float | None, np.ndarray]:
-    """Mean and standard deviation over seeds, and the values: of one seed where all are alike."""
+    """Return the mean and standard deviation over seeds, and the values; those of one seed if all are equal."""
     mean = float(by_seed.mean())
     spread = float(by_seed.std(ddof=1)) if len(values) > 1 else None
     if (values == values[0]).all():
@@ -324,7 +328,7 @@ def _seeds(values: np.ndarray, by_seed: np.ndarray) -> tuple[float, float | None
 
 
 def _estimate(values: np.ndarray, by_seed: np.ndarray, single: Interval | None, level: float) -> Estimate:
-    """`single` is the interval where there is but one seed, or all agree."""
+    """Return an estimate; `single` is the interval for one seed, or for seeds that all agree."""
     mean, spread, values = _seeds(values, by_seed)
     if len(values) == 1 and single:
         return Estimate(mean, spread, single)

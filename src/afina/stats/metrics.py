@@ -1,6 +1,6 @@
-"""The metrics: what a figure is called, how it is computed, and what it takes to say how sure it is.
+"""The metrics: names, formulas, and the properties that confidence intervals and comparisons need.
 
-Formulas are in `classification.py` and `regression.py`; docs/reference/figures.md defines each for a reader.
+Formulas are in `classification.py` and `regression.py`; docs/reference/figures.md defines each metric for readers.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ LOSS = (0.0, inf)
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A figure that says how good answers are.
+    """A metric of answers.
 
-    name     its key, such as "balanced_accuracy";  words  within a sentence
-    kind     of the answers, a key of `OF_KIND`
-    value    the figure
-    values   [N]: per-example values whose mean is `value` and whose spread is, to first order, its spread
-             (answered.py); bool where an answer is right or wrong. None: methods cannot be compared by it
-    points   whether a difference is told in percentage points, or as a plain number
-    lower    whether less is better
-    range    of possible figures
-    of_unit  whether it has the unit of the targets
-    classes  how many there must be; None for any number
-    chances  whether it is of probabilities, not of answers
-    graded   whether an answer is wrong by more or less, so that two answers' difference has a size of its own
-    share    whether it is on the scale of accuracy, so that accuracies of other tasks tell what to expect of it
-    main     whether it is told beside the headline, before the further figures
-    needs    what it is UNDEFINED without, in words; empty where it is always defined
+    Attributes:
+        name: The key, such as "balanced_accuracy".
+        words: The name within a sentence.
+        kind: The kind of the answers, a key of `OF_KIND`.
+        value: Return the metric.
+        values: Return [N], per-example values whose mean is `value` and whose spread is, to first order, that of
+            `value` (answered.py); bool if an answer is right or wrong. None: the metric cannot compare methods.
+        points: Whether a difference is given in percentage points.
+        lower: Whether lower is better.
+        range: The range of possible values.
+        of_unit: Whether the metric has the unit of the targets.
+        classes: The required number of classes; None: any.
+        chances: Whether the metric uses probabilities instead of answers.
+        graded: Whether an answer can be wrong by more or less, so that the difference of two answers has a size.
+        share: Whether the metric is on the scale of accuracy, so that accuracies on other tasks are prior evidence.
+        main: Whether the metric is shown beside the headline.
+        needs: What the metric needs to be defined, in words; empty if it is always defined.
     """
 
     name: str
@@ -58,22 +60,22 @@ class Metric:
 
     @property
     def counted(self) -> bool:
-        """Whether it is a share of examples, each right or wrong, so that their number says all."""
+        """Whether the metric is a share of examples that are each right or wrong."""
         return self.name in ("accuracy", "exact_match")
 
     def fits(self, answered: Answered) -> bool:
-        """Whether these answers have such a figure."""
+        """Return whether the metric can be computed for these answers."""
         if self.chances and answered.chances is None:
             return False
         return self.classes is None or self.classes == answered.classes
 
     def margin(self, targets: np.ndarray) -> float:
-        """Differences up to this are small: 0.01, or 5 % of the targets' standard deviation."""
+        """Return the largest difference that counts as small: 0.01, or 5 % of the targets' standard deviation."""
         return 0.05 * (float(np.std(targets)) or 1.0) if self.of_unit else 0.01
 
 
 def _mean(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], float]:
-    """The figure that is but a mean over examples."""
+    """Return the metric that is a plain mean over examples."""
     return lambda answered: float(np.mean(values(answered)))
 
 
@@ -164,11 +166,11 @@ _OF_LABELS = (
 )  # fmt: skip
 
 OF_KIND: dict[str, tuple[Metric, ...]] = {"classes": _OF_CLASSES, "number": _OF_NUMBERS, "labels": _OF_LABELS}
-"""The metrics of each kind of answers, the default headline first."""
+"""The metrics of each kind, the default headline metric first."""
 
 METRICS: dict[str, Metric] = {one.name: one for metrics in OF_KIND.values() for one in metrics}
 
 
 def of_kind(kind: str) -> tuple[str, ...]:
-    """Names of the metrics of that kind of answers, in order, the default headline first; none of an unknown kind."""
+    """Return the names of the metrics of a kind, the default headline metric first; empty for an unknown kind."""
     return tuple(one.name for one in OF_KIND.get(kind, ()))

@@ -1,6 +1,6 @@
-"""Figures of answers that are numbers: pure functions of an `Answered`, and the values of each example.
+"""Metrics of numbers: pure functions of an `Answered`, and the values of each example.
 
-UNDEFINED where a figure is not defined: a correlation with something constant, the R² of constant targets.
+A metric is UNDEFINED for a correlation with a constant, and for R² of constant targets.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from afina.stats.answered import UNDEFINED, Answered, Order
 
 
 def pearson(answered: Answered) -> float:
-    """Pearson's correlation."""
+    """Return Pearson's correlation."""
     return float(np.mean(pearson_values(answered)))
 
 
 def pearson_values(answered: Answered) -> np.ndarray:
-    """Of `pearson`: zx zy - r (zx² + zy²) / 2 + r, less its mean, of standardised numbers (Devlin et al. 1975)."""
+    """Return the values of `pearson`: r + zx zy - r (zx² + zy²) / 2 of standardized numbers (Devlin et al. 1975)."""
     x, y = _standardised(answered.answers), _standardised(answered.targets)
     if x is None or y is None:
         return np.full(len(answered.targets), UNDEFINED)
@@ -26,14 +26,14 @@ def pearson_values(answered: Answered) -> np.ndarray:
 
 
 def spearman(answered: Answered) -> float:
-    """Spearman's rank correlation: Pearson's of midranks."""
+    """Return Spearman's rank correlation: Pearson's correlation of midranks."""
     return float(np.mean(spearman_values(answered)))
 
 
 def spearman_values(answered: Answered) -> np.ndarray:
-    """Of `spearman` = C / sqrt(V_x V_y), covariance and variances of midranks less a half.
+    """Return the values of `spearman` = C / sqrt(V_x V_y), covariance and variances of midranks minus 1/2.
 
-    An example counts in each of these once itself and, for every other one, by moving its rank: E[1{X >= x} (V - 1/2)].
+    An example counts in each of these by itself, and by moving the rank of every other example: E[1{X >= x} (V - 1/2)].
     """
     orders = Order.of(answered.answers), Order.of(answered.targets)
     u, v = (order.share_below - 0.5 for order in orders)
@@ -52,12 +52,12 @@ def spearman_values(answered: Answered) -> np.ndarray:
 
 
 def rmse(answered: Answered) -> float:
-    """Root of the mean squared error, in the unit of the targets."""
+    """Return the root of the mean squared error, in the unit of the targets."""
     return float(np.sqrt(np.mean(_errors(answered) ** 2)))
 
 
 def rmse_values(answered: Answered) -> np.ndarray:
-    """Of `rmse`: rmse + (error² - mse) / (2 rmse)."""
+    """Return the values of `rmse`: rmse + (error² - mse) / (2 rmse)."""
     squares = _errors(answered) ** 2
     root = np.sqrt(squares.mean())
     if not root:
@@ -67,18 +67,18 @@ def rmse_values(answered: Answered) -> np.ndarray:
 
 
 def absolute_errors(answered: Answered) -> np.ndarray:
-    """In the unit of the targets; their mean is MAE."""
+    """Return the absolute errors in the unit of the targets; their mean is MAE."""
     absolute: np.ndarray = np.abs(_errors(answered))
     return absolute
 
 
 def r2(answered: Answered) -> float:
-    """1 - mse / variance of the targets; UNDEFINED of constant targets."""
+    """Return 1 - mse / variance of the targets; UNDEFINED for constant targets."""
     return float(np.mean(r2_values(answered)))
 
 
 def r2_values(answered: Answered) -> np.ndarray:
-    """Of `r2`."""
+    """Return the values of `r2`."""
     squares = _errors(answered) ** 2
     targets = np.asarray(answered.targets, dtype=np.float64)
     spread = (targets - targets.mean()) ** 2
@@ -95,7 +95,7 @@ def _errors(answered: Answered) -> np.ndarray:
 
 
 def _standardised(numbers: np.ndarray) -> np.ndarray | None:
-    """None where they are constant, but for rounding."""
+    """Return standardized numbers; None if they are constant except for rounding."""
     numbers = np.asarray(numbers, dtype=np.float64)
     deviations = numbers - numbers.mean()
     spread = np.sqrt(np.mean(deviations**2))

@@ -1,8 +1,9 @@
-"""Significance of the difference of one pair of methods: exact McNemar, Tango's score for paired shares,
-Holm's correction for several pairs; the difference, its interval, p, and what it would take to know (Evidence).
+"""Significance of the difference of one pair of methods.
 
-Right and wrong answers of one seed are counted; all else is a mean of paired differences, over examples and seeds
-(`Crossed` in `intervals.py`).
+The module has the exact McNemar test, Tango's score for paired shares, and Holm's correction for several pairs.
+`Evidence` holds a difference with its interval and p, and computes how much data would decide the pair. Right and wrong
+answers of one seed are counted. Everything else is a mean of paired differences over examples and seeds (`Crossed` in
+`intervals.py`).
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ from afina.stats.intervals import Crossed, Interval, size_of
 from afina.stats.metrics import Metric
 
 CHANCE = 0.8
-"""How likely the additional seeds or examples named settle an undecided pair, were the difference as observed."""
+"""The probability with which the proposed seeds or examples decide a pair, if the difference is as observed."""
 
 MOST_SEEDS, MOST_EXAMPLES = 1_000, 1_000_000
-"""More than these are not proposed."""
+"""Larger numbers are not proposed."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one pair says by itself, before others are counted.
+    """The evidence of one pair, before other pairs are counted.
 
-    `difference` is first less second. `p_worse` and `p_better` are against the first being worse, better, by the margin
-    or more. `model` holds the components that say what another number of seeds or examples would give.
+    Attributes:
+        difference: First minus second.
+        p_worse: p against the first being worse by the margin or more.
+        p_better: p against the first being better by the margin or more.
+        model: The components that predict the result of another number of seeds or examples.
     """
 
     difference: float
@@ -43,7 +47,7 @@ class Evidence:
 
     @classmethod
     def of(cls, first: np.ndarray, second: np.ndarray, margin: float = 0.01, level: float = 0.95) -> Evidence:
-        """Of two methods' right answers, bool [S, N] each."""
+        """Return the evidence from the right answers of two methods, bool [S, N] each."""
         values = first.astype(float) - second
         if (values == values[0]).all():
             return cls._of_one(first[0], second[0], margin, level)
@@ -58,10 +62,11 @@ class Evidence:
     def linear(
         cls, first: np.ndarray, second: np.ndarray, metric: Metric, margin: float, level: float = 0.95
     ) -> Evidence:
-        """Of two methods' values of a metric, float [S, N] each.
+        """Return the evidence from two methods' values of a metric, float [S, N] each.
 
-        Two added examples (`Crossed.of`) are as large as one that counts. Where methods agree on most, the differences
-        do not tell how large that is: then, and for figures of answers alone, the methods' own values do.
+        Two added examples (`Crossed.of`) have the size of a typical example that counts. If methods agree on most
+        examples, the differences do not show this size. Then, and for metrics of answers alone, the methods' own values
+        show it.
         """
         values = np.asarray(first, dtype=np.float64) - second
         if (values == values[0]).all():
@@ -78,7 +83,7 @@ class Evidence:
 
     @property
     def equivalence(self) -> float:
-        """Of the two one-sided tests, the p that is higher."""
+        """The higher p of the two one-sided tests."""
         return max(self.p_worse, self.p_better)
 
     @classmethod
@@ -91,7 +96,10 @@ class Evidence:
         return cls((b - c) / n, interval, p, above(b, c, n, -margin), above(c, b, n, -margin), model)
 
     def needed(self, margin: float, level: float, pairs: int) -> tuple[int | None, int | None]:
-        """Additional seeds alone, additional examples alone; `pairs` is the factor that Holm applies to this p."""
+        """Return the additional seeds alone, and the additional examples alone, that would decide the pair.
+
+        `pairs` is the factor that Holm's correction applies to this p.
+        """
         seeds, examples = self.model.seeds, self.model.examples
 
         def enough(model: Crossed) -> bool:
@@ -104,7 +112,7 @@ class Evidence:
 
 
 def _chance(model: Crossed, difference: float, margin: float, level: float, pairs: int) -> float:
-    """How likely a study of this size settles the pair, either way, if `difference` and the components are true."""
+    """Return the probability that a study of this size decides the pair, if `difference` and `model` are true."""
     deviation, size = sqrt(model.variance), abs(difference)
     needed = model.width(1 - (1 - level) / pairs)
     chance = ndtr((size - needed) / deviation) + ndtr((-size - needed) / deviation)
@@ -115,7 +123,7 @@ def _chance(model: Crossed, difference: float, margin: float, level: float, pair
 
 
 def _smallest(enough: Callable[[int], bool], most: int) -> int | None:
-    """The smallest number that is enough, to two digits, rounded up; None where `most` is not."""
+    """Return the smallest sufficient number, to two digits, rounded up; None if `most` is not sufficient."""
     if not enough(most):
         return None
     low, high = 0, 1
@@ -129,14 +137,14 @@ def _smallest(enough: Callable[[int], bool], most: int) -> int | None:
 
 
 def discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
-    """How many examples only the first has right, and only the second; both bool [N]."""
+    """Return how many examples only the first answers right, and only the second; both bool [N]."""
     return int(np.sum(first & ~second)), int(np.sum(second & ~first))
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Exact two-sided p of McNemar's test that both are right equally often; bool [N] each, of the same examples.
+    """Return the exact two-sided p of McNemar's test, that both are right equally often; bool [N] each.
 
-    The binomial test of one half on the examples that exactly one has right; 1 where there are none.
+    This is the binomial test of 1/2 on the examples that exactly one answers right; 1 if there are none.
     """
     if first.shape != second.shape:
         raise ValueError(f"expected two arrays of the same examples, found {first.shape} and {second.shape}")
@@ -146,10 +154,10 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def score(only_first: int, only_second: int, n: int, difference: float) -> float:
-    """Tango's z of the hypothesis that the first share exceeds the second by `difference`, of n pairs.
+    """Return Tango's z of the hypothesis that the first share exceeds the second by `difference`, for n pairs.
 
-    Tango, Statistics in Medicine 17 (1998) 891-908: the observed difference less the hypothesis, over the standard
-    error that maximum likelihood gives under the hypothesis.
+    Tango, Statistics in Medicine 17 (1998) 891-908: the observed difference minus the hypothesis, divided by the
+    standard error that maximum likelihood gives under the hypothesis.
     """
     a = 2 * n
     b = (2 * n - only_first + only_second) * difference - only_first - only_second
@@ -161,7 +169,7 @@ def score(only_first: int, only_second: int, n: int, difference: float) -> float
 
 
 def tango(only_first: int, only_second: int, n: int, level: float = 0.95) -> Interval:
-    """Tango's score interval for the difference of two paired shares: the differences that `score` does not reject."""
+    """Return Tango's score interval for the difference of two paired shares: what `score` does not reject."""
     z, observed = float(ndtri((1 + level) / 2)), (only_first - only_second) / n
     low = brentq(lambda x: score(only_first, only_second, n, x) - z, -1.0, observed) if observed > -1 else -1.0
     high = brentq(lambda x: score(only_first, only_second, n, x) + z, observed, 1.0) if observed < 1 else 1.0
@@ -169,15 +177,15 @@ def tango(only_first: int, only_second: int, n: int, level: float = 0.95) -> Int
 
 
 def above(only_first: int, only_second: int, n: int, difference: float) -> float:
-    """One-sided p against "the first share exceeds the second by at most `difference`", by Tango's score."""
+    """Return the one-sided p against "the first share exceeds the second by at most `difference`", by Tango's score."""
     return float(ndtr(-score(only_first, only_second, n, difference)))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p, in the order given (Scandinavian Journal of Statistics 6, 1979, 65-70).
+    """Return Holm's adjusted p, in the order given (Scandinavian Journal of Statistics 6, 1979, 65-70).
 
-    The smallest is multiplied by their number m, the next by m - 1, and so on; none is less than one before it, or more
-    than 1.
+    The smallest of m values is multiplied by m, the next by m - 1, and so on. No adjusted value is less than the one
+    before, or more than 1.
     """
     adjusted, highest = [0.0] * len(p), 0.0
     for rank, index in enumerate(sorted(range(len(p)), key=lambda index: p[index])):

@@ -1,5 +1,5 @@
-"""What is asked, carried out and recorded: runs, studies, tuning, recommendations, costs.
+"""Runs, studies, tuning, recommendations and their costs: what the user asked for and what was measured.
 
-Holds intentions and facts; knows no words, tables or pages, which are `report`'s. Only what carries a run out or
-foresees one needs torch.
+The package holds requests and facts. It does not know the words, tables or pages that present them: `report` makes
+these. Only the modules that execute a run or forecast its cost import torch.
 """

@@ -1,7 +1,7 @@
-"""Results: what has come of a study or a recommendation, and the directory that holds it; the adapters in it by their
-methods' names (find_adapter); which runs it has records of, made of the data as these are now (RecordedRuns).
+"""The results of a study or of a recommendation, and the directory that holds them.
 
-Knows facts; no words, tables or pages, which are `afina.report`'s. Starts without torch.
+`RecordedRuns` says which runs have a record that was made from the data as the data are now. The module knows facts
+only: `afina.report` makes words, tables and pages. Starts without torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from afina.studies.trials import Tuned
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that ended in an error. It is not recorded, so the next call of the study tries it again."""
+    """A run that ended in an error. A failed run has no record, so the next call of the study tries the run again."""
 
     name: str
     method: str
@@ -43,10 +43,12 @@ class Failure:
 
 
 class StudyRequest(Frozen):
-    """What a study asked for; `study.json`.
+    """What a study asked for: the content of `study.json`.
 
-    keys   of its runs, in their order
-    study  the fields of `Study`, with the settings that tuning chose
+    Attributes:
+        keys: The keys of the study's runs, in the study's order.
+        study: The fields of `Study`, with the settings that tuning chose.
+        command: The command line arguments that repeat the study; empty if unknown.
     """
 
     name: str
@@ -59,13 +61,13 @@ class StudyRequest(Frozen):
 
 @dataclass(frozen=True, repr=False)
 class Results(ReprCard):
-    """The facts so far, in the order of the study's runs, and the runs that failed this time.
+    """The results so far, in the order of the study's runs, and the runs that failed in this call.
 
-    task, data      what the runs were evaluated on, and how it was read
-    command         the argument list that repeats it, empty where not known
-    tuned           what choosing each method's settings took, where the study tunes
-    recommendation  where these are the results of one: `results` are then of its contenders
-    waiting         runs of the study that have neither a result nor, this time, an error
+    Attributes:
+        command: The command line arguments that repeat the study; empty if unknown.
+        tuned: What tuning tried and chose for each method; empty if the study does not tune.
+        recommendation: The recommendation, if the directory holds one. `results` are then those of its contenders.
+        waiting: The number of runs that have neither a result nor, in this call, an error.
     """
 
     name: str
@@ -81,18 +83,19 @@ class Results(ReprCard):
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """Of the results."""
+        """The records of the results."""
         return tuple(result.record for result in self.results)
 
     @property
     def unsealed(self) -> tuple[Record, ...]:
-        """Records of earlier versions, which have no digest of their own; reading them compared their metrics with the
-        stored predictions.
+        """Records of earlier versions of afina, which lack a digest of their own content.
+
+        When such a record is read, its metrics are compared with the stored predictions.
         """
         return tuple(one for one in self.records if one.content_digest is None)
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         return {
             "name": self.name,
             "directory": self.out,
@@ -108,11 +111,11 @@ class Results(ReprCard):
         return repr_html.results_as_html(self) or super()._repr_html_()
 
     def adapter(self, name: str | None = None, seed: int | None = None) -> Path:
-        """The directory of an adapter, as `Predictor.load` opens it.
+        """Return the directory of an adapter, for `Predictor.load`. Raises UnknownName or NotFound.
 
-        name  of its run, such as `lora`; by default what is recommended, or where there is one run alone, its
-        seed  by default the first of that name
-        Raises UnknownName, NotFound.
+        Args:
+            name: The name of the run, such as `lora`. Default: the recommended method, or the only name in the results.
+            seed: The seed of the run. Default: the first seed of that name.
         """
         records = self.records
         if name is None:
@@ -123,7 +126,7 @@ class Results(ReprCard):
         found = [one for one in records if one.name == name and seed in (None, one.seed)]
         if not found:
             raise NotFound(
-                f"{self.out}: no run {name} with seed {seed} there.",
+                f"{self.out}: no run {name} with seed {seed}. Give the seed of a run in this directory.",
                 code="run.missing",
                 path=self.out,
                 run=name,
@@ -133,19 +136,19 @@ class Results(ReprCard):
 
     @staticmethod
     def hold(out: str | Path) -> AbstractContextManager[OutputLock]:
-        """Hold the directory `out`, to fill it: see `lock_output`."""
+        """Lock the directory `out` for writing, as a context manager: `lock_output` has the details."""
         return output_directory.lock_output(Path(out))
 
     @classmethod
     def read(cls, out: str | Path) -> Results:
-        """What a study, finished or not, or a recommendation left in `out`.
+        """Read the results that a study, finished or not, or a recommendation left in `out`.
 
-        Raises NotFound; InvalidData for what is damaged, or was changed by hand.
+        Raises NotFound if `out` holds no finished run, InvalidData if a file is damaged or was changed by hand.
         """
         directory = OutputDirectory(Path(out))
         if not directory.holds_results:
             raise NotFound(
-                f"{out}: no {directory.records.name} there, so no finished run to show. "
+                f"{out}: the directory has no {directory.records.name}, so there is no finished run to show. "
                 "Give the `out` of a study or a recommendation.",
                 code="results.missing",
                 path=out,
@@ -171,7 +174,7 @@ class Results(ReprCard):
 
 
 def of_recommendation(held: OutputLock, made: Recommendation) -> Results:
-    """A recommendation with the results of its contenders, in their order."""
+    """Return the results of a recommendation's contenders, in the recommendation's order."""
     keys = [one.key for one in made.contenders if one.key is not None]
     return Results(
         name=made.name,
@@ -185,13 +188,13 @@ def of_recommendation(held: OutputLock, made: Recommendation) -> Results:
 
 
 def _of_keys(held: OutputLock, keys: tuple[str, ...] | list[str], metric: str | None = None) -> tuple[Result, ...]:
-    """metric: the headline that is asked for now, whatever it was when the runs were made."""
+    """Return the results with these keys; `metric` replaces the headline metric that the runs recorded."""
     by_key = {one.key: one for one in held.records}
     return tuple(measured_in(held.result(by_key[key]), metric) for key in keys if key in by_key)
 
 
 def measured_in(result: Result, metric: str | None) -> Result:
-    """The result with that headline, where it has such a figure, and methods can be compared by it."""
+    """Return the result with `metric` as its headline, if the record has it and methods can be compared by it."""
     there = result.record.metrics
     if metric in (None, result.record.metric) or metric not in there or metric not in METRICS:
         return result
@@ -201,30 +204,30 @@ def measured_in(result: Result, metric: str | None) -> Result:
 
 
 def read_request(path: Path) -> StudyRequest:
-    """What the study of that `study.json` asked for. Raises InvalidData."""
+    """Read a `study.json`. Raises InvalidData if the file is missing or damaged."""
     try:
         return StudyRequest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         raise InvalidData(
-            f"{path}: missing or damaged. Run the study again; it skips what is recorded.",
+            f"{path}: the file is missing or damaged. Run the study again; recorded runs are skipped.",
             code="results.damaged",
             path=path,
         ) from None
 
 
 def read_recommendation(path: Path) -> Recommendation:
-    """The one in that `recommendation.json`. Raises InvalidData for what is damaged, or was changed by hand."""
+    """Read a `recommendation.json`. Raises InvalidData if the file is damaged or was changed by hand."""
     try:
         text = path.read_bytes()
         made = Recommendation.model_validate_json(text)
     except (OSError, ValidationError):
         raise InvalidData(
-            f"{path}: damaged. Ask for the recommendation again.", code="results.damaged", path=path
+            f"{path}: the file is damaged. Ask for the recommendation again.", code="results.damaged", path=path
         ) from None
     if problem := made.refuses(text):
         raise InvalidData(
-            f"{path}: it was changed after it was made: {problem}. Restore the file, or ask for the recommendation "
-            "again.",
+            f"{path}: the file was changed after afina wrote it: {problem}. Restore the file, or ask for the "
+            "recommendation again.",
             code="results.changed",
             path=path,
         )
@@ -232,12 +235,15 @@ def read_recommendation(path: Path) -> Recommendation:
 
 
 def find_adapter(place: str | Path, method: str | None = None, seed: int | None = None) -> Path:
-    """The adapter's directory: `place` itself, or within what a study or a recommendation left in `place`.
+    """Return the adapter's directory: `place` itself, or a directory within the results in `place`.
 
-    method  its name in the study; by default the recommended one, or the only one that was trained. Of several sizes of
-            the training split, that of the greatest
-    seed    by default the first of the study
-    Raises NotFound, UnknownName, InvalidData, InvalidStudy; the message lists what there is.
+    Args:
+        place: An adapter's directory, or the output directory of a study or a recommendation.
+        method: The method's name in the study. Default: the recommended method, or the only method that was trained. If
+            the study has several sizes of the training split, the largest counts.
+        seed: Default: the first seed of the study.
+
+    Raises NotFound, UnknownName, InvalidData or InvalidStudy; the message lists the adapters that exist.
     """
     place = Path(place)
     directory = OutputDirectory(place)
@@ -245,7 +251,8 @@ def find_adapter(place: str | Path, method: str | None = None, seed: int | None 
         if place.is_dir() and (method is not None or seed is not None):
             option = "method" if method is not None else "seed"
             raise InvalidData(
-                f"{place}: no study's directory, so `{option}` cannot choose there. Leave it out.",
+                f"{place}: the directory has no results of a study, so `{option}` has nothing to choose from. "
+                f"Remove `{option}`.",
                 code="data.option-inapplicable",
                 path=place,
                 option=option,
@@ -269,7 +276,7 @@ def find_adapter(place: str | Path, method: str | None = None, seed: int | None 
 
 
 def _first(records: Sequence[Record], keys: Sequence[str]) -> list[Record]:
-    """Those of the keys in their order, then what else was made there before."""
+    """Return the records with these keys in the keys' order, then the records that were made earlier."""
     order = {key: place for place, key in enumerate(keys)}
     return sorted(records, key=lambda one: order.get(one.key, len(order)))
 
@@ -277,8 +284,8 @@ def _first(records: Sequence[Record], keys: Sequence[str]) -> list[Record]:
 def _recommended(place: Path, made: Recommendation, records: Sequence[Record]) -> str:
     if made.adapter is None:
         raise NotFound(
-            f"{place}: {made.recommended} is recommended there, which has no adapter. "
-            f"Name another one with `method`; there is {_names(records)}.",
+            f"{place}: the recommended {made.recommended} has no adapter. "
+            f"Name another method with `method`: {_names(records)}.",
             code="adapter.missing",
             path=place,
             method=made.recommended,
@@ -291,13 +298,13 @@ def _only(place: Path, records: Sequence[Record]) -> str:
     names = {one.name for one in trained or records}
     if len(names) != 1:
         raise InvalidStudy(
-            f"{place}: name an adapter with `method`; there is {_names(records)}.", code="adapter.ambiguous", path=place
+            f"{place}: several adapters. Choose with `method`: {_names(records)}.", code="adapter.ambiguous", path=place
         )
     return names.pop()
 
 
 def _of(place: Path, records: Sequence[Record], keys: Sequence[str], name: str, seed: int | None) -> Record:
-    """Of those that were asked for last before any other, such as one of what the data were before."""
+    """Return the record of this name and seed; runs of the last request come before runs on earlier data."""
     named = [one for one in records if one.name == name]
     named.sort(key=lambda one: (one.key not in keys, -one.train_examples))
     if not named:
@@ -306,7 +313,7 @@ def _of(place: Path, records: Sequence[Record], keys: Sequence[str], name: str, 
     if found is None:
         seeds = ", ".join(map(str, sorted({one.seed for one in named})))
         raise NotFound(
-            f"{place}: no adapter of {name} with `seed` {seed}. There is {seeds}.",
+            f"{place}: no adapter of {name} with `seed` {seed}. Available seeds: {seeds}.",
             code="adapter.missing",
             path=place,
             method=name,
@@ -320,15 +327,16 @@ def _names(records: Sequence[Record]) -> str:
 
 
 Look = Callable[[Run], DataDigests | None]
-"""What the data of a run are now; None where they cannot have changed, or this machine cannot know."""
+"""Return the digests of a run's data as the data are now; None if they cannot change or this machine cannot tell."""
 
 
 @dataclass
 class RecordedRuns:
-    """The runs of one task that a held directory has records of.
+    """The runs of one task that have records in a locked output directory.
 
-    Of files, the key of a run covers what is in them. Records of earlier versions have keys without that; they are
-    known by the digests of the splits. Data at other addresses are looked at only where a record is there.
+    If a task is read from files, a run's key covers the content of the files. Records of earlier versions of afina have
+    keys without this content and are recognised by the digests of their splits. Data at other addresses are read only
+    if a record of the run exists.
     """
 
     held: OutputLock
@@ -336,11 +344,14 @@ class RecordedRuns:
     _seen: dict[str, DataDigests | None] = field(default_factory=dict)
 
     def find(self, run: Run) -> Run:
-        """The run as it is recorded, or else as it is to be carried out. Raises what reading its data does."""
+        """Return the run as it is recorded, or as it is to be executed if there is no record.
+
+        Raises the same errors as reading the data of the run.
+        """
         if not reads_files(run.task, run.data.evaluation):
             found = self._record(run.key)
             digests = self._digests(run) if found else None
-            # another run has that key's place here
+            # a run on other data is recorded under the same key
             return run.on(digests.data) if found and digests and not digests.are_of(found) else run
         seen = next(iter(self._seen.values()), None) or self._digests(run)
         if seen is None:
@@ -352,7 +363,7 @@ class RecordedRuns:
         return run if digests and digests.are_of(earlier) else now
 
     def to_tune(self, run: Run) -> Run:
-        """The run whose setting is to be tuned, on the data as they are now."""
+        """Return the run whose setting is to be tuned, on the data as they are now."""
         earlier = [one for one in self.held.records if one.data_digest is None and _is_named(one, run)]
         if not earlier and not reads_files(run.task, run.data.evaluation):
             return run
@@ -362,7 +373,7 @@ class RecordedRuns:
         return run.on(digests.data)
 
     def of_other_data(self, runs: Iterable[Run]) -> list[Record]:
-        """Records of the same runs on what the data were before; none where any of `runs` is recorded as it is now."""
+        """Return records of the same runs on earlier data; empty if one of `runs` is recorded on the current data."""
         runs = list(runs)
         if any(self._record(run.key) for run in runs):
             return []

@@ -1,9 +1,9 @@
-"""Schedule: a study's runs in an executor's slots; those that are recorded are skipped. Watcher: who is told of it.
+"""Schedule: a study's runs in the slots of an executor. Recorded runs are skipped. `Watcher` receives the progress.
 
-Slots is work that goes on at once, a thread each. What the threads have to tell is told in the thread that waits for
-them, so that neither a watcher nor a locked directory has to expect several. With one slot the work itself is done in
-the thread that waits. Runs that share memory wait for it (`wait_for_memory`). Results and records stand in the study's
-order, in any order of ending. Starts without torch. Knows no display.
+`Slots` executes several pieces of work at the same time, each in its own thread. Calls to the watcher and to the locked
+directory are made in the thread that waits, so neither has to be thread-safe. With one slot, the waiting thread does
+the work itself. Runs that share memory wait until it is free (`wait_for_memory`). Results and records stand in the
+study's order, in whatever order the runs end. Starts without torch. The module knows no display.
 """
 
 from __future__ import annotations
@@ -35,46 +35,53 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """Does nothing; override what is of interest. Whatever is told of a run names the run."""
+    """Receives the progress of a study. Each method does nothing; override the methods that you need.
+
+    Every message about a run names the run.
+    """
 
     def says(self, words: str) -> None:
-        """Something begins that is no run."""
+        """Called when work begins that is not a run; `words` describe the work."""
 
     def started(self, run: Run, number: int, total: int) -> None:
-        """A run begins."""
+        """Called when a run begins; `number` counts from 1."""
 
     def waits(self, run: Run, needed: int, available: int) -> None:
-        """A run needs more bytes of memory than are available beside those under way; told once of a run."""
+        """Called once for a run that needs more memory than the runs in progress leave; both numbers in bytes."""
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """A run or a trial goes on."""
+        """Called when a run or a trial makes progress."""
 
     def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        """A run is recorded; `now` is false where it was recorded already."""
+        """Called when a run has a record; `now` is False if the record existed before this call of the study."""
 
     def failed(self, run: Run, message: str) -> None:
-        """A run could not be carried out; the others go on."""
+        """Called when a run could not be executed; the other runs continue."""
 
     def trying(self, run: Run, number: int, spent: float) -> None:
-        """The trial of a candidate for a run's settings begins, which is a run of the same name; `spent` is the share
-        of the budget that is gone.
+        """Called when the trial of a candidate setting begins.
+
+        Args:
+            run: The run that tries the candidate; it has the name of the run whose setting is tuned.
+            number: The candidate's number, from 1.
+            spent: The share of the tuning budget that is used, from 0 to 1.
         """
 
     def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
-        """A trial took its steps, all of `length` unless it was stopped early."""
+        """Called when a trial has ended; the trial took `length` steps unless it was stopped early."""
 
     def changed(self, results: Results) -> None:
-        """There is more to show: what there is so far. The last call has all."""
+        """Called with all results so far when there are new ones. The last call has the complete results."""
 
     def stop(self) -> None:
-        """The work is interrupted."""
+        """Called when the work is interrupted."""
 
 
 @contextmanager
 def watching(given: Watcher | None) -> Iterator[Watcher]:
-    """The watcher for the block: `given`, or a notebook's display where this process is one's kernel.
+    """Yield the watcher for the block: `given`, or a progress display if this process is a notebook's kernel.
 
-    Whatever ends the block early stops it.
+    If an exception ends the block, the watcher is stopped.
     """
     watcher: Watcher = given or repr_html.make_watcher() or Watcher()
     try:
@@ -88,13 +95,13 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 Tell = Callable[[Callable[[], object]], object]
-"""Have a call made in the thread that waits."""
+"""Queue a call for the thread that waits."""
 
 TRIES = 3
-"""How often a run or a trial is begun whose machine is lost."""
+"""How often a run or a trial is started if its machine is lost each time."""
 
 _PATIENCE, _AGAIN = 1.0, 0.2
-"""Seconds after which a thread that waits looks up for Ctrl-C, and after which what has not ended is told again to."""
+"""Seconds until a waiting thread checks for Ctrl-C, and seconds until cancelled work is cancelled again."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,10 @@ class _Ended(Generic[Key]):
 
 
 class Slots(Generic[Key, Value]):
-    """As much work at once as an executor has slots; what is under way when an error ends the block is cancelled."""
+    """Executes as many pieces of work at the same time as the executor has slots.
+
+    If an error ends the block, work in progress is cancelled.
+    """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -130,21 +140,21 @@ class Slots(Generic[Key, Value]):
                 self._executor.cancel(at_once=at_once)
                 if not wait(self._futures.values(), _AGAIN).not_done:
                     return
-            except KeyboardInterrupt:  # the second one: no checkpoint is waited for
+            except KeyboardInterrupt:  # a second Ctrl-C: do not wait for a checkpoint
                 at_once = True
 
     @property
     def busy(self) -> list[Key]:
-        """The keys of work under way, in the order in which it was begun."""
+        """The keys of the work in progress, in the order in which the work began."""
         return [*self._results]
 
     @property
     def full(self) -> bool:
-        """Whether nothing more can be begun now."""
+        """Whether all slots are in use."""
         return len(self._results) >= self._executor.slots
 
     def start(self, key: Key, work: Callable[[Tell], Value]) -> None:
-        """Begin to work, under a key that nothing under way has; `work` is handed a way to tell what goes on."""
+        """Begin `work` under `key`, which must not be in use; `work` receives a function for progress calls."""
         if self._pool is None:
             self._results[key] = lambda: work(lambda call: call())
             self._told.put(_Ended(key))
@@ -154,7 +164,7 @@ class Slots(Generic[Key, Value]):
         future.add_done_callback(lambda done: self._told.put(_Ended(key)))
 
     def next(self) -> tuple[Key, Callable[[], Value]]:
-        """Wait for what ends next: its key, and what gives its value or raises what it ended in."""
+        """Wait for a piece of work to end; return its key and a function that returns its value or raises its error."""
         while True:
             try:
                 told = self._told.get(timeout=_PATIENCE)
@@ -167,21 +177,25 @@ class Slots(Generic[Key, Value]):
 
 
 def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], object]) -> Value:
-    """What `work` gives, an executor's on `run`: it is done again where a machine is lost. Raises RunFailed.
+    """Return the value of `work`, an executor's work on `run`; repeat the work if its machine is lost.
 
-    says  told of it
+    Args:
+        says: Called with a sentence before each repetition.
+
+    Raises:
+        RunFailed: The machine was lost TRIES times.
     """
     for _ in range(TRIES - 1):
         try:
             return work()
         except Lost as error:
-            says(f"{run.title}, seed {run.seed}: its machine was lost ({error}); it is tried again.")
+            says(f"{run.title}, seed {run.seed}: the machine of this run was lost ({error}). The run is tried again.")
     try:
         return work()
     except Lost as error:
         raise RunFailed(
-            f"run {run.title}: its machine was lost ({error}), {TRIES} times in all. Start again; a run goes on from "
-            "its last checkpoint.",
+            f"run {run.title}: the machine of this run was lost ({error}), {TRIES} times in all. Start again; the run "
+            "continues from its last checkpoint.",
             code="run.lost",
             run=run.title,
             tries=TRIES,
@@ -195,9 +209,12 @@ def wait_for_memory(
     end: Callable[[], object],
     watcher: Watcher,
 ) -> None:
-    """Have runs end until `run` fits beside those under way; one that fits beside none goes on alone.
+    """Wait until `run` fits into memory beside the runs in progress; a run that never fits starts when it is alone.
 
-    beside  the runs under way;  end  waits for one of them
+    Args:
+        memory: The memory forecast; None: do not wait.
+        beside: Return the runs in progress.
+        end: Wait until one of these runs ends.
     """
     told = False
     while memory and (left := memory.left(run, beside())) is not None:
@@ -210,7 +227,7 @@ def wait_for_memory(
 def carry_out(
     runs: Sequence[Run], held: OutputLock, so_far: Results, executor: Executor, watcher: Watcher, *, fresh: bool
 ) -> Results:
-    """`so_far` with the results of `runs`, which are carried out where they are not known, or all of them `fresh`."""
+    """Return `so_far` with the results of `runs`. Runs without a result are executed; with `fresh`, all runs are."""
     schedule = Schedule(runs, held, so_far, executor, watcher)
     with Slots[int, Record](executor) as slots:
         schedule.carry_out(slots, fresh=fresh)
@@ -221,7 +238,7 @@ def carry_out(
 def work(
     run: Run, held: OutputLock, study: str, executor: Executor, watcher: Watcher, until: float | None = None
 ) -> Callable[[Tell], Record]:
-    """The work of a slot that carries `run` out; its scratch is ready then."""
+    """Return the work of a slot that executes `run`, and prepare the run's scratch directory."""
     out = held.begin(run.label)
 
     def carried_out(tell: Tell) -> Record:
@@ -238,9 +255,11 @@ def work(
 
 @dataclass
 class Schedule:
-    """The runs of a study on their way.
+    """The runs of a study in progress.
 
-    results, failed  by the numbers of their runs, from 1
+    Attributes:
+        results: Results by the number of the run, from 1.
+        failed: Failures by the number of the run, from 1.
     """
 
     runs: Sequence[Run]
@@ -260,7 +279,7 @@ class Schedule:
         return replace(self.before, results=results, failed=(*self.before.failed, *failed), waiting=waiting)
 
     def carry_out(self, slots: Slots[int, Record], *, fresh: bool) -> None:
-        """Every run, as many at once as there are slots and memory for."""
+        """Execute every run, as many at the same time as slots and memory allow."""
         todo = [run for run in self.runs if fresh or not self.held.has(run.key)]
         memory = self.executor.foresee(todo) if self.executor.slots > 1 and len(todo) > 1 else None
         for number, run in enumerate(self.runs, start=1):

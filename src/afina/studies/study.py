@@ -1,7 +1,7 @@
-"""Study: many runs, described by one TOML file or preset; skips those already recorded.
+"""Study: many runs that one TOML file or preset describes. Runs that have a record are skipped.
 
-Starts without torch: an executor carries out each run. Where the study has a [tune] section, each method's settings are
-chosen first (`tuning.py`). Knows no report.
+Starts without torch: an executor carries out each run. If the study has a [tune] section, each method's settings are
+chosen first (`tuning.py`). The module does not know reports.
 """
 
 from __future__ import annotations
@@ -36,17 +36,19 @@ Part = TypeVar("Part", bound=Frozen)
 
 
 class Study(ReprCard, Frozen):
-    """What to compare.
+    """A comparison of methods on one task with one backbone.
 
-    name     of the study, and by default of its directory
-    ask      how the model is asked about a text
-    metric   heads the tables, is what tuning chooses by, and what verdicts are about; None: the task's own, or its
-             kind's
-    sizes    so many training texts each, of which the smaller are among the greater: every run is made of each, with as
-             many steps as of the greatest
-    tune     choose each method's settings first, by a validation split cut from the training split
-    methods  a table per run: `method` (by default its own name), the method's hyperparameters, and any field of
-             [train] and [ask] that this run has otherwise; `search`, a table of what tuning may choose
+    Attributes:
+        name: The study's name, and the default name of its output directory.
+        metric: The headline metric: shown first in tables, and used by tuning and verdicts. None: the metric of the
+            task, or of the task's kind.
+        sizes: Numbers of training texts. Every run is made with each size, with as many steps as the largest size
+            takes. A smaller set of texts is part of each larger set.
+        ask: How the model is asked about a text.
+        tune: Choose each method's settings first, on a validation split cut from the training split.
+        methods: A table for each run. `method` names the method (default: the table's own name). Other keys are
+            hyperparameters of the method, and fields of [train] and [ask] that differ for this run. `search` is a table
+            of the values that tuning may choose.
     """
 
     name: str
@@ -62,7 +64,7 @@ class Study(ReprCard, Frozen):
     methods: dict[str, dict[str, Any]]
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         return {
             "name": self.name,
             "backbone": self.backbone,
@@ -73,7 +75,12 @@ class Study(ReprCard, Frozen):
 
     @classmethod
     def load(cls, source: str | Path, overrides: str | Iterable[str] = ()) -> Self:
-        """Read a TOML file or a preset; overrides are `key=value` with a dotted key. Raises NotFound, InvalidStudy."""
+        """Read a study from a TOML file or a preset. Raises NotFound, UnknownName or InvalidStudy.
+
+        Args:
+            source: A path, or the name of a preset.
+            overrides: Changes to single fields, such as `train.epochs=1`: a dotted key and a value.
+        """
         content, where = read(str(source))
         for item in [overrides] if isinstance(overrides, str) else overrides:
             override(content, str(item))
@@ -81,10 +88,13 @@ class Study(ReprCard, Frozen):
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], where: str) -> Self:
-        """Check `content`; `where` begins the messages. Raises UnknownName, InvalidStudy."""
+        """Make a study of `content`, the fields of a study file; `where` begins the error messages.
+
+        Raises UnknownName or InvalidStudy.
+        """
         if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
             raise InvalidStudy(
-                f"{where}: expected a table of fields by name, such as methods. Found {content!r:.80}.",
+                f"{where}: found {content!r:.80}. Expected a table of fields by name, such as methods.",
                 code="study.malformed",
                 where=where,
             )
@@ -101,7 +111,7 @@ class Study(ReprCard, Frozen):
         check_name(self.name, f"{where}: name")
         if not self.methods:
             raise InvalidStudy(
-                f"{where}: no methods. Add a table such as [methods.lora]. Known: {', '.join(METHODS)}.",
+                f"{where}: no methods. Add a table such as [methods.lora]. Known methods: {', '.join(METHODS)}.",
                 code="study.malformed",
                 where=where,
                 known=list(METHODS),
@@ -119,7 +129,7 @@ class Study(ReprCard, Frozen):
         if len(set(self.seeds)) < len(self.seeds):
             again = next(seed for seed in self.seeds if self.seeds.count(seed) > 1)
             raise InvalidStudy(
-                f"{where}: seed {again} stands there more than once, which is the same run. Give it once.",
+                f"{where}: seed {again} is given more than once, which would repeat the same run. Give each seed once.",
                 code="study.value-invalid",
                 where=where,
                 seed=again,
@@ -131,7 +141,8 @@ class Study(ReprCard, Frozen):
             self.spaces(where)
         elif searching := next((name for name, entry in self.methods.items() if "search" in entry), None):
             raise InvalidStudy(
-                f"{where}: methods.{searching}.search without a [tune] section. Add one, or remove it.",
+                f"{where}: methods.{searching}.search has no effect without a [tune] section. "
+                "Add a [tune] section, or remove search.",
                 code="study.contradiction",
                 where=where,
                 keys=[f"methods.{searching}.search", "tune"],
@@ -149,7 +160,7 @@ class Study(ReprCard, Frozen):
             )
         if self.data.train_examples is not None:
             raise InvalidStudy(
-                f"{where}: data.train_examples with sizes, which say how many. Remove one of them.",
+                f"{where}: data.train_examples and sizes both set the number of training texts. Remove one of them.",
                 code="study.contradiction",
                 where=where,
                 keys=["data.train_examples", "sizes"],
@@ -160,22 +171,22 @@ class Study(ReprCard, Frozen):
             for key in ("epochs", "batch_size", "accumulate", "max_steps"):
                 if key in entry:
                     raise InvalidStudy(
-                        f"{where}, methods.{name}: {key} differs from the other methods', so a budget of steps would "
-                        f"not be the same for all. Set train.{key}.",
+                        f"{where}, methods.{name}: {key} differs from the other methods, so a budget in steps would "
+                        f"not be the same for all. Set train.{key} instead.",
                         code="study.contradiction",
                         where=where,
                         keys=[f"methods.{name}.{key}", f"train.{key}"],
                     )
         if self.data.validation is not None:
             raise InvalidStudy(
-                f"{where}: data.validation with a [tune] section. Set tune.validation.",
+                f"{where}: data.validation cannot be combined with a [tune] section. Set tune.validation instead.",
                 code="study.contradiction",
                 where=where,
                 keys=["data.validation", "tune"],
             )
 
     def spaces(self, where: str = "study") -> dict[str, tuple[Run, Space | None]]:
-        """What tuning looks through, by the names in `methods`, with the run whose settings it chooses."""
+        """Return each run that is tuned with its search space, by the names in `methods`; None: nothing to tune."""
         found = {}
         for name, entry in self.methods.items():
             place = f"{where}, methods.{name}"
@@ -191,13 +202,13 @@ class Study(ReprCard, Frozen):
         return found
 
     def settle(self, chosen: Iterable[Tuned]) -> Self:
-        """The study with the chosen settings, of the methods that have one."""
+        """Return the study with the settings that tuning chose, for those methods that have a chosen setting."""
         settings = {one.name: one.setting for one in chosen if one.setting is not None}
         methods = {name: entry | settings[name] for name, entry in self.methods.items() if name in settings}
         return self.model_copy(update={"methods": methods})
 
     def runs(self, where: str = "study") -> list[Run]:
-        """Every run, seed by seed and size by size, in the order of the methods; with the settings in `methods`."""
+        """Return every run, with the settings in `methods`: by seed, then by size, then in the order of the methods."""
         return [
             self._run(name, seed, f"{where}, methods.{name}", size)
             for seed in self.seeds
@@ -216,13 +227,13 @@ class Study(ReprCard, Frozen):
             if key not in (*Training.model_fields, *Ask.model_fields):
                 known = [*own, *Training.model_fields, *Ask.model_fields, "method", "search"]
                 raise UnknownName("key", key, known, where)
-        # a head that is drawn has no use for the words that the other methods answer in
+        # a random head does not use the label words of the other methods
         shared = Ask(template=self.ask.template) if entry.get("head") == "random" else self.ask
         training, ask = _changed(self.train, entry, where), _changed(shared, entry, where)
         if ask.template is not None:
             from afina.data.tokenize import Template  # loads transformers
 
-            Template(ask.template)  # refuses what is none
+            Template(ask.template)  # raises if the template is invalid
         return Run(
             backbone=self.backbone,
             task=self.task,
@@ -245,14 +256,24 @@ class Study(ReprCard, Frozen):
         *,
         fresh: bool = False,
     ) -> Results:
-        """Carry out every run whose record, adapter and predictions `out` lacks; by default, a process a run here.
+        """Execute every run whose record, adapter or predictions are missing in `out`.
 
-        A record counts where the data are now as they were: files that changed make other runs, beside those that are
-        recorded. `fresh` carries out all again, and what is recorded gives way to it. A run that fails is in the
-        results' `failed`; the others go on. `command` is what a reader may type to repeat the study. Without a
-        `watcher` a notebook shows how far it is, and all else is silent; `Lines(print)` is one.
-        Raises NotFound, Busy, InvalidData; and, where there is something to carry out, what would end every run: a task
-        or a backbone that cannot be had.
+        A record counts only if the data are the same now. If files of the task changed, the runs are new runs and stand
+        beside the recorded ones. A run that fails is listed in `failed` of the results, and the other runs continue.
+
+        Args:
+            out: The output directory.
+            watcher: Receives the progress. None: a notebook shows a progress display, and a script shows nothing.
+                `Lines(print)` prints lines.
+            command: The command line arguments that repeat the study, for the report.
+            executor: Default: each run in a process of its own on this machine.
+            fresh: Execute all runs again; the new records replace the old ones.
+
+        Raises:
+            NotFound: `out` cannot be created, or the task or the backbone does not exist.
+            Busy: Another process writes to `out`.
+            InvalidData: Records in `out` are damaged, or the task cannot be read.
+            AfinaError: Any other error that would end every run.
         """
         executor = executor or LocalExecutor()
         with Results.hold(out) as held, watching(watcher) as watcher:
@@ -274,7 +295,7 @@ class Study(ReprCard, Frozen):
             return schedule.carry_out(runs, held, so_far, executor, watcher, fresh=fresh)
 
     def _check_data(self, recorded: RecordedRuns) -> None:
-        """Read the data as they are now; the error that this ends in says what is left of earlier ones."""
+        """Read the data as they are now; if that fails, the error also says how to read the earlier results."""
         try:
             recorded.find(self.runs()[0])
         except AfinaError as error:
@@ -284,7 +305,7 @@ class Study(ReprCard, Frozen):
             raise
 
     def _is_done(self, recorded: RecordedRuns) -> bool:
-        """Whether all is recorded, so that the backbone is not needed, nor data that need a network."""
+        """Return whether all runs are recorded, so that neither the backbone nor data from the network are needed."""
         settled = self.settle(trials.read_tuned(recorded.held.out)) if self.tune else self
         done = (recorded.held.has(recorded.find(run).key) for run in settled.runs())
         return len(settled.methods) == len(self.methods) and all(done)
@@ -314,19 +335,19 @@ class Study(ReprCard, Frozen):
             except AfinaError as error:
                 watcher.failed(run, str(error))
                 failed.append(Failure(run.title, run.method, run.seed, str(error)))
-                if run.title in found:  # a choice from a part of the budget would not be a fair one
+                if run.title in found:  # a choice made with part of the budget would not be fair
                     keep(found[run.title].model_copy(update={"setting": None}))
         return tuple(found.values()), tuple(failed)
 
 
 def _as_long(training: Training, size: int) -> Training:
-    """With as many steps as so many texts take, so that fewer texts are not trained less."""
+    """Return `training` with as many steps as `size` texts take, so that runs with fewer texts train as long."""
     steps = training.epochs * math.ceil(size / (training.batch_size * training.accumulate))
     return training.model_copy(update={"max_steps": training.max_steps or steps})
 
 
 def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
-    """A part of the study with those fields that a method's table has otherwise."""
+    """Return a section of the study, with the fields that the method's table overrides."""
     kind = type(part)
     own = {key: value for key, value in entry.items() if key in kind.model_fields}
     try:
@@ -336,7 +357,7 @@ def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
 
 
 def _check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
-    """Refuse a table that asks otherwise than its method is defined to."""
+    """Raise InvalidStudy if the table contradicts the head or the template that its method is defined with."""
     given = [key for key in Ask.model_fields if key in entry and (key, entry[key]) != ("head", "random")]
     if method.head == "random" and given:
         raise InvalidStudy(
@@ -355,7 +376,7 @@ def _check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
 
 
 def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
-    """Raise InvalidStudy where a metric is asked for that a recorded run has not."""
+    """Raise InvalidStudy if the study asks for a metric that a recorded run lacks."""
     asked = {run.key: run.metric for run in runs}
     for one in held.records:
         if (metric := asked.get(one.key)) is None:
@@ -363,7 +384,7 @@ def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
         metric_for(objectives.make(one.label_names, one.objective), metric)
         if metric not in one.metrics:  # of an earlier version
             raise InvalidStudy(
-                f"`metric` {metric}: the record of {one.name} lacks it. Train again with `fresh`.",
+                f"`metric` {metric}: the record of {one.name} lacks this metric. Train again with `fresh`.",
                 code="metric.not-recorded",
                 metric=metric,
                 run=one.name,
@@ -373,6 +394,6 @@ def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
 def _told_of_other_data(records: Sequence[Record], out: Path) -> str:
     first, more = records[0], f" and {len(records) - 1} more" * (len(records) > 1)
     return (
-        f"task {first.task}: the data changed after {first.name}, seed {first.seed}{more} was recorded. These are "
-        f"other runs now; the earlier adapter stays in {out / first.adapter}."
+        f"task {first.task}: the data changed after {first.name}, seed {first.seed}{more} was recorded. The runs are "
+        f"executed on the new data; the earlier adapter stays in {out / first.adapter}."
     )

@@ -1,4 +1,4 @@
-"""What a study file or preset says, before it is a Study: TOML, overrides, and what is wrong with it."""
+"""The content of a study file or preset, before it becomes a `Study`: TOML, overrides and error messages."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ _PRESETS = files("afina.studies") / "presets"
 
 
 def presets() -> list[str]:
-    """Names of the shipped studies."""
+    """Return the names of the studies that afina ships."""
     return sorted(entry.name.removesuffix(".toml") for entry in _PRESETS.iterdir() if entry.name.endswith(".toml"))
 
 
-_TOO_DEEP = "arrays or tables lie too deep in one another"
+_TOO_DEEP = "arrays or tables are nested too deeply"
 
 
 def read(source: str) -> tuple[dict[str, Any], str]:
-    """What a preset or a TOML file says, and how messages call it. Raises NotFound, InvalidStudy, UnknownName."""
+    """Return the content of a preset or a TOML file, and the name that error messages use for it.
+
+    Raises NotFound, InvalidStudy or UnknownName.
+    """
     if source in presets():
         return tomllib.loads((_PRESETS / f"{source}.toml").read_text()), f"preset {source}"
     path = Path(source)
@@ -40,7 +43,8 @@ def read(source: str) -> tuple[dict[str, Any], str]:
             raise InvalidStudy(f"{source}: not valid TOML: {_TOO_DEEP}.", code="study.malformed", path=source) from None
     if path.suffix == ".toml" or len(path.parts) > 1:
         raise NotFound(
-            f"study file {source} is not there. Presets: {', '.join(presets())}.",
+            f"study file {source} does not exist. Give an existing file, or one of the presets: "
+            f"{', '.join(presets())}.",
             code="study.missing",
             path=source,
             known=presets(),
@@ -49,12 +53,14 @@ def read(source: str) -> tuple[dict[str, Any], str]:
 
 
 def override(content: dict[str, Any], item: str) -> None:
-    """Set one `key=value` in `content`; the value is TOML where it can be read as such, else text."""
+    """Set one `key=value` in `content`. The value is parsed as TOML if possible; otherwise it is text."""
     key, found, text = item.partition("=")
     parts = key.strip().split(".")
     if not found or not all(parts):
         raise InvalidStudy(
-            f"`overrides` {item}: expected key=value, such as `epochs`=1.", code="study.override-malformed", found=item
+            f"`overrides` {item}: expected key=value, such as train.epochs=1.",
+            code="study.override-malformed",
+            found=item,
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -69,7 +75,7 @@ def override(content: dict[str, Any], item: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise InvalidStudy(
-                f"`overrides` {item}: {part} is a value, not a table.",
+                f"`overrides` {item}: {part} is a value, not a table, so it has no keys. Set {part} itself.",
                 code="study.override-malformed",
                 found=item,
                 key=part,
@@ -78,7 +84,10 @@ def override(content: dict[str, Any], item: str) -> None:
 
 
 def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
-    """A part of a study of such fields; `where` begins the messages. Raises UnknownName, InvalidStudy."""
+    """Return a section of a study with these fields; `where` begins the error messages.
+
+    Raises UnknownName or InvalidStudy.
+    """
     try:
         return kind(**fields)
     except ValidationError as error:
@@ -86,7 +95,7 @@ def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> AfinaError:
-    """What pydantic found wrong, in our words; an unknown key with the nearest known one."""
+    """Return an AfinaError for pydantic's error. For an unknown key, the message names the nearest known key."""
     problem = Problem.of(error)
     if problem.kind == "extra_forbidden":
         level: Any = model
@@ -108,7 +117,10 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Afina
         return UnknownName("key", problem.field, known, where)
     if problem.kind == "missing":
         return InvalidStudy(
-            f"{where}: {problem.field} is missing.", code="study.key-missing", where=where, key=problem.field
+            f"{where}: {problem.field} is missing. Add this key.",
+            code="study.key-missing",
+            where=where,
+            key=problem.field,
         )
     return InvalidStudy(
         f"{where}: {problem.field} = {problem.found!r}: {problem.message}.",

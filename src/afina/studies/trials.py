@@ -1,7 +1,7 @@
-"""Trials of tuning: where settings are looked for (Space) and how (Tune); what was tried and chosen, as facts (Trial,
-Tuned), in `tuning.json` of a study.
+"""Trials of tuning: the search space (`Space`), how to tune (`Tune`), and the outcome (`Trial`, `Tuned`).
 
-Starts without torch and without optuna. Knows nothing of how a setting is drawn.
+The outcome is stored in `tuning.json` of a study. Starts without torch and without optuna. The module does not know how
+a setting is drawn.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ if TYPE_CHECKING:
 
 RATE = "learning_rate"
 SPREAD = 10.0
-"""A method's default learning rate is divided and multiplied by this, where the study names no range."""
+"""Default search range: a method's default learning rate divided by, and multiplied by, this factor."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Where a method's setting is looked for.
+    """The search space of a method's settings.
 
-    rates    lowest and highest learning rate; drawn log-uniformly
-    choices  values of each hyperparameter that is tuned
-    start    the setting that is tried first: the study's own, moved into the space where it lies outside
+    Attributes:
+        rates: The lowest and the highest learning rate. Rates are drawn log-uniformly.
+        choices: The values of each hyperparameter that is tuned.
+        start: The setting that is tried first: the study's own, moved into the space if it lies outside.
     """
 
     rates: tuple[float, float]
@@ -47,15 +48,15 @@ class Space:
 
     @classmethod
     def of(cls, run: Run, search: Mapping[str, Any], where: str) -> Space | None:
-        """The method's own space, changed by `search`; None where it has nothing to tune.
+        """Return the method's own search space, changed by `search`; None if the method has nothing to tune.
 
-        Raises UnknownName, InvalidStudy.
+        Raises UnknownName or InvalidStudy.
         """
         method = make(run.method)
         if method.search is None:
             if search:
                 raise InvalidStudy(
-                    f"{where}: {run.method} has nothing to tune. Remove search.",
+                    f"{where}: method {run.method} has nothing to tune. Remove search.",
                     code="study.value-invalid",
                     where=where,
                     method=run.method,
@@ -82,7 +83,8 @@ class Space:
             for value in values:
                 make(run.method, {**run.hyperparameters, key: value}, f"{where}.search")
             choices[key] = tuple(values)
-        untold = make(run.method, run.hyperparameters)  # a `later` one at its default is not among what is told
+        # `hyperparameters` leaves out a hyperparameter that was added later and has its default
+        untold = make(run.method, run.hyperparameters)
         given = {key: run.hyperparameters.get(key, getattr(untold, key, None)) for key in choices}
         start = {key: value if value in choices[key] else choices[key][0] for key, value in given.items()}
         return cls((low, high), choices, {RATE: min(max(rate, low), high), **start})
@@ -105,18 +107,20 @@ def _range(given: Any, where: str) -> tuple[float, float]:
 
 
 RUNGS = (1, 2, 4)
-"""A candidate is scored after so many quarters of its steps."""
+"""A candidate is scored after these numbers of quarters of its steps."""
 
 
 class Tune(Sparing):
-    """How to tune.
+    """How to tune: the [tune] section of a study.
 
-    candidates  each method's budget is the steps of so many candidates that are not stopped
-    validation  share of the training split that is cut from it to choose by
-    pruner      stops a candidate at a quarter or at half of its steps
-    seed        of the candidates' settings, and of their heads, orders and dropout
-    at_once     settings that are asked for and told together, so that an executor may try them at once; each is drawn
-                and stopped by what was told before them. Trials depend on it, and not on how many really go on at once
+    Attributes:
+        candidates: Each method's budget of steps is that of so many candidates that are not stopped early.
+        validation: The share of the training split that is cut off as the validation split.
+        pruner: The rule that stops a candidate after a quarter or half of its steps.
+        seed: The seed of the candidates' settings, and of their heads, orders and dropout.
+        at_once: The number of settings in a batch, so that an executor can try them at the same time. Each setting is
+            drawn and pruned by the outcomes of earlier batches only. Trials depend on this number, but not on how many
+            really run at the same time.
     """
 
     unwritten: ClassVar[frozenset[str]] = frozenset({"at_once"})
@@ -129,7 +133,7 @@ class Tune(Sparing):
 
 
 def settled(run: Run, setting: Mapping[str, Any]) -> Run:
-    """`run` with a setting."""
+    """Return `run` with the given setting."""
     changes = {
         "training": run.training.model_copy(update={RATE: setting[RATE]}) if RATE in setting else run.training,
         "hyperparameters": run.hyperparameters | {key: value for key, value in setting.items() if key != RATE},
@@ -138,7 +142,10 @@ def settled(run: Run, setting: Mapping[str, Any]) -> Run:
 
 
 def candidate_run(run: Run, setting: Mapping[str, Any], how: Tune) -> Run:
-    """What is tried: never on the held-out split, and with a seed that no run of the study is likely to have."""
+    """Return the run that tries a setting. It never reads the held-out split.
+
+    Its seed is derived, so the runs of the study are unlikely to have the same seed.
+    """
     fixed = {
         "data": run.data.model_copy(update={"validation": how.validation}),
         "seed": derive_seed(how.seed, "tuning"),
@@ -148,15 +155,16 @@ def candidate_run(run: Run, setting: Mapping[str, Any], how: Tune) -> Run:
 
 
 class Trial(Frozen):
-    """A candidate for a run's settings that was tried out.
+    """A candidate setting that was tried.
 
-    steps     optimiser steps taken; fewer than `Tuned.length` where it was stopped early
-    value     of the headline metric on the validation cut, in training's precision, after the last of them; None where
-              training diverged, NaN (null in JSON) where the metric is undefined: then the candidate loses
-    seconds   wall-clock, its process's start and loading included
+    Attributes:
+        steps: Optimizer steps taken; fewer than `Tuned.length` if the trial was stopped early.
+        value: The headline metric on the validation split after the last step, in training's precision. None if
+            training diverged. NaN (null in JSON) if the metric is undefined: the candidate then loses.
+        seconds: Wall-clock time, including the start of the process and loading.
     """
 
-    model_config = ConfigDict(populate_by_name=True)  # earlier files say `accuracy`
+    model_config = ConfigDict(populate_by_name=True)  # files of earlier versions call the field `accuracy`
 
     setting: dict[str, Any]
     steps: int
@@ -165,14 +173,16 @@ class Trial(Frozen):
 
 
 class Tuned(Frozen):
-    """What one method's tuning came to.
+    """The outcome of tuning one method.
 
-    name        of the run in its study;  method  its key
-    length      optimiser steps of a trial that is not stopped
-    budget      optimiser steps that each method of the study is given
-    trials      in their order; none for a method that has nothing to tune
-    setting     the chosen one; None while there is none
-    validation_examples  texts cut from the training split, which chose it
+    Attributes:
+        name: The name of the run in its study.
+        method: The method's key.
+        length: Optimizer steps of a trial that is not stopped early.
+        budget: Optimizer steps that each method of the study may take.
+        trials: The trials in their order; empty for a method that has nothing to tune.
+        setting: The chosen setting; None if there is none yet.
+        validation_examples: The number of texts in the validation split.
     """
 
     name: str
@@ -185,7 +195,7 @@ class Tuned(Frozen):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps taken in all."""
+        """Optimizer steps of all trials."""
         return sum(trial.steps for trial in self.trials)
 
     @property
@@ -195,7 +205,7 @@ class Tuned(Frozen):
 
     @property
     def stopped(self) -> int:
-        """Trials that did not take all their steps."""
+        """The number of trials that were stopped before their last step."""
         return sum(trial.steps < self.length for trial in self.trials)
 
 
@@ -203,7 +213,7 @@ _MANY = TypeAdapter(tuple[Tuned, ...])
 
 
 def read_tuned(out: Path) -> tuple[Tuned, ...]:
-    """What the tuning in `out` has come to; nothing where there was none. Raises InvalidData."""
+    """Read the outcome of the tuning in `out`; empty if there was no tuning. Raises InvalidData."""
     path = OutputDirectory(out).tuning
     if not path.exists():
         return ()
@@ -211,13 +221,13 @@ def read_tuned(out: Path) -> tuple[Tuned, ...]:
         return _MANY.validate_json(path.read_bytes())
     except ValidationError:
         raise InvalidData(
-            f"{path}: damaged. Run the study again; it tunes only what is not tuned.",
+            f"{path}: the file is damaged. Run the study again; only methods without a chosen setting are tuned.",
             code="results.damaged",
             path=path,
         ) from None
 
 
 def write_tuned(out: Path, tuned: Iterable[Tuned]) -> None:
-    """Replace what the tuning in `out` has come to."""
+    """Replace the outcome of the tuning in `out`."""
     text = json.dumps([one.model_dump(mode="json") for one in tuned], indent=2)
     file_io.write_text(OutputDirectory(out).tuning, text + "\n")

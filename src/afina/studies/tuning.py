@@ -1,11 +1,11 @@
-"""Tune: choose each method's settings by a validation split cut from the training split, with the same budget for each.
+"""Tuning: choose each method's settings on a validation split, with the same budget for each method.
 
-The budget is a number of optimiser steps. Candidates that do badly are stopped early by one of Optuna's pruners, and
-what that saves pays for more candidates, so every method takes exactly as many steps as the others. The held-out split
-is in no candidate's reach: see `Data.validation`.
+The validation split is cut from the training split; no candidate reads the held-out split (`Data.validation`). The
+budget is a number of optimizer steps. A pruner of Optuna stops bad candidates early, and the saved steps pay for more
+candidates, so every method takes exactly as many steps as the others.
 
-Every candidate is drawn and judged in a copy of what Optuna's database held before its batch, and put into the database
-when its trial has ended. So a tuning that was killed goes on as if it had not been. Starts without torch and optuna.
+Each candidate is drawn and judged in a copy of Optuna's database from before its batch, and added to the database when
+its trial has ended. So a killed tuning continues as if it had not been killed. Starts without torch and optuna.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ if TYPE_CHECKING:
     import optuna
 
 AT_RANDOM = 3
-"""Candidates before Optuna's sampler learns from what was tried."""
+"""Candidates that are drawn at random before Optuna's sampler learns from earlier trials."""
 
 _FIRST_DATA = {
     *("text", "text_pair", "label", "labels", "kind", "separator", "train_examples", "evaluation_examples"),
     *("validation", "evaluation", "selection"),
 }
-"""Fields of `Data` that stand in a tuning's name even where they are neutral."""
+"""Fields of `Data` that are part of a tuning's name even at their defaults."""
 
 
 @dataclass(frozen=True)
 class PendingTrial:
-    """A setting of a batch, in a copy of what Optuna knew before the batch, so that none of the batch sees another.
+    """A trial in progress, in a copy of Optuna's study from before its batch: trials of a batch do not see each other.
 
-    number  among all that were tried, from 0
-    limit   the most steps that it may take; None: all
+    Attributes:
+        number: The trial's number among all trials, from 0.
+        limit: The largest number of steps that the trial may take; None: no limit.
     """
 
     number: int
@@ -60,16 +61,17 @@ class PendingTrial:
     run: Run
 
     def goes_on(self, score: ValidationScore) -> bool:
-        """Whether it is not stopped after that score."""
+        """Return whether the trial continues after this score."""
         quarter = next((rung for rung in RUNGS if max(1, round(rung / RUNGS[-1] * score.steps)) == score.step), None)
         if score.value is None or quarter is None:
             return False
-        if quarter not in self.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values:  # else it was
-            self.trial.report(_value(score), quarter)  # scored before its machine was lost
+        # a trial that is repeated after its machine was lost may have this score already
+        if quarter not in self.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values:
+            self.trial.report(_value(score), quarter)
         return score.step < score.steps and not self.trial.should_prune()
 
     def ended(self, score: ValidationScore, seconds: float) -> optuna.trial.FrozenTrial:
-        """Its last score, as the trial that Optuna remembers."""
+        """Return the ended trial, with its last score, in the form that Optuna stores."""
         from optuna.trial import TrialState
 
         facts: dict[str, Any] = {
@@ -91,11 +93,7 @@ class PendingTrial:
 
 @dataclass(frozen=True)
 class Batch:
-    """Candidates that are asked for and told together.
-
-    began, size  the number of the first, and how many there are
-    spent        steps that were taken before it
-    """
+    """Candidates that are drawn before any of them is told to Optuna; `spent`: steps taken before the batch."""
 
     began: int
     size: int
@@ -120,11 +118,11 @@ class Candidates:
 
     @property
     def so_far(self) -> Tuned:
-        """What has come of them."""
+        """The outcome of the trials so far."""
         return _tuned(self.told, self.run, self.how)
 
     def batch(self) -> Batch:
-        """The batch to try now: the rest of one that a killed study had begun, or the next one."""
+        """Return the batch to try now: the rest of a batch that a killed study began, or the next batch."""
         told = self.told
         if not told:
             return Batch(0, min(self.how.at_once, self.how.candidates), 0)
@@ -135,7 +133,7 @@ class Candidates:
         return Batch(len(told), min(self.how.at_once, ceil((made.budget - made.steps) / made.length)), made.steps)
 
     def ask(self, number: int, batch: Batch) -> PendingTrial:
-        """A candidate of the batch, drawn from its number and from what was told before the batch."""
+        """Return a candidate of the batch, drawn from its number and from the trials before the batch."""
         import optuna
         from optuna.trial import TrialState, create_trial
 
@@ -144,7 +142,7 @@ class Candidates:
         copy = optuna.create_study(
             study_name=self.study.study_name,
             direction="maximize",
-            pruner=deepcopy(self.study.pruner),  # Hyperband's changes when it first judges, in another thread
+            pruner=deepcopy(self.study.pruner),  # Hyperband's pruner changes when it first judges, in another thread
             sampler=optuna.samplers.TPESampler(
                 seed=derive_seed(self.how.seed, "candidate", number) % 2**32, n_startup_trials=AT_RANDOM
             ),
@@ -152,7 +150,7 @@ class Candidates:
         for trial in self.study.get_trials(deepcopy=False):
             if trial.number < until and trial.state.is_finished():
                 copy.add_trial(trial)
-        for _ in range(place):  # Hyperband goes by a trial's number
+        for _ in range(place):  # Hyperband assigns brackets by the trial's number
             copy.add_trial(create_trial(state=TrialState.FAIL))
         if number == 0:
             copy.enqueue_trial(
@@ -165,14 +163,14 @@ class Candidates:
         return PendingTrial(number, limit, batch, copy, asked, run)
 
     def tell(self, one: PendingTrial, score: ValidationScore, seconds: float) -> Trial:
-        """Keep what came of a candidate, the next in order; `score` is its last one."""
+        """Store the outcome of a candidate, the next in order; `score` is its last score."""
         self.study.add_trial(one.ended(score, seconds))
         return _tried(self.told[-1])
 
 
 @contextmanager
 def open_candidates(path: Path, run: Run, space: Space, how: Tune, *, fresh: bool) -> Iterator[Candidates]:
-    """What was tried before for `run` in a database, which is made where it is missing; nothing if `fresh`."""
+    """Yield the earlier trials for `run` from a database, which is created if missing; with `fresh`, forget them."""
     with _memory(path) as storage:
         yield Candidates(_study(storage, run, space, how, fresh=fresh), run, space, how)
 
@@ -181,7 +179,7 @@ def _draw(space: Space, trial: optuna.Trial) -> dict[str, Any]:
     """The setting of a trial."""
     drawn: dict[str, Any] = {RATE: trial.suggest_float(RATE, *space.rates, log=True)}
     for key, values in space.choices.items():
-        # As text, since a value may be a list and Optuna's database takes none.
+        # As JSON text, since a value may be a list, which Optuna's database does not accept.
         drawn[key] = trial.suggest_categorical(key, [*map(json.dumps, values)])
     return _decoded(drawn)
 
@@ -191,7 +189,7 @@ def _decoded(drawn: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(score: ValidationScore) -> float:
-    """What is won by the metric; among equal ones a lower loss is better, by less than half a text."""
+    """Return the value that Optuna maximizes: the metric's gain; the loss breaks ties, by less than half a text."""
     assert score.gain is not None
     assert score.loss is not None
     return score.gain - score.loss / (1 + score.loss) / (2 * score.examples)
@@ -209,7 +207,7 @@ def _tried(trial: optuna.trial.FrozenTrial) -> Trial:
 
 
 def _tuned(trials: Sequence[optuna.trial.FrozenTrial], run: Run, how: Tune) -> Tuned:
-    """The outcome of trials."""
+    """Return the outcome of trials."""
     from optuna.trial import TrialState
 
     if not trials:
@@ -248,13 +246,14 @@ def _study(storage: optuna.storages.RDBStorage, run: Run, space: Space, how: Tun
         load_if_exists=True,
     )
     for left in made.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        made.tell(left.number, state=TrialState.FAIL)  # killed under way, by an earlier version: it starts again
+        made.tell(left.number, state=TrialState.FAIL)  # an earlier version was killed during this trial: try it again
     return made
 
 
 def _name(run: Run, space: Space, how: Tune) -> str:
-    """What the database calls it: of all that makes a candidate, so that what another setting tried is never taken for
-    this one's. What candidates had not when databases were first written is in it only where it is not neutral.
+    """Return the study's name in the database: a digest of everything that makes a candidate.
+
+    Fields that were added after the first databases count only if they differ from their defaults.
     """
     asked = candidate_run(run, {}, how).model_dump(mode="json", exclude={"name": True, "data": {"allow_leakage"}})
     later = {"data": asked["data"].keys() - _FIRST_DATA, "": {"data_digest"}}
@@ -269,12 +268,12 @@ def _name(run: Run, space: Space, how: Tune) -> str:
 
 @contextmanager
 def _memory(path: Path) -> Iterator[optuna.storages.RDBStorage]:
-    """Optuna's database, and Optuna silent: what it says of its trials is not for our user."""
+    """Open Optuna's database, and silence Optuna's log meanwhile."""
     if path.exists():
         with path.open("rb") as file:
             if file.read(16) not in (b"", b"SQLite format 3\0"):
                 raise InvalidData(
-                    f"{path}: not a database. Remove it, and the tuning starts anew.",
+                    f"{path}: not an SQLite database. Remove the file to start the tuning anew.",
                     code="results.damaged",
                     path=path,
                 )
@@ -299,7 +298,7 @@ def _memory(path: Path) -> Iterator[optuna.storages.RDBStorage]:
 
 
 def _of_sqlite(error: BaseException | None) -> sqlite3.OperationalError | None:
-    """What the database could not do, such as for want of room, which Optuna wraps in errors of two libraries."""
+    """Return SQLite's own error, such as a full disk, which Optuna and SQLAlchemy wrap in errors of their own."""
     while error is not None and not isinstance(error, sqlite3.OperationalError):
         error = error.__cause__ or error.__context__
     return error
@@ -316,12 +315,12 @@ def tune(
     *,
     fresh: bool = False,
 ) -> Tuned:
-    """Choose the setting of one run of a study, whatever its seed.
+    """Choose the setting of one run of a study, for all seeds. Raises RunFailed if no candidate took all its steps.
 
-    out   where the database is, so that a tuning that was ended goes on
-    keep  called with what there is after each trial
-    fresh forget what was tried before
-    Raises RunFailed where a trial could not be carried out, or none took all its steps.
+    Args:
+        out: The directory of the database, from which an interrupted tuning continues.
+        keep: Called with the outcome so far after each trial.
+        fresh: Forget earlier trials.
     """
     so_far = Tuned(name=run.title, method=run.method, setting={})
     if space is None:
@@ -332,13 +331,13 @@ def tune(
     if so_far.setting is None:
         if any(trial.value is not None and isnan(trial.value) for trial in so_far.trials):
             raise RunFailed(
-                f"run {run.title}: what its candidates are chosen by is undefined on the validation cut. Raise "
-                "tune.validation, or choose by another `metric`.",
+                f"run {run.title}: the metric that chooses a candidate is undefined on the validation split. Raise "
+                "tune.validation, or set another `metric`.",
                 code="tune.metric-undefined",
                 run=run.title,
             )
         raise RunFailed(
-            f"run {run.title}: none of its {len(so_far.trials)} candidates took all of its steps. "
+            f"run {run.title}: none of the {len(so_far.trials)} candidates took all steps. "
             f"Lower methods.{run.title}.search.{RATE}, or raise tune.candidates.",
             code="tune.no-candidate",
             run=run.title,
@@ -348,7 +347,7 @@ def tune(
 
 
 def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, keep: Callable[[Tuned], None]) -> None:
-    """Try what a batch still lacks. It is told in its order, in any order of ending."""
+    """Try the missing trials of a batch. Trials are told to Optuna in their order, in whatever order they end."""
     batch, budget = candidates.batch(), candidates.so_far.budget
     left = [candidates.ask(number, batch) for number in range(len(candidates.told), batch.began + batch.size)]
     alike = candidate_run(candidates.run, {}, candidates.how)

@@ -1,1 +1,1 @@
-"""Files, the Hub and fetched packages to splits. Knows no address, no token and no model."""
+"""Files, data sets of the Hub and fetched packages become splits. Readers do not know addresses, tokens or models."""

@@ -1,8 +1,9 @@
-"""What a cell of a file holds: nothing (a missing value), a number in some notation, or several labels.
+"""The value of a cell: a missing value, a number in some notation, or several labels.
 
-Missing values are the empty cell, and the words of pandas and of spreadsheets. A `Notation` has a decimal point or
-comma, thousands, percent. Several labels are a list (JSON or Python), names between separators, or multi-hot: 0 or 1
-for each of L labels, in their order. Knows cells of one column; does not know which column is the label.
+Missing values are empty cells, and the words of pandas and of spreadsheets. A `Notation` describes decimal points or
+commas, thousands and percent. Several labels are a list (JSON or Python), names between separators, or multi-hot: 0 or
+1 for each of L labels, in their order. The module knows the cells of one column. It does not know which column is the
+label.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+|True|False|None)"""
 _PYTHON = re.compile(rf"\[\s*(?:{_ITEM}(?:\s*,\s*{_ITEM})*\s*,?\s*)?\]")
 
 NAMED = "label_{}"
-"""What the label at that place is called, where the data and the user give no name."""
+"""The name of the label at a place, if neither the data nor the user name it."""
 
 
 def as_list(value: Any) -> list[Any] | None:
-    """The list that a cell is, or that stands there as JSON or as Python writes one."""
+    """Return the list in a cell, which is a list, or JSON or Python text of a list; None if it is not a list."""
     if isinstance(value, list | tuple):
         return list(value)
     if not bracketed(value):
@@ -35,18 +36,18 @@ def as_list(value: Any) -> list[Any] | None:
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
-        # Not what numpy prints, ['a' 'b'], which Python would read as the one name 'ab'.
+        # Reject numpy's print format, ['a' 'b'], which Python would read as the single name 'ab'.
         found = ast.literal_eval(value) if _PYTHON.fullmatch(value) else None
     return found if isinstance(found, list) else None
 
 
 def bracketed(value: Any) -> bool:
-    """Whether a cell is a text in square brackets."""
+    """Return whether a cell is a text in square brackets."""
     return isinstance(value, str) and value.startswith("[") and value.endswith("]")
 
 
 def split_labels(value: Any, separator: str | None) -> list[Any]:
-    """The labels of a cell that holds some."""
+    """Return the labels in a cell of several labels."""
     found = as_list(value)
     if found is not None:
         return found
@@ -58,11 +59,13 @@ def split_labels(value: Any, separator: str | None) -> list[Any]:
 def multi_hot_names(
     table: FileTable, name: str, cells: Mapping[int, Any], separator: str | None, labels: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """What the places of multi-hot lists are called; nothing where the cells hold names of labels.
+    """Return the names of the places of multi-hot lists; empty if the cells hold label names.
 
-    cells  by row, those that hold something
-    Lists of one length, of two or more, that hold 0 and 1 alone are multi-hot. Raises InvalidData where both readings
-    are possible, or some lists are multi-hot and others are not.
+    Lists are multi-hot if they have one length, two or more, and hold only 0 and 1. Raises InvalidData if both readings
+    are possible, or if only some lists are multi-hot.
+
+    Args:
+        cells: The cells that are not empty, by row.
     """
     lists = {
         row: parts
@@ -83,7 +86,7 @@ def multi_hot_names(
     filled = sum(bool(parts) for parts in lists.values())
     if twice or (length > 1 and 2 * count > filled and set(labels or ()) != told):
         raise InvalidData(
-            f"{table.where(other)}: column {name!r} holds {str(table.columns[name][other])[:40]!r}, and most other "
+            f"{table.where(other)}: column {name!r} holds {str(table.columns[name][other])[:40]!r}, but most other "
             f"rows hold {length} times 0 or 1. Expected {length} times 0 or 1 in each row, or the names of its labels "
             "in each row. Correct the row or remove it.",
             code="data.label-malformed",
@@ -97,9 +100,9 @@ def multi_hot_names(
 def _names(table: FileTable, name: str, length: int, labels: Sequence[str] | None, row: int) -> tuple[str, ...]:
     if length == 1 and (labels is None or len(labels) > 2):
         raise InvalidData(
-            f"{table.where(row)}: each list of column {name!r} holds one 0 or 1, which may be the name of a label, or "
-            "say whether there is a label. For two classes, remove the brackets; for one label, give its name with "
-            "`labels`; for two labels, give both names with `labels`.",
+            f"{table.where(row)}: each list of column {name!r} holds a single 0 or 1. This may be the name of a label, "
+            "or say whether a label is present. For two classes, remove the brackets; for one label, give its name "
+            "with `labels`; for two labels, give both names with `labels`.",
             code="data.kind-ambiguous",
             where=table.where(row),
             column=name,
@@ -124,12 +127,12 @@ def _names(table: FileTable, name: str, length: int, labels: Sequence[str] | Non
 def multi_hot_labels(
     table: FileTable, name: str, row: int, parts: Sequence[Any], names: Sequence[str]
 ) -> tuple[str, ...]:
-    """The labels of which a multi-hot list says 1. Raises InvalidData."""
+    """Return the labels that a multi-hot list marks with 1. Raises InvalidData."""
     bits = [_bit(part) for part in parts]
     if len(bits) != len(names) or None in bits:
         raise InvalidData(
-            f"{table.where(row)}: column {name!r} holds {str(table.columns[name][row])[:40]!r}, expected "
-            f"{len(names)} times 0 or 1. Correct it or remove the row.",
+            f"{table.where(row)}: column {name!r} holds {str(table.columns[name][row])[:40]!r}. Expected "
+            f"{len(names)} times 0 or 1. Correct the cell or remove the row.",
             code="data.label-malformed",
             where=table.where(row),
             column=name,
@@ -139,21 +142,21 @@ def multi_hot_labels(
 
 
 def _bit(part: Any) -> int | None:
-    """0 or 1, where a part of a list is that."""
+    """Return 0 or 1 if a part of a list is one of these, else None."""
     if isinstance(part, str):
         return {"0": 0, "1": 1}.get(part)
     return int(part) if isinstance(part, bool | int | float) and part in (0, 1) else None
 
 
 def check_readable(table: FileTable, name: str, cells: Mapping[int, Any]) -> None:
-    """Raise InvalidData where all cells stand in square brackets, and one of them is no list that can be read."""
+    """Raise InvalidData if all cells stand in square brackets, but one of them is not a readable list."""
     if cells and all(bracketed(cell) for cell in cells.values()):
         row = next((row for row, cell in cells.items() if as_list(cell) is None), None)
         if row is not None:
             raise InvalidData(
-                f"{table.where(row)}: column {name!r} holds {str(cells[row])[:40]!r}, which is no list as JSON or "
-                'Python writes one, such as ["late", "broken"] or [0, 1, 0]. Write lists so; if these are names of '
-                "classes, say so with `kind` classes.",
+                f"{table.where(row)}: column {name!r} holds {str(cells[row])[:40]!r}. Expected a list in JSON or "
+                'Python notation, such as ["late", "broken"] or [0, 1, 0]. Correct the lists; if they are names of '
+                "classes, set `kind` classes.",
                 code="data.label-malformed",
                 where=table.where(row),
                 column=name,
@@ -163,19 +166,19 @@ def check_readable(table: FileTable, name: str, cells: Mapping[int, Any]) -> Non
 PANDAS = frozenset(
     ("-1.#IND", "1.#QNAN", "1.#IND", "-1.#QNAN", "#N/A N/A", "#N/A", "N/A", "n/a", "NA", "<NA>", "#NA", "NULL")
 ) | {"null", "NaN", "-NaN", "nan", "-nan", "None"}
-"""What pandas reads as missing beside the empty cell: `STR_NA_VALUES` in pandas/_libs/parsers.pyx, of version 3.0."""
+"""Words that pandas reads as missing: `STR_NA_VALUES` of pandas 3.0 (pandas/_libs/parsers.pyx), without ""."""
 
 
 SPREADSHEETS = frozenset(("#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!"))
-"""What a spreadsheet shows where a formula fails; `#N/A` is pandas' too."""
+"""Words that a spreadsheet shows if a formula fails; `#N/A` is in PANDAS too."""
 
 
 ANY_CASE = frozenset({"nan", "<na>"})
-"""What pandas makes of a missing value when it is written as a string; in any case of letters."""
+"""Words that pandas writes for a missing value that is converted to a string; compared without case."""
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing, or white space alone."""
+    """Return whether a cell is empty, or has only white space."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or value == "" or _blank(value)
 
 
@@ -184,14 +187,14 @@ def _blank(value: Any) -> bool:
 
 
 def means_missing(value: Any) -> bool:
-    """Whether a cell holds a word that stands for a missing value."""
+    """Return whether a cell holds a word for a missing value."""
     if not isinstance(value, str):
         return False
     bare = value.strip()
     return bare in PANDAS or bare in SPREADSHEETS or bare.casefold() in ANY_CASE
 
 
-# Leading zeros make a code, not a number: such labels stay strings.
+# Numbers with leading zeros are codes: such labels stay strings.
 WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0*)?", re.ASCII)
 
 _CODE = re.compile(r"[-+]?0\d", re.ASCII)
@@ -206,17 +209,18 @@ Comma = Literal["decimal", "thousands"]
 
 @dataclass(frozen=True)
 class Notation:
-    """How a column writes its numbers.
+    """The notation of a column's numbers.
 
-    comma    what a comma in them is; None: there is none
-    percent  whether each ends with a percent sign, which is no part of the value
+    Attributes:
+        comma: The meaning of a comma; None: there is no comma.
+        percent: Whether each number ends with a percent sign, which does not change the value.
     """
 
     comma: Comma | None = None
     percent: bool = False
 
     def value(self, cell: Any) -> float | None:
-        """The finite number that a cell holds; None where it holds none in this notation."""
+        """Return the finite number in a cell; None if the cell has no number in this notation."""
         if isinstance(cell, bool) or self.percent != (isinstance(cell, str) and cell.endswith("%")):
             return None
         number = cell
@@ -238,11 +242,11 @@ class Notation:
         return found if math.isfinite(found) else None
 
     def reads(self, cells: Sequence[Any]) -> bool:
-        """Whether all cells are numbers in it."""
+        """Return whether all cells are numbers in this notation."""
         return all(self.value(cell) is not None for cell in cells)
 
     def said(self, cells: Sequence[Any]) -> str:
-        """What is worth saying of it, with the first cell that it matters for; "" of plain numbers."""
+        """Return a note with the first cell that is not a plain number; "" if all numbers are plain."""
         marks = [mark for mark, there in ((",", self.comma), ("%", self.percent)) if there]
         cell = next((cell for cell in cells if isinstance(cell, str) and any(mark in cell for mark in marks)), None)
         return "" if cell is None else f"{cell!r} is read as {self.value(cell):.15g}"
@@ -258,9 +262,9 @@ _OTHERS = tuple(
 
 
 def notations(cells: Sequence[Any]) -> list[Notation]:
-    """Those in which all cells are numbers: one, where that is clear; two for `1,000`, which may be one or a thousand.
+    """Return the notations in which all cells are numbers: two for an ambiguous `1,000`, which may be 1 or 1000.
 
-    Plain numbers, in percent or not, are read in no other way.
+    Plain numbers, with or without percent, have only this notation.
     """
     for plain in (PLAIN, Notation(percent=True)):
         if plain.reads(cells):
@@ -269,10 +273,10 @@ def notations(cells: Sequence[Any]) -> list[Notation]:
 
 
 def plain_number(cell: Any) -> float | None:
-    """The finite number that a cell holds, written plainly."""
+    """Return the finite number in a cell in plain notation, else None."""
     return PLAIN.value(cell)
 
 
 def looks_like_one(cell: Any) -> bool:
-    """Whether a cell holds digits with commas, percent signs, spaces or apostrophes, and nothing else."""
+    """Return whether a cell holds only digits with commas, percent signs, spaces or apostrophes."""
     return isinstance(cell, str) and _LIKE.fullmatch(cell) is not None and _ODD.search(cell) is not None

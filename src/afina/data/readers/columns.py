@@ -1,6 +1,6 @@
-"""Which column is the text and which the label, and which rows have a missing value: a Table becomes LabelledRows.
+"""The roles of columns, and rows with missing values: a FileTable becomes LabelledRows.
 
-Knows column names; knows neither file formats nor the order of labels.
+The module knows column names. It does not know file formats, or the order of labels.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ PAIRS = (
     ("premise", "hypothesis"),
     ("question", "sentence"),
 )
-"""Taken together where a file has both and no column is named; the names of the Hub and of GLUE."""
+"""Pairs of columns that are used together if a file has both and no column is named; names of the Hub and of GLUE."""
 
 BESIDE = frozenset(
     ("title", "headline", "subject", "summary", "description", "abstract", "answer", "answers", "context", "passage")
 ) | {"document", "article", "paragraph", "query", "response", "reply", "prompt", "text1", "text2"}
-"""Columns that hold texts too. Beside one of TEXT or PAIRS, which of them is the text is the user's to say."""
+"""Other columns that may hold texts. If one stands beside a column of TEXT or PAIRS, the user has to name the text."""
 
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names of columns; `labels` are empty where none is asked for, and several where each tells of one label.
+    """Names of columns by role.
 
-    others  columns that are not read
+    Attributes:
+        labels: Empty if no label is asked for; several if each column is about one label.
+        others: Columns that are not read.
     """
 
     text: str
@@ -55,7 +57,7 @@ class ColumnNames:
 
     @property
     def roles(self) -> dict[str, str]:
-        """What is taken as what, by the words of `Task.load`; `others` are the columns that are not read."""
+        """The columns by role, with the words of `Task.load`; `others` are the columns that are not read."""
         found = {"text": self.text, "text_pair": self.text_pair, "label": ",".join(self.labels)}
         return {role: name for role, name in (found | {"others": ", ".join(self.others)}).items() if name}
 
@@ -69,11 +71,14 @@ def of_texts(
     label: Sequence[str] = (),
     first: bool = False,
 ) -> ColumnNames:
-    """The columns of the texts: those named, otherwise those of the usual names, in any case of letters.
+    """Return the columns of the texts: the named columns, or columns with usual names, compared without case.
 
-    where  begins the messages;  label  columns that are known to be no text
-    first  take the first of TEXT where a file has several columns that may be the text
-    Raises InvalidData, also where several may be the text.
+    Args:
+        where: Begins the error messages.
+        label: Columns that are not texts.
+        first: Take the first name of TEXT if several columns may be the text.
+
+    Raises InvalidData, also if several columns may be the text.
     """
     names = list(names)
     usual = _usual(names)
@@ -86,7 +91,7 @@ def of_texts(
                 return found
     left = [name for name in names if name not in label and name != text_pair]
     if not _among(left, TEXT):
-        left = names  # then that one column would be two things is told by whoever compares them
+        left = names  # the caller raises if one column has two roles
     found = ColumnNames(_column(where, left if text is None else names, text, TEXT, "text"))
     if text is None and not first:
         _check_one(where, left, found.texts, found.texts)
@@ -95,7 +100,8 @@ def of_texts(
     second = _column(where, names, text_pair, (), "text_pair")
     if second == found.text:
         raise InvalidData(
-            f"{where}: `text_pair` {second} is the column of the text too. Name another one, or none.",
+            f"{where}: `text_pair` {second} is also the column of the text. Name another column, or remove "
+            "`text_pair`.",
             code="data.column-repeated",
             where=where,
             field="text_pair",
@@ -107,7 +113,7 @@ def of_texts(
 def choose(
     table: FileTable, text: str | None, text_pair: str | None, label: str | None, *, first: bool = False
 ) -> ColumnNames:
-    """`of_texts`, and the column of the label, found alike; `a,b,c` names several, where there is none of that name."""
+    """Return the columns of texts and label; a label `a,b,c` names several columns, if no column has that name."""
     where, names = str(table.path), list(table.columns)
     asked = [label] if label is None or label in names else [name.strip() for name in label.split(",")]
     texts = of_texts(where, names, text, text_pair, label=[name for name in asked if name], first=first)
@@ -115,7 +121,7 @@ def choose(
     for name in found:
         if name in texts.texts:
             raise InvalidData(
-                f"{where}: `label` {name} is the column of a text too. Name another one.",
+                f"{where}: `label` {name} is also the column of a text. Name another column.",
                 code="data.column-repeated",
                 where=where,
                 field="label",
@@ -135,7 +141,7 @@ def _among(names: Iterable[str], usual: Iterable[str]) -> list[str]:
 
 
 def _check_one(where: str, names: Sequence[str], taken: Sequence[str], known: Iterable[str]) -> None:
-    """Raise InvalidData where a column that was not taken may be the text too."""
+    """Raise InvalidData if another column may be the text too."""
     usual = {*TEXT, *BESIDE, *(name for pair in PAIRS for name in pair)}
     others = [name for name in _among(names, usual) if name not in set(known)]
     if others:
@@ -157,7 +163,7 @@ def _label(where: str, names: list[str], named: str | None, texts: Sequence[str]
     if named is None and not first and len(several) > 1:
         raise InvalidData(
             f"{where}: several columns may be the label: {', '.join(several)}. Name one with `label`, such as `label` "
-            f"{found}; where each says 1 or 0 of a label, name all, such as `label` {','.join(several)}.",
+            f"{found}. If each column has 1 or 0 for one label, name all, such as `label` {','.join(several)}.",
             code="data.column-ambiguous",
             where=where,
             field="label",
@@ -184,7 +190,7 @@ def _column(where: str, names: list[str], named: str | None, candidates: tuple[s
             return usual[name]
     raise InvalidData(
         f"{where}: no {field} column. Found: {', '.join(names)}. "
-        f"Expected {' or '.join(candidates)}; name another one with `{field}`.",
+        f"Expected {' or '.join(candidates)}. Name another column with `{field}`.",
         code="data.column-missing",
         where=where,
         field=field,
@@ -194,13 +200,13 @@ def _column(where: str, names: list[str], named: str | None, candidates: tuple[s
 
 
 def rows(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How | None) -> LabelledRows:
-    """The labelled texts of a table. Raises InvalidData that names the row.
+    """Return the labelled texts of a table. Raises InvalidData that names the row.
 
-    how  what is done with missing values; None: an empty text or label is an error, and no more is looked for
+    `how` says how to treat missing values. None: an empty text or label is an error, and other words are kept.
     """
     if not table.places:
         raise InvalidData(
-            f"{table.path}: no rows below the names of the columns. Expected at least one example.",
+            f"{table.path}: no rows below the column names. Expected at least one example.",
             code="data.no-rows",
             path=table.path,
         )
@@ -226,19 +232,19 @@ def rows(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How | N
 
 
 def _refuse_names(table: FileTable, names: Sequence[str]) -> None:
-    """Raise InvalidData for a row that names the columns again, as where files were appended to one another."""
+    """Raise InvalidData for a row that repeats the column names, such as after concatenating files."""
     again = [row for row, value in enumerate(table.columns[names[0]]) if value == names[0]]
     row = next((row for row in again if all(table.columns[name][row] == name for name in names)), None)
     if row is not None:
         raise InvalidData(
-            f"{table.where(row)}: the names of the columns again. Remove that row, and others like it.",
+            f"{table.where(row)}: this row repeats the column names. Remove it, and other rows like it.",
             code="data.header-malformed",
             where=table.where(row),
         )
 
 
 def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str]:
-    """What is worth saying of how labels are read."""
+    """Return notes about how labels are read."""
     notes = []
     column = f"{table.path}: column {names[0]!r}"
     if form.notation and (said := form.notation.said(table.columns[names[0]])):
@@ -257,7 +263,7 @@ def _texts(table: FileTable, name: str) -> list[str]:
     for i, value in enumerate(values):
         if text_of(value, name, partial(table.where, i)) is None:
             raise InvalidData(
-                f"{table.where(i)}: column {name!r} is empty. Expected a text; fill it in or remove the row.",
+                f"{table.where(i)}: column {name!r} is empty. Expected a text. Fill it in or remove the row.",
                 code="data.text-empty",
                 where=table.where(i),
                 column=name,
@@ -266,12 +272,12 @@ def _texts(table: FileTable, name: str) -> list[str]:
 
 
 def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
-    """The text that stands in column `name`; None where there is none. Raises InvalidData, where it is no text."""
+    """Return the text in column `name`; None if it is empty. Raises InvalidData if the value is not a text."""
     if is_empty(value):
         return None
     if not isinstance(value, str):
         raise InvalidData(
-            f"{where()}: column {name!r} holds a {type(value).__name__}, expected a text.",
+            f"{where()}: column {name!r} holds a {type(value).__name__}. Expected a text.",
             code="data.type-wrong",
             where=where(),
             column=name,
@@ -288,11 +294,11 @@ def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
 
 
 SHOWN = 10
-"""Rows that a message names."""
+"""The number of rows that a message names."""
 
 
 def check_how(how: str) -> How:
-    """Raise UnknownName where `how` is none of HOWS."""
+    """Return `how` as a `How`. Raises UnknownName if it is not one of HOWS."""
     for one in HOWS:
         if one == how:
             return one
@@ -308,10 +314,14 @@ def without(
     expected: str = "a label",
     optional: bool,
 ) -> tuple[FileTable, tuple[str, ...]]:
-    """The table without the rows where a value is missing, and what is to be said of that.
+    """Return the table without rows in which a value is missing, and a note about these rows.
 
-    texts, labels  the columns that are read;  expected  in a label's;  optional  whether a label's cell may be empty
-    Raises InvalidData that names the rows, unless `how` is to skip them.
+    Args:
+        texts, labels: The columns that are read.
+        expected: What a label's cell should hold, in words.
+        optional: Whether a label's cell may be empty.
+
+    Raises InvalidData that names the rows, unless `how` is "skip".
     """
     found: dict[int, tuple[str, str]] = {}
     for name in dict.fromkeys([*texts, *labels]):
@@ -330,7 +340,7 @@ def without(
     kept = [row for row in range(len(table.places)) if row not in found]
     if not kept:
         raise InvalidData(
-            f"{table.path}: a value is missing in each of its {len(rows):,} rows. Give complete ones.",
+            f"{table.path}: a value is missing in each of the {len(rows):,} rows. Give complete rows.",
             code="data.value-missing",
             path=table.path,
             rows=len(rows),
@@ -341,26 +351,26 @@ def without(
         places=[table.places[row] for row in kept],
     )
     number = f"{len(rows):,} rows are" if len(rows) > 1 else "1 row is"
-    return left, (f"{table.path}: {number} left out, where a value is missing ({rows_in_words(table, rows)}).",)
+    return left, (f"{table.path}: {number} left out because a value is missing ({rows_in_words(table, rows)}).",)
 
 
 def _refuse(table: FileTable, rows: Sequence[int], name: str, expected: str) -> None:
     value = table.columns[name][rows[0]]
     more = f" Values are missing in {len(rows):,} rows: {rows_in_words(table, rows)}." if len(rows) > 1 else ""
     where = f"{table.where(rows[0])}: column {name!r}"
-    mend = "fill it in or remove the row, or leave such rows out with `missing` skip."
+    mend = "Fill it in, remove the row, or leave such rows out with `missing` skip."
     if is_empty(value) and table.path.suffix.lower() in WORKBOOKS:
-        mend += " A formula counts by the value that was saved with it."
+        mend += " For a formula, the value that the workbook saved is read."
     if is_empty(value):
         raise InvalidData(
-            f"{where} is empty. Expected {expected}; {mend}{more}",
+            f"{where} is empty. Expected {expected}. {mend}{more}",
             code="data.value-missing",
             where=where,
             expected=expected,
         )
     raise InvalidData(
-        f"{where} holds {value.strip()!r}, as a missing value is written. Expected {expected}; {mend}{more} "
-        f"If it is {expected}, say so with `missing` keep.",
+        f"{where} holds {value.strip()!r}, a word for a missing value. Expected {expected}. {mend}{more} "
+        f"If it is {expected}, set `missing` keep.",
         code="data.value-missing",
         where=where,
         found=value.strip(),
@@ -369,7 +379,7 @@ def _refuse(table: FileTable, rows: Sequence[int], name: str, expected: str) -> 
 
 
 def rows_in_words(table: FileTable, rows: Sequence[int]) -> str:
-    """`lines 3, 7 and 12`; no more than SHOWN."""
+    """Return the places of rows, such as `lines 3, 7 and 12`; at most SHOWN."""
     places = [f"{table.places[row]:,}" for row in rows[:SHOWN]]
     unit = table.unit if len(rows) == 1 else f"{table.unit}s"
     return f"{unit} {', '.join(places)}{', ...' if len(rows) > SHOWN else ''}"

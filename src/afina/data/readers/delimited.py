@@ -1,7 +1,7 @@
-"""Rows of csv and tsv files: their separator, and whether quotation marks are a way of writing or part of the texts.
+"""Rows of csv and tsv files: the separator, and whether quotation marks quote fields or belong to the texts.
 
-GLUE's tsv files are not quoted, those of pandas and of spreadsheets are, and nothing in a file says which it is. Knows
-quotation marks and headers; does not know which column is the text.
+GLUE's tsv files are not quoted; those of pandas and of spreadsheets are. No tsv file says which it is. The module knows
+quotation marks and headers. It does not know which column is the text.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from afina.data.readers import source
 from afina.data.readers.source import RowStream, Source
 from afina.errors import InvalidData
 
-ADVICE = "Save it as csv, or as jsonl, which leave no doubt."
+ADVICE = "Save the file as csv or jsonl, which are unambiguous."
 
 _FIELD = re.compile(r'("(?:[^"]|"")*"|[^"\t]*)(\t|\Z)')
-"""Of a quoted row: a field wholly in quotation marks, those inside doubled, or one that has none."""
+"""A field of a quoted row: completely quoted, with doubled quotation marks inside, or without a quotation mark."""
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _NEEDING = re.compile(r'["\t\r\n]')
-"""What every writer quotes a field for."""
+"""Characters for which every writer quotes a field."""
 
 LONGEST = 1 << 26
-"""Characters of a row: beyond, a quotation mark was never closed."""
+"""Characters of a row; in a longer row, a quotation mark was not closed."""
 
 
 def is_quoted(lines: Iterable[str], name: str) -> bool:
-    r"""Whether quotation marks are a tsv's way of writing, and no part of its texts. Reads all lines, keeps none.
+    r"""Return whether quotation marks quote the fields of a tsv and are not part of its texts.
 
-    They are its way of writing where every field that has one is wholly quoted, every row then has as many fields as
-    the first, and some writer would have quoted just these: those with a tab, a line end or a quotation mark inside
-    (pandas), also all with a comma (spreadsheets), or a whole column or its heading (R). They are part of the texts
-    where some stand elsewhere, and cutting at every tab gives all lines as many fields. Raises InvalidData where a file
-    can be read both ways, or where it is quoted but for some fields.
+    All lines are read, and none is kept. The file is quoted if every field with a quotation mark is completely quoted,
+    every row has as many fields as the first, and a known writer would have quoted exactly these fields. pandas quotes
+    fields with a tab, a line end or a quotation mark inside. Spreadsheets also quote fields with a comma. R quotes
+    whole columns or their headings. The quotation marks belong to the texts if some stand elsewhere, and splitting at
+    every tab gives all lines the same number of fields. Raises InvalidData if both readings are possible, or if only
+    some fields are not quoted.
     """
     whole, plain = _Quoted(), _Plain()
     for number, line in enumerate(lines, start=1):
@@ -50,16 +51,16 @@ def is_quoted(lines: Iterable[str], name: str) -> bool:
         if not plain.mostly_quoted:
             return False
         raise InvalidData(
-            f"{name}, line {plain.stray}: a quotation mark inside a field that is not quoted, or not doubled in one "
-            f"that is, while most fields of that column are quoted. {ADVICE}",
+            f"{name}, line {plain.stray}: a field that is not quoted has a quotation mark inside, or a quoted field "
+            f"has one that is not doubled. Most fields of this column are quoted. {ADVICE}",
             code="data.row-malformed",
             path=name,
             line=plain.stray,
         )
     if plain.fits and not (whole.fits and whole.convinces):
         raise InvalidData(
-            f"{name}, line {plain.marked}: whether its quotation marks are part of the text cannot be told: fields "
-            f"are wholly in quotation marks, and others like them are not. {ADVICE}",
+            f"{name}, line {plain.marked}: quotation marks may quote fields or belong to the text: some fields are "
+            f"completely in quotation marks, and similar fields are not. {ADVICE}",
             code="data.row-malformed",
             path=name,
             line=plain.marked,
@@ -68,11 +69,12 @@ def is_quoted(lines: Iterable[str], name: str) -> bool:
 
 
 class _Plain:
-    """A file cut at every tab.
+    """Statistics of a file that is split at every tab.
 
-    fits    whether each line has as many fields as the first
-    marked  the first line with a quotation mark, 0 for none
-    stray   the first with one in a field that is not wholly in quotation marks
+    Attributes:
+        fits: Whether each line has as many fields as the first.
+        marked: The first line with a quotation mark; 0: none.
+        stray: The first line with a quotation mark in a field that is not completely quoted.
     """
 
     def __init__(self) -> None:
@@ -104,9 +106,11 @@ class _Plain:
 
 
 class _Quoted:
-    """A file whose quotation marks are its way of writing.
+    """Statistics of a file whose quotation marks quote fields.
 
-    fits  whether each field with one is wholly quoted, and each row has as many fields as the first
+    Attributes:
+        fits: Whether each field with a quotation mark is completely quoted, and each row has as many fields as the
+            first.
     """
 
     def __init__(self) -> None:
@@ -118,13 +122,13 @@ class _Quoted:
 
     @property
     def fits(self) -> bool:
-        """So far; a field that is still open does not."""
+        """Whether the lines so far can be read; False while a quoted field is not closed."""
         return self._fits and not self.open
 
     def add(self, line: str, bare: str) -> None:
         if not self._fits or not (self.open or bare):
             return
-        if (line.count('"') % 2 == 1) != bool(self.open):  # a field goes on in the next line
+        if (line.count('"') % 2 == 1) != bool(self.open):  # a field continues in the next line
             self.length = len(line) + (self.length if self.open else 0)
             self._fits = self.length < LONGEST and (bool(self.open) or _begins_open(line))
             self.open.append(line)
@@ -149,7 +153,7 @@ class _Quoted:
 
     @property
     def convinces(self) -> bool:
-        """Whether some writer would have quoted just these fields, in each column that has any."""
+        """Whether a known writer would have quoted exactly these fields, in each column with quoted fields."""
         header, seen = self.header or [], self.seen
         if any(name.startswith('"') for name in header):
             return True
@@ -163,7 +167,7 @@ class _Quoted:
 
 
 def _cut(row: str) -> list[str] | None:
-    """The fields as they stand in the row; None where one with a quotation mark is not wholly quoted."""
+    """Return the fields as they stand in the row; None if a field with a quotation mark is not completely quoted."""
     if '"' not in row:
         return row.split("\t")
     fields, place = [], 0
@@ -176,7 +180,7 @@ def _cut(row: str) -> list[str] | None:
 
 
 def _begins_open(line: str) -> bool:
-    """Whether what is not wholly quoted in a line begins with a quotation mark."""
+    """Return whether the part of a line that is not completely quoted begins with a quotation mark."""
     place = 0
     while match := _FIELD.match(line, place):
         place = match.end()
@@ -184,7 +188,7 @@ def _begins_open(line: str) -> bool:
 
 
 def csv_rows(file: Source, path: Path) -> RowStream:
-    """The rows of a csv file; its separator is the one that its header has most of, or that its first line states."""
+    """Return the rows of a csv file; the separator is stated in its first line, or the most frequent in its header."""
     lines = _with_returns(file.lines(western=True))
     first, number = next(lines, ""), 1
     said = _SAID.fullmatch(first)
@@ -196,14 +200,14 @@ def csv_rows(file: Source, path: Path) -> RowStream:
 
 
 _SAID = re.compile(r"\"?sep=([,;|\t])\"?\s*", re.IGNORECASE)
-"""A first line by which a spreadsheet is told the separator."""
+"""A first line that tells a spreadsheet the separator."""
 
 
 _ENDS = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 
 
 def _with_returns(lines: Iterator[str]) -> Iterator[str]:
-    r"""Cut at a lone `\r` too, as old Macs end a line."""
+    r"""Split lines at a single `\r` too, the line end of old Macs."""
     for line in lines:
         yield from _ENDS.findall(line) if "\r" in line else (line,)
 
@@ -215,8 +219,11 @@ def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
 
 
 def _separator(header: str) -> str:
-    """The mark that the header has most of, and of as many the first: a spreadsheet writes semicolons where a comma is
-    the decimal mark, a database bars, and a tsv is sometimes called csv."""
+    """Return the most frequent separator in the header; of equally frequent ones, the first.
+
+    Spreadsheets write semicolons if the decimal mark is a comma, databases write bars, and some tsv files are named
+    csv.
+    """
     outside = re.sub(r'"[^"]*"', "", header)
     return max(",;\t|", key=outside.count)
 
@@ -224,9 +231,9 @@ def _separator(header: str) -> str:
 def _delimited(
     file: Source, path: Path, lines: Iterator[str], separator: str, hint: str, *, before: int = 0
 ) -> RowStream:
-    """Rows by the csv module, after so many lines `before`.
+    """Yield rows by the csv module, which starts after `before` lines.
 
-    Its limit of 131,072 characters a field is the process's, so it is only ever raised.
+    The module's limit of 131,072 characters a field belongs to the whole process, so it is only raised.
     """
     if csv.field_size_limit() < LONGEST:
         csv.field_size_limit(LONGEST)
@@ -237,13 +244,13 @@ def _delimited(
         try:
             for fields in reader:
                 yield start, fields
-                # A quoted newline makes a row span lines; it is named by the first.
+                # A row with a quoted newline spans several lines; messages name its first line.
                 start = before + reader.line_num + 1
         except csv.Error as error:
             found = "a quotation mark that is never closed" if "field larger" in str(error) else error
             kind = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}[separator]
             raise InvalidData(
-                f"{path}, line {start}: {found}. Expected {kind}-separated values, quotes doubled.",
+                f"{path}, line {start}: {found}. Expected {kind}-separated values with doubled quotation marks.",
                 code="data.row-malformed",
                 path=path,
                 line=start,
@@ -253,26 +260,26 @@ def _delimited(
 
 
 def tsv_rows(file: Source, path: Path) -> RowStream:
-    """The rows of a tsv file, quoted or not. Raises InvalidData where that cannot be told."""
+    """Return the rows of a tsv file, quoted or not. Raises InvalidData if quoting is ambiguous."""
     if not file.can_be_read_again:
         raise InvalidData(
-            f"{path}: an empty file, or a pipe, which a tsv cannot be read from. Give a file.",
+            f"{path}: an empty file or a pipe. A tsv cannot be read from a pipe. Give a file with rows.",
             code="data.no-rows",
             path=path,
         )
     with source.opened(path) as again:
         quoted = is_quoted(again.lines(western=True), str(path))
-    hint = f"A tab or a line end in a text takes quotation marks around it, in the whole file alike. {ADVICE}"
+    hint = f"Quote every text that has a tab or a line end. {ADVICE}"
     if quoted:
         return _delimited(file, path, file.lines(western=True), "\t", hint)
-    # Not the csv module: a quotation mark is part of the text, as in GLUE.
+    # Not by the csv module: quotation marks belong to the text, as in GLUE.
     bare = (line.removesuffix("\n").removesuffix("\r") for line in file.lines(western=True))
     split = ((number, line.split("\t") if line else []) for number, line in enumerate(bare, start=1))
     return _of_fields(file, path, split, f" {hint}")
 
 
 def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]], hint: str) -> RowStream:
-    """Rows from (line number, fields); the first line names the columns. Empty lines are skipped."""
+    """Return rows from (line number, fields). The first line names the columns; empty lines are skipped."""
     filled = (numbered for numbered in lines if numbered[1])
     _, header = next(filled, (0, []))
     if not header:
@@ -287,7 +294,7 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
         for line, fields in filled:
             if len(fields) != len(header):
                 raise InvalidData(
-                    f"{path}, line {line}: found {len(fields)} fields, expected {len(header)} "
+                    f"{path}, line {line}: found {len(fields)} fields. Expected {len(header)} "
                     f"({', '.join(header)}).{hint}",
                     code="data.row-malformed",
                     path=path,
@@ -299,7 +306,7 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
 
 
 def check_header(path: Path, header: Sequence[str], where: str) -> None:
-    """Raise InvalidData where two columns have one name."""
+    """Raise InvalidData if two columns have the same name."""
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
         raise InvalidData(

@@ -1,7 +1,7 @@
 """Tasks from files: a directory of train and dev files, or one file of which a part is held out.
 
-What is doubtful in the labels is found here: texts with two labels, and labels that differ in their spelling alone.
-Knows which files make a task; the formats are in `formats`, the columns in `columns`.
+The module also finds doubtful labels: texts with two labels, and labels that differ only in spelling. It knows which
+files make a task. `formats` knows the formats, and `columns` the columns.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ SST2 = ("negative", "positive")
 
 EVALUATION = ("dev", "validation", "valid", "val")
 TEST = "test"
-"""Read only where texts to measure an adapter on are asked for, and nothing of EVALUATION is there."""
+"""The file name that is read only for measuring an adapter, if there is no file of EVALUATION."""
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Columns that the user named, and how they are read; None: the usual names, and what is found.
+    """Columns that the user named, and how to read them. None: the usual names, and what is recognised.
 
-    Fields as the arguments of `Task.load`.
+    The fields are arguments of `Task.load`.
     """
 
     text: str | None = None
@@ -53,9 +53,9 @@ class ReadOptions:
 
 
 def load(path: Path, asked: ReadOptions, names: Sequence[str] | None, evaluation: Path | None = None) -> TaskData:
-    """The files at `path`, which exists; with `evaluation`, all of that file is evaluated, and all of a file trains.
+    """Read the files at `path`, which exists. With `evaluation`, that file is evaluated, and a single file all trains.
 
-    names  the labels in their order, as in `splits`
+    `names` are the labels in their order, as in `splits`.
     """
     train = formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)
     if evaluation is None and not path.is_dir():
@@ -73,10 +73,10 @@ def of_tables(
     names: Sequence[str] | None,
     published: bool = False,
 ) -> TaskData:
-    """Both splits; without `held_out` a part of `train` is kept aside.
+    """Return both splits; without `held_out`, a part of `train` is held out.
 
-    published  the Hub's data, which are read as they were when runs on them were first recorded: a word such as `NA` is
-               what it says, of several columns the first usual one is taken, labels are spelled as they stand
+    With `published`, the data are the Hub's, and are read as they were when runs on them were first recorded. Words
+    such as `NA` are kept, the first usual column is taken, and labels keep their spelling.
     """
     rows, chosen, form = _rows(train, asked, names, published=published)
     spellings = Spellings.of(rows, names, merge=bool(asked.merge_labels)) if not published else Spellings({})
@@ -87,15 +87,15 @@ def of_tables(
         train_rows, evaluation_rows = hold_out(rows, kind.strata(rows), both_sides=kind.stratified)
         if not len(evaluation_rows):
             raise InvalidData(
-                f"{train.path}: its {len(rows)} examples hold no two different texts of a label, so none can be kept "
-                "aside. Give more examples, or a file of its own to evaluate on with `evaluation`.",
+                f"{train.path}: no label has two different texts among {len(rows)} examples, so no text can be held "
+                "out. Give more examples, or a separate file with `evaluation`.",
                 code="data.too-few-texts",
                 path=train.path,
                 examples=len(rows),
             )
         found = splits(train_rows, evaluation_rows, names)
     else:
-        # The training table decides, so that both are read alike; what is missing in the other is an error there.
+        # Both tables are read as the training table. A column that the other table lacks is an error.
         held_out_rows, _, _ = _rows(held_out, chosen, names, published=published, form=form)
         held_out_rows = spellings.applied(held_out_rows)
         notes = tuple(dict.fromkeys((*rows.notes, *held_out_rows.notes, *contradictions(rows, held_out_rows))))
@@ -103,7 +103,7 @@ def of_tables(
         found = splits(rows, held_out_rows, names, own)
     left_out = [name for name in rows.names if name not in found.label_names]
     if left_out:
-        notes += (f"No training text has the label {' or '.join(left_out)}, which is left out.",)
+        notes += (f"No training text has the label {' or '.join(left_out)}, so this label is left out.",)
     return replace(found, separator=form.separator, columns=rows.columns, other=rows.other, notes=notes)
 
 
@@ -115,11 +115,13 @@ def to_measure(
     labels: Sequence[str] | None = None,
     known: Sequence[str] = (),
 ) -> tuple[LabelledRows, tuple[str, ...], Path]:
-    """All labelled rows of a file, or of a directory's evaluation file; what 0, 1, ... are called there; that file.
+    """Return all labelled rows of a file or of a directory's evaluation file, the names of 0, 1, ..., and the file.
 
-    usual   columns to take where the file has them and none is asked for, and how missing values are taken
-    form    how labels are read; None: what is found
-    labels  what the places of multi-hot lists are called, where that is said;  known  the labels that may occur
+    Args:
+        usual: Columns to take if the file has them and none is named, and how to treat missing values.
+        form: How labels are read. None: recognised.
+        labels: The names of the places of multi-hot lists.
+        known: The labels that may occur.
     """
     if path.is_dir():
         try:
@@ -142,7 +144,7 @@ def to_measure(
 
 
 def _has(found: FileTable, name: str) -> bool:
-    """Whether it has that column, or each of those that `a,b` names."""
+    """Return whether a table has this column, or each of the columns that `a,b` names."""
     return name in found.columns or all(part.strip() in found.columns for part in name.split(","))
 
 
@@ -155,7 +157,7 @@ def _rows(
     form: LabelFormat | None = None,
     known: Sequence[str] = (),
 ) -> tuple[LabelledRows, ReadOptions, LabelFormat]:
-    """The rows, what was chosen, and how labels are read; form: that, where it is known."""
+    """Return the rows, the chosen columns, and how labels are read, which is `form` if given."""
     how = check_how(asked.missing or "refuse")
     chosen = columns.choose(found, asked.text, asked.text_pair, asked.label, first=published)
     if form is None:
@@ -176,12 +178,12 @@ def _rows(
 
 
 def files_of(directory: Path, *, evaluated: bool = True) -> list[Path]:
-    """The file of a directory that trains, and the one to evaluate on unless another stands in for that."""
+    """Return the training file of a directory, and its evaluation file if `evaluated`."""
     return [_find(directory, ("train",)), *([_find(directory, EVALUATION)] if evaluated else [])]
 
 
 def _find(directory: Path, stems: Sequence[str]) -> Path:
-    """The one readable file in `directory` with one of these stems."""
+    """Return the only readable file in `directory` with one of these stems."""
     wanted = ", ".join(f"{stem}.*" for stem in stems)
     found = sorted(
         path
@@ -198,7 +200,7 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
         )
     if len(found) > 1:
         raise InvalidData(
-            f"{directory}: found {', '.join(path.name for path in found)}, expected only one of {wanted}. "
+            f"{directory}: found {', '.join(path.name for path in found)}. Expected only one of {wanted}. "
             "Remove or rename the others.",
             code="task.files-ambiguous",
             path=directory,
@@ -208,7 +210,7 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
 
 
 def _is_sst2(file: FileTable) -> bool:
-    """Whether a file is GLUE SST-2's, whose label names its tsv does not tell."""
+    """Return whether a file is GLUE SST-2's tsv, which does not have the label names."""
     return (
         source.kind(file.path) == ".tsv"
         and list(file.columns) == ["sentence", "label"]
@@ -217,30 +219,32 @@ def _is_sst2(file: FileTable) -> bool:
 
 
 GROUPS_SHOWN = 5
-"""Groups of labels that a message names."""
+"""The number of groups of labels that a message shows."""
 
 
 def folded(name: str) -> str:
-    """A label without what a slip changes: case, white space, invisible characters, and the Unicode form."""
+    """Return a label without differences of case, white space, invisible characters and Unicode form."""
     shown = (character for character in unicodedata.normalize("NFKC", name) if unicodedata.category(character) != "Cf")
     return " ".join("".join(shown).casefold().split())
 
 
 @dataclass(frozen=True)
 class Spellings:
-    """The one way in which each label is written; of labels that are the same when `folded`.
+    """The spelling to keep for each label. Labels are the same if they are equal when `folded`.
 
-    kept  by what labels are when folded; empty where labels are taken as they stand
+    Attributes:
+        kept: The spelling by folded label; empty if labels keep their spelling.
     """
 
     kept: Mapping[str, str]
 
     @classmethod
     def of(cls, rows: LabelledRows, labels: Sequence[str] | None, *, merge: bool) -> Spellings:
-        """Of training rows: with `merge` the most frequent stands for all, and of two as frequent the first by name.
+        """Return the spellings of training rows.
 
-        labels  the user's; where all labels of a group are among them, they are different ones
-        Raises InvalidData where some labels differ in their spelling alone, and are not to be merged.
+        With `merge`, the most frequent spelling is kept, and of equally frequent ones the first by name. If all
+        spellings of a group are among the user's `labels`, they are different labels. Raises InvalidData if labels
+        differ only in spelling and are not merged.
         """
         counts = Counter(name for label in rows.labels for name in TARGETS[rows.kind].names(label))
         groups: dict[str, list[str]] = {}
@@ -257,15 +261,15 @@ class Spellings:
             place = next(i for i, label in enumerate(rows.labels) if alike[0][1] in names_in(label))
             raise InvalidData(
                 f"{rows.where(place)}: labels differ only by case, spaces or the Unicode form of a character: {told}. "
-                "Write each label in one way, or merge them with `merge_labels`; if they are different labels, name "
-                "all labels with `labels`.",
+                "Spell each label in one way, or merge spellings with `merge_labels`. If they are different labels, "
+                "name all labels with `labels`.",
                 code="data.labels-alike",
                 where=rows.where(place),
             )
         return cls({})
 
     def applied(self, rows: LabelledRows) -> LabelledRows:
-        """The rows with each label in the spelling that is kept, and a note of what was changed."""
+        """Return the rows with the kept spelling of each label, and a note about changes."""
         if not self.kept:
             return rows
         changed: dict[str, str] = {}
@@ -285,11 +289,11 @@ class Spellings:
         if not changed:
             return rows
         told = ", ".join(f"{name!r} is read as {kept!r}" for name, kept in sorted(changed.items()))
-        return replace(rows, labels=found, notes=(*rows.notes, f"Labels that differ in their spelling: {told}."))
+        return replace(rows, labels=found, notes=(*rows.notes, f"Labels that differ only in spelling: {told}."))
 
 
 def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
-    """What is to be said of texts that stand with different labels; nothing where there are none."""
+    """Return a note about texts that have different labels in different rows; empty if there are none."""
     first: dict[str, tuple[Label, str]] = {}
     counts: Counter[str] = Counter()
     differing: dict[str, str] = {}
@@ -305,7 +309,7 @@ def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
         return ()
     same, place = next(iter(differing.items()))
     what = TARGETS[parts[0].kind].plural
-    texts = f"{len(differing):,} texts stand" if len(differing) > 1 else "1 text stands"
+    texts = f"{len(differing):,} texts occur" if len(differing) > 1 else "1 text occurs"
     number = sum(counts[each] for each in differing)
     return (
         f"{texts} in {number:,} rows with different {what} (first: {first[same][1]}, and {place}). The rows are kept; "
@@ -314,19 +318,20 @@ def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
 
 
 def label_format(table: FileTable, columns: Sequence[str], asked: LabelOptions) -> LabelFormat:
-    """How the columns of the label are read, as far as `asked` does not say. Raises InvalidData, UnknownName."""
+    """Return how the label columns are read, recognised unless `asked` says it. Raises InvalidData or UnknownName."""
     separator, kind = asked.separator, None if asked.kind is None else of_kind(asked.kind)
     if separator is not None and kind and not kind.several:
         raise InvalidData(
-            f"`separator` {separator!r}: stands between several labels, and `kind` is {kind.kind}.",
+            f"`separator` {separator!r}: a separator needs several labels, but `kind` is {kind.kind}. Remove one of "
+            "them.",
             code="data.option-inapplicable",
             separator=separator,
         )
     if len(columns) > 1:
         if (kind and not kind.several) or separator is not None:
             raise InvalidData(
-                f"{table.path}: `label` names {len(columns)} columns, one a label, so `kind` can only be labels, and "
-                "nothing separates them.",
+                f"{table.path}: `label` names {len(columns)} columns, one for each label. Set `kind` labels, without a "
+                "`separator`.",
                 code="data.kind-mismatch",
                 path=table.path,
             )
@@ -334,8 +339,8 @@ def label_format(table: FileTable, columns: Sequence[str], asked: LabelOptions) 
     cells = LabelColumn.of(table, columns[0], asked.keeps)
     if separator is not None and not any(isinstance(value, str) and separator in value for value in cells.values):
         raise InvalidData(
-            f"{table.path}: `separator` {separator!r} stands in no row of column {columns[0]!r}. Give the one that "
-            "does, or leave it out.",
+            f"{table.path}: `separator` {separator!r} is in no row of column {columns[0]!r}. Give another separator, "
+            "or remove `separator`.",
             code="data.option-inapplicable",
             path=table.path,
             separator=separator,

@@ -1,6 +1,6 @@
-"""The rows of a file in any of its formats (csv, tsv, jsonl, json, parquet, xlsx), as they come or all as a FileTable.
+"""The rows of a file in any format (csv, tsv, jsonl, json, parquet, xlsx), as a stream or as a FileTable.
 
-Knows how values are written down; does not know which column is the text.
+The module knows how values are stored. It does not know which column is the text.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class FileTable:
-    """`columns[name][i]` is a value of the row that stands at `places[i]` (a line or a row number, from 1).
+    """A table: `columns[name][i]` is a value of the row at `places[i]` (a line or row number, from 1).
 
-    classes  as of `RowStream`
-    notes    in sentences, what was found in the file that the user may not expect
+    Attributes:
+        classes: As in `RowStream`.
+        notes: Sentences about unexpected findings in the file.
     """
 
     path: Path
@@ -42,15 +43,16 @@ class FileTable:
     notes: tuple[str, ...] = ()
 
     def where(self, row: int) -> str:
-        """The place of a row, for messages."""
+        """Return the place of a row, for messages."""
         return f"{self.path}, {self.unit} {self.places[row]}"
 
 
 @contextmanager
 def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
-    """The rows of a file of READERS. Raises NotFound at once; reading on raises InvalidData with the line.
+    """Open a file of READERS as a stream of rows.
 
-    sheet  of an xlsx file; None: the only one that holds something
+    `sheet` is the sheet of an xlsx file; None: the only sheet that is not empty. Raises NotFound at once; InvalidData,
+    with the line, while rows are read.
     """
     path = Path(path)
     reader = READERS.get(source.kind(path))
@@ -62,7 +64,7 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
         )
     if sheet is not None and source.kind(path) not in WORKBOOKS:
         raise InvalidData(
-            f"`sheet` {sheet}: {path} is no xlsx file, so it has no sheets. Leave it out.",
+            f"`sheet` {sheet}: {path} is not an xlsx file, so it has no sheets. Remove `sheet`.",
             code="data.option-inapplicable",
             path=path,
         )
@@ -71,7 +73,7 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
 
 
 def read(path: str | Path, sheet: str | None = None) -> FileTable:
-    """The file as a table; `sheet` as of `opened`. Raises NotFound, or InvalidData with the line."""
+    """Return a file as a table; `sheet` as in `opened`. Raises NotFound, or InvalidData with the line."""
     with opened(path, sheet) as found:
         columns: dict[str, list[Any]] = {name: [] for name in found.names or ()}
         places: list[int] = []
@@ -84,19 +86,19 @@ def read(path: str | Path, sheet: str | None = None) -> FileTable:
             places.append(place)
         if not all(map(source.is_whole, columns)):
             raise InvalidData(
-                f"{path}: the name of a column holds half a surrogate pair. Repair the name.", code="data.surrogate"
+                f"{path}: a column name holds half of a surrogate pair. Repair the name.", code="data.surrogate"
             )
         return FileTable(Path(path), columns, places, found.unit, found.classes, found.notes())
 
 
 def joined(name: str, tables: Sequence[FileTable]) -> FileTable:
-    """The rows of several tables with the same columns, counted through. Raises InvalidData."""
+    """Return the rows of several tables with the same columns, numbered consecutively. Raises InvalidData."""
     columns: dict[str, list[Any]] = {column: [] for column in tables[0].columns}
     for part in tables:
         if part.columns.keys() != columns.keys():
             raise InvalidData(
-                f"{part.path}: its columns are {', '.join(part.columns)}; those of {tables[0].path} are "
-                f"{', '.join(columns)}. Expected the same in both.",
+                f"{part.path}: found the columns {', '.join(part.columns)}. Expected those of {tables[0].path}: "
+                f"{', '.join(columns)}.",
                 code="data.columns-differ",
                 path=part.path,
                 found=part.columns,
@@ -119,7 +121,7 @@ def _of_objects(
 
 
 def _json(file: Source, path: Path) -> RowStream:
-    """One list of objects, as most programs write JSON, or an object a line."""
+    """Return the rows of a list of objects, the usual form of JSON, or of one object a line."""
     lines, before = file.lines(), []  # JSON is UTF-8 by its standard
     for line in lines:
         before.append(line)
@@ -132,7 +134,7 @@ def _json(file: Source, path: Path) -> RowStream:
 
 
 def _objects(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    # Not cut as str.splitlines does: U+2028 and others may stand unescaped inside a JSON string.
+    # Not split by str.splitlines: U+2028 and others may stand unescaped inside a JSON string.
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{path}, line {number}"
@@ -147,8 +149,8 @@ def _items(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def _parsed(where: str, text: str, expected: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and nesting as deep
-        why = error.msg if isinstance(error, json.JSONDecodeError) else "too long a number, or too deep"
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and deep nesting
+        why = error.msg if isinstance(error, json.JSONDecodeError) else "a number is too long, or nesting too deep"
         raise InvalidData(
             f"{where}: not JSON ({why}). Expected {expected}.", code="data.row-malformed", where=where
         ) from None
@@ -157,7 +159,7 @@ def _parsed(where: str, text: str, expected: str) -> Any:
 def _object(where: str, value: Any, expected: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise InvalidData(
-            f"{where}: found a {type(value).__name__}, expected {expected}.", code="data.row-malformed", where=where
+            f"{where}: found a {type(value).__name__}. Expected {expected}.", code="data.row-malformed", where=where
         )
     return value
 
@@ -184,8 +186,8 @@ def _sheet(file: Source, path: Path, sheet: str | None) -> RowStream:
             for place, cell in enumerate(cells):
                 if cell is not None and (place >= len(names) or not names[place]):
                     raise InvalidData(
-                        f"{path}, row {number}: {str(cell)[:40]!r} stands in a column without a name. Name the columns "
-                        "in the first row, and have nothing above or beside the table.",
+                        f"{path}, row {number}: {str(cell)[:40]!r} is in a column without a name. Name the columns in "
+                        "the first row, and leave nothing above or beside the table.",
                         code="data.header-malformed",
                         path=path,
                         row=number,
@@ -231,16 +233,16 @@ def _parquet(file: Source, path: Path) -> RowStream:
 
 
 def _classes(metadata: bytes) -> dict[str, Sequence[str]]:
-    """Of the columns that hold classes, or lists of them, the names: what the `datasets` library writes to a file."""
+    """Return the class names by column, from the metadata that the `datasets` library writes."""
     try:
         features = json.loads(metadata)["info"]["features"]
         found: dict[str, Sequence[str]] = {}
         for column, feature in features.items():
-            while isinstance(feature, list) or "feature" in feature:  # a list of it
+            while isinstance(feature, list) or "feature" in feature:  # a list of the feature
                 feature = feature[0] if isinstance(feature, list) else feature["feature"]
             if feature.get("_type") == "ClassLabel" and feature.get("names"):
                 found[column] = [str(name) for name in feature["names"]]
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):  # written by something else
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):  # written by another program
         return {}
     return found
 
@@ -263,10 +265,10 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, ParseError, OSError, EOFError, Looku
 
 
 def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, Iterator[tuple[int, Sequence[Any]]]]:
-    """The sheet's name, and (row number, cells) of each of its rows that holds something; a formula by its last value.
+    """Return the sheet's name, and an iterator of (row number, cells) of its non-empty rows, with saved formula values.
 
-    sheet  None: the only one that holds something
-    Raises InvalidData where the file is damaged, has no such sheet, or where several hold something and none is named.
+    `sheet` None: the only sheet that is not empty. Raises InvalidData if the file is damaged, the sheet does not exist,
+    or several sheets are not empty and none is named.
     """
     with _telling(path):
         book = _book(stream)
@@ -282,7 +284,7 @@ def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, It
         filled = names if sheet is not None else [one.title for one in book.worksheets if next(_filled(one), None)]
     if sheet is None and len(filled) > 1:
         raise InvalidData(
-            f"{path}: {len(filled)} sheets hold something: {', '.join(filled)}. Name the one to read with `sheet`.",
+            f"{path}: {len(filled)} sheets are not empty: {', '.join(filled)}. Name the sheet to read with `sheet`.",
             code="data.sheet-missing",
             path=path,
             found=filled,
@@ -297,18 +299,18 @@ def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, It
 
 
 def has_sheet(path: Path, sheet: str | None) -> bool:
-    """Whether a file is a workbook with a sheet of that name."""
+    """Return whether a file is a workbook with a sheet of that name."""
     if sheet is None or path.suffix.lower() not in WORKBOOKS:
         return False
     try:
         with path.open("rb") as stream, _telling(path):
             return sheet in [one.title for one in _book(stream).worksheets]
-    except (OSError, InvalidData):  # which is told where the file is read
+    except (OSError, InvalidData):  # reading the file raises the same error
         return False
 
 
 def _filled(sheet: Any) -> Iterator[tuple[int, Sequence[Any]]]:
-    sheet.reset_dimensions()  # what a file says of them is sometimes wrong
+    sheet.reset_dimensions()  # the dimensions that a file states are sometimes wrong
     for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
         if any(cell is not None and cell != "" for cell in cells):
             yield number, cells
@@ -319,12 +321,12 @@ def _book(stream: BinaryIO) -> Any:
         import openpyxl
     except ImportError:
         raise NotFound(
-            "an xlsx file is read by openpyxl, which is not installed: pip install openpyxl.",
+            "reading an xlsx file needs openpyxl, which is not installed: pip install openpyxl.",
             code="extra.missing",
             package="openpyxl",
         ) from None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of styles and validations, which are no matter here
+        warnings.simplefilter("ignore")  # about styles and validations, which are not read
         return openpyxl.load_workbook(stream, read_only=True, data_only=True)
 
 
@@ -334,8 +336,7 @@ def _telling(path: Path) -> Iterator[None]:
         yield
     except _DAMAGED as error:
         raise InvalidData(
-            f"{path}: not an xlsx file that can be read ({error}). Save it again without a password, or as csv "
-            "in UTF-8.",
+            f"{path}: not a readable xlsx file ({error}). Save it again without a password, or as csv in UTF-8.",
             code="data.file-damaged",
             path=path,
         ) from None

@@ -1,4 +1,5 @@
-"""A recommendation: candidates trained in turn within a number of minutes, beside floors that need no language model.
+"""A recommendation: candidates are trained in turn within a number of minutes and compared with simple baselines.
 
-Knows runs and their records; no study file, no tuning, and no words of the answer, which are `report`'s.
+The baselines need no language model. The package knows runs and their records. It does not know study files, tuning, or
+how a recommendation is worded: `report` words it.
 """

@@ -1,11 +1,10 @@
-"""Trainings: candidates trained under a time limit, each whole, and of them one to select; as many at once as the
-executor has slots, so that more of them are trained in the time.
+"""Trainings of candidates under a time limit, one of which is selected; as many at once as the executor has slots.
 
-What a step costs is measured before the first training and learnt from each. The dearest method's pace stands for that
-of a method which is not known; its own is measured only where the dearest one leaves no time for a training, and the
-cheapest that there could be would. All trainings are of one length, for which the time is looked at once; enough of it
-is kept to train the selected one again, on what was set aside to select by too, and what is left then trains it once
-more on half of the texts, to see what labels are worth.
+The time of a step is measured before the first training and updated from each training. The most expensive method's
+step time stands for that of an unmeasured method. Another method is measured only if the most expensive one leaves no
+time for a training, but the cheapest possible one would. All trainings have the same length. Enough time is kept back
+to train the selected candidate again on all texts. Time that is left then trains it on half of the texts, to estimate
+what more labels would gain.
 """
 
 from __future__ import annotations
@@ -30,25 +29,28 @@ from afina.studies.runs.run import Run
 from afina.studies.schedule import Slots, Tell, wait_for_memory, work
 
 AT_LEAST, ROOM = 2, 2.3
-"""So many trainings there is to be time for: where it is short, by fewer epochs, then by fewer texts. The second is of
-what was selected, on all texts, and so of more steps; where there are more texts than time, of another setting.
+"""The number of trainings for which there must be time: if time is short, epochs are reduced first, then texts.
+
+The second training is that of the selected candidate on all texts, which takes more steps (`ROOM`). If there are more
+texts than time, it is a training of another candidate.
 """
 
 SHARE, MOST = 0.2, 300
-"""Share of the training texts that is set aside to select by, and most of them."""
+"""The share of the training texts that is set aside for selecting, and the largest number of them."""
 
 FASTER = 1.5
-"""Where the first training shows that there is time for so many times its steps, all are made longer: a machine that
-was busy while the pace was measured would else cut every training short.
+"""If the first training shows that there is time for this many times its steps, all trainings are made longer.
+
+A machine that was busy while the step time was measured would otherwise make every training too short.
 """
 
 EVALUATION_SHARE, FEWEST = 0.3, 100
-"""Share of a training's time that scoring held-out texts may take, and how many are scored whatever it takes."""
+"""The largest share of a training's time for scoring held-out texts, and the number of texts that are always scored."""
 
 
 @dataclass(frozen=True)
 class _Begun:
-    """A training under way: of a candidate, its number among all, and when it began."""
+    """A training in progress: its candidate, its number among all candidates, and its start time."""
 
     candidate: Candidate
     number: int
@@ -57,22 +59,25 @@ class _Begun:
 
 
 _Slots = Slots[str, tuple[Record, float]]
-"""By the names of candidates: a record, and when the run ended."""
+"""Slots by the names of candidates; a value is a record and the time at which the run ended."""
 
 
 @dataclass
 class CandidateTrainings:
-    """What is trained, and what could not be.
+    """The trainings of a recommendation and their results.
 
-    lowered  whether training computes in bfloat16
-    texts    held-out texts that each is evaluated on
-    steps    of each training;  used  training texts that it reads, those that are set aside included
-    candidates  by name;  paces  by method, corrected as they are known better
-    results  by the names of candidates, in their order;  ended  when each ended, seconds from the start
-    again    of the selected one trained on all texts;  half  on half of them
-    begun    trainings under way, by the names of candidates
-    at_once  the most trainings that went on at once
-    memory   what trainings need, by the keys of runs like them; None where that is no matter
+    Attributes:
+        lowered: Whether training computes in bfloat16.
+        texts: The number of held-out texts on which each candidate is evaluated.
+        steps, used: The steps and the training texts of each training; `used` counts texts set aside for selecting too.
+        candidates: Candidates by name.
+        paces: Step times by method, updated as better ones are known.
+        results: Results by the names of candidates, in their order.
+        ended: When each training ended, in seconds from the start.
+        again, half: The selected candidate, trained on all texts and on half of them.
+        begun: Trainings in progress, by the names of candidates.
+        memory: The memory of trainings; None if memory does not limit them.
+        at_once: The largest number of trainings at the same time.
     """
 
     setting: ChoiceSetup
@@ -93,10 +98,7 @@ class CandidateTrainings:
     at_once: int = 1
 
     def plan(self, candidates: Sequence[Candidate]) -> None:
-        """Measure the first that can be trained here, and from it on how many held-out texts each can be evaluated.
-
-        Raises what it ends in where none can.
-        """
+        """Measure the first candidate that can be trained, and set `texts`. Raises an error if none can be trained."""
         self.texts = len(self.setting.task.evaluation)
         self.memory = self.setting.memory_of(list(dict.fromkeys(one.method for one in candidates)))
         problem: AfinaError | None = None
@@ -111,10 +113,10 @@ class CandidateTrainings:
                 self.texts = min(self.texts, max(FEWEST, bought))
                 return
         if problem:
-            raise problem  # nothing can be trained here at all: its reason is what the user needs
+            raise problem  # no candidate can be trained: the user needs the reason
 
     def evaluate(self, methods: Sequence[str], seconds: float) -> None:
-        """Evaluate methods that train nothing, each in so many seconds at most."""
+        """Evaluate methods that train nothing, each within `seconds`."""
         for number, method in enumerate(methods, start=1):
             if seconds > 0:
                 read = self.setting.read_first
@@ -127,7 +129,7 @@ class CandidateTrainings:
                 self.dropped[method] = Dropped(why="start")
 
     def carry_out(self, candidates: Sequence[Candidate]) -> None:
-        """Train each that there is time for, and what follows from who is selected."""
+        """Train each candidate for which there is time, and then train the selected candidate again."""
         self.candidates = {one.name: one for one in candidates}
         if self.paces:
             self._set_length(next(iter(self.paces.values())))
@@ -154,18 +156,19 @@ class CandidateTrainings:
 
     @property
     def selected(self) -> str | None:
-        """The name of the best."""
+        """The name of the best candidate; None if none was trained."""
         return next(iter(self.ranked), None)
 
     @property
     def ranked(self) -> list[str]:
-        """Names of what was trained to be selected from, the best first."""
+        """The names of the trained candidates, best first."""
         trained = [name for name, one in self.results.items() if one.record.selection]
         return sorted(trained, key=self._standing, reverse=True)
 
     def weighed(self, name: str) -> float | None:
-        """How one did on what was set aside, weighed with what recorded trainings lead to expect, since few texts tell
-        little; None where these say nothing: of other kinds of answers, and where there is no time for all texts.
+        """Return the metric on the texts for selecting, combined with recorded trainings, since few texts tell little.
+
+        None for metrics other than shares, and if there is no time to read all texts.
         """
         made = self.results[name].record
         metric, seen = METRICS[made.metric], made.selection
@@ -174,7 +177,7 @@ class CandidateTrainings:
         return self.candidates[name].weighed(seen.value, seen.examples)
 
     def _standing(self, name: str) -> tuple[float, float]:
-        """Greater is better; a lower loss is better among equals."""
+        """Return a sort key: greater is better; the lower loss wins among equals."""
         made, weighed = self.results[name].record, self.weighed(name)
         assert made.selection
         measured = -made.selection.value if METRICS[made.metric].lower else made.selection.value
@@ -183,25 +186,25 @@ class CandidateTrainings:
         return measured if weighed is None else weighed, -made.selection.loss
 
     def last(self, name: str) -> Result:
-        """What a candidate was in the end: of the selected one, as it was trained again."""
+        """Return a candidate's final result: for the selected candidate, that of its second training."""
         return self.again if self.again and name == self.selected else self.results[name]
 
     @property
     def share(self) -> float:
-        """Of the texts that are read, which is set aside."""
+        """The share of the texts read that is set aside for selecting."""
         return min(SHARE, MOST / max(1, self.used))
 
     def _pace(self, method: str) -> StepTime | None:
-        """Its own, or the dearest method's where it was neither measured nor trained."""
+        """Return the method's step time, or else that of the most expensive method."""
         return self.paces.get(method) or self.paces.get(DEAREST)
 
     def _has_failed(self, method: str) -> bool:
-        """Whether it could not even begin."""
+        """Return whether the method could not even begin to train."""
         why = self.dropped[method].why if method in self.dropped else "train"
         return method not in self.paces and why in ("start", "error")
 
     def _should_measure(self, one: Candidate) -> bool:
-        """Whether its pace is not known, and decides whether there is time to train it."""
+        """Return whether the step time is unknown and decides whether there is time to train the candidate."""
         if one.method in self.paces:
             return False
         dearest = self.paces.get(DEAREST)
@@ -213,7 +216,7 @@ class CandidateTrainings:
         return least.seconds(MEASURED, FEWEST) + self._takes(least) <= self.setting.clock.left
 
     def _takes(self, pace: StepTime) -> float:
-        """Seconds of a training at that pace, and of what is kept back then."""
+        """Return the seconds of a training at this step time, including the time to keep back."""
         scored = self.texts + math.ceil(self.share * self.used)
         return pace.seconds(self.steps, scored) + self._kept_back(pace)
 
@@ -224,7 +227,7 @@ class CandidateTrainings:
             return
         read = setting.read_first
         run = setting.run(one.method, train_examples=read, validation=min(SHARE, FEWEST / read))
-        setting.watcher.says(f"measuring what a step of {one.method} takes")
+        setting.watcher.says(f"measuring the time of a step of {one.method}")
         listen = partial(setting.watcher.progress, run)
         until = meter.now() + clock.left / AT_LEAST
         try:
@@ -240,7 +243,7 @@ class CandidateTrainings:
             raise
 
     def _fitting(self, method: str) -> int:
-        """How many measurements fit beside the trainings under way, so that a pace is that beside others."""
+        """Return how many measurements fit beside the trainings in progress, which slow each other down."""
         asked, free = self.setting.run_like(method), self.setting.executor.slots - len(self.begun)
         while free > 1 and self.memory and self.memory.left(asked, [asked] * (free - 1)) is not None:
             free -= 1
@@ -260,7 +263,7 @@ class CandidateTrainings:
         self.used = min(there, math.ceil(max(1, self.steps) * BATCH + self.share * there))
 
     def _longer(self, first: Result) -> bool:
-        """Decide the length anew by what the first training took. Whether it is longer; `first` is then undone."""
+        """Set the length again from the time of the first training; if longer, discard `first` and return True."""
         before = self.steps, self.used
         self._set_length(self.paces[first.record.method])
         if self.steps < FASTER * before[0]:
@@ -272,7 +275,7 @@ class CandidateTrainings:
         return True
 
     def _place(self, name: str) -> int:
-        """Of a candidate among all of them; what is none comes before."""
+        """Return a candidate's position; -1 for results that are not those of a candidate."""
         return [*self.candidates].index(name) if name in self.candidates else -1
 
     def _wait_for_memory(self, one: Candidate, slots: _Slots) -> None:
@@ -296,7 +299,7 @@ class CandidateTrainings:
         self.at_once = max(self.at_once, len(slots.busy))
 
     def _end(self, slots: _Slots) -> None:
-        """Wait for the next training that ends; the first makes all longer, where it is alone and was measured slow."""
+        """Wait for the next training to end. If the first one was faster than measured, all are made longer."""
         with self.setting.stages.of(time_budget.TRAINING):
             name, outcome = slots.next()
             begun, ended = self.begun.pop(name), meter.now()
@@ -317,8 +320,9 @@ class CandidateTrainings:
             self._train(one, begun.number, slots)
 
     def _kept_back(self, pace: StepTime) -> float:
-        """Seconds that training the selected one again is to have, be that a candidate of this pace or what is selected
-        now; none where there is no time for that in any case.
+        """Return the seconds to keep back for training the selected candidate again; 0 if there is no time in any case.
+
+        The selected candidate is a candidate with this step time, or the one that is selected now.
         """
         selected, there = self.selected, len(self.setting.task.train)
         if selected is None or self.used < there:
@@ -331,20 +335,20 @@ class CandidateTrainings:
 
     @property
     def _epochs(self) -> int:
-        """Of trainings on all texts."""
+        """Epochs of trainings on all texts."""
         there = len(self.setting.task.train)
         return max(1, round(self.steps / math.ceil(there * (1 - self.share) / BATCH)))
 
     def _confirm(self, one: Candidate) -> None:
-        """Train the selected one on all texts, then on half of them, as far as there is time."""
+        """Train the selected candidate on all texts, then on half of them, if there is time."""
         there = len(self.setting.task.train)
         if self.used < there:
-            return  # there are more texts than time: neither would say anything
+            return  # there are more texts than time: a second training would show nothing
         with self.setting.stages.of(time_budget.AGAIN):
             self.again = self._once_more(one, there)
         if self.again is None:
             return
-        self._forget(self.results[one.name])  # its adapter has no use any more, and may take gigabytes
+        self._forget(self.results[one.name])  # the first adapter is not needed any more, and may take gigabytes
         if there >= 2 * BATCH:
             with self.setting.stages.of(time_budget.HALF):
                 self.half = self._once_more(one, there // 2)
@@ -366,7 +370,7 @@ class CandidateTrainings:
         return run.model_copy(update={"name": one.name})
 
     def _execute(self, run: Run, number: int, total: int, until: float, *, noted: bool = True) -> Result | None:
-        """Carry it out, and keep its result; where there is none, `dropped` has the reason if that is to be noted."""
+        """Execute a run and return its result, or None; with `noted`, `dropped` then has the reason."""
         carry_out = self._begin(run, number, total, until)
         return self._finish(run, lambda: carry_out(lambda call: call()), noted=noted)
 
@@ -381,7 +385,7 @@ class CandidateTrainings:
         try:
             made = carried_out()
         except Overrun:
-            self._drop(run, Dropped(why="overrun"), f"run {run.title}: its time was up.", noted=noted)
+            self._drop(run, Dropped(why="overrun"), f"run {run.title}: stopped at the time limit.", noted=noted)
         except AfinaError as error:
             self._drop(run, Dropped(why="error", message=reason(run, error)), str(error), noted=noted)
         else:

@@ -1,9 +1,8 @@
-"""Candidates of a recommendation: methods at learning rates, in the order in which they are trained, and the runs of a
-task that they make (ChoiceSetup).
+"""Candidates of a recommendation: methods with learning rates, in the order in which they are trained.
 
-The order was learnt from recorded learning curves: each next setting is the one that adds most to those before it. So
-was what to expect of each, which counts beside the few texts that are set aside to select by (benchmarks/choose.py,
-docs/background/choose.md). Starts without torch.
+The order was learned from recorded learning curves: each next candidate improves most on the candidates before it. The
+expected accuracy of each candidate was learned too. It counts beside the few texts that are set aside for selecting
+(benchmarks/choose.py, docs/background/choose.md). `ChoiceSetup` makes the runs of a task. Starts without torch.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ LEARNT: tuple[tuple[str, float], ...] = (
     ("head", 1.0),
     ("lora", 3.0),
 )
-"""Methods, and multiples of their own learning rates."""
+"""Methods, and factors of their default learning rates, in the learned order."""
 
 AHEAD: Mapping[tuple[str, float], float] = {
     ("full", 1.0): 0.023,
@@ -47,29 +46,33 @@ AHEAD: Mapping[tuple[str, float], float] = {
     ("head", 1.0): -0.043,
     ("lora", 3.0): 0.001,
 }
-"""Held-out accuracy on the recorded curves, less the mean of all settings there: a mean over tasks and sizes."""
+"""Held-out accuracy on the recorded curves minus the mean of all candidates there, averaged over tasks and sizes."""
 
 COUNTS = 370
-"""So many texts set aside tell as much as AHEAD does: the variance of a setting's answer on one text, by the variance
-between tasks of how far it is ahead.
+"""The number of texts that are worth as much evidence as AHEAD.
+
+This is the variance of a candidate's answer on one text, divided by the variance of its advantage between tasks.
 """
 
 DEAREST, CHEAPEST = "full", 0.2
-"""The method whose steps take longest, so that its pace stands for that of a method which was not measured; and the
-share of its steps' time that any method takes at least (docs/learning-curves.jsonl has paces,
-docs/background/benchmarks.md more).
+"""The method with the slowest steps, and the lowest share of its step time that another method may take.
+
+The slowest method's step time stands for that of an unmeasured method. docs/learning-curves.jsonl has step times,
+docs/background/benchmarks.md has more.
 """
 
 EPOCHS = 3
-"""No candidate is trained more often on its texts."""
+"""The largest number of epochs of a training."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method at a learning rate.
+    """A method with a learning rate.
 
-    name   what its run and its row are called: the method's key, with the rate where that is not its own
-    ahead  of the mean setting, as an accuracy, before anything is known of the task; 0 where nothing is recorded
+    Attributes:
+        name: The name of its run and of its table row: the method's key, with the rate if that is not the default.
+        ahead: The expected accuracy minus that of the mean candidate, before the task is known; 0 if nothing is
+            recorded.
     """
 
     method: str
@@ -78,14 +81,15 @@ class Candidate:
     ahead: float = 0.0
 
     def weighed(self, accuracy: float, examples: int) -> float:
-        """An accuracy on so many texts and what was to be expected, each by what it tells; a mean setting has 0 of the
-        latter, so that it says who is better and not how good.
+        """Return the mean of `accuracy` on `examples` texts and the expected advantage, weighted by their evidence.
+
+        The result ranks candidates. It is not an accuracy, since the mean candidate's expected value is 0.
         """
         return (examples * accuracy + COUNTS * self.ahead) / (examples + COUNTS)
 
 
 def in_learnt_order(methods: Iterable[str]) -> list[Candidate]:
-    """Of these methods: first those that were learnt, in their order, then the others, each at its own rate."""
+    """Return candidates of these methods: first the learned ones in their order, then others at their default rate."""
     there = list(methods)
     learnt = [(method, factor) for method, factor in LEARNT if method in there]
     others = [(method, 1.0) for method in there if method not in {name for name, _ in learnt}]
@@ -101,21 +105,24 @@ def _candidate(method: str, factor: float) -> Candidate:
 BATCH = Training().batch_size
 
 MORE = 2
-"""No method takes more than so many times the memory of the dearest one."""
+"""No method takes more than this many times the memory of the most expensive method."""
 
 AT_FIRST = 2_000
-"""Training texts that are read before it is known how many there is time for."""
+"""Training texts that are read before it is known for how many there is time."""
 
 
 @dataclass(frozen=True)
 class ChoiceSetup:
-    """Fixed while a recommendation is made.
+    """Values that stay the same while a recommendation is made.
 
-    task  all of it, read once;  objective  what is asked of its texts
-    ask   how the runs ask about its texts
-    data  how the runs read it: they need not check leakage, which was checked in the whole and may be more in a part
-    metric  what methods are chosen by
-    stages  what the time went to so far
+    Attributes:
+        task: The whole task, read once.
+        objective: The objective of the task.
+        ask: How the runs ask about the texts.
+        data: How the runs read the task. Leakage was checked in the whole task, so the runs do not check their part of
+            it.
+        metric: The metric by which methods are chosen.
+        stages: The time that each stage has taken so far.
     """
 
     task: Task
@@ -130,7 +137,7 @@ class ChoiceSetup:
     stages: StageSeconds = field(default_factory=StageSeconds)
 
     def run(self, method: str, *, rate: float | None = None, steps: int | None = None, **data: Any) -> Run:
-        """A run on the task; `data` is what it has of it."""
+        """Return a run on the task; `data` overrides fields of `Data`."""
         return Run(
             backbone=self.backbone,
             task=self.task.address,
@@ -144,20 +151,20 @@ class ChoiceSetup:
 
     @property
     def read_first(self) -> int:
-        """How many training texts are read before it is known how many there is time for."""
+        """The number of training texts that are read before it is known for how many there is time."""
         return min(AT_FIRST, len(self.task.train))
 
     def run_like(self, method: str) -> Run:
-        """A run that needs as much memory as the trainings of a method."""
+        """Return a run that needs as much memory as the trainings of a method."""
         return self.run(method, train_examples=self.read_first)
 
     def memory_of(self, methods: Sequence[str]) -> MemoryForecast | None:
-        """What trainings of these methods need, by the keys of runs like them; None where it is no matter."""
+        """Return the memory of trainings of these methods; None if memory does not limit them."""
         executor = self.executor
         if executor.slots == 1:
             return None
         with self.stages.of(time_budget.MEMORY):
-            if DEAREST in methods:  # to foresee the others too takes seconds each
+            if DEAREST in methods:  # a forecast of each other method would take seconds
                 dearest = self.run_like(DEAREST)
                 found = executor.foresee([dearest])
                 if found is None or executor.slots * MORE * found.needed.get(dearest.key, math.inf) <= found.available:
@@ -166,5 +173,5 @@ class ChoiceSetup:
 
 
 def reason(run: Run, error: AfinaError) -> str:
-    """What an error says, without the name of its run."""
+    """Return the error's message without the name of its run."""
     return str(error).removeprefix(f"run {run.title}: ")

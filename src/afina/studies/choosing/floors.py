@@ -1,4 +1,7 @@
-"""Floor: what needs no language model, for any adapted one to beat. By scikit-learn; knows texts and labels."""
+"""Baselines without a language model, which an adapted model has to beat, fitted with scikit-learn.
+
+The module knows texts and labels only.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,25 @@ from afina.models.bag_of_words import LONGEST, WORD, BagOfWords, joined
 from afina.models.objective import Objective, Predictions
 
 CHOICES = (0.1, 1.0, 10.0, 100.0)
-"""Of `C`, the inverse strength of regularisation; of ridge regression `alpha`, its strength, is 1 / (2 C)."""
+"""Values of `C`, the inverse strength of regularization. For ridge regression, `alpha` is 1 / (2 C)."""
 
 FOLDS = 3
 MOST = 20_000
-"""Training texts that TF-IDF learns from, at most: more take minutes and hardly change it."""
+"""The largest number of training texts for TF-IDF: more texts take minutes and hardly change the result."""
 
 NEVER = -1e4
-"""The bias of a label that no training text has: its probability is 0 in float64."""
+"""The bias of a label without training texts: its probability is 0 in float64."""
 
 
 @dataclass(frozen=True)
 class Floor:
-    """A fitted model.
+    """A fitted baseline.
 
-    outputs  of texts, in the form of the objective's;  setting  what cross-validation on the training split chose, in
-    words;  hyperparameters  the same by name
-    model    what can be handed over; None where the answer is always the same
+    Attributes:
+        outputs: Return the outputs for a split, in the form of the objective's outputs.
+        setting: The setting that cross-validation on the training split chose, in words.
+        hyperparameters: The same setting, by name.
+        model: The model that can be saved as an adapter; None if the answer is always the same.
     """
 
     name: str
@@ -45,20 +50,22 @@ class Floor:
     model: BagOfWords | None = None
 
     def predictions(self, split: Split) -> Predictions:
-        """Its predictions of texts, with their targets."""
+        """Return the predictions for a split, with its targets."""
         return Predictions(self.outputs(split), split.labels)
 
     def predict(self, split: Split) -> np.ndarray:
-        """What it answers, in the form of targets."""
+        """Return the answers for a split, in the form of targets."""
         return self.objective.decode(self.predictions(split))
 
 
 class FloorKind(ABC):
-    """The floors of a kind of task.
+    """The baselines of a kind of task.
 
-    constant, linear  names of the two floors
-    scoring           what cross-validation chooses by, as scikit-learn calls it
-    parameter         what the strength of regularisation is called
+    Attributes:
+        constant: The name of the baseline whose answer is always the same.
+        linear: The name of the linear baseline.
+        scoring: scikit-learn's name of the metric that cross-validation maximizes.
+        parameter: The name of the regularization parameter.
     """
 
     constant: ClassVar[str]
@@ -68,74 +75,74 @@ class FloorKind(ABC):
 
     @abstractmethod
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """The outputs that `constant` has for every text, [width]."""
+        """Return the outputs of the constant baseline, the same for every text, [width]."""
 
     def can_fit(self, targets: np.ndarray) -> bool:
-        """Whether a linear model can be fitted to these."""
+        """Return whether a linear model can be fitted to these targets."""
         return True
 
     @abstractmethod
     def last(self) -> tuple[Any, dict[str, Any]]:
-        """The linear model that the words are weighted for, and what is tried of it."""
+        """Return the linear model on top of TF-IDF, and the grid of its settings."""
 
     @abstractmethod
     def strength(self, last: Any) -> float:
-        """How regular a fitted one is."""
+        """Return the regularization parameter of a fitted linear model."""
 
     def folds(self, targets: np.ndarray) -> Any:
-        """How to cross-validate; None where there are too few texts."""
+        """Return a cross-validation splitter; None if there are too few texts."""
         from sklearn.model_selection import KFold
 
         return None if len(targets) < 2 * FOLDS else KFold(FOLDS, shuffle=True, random_state=0)
 
     @abstractmethod
     def rows(self, last: Any, width: int, terms: int) -> tuple[np.ndarray, np.ndarray]:
-        """Weights, float64 [width, terms], and biases, [width], of a fitted one."""
+        """Return weights, float64 [width, terms], and biases, [width], of a fitted linear model."""
 
 
 class ClassFloors(FloorKind):
-    """How frequent each class is; logistic regression."""
+    """Class frequencies; logistic regression."""
 
     constant = "majority class"
     linear = "TF-IDF + logistic regression"
     scoring = "accuracy"
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Logarithms of the shares."""
+        """Return the logarithms of the class frequencies."""
         counts = np.bincount(targets, minlength=objective.width)
         return np.where(counts > 0, np.log(np.maximum(counts, 1) / len(targets)), NEVER)
 
     def can_fit(self, targets: np.ndarray) -> bool:
-        """There have to be two classes."""
+        """Return whether the targets have two classes or more."""
         return len(np.unique(targets)) > 1
 
     def last(self) -> tuple[Any, dict[str, Any]]:
-        """Logistic regression."""
+        """Return logistic regression."""
         return _logistic(), {"C": CHOICES}
 
     def strength(self, last: Any) -> float:
-        """Its `C`."""
+        """Return `C`."""
         return float(last.C)
 
     def folds(self, targets: np.ndarray) -> Any:
-        """Stratified; two classes have to have a text in each fold."""
+        """Return a stratified splitter; None unless two classes have a text for each fold."""
         from sklearn.model_selection import StratifiedKFold
 
         few = np.sort(np.bincount(targets))[-2] < FOLDS
         return None if few else StratifiedKFold(FOLDS, shuffle=True, random_state=0)
 
     def rows(self, last: Any, width: int, terms: int) -> tuple[np.ndarray, np.ndarray]:
-        """A row a class; one that does not occur is never answered."""
+        """Return a row for each class; a class without training texts is never answered."""
         weights, biases = np.zeros((width, terms)), np.full(width, NEVER)
         rows, bias = last.coef_, last.intercept_
-        if len(last.classes_) == 2:  # scikit-learn has one row, of the second against the first, whose output is 0 then
+        if len(last.classes_) == 2:  # scikit-learn has one row, second against first; the first gets outputs of 0
             rows, bias = np.concatenate([np.zeros_like(rows), rows]), np.concatenate([np.zeros_like(bias), bias])
         weights[last.classes_], biases[last.classes_] = rows, bias
         return weights, biases
 
 
 class NumberFloors(FloorKind):
-    """Their mean; ridge regression."""
+    """The mean; ridge regression."""
 
     constant = "the mean"
     linear = "TF-IDF + ridge regression"
@@ -143,50 +150,50 @@ class NumberFloors(FloorKind):
     parameter = "alpha"
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """The mean of what is standardised."""
+        """Return 0, the mean of the standardized targets."""
         return np.zeros(1)
 
     def last(self) -> tuple[Any, dict[str, Any]]:
-        """Ridge regression."""
+        """Return ridge regression."""
         from sklearn.linear_model import Ridge
 
         return Ridge(alpha=1 / (2 * CHOICES[1])), {"alpha": [1 / (2 * strength) for strength in CHOICES]}
 
     def strength(self, last: Any) -> float:
-        """Its `alpha`."""
+        """Return `alpha`."""
         return float(last.alpha)
 
     def rows(self, last: Any, width: int, terms: int) -> tuple[np.ndarray, np.ndarray]:
-        """One row."""
+        """Return one row."""
         return np.asarray(last.coef_, np.float64).reshape(1, terms), np.array([float(last.intercept_)])
 
 
 class LabelFloors(FloorKind):
-    """How frequent each label is; a logistic regression a label."""
+    """Label frequencies; a logistic regression for each label."""
 
     constant = "the most frequent labels"
     linear = "TF-IDF + logistic regression"
     scoring = "f1_micro"
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Log-odds of the shares."""
+        """Return the log-odds of the label frequencies."""
         share = targets.mean(axis=0)
         odds = np.log(np.maximum(share, 1e-300)) - np.log(np.maximum(1 - share, 1e-300))
         row: np.ndarray = np.clip(odds, NEVER, -NEVER)
         return row
 
     def last(self) -> tuple[Any, dict[str, Any]]:
-        """A logistic regression a label."""
+        """Return a logistic regression for each label."""
         from sklearn.multiclass import OneVsRestClassifier
 
         return OneVsRestClassifier(_logistic()), {"estimator__C": CHOICES}
 
     def strength(self, last: Any) -> float:
-        """The `C` of each."""
+        """Return the `C` that all labels share."""
         return float(last.estimator.C)
 
     def rows(self, last: Any, width: int, terms: int) -> tuple[np.ndarray, np.ndarray]:
-        """A row a label; one that no text or every text has is answered so."""
+        """Return a row for each label; a label that no text or every text has is always answered accordingly."""
         weights, biases = np.zeros((width, terms)), np.full(width, NEVER)
         for label, one in enumerate(last.estimators_):
             if hasattr(one, "coef_"):
@@ -198,7 +205,7 @@ class LabelFloors(FloorKind):
 
 FLOORS: Mapping[Kind, FloorKind] = {CLASSES: ClassFloors(), NUMBER: NumberFloors(), LABELS: LabelFloors()}
 CONSTANTS = frozenset(one.constant for one in FLOORS.values())
-"""Names of the floors whose answer is always the same."""
+"""Names of the baselines whose answer is always the same."""
 
 MAJORITY, TFIDF = FLOORS[CLASSES].constant, FLOORS[CLASSES].linear
 
@@ -210,12 +217,12 @@ def _logistic() -> Any:
 
 
 def classes(train: Split) -> Objective:
-    """What is asked where nothing is said: as many classes as the training split has."""
+    """Return an objective with as many classes as the training split has."""
     return objectives.make(tuple(map(str, range(int(train.labels.max()) + 1))))
 
 
 def constant(train: Split, objective: Objective | None = None) -> Floor:
-    """Always the same, whatever the text: how frequent each label of the training split is; of numbers their mean."""
+    """Return the baseline that ignores the text: label frequencies in the training split; for numbers the mean."""
     objective = objective or classes(train)
     kind = FLOORS[objective.kind]
     row = kind.same(objective, train.labels)
@@ -223,10 +230,9 @@ def constant(train: Split, objective: Objective | None = None) -> Floor:
 
 
 def tfidf(train: Split, objective: Objective | None = None) -> Floor:
-    """Words and pairs of words, weighted by TF-IDF, under a linear model; how regular it is by cross-validation on
-    `train`.
+    """Return a linear model on TF-IDF of words and pairs of words, regularized by cross-validation on `train`.
 
-    Where no text has a word in it, it answers as `constant` does, and there is nothing to hand over.
+    If no text has a word in it, the answers are those of `constant`, and `model` is None.
     """
     objective = objective or classes(train)
     if len(train) > MOST:
@@ -248,7 +254,7 @@ def tfidf(train: Split, objective: Objective | None = None) -> Floor:
 
 
 def fit(train: Split, objective: Objective | None = None) -> Any:
-    """scikit-learn's fitted pipeline; None where no text has a word in it."""
+    """Return scikit-learn's fitted pipeline; None if no text has a word in it."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
@@ -276,9 +282,9 @@ def fit(train: Split, objective: Objective | None = None) -> Any:
 def _best(
     words: Any, last: Any, grid: Mapping[str, Any], folds: Any, texts: Sequence[str], targets: np.ndarray, scoring: str
 ) -> dict[str, Any]:
-    """The settings of `grid` that GridSearchCV would choose of a pipeline of `words` and `last`.
+    """Return the settings of `grid` that GridSearchCV would choose for a pipeline of `words` and `last`.
 
-    GridSearchCV weighs the words of each fold anew for every setting, which is most of its time.
+    GridSearchCV computes TF-IDF anew for every setting, which is most of its time.
     """
     from sklearn import clone
     from sklearn.metrics import get_scorer
@@ -299,7 +305,7 @@ def _best(
 
 
 def _model(fitted: Any, objective: Objective) -> BagOfWords:
-    """Of a fitted pipeline, with a row for each output."""
+    """Return the saved form of a fitted pipeline, with a row for each output."""
     words, last = fitted
     terms = sorted(words.vocabulary_, key=words.vocabulary_.get)
     weights, biases = FLOORS[objective.kind].rows(last, objective.width, len(terms))

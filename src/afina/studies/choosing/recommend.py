@@ -1,9 +1,9 @@
-"""Recommend: which way of adapting to use for a task, within a number of minutes. Starts without torch.
+"""Recommend which method to use for a task, within a number of minutes. Starts without torch.
 
-In order: the floors (`floors.py`), what fits in memory (`forecast.py`), what a step costs here
-(`time_budget.py`), the model as it is, and then whole trainings, one after the other (`candidate_trainings.py`), in the
-order of `candidates.py`. A part of the training texts that none of them sees selects one; the held-out texts only say
-how good each is.
+The steps, in order: baselines (`floors.py`), a memory forecast (`forecast.py`), the time of a step (`time_budget.py`),
+the untrained model, and then whole trainings one after the other (`candidate_trainings.py`), in the order of
+`candidates.py`. One candidate is selected on training texts that no candidate was trained on. The held-out texts only
+measure how good each contender is.
 """
 
 from __future__ import annotations
@@ -56,22 +56,31 @@ def recommend(
     command: Sequence[str] = (),
     began: float | None = None,
 ) -> Results:
-    """Recommend a method for `task`, and train its adapter under `out`, in about `minutes` and at most 10 % more.
+    """Recommend a method for `task`, and train its adapter below `out`, in about `minutes` and at most 10 % more.
 
-    memory    bytes that a run may have, a GPU's where it trains on one; None: what is available here
-    ask       how texts are asked about, as in `Ask`
-    data      columns, labels and `allow_leakage`, as in `Data`
-    metric    what methods are chosen by; None: the task's own, or its kind's
-    executor  by default, a process a run here
-    command   what a reader may type to repeat it
-    began     `meter.now()` of the start, where that was earlier
-    The recommendation is the results' `recommendation`, and they are of what was trained for it.
-    Raises whatever reading the task or the backbone does, InvalidData, NotFound, Busy.
+    Args:
+        task: The task's address.
+        minutes: The time for everything; 5 minutes or more give a useful answer.
+        memory: The bytes that a run may use: GPU memory if it trains on a GPU. None: the memory available here.
+        data: Columns, labels and `allow_leakage`, as in `Data`.
+        ask: How texts are asked about, as in `Ask`.
+        metric: The metric by which methods are chosen. None: the metric of the task, or of its kind.
+        executor: Default: each run in a process of its own on this machine.
+        command: The command line arguments that repeat the recommendation.
+        began: The start time by `meter.now()`, if work began before this call.
+
+    Returns:
+        The results of the trained contenders; their `recommendation` has the answer.
+
+    Raises:
+        InvalidData: `minutes` is not valid, or the task cannot be read.
+        NotFound: The task or the backbone does not exist.
+        Busy: Another process writes to `out`.
     """
     if not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
         found = f"{minutes:g}" if isinstance(minutes, int | float) else str(minutes)
         raise InvalidData(
-            f"`minutes` {found}: expected more than 0; from 5 up the answer is of use.",
+            f"`minutes` {found}: expected more than 0. Give 5 or more for a useful answer.",
             code="argument.invalid",
             found=found,
         )
@@ -93,11 +102,11 @@ def recommend(
 
 
 def _check_defined(metric: str, objective: Objective, task: Task) -> None:
-    """Raise InvalidData where the held-out texts have no such figure, however they are answered."""
+    """Raise InvalidData if the metric is undefined on the held-out texts for any answers."""
     if np.isnan(METRICS[metric].value(objective.perfect(task.evaluation.labels))):
         raise InvalidData(
-            f"task {task.address}: {METRICS[metric].words} is undefined on its {len(task.evaluation)} held-out texts: "
-            f"it needs {METRICS[metric].needs}. Give such texts, or choose by another `metric`.",
+            f"task {task.address}: {METRICS[metric].words} is undefined on the {len(task.evaluation)} held-out texts: "
+            f"the metric needs {METRICS[metric].needs}. Add such texts, or set another `metric`.",
             code="metric.undefined",
             task=task.address,
             metric=metric,
@@ -107,11 +116,11 @@ def _check_defined(metric: str, objective: Objective, task: Task) -> None:
 def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Recommendation:
     task, clock = setting.task, setting.clock
     setting.watcher.says(task.told)
-    setting.watcher.says("fitting what needs no language model")
+    setting.watcher.says("fitting baselines without a language model")
     with setting.stages.of(time_budget.SIMPLE):
         fitted = [floors.constant(task.train, setting.objective), floors.tfidf(task.train, setting.objective)]
         handed = {floor.name: _hand_over(floor, setting, held.directory) for floor in fitted if floor.model}
-    setting.watcher.says("foreseeing what fits in memory")
+    setting.watcher.says("forecasting which methods fit in memory")
     with setting.stages.of(time_budget.MEMORY):
         names, lowered, dropped = _that_fit(setting, memory)
     untrained = [name for name in names if METHODS[name].head == "words"]
@@ -125,7 +134,7 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
 
 
 def _hand_over(floor: Floor, setting: ChoiceSetup, directory: OutputDirectory) -> str:
-    """Save a floor's model as an adapter; its path, as the recommendation names it."""
+    """Save a baseline's model as an adapter, and return its path in the form of the recommendation."""
     from afina import device  # loads torch
 
     assert floor.model
@@ -148,7 +157,7 @@ def _hand_over(floor: Floor, setting: ChoiceSetup, directory: OutputDirectory) -
 
 
 def _that_fit(setting: ChoiceSetup, memory: int | None) -> tuple[list[str], bool, dict[str, Dropped]]:
-    """Methods that fit in memory, whether training computes in bfloat16, and methods that do not fit."""
+    """Return the methods that fit in memory, whether training computes in bfloat16, and the methods that do not fit."""
     from afina import device  # these load torch
     from afina.methods.attachment import applicable
     from afina.studies.runs import forecast
@@ -160,17 +169,17 @@ def _that_fit(setting: ChoiceSetup, memory: int | None) -> tuple[list[str], bool
     runs = [setting.run(name) for name in applicable(setting.backbone, considered)]
     encodings = forecast.Encodings(setting.task)
     fitting, dropped, lowered = [], {}, False
-    most: int | None = None  # of memory, by the dearest method
+    most: int | None = None  # the memory of the most expensive method
     for run in sorted(runs, key=lambda one: one.method != DEAREST):
         try:
             texts = encodings.of(run)
         except InvalidStudy as error:
             if make(run.method).head is None:
                 raise
-            dropped[run.method] = Dropped(why="error", message=str(error))  # its labels are no words
+            dropped[run.method] = Dropped(why="error", message=str(error))  # the labels are not words
             continue
         if most is not None and limit is not None and MORE * most <= limit:
-            fitting.append(run.method)  # to foresee its memory too would take seconds
+            fitting.append(run.method)  # a forecast of its memory would take seconds
             continue
         one = forecast.forecast_run(run, texts, memory=limit, calibrate=False)
         lowered = one.terms.dtype == "bfloat16"
@@ -226,7 +235,7 @@ def _answer(
 
 
 def contender_of_floor(floor: Floor, figures: Mapping[str, float], task: Task, adapter: str | None) -> Contender:
-    """A floor with its figures on the held-out texts."""
+    """Return a baseline with its metrics on the held-out texts."""
     return Contender(
         name=floor.name,
         setting=floor.setting,
@@ -237,7 +246,7 @@ def contender_of_floor(floor: Floor, figures: Mapping[str, float], task: Task, a
 
 
 def best_of_each_method(trainings: CandidateTrainings) -> dict[str, Result]:
-    """Each method's best, the best first; the selected one as it was trained last."""
+    """Return each method's best candidate, best first; the selected candidate with its last training."""
     found: dict[str, Result] = {}
     for name in trainings.ranked:
         if trainings.results[name].record.method not in {one.record.method for one in found.values()}:
@@ -246,7 +255,7 @@ def best_of_each_method(trainings: CandidateTrainings) -> dict[str, Result]:
 
 
 def trained_contenders(trainings: CandidateTrainings) -> list[Contender]:
-    """All that was trained, in its order."""
+    """Return all trained candidates, in their order."""
     made = []
     for name, result in trainings.results.items():
         selection = result.record.selection
@@ -266,7 +275,7 @@ def trained_contenders(trainings: CandidateTrainings) -> list[Contender]:
 
 
 def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: float | None) -> Fewer | None:
-    """What the selected one is with half of the texts."""
+    """Return the result of the selected candidate with half of the texts; None if it was not measured."""
     best, again, half = trainings.selected, trainings.again, trainings.half
     if not best or not again or not half:
         return None
@@ -278,7 +287,7 @@ def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: floa
 
 
 def with_measurements(contender: Contender, result: Result) -> Contender:
-    """With what its run came to."""
+    """Return the contender with the measurements of its run."""
     made = result.record
     figures = {
         "metrics": made.metrics,

@@ -1,6 +1,7 @@
-"""Recommendation: a fact. Which way of adapting, and the evidence; `recommendation.json` of an output directory.
+"""Recommendation: which method to use, and the evidence; the content of `recommendation.json`.
 
-Knows which it is; not how it is put in words (`afina.report.recommendation`). Starts without torch.
+The module holds the facts; `afina.report.recommendation` puts them into words. It does not know how they are worded.
+Starts without torch.
 """
 
 from __future__ import annotations
@@ -20,25 +21,30 @@ from afina.studies.runs.record import Below, Prompting
 from afina.studies.runs.spec import Data
 
 NAME = "choose"
-"""What the records of its runs have as their study's name: the command's."""
+"""The study name in the records of a recommendation's runs: the name of the command."""
 
 
 class Contender(Frozen):
-    """What was tried, and how it did on the held-out texts, where it came so far.
+    """A baseline or a method that was tried, and its scores.
 
-    name      a floor's, or a method's key, with the learning rate where that is not the method's own
-    method    its key; None of a floor and of the model as it is
-    setting   what a floor chose for itself
-    rate      the learning rate
-    validation, validation_examples  its headline metric on texts that were set aside to select by, and how many these
-              are; whatever is selected may be trained once more, on all texts: then what follows is of that
-    weighed   that, weighed with what recorded trainings on other tasks lead to expect: who is ahead, not how good it is
-    ended     when its training ended, seconds from the start
-    metrics   on the held-out texts, the kind's usual headline first; empty where it did not come so far
-    examples  training texts that it learnt from
-    seconds   its training;  memory  bytes, the peak of its process
-    ask       how its texts were asked about
-    key       of its record, where it is of a run;  adapter  relative to the output directory
+    Attributes:
+        name: The baseline's name, or the method's key, with the learning rate if that is not the default.
+        method: The method's key; None for a baseline and for the untrained model.
+        setting: The setting that a baseline chose by cross-validation.
+        rate: The learning rate.
+        validation: The headline metric on texts that were set aside for selecting. The selected candidate may be
+            trained again on all texts; the fields below then describe that training.
+        validation_examples: The number of these texts.
+        weighed: `validation` combined with what recorded trainings on other tasks suggest. It ranks candidates and is
+            not an accuracy.
+        ended: When its training ended, in seconds from the start.
+        metrics: On the held-out texts, the kind's usual headline first; empty if it was not evaluated on them.
+        examples: The number of training texts.
+        seconds: The training time.
+        memory: The peak memory of its process, in bytes.
+        ask: How its texts were asked about.
+        key: The key of its record, if it is a run.
+        adapter: The path of its adapter, relative to the output directory.
     """
 
     name: str
@@ -62,13 +68,13 @@ class Contender(Frozen):
 
     @property
     def trained(self) -> bool:
-        """Whether it is an adapted model that came as far as the held-out texts."""
+        """Whether this is an adapted model that was evaluated on the held-out texts."""
         return self.adapter is not None and self.steps is not None
 
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_files(cls, given: Any) -> Any:
-        """They have accuracy and F1 by themselves, and raced in rounds."""
+        """Convert files of earlier versions, which have accuracy and F1 as fields, and rounds of a race."""
         if not isinstance(given, dict):
             return given
         given = {key: value for key, value in given.items() if key not in ("rounds", "finished")}
@@ -81,16 +87,17 @@ class Contender(Frozen):
     def _has_its_figures(self) -> Self:
         figures = (self.examples, self.seconds, self.trainable, self.total)
         if self.trained and (None in figures or not self.total or not self.metrics):
-            raise ValueError(f"{self.name} was trained and evaluated, and lacks a figure of it")
+            raise ValueError(f"{self.name} was trained and evaluated, but a figure is missing")
         return self
 
 
 class Dropped(Frozen):
     """Why a method, or one of its learning rates, was not trained.
 
-    why      memory: it does not fit (`needed`, `available`: bytes). start: no time was left to measure its pace.
-             train: none was left to train and evaluate it. overrun: its training took longer than there was time for.
-             error: it failed, with `message`
+    Attributes:
+        why: memory: the method does not fit (`needed` and `available`, in bytes). start: no time was left to measure
+            its step time. train: no time was left to train and evaluate it. overrun: the training exceeded the time
+            limit. error: the training failed with `message`.
     """
 
     why: Literal["memory", "start", "train", "overrun", "error"]
@@ -101,7 +108,7 @@ class Dropped(Frozen):
     @model_validator(mode="after")
     def _says_what_lacked(self) -> Self:
         if self.why == "memory" and None in (self.needed, self.available):
-            raise ValueError("left out for want of memory, without saying how much")
+            raise ValueError("why is 'memory', but needed or available is missing")
         return self
 
 
@@ -109,9 +116,13 @@ HALF = "half of the texts"
 
 
 class Fewer(Frozen):
-    """What fewer labels would have come to: `name` trained the same way on `examples` texts, half of them.
+    """The result of the selected candidate with half of the training texts.
 
-    metrics     on the held-out texts;  comparison  of all texts, and half
+    Attributes:
+        name: The name of the candidate.
+        examples: The number of training texts, half of all.
+        metrics: On the held-out texts.
+        comparison: The comparison of all texts with half of the texts.
     """
 
     name: str
@@ -121,19 +132,24 @@ class Fewer(Frozen):
 
 
 class Recommendation(Sparing, Sealed):
-    """The answer and its evidence.
+    """The recommended method and the evidence.
 
-    kind, metric    of the task, and what the methods were chosen by
-    recommended     a method's key, or the name of a floor
-    adapter         of what is recommended, relative to the output directory; None for the majority class
-    contenders      floors first, then the model that nothing trained, then what was trained, in its order
-    comparisons     of every pair of floors, of the model as it is, and of each method's best, by their names
-    dropped         by the method's key, or the name of what would have been trained
-    fewer           what half of the texts come to; None where there was no time to see
-    train_examples, examples  training texts there are, held-out texts evaluated
-    data            how the task was read for that
-    at_once         the most trainings that went on at once
-    minutes, seconds  given, and taken;  stages  the seconds by what they went to; empty in files of earlier versions
+    Attributes:
+        data: How the task was read.
+        kind: The kind of the task.
+        metric: The metric by which methods were chosen.
+        recommended: A method's key, or the name of a baseline.
+        adapter: The path of the recommended adapter, relative to the output directory; None for the majority class.
+        contenders: Baselines first, then the untrained model, then trained candidates in their order.
+        comparisons: Of every pair of baselines, the untrained model, and each method's best candidate.
+        dropped: Why something was not trained, by the method's key or the candidate's name.
+        fewer: The result with half of the texts; None if there was no time for it.
+        train_examples: The number of training texts in the task.
+        examples: The number of held-out texts that were evaluated.
+        minutes: The given time.
+        seconds: The time taken.
+        stages: Seconds by stage; empty in files of earlier versions.
+        at_once: The largest number of trainings at the same time.
     """
 
     unwritten: ClassVar[frozenset[str]] = frozenset({"at_once"})
@@ -161,11 +177,11 @@ class Recommendation(Sparing, Sealed):
     @model_validator(mode="after")
     def _has_what_it_recommends(self) -> Self:
         if not any(one.name == self.recommended and self.metric in one.metrics for one in self.contenders):
-            raise ValueError(f"{self.recommended} is recommended, and was not evaluated")
+            raise ValueError(f"{self.recommended} is recommended, but was not evaluated")
         return self
 
     def contender(self, name: str) -> Contender:
-        """The one of that name."""
+        """Return the contender of that name."""
         return next(one for one in self.contenders if one.name == name)
 
 
@@ -177,15 +193,18 @@ def decide(
     *,
     lower: bool = False,
 ) -> str:
-    """Of what was trained and beats all that trains nothing, the best by what was set aside, or another that is surely
-    better.
+    """Return the name of the recommended contender.
 
-    Where none does, the best of what trains nothing.
+    That is the best trained candidate on the texts set aside for selecting, among those that beat all untrained
+    contenders. Another candidate replaces it if it is significantly better. If no candidate beats them, the best
+    untrained contender is recommended.
 
-    order             what was trained, the best by what was set aside first;  scores  what each answer adds to the
-                      metric, [1, N]
-    scores_of_simple  the same of the floors, and of the model as it is
-    lower             whether less of the metric is better
+    Args:
+        order: The trained candidates, best first on the texts set aside for selecting.
+        scores: Each answer's contribution to the metric, [1, N], by candidate.
+        scores_of_simple: The same for the baselines and the untrained model.
+        compared: The comparisons of all pairs.
+        lower: Whether lower values of the metric are better.
     """
     sign = -1 if lower else 1
     of_simple = {name: _or_least(sign * one.mean()) for name, one in scores_of_simple.items()}
@@ -202,5 +221,5 @@ def decide(
 
 
 def _or_least(gain: float) -> float:
-    """A gain that can be ranked: what is undefined is won by nothing."""
+    """Return a gain that can be ranked: NaN loses to everything."""
     return -inf if isnan(gain) else gain

@@ -1,6 +1,6 @@
-"""Time budget of a recommendation: the minutes that are left, what a step takes here, and what the time went to.
+"""The time budget of a recommendation: the time that is left, the time of a step, and the time that each stage took.
 
-Starts without torch. Knows no task.
+Starts without torch. The module knows no task.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from afina.studies.runs.run import Run
 from afina.studies.schedule import Slots, Tell, retry_if_lost
 
 EARLY, LATE = 0.03, 0.08
-"""Shares of the minutes: what is kept back when work is planned, and how much more work under way may take."""
+"""Shares of the given minutes: the part kept back in planning, and by how much work in progress may exceed them."""
 
 
 @dataclass(frozen=True)
 class TimeBudget:
-    """`minutes` from `began`, which is by `meter.now()`, as `end` is."""
+    """The given minutes from a start time. `began` and `end` are times of `meter.now()`."""
 
     began: float
     minutes: float
 
     @property
     def left(self) -> float:
-        """Seconds to plan with; negative when they are gone."""
+        """Seconds that can still be planned; negative when the time is used up."""
         return self.began + 60 * self.minutes * (1 - EARLY) - meter.now()
 
     @property
     def end(self) -> float:
-        """When whatever goes on is ended."""
+        """The time at which work in progress is stopped."""
         return self.began + 60 * self.minutes * (1 + LATE)
 
     @property
     def spent(self) -> float:
-        """Seconds so far."""
+        """Seconds since the start."""
         return meter.now() - self.began
 
 
@@ -58,7 +58,7 @@ class StageSeconds:
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
-        """Count the block's time as that stage's, whatever ends the block."""
+        """Add the time of the block to the stage, also if the block raises."""
         began = meter.now()
         try:
             yield
@@ -67,17 +67,19 @@ class StageSeconds:
 
 
 MEASURED = 4
-"""Steps that measure what a step costs."""
+"""The number of steps in which the step time is measured."""
 
 FLOAT32, REOPENING = 3.0, 0.8
-"""Where training computes in bfloat16, texts are scored in float32, which takes up to three times as long, and the
-model is opened once more for it, in this share of what starting took. A guess until a training of the method is done.
+"""Factors for a run that trains in bfloat16, used until a training of the method has ended.
+
+Texts are scored in float32, which takes up to three times as long. The model is opened a second time, in this share of
+the time that starting took.
 """
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds beside steps and scoring, of a step, and of scoring one text."""
+    """The seconds of a step, of scoring a text, and of everything else in a run (`opening`)."""
 
     opening: float
     step: float
@@ -85,37 +87,37 @@ class StepTime:
 
     @classmethod
     def of_trial(cls, score: ValidationScore, seconds: float, *, lowered: bool) -> StepTime:
-        """Of a whole run, by a trial that took so many seconds in all; `lowered`: it trained in bfloat16."""
+        """Return a run's step time, estimated from a trial of `seconds`; `lowered`: the trial trained in bfloat16."""
         beside = seconds - score.train_seconds - score.evaluate_seconds
         step, text = score.train_seconds / score.step, score.evaluate_seconds / score.examples
         return cls(beside * (1 + REOPENING * lowered), step, text * (FLOAT32 if lowered else 1))
 
     @classmethod
     def of_run(cls, made: Record, seconds: float) -> StepTime:
-        """Of a run that took so many seconds in all."""
+        """Return the step time of a run that took `seconds` in all."""
         seen, texts = made.seconds, made.examples + (made.selection.examples if made.selection else 0)
         opening = max(0.0, seconds - seen.train - seen.evaluate)
         return cls(opening, seen.train / max(1, made.steps), seen.evaluate / texts)
 
     def at_least(self, share: float) -> StepTime:
-        """With steps of that share of the time: what another method takes at least, which opens and scores alike."""
+        """Return a lower bound for another method: its step takes at least this share of the step here."""
         return replace(self, step=share * self.step)
 
     def seconds(self, steps: float, texts: float) -> float:
-        """What so many steps take, the opening and the scoring of `texts` included."""
+        """Return the seconds of a run with these steps and scored texts."""
         return self.opening + steps * self.step + texts * self.text
 
     def steps(self, seconds: float, texts: float) -> int:
-        """The steps that `seconds` buy, the opening and the scoring of `texts` included; may be negative."""
+        """Return the number of steps for which `seconds` suffice in a run that scores `texts`; may be negative."""
         return math.floor((seconds - self.seconds(0, texts)) / max(self.step, 1e-9))
 
 
 def measure_step_time(
     run: Run, executor: Executor, listen: Listener, until: float, *, lowered: bool = False, at_once: int = 1
 ) -> StepTime:
-    """Take a few steps and score once, in so many processes at once: the pace of the slowest.
+    """Measure the step time in `at_once` processes at the same time, and return the largest times.
 
-    Raises RunFailed, Overrun.
+    Raises RunFailed or Overrun.
     """
 
     def measured(tell: Tell) -> StepTime:
@@ -128,7 +130,7 @@ def measure_step_time(
         for number in range(at_once):
             slots.start(number, measured)
         ended = [slots.next()[1] for _ in range(at_once)]
-    # Not in the block, which an error would leave by cancelling trainings of the same executor.
+    # Outside the block: an error inside would cancel trainings in progress in the same executor.
     paces = [pace() for pace in ended]
     return StepTime(*(max(figures) for figures in zip(*map(astuple, paces), strict=True)))
 
@@ -138,7 +140,7 @@ def _measure(run: Run, executor: Executor, listen: Listener, until: float, *, lo
     score = executor.try_out(run, (1.0,), MEASURED, lambda score: False, listen, until)
     if score.value is None:
         raise RunFailed(
-            f"run {run.title}: the loss is not a number from the first steps on.",
+            f"run {run.title}: the loss is NaN or infinite from the first steps on.",
             code="run.loss-not-finite",
             run=run.title,
         )

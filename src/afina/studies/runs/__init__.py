@@ -1,4 +1,4 @@
-"""One run: what is asked for, what it will cost, how and where it is carried out, and what is recorded of it.
+"""One run: what the user asked for, what the run will cost, how and where it is executed, and its record.
 
-Knows no study, no tuning and no recommendation.
+The package does not know studies, tuning or recommendations.
 """

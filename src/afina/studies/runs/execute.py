@@ -1,4 +1,4 @@
-"""Execute a run: load, encode, train, evaluate, save, record. Or try it out: train and score, without a record."""
+"""Execute a run: load, encode, train, evaluate, save, record. Or try a run out: train and score, without a record."""
 
 from __future__ import annotations
 
@@ -42,11 +42,14 @@ def execute(
     task: Task | None = None,
     backbone: Backbone | None = None,
 ) -> Record:
-    """Carry `run` out on this machine; its adapter, its predictions and its checkpoint lie under `out`.
+    """Execute `run` on this machine, and write its adapter, predictions and checkpoint below `out`.
 
-    stopped  asked after each step: whether to leave a checkpoint and raise KeyboardInterrupt
-    task, backbone  the run's, where they were read or located already
-    Raises an AfinaError whose message begins with the run's name.
+    Args:
+        stopped: Called after each step; True: write a checkpoint and raise KeyboardInterrupt.
+        task, backbone: The run's task and backbone, if they are loaded already.
+
+    Raises:
+        AfinaError: The message begins with the run's name.
     """
     execution = _Execution(run, out, study, listen, stopped, task, backbone)
     try:
@@ -54,7 +57,7 @@ def execute(
     except torch.OutOfMemoryError:
         raise OutOfMemory(run.title) from None
     except AfinaError as error:
-        if isinstance(error, Diverged):  # going on from the checkpoint would only diverge again
+        if isinstance(error, Diverged):  # training from the checkpoint would diverge again
             OutputDirectory(out).checkpoint(execution.run.label).unlink(missing_ok=True)
         error.args = (f"run {run.title}: {error}",)
         raise
@@ -62,7 +65,7 @@ def execute(
 
 @dataclass(frozen=True)
 class _Saved:
-    """What lies under the output directory: paths relative to it, and digests."""
+    """Paths of the files below the output directory, relative to it, and their digests."""
 
     adapter: str
     digest: str
@@ -71,7 +74,7 @@ class _Saved:
 
 
 class _Execution:
-    """One run on its way, phase by phase."""
+    """The execution of one run, phase by phase."""
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class _Execution:
         self.allocated_end: int | None = None
 
     def record(self) -> Record:
-        """Carry out every phase."""
+        """Execute every phase and return the record."""
         prepared, fit = prepare(self.run, self.meter, self.listen, self.task, self.backbone)
         self.run = prepared.run
         if fit.parameters:
@@ -113,7 +116,7 @@ class _Execution:
 
     def _train(self, fit: Fit, prepared: Prepared) -> None:
         path = OutputDirectory(self.out).checkpoint(self.run.label)
-        # A run's key names its backbone and data by address; what lies there may have changed since the checkpoint.
+        # The run's key has the addresses of backbone and data. Their content may have changed since the checkpoint.
         key = digest.of_json([self.run.key, prepared.backbone_digest, prepared.task.train.digest, str(prepared.dtype)])
         fit.resume(path, key)
         self.meter.earlier(fit.account.seconds)
@@ -129,7 +132,7 @@ class _Execution:
         self.meter.seconds["train"] = fit.account.seconds["train"]
 
     def _calibrated(self, classifier: Classifier, fit: Fit, split: EncodedSplit | None) -> Objective:
-        """What was asked, with probabilities that are right on what was set aside for that."""
+        """Return the objective with calibrated probabilities, fitted on the calibration split."""
         if split is None:
             return fit.objective
         return fit.objective.calibrated(self._evaluate(classifier, fit, split))
@@ -148,7 +151,7 @@ class _Execution:
             found = predictor.predictions(classifier, split.encoded, split.labels, self.listen)
         if not found.finite:
             raise Diverged(
-                "the last step left weights that give no numbers. "
+                "after the last step, the weights give NaN or infinite outputs. "
                 f"Lower the learning rate ({fit.recipe.learning_rate:g}).",
                 learning_rate=fit.recipe.learning_rate,
             )
@@ -202,7 +205,7 @@ class _Execution:
         try:
             adapter.save(where, lambda fresh: method.accompany(classifier.model, backbone, fresh))
             written = predictions.write(predicted)
-        except AfinaError:  # one without the other is of no use
+        except AfinaError:  # an adapter without its predictions has no use
             directory.discard(self.run.label)
             raise
         return _Saved(directory.relative(where), adapter.digest, directory.relative(predicted), written)
@@ -284,7 +287,7 @@ def _environment(prepared: Prepared) -> Environment:
 
 
 def _curve(losses: list[float]) -> tuple[tuple[int, float], ...]:
-    """(step, mean loss since the previous point), at most CURVE_POINTS of them."""
+    """Return (step, mean loss since the previous point), at most CURVE_POINTS of them."""
     if not losses:
         return ()
     width = -(-len(losses) // CURVE_POINTS)
@@ -303,12 +306,18 @@ def try_out(
     task: Task | None = None,
     backbone: Backbone | None = None,
 ) -> Iterator[ValidationScore]:
-    """Train `run`, and pause for a score on its evaluation split after each of `shares` of its steps.
+    """Train `run`, and yield a score on its evaluation split after each of these shares of its steps.
 
-    limit  end after so many steps, with a last score there, though the decay goes by all of them
-    task, backbone  as in `execute`
-    Leaves no file. The scores are computed in training's own precision, which is cheap and good enough to choose by.
-    Training that diverges ends with a score that says so. Raises OutOfMemory.
+    No file is written. Scores are computed in training's own precision, which is cheap and precise enough for choosing.
+    If training diverges, the last score says so.
+
+    Args:
+        shares: Shares of the steps, from 0 to 1.
+        limit: End after this step, with a last score. The learning rate decays as if all steps were taken.
+        task, backbone: As in `execute`.
+
+    Raises:
+        OutOfMemory: The GPU has too little memory.
     """
     try:
         prepared, fit = prepare(run, Meter(devices.choose()), listen, task, backbone)

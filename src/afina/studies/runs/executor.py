@@ -1,9 +1,9 @@
-"""Executor: where a run or a trial is carried out. Nothing above it knows which executor it has. Starts without torch.
+"""Executor: where a run or a trial is executed. The modules above do not know which executor they use.
 
-An executor never changes a result: the same run ends in the same adapter digest wherever it is carried out. What a
-machine needs that has not the files of this one: `Run.inputs`. LocalExecutor gives each run a process of its own
-(`worker.py`) on this machine, so that its peak memory is its own, a crash takes nothing else with it, and it ends when
-whoever asked for it does.
+An executor never changes a result: the same run produces the same adapter digest wherever it is executed. `Run.inputs`
+returns the files that another machine needs. `LocalExecutor` gives each run a process of its own (`worker.py`) on this
+machine. So a run's peak memory is its own, a crash does not affect other runs, and the process ends with its caller.
+Starts without torch.
 """
 
 from __future__ import annotations
@@ -45,73 +45,83 @@ from afina.studies.runs.worker import (
 
 
 class Overrun(Exception):
-    """A run or a trial had not ended when its time was up, and was ended."""
+    """Raised when a run or a trial has not ended at its time limit. The run is stopped."""
 
 
 class Lost(Exception):
-    """The machine of a run or a trial is gone, which says nothing of the run: another one may carry it out."""
+    """Raised when the machine of a run or a trial is lost. Another machine can execute the run."""
 
 
 class Cancelled(Exception):
-    """A run or a trial was ended by `Executor.cancel`."""
+    """Raised when `Executor.cancel` ended a run or a trial."""
 
 
 @dataclass(frozen=True)
 class MemoryForecast:
-    """The memory that is there and that runs need: a GPU's where they train on one.
+    """The memory that is available and the memory that runs need: GPU memory if they train on a GPU.
 
-    available  bytes for all runs that are carried out at once
-    needed     bytes of a run, by its key; a run that is not in it is not waited with
+    Attributes:
+        available: Bytes for all runs that are executed at the same time.
+        needed: Bytes of each run, by its key. A run without an entry does not wait.
     """
 
     available: int
     needed: Mapping[str, int]
 
     def left(self, run: Run, beside: Iterable[Run]) -> int | None:
-        """Bytes that other runs leave to `run` where it needs more; None where it fits, or is beside none."""
+        """Return the bytes that other runs leave to `run` if it needs more than that; None if it can start."""
         others = [self.needed.get(one.key, 0) for one in beside]
         left = max(0, self.available - sum(others))
         return left if others and self.needed.get(run.key, 0) > left else None
 
 
 class Executor(ABC):
-    """What is asked of any. Carrying out and trying out block until there is an answer, each in a thread of its own
-    where there are several slots.
+    """The contract of every executor. `carry_out` and `try_out` block until they have a result.
 
-    slots   how many runs or trials it carries out at once
-    out     the executor's scratch, in which adapter, predictions and checkpoint come back as files; where it goes on
-            from a checkpoint, that lies there
-    listen  is told of the progress of this run alone, in the thread that asked
-    until   when to end it, by `meter.now()`
+    With several slots, each call is made in a thread of its own. The methods share these arguments:
+
+    - `out`: The executor's scratch directory. The adapter, the predictions and the checkpoint are returned as files in
+    `out`. If `out` has a checkpoint, the run continues from it.
+    - `listen`: Receives the progress of this run alone, in the calling thread.
+    - `until`: The time at which to end the run, by `meter.now()`.
+
+    Attributes:
+        slots: The number of runs or trials that can be executed at the same time.
     """
 
     slots: int = 1
 
     def check(self, run: Run) -> str:
-        """Look, before any run is begun, whether the task and the backbone of `run` and all its like can be had.
+        """Check, before any run begins, that the task and the backbone of `run` and of similar runs can be loaded.
 
-        What was found in the task, in a line; empty where this executor cannot know. Raises what each of the runs would
-        end with.
+        Returns a line about the task that was read; empty if this executor cannot check. Raises the error that each of
+        the runs would end with.
         """
         return ""
 
     def look(self, run: Run) -> DataDigests | None:
-        """What the data of `run` are now; None where its address says which they are, or this executor cannot know.
+        """Return the digests of `run`'s data as the data are now, without downloading anything.
 
-        Fetches nothing. Raises what reading them does.
+        Returns None if the address identifies the data, or if this executor cannot know. Raises the same errors as
+        reading the data.
         """
         return None
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
-        """The memory that `runs` need and share; None where any number of them may go on at once."""
+        """Return the memory that `runs` need and share; None if any number of them can be executed at the same time."""
         return None
 
     @abstractmethod
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
-        """The record of `run`, whose adapter and predictions then lie in `out` where the record says.
+        """Execute `run`, write its adapter and predictions to `out` as the record says, and return the record.
 
-        study  the name that the record has
-        Raises RunFailed; Overrun at `until`; Lost, and Cancelled, with the last checkpoint that came back in `out`.
+        Args:
+            study: The name of the study in the record.
+
+        Raises:
+            RunFailed: The run failed.
+            Overrun: The run had not ended at `until`.
+            Lost, Cancelled: The last checkpoint that was returned is in `out`.
         """
 
     @abstractmethod
@@ -124,24 +134,29 @@ class Executor(ABC):
         listen: Listener,
         until: float | None = None,
     ) -> ValidationScore:
-        """The last score of `run`: the one after which `goes_on` said no, or after its last step. Leaves no file.
+        """Return the last score of `run`: where `goes_on` returned False, or after the last step.
 
-        shares, limit  as in `afina.studies.runs.execute.try_out`
-        Raises RunFailed; Overrun at `until`; Lost; Cancelled.
+        Writes no file. `shares` and `limit` are those of `afina.studies.runs.execute.try_out`. Raises RunFailed, Lost
+        or Cancelled, and Overrun at `until`.
         """
 
     def cancel(self, *, at_once: bool = False) -> None:  # noqa: B027 - with one slot nothing is left to cancel
-        """End all that is carried out and tried out in other threads; a run that trains leaves a checkpoint.
+        """End all work in other threads; a run that trains writes a checkpoint first.
 
-        Returns before they have ended, and may be called again until they have.
-        at_once  without waiting for a step to end, and so for a checkpoint
+        Returns before the work has ended, and can be called again until it has.
+
+        Args:
+            at_once: Do not wait for the end of a step, and so do not write a checkpoint.
         """
 
 
 class LocalExecutor(Executor):
-    """A process a run, and of several at once each with its share of the processors.
+    """Executes each run in a process of its own on this machine.
 
-    slots  how many runs at once
+    With several slots, the processes share the processors equally.
+
+    Args:
+        slots: The number of runs at the same time.
     """
 
     def __init__(self, slots: int = 1) -> None:
@@ -151,7 +166,7 @@ class LocalExecutor(Executor):
         self._lock = threading.Lock()
 
     def look(self, run: Run) -> DataDigests | None:
-        """Read the task again, where it is not pinned and takes no network."""
+        """Read the task again, unless its address identifies the data or reading needs the network."""
         files = reads_files(run.task, run.data.evaluation)
         if not files and (is_pinned(run.task) or not is_at_hand(run.task)):
             return None
@@ -159,7 +174,7 @@ class LocalExecutor(Executor):
         return DataDigests.of(self._facts[1])
 
     def check(self, run: Run) -> str:
-        """Read the task, unless `look` did; look for the backbone; whether words that are given can be asked in."""
+        """Read the task unless `look` has read it, locate the backbone, and check that given words can be used."""
         looked, self._facts = self._facts, None
         facts = looked[1] if looked and looked[0] == run else facts_of(run)
         facts.check_leakage(run)
@@ -172,7 +187,7 @@ class LocalExecutor(Executor):
         return facts.told
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
-        """As the contract says."""
+        """Execute `run` in a process of its own."""
         made: Record | None = None
         with self._worker(CarryOut(run=run, out=str(out), study=study), until) as worker:
             for message in worker.answers(listen):
@@ -191,7 +206,7 @@ class LocalExecutor(Executor):
         listen: Listener,
         until: float | None = None,
     ) -> ValidationScore:
-        """As the contract says."""
+        """Try `run` out in a process of its own."""
         with self._worker(TryOut(run=run, shares=shares, limit=limit), until) as worker:
             for message in worker.answers(listen):
                 if isinstance(message, Scored):
@@ -201,7 +216,7 @@ class LocalExecutor(Executor):
         raise worker.failure()
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
-        """In a process of its own, since that takes torch; a run needs as much whatever its seed."""
+        """Forecast memory in another process, since a forecast loads torch. A run's seed does not change its memory."""
         alike = {run.key: run.model_copy(update={"seed": 0}) for run in runs}
         asked = {run.key: run for run in alike.values()}
         with self._worker(Foresee(runs=tuple(asked.values()))) as worker:
@@ -212,14 +227,14 @@ class LocalExecutor(Executor):
         raise worker.failure()
 
     def cancel(self, *, at_once: bool = False) -> None:
-        """Tell each worker, or end it."""
+        """Ask each worker to stop, or kill it."""
         with self._lock:
             for worker in self._workers:
                 worker.cancel(at_once=at_once)
 
     @contextmanager
     def _worker(self, request: Request, until: float | None = None) -> Iterator[_Worker]:
-        """A worker for the block, among those that go on."""
+        """Yield a worker that is registered among the workers in progress."""
         with _Worker(request, until, self._threads) as worker:
             with self._lock:
                 self._workers.add(worker)
@@ -233,15 +248,16 @@ class LocalExecutor(Executor):
 
     @property
     def _threads(self) -> int | None:
-        """Of a worker; None: as many as torch takes by itself."""
+        """Threads of a worker; None: torch's default."""
         return max(1, meter.processors() // self.slots) if self.slots > 1 else None
 
 
 class _Worker:
-    """One process at work on a request; the end of the block ends it, and so does the clock at `until`.
+    """One process that works on a request. The process ends with the block, or at `until`.
 
-    threads  that it computes in, unless OMP_NUM_THREADS says so; None: torch's own choice
-    most     workers, itself among them, that were at work at once while it was
+    Attributes:
+        threads: The threads in which it computes, unless OMP_NUM_THREADS says otherwise; None: torch's default.
+        most: The largest number of workers at the same time, this worker included.
     """
 
     def __init__(self, request: Request, until: float | None, threads: int | None) -> None:
@@ -263,7 +279,7 @@ class _Worker:
             )
         if self.until is not None:
             seconds = min(max(0.0, self.until - meter.now()), threading.TIMEOUT_MAX / 2)
-            # Not by what it tells: a process that loads or saves is silent for long.
+            # A timer and not the progress messages: a process that loads or saves sends none for a long time.
             self.timer = threading.Timer(seconds, self.process.kill)
             self.timer.daemon = True
             self.timer.start()
@@ -276,9 +292,9 @@ class _Worker:
             self.timer.cancel()
         try:
             if kind is not None and issubclass(kind, KeyboardInterrupt):
-                self.send(Stop())  # it leaves a checkpoint; to interrupt once more ends it at once
+                self.send(Stop())  # the worker writes a checkpoint; a second Ctrl-C ends it at once
                 for _ in self.process.stdout:
-                    pass  # it could not end while it has lines to write
+                    pass  # the worker cannot end while its lines are not read
         finally:
             self._end()
 
@@ -286,19 +302,19 @@ class _Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with suppress(BrokenPipeError):
-            self.process.stdin.close()  # the worker ends when this closes, also when we were interrupted
+            self.process.stdin.close()  # the worker ends when its standard input closes, also after an interrupt
         self.process.wait()
         self.process.stdout.close()
 
     def send(self, message: Message) -> None:
-        """Write one line to it; it may be gone."""
+        """Write one line to the process, which may have ended."""
         assert self.process.stdin is not None
         with self.told, suppress(BrokenPipeError, ValueError):  # ValueError: closed
             self.process.stdin.write(encode(message))
             self.process.stdin.flush()
 
     def cancel(self, *, at_once: bool) -> None:
-        """Have it end, from another thread: once it is asked to, and then it is ended."""
+        """End the process from another thread: ask it to stop, or kill it."""
         if at_once:
             self.process.kill()
         elif not self.cancelled:
@@ -306,12 +322,12 @@ class _Worker:
         self.cancelled = True
 
     def answers(self, listen: Listener) -> Iterator[Message]:
-        """Send the request; yield what is neither progress nor an error."""
+        """Send the request; yield messages other than progress and errors."""
         assert self.process.stdout is not None
         self.send(self.request)
         for line in self.process.stdout:
             if not line.endswith("\n"):
-                break  # it was killed while it wrote
+                break  # the worker was killed while it wrote this line
             message = decode(line)
             if isinstance(message, Progressed):
                 listen(message.progress)
@@ -321,8 +337,8 @@ class _Worker:
                 yield message
 
     def failure(self) -> RunFailed | Overrun | Cancelled:
-        """Why it ended without an answer; for after the block."""
-        title = "in foreseeing memory" if isinstance(self.request, Foresee) else self.request.run.title
+        """Return why the process ended without an answer; called after the block."""
+        title = "memory forecast" if isinstance(self.request, Foresee) else self.request.run.title
         if self.cancelled:
             return Cancelled()
         if self.until is not None and meter.now() >= self.until:
@@ -332,14 +348,15 @@ class _Worker:
         status = self.process.returncode
         if status < 0:
             return RunFailed(
-                f"run {title}: its process was killed by signal {-status}, most likely for want of memory. "
+                f"run {title}: signal {-status} killed its process, most likely because memory ran out. "
                 f"{LESS_MEMORY}, then start again.",
                 code="run.killed",
                 run=title,
                 signal=-status,
             )
         return RunFailed(
-            f"run {title}: a fault in afina (above). Please report it; the other runs are not affected.",
+            f"run {title}: a bug in afina ended its process (traceback above). Please report the bug. "
+            "The other runs are not affected.",
             code="run.fault",
             run=title,
         )
@@ -347,10 +364,10 @@ class _Worker:
 
 @contextmanager
 def _ctrl_c_later() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group, and what ends a service all its processes. A process started in the block
-    never hears either; this one does after it.
+    """Block SIGINT and SIGTERM in a process that starts in the block, and delay them in this process until its end.
 
-    So it is the study alone that decides what becomes of a run, however early in its life.
+    Ctrl-C reaches the whole process group, and the end of a service reaches all its processes. With both signals
+    blocked in the workers, the study alone decides what happens to a run, however early the signal comes.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:

@@ -1,7 +1,7 @@
-"""Forecast what a run will cost in memory, disk space and time, before anything is trained.
+"""Forecast the memory, disk space and time of a run before anything is trained.
 
-Memory and sizes come from the backbone's configuration alone (`afina.training.dry_run`); time from a few real steps,
-where a task is given and the weights are there.
+Memory and sizes are computed from the backbone's configuration alone (`afina.training.dry_run`). Time is measured on a
+few real steps, if a task is given and the weights are on this machine.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from afina.training.fit import Fit
 from afina.training.inputs import inputs_of
 
 MADE_UP = "texts of one length"
-"""Stands for the task of a run that is foreseen from the backbone's configuration alone."""
+"""The task of a run that is forecast from the backbone's configuration alone."""
 
 EVERYTHING, USUAL, PLAIN = Data(), Ask(), Training()
-"""What is foreseen where nothing is said: what a run would do, in what it would compute in here."""
+"""The defaults of a forecast: those of a run."""
 
 MOST_MADE_UP = 2**20
-"""Tokens of a batch of made-up texts, which are laid out one by one."""
+"""The largest number of tokens in a batch of made-up texts, which are created in memory."""
 
 MOST_STEPS = 5_000_000
-"""Whose batches are looked through for the largest, which takes minutes."""
+"""The largest number of steps whose batches are searched for the largest batch; the search takes minutes."""
 
 LENGTH = 128
-"""Tokens of each made-up text where `max_length` does not say: what the paper padded its texts to."""
+"""Tokens of each made-up text if `max_length` is not set: the length to which the paper padded its texts."""
 
 
 def _check_steps(run: RunSpec, steps: int) -> None:
     if steps > MOST_STEPS:
         raise InvalidStudy(
-            f"`epochs` {run.training.epochs:,}: {steps:,} steps are more than the {MOST_STEPS:,} of which the cost is "
-            "foreseen. Set less.",
+            f"`epochs` {run.training.epochs:,}: the run has {steps:,} steps, but a cost is forecast for at most "
+            f"{MOST_STEPS:,} steps. Set fewer epochs.",
             code="plan.too-large",
             field="epochs",
             steps=steps,
@@ -73,17 +73,18 @@ def forecast_run(
     calibrate: bool = True,
     says: Says = silent,
 ) -> Forecast:
-    """What `run` costs on this machine.
+    """Return the forecast cost of `run` on this machine.
 
-    task       its task as `encoded` gives it, where that is known already
-    memory     bytes to fit in; by default those of this machine
-    calibrate  with a real task whose backbone's weights are here: take a few steps to foresee the time
-    says       told what takes its time, when it begins
+    Args:
+        task: The run's task as `encoded` returns it, if known already.
+        memory: The bytes that must suffice. Default: the memory of this machine.
+        calibrate: Measure a few steps to forecast the time, if the task is real and the backbone's weights are here.
+        says: Called with a line when slow work begins.
 
-    Raises NotFound for a backbone or task that is not there, InvalidStudy for settings that do not go together,
-    OutOfMemory where a GPU cannot take those steps.
+    Raises NotFound for a missing backbone or task, InvalidStudy for settings that contradict each other, and
+    OutOfMemory if a GPU cannot compute the measured steps.
     """
-    says(f"{run.title}: what it takes in memory")
+    says(f"{run.title}: forecasting memory")
     available = meter.machine_memory()
     limit = memory or available
     task = task or encoded(run)
@@ -117,7 +118,7 @@ def forecast_run(
     )
     there = calibrate and run.task != MADE_UP and Backbone.load(run.backbone, weights=False).complete
     if there and one.trainable and one.peak <= available:
-        says(f"{run.title}: a few steps, for the time")
+        says(f"{run.title}: measuring a few steps to forecast the time")
         pace = seconds_per_token(run, method, objective, loader)
         one = replace(one, train_seconds=pace * inputs.computed(loader, recipe.steps))
     return one
@@ -135,11 +136,14 @@ def forecast_methods(
     calibrate: bool = True,
     says: Says = silent,
 ) -> list[Forecast]:
-    """The `forecast_run` of each method; without `task`, of texts that all have `training.max_length` tokens (LENGTH).
+    """Return the `forecast_run` of each method.
 
-    methods  by default all that the backbone's family has, and that the task's labels allow
-    ask      how a task's texts are asked about, which says in what template they are read
-    says     told what takes its time, when it begins
+    Without `task`, all texts have `training.max_length` tokens (default LENGTH).
+
+    Args:
+        methods: Default: all methods that suit the backbone's family and the task's labels.
+        ask: How the task's texts are asked about, which sets their template.
+        says: Called with a line when slow work begins.
     """
     if task:
         says(f"reading {task} and the backbone's tokenizer")
@@ -163,7 +167,7 @@ def forecast_methods(
         except InvalidStudy:
             if methods is not None or not (make(run.method).head or make(run.method).takes_positions):
                 raise
-            continue  # its labels are no words, or what the method puts before texts of this length is too much
+            continue  # the labels are not words, or the method's virtual tokens leave no room for such texts
         if encodings.texts is not None and not found:
             says(encodings.texts.told)
         found.append(forecast_run(run, texts, memory=memory, calibrate=calibrate, says=says))
@@ -171,10 +175,13 @@ def forecast_methods(
 
 
 class Encodings:
-    """The `encoded` tasks of runs that differ in their methods: one for each way of asking and each length that their
-    methods leave to a text, which most of them share.
+    """The `encoded` tasks of runs that differ only in their methods.
 
-    texts  the task where it is read already
+    There is one encoding for each way of asking and each text length that a method leaves. Most methods share an
+    encoding.
+
+    Attributes:
+        texts: The task, if it is loaded already.
     """
 
     def __init__(self, texts: Task | None = None) -> None:
@@ -182,7 +189,7 @@ class Encodings:
         self._made: dict[tuple[str, int], EncodedTask] = {}
 
     def of(self, run: RunSpec) -> EncodedTask:
-        """That of `run`. Raises what `encoded` does."""
+        """Return the encoded task of `run`. Raises the same errors as `encoded`."""
         asked = run.asked.model_dump_json(), make(run.method, run.hyperparameters).takes_positions
         if asked not in self._made:
             if self.texts is None and run.task != MADE_UP:
@@ -192,7 +199,7 @@ class Encodings:
 
 
 def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
-    """The task of `run` in its backbone's tokens; `texts` where it is read already. Reads no weights."""
+    """Return the task of `run` as tokens of its backbone. Reads no weights, and not the task if `texts` has it."""
     if run.task == MADE_UP:
         return _made_up(run)
     backbone = Backbone.load(run.backbone, weights=False)
@@ -203,7 +210,7 @@ def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
 
 
 def _made_up(run: RunSpec) -> EncodedTask:
-    """One training batch and one to evaluate, with two labels."""
+    """Return a made-up task with two labels: one training batch and one evaluation batch."""
     longest = longest_text(run, int(meta_model(run.backbone).config.max_position_embeddings))
     length = run.training.max_length or min(LENGTH, longest)
 
@@ -214,8 +221,8 @@ def _made_up(run: RunSpec) -> EncodedTask:
     batch = run.training.batch_size * run.training.accumulate
     if batch * length > MOST_MADE_UP:
         raise InvalidStudy(
-            f"`batch_size` {batch:,}: with {length:,} tokens a text that is more than the {MOST_MADE_UP:,} tokens of "
-            "which the cost is foreseen. Set less.",
+            f"`batch_size` {batch:,}: with {length:,} tokens a text, a batch has more than {MOST_MADE_UP:,} tokens, "
+            "the most for which a cost is forecast. Set a smaller batch.",
             code="plan.too-large",
             field="batch_size",
             found=batch,
@@ -247,7 +254,10 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | No
 
 @cache
 def _process() -> int:
-    """Of a fresh one, since this one may hold anything. A run loads the last library, scikit-learn, in the end."""
+    """Return the memory of a fresh process in bytes, since this process may hold more.
+
+    A run loads scikit-learn at its end, so the script loads it too.
+    """
     script = (
         "import numpy; from afina import meter; "
         "from afina.stats import classification; import afina.studies.runs.execute; "
@@ -257,14 +267,14 @@ def _process() -> int:
 
 
 WARM_UP, MEASURED = 1, 3
-"""Steps; the first allocates what the later ones find allocated."""
+"""Steps; the first step allocates memory that the later steps reuse."""
 
 
 def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader: Loader) -> float:
-    """Of training `run`, whose method trains something, on its first batches, of which it has read none before; then
-    thrown away.
+    """Return the training time of a token, measured on the run's first batches with a model that is then discarded.
 
-    Raises NotFound where the backbone's weights cannot be opened, Diverged, OutOfMemory.
+    `loader` must not have been read. The method must have parameters to train. Raises NotFound if the backbone's
+    weights cannot be opened, Diverged or OutOfMemory.
     """
     device = devices.choose()
     try:

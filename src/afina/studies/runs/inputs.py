@@ -1,8 +1,8 @@
-"""Inputs of a run: its files by digest (RunInputs), what is known of its task (TaskFacts), digests of its data now.
+"""Inputs of a run: its files by digest (RunInputs), facts about its task (TaskFacts), and digests of its data.
 
-A process that asks for the facts of a task several times reads the task once, as long as the files that it is read from
-stay as they are. Training texts are let go of: what asks for facts may live for hours beside the processes that train.
-Starts without torch. Knows no executor and no way to send a file.
+A process that asks for the facts of a task several times reads the task once, as long as its files do not change.
+Training texts are not kept, since such a process may live for hours beside the processes that train. Starts without
+torch. The module knows no executor and does not know how a file is sent.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Fetch = Callable[[str, Path], object]
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file by its name, its digest and its bytes."""
+    """A file by its name, its digest and its size in bytes."""
 
     name: str
     digest: str
@@ -46,8 +46,9 @@ class InputFile:
 class Input:
     """The content of an address.
 
-    digest  of it; None where the address alone says what it is, as far as anybody knows without asking the network
-    files   that hold it; none where every machine can get it by its address
+    Attributes:
+        digest: The content's digest. None if the address identifies the content, as far as is known without a network.
+        files: The files of the content. Empty if every machine can load the content by its address.
     """
 
     address: str
@@ -64,12 +65,12 @@ class Located:
     backbone: str
 
     def read(self, run: RunSpec) -> Task:
-        """The task of `run`, under the address that the run knows."""
+        """Load the task of `run`; the result has the address that `run` names."""
         how = {**run.data.model_dump(), "evaluation": self.evaluation}
         return replace(Task.load(self.task, **how, calibration=run.training.temperature), address=run.task)
 
     def open(self, run: RunSpec) -> Backbone:
-        """The backbone of `run`, under the address that the run knows."""
+        """Locate the backbone of `run`; the result has the address that `run` names."""
         from afina.models.backbone import Backbone  # loads torch
 
         return replace(Backbone.load(self.backbone), address=run.backbone)
@@ -77,9 +78,10 @@ class Located:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """The inputs of a run: its task, the file that it is evaluated on where that is another one, and its backbone.
+    """The inputs of a run: its task, the separate evaluation file if there is one, and its backbone.
 
-    content  where this machine has the content of their files, by digest
+    Attributes:
+        content: The path on this machine of each file, by the file's digest.
     """
 
     task: Input
@@ -89,7 +91,7 @@ class RunInputs:
 
     @classmethod
     def of(cls, run: RunSpec) -> RunInputs:
-        """Those of `run`, whose files are read for their digests. Raises what finding them does."""
+        """Return the inputs of `run`, with digests of its files. Raises the same errors as finding the files."""
         content: dict[str, Path] = {}
         evaluation = run.data.evaluation
         return cls(
@@ -105,9 +107,9 @@ class RunInputs:
         )
 
     def materialise(self, directory: Path, fetch: Fetch) -> Located:
-        """Have all files in `directory`, each by `fetch`, and say where they are then.
+        """Write all files below `directory`, each with `fetch`, and return their addresses there.
 
-        Raises InvalidData where what was fetched is not what the run names.
+        Raises InvalidData if fetched content differs from the content that the run names.
         """
         for name, one in (("task", self.task), ("evaluation", self.evaluation), ("backbone", self.backbone)):
             for file in one.files if one else ():
@@ -123,7 +125,7 @@ class RunInputs:
 
 
 def _input(address: str, files: Sequence[Path], content: dict[str, Path], known: str | None = None) -> Input:
-    """An input; where its files are is in `content` then. `known` is its digest where it has one already."""
+    """Return an input, and add its paths to `content`; `known` is the input's digest if it is known already."""
     found = [InputFile(path.name, digest.of_file(path), path.stat().st_size) for path in files]
     content.update((file.digest, path) for file, path in zip(found, files, strict=True))
     of_files = digest.of_json({file.name: file.digest for file in found}) if found else None
@@ -135,8 +137,8 @@ def _put(file: InputFile, path: Path, fetch: Fetch) -> None:
     fetch(file.digest, path)
     if (found := digest.of_file(path)) != file.digest:
         raise InvalidData(
-            f"{path}: it has digest {found[:19]}, the run names {file.digest[:19]}. The file changed after the run was "
-            "asked for; start it again.",
+            f"{path}: the file has digest {found[:19]}. Expected {file.digest[:19]}, which the run names. The file "
+            "changed after the run was requested; start the run again.",
             code="data.changed",
             path=path,
             found=found,
@@ -145,21 +147,23 @@ def _put(file: InputFile, path: Path, fetch: Fetch) -> None:
 
 
 KEPT = 4 * 2**20
-"""Characters of an evaluation split that are kept for the report; a longer split is read again for it."""
+"""The largest number of characters of an evaluation split that is kept for the report; a longer split is read again."""
 
 KEPT_TASKS = 4
-"""Tasks whose facts are kept, or ways to read one."""
+"""The number of tasks, or ways to read a task, whose facts are kept."""
 
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """Of a task, as runs read it; fields are those of `Task`, but for these.
+    """Facts about a task as runs read it. Fields without a description are those of `Task`.
 
-    pairs       whether its examples are pairs of texts
-    examples    evaluation texts
-    told        in words, what was read as what
-    data_digest, train_digest, evaluation_digest  of all that is at the address, and of the splits
-    evaluation  the evaluation split, where it has at most KEPT characters
+    Attributes:
+        pairs: Whether the examples are pairs of texts.
+        examples: The number of evaluation texts.
+        told: A line that says how the columns were read.
+        data_digest: The digest of everything at the address.
+        train_digest, evaluation_digest: The digests of the splits.
+        evaluation: The evaluation split if it has at most KEPT characters, else None.
     """
 
     address: str
@@ -177,7 +181,7 @@ class TaskFacts:
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        """Those of a task that was read."""
+        """Return the facts about a task."""
         held_out = task.evaluation
         size = sum(map(len, held_out.texts)) + sum(map(len, held_out.pairs or ()))
         return cls(
@@ -196,11 +200,11 @@ class TaskFacts:
         )
 
     def check_leakage(self, run: RunSpec) -> None:
-        """Raise Leakage where too many evaluation texts occur in the training split, and `run` does not allow it."""
+        """Raise Leakage if too many evaluation texts are in the training split, unless `run` allows leakage."""
         check_leaked(self.address, self.leaked, self.examples, allow=run.data.allow_leakage)
 
     def check(self, run: RunSpec) -> None:
-        """Raise InvalidStudy, UnknownName for a metric or settings of `run` that the kind of task has not."""
+        """Raise InvalidStudy or UnknownName if the task's kind does not support the metric or settings of `run`."""
         objective, training = objectives.make(self.label_names, {"kind": self.kind}), run.training
         metric_for(objective, run.metric, self.metric)
         objective.check(
@@ -213,7 +217,10 @@ _known: OrderedDict[tuple[str, str, bool], tuple[_Stamp, TaskFacts]] = OrderedDi
 
 
 def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
-    """Of the task of `run`; offline: ask nothing of the network. Raises what reading the task does, but Leakage."""
+    """Return the facts about the task of `run`; `offline`: do not use the network.
+
+    Raises the same errors as reading the task, except Leakage.
+    """
     key, now = _key(run.task, run.data, run.training.temperature), stamp(run.task, run.data.evaluation)
     if (found := _fresh(key, now)) is not None:
         return found
@@ -227,12 +234,15 @@ def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
 
 
 def labels_of(run: RunSpec) -> TaskFacts:
-    """As `facts_of`, for kind, labels and pairs, which are the same where texts are set aside to fit a temperature."""
+    """Return facts with the right kind, labels and pairs; the splits may be with or without calibration texts."""
     return _either(run.task, run.data) or facts_of(run)
 
 
 def evaluation_of(address: str, data: Data) -> Split:
-    """The evaluation split of a task that is at hand, read again where it is not kept. Raises what reading it does."""
+    """Return the evaluation split of a task on this machine; the task is read again if the split is not kept.
+
+    Raises the same errors as reading the task.
+    """
     found = _either(address, data)
     if found is not None and found.evaluation is not None:
         return found.evaluation
@@ -240,14 +250,14 @@ def evaluation_of(address: str, data: Data) -> Split:
 
 
 def _either(address: str, data: Data) -> TaskFacts | None:
-    """What is known of a task, be there texts set aside to fit a temperature or not."""
+    """Return kept facts about a task, read with or without calibration texts; None if there are none."""
     now = stamp(address, data.evaluation)
     without, with_one = (_fresh(_key(address, data, calibration), now) for calibration in (False, True))
     return without or with_one
 
 
 def _fresh(key: tuple[str, str, bool], now: _Stamp | None) -> TaskFacts | None:
-    """What is known, if the files are still those that it was read from."""
+    """Return the kept facts if the files have not changed since they were read, else None."""
     before, facts = _known.get(key, (None, None))
     return facts if now is not None and before == now else None
 
@@ -258,11 +268,12 @@ def _key(address: str, data: Data, calibration: bool) -> tuple[str, str, bool]:
 
 @dataclass(frozen=True)
 class DataDigests:
-    """What a run's data are now.
+    """The digests of a run's data at this time.
 
-    data               as in `Task.data_digest`: of all that is at the address
-    train, evaluation  of the splits as the run uses them
-    label_names        in their order
+    Attributes:
+        data: The digest of everything at the address (`Task.data_digest`).
+        train, evaluation: The digests of the splits as the run uses them.
+        label_names: The label names, in their order.
     """
 
     data: str | None
@@ -272,11 +283,11 @@ class DataDigests:
 
     @classmethod
     def of(cls, facts: TaskFacts) -> DataDigests:
-        """Those of a task that was read as the run reads it."""
+        """Return the digests of a task."""
         return cls(facts.data_digest, facts.train_digest, facts.evaluation_digest, facts.label_names)
 
     def are_of(self, record: Record) -> bool:
-        """Whether the record is of a run on these data."""
+        """Return whether the record is of a run on these data."""
         if record.data_digest is not None:
             return record.data_digest == self.data
         there = record.environment

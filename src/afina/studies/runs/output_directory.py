@@ -1,8 +1,8 @@
-"""Output directory of a study, a recommendation or a run: its places (OutputDirectory), and who writes there
-(OutputLock: one process alone, which leaves nothing half-written or useless).
+"""The output directory of a study, a recommendation or a run: its paths (OutputDirectory) and its lock (OutputLock).
 
-The only module that names these files. Knows the files of records; not what a study or a recommendation is, nor what is
-in an adapter or a checkpoint. Starts without torch.
+One process alone writes to a locked directory, and removes files that are half-written or useless. Only this module
+names these files. It knows the files of records. It does not know studies, recommendations, or the content of an
+adapter or a checkpoint. Starts without torch.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from afina.studies.runs.record import Record, Result
 ADAPTERS, PREDICTIONS, CHECKPOINTS = "adapters", "predictions", "checkpoints"
 
 SCRATCH = ".scratch"
-"""Where executors write; it has a directory for each run, with the same places in it."""
+"""The directory to which executors write; each run has a subdirectory with the layout of the output directory."""
 
 _UNSEEN = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's categories of control characters, halves of characters, and ends of lines and paragraphs."""
+"""Unicode categories of control characters, surrogates, and line and paragraph separators."""
 
 LONGEST_NAME = 100
-"""Characters of a name that becomes part of a file's; file systems take 255 bytes."""
+"""The largest number of bytes of a name that becomes part of a file name; file systems allow 255 bytes a file name."""
 
 
 def check_name(name: str, what: str) -> None:
-    """Raise InvalidStudy for what cannot be part of a file's name; `what` begins the message."""
+    """Raise InvalidStudy if `name` cannot be part of a file name; `what` begins the message."""
     odd = next((letter for letter in name if letter in "/\\" or unicodedata.category(letter) in _UNSEEN), None)
     problem = None
     if odd is not None:
-        problem = f"it holds {odd!r}"
+        problem = f"it contains {odd!r}"
     elif name.startswith(".") or name != name.strip():
         problem = "it begins with a dot, or begins or ends with a space"
     elif len(name.encode("utf-8", "replace")) > LONGEST_NAME:
@@ -50,8 +50,8 @@ def check_name(name: str, what: str) -> None:
         problem = "it is empty"
     if problem:
         raise InvalidStudy(
-            f"{what} {name[:LONGEST_NAME]!r}: files are named after it, and {problem}. "
-            "Give a name of letters, digits, spaces and marks such as - and _.",
+            f"{what} {name[:LONGEST_NAME]!r}: the name cannot be part of a file name: {problem}. "
+            "Use letters, digits, spaces, and characters such as - and _.",
             code="run.name-invalid",
             what=what,
             name=name[:LONGEST_NAME],
@@ -59,12 +59,13 @@ def check_name(name: str, what: str) -> None:
 
 
 def make_output(out: Path) -> None:
-    """Make a directory to write to, where it is missing. Raises NotFound, CannotWrite."""
+    """Create the directory `out` if it is missing. Raises NotFound or CannotWrite."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise NotFound(
-            f"`out` {out}: cannot be made a directory ({getattr(error, 'strerror', error)}).",
+            f"`out` {out}: cannot create this directory ({getattr(error, 'strerror', error)}). "
+            "Give a directory that can be written to.",
             code="out.not-directory",
             path=out,
         ) from None
@@ -74,26 +75,26 @@ def make_output(out: Path) -> None:
 
 @dataclass(frozen=True)
 class OutputDirectory:
-    """The places under `out`. None of them need be there.
+    """The paths below `out`; none of them has to exist.
 
-    What a record names is relative to `out`, so that the whole may be moved.
+    Records name paths relative to `out`, so the whole directory can be moved.
     """
 
     out: Path
 
     @property
     def lock(self) -> Path:
-        """Who holds the directory locks it."""
+        """The file that locks the directory."""
         return self.out / ".lock"
 
     @property
     def records(self) -> Path:
-        """A line for each finished run."""
+        """The records, a line for each finished run."""
         return self.out / "records.jsonl"
 
     @property
     def study(self) -> Path:
-        """What the study that was last carried out here asked for (`StudyRequest`)."""
+        """The request of the study that was last executed here (`StudyRequest`)."""
         return self.out / "study.json"
 
     @property
@@ -103,51 +104,51 @@ class OutputDirectory:
 
     @property
     def tuning(self) -> Path:
-        """What tuning has come to."""
+        """The outcome of tuning."""
         return self.out / "tuning.json"
 
     @property
     def tuning_memory(self) -> Path:
-        """The database of what was tried."""
+        """Optuna's database of trials."""
         return self.out / "tuning.db"
 
     def adapter(self, label: str) -> Path:
-        """The directory of a run's adapter."""
+        """Return the directory of a run's adapter."""
         return self.out / ADAPTERS / label
 
     def predictions(self, label: str) -> Path:
-        """The file of what a run predicted."""
+        """Return the file of a run's predictions."""
         return self.out / PREDICTIONS / f"{label}.safetensors"
 
     def checkpoint(self, label: str) -> Path:
-        """Where a run that goes on keeps its one checkpoint."""
+        """Return the file of an unfinished run's only checkpoint."""
         return self.out / CHECKPOINTS / f"{label}.safetensors"
 
     def scratch(self, label: str) -> OutputDirectory:
-        """Where an executor leaves what a run makes, before the record of it is kept."""
+        """Return the directory in which an executor leaves a run's files before the run is recorded."""
         return OutputDirectory(self.out / SCRATCH / label)
 
     @property
     def holds_results(self) -> bool:
-        """Whether a study or a recommendation left something here; False for what can be no path."""
+        """Whether there are results of a study or a recommendation; False also if `out` is not a valid path."""
         return any(os.path.isfile(path) for path in (self.recommendation, self.records))
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is one to go on from."""
+        """Whether the directory holds a checkpoint."""
         return any((self.out / CHECKPOINTS).glob("*.safetensors"))
 
     def discard(self, label: str) -> None:
-        """Remove a run's adapter and its predictions; a checkpoint stays, to go on from."""
+        """Remove a run's adapter and predictions; a checkpoint stays, so that the run can continue."""
         shutil.rmtree(self.adapter(label), ignore_errors=True)
         self.predictions(label).unlink(missing_ok=True)
 
     def relative(self, path: Path) -> str:
-        """A path under `out`, as a record names it."""
+        """Return a path below `out` in the form that records use."""
         return path.relative_to(self.out).as_posix()
 
     def read(self) -> list[Record]:
-        """Every record; none where there is no file of them. Raises InvalidData with the line."""
+        """Read all records; empty if there is no file of records. Raises InvalidData, with the line."""
         return record.read_records(self.records)
 
     def write(self, records: Iterable[Record]) -> None:
@@ -155,60 +156,60 @@ class OutputDirectory:
         record.write_records(self.records, records)
 
     def is_whole(self, one: Record) -> bool:
-        """Whether a record's adapter and its file of predictions are there."""
+        """Return whether a record's adapter and predictions exist."""
         return (self.out / one.adapter).is_dir() and (self.out / one.predictions).is_file()
 
     @property
     def empty(self) -> bool:
-        """Whether nothing lies here that somebody could make use of."""
+        """Whether the directory holds nothing that a later call can use."""
         worth = (self.records, self.tuning, self.recommendation)
         return not any(path.exists() for path in worth) and not self.has_checkpoint
 
     def take_back(self, label: str) -> None:
-        """Move the checkpoint that a run left in its scratch to the others; all else in its scratch goes."""
+        """Move a run's checkpoint out of its scratch directory, and remove the scratch directory."""
         scratch = self.scratch(label).out
         for checkpoint in (scratch / CHECKPOINTS).glob("*.safetensors"):
             file_io.take(checkpoint, self.out / CHECKPOINTS / checkpoint.name)
         shutil.rmtree(scratch, ignore_errors=True)
 
     def clear(self) -> None:
-        """Leave no scratch of any run; their checkpoints stay, to go on from."""
+        """Remove the scratch directories of all runs; their checkpoints are kept, so that the runs can continue."""
         for scratch in (self.out / SCRATCH).glob("*"):
             self.take_back(scratch.name)
         shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what a killed process left half-written."""
+        """Remove half-written files of a killed process."""
         for place in ("", ADAPTERS, PREDICTIONS, CHECKPOINTS):
             file_io.sweep(self.out / place)
 
 
 @dataclass
 class OutputLock:
-    """An output directory that this process alone writes to, and the records there."""
+    """An output directory to which this process alone writes, and its records."""
 
     directory: OutputDirectory
     records: list[Record] = field(default_factory=list)
 
     @property
     def out(self) -> Path:
-        """Where it is."""
+        """The path of the directory."""
         return self.directory.out
 
     def known(self, key: str) -> Result | None:
-        """The run of that key, if it is recorded and its adapter and predictions are there. Raises InvalidData."""
+        """Return the recorded run with this key if its adapter and predictions exist, else None. Raises InvalidData."""
         found = self._whole(key)
         return None if found is None else self.result(found)
 
     def has(self, key: str) -> bool:
-        """Whether that run is known; its predictions are not read."""
+        """Return whether `known` would find the run; its predictions are not read."""
         return self._whole(key) is not None
 
     def _whole(self, key: str) -> Record | None:
         return next((one for one in self.records if one.key == key and self._is_whole(one)), None)
 
     def _is_whole(self, one: Record) -> bool:
-        """Whether the record's files are there, and its adapter is the one that it is about."""
+        """Return whether the record's files exist and its adapter has the recorded digest."""
         if not self.directory.is_whole(one):
             return False
         try:
@@ -218,7 +219,7 @@ class OutputLock:
         return manifest.get("digest") == one.digest
 
     def begin(self, label: str) -> Path:
-        """An executor's scratch for a run; in it is the checkpoint, where there is one to go on from.
+        """Create an executor's scratch directory for a run, move the run's checkpoint into it, and return its path.
 
         Raises CannotWrite.
         """
@@ -231,10 +232,15 @@ class OutputLock:
         return scratch.out
 
     def keep(self, made: Record, label: str, before: Collection[str] = ()) -> Result:
-        """Take in what a finished run left in its scratch, and record it in the place of one of the same key.
+        """Move the files of a finished run out of its scratch directory, and record the run.
 
-        before  keys of records that it is to stand before; else it is the last
-        Raises CannotWrite; then its adapter and predictions are not there either.
+        The new record replaces a record with the same key.
+
+        Args:
+            before: Keys of records before which the new record is inserted; by default it is the last.
+
+        Raises:
+            CannotWrite: Then the run's adapter and predictions are removed too.
         """
         scratch = self.directory.scratch(label).out
         others = [one for one in self.records if one.key != made.key]
@@ -252,26 +258,26 @@ class OutputLock:
         return self.result(made)
 
     def abandon(self, label: str) -> None:
-        """Remove the scratch and the checkpoint of a run that is not gone on with."""
+        """Remove the scratch directory and the checkpoint of a run that is not continued."""
         shutil.rmtree(self.directory.scratch(label).out, ignore_errors=True)
         self.directory.checkpoint(label).unlink(missing_ok=True)
 
     def give_up(self, label: str, message: str) -> str:
-        """Keep the checkpoint of a run that ended in an error, and nothing else of it; the message for the user.
+        """Keep only the checkpoint of a failed run, and return the error message for the user.
 
-        What the executor says of its scratch is said of the directory that the user knows.
+        In the message, the path of the output directory replaces the path of the scratch directory.
         """
         self.directory.take_back(label)
         return message.replace(str(self.directory.scratch(label).out), str(self.out))
 
     def forget(self, made: Record, label: str) -> None:
-        """Remove a record with its adapter and predictions, which another has taken the place of."""
+        """Remove a record with its adapter and predictions, because a later run replaces it."""
         self.records = [one for one in self.records if one.key != made.key]
         self.directory.write(self.records)
         self.directory.discard(label)
 
     def result(self, made: Record) -> Result:
-        """A record with what the run predicted. Raises InvalidData, also where one is not what the other says."""
+        """Return a record with its predictions. Raises InvalidData, also if the two contradict each other."""
         found = Result(made, Predictions.read(self.out / made.predictions, made.predictions_digest))
         found.check_shapes(self.out / made.predictions)
         if made.content_digest is None:
@@ -279,7 +285,7 @@ class OutputLock:
         return found
 
     def describe(self, path: Path, text: str) -> None:
-        """Write the one description of what the directory holds; that of anything else which was made here goes."""
+        """Write the description of what the directory holds, and remove the description of anything else."""
         for other in {self.directory.study, self.directory.recommendation} - {path}:
             other.unlink(missing_ok=True)
         file_io.write_text(path, text)
@@ -287,10 +293,10 @@ class OutputLock:
 
 @contextmanager
 def lock_output(out: Path) -> Iterator[OutputLock]:
-    """Make `out` where it is missing, and hold it for the block; if nothing comes of that, it is not there afterwards.
+    """Create `out` if it is missing, and lock it for the block. A new directory that stays empty is removed.
 
-    Raises NotFound where it cannot be made, CannotWrite, Busy where another process holds it, InvalidData for damaged
-    records.
+    Raises NotFound if the directory cannot be created, CannotWrite, Busy if another process has the lock, and
+    InvalidData for damaged records.
     """
     directory, fresh = OutputDirectory(out), not os.path.exists(out)
     make_output(out)
@@ -299,7 +305,8 @@ def lock_output(out: Path) -> Iterator[OutputLock]:
         lock.acquire()
     except Timeout:
         raise Busy(
-            f"`out` {out}: another study or recommendation is writing there. Wait for it, or name another `out`.",
+            f"`out` {out}: another study or recommendation is writing to this directory. "
+            "Wait until it ends, or give another `out`.",
             code="out.occupied",
             path=out,
         ) from None
@@ -313,11 +320,11 @@ def lock_output(out: Path) -> Iterator[OutputLock]:
         yield OutputLock(directory, directory.read())
         directory.clear()
     except BaseException:
-        with suppress(CannotWrite):  # the next one that holds the directory clears it
+        with suppress(CannotWrite):  # the next process that locks the directory clears it
             directory.clear()
         raise
     finally:
-        # While it is held: who waits for it sees that the file is gone, and makes a new one.
+        # Unlink before releasing: a process that waits for the lock notices the missing file and creates a new one.
         directory.lock.unlink(missing_ok=True)
         lock.release()
         if fresh and directory.empty:

@@ -1,4 +1,4 @@
-"""Prepared: a run's parts, loaded, and the `Fit` they make. What carrying out, trying out and timing a run share."""
+"""Prepared: the loaded parts of a run, and the `Fit` that trains them; for executing, trying out and timing a run."""
 
 from __future__ import annotations
 
@@ -37,13 +37,16 @@ DEFAULT_LENGTH = 512
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A run's parts, its classifier apart, which training changes.
+    """The parts of a run, except the classifier, which training changes.
 
-    run                     with the digest of its data
-    metric                  the headline
-    question                how texts are asked about;  offset  of its outputs, [labels], if there is one
-    backbone_digest, total  of the unadapted classifier's body; its parameters, head included
-    max_length              tokens; longer texts are truncated
+    Attributes:
+        run: The run, with the digest of its data.
+        metric: The headline metric.
+        question: How the texts are asked about.
+        offset: The offset of the outputs, [labels], or None.
+        backbone_digest: The digest of the body of the classifier without the adapter.
+        total: The number of parameters of the classifier without the adapter, including the head.
+        max_length: In tokens; longer texts are truncated.
     """
 
     run: RunSpec
@@ -61,12 +64,12 @@ class Prepared:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What training computes in."""
+        """The dtype in which training computes."""
         return devices.precision(self.run.training.dtype, self.device)
 
     @property
     def asked(self) -> dict[str, Any]:
-        """How texts were asked about, as manifests and records have it: `template`, `words`, `offset`."""
+        """How the texts were asked about, in the form of manifests and records: `template`, `words`, `offset`."""
         return {
             "template": self.question.template.source if self.question.template else None,
             "words": dict(self.question.words) if self.question.words else None,
@@ -74,7 +77,7 @@ class Prepared:
         }
 
     def reopen(self) -> Classifier:
-        """The classifier as it was before training, anew."""
+        """Open the classifier again, in its state before training."""
         classifier = opened(self.backbone, self.objective, self.question, self.method, self.run.seed)
         classifier.offset = self.offset
         classifier.hold(self.run.training.precision)
@@ -84,11 +87,13 @@ class Prepared:
 def prepare(
     run: RunSpec, meter: Meter, listen: Listener, given: Task | None = None, located: Backbone | None = None
 ) -> tuple[Prepared, Fit]:
-    """Load and encode all that `run` needs, and begin its training; the texts themselves are not kept.
+    """Load and encode everything that `run` needs, and begin its training. The texts themselves are not kept.
 
-    given, located  the run's task and backbone, where they were read or located already
+    Args:
+        given: The run's task, if it is loaded already.
+        located: The run's backbone, if it is located already.
 
-    Raises NotFound, InvalidData, InvalidStudy; InvalidData too where the data are not those that the run is of.
+    Raises NotFound, InvalidStudy, and InvalidData, also if the data differ from the data that the run names.
     """
     listen(Progress("load"))
     with meter.phase("load"):
@@ -109,7 +114,7 @@ def prepare(
         task = EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length, question.template)
         if question.offset:
             classifier.offset = calibrated_offset(classifier, task.train.encoded)
-    del texts  # memory while training is not to grow with them
+    del texts  # so that memory during training does not grow with the texts
     prepared = Prepared(
         run=run,
         task=task,
@@ -129,17 +134,17 @@ def prepare(
 
 
 def read_task(run: RunSpec) -> Task:
-    """The task of `run`; what a temperature is fitted on, where it asks for one, is set aside."""
+    """Load the task of `run`; if `run` fits a temperature, calibration texts are set aside."""
     return Task.load(run.task, **run.data.model_dump(), calibration=run.training.temperature)
 
 
 def of_data(run: RunSpec, task: Task) -> RunSpec:
-    """`run` with the digest of its data, where these are files. Raises InvalidData where they changed meanwhile."""
+    """Return `run` with the digest of its data if these are files. Raises InvalidData if the files have changed."""
     if run.data_digest is None:
         return run.on(task.data_digest) if reads_files(run.task, run.data.evaluation) else run
     if run.data_digest != task.data_digest:
         raise InvalidData(
-            f"task {run.task}: its data changed after the run was asked for. Start it again.",
+            f"task {run.task}: the data changed after the run was requested. Start the run again.",
             code="data.changed",
             task=run.task,
         )
@@ -147,9 +152,9 @@ def of_data(run: RunSpec, task: Task) -> RunSpec:
 
 
 def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
-    """What `run` asks of a text of its task, and the headline: what it asks for, else the task's own, else the kind's.
+    """Return the objective of `run`, and its headline metric: the run's, else the task's, else the kind's.
 
-    Raises InvalidStudy for training settings, and for a metric, that the kind has not.
+    Raises InvalidStudy if the kind does not support the training settings or the metric.
     """
     training = run.training
     made = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels, training.class_weights)
@@ -158,12 +163,12 @@ def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
 
 
 def question_of(run: RunSpec, task: Task | TaskFacts, tokenizer: Tokenizer) -> Verbalizer:
-    """How `run` asks about the texts of its task. Raises InvalidStudy."""
+    """Return how `run` asks about the texts of its task. Raises InvalidStudy."""
     asked = run.asked
     if not OBJECTIVES[task.kind].can_be_asked:
         if asked.head == "words" or asked.words or asked.offset:
             raise InvalidStudy(
-                f"a task of kind {task.kind} has no label that a word could answer for. Ask in none.",
+                f"a task of kind {task.kind} has no labels with words. Remove the words, and use a random head.",
                 code="ask.kind-unsupported",
                 kind=task.kind,
             )
@@ -172,28 +177,28 @@ def question_of(run: RunSpec, task: Task | TaskFacts, tokenizer: Tokenizer) -> V
 
 
 def opened(backbone: Backbone, objective: Objective, question: Verbalizer, method: Method, seed: int) -> Classifier:
-    """A classifier that answers as the question has it, before `method` is attached."""
+    """Open a classifier whose head starts as `question` says, without a method."""
     names, exact = objective.label_names, method.trains_nothing
     return Classifier.open(backbone, names, seed, question.tokens, exact=exact, opening=objective.opening)
 
 
 def attached(classifier: Classifier, method: Method, seed: int, device: torch.device) -> Classifier:
-    """The classifier with `method` attached, with what it draws from the seed's own stream; on `device` then."""
+    """Attach `method` to the classifier, with random values from the seed's own stream, and move it to `device`."""
     torch.manual_seed(derive_seed(seed, "adapter"))
     attach(classifier, method)
     return classifier.to(device)
 
 
 def longest_text(run: RunSpec, most: int) -> int:
-    """Where texts are cut, for a backbone that takes `most` tokens, of which the method may need some.
+    """Return the maximum length of a text in tokens.
 
-    Raises InvalidStudy.
+    `most` is the backbone's limit, of which the method may use some tokens. Raises InvalidStudy.
     """
     taken, wanted = make(run.method, run.hyperparameters).takes_positions, run.training.max_length
     if taken >= most:
         raise InvalidStudy(
-            f"method {run.method}: its {taken:,} virtual tokens leave a text none of the {most:,} that backbone "
-            f"{run.backbone} takes. Set fewer.",
+            f"method {run.method}: its {taken:,} virtual tokens leave no room for a text. Backbone {run.backbone} "
+            f"takes at most {most:,} tokens. Set fewer virtual tokens.",
             code="run.max-length",
             method=run.method,
             tokens=taken,
@@ -202,7 +207,7 @@ def longest_text(run: RunSpec, most: int) -> int:
         )
     if wanted is not None and wanted > most:
         raise InvalidStudy(
-            f"`max_length` is {wanted}, backbone {run.backbone} takes at most {most} tokens.",
+            f"`max_length` is {wanted}, but backbone {run.backbone} takes at most {most} tokens. Set {most} or less.",
             code="run.max-length",
             found=wanted,
             most=most,
@@ -210,8 +215,8 @@ def longest_text(run: RunSpec, most: int) -> int:
         )
     if wanted is not None and wanted > most - taken:
         raise InvalidStudy(
-            f"`max_length` is {wanted}, backbone {run.backbone} takes at most {most} tokens, and {taken} of them are "
-            f"those of method {run.method}: at most {most - taken} are left.",
+            f"`max_length` is {wanted}, but backbone {run.backbone} takes at most {most} tokens, and method "
+            f"{run.method} uses {taken} of them. Set {most - taken} or less.",
             code="run.max-length",
             found=wanted,
             most=most - taken,
@@ -222,13 +227,13 @@ def longest_text(run: RunSpec, most: int) -> int:
 
 
 def loader_of(run: RunSpec, split: EncodedSplit, objective: Objective) -> Loader:
-    """The batches of `run`'s steps."""
+    """Return the loader of the run's training batches."""
     size = run.training.batch_size * run.training.accumulate
     return split.loader(objective.loss_targets(split.labels), size, run.seed)
 
 
 def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
-    """How `run` trains, on the batches of `loader`."""
+    """Return the run's training recipe for the batches of `loader`."""
     setting = run.training
     return Recipe(
         steps=setting.max_steps or setting.epochs * loader.steps_per_epoch,
@@ -246,12 +251,12 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
 
 
 def check_words(run: RunSpec, task: TaskFacts) -> None:
-    """Raise what the run would end with where its words do not go with the task's labels, or with one another."""
+    """Raise the error with which `run` would end if its label words do not suit the labels or each other."""
     question_of(run, task, Backbone.load(run.backbone, weights=False).tokenizer)
 
 
 def can_be_asked(run: RunSpec) -> bool:
-    """Whether the task's labels have words that the backbone tells apart; False also where either cannot be read."""
+    """Return whether the labels have words that the tokenizer tells apart; False also if reading either fails."""
     try:
         return question_of(run, labels_of(run), Backbone.load(run.backbone, weights=False).tokenizer).words is not None
     except AfinaError:

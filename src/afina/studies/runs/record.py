@@ -1,8 +1,7 @@
-"""Record: a fact. What one run asked for, what was measured, in what environment; frozen JSON. Result: a record with
-what the run predicted, which lies in a file beside it.
+"""Record: one run's request, measurements and environment. Result: a record with the run's predictions.
 
-What each figure means is defined in docs/reference/figures.md. Starts without torch. Knows nothing
-of how a figure was obtained.
+A record is frozen JSON; the predictions lie in a file beside it. docs/reference/figures.md defines each figure. The
+module starts without torch, and does not know how a figure was obtained.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from afina.stats import classification, metrics
 from afina.stats.metrics import METRICS, Answered
 
 TOLD = 2
-"""Figures that a card shows, beside the headline; a record has more."""
+"""The number of metrics that a card shows beside the headline metric; a record has more."""
 
 
 def _below(path: str) -> str:
-    """A path as it is, if it names something below the directory that it is relative to."""
+    """Return the path unchanged if it lies below the directory to which it is relative; else raise ValueError."""
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
         raise ValueError(f"expected a path below the output directory, found {path[:80]!r}")
@@ -49,7 +48,7 @@ Below = Annotated[str, AfterValidator(_below)]
 
 
 def _printable(text: str) -> str:
-    """A text as it is, if a terminal can show it without being told to do something."""
+    """Return the text unchanged if it holds no control characters for a terminal; else raise ValueError."""
     if any(unicodedata.category(letter) == "Cc" and not letter.isspace() for letter in text):
         raise ValueError(f"expected no control characters, found {text[:80]!r}")
     return text
@@ -70,7 +69,7 @@ class Seconds(Frozen):
 
 
 class Memory(Frozen):
-    """Bytes; None where this device cannot measure it or nothing was trained."""
+    """Memory in bytes; None if this device cannot measure it, or if nothing was trained."""
 
     state_bytes: Count
     activation_bytes: Count | None
@@ -82,7 +81,7 @@ class Memory(Frozen):
 
 
 class Environment(Frozen):
-    """Where a run took place. Names no host and no path."""
+    """Where a run took place, without the name of a host and without a path."""
 
     versions: dict[str, str]
     platform: str
@@ -99,7 +98,7 @@ class Environment(Frozen):
 
 
 class Prompting(Frozen):
-    """How texts were asked about, as an adapter's manifest has it; see `afina.models.adapter`."""
+    """How the model was asked about the texts, with the fields of an adapter's manifest (`afina.models.adapter`)."""
 
     template: str | None = None
     words: dict[str, tuple[str, ...]] | None = None
@@ -107,9 +106,12 @@ class Prompting(Frozen):
 
 
 class Selection(Frozen):
-    """How a trained model did on texts of the training split that were set aside to select it, or another, by.
+    """The scores of a trained model on texts of the training split that were set aside for selecting a model.
 
-    value, loss  the headline metric, and the loss, of `examples` texts
+    Attributes:
+        value: The headline metric.
+        loss: The mean loss.
+        examples: The number of texts.
     """
 
     value: Figure
@@ -118,32 +120,35 @@ class Selection(Frozen):
 
 
 class Record(ReprCard, Sparing, Sealed):
-    """One finished run.
+    """One finished run. docs/reference/figures.md defines each figure.
 
-    key              digest of the intention; a study skips runs whose key is recorded
-    name             the run's name in its study, `method` unless one method appears twice
-    trainable        body + head parameters that training may change; `total` counts the unadapted classifier
-    tokens_per_second  real tokens trained on per second of `seconds.train`; None where nothing was trained
-    train_examples, examples  texts in the training split as used, those for calibration included, and in the evaluation
-                     split
-    columns          of a file, which column was taken as what, and in `others` those that were not read
-    notes            in sentences, what was found or done in reading the task that the user may not expect
-    truncated        training and evaluation texts longer than the maximum length
-    losses           (step, mean loss since the previous entry), at most some hundreds of entries
-    title            what tables call the method
-    kind, metric     of the task's objective, and the headline metric
-    objective        what was asked beside the labels' names, as an adapter's manifest has it
-    metrics          by name, the kind's usual headline first; what each is: docs/reference/figures.md
-    selection        on texts that were set aside to select by, where the run asked for that
-    ceiling          likewise, how well one human tells what others say of the evaluation texts, where that is known
-    predictions      path of the file of what was predicted, relative to the study's output directory, and its digest
-    adapter          path of the adapter, relative to the study's output directory
-    digest           the adapter's digest
-    data_digest      of what the task's files held, which the key covers; None where the address says which data
-                     these are
-    at_once          the most runs that this machine carried out at once meanwhile, which makes seconds longer;
-                     left out where it was this one alone
-    content_digest   of every other field
+    Attributes:
+        key: The digest of the run's description. A study skips runs whose key is recorded.
+        study: The name of the study.
+        name: The run's name in its study: `method`, unless a method appears twice.
+        title: The method's name in tables.
+        columns: For a file, the role of each column that was read, and in `others` the columns that were not read.
+        notes: Sentences about unexpected findings when the task was read.
+        kind: The kind of the task.
+        objective: The objective's settings beside the label names, as in an adapter's manifest.
+        metric: The headline metric.
+        metrics: All metrics by name; the usual headline of the kind comes first.
+        selection: The scores on texts that were set aside for selecting a model, if the run asked for them.
+        ceiling: The same metrics for one human against other humans on the evaluation texts, if known.
+        train_examples: Texts of the training split that were used, including those for calibration.
+        examples: Texts of the evaluation split.
+        trainable: Trainable parameters, body + head.
+        total: Parameters of the classifier without the adapter.
+        tokens_per_second: Training tokens, without padding, per second of `seconds.train`. None if nothing was trained.
+        truncated: Training and evaluation texts that are longer than the maximum length.
+        losses: (step, mean loss since the previous entry), some hundreds of entries at most.
+        predictions: The path of the predictions file, relative to the study's output directory.
+        adapter: The path of the adapter, relative to the study's output directory.
+        digest: The adapter's digest.
+        data_digest: The digest of the task's files, which the key covers. None if the address identifies the data.
+        at_once: The largest number of runs that this machine executed at the same time as this run, which lengthens
+            `seconds`. Left out of the JSON if this run was alone.
+        content_digest: The digest of every other field.
     """
 
     unwritten: ClassVar[frozenset[str]] = frozenset({"at_once"})
@@ -192,24 +197,24 @@ class Record(ReprCard, Sparing, Sealed):
     at_once: int = Field(default=1, ge=1)
 
     def beside(self, most: int) -> Self:
-        """The record of a run beside which so many were carried out at once, itself counted."""
+        """Return the record with `at_once` set to `most`: the number of runs at the same time, this run included."""
         return self if most == self.at_once else self.model_copy(update={"at_once": most}).sealed()
 
     @model_validator(mode="after")
     def _of_a_known_kind(self) -> Self:
         known = metrics.of_kind(self.kind)
         if self.metric not in known or self.metric not in self.metrics or not self.metrics.keys() <= set(known):
-            raise ValueError(f"a task of kind {self.kind!r}, measured in {self.metric!r}, is not known")
+            raise ValueError(f"kind {self.kind!r} with metric {self.metric!r} is unknown")
         try:
             asked = objectives.make(self.label_names, self.objective)
         except (KeyError, TypeError, ValueError):
-            raise ValueError(f"its objective {str(self.objective)[:80]} is not known") from None
+            raise ValueError(f"objective {str(self.objective)[:80]} is unknown") from None
         if asked.kind != self.kind:
-            raise ValueError(f"its kind is {self.kind!r}, and its objective is of {asked.kind!r}")
+            raise ValueError(f"the kind is {self.kind!r}, but the objective is of kind {asked.kind!r}")
         return self
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         return {
             "name": self.name,
             "seed": self.seed,
@@ -225,19 +230,19 @@ class Record(ReprCard, Sparing, Sealed):
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, of a task of classes."""
+        """The share of right answers; for tasks of classes only."""
         return self.metrics["accuracy"]
 
     @property
     def f1(self) -> float:
-        """As docs/reference/figures.md defines it, of a task of classes."""
+        """The F1 score as docs/reference/figures.md defines it; for tasks of classes only."""
         return self.metrics["f1"]
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records in a `records.jsonl`; none where the file is not there.
+    """Return the records in a `records.jsonl`; empty if the file does not exist.
 
-    Raises InvalidData with the line, also where a record was changed since it was made.
+    Raises InvalidData, with the line, if a record is damaged or was changed after it was made.
     """
     if not path.exists():
         return []
@@ -253,7 +258,7 @@ def _read(line: bytes, where: str) -> Record:
         raise InvalidData(
             f"{where}: not a record of this version of afina "
             f"({wrong.field or 'the line'}: {wrong.message}). "
-            "Remove that line, or name another `out`.",
+            "Remove this line, or give another `out`.",
             code="results.damaged",
             where=where,
             field=wrong.field,
@@ -276,29 +281,29 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 _CLOSE = 1e-6
-"""Two computations of one metric differ by less."""
+"""Two computations of the same metric differ by less than this."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run. Two are equal whose records are: these have the digest of the predictions."""
+    """One finished run. Two results are equal if their records are: a record has the digest of the predictions."""
 
     record: Record
     predictions: Predictions = field(compare=False)
 
     @cached_property
     def objective(self) -> Objective:
-        """What was asked of each text."""
+        """The objective of the run's task."""
         return objectives.make(self.record.label_names, self.record.objective)
 
     def check_shapes(self, where: object) -> None:
-        """Raise InvalidData where the predictions can be none of the record's kind and labels."""
+        """Raise InvalidData if the shape of the predictions does not suit the record's kind and labels."""
         given, asked = self.predictions, self.objective
         if not asked.fits(given):
             raise InvalidData(
-                f"{where}: these are no predictions of {self.record.name}, seed {self.record.seed}: outputs "
-                f"{given.outputs.shape} and targets {self.targets.shape}, for {asked.width} outputs a text. Remove the "
-                "file, and run the study again.",
+                f"{where}: the predictions do not belong to {self.record.name}, seed {self.record.seed}: found outputs "
+                f"of shape {given.outputs.shape} and targets of shape {self.targets.shape}. Expected {asked.width} "
+                "outputs a text. Remove the file, and run the study again.",
                 code="results.changed",
                 where=where,
                 run=self.record.name,
@@ -306,9 +311,9 @@ class Result:
             )
 
     def check(self, where: object) -> None:
-        """Raise InvalidData where a metric of the record is not what the predictions give.
+        """Raise InvalidData if a metric of the record differs from the metric of the stored predictions.
 
-        For a record without a digest of its own. What is undefined here, or not computed, is not looked at.
+        For a record without a digest of its content. A metric that is undefined or not computed here is not compared.
         """
         found = self.objective.metrics(self.predictions)
         for name, said in self.record.metrics.items():
@@ -318,9 +323,9 @@ class Result:
             if math.isclose(said, self._as_before(name, given), rel_tol=_CLOSE, abs_tol=_CLOSE):
                 continue
             raise InvalidData(
-                f"{where}: the record of {self.record.name}, seed {self.record.seed}, says {name} {said:.4f}, its "
-                f"stored predictions give {given:.4f}: it was changed after it was made. Restore its line, or remove "
-                "it and run the study again.",
+                f"{where}: the record of {self.record.name}, seed {self.record.seed}, says {name} {said:.4f}, but the "
+                f"stored predictions give {given:.4f}: the record was changed after it was made. Restore its line, or "
+                "remove it and run the study again.",
                 code="results.changed",
                 where=where,
                 run=self.record.name,
@@ -329,7 +334,7 @@ class Result:
             )
 
     def _as_before(self, metric: str, given: float) -> float:
-        """What an earlier afina made of it: macro F1 counted a label that neither occurs nor is answered as 0."""
+        """Return the metric as earlier versions computed it: macro F1 counted a label that never occurs as 0."""
         if metric not in ("f1", "macro_f1") or self.objective.width < 3:
             return given
         if metric == "f1":
@@ -340,31 +345,31 @@ class Result:
 
     @property
     def targets(self) -> np.ndarray:
-        """What was right, [N]."""
+        """The targets, [N]."""
         return self.predictions.right
 
     @cached_property
     def answered(self) -> Answered:
-        """What metrics are computed from."""
+        """The answers and targets from which metrics are computed."""
         return self.objective.answered(self.predictions)
 
     @cached_property
     def answers(self) -> np.ndarray:
-        """What was predicted, in the form of targets, [N]."""
+        """The predictions in the form of targets, [N]."""
         return self.answered.answers
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """What each answer adds to the headline metric, [N]; for accuracy whether it is right."""
+        """The contribution of each answer to the headline metric, [N]; for accuracy, whether the answer is right."""
         return self.values(self.record.metric)
 
     def values(self, metric: str) -> np.ndarray:
-        """What each answer adds to a metric, [N]."""
+        """Return the contribution of each answer to a metric, [N]."""
         made = METRICS[metric].values
         assert made is not None
         return made(self.answered)
 
     @cached_property
     def chances(self) -> np.ndarray | None:
-        """Probabilities, [N, width], where the kind has such."""
+        """Probabilities, [N, width]; None if the kind has none."""
         return self.answered.chances

@@ -1,6 +1,6 @@
-"""Run: an intention that can carry itself out. Forecast: what it is expected to cost, before anything is trained.
+"""Run: a run's description that can be executed. Forecast: a run's expected cost before anything is trained.
 
-Knows figures of a forecast, not how they are found (`forecast.py`). Starts without torch.
+The module holds the figures of a forecast; `forecast.py` computes them. Starts without torch.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ MOST_SEED = 2**63
 
 
 class Run(RunSpec):
-    """One training and evaluation; its fields are those of `RunSpec`.
+    """One training and evaluation; the fields are those of `RunSpec`.
 
-    Raises UnknownName and InvalidStudy for what cannot be carried out.
+    Raises UnknownName or InvalidStudy for fields that cannot be executed.
     """
 
     def __init__(self, /, **fields: Any) -> None:
@@ -53,7 +53,7 @@ class Run(RunSpec):
             output_directory.check_name(self.name, "run")
         if not 0 <= self.seed < MOST_SEED:
             raise InvalidStudy(
-                f"run {self.title}: `seed` {self.seed}. Expected 0 or more, below 2**63.",
+                f"run {self.title}: `seed` is {self.seed}. Expected an integer from 0 to 2**63 - 1.",
                 code="study.value-invalid",
                 run=self.title,
                 seed=self.seed,
@@ -61,12 +61,23 @@ class Run(RunSpec):
         return self
 
     def execute(self, out: str | Path, listen: Listener | None = None, task: Task | None = None) -> Record:
-        """Carry the run out in this process; its adapter and its predictions appear under `out`.
+        """Execute the run in this process, and write the adapter and the predictions below `out`.
 
-        Trains whatever is there already, but continues from a checkpoint that an interrupted execution on the same data
-        left under `out`; Ctrl-C leaves one. Memory figures count this whole process; a `Study` gives each run a process
-        of its own. Without `listen`, a notebook shows how far it is. `task` is the run's where it is in memory: nothing
-        is read at its address then. Raises NotFound, InvalidData, CannotWrite, Diverged, OutOfMemory.
+        The run is trained even if `out` has results of it already. If an interrupted execution on the same data left a
+        checkpoint below `out`, training continues from there; Ctrl-C leaves a checkpoint. Memory figures cover this
+        whole process; a `Study` gives each run a process of its own.
+
+        Args:
+            out: The output directory.
+            listen: Receives the progress. None: a notebook shows a progress display.
+            task: The run's task, if it is in memory already; then nothing is read at the task's address.
+
+        Raises:
+            NotFound: The task or the backbone does not exist.
+            InvalidData: The task cannot be read.
+            CannotWrite: `out` cannot be written to.
+            Diverged: Training diverged.
+            OutOfMemory: The GPU has too little memory.
         """
         from afina.studies.runs.execute import execute
 
@@ -93,13 +104,17 @@ class Run(RunSpec):
         return record
 
     def inputs(self) -> RunInputs:
-        """The run's inputs, named for a machine without this one's files. Raises what finding them does."""
+        """Return the run's inputs by digest, for a machine that lacks this machine's files.
+
+        Raises the same errors as finding the inputs.
+        """
         return RunInputs.of(self)
 
     def adapter(self, out: str | Path) -> Path:
-        """Where `execute(out)` puts the adapter, as `Predictor.load` opens it.
+        """Return the directory where `execute(out)` writes the adapter, for `Predictor.load`.
 
-        Of a task in files it depends on what is in them now. Raises what reading them does.
+        If the task is read from files, the directory depends on their present content. Raises the same errors as
+        reading the task.
         """
         run = self
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
@@ -109,7 +124,7 @@ class Run(RunSpec):
 
 @dataclass
 class _CtrlC:
-    """Ctrl-C while a run is carried out: at once where nothing is trained, else after the step that is under way."""
+    """Handles Ctrl-C during a run: after the step in progress while the run trains, else at once."""
 
     training: bool = False
     heard: bool = False
@@ -119,7 +134,7 @@ class _CtrlC:
         return self.heard
 
     def told(self, listen: Listener) -> Listener:
-        """The listener, through which it knows whether training goes on."""
+        """Return the listener, extended to note whether the run trains."""
 
         def hear(progress: Progress) -> None:
             self.training = progress.phase == "train"
@@ -128,7 +143,7 @@ class _CtrlC:
         return hear
 
     def hear(self, *_: object) -> None:
-        """As a handler of the signal; the second is obeyed at once."""
+        """Handle the signal; a second signal interrupts at once."""
         if self.heard or not self.training:
             raise KeyboardInterrupt
         self.heard = True
@@ -136,7 +151,7 @@ class _CtrlC:
 
 @contextmanager
 def _ctrl_c_after_a_step() -> Iterator[_CtrlC]:
-    """Let Ctrl-C wait for a state that a checkpoint can hold, unless this process handles it in a way of its own."""
+    """Delay Ctrl-C until a checkpoint can be written, unless this process has its own signal handler."""
     ctrl_c = _CtrlC()
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
@@ -150,7 +165,7 @@ def _ctrl_c_after_a_step() -> Iterator[_CtrlC]:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Forget what the frames of an error hold, a model among it: a notebook keeps its last error."""
+    """Clear the frames of an error, which hold the model: a notebook keeps its last error."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
@@ -158,15 +173,16 @@ def _let_go(error: BaseException | None) -> None:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a forecast is for.
+    """The conditions of a forecast.
 
-    dtype    "float32" or "bfloat16", in which training computes
-    texts, tokens, longest  of the largest training batch; the longest text's tokens
-    epochs   of the training whose time is foreseen
-    memory   bytes that are to suffice
-    process  bytes that Python and the libraries take, without any tensor
-    gpu      bytes of a GPU that are to suffice: those given, or this machine's; None where neither is
-    precision  what the backbone's frozen weights are held in
+    Attributes:
+        dtype: The dtype in which training computes, "float32" or "bfloat16".
+        texts, tokens, longest: The size of the largest training batch, and the tokens of its longest text.
+        epochs: The epochs of the training whose time is forecast.
+        memory: The bytes that must suffice.
+        process: The bytes that Python and the libraries take without any tensor.
+        gpu: The bytes of GPU memory that must suffice: given, or this machine's. None: no GPU.
+        precision: How the backbone's frozen weights are stored.
     """
 
     backbone: str
@@ -183,7 +199,7 @@ class Terms:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """As JSON values; a neutral precision is left out."""
+        """The terms as JSON values; the default precision is left out."""
         return {key: value for key, value in asdict(self).items() if key != "precision" or value != FLOAT}
 
 
@@ -191,10 +207,12 @@ class Terms:
 class Forecast:
     """One method's costs, in bytes and seconds.
 
-    activation_bytes, activation_tokens  None where nothing is trained, and under activation checkpointing
-    peak           of the process of a run on the CPU;  gpu_peak  of a GPU's memory
-    disk_bytes     the adapter's tensor file
-    train_seconds  None where it is not known
+    Attributes:
+        activation_bytes, activation_tokens: None if nothing is trained, and with activation checkpointing.
+        peak: The peak memory of the process of a run on the CPU.
+        gpu_peak: The peak of GPU memory.
+        disk_bytes: The size of the adapter's tensor file.
+        train_seconds: None if unknown.
     """
 
     method: str
@@ -219,11 +237,11 @@ class Forecast:
 
     @property
     def fits_gpu(self) -> bool | None:
-        """Whether the GPU of the terms would do; None where they have none."""
+        """Whether a run stays within the GPU memory of the terms; None if the terms have no GPU."""
         return None if self.terms.gpu is None else self.gpu_peak <= self.terms.gpu
 
     @property
     def summary(self) -> dict[str, Any]:
-        """As JSON values, without the terms, which all methods share."""
+        """The forecast as JSON values, without the terms, which all methods share."""
         figures = {key: value for key, value in asdict(self).items() if key not in ("method", "title", "terms")}
         return figures | {"fits": self.fits, "fits_gpu": self.fits_gpu}

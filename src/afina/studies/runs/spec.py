@@ -1,6 +1,6 @@
-"""RunSpec: what a run is asked for. Backbone x task x method x hyperparameters x data x training x seed, hashable.
+"""RunSpec: what a run is asked to do. Backbone x task x method x hyperparameters x data x training x seed, hashable.
 
-Knows no way to carry it out. Starts without torch.
+The module does not know how a run is executed. Starts without torch.
 """
 
 from __future__ import annotations
@@ -20,26 +20,31 @@ from afina.schema import Frozen, Sparing
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-"""What `train.dtype` may be."""
+"""The values of `train.dtype`."""
 
 
 MOST = 2**31 - 1
-"""Of anything that is counted; a greater number is a slip, and none that numpy and torch could compute with."""
+"""The upper limit of every count; a greater number is a typing error, and numpy and torch could not use it."""
 
 
 class Data(Frozen):
-    """How to read the task: column names, order of the labels, and how much of it.
+    """How to read the task: the [data] section of a study.
 
-    labels  label names, in the order of their indices
-    kind, separator  what stands in the label's column, and between several labels; None: what it looks like
-    missing, merge_labels, sheet  what is done with missing values, whether labels that differ in their spelling are
-                one, and which sheet of a workbook is read; see `Task.load`
-    train_examples, evaluation_examples  at most so many, chosen by a stable hash of the text
-    validation  share of the training split that stands in for the evaluation split, which is then not used at all
-    evaluation  a file, all of which stands in for the evaluation split
-    positive    of two labels, the one that F1 and AUROC are about; None: the second
-    selection   share of the training split that is not trained on, and scored beside the evaluation split, for whoever
-                selects one of several trained models
+    Attributes:
+        text, text_pair, label: Column names of the text, of a pair's second text, and of the target. None: recognised.
+        labels: The label names, in the order of their indices.
+        kind: The kind of target in the label column. None: recognised.
+        separator: The text between several labels of one cell. None: recognised.
+        missing: What to do with missing values; `Task.load` describes the choices.
+        merge_labels: Whether labels that differ only in spelling are one label.
+        sheet: The sheet of a workbook that is read.
+        train_examples, evaluation_examples: The largest number of texts, chosen by a stable hash of the text.
+        validation: The share of the training split that replaces the evaluation split, which is then not used at all.
+        evaluation: A file that replaces the evaluation split.
+        positive: The label, of two, to which F1 and AUROC refer. None: the second.
+        selection: The share of the training split that is not trained on. The trained model is scored on these texts
+            too, so that one of several models can be selected.
+        allow_leakage: Accept evaluation texts that also occur in the training split.
     """
 
     text: str | None = None
@@ -61,28 +66,31 @@ class Data(Frozen):
 
 
 class Training(Sparing):
-    """How to train.
+    """How to train: the [train] section of a study.
 
-    learning_rate   None: the method's own default
-    max_length      tokens; longer texts are truncated. None: 512, or the backbone's own limit where that is less
-    max_steps       None: as many as `epochs` takes; the decay ends at the last step
-    dtype           "auto": bfloat16 where the device computes it natively
-    precision       what the backbone's frozen linear weights are held in, a key of PRECISIONS; "float": in `dtype`
-    accumulate      batches a step: its gradient is that of the mean over all their examples
-    token_budget    the most tokens computed at once: a batch with more is computed in parts of whole texts, whose
-                    gradients add up to the batch's. Bounds the memory; changes nothing but rounding and dropout draws.
-                    Texts of 1,024 tokens train three times as fast one at a time as eight at once, and 2,048 cuts no
-                    batch of 16 texts of 128 tokens
-    checkpointing   keep only each block's input for the backward pass, and compute the block again there: less memory,
-                    more time, the same result
-    label_smoothing share of each target that is spread evenly over all labels (Szegedy et al. 2016)
-    class_weights   "balanced": each text's loss counts as much as its class is rare, N / (C count) as in scikit-learn
-    temperature     fit one by which outputs are divided before they are probabilities, and thresholds where there are
-                    several labels, on a tenth of the training split that is cut from it (Guo et al. 2017)
-    average         the trained weights are the mean of those after each step of this last share of the steps (Polyak
-                    and Juditsky 1992; Izmailov et al. 2018)
-    pull            strength of a decay of the backbone's own trained weights toward what they were (L2-SP, Li et al.
-                    2018), in the place of their weight decay; of methods that train such weights
+    Attributes:
+        learning_rate: None: the method's default.
+        clip: The largest norm of the gradient.
+        max_length: In tokens; longer texts are truncated. None: 512, or the backbone's limit if that is lower.
+        max_steps: None: as many steps as `epochs` takes. The decay of the learning rate ends at the last step.
+        dtype: "auto": bfloat16 if the device computes bfloat16 natively, else float32.
+        precision: How the backbone's frozen linear weights are stored, a key of PRECISIONS. "float": in `dtype`.
+        accumulate: Batches per optimizer step. The gradient is that of the mean over all their examples.
+        token_budget: The largest number of tokens that are computed at once. A larger batch is computed in parts of
+            whole texts whose gradients add up. A limit of memory: it changes only rounding and dropout masks. Texts of
+            1,024 tokens train three times as fast one at a time as eight at once. 2,048 divides no batch of 16 texts of
+            128 tokens.
+        checkpointing: Activation checkpointing: store only each block's input for the backward pass, and compute the
+            block again. Less memory, more time, the same result.
+        label_smoothing: The share of each target that is spread evenly over all labels (Szegedy et al. 2016).
+        class_weights: "balanced": weight the loss of each text by N / (C count) of its class, as scikit-learn does.
+        temperature: Calibrate probabilities by a temperature (Guo et al. 2017), and thresholds if a text has several
+            labels. Both are fitted on a tenth of the training split that is then not trained on.
+        average: Use the mean of the weights over this last share of the steps (Polyak and Juditsky 1992; Izmailov et
+            al. 2018).
+        pull: The strength of a decay of the backbone's trained weights toward their pretrained values, in place of
+            weight decay (L2-SP, Li et al. 2018). Only for methods that train weights of the backbone.
+        checkpoint_seconds: Seconds between two checkpoints.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -109,15 +117,17 @@ class Training(Sparing):
 
 
 class Ask(Frozen):
-    """How the model is asked about a text.
+    """How the model is asked about a text: the [ask] section of a study.
 
-    head      what the classification head starts from: "random", a draw; "words", the output embeddings of the labels'
-              words, so that what the language model answers is where training begins; "auto": words where the labels
-              are words that tell them apart, see `afina.models.verbalizer`
-    template  what a text stands in, such as "Review: {text}\\nSentiment:"; "{text}" is the text alone. None: with
-              words, one that suits the labels; else the text alone
-    words     by label, the words that answer for it, with the space before them where they need one. None: its name
-    offset    shift each label's output by what the training texts, without their labels, suggest
+    Attributes:
+        head: The start of the classification head. "random": random weights. "words": the output embeddings of the
+            labels' words (a verbalizer), so that training begins at the language model's own answer. "auto": words, if
+            the labels are words that the tokenizer tells apart (`afina.models.verbalizer`).
+        template: The text around each text, such as "Review: {text}\\nSentiment:"; "{text}" is the text alone. None:
+            with words, a template that suits the labels; else the text alone.
+        words: The label words, by label, with a leading space if they need one. None: the label's name.
+        offset: Shift each label's output, so that all labels are equally probable on average over the training texts
+            (batch calibration). The labels of these texts are not used.
     """
 
     head: Literal["auto", "random", "words"] = "auto"
@@ -127,10 +137,10 @@ class Ask(Frozen):
 
 
 UNASKED = Ask(head="random")
-"""As the study has it: a random head, and each text alone."""
+"""The neutral way to ask: a random head, and each text alone."""
 
 NO_EFFECT = frozenset({"checkpoint_seconds"})
-"""Settings of training that change no result."""
+"""Training settings that do not change the result."""
 
 LATER = {
     "data": (
@@ -146,19 +156,20 @@ LATER = {
     ),
     "training": ("label_smoothing", "average", "pull", "class_weights", "temperature"),
 }
-"""Settings that came after runs without them; at their defaults they do nothing, and the runs keep their keys."""
+"""Settings that later versions added. At their defaults they are not part of the key, so earlier keys stay valid."""
 
 _NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": True, "metric": True}
-"""Fields that change no result; two runs that differ only here are the same run."""
+"""Fields that do not change the result; two runs that differ only in these fields are the same run."""
 
 
 class RunSpec(ReprCard, Frozen):
-    """One training and evaluation, as an intention.
+    """The description of one training and evaluation.
 
-    name    what tables call it; the method's key by default
-    metric  by which trials are scored, and which heads what is told of it; None: the task's
-    data_digest  of what the task's files hold (`Task.data_digest`), so that changed files make another run; None where
-            the address itself says which texts these are, as that of packaged data and of data on the Hub
+    Attributes:
+        name: The run's name in tables. Default: the method's key.
+        metric: The headline metric, which also scores trials. None: the task's metric.
+        data_digest: The digest of the contents of the task's files (`Task.data_digest`), so that changed files make
+            another run. None if the address identifies the texts, as for packaged data and data on the Hub.
     """
 
     backbone: str
@@ -174,7 +185,7 @@ class RunSpec(ReprCard, Frozen):
     data_digest: str | None = None
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         return {
             "name": self.title,
             "method": self.method if self.name else None,
@@ -189,7 +200,7 @@ class RunSpec(ReprCard, Frozen):
 
     @cached_property
     def key(self) -> str:
-        """Digest of the intention, with the method's defaults written out."""
+        """The digest of the description, with the method's defaults written out."""
         intention = self.model_dump(mode="json", exclude=_NO_EFFECT)  # type: ignore[arg-type]
         for part, names in LATER.items():
             asked = getattr(self, part)
@@ -206,18 +217,18 @@ class RunSpec(ReprCard, Frozen):
         return digest.of_json(intention)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Another one, with the key that it has then: pydantic's copy would keep the first one's."""
+        """Return a changed copy with a key of its own: pydantic's copy would keep the cached key of the original."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("key", None)
         return copied
 
     def on(self, data_digest: str | None) -> Self:
-        """The same, of data with that digest."""
+        """Return the same run on data with this digest."""
         return self if data_digest == self.data_digest else self.model_copy(update={"data_digest": data_digest})
 
     @property
     def asked(self) -> Ask:
-        """`ask`, as far as the method leaves it open: see `Method.head`."""
+        """`ask`, with the head that the method prescribes, if it prescribes one (`Method.head`)."""
         head = METHODS[self.method].head if self.method in METHODS else None
         if head == "random":
             return UNASKED
@@ -225,7 +236,7 @@ class RunSpec(ReprCard, Frozen):
 
     @property
     def title(self) -> str:
-        """The name, or the method's key."""
+        """The name, or the method's key if the run has no name."""
         return self.name or self.method
 
     @property

@@ -1,8 +1,9 @@
 """Worker: one run in a process of its own, `python -m afina.studies.runs.worker`, started by LocalExecutor.
 
-Messages are a line of JSON each way. The worker reads one request from standard input: CarryOut, TryOut or Foresee. It
-writes to standard output: Progressed now and then, and Failed where the user can mend what failed. It ends at once when
-its standard input closes, so that no run outlives who asked for it; at Stop it ends after a checkpoint.
+Messages are lines of JSON in both directions. The worker reads one request from standard input: CarryOut, TryOut or
+Foresee. It writes Progressed messages to standard output, and Failed if the run ends in an error that the user can
+correct. The worker ends at once when its standard input closes, so no run outlives its caller. At Stop it ends after a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from afina.studies.runs.run import Run
 
 
 class _Message(Frozen):
-    model_config = ConfigDict(ser_json_inf_nan="constants")  # a loss may be no number
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # a loss may be NaN
 
 
 class CarryOut(_Message):
-    """To a worker: carry `run` out under `out`. It ends in Recorded or Failed."""
+    """To a worker: execute `run`, with files below `out`. The worker answers with Recorded or Failed."""
 
     kind: Literal["carry out"] = "carry out"
     run: Run
@@ -40,7 +41,7 @@ class CarryOut(_Message):
 
 
 class TryOut(_Message):
-    """To a worker: try `run` out. After each Scored that is not the last, it waits for GoOn."""
+    """To a worker: try `run` out. After each Scored message except the last, the worker waits for GoOn."""
 
     kind: Literal["try out"] = "try out"
     run: Run
@@ -49,33 +50,33 @@ class TryOut(_Message):
 
 
 class Foresee(_Message):
-    """To a worker: say what memory these runs need. It ends in MemoryForeseen."""
+    """To a worker: forecast the memory of these runs. The worker answers with MemoryForeseen."""
 
     kind: Literal["foresee"] = "foresee"
     runs: tuple[Run, ...]
 
 
 class GoOn(_Message):
-    """To a worker: take the steps up to the next score."""
+    """To a worker: train until the next score."""
 
     kind: Literal["go on"] = "go on"
 
 
 class Stop(_Message):
-    """To a worker: end; a run that trains leaves a checkpoint first."""
+    """To a worker: end. A run that trains writes a checkpoint first."""
 
     kind: Literal["stop"] = "stop"
 
 
 class Progressed(_Message):
-    """From a worker: how far it is."""
+    """From a worker: the progress."""
 
     kind: Literal["progress"] = "progress"
     progress: Progress
 
 
 class Scored(_Message):
-    """From a worker: how a trial does so far."""
+    """From a worker: a score of a trial."""
 
     kind: Literal["score"] = "score"
     score: ValidationScore
@@ -83,14 +84,14 @@ class Scored(_Message):
 
 
 class Recorded(_Message):
-    """From a worker: the run is done."""
+    """From a worker: the record of the finished run."""
 
     kind: Literal["record"] = "record"
     record: Record
 
 
 class MemoryForeseen(_Message):
-    """From a worker: bytes that there are, and bytes that each run needs, by its key; none where that is unknown."""
+    """From a worker: the available bytes, and the bytes that each run needs, by its key, if known."""
 
     kind: Literal["foreseen"] = "foreseen"
     available: int
@@ -98,7 +99,7 @@ class MemoryForeseen(_Message):
 
 
 class Failed(_Message):
-    """From a worker: what failed, where the user can mend it."""
+    """From a worker: an error that the user can correct."""
 
     kind: Literal["error"] = "error"
     error: str
@@ -115,17 +116,17 @@ _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator=
 
 
 def encode(message: Message) -> str:
-    """One line, with its end."""
+    """Return the message as one line, with its line end."""
     return message.model_dump_json() + "\n"
 
 
 def decode(line: str | bytes) -> Message:
-    """The message of a whole line."""
+    """Return the message of a complete line."""
     return _ANY.validate_json(line)
 
 
 _PAUSE = 0.2
-"""Seconds between two progress lines of one phase."""
+"""Seconds between two progress messages of one phase."""
 
 
 INTERRUPTED = 130
@@ -133,7 +134,7 @@ INTERRUPTED = 130
 
 
 def _hear(replies: queue.SimpleQueue[Message], reporter: _Reporter) -> None:
-    # Not sys.stdin: a thread that waits in its buffer makes the interpreter's own shutdown abort.
+    # Not sys.stdin: a thread that waits in its buffer makes the interpreter abort at shutdown.
     heard = b""
     while part := os.read(0, 1 << 16):
         *lines, heard = (heard + part).split(b"\n")
@@ -146,14 +147,14 @@ def _hear(replies: queue.SimpleQueue[Message], reporter: _Reporter) -> None:
 
 
 class _Reporter:
-    """Tells how far it is, and knows whether to stop."""
+    """Sends progress to the study, and stops the run if the study asks."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.phase, self.last = stream, "", 0.0
         self.keeps, self.stopped = False, threading.Event()
 
     def stop(self) -> None:
-        """End at once where no step is under way that a checkpoint could follow, else after it."""
+        """End after the current step and its checkpoint if the run trains, else at once."""
         self.stopped.set()
         if not (self.keeps and self.phase == "train"):
             os._exit(INTERRUPTED)
@@ -163,12 +164,12 @@ class _Reporter:
             self.stream.write(encode(message))
             self.stream.flush()
         except BrokenPipeError:
-            os._exit(1)  # the study is gone
+            os._exit(1)  # the study has ended
 
     def progress(self, progress: Progress) -> None:
         if progress.phase != self.phase or progress.step == progress.steps or meter.now() - self.last >= _PAUSE:
             self.phase, self.last = progress.phase, meter.now()
-            if self.stopped.is_set() and progress.phase != "train":  # it came while the last step was taken
+            if self.stopped.is_set() and progress.phase != "train":  # Stop came during the last step
                 os._exit(INTERRUPTED)
             self.send(Progressed(progress=progress))
 
@@ -190,7 +191,7 @@ def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[Me
         ends = score.step >= min(last, score.steps) or score.value is None
         reporter.send(Scored(score=score, last=ends))
         if not ends:
-            replies.get()  # at rest: a candidate that is stopped has taken no step more than it was scored for
+            replies.get()  # wait, so that a candidate which is stopped has taken no step after its last score
 
 
 def _foresee(request: Foresee, reporter: _Reporter) -> None:
@@ -200,20 +201,20 @@ def _foresee(request: Foresee, reporter: _Reporter) -> None:
     gpu = meter.gpu_memory(device.choose())
     needed: dict[str, int] = {}
     for run in request.runs:
-        with suppress(AfinaError):  # what is wrong with it, it says itself when it is carried out
+        with suppress(AfinaError):  # the run raises the same error when it is executed
             seen = forecast_run(run, calibrate=False)
             needed[run.key] = seen.peak if gpu is None else seen.gpu_peak
     reporter.send(MemoryForeseen(available=meter.memory_available() if gpu is None else gpu, needed=needed))
 
 
 def main() -> int:
-    """Carry out what standard input describes; 0 when it is done, 2 when the user can mend what failed."""
-    # Whatever a library prints must not reach the channel.
+    """Execute the request from standard input; return 0 on success, 2 for an error that the user can correct."""
+    # Output that a library prints must not mix with the messages.
     reporter = _Reporter(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
-        return 1  # the study ended before it had asked for anything
+        return 1  # the study ended before it sent a request
     request = decode(line)
     assert isinstance(request, Request)
     replies: queue.SimpleQueue[Message] = queue.SimpleQueue()
