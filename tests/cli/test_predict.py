@@ -49,7 +49,7 @@ def test_a_long_table_is_answered_from_its_first_rows_on(afina: Command, trained
     lines = [f"a warm play number {number},good\n" for number in range(40)]
     Path("long.csv").write_text("text,label\n" + "".join(lines) + "one field too many,good,x\n", encoding="utf-8")
     answer = afina("predict", trained, "--file", "long.csv")
-    assert answer.error.startswith("long.csv, line 42: found 3 fields, expected 2 (text, label).")
+    assert answer.error.startswith("long.csv, line 42: found 3 fields. Expected 2 (text, label).")
     assert [json.loads(line)["text"] for line in answer.out.splitlines()] == [
         f"a warm play number {number}" for number in range(16)
     ]

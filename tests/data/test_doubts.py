@@ -228,7 +228,7 @@ def test_truth_values_and_floats_are_multi_hot_too(tmp_path: Path) -> None:
         ([[0, 1, 0, 1], [1, 0, 0, 1], [1, 0]], "line 3: column 'labels' holds '[1, 0]', but most other rows hold 4"),
         ([[0, 1, 0, 1], [1, 0, 0, 1], ["late"]], "Expected 4 times 0 or 1 in each row, or the names of its labels"),
         ([[0, 1, 0, 1], [1, 0, 0, 1], [1, 0, 0, 2]], "line 3: column 'labels' holds '[1, 0, 0, 2]', but most other"),
-        ([[0], [1], [1]], "each list of column 'labels' holds one 0 or 1, which may be the name of a label, or say"),
+        ([[0], [1], [1]], "each list of column 'labels' holds a single 0 or 1. This may be the name of a label, "),
         ([[0, 1, 0], [1, 0, 0], None], "line 3: column 'labels' is empty. Expected a label"),
     ],
 )
@@ -362,7 +362,7 @@ def test_labels_of_a_cell_and_of_another_file_are_merged_too(tmp_path: Path) -> 
 def test_rows_that_name_the_columns_again_are_refused(tmp_path: Path) -> None:
     mine = table_of(tmp_path, ["y", "n"] * 8)
     mine.write_text(2 * mine.read_text(encoding="utf-8"), encoding="utf-8")
-    assert "mine.csv, line 18: the names of the columns again." in refused(mine)
+    assert "mine.csv, line 18: this row repeats the column names." in refused(mine)
 
 
 def test_a_nul_character_is_refused_in_any_line(tmp_path: Path) -> None:

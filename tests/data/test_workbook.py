@@ -56,7 +56,7 @@ def test_of_several_sheets_one_is_named(tmp_path: Path) -> None:
     ("rows", "told"),
     [
         ([], "the sheet 'One' is empty. Expected a first row that names the columns."),
-        ([*ROWS, ("more", 1, "aside")], "row 32: 'aside' stands in a column without a name."),
+        ([*ROWS, ("more", 1, "aside")], "row 32: 'aside' is in a column without a name."),
         ([("text", "text"), *ROWS[1:]], "row 1: column 'text' occurs more than once."),
         ([*ROWS, (None, 3)], "row 32: column 'text' is empty."),
         ([*ROWS, ("x", "#N/A")], "row 32: column 'stars' holds '#N/A', a word for a missing value."),
