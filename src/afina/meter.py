@@ -153,9 +153,9 @@ def _storage(tensor: Tensor) -> tuple[object, int]:
 
 
 def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Return the bytes that `forward()` saves for a backward pass:
+    """Return the bytes that `forward()` saves for a backward pass.
 
-    distinct storages, without parameters and buffers.
+    Each storage counts once; parameters and buffers do not count.
     """
     import torch
 

@@ -224,6 +224,6 @@ def split_of(task: str, train: int, held_out: int) -> str:
 
 
 def texts_cut(truncated: int, texts: int, max_length: int | None) -> str:
-    """How many texts were longer than the maximum length: `3 of 300 texts cut at the maximum length of 128 tokens.`"""
+    """Return a sentence such as `3 of 300 texts cut at the maximum length of 128 tokens.` (or without a length)."""
     most = "" if max_length is None else f" of {max_length:,} tokens"
     return f"{count(truncated)} of {number_of_texts(texts)} cut at the maximum length{most}."

@@ -226,9 +226,9 @@ def traces_wanted() -> bool:
 
 
 def make_traces() -> Traces | None:
-    """Return an exporter (OTLP over HTTP) as the environment asks;
+    """Return an exporter (OTLP over HTTP) as the environment says.
 
-    None if it asks for none, or a package is missing.
+    None: the environment names no exporter, or a package is missing.
     """
     if not traces_wanted():
         return None

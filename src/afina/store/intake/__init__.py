@@ -57,9 +57,9 @@ class IntakeLimits:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse limits such as "tensors=100,bytes=1GiB";
+        """Parse limits such as "tensors=100,bytes=1GiB".
 
-        others keep their defaults. Raises InvalidStudy, UnknownName.
+        Other limits keep their defaults. Raises InvalidStudy, UnknownName.
         """
         given: dict[str, int] = {}
         for part in text.split(",") if text.strip() else ():
