@@ -54,7 +54,9 @@ def test_errors_name_what_was_typed(afina: Command) -> None:
     assert afina("keys", "create", "acme", "--scope", "read").error.startswith("unknown scope 'read'.")
     assert afina("keys", "create", "acme", "--rate", 0).error.startswith("--rate: found 0")
     assert afina("keys", "list").out == "No key yet. Make one: afina keys create CLIENT\n"
-    assert afina("keys", "create", "acme", "--expires", "2001-01-01").error.startswith("--expires: 2001-01-01 is past")
+    assert afina("keys", "create", "acme", "--expires", "2001-01-01").error.startswith(
+        "--expires: 2001-01-01 is in the past"
+    )
     assert afina("keys", "--store", "other", "create", "acme", "--create").code == 0
     assert afina("keys", "create", "acme", "--store", "other").code == 0
     assert len(AdapterStore("other").keys()) == 2
