@@ -153,6 +153,7 @@ FLAGS = {
     "seed": "--seed",
     "separator": "--separator",
     "sheet": "--sheet",
+    "targets": "targets",
     "task": "--task",
     "temperature": "temperature",
     "template": "--template",
