@@ -117,13 +117,13 @@ class Training(Sparing):
 
 
 class Ask(Frozen):
-    """How the model is asked about a text: the [ask] section of a study.
+    r"""How the model is asked about a text: the [ask] section of a study.
 
     Attributes:
         head: The start of the classification head. "random": random weights. "words": the output embeddings of the
             labels' words (a verbalizer), so that training begins at the language model's own answer. "auto": words, if
             the labels are words that the tokenizer tells apart (`afina.models.verbalizer`).
-        template: The text around each text, such as "Review: {text}\\nSentiment:"; "{text}" is the text alone. None:
+        template: The text around each text, such as "Review: {text}\nSentiment:"; "{text}" is the text alone. None:
             with words, a template that suits the labels; else the text alone.
         words: The label words, by label, with a leading space if they need one. None: the label's name.
         offset: Shift each label's output, so that all labels are equally probable on average over the training texts
