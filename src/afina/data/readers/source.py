@@ -1,6 +1,6 @@
-"""One file, or standard input, opened: its lines of text, one at a time, and how far it has been read.
+"""A file or standard input as lines of text, and how far it has been read.
 
-Knows encodings and compression; knows no format.
+The module knows encodings and compression. It does not know formats.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text holds no half of a surrogate pair, which no encoding can write."""
+    """Return whether a text has no half of a surrogate pair, which no encoding can write."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -116,7 +116,7 @@ class Source:
 
     @property
     def share(self) -> float | None:
-        """Of the file that has been read; None where its size is not known."""
+        """The share of the file that was read; None if its size is unknown."""
         return min(1.0, self._raw.tell() / self._size) if self._size else None
 
     @property
@@ -213,7 +213,7 @@ class Source:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Source]:
-    """The file at `path`, or standard input for `-`. Raises NotFound."""
+    """Open the file at `path`, or standard input for `-`. Raises NotFound."""
     if str(path) == STANDARD_INPUT:
         yield Source(path, sys.stdin.buffer)
         return
@@ -231,12 +231,13 @@ def opened(path: Path) -> Iterator[Source]:
 class RowStream:
     """The rows of a file, one after another.
 
-    name   what messages call the file
-    names  its columns in order; None where each row names its own
-    rows   (line or row number, from 1; values by column)
-    share  tells how much of the file has been read; None where that is not known
-    classes  by column, what 0, 1, ... stand for, where the file tells
-    notes  in sentences, what was found so far that the user may not expect
+    Attributes:
+        name: The file's name in messages.
+        names: The columns in order; None if each row names its own.
+        rows: (line or row number, from 1; values by column).
+        share: Return the share of the file that was read; None if unknown.
+        classes: The names of 0, 1, ... by column, if the file has them.
+        notes: Return sentences about unexpected findings so far.
     """
 
     name: str

@@ -31,13 +31,14 @@ _MEASURED = " If its labels measure something and are no classes, say so with `k
 class LabelledRows:
     """N labelled texts.
 
-    labels   N, as they stand in the data: names or integers, numbers, or several names each
-    where    names the place of row i, such as `train.csv, line 7`
-    column   what the labels are called there
-    names    of multi-hot labels, all of them in their order
-    columns  the columns of a file by what they were taken as: `ColumnNames.roles`
-    other    in words, how to have the labels read otherwise, where that is a question
-    notes    in sentences, what was found or done that the user may not expect
+    Attributes:
+        labels: N labels as the data spell them: names or integers, numbers, or several names each.
+        where: Return the place of row i, such as `train.csv, line 7`.
+        column: The name of the label column.
+        names: All names of multi-hot labels, in their order.
+        columns: The file's columns by role (`ColumnNames.roles`).
+        other: How to read the labels as another kind, in words, if the kind is a question.
+        notes: Sentences about unexpected findings.
     """
 
     texts: Sequence[str]
@@ -180,14 +181,15 @@ def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Sp
 
 @dataclass(frozen=True)
 class TaskData:
-    """What reading a task gives.
+    """The result of reading a task.
 
-    label_names  of classes or labels in their order; of a number, what it is called
-    metric       the standard one of a benchmark's task; None: the kind's
-    ceiling      how well one human tells what others say of the evaluation split, by metric, where the data tell
-    separator    between the labels of a cell, where the file has one
-    column       what the labels are called there
-    columns, other, notes  of a file, as of `LabelledRows`
+    Attributes:
+        label_names: The names of classes or labels in their order; for numbers, the name of the target.
+        metric: The standard metric of a benchmark's task. None: the kind's.
+        ceiling: By metric, how well one human predicts what others say about the evaluation split, if known.
+        separator: The text between the labels of a cell, if the file has one.
+        column: The name of the label column.
+        columns, other, notes: For a file, as in `LabelledRows`.
     """
 
     label_names: tuple[str, ...]

@@ -1,6 +1,6 @@
-"""Targets by kind of task: how they are read from cells, split, compared, spelled back and shown.
+"""Targets by kind of task: how they are read from cells, split, compared, spelled and shown.
 
-`TARGETS` has one entry a kind. Elsewhere in `data` nothing asks of which kind a task is. Knows no file format.
+`TARGETS` has an entry for each kind; no other code in `data` asks for the kind. The module does not know file formats.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ from afina.errors import InvalidData, UnknownName
 
 
 class TargetKind(ABC):
-    """A kind of task as `data` reads and shows it.
+    """How `data` reads and shows a kind of task.
 
-    kind      its name
-    expected  what stands in a cell, in words;  plural  the same of many
-    named     whether label names go with it
-    several   whether a text has any number of labels at once, which a separator or several columns tell apart
-    usual     whether it is what a manifest that names no kind is of
-    stratified  whether a label needs a text on either side, where a file is cut
+    Attributes:
+        kind: The kind's name.
+        expected: The expected content of a cell, in words.
+        plural: The plural of the target, in words.
+        named: Whether the kind has label names.
+        several: Whether a text can have several labels, in one cell with a separator or in several columns.
+        usual: Whether a manifest without a kind is of this kind.
+        stratified: Whether each label needs a text in both splits of a file.
     """
 
     kind: ClassVar[Kind]

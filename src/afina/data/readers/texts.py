@@ -36,11 +36,14 @@ MOST_CHARACTERS = 1 << 24
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a file, or a line of it.
+    """A row or a line of a file.
 
-    number   from 1, of the rows as they are read;  where  its place, for messages
-    text     None where it has none;  pair  its second text, where the file has them
-    columns  what stands in it, by column
+    Attributes:
+        number: The row's number as it is read, from 1.
+        where: The row's place, for messages.
+        text: None if the row has no text.
+        pair: The second text, if the file has pairs.
+        columns: All values of the row, by column.
     """
 
     number: int
@@ -52,12 +55,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that follow one another, and the texts in them.
+    """Consecutive rows, and the texts in them.
 
-    texts   of the rows that have one;  pairs  the second text of each, where the file has them
-    before  how many texts of the file came earlier
-    share   of the file that has been read with this chunk; None where its size is not known
-    rows    all, those without a text included
+    Attributes:
+        texts: The texts of the rows that have one.
+        pairs: The second text of each, if the file has pairs.
+        before: The number of earlier texts of the file.
+        share: The share of the file that was read up to here; None if its size is unknown.
+        rows: All rows, including those without a text.
     """
 
     texts: list[str]
@@ -76,8 +81,10 @@ class Chunk:
 class TextStream:
     """The texts of a file, chunk by chunk.
 
-    blank   how many rows without a text there were so far, of which the first stands at `first_blank`
-    columns  which column is taken as what, as far as it is known: `ColumnNames.roles`
+    Attributes:
+        blank: The number of rows without a text so far.
+        first_blank: The place of the first of these rows.
+        columns: The columns by role, as far as known (`ColumnNames.roles`).
     """
 
     def __init__(self, rows: Iterator[Row], opened: Source | RowStream) -> None:
@@ -147,7 +154,7 @@ NO_TEXT = frozenset(
 
 
 def check_there(file: str | Path) -> None:
-    """Raise NotFound where there is no such file. Reads nothing, so that it takes no time."""
+    """Raise NotFound if the file does not exist. Reads nothing, so it takes no time."""
     if str(file) != STANDARD_INPUT and not os.path.exists(file):
         raise NotFound(f"`file` {file}: no such file or directory.", code="file.missing", path=file)
 
