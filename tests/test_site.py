@@ -61,6 +61,7 @@ def test_the_page_of_study_files_has_every_key_and_method() -> None:
     assert {section for section, _, _ in SECTIONS if section} == {"data", "train", "ask", "tune"}
     keys = {key for _, _, model in SECTIONS for key in model.model_fields} - {"data", "train", "ask", "tune"}
     assert [key for key in [*keys, *METHODS] if f"| `{key}` |" not in page] == []
+    assert re.findall(r"^\| `(\w+)` .* \|  \|$", page, re.MULTILINE) == [], "keys without a meaning"
     assert "| `epochs` | integer (≥ 1) | <code>2</code> |" in page
 
 

@@ -40,8 +40,9 @@ class Study(ReprCard, Frozen):
 
     Attributes:
         name: The study's name, and the default name of its output directory.
-        metric: The headline metric: shown first in tables, and used by tuning and verdicts. None: the metric of the
-            task, or of the task's kind.
+        backbone, task: Addresses of the pretrained model and of the task.
+        seeds: Seeds of the head, the order of texts and dropout. Every run is made with each seed.
+        metric: The headline metric of tables, tuning and verdicts. None: the default of the task or of its kind.
         sizes: Numbers of training texts. Every run is made with each size, with as many steps as the largest size
             takes. A smaller set of texts is part of each larger set.
         ask: How the model is asked about a text.

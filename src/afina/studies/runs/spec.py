@@ -69,7 +69,10 @@ class Training(Sparing):
     """How to train: the [train] section of a study.
 
     Attributes:
-        learning_rate: None: the method's default.
+        epochs: Passes over the training split.
+        batch_size: Texts per batch.
+        learning_rate: The first learning rate, which decays to 0. None: the method's default.
+        weight_decay: The weight decay of AdamW.
         clip: The largest norm of the gradient.
         max_length: In tokens; longer texts are truncated. None: 512, or the backbone's limit if that is lower.
         max_steps: None: as many steps as `epochs` takes. The decay of the learning rate ends at the last step.
