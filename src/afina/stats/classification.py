@@ -1,7 +1,7 @@
 """Metrics of classes and of labels, and the temperature and thresholds that calibrate probabilities.
 
 Pure functions of arrays. `metrics.py` lists functions of an `Answered`: a metric, and the values of which the metric is
-the mean (answered.py). A metric that is undefined, such as the F1 of a class that neither occurs nor is answered, is
+the mean (answered.py). An undefined metric, such as the F1 of a class that never occurs and is never answered, is
 UNDEFINED.
 """
 
@@ -40,7 +40,7 @@ def log_loss(gold: np.ndarray, logits: np.ndarray) -> float:
 def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
     """Return F1 of class 1 for two classes, else the unweighted mean over the classes for which F1 is defined.
 
-    F1 is undefined for a class that neither occurs nor is answered, as with scikit-learn's `zero_division=nan`.
+    F1 is undefined for a class that never occurs and is never answered, as with scikit-learn's `zero_division=nan`.
     """
     from sklearn.metrics import f1_score
 

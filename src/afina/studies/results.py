@@ -67,7 +67,7 @@ class Results(ReprCard):
         command: The command line arguments that repeat the study; empty if unknown.
         tuned: What tuning tried and chose for each method; empty if the study does not tune.
         recommendation: The recommendation, if the directory holds one. `results` are then those of its contenders.
-        waiting: The number of runs that have neither a result nor, in this call, an error.
+        waiting: The number of runs that have no result and, in this call, no error.
     """
 
     name: str

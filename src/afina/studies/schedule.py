@@ -3,7 +3,7 @@
 `Slots` executes several pieces of work at the same time, each in its own thread. Calls to the watcher and to the locked
 directory are made in the thread that waits, so neither has to be thread-safe. With one slot, the waiting thread does
 the work itself. Runs that share memory wait until it is free (`wait_for_memory`). Results and records stand in the
-study's order, in whatever order the runs end. Starts without torch. The module knows no display.
+study's order, regardless of the order in which runs end. Starts without torch. The module knows no display.
 """
 
 from __future__ import annotations

@@ -306,7 +306,7 @@ class Study(ReprCard, Frozen):
             raise
 
     def _is_done(self, recorded: RecordedRuns) -> bool:
-        """Return whether all runs are recorded, so that neither the backbone nor data from the network are needed."""
+        """Return whether all runs are recorded, so the backbone and data from the network are not needed."""
         settled = self.settle(trials.read_tuned(recorded.held.out)) if self.tune else self
         done = (recorded.held.has(recorded.find(run).key) for run in settled.runs())
         return len(settled.methods) == len(self.methods) and all(done)

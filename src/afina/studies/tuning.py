@@ -347,7 +347,7 @@ def tune(
 
 
 def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, keep: Callable[[Tuned], None]) -> None:
-    """Try the missing trials of a batch. Trials are told to Optuna in their order, in whatever order they end."""
+    """Try the missing trials of a batch. Trials are told to Optuna in their order, not in that of ending."""
     batch, budget = candidates.batch(), candidates.so_far.budget
     left = [candidates.ask(number, batch) for number in range(len(candidates.told), batch.began + batch.size)]
     alike = candidate_run(candidates.run, {}, candidates.how)

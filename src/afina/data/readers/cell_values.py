@@ -24,7 +24,7 @@ _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+|True|False|None)"""
 _PYTHON = re.compile(rf"\[\s*(?:{_ITEM}(?:\s*,\s*{_ITEM})*\s*,?\s*)?\]")
 
 NAMED = "label_{}"
-"""The name of the label at a place, if neither the data nor the user name it."""
+"""The name of the label at a place, if the data and the user give no name."""
 
 
 def as_list(value: Any) -> list[Any] | None:

@@ -1,6 +1,6 @@
 """What stands in the column of the label: one label, a number, or several labels. Found out, or as the user says.
 
-Knows values as files hold them; not which labels a task has, nor their order.
+Knows values as files hold them. It does not know which labels a task has, or their order.
 """
 
 from __future__ import annotations

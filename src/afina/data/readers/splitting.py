@@ -67,7 +67,7 @@ class LabelledRows:
 
 
 def rank(example: Example, purpose: str = "") -> int:
-    """A stable hash of the normalised text, in [0, 2**64): equal texts have equal ranks, whatever their label.
+    """A stable hash of the normalised text, in [0, 2**64): equal texts have equal ranks regardless of their labels.
 
     Ranks for different purposes have nothing to do with each other.
     """
@@ -159,7 +159,7 @@ def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Sp
     """A training split without about each of these shares, one cut after the other, and by name what was cut.
 
     By a hash of the texts: duplicates stay on one side, a text's side depends on no other text; order kept. The first
-    cut is the same whatever it is for. Raises InvalidData.
+    cut is the same for every purpose. Raises InvalidData.
     """
     made = {}
     for number, (name, share) in enumerate(shares.items()):

@@ -357,7 +357,7 @@ def _columns(given: Any, what: str) -> tuple[Sequence[Any], Sequence[Any] | None
 
 def _of_array(given: Any, dimensions: int, what: str) -> tuple[Sequence[Any], Sequence[Any] | None]:
     if dimensions == 1:
-        return list(given), None  # a Series in its order, whatever its index
+        return list(given), None  # a Series in its order; the index is ignored
     if dimensions != 2 or (width := given.shape[1]) not in (1, 2) or not hasattr(given, "__array__"):
         names = column_names(given)
         found = f" with the columns {', '.join(map(repr, names))}" if names else f" of shape {tuple(given.shape)}"
