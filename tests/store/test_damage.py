@@ -179,6 +179,18 @@ def named(table: str, said: str) -> bool:
     return bool(re.search(rf"\b({kinds.get(table, 'nothing')})\b", said)) or "its database is damaged" in said
 
 
+def test_an_entry_of_the_log_whose_payload_is_bytes_is_found(
+    whole: Path, before: dict[str, Any], tmp_path: Path
+) -> None:
+    """A single bit makes text bytes, of the same content: readers refuse it, so `verify` must find it."""
+    path = tmp_path / "copy"
+    shutil.copytree(whole, path)
+    with closing(sqlite3.connect(path / DATABASE)) as raw:
+        raw.execute("UPDATE log SET payload = CAST(payload AS BLOB) WHERE seq = 6")
+        raw.commit()
+    assert outcome(AdapterStore(path), before).startswith("log 6 ")
+
+
 def test_every_row_that_is_lost_is_found(whole: Path, before: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "copy"
     shutil.copytree(whole, path)

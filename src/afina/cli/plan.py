@@ -229,10 +229,8 @@ def ask(
     from afina.report.formatting import split_of
 
     print(with_flags(read.told), split_of(task, len(read.train), len(read.evaluation)), sep="\n", file=sys.stderr)
-    templates = [*map(template_option, template or [])]
-    answer = ask(
-        Backbone.load(backbone), read, templates, words_option(words), offset=offset, says=print_progress("ask")
-    )
+    templates, says = [*map(template_option, template or [])], print_progress("ask")
+    answer = ask(Backbone.load(backbone), read, templates, words_option(words), offset=offset, says=says)
     if as_json:
         print(json.dumps({"task": task, **_answer_as_json(answer)}))
         return

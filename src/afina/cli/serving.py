@@ -126,8 +126,7 @@ def serve(
     with ExitStack() as stack:
         # First: a port that is in use is said before the backbone is loaded.
         sockets = [stack.enter_context(one) for one in bind(host, port)]
-        opened = AdapterStore(store)
-        ready(opened, create)
+        ready(opened := AdapterStore(store), create)
         engine = stack.enter_context(Engine(backbone, opened, dtype=dtype, limit=limit))
         core = Core(engine, opened, chosen, logs_and_traces.make_traces())
         run(core, sockets, lambda url: _say(opened.address.shown, url))

@@ -145,12 +145,15 @@ def train(
     _carry_out(chosen, out, as_json, then=_with_the_untrained, fresh=fresh)
 
 
+MemoryOption = Annotated[
+    str | None, typer.Option("--memory", help="Memory limit of a run, such as 8GiB; by default the free memory.")
+]
+
+
 def choose(
     task: TaskOption,
     minutes: Annotated[float, typer.Option("--minutes", help="Time limit; at least 5 is useful.")] = 30.0,
-    memory: Annotated[
-        str | None, typer.Option("--memory", help="Memory limit of a run, such as 8GiB; by default the free memory.")
-    ] = None,
+    memory: MemoryOption = None,
     backbone: BackboneOption = "embedded",
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
     evaluation: EvaluationOption = None,
@@ -185,6 +188,7 @@ def choose(
     check_publishing(publish)
     began, command = meter.now(), ["afina", *sys.argv[1:]]
     data = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive)
+    data |= file_options(missing, merge_labels, sheet)
     try:
         with sigterm_as_ctrl_c():
             results = recommend(
@@ -193,7 +197,7 @@ def choose(
                 memory=read_size(memory) if memory is not None else None,
                 backbone=backbone,
                 out=out,
-                data=data | file_options(missing, merge_labels, sheet),
+                data=data,
                 ask=ask_options(template, words),
                 metric=metric,
                 watcher=Minutes(began, lambda line: print(line, file=sys.stderr)),
@@ -202,9 +206,7 @@ def choose(
                 began=began,
             )
     except KeyboardInterrupt as ended:
-        print(
-            f"\nInterrupted. A recommendation is made in one go. To begin anew: {shlex.join(command)}", file=sys.stderr
-        )
+        print(f"\nInterrupted: a recommendation has no checkpoint. Begin anew: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(exit_status(ended)) from None
     write_report(results, texts=not no_texts)
     _publish_and_show(results, publish, as_json, texts=not no_texts)

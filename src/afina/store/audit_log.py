@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from afina import digest
 from afina.errors import InvalidName
@@ -107,13 +107,22 @@ def entries(connection: Connection, events: tuple[str, ...] = (), about: str | N
     asked = asked.where(LOG.c.event.in_(events)) if events else asked
     asked = asked.where(LOG.c.subject == about) if about is not None else asked
     for row in connection.execute(asked):
-        words = (row.time, row.event, row.payload, row.previous, row.hash)
-        if not isinstance(row.seq, int) or not all(isinstance(word, str) for word in words):
-            raise TypeError(f"entry {row.seq!r} of the log has a field that is not text")
-        payload = json.loads(row.payload)
-        if not isinstance(payload, dict):
-            raise TypeError(f"the payload of entry {row.seq} of the log is not a JSON object")
-        yield LogEntry(row.seq, row.time, row.event, payload, row.previous, row.hash)
+        yield entry_of(row)
+
+
+def entry_of(row: Row[Any]) -> LogEntry:
+    """Return the entry that a row of the table `log` holds.
+
+    Raises:
+        TypeError, ValueError: the row is damaged.
+    """
+    words = (row.time, row.event, row.payload, row.previous, row.hash)
+    if not isinstance(row.seq, int) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"entry {row.seq!r} of the log has a field that is not text")
+    payload = json.loads(row.payload)
+    if not isinstance(payload, dict):
+        raise TypeError(f"the payload of entry {row.seq} of the log is not a JSON object")
+    return LogEntry(row.seq, row.time, row.event, payload, row.previous, row.hash)
 
 
 def now() -> str:

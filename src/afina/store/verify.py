@@ -163,8 +163,8 @@ def _read_log(connection: Connection) -> tuple[list[LogEntry], list[Damage]]:
     for row in connection.execute(select(LOG).order_by(LOG.c.seq)):
         payload = None
         try:
-            payload = json.loads(row.payload)
-            entry = LogEntry(row.seq, row.time, row.event, payload, row.previous, row.hash)
+            entry = audit_log.entry_of(row)
+            payload = entry.payload
             computed, about = entry.computed(), audit_log.subject_of(payload)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             wrong(row.seq, f"it is not readable ({error})", payload)
