@@ -107,13 +107,21 @@ def two_results(tiny: Backbone) -> None:
 
 BEFORE: dict[str, Callable[[Backbone], None]] = {
     "call-from-javascript": versions,
-    "roll-back-a-release": versions,
     "serve-several-clients": two_results,
     "try-a-version-on-live-traffic": candidate,
 }
 """By page, the state that its first line expects."""
 
 FIRST = {
+    "roll-back-a-release": [
+        line
+        for number in (1, 2)
+        for line in (
+            f"afina train --task reviews.csv --seed {number} --out runs/{number}",
+            f"afina store publish runs/{number} acme/reviews --message made",
+            f"afina store alias acme/reviews@{number} production",
+        )
+    ],
     "share-a-report": ["afina study quickstart --task reviews.csv --out results/reviews"],
     "work-without-network": ["afina train --task reviews.csv"],
 }
