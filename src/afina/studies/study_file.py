@@ -58,7 +58,7 @@ def override(content: dict[str, Any], item: str) -> None:
     parts = key.strip().split(".")
     if not found or not all(parts):
         raise InvalidStudy(
-            f"`overrides` {item}: expected key=value, such as train.epochs=1.",
+            f"`overrides` {item}: expected key=value, such as `epochs`=1.",
             code="study.override-malformed",
             found=item,
         )
