@@ -82,7 +82,7 @@ class Sum(Method):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Hyperparameters of each part, with its multiplier if given."""
+        """Return the hyperparameters of each method of the sum, with its learning-rate multiplier if it has one."""
         return {
             key: part.hyperparameters | ({MULTIPLIER: self.given[key]} if key in self.given else {})
             for key, part in self.parts.items()

@@ -92,17 +92,17 @@ class Order:
     def mean_above(self, weights: np.ndarray) -> np.ndarray:
         """Return for each number the mean of `weights` over all, counting only greater numbers, and equal ones half."""
         sums = np.bincount(self.place, weights, len(self.counts))
-        above: np.ndarray = (sums[::-1].cumsum()[::-1] - sums / 2)[self.place] / len(self.place)
+        above: np.ndarray = (np.cumsum(sums[::-1])[::-1] - sums / 2)[self.place] / len(self.place)
         return above
 
     def mean_from(self, weights: np.ndarray) -> np.ndarray:
         """Return for each number the mean of `weights` over all, counting numbers that are as great or greater."""
         sums = np.bincount(self.place, weights, len(self.counts))
-        found: np.ndarray = sums[::-1].cumsum()[::-1][self.place] / len(self.place)
+        found: np.ndarray = np.cumsum(sums[::-1])[::-1][self.place] / len(self.place)
         return found
 
     def mean_upto(self, weights: np.ndarray) -> np.ndarray:
         """Return for each number the mean of `weights` over all, counting numbers that are as small or smaller."""
         sums = np.bincount(self.place, weights, len(self.counts))
-        found: np.ndarray = sums.cumsum()[self.place] / len(self.place)
+        found: np.ndarray = np.cumsum(sums)[self.place] / len(self.place)
         return found

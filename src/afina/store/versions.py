@@ -105,7 +105,7 @@ def check_client(text: str) -> str:
 
 
 class Blob(NamedTuple):
-    """A part's digest and its size in bytes."""
+    """A file of a version: its digest and its size in bytes."""
 
     digest: str
     size: int

@@ -41,7 +41,7 @@ class Grid:
         longest, total = int(lengths.max()), int(lengths.sum())
         places = _share(lengths.tolist(), longest) if shared else np.arange(len(lengths)) * longest
         cells = np.repeat(places - (starts - starts[0]), lengths) + np.arange(total)
-        lines = int(places.max()) // longest + 1
+        lines = int(np.max(places)) // longest + 1
         tokens = np.zeros(lines * longest, np.int64)
         tokens[cells] = np.arange(total)
         sequences = np.full(lines * longest, -1)

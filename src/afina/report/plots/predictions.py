@@ -157,7 +157,7 @@ def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
         axes.set_xlabel("Given")
         axes.set_ylabel("Predicted")
         spread = [
-            f"{name} from {value.min():.3g} to {value.max():.3g}"
+            f"{name} from {np.min(value):.3g} to {np.max(value):.3g}"
             for name, value in (("given", given), ("predicted", told))
         ]
         caption = "A point a text; on the broken line both are the same."
