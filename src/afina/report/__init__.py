@@ -1,4 +1,4 @@
-"""Facts in words, tables, plots and pages: `Report.of(results)`. Reads what studies leave; nothing below knows of it.
+"""Reports: the results of studies as sentences, tables, plots and pages. `Report.of(results)` is the entry point.
 
-Starts without torch.
+The package reads the records of studies. It does not know how a run is made, and it starts without torch.
 """

@@ -41,7 +41,7 @@ class Arm:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """By seed."""
+        """The records, sorted by seed."""
         return tuple(result.record for result in self.results)
 
     @property
@@ -72,12 +72,12 @@ class Arm:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """In rising order."""
+        """The seeds in rising order."""
         return tuple(record.seed for record in self.records)
 
     @property
     def seeds_in_words(self) -> str:
-        """`0`, `0, 2, 7`, `0 to 9`."""
+        """The seeds as text, such as `0`, `0, 2, 7` or `0 to 9`."""
         first, last = self.seeds[0], self.seeds[-1]
         if len(self.seeds) > 3 and self.seeds == (*range(first, last + 1),):
             return f"{first} to {last}"
@@ -98,7 +98,7 @@ class Arm:
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """The value of each answer for the headline metric, shape [S, N]; for accuracy, whether it is right."""
+        """The value of each answer for the headline metric, shape [S, N]; for accuracy, 1 if right, else 0."""
         return self.values(self.record.metric)
 
     def values(self, metric: str) -> np.ndarray:
@@ -116,7 +116,7 @@ class Arm:
         return self.results[0].targets
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """Return the 95 % interval of `metric` over texts and seeds; None if there is none."""
+        """Return the 95 % interval of `metric` over texts and seeds; None if it cannot be computed."""
         from afina.stats import intervals
 
         if METRICS[metric].values is None:
@@ -135,7 +135,7 @@ class Arm:
         return [Arm(self.label, (result,), self.place) for result in self.results]
 
     def where(self, wanted: Callable[[Record], bool]) -> Arm | None:
-        """Return the arm with only the seeds that `wanted` accepts; None if there are none."""
+        """Return the arm with only the seeds that `wanted` accepts; None if no seed is accepted."""
         kept = tuple(result for result in self.results if wanted(result.record))
         return Arm(self.label, kept, self.place) if kept else None
 
@@ -172,12 +172,12 @@ def of_greatest_size(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def lines(shown: Iterable[Arm]) -> list[Arm]:
-    """Return the rows of a table: one arm per seed, and after several seeds the arm of all of them."""
+    """Return the rows of a table: one arm per seed, then the arm with all seeds if there are several."""
     return [line for arm in shown for line in (*arm.each(), *([arm] if len(arm.results) > 1 else []))]
 
 
 def measured_on(result: Result) -> tuple[str, bytes]:
-    """Return the evaluation split and its targets; results that differ here cannot be compared."""
+    """Return a key of the evaluation split and its targets; results with different keys cannot be compared."""
     return result.record.environment.evaluation_digest, result.predictions.right_as_bytes
 
 
@@ -235,7 +235,7 @@ def _texts(size: int) -> str:
 
 
 def _label(record: Record) -> str:
-    """The method in words; with the run's own name where that differs, and whether PreLayer's head was trained."""
+    """The title of the method, with the run's name if the two differ, and whether PreLayer's head was trained."""
     remarks = [] if record.name == record.method else [record.name]
     train_head = record.hyperparameters.get("train_head")
     if train_head is False:

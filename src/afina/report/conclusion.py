@@ -29,13 +29,13 @@ from afina.report.tables import measured_on_gpu
 from afina.report.verdicts import ONE_SEED, Verdicts, alike, learning_curve_sentences
 from afina.stats.metrics import METRICS
 
-if TYPE_CHECKING:  # they load scipy
+if TYPE_CHECKING:  # the imports load scipy
     from afina.stats.comparison import Comparison
     from afina.studies.choosing.recommendation import Contender, Recommendation
     from afina.studies.results import Failure
 
 MOST = 3
-"""Failed runs that are named; the report lists all of them."""
+"""The most failed runs that the conclusion names; the report lists all failed runs."""
 
 
 def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = (), waiting: int = 0) -> list[str]:
@@ -59,7 +59,7 @@ def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = 
 
 
 def leading(arms: Sequence[Arm], found: Verdicts) -> tuple[str, Arm]:
-    """Return the answer in at most about ten words, and the arm that it is about."""
+    """Return the answer in at most about ten words, and the leading arm."""
     field = _field(arms, found)
     return field.headline(), field.leader
 
@@ -152,7 +152,7 @@ class _Field:
         return "No cheaper method is as good." if dearer else ""
 
     def settle(self) -> str:
-        """How the first undecided comparison could be settled; and, with one seed, that the seed is a caveat."""
+        """How the first undecided comparison could be settled; with one seed, also the caveat of one seed."""
         open_, said = self.of("undecided"), []
         if open_:
             said.append(f"{self._against[open_[0].label].sentence}.")
@@ -164,7 +164,7 @@ class _Field:
         return " ".join([*said, *([ONE_SEED] if len(self.leader.seeds) == 1 else [])])
 
     def of(self, verdict: str) -> list[Arm]:
-        """The arms against which the leader has this verdict, the best first."""
+        """The arms against which the leader has `verdict`, the best arm first."""
         there = [arm for arm in self.others if self._against[arm.label].seen_from(self.leader.label) == verdict]
         return sorted(there, key=lambda arm: -arm.gain)
 
@@ -195,7 +195,7 @@ def _costs(arm: Arm, dear: Arm) -> str:
 
 
 def _costs_less(arm: Arm, dear: Arm) -> bool:
-    """Whether `arm` trains fewer parameters, and took no more time and memory where these can be compared."""
+    """Whether `arm` trains fewer parameters, and took no more time and memory if both are comparable."""
     if not arm.trained:
         return dear.trained
     less = arm.record.trainable < dear.record.trainable
@@ -234,7 +234,7 @@ def _counted(number: int, what: str) -> str:
 
 
 def _named(arms: Sequence[Arm], last: str = "and") -> str:
-    """`LoRA (0.8790) and PreLayer (0.8400)`."""
+    """The arms with their headline metric, such as `LoRA (0.8790) and PreLayer (0.8400)`."""
     return listed([f"{arm.label} ({share(arm.headline)})" for arm in arms], last)
 
 
@@ -265,7 +265,7 @@ def of_study(arms: Sequence[Arm], found: Verdicts) -> Headline:
 
 
 def of_recommendation(made: Recommendation, arms: Sequence[Arm]) -> Headline:
-    """Return the headline of a recommendation; `arms` are those of its runs."""
+    """Return the headline of a recommendation; `arms` are the arms of the recommendation's runs."""
     from afina.report import recommendation
 
     chosen = made.contender(made.recommended)
@@ -277,7 +277,7 @@ def of_recommendation(made: Recommendation, arms: Sequence[Arm]) -> Headline:
 def interval(made: Recommendation, arms: Sequence[Arm]) -> Interval:
     """Return the 95 % interval of the recommended method's headline metric; None if it cannot be computed.
 
-    A baseline without a language model has no run. Its accuracy has Wilson's interval; its other metrics have none.
+    A baseline without a language model has no run: accuracy gets Wilson's interval, other metrics get None.
     """
     if arm := _arm(made, arms):
         return arm.interval(made.metric)

@@ -1,6 +1,7 @@
-"""The evaluation texts on which the methods disagree most: by votes of the answers, or by distance of the numbers.
+"""The evaluation texts on which the methods disagree most, ranked by votes (labels) or by distance (numbers).
 
-Records hold no texts: `EvaluationTexts` reads the task again, or says why the texts are not shown. Fetches nothing.
+Records hold no texts: `EvaluationTexts` reads the task again, or gives the reason why the texts are not shown. The
+module uses no network.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from afina.studies.runs.spec import Data
 DISAGREEMENTS = "Where the methods disagree"
 SHOWN = 20
 LONGEST = 280
-"""Characters of a text that are shown."""
+"""The most characters of a text that are shown."""
 
 
 @dataclass(frozen=True)
 class EvaluationTexts:
-    """The texts of an evaluation split, a pair as one text.
+    """The texts of an evaluation split; the two texts of a pair are joined.
 
-    texts   N strings, or None where they are not to be shown or not at hand; `reason` then says why
-    digest  the split's digest; texts of another split than the records' are not shown
+    Attributes:
+        texts: N strings; None if the texts must not be shown or cannot be read.
+        digest: The digest of the split. Texts are shown only if this digest equals the digest in the records.
+        reason: Why `texts` is None.
     """
 
     texts: Sequence[str] | None = None
@@ -38,7 +41,10 @@ class EvaluationTexts:
 
     @classmethod
     def read(cls, address: str, data: Data) -> EvaluationTexts:
-        """Those of the task at `address`, read as `data` says; the reason where that fails or would take a network."""
+        """Return the texts of the task at `address`, read with the settings of `data`.
+
+        If reading fails or needs a network, return the reason instead of the texts.
+        """
         if not is_at_hand(address):
             return cls(reason="the task is not on this machine, and a report uses no network")
         try:
@@ -55,10 +61,12 @@ WITHHELD = EvaluationTexts(reason="texts were left out on request")
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One evaluation text.
+    """An evaluation text on which methods disagree.
 
-    right    in words
-    answers  a mapping per method: what was answered, in words, to the number of seeds that did
+    Attributes:
+        index: Row in the evaluation split, from 0.
+        right: The target in words.
+        answers: For each method, the number of seeds by answer in words.
     """
 
     index: int
@@ -67,10 +75,10 @@ class Disagreement:
 
 
 def disagreements(arms: Sequence[Arm]) -> tuple[list[Arm], list[Disagreement]]:
-    """The arms that are compared, and the texts on which they disagree most, as their kind of task ranks them.
+    """Return the arms that are compared, and the texts on which these arms disagree most, in the order of rank.
 
-    Methods that trained nothing are left out where two others are there: their answers are chance. So are arms that
-    were evaluated on other texts than the first.
+    Methods without training are left out if two trained methods exist, because untrained answers are chance. Arms
+    that were evaluated on other texts than the first arm are left out too.
     """
     trained = [arm for arm in arms if arm.trained]
     chosen = trained if len(trained) > 1 else list(arms)
@@ -84,7 +92,7 @@ def disagreements(arms: Sequence[Arm]) -> tuple[list[Arm], list[Disagreement]]:
 
 
 def disagreement_table(arms: Sequence[Arm], evaluated: EvaluationTexts) -> Table | None:
-    """A row per text, its right label and the answers; None where methods nowhere disagree or cannot be compared."""
+    """Return a row per text with target and answers; None if no methods disagree or none can be compared."""
     compared, found = disagreements(arms)
     if not found:
         return None
@@ -118,14 +126,14 @@ def _answer(counted: Counter[str]) -> str:
 
 
 def _short(text: str) -> str:
-    """One line, cut where it is very long."""
+    """Return the text on one line, cut after LONGEST characters."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST else line[: LONGEST - 1].rstrip() + "…"
 
 
 def _by_votes(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tuple[float, Disagreement]]:
-    """Texts that are answered differently, with the votes of the answer that has most, each method having one vote."""
-    answered = [arm.answers.swapaxes(0, 1).tolist() for arm in arms]  # by text, then by seed
+    """Return the texts on which methods differ, with the votes of the most frequent answer; a method has one vote."""
+    answered = [arm.answers.swapaxes(0, 1).tolist() for arm in arms]  # nested lists: text, then seed
     found = []
     for index, (right, *given) in enumerate(zip(arms[0].targets.tolist(), *answered, strict=True)):
         told = tuple(Counter(in_words(answer) for answer in seeds) for seeds in given)
@@ -139,7 +147,7 @@ def _by_votes(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tuple
 
 
 def _by_distance(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tuple[float, Disagreement]]:
-    """All texts, with how far apart the methods' numbers are, as a negative number."""
+    """Return all texts, each with the range of the methods' numbers, negated so that the widest range sorts first."""
     means = [arm.answers.mean(axis=0) for arm in arms]
     found = []
     for index, right in enumerate(arms[0].targets.tolist()):

@@ -1,4 +1,4 @@
-"""What evaluating an adapter, or asking an untrained model, came to: in sentences, tables and JSON. Pure."""
+"""Evaluations of an adapter or of an untrained model, as sentences, tables and JSON. All functions are pure."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from afina.report.presentation import PRESENTATIONS
 from afina.report.tables import Column, Table
 from afina.schema import figures_as_json, null_where_undefined
 
-if TYPE_CHECKING:  # they load torch
+if TYPE_CHECKING:  # the imports load torch
     from afina.inference.evaluation import Evaluation
     from afina.inference.prompting import Answer
 
 
 def sentences(found: Evaluation) -> list[str]:
-    """The figures, the headline first; which texts were left out or cut; which label is positive, if nobody said."""
+    """Return the figures, the headline metric first, and notes on omitted or cut texts and on the positive label."""
     names = headline_first(found.metrics, found.metric)
     told = [metric_figure(name, found.metrics[name], found.label_names) for name in names]
     on = texts_evaluated(found.where, found.examples, found.held_out)
@@ -43,13 +43,13 @@ def sentences(found: Evaluation) -> list[str]:
 
 
 def texts_evaluated(where: str, examples: int, held_out: bool) -> str:
-    """Which texts were evaluated: `40 texts of more.csv`."""
+    """Return the number and source of the evaluated texts, such as `40 texts of more.csv`."""
     number = number_of_texts(examples)
     return f"the {number} that training left out of {where}" if held_out else f"{number} of {where}"
 
 
 def leakage_notes(where: str, leaked: int | None, left_out: int, trained: str = "the adapter was") -> list[str]:
-    """What is to be said of texts that were trained on: which are not among those evaluated, or are."""
+    """Return notes on texts that training has seen: how many were left out, or how many were evaluated."""
     if left_out:
         return [
             f"{number_of_texts(left_out)} of {where} left out: {trained} trained on them. --allow-leakage keeps them."
@@ -65,7 +65,7 @@ def _texts(found: Evaluation) -> list[str]:
 
 
 def leakage_unknown(adapter: Adapter) -> str:
-    """Why it is not known whether training saw any of the texts."""
+    """Return a note on why leakage cannot be checked for this adapter."""
     task = adapter.manifest.task
     gone = "" if task is None else f", and {task} is not at hand as it was"
     return (
@@ -75,13 +75,13 @@ def leakage_unknown(adapter: Adapter) -> str:
 
 
 def tables(found: Evaluation) -> list[Table]:
-    """How well each label is found, and which is taken for which."""
+    """Return the tables of figures by label and of confusions."""
     answered = found.answered
     return PRESENTATIONS[found.kind].terminal_tables(found.label_names, answered.targets, answered.answers[None])
 
 
 def as_json(found: Evaluation) -> dict[str, object]:
-    """JSON values, whose keys never change or go; null where a metric is undefined."""
+    """Return JSON values with stable keys; null if a metric is undefined."""
     presentation, answered = PRESENTATIONS[found.kind], found.answered
     return {
         "adapter": found.adapter,
@@ -103,7 +103,7 @@ def as_json(found: Evaluation) -> dict[str, object]:
 
 
 def template_tables(answer: Answer) -> list[Table]:
-    """How the templates compare, where several were tried."""
+    """Return a table that compares the templates; empty if only one was tried."""
     if not answer.compared:
         return []
     rows = tuple(
@@ -116,7 +116,7 @@ def template_tables(answer: Answer) -> list[Table]:
 
 
 def _used(answer: Answer) -> str:
-    """Which template is used, and why; so that what `train` does by itself is no surprise."""
+    """A note on the template that is used and on the template that `train` uses by default."""
     used, usual = quoted(answer.template), quoted(answer.usual)
     if answer.usual not in {one.template for one in answer.compared}:
         return f"{used} is used below. Training uses {usual} where no template is given."
@@ -126,7 +126,7 @@ def _used(answer: Answer) -> str:
 
 
 def answer_sentence(answer: Answer) -> str:
-    """What the model answers, untrained, and in which words."""
+    """Return a sentence with the untrained model's figures, the template and the label words."""
     from afina.stats import intervals
 
     found = intervals.accuracy_estimate(answer.score[None]).interval

@@ -1,6 +1,6 @@
 """Values in words: settings, counts, seconds, bytes, shares, points; names and figures of metrics; templates.
 
-What a metric is, is in `afina.stats`. Knows no table and no sentence.
+`afina.stats` defines the metrics. The module does not know tables or whole sentences.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Prompting, Record
 
 NOTHING = "–"
-"""Stands where there is no value."""
+"""The text of a missing value."""
 
 UNDEFINED = "undefined"
-"""Stands for a metric that these answers do not have, such as the AUROC of texts of one label."""
+"""The text of an undefined metric, such as the AUROC of texts that all have one label."""
 
 ACCURACY, F1 = "accuracy", "f1"
 
 FEW = 30
-"""Evaluated texts, below which a figure says little."""
+"""The number of evaluated texts below which a figure says little."""
 
 
 def brief(text: str, longest: int = 40) -> str:
-    """One printable line."""
+    """Return the printable characters of `text` on one line, cut after `longest` characters."""
     line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
 
 
 def number_of_texts(count: int) -> str:
-    """`1 text`, `1,000 texts`."""
+    """Return a count of texts, such as `1 text` or `1,000 texts`."""
     return f"{count:,} text{'s' * (count != 1)}"
 
 
 def too_few(count: int) -> str:
-    """What is to be said of a figure on `count` texts, where they are few."""
+    """Return a caveat for a figure on `count` texts; empty if `count` is at least FEW."""
     return f"; too few to say anything: below {FEW}" if count < FEW else ""
 
 
 def in_words(values: Mapping[str, object]) -> str:
-    """`r 4, alpha 16, targets c_attn`; unset values are left out."""
+    """Return settings as text, such as `r 4, alpha 16, targets c_attn`; values of None are left out."""
     return ", ".join(f"{key} {value_in_words(value)}" for key, value in values.items() if value is not None)
 
 
 def value_in_words(value: object) -> str:
-    """`yes`, `16`, `2e-05`, `q_proj + v_proj`."""
+    """Return a setting's value as text, such as `yes`, `16`, `2e-05` or `q_proj + v_proj`."""
     if value is True or value is False:
         return "yes" if value else "no"
     if isinstance(value, float) and value.is_integer():
@@ -55,22 +55,22 @@ def value_in_words(value: object) -> str:
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Return a list in words: `a`, `a and b`, `a, b and c`."""
     return f" {last} ".join([*([", ".join(names[:-1])] if names[:-1] else []), names[-1]])
 
 
 def count(value: float) -> str:
-    """A whole number, thousands set apart."""
+    """Return a whole number with commas between thousands."""
     return f"{value:,.0f}"
 
 
 def seconds(value: float) -> str:
-    """Seconds, to the hundredth as the paper prints them."""
+    """Return seconds with two decimals, as in the paper."""
     return f"{value:,.2f}"
 
 
 def seconds_in_words(value: float) -> str:
-    """Seconds for a headline: `4.2 s`, `60 s`, `12 min`, `1.5 h`."""
+    """Return a duration for a headline: `4.2 s`, `60 s`, `12 min`, `1.5 h`."""
     if value < 10:
         return f"{value:.1f} s"
     if value < 300:
@@ -79,17 +79,17 @@ def seconds_in_words(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """A share: `0.8721`; `undefined` of a metric that is."""
+    """Return a share with four decimals, such as `0.8721`; `undefined` for NaN."""
     return UNDEFINED if isnan(value) else f"{value:.4f}"
 
 
 def span(interval: tuple[float, float]) -> str:
-    """An interval of shares: `0.8721 to 0.9107`; `undefined` where its ends are."""
+    """Return an interval of shares, such as `0.8721 to 0.9107`; `undefined` for NaN."""
     return UNDEFINED if isnan(interval[0]) else f"{share(interval[0])} to {share(interval[1])}"
 
 
 def figure_with_interval(metric: str, value: float, interval: tuple[float, float] | None) -> str:
-    """A figure for a headline: `0.88 (0.84 to 0.91)`; two digits, or more where the interval is narrow."""
+    """Return a figure for a headline, such as `0.88 (0.84 to 0.91)`; three decimals if the interval is narrow."""
     if isnan(value) or not METRICS[metric].points:
         return share(value) if interval is None or isnan(value) else f"{share(value)} ({span(interval)})"
     if interval is None:
@@ -99,29 +99,29 @@ def figure_with_interval(metric: str, value: float, interval: tuple[float, float
 
 
 def percent(value: float) -> str:
-    """Four decimals as the paper prints them; all and nothing without."""
+    """Return a percentage with four decimals, as in the paper; 0 and 100 have no decimals."""
     return f"{value:.0f}" if value in (0, 100) else f"{value:.4f}"
 
 
 def points(difference: float) -> str:
-    """A difference of shares in percentage points, with its sign: `+1.20`, `−0.30`, `0.00`."""
+    """Return a difference of shares in percentage points with a sign: `+1.20`, `−0.30`, `0.00`."""
     text = f"{100 * difference:+.2f}".replace("-", "−")
     return text[1:] if float(f"{100 * difference:.2f}") == 0 else text
 
 
 def p_value(p: float) -> str:
-    """A p-value, to three decimals."""
+    """Return a p value with three decimals, or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def size(value: float) -> str:
-    """Bytes in GiB (2^30) from 0.1 GiB up, in MiB (2^20) below."""
+    """Return bytes in GiB (2^30), or in MiB (2^20) below 0.1 GiB."""
     gib = value / 2**30
     return f"{gib:.2f} GiB" if gib >= 0.1 else f"{value / 2**20:.1f} MiB"
 
 
 def metric_name(metric: str, labels: Sequence[str] = ()) -> str:
-    """Within a sentence; with a task's labels, F1 names the one that it is of, as `F1 of spam`, or is `macro F1`."""
+    """Return the metric's name within a sentence; with `labels`, F1 is `F1 of spam` (two labels) or `macro F1`."""
     plain = METRICS[metric].words
     if metric != F1 or not labels:
         return plain
@@ -129,34 +129,34 @@ def metric_name(metric: str, labels: Sequence[str] = ()) -> str:
 
 
 def metric_heading(metric: str, labels: Sequence[str] = ()) -> str:
-    """`Accuracy`."""
+    """Return the metric's name for a heading, such as `Accuracy`."""
     text = metric_name(metric, labels)
     return text[:1].upper() + text[1:]
 
 
 def metric_figure(name: str, number: float, labels: Sequence[str] = ()) -> str:
-    """`accuracy 0.8571`; `AUROC undefined (it needs texts of both labels)`."""
+    """Return name and value: `accuracy 0.8571`, `AUROC undefined (it needs texts of both labels)`."""
     why = f" (it needs {METRICS[name].needs})" if isnan(number) else ""
     return f"{metric_name(name, labels)} {share(number)}{why}"
 
 
 def interval_heading(metric: str) -> str:
-    """`95 % of accuracy`."""
+    """Return the heading of an interval, such as `95 % of accuracy`."""
     return f"95 % of {metric_name(metric)}"
 
 
 def metrics_of(record: Record) -> tuple[str, ...]:
-    """All that its kind of task has, as `headline_first`."""
+    """Return all metrics of a record in the order of `headline_first`."""
     return headline_first(record.metrics, record.metric)
 
 
 def headline_first(names: Iterable[str], headline: str) -> tuple[str, ...]:
-    """The headline first, then the main ones."""
+    """Return the headline metric, then the other main metrics, then the rest."""
     return (headline, *sorted((name for name in names if name != headline), key=lambda name: not METRICS[name].main))
 
 
 def metric_value(metric: str) -> Callable[[Record], float | None]:
-    """That metric of a record; None where its kind of task does not have it."""
+    """Return a function that reads `metric` from a record; None if the kind of task lacks the metric."""
 
     def of(record: Record) -> float | None:
         return record.metrics.get(metric)
@@ -165,7 +165,7 @@ def metric_value(metric: str) -> Callable[[Record], float | None]:
 
 
 def metric_difference(number: float, metric: str) -> str:
-    """Of two: in percentage points, or as a plain number with its sign; four digits, or more where it is small."""
+    """Return a difference with its sign: in percentage points, or with four decimals (four digits below 0.001)."""
     if METRICS[metric].points:
         return points(number)
     text = f"{number:+.4g}" if 0 < abs(number) < 0.001 else f"{number:+.4f}"
@@ -173,12 +173,12 @@ def metric_difference(number: float, metric: str) -> str:
 
 
 def difference_unit(metric: str) -> str:
-    """What differences are told in, in brackets behind a heading; empty for plain numbers."""
+    """Return the unit of differences in brackets, to follow a heading; empty for plain numbers."""
     return " (points)" if METRICS[metric].points else ""
 
 
 def ask_settings(ask: Prompting) -> dict[str, object]:
-    """What tells arms apart. `head` alone suffices to name two that differ in it."""
+    """Return the prompt settings in which arms can differ: `head`, `words`, `template`, `offset`."""
     found: dict[str, object] = {"head": "words" if ask.words else "random"}
     if ask.words:
         found["words"] = "; ".join(f"{name}: {','.join(given)}" for name, given in ask.words.items())
@@ -190,12 +190,12 @@ def ask_settings(ask: Prompting) -> dict[str, object]:
 
 
 def asks_pairs(ask: Prompting) -> bool:
-    """Whether the template, if there is one, is for pairs of texts."""
+    """Return whether the template is for pairs of texts; False without a template."""
     return "{text_pair}" in (ask.template or "")
 
 
 def _asked_in_words(ask: Prompting) -> str:
-    """What was asked and what may answer, as part of a sentence; empty where nothing was asked."""
+    """The template, label words and offset as part of a sentence; empty if none is set."""
     parts = []
     if ask.template is not None:
         parts.append(f"texts stand in {quoted(ask.template)}")
@@ -208,18 +208,18 @@ def _asked_in_words(ask: Prompting) -> str:
 
 
 def ask_notes(asked: Sequence[Prompting]) -> list[str]:
-    """A line for each way of asking that there is."""
+    """Return a line for each distinct prompt setting."""
     said = dict.fromkeys(filter(None, map(_asked_in_words, asked)))
     return [f"Asked in words: {one}." for one in said]
 
 
 def quoted(text: str) -> str:
-    """In quotes, on one line."""
+    """Return the text in double quotes on one line."""
     return '"' + text.replace("\\", "\\\\").replace("\n", "\\n") + '"'
 
 
 def split_of(task: str, train: int, held_out: int) -> str:
-    """`reviews.csv: 240 texts to train on, 60 held out`."""
+    """Return the sizes of a split, such as `reviews.csv: 240 texts to train on, 60 held out`."""
     return f"{Path(task).name}: {number_of_texts(train)} to train on, {count(held_out)} held out"
 
 

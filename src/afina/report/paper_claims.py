@@ -1,7 +1,7 @@
-"""Arms -> the published study's claims, each tested on the methods that a study has.
+"""The published study's claims, each tested on the methods of a study named `paper`.
 
-The claims are those of the paper in `paper_figures`. What is supported here is so for these data, this model and
-this machine; a claim whose methods were not run is "not tested", and what is missing is said.
+The paper is the one in `paper_figures`. A claim is supported only for the study's data, model and machine. A claim
+whose methods were not run is "not tested", with the reason as evidence.
 """
 
 from __future__ import annotations
@@ -32,21 +32,27 @@ PUBLISHED = {
     "(section 4.2; not tested there).",
 }
 TIME, ABOUT_HALF, ALLOCATED = 0.71, 0.55, 0.26
-"""What is left, as a share, where the claimed saving is reached: of 29 %, about 50 % (from 45 %), 74 %."""
+"""The largest ratio that reaches the claimed saving: 29 %, about 50 % (counted from 45 %), 74 %."""
 SMALL_RATE = 5e-5
 TIMING_ERROR = 0.1
-"""Share by which one timing may be off; used where no repeated seeds say better."""
+"""The relative error of one timing, assumed if seeds give no interval."""
 
 Judge = Callable[[str, bool, bool], Status]
-"""From the verdict on the first method, whether the two are within the margin, and whether it is surely not worse."""
+"""A function that returns the status of a claim on a first and a second method.
+
+Args: the verdict on the first method, whether the two are equivalent, whether the first is significantly not worse.
+"""
 
 
 @dataclass(frozen=True)
 class Claim:
     """One claim, tested on one pair of settings.
 
-    figure, interval  of `quantity`: "difference in accuracy" (a share) or "ratio"; None where not measured
-    evidence          what else was measured, and what would settle it; where not tested, what is missing
+    Attributes:
+        evidence: Other measurements, and what would settle the claim; the missing runs if the claim is not tested.
+        quantity: "difference in accuracy" (a share) or "ratio"; empty if not measured.
+        figure: The value of `quantity`; None if not measured.
+        interval: The interval of `figure`; None if not measured.
     """
 
     number: str
@@ -60,9 +66,9 @@ class Claim:
 
 
 def claims(arms: Sequence[Arm], found: Verdicts) -> list[Claim]:
-    """Every claim of the paper, in its order; none where a study has not the methods for a single one.
+    """Return all claims in the paper's order; empty if the study has the methods of no claim.
 
-    Of several sizes of the training split, on the greatest.
+    With several sizes of the training split, the claims are tested on the largest.
     """
     arms = of_greatest_size(arms)
     lora = [arm for arm in arms if arm.record.method == "lora"]
@@ -145,7 +151,7 @@ def _beats(verdict: str, equivalent: bool, not_worse: bool) -> Status:
 
 
 def _equivalent(verdict: str, equivalent: bool, not_worse: bool) -> Status:
-    if equivalent:  # within the margin; that one is a little better does not change this
+    if equivalent:  # a significant difference within the margin is still equivalence
         return "supported"
     return "contradicted" if verdict in ("better", "worse") else "undecided"
 
@@ -175,7 +181,7 @@ def _gentler(full: Record, lora: Record) -> bool:
 
 
 Quantity = Callable[[Sequence[Record]], tuple[str, list[float]]]
-"""What is measured, in words, and the figure of every record; no figures where one was not measured."""
+"""A function that returns the name of a quantity and its value for each record; no values if one is missing."""
 
 
 def _ratios(
@@ -210,7 +216,7 @@ def _by_ratio(number: str, first: Arm, second: Arm, left: float, quantity: Quant
 
 
 def _over_seeds(mine: Sequence[float], yours: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the ratio of geometric means, Welch's t on logarithms; None for single figures or equal ones."""
+    """95 % interval of the ratio of geometric means (Welch's t on logarithms); None for one value or equal values."""
     first, second = list(map(math.log, mine)), list(map(math.log, yours))
     if min(len(first), len(second)) < 2 or stdev(first) + stdev(second) < 1e-12:
         return None
@@ -226,7 +232,7 @@ def _seconds(records: Sequence[Record]) -> tuple[str, list[float]]:
 
 
 def _needed(records: Sequence[Record]) -> tuple[str, list[float]]:
-    """The nearest to what a card must hold: PyTorch's peak, or state and activations where there is no GPU."""
+    """The memory that a GPU needs: PyTorch's allocated peak, or state and activations for runs without a GPU."""
     if all(measured_on_gpu(record) for record in records):
         return "GPU memory allocated at the peak", _all([record.memory.allocated_peak for record in records])
     activations = [record.memory.activation_bytes for record in records]
@@ -237,7 +243,7 @@ def _needed(records: Sequence[Record]) -> tuple[str, list[float]]:
 
 
 def _held(records: Sequence[Record]) -> tuple[str, list[float]]:
-    """What the paper's "allocated" most likely is: all that is held after the last step."""
+    """The memory held after the last step, which is most likely the paper's "allocated"."""
     if all(measured_on_gpu(record) for record in records):
         return "GPU memory allocated after the last step", _all([record.memory.allocated_end for record in records])
     return "state after the last step (no GPU memory was measured)", _all([one.memory.state_bytes for one in records])
@@ -252,7 +258,7 @@ def _not_tested(number: str, missing: str, methods: tuple[str, ...] = ()) -> Cla
 
 
 def claim_table(tested: Sequence[Claim]) -> Table | None:
-    """A row per claim and pair; the notes hold the claims' wording. None where no claim can be tested."""
+    """Return a row per claim and pair, with the wording of the claims in the notes; None if `tested` is empty."""
     if not tested:
         return None
     rows = []
@@ -277,7 +283,7 @@ def claim_table(tested: Sequence[Claim]) -> Table | None:
 
 
 def claims_as_json(tested: Sequence[Claim]) -> list[dict[str, object]]:
-    """Plain values, for --json and tables.json."""
+    """Return the claims as JSON values for `--json` and tables.json."""
     return [
         {
             "number": one.number,

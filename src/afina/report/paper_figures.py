@@ -1,8 +1,8 @@
-"""The study that afina grew from: its figures, its settings, and what in it does not add up.
+"""The published study that afina grew from: its figures, settings and inconsistencies.
 
 "Reprodução do Método LoRA para Adaptação do GPT-2 na Classificação de Sentimentos usando SST-2"
-(Peixinho, Heimann, Paixao, de Carvalho, Brito; UFPE). Knows what to set beside the figures of a
-study named `paper`; not how a table is made.
+(Peixinho, Heimann, Paixao, de Carvalho, Brito; UFPE). The module has the figures and notes that are shown
+beside a study named `paper`. It does not know how a table is made.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STUDY = "paper"
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A method in the paper's tables, as printed; None where it prints a dash."""
+    """A method's row in the paper's tables, as printed; None if the paper prints a dash."""
 
     accuracy: str
     f1: str
@@ -56,7 +56,7 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, object]] = {
     "prelayer": {"train_head": False},
     "prelayer-46080": {"train_head": False},
 }
-"""By method, those that its counts of parameters are with, where they are not the defaults."""
+"""The non-default hyperparameters behind the paper's parameter counts, by method."""
 
 SETTINGS: Mapping[str, object] = {
     "epochs": 2,
@@ -108,7 +108,7 @@ PADDING_COST = (
 
 
 def beside(arms: Sequence[Arm]) -> Beside:
-    """The paper's figures, footnotes and caveats for the tables of `arms`."""
+    """Return the paper's figures, footnotes and caveats for the tables of `arms`."""
     records = [record for arm in arms for record in arm.records]
     on_gpu = any(map(measured_on_gpu, records))
     allocated = _measure("Paper: GPU allocated (GB)", lambda one: one.allocated)
@@ -144,7 +144,7 @@ def beside(arms: Sequence[Arm]) -> Beside:
 
 
 def departures(arms: Sequence[Arm]) -> list[str]:
-    """In what the runs differ from the paper's set-up, in words; empty where they repeat it."""
+    """Return the differences between the runs and the paper's set-up, in words; empty if there are none."""
     return list(dict.fromkeys(words for arm in arms for record in arm.records for words in _departures(record)))
 
 

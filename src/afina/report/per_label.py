@@ -1,6 +1,6 @@
-"""How well each label is found: precision, recall, F1, how many texts have it; and what is most often taken for what.
+"""Figures of each label (precision, recall, F1, number of texts) and the most frequent confusions.
 
-Pure. Knows labels as arrays: which kinds of task have such, `kinds.py` says.
+The functions are pure. They take labels as arrays and do not know kinds of task, which are in `kinds.py`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ from afina.schema import figures_as_json
 
 BY_LABEL, CONFUSIONS, CONFUSION = "Figures by label", "The most frequent confusions", "Confusion matrix"
 MOST = 30
-"""Labels that are shown, the most frequent ones; and beyond which confusions are listed instead of drawn."""
+"""The most labels that are shown, by frequency. With more labels, confusions are listed instead of drawn."""
 
 FITS = 12
-"""Labels that a terminal has room for."""
+"""The most labels that a terminal table shows."""
 
 MOST_CONFUSED = 15
-"""Pairs that are listed."""
+"""The most pairs of labels in a list of confusions."""
 
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """One label: means over the seeds, NaN where a seed has none; support: texts that have it."""
+    """The figures of one label: means over the seeds, NaN if undefined for a seed.
+
+    Attributes:
+        support: The number of texts with the label.
+    """
 
     name: str
     precision: float
@@ -41,7 +45,12 @@ _UNDEFINED = "Undefined: the precision of a label that was never answered, the r
 
 
 def label_figures(names: Sequence[str], gold: np.ndarray, given: np.ndarray) -> list[LabelFigures]:
-    """Every label, in its order; of which labels texts have, bool [1, N, L], and are answered with, bool [S, N, L]."""
+    """Return the figures of each label, in the order of `names`.
+
+    Args:
+        gold: Whether a text has a label, bool [1, N, L].
+        given: Whether a text was answered with a label, bool [S, N, L].
+    """
     both = (gold & given).sum(axis=1).astype(float)  # [S, L]
     told, there = given.sum(axis=1), gold.sum(axis=1)
 
@@ -55,7 +64,7 @@ def label_figures(names: Sequence[str], gold: np.ndarray, given: np.ndarray) -> 
 
 
 def as_json(found: Sequence[LabelFigures]) -> dict[str, object]:
-    """By label its figures, null where undefined."""
+    """Return the figures by label name; null if undefined."""
     return {
         one.name: {
             **figures_as_json({"precision": one.precision, "recall": one.recall, "f1": one.f1}),
@@ -66,7 +75,7 @@ def as_json(found: Sequence[LabelFigures]) -> dict[str, object]:
 
 
 def terminal_table(found: Sequence[LabelFigures], of: str = "") -> Table:
-    """How well each label is found, of the most frequent ones; of: whose figures they are, for the title."""
+    """Return the figures of the most frequent labels; `of` names the method in the title."""
     shown = sorted(found, key=lambda one: -one.support)
     few = (f"The {FITS} most frequent of {len(found)} labels.",) if len(found) > FITS else ()
     rows = tuple((brief(one.name), *_figures(one)) for one in shown[:FITS])
@@ -75,7 +84,7 @@ def terminal_table(found: Sequence[LabelFigures], of: str = "") -> Table:
 
 
 def terminal_confusion(names: Sequence[str], counts: np.ndarray, of: str = "") -> Table:
-    """Which class is taken for which, as `confused` counts: a matrix, or a list where a terminal has no room for it."""
+    """Return the confusion matrix of `confused`, or a list of confusions if a terminal has no room for the matrix."""
     named = [brief(name) for name in names]
     if len(names) > FITS:
         columns = (*(Column(name, "left") for name in ("Right", "Answered")), Column("Texts"))
@@ -92,7 +101,7 @@ def _of(title: str, of: str) -> str:
 
 
 def table(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) -> Table:
-    """How well each label is found, a row for each arm and label; `found` of each arm."""
+    """Return a row for each arm and label; `found` has the label figures of each arm."""
     rows = []
     for arm, labels in zip(arms, found, strict=True):
         for one in sorted(labels, key=lambda one: -one.support)[:MOST]:
@@ -111,7 +120,7 @@ def _figures(one: LabelFigures) -> tuple[str, ...]:
 
 
 def confusions(arms: Sequence[Arm]) -> Table:
-    """Which classes are most often taken for which, for where there are too many to draw."""
+    """Return the most frequent confusions of each arm, for tasks with too many classes to draw."""
     rows = []
     for arm in arms:
         names = arm.record.label_names
@@ -122,13 +131,13 @@ def confusions(arms: Sequence[Arm]) -> Table:
 
 
 def confused(targets: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:
-    """How many texts of each class, a row, were answered with each, a column; the seeds added up. int [C, C]."""
+    """Return the confusion matrix summed over the seeds, int [C, C]: rows are right classes, columns are answers."""
     counts: np.ndarray = np.bincount((targets * size + answers).ravel(), minlength=size * size).reshape(size, size)
     return counts
 
 
 def _most_confused(counts: np.ndarray) -> list[tuple[int, int, int]]:
-    """What was right, what was answered instead, and how often: the most frequent first."""
+    """The most frequent confusions as (right class, answered class, number of texts), the most frequent first."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     pairs = [

@@ -1,6 +1,6 @@
-"""Words, notes, tables and plots of a report for each kind of task, one entry a kind.
+"""The words, notes, tables and plots of a report for each kind of task.
 
-Nothing else in this package asks which kind a task has.
+Only this module of the package depends on the kind of a task.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ Draw = Callable[[Sequence[Arm]], Sequence[Plot | None]]
 
 
 class Presentation(ABC):
-    """A kind of task as a report shows it.
+    """The way in which a report presents a kind of task.
 
-    right        heading of the column of what is right of a text
-    by_distance  the arms disagree on a text by how far apart their means over the seeds are; else by votes
+    Attributes:
+        right: Heading of the column of targets.
+        by_distance: Disagreement on a text is the distance between the arms' means over the seeds; else votes.
     """
 
     right: ClassVar[str]
@@ -41,34 +42,34 @@ class Presentation(ABC):
     @property
     @abstractmethod
     def plots(self) -> Mapping[str, Draw]:
-        """Plots of what was answered, by the title of their section, in the order of reading."""
+        """Functions that draw plots of the predictions, by the title of their section, in reading order."""
 
     @abstractmethod
     def asked(self, names: Sequence[str]) -> str:
-        """The answer to each text in words, such as `3 labels`."""
+        """Return what a text is answered with, in words, such as `3 labels`."""
 
     @abstractmethod
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """A target or an answer in words; `answer` as `tolist` of an array of targets gives it."""
+        """Return a target or an answer in words; `answer` is an element of `tolist` of an array of targets."""
 
     def positive(self, names: Sequence[str]) -> str | None:
-        """The label that F1 is about, where it is about one."""
+        """Return the positive label, whose F1 is reported; None if F1 is not of one label."""
         return None
 
     def meaning(self, record: Record, data: Data) -> list[str]:
-        """Sentences on how the figures are meant; `data`: how the runs were asked to read their task."""
+        """Return sentences that define the figures; `data` has the settings by which the task was read."""
         return []
 
     def least(self, names: Sequence[str], targets: Sequence[Any]) -> list[str]:
-        """The score of always answering the same, where that says something."""
+        """Return a note on the score of a constant answer; empty if that score is not informative."""
         return []
 
     def same(self, names: Sequence[str], answer: Any) -> str | None:
-        """The answer of a run that answered every text the same; None where there is only one answer."""
+        """Return the answer of a run that gave every text the same answer; None if only one answer is possible."""
         return "the same"
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
-        """The meaning of the rows of the pretrained model."""
+        """Return notes on the rows of the untrained model."""
         return [
             f"{arm.label} is the pretrained model under a random head, which knows nothing of the task."
             for arm in arms
@@ -76,7 +77,7 @@ class Presentation(ABC):
         ]
 
     def which_disagree(self, shown: int, most: int) -> str:
-        """Which texts are shown that the arms disagree on; most: how many are shown where there are more."""
+        """Return a note on the texts in the table of disagreements; `most` is the largest number of texts shown."""
         if shown == most:
             return (
                 f"The {shown} evaluation texts on which the answers are most evenly split, of all on which they differ."
@@ -84,42 +85,45 @@ class Presentation(ABC):
         return "Every evaluation text on which the methods' answers differ."
 
     def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[LabelFigures]:
-        """How well each label is found, in the order of the names; empty where the kind has no labels.
+        """Return the figures of each label, in the order of `names`; empty if the kind of task has no labels.
 
-        targets [N, ...], answers [S, N, ...]
+        Args:
+            targets: The targets, shape [N, ...].
+            answers: The predictions, shape [S, N, ...].
         """
         return []
 
     def tables(self, arms: Sequence[Arm]) -> list[Table]:
-        """The arms' answers, label by label."""
+        """Return the tables of figures by label."""
         found = self.found_by(arms)
         return [per_label.table(arms, found)] if found[0] else []
 
     def found_by(self, arms: Sequence[Arm]) -> list[list[LabelFigures]]:
-        """The same as `found`, of each arm."""
+        """Return the label figures of each arm; `found` computes the figures of one arm."""
         return [self.found(arm.record.label_names, arm.targets, arm.answers) for arm in arms]
 
     def terminal_tables(
         self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray, of: str = ""
     ) -> list[Table]:
-        """The answers label by label, in as much room as a terminal has; arrays as in `found`.
+        """Return the tables of figures by label for a terminal; `found` defines the arrays.
 
-        of  whose answers they are, for the titles
+        Args:
+            of: The name of the method, for the titles.
         """
         found = self.found(names, targets, answers)
         return [per_label.terminal_table(found, of)] if found else []
 
     def as_json(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> dict[str, object]:
-        """`labels`, by name the figures of each label, and `confusion`, rows as right; null where the kind has none.
+        """Return `labels` (figures by label name) and `confusion` (rows: right labels); null if the kind has none.
 
-        Arrays as in `found`.
+        `found` defines the arrays.
         """
         found = self.found(names, targets, answers)
         return {"labels": per_label.as_json(found) if found else None, "confusion": None}
 
 
 class _Classes(Presentation):
-    """One label of several."""
+    """The presentation of tasks with one of several labels per text."""
 
     right = "Right label"
 
@@ -137,11 +141,11 @@ class _Classes(Presentation):
         return f"{len(names)} labels"
 
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """The label's name."""
+        """Return the label's name."""
         return str(names[answer])
 
     def positive(self, names: Sequence[str]) -> str | None:
-        """The second of two."""
+        """Return the second label if there are two; else None."""
         return names[1] if len(names) == 2 else None
 
     def meaning(self, record: Record, data: Data) -> list[str]:
@@ -160,7 +164,7 @@ class _Classes(Presentation):
         return f"`{names[answer]}`" if len(names) > 1 else None
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
-        """The same, and how to measure what the model answers when asked in words, where that is missing."""
+        """Return notes on the untrained model, and how to measure its answers in words if they are missing."""
         drawn = [arm for arm in arms if not arm.trained and make(arm.record.method).head == "random"]
         answering = [arm for arm in arms if not arm.trained and make(arm.record.method).head == "words"]
         made = [
@@ -184,14 +188,14 @@ class _Classes(Presentation):
         return per_label.label_figures(names, targets[None, :, None] == classes, answers[:, :, None] == classes)
 
     def tables(self, arms: Sequence[Arm]) -> list[Table]:
-        """Where there are too many classes to draw, which are confused, too."""
+        """Return the tables of figures by label, and the list of confusions if there are too many classes to draw."""
         many = len(arms[0].record.label_names) > per_label.MOST
         return [*super().tables(arms), *([per_label.confusions(arms)] if many else [])]
 
     def terminal_tables(
         self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray, of: str = ""
     ) -> list[Table]:
-        """Which class is taken for which, too."""
+        """Return the tables of figures by label and of confusions."""
         counts = per_label.confused(targets, answers, len(names))
         return [*super().terminal_tables(names, targets, answers, of), per_label.terminal_confusion(names, counts, of)]
 
@@ -201,7 +205,7 @@ class _Classes(Presentation):
 
 
 class _Number(Presentation):
-    """A number."""
+    """The presentation of tasks with a number per text."""
 
     right = "Given"
     by_distance = True
@@ -219,7 +223,7 @@ class _Number(Presentation):
         return f"a number ({names[0]})"
 
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """Four digits."""
+        """Return the number with four digits."""
         return f"{answer:.4g}".replace("-", "−")
 
     def meaning(self, record: Record, data: Data) -> list[str]:
@@ -230,7 +234,7 @@ class _Number(Presentation):
 
 
 class _Labels(Presentation):
-    """Any number of labels at once."""
+    """The presentation of tasks with any number of labels per text."""
 
     right = "Right labels"
 
@@ -242,7 +246,7 @@ class _Labels(Presentation):
         return f"{len(names)} labels, any of them at once"
 
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """Names of the labels, or `none`; `answer`: a sequence of 0 or 1."""
+        """Return the names of the labels, or `none`; `answer` is a sequence of 0 or 1."""
         return ", ".join(name for name, has in zip(names, answer, strict=True) if has) or "none"
 
     def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[LabelFigures]:
@@ -250,7 +254,7 @@ class _Labels(Presentation):
 
 
 def _by_order(task: str, data: Data) -> str:
-    """What is to be said where nobody said which of two labels is positive: the order of a file's labels did."""
+    """A note that the order of a file's labels chose the positive label; empty if the user or the task chose it."""
     chosen = data.positive is not None or data.labels is not None or named(task) is not None
     return "" if chosen else ", the last in the order of the labels (`--positive LABEL` names another)"
 

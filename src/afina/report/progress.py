@@ -1,6 +1,6 @@
-"""What is told of runs that go on, in words: the lines of a log, and the parts of a bar or a table.
+"""The progress of runs in words: the lines of a log, and the parts of a progress bar or table.
 
-Knows what a watcher is told; not where it is shown.
+The module knows the events of a `Watcher`. It does not know where the words are shown.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from afina.studies.schedule import Watcher
 from afina.studies.trials import Trial
 
 LINE_SECONDS = 15.0
-"""Between two lines of one phase."""
+"""The least number of seconds between two lines of one phase."""
 
 
 def figures(progress: Progress) -> str:
-    """`loss 0.512, 1,019 tokens/s, 0:41 left`, as far as it is known."""
+    """Return the known figures, such as `loss 0.512, 1,019 tokens/s, 0:41 left`."""
     parts = []
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3f}")
@@ -35,28 +35,28 @@ def figures(progress: Progress) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`0:41`, `1:02:03`."""
+    """Return a duration as `0:41` or `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def named(run: Run) -> str:
-    """The run, in whatever study."""
+    """Return the title and seed of a run."""
     return f"{run.title}, seed {run.seed}"
 
 
 def begun(run: Run, number: int, total: int) -> str:
-    """The run, and how many there are."""
+    """Return the number, title and seed of a run, such as `[2/6] LoRA, seed 0`."""
     return f"[{number}/{total}] {named(run)}"
 
 
 def tuned(run: Run, number: int, spent: float) -> str:
-    """A candidate for a run's settings."""
+    """Return the name of a tuning candidate."""
     return f"[tuning {run.title}, {spent:.0%}] candidate {number}"
 
 
 def planned(run: Run) -> str:
-    """A training of a recommendation, or what is evaluated as it is."""
+    """Return a sentence on a run of a recommendation: a training, or an evaluation of the untrained model."""
     if make(run.method).trains_nothing:
         return f"asking: {run.method}"
     aside = ", less those set aside to select by" if run.data.selection else ""
@@ -64,12 +64,12 @@ def planned(run: Run) -> str:
 
 
 def waiting(run: Run, needed: int, available: int) -> str:
-    """A run that does not fit in memory beside those under way."""
+    """Return a sentence on a run that waits, because it does not fit in memory beside the current runs."""
     return f"{named(run)}: waits for memory: needs {size(needed)}, beside the others are {size(available)}"
 
 
 def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
-    """What a candidate came to."""
+    """Return a sentence on the result of a tuning candidate."""
     setting = {key: f"{value:.2g}" if isinstance(value, float) else value for key, value in trial.setting.items()}
     start = f"tuning {run.title}, candidate {number}: {in_words(setting)}"
     if trial.value is None:
@@ -81,7 +81,7 @@ def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
 
 
 def selected(record: Record) -> str:
-    """How a training of a recommendation did on what was set aside; empty where nothing was."""
+    """Return a sentence on a training's figure on the validation texts; empty if there are no validation texts."""
     seen = record.selection
     if seen is None:
         return ""
@@ -91,7 +91,7 @@ def selected(record: Record) -> str:
 
 
 def result(run: Run, record: Record, *, now: bool) -> str:
-    """What a run came to."""
+    """Return a sentence on the result of a run."""
     names = metrics_of(record)[:2]
     figures = [metric_figure(name, record.metrics[name], record.label_names) for name in names]
     found = f"{', '.join(figures)}, trained in {clock(record.seconds.train)}"
@@ -99,13 +99,13 @@ def result(run: Run, record: Record, *, now: bool) -> str:
 
 
 def failure(run: Run, message: str) -> str:
-    """Why a run could not be carried out."""
+    """Return the error of a failed run."""
     return f"Error: {named(run)}: {message.removeprefix(f'run {run.title}: ')}"
 
 
 @dataclass
 class _Line:
-    """What was said of a run: its place among others, the phase, and when."""
+    """The last line about a run: the text before it, the phase, and the time."""
 
     place: str
     phase: str = ""
@@ -113,9 +113,9 @@ class _Line:
 
 
 class Lines(Watcher):
-    """One line a phase, and one now and then while training; each begins with the run that it is about.
+    """A watcher that passes lines to `say`: one per phase, and one every LINE_SECONDS during training.
 
-    say  is handed each line, as `print` would be
+    Each line begins with the name of its run. `say` takes one line, like `print`.
     """
 
     def __init__(self, say: Callable[[str], object]) -> None:
@@ -124,38 +124,38 @@ class Lines(Watcher):
         self.candidates: dict[str, Run] = {}
 
     def begin(self, run: Run, place: str) -> None:
-        """A run goes on from now, called so."""
+        """Begin the lines of a run; each line begins with `place`."""
         self.lines[run.label] = _Line(place)
 
     def end(self, run: Run) -> None:
-        """It goes on no more."""
+        """End the lines of a run."""
         self.lines.pop(run.label, None)
 
     def says(self, words: str) -> None:
-        """Say it."""
+        """Pass `words` on as a line."""
         self.say(words)
 
     def started(self, run: Run, number: int, total: int) -> None:
-        """Name the run."""
+        """Begin the lines of a run with the number, title and seed."""
         self.begin(run, begun(run, number, total))
 
     def waits(self, run: Run, needed: int, available: int) -> None:
-        """Say for what."""
+        """Write a line on a run that waits for memory."""
         self.say(waiting(run, needed, available))
 
     def trying(self, run: Run, number: int, spent: float) -> None:
-        """Name the candidate."""
+        """Begin the lines of a tuning candidate."""
         self.candidates[run.label] = run
         self.begin(run, tuned(run, number, spent))
 
     def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
-        """Say what it came to."""
+        """Write a line on the result of a tuning candidate."""
         self.candidates.pop(run.label, None)
         self.end(run)
         self.say(attempt(run, number, trial, length))
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Say the phase when it begins, and figures every so often."""
+        """Write a line when a phase begins, and a line with figures every LINE_SECONDS."""
         line = self.lines.setdefault(run.label, _Line(run.title))
         due = meter.now() - line.last >= LINE_SECONDS
         if progress.phase == line.phase and not (due and progress.steps):
@@ -167,12 +167,12 @@ class Lines(Watcher):
         self.say(f"{line.place}: {progress.phase}{counted}{said}")
 
     def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        """Say the result."""
+        """Write a line on the result of a run."""
         self.end(run)
         self.say(result(run, record, now=now))
 
     def failed(self, run: Run, message: str) -> None:
-        """Say why."""
+        """Write a line with the error of a failed run."""
         for candidate in [one for one in self.candidates.values() if one.title == run.title]:
             self.end(self.candidates.pop(candidate.label))
         self.end(run)

@@ -40,18 +40,18 @@ from afina.studies.runs.spec import Training
 BATCH = Training().batch_size
 
 MOST = 4
-"""Other methods whose figures are in the sentences; the table of evidence has all."""
+"""The most other methods whose figures are in the sentences; the table of evidence has all methods."""
 FEW_LEFT = 0.75
 """The share of the training texts above which a training has read nearly all: some are held back for validation."""
 
 Interval = tuple[float, float] | None
-"""The 95 % interval of the recommended method's headline metric; None if there is none."""
+"""The 95 % interval of the recommended method's headline metric; None if it cannot be computed."""
 
 
 def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...]:
     """Return the recommendation in sentences, the answer first.
 
-    The others say: why, what it costs, how sure it is, and what more minutes and more labels would probably change.
+    The other sentences give the reason, the costs, the confidence, and the probable effect of more minutes and labels.
     """
     chosen = made.contender(made.recommended)
     said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
@@ -73,7 +73,7 @@ def headline(made: Recommendation, interval: Interval = None) -> str:
 
 
 def more_minutes(made: Recommendation) -> str:
-    """Return what more minutes would add: methods, training texts or epochs for which the time was too short."""
+    """Return a sentence on the methods, training texts or epochs that more minutes would add."""
     waiting = [name for name, one in made.dropped.items() if one.why in ("start", "train", "overrun")]
     trained = [one for one in made.contenders if one.trained]
     read = max((one.examples or 0 for one in trained), default=0)
@@ -137,7 +137,7 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
 
 
 def _why_it(made: Recommendation, chosen: Contender) -> str:
-    """Why this method was chosen among the trained ones, as a sentence without its full stop."""
+    """The reason for choosing this method among the trained methods, as a sentence without the full stop."""
     sign, name = -1 if METRICS[made.metric].lower else 1, title(chosen.name)
     trained = [one for one in made.contenders if one.trained]
     if len(trained) == 1:
@@ -330,7 +330,7 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
 
 
 def _metrics(made: Recommendation) -> list[str]:
-    """The headline metric, and one more."""
+    """The headline metric and one other metric."""
     there = next((one.metrics for one in made.contenders if one.metrics), {})
     return list(dict.fromkeys([made.metric, *there]))[:2]
 
@@ -371,7 +371,7 @@ def titled(one: Comparison) -> Comparison:
 
 
 def title(name: str) -> str:
-    """Return a method's title, with the learning rate if it is not the method's default; a baseline's name as it is."""
+    """Return a method's title, with the learning rate if not the default; a baseline's name is returned unchanged."""
     if name in METHODS:
         return METHODS[name].title
     for method, kind in METHODS.items():

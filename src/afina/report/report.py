@@ -27,7 +27,7 @@ from afina.report.verdicts import CURVES, Verdicts
 from afina.report.writers import json_csv, markdown
 from afina.studies.runs.record import Record
 
-if TYPE_CHECKING:  # they load scipy
+if TYPE_CHECKING:  # the imports load scipy
     from afina.report.plots.comparison import MethodDifference
     from afina.studies.results import Results
 
@@ -57,7 +57,7 @@ class Report:
     def tables(self) -> list[Table]:
         """Performance, parameters and time, memory, GPU memory if it was measured, and the tuning budget.
 
-        In a study named `paper`, the paper's figures and footnotes stand beside them.
+        In a study named `paper`, the tables include the paper's figures and footnotes.
         """
         beside = paper_figures.beside(self.arms) if self._is_of_the_paper else Beside()
         tables = all_tables(self.arms, beside, sections.notes(self.arms, self.results.data))
@@ -79,7 +79,7 @@ class Report:
 
     @cached_property
     def findings(self) -> list[Table]:
-        """The learning curve, verdicts and claims, as far as there are any."""
+        """The tables of the learning curve, verdicts and claims; a table without rows is left out."""
         both = (
             verdicts.learning_curve_table(self.arms),
             verdicts.verdict_table(self.verdicts),
@@ -238,7 +238,7 @@ class Report:
         return MethodDifference.all_of(name, compared)
 
     def _plots(self, titles: Sequence[str] = ()) -> dict[str, list[Plot]]:
-        """The plots by the title of their section; `titles` limits the sections, which by default are all."""
+        """The plots by the title of their section; `titles` selects sections, by default all."""
         if not self.arms:
             return {}
         from afina.report.plots import comparison, svg

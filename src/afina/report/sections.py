@@ -1,6 +1,6 @@
 """The sections of a report: prose, notes, tables and plots, in reading order.
 
-The module knows what a report says; `writers` knows how each format is written.
+The module knows the content of a report. It does not know the formats, which are in `writers`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Code:
 
 @dataclass(frozen=True)
 class AnswerBlock:
-    """The sentences of the answer, the headline first, and the plots that stand beside them."""
+    """The sentences of the answer, the headline first, and the plots beside the sentences."""
 
     sentences: tuple[str, ...]
     plots: tuple[Plot, ...] = ()
@@ -85,14 +85,14 @@ Block = Prose | Subheading | Notes | Code | AnswerBlock | Table | Plot
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: tuple[Block, ...]
 
 
 def of_table(table: Table, *plots: Plot) -> Section:
-    """A section for a table, its notes, and plots of the same figures."""
+    """Return a section for a table, its notes, and plots of the same figures."""
     return Section(table.title, (table, *_notes_of(table), *plots))
 
 
@@ -104,19 +104,19 @@ def _notes_of(table: Table) -> list[Notes]:
 def of_recommendation(
     sentences: Sequence[str], evidence: Table, answer: Sequence[Plot] = (), plots: Sequence[Plot] = ()
 ) -> Section:
-    """The recommendation, the differences that decide it, and its evidence."""
+    """Return the section of a recommendation: sentences, deciding differences and evidence."""
     return Section(
         "Recommendation", (AnswerBlock(tuple(sentences), tuple(answer)), evidence, *_notes_of(evidence), *plots)
     )
 
 
 def of_conclusion(sentences: Sequence[str], answer: Sequence[Plot] = ()) -> Section:
-    """The conclusion of a study, and the differences that decide it."""
+    """Return the section of a study's conclusion: sentences and deciding differences."""
     return Section("Conclusion", (AnswerBlock(tuple(sentences), tuple(answer)),))
 
 
 def failures(failed: Sequence[Failure]) -> list[Section]:
-    """A section with the failed runs, if there are any."""
+    """Return a section with the failed runs; empty if no run failed."""
     if not failed:
         return []
     lines = tuple(f"{one.name}, seed {one.seed}: {one.error}" for one in failed)
@@ -124,17 +124,17 @@ def failures(failed: Sequence[Failure]) -> list[Section]:
 
 
 def no_results(failed: Sequence[Failure]) -> list[Section]:
-    """The sections of a study without a finished run."""
+    """Return the sections of a study without a finished run."""
     return [Section("Nothing to compare yet", (Prose("No run has finished."),)), *failures(failed)]
 
 
 def what_was_run(arms: Sequence[Arm]) -> Section:
-    """The backbone, the task, the seeds, and a row per setting."""
+    """Return a section with the backbone, the task, the seeds, and a row per setting."""
     return Section("What was run", (Notes(tuple(_asked(arms))), _runs(arms)))
 
 
 def provenance(arms: Sequence[Arm], command: Sequence[str]) -> list[Section]:
-    """Adapters, environment with digests, and the command that repeats the study."""
+    """Return sections with the adapters, the environment with digests, and the command that repeats the study."""
     made = []
     if arms:
         made += [Section("Adapters", (_adapters(arms),)), Section("Environment", tuple(_environments(arms)))]
@@ -169,7 +169,7 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
 
 
 def _by_run(asked: Sequence[dict[str, object]]) -> list[str]:
-    """Training settings shown per run: the learning rate, and whatever is not the same everywhere."""
+    """The training settings shown per run: the learning rate, and the settings that differ between runs."""
     keys = differing(asked)
     always = "learning_rate"
     return keys if always in keys or not any(always in one for one in asked) else [always, *keys]
@@ -205,7 +205,7 @@ def _adapters(arms: Sequence[Arm]) -> Table:
 
 
 def _environments(arms: Sequence[Arm]) -> list[Block]:
-    """One list per distinct environment, which nearly always is one."""
+    """One list per distinct environment; nearly always there is only one environment."""
     distinct: list[tuple[Environment, list[str]]] = []
     for arm in arms:
         for record in arm.records:
@@ -245,7 +245,7 @@ def _environment(environment: Environment) -> Notes:
 
 
 def notes(arms: Sequence[Arm], data: Data) -> list[str]:
-    """Below the first table: how its figures are meant, what was read and cut, the rows of the untrained model."""
+    """Return the notes below the first table: definitions, texts read and cut, rows of the untrained model."""
     if not arms:
         return []
     untrained = PRESENTATIONS[arms[0].record.kind].untrained(arms)
@@ -253,7 +253,7 @@ def notes(arms: Sequence[Arm], data: Data) -> list[str]:
 
 
 def _on_texts(arms: Sequence[Arm], data: Data) -> list[str]:
-    """How a file was read and cut; figures on few texts; and where more texts were asked for than there are."""
+    """Notes on how a file was read and cut, on figures from few texts, and on requests for more texts than exist."""
     records = [record for arm in arms for record in arm.records]
     files = {(one.task, one.train_examples, one.examples) for one in records if named(one.task) is None}
     made = [f"{split_of(*one)}." for one in sorted(files)]
@@ -282,7 +282,7 @@ def _on_texts(arms: Sequence[Arm], data: Data) -> list[str]:
 
 
 def _on_figures(arms: Sequence[Arm], data: Data) -> list[str]:
-    """How the metrics are meant, the least that is worth anything, and which runs gave but one answer."""
+    """Notes on the meaning of the metrics, the score of a constant answer, and runs with only one answer."""
     record, targets = arms[0].record, arms[0].targets
     presentation = PRESENTATIONS[record.kind]
     said = [
@@ -307,7 +307,7 @@ def _on_figures(arms: Sequence[Arm], data: Data) -> list[str]:
 
 
 def _undefined(arms: Sequence[Arm]) -> list[str]:
-    """Which metrics are not defined of these answers, and what they need."""
+    """Notes on the undefined metrics, and what each of these metrics needs."""
     lacking: dict[str, list[str]] = {}
     for arm in arms:
         for name in arm.record.metrics:
@@ -328,9 +328,9 @@ def _monotonous(label: str, record: Record, answers: list[object]) -> list[str]:
 
 
 def tuning_table(tuned: Sequence[Tuned]) -> Table:
-    """A row per method: candidates, stopped early, steps, seconds and the chosen setting.
+    """Return a row per method: candidates, stopped early, steps, seconds and the chosen setting.
 
-    No figure of the validation cut is shown: what chose a setting says nothing of it.
+    Figures on the validation texts are not shown: these figures chose the setting, so the figures are optimistic.
     """
     held = max((one.validation_examples for one in tuned), default=0)
     lines = [

@@ -1,7 +1,7 @@
 """Tables of figures: of arms, performance, parameters and time, memory; before training, counts and forecasts.
 
-Pure. Says what each figure is in its heading and notes; the definitions are in docs/reference/figures.md. Does not know
-the paper (see `paper_figures`), nor how a table is written or shown (see `writers`).
+The functions are pure. Headings and notes describe each figure; docs/reference/figures.md has the definitions. The
+module does not know the paper (`paper_figures`) and does not write or show a table (`writers`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from afina.report.formatting import (
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Forecast
 
-if TYPE_CHECKING:  # it loads torch
+if TYPE_CHECKING:  # the import loads torch
     from afina.methods.attachment import BackboneCounts
 
 
@@ -38,19 +38,20 @@ EVIDENCE, PUBLISHED = "Evidence", "as published"
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
 FURTHER = "Further figures"
 EACH_SEED = "Each seed by itself"
-"""What opens the rows of single seeds."""
+"""The heading that unfolds the rows of single seeds."""
 
 _HEADINGS = ("Trainable", "State", "Activations", "Peak on a CPU", "Peak on a GPU", "On disk")
-"""Of a forecast."""
+"""The headings of the columns of a forecast."""
 
 STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserved, peak"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, and the side to which its cells are set.
+    """A column of a table: the heading and the alignment of its cells.
 
-    minor  it is left out where that saves a table from being split: what it says follows from the others
+    Attributes:
+        minor: The column is left out if the table then need not be split; its content follows from other columns.
     """
 
     heading: str
@@ -60,11 +61,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Text only; every row has one cell per column.
+    """A table of plain text; every row has one cell per column.
 
     Attributes:
         notes: Sentences below the table, in the report and on the terminal.
-        singles: Rows of single seeds, of which `rows` has the means.
+        singles: Rows of single seeds; `rows` has the means over the seeds.
         details: Further notes, which only the report shows.
     """
 
@@ -78,9 +79,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Measure:
-    """A column to be: `cell` makes the text from a line's arm, which has one seed or several.
+    """A column before it is filled: `cell` makes the text of a row from an arm with one or several seeds.
 
-    plain  the heading without the name of a label, where it has one
+    Attributes:
+        plain: The heading without the name of a label; empty if the heading names no label.
     """
 
     heading: str
@@ -90,22 +92,30 @@ class Measure:
 
     @property
     def key(self) -> str:
-        """What another study calls it, which knows no label of ours."""
+        """The heading without the name of a label, by which `Beside` finds the column."""
         return self.plain or self.heading
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What another study adds: measures to the right of ours (by our heading), notes (by table title)."""
+    """Figures of another study.
+
+    Attributes:
+        measures: Columns to the right of one of our columns, by the `key` of our column.
+        notes: Notes by the title of the table.
+    """
 
     measures: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = ()) -> list[Table]:
-    """Three tables, and one of GPU memory where that was measured; none where nothing is recorded.
+    """Return the tables of performance, costs and memory; empty without arms.
 
-    notes  below the first table
+    Tables of further metrics and of GPU memory follow if there are such figures.
+
+    Args:
+        notes: Notes below the first table.
     """
     if not arms:
         return []
@@ -120,13 +130,13 @@ def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = ()) -
 
 
 def measured_on_gpu(record: Record) -> bool:
-    """Whether any GPU figure of this record may be shown: never for a run on a CPU, whatever it holds."""
+    """Return whether GPU memory was measured; always False for a run on a CPU, even if the record has GPU figures."""
     measured = (record.memory.allocated_end, record.memory.allocated_peak, record.memory.reserved_peak)
     return not record.environment.device.startswith("cpu") and any(value is not None for value in measured)
 
 
 def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure:
-    """A column of `value` in the given form; mean ± standard deviation over seeds whose values differ."""
+    """Return a column of `value` in the given form; mean ± standard deviation if the values of the seeds differ."""
 
     def cell(arm: Arm) -> str:
         values = [found for found in map(value, arm.records) if found is not None]
@@ -163,7 +173,7 @@ _MEAN_NOTE = "With several seeds: mean ± standard deviation over them; each by 
 
 
 def _performance(arms: Sequence[Arm]) -> list[Measure]:
-    """The headline and another metric of the task's kind, each with its interval."""
+    """The columns of the headline metric and one other metric, each with an interval."""
     made = []
     for metric in metrics_of(arms[0].record)[:2]:
         made += [_of_metric(metric, arms[0].record), _interval(metric)]
@@ -186,7 +196,7 @@ def _interval(metric: str) -> Measure:
 
 
 def _further(arms: Sequence[Arm]) -> list[Measure]:
-    """The other metrics; what lies beyond the headline is told without intervals, which tables.csv has."""
+    """The columns of the other metrics, without intervals; tables.csv has the intervals."""
     names = metrics_of(arms[0].record)[2:]
     return [_of_metric(name, arms[0].record) for name in names]
 
@@ -219,7 +229,7 @@ def _cost_notes(arms: Sequence[Arm]) -> list[str]:
 
 
 def _at_once(arms: Sequence[Arm]) -> list[str]:
-    """A note on times that are not to be compared with those of runs that had the machine alone."""
+    """A note on runs that shared the machine; their times are not comparable with runs that had the machine alone."""
     beside = [record.at_once for arm in arms for record in arm.records if record.at_once > 1]
     if not beside:
         return []
@@ -262,9 +272,9 @@ _GPU_NOTE = (
 
 
 def forecast_table(forecasts: Sequence[Forecast]) -> Table:
-    """A row for each method, and in the notes what was assumed and what fits. Expects at least one forecast.
+    """Return a row for each method; notes give the assumptions and the methods that fit in memory.
 
-    The time of training is a column where it is foreseen.
+    Expects at least one forecast. The column of training time is left out if no forecast has a time.
     """
     terms = forecasts[0].terms
     limit = size(terms.memory)
@@ -323,7 +333,7 @@ def _time_note(forecasts: Sequence[Forecast]) -> str:
 
 
 def counts_table(backbone: str, counted: BackboneCounts) -> Table:
-    """A row for each method, by its key; two where a run counts otherwise than the published study, and a line why."""
+    """Return a row for each method key; two rows and a note if a run and the published study count differently."""
     lines = tuple(_counts(counted))
     several = any(PUBLISHED in line[0] for line in lines)
     why = "The published study counts PreLayer without the head, which a run trains too, unless train_head is false."
@@ -344,7 +354,7 @@ def _counts(counted: BackboneCounts) -> Iterator[tuple[str, ...]]:
 
 
 def counts_as_json(backbone: str, counted: BackboneCounts) -> Mapping[str, object]:
-    """Plain values: each method's counts as published, and `as_run` those that a run has."""
+    """Return JSON values: each method's parameter counts as published, and under `as_run` the counts of a run."""
     return {
         "backbone": backbone,
         "total": counted.total,

@@ -27,7 +27,7 @@ from afina.report.formatting import (
 from afina.report.tables import Column, Table
 from afina.stats.metrics import METRICS
 
-if TYPE_CHECKING:  # it loads scipy
+if TYPE_CHECKING:  # the import loads scipy
     from afina.stats.comparison import Comparison
 
 VERDICTS, CURVES = "Verdicts", "How many labels"
@@ -47,13 +47,13 @@ class NotComparable:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Every pair of a study's methods, by the methods' labels: compared, or not comparable."""
+    """The verdicts on every pair of a study's methods: compared, or not comparable."""
 
     compared: tuple[Comparison, ...] = ()
     not_comparable: tuple[NotComparable, ...] = ()
 
     def between(self, first: str, second: str) -> tuple[Comparison, bool] | None:
-        """Return the comparison of the two methods, and whether it has them in the other order.
+        """Return the comparison of the two methods, and whether the comparison has them in reverse order.
 
         Returns None if the two were not compared.
         """
@@ -117,7 +117,7 @@ def _compare(alike: Sequence[Arm]) -> list[Comparison]:
 
 
 def verdict_table(found: Verdicts) -> Table | None:
-    """Return a row per pair; notes say how the verdicts are meant, details what would settle undecided pairs."""
+    """Return a row per pair; notes define the verdicts, details give what would settle undecided pairs."""
     if not found.compared and not found.not_comparable:
         return None
     rows: list[tuple[str, ...]] = [
@@ -143,7 +143,7 @@ def verdict_table(found: Verdicts) -> Table | None:
 
 
 def _notes(found: Verdicts) -> list[str]:
-    """Why some pairs were not compared, and how the verdicts are meant."""
+    """The reasons why pairs were not compared, and the definitions of the verdicts."""
     notes = [f"{one.first} and {one.second} cannot be compared: {one.reason}." for one in found.not_comparable]
     if not found.compared:
         return notes
@@ -159,7 +159,7 @@ def _notes(found: Verdicts) -> list[str]:
 
 
 def _details(found: Verdicts) -> list[str]:
-    """The verdict of each undecided pair, with what would settle it."""
+    """A sentence per undecided pair with what would settle the comparison, and the caveat of one seed."""
     notes = [f"{one.sentence}." for one in found.compared if one.verdict == "undecided"]
     return notes + ([ONE_SEED] if any(len(one.mcnemar) == 1 for one in found.compared) else [])
 

@@ -1,5 +1,5 @@
-"""Arms -> plots: methods compared, and what was predicted. Knows no page and no file.
+"""Plots of arms: comparisons of methods, and predictions. The package does not know pages or files.
 
-What each shows is in docs/reference/figures.md. Every plot has a caption and a text for those who do not see it; a
-method has one colour and one marker in all. Holds all of matplotlib.
+docs/reference/figures.md defines what each plot shows. Every plot has a caption and an alternative text. A method has
+the same colour and marker in all plots. Only this package imports matplotlib.
 """

@@ -24,7 +24,7 @@ from afina.report.verdicts import by_method
 from afina.stats.metrics import METRICS
 from afina.studies.choosing.recommendation import Recommendation
 
-if TYPE_CHECKING:  # it loads scipy
+if TYPE_CHECKING:  # the import loads scipy
     from afina.stats.comparison import Comparison
 
 
@@ -105,7 +105,7 @@ def forest(found: Sequence[MethodDifference], name: str) -> Plot | None:
         tone = svg.INK if verdict == "undecided" else svg.colour(0)
         axes.plot([low, high], [row, row], color=tone, linewidth=2)
         axes.plot([middle], [row], "s", color=tone, markersize=6)
-        middle, low, high = (round(value, 4) + 0.0 for value in (middle, low, high))  # so that none reads −0.0
+        middle, low, high = (round(value, 4) + 0.0 for value in (middle, low, high))  # + 0.0 turns -0.0 into 0.0
         told = f"{middle:+{digits}} ({low:+{digits}} to {high:+{digits}}), {verdict}".replace("-", "−")
         rows.append(f"{brief(one.other, 34)}\n{told}")
         said.append(f"{one.name} minus {one.other} {told}")
@@ -129,7 +129,8 @@ def learning_curves(arms: Sequence[Arm]) -> Plot:
     figure, axes = canvas(3.2 + 0.17 * len(methods))
     said = []
     for number, (name, those) in enumerate(methods.items()):
-        tone, shift = svg.colour(those[0].place), 1.03 ** (number - (len(methods) - 1) / 2)  # so that all are seen
+        # Methods are shifted along the axis, so that intervals do not hide each other.
+        tone, shift = svg.colour(those[0].place), 1.03 ** (number - (len(methods) - 1) / 2)
         sizes, values = [arm.size * shift for arm in those], [arm.headline for arm in those]
         axes.plot(sizes, values, color=tone, marker=svg.marker(those[0].place), markersize=6, linewidth=1.4)
         for size, arm in zip(sizes, those, strict=True):
@@ -322,7 +323,7 @@ def _fill(number: int, tone: str) -> dict[str, Any]:
 
 
 def _running(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean of up to `width` values before and after each."""
+    """The running mean over a centred window of about `width` values."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
     low, high = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))

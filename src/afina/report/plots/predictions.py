@@ -16,7 +16,7 @@ from afina.stats import classification
 
 
 def confusion_matrices(arms: Sequence[Arm]) -> list[Plot]:
-    """A matrix per setting, seeds added up; none where there are too many labels to tell apart."""
+    """Return a confusion matrix per arm, summed over the seeds; no matrix for more than MOST labels."""
     made = []
     for arm in arms:
         names = [brief(name, 18) for name in arm.record.label_names]
@@ -36,7 +36,7 @@ def _matrix(arm: Arm, names: Sequence[str], counts: np.ndarray) -> Plot:
     for gold in range(size):
         for answer in range(size):
             tone = svg.colour(arm.place)
-            # Never so strong that the number on it cannot be read.
+            # Paler if the cell has a number, so that the number can be read.
             alpha = (0.5 if numbers else 1.0) * shares[gold, answer]
             axes.add_patch(Rectangle((answer - 0.5, gold - 0.5), 1, 1, facecolor=tone, alpha=alpha, linewidth=0))
             if numbers:
@@ -63,7 +63,7 @@ def _matrix(arm: Arm, names: Sequence[str], counts: np.ndarray) -> Plot:
 
 
 def reliability(arms: Sequence[Arm]) -> Plot:
-    """Share of right answers against how sure they were, in ten bins, all seeds together."""
+    """Return a reliability diagram: the share of right answers by predicted probability, in ten bins over all seeds."""
     figure, axes = canvas(3.2 + 0.17 * len(arms))
     axes.plot([0, 1], [0, 1], color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
     said = []
@@ -89,13 +89,13 @@ def reliability(arms: Sequence[Arm]) -> Plot:
 
 
 def risk_coverage(arms: Sequence[Arm]) -> Plot:
-    """The accuracy that remains on the texts that a method is surest of."""
+    """Return a risk-coverage plot: the accuracy on the texts with the highest probabilities."""
     figure, axes = canvas(3.2 + 0.17 * len(arms))
     said = []
     for arm in arms:
         coverage, accuracy = classification.risk_coverage(*_together(arm))
         step = max(1, len(coverage) // 200)
-        first = min(len(coverage) - 1, len(coverage) // 20)  # below a twentieth a curve is noise
+        first = min(len(coverage) - 1, len(coverage) // 20)  # below 5 % of the texts the curve is noise
         shown = slice(first, None, step)
         marks = {"marker": svg.marker(arm.place), "markevery": 0.15, "markersize": 5}
         axes.plot(100 * (1 - coverage[shown]), accuracy[shown], color=svg.colour(arm.place), linewidth=1.4, **marks)
@@ -109,13 +109,13 @@ def risk_coverage(arms: Sequence[Arm]) -> Plot:
 
 
 def _together(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and what is right, seeds one after another."""
+    """The probabilities and targets of all seeds, concatenated."""
     chances = [result.chances for result in arm.results if result.chances is not None]
     return np.concatenate(chances), np.tile(arm.targets, len(chances))
 
 
 def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) -> Plot:
-    """F1 of every label, a bar a setting, as `found` of each; the most frequent labels where there are many."""
+    """Return a plot of F1 with a bar per label and arm, for the MOST most frequent labels; `found` is by arm."""
     shown = [one.name for one in sorted(found[0], key=lambda one: -one.support)[:MOST]]
     figure, axes = canvas(1.2 + len(shown) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
     said, height = [], 0.8 / len(arms)
@@ -141,11 +141,11 @@ def _told(f1: float) -> str:
 
 
 POINTS = 1500
-"""Points of a setting that are drawn; evenly chosen of more."""
+"""The most points that are drawn per arm; of more points, every k-th is drawn."""
 
 
 def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
-    """Of every setting, its numbers against those given, the mean over the seeds."""
+    """Return a scatter plot per arm: the predicted number (mean over the seeds) against the given number."""
     made = []
     for arm in arms:
         given, told, step = arm.targets, arm.answers.mean(axis=0), -(-len(arm.targets) // POINTS)
@@ -167,7 +167,7 @@ def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
 
 
 def residuals(arms: Sequence[Arm]) -> Plot:
-    """Of every setting, how far its numbers are from those given: the middle half and nine tenths of them."""
+    """Return a plot of each arm's residuals: median, middle half, and the range from 5 % to 95 %."""
     figure, axes = canvas(1.0 + 0.36 * len(arms))
     said = []
     for row, arm in enumerate(arms):

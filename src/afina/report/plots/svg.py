@@ -1,7 +1,7 @@
-"""What all plots share: `Plot`, its axes, the palette, and how a matplotlib figure becomes SVG inside a page.
+"""The common parts of all plots: `Plot`, axes, the palette, and SVG from a matplotlib figure.
 
-Figures are drawn in placeholder colours, which become CSS variables: light and dark are the page's business.
-matplotlib is imported on use, and never pyplot, which keeps state and may want a screen.
+Figures are drawn in placeholder colours, which become CSS variables, so that the page can set light and dark colours.
+matplotlib is imported on use. pyplot is not used, because it keeps state and may need a screen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LIGHT = ("#0072b2", "#c44e00", "#00795a", "#a8457a", "#7d6300", "#5b50c8", "#2d7f8f", "#8c3b2e")
 DARK = ("#56b4e9", "#f2955a", "#3dcfa3", "#e79fc9", "#e6c34a", "#b3aaff", "#7fd4e0", "#e08f80")
 """Colours of methods on a light and on a dark page, in order; after Okabe and Ito, Color Universal Design (2008), with
-a contrast of at least 3:1 with the page. Markers tell methods apart where colours do not."""
+a contrast of at least 3:1 with the page. Methods with the same colour have different markers."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "<", ">")
 
 INK, FAINT, PAPER = "#010101", "#010102", "#010103"
@@ -34,7 +34,7 @@ _VARIABLES = {INK: "--ink", FAINT: "--faint", PAPER: "--paper"}
 _METHOD = "#0202{:02x}"
 
 WIDTH = 4.6
-"""Inches, at 9 points: still read when a phone shrinks it."""
+"""Width of a plot in inches; text of 9 points is still readable when a phone shrinks the plot."""
 
 
 @dataclass(frozen=True)
@@ -75,30 +75,30 @@ STYLE: dict[Any, Any] = {
 
 
 def colour(index: int) -> str:
-    """The placeholder for the colour of method `index`."""
+    """Return the placeholder for the colour of method `index`."""
     return _METHOD.format(index % len(LIGHT))
 
 
 def marker(index: int) -> str:
-    """The marker of method `index`; with the colour it is told apart from 87 others."""
+    """Return the marker of method `index`; 8 colours and 11 markers give 88 combinations."""
     return MARKERS[index % len(MARKERS)]
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw inside this: our style, and whatever matplotlib configuration the user has out of the way."""
+    """Set the style of plots within the context, without the user's matplotlib configuration."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        # Letters that DejaVu lacks are drawn by the reader's browser; only their width is a guess.
+        # The browser draws letters that DejaVu lacks; matplotlib only guesses their width.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def inline(figure: Figure, name: str, title: str) -> str:
-    """The `<svg>` element: the same bytes for the same figure, ids that begin with `name`, `title` as its label."""
+    """Return the `<svg>` element, with deterministic bytes, ids that begin with `name`, and `title` as label."""
     import matplotlib
 
     written = io.StringIO()
@@ -127,7 +127,7 @@ def _variable(placeholder: str) -> str:
 
 
 def canvas(height: float, width: float = WIDTH) -> tuple[Any, Any]:
-    """A figure of so many inches and its axes, outside pyplot, so that nothing is kept."""
+    """Return a figure of the given size in inches and its axes, without pyplot, so that no state is kept."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -135,14 +135,14 @@ def canvas(height: float, width: float = WIDTH) -> tuple[Any, Any]:
 
 
 def finish(figure: Any, name: str, title: str, said: Sequence[str], caption: str) -> Plot:
-    """The plot that a figure makes. said: what it shows, in words."""
+    """Return the plot of a figure; `said` has the parts of the alternative text."""
     text = f"{title}. {'; '.join(said)}."
     figure.set_layout_engine("constrained")
     return Plot(name, title, inline(figure, name, text), text, caption)
 
 
 def rows_of(axes: Any, names: Sequence[str]) -> None:
-    """One line per name, the first on top."""
+    """Set one row per name on the y axis, the first name on top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -151,7 +151,7 @@ def rows_of(axes: Any, names: Sequence[str]) -> None:
 
 
 def scatter(axes: Any, arms: Sequence[Arm], costs: Sequence[float], *, front: bool = False) -> None:
-    """The headline metric against `costs`, a marker an arm."""
+    """Draw the headline metric against `costs`, with a marker per arm."""
     for arm, cost in zip(arms, costs, strict=True):
         style = {"color": colour(arm.place), "markersize": 7, "clip_on": False}
         axes.plot([cost], [arm.headline], marker(arm.place), **style)
@@ -161,7 +161,7 @@ def scatter(axes: Any, arms: Sequence[Arm], costs: Sequence[float], *, front: bo
 
 
 def legend(axes: Any, arms: Sequence[Arm], *, front: bool = False, names: Sequence[str] = ()) -> None:
-    """Below the axes, where it hides nothing; names: what arms are called there, by default their labels."""
+    """Draw the legend below the axes, where it hides nothing; `names` replaces the labels of the arms."""
     from matplotlib.lines import Line2D
 
     handles: list[Any] = [

@@ -1,1 +1,1 @@
-"""Sections and tables, written down: HTML, Markdown, the terminal, csv and json. Knows no record."""
+"""Writers of sections and tables: HTML, Markdown, the terminal, CSV and JSON. They do not know how figures are made."""

@@ -1,4 +1,4 @@
-"""`report.html`, one file without links to others, for phones, screens and paper; and a fragment for a notebook.
+"""`report.html`, one file without links to other files, and a fragment for a notebook.
 
 The templates beside this module have the HTML; `sections` has the content. jinja2 escapes all text from records and
 data; only the plots, which matplotlib wrote, are inserted as markup.
@@ -22,7 +22,7 @@ from afina.report.sections import Block, Section
 from afina.report.tables import EACH_SEED
 from afina.report.writers import terms
 
-if TYPE_CHECKING:  # it loads scipy
+if TYPE_CHECKING:  # the import loads scipy
     from afina.report.conclusion import Headline
 
 

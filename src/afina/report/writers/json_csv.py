@@ -1,6 +1,6 @@
-"""Arms -> `tables.csv` and `tables.json`, the tables' figures as plain numbers; results -> the JSON object of `--json`.
+"""`tables.csv` and `tables.json` (the tables' figures as plain numbers), and the JSON object of `--json`.
 
-Units are those of docs/reference/figures.md: shares, seconds, bytes. Scripts rely on columns and keys: do not
+docs/reference/figures.md defines the units: shares, seconds, bytes. Scripts rely on columns and keys: do not
 rename or remove any.
 """
 
@@ -23,11 +23,11 @@ from afina.report.verdicts import Verdicts, verdicts_as_json
 from afina.studies.runs.record import Memory, Record, Seconds
 from afina.studies.trials import Tuned
 
-if TYPE_CHECKING:  # it loads scipy
+if TYPE_CHECKING:  # the import loads scipy
     from afina.studies.results import Failure, Results
 
 MEAN = "mean"
-"""Stands for the seed where a figure is the mean over all seeds of a setting."""
+"""The value of `seed` in rows of means over all seeds of an arm."""
 
 Columns = Mapping[str, Value]
 
@@ -54,10 +54,10 @@ JsonRows = list[dict[str, object]]
 
 
 def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
-    """By table, a mapping per line: `method`, `seed` (a number or "mean"), then the columns.
+    """Return the rows of each table by its name: `method`, `seed` (a number or "mean"), then the columns.
 
-    Null where not measured, or undefined.
-    A line of means has the standard deviation (n - 1) of each column beside it, under the column's name and `_sd`.
+    A value is null if not measured or undefined. A row of means also has the standard deviation (n - 1) of each
+    column, under the column's name with `_sd`.
     """
     names = list(arms[0].record.metrics) if arms else []
     performance = {name: metric_value(name) for name in names} | {"examples": lambda record: record.examples}
@@ -92,7 +92,7 @@ def _lines(arms: Sequence[Arm], columns: Columns) -> JsonRows:
 
 
 def _mean(column: str, values: Sequence[float | None]) -> dict[str, object]:
-    known = [value for value in values if value is not None and not isnan(value)]  # null where undefined, too
+    known = [value for value in values if value is not None and not isnan(value)]  # undefined values are null too
     if len(known) < len(values):
         return {column: None, **({f"{column}_sd": None} if len(values) > 1 else {})}
     if len(values) == 1:
@@ -101,7 +101,7 @@ def _mean(column: str, values: Sequence[float | None]) -> dict[str, object]:
 
 
 def as_csv(arms: Sequence[Arm]) -> str:
-    """One long table: `table`, `method`, `seed`, `column`, `value`; an empty value is a null of `plain_tables`."""
+    """Return one long table: `table`, `method`, `seed`, `column`, `value`; null in `plain_tables` is an empty value."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(["table", "method", "seed", "column", "value"])
@@ -114,7 +114,7 @@ def as_csv(arms: Sequence[Arm]) -> str:
 
 
 def as_json(study: str, arms: Sequence[Arm], found: Verdicts, claims: Sequence[Claim]) -> str:
-    """The same tables, with verdicts and claims."""
+    """Return the content of tables.json: the tables of `plain_tables`, verdicts and claims."""
     content = {
         "study": study,
         "tables": plain_tables(arms),
@@ -130,18 +130,19 @@ FIRST = (
 )  # fmt: skip
 LEFT_OUT = {"losses", "content_digest"}
 WHERE_GIVEN = {"at_once"}
-"""Fields that a record is written with only where they are not neutral; a failed run has none of them."""
+"""Fields that a record has only if they differ from the default; a failed run has none of these fields."""
 AT_TOP = (ACCURACY, F1)
-"""Metrics that stand beside the record's fields as well as within `metrics`; null where a kind of task has them not."""
+"""Metrics that are also written beside the record's fields; null if the kind of task lacks them."""
 
 
 def summary(
     results: Results, report: Path, conclusion: Sequence[str], found: Verdicts, tested: Sequence[Claim]
 ) -> dict[str, object]:
-    """One JSON object: `study`, `out`, `report`, `conclusion`, `records`, `verdicts`, `not_comparable` and `claims`.
+    """Return the JSON object `study`, `out`, `report`, `conclusion`, `records`, verdicts and `claims`.
 
-    Records are those of finished and failed runs, each with the same keys. `tuning`, where the study tuned: what each
-    method was given, and its setting; no figure of what chose it.
+    Records are of finished and failed runs, and have the same keys. A study with tuning also has `tuning`: the budget
+    and the chosen setting of each method, without figures on the validation texts. `verdicts_as_json` names the keys
+    of verdicts.
     """
     runs = [*(_done(result.record, results.out) for result in results.results), *map(_failed, results.failed)]
     return {
@@ -176,7 +177,7 @@ def _done(record: Record, out: Path) -> dict[str, object]:
 
 
 def _failed(failure: Failure) -> dict[str, object]:
-    """Every key of a finished run; null where there is nothing to say."""
+    """A failed run with every key of a finished run; null if there is no value."""
     nothing: dict[str, object] = {
         key: None for key in (*Record.model_fields, *AT_TOP) if key not in LEFT_OUT | WHERE_GIVEN
     }

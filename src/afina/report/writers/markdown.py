@@ -1,6 +1,6 @@
-"""Sections -> `report.md`: text that reads well as it stands and when rendered.
+"""`report.md`: Markdown that is readable as plain text and when rendered.
 
-Knows Markdown; what is said comes from `sections` and the tables. Writes no file.
+The module knows Markdown; `sections` and the tables have the content. It writes no file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WIDTH = 100
 
 
 def table(shown: Table) -> str:
-    """The grid alone, its columns padded so that it can be read as plain text."""
+    """Return the grid of a table without notes; columns are padded, so that plain text is readable."""
     cells = [
         [_escaped(column.heading) for column in shown.columns],
         *([_escaped(c) for c in row] for row in shown.rows),
@@ -38,7 +38,7 @@ def table(shown: Table) -> str:
 
 
 def bullets(notes: Iterable[str]) -> str:
-    """One item per note, wrapped."""
+    """Return a list with one item per note, wrapped at WIDTH characters."""
     return "\n".join(
         textwrap.fill(
             note, WIDTH, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
@@ -48,7 +48,7 @@ def bullets(notes: Iterable[str]) -> str:
 
 
 def report(heading: str, sections: Sequence[Section]) -> str:
-    """The whole report. Plots are left out: `report.html` has them."""
+    """Return the whole report without plots, which `report.html` has."""
     parts = [f"# {heading}"]
     for section in sections:
         parts += [f"## {section.title}", *(text for block in section.blocks if (text := _written(block)))]
@@ -74,11 +74,11 @@ def _written(block: Block) -> str:
 
 
 def _folded(shown: Table) -> str:
-    """The rows of single seeds, which a renderer shows when asked to."""
+    """The rows of single seeds, folded in a `<details>` element."""
     return f"<details>\n<summary>{EACH_SEED}</summary>\n\n{table(replace(shown, rows=shown.singles))}\n\n</details>"
 
 
 def _escaped(cell: str) -> str:
-    """One line; no bar that would end the cell, and no tag or link that a renderer would take for its own."""
+    """The cell on one line, with `|`, tags and links escaped, so that a renderer shows plain text."""
     line = " ".join(cell.split()).replace("|", "\\|").replace("](", "]\\(")
     return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", line)

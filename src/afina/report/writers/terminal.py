@@ -1,8 +1,8 @@
-"""Table -> what rich can show. Prints nothing; rich is imported on use.
+"""Tables as rich renderables. The module prints nothing; rich is imported on use.
 
-A figure is never cut short or broken to fit. Where there is little room, names and texts are broken between their
-words; a table that is wider still continues below itself, with its first columns repeated; and where not even that
-fits, each row stands by itself, a line a column.
+A figure is never cut or wrapped. If a table is too wide, names and texts are wrapped between words. If the table is
+still too wide, it is split into parts with the first columns repeated. If a part is still too wide, each row is shown
+with one line per column.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ GAP = 2
 """Characters between two columns."""
 
 NARROW, UNBROKEN = 16, 24
-"""Names and texts are not made narrower than the first, nor words than the second, which alone breaks them."""
+"""The least width of a text column, and the length up to which a word is not broken, in characters."""
 
 Widths = dict[int, int]
-"""By a column's place, its characters."""
+"""Widths in characters, by the index of the column."""
 
 
 def rendered(shown: Table, width: int) -> RenderableType:
-    """The table in at most `width` characters, and its notes. Cells are plain text: markup in them has no effect."""
+    """Return the table in at most `width` characters, and its notes; markup in cells has no effect."""
     from rich.console import Group
     from rich.text import Text
 
@@ -46,7 +46,7 @@ def rendered(shown: Table, width: int) -> RenderableType:
 
 
 def findings(shown: Table, width: int) -> RenderableType:
-    """Verdicts or claims, without the remarks, which are sentences; what is missing for a test is a note."""
+    """Return verdicts or claims without the column of remarks; a note gives the reason for each claim not tested."""
     headings = [column.heading for column in shown.columns]
     chosen = [index for index, heading in enumerate(headings) if heading != "Remarks"]
     missing = [
@@ -58,10 +58,10 @@ def findings(shown: Table, width: int) -> RenderableType:
 
 
 def layout(shown: Table, width: int) -> list[Widths]:
-    """The parts in which the table is shown, with their columns; none where it does not fit even so.
+    """Return the parts of the table with the widths of their columns; empty if no split fits in `width`.
 
-    The first columns, which name a row, are in each. One part where that suffices: without its minor columns, if need
-    be.
+    Each part has the first columns, which name a row. The table is one part if it fits, if necessary without its minor
+    columns.
     """
     natural = {place: _natural(shown, place) for place in range(len(shown.columns))}
     least = {place: _least(shown, place, natural[place]) for place in natural}
@@ -69,14 +69,14 @@ def layout(shown: Table, width: int) -> list[Widths]:
     for candidate in (least, essential):
         if _taken(candidate) <= width:
             return [_widened(candidate, natural, width)]
-    whole = _parts(shown, natural, least, width)  # the names as they are, where that takes no more parts
+    whole = _parts(shown, natural, least, width)  # names stay unwrapped if that needs no more parts
     broken = _parts(shown, least, least, width)
     parts = whole if whole and len(whole) <= len(broken) else broken
     return [_widened(part, natural, width) for part in parts]
 
 
 def _parts(shown: Table, names: Widths, least: Widths, width: int) -> list[Widths]:
-    """Parts with the first columns, which name a row, as wide as `names` has them; none where one cannot be had."""
+    """The parts, each with the first columns in the widths of `names`; empty if a part is wider than `width`."""
     naming = next((place for place, one in enumerate(shown.columns) if one.align == "right"), 1)
     naming = min(naming, len(least))
     repeated, parts = {place: names[place] for place in range(naming)}, list[Widths]()
@@ -92,12 +92,12 @@ def _taken(widths: Widths) -> int:
 
 
 def _natural(shown: Table, place: int) -> int:
-    """The longest cell, or the longest word of the heading."""
+    """The width of the longest cell or of the longest word of the heading."""
     return max(map(len, [*shown.columns[place].heading.split(), *(row[place] for row in shown.rows)]), default=0)
 
 
 def _least(shown: Table, place: int, natural: int) -> int:
-    """What the column can do with: all of a figure, some words of a text."""
+    """The least width of a column: the whole of a figure, or some words of a text."""
     if shown.columns[place].align == "right":
         return natural
     words = [word for row in shown.rows for word in re.split(r"\s+|(?<=-)", row[place])]
@@ -106,7 +106,7 @@ def _least(shown: Table, place: int, natural: int) -> int:
 
 
 def _widened(widths: Widths, natural: Widths, width: int) -> Widths:
-    """With the room that is left given to the columns that lack most."""
+    """The widths, with the remaining room given to the columns that lack most."""
     made = dict(widths)
     for _ in range(width - _taken(made)):
         place = max(made, key=lambda one: natural[one] - made[one])
@@ -130,12 +130,12 @@ def _grid(shown: Table, widths: Widths) -> RenderableType:
 
 
 def _broken(cell: str, width: int) -> list[str]:
-    """In lines; those after the first stand in, so that a new row is seen to be one."""
+    """The cell in lines; lines after the first are indented, to tell them from a new row."""
     return textwrap.wrap(cell, width, subsequent_indent=" ") if len(cell) > width else [cell]
 
 
 def _stacked(shown: Table, row: tuple[str, ...], width: int) -> list[str]:
-    """One row: its name, and a line for each other column."""
+    """The lines of one row: its name, and a line for each other column."""
     name, *cells = row
     lines = textwrap.wrap(name, width)
     for column, cell in zip(shown.columns[1:], cells, strict=True):

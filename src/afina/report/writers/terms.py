@@ -1,7 +1,7 @@
 """Terms of a report with their definitions, at the end of the page, and links to them from the text above.
 
-The page must not link to other files, which a reader may not have, so it holds its own definitions. The longer ones
-are in docs/figures.md. The module knows HTML text only.
+The page has its own definitions, because a reader may not have other files. docs/reference/figures.md has longer
+definitions. The module knows only HTML text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TERMS: dict[str, str] = {
 """Definitions by term, in the order of the page."""
 
 PLACE = "<!-- terms -->"
-"""Stands in the template where the definitions belong."""
+"""The comment in the template that the definitions replace."""
 
 _SKIPPED = re.compile(r"<(svg|style|title|nav|code|pre|h1|h2|h3|figure|dl|a)\b.*?</\1>|<[^>]*>", re.DOTALL)
 """Markup in which no term is linked: elements with links, code and drawings, and every tag."""
