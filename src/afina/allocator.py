@@ -1,4 +1,7 @@
-"""Memory that a process keeps after freeing it, and its cache of oneDNN kernels. Knows nothing of what is computed."""
+"""Memory that a process keeps after freeing it, and its cache of oneDNN kernels.
+
+The module does not know what is computed.
+"""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ def front_matter(facts: Mapping[str, Any], results: Sequence[Mapping[str, Any]])
     """Return the YAML header of a model card, between its two `---` lines.
 
     Args:
-        facts: keyword arguments of `ModelCardData`. Those that are None are left out. With results, `model_name` is
+        facts: keyword arguments of `ModelCardData`. Arguments that are None are left out. With results, `model_name` is
             required.
         results: metrics, each as keyword arguments of `EvalResult`.
     """

@@ -27,7 +27,7 @@ COMMANDS = (
     *(studies.show, studies.report),
     *(serving.serve, serving.replay, shadow.shadow),
 )
-"""In the order of `afina --help`."""
+"""Commands in the order of `afina --help`."""
 
 STORE: dict[str, Callable[..., None]] = {
     **{"init": store.init, "publish": store.publish, "list": store.list_names, "show": store.show},
@@ -38,10 +38,10 @@ STORE: dict[str, Callable[..., None]] = {
     **{"import": store_exchange.import_adapter, "export": store_exchange.export_adapter},
     **{"export-audit": store_maintenance.export_audit},
 }
-"""In the order of `afina store --help`."""
+"""Commands of `afina store`, in the order of `afina store --help`."""
 
 KEYS: dict[str, Callable[..., None]] = {"create": keys.create_key, "list": keys.list_keys, "revoke": keys.revoke}
-"""In the order of `afina keys --help`."""
+"""Commands of `afina keys`, in the order of `afina keys --help`."""
 
 app = typer.Typer(
     name="afina",

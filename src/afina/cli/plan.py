@@ -223,7 +223,7 @@ def ask(
 
     how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind)
     read = Task.load(task, **how, **file_options(missing, merge_labels, sheet))
-    from afina.inference.prompting import ask  # these take seconds, and a mistake is told before
+    from afina.inference.prompting import ask  # importing these takes seconds: report mistakes before
     from afina.models.backbone import Backbone
     from afina.report.evaluation import answer_sentence, template_tables
     from afina.report.formatting import split_of

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 KEY = "AFINA_KEY"
-"""Where a key is, if not in a file."""
+"""The environment variable with the key, if no key file is given."""
 
 
 def shadow(
@@ -146,7 +146,7 @@ WORDS = {
     "promoted": "{name}: version {shadow} answers itself, so that nothing is compared",
     "none": "{name}: nothing rides along with version {current}",
 }
-"""By how it stands; of several servers, the first of these counts."""
+"""The sentence by the shadow's state. If servers have different states, the first of these states is shown."""
 
 
 def _lines(total: ShadowCounts, current: int) -> Sequence[str]:

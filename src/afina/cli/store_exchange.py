@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 MANY = 5
-"""Layers and flips that are shown: those that changed most, and those that were right."""
+"""The largest number of layers and of flips that are shown. The largest changes and new errors are first."""
 
 
 def diff(

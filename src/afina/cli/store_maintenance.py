@@ -25,8 +25,8 @@ def verify(
     Damage is listed, and the exit status is then 2.
     """
     store = opened(context)
-    with suppress(CorruptStore):  # `verify` says what it is
-        newest = store.log()[-1].hash  # before it is verified, so that it is
+    with suppress(CorruptStore):  # `verify` lists the damage
+        newest = store.log()[-1].hash  # read before verifying, so that this entry is verified too
     damaged = store.verify(last=last)
     if as_json:
         known = {} if damaged else {"last": newest}

@@ -34,9 +34,9 @@ _JSON_ESCAPES = "afina.json"
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise InvalidData for an option or a place that is empty, or bytes that are no text in the terminal's encoding.
+    """Raise InvalidData for an empty option or argument, and for bytes that are not text in the terminal's encoding.
 
-    An empty one is what a variable leaves that was never set. No record could hold the other, and nobody type it again.
+    An unset shell variable leaves an empty argument. Bytes that are not text cannot be written to a record.
     """
     for number, argument in enumerate(arguments, start=1):
         before = arguments[number - 2] if number > 1 else ""
@@ -78,7 +78,7 @@ def check_streams() -> None:
 
 
 def escape_unwritable(*streams: TextIO) -> None:
-    r"""Have each stream write a character that its encoding lacks as JSON does, `\u00e9`: what is JSON remains so."""
+    r"""Make each stream write characters that its encoding lacks as `\u00e9`, so that JSON output stays valid JSON."""
     codecs.register_error(_JSON_ESCAPES, _escaped)
     for stream in streams:
         if isinstance(stream, TextIOWrapper):
@@ -225,7 +225,7 @@ def with_flags(message: str) -> str:
 
 
 def with_json_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, which under `--json` prints {"error": {class, code, message, fields}} where it fails.
+    """Return the command; with `--json`, it prints {"error": {class, code, message, fields}} if it fails.
 
     The error goes on to `main`, so standard error and the exit status are the same as without `--json`.
     """

@@ -38,7 +38,7 @@ from afina.errors import AfinaError, CorruptAdapter, InvalidData, Leakage
 
 @dataclass(frozen=True)
 class TrainingInfo:
-    """What an adapter's manifest says about its training texts; fields are None or empty if unknown.
+    """Facts from an adapter's manifest about its training texts; fields are None or empty if unknown.
 
     Attributes:
         label_names: The label names, or None if only their number is known.

@@ -273,7 +273,7 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
     atomically.
 
     Returns:
-        What the user of the merged model has to do in addition, one sentence each.
+        Instructions for the user of the merged model that the files do not contain, one sentence each.
 
     Raises:
         Refused: The adapter does not change the backbone's own weights, or `directory` exists.

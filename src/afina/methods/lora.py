@@ -20,7 +20,7 @@ MOST_PLUS = 1e4
 """Maximum of `plus`; 16 is usual."""
 
 ALL_LINEAR = "all-linear"
-"""As `targets`: every linear layer except the head (peft's name)."""
+"""The value of `targets` for every linear layer except the head (peft's name)."""
 
 INITS = {"zero": True, "gaussian": "gaussian", "orthogonal": "orthogonal"}
 """Values of `init`, and peft's names for them."""

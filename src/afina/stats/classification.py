@@ -258,7 +258,7 @@ def average_precision(answered: Answered) -> float:
 
 
 def average_precision_values(answered: Answered) -> np.ndarray:
-    """Of `average_precision`."""
+    """Return [N], per-example values of which `average_precision` is the mean, as in answered.py."""
     targets, chances = answered.targets.astype(bool), answered.probabilities
     occurring = np.flatnonzero(targets.any(axis=0))
     if not len(occurring):
@@ -268,10 +268,11 @@ def average_precision_values(answered: Answered) -> np.ndarray:
 
 
 def _of_precision(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Of one label's AP = E[y r(s)] / E[y], where r(t) = Q(t) / S(t) is the precision of all that score t or more.
+    """Return [N], per-example values of one label's AP = E[y r(s)] / E[y].
 
-    An example counts itself, if positive, and in the r of every positive below it: in Q, if positive, and in S.
-    Deviations are P / (P - 1) times as large where P are positive, about as the jackknife has them.
+    r(t) = Q(t) / S(t) is the precision of all examples that score t or more. Each example counts in S of
+    every positive with no higher score. A positive example also counts in Q of these, and with its own r. Deviations
+    are scaled by P / (P - 1), where P are positive; the jackknife gives about the same.
     """
     order, y = Order.of(scores), positive.astype(float)
     share, found = y.mean(), order.mean_from(np.ones(len(scores)))

@@ -43,7 +43,7 @@ class Failure:
 
 
 class StudyRequest(Frozen):
-    """What a study asked for: the content of `study.json`.
+    """The request of a study: the content of `study.json`.
 
     Attributes:
         keys: The keys of the study's runs, in the study's order.
@@ -65,8 +65,8 @@ class Results(ReprCard):
 
     Attributes:
         command: The command line arguments that repeat the study; empty if unknown.
-        tuned: What tuning tried and chose for each method; empty if the study does not tune.
-        recommendation: The recommendation, if the directory holds one. `results` are then those of its contenders.
+        tuned: The settings that tuning tried and chose for each method; empty if the study does not tune.
+        recommendation: The recommendation, if the directory holds one. Then `results` has its contenders.
         waiting: The number of runs that have no result and, in this call, no error.
     """
 
@@ -271,7 +271,7 @@ def find_adapter(place: str | Path, method: str | None = None, seed: int | None 
         keys = read_request(directory.study).keys
         records = _first(records, keys)
         asked = [one for one in records if one.key in keys]
-        name = method or _only(place, asked or records)  # what was asked for last may have failed, or not be done
+        name = method or _only(place, asked or records)  # the last request may have no finished run
     return place / _of(place, records, keys, name, seed).adapter
 
 

@@ -1,7 +1,8 @@
-"""Data sets of the Hub: GLUE's tasks, and any other by the parquet files that the Hub makes of it.
+"""Data sets of the Hub: GLUE's tasks, and all others from the parquet files into which the Hub converts them.
 
 GLUE is read from the Hub's copy or from a directory of GLUE's own files (A. Wang et al., GLUE: A Multi-Task Benchmark
-and Analysis Platform for Natural Language Understanding, ICLR 2019). Knows columns, and of GLUE alone the names.
+and Analysis Platform for Natural Language Understanding, ICLR 2019). Knows columns, and the
+column and label names of GLUE only.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from afina.errors import InvalidData, NotFound
 REPOSITORY = "nyu-mll/glue"
 
 GLUE_UNLABELLED = ("-", "-1", -1)
-"""Of a row whose annotators did not agree, or whose label GLUE keeps to itself."""
+"""Labels of rows without a label: annotators did not agree, or GLUE does not publish the label."""
 
 DAMAGED = 0.01
-"""Share of a file's lines that may be too short to be rows: QQP's `train.tsv` has a few."""
+"""The largest accepted share of lines with too few fields: QQP's `train.tsv` has a few such lines."""
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """How one task is written down.
+    """The columns, labels and files of one GLUE task.
 
-    texts       columns of the text, or of both, on the Hub; the label's is `label`
-    own, label  those in GLUE's own files
-    names       of the labels, in the order of the Hub's integers; none of a number
-    metric      GLUE's own
+    texts       the columns of the text, or of the two texts, on the Hub; the label column there is `label`
+    own, label  the columns of the texts and of the label in GLUE's own files
+    names       the label names, in the order of the Hub's integers; empty for a task with numbers
+    metric      GLUE's metric
     config      the folder on the Hub
-    validation  the Hub's split that is evaluated
-    dev         the file that is
-    header      the columns of files that do not name them
+    validation  the name of the evaluation split on the Hub
+    dev         the name of the evaluation file among GLUE's own files
+    header      the columns of GLUE's own files if these have no header line
     """
 
     config: str
@@ -55,11 +56,11 @@ class GlueTask:
 
     @property
     def kind(self) -> Kind:
-        """Of its labels."""
+        """The kind of the labels."""
         return CLASSES if self.names else NUMBER
 
     def patterns(self) -> dict[str, str]:
-        """The Hub's files, of training and of evaluation."""
+        """Return glob patterns of the Hub's training and evaluation files, by split."""
         return {split: f"{self.config}/{split}-*.parquet" for split in ("train", self.validation)}
 
 
@@ -96,13 +97,13 @@ GLUE: dict[str, GlueTask] = {
 GLUE["mnli-mm"] = replace(GLUE["mnli"], validation="validation_mismatched", dev="dev_mismatched.tsv")
 
 SCALE = "similarity"
-"""What the number of STS-B, from 0 to 5, is called."""
+"""The target's name in STS-B, a number from 0 to 5."""
 
 
 def load_glue(name: str, labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
-    """The standard training and validation splits of a key of GLUE.
+    """Return the standard training and validation splits of a task, a key of GLUE.
 
-    Raises NotFound without network and cached copy, InvalidData where that copy is damaged.
+    Raises NotFound if there is no network and no cached copy, and InvalidData if the copy is damaged.
     """
     from afina import hub  # takes a fifth of a second, which other tasks need not spend
 
@@ -121,7 +122,7 @@ def load_glue(name: str, labels: Sequence[str] | None = None, *, offline: bool =
 
 
 def is_glue_cached(name: str) -> bool:
-    """Whether `load_glue` needs no network."""
+    """Return whether `load_glue` needs no network."""
     from afina import hub
 
     try:
@@ -132,10 +133,11 @@ def is_glue_cached(name: str) -> bool:
 
 
 def load_glue_files(name: str, directory: Path, labels: Sequence[str] | None = None) -> TaskData:
-    """The same of GLUE's own files: `train.tsv` and `dev.tsv`, of MNLI `dev_matched.tsv` or `dev_mismatched.tsv`.
+    """Return the splits from GLUE's own files: `train.tsv` and `dev.tsv`.
 
-    Of MRPC also the files that GLUE made these of, `msr_paraphrase_train.txt` and `msr_paraphrase_test.txt`.
-    A quotation mark is part of the text. Raises NotFound, InvalidData.
+    The evaluation file of MNLI is `dev_matched.tsv` or `dev_mismatched.tsv`. For MRPC, the original files
+    `msr_paraphrase_train.txt` and `msr_paraphrase_test.txt` are read if there is no `train.tsv`. Quotation marks are
+    part of the text. Raises NotFound, InvalidData.
     """
     form = GLUE[name]
     files = glue_files(name, directory)
@@ -144,7 +146,7 @@ def load_glue_files(name: str, directory: Path, labels: Sequence[str] | None = N
 
 
 def glue_files(name: str, directory: Path) -> list[Path]:
-    """The file to train on and the one to evaluate. Raises NotFound."""
+    """Return the paths of the training file and of the evaluation file. Raises NotFound."""
     form = GLUE[name]
     if not directory.is_dir():
         raise NotFound(
@@ -179,7 +181,7 @@ def _read(form: GlueTask, train: LabelledRows, evaluation: LabelledRows, labels:
 
 
 def _tsv(path: Path, form: GlueTask) -> FileTable:
-    """The columns of texts and label; a line that is too short for them is left out."""
+    """Return the columns of the texts and the label, without lines that have too few fields."""
     wanted = (*form.own, form.label)
     columns: dict[str, list[Any]] = {name: [] for name in wanted}
     places: list[int] = []
@@ -223,7 +225,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _rows(form: GlueTask, found: FileTable, texts: Sequence[str], label: str) -> LabelledRows:
-    """The labelled rows of a table."""
+    """Return the rows of a table that have a label."""
     _check_columns(found, (*texts, label))
     told = list(_labels(form, found, found.columns[label]))
     kept = [i for i, name in enumerate(told) if name is not None]
@@ -257,7 +259,7 @@ def _check_columns(found: FileTable, wanted: Sequence[str]) -> None:
 
 
 def _labels(form: GlueTask, found: FileTable, values: Sequence[Any]) -> Iterator[Label | None]:
-    """What each row is labelled; None where it is not."""
+    """Yield the label of each row; None for a row without a label."""
     names: Mapping[Any, str] = {key: name for i, name in enumerate(form.names) for key in (name, i, str(i))}
     for row, value in enumerate(values):
         if value in GLUE_UNLABELLED:
@@ -293,19 +295,19 @@ def _score(found: FileTable, row: int, value: Any) -> float:
 
 
 UNLABELLED = -1
-"""Of a class, where a test split keeps it back."""
+"""The class index of rows in a test split whose labels are not published."""
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """`owner/name:config` on the Hub; no config: the only one, or `default`."""
+    """A data set `owner/name:config` on the Hub. No config: the only configuration, or `default`."""
 
     repository: str
     config: str | None = None
 
     @classmethod
     def parse(cls, told: str) -> HubDataset:
-        """Raises NotFound where it cannot be one."""
+        """Return the data set with this address. Raises NotFound if the address is malformed."""
         repository, _, config = told.partition(":")
         owner, slash, name = repository.partition("/")
         if not (owner and slash and name) or "/" in name or " " in repository:
@@ -319,10 +321,10 @@ class HubDataset:
 def load_dataset(
     place: HubDataset, asked: ReadOptions, labels: Sequence[str] | None = None, *, offline: bool = False
 ) -> TaskData:
-    """The training split, and its validation split or else its test split; without either, a part of the former.
+    """Return the training split, and the validation split or else the test split of a data set.
 
-    A column of classes has the names that the data set gives them, in its order. Columns and kind are found as those
-    of a file. Raises NotFound, InvalidData.
+    Without a validation and a test split, a part of the training split is held out. Classes have the data set's names,
+    in the data set's order. Columns and kind are recognised as for a file. Raises NotFound, InvalidData.
     """
     from afina import hub  # takes a fifth of a second, which other tasks need not spend
 
@@ -337,7 +339,7 @@ def load_dataset(
     if not names or (asked.kind is not None and not of_kind(asked.kind).named):
         return files.of_tables(*tables, asked=asked, names=labels, published=True)
     tables = [_labelled(_named(each, named, names), named) for each in tables]
-    if len(tables) == 2 and not tables[1].places:  # a test split whose labels are kept back
+    if len(tables) == 2 and not tables[1].places:  # a test split without published labels
         tables = tables[:1]
     single = not any(isinstance(value, list) for value in tables[0].columns[named])
     if labels is None:
@@ -348,7 +350,7 @@ def load_dataset(
 
 
 def is_dataset_cached(place: HubDataset) -> bool:
-    """Whether `load_dataset` needs no network."""
+    """Return whether `load_dataset` needs no network."""
     from afina import hub
 
     try:
@@ -359,14 +361,14 @@ def is_dataset_cached(place: HubDataset) -> bool:
 
 
 def _named(found: FileTable, column: str, names: Sequence[str]) -> FileTable:
-    """The names of classes in place of their numbers."""
+    """Return the table with names of classes instead of class indices."""
 
     def name(value: Any) -> Any:
         if isinstance(value, list):
             return [name(each) for each in value]
         return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
-    if column not in found.columns:  # which is told where the columns are chosen
+    if column not in found.columns:  # choosing the columns reports the missing column
         return found
     return replace(found, columns=found.columns | {column: [name(value) for value in found.columns[column]]})
 

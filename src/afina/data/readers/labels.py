@@ -1,6 +1,6 @@
-"""What stands in the column of the label: one label, a number, or several labels. Found out, or as the user says.
+"""How to read a label column: as classes, as numbers, or as several labels per text. Recognised, or set by the user.
 
-Knows values as files hold them. It does not know which labels a task has, or their order.
+The module knows cell values of files. It does not know which labels a task has, or their order.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from afina.data.readers.source import is_whole
 from afina.errors import InvalidData
 
 Label = str | int | float | tuple[str, ...]
-"""Of one text, as the data spell it: a class, a number, or several labels."""
+"""The label of one text as the data spell it: a class, a number, or several labels."""
 
 TELLING, SEPARATORS = (";", "|"), (";", "|", ",")
-"""What is taken for a separator where a label then stands in cells that differ; and what else may be one where the kind
-is said. A comma stands in the names of classes too."""
+"""TELLING: separators that are recognised if splitting yields a label that occurs in different cells. SEPARATORS: those
+that are tried if the user sets the kind. The comma is not in TELLING because names of classes can contain commas."""
 
 MOST_CLASSES = 20
-"""More whole numbers than these are a measurement, unless the column's name says otherwise."""
+"""More distinct whole numbers than these are measurements, unless they have no gap, or a word of COUNTED is in the
+column's name."""
 
 RATED = frozenset(("rating", "ratings", "score", "scores", "star", "stars", "grade", "grades", "points"))
-"""Words in a column's name that tell that whole numbers measure something."""
+"""Words in a column's name that mean: whole numbers are measurements."""
 
 COUNTED = frozenset(("class", "classes", "category", "categories", "topic", "intent", "id"))
-"""Words in a column's name that tell that whole numbers stand for classes."""
+"""Words in a column's name that mean: whole numbers are class indices."""
 
 _INFINITE = re.compile(r"[-+]?inf(?:inity)?", re.IGNORECASE)
 _TRUTH = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
@@ -43,13 +44,13 @@ _AS_NUMBERS, _AS_CLASSES = "`kind` number reads them as numbers", "`kind` classe
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """How the cells of a label are read.
+    """How to read the cells of a label column.
 
-    separator  between the labels of a cell; None: it holds a list, or one label at most
-    notation   of numbers; None: what is found
-    hot        what the places of multi-hot lists are called; nothing where lists hold names
-    keeps      whether a word such as `NA` is a label
-    other      in words, how to have the cells read otherwise, where that is a question
+    separator  the text between the labels of a cell; None: a cell holds a list, or at most one label
+    notation   the notation of numbers; None: recognised
+    hot        the label names of multi-hot lists, by position; empty if lists hold names
+    keeps      whether a word such as `NA` is a label, instead of a missing value
+    other      how to read the cells as another kind, in words; empty if the kind is clear
     """
 
     kind: Kind
@@ -62,11 +63,12 @@ class LabelFormat:
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """What the user said of how labels are read, and who published the data.
+    """The user's options for reading labels, and whether the data come from the Hub.
 
-    kind, separator, labels  as of `Task.load`
-    keeps      whether a word such as `NA` is a label
-    published  the data are the Hub's: whole numbers are read as they were when runs on them were first recorded
+    kind, separator, labels  arguments of `Task.load`
+    keeps      whether a word such as `NA` is a label, instead of a missing value
+    published  whether the data come from the Hub; whole numbers are then read by the first version's rule, because
+               recorded runs used this rule
     """
 
     kind: str | None = None
@@ -78,9 +80,10 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """The column of the label.
+    """The label column.
 
-    cells  by row, what is not empty, without white space around it;  known  of these, what stands for no missing value
+    cells  the non-empty values by row, without surrounding white space
+    known  the cells that do not stand for a missing value
     """
 
     table: FileTable
@@ -90,7 +93,7 @@ class LabelColumn:
 
     @classmethod
     def of(cls, table: FileTable, name: str, keeps: bool) -> LabelColumn:
-        """Those of a column; keeps: whether a word such as `NA` is a label."""
+        """Return the column `name` of a table. keeps: whether a word such as `NA` is a label."""
         bare = (value.strip() if isinstance(value, str) else value for value in table.columns[name])
         cells = {row: value for row, value in enumerate(bare) if not cell_values.is_empty(value)}
         known = cells if keeps else {row: value for row, value in cells.items() if not cell_values.means_missing(value)}
@@ -102,23 +105,23 @@ class LabelColumn:
         return list(self.known.values())
 
     def where(self, row: int) -> str:
-        """A cell's place, for messages."""
+        """Return the place of a cell, for messages."""
         return f"{self.table.where(row)}: column {self.name!r}"
 
     def said(self, *words: str) -> bool:
-        """Whether the column's name has one of these words in it."""
+        """Return whether the column's name contains one of these words."""
         split = re.sub(r"([a-z])([A-Z])", r"\1 \2", self.name)
         return any(word.casefold() in words for word in re.findall(r"[^\W\d_]+", split))
 
 
 def spelled(label: Label, whole: bool) -> str:
-    """A class as it is told; `1.0` is `1` where labels are whole numbers."""
+    """Return the name of a class. whole: labels are whole numbers, so that `1.0` becomes `1`."""
     match = WHOLE.fullmatch(str(label)) if whole else None
     return str(int(match[1])) if match else str(label)
 
 
 def form_of_several(column: LabelColumn, separator: str | None, asked: LabelOptions) -> LabelFormat:
-    """How a column of several labels is read. Raises InvalidData."""
+    """Return how to read a column with several labels per text. Raises InvalidData."""
     if separator is None and not _lists(column.values):
         separator = _occurring(column.values, SEPARATORS)
     hot = cell_values.multi_hot_names(column.table, column.name, column.known, separator, asked.labels)
@@ -128,9 +131,9 @@ def form_of_several(column: LabelColumn, separator: str | None, asked: LabelOpti
 def with_multi_hot(
     table: FileTable, name: str, form: LabelFormat, labels: Sequence[str] | None, known: Sequence[str]
 ) -> LabelFormat:
-    """The form of several labels, with the names of multi-hot lists where the column holds these.
+    """Return `form` with the label names of multi-hot lists, if the column holds multi-hot lists.
 
-    known  the labels that may occur: lists whose places have none of these names hold names
+    known  the labels that may occur; `form` is unchanged if no position of the lists has one of these names
     """
     column = LabelColumn.of(table, name, form.keeps)
     hot = cell_values.multi_hot_names(table, name, column.known, form.separator, labels)
@@ -166,7 +169,7 @@ def form_found(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
 
 
 def _of_odd_numbers(column: LabelColumn) -> Notation | None:
-    """How numbers are written that are not all plain; None where these are none. Raises InvalidData."""
+    """Return the notation of numbers that are not all plain; None if the cells are not numbers. Raises InvalidData."""
     fits = notations(column.values)
     if len(fits) == 1:
         return fits[0]
@@ -179,7 +182,7 @@ def _of_odd_numbers(column: LabelColumn) -> Notation | None:
 
 
 def notation_of(table: FileTable, name: str, keeps: bool = False) -> Notation:
-    """How the numbers of a column are written. Raises InvalidData where that cannot be told."""
+    """Return the notation of a column's numbers. Raises InvalidData if several notations fit."""
     column = LabelColumn.of(table, name, keeps)
     fits = notations(column.values)
     if len(fits) > 1 and column.known:
@@ -248,7 +251,7 @@ def _of_numbers(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
 
 
 def _lists(filled: Sequence[Any]) -> bool:
-    """Whether every cell is a list, or JSON of one."""
+    """Return whether every cell is a list, or a list in JSON."""
     return bool(filled) and all(cell_values.as_list(value) is not None for value in filled)
 
 
@@ -257,7 +260,7 @@ def _occurring(filled: Sequence[Any], separators: Sequence[str]) -> str | None:
 
 
 def as_several(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[Label]:
-    """Several labels a row, of one column or of one column each. Raises InvalidData that names the row."""
+    """Return several labels per row, from one column or from one column per label. Raises InvalidData with the row."""
     rows = range(len(table.places))
     if len(names) > 1:
         return _some(table, names, [tuple(name for name in names if _truth(table, name, i)) for i in rows])
@@ -276,7 +279,7 @@ def _some(table: FileTable, names: Sequence[str], made: list[tuple[str, ...]]) -
 
 
 def as_number(table: FileTable, name: str, row: int, notation: Notation) -> float:
-    """The number of a row. Raises InvalidData that names it."""
+    """Return the number in a row. Raises InvalidData with the row."""
     value = table.columns[name][row]
     value = value.strip() if isinstance(value, str) else value
     where = f"{table.where(row)}: column {name!r}"
@@ -353,7 +356,7 @@ def _truth(table: FileTable, name: str, row: int) -> bool:
 
 
 def as_name(table: FileTable, name: str, row: int, form: LabelFormat) -> str | int:
-    """The class of a row. Raises InvalidData that names it."""
+    """Return the class in a row. Raises InvalidData with the row."""
     value = table.columns[name][row]
     if isinstance(value, str):
         value = value.strip()

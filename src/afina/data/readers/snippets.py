@@ -1,12 +1,13 @@
-"""Tasks in the `snippets` asset: sentences of four domains with the mean of what 15 and more people say, from -4 to 4.
+"""Tasks in the `snippets` asset: sentences of four domains with the mean mark of 15 or more raters, from -4 to 4.
 
 C.J. Hutto and E. Gilbert, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social
-Media Text, ICWSM 2014; the files of vaderSentiment 3.3.2 (MIT). Knows their form; not how they arrive.
+Media Text, ICWSM 2014; the files of vaderSentiment 3.3.2 (MIT). The module knows the files' format. It does
+not know how the asset is fetched.
 
-A sentence is on the same side of every task here, by a hash of its normalised text. The ceiling of a task is how well
-one human tells what others say: the j-th mark of every text is compared with the mean of its other marks, for each j
-that all texts have, and figures are means over j. Marks are whole numbers, float [N, J], NaN where a text has fewer
-raters. Who gave a mark is not known, so a text's j-th rater need not be another's.
+A hash of the normalised text decides the split, so a sentence is in the same split of every task here. The ceiling of a
+task is how well one human predicts what others say: the j-th mark of every text is compared with the mean of the text's
+other marks, for each j that all texts have, and metrics are means over j. Marks are whole numbers, float [N, J], NaN
+where a text has fewer raters. The files do not name raters: the j-th marks of two texts can be by different raters.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from afina.data.split import Example, key
 
 
 def of_numbers(marks: np.ndarray) -> dict[str, float]:
-    """For a task whose label is the mean mark."""
+    """Return the ceiling, by metric, of a task whose label is the mean mark."""
     return _mean(
         {
             "pearson": float(np.corrcoef(one, others)[0, 1]),
@@ -43,18 +44,18 @@ def of_numbers(marks: np.ndarray) -> dict[str, float]:
 
 
 def of_signs(marks: np.ndarray) -> dict[str, float]:
-    """For a task whose label is the sign of the mean mark; a mark of 0 counts one half."""
+    """Return the ceiling of a task whose label is the sign of the mean mark; a mark of 0 counts one half."""
     return _mean({"accuracy": _signs(one, others)} for one, others in _against(marks))
 
 
 def of_pairs(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """For a task whose label is which of two texts has the higher mean; equal marks count one half."""
+    """Return the ceiling of a task whose label is the text of a pair with the higher mean; equal marks count half."""
     both = zip(_against(first), _against(second), strict=False)
     return _mean({"accuracy": _signs(one - two, others - rest)} for (one, others), (two, rest) in both)
 
 
 def of_classes(marks: np.ndarray, classes: int, class_of: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
-    """For a task whose label, int from 0, `class_of` makes of the mean mark; of a single mark likewise."""
+    """Return the ceiling of a task with classes. `class_of` maps marks or mean marks, float [N], to int [N]."""
 
     def figures(said: np.ndarray, true: np.ndarray) -> dict[str, float]:
         table = np.zeros((classes, classes))
@@ -66,7 +67,7 @@ def of_classes(marks: np.ndarray, classes: int, class_of: Callable[[np.ndarray],
 
 
 def _against(marks: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(j-th mark, mean of the others), each float [N]."""
+    """Yield (j-th mark, mean of the other marks) for each j that all texts have, each float [N]."""
     count, total = np.sum(~np.isnan(marks), axis=1), np.nansum(marks, axis=1)
     for j in range(int(count.min())):
         yield marks[:, j], (total - marks[:, j]) / (count - 1)
@@ -77,7 +78,7 @@ def _signs(said: np.ndarray, true: np.ndarray) -> float:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """From the lowest; those that are equal share the mean of theirs."""
+    """Return ranks, 1 for the lowest value; equal values have the mean of their ranks."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[place]
     return ranks
@@ -89,10 +90,10 @@ def _mean(figures: Iterator[dict[str, float]]) -> dict[str, float]:
 
 
 NEUTRAL = 0.5
-"""Texts rated closer to zero than this are neutral: people did not agree on a sign."""
+"""Texts whose rating is closer to zero are neutral, because raters did not agree on a sign."""
 
 APART = 1.0
-"""Ratings that differ by so much: people agree on which of the two is higher."""
+"""The smallest difference of two ratings at which raters agree which of the two is higher."""
 
 DOMAINS = {
     "movies": "movieReviewSnippets",
@@ -104,11 +105,11 @@ DOMAINS = {
 SIGNS, THREE, ORDER = ("negative", "positive"), ("negative", "neutral", "positive"), ("first", "second")
 
 EXACT = 1e-6
-"""How far a text's rating may be from the mean of its marks: in the files it has six digits and more."""
+"""The tolerance between a text's rating, which has at least six digits in the files, and the mean of its marks."""
 
 
 class Snippet(NamedTuple):
-    """A line of a file: `number` is its own id there, `line` counts from 1."""
+    """A line of a file. `number` is the snippet's id in the file, `line` is the line number from 1."""
 
     domain: str
     number: str
@@ -118,17 +119,17 @@ class Snippet(NamedTuple):
 
     @property
     def example(self) -> Example:
-        """What its side and its order are told by."""
+        """The example whose hash decides the snippet's split and order."""
         return Example(self.text, 0)
 
     @property
     def place(self) -> str:
-        """For messages."""
+        """The snippet's place, for messages."""
         return f"{DOMAINS[self.domain]}_GroundTruth.txt, line {self.line}"
 
 
 def read(*domains: str) -> list[Snippet]:
-    """All snippets of domains (keys of DOMAINS), in file order."""
+    """Return all snippets of domains (keys of DOMAINS), in file order."""
     found = []
     for domain in domains:
         path = assets.fetch("snippets") / f"{DOMAINS[domain]}_GroundTruth.txt"
@@ -140,7 +141,7 @@ def read(*domains: str) -> list[Snippet]:
 
 
 def rows(domain: str) -> LabelledRows:
-    """All clearly rated snippets of a domain, as `negative` and `positive`, in file order."""
+    """Return all snippets of a domain that are not neutral, labelled `negative` or `positive`, in file order."""
     return _rows(_clear(read(domain)), _sign)
 
 
@@ -148,10 +149,10 @@ def rows(domain: str) -> LabelledRows:
 class _Told:
     """A task about single snippets.
 
-    kept     those that it has, of all of its domains
-    label    of one
-    names    the labels in their order; a number has none
-    ceiling  of the evaluation split's marks
+    kept     return the task's snippets, given all snippets of its domains
+    label    return the label of a snippet
+    names    the label names in their order; empty for a task with numbers
+    ceiling  return the ceiling, by metric, given the marks of the evaluation split
     """
 
     domains: tuple[str, ...]
@@ -162,7 +163,7 @@ class _Told:
     metric: str | None = None
 
     def __call__(self, labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
-        """Training and evaluation split, 80/20."""
+        """Return the training and the evaluation split, 80/20."""
         kept = self.kept(read(*self.domains))
         train, evaluation = _divided(kept)
         kind, column = (CLASSES, "label") if self.names else (NUMBER, "rating")
@@ -192,12 +193,12 @@ def _sign(snippet: Snippet) -> str:
 
 
 def _third(ratings: np.ndarray) -> np.ndarray:
-    """Indices into THREE, int64."""
+    """Return indices into THREE, int64."""
     return np.where(np.abs(ratings) < NEUTRAL, 1, np.where(ratings > 0, 2, 0))
 
 
 def _of_one_domain(found: list[Snippet]) -> list[Snippet]:
-    """Without the sentences that occur in two domains (8, such as `wow` and `that's it`), which tell neither."""
+    """Return the snippets without the 8 sentences that occur in two domains, such as `wow` and `that's it`."""
     domains: dict[str, set[str]] = {}
     same = [identity(snippet.example) for snippet in found]
     for snippet, name in zip(found, same, strict=True):
@@ -206,11 +207,11 @@ def _of_one_domain(found: list[Snippet]) -> list[Snippet]:
 
 
 def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
-    """Which of two sentences of a domain is rated higher: `first` or `second`, as many of the one as of the other.
+    """Return a task of sentence pairs: which sentence is rated higher, `first` or `second`. Both are equally frequent.
 
-    Of each domain and side, the sentences make couples in the order of a hash, of which those APART stay. A sentence
-    that stands in the files more than once, or has no letter and no digit, is in none. The order of the files and of
-    the domains does not matter.
+    The sentences of each domain and split are paired in the order of a hash. Pairs whose ratings differ by less than
+    APART are left out. A sentence that occurs more than once, or has no letter and no digit, is in no pair. The order
+    of the files and of the domains does not matter.
     """
     found = read(*DOMAINS)
     same = [key(snippet.example) for snippet in found]
@@ -232,7 +233,7 @@ def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> Task
 
 
 def _couples(ordered: Sequence[Snippet]) -> list[tuple[Snippet, Snippet]]:
-    """Of each two in turn, where they are APART; in turns, the first and the second is the one that is rated higher."""
+    """Return pairs of consecutive snippets whose ratings are APART; the higher rating is first in every other pair."""
     apart = [
         sorted(couple, key=lambda snippet: -snippet.rating)
         for couple in zip(ordered[::2], ordered[1::2], strict=False)
@@ -269,10 +270,10 @@ def _rows(
 
 
 def marks(found: Sequence[Snippet], *, offline: bool = False) -> np.ndarray:
-    """What each rater said of a snippet: float [N, J], nan where it has fewer raters; all nan where that is not known.
+    """Return the raters' marks of snippets: float [N, J], NaN where a snippet has fewer raters or unknown marks.
 
-    Known are the marks whose mean is the rating: those of 199 tweets are not, which have others. They come as the
-    asset `raters`; where that cannot be had, none are.
+    Marks are known if their mean is the rating: for 199 tweets, the file has other marks. Marks are in the asset
+    `raters`; all are unknown if this asset cannot be fetched.
     """
     folder = assets.fetch_if_possible("raters", offline=offline)
     told = {domain: {} if folder is None else _given(folder, domain) for domain in {one.domain for one in found}}
@@ -285,7 +286,7 @@ def marks(found: Sequence[Snippet], *, offline: bool = False) -> np.ndarray:
 
 
 def _given(folder: Path, domain: str) -> dict[str, str]:
-    """By number, a JSON list of marks."""
+    """Return the marks of a domain's snippets, a JSON list by snippet number."""
     path = folder / f"{DOMAINS[domain]}_anonDataRatings.txt"
     lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     return {number: told for number, _, _, told in (line.split("\t") for line in lines)}
@@ -305,8 +306,7 @@ LOADERS: dict[str, Callable[..., TaskData]] = {
     ),
     "pairs": pairs,
 }
-"""By name, from the order of labels, or None, and `offline` to what reading them gives.
+"""By the task's name, a function that reads the task. It takes the label names in their order, or None, and `offline`.
 
-movies-3 is measured in F1, the mean of that of each label: neutral is one text in twenty, so that accuracy hardly
-tells whether it was learnt at all.
+The metric of movies-3 is macro F1: one text in twenty is neutral, so accuracy hardly depends on the class neutral.
 """

@@ -23,8 +23,8 @@ STANDARD_INPUT = "-"
 COMPRESSED = ".gz"
 
 FEW_LETTERS, MOST_ACCENTED = 20, 0.3
-"""A file with more accented letters than these, as a number and as a share, is in none of the languages of
-Windows-1252: Cyrillic and Greek would be accented letters throughout."""
+"""A file with more accented letters than both limits, a number and a share, is not Windows-1252: Cyrillic and Greek,
+read as Windows-1252, consist of accented letters."""
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -35,17 +35,17 @@ def is_whole(text: str) -> bool:
 
 
 def kind(path: Path) -> str:
-    """The suffix that tells the format, in lower case: `.csv` of `more.CSV` and of `more.csv.gz`."""
+    """Return the suffix of the format, in lower case: `.csv` for `more.CSV` and for `more.csv.gz`."""
     return (Path(path.stem) if path.suffix.lower() == COMPRESSED else path).suffix.lower()
 
 
 def stem(path: Path) -> str:
-    """The name without the suffixes that tell the format."""
+    """Return the name without the suffixes of format and compression."""
     return Path(path.stem).stem if path.suffix.lower() == COMPRESSED else path.stem
 
 
 class _Western:
-    """A file that is not UTF-8, read as Windows-1252, of which Latin-1 is a part, as far as its bytes may be that."""
+    """A file that is not UTF-8 and is read as Windows-1252, which includes the letters of Latin-1."""
 
     def __init__(self, name: str) -> None:
         self.name, self.began = name, 0
@@ -53,7 +53,7 @@ class _Western:
         self.ascii = self.accented = 0
 
     def decoded(self, line: bytes, number: int) -> str:
-        """A line. Raises InvalidData where it is not Windows-1252."""
+        """Return a decoded line. Raises InvalidData if the line is not Windows-1252."""
         try:
             text = line.decode("cp1252")
         except UnicodeDecodeError as error:
@@ -86,7 +86,7 @@ class _Western:
         return text
 
     def check(self) -> None:
-        """Raise InvalidData where more letters are accented than in any language of Western Europe."""
+        """Raise InvalidData if more letters are accented than in any language of Western Europe."""
         if self.accented > FEW_LETTERS and self.accented > MOST_ACCENTED * (self.ascii + self.accented):
             raise InvalidData(
                 f"{self.name}, line {self.began}: not UTF-8, and as Windows-1252 it has more accented letters than any "
@@ -98,11 +98,11 @@ class _Western:
 
 
 class Source:
-    """Made by `opened`.
+    """An open file or standard input, made by `opened`.
 
-    name    what messages call it
-    stream  its bytes, decompressed
-    notes   in sentences, what was found so far that the user may not expect
+    name    the name in messages
+    stream  the decompressed bytes
+    notes   sentences about unexpected findings so far
     """
 
     def __init__(self, path: Path, raw: BinaryIO) -> None:
@@ -121,13 +121,14 @@ class Source:
 
     @property
     def can_be_read_again(self) -> bool:
-        """Whether opening it anew begins at its beginning: a pipe does not."""
+        """Whether the source can be opened again and read from the beginning; False for a pipe."""
         return self._size > 0
 
     def lines(self, *, western: bool = False) -> Iterator[str]:
-        r"""Each line with its end, which is `\n`; UTF-8, or UTF-16 that says so. Raises InvalidData with the line.
+        r"""Yield each line of UTF-8, or of UTF-16 with a byte order mark. Lines end in `\n`.
 
-        western  read what is neither as Windows-1252, where it may be that, and say so in `notes`
+        western  read other bytes as Windows-1252 if possible, with a sentence in `notes`
+        Raises InvalidData with the line.
         """
         try:
             first = self.stream.readline()
@@ -158,7 +159,7 @@ class Source:
             ) from None
 
     def _eight_bit(self, line: bytes, *, utf8: bool, western: _Western | None) -> Iterator[str]:
-        """From a first line on. utf8: its byte order mark says that the file is UTF-8."""
+        """Yield the lines from `line`, the first, on. utf8: the file begins with the byte order mark of UTF-8."""
         number = 0
         while line:
             number += 1
@@ -249,5 +250,5 @@ class RowStream:
     notes: Callable[[], tuple[str, ...]] = tuple
 
     def where(self, place: int) -> str:
-        """The place of a row, for messages."""
+        """Return the place of a row, for messages."""
         return f"{self.name}, {self.unit} {place}"

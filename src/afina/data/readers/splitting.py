@@ -1,7 +1,7 @@
-"""LabelledRows to splits: which texts are held out, and labels as targets (class indices, numbers, multi-hot rows).
+"""Splits from LabelledRows: which texts are held out, and labels as targets (class indices, numbers, multi-hot rows).
 
 A text is held out by a hash of its normalised form, so duplicates stay on one side and the order of the file does not
-matter. Knows no file format and no column name; which function a kind of task takes is in `target_kinds`.
+matter. The module does not know file formats or column names. `target_kinds` chooses the function for a kind of task.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRAIN_SHARE = 0.8
 """Share of the hash range that becomes the training split of snippets."""
 
 HELD_OUT = 5
-"""Of so many texts of a label, one is held out where a file is cut."""
+"""One in HELD_OUT texts of each label is held out if one file becomes two splits."""
 
 _MEASURED = " If its labels measure something and are no classes, say so with `kind` number."
 
@@ -56,7 +56,7 @@ class LabelledRows:
         return len(self.texts)
 
     def take(self, indices: Sequence[int]) -> LabelledRows:
-        """The rows at `indices`, in that order."""
+        """Return the rows at `indices`, in the order of `indices`."""
         return replace(
             self,
             texts=[self.texts[i] for i in indices],
@@ -67,9 +67,9 @@ class LabelledRows:
 
 
 def rank(example: Example, purpose: str = "") -> int:
-    """A stable hash of the normalised text, in [0, 2**64): equal texts have equal ranks regardless of their labels.
+    """Return a stable hash of the normalised text, in [0, 2**64). Equal texts have equal ranks, regardless of labels.
 
-    Ranks for different purposes have nothing to do with each other.
+    Ranks for different purposes are independent.
     """
     same = identity(example)
     hashed = digest.of_strings([same, purpose] if purpose else [same])
@@ -77,26 +77,26 @@ def rank(example: Example, purpose: str = "") -> int:
 
 
 def identity(example: Example) -> str:
-    """What a text shares with those that count as the same, and with no other."""
-    # Texts such as ":)" have no letter or digit; they count as the same only when they are.
+    """Return the string by which texts are compared: two texts count as the same if their identities are equal."""
+    # Texts such as ":)" have no letter or digit, so their key is empty: they are compared without normalisation.
     return key(example) or f"{example.text}\x1f{example.text_pair or ''}"
 
 
 def identities(rows: LabelledRows) -> list[str]:
-    """The `identity` of each row."""
+    """Return the `identity` of each row."""
     return [identity(example) for example in _examples(rows)]
 
 
 def hold_out(rows: LabelledRows, strata: Sequence[str], *, both_sides: bool) -> tuple[LabelledRows, LabelledRows]:
-    """Training and evaluation rows of one file: of each stratum the fifth of its texts of lowest `rank` is held out.
+    """Return training and evaluation rows of one file: the fifth of each stratum with the lowest `rank` is held out.
 
-    strata      that of each row
-    both_sides  whether each stratum is to have a text on either side
-    Texts that are the same stay on one side, in the first one's stratum; of two of a stratum or more, at least one
-    is on each side. Which are held out does not depend on the order of the file, unless the same text has two labels.
-    Raises InvalidData for a stratum that has one text alone, and is to be on both sides.
+    strata      the stratum of each row
+    both_sides  whether each stratum must have a text in both splits
+    Equal texts stay in one split, and in the stratum of the first. A stratum of two or more texts has at least one in
+    each split. The split does not depend on the order of the file, unless a text has two labels.
+    Raises InvalidData if `both_sides` is true and some strata, but not all, have only one text.
     """
-    of_text: dict[str, str] = {}  # the stratum of each text that is not the same as another
+    of_text: dict[str, str] = {}  # the stratum by identity
     ranks: dict[str, int] = {}
     first: dict[str, int] = {}
     same_as = identities(rows)
@@ -129,24 +129,24 @@ def _examples(rows: LabelledRows) -> list[Example]:
 
 
 def divide(rows: LabelledRows) -> tuple[LabelledRows, LabelledRows]:
-    """Training and evaluation rows, 80/20 by `rank`, so that duplicates stay on one side; order kept."""
+    """Return training and evaluation rows, 80/20 by `rank`, so that duplicates stay in one split. The order is kept."""
     train, evaluation = sides(_examples(rows))
     return rows.take(train), rows.take(evaluation)
 
 
 def sides(examples: Iterable[Example]) -> tuple[list[int], list[int]]:
-    """The places of those that `divide` trains on, and of those that it evaluates."""
+    """Return the indices of the training examples and of the evaluation examples of `divide`."""
     inside = [trains(rank(example)) for example in examples]
     return [i for i, chosen in enumerate(inside) if chosen], [i for i, chosen in enumerate(inside) if not chosen]
 
 
 def trains(ranked: int) -> bool:
-    """Whether `divide` trains on a text of that `rank`."""
+    """Return whether `divide` puts a text of this `rank` into the training split."""
     return ranked < TRAIN_SHARE * 2**64
 
 
 def first(split: Split, count: int | None, field: str) -> Split:
-    """At most `count` examples, those of lowest `rank`, in their original order; all for None."""
+    """Return the `count` examples of lowest `rank`, in their original order. None: no limit."""
     if count is None:
         return split
     if count < 1:
@@ -156,14 +156,14 @@ def first(split: Split, count: int | None, field: str) -> Split:
 
 
 def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Split]]:
-    """A training split without about each of these shares, one cut after the other, and by name what was cut.
+    """Cut shares from a training split, one after another. Return the rest, and the cut splits by name.
 
-    By a hash of the texts: duplicates stay on one side, a text's side depends on no other text; order kept. The first
-    cut is the same for every purpose. Raises InvalidData.
+    A hash of the text decides, so duplicates stay together and no text depends on other texts. The order is kept. The
+    first cut does not depend on the share's name. Shares are approximate. Raises InvalidData if a side is empty.
     """
     made = {}
     for number, (name, share) in enumerate(shares.items()):
-        # By another hash each: those that are left have none of the first one's lowest ranks.
+        # Each cut needs another hash: the first cut took all texts with low ranks of its hash.
         purpose = f"validation {number}" if number else "validation"
         chosen = [rank(example, purpose) < int(share * 2**64) for example in train]
         kept, held = [i for i, c in enumerate(chosen) if not c], [i for i, c in enumerate(chosen) if c]
@@ -206,7 +206,7 @@ class TaskData:
 
 
 def splits_of_numbers(train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None) -> TaskData:
-    """Both splits under the name of the column. Raises InvalidData for `labels`."""
+    """Return both splits of numbers; the label name is the column's name. Raises InvalidData if `labels` is given."""
     if labels is not None:
         raise InvalidData(
             f"`labels` {','.join(labels)}: the labels are numbers, which have no names. Leave it out.",
@@ -217,7 +217,7 @@ def splits_of_numbers(train: LabelledRows, evaluation: LabelledRows, labels: Seq
 
 
 def splits_of_labels(train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None) -> TaskData:
-    """Both splits, of the labels that training texts have. Raises InvalidData that names the row."""
+    """Return both splits, with the labels of the training texts. Raises InvalidData with the row of another label."""
     ordered = _of_several(train, labels)
     return TaskData(ordered, several(train, ordered), several(evaluation, ordered), train.kind, column=train.column)
 
@@ -225,7 +225,7 @@ def splits_of_labels(train: LabelledRows, evaluation: LabelledRows, labels: Sequ
 def splits_of_classes(
     train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
 ) -> TaskData:
-    """Both splits, of the classes that training texts have. Raises InvalidData that names the row."""
+    """Return both splits, with the classes of the training texts. Raises InvalidData with the row of another class."""
     known, whole = _known(train)
     if labels is None:
         named = {str(i): name for i, name in enumerate(names)}
@@ -239,7 +239,7 @@ def splits_of_classes(
 def matched_classes(
     rows: LabelledRows, label_names: Sequence[str], labels: Sequence[str] | None, names: Sequence[str], whose: str
 ) -> Split:
-    """A split of rows whose classes are among `label_names`, as `target_kinds.matched`. Raises InvalidData."""
+    """Return a split of rows whose classes are in `label_names`, as `target_kinds.matched`. Raises InvalidData."""
     index = {name: i for i, name in enumerate(label_names)}
     told = {str(label) for label in rows.labels}
     whole = all(WHOLE.fullmatch(label) for label in told)
@@ -275,7 +275,7 @@ def matched_classes(
 
 
 def _known(train: LabelledRows) -> tuple[list[str], bool]:
-    """The training labels in their natural order, and whether they are integers."""
+    """Return the training labels in their natural order, and whether all are integers."""
     told = {str(label) for label in train.labels}
     if all(WHOLE.fullmatch(label) for label in told):
         return [str(label) for label in sorted({int(label.split(".")[0]) for label in told})], True
@@ -283,7 +283,7 @@ def _known(train: LabelledRows) -> tuple[list[str], bool]:
 
 
 def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
-    """The data's labels in the order of `labels`."""
+    """Return the data's labels in the order of `labels`."""
     _check_names(labels)
     if set(labels) == set(known):
         return list(labels)
@@ -333,12 +333,12 @@ def _split(rows: LabelledRows, index: dict[str, int], whole: bool) -> Split:
 
 
 def numbers(rows: LabelledRows) -> Split:
-    """A number a text, float64."""
+    """Return a split with one number per text, float64 [N]."""
     return _made(rows, np.array(rows.labels, dtype=np.float64))
 
 
 def _of_several(train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
-    """The names in their order; columns keep that of the file."""
+    """Return the label names in their order: the order of the file if each label has a column, else sorted."""
     occurring = {name for label in train.labels if isinstance(label, tuple) for name in label}
     columns = train.names or train.column.split(",")
     known = [name for name in columns if name in occurring] if occurring <= set(columns) else sorted(occurring)
@@ -357,7 +357,7 @@ def _of_several(train: LabelledRows, labels: Sequence[str] | None) -> tuple[str,
 
 
 def several(rows: LabelledRows, label_names: Sequence[str], whose: str = "") -> Split:
-    """A row a text, int64 0 or 1 for each label. Raises InvalidData that names the row."""
+    """Return a split with multi-hot targets, int64 [N, L]. Raises InvalidData with the row of an unknown label."""
     index = {name: i for i, name in enumerate(label_names)}
     found = np.zeros((len(rows), len(index)), dtype=np.int64)
     for i, label in enumerate(rows.labels):

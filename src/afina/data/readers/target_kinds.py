@@ -56,20 +56,20 @@ class TargetKind(ABC):
 
     @property
     def told(self) -> Kind | None:
-        """Its name; None for the usual kind, which is left out of manifests and cards."""
+        """The kind's name; None for the usual kind, which is left out of manifests and cards."""
         return None if self.usual else self.kind
 
     def holds(self, found: np.ndarray) -> bool:
-        """Whether targets of this kind may be of that type."""
+        """Return whether targets of this kind may have the dtype of `found`."""
         return found.dtype.kind in "biuf"
 
     def optional(self, form: LabelFormat, columns: Sequence[str]) -> bool:
-        """Whether an empty cell is an answer, and no missing value."""
+        """Return whether an empty cell is a valid target, instead of a missing value."""
         return False
 
     @abstractmethod
     def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
-        """How a column is read where the user says that it is of this kind. Raises InvalidData."""
+        """Return how to read a column that the user has declared to be of this kind. Raises InvalidData."""
 
     def form_to_measure(
         self,
@@ -79,30 +79,30 @@ class TargetKind(ABC):
         labels: Sequence[str] | None,
         known: Sequence[str],
     ) -> LabelFormat:
-        """The form in which other texts of the kind are read, of which `known` are the labels that may occur."""
+        """Return `form` adjusted to another table with this kind of targets. known: the labels that may occur."""
         return form
 
     @abstractmethod
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
-        """The label of every row. Raises InvalidData that names the row."""
+        """Return the label of every row. Raises InvalidData with the row."""
 
     @abstractmethod
     def strata(self, rows: LabelledRows) -> list[str]:
-        """The stratum of each row: a held-out part is drawn from each stratum."""
+        """Return the stratum of each row: a held-out part is drawn from each stratum."""
 
     @abstractmethod
     def names(self, label: Label) -> tuple[str, ...]:
-        """The names in a label, as the data spell them."""
+        """Return the names in a label, as the data spell them."""
 
     @abstractmethod
     def same(self, label: Label) -> Label:
-        """A label in the form in which two are compared."""
+        """Return a normalised label: two labels are equal if their normalised labels are."""
 
     @abstractmethod
     def splits(
         self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
     ) -> TaskData:
-        """As `splits`, of rows of this kind."""
+        """Return label names and both splits, for rows of this kind (arguments of the function `splits`)."""
 
     @abstractmethod
     def matched(
@@ -113,60 +113,60 @@ class TargetKind(ABC):
         names: Sequence[str],
         whose: str,
     ) -> Split:
-        """As `matched`, of rows of this kind."""
+        """Return a split with known labels, for rows of this kind (arguments of the function `matched`)."""
 
     @abstractmethod
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
-        """Targets as the data would spell them: the inverse of `splits`."""
+        """Return targets as the data spell them: the inverse of `splits`."""
 
     @abstractmethod
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
-        """The targets in words: `2 classes (no, yes)`, `numbers from 1 to 5`."""
+        """Return the targets in words: `2 classes (no, yes)`, `numbers from 1 to 5`."""
 
     @abstractmethod
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
-        """Raise InvalidData where one thing is right of all training texts."""
+        """Raise InvalidData if all training texts have the same target, or none has a label."""
 
     def check_positive(self, label_names: Sequence[str]) -> str | None:
-        """What speaks against calling one of two labels positive: `3 classes`, `kind number`; None: nothing."""
+        """Return why no label can be the positive label: `3 classes`, `kind number`. None: a label can be positive."""
         return f"kind {self.kind}"
 
 
 SHOWN = 8
-"""Names of labels that a line shows."""
+"""The largest number of label names in a line."""
 
 
 class ClassTargets(TargetKind):
-    """One label of several: int64 [N], indices into the label names."""
+    """One class per text: int64 [N], indices into the label names."""
 
     kind = CLASSES
     usual = True
     stratified = True
 
     def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
-        """Every cell is a name."""
+        """Return that every cell is a class name."""
         return LabelFormat(self.kind, keeps=asked.keeps)
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
-        """A name or an integer each."""
+        """Return a name or an integer per row."""
         return [as_name(table, columns[0], row, form) for row in range(len(table.places))]
 
     def strata(self, rows: LabelledRows) -> list[str]:
-        """The label."""
+        """Return the label of each row."""
         return [spelled(label, True) for label in rows.labels]
 
     def names(self, label: Label) -> tuple[str, ...]:
-        """The label itself."""
+        """Return the label itself."""
         return (str(label),)
 
     def same(self, label: Label) -> Label:
-        """`1.0` is `1`."""
+        """Return the label's name; `1.0` becomes `1`."""
         return spelled(label, True)
 
     def splits(
         self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
     ) -> TaskData:
-        """Integers keep their order, strings are sorted."""
+        """Return label names and both splits. Integers are in numerical order, names are sorted."""
         return splitting.splits_of_classes(train, evaluation, labels, names)
 
     def matched(
@@ -177,19 +177,19 @@ class ClassTargets(TargetKind):
         names: Sequence[str],
         whose: str,
     ) -> Split:
-        """By name, or by the integer that stands for it."""
+        """Return a split of labels that are matched by name, or by the integer that stands for the name."""
         return splitting.matched_classes(rows, label_names, labels, names, whose)
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
-        """Each by its name."""
+        """Return the name of each class."""
         return [label_names[index] for index in found.tolist()]
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
-        """How many, and their names."""
+        """Return the number of labels and their names in words."""
         return f"{len(label_names)} classes ({_listed(label_names)})"
 
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
-        """Raise InvalidData for a single class."""
+        """Raise InvalidData if all texts have the same class."""
         if len(np.unique(found)) < 2:
             raise InvalidData(
                 f"task {address}: all {len(found)} training examples are labelled {label_names[found[0]]!r}. "
@@ -200,7 +200,7 @@ class ClassTargets(TargetKind):
             )
 
     def check_positive(self, label_names: Sequence[str]) -> str | None:
-        """It takes two of them."""
+        """Return the number of classes in words, unless there are two."""
         return None if len(label_names) == 2 else f"{len(label_names)} classes"
 
 
@@ -213,30 +213,30 @@ class NumberTargets(TargetKind):
     named = False
 
     def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
-        """In the one notation that fits all."""
+        """Return the notation that fits all numbers. Raises InvalidData if several notations fit."""
         return LabelFormat(self.kind, notation=notation_of(cells.table, cells.name, asked.keeps))
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
-        """A finite number each."""
+        """Return a finite number per row."""
         notation = form.notation or notation_of(table, columns[0], form.keeps)
         return [as_number(table, columns[0], row, notation) for row in range(len(table.places))]
 
     def strata(self, rows: LabelledRows) -> list[str]:
-        """All are of one."""
+        """Return the same stratum for all rows."""
         return [""] * len(rows)
 
     def names(self, label: Label) -> tuple[str, ...]:
-        """None."""
+        """Return no names."""
         return ()
 
     def same(self, label: Label) -> Label:
-        """The number."""
+        """Return the number itself."""
         return label
 
     def splits(
         self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
     ) -> TaskData:
-        """Under the name of the column."""
+        """Return both splits; the label name is the column's name."""
         return splitting.splits_of_numbers(train, evaluation, labels)
 
     def matched(
@@ -247,19 +247,19 @@ class NumberTargets(TargetKind):
         names: Sequence[str],
         whose: str,
     ) -> Split:
-        """There are no names to match."""
+        """Return the split: numbers have no names to match."""
         return splitting.numbers(rows)
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
-        """The numbers."""
+        """Return the numbers."""
         return list(found.tolist())
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
-        """The least and the greatest."""
+        """Return the smallest and the largest number in words."""
         return f"numbers from {found.min():g} to {found.max():g}"
 
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
-        """Raise InvalidData where all are the same number."""
+        """Raise InvalidData if all numbers are equal."""
         if len(np.unique(found)) < 2:
             raise InvalidData(
                 f"task {address}: all {len(found)} training examples have the number {found[0]:g}, so there is "
@@ -271,21 +271,21 @@ class NumberTargets(TargetKind):
 
 
 class LabelTargets(TargetKind):
-    """Any number of labels at once: int64 [N, L], 0 or 1."""
+    """Any number of labels per text: int64 [N, L], 0 or 1."""
 
     kind = LABELS
     several = True
 
     def holds(self, found: np.ndarray) -> bool:
-        """Whether targets of this kind may be of that type."""
+        """Return whether targets of this kind may have the dtype of `found`."""
         return found.dtype.kind in "biuf"
 
     def optional(self, form: LabelFormat, columns: Sequence[str]) -> bool:
-        """A text may have no label, unless its labels are multi-hot or in columns of their own."""
+        """Return whether an empty cell means no label: not if labels are multi-hot or each label has a column."""
         return len(columns) == 1 and not form.hot
 
     def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
-        """Lists, multi-hot lists, or names with a separator between them."""
+        """Return how to read a column of lists, multi-hot lists, or names with a separator."""
         return form_of_several(cells, asked.separator, asked)
 
     def form_to_measure(
@@ -296,33 +296,33 @@ class LabelTargets(TargetKind):
         labels: Sequence[str] | None,
         known: Sequence[str],
     ) -> LabelFormat:
-        """With the names of multi-hot lists."""
+        """Return `form` with the label names of multi-hot lists, if the column holds multi-hot lists."""
         if not known or len(columns) != 1:
             return form
         return with_multi_hot(table, columns[0], form, labels, known)
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
-        """The names of each."""
+        """Return the label names in each row."""
         return as_several(table, columns, form)
 
     def strata(self, rows: LabelledRows) -> list[str]:
-        """The rarest of a text's labels."""
+        """Return the rarest label of each row; empty for a row without labels."""
         several = [self.names(label) for label in rows.labels]
         counts = Counter(name for names in several for name in names)
         return [min(names, key=lambda name: (counts[name], name), default="") for names in several]
 
     def names(self, label: Label) -> tuple[str, ...]:
-        """All that it has."""
+        """Return all names in the label."""
         return label if isinstance(label, tuple) else ()
 
     def same(self, label: Label) -> Label:
-        """In any order."""
+        """Return the sorted names: the order of labels does not matter."""
         return tuple(sorted(self.names(label)))
 
     def splits(
         self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
     ) -> TaskData:
-        """Columns keep the file's order, other names are sorted."""
+        """Return label names and both splits. Columns keep the file's order, other names are sorted."""
         return splitting.splits_of_labels(train, evaluation, labels)
 
     def matched(
@@ -333,19 +333,19 @@ class LabelTargets(TargetKind):
         names: Sequence[str],
         whose: str,
     ) -> Split:
-        """By name."""
+        """Return a split of labels that are matched by name."""
         return splitting.several(rows, label_names, whose)
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
-        """The names of each."""
+        """Return the label names of each text."""
         return [tuple(label_names[int(index)] for index in np.flatnonzero(row)) for row in found]
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
-        """How many, and their names."""
+        """Return the number of labels and their names in words."""
         return f"any of {len(label_names)} labels ({_listed(label_names)})"
 
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
-        """Raise InvalidData where no text has a label."""
+        """Raise InvalidData if no text has a label."""
         if not found.any():
             raise InvalidData(
                 f"task {address}: none of {len(found)} training texts has a label. Give more examples.",
@@ -359,7 +359,7 @@ TARGETS: Mapping[Kind, TargetKind] = {made.kind: made for made in (ClassTargets(
 
 
 def of_kind(kind: str) -> TargetKind:
-    """The entry of a kind that a user names. Raises UnknownName."""
+    """Return the entry of TARGETS for a kind's name. Raises UnknownName."""
     if kind not in KINDS:
         raise UnknownName("kind", kind, KINDS)
     return TARGETS[kind]
@@ -368,11 +368,10 @@ def of_kind(kind: str) -> TargetKind:
 def splits(
     train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None = None, names: Sequence[str] = ()
 ) -> TaskData:
-    """Label names and both splits.
+    """Return label names and both splits.
 
-    Integers keep their order and strings are sorted, unless `labels` gives the order, or names the
-    integers 0..n-1. `names` are the data's own names of the integers 0..n-1, where it has any.
-    Raises InvalidData that names the row.
+    Integers are in numerical order and names are sorted, unless `labels` gives the order, or names for the integers
+    0..n-1. `names`: the data's own names for the integers 0..n-1, if any. Raises InvalidData with the row.
     """
     return TARGETS[train.kind].splits(train, evaluation, labels, names)
 
@@ -384,10 +383,11 @@ def matched(
     names: Sequence[str] = (),
     whose: str = "the adapter's",
 ) -> Split:
-    """A split of rows whose labels are among `label_names`, by name; not all of them need to occur.
+    """Return a split of rows whose labels are in `label_names`. Not every name has to occur.
 
-    labels  what the integers 0..n-1 of the data are called in `label_names`;  names  likewise, where nothing is said
-    Raises InvalidData that lists both where a label is none of them.
+    labels  the names in `label_names` of the integers 0..n-1 in the data. None: `names`
+    names   the data's own names for the integers 0..n-1
+    Raises InvalidData for a label that is not in `label_names`; the message lists the labels of both.
     """
     return TARGETS[rows.kind].matched(rows, label_names, labels, names, whose)
 

@@ -1,7 +1,7 @@
-"""Texts without labels: of a file or standard input in chunks, or of a caller's lists, arrays, Series and frames.
+"""Texts without labels: from a file or standard input in chunks, or from lists, arrays, Series and frames.
 
-However many texts a file has, few are in memory. Knows lines, and rows by their columns; knows no task and no model,
-and imports none of the libraries whose objects it reads.
+A file is read in chunks, so that few of its texts are in memory. The module knows lines, and rows with columns. It does
+not know tasks or models, and does not import the libraries of the frames that it reads.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from afina.data.readers.source import STANDARD_INPUT, RowStream, Source
 from afina.errors import InvalidData, NotFound
 
 FIRST, GROWTH, MOST = 16, 4, 4096
-"""Texts of the first chunk, how many times more each further one has, and the most: the first answers come at once, the
-later ones of texts that were sorted by length among many."""
+"""Texts in the first chunk, the factor by which the next chunk is larger, and the maximum. A small first chunk gives
+the first answers soon. Large later chunks are faster, because texts are sorted by length within a chunk."""
 
 TEXT = "text"
-"""The one column of what has none."""
+"""The name of the only column, for texts without columns."""
 
 MOST_CHARACTERS = 1 << 24
-"""A chunk ends here too, so that long texts do not fill the memory."""
+"""A chunk ends when its texts reach this number of characters, so that long texts do not fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Chunk:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Self:
-        """Of texts that stand in no file."""
+        """Return a chunk of texts that are not from a file."""
         rows = [Row(number, f"text {number}", text, columns={TEXT: text}) for number, text in enumerate(texts, start=1)]
         return cls(list(texts), rows=rows)
 
@@ -95,7 +95,7 @@ class TextStream:
 
     @classmethod
     def of_columns(cls, opened: RowStream, wanted: _Wanted) -> Self:
-        """Of a file's columns. Raises InvalidData where none is one of texts, or several may be."""
+        """Return the texts in a file's columns. Raises InvalidData if the text column is missing or ambiguous."""
         chosen = None if opened.names is None else wanted.among(opened.name, opened.names)
         made = cls(iter(()), opened)
         if chosen is not None:
@@ -131,7 +131,7 @@ class TextStream:
         return self._opened.share if isinstance(self._opened, Source) else self._opened.share()
 
     def news(self) -> str:
-        """What was found since it was last asked, a line each: columns, and what the user may not expect."""
+        """Return findings since the last call, one per line: the columns, and notes about unexpected findings."""
         notes = self._opened.notes if isinstance(self._opened, Source) else self._opened.notes()
         told = [*([f"{columns_in_words(self.columns)}."] if self.columns else []), *notes]
         new, self._said = told[self._said :], max(self._said, len(told))
@@ -139,7 +139,7 @@ class TextStream:
 
     @property
     def note(self) -> str | None:
-        """Which rows have no answer, in words."""
+        """A sentence about the rows that have no text, so no answer; None if all rows have a text."""
         if not self.blank:
             return None
         if self.blank == 1:
@@ -150,7 +150,7 @@ class TextStream:
 NO_TEXT = frozenset(
     (".xls", ".ods", ".doc", ".docx", ".odt", ".pdf", ".zip", ".7z", ".tar", ".tgz", ".bz2", ".xz", ".zst")
 ) | {".npy", ".npz", ".pkl", ".pickle", ".pt", ".feather", ".arrow", ".db", ".sqlite", ".safetensors"}
-"""Suffixes of what is not text, and would be labelled line by line as if it were."""
+"""Suffixes of files that are not text. They are refused, because each line would be read as a text."""
 
 
 def check_there(file: str | Path) -> None:
@@ -167,12 +167,12 @@ def chunks(
     sheet: str | None = None,
     usual: Mapping[str, Any] | None = None,
 ) -> Iterator[TextStream]:
-    """The texts of a file: in columns, for one of `formats.READERS`; else, and of standard input, one a line.
+    """Open the texts of a file: in columns for a format of `formats.READERS`, else, and for standard input, one a line.
 
-    text, text_pair  columns; the usual names are found without
-    sheet  of an xlsx file; None: the only one that holds something
-    usual  columns `text` and `text_pair` to take where the file has them and none is asked for: an adapter's own
-    Raises NotFound at once, InvalidData where no column is one of texts; reading on raises InvalidData with the line.
+    text, text_pair  columns; None: the usual names are recognised
+    sheet  the sheet of an xlsx file; None: the only sheet with content
+    usual  the columns `text` and `text_pair` of an adapter: used if the file has them and the caller names no column
+    Raises NotFound, and InvalidData if no column has texts; iterating raises InvalidData with the line.
     """
     file = Path(file)
     plain = str(file) == STANDARD_INPUT or source.kind(file) not in READERS
@@ -208,9 +208,9 @@ def chunks(
 def refuse_blank(
     texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
 ) -> None:
-    """Raise InvalidData for what is no list of texts, and for a text with nothing but white space in it.
+    """Raise InvalidData if an item is not a text, is only white space, or holds half a surrogate pair.
 
-    before  how many came earlier
+    before  the number of earlier texts, for the numbers in messages
     """
     for given, which in ((texts, ""), (pairs or (), "second part of ")):
         for number, text in enumerate(given, start=before + 1):
@@ -244,14 +244,14 @@ def _of_lines(file: Source) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The columns that the user named, and those that an adapter was trained on."""
+    """The columns that the user named, and the columns that an adapter was trained on."""
 
     text: str | None
     text_pair: str | None
     usual: Mapping[str, Any]
 
     def among(self, where: str, names: Iterable[str]) -> ColumnNames:
-        """Those of a file, or of a row, with these columns. Raises InvalidData."""
+        """Return the text columns among `names`, the columns of a file or of a row. Raises InvalidData."""
         names = list(names)
         own = {key: self.usual.get(key) for key in ("text", "text_pair")}
         if self.text is None and self.text_pair is None and all(name in names for name in own.values() if name):
@@ -295,12 +295,11 @@ EXPECTED = "Expected a list, an array or a Series of texts, or a frame with one 
 def as_lists(texts: Iterable[Any], pairs: Iterable[Any] | None = None) -> tuple[Sequence[Any], Sequence[Any] | None]:
     """Return texts, and the second text of each pair or None, in the order given.
 
-    texts  a sequence or one-dimensional array of texts; or a frame, array or list of rows of one text, or of two, which
-           are pairs
-    pairs  the second text of each, where `texts` has the first
+    texts  a sequence or one-dimensional array of texts; or a frame, array or list of rows, each with one text or a pair
+    pairs  the second text of each pair, if `texts` has the first texts only
 
-    Raises InvalidData for one string, for what has no order (a set) or no texts (a mapping), for rows of more than two,
-    and where there are not as many pairs as texts. What is in the lists is not looked at.
+    Raises InvalidData for one string, a set, a mapping, rows of more than two texts, and if `texts` and `pairs` differ
+    in length. The items are not checked.
     """
     first, second = _columns(texts, "texts")
     if pairs is None:
@@ -325,7 +324,7 @@ def as_lists(texts: Iterable[Any], pairs: Iterable[Any] | None = None) -> tuple[
 
 
 def column_names(texts: object) -> list[str] | None:
-    """Return the names of a frame's columns; None of anything else."""
+    """Return the column names of a frame; None for any other object."""
     if len(getattr(texts, "shape", ())) != 2:
         return None
     names = list(getattr(texts, "columns", ()))

@@ -105,7 +105,7 @@ class BatchedAdapter:
         changes: Changes by path of a layer in the frozen model, in the order in which they apply.
         prompt: Rows before the embeddings of each text, [K, width].
         prefix: Keys and values by path of an attention, with the same P everywhere.
-        tensor_names: The saved tensors that are covered. An adapter with others needs a model of its own.
+        tensor_names: The saved tensors that are covered. An adapter with other tensors needs a model of its own.
     """
 
     changes: Mapping[str, tuple[LayerChange, ...]] = field(default_factory=dict)

@@ -145,8 +145,8 @@ KEYS = Table(
     Column("hash", String(80), nullable=False),  # of the whole key, which is stored nowhere
     Column("scopes", String(80), nullable=False),  # in alphabetical order, a space between them
     Column("rate", Integer),  # tokens a minute; NULL: the server's default
-    Column("created", BigInteger, nullable=False),  # the log's entry
-    Column("revoked", BigInteger),  # likewise
+    Column("created", BigInteger, nullable=False),  # entry of the log
+    Column("revoked", BigInteger),  # entry of the log; NULL: not revoked
     Column("name", Text),  # the owner's name for the key
     Column("expires", String(40)),  # end of validity, UTC, in the log's format; NULL: never
     Index("keys_by_client", "client"),

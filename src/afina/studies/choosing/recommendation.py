@@ -141,8 +141,8 @@ class Recommendation(Sparing, Sealed):
         recommended: A method's key, or the name of a baseline.
         adapter: The path of the recommended adapter, relative to the output directory; None for the majority class.
         contenders: Baselines first, then the untrained model, then trained candidates in their order.
-        comparisons: Of every pair of baselines, the untrained model, and each method's best candidate.
-        dropped: Why something was not trained, by the method's key or the candidate's name.
+        comparisons: One for every pair of contenders: baselines, the untrained model, each method's best candidate.
+        dropped: The reason why a method or candidate was not trained, by the method's key or the candidate's name.
         fewer: The result with half of the texts; None if there was no time for it.
         train_examples: The number of training texts in the task.
         examples: The number of held-out texts that were evaluated.

@@ -1,4 +1,4 @@
-"""RunSpec: what a run is asked to do. Backbone x task x method x hyperparameters x data x training x seed, hashable.
+"""RunSpec: the description of a run. Backbone x task x method x hyperparameters x data x training x seed, hashable.
 
 The module does not know how a run is executed. Starts without torch.
 """
@@ -35,7 +35,7 @@ class Data(Frozen):
         labels: The label names, in the order of their indices.
         kind: The kind of target in the label column. None: recognised.
         separator: The text between several labels of one cell. None: recognised.
-        missing: What to do with missing values; `Task.load` describes the choices.
+        missing: How to treat missing values; `Task.load` describes the choices.
         merge_labels: Whether labels that differ only in spelling are one label.
         sheet: The sheet of a workbook that is read.
         train_examples, evaluation_examples: The largest number of texts, chosen by a stable hash of the text.
@@ -211,9 +211,9 @@ class RunSpec(ReprCard, Frozen):
                 if getattr(asked, name) == type(asked).model_fields[name].default:
                     del intention[part][name]
         if self.data_digest is None:
-            del intention["data_digest"]  # likewise
+            del intention["data_digest"]  # as without the field, so that recorded keys stay valid
         if self.asked == UNASKED:
-            del intention["ask"]  # likewise
+            del intention["ask"]  # as without the field, so that recorded keys stay valid
         else:
             intention["ask"] = self.asked.model_dump(mode="json")
         intention["hyperparameters"] = make(self.method, self.hyperparameters).hyperparameters
