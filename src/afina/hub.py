@@ -112,7 +112,7 @@ def dataset_snapshot(repository: str, patterns: Sequence[str], *, offline: bool 
 
 
 def converted(repository: str, config: str | None, *, offline: bool = False) -> dict[str, list[Path]]:
-    """Return the parquet files that the Hub made of a data set: by split, those of `train` and of the evaluation split.
+    """Return the parquet files that the Hub made of a data set: by split, for `train` and for evaluation.
 
     Args:
         config: name of the configuration. None: the only one, or `default`.

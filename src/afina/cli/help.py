@@ -52,7 +52,7 @@ GROUPS = {
     **dict.fromkeys(("epochs", "calibrate", "dtype", "check_probe"), _RUN),
     **dict.fromkeys(("out", "as_json", "no_texts", "publish", "help"), _OUTPUT),
 }
-"""The heading of an option's group, by parameter; options without an entry stand under "Options"."""
+"""The heading of an option's group, by parameter; options without an entry are listed under "Options"."""
 
 METAVARS = {
     "batch_size": "N",

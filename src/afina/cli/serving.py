@@ -142,7 +142,7 @@ def _say(store: str, url: str) -> None:
 
 
 def _unread(context: typer.Context) -> list[str]:
-    """Variables with the prefix AFINA_ that no option reads; without those that Kubernetes sets for a service."""
+    """Return variables with the prefix AFINA_ that no option reads, without the variables that Kubernetes sets."""
     read = {f"AFINA_{option.name.upper()}" for option in context.command.params if option.name} | OTHERS
     named = (name for name in os.environ if name.startswith("AFINA_"))
     return sorted(name for name in named if name not in read and not re.search("_(SERVICE|PORT)(_|$)", name))

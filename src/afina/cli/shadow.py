@@ -175,7 +175,7 @@ PATIENCE = 30.0
 """Seconds for a server's answer."""
 
 MOST = 1 << 20
-"""Bytes of one."""
+"""The largest number of bytes that are read of a server's answer."""
 
 
 class _NoRedirects(HTTPRedirectHandler):

@@ -239,7 +239,7 @@ def report(
 
 
 def _with_the_untrained(study: Study) -> Study:
-    """The study with the untrained model, asked in words, as a baseline, if its labels can be asked for."""
+    """Return the study with a prompted, untrained model as a baseline, if the labels have words to prompt for."""
     from afina.methods import METHODS
     from afina.studies.runs.prepared import can_be_asked
 

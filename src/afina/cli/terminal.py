@@ -59,15 +59,15 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def check_streams() -> None:
-    """Have something stand where the shell has closed a stream, so that no file of ours is taken for it.
+    """Open the null device for each standard stream that the shell has closed, so that no later file gets its number.
 
-    Raises CannotWrite where standard output is closed: an answer would be lost without a word.
+    Raises CannotWrite if standard output is closed, because the output would be lost silently.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is `descriptor`
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
     if sys.stdin is None:

@@ -81,7 +81,7 @@ class EncodedTask:
 
     @property
     def found(self) -> dict[str, str]:
-        """How labels were found to be written, as arguments of `Task.load`; empty for classes."""
+        """The recognised format of the labels, as arguments of `Task.load`; empty for classes."""
         found = {"kind": TARGETS[self.kind].told, "separator": self.separator}
         return {name: value for name, value in found.items() if value}
 

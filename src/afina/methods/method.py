@@ -112,7 +112,7 @@ class Adaptation(ABC):
 
     Attributes:
         trains_body: Whether the method is meant to train parameters outside the head.
-        head: Initial head that the method requires (`afina.models.verbalizer`). None: as the run says.
+        head: Initial head that the method requires (`afina.models.verbalizer`). None: the head that the user chose.
         starts_apart: Whether attaching changes the logits, because the additions cannot start without effect.
         packs: Whether frozen weights may be packed during bfloat16 training. False if the additions read the weights
             of a layer instead of calling the layer.

@@ -266,7 +266,7 @@ _TOLD: dict[str, tuple[str, type[Method], dict[str, str]]] = {
     "ia3": ("IA3", Ia3, {}),
     "vera": ("VERA", Vera, {"r": "r", "projection_prng_key": "key"}),
 }
-"""By method: peft's type, and the hyperparameter that each setting must equal."""
+"""For each method: peft's type, our class, and our hyperparameter for each peft setting that must equal it."""
 
 _TYPED = "peft"
 

@@ -204,7 +204,7 @@ class Shadows:
         """Return state and counts of a name's shadow as JSON values.
 
         Raises:
-            Busy: the store was never asked about the name, and does not respond now.
+            Busy: the name was never looked up in the store, and the store does not respond now.
         """
         unseen = ShadowStatus(None, UNSEEN)
         if self._statuses.get(name, unseen).state == UNSEEN:

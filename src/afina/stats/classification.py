@@ -201,10 +201,10 @@ def cross_entropy_values(answered: Answered) -> np.ndarray:
 
 
 def brier_values(answered: Answered) -> np.ndarray:
-    """Return the squared error of the probabilities, summed over classes; for two classes half of it.
+    """Return the squared error of the probabilities, summed over classes; for two classes, half of the sum.
 
-    This is scikit-learn 1.7's definition. For two classes, the error is that of the probability of class 1, between 0
-    and 1. For more classes it is between 0 and 2.
+    This is scikit-learn 1.7's definition. For two classes, the result is the squared error of the probability of
+    class 1, between 0 and 1. For more classes, the result is between 0 and 2.
     """
     chances = answered.probabilities
     errors = chances - np.eye(chances.shape[1])[answered.targets]

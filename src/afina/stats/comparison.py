@@ -247,7 +247,7 @@ def verdict_text(first: str, second: str, verdict: str, by: str, metric: Metric)
 
 
 def seen_text(difference: str, metric: Metric) -> str:
-    """Return `difference 0.4 points`; for losses, whose sign needs it, `difference in log loss −0.02`."""
+    """Return `difference 0.4 points`. For losses, where lower is better, return `difference in log loss −0.02`."""
     named = f" in {metric.words}" if metric.lower else ""
     return f"difference{named} {difference}"
 

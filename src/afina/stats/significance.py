@@ -65,8 +65,8 @@ class Evidence:
         """Return the evidence from two methods' values of a metric, float [S, N] each.
 
         Two added examples (`Crossed.of`) have the size of a typical example that counts. If methods agree on most
-        examples, the differences do not show this size. Then, and for metrics of answers alone, the methods' own values
-        show it.
+        examples, the differences do not show this size. Then, and for metrics of answers alone, the size is
+        taken from the methods' own values.
         """
         values = np.asarray(first, dtype=np.float64) - second
         if (values == values[0]).all():

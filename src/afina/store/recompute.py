@@ -113,7 +113,7 @@ def flips_between(
     An adapter of peft has no label names. It is assumed to have the labels of the texts, in their order.
 
     Args:
-        backbone: address of the backbone; default: those in the manifests.
+        backbone: address of the backbone; default: the address in the manifests.
         metric: metric for the comparison; default: the headline metric of the kind.
         most: number of flips to return with their texts.
 

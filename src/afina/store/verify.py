@@ -113,7 +113,7 @@ def _of_settings(blobs: Blobs, row: Row[Any], versions: list[str], manifests: li
 def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Iterator[Damage]:
     """Compare the log with the place of the bytes.
 
-    The log only says whether that is beside the database: a URL may be secret.
+    The log only records whether the bytes are beside the database, because a URL may be secret.
     """
     said = connection.execute(select(STORE.c.blobs)).scalar()
     where = "elsewhere" if said else "beside"

@@ -264,7 +264,7 @@ class FeatureInputs(Inputs):
         return batch.tokens
 
     def prepare(self, step: int) -> None:
-        """Compute missing features: those of the step's group in the first epoch, all later."""
+        """Compute missing features: in the first epoch the features of the step's group, later all missing features."""
         late = step >= self.loader.steps_per_epoch
         for start, stop in [each for each in self._missing if late or each[0] <= step < each[1]]:
             for indices, packed in _batches(self.loader, self._examples, start, stop):

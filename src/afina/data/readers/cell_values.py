@@ -149,7 +149,7 @@ def _bit(part: Any) -> int | None:
 
 
 def check_readable(table: FileTable, name: str, cells: Mapping[int, Any]) -> None:
-    """Raise InvalidData if all cells stand in square brackets, but one of them is not a readable list."""
+    """Raise InvalidData if all cells are in square brackets, but one cell is not a readable list."""
     if cells and all(bracketed(cell) for cell in cells.values()):
         row = next((row for row, cell in cells.items() if as_list(cell) is None), None)
         if row is not None:

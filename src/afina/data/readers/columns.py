@@ -33,7 +33,8 @@ PAIRS = (
 BESIDE = frozenset(
     ("title", "headline", "subject", "summary", "description", "abstract", "answer", "answers", "context", "passage")
 ) | {"document", "article", "paragraph", "query", "response", "reply", "prompt", "text1", "text2"}
-"""Other columns that may hold texts. If one stands beside a column of TEXT or PAIRS, the user has to name the text."""
+"""Other columns that may hold texts. The user has to name the text if a file also has a column of TEXT or
+PAIRS."""
 
 
 @dataclass(frozen=True)

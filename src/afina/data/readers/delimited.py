@@ -1,7 +1,7 @@
 """Rows of csv and tsv files: the separator, and whether quotation marks quote fields or belong to the texts.
 
-GLUE's tsv files are not quoted; those of pandas and of spreadsheets are. No tsv file says which it is. The module knows
-quotation marks and headers. It does not know which column is the text.
+GLUE's tsv files are not quoted; tsv files of pandas and of spreadsheets are quoted. The module has to find out which.
+It knows quotation marks and headers. It does not know which column is the text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def is_quoted(lines: Iterable[str], name: str) -> bool:
     All lines are read, and none is kept. The file is quoted if every field with a quotation mark is completely quoted,
     every row has as many fields as the first, and a known writer would have quoted exactly these fields. pandas quotes
     fields with a tab, a line end or a quotation mark inside. Spreadsheets also quote fields with a comma. R quotes
-    whole columns or their headings. The quotation marks belong to the texts if some stand elsewhere, and splitting at
+    whole columns or their headings. The quotation marks belong to the texts if some are elsewhere, and splitting at
     every tab gives all lines the same number of fields. Raises InvalidData if both readings are possible, or if only
     some fields are not quoted.
     """
@@ -200,7 +200,7 @@ def csv_rows(file: Source, path: Path) -> RowStream:
 
 
 _SAID = re.compile(r"\"?sep=([,;|\t])\"?\s*", re.IGNORECASE)
-"""A first line that tells a spreadsheet the separator."""
+"""A first line, such as `sep=;`, that sets the separator for spreadsheets."""
 
 
 _ENDS = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
@@ -219,7 +219,7 @@ def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
 
 
 def _separator(header: str) -> str:
-    """Return the most frequent separator in the header; of equally frequent ones, the first.
+    """Return the most frequent separator in the header. Ties are resolved in the order comma, semicolon, tab, bar.
 
     Spreadsheets write semicolons if the decimal mark is a comma, databases write bars, and some tsv files are named
     csv.

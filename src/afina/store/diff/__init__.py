@@ -48,7 +48,7 @@ class Layer:
         ranks: numerical ranks of products: directions above the rounding error of the stored factors.
         outputs: principal angles between the output spaces of two products, in degrees, ascending; as many as the
             smaller rank.
-        inputs: principal angles between the input spaces, likewise.
+        inputs: principal angles between the input spaces of two products, in the form of `outputs`.
     """
 
     name: str

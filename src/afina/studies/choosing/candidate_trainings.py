@@ -275,7 +275,7 @@ class CandidateTrainings:
         return True
 
     def _place(self, name: str) -> int:
-        """Return a candidate's position; -1 for results that are not those of a candidate."""
+        """Return a candidate's position; -1 for results of other runs."""
         return [*self.candidates].index(name) if name in self.candidates else -1
 
     def _wait_for_memory(self, one: Candidate, slots: _Slots) -> None:

@@ -256,7 +256,7 @@ class _Worker:
     """One process that works on a request. The process ends with the block, or at `until`.
 
     Attributes:
-        threads: The threads in which it computes, unless OMP_NUM_THREADS says otherwise; None: torch's default.
+        threads: The number of torch threads of the process, unless OMP_NUM_THREADS is set. None: torch's default.
         most: The largest number of workers at the same time, this worker included.
     """
 
