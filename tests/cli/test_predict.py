@@ -42,7 +42,7 @@ def test_a_table_is_answered_like_its_texts_on_the_command_line(afina: Command, 
     assert afina("predict", trained, "--file", write(name, "said"), "--text", "said").lines() == expected
     told = afina("predict", trained, "--file", name).error
     assert told.startswith(f"{name}{', line 1' * name.endswith('jsonl')}: no text column. Found: stars, said, label.")
-    assert told.endswith("name another one with --text.")
+    assert told.endswith("Name another column with --text.")
 
 
 def test_a_long_table_is_answered_from_its_first_rows_on(afina: Command, trained: Path) -> None:

@@ -293,7 +293,7 @@ def test_a_study_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "told"),
     [
-        ("epochs", "`overrides` epochs: expected key=value, such as train.epochs=1."),
+        ("epochs", "`overrides` epochs: expected key=value, such as `epochs`=1."),
         ("=1", "`overrides` =1: expected key=value"),
         ("train..epochs=1", "`overrides` train..epochs=1: expected key=value"),
         ("backbone.name=x", "`overrides` backbone.name=x: backbone is a value, not a table, so it has no"),
