@@ -944,7 +944,8 @@ def test_with_a_real_model_it_ends_in_time_with_an_adapter_that_works(
     answer = afina("choose", "--task", task, "--backbone", gpt2.address, "--minutes", 1.5, "--json", "--out", "out")
     assert time.perf_counter() - start < 1.1 * 90
     made = answer.object()
-    assert len(made["recommendation"]) == 5
+    assert len(made["recommendation"]) == 6
+    assert made["recommendation"][0].startswith("Use "), "the answer comes first"
     evaluated = [row for row in made["rows"] if row["adapter"] and row["steps"]]
     assert evaluated, made
     again = afina("evaluate", evaluated[0]["adapter"], "--task", task, "--check-probe", "--json").object()
