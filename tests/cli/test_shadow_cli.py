@@ -172,7 +172,7 @@ def test_the_key_goes_nowhere_else(two: tuple[Told, Told], afina: Command, key: 
         (404, b'{"error": "no such model.", "kind": "not_found"}', ": no such model (status 404)."),
         (500, b"<html>", ": it refuses (status 500)."),
         (200, b"<html>", ": no answer of a server"),
-        (200, b"[]", ": its answer is none of a server of afina's."),
+        (200, b"[]", ": the answer is not that of an afina server."),
         (
             200,
             b'{"name": 1, "current": 1, "shadow": 2, "state": "riding", "problem": null}',

@@ -228,7 +228,7 @@ def _shadow_of(server: str, url: str, key: str) -> Mapping[str, Any]:
         ) from None
     if not isinstance(found, dict) or not {"name", "current", "shadow", "state", "problem"} <= found.keys():
         raise NotFound(
-            f"{server}: its answer is none of a server of afina's.", code="server.unreachable", server=server
+            f"{server}: the answer is not that of an afina server.", code="server.unreachable", server=server
         )
     return found
 

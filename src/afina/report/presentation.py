@@ -168,8 +168,8 @@ class _Classes(Presentation):
         drawn = [arm for arm in arms if not arm.trained and make(arm.record.method).head == "random"]
         answering = [arm for arm in arms if not arm.trained and make(arm.record.method).head == "words"]
         made = [
-            f"{arm.label} is the pretrained model under a random head, which has been told nothing of the labels. It "
-            "says what a coin says, whatever the model knows."
+            f"{arm.label} is the pretrained model with a random head. The head has seen no labels, so the answers are "
+            "random."
             for arm in drawn[:1]
         ]
         made += [
