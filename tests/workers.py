@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds that a busy machine may take for what takes two or three on an idle one."""
 
 
