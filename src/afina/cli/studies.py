@@ -145,7 +145,7 @@ def train(
     _carry_out(chosen, out, as_json, then=_with_the_untrained, fresh=fresh)
 
 
-MemoryOption = Annotated[
+MemoryLimit = Annotated[
     str | None, typer.Option("--memory", help="Memory limit of a run, such as 8GiB; by default the free memory.")
 ]
 
@@ -153,7 +153,7 @@ MemoryOption = Annotated[
 def choose(
     task: TaskOption,
     minutes: Annotated[float, typer.Option("--minutes", help="Time limit; at least 5 is useful.")] = 30.0,
-    memory: MemoryOption = None,
+    memory: MemoryLimit = None,
     backbone: BackboneOption = "embedded",
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
     evaluation: EvaluationOption = None,
