@@ -25,7 +25,7 @@ BackboneOption = Annotated[
     str,
     typer.Option(
         "--backbone",
-        help="Pretrained model: Hub id, directory, 'embedded' (SmolLM2-135M, from the package index) or random:DIRECTORY.",
+        help="Pretrained model: Hub id, directory, random:DIRECTORY or 'embedded' (from the package index).",
         metavar="ADDRESS",
     ),
 ]
