@@ -186,20 +186,20 @@ class AdapterLoader:
         check_names(empty_model.saved, tensors)
         heads = [tensor for name, tensor in tensors.items() if is_head(name)]
         with torch.no_grad():
-            rider = method.batched(empty_model.model, tensors, self.host.model)
+            batched = method.batched(empty_model.model, tensors, self.host.model)
             if (
-                rider is None
+                batched is None
                 or len(heads) != 1
-                or rider.tensor_names != {name for name in tensors if not is_head(name)}
+                or batched.tensor_names != {name for name in tensors if not is_head(name)}
             ):
                 return None
-            rider = self.host.admit(rider)
+            batched = self.host.admit(batched)
         device = self.host.device
         head = heads[0].to(device, torch.float32)
         offset = None if manifest.offset is None else torch.tensor(manifest.offset, device=device)
         reading = Reading(manifest, adapter.where, self.backbone, method)
-        size = rider.size + head.numel() * head.element_size()
-        return SharedResident(adapter.digest, manifest, adapter.where, size, rider, head, offset, reading)
+        size = batched.size + head.numel() * head.element_size()
+        return SharedResident(adapter.digest, manifest, adapter.where, size, batched, head, offset, reading)
 
     def _empty_model(self, adapter: Adapter, method: Method) -> EmptyModel:
         """Return the model for the adapter's method, settings and number of labels; built the first time."""

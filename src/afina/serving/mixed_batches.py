@@ -36,7 +36,7 @@ class EncodedRequest(NamedTuple):
 class Sequences(NamedTuple):
     """Distinct token sequences, the adapter of each, and the sequence of each request."""
 
-    riders: list[BatchedAdapter]
+    batched_adapters: list[BatchedAdapter]
     tokens: list[np.ndarray]
     asked: np.ndarray
 
@@ -76,30 +76,33 @@ def _together(host: MixedBatchModel, questions: Sequence[EncodedRequest]) -> lis
 def _distinct(questions: Sequence[EncodedRequest]) -> Sequences:
     bare = BatchedAdapter()
     places: dict[tuple[int, bytes], int] = {}
-    riders: list[BatchedAdapter] = []
+    batched_adapters: list[BatchedAdapter] = []
     tokens: list[np.ndarray] = []
     asked: list[int] = []
     for resident, sequence in questions:
-        rider = bare if resident.rider.is_empty else resident.rider
-        key = id(rider), sequence.tobytes()
+        batched = bare if resident.batched.is_empty else resident.batched
+        key = id(batched), sequence.tobytes()
         if key not in places:
             places[key] = len(tokens)
-            riders.append(rider)
+            batched_adapters.append(batched)
             tokens.append(sequence)
         asked.append(places[key])
-    return Sequences(riders, tokens, np.array(asked, dtype=np.int64))
+    return Sequences(batched_adapters, tokens, np.array(asked, dtype=np.int64))
 
 
 def _features(host: MixedBatchModel, given: Sequences) -> Tensor:
     """Return [distinct sequences, width of the model]: rows of texts of similar length, each sorted by adapter."""
     lengths = np.array(
-        [len(tokens) + rider.prompt_length for rider, tokens in zip(given.riders, given.tokens, strict=True)]
+        [
+            len(tokens) + batched.prompt_length
+            for batched, tokens in zip(given.batched_adapters, given.tokens, strict=True)
+        ]
     )
     order = np.argsort(lengths, kind="stable")
     made: Tensor | None = None
     for first, last in runs(lengths[order], TOKEN_BUDGET):
-        parties, chosen = _parties(given, order[first:last])
-        part = host.features(parties)
+        adapter_groups, chosen = _adapter_groups(given, order[first:last])
+        part = host.features(adapter_groups)
         if made is None:
             made = part.new_empty(len(given.tokens), part.shape[1])
         made[torch.from_numpy(chosen).to(part.device)] = part
@@ -107,14 +110,16 @@ def _features(host: MixedBatchModel, given: Sequences) -> Tensor:
     return made
 
 
-def _parties(given: Sequences, among: np.ndarray) -> tuple[list[AdapterGroup], np.ndarray]:
+def _adapter_groups(given: Sequences, among: np.ndarray) -> tuple[list[AdapterGroup], np.ndarray]:
     """Group sequences by adapter, those without a prefix first so that they share one attention; with their order."""
-    by_rider: dict[int, list[int]] = {}
+    by_adapter: dict[int, list[int]] = {}
     for index in among.tolist():
-        by_rider.setdefault(id(given.riders[index]), []).append(index)
-    groups = sorted(by_rider.values(), key=lambda group: bool(given.riders[group[0]].prefix))
-    parties = [AdapterGroup(given.riders[group[0]], [given.tokens[index] for index in group]) for group in groups]
-    return parties, np.array([index for group in groups for index in group], dtype=np.int64)
+        by_adapter.setdefault(id(given.batched_adapters[index]), []).append(index)
+    groups = sorted(by_adapter.values(), key=lambda group: bool(given.batched_adapters[group[0]].prefix))
+    adapter_groups = [
+        AdapterGroup(given.batched_adapters[group[0]], [given.tokens[index] for index in group]) for group in groups
+    ]
+    return adapter_groups, np.array([index for group in groups for index in group], dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)

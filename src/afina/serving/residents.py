@@ -64,7 +64,7 @@ class SharedResident(Resident):
     """An adapter that shares the frozen model.
 
     Attributes:
-        rider: The adapter's changes of the model.
+        batched: The adapter's changes of the model.
         head: float32 [width of the head, width of the model].
         offset: [width of the head], added to outputs. None: no offset.
         reading: How the adapter reads texts.
@@ -72,7 +72,7 @@ class SharedResident(Resident):
 
     rides = True
 
-    rider: BatchedAdapter
+    batched: BatchedAdapter
     head: Tensor
     offset: Tensor | None
     reading: Reading
