@@ -82,7 +82,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "data.no-labels": "No row has a label.",
         "data.no-rows": "A file or sheet has no rows.",
         "data.number-malformed": "A number cannot be parsed, or is infinite.",
-        "data.one-value": "All training examples have the same label or number.",
+        "data.one-value": "All training examples have the same label, number or text.",
         "data.option-inapplicable": "An option of reading does not apply to these data; leave it out.",
         "data.pairs-mismatch": "Pairs of texts are given where single texts are expected, or the reverse.",
         "data.row-malformed": "A row cannot be split into fields, or is not a JSON object.",

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from afina.data.kinds import TEXT
 from afina.data.readers.splitting import LabelledRows, divide, first, rank
-from afina.data.split import Example, Split, key, normalised
+from afina.data.split import Example, Split, as_references, key, normalised
 from afina.data.task import Task, check_leakage, count_leaked
 from afina.errors import InvalidData, Leakage
 from raises import raises
@@ -53,17 +54,34 @@ def test_a_split_takes_what_holds_texts_and_labels_in_an_order() -> None:
             Split(**{"texts": ["a", "b"], "labels": [0, 1], "pairs": ["c", "d"]} | wrong)
 
 
-def test_labels_may_be_texts_where_the_kind_has_such() -> None:
-    answers = np.array(["a boat", "none"], dtype=object)
+def test_labels_may_be_references() -> None:
+    answers = as_references([("a boat", "a ferry"), ("none",)])
     texts = Split(["a", "b"], answers)
-    assert [one.label for one in texts] == ["a boat", "none"]
-    assert texts.take([1]).labels.tolist() == ["none"]
+    assert [one.label for one in texts] == [("a boat", "a ferry"), ("none",)]
+    assert texts.take([1]).labels.tolist() == [("none",)]
     assert texts.digest == Split(["a", "b"], answers.copy()).digest != Split(["a", "b"], answers[::-1]).digest
-    assert texts.facts() == {"texts": 2, "answers": 2}
-    with raises(InvalidData, code="data.type-wrong"):
-        Split(["a", "b"], np.array(["a boat", None], dtype=object))
+    assert texts.digest == Split(["a", "b"], answers.tolist()).digest
+    assert texts.facts() == {"texts": 2, "references": 3}
+    for wrong in ([("a boat",), None], [("a boat",), ()], ["a boat", "none"], [("a boat",), (" ",)]):
+        with raises(InvalidData, code="data.type-wrong"):
+            Split(["a", "b"], np.fromiter(wrong, dtype=object))
     with raises(InvalidData, code="data.type-wrong"):
         Task("mine", ("no", "yes"), texts, texts)
+    assert Task("mine", ("reply",), texts, texts, kind=TEXT).facts()["kind"] == "text"
+
+
+def test_references_that_are_divided_otherwise_are_other_labels() -> None:
+    whole, apart = Split(["a", "b"], [("c", "d"), ("e",)]), Split(["a", "b"], [("c",), ("d", "e")])
+    assert whole.digest != apart.digest
+
+
+def test_groups_go_with_the_texts_and_count_in_the_digest_only_where_there_are_any() -> None:
+    plain, grouped = (Split(["a", "b"], np.array([0, 1]), groups=groups) for groups in (None, ["x", "y"]))
+    assert plain.digest != grouped.digest
+    taken = grouped.take([1]).groups
+    assert taken == ["y"]
+    with raises(InvalidData, code="data.lengths-differ"):
+        Split(["a", "b"], np.array([0, 1]), groups=["x"])
 
 
 def test_an_example_without_letters_and_digits_has_no_key() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from afina import digest, tensorfile
+from afina.data.split import as_references
 from afina.errors import InvalidData
 from afina.models.objective import Predictions
 from afina.models.objectives import Classes, Labels, Number
@@ -17,9 +18,14 @@ ROWS = Predictions(np.array([[0.5, -1.0], [2.0, 3.0], [1.0, 0.0]], np.float32), 
 STRINGS = Predictions(
     np.array(["a ferry", "", "größer\n"], dtype=object), np.array(["a boat", "x", "größer"], dtype=object)
 )
+TEXTS = Predictions(
+    STRINGS.outputs,
+    as_references([("a boat", "a ferry"), ("x",), ("größer", "grösser", "größer!")]),
+    {"nll": np.array([1.5, 0.25, 3.0]), "ended": np.array([True, False, True])},
+)
 
 
-@pytest.mark.parametrize("given", [ROWS, STRINGS], ids=["rows", "strings"])
+@pytest.mark.parametrize("given", [ROWS, STRINGS, TEXTS], ids=["rows", "strings", "texts"])
 def test_they_have_a_length_a_selection_and_a_file(given: Predictions, tmp_path: Path) -> None:
     assert len(given) == 3
     chosen = given.take([2, 0])
@@ -32,6 +38,24 @@ def test_they_have_a_length_a_selection_and_a_file(given: Predictions, tmp_path:
     assert found.right.tolist() == given.right.tolist()
     assert found.outputs.dtype == given.outputs.dtype
     assert given.finite
+
+
+def test_extras_are_kept_beside_the_answers(tmp_path: Path) -> None:
+    found = Predictions.read(tmp_path / "p", TEXTS.write(tmp_path / "p"))
+    assert found.extras.keys() == TEXTS.extras.keys()
+    for name, array in TEXTS.extras.items():
+        assert found.extras[name].dtype == array.dtype
+        assert found.extras[name].tolist() == array.tolist()
+    assert found.take([2, 0]).extras["nll"].tolist() == [3.0, 1.5]
+    assert TEXTS.against(STRINGS.right).extras == TEXTS.extras
+
+
+def test_targets_of_one_reference_each_stay_tuples(tmp_path: Path) -> None:
+    one = Predictions(STRINGS.outputs, as_references([("a",), ("b",), ("c",)]))
+    found = Predictions.read(tmp_path / "p", one.write(tmp_path / "p"))
+    assert found.right.tolist() == [("a",), ("b",), ("c",)]
+    joined, apart = as_references([("a", "b"), ("c",)]), as_references([("a",), ("b", "c")])
+    assert Predictions(joined, joined).right_as_bytes != Predictions(apart, apart).right_as_bytes
 
 
 def test_a_file_of_rows_holds_outputs_and_targets_and_nothing_else(tmp_path: Path) -> None:
@@ -50,7 +74,7 @@ def test_what_was_right_may_not_be_known(tmp_path: Path) -> None:
     assert found.against(np.array([1, 1, 1])).right.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("given", [ROWS, STRINGS], ids=["rows", "strings"])
+@pytest.mark.parametrize("given", [ROWS, STRINGS, TEXTS], ids=["rows", "strings", "texts"])
 def test_targets_are_equal_as_bytes_where_they_are_equal(given: Predictions, tmp_path: Path) -> None:
     found = Predictions.read(tmp_path / "p", given.write(tmp_path / "p"))  # other objects, with the same content
     assert found.right_as_bytes == given.right_as_bytes

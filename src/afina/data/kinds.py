@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-Kind = Literal["classes", "number", "labels"]
-"""One label of several ("classes"), a number, or any number of labels at once ("labels")."""
+Kind = Literal["classes", "number", "labels", "text"]
+"""One label of several ("classes"), a number, any number of labels at once ("labels"), or a text to be written."""
 
 CLASSES: Kind = "classes"
 NUMBER: Kind = "number"
 LABELS: Kind = "labels"
+TEXT: Kind = "text"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 How = Literal["refuse", "skip", "keep"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,16 +39,19 @@ class Split(ReprCard):
     Attributes:
         texts: N strings.
         labels: Classes: int64 [N], indices into the task's label names. Numbers: float64 [N]. Several labels: int64 [N,
-            L], 0 or 1. Answers that are texts: object [N], strings.
+            L], 0 or 1. Texts: object [N], a tuple of one or more references each (`as_references`).
         pairs: N strings, or None if an example is a single text.
+        groups: N strings: examples of one group, such as an article, are never on both sides of a cut. None: each
+            text is a group.
     """
 
     texts: Sequence[str]
     labels: np.ndarray
     pairs: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("texts", "pairs"):
+        for name in ("texts", "pairs", "groups"):
             given = getattr(self, name)
             if isinstance(given, str):
                 raise InvalidData(
@@ -59,18 +62,22 @@ class Split(ReprCard):
             if given is not None and not isinstance(given, list | tuple):  # an array, a Series, a generator
                 object.__setattr__(self, name, list(given))
         if not isinstance(self.labels, np.ndarray):
-            object.__setattr__(self, "labels", np.asarray(list(self.labels)))
+            given = list(self.labels)
+            made = as_references(given) if given and are_references(given) else np.asarray(given)
+            object.__setattr__(self, "labels", made)
         if self.labels.dtype.kind not in "biuf" and not self._are_texts:
             raise InvalidData(
-                f"a split's labels: found dtype {self.labels.dtype}. Expected indices, numbers, or rows of 0 and 1.",
+                f"a split's labels: found dtype {self.labels.dtype}. Expected indices, numbers, rows of 0 and 1, or "
+                "tuples of references.",
                 code="data.type-wrong",
                 argument="labels",
                 found=self.labels.dtype,
             )
-        sizes = {len(self.texts), len(self.labels), len(self.texts if self.pairs is None else self.pairs)}
+        sizes = {len(one) for one in (self.texts, self.labels, self.pairs, self.groups) if one is not None}
         if len(sizes) != 1:
             raise InvalidData(
-                f"a split's texts, labels and pairs: found different lengths, {sorted(sizes)}. Expected equal lengths.",
+                f"a split's texts, labels, pairs and groups: found different lengths, {sorted(sizes)}. Expected equal "
+                "lengths.",
                 code="data.lengths-differ",
                 found=sorted(sizes),
             )
@@ -79,7 +86,7 @@ class Split(ReprCard):
         """Return the facts that the repr shows."""
         texts = "texts" if self.pairs is None else "pairs of texts"
         if self._are_texts:
-            return {texts: len(self), "answers": len({*self.labels.tolist()})}
+            return {texts: len(self), "references": sum(map(len, self.labels))}
         if self.labels.dtype.kind == "f":
             return {texts: len(self), "numbers": f"{self.labels.min():g} to {self.labels.max():g}"}
         if self.labels.ndim == 2:
@@ -89,10 +96,10 @@ class Split(ReprCard):
         told = tuple(f"{label}: {count:,}" for label, count in zip(found, counts, strict=True))
         return {texts: len(self), "of each label": told}
 
-    @property
+    @cached_property
     def _are_texts(self) -> bool:
-        """Whether labels are an object array of strings; a list of class names is rejected."""
-        return self.labels.dtype.kind == "O" and all(isinstance(one, str) for one in self.labels.tolist())
+        """Whether labels are an object array of references; a list of class names is rejected."""
+        return self.labels.dtype.kind == "O" and self.labels.ndim == 1 and are_references(self.labels)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -100,25 +107,42 @@ class Split(ReprCard):
     def __getitem__(self, index: int) -> Example:
         pair = None if self.pairs is None else self.pairs[index]
         label = self.labels[index]
-        return Example(self.texts[index], label if isinstance(label, str) else label.tolist(), pair)
+        return Example(self.texts[index], label if isinstance(label, tuple) else label.tolist(), pair)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
         """Return the examples at `indices`, in that order."""
-        pairs = None if self.pairs is None else [self.pairs[i] for i in indices]
-        return Split([self.texts[i] for i in indices], self.labels[np.asarray(indices, dtype=np.int64)], pairs)
+        pairs, groups = (None if each is None else [each[i] for i in indices] for each in (self.pairs, self.groups))
+        labels = self.labels[np.asarray(indices, dtype=np.int64)]
+        return Split([self.texts[i] for i in indices], labels, pairs, groups)
 
     @cached_property
     def digest(self) -> str:
-        """The digest of texts, pairs and labels, in order."""
+        """The digest of texts, pairs, labels and, if there are any, groups, in order."""
         pairs = self.pairs if self.pairs is not None else []
         if self._are_texts:
-            labels = digest.of_strings(self.labels.tolist())
+            ends = np.cumsum([len(one) for one in self.labels], dtype="<i8")
+            texts = digest.of_strings(reference for one in self.labels for reference in one)
+            labels = digest.of_json([texts, digest.of_bytes(ends.tobytes())])
         else:
             labels = digest.of_bytes(self.labels.astype("<f8" if self.labels.dtype.kind == "f" else "<i8").tobytes())
-        return digest.of_json([digest.of_strings(self.texts), digest.of_strings(pairs), labels])
+        groups = [] if self.groups is None else [digest.of_strings(self.groups)]
+        return digest.of_json([digest.of_strings(self.texts), digest.of_strings(pairs), labels, *groups])
+
+
+def are_references(found: Iterable[object]) -> bool:
+    """Return whether each item is a tuple of one or more texts that are not blank."""
+    return all(
+        isinstance(one, tuple) and one and all(isinstance(text, str) and text.strip() for text in one) for one in found
+    )
+
+
+def as_references(found: Iterable[Sequence[str]]) -> np.ndarray:
+    """Return the references of N texts as targets: object [N], tuples."""
+    # Not np.array, which makes a table of strings of tuples of equal length.
+    return np.fromiter(map(tuple, found), dtype=object)
 
 
 def normalised(text: str) -> str:

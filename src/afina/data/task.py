@@ -70,7 +70,7 @@ class Task(ReprCard):
             if not TARGETS[self.kind].holds(split.labels):
                 raise InvalidData(
                     f"task {self.address}: found labels of dtype {split.labels.dtype} for kind {self.kind}. Expected "
-                    "indices, numbers, or rows of 0 and 1.",
+                    "indices, numbers, rows of 0 and 1, or tuples of references.",
                     code="data.type-wrong",
                     task=self.address,
                     found=split.labels.dtype,
@@ -140,7 +140,8 @@ class Task(ReprCard):
         if validation is not None:
             found = replace(found, ceiling={})
         shares = {"validation": validation, "selection": selection, "calibration": CALIBRATION if calibration else None}
-        train, aside = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
+        train, cut = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
+        aside = {name: TARGETS[found.kind].grouped(split) for name, split in cut.items()}
         held_out = aside.get("validation", held_out)
         TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
         leaked = check_leakage(address, train, held_out, allow=allow_leakage)

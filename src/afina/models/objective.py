@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from afina import digest, file_io, tensorfile
 from afina.data.kinds import Kind
+from afina.data.split import as_references
 from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, UnknownName
 from afina.stats import metrics
 from afina.stats.metrics import METRICS, Answered
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-_ENDS = "_ends"
-"""Suffix of the array that stores where each string ends, in bytes of UTF-8, in a file of strings."""
+_ENDS, _LAST = "_ends", "_last"
+"""Suffixes of arrays in a file of strings: where each string ends, in bytes of UTF-8; and, if an example has several
+strings, the number of strings up to its last."""
+
+_EXTRA = "extra."
+"""Prefix of the arrays of `extras` in a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +40,13 @@ class Predictions:
 
     Attributes:
         outputs: One answer for each text: float [N, width], or strings, object [N].
-        targets: [N, ...] in the form of the kind of task. None: unknown.
+        targets: [N, ...] in the form of the kind of task; tuples of strings are object [N]. None: unknown.
+        extras: Other arrays [N] by name that metrics of the kind need; empty for most kinds.
     """
 
     outputs: np.ndarray
     targets: np.ndarray | None = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.outputs)
@@ -51,6 +58,7 @@ class Predictions:
             self,
             outputs=self.outputs[chosen],
             targets=None if self.targets is None else self.targets[chosen],
+            extras={name: array[chosen] for name, array in self.extras.items()},
         )
 
     def against(self, targets: np.ndarray) -> Self:
@@ -78,6 +86,7 @@ class Predictions:
         """Write the file `path` atomically, numbers as float32; return the file's digest."""
         outputs = self.outputs.astype(np.float32) if self.outputs.dtype.kind == "f" else self.outputs
         given = {"outputs": outputs} | ({} if self.targets is None else {"targets": self.targets})
+        given |= {f"{_EXTRA}{name}": array for name, array in self.extras.items()}
         with file_io.replacing(path) as fresh:
             arrays = {name: part for each, array in given.items() for name, part in _as_arrays(each, array).items()}
             tensorfile.write_arrays(fresh, arrays)
@@ -98,7 +107,9 @@ class Predictions:
                     path=path,
                 )
             arrays = tensorfile.read_arrays(path)
-            return cls(_of_arrays("outputs", arrays), _of_arrays("targets", arrays) if "targets" in arrays else None)
+            targets = _of_arrays("targets", arrays) if "targets" in arrays else None
+            extras = {name.removeprefix(_EXTRA): each for name, each in arrays.items() if name.startswith(_EXTRA)}
+            return cls(_of_arrays("outputs", arrays), targets, extras)
         except (OSError, KeyError, ValueError, CorruptAdapter):
             raise InvalidData(
                 f"{path}: the file is missing or damaged. Run the study again; it computes missing files again.",
@@ -111,6 +122,9 @@ def _as_arrays(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
     """Return the arrays that a file stores; strings are stored as bytes and the end of each string."""
     if array.dtype.kind not in "OU":
         return {name: array}
+    if any(isinstance(one, tuple) for one in array):
+        strings = np.array([string for one in array for string in one], dtype=object)
+        return {**_as_arrays(name, strings), f"{name}{_LAST}": np.cumsum([len(one) for one in array], dtype=np.int64)}
     encoded = [str(one).encode() for one in array]
     whole = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     return {name: whole, f"{name}{_ENDS}": np.cumsum([len(one) for one in encoded], dtype=np.int64)}
@@ -122,7 +136,11 @@ def _of_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         return array
     ends = arrays[f"{name}{_ENDS}"].tolist()
     whole = array.tobytes()
-    return np.array([whole[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)], dtype=object)
+    strings = [whole[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+    if f"{name}{_LAST}" not in arrays:
+        return np.array(strings, dtype=object)
+    last = arrays[f"{name}{_LAST}"].tolist()
+    return as_references(strings[start:end] for start, end in zip([0, *last], last, strict=False))
 
 
 AutoClass = Literal["classifier", "language_model"]

@@ -32,13 +32,14 @@ class LabelledRows:
     """N labelled texts.
 
     Attributes:
-        labels: N labels as the data spell them: names or integers, numbers, or several names each.
+        labels: N labels as the data spell them: names or integers, numbers, several names each, or references.
         where: Return the place of row i, such as `train.csv, line 7`.
         column: The name of the label column.
         names: All names of multi-hot labels, in their order.
         columns: The file's columns by role (`ColumnNames.roles`).
         other: How to read the labels as another kind, in words, if the kind is a question.
         notes: Sentences about unexpected findings.
+        groups: The group of each row, as in `Split`.
     """
 
     texts: Sequence[str]
@@ -51,6 +52,7 @@ class LabelledRows:
     columns: Mapping[str, str] = field(default_factory=dict)
     other: str = ""
     notes: tuple[str, ...] = ()
+    groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -62,6 +64,7 @@ class LabelledRows:
             texts=[self.texts[i] for i in indices],
             pairs=None if self.pairs is None else [self.pairs[i] for i in indices],
             labels=[self.labels[i] for i in indices],
+            groups=None if self.groups is None else [self.groups[i] for i in indices],
             where=lambda i: self.where(indices[i]),
         )
 

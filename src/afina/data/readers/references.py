@@ -1,0 +1,200 @@
+"""Targets that are texts: references in cells, a training row for each reference, one evaluation row for each input.
+
+The module knows cells and rows. It does not know file formats or the names of columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from afina.data.kinds import TEXT
+from afina.data.readers import cell_values
+from afina.data.readers.formats import FileTable
+from afina.data.readers.labels import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.source import is_whole
+from afina.data.readers.splitting import LabelledRows, TaskData
+from afina.data.readers.target_kind import TargetKind
+from afina.data.split import Split, as_references
+from afina.errors import InvalidData
+
+
+class TextTargets(TargetKind):
+    """A text, or several texts of which each is right: object [N], tuples of strings.
+
+    A training split has one row for each input and reference. Other splits have one row for each input, with all its
+    references.
+    """
+
+    kind = TEXT
+    expected = "a text"
+    plural = "texts"
+    named = False
+
+    def holds(self, found: np.ndarray) -> bool:
+        """Return whether the dtype is object."""
+        return found.dtype.kind == "O"
+
+    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
+        """Return that every cell is a text or a list of texts."""
+        return LabelFormat(self.kind, keeps=asked.keeps)
+
+    def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
+        """Return the references in each row."""
+        return [references(table, columns[0], row) for row in range(len(table.places))]
+
+    def strata(self, rows: LabelledRows) -> list[str]:
+        """Return the same stratum for all rows."""
+        return [""] * len(rows)
+
+    def names(self, label: Label) -> tuple[str, ...]:
+        """Return no names."""
+        return ()
+
+    def same(self, label: Label) -> Label:
+        """Return no text: different references of an input do not contradict each other."""
+        return ()
+
+    def splits(
+        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+    ) -> TaskData:
+        """Return both splits; the label name is the column's name. Raises InvalidData if `labels` is given."""
+        if labels is not None:
+            raise InvalidData(
+                f"`labels` {','.join(labels)}: the targets are texts, which have no names. Leave it out.",
+                code="data.option-inapplicable",
+                labels=labels,
+            )
+        found = single(of_rows(train)), self.grouped(of_rows(evaluation))
+        return TaskData((train.column,), *found, train.kind, column=train.column)
+
+    def matched(
+        self,
+        rows: LabelledRows,
+        label_names: Sequence[str],
+        labels: Sequence[str] | None,
+        names: Sequence[str],
+        whose: str,
+    ) -> Split:
+        """Return a split with a row for each input: texts have no names to match."""
+        return self.grouped(of_rows(rows))
+
+    def grouped(self, split: Split) -> Split:
+        """Return a row for each different input, in the order of the first of each, with all its references."""
+        inputs: dict[tuple[str, str | None], list[int]] = {}
+        pairs: Sequence[str | None] = split.pairs if split.pairs is not None else [None] * len(split)
+        for row, given in enumerate(zip(split.texts, pairs, strict=True)):
+            inputs.setdefault(given, []).append(row)
+        if len(inputs) == len(split):
+            return split
+        kept = split.take([rows[0] for rows in inputs.values()])
+        found = [
+            dict.fromkeys(reference for row in rows for reference in split.labels[row]) for rows in inputs.values()
+        ]
+        return Split(kept.texts, as_references(map(tuple, found)), kept.pairs, kept.groups)
+
+    def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
+        """Return the references."""
+        return list(found.tolist())
+
+    def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
+        """Return the number of words in words."""
+        words = [len(reference.split()) for one in found for reference in one]
+        return f"texts of {min(words)} to {max(words)} words"
+
+    def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
+        """Raise InvalidData if all references are equal."""
+        different = {reference for one in found for reference in one}
+        if len(different) < 2:
+            raise InvalidData(
+                f"task {address}: all {len(found)} training examples have the target {next(iter(different))[:40]!r}, "
+                "so there is nothing to learn. Give examples with different ones.",
+                code="data.one-value",
+                task=address,
+                examples=len(found),
+            )
+
+
+def of_rows(rows: LabelledRows) -> Split:
+    """Return a split of rows, with all references of each row."""
+    found = as_references(label for label in rows.labels if isinstance(label, tuple))
+    return Split(list(rows.texts), found, None if rows.pairs is None else list(rows.pairs), rows.groups)
+
+
+def single(split: Split) -> Split:
+    """Return a split with a row for each reference of each row."""
+    if all(len(one) == 1 for one in split.labels):
+        return split
+    made = split.take([row for row, one in enumerate(split.labels) for _ in one])
+    each = as_references((reference,) for one in split.labels for reference in one)
+    return Split(made.texts, each, made.pairs, made.groups)
+
+
+def references(table: FileTable, name: str, row: int) -> tuple[str, ...]:
+    """Return the different references in a cell, without surrounding white space. Raises InvalidData with the row.
+
+    A cell holds a text; a list of texts, also as JSON; or SQuAD's `{"text": [...]}`.
+    """
+    value = table.columns[name][row]
+    where = f"{table.where(row)}: column {name!r}"
+    found = tuple(dict.fromkeys(_checked(one, where) for one in listed(value, where)))
+    if not found:
+        raise InvalidData(
+            f"{where} has no text. Expected a text or a list of texts. Fill it in or remove the row.",
+            code="data.value-missing",
+            where=where,
+        )
+    return found
+
+
+def listed(value: Any, where: str) -> list[Any]:
+    """Return the references in a cell, whose types are not checked. Raises InvalidData for a list that is not JSON."""
+    if isinstance(value, str):
+        bare = value.strip()
+        if not _opens_list(bare):
+            return [value]
+        found = cell_values.as_list(bare)
+        if found is None:
+            raise InvalidData(
+                f"{where} holds {bare[:40]!r}, which begins as a list of texts and is not JSON. Correct the list. If "
+                f"it is one text, write it as a list with one text, such as {json.dumps([bare[:12]])}.",
+                code="data.label-malformed",
+                where=where,
+                found=bare[:40],
+            )
+        return found
+    if isinstance(value, dict) and "text" in value:
+        return listed(value["text"], where)
+    if isinstance(value, list | tuple):
+        return [one["text"] if isinstance(one, dict) and "text" in one else one for one in value]
+    return [value]
+
+
+def _opens_list(text: str) -> bool:
+    """Return whether a text begins and ends as a list of quoted texts, so that `[1, 2]` and `[laughs]` are texts."""
+    if not cell_values.bracketed(text):
+        return False
+    inside = text[1:-1].strip()
+    return inside[:1] in ("'", '"') and inside[-1:] in ("'", '"', ",")
+
+
+def _checked(reference: Any, where: str) -> str:
+    if not isinstance(reference, str):
+        raise InvalidData(
+            f"{where} holds a {type(reference).__name__}. Expected a text or a list of texts.",
+            code="data.type-wrong",
+            where=where,
+            found=type(reference).__name__,
+        )
+    if not reference.strip():
+        raise InvalidData(
+            f"{where} holds an empty text. Expected a text. Fill it in or remove it.",
+            code="data.value-missing",
+            where=where,
+        )
+    if not is_whole(reference):
+        raise InvalidData(f"{where} holds half a surrogate pair. Repair the text.", code="data.surrogate", where=where)
+    return reference.strip()

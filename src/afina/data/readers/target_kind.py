@@ -1,0 +1,121 @@
+"""TargetKind: how a kind of task reads its targets from cells, and splits, compares, spells and shows them.
+
+The module does not know which kinds there are.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from afina.data.kinds import Kind
+from afina.data.readers.formats import FileTable
+from afina.data.readers.labels import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.splitting import LabelledRows, TaskData
+from afina.data.split import Split
+
+
+class TargetKind(ABC):
+    """How `data` reads and shows a kind of task.
+
+    Attributes:
+        kind: The kind's name.
+        expected: The expected content of a cell, in words.
+        plural: The plural of the target, in words.
+        named: Whether the kind has label names.
+        several: Whether a text can have several labels, in one cell with a separator or in several columns.
+        usual: Whether a manifest without a kind is of this kind.
+        stratified: Whether each label needs a text in both splits of a file.
+    """
+
+    kind: ClassVar[Kind]
+    expected: ClassVar[str] = "a label"
+    plural: ClassVar[str] = "labels"
+    named: ClassVar[bool] = True
+    several: ClassVar[bool] = False
+    usual: ClassVar[bool] = False
+    stratified: ClassVar[bool] = False
+
+    @property
+    def told(self) -> Kind | None:
+        """The kind's name; None for the usual kind, which is left out of manifests and cards."""
+        return None if self.usual else self.kind
+
+    def holds(self, found: np.ndarray) -> bool:
+        """Return whether targets of this kind may have the dtype of `found`."""
+        return found.dtype.kind in "biuf"
+
+    def optional(self, form: LabelFormat, columns: Sequence[str]) -> bool:
+        """Return whether an empty cell is a valid target, instead of a missing value."""
+        return False
+
+    @abstractmethod
+    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
+        """Return how to read a column that the user has declared to be of this kind. Raises InvalidData."""
+
+    def form_to_measure(
+        self,
+        form: LabelFormat,
+        table: FileTable,
+        columns: Sequence[str],
+        labels: Sequence[str] | None,
+        known: Sequence[str],
+    ) -> LabelFormat:
+        """Return `form` adjusted to another table with this kind of targets. known: the labels that may occur."""
+        return form
+
+    @abstractmethod
+    def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
+        """Return the label of every row. Raises InvalidData with the row."""
+
+    @abstractmethod
+    def strata(self, rows: LabelledRows) -> list[str]:
+        """Return the stratum of each row: a held-out part is drawn from each stratum."""
+
+    @abstractmethod
+    def names(self, label: Label) -> tuple[str, ...]:
+        """Return the names in a label, as the data spell them."""
+
+    @abstractmethod
+    def same(self, label: Label) -> Label:
+        """Return a normalised label: two labels are equal if their normalised labels are."""
+
+    @abstractmethod
+    def splits(
+        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+    ) -> TaskData:
+        """Return label names and both splits, for rows of this kind (arguments of the function `splits`)."""
+
+    @abstractmethod
+    def matched(
+        self,
+        rows: LabelledRows,
+        label_names: Sequence[str],
+        labels: Sequence[str] | None,
+        names: Sequence[str],
+        whose: str,
+    ) -> Split:
+        """Return a split with known labels, for rows of this kind (arguments of the function `matched`)."""
+
+    def grouped(self, split: Split) -> Split:
+        """Return a split with one row for each input, for evaluation; most kinds keep every row."""
+        return split
+
+    @abstractmethod
+    def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
+        """Return targets as the data spell them: the inverse of `splits`."""
+
+    @abstractmethod
+    def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
+        """Return the targets in words: `2 classes (no, yes)`, `numbers from 1 to 5`."""
+
+    @abstractmethod
+    def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
+        """Raise InvalidData if all training texts have the same target, or none has a label."""
+
+    def check_positive(self, label_names: Sequence[str]) -> str | None:
+        """Return why no label can be the positive label: `3 classes`, `kind number`. None: a label can be positive."""
+        return f"kind {self.kind}"
