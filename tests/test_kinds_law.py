@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import afina as package
-from afina.data.kinds import KINDS
+from afina.data.kinds import KINDS, TEXT
 from afina.data.readers.target_kinds import TARGETS
 from afina.models.objectives import OBJECTIVES
 from afina.report.presentation import PRESENTATIONS
@@ -36,8 +36,9 @@ CONSTANTS = {f"afina.data.kinds.{kind.upper()}" for kind in KINDS}
 OBJECTIVE_CLASSES = {f"{made.__module__}.{made.__name__}" for made in OBJECTIVES.values()}
 """Full names of the constants of `data.kinds`, and of the subclasses of Objective."""
 
-WORDS = {*KINDS, *(made.problem_type for made in OBJECTIVES.values())}
-"""Strings that name a kind, ours and transformers'."""
+WORDS = {*KINDS, *(made.problem_type for made in OBJECTIVES.values())} - {TEXT}
+"""Strings that name a kind, ours and transformers'; "text" is also the role of a column, so it counts only beside a
+`kind`."""
 
 SOURCE = Path(package.__file__).parent
 
@@ -98,7 +99,9 @@ class Asking:
     def _asks(self, node: ast.AST) -> Iterator[bool]:
         match node:
             case ast.Compare():
-                yield any(map(self._is_kind, (node.left, *node.comparators)))
+                compared = (node.left, *node.comparators)
+                yield any(map(self._is_kind, compared))
+                yield any(_is_text(one) for one in compared) and any(_is_named_kind(one) for one in compared)
             case ast.MatchValue() | ast.MatchClass():
                 yield self._is_kind(node.value if isinstance(node, ast.MatchValue) else node.cls)
             case ast.Call(func=ast.Name(id="isinstance" | "issubclass"), args=[_, asked]):
@@ -114,6 +117,16 @@ class Asking:
                 yield any(map(self._is_constant, table.keys))
 
 
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value == TEXT
+
+
+def _is_named_kind(node: ast.expr) -> bool:
+    return (isinstance(node, ast.Attribute) and node.attr == "kind") or (
+        isinstance(node, ast.Name) and node.id == "kind"
+    )
+
+
 def asking(text: str) -> list[int]:
     """Lines of a module that ask for a kind."""
     return sorted({*Asking(text).lines()})
@@ -123,6 +136,8 @@ def asking(text: str) -> list[int]:
     "code",
     [
         'if record.kind == "number": ...',
+        'if kind == "text" or record.kind != "text": ...',
+        "from afina.data.kinds import TEXT\nif asked == TEXT: ...",
         'x = "s" * (record.kind != "labels")',
         "from afina.data.kinds import NUMBER\nif kind in (NUMBER, None): ...",
         "from afina.data.kinds import NUMBER as N\nif N == kind: ...",
@@ -152,6 +167,7 @@ def test_code_that_asks_for_a_kind_is_found(code: str) -> None:
     [
         'if message.kind == "error" or array.dtype.kind == "f": ...',
         "if first.kind != second.kind: ...",
+        'if role == "text": ...',
         'made = {"labels": names, "confusion": None}',
         "from afina.data.kinds import NUMBER\nmade = {'kind': NUMBER}",
         "from afina.data.kinds import CLASSES, Kind\nclass Task:\n    kind: Kind = CLASSES",
