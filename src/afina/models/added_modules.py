@@ -112,7 +112,7 @@ def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
         Keys and values, each [N, G, D], from the first attention to the last.
     """
     if rows.device.type == "meta":
-        shape = (len(rows), *_heads(body.config))
+        shape = (len(rows), *key_heads(body.config))
         return [(rows.new_empty(shape), rows.new_empty(shape)) for _ in attentions(body)]
     kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
     bounds = torch.tensor([0, len(rows)], dtype=torch.int32, device=rows.device)
@@ -135,7 +135,7 @@ def _by_token(states: Tensor) -> Tensor:
     return states[0].transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
 
-def _heads(config: Any) -> tuple[int, int]:
+def key_heads(config: Any) -> tuple[int, int]:
     """Return the number of key heads and the width of a head."""
     heads = int(config.num_attention_heads)
     groups = getattr(config, "num_key_value_heads", None) or heads

@@ -130,6 +130,11 @@ class Classifier(nn.Module):
         unwrap = getattr(self.model, "get_base_model", None)
         return unwrap() if unwrap else self.model
 
+    @property
+    def output_embedding(self) -> Any:
+        """The last layer of a language model, which returns a logit for each token of the vocabulary."""
+        return self._inner().get_output_embeddings()
+
     def layout(self, packed: Packed) -> Layout:
         """Return the layout of the row that the body computes for a batch, including a method's virtual tokens."""
         return layout_of(self.body, packed.bounds)
@@ -160,10 +165,10 @@ class Classifier(nn.Module):
         computed: Tensor = self(packed)
         return computed.cpu().numpy()
 
-    def features(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Return the head's input, the body's pooled output, float32 [B, width]."""
+    def features(self, packed: Packed, layout: Layout | None = None, **options: Any) -> Tensor:
+        """Return the head's input, the body's pooled output, float32 [B, width]; `options` as in `read`."""
         layout = layout or self.layout(packed)
-        return self.read(self._row(packed, layout), layout)
+        return self.read(self._row(packed, layout), layout, **options)
 
     def read(self, row: Mapping[str, Tensor], layout: Layout, **options: Any) -> Tensor:
         """Return the features of a row whose layout is known, float32 [B, width].

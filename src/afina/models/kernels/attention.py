@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from afina.errors import InvalidStudy
 from afina.models.added_modules import prefix_of
 from afina.models.kernels.elementwise import scaled_mask
+from afina.models.kernels.key_values import KeyValueRow
 from afina.models.kernels.layer_changes import RowSegment
 from afina.models.kernels.layout import Layout, insert, take_out
 
@@ -122,15 +123,14 @@ def packed_attention(
     causal: bool = True,
     keep: dict[nn.Module, tuple[Tensor, Tensor]] | None = None,
     segments: Sequence[RowSegment] | None = None,
+    cached: KeyValueRow | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Compute attention within each sequence of a packed row, including the prefix of `module` if it has one.
 
     Args:
         module: The attention module.
-        query: [1, H, T, D].
-        key: [1, G, T, D]; G divides H.
-        value: [1, G, T, D].
+        query: [1, H, T, D]; key and value are [1, G, T, D], and G divides H.
         attention_mask: Ignored; the layout determines what is visible.
         layout: The row's layout.
         scaling: Factor of the scores. None: 1 / sqrt(D).
@@ -139,6 +139,7 @@ def packed_attention(
         causal: Whether a token attends only to itself and earlier tokens.
         keep: Receives key and value by module, if given.
         segments: Parts of the row with prefixes of their own; together they cover the row, in order.
+        cached: Where keys and values are kept, and what the tokens attend to if they continue running sequences.
 
     Returns:
         [1, T, H, D], and None in place of attention weights.
@@ -146,11 +147,7 @@ def packed_attention(
     Raises:
         InvalidStudy: A sliding window in both directions is not supported.
     """
-    if sliding_window is not None and not causal:
-        raise InvalidStudy(
-            "attention: a sliding window is supported for causal models only. Choose another backbone.",
-            code="backbone.unsupported",
-        )
+    _check_window(sliding_window, causal=causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have returned float32
     if keep is not None:
@@ -159,13 +156,25 @@ def packed_attention(
     if segments is None:
         prefix = prefix_of(module)
         columns = prefix.columns() if prefix else None
+        if cached is not None:
+            cached.write(module, row[1], row[2], columns)
+            if cached.read:
+                return cached.attend(module, row[0], scale, sliding_window)[None], None
         return _attend(*row, columns, layout, scale, dropout, sliding_window, causal=causal)[None], None
     parts = []
     for cells, own, prefixes in segments:
-        q, k, v = (states[:, cells] for states in row)
+        part = (states[:, cells] for states in row)
         columns = None if prefixes is None else prefixes[module]
-        parts.append(_attend(q, k, v, columns, own, scale, dropout, sliding_window, causal=causal))
+        parts.append(_attend(*part, columns, own, scale, dropout, sliding_window, causal=causal))
     return torch.cat(parts)[None], None
+
+
+def _check_window(window: int | None, *, causal: bool) -> None:
+    if window is not None and not causal:
+        raise InvalidStudy(
+            "attention: a sliding window is supported for causal models only. Choose another backbone.",
+            code="backbone.unsupported",
+        )
 
 
 def _attend(

@@ -1,0 +1,255 @@
+"""Searches: how one request goes from next-token logits to the tokens of its answer.
+
+A greedy search, sampling and beam search follow transformers' `generate` on the prompt alone. Each search sees only its
+own logits, so other requests cannot change its answer. Does not know models, caches or other requests.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afina.digest import derive_seed
+from afina.models.decoding import Decoding
+
+_FEW = 512
+"""Number of most probable tokens among which top-p looks first; sorting a whole vocabulary takes milliseconds."""
+
+Stops = Callable[[Sequence[int]], bool]
+"""Whether an answer's tokens, of which only the last is new, contain a stop string."""
+
+
+class Continuation(NamedTuple):
+    """A generated answer.
+
+    Attributes:
+        tokens: int64 [number of new tokens], the end token included.
+        ended: Whether the answer ended by an end token or a stop string, and not by the limit of new tokens.
+    """
+
+    tokens: np.ndarray
+    ended: bool
+
+
+class Moves(NamedTuple):
+    """The next tokens of a request.
+
+    Attributes:
+        tokens: The next token of each row.
+        parents: The row that each row continues.
+    """
+
+    tokens: list[int]
+    parents: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """What ends an answer.
+
+    Attributes:
+        ends: The end tokens.
+        most: Most new tokens.
+        stops: Whether an answer contains a stop string. None: there are no stop strings.
+    """
+
+    ends: frozenset[int]
+    most: int
+    stops: Stops | None = None
+
+    def ended(self, tokens: Sequence[int]) -> bool:
+        """Whether the last token ends the answer."""
+        return tokens[-1] in self.ends or (self.stops is not None and self.stops(tokens))
+
+
+class Search(ABC):
+    """The search of one request.
+
+    Attributes:
+        answer: The answer; None while the search is running.
+    """
+
+    answer: Continuation | None = None
+
+    def __init__(self, prompt: np.ndarray, decoding: Decoding, limits: Limits) -> None:
+        self.prompt, self.decoding, self.limits = prompt, decoding, limits
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that the search needs."""
+        return self.decoding.beams
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether `advance` needs only the best token."""
+        return False
+
+    @abstractmethod
+    def advance(self, logits: Tensor, best: int | None) -> Moves | None:
+        """Take the next step.
+
+        Args:
+            logits: Next-token logits of each running row, float32 [rows, V]; [1, V] at the first step.
+            best: Index of the largest logit of the first row; may be None unless `takes_best`.
+
+        Returns:
+            The next tokens; None: the search has ended and `answer` is set.
+        """
+
+    def _banned(self, tokens: Sequence[int]) -> np.ndarray:
+        """Return the tokens that would repeat an n-gram of prompt and answer, int64 [number]."""
+        size = self.decoding.no_repeat_ngram
+        whole = np.concatenate([self.prompt, np.asarray(tokens, self.prompt.dtype)])
+        if size == 0 or len(whole) < size:
+            return np.zeros(0, np.int64)
+        windows = np.lib.stride_tricks.sliding_window_view(whole, size)
+        same = (windows[:, :-1] == whole[len(whole) - size + 1 :]).all(1)
+        return np.unique(windows[same, -1]).astype(np.int64)
+
+
+class SingleSearch(Search):
+    """One row: the most probable token, or a token drawn at random."""
+
+    def __init__(self, prompt: np.ndarray, decoding: Decoding, limits: Limits) -> None:
+        super().__init__(prompt, decoding, limits)
+        self._tokens: list[int] = []
+        seed = derive_seed(decoding.seed, "sample", *prompt.tolist()) if decoding.samples else 0
+        self._random = np.random.Generator(np.random.PCG64(seed))
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether neither random draws nor banned n-grams change the choice."""
+        return not self.decoding.samples and not self.decoding.no_repeat_ngram
+
+    def advance(self, logits: Tensor, best: int | None) -> Moves | None:
+        """Append a token; the search ends at an end token, a stop string or the limit."""
+        if self.takes_best:
+            assert best is not None
+            token = best
+        else:
+            scores = logits[0].cpu().numpy().astype(np.float64)
+            scores[self._banned(self._tokens)] = -np.inf
+            token = self._draw(scores) if self.decoding.samples else int(scores.argmax())
+        self._tokens.append(token)
+        ended = self.limits.ended(self._tokens)
+        if ended or len(self._tokens) == self.limits.most:
+            self.answer = Continuation(np.array(self._tokens, np.int64), ended)
+            return None
+        return Moves([token], [0])
+
+    def _draw(self, scores: np.ndarray) -> int:
+        """Draw from softmax(scores / temperature), among the tokens that top-k and top-p leave."""
+        scores = scores / self.decoding.temperature
+        weights = np.exp(scores - scores.max())
+        kept = np.arange(len(weights))
+        if 0 < self.decoding.top_k < len(kept):
+            kept = np.argpartition(-weights, self.decoding.top_k - 1)[: self.decoding.top_k]
+        if self.decoding.top_p < 1:
+            kept = _nucleus(weights, kept, self.decoding.top_p)
+        kept = np.sort(kept)  # an order that rounding of the weights does not change
+        shares = np.cumsum(weights[kept])
+        at = np.searchsorted(shares, self._random.random() * shares[-1], side="right")
+        return int(kept[min(int(at), len(kept) - 1)])
+
+
+def _nucleus(weights: np.ndarray, kept: np.ndarray, top_p: float) -> np.ndarray:
+    """Return the fewest most probable tokens of `kept` that have at least the probability `top_p`."""
+    needed = top_p * weights[kept].sum()
+    if len(kept) > _FEW:
+        few = kept[np.argpartition(-weights[kept], _FEW - 1)[:_FEW]]
+        kept = few if weights[few].sum() >= needed else kept
+    order = kept[np.argsort(-weights[kept], kind="stable")]
+    shares = np.cumsum(weights[order])
+    return order[: int(np.searchsorted(shares, needed, side="left")) + 1]
+
+
+_NEVER = -1e9
+"""transformers' score of a beam that must not be chosen."""
+
+
+class BeamSearch(Search):
+    """Several rows, as transformers' beam search with `early_stopping=False`.
+
+    The search ends when the best running beam, divided by its length ** length_penalty, is worse than every finished
+    beam.
+    """
+
+    def __init__(self, prompt: np.ndarray, decoding: Decoding, limits: Limits) -> None:
+        super().__init__(prompt, decoding, limits)
+        self._beams: list[list[int]] = [[]]
+        self._scores = [0.0]
+        self._finished: list[tuple[float, list[int], bool]] = []
+
+    def advance(self, logits: Tensor, best: int | None) -> Moves | None:
+        """Continue the best beams."""
+        candidates, most = self._candidates(logits), self.decoding.beams
+        length = len(self._beams[0]) + 1
+        reached = length == self.limits.most
+        ends = [self.limits.ended([*self._beams[beam], token]) for _, beam, token in candidates]
+        running, over = [], []
+        for place, ((score, beam, token), ended) in enumerate(zip(candidates, ends, strict=True)):
+            if not (ended or reached):
+                running.append((score, beam, token))
+            else:
+                over.append((score + _NEVER, beam, token))
+                if place < most:
+                    tokens = [*self._beams[beam], token]
+                    self._finished.append((score / length**self.decoding.length_penalty, tokens, ended))
+        self._finished = sorted(self._finished, key=lambda one: -one[0])[:most]
+        going = [*running, *over][:most]
+        if not running or self._cannot_improve(going[0][0], length):
+            _, tokens, ended = self._finished[0]
+            self.answer = Continuation(np.array(tokens, np.int64), ended)
+            return None
+        self._beams = [[*self._beams[beam], token] for _, beam, token in going]
+        self._scores = [score for score, _, _ in going]
+        return Moves([token for _, _, token in going], [beam for _, beam, _ in going])
+
+    def _candidates(self, logits: Tensor) -> list[tuple[float, int, int]]:
+        """Return (sum of log-probabilities, beam, token) of the best continuations, best first."""
+        scores = torch.log_softmax(logits, -1)
+        if self.decoding.no_repeat_ngram:
+            for beam, tokens in enumerate(self._beams):
+                scores[beam, torch.from_numpy(self._banned(tokens)).to(scores.device)] = -torch.inf
+        scores += torch.tensor(self._scores, dtype=scores.dtype, device=scores.device)[:, None]
+        wanted = max(2, 1 + len(self.limits.ends)) * self.decoding.beams
+        values, places = scores.view(-1).topk(min(wanted, scores.numel()))
+        size = scores.shape[1]
+        found = zip(values.tolist(), places.tolist(), strict=True)
+        return [(value, place // size, place % size) for value, place in found]
+
+    def _cannot_improve(self, best: float, length: int) -> bool:
+        if len(self._finished) < self.decoding.beams:
+            return False
+        return best / length**self.decoding.length_penalty <= self._finished[-1][0]
+
+
+def search_for(prompt: np.ndarray, decoding: Decoding, limits: Limits) -> Search:
+    """Return the search that `decoding` asks for."""
+    return (BeamSearch if decoding.beams > 1 else SingleSearch)(prompt, decoding, limits)
+
+
+def stops_of(tokenizer: object, strings: Collection[str]) -> Stops | None:
+    """Return the check for stop strings; None: there are none.
+
+    Args:
+        tokenizer: The tokenizer that decodes the answer.
+        strings: The stop strings.
+    """
+    if not strings:
+        return None
+    most = max(len(each.encode()) for each in strings) + 4
+    decode = tokenizer.decode  # type: ignore[attr-defined]
+
+    def stops(tokens: Sequence[int]) -> bool:
+        # Every token is at least a byte, except special tokens, so that the last tokens hold a string that ends now.
+        text: str = decode(list(tokens[-most:]), skip_special_tokens=True)
+        return any(each in text for each in strings)
+
+    return stops

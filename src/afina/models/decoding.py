@@ -1,0 +1,46 @@
+"""Decoding: how an answer is generated. Does not import torch and does not know models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from afina.schema import Frozen
+
+
+class Decoding(Frozen):
+    """How an answer is generated, token by token.
+
+    Attributes:
+        max_new_tokens: Most tokens of an answer, the end token included. None: as many as the model has positions for.
+        beams: Number of beams of beam search; 1: no beam search.
+        length_penalty: In beam search, the sum of log-probabilities is divided by length ** length_penalty.
+        no_repeat_ngram: Size of n-grams that occur at most once in prompt and answer together. 0: no limit.
+        temperature: Divisor of the logits before sampling. 0: the most probable token, without sampling.
+        top_p: Sampling draws from the fewest most probable tokens that have at least this probability together.
+        top_k: Sampling draws from this number of most probable tokens. 0: from all tokens.
+        seed: Seed of sampling. The same prompt with the same seed has the same answer, whatever else is generated.
+        stop: Strings that end an answer; the answer is cut before the string.
+    """
+
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    beams: Annotated[int, Field(ge=1, le=64)] = 1
+    length_penalty: float = Field(default=1.0, allow_inf_nan=False)
+    no_repeat_ngram: int = Field(default=0, ge=0)
+    temperature: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    seed: int = 0
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn at random."""
+        return self.temperature > 0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Decoding:
+        if self.beams > 1 and self.samples:
+            raise ValueError("beams and temperature cannot be combined. Set beams to 1, or temperature to 0")
+        return self
