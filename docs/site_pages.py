@@ -167,7 +167,12 @@ def _toml(value: object) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
 
 
-KINDS = {"classes": "Classes: one label a text", "number": "Number", "labels": "Labels: any number of labels a text"}
+KINDS = {
+    "classes": "Classes: one label a text",
+    "number": "Number",
+    "labels": "Labels: any number of labels a text",
+    "text": "Text: an answer in words",
+}
 
 METRICS_INTRODUCTION = """# Metrics
 
@@ -189,7 +194,7 @@ def metrics_page() -> str:
         for one in metrics:
             low, high = (f"{end:g}" if math.isfinite(end) else ("-∞" if end < 0 else "∞") for end in one.range)
             unit = ", in the unit of the label" if one.of_unit else ""
-            better = "lower" if one.lower else "higher"
+            better = ("lower" if one.lower else "higher") if one.directed else "neither"
             parts.append(f"| `{one.name}` | {one.words} | {low} to {high}{unit} | {better} | {one.needs} |")
         parts.append("")
     return "\n".join(parts)

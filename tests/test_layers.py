@@ -65,6 +65,8 @@ OWNERS = {
     "psutil": "meter",
     "sklearn": "stats.classification studies.choosing.floors estimators.*",
     "scipy": "stats.classification stats.intervals stats.significance report.paper_claims",
+    "rouge_score": "stats.text",
+    "sacrebleu": "stats.overlap",
     "matplotlib": "report.plots.*",
     "jinja2": "report.writers.html server.http.page",
     "time": "meter",
@@ -183,7 +185,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 LATER = (
     "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
-    "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource"
+    "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu"
 )
 """Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
 

@@ -12,6 +12,7 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn import metrics as theirs
 
+import references
 from afina.stats import classification, intervals
 from afina.stats.metrics import METRICS, Answered, Metric, of_kind
 
@@ -50,6 +51,8 @@ def made(metric: Metric, generator: np.random.Generator, n: int, *, rounded: boo
         return [numbers(generator, n, rounded=rounded)]
     if metric.kind == "labels":
         return [labels(generator, n, rounded=rounded)]
+    if metric.kind == "text":
+        return [references.texts(generator, n, most=1 if rounded else 4)]
     counts = (2,) if metric.classes else (2, 4)
     return [classes(generator, n, count, rounded=rounded, rare=rare) for count in counts for rare in (False, True)]
 
@@ -84,17 +87,18 @@ THEIRS: dict[str, Callable[[Answered], float]] = {
     "macro_f1": lambda a: theirs.f1_score(a.targets, a.answers, average="macro", zero_division=np.nan),
     "exact_match": lambda a: theirs.accuracy_score(a.targets, a.answers),
     "average_precision": _average_precision,
+    **references.METRICS,
 }
 
 
 def test_every_metric_but_the_calibration_error_has_a_reference() -> None:
     assert THEIRS.keys() == METRICS.keys() - {"ece"}
-    assert [name for name, metric in METRICS.items() if not metric.values] == ["ece"]
+    assert [name for name, metric in METRICS.items() if not metric.values] == ["ece", "perplexity", "length_ratio"]
 
 
 @pytest.mark.parametrize("name", THEIRS)
 @pytest.mark.parametrize("rounded", [False, True])
-def test_figures_are_those_of_scikit_learn_and_scipy(name: str, rounded: bool) -> None:
+def test_figures_are_those_of_other_libraries(name: str, rounded: bool) -> None:
     for n in (7, 300):
         for answered in made(METRICS[name], np.random.default_rng(n), n, rounded=rounded):
             found = METRICS[name].value(answered)
@@ -121,22 +125,28 @@ def test_the_mean_of_the_values_is_the_figure(metric: Metric, rounded: bool) -> 
 @pytest.mark.parametrize("rounded", [False, True])
 def test_the_values_are_those_of_the_jackknife(metric: Metric, rounded: bool) -> None:
     """Tukey's pseudo-values: N T - (N - 1) T without the example."""
-    n = 1500 if metric.kind == "classes" else 600
+    n = {"classes": 1500, "text": 100}.get(metric.kind, 600)
     for answered in made(metric, np.random.default_rng(1), n, rounded=rounded):
         values = metric.values(answered).astype(float)
         whole, pseudo = values.mean(), np.empty(n)
         for index in range(n):
             rest = np.arange(n) != index
             chances = None if answered.chances is None else answered.chances[rest]
-            without = Answered(answered.targets[rest], answered.answers[rest], chances)
+            extras = {name: array[rest] for name, array in answered.extras.items()}
+            without = Answered(answered.targets[rest], answered.answers[rest], chances, extras)
             pseudo[index] = n * whole - (n - 1) * metric.values(without).mean()
         assert np.corrcoef(values, pseudo)[0, 1] > 0.99
         assert values.std() == pytest.approx(pseudo.std(), rel=0.04)
 
 
 def test_the_spread_of_the_values_is_that_of_the_figure_over_samples() -> None:
-    """Of 600 samples of 400 examples each; the standard error of a standard deviation is 3 %."""
+    """Of 600 samples of 400 examples each; the standard error of a standard deviation is 3 %.
+
+    `test_text.py` compares metrics of texts, which take longer, with the bootstrap.
+    """
     for metric in COMPARED:
+        if metric.kind == "text":
+            continue
         generator = np.random.default_rng(3)
         found, foreseen = [], []
         for _ in range(600):
@@ -166,6 +176,8 @@ def test_a_figure_is_in_its_range_or_undefined_as_are_its_values_and_its_interva
         ramp = np.arange(6.0)
         cases = [Answered(t, a) for t in (ramp, ramp * 0 + 0.1) for a in (ramp, -ramp, ramp * 0, ramp * 0 + 0.1)]
         cases.append(Answered(ramp[:1], ramp[:1]))
+    elif metric.kind == "text":
+        cases = references.edges()
     else:
         none, each = np.zeros((6, 3), bool), np.arange(18).reshape(6, 3) % 2 == 0
         cases = [Answered(t, a, a / 2) for t in (none, ~none, each) for a in (none, ~none, each)]
@@ -245,15 +257,18 @@ def test_metrics_say_what_they_fit_and_which_differences_are_small() -> None:
     assert METRICS["rmse"].margin(targets) == METRICS["mae"].margin(targets) == 0.05
     assert METRICS["rmse"].margin(np.ones(3)) > 0
     assert METRICS["pearson"].margin(targets) == METRICS["accuracy"].margin(targets) == 0.01
+    assert METRICS["nist"].margin(references.texts(np.random.default_rng(0), 3).targets) == 0.1
 
 
 def test_the_first_of_a_kind_is_its_headline() -> None:
-    kinds = {kind: of_kind(kind) for kind in ("classes", "number", "labels")}
-    assert [names[0] for names in kinds.values()] == ["accuracy", "pearson", "micro_f1"]
+    kinds = {kind: of_kind(kind) for kind in ("classes", "number", "labels", "text")}
+    assert [names[0] for names in kinds.values()] == ["accuracy", "pearson", "micro_f1", "rouge_l"]
     assert [name for names in kinds.values() for name in names] == list(METRICS)
     assert of_kind("nothing") == ()
 
 
 def test_knowing_the_metrics_takes_neither_scikit_learn_nor_scipy() -> None:
-    code = "import sys, afina.stats.metrics; print([name for name in ('sklearn', 'scipy') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    code = (
+        "import sys, afina.stats.metrics; print({'sklearn', 'scipy', 'sacrebleu', 'rouge_score'} & sys.modules.keys())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

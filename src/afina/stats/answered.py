@@ -7,9 +7,13 @@ accuracy. This is the delta method, or infinitesimal jackknife (Efron & Tibshira
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 UNDEFINED = float("nan")
 """NaN: a metric that is undefined for these answers, such as the AUROC of texts of one class; `null` in JSON."""
@@ -20,14 +24,27 @@ class Answered:
     """The targets and answers of N examples.
 
     Attributes:
-        targets: Classes: int64 [N]. Numbers: float64 [N]. Labels: bool or int [N, L].
-        answers: In the form of targets.
-        chances: Probabilities. Classes: float [N, C]. Labels: float [N, L]. None for numbers.
+        targets: Classes: int64 [N]. Numbers: float64 [N]. Labels: bool or int [N, L]. Texts: tuples of one or more
+            references, object [N].
+        answers: In the form of targets. Texts: strings, object [N].
+        chances: Probabilities. Classes: float [N, C]. Labels: float [N, L]. None for numbers and texts.
+        extras: For texts that a language model answered. `nll`: negative log-likelihood of all references in nats,
+            float64 [N]. `reference_tokens`: tokens of all references with eos, int64 [N]. `new_tokens`: tokens of the
+            answer with eos, int64 [N]. `ended`: whether eos or a stop string ended the answer, bool [N].
     """
 
     targets: np.ndarray
     answers: np.ndarray
     chances: np.ndarray | None = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """Return `compute()`, which is computed once for these answers and kept by this name."""
+        if name not in self._kept:
+            self._kept[name] = compute()
+        kept: T = self._kept[name]
+        return kept
 
     @property
     def probabilities(self) -> np.ndarray:

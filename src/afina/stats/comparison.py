@@ -131,8 +131,8 @@ def compare(
             Row s of all methods has the same seed, and column i the same example.
         references: Methods that are not candidates, such as an untrained model. Pairs with a reference are corrected
             separately, so that their number does not weaken other comparisons.
-        margin: The largest difference that does not matter. Default: 0.01. Required for a metric in the unit of the
-            targets (`metric.margin`).
+        margin: The largest difference that does not matter. Default: `metric.small`. Required for a metric in the unit
+            of the targets (`metric.margin`).
 
     The result is deterministic. Raises ValueError if shapes differ, there are no examples, the metric is UNDEFINED or
     cannot compare methods, or the margin or level is out of range.
@@ -189,7 +189,7 @@ def _checked(metric: Metric, margin: float | None) -> float:
         raise ValueError(f"methods cannot be compared by {metric.words}: it is no mean over examples")
     if margin is None and metric.of_unit:
         raise ValueError(f"margin: {metric.words} has the unit of the targets, so it must be given")
-    margin = 0.01 if margin is None else margin
+    margin = metric.small if margin is None else margin
     if not 0 < margin < (1 if metric.points else inf):
         between = "a share between 0 and 1 (one point is 0.01)" if metric.points else "a number above 0"
         raise ValueError(f"margin: found {margin}, expected {between}")

@@ -1,6 +1,7 @@
 """The metrics: names, formulas, and the properties that confidence intervals and comparisons need.
 
-Formulas are in `classification.py` and `regression.py`; docs/reference/figures.md defines each metric for readers.
+Formulas are in `classification.py`, `regression.py`, `text.py` and `overlap.py`. docs/reference/figures.md defines each
+metric for readers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from math import inf
 
 import numpy as np
 
-from afina.stats import classification, regression
+from afina.stats import classification, overlap, regression, text
 from afina.stats.answered import Answered
 
 __all__ = ["METRICS", "OF_KIND", "Answered", "Metric", "of_kind"]
@@ -32,6 +33,7 @@ class Metric:
             `value` (answered.py); bool if an answer is right or wrong. None: the metric cannot compare methods.
         points: Whether a difference is given in percentage points.
         lower: Whether lower is better.
+        directed: Whether higher or lower is better at all.
         range: The range of possible values.
         of_unit: Whether the metric has the unit of the targets.
         classes: The required number of classes; None: any.
@@ -39,6 +41,7 @@ class Metric:
         graded: Whether an answer can be wrong by more or less, so that the difference of two answers has a size.
         share: Whether the metric is on the scale of accuracy, so that accuracies on other tasks are prior evidence.
         main: Whether the metric is shown beside the headline.
+        small: The largest difference that counts as small, if the metric has no unit of the targets.
         needs: What the metric needs to be defined, in words; empty if it is always defined.
     """
 
@@ -49,6 +52,7 @@ class Metric:
     values: Callable[[Answered], np.ndarray] | None
     points: bool
     lower: bool = False
+    directed: bool = True
     range: tuple[float, float] = (0.0, 1.0)
     of_unit: bool = False
     classes: int | None = None
@@ -56,12 +60,13 @@ class Metric:
     graded: bool = False
     share: bool = False
     main: bool = False
+    small: float = 0.01
     needs: str = ""
 
     @property
     def counted(self) -> bool:
         """Whether the metric is a share of examples that are each right or wrong."""
-        return self.name in ("accuracy", "exact_match")
+        return self.name in ("accuracy", "exact_match", "exact_answer")
 
     def fits(self, answered: Answered) -> bool:
         """Return whether the metric can be computed for these answers."""
@@ -70,8 +75,8 @@ class Metric:
         return self.classes is None or self.classes == answered.classes
 
     def margin(self, targets: np.ndarray) -> float:
-        """Return the largest difference that counts as small: 0.01, or 5 % of the targets' standard deviation."""
-        return 0.05 * (float(np.std(targets)) or 1.0) if self.of_unit else 0.01
+        """Return the largest difference that counts as small: `small`, or 5 % of the targets' standard deviation."""
+        return 0.05 * (float(np.std(targets)) or 1.0) if self.of_unit else self.small
 
 
 def _mean(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], float]:
@@ -165,7 +170,71 @@ _OF_LABELS = (
     ),
 )  # fmt: skip
 
-OF_KIND: dict[str, tuple[Metric, ...]] = {"classes": _OF_CLASSES, "number": _OF_NUMBERS, "labels": _OF_LABELS}
+_WORDS = "references with a word"
+_LATIN = "references with a letter from a to z or a digit"
+_OF_MODELS = "answers of a language model"
+
+_OF_TEXTS = (
+    Metric(
+        name="rouge_l", words="ROUGE-L", kind="text", points=True, graded=True, main=True, needs=_LATIN,
+        value=_mean(text.rouge_values("l")), values=text.rouge_values("l"),
+    ),
+    Metric(
+        name="rouge_1", words="ROUGE-1", kind="text", points=True, graded=True, needs=_LATIN,
+        value=_mean(text.rouge_values("1")), values=text.rouge_values("1"),
+    ),
+    Metric(
+        name="rouge_2", words="ROUGE-2", kind="text", points=True, graded=True, needs=_LATIN,
+        value=_mean(text.rouge_values("2")), values=text.rouge_values("2"),
+    ),
+    Metric(
+        name="bleu", words="BLEU", kind="text", points=True, graded=True, main=True,
+        value=overlap.bleu, values=overlap.bleu_values,
+    ),
+    Metric(
+        name="chrf", words="chrF", kind="text", points=True, graded=True,
+        value=overlap.chrf, values=overlap.chrf_values,
+    ),
+    Metric(
+        name="nist", words="NIST", kind="text", points=False, graded=True, range=LOSS, small=0.1, needs=_WORDS,
+        value=overlap.nist, values=overlap.nist_values,
+    ),
+    Metric(
+        name="exact_answer", words="exact match", kind="text", points=True,
+        value=_mean(text.exact_match_values), values=text.exact_match_values,
+    ),
+    Metric(
+        name="token_f1", words="token F1", kind="text", points=True, graded=True, main=True,
+        value=_mean(text.token_f1_values), values=text.token_f1_values,
+    ),
+    Metric(
+        name="loss", words="loss of a token", kind="text", points=False, graded=True, lower=True, range=LOSS,
+        value=_mean(text.loss_values), values=text.loss_values, needs=_OF_MODELS,
+    ),
+    Metric(
+        name="perplexity", words="perplexity", kind="text", points=False, graded=True, lower=True, range=(1.0, inf),
+        value=text.perplexity, values=None, needs=_OF_MODELS,
+    ),
+    Metric(
+        name="length_ratio", words="length ratio", kind="text", points=False, directed=False, range=LOSS,
+        value=text.length_ratio, values=None, needs=_WORDS,
+    ),
+    Metric(
+        name="unended", words="share of answers without an end", kind="text", points=True, lower=True,
+        value=_mean(text.unended_values), values=text.unended_values, needs=_OF_MODELS,
+    ),
+    Metric(
+        name="repeated_4grams", words="share of repeated 4-grams", kind="text", points=True, graded=True, lower=True,
+        value=_mean(text.repeated_values), values=text.repeated_values,
+    ),
+)  # fmt: skip
+
+OF_KIND: dict[str, tuple[Metric, ...]] = {
+    "classes": _OF_CLASSES,
+    "number": _OF_NUMBERS,
+    "labels": _OF_LABELS,
+    "text": _OF_TEXTS,
+}
 """The metrics of each kind, the default headline metric first."""
 
 METRICS: dict[str, Metric] = {one.name: one for metrics in OF_KIND.values() for one in metrics}
