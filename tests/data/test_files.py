@@ -196,7 +196,7 @@ def test_a_missing_label_column_is_told_with_what_was_found_and_which_field_to_g
     write_csv(directory / "train.csv", ROWS, "text,verdict")
     told = message(directory)
     assert "train.csv: no label column. Found: text, verdict. Expected label or labels or target" in told
-    assert told.endswith("Name another column with `label`.")
+    assert told.endswith("Name another column with `label`, or a column of texts to write with `target`.")
 
 
 @pytest.mark.parametrize("field", ["text", "label", "text_pair"])

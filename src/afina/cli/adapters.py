@@ -29,6 +29,7 @@ from afina.cli.options import (
     SeedOption,
     SeparatorOption,
     SheetOption,
+    TargetColumn,
     TaskOption,
     TextColumn,
     data_options,
@@ -70,6 +71,7 @@ def evaluate(
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
+    target: TargetColumn = None,
     labels: Labels = None,
     separator: SeparatorOption = None,
     missing: MissingOption = None,
@@ -93,7 +95,7 @@ def evaluate(
     from afina.inference.evaluation import evaluate, trained
 
     _print_notes(opened)
-    how = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
+    how = data_options(text, text_pair, label, labels, allow_leakage, separator=separator, target=target)
     texts = EvaluationSet.read(task, trained(opened), **how, **file_options(missing, merge_labels, sheet))
     _print_told(texts.told)
     found = evaluate(
@@ -140,15 +142,18 @@ def predict(
 
     An object has the label and the probability of each label, or the number.
     """
+    from afina.data.readers.target_kinds import TARGETS
     from afina.data.readers.texts import Chunk, TextStream, check_there, chunks, refuse_blank
+    from afina.models import objectives
 
     _check_given(texts, file, {"text": text, "text_pair": text_pair, "sheet": sheet})
     refuse_blank(texts or [])
     if file is not None:
         check_there(file)  # before anything that takes time
     opened = locate(adapter, method, seed)()
-    own = opened.manifest.data
-    with chunks(file, text, text_pair, sheet, own) if file else nullcontext([Chunk.of(texts or [])]) as parts:
+    own, kind = opened.manifest.data, objectives.make(opened.manifest.label_names, opened.manifest.objective).kind
+    written = TARGETS[kind].written
+    with chunks(file, text, text_pair, sheet, own, written) if file else nullcontext([Chunk.of(texts or [])]) as parts:
         allocator.keep_kernels(allocator.FEW)
         from afina.inference import prediction_files, probes
         from afina.report.formatting import texts_cut
@@ -257,6 +262,7 @@ def compare(
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
+    target: TargetColumn = None,
     labels: Labels = None,
     separator: SeparatorOption = None,
     metric: MetricOption = None,
@@ -277,7 +283,7 @@ def compare(
     from afina.report.formatting import metric_figure
     from afina.store import recompute
 
-    data = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
+    data = data_options(text, text_pair, label, labels, allow_leakage, separator=separator, target=target)
     texts = recompute.read_texts(task, (one, other), names=(first, second), **data)
     if positive is not None:
         texts = texts.with_positive(positive)

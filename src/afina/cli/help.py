@@ -42,7 +42,11 @@ _RUN = "Training and asking in words"
 _OUTPUT = "Output"
 GROUPS = {
     **dict.fromkeys(
-        ("text", "text_pair", "label", "labels", "kind", "separator", "missing", "merge_labels", "sheet", "positive"),
+        ("text", "text_pair", "label", "target", "labels", "kind", "separator", "missing", "merge_labels", "sheet"),
+        _DATA,
+    ),
+    **dict.fromkeys(
+        ("positive",),
         _DATA,
     ),
     **dict.fromkeys(

@@ -54,6 +54,9 @@ SeedOption = Annotated[
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.", metavar="NAME")]
 PairColumn = Annotated[str | None, typer.Option("--text-pair", help="Column of a second text.", metavar="NAME")]
 LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the label.", metavar="NAME")]
+TargetColumn = Annotated[
+    str | None, typer.Option("--target", help="Column of texts to learn to write (kind text).", metavar="NAME")
+]
 Labels = Annotated[
     str | None, typer.Option("--labels", help="Labels in order, separated by commas; the second is the positive label.")
 ]
@@ -148,11 +151,12 @@ def data_options(
     kind: str | None = None,
     separator: str | None = None,
     positive: str | None = None,
+    target: str | None = None,
 ) -> dict[str, Any]:
     """Return the options of reading a task under their names in `Task.load` and in [data] of a study file."""
     order = [name.strip() for name in labels.split(",")] if labels is not None else None
     given = {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
-    later = {"evaluation": evaluation, "kind": kind, "separator": separator, "positive": positive}
+    later = {"evaluation": evaluation, "kind": kind, "separator": separator, "positive": positive, "target": target}
     return given | {name: value for name, value in later.items() if value is not None}
 
 

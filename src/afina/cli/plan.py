@@ -23,6 +23,7 @@ from afina.cli.options import (
     PairColumn,
     SeparatorOption,
     SheetOption,
+    TargetColumn,
     TaskOption,
     TemplateOption,
     TextColumn,
@@ -95,6 +96,7 @@ def plan(
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
+    target: TargetColumn = None,
     labels: Labels = None,
     kind: KindOption = None,
     separator: SeparatorOption = None,
@@ -120,7 +122,7 @@ def plan(
 
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
-    read = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator)
+    read = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, target=target)
     found = forecast_methods(
         backbone,
         [make(name) for name in method] if method else None,
@@ -206,6 +208,7 @@ def ask(
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
+    target: TargetColumn = None,
     labels: Labels = None,
     kind: KindOption = None,
     missing: MissingOption = None,
@@ -221,7 +224,7 @@ def ask(
     from afina.cli.progress import print_progress
     from afina.data.task import Task
 
-    how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind)
+    how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, target=target)
     read = Task.load(task, **how, **file_options(missing, merge_labels, sheet))
     from afina.inference.prompting import ask  # importing these takes seconds: report mistakes before
     from afina.models.backbone import Backbone
@@ -240,6 +243,7 @@ def ask(
         "--backbone": backbone if backbone != "embedded" else None,
         "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,
         **{"--eval": evaluation, "--text": text, "--text-pair": text_pair, "--label": label, "--labels": labels},
+        "--target": target,
         **{"--kind": kind, "--missing": missing, "--sheet": sheet},
         "--set": "offset=true" if offset else None,
     }

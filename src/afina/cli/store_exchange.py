@@ -16,6 +16,7 @@ from afina.cli.options import (
     OwnBackbone,
     PairColumn,
     SeparatorOption,
+    TargetColumn,
     TextColumn,
     data_options,
 )
@@ -43,13 +44,14 @@ def diff(
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
+    target: TargetColumn = None,
     labels: Labels = None,
     separator: SeparatorOption = None,
     allow_leakage: KeepTrained = False,
     as_json: Json = False,
 ) -> None:
     """Compare two versions: settings and weights; with --task, their predictions."""
-    given = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
+    given = data_options(text, text_pair, label, labels, allow_leakage, separator=separator, target=target)
     if task is None and (named := next((name for name, value in given.items() if value), None)):
         raise InvalidData(
             f"`{named}` says how a `task` is read, and there is none. Name one, or leave it out.",

@@ -30,6 +30,7 @@ from afina.cli.options import (
     PublishOption,
     SeparatorOption,
     SheetOption,
+    TargetColumn,
     TaskOption,
     TemplateOption,
     TextColumn,
@@ -106,6 +107,7 @@ def train(
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
+    target: TargetColumn = None,
     labels: Labels = None,
     kind: KindOption = None,
     separator: SeparatorOption = None,
@@ -136,7 +138,9 @@ def train(
         "task": task,
         "seeds": [seed],
         "metric": metric,
-        "data": data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive)
+        "data": data_options(
+            text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive, target=target
+        )
         | file_options(missing, merge_labels, sheet),
         "ask": ask_options(template, words),
         "methods": {method: settings},
@@ -160,6 +164,7 @@ def choose(
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
+    target: TargetColumn = None,
     labels: Labels = None,
     kind: KindOption = None,
     separator: SeparatorOption = None,
@@ -187,7 +192,9 @@ def choose(
 
     check_publishing(publish)
     began, command = meter.now(), ["afina", *sys.argv[1:]]
-    data = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive)
+    data = data_options(
+        text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive, target=target
+    )
     data |= file_options(missing, merge_labels, sheet)
     try:
         with sigterm_as_ctrl_c():

@@ -30,7 +30,7 @@ from afina.data.readers import files
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.splitting import LabelledRows
-from afina.data.readers.target_kinds import TARGETS, matched, splits
+from afina.data.readers.target_kinds import TARGETS, matched, of_target, splits
 from afina.data.split import Example, Split, key
 from afina.data.task import Task, names_of
 from afina.errors import AfinaError, CorruptAdapter, InvalidData, Leakage
@@ -110,6 +110,7 @@ class EvaluationSet:
         text: str | None = None,
         text_pair: str | None = None,
         label: str | None = None,
+        target: str | None = None,
         labels: Iterable[str] | None = None,
         separator: str | None = None,
         missing: str | None = None,
@@ -124,11 +125,13 @@ class EvaluationSet:
         those of the adapter's own task, if the file has its columns.
 
         Args:
+            target: The column of references, for an adapter that writes texts; as `label`.
             labels: The names of the integers 0..n-1 in the data.
 
         Raises the errors of `Task.load`, and Leakage if all texts were trained on.
         """
         address, labels = os.fspath(address), names_of(labels)
+        label, _ = of_target(target, label, trained.kind)
         asked = ReadOptions(text, text_pair, label, None, separator, missing, merge_labels, sheet)
         if named(address) is None and find(address).is_file():
             again = _read(address, trained, {key: value for key, value in vars(asked).items() if value is not None})
@@ -142,7 +145,7 @@ class EvaluationSet:
         rows, names, where, metric = _rows(address, asked, trained, given)
         if trained.label_names is None:
             read = splits(rows, rows, labels, names)
-            label_names, split = read.label_names, read.train
+            label_names, split = read.label_names, read.evaluation
             if len(label_names) != trained.width:
                 raise InvalidData(
                     f"{where}: found the labels {', '.join(label_names[:20])}. The adapter has {trained.width} labels "

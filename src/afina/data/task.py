@@ -19,7 +19,7 @@ from afina.data.readers import files, splitting
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.splitting import TaskData
-from afina.data.readers.target_kinds import TARGETS, matched
+from afina.data.readers.target_kinds import TARGETS, matched, of_target
 from afina.data.split import Example, Split, key
 from afina.errors import InvalidData, Leakage
 from afina.repr_html import ReprCard
@@ -41,7 +41,8 @@ class Task(ReprCard):
             of the target.
         leaked: The number of evaluation texts that also occur in the training split, compared in normalised form.
         metric, ceiling, separator: As in `TaskData`.
-        columns: For a file, the columns by role: `text`, `text_pair`, `label`, and `others`, which are not read.
+        columns: For a file, the columns by role: `text`, `text_pair`, `label` or `target`, `group` (rows that stay on
+            one side of a cut), and `others`, which are not read.
         other: How to read the labels as another kind, in words, if the kind is a question.
         notes: Sentences about unexpected findings in the data.
         calibration: Texts set aside from the training split to fit a temperature.
@@ -95,6 +96,7 @@ class Task(ReprCard):
         text: str | None = None,
         text_pair: str | None = None,
         label: str | None = None,
+        target: str | None = None,
         labels: Iterable[str] | None = None,
         kind: str | None = None,
         separator: str | None = None,
@@ -116,8 +118,10 @@ class Task(ReprCard):
         Args:
             text, text_pair, label: Column names. Default: the usual names (`columns.TEXT`, ...). A label `a,b,c` names
                 several columns, each with 0 or 1 for one label.
+            target: The column of texts that the model learns to write: as `label`, with `kind` text.
             labels: The labels in their order, as the data spell them; or names for 0..n-1, or for multi-hot places.
-            kind: A kind of KINDS: classes, number or labels. None: recognised from the labels.
+            kind: A kind of KINDS: classes, number, labels or text. None: recognised from the labels, or text if columns
+                have the names of `columns.WRITTEN` and none has a usual name of labels.
             separator: The text between the labels of a cell.
             missing: One of HOWS: "refuse" (None), "skip" rows without a text or label, "keep" words such as `NA`.
             merge_labels: Read labels that differ only in case, spaces or Unicode form as the most frequent spelling.
@@ -133,6 +137,7 @@ class Task(ReprCard):
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
         address = os.fspath(address)
+        label, kind = of_target(target, label, kind)
         asked = ReadOptions(text, text_pair, label, kind, separator, missing, merge_labels, sheet)
         found = _with_positive(address, _found(address, asked, names_of(labels), evaluation, offline), positive)
         train = splitting.first(found.train, train_examples, "train_examples")

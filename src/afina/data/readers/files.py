@@ -14,7 +14,6 @@ from pathlib import Path
 
 from afina.data.kinds import LABELS
 from afina.data.readers import columns, formats, source
-from afina.data.readers.columns import check_how
 from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import (
     Label,
@@ -24,6 +23,7 @@ from afina.data.readers.labels import (
     form_found,
     form_of_several,
 )
+from afina.data.readers.rows import check_how, labelled
 from afina.data.readers.splitting import LabelledRows, TaskData, hold_out, identities
 from afina.data.readers.target_kinds import TARGETS, of_kind, splits
 from afina.errors import InvalidData, NotFound
@@ -82,13 +82,14 @@ def of_tables(
     spellings = Spellings.of(rows, names, merge=bool(asked.merge_labels)) if not published else Spellings({})
     rows = spellings.applied(rows)
     if held_out is None:
-        notes = (*rows.notes, *contradictions(rows))
         kind = TARGETS[rows.kind]
+        notes = (*rows.notes, *contradictions(rows), *kind.findings(rows))
         train_rows, evaluation_rows = hold_out(rows, kind.strata(rows), both_sides=kind.stratified)
         if not len(evaluation_rows):
+            lacks = "no label has two different texts" if kind.stratified else "there are no two different texts"
             raise InvalidData(
-                f"{train.path}: no label has two different texts among {len(rows)} examples, so no text can be held "
-                "out. Give more examples, or a separate file with `evaluation`.",
+                f"{train.path}: {lacks} among {len(rows)} examples, so no text can be held out. Give more examples, or "
+                "a separate file with `evaluation`.",
                 code="data.too-few-texts",
                 path=train.path,
                 examples=len(rows),
@@ -98,7 +99,8 @@ def of_tables(
         # Both tables are read as the training table. A column that the other table lacks is an error.
         held_out_rows, _, _ = _rows(held_out, chosen, names, published=published, form=form)
         held_out_rows = spellings.applied(held_out_rows)
-        notes = tuple(dict.fromkeys((*rows.notes, *held_out_rows.notes, *contradictions(rows, held_out_rows))))
+        both = (*contradictions(rows, held_out_rows), *TARGETS[rows.kind].findings(rows, held_out_rows))
+        notes = tuple(dict.fromkeys((*rows.notes, *held_out_rows.notes, *both)))
         own = SST2 if _is_sst2(train) and _is_sst2(held_out) else ()
         found = splits(rows, held_out_rows, names, own)
     left_out = [name for name in rows.names if name not in found.label_names]
@@ -137,8 +139,9 @@ def to_measure(
     there |= {key: getattr(usual, key) for key in ("missing", "merge_labels") if getattr(usual, key)}
     asked = replace(ReadOptions(**there), **{key: name for key, name in vars(asked).items() if name is not None})
     rows, _, _ = _rows(found, asked, labels, form=form, known=known)
-    rows = replace(rows, notes=(*rows.notes, *contradictions(rows)))
-    if asked.merge_labels and known:
+    kind = TARGETS[rows.kind]
+    rows = replace(rows, notes=(*rows.notes, *contradictions(rows), *kind.findings(rows)))
+    if asked.merge_labels and known and kind.named:
         rows = Spellings({folded(name): name for name in known}).applied(rows)
     return rows, SST2 if _is_sst2(found) else (), path
 
@@ -159,13 +162,14 @@ def _rows(
 ) -> tuple[LabelledRows, ReadOptions, LabelFormat]:
     """Return the rows, the chosen columns, and how labels are read, which is `form` if given."""
     how = check_how(asked.missing or "refuse")
-    chosen = columns.choose(found, asked.text, asked.text_pair, asked.label, first=published)
+    kind = form.kind if form else asked.kind
+    chosen = columns.choose(found, asked.text, asked.text_pair, asked.label, first=published, kind=kind)
     if form is None:
-        reads = LabelOptions(asked.kind, asked.separator, labels, how == "keep", published)
+        reads = LabelOptions(chosen.kind or asked.kind, asked.separator, labels, how == "keep", published)
         form = label_format(found, chosen.labels, reads)
     else:
         form = TARGETS[form.kind].form_to_measure(form, found, chosen.labels, labels, known)
-    rows = columns.rows(found, chosen, form, None if published and asked.missing is None else how)
+    rows = labelled(found, chosen, form, None if published and asked.missing is None else how)
     settled = replace(
         asked,
         text=chosen.text,

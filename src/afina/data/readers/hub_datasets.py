@@ -333,7 +333,7 @@ def load_dataset(
         formats.joined(f"{place.repository}, {split}", [formats.read(path) for path in paths])
         for split, paths in found.items()
     ]
-    chosen = columns.choose(tables[0], asked.text, asked.text_pair, asked.label, first=True)
+    chosen = columns.choose(tables[0], asked.text, asked.text_pair, asked.label, first=True, kind=asked.kind)
     named = chosen.labels[0] if len(chosen.labels) == 1 else ""
     names = tables[0].classes.get(named, ())
     if not names or (asked.kind is not None and not of_kind(asked.kind).named):

@@ -33,6 +33,8 @@ class TextTargets(TargetKind):
     expected = "a text"
     plural = "texts"
     named = False
+    written = True
+    role = "target"
 
     def holds(self, found: np.ndarray) -> bool:
         """Return whether the dtype is object."""
@@ -45,6 +47,11 @@ class TextTargets(TargetKind):
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         """Return the references in each row."""
         return [references(table, columns[0], row) for row in range(len(table.places))]
+
+    def empty(self, value: Any) -> bool:
+        """Return whether a cell has no text, such as the list of answers to a question without an answer."""
+        found = listed(value)
+        return found is not None and all(cell_values.is_empty(one) for one in found)
 
     def strata(self, rows: LabelledRows) -> list[str]:
         """Return the same stratum for all rows."""
@@ -81,6 +88,24 @@ class TextTargets(TargetKind):
     ) -> Split:
         """Return a split with a row for each input: texts have no names to match."""
         return self.grouped(of_rows(rows))
+
+    def findings(self, *parts: LabelledRows) -> tuple[str, ...]:
+        """Return notes about inputs with several references, and about rows that repeat a reference."""
+        count, inputs, places = 0, dict[tuple[str, str], set[str]](), list[str]()
+        for rows in parts:
+            pairs = rows.pairs if rows.pairs is not None else [""] * len(rows)
+            for row, (*given, label) in enumerate(zip(rows.texts, pairs, rows.labels, strict=True)):
+                known = inputs.setdefault((given[0], given[1]), set())
+                for reference in label if isinstance(label, tuple) else ():
+                    count += 1
+                    places += [rows.where(row)] if reference in known else []
+                    known.add(reference)
+        most = max(map(len, inputs.values()))
+        notes = [f"{len(inputs):,} different inputs, each with 1 to {most} references."] if most > 1 else []
+        if places:
+            number = f"{len(places):,} references repeat" if len(places) > 1 else "1 reference repeats"
+            notes.append(f"{number} a reference of the same input (first: {places[0]}). Training counts each.")
+        return tuple(notes)
 
     def grouped(self, split: Split) -> Split:
         """Return a row for each different input, in the order of the first of each, with all its references."""
@@ -140,45 +165,40 @@ def references(table: FileTable, name: str, row: int) -> tuple[str, ...]:
     """
     value = table.columns[name][row]
     where = f"{table.where(row)}: column {name!r}"
-    found = tuple(dict.fromkeys(_checked(one, where) for one in listed(value, where)))
+    found = listed(value)
+    if found is None:
+        raise InvalidData(
+            f"{where} holds {value.strip()[:40]!r}, which begins as a list of texts but is not JSON. Correct the list. "
+            f"If it is one text, write it as a list with one text, such as {json.dumps([value.strip()[:12]])}.",
+            code="data.label-malformed",
+            where=where,
+            found=value.strip()[:40],
+        )
     if not found:
         raise InvalidData(
-            f"{where} has no text. Expected a text or a list of texts. Fill it in or remove the row.",
+            f"{where} has no text. Expected a text or a list of texts. Fill it in, remove the row, or leave such rows "
+            "out with `missing` skip.",
             code="data.value-missing",
             where=where,
         )
-    return found
+    return tuple(dict.fromkeys(_checked(one, where) for one in found))
 
 
-def listed(value: Any, where: str) -> list[Any]:
-    """Return the references in a cell, whose types are not checked. Raises InvalidData for a list that is not JSON."""
+def listed(value: Any) -> list[Any] | None:
+    """Return the references in a cell, whose types are not checked; None if it begins as a list and is not JSON."""
     if isinstance(value, str):
         bare = value.strip()
-        if not _opens_list(bare):
-            return [value]
-        found = cell_values.as_list(bare)
-        if found is None:
-            raise InvalidData(
-                f"{where} holds {bare[:40]!r}, which begins as a list of texts and is not JSON. Correct the list. If "
-                f"it is one text, write it as a list with one text, such as {json.dumps([bare[:12]])}.",
-                code="data.label-malformed",
-                where=where,
-                found=bare[:40],
-            )
-        return found
+        return cell_values.as_list(bare) if _opens_list(bare) else [value]
     if isinstance(value, dict) and "text" in value:
-        return listed(value["text"], where)
+        return listed(value["text"])
     if isinstance(value, list | tuple):
         return [one["text"] if isinstance(one, dict) and "text" in one else one for one in value]
     return [value]
 
 
 def _opens_list(text: str) -> bool:
-    """Return whether a text begins and ends as a list of quoted texts, so that `[1, 2]` and `[laughs]` are texts."""
-    if not cell_values.bracketed(text):
-        return False
-    inside = text[1:-1].strip()
-    return inside[:1] in ("'", '"') and inside[-1:] in ("'", '"', ",")
+    """Return whether a text is in brackets and begins as a list of texts, so that `[1, 2]` and `[laughs]` are texts."""
+    return cell_values.bracketed(text) and text[1:].lstrip()[:1] in ("'", '"')
 
 
 def _checked(reference: Any, where: str) -> str:

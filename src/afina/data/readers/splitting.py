@@ -39,7 +39,7 @@ class LabelledRows:
         columns: The file's columns by role (`ColumnNames.roles`).
         other: How to read the labels as another kind, in words, if the kind is a question.
         notes: Sentences about unexpected findings.
-        groups: The group of each row, as in `Split`.
+        groups: The group of each row: rows of one group are on one side of a cut. None: rows of one text are.
     """
 
     texts: Sequence[str]
@@ -95,15 +95,16 @@ def hold_out(rows: LabelledRows, strata: Sequence[str], *, both_sides: bool) -> 
 
     strata      the stratum of each row
     both_sides  whether each stratum must have a text in both splits
-    Equal texts stay in one split, and in the stratum of the first. A stratum of two or more texts has at least one in
-    each split. The split does not depend on the order of the file, unless a text has two labels.
+    Equal texts, or groups, stay in one split, and in the stratum of the first. A stratum of two or more texts has at
+    least one in each split. The split does not depend on the order of the file, unless a text has two labels.
     Raises InvalidData if `both_sides` is true and some strata, but not all, have only one text.
     """
     of_text: dict[str, str] = {}  # the stratum by identity
     ranks: dict[str, int] = {}
     first: dict[str, int] = {}
-    same_as = identities(rows)
-    for place, (same, example, stratum) in enumerate(zip(same_as, _examples(rows), strata, strict=True)):
+    whole = _examples(rows) if rows.groups is None else [Example(group, 0) for group in rows.groups]
+    same_as = [identity(example) for example in whole]
+    for place, (same, example, stratum) in enumerate(zip(same_as, whole, strata, strict=True)):
         if same not in of_text:
             of_text[same], ranks[same], first[same] = stratum, rank(example), place
     by_stratum: dict[str, list[str]] = {}
@@ -149,26 +150,35 @@ def trains(ranked: int) -> bool:
 
 
 def first(split: Split, count: int | None, field: str) -> Split:
-    """Return the `count` examples of lowest `rank`, in their original order. None: no limit."""
+    """Return the `count` examples of lowest `rank`, in their original order. None: no limit.
+
+    If targets are texts, the references of an input are kept together, so there may be fewer.
+    """
     if count is None:
         return split
     if count < 1:
         raise InvalidData(f"`{field}` {count}: expected at least 1.", code="argument.invalid", field=field, found=count)
-    order = sorted(range(len(split)), key=lambda i: rank(split[i]))
-    return split.take(sorted(order[:count]))
+    ranks = [rank(example) for example in split]
+    order = sorted(range(len(split)), key=ranks.__getitem__)
+    kept = order[:count]
+    if split.labels.dtype.kind == "O" and count < len(order):
+        kept = [i for i in kept if ranks[i] != ranks[order[count]]] or kept
+    return split.take(sorted(kept))
 
 
 def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Split]]:
     """Cut shares from a training split, one after another. Return the rest, and the cut splits by name.
 
-    A hash of the text decides, so duplicates stay together and no text depends on other texts. The order is kept. The
-    first cut does not depend on the share's name. Shares are approximate. Raises InvalidData if a side is empty.
+    A hash of the text, or of the group, decides. So duplicates stay together and no text depends on other texts. The
+    order is kept. The first cut does not depend on the share's name. Shares are approximate. Raises InvalidData if a
+    side is empty.
     """
     made = {}
     for number, (name, share) in enumerate(shares.items()):
         # Each cut needs another hash: the first cut took all texts with low ranks of its hash.
         purpose = f"validation {number}" if number else "validation"
-        chosen = [rank(example, purpose) < int(share * 2**64) for example in train]
+        whole = train if train.groups is None else [Example(group, 0) for group in train.groups]
+        chosen = [rank(example, purpose) < int(share * 2**64) for example in whole]
         kept, held = [i for i, c in enumerate(chosen) if not c], [i for i, c in enumerate(chosen) if c]
         if not kept or not held:
             raise InvalidData(

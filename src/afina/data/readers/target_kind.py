@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from afina.data.kinds import Kind
+from afina.data.readers.cell_values import is_empty
 from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import Label, LabelColumn, LabelFormat, LabelOptions
 from afina.data.readers.splitting import LabelledRows, TaskData
@@ -29,6 +30,8 @@ class TargetKind(ABC):
         several: Whether a text can have several labels, in one cell with a separator or in several columns.
         usual: Whether a manifest without a kind is of this kind.
         stratified: Whether each label needs a text in both splits of a file.
+        written: Whether the model writes the target, so that columns have other usual names.
+        role: The role of the target's column, in words.
     """
 
     kind: ClassVar[Kind]
@@ -38,6 +41,8 @@ class TargetKind(ABC):
     several: ClassVar[bool] = False
     usual: ClassVar[bool] = False
     stratified: ClassVar[bool] = False
+    written: ClassVar[bool] = False
+    role: ClassVar[str] = "label"
 
     @property
     def told(self) -> Kind | None:
@@ -51,6 +56,10 @@ class TargetKind(ABC):
     def optional(self, form: LabelFormat, columns: Sequence[str]) -> bool:
         """Return whether an empty cell is a valid target, instead of a missing value."""
         return False
+
+    def empty(self, value: Any) -> bool:
+        """Return whether a cell has no target."""
+        return is_empty(value)
 
     @abstractmethod
     def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
@@ -99,6 +108,10 @@ class TargetKind(ABC):
         whose: str,
     ) -> Split:
         """Return a split with known labels, for rows of this kind (arguments of the function `matched`)."""
+
+    def findings(self, *parts: LabelledRows) -> tuple[str, ...]:
+        """Return notes about the targets of all rows."""
+        return ()
 
     def grouped(self, split: Split) -> Split:
         """Return a split with one row for each input, for evaluation; most kinds keep every row."""

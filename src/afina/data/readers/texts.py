@@ -20,6 +20,7 @@ from afina.data.kinds import columns_in_words
 from afina.data.readers import columns, formats, source
 from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import READERS
+from afina.data.readers.rows import text_of
 from afina.data.readers.source import STANDARD_INPUT, RowStream, Source
 from afina.errors import InvalidData, NotFound
 
@@ -166,12 +167,14 @@ def chunks(
     text_pair: str | None = None,
     sheet: str | None = None,
     usual: Mapping[str, Any] | None = None,
+    written: bool = False,
 ) -> Iterator[TextStream]:
     """Open the texts of a file: in columns for a format of `formats.READERS`, else, and for standard input, one a line.
 
     text, text_pair  columns; None: the usual names are recognised
     sheet  the sheet of an xlsx file; None: the only sheet with content
     usual  the columns `text` and `text_pair` of an adapter: used if the file has them and the caller names no column
+    written  whether the answers are texts, so that the columns of `columns.WRITTEN` are usual too
     Raises NotFound, and InvalidData if no column has texts; iterating raises InvalidData with the line.
     """
     file = Path(file)
@@ -199,7 +202,7 @@ def chunks(
                 found = TextStream(_of_lines(lines), lines)
             else:
                 rows = stack.enter_context(formats.opened(file, sheet))
-                found = TextStream.of_columns(rows, _Wanted(text, text_pair, usual or {}))
+                found = TextStream.of_columns(rows, _Wanted(text, text_pair, usual or {}, written))
         except NotFound as error:
             raise error.reworded(f"`file` {error}") from None
         yield found
@@ -249,14 +252,15 @@ class _Wanted:
     text: str | None
     text_pair: str | None
     usual: Mapping[str, Any]
+    written: bool = False
 
     def among(self, where: str, names: Iterable[str]) -> ColumnNames:
         """Return the text columns among `names`, the columns of a file or of a row. Raises InvalidData."""
         names = list(names)
         own = {key: self.usual.get(key) for key in ("text", "text_pair")}
         if self.text is None and self.text_pair is None and all(name in names for name in own.values() if name):
-            return columns.of_texts(where, names, own["text"], own["text_pair"])
-        return columns.of_texts(where, names, self.text, self.text_pair)
+            return columns.of_texts(where, names, own["text"], own["text_pair"], written=self.written)
+        return columns.of_texts(where, names, self.text, self.text_pair, written=self.written)
 
 
 def _read(
@@ -280,7 +284,7 @@ def _read(
             chosen = found
             tell(found)
         assert chosen is not None
-        values = [columns.text_of(row.get(name), name, partial(file.where, place)) for name in chosen.texts]
+        values = [text_of(row.get(name), name, partial(file.where, place)) for name in chosen.texts]
         first, pair = (None, None) if None in values else (values[0], values[1] if len(values) > 1 else None)
         yield Row(number, where, first, pair, row)
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from afina import digest
 from afina.data.kinds import How, Kind
+from afina.data.readers.target_kinds import of_target
 from afina.methods import METHODS, make
 from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.repr_html import ReprCard
@@ -32,6 +33,7 @@ class Data(Frozen):
 
     Attributes:
         text, text_pair, label: Column names of the text, of a pair's second text, and of the target. None: recognised.
+            `target`, a column of texts to write, is read as `label` with `kind` text.
         labels: The label names, in the order of their indices.
         kind: The kind of target in the label column. None: recognised.
         separator: The text between several labels of one cell. None: recognised.
@@ -63,6 +65,15 @@ class Data(Frozen):
     selection: float | None = Field(default=None, gt=0, lt=1)
     positive: str | None = None
     allow_leakage: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_target(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("target"), str):
+            return given
+        rest = {name: value for name, value in given.items() if name != "target"}
+        label, kind = of_target(given["target"], rest.get("label"), rest.get("kind"))
+        return {**rest, "label": label, "kind": kind}
 
 
 class Training(Sparing):

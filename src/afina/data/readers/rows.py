@@ -1,0 +1,214 @@
+"""A FileTable becomes LabelledRows: the texts and targets in chosen columns, and rows with missing values.
+
+The module does not know which columns are chosen, file formats, or the order of labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from afina.data.kinds import HOWS, How
+from afina.data.readers.cell_values import is_empty, means_missing
+from afina.data.readers.columns import ColumnNames
+from afina.data.readers.formats import WORKBOOKS, FileTable
+from afina.data.readers.labels import LabelFormat
+from afina.data.readers.source import is_whole
+from afina.data.readers.splitting import LabelledRows
+from afina.data.readers.target_kinds import TARGETS
+from afina.errors import InvalidData, UnknownName
+
+
+def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How | None) -> LabelledRows:
+    """Return the labelled texts of a table. Raises InvalidData that names the row.
+
+    `how` says how to treat missing values. None: an empty text or label is an error, and other words are kept.
+    """
+    if not table.places:
+        raise InvalidData(
+            f"{table.path}: no rows below the column names. Expected at least one example.",
+            code="data.no-rows",
+            path=table.path,
+        )
+    _refuse_names(table, (*columns.texts, *columns.labels))
+    notes = (*table.notes, *_said(table, columns.labels, form))
+    kind = TARGETS[form.kind]
+    if how is not None:
+        optional = kind.optional(form, columns.labels)
+        table, left_out = without(
+            table, columns.texts, columns.labels, how, expected=kind.expected, optional=optional, empty=kind.empty
+        )
+        notes += left_out
+    return LabelledRows(
+        _texts(table, columns.text),
+        None if columns.text_pair is None else _texts(table, columns.text_pair),
+        kind.parse(table, columns.labels, form),
+        table.where,
+        form.kind,
+        ",".join(columns.labels),
+        names=form.hot,
+        columns=columns.roles,
+        other=form.other,
+        notes=notes,
+        groups=None if columns.group is None else [str(value) for value in table.columns[columns.group]],
+    )
+
+
+def _refuse_names(table: FileTable, names: Sequence[str]) -> None:
+    """Raise InvalidData for a row that repeats the column names, such as after concatenating files."""
+    again = [row for row, value in enumerate(table.columns[names[0]]) if value == names[0]]
+    row = next((row for row in again if all(table.columns[name][row] == name for name in names)), None)
+    if row is not None:
+        raise InvalidData(
+            f"{table.where(row)}: this row repeats the column names. Remove it, and other rows like it.",
+            code="data.header-malformed",
+            where=table.where(row),
+        )
+
+
+def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str]:
+    """Return notes about how labels are read."""
+    notes = []
+    column = f"{table.path}: column {names[0]!r}"
+    if form.notation and (said := form.notation.said(table.columns[names[0]])):
+        notes.append(f"{column} holds numbers that are not written plainly: {said}.")
+    if form.hot:
+        told = ", ".join(form.hot[:4]) + (", ..." if len(form.hot) > 4 else "")
+        notes.append(
+            f"{column} holds multi-hot lists, 0 or 1 for each of {len(form.hot)} labels in their order ({told}). "
+            "`labels` names them."
+        )
+    return notes
+
+
+def _texts(table: FileTable, name: str) -> list[str]:
+    values = table.columns[name]
+    for i, value in enumerate(values):
+        if text_of(value, name, partial(table.where, i)) is None:
+            raise InvalidData(
+                f"{table.where(i)}: column {name!r} is empty. Expected a text. Fill it in or remove the row.",
+                code="data.text-empty",
+                where=table.where(i),
+                column=name,
+            )
+    return values
+
+
+def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
+    """Return the text in column `name`; None if it is empty. Raises InvalidData if the value is not a text."""
+    if is_empty(value):
+        return None
+    if not isinstance(value, str):
+        raise InvalidData(
+            f"{where()}: column {name!r} holds a {type(value).__name__}. Expected a text.",
+            code="data.type-wrong",
+            where=where(),
+            column=name,
+            found=type(value).__name__,
+        )
+    if not is_whole(value):
+        raise InvalidData(
+            f"{where()}: column {name!r} holds half a surrogate pair. Repair the text.",
+            code="data.surrogate",
+            where=where(),
+            column=name,
+        )
+    return value
+
+
+SHOWN = 10
+"""The number of rows that a message names."""
+
+
+def check_how(how: str) -> How:
+    """Return `how` as a `How`. Raises UnknownName if it is not one of HOWS."""
+    for one in HOWS:
+        if one == how:
+            return one
+    raise UnknownName("missing", how, HOWS)
+
+
+def without(
+    table: FileTable,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    how: How,
+    *,
+    expected: str = "a label",
+    optional: bool,
+    empty: Callable[[Any], bool] | None = None,
+) -> tuple[FileTable, tuple[str, ...]]:
+    """Return the table without rows in which a value is missing, and a note about these rows.
+
+    Args:
+        texts, labels: The columns that are read.
+        expected: What a label's cell should hold, in words.
+        optional: Whether a label's cell may be empty.
+        empty: Return whether a label's cell is empty; default: `is_empty`.
+
+    Raises InvalidData that names the rows, unless `how` is "skip".
+    """
+    found: dict[int, tuple[str, str]] = {}
+    for name in dict.fromkeys([*texts, *labels]):
+        of_text = name in texts
+        lacks = is_empty if of_text or empty is None else empty
+        for row, value in enumerate(table.columns[name]):
+            if lacks(value):
+                if of_text or not optional:
+                    found.setdefault(row, (name, "a text" if of_text else expected))
+            elif how != "keep" and means_missing(value):
+                found.setdefault(row, (name, "a text" if of_text else expected))
+    if not found:
+        return table, ()
+    rows = sorted(found)
+    if how != "skip":
+        _refuse(table, rows, *found[rows[0]])
+    kept = [row for row in range(len(table.places)) if row not in found]
+    if not kept:
+        raise InvalidData(
+            f"{table.path}: a value is missing in each of the {len(rows):,} rows. Give complete rows.",
+            code="data.value-missing",
+            path=table.path,
+            rows=len(rows),
+        )
+    left = replace(
+        table,
+        columns={name: [values[row] for row in kept] for name, values in table.columns.items()},
+        places=[table.places[row] for row in kept],
+    )
+    number = f"{len(rows):,} rows are" if len(rows) > 1 else "1 row is"
+    return left, (f"{table.path}: {number} left out because a value is missing ({rows_in_words(table, rows)}).",)
+
+
+def _refuse(table: FileTable, rows: Sequence[int], name: str, expected: str) -> None:
+    value = table.columns[name][rows[0]]
+    more = f" Values are missing in {len(rows):,} rows: {rows_in_words(table, rows)}." if len(rows) > 1 else ""
+    where = f"{table.where(rows[0])}: column {name!r}"
+    mend = "Fill it in, remove the row, or leave such rows out with `missing` skip."
+    is_word = means_missing(value)
+    if not is_word and table.path.suffix.lower() in WORKBOOKS:
+        mend += " For a formula, the value that the workbook saved is read."
+    if not is_word:
+        raise InvalidData(
+            f"{where} is empty. Expected {expected}. {mend}{more}",
+            code="data.value-missing",
+            where=where,
+            expected=expected,
+        )
+    raise InvalidData(
+        f"{where} holds {value.strip()!r}, a word for a missing value. Expected {expected}. {mend}{more} "
+        f"If it is {expected}, set `missing` keep.",
+        code="data.value-missing",
+        where=where,
+        found=value.strip(),
+        expected=expected,
+    )
+
+
+def rows_in_words(table: FileTable, rows: Sequence[int]) -> str:
+    """Return the places of rows, such as `lines 3, 7 and 12`; at most SHOWN."""
+    places = [f"{table.places[row]:,}" for row in rows[:SHOWN]]
+    unit = table.unit if len(rows) == 1 else f"{table.unit}s"
+    return f"{unit} {', '.join(places)}{', ...' if len(rows) > SHOWN else ''}"
