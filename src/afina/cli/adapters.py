@@ -142,18 +142,15 @@ def predict(
 
     An object has the label and the probability of each label, or the number.
     """
-    from afina.data.readers.target_kinds import TARGETS
     from afina.data.readers.texts import Chunk, TextStream, check_there, chunks, refuse_blank
-    from afina.models import objectives
 
     _check_given(texts, file, {"text": text, "text_pair": text_pair, "sheet": sheet})
     refuse_blank(texts or [])
     if file is not None:
         check_there(file)  # before anything that takes time
     opened = locate(adapter, method, seed)()
-    own, kind = opened.manifest.data, objectives.make(opened.manifest.label_names, opened.manifest.objective).kind
-    written = TARGETS[kind].written
-    with chunks(file, text, text_pair, sheet, own, written) if file else nullcontext([Chunk.of(texts or [])]) as parts:
+    own, alone = opened.manifest.data, nullcontext([Chunk.of(texts or [])])
+    with chunks(file, text, text_pair, sheet, own, _writes(opened)) if file else alone as parts:
         allocator.keep_kernels(allocator.FEW)
         from afina.inference import prediction_files, probes
         from afina.report.formatting import texts_cut
@@ -177,6 +174,14 @@ def predict(
         if said.truncated:
             print(texts_cut(said.truncated, said.texts, getattr(predictor, "max_length", None)), file=sys.stderr)
         said.end(out)
+
+
+def _writes(adapter: Adapter) -> bool:
+    """Whether the adapter answers with texts."""
+    from afina.data.readers.target_kinds import TARGETS
+    from afina.models import objectives
+
+    return TARGETS[objectives.make(adapter.manifest.label_names, adapter.manifest.objective).kind].written
 
 
 def _check_given(texts: Sequence[str] | None, file: Path | None, columns: Mapping[str, str | None]) -> None:

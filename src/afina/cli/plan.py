@@ -38,6 +38,8 @@ from afina.cli.terminal import print_item, print_prose, print_tables, with_flags
 from afina.errors import UnknownName
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from afina.inference.prompting import Answer
     from afina.methods.method import Method
 
@@ -243,14 +245,18 @@ def ask(
         "--backbone": backbone if backbone != "embedded" else None,
         "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,
         **{"--eval": evaluation, "--text": text, "--text-pair": text_pair, "--label": label, "--labels": labels},
-        "--target": target,
-        **{"--kind": kind, "--missing": missing, "--sheet": sheet},
+        **{"--target": target, "--kind": kind, "--missing": missing, "--sheet": sheet},
         "--set": "offset=true" if offset else None,
     }
+    flags = ["--allow-leakage"] * allow_leakage + ["--merge-labels"] * merge_labels
+    print(f"To train from there: {_train_command(task, named, words or [], flags)}")
+
+
+def _train_command(task: str, named: Mapping[str, str | None], words: Sequence[str], flags: Sequence[str]) -> str:
+    """Return the command line that trains from the same template and words."""
     chosen = [part for flag, value in named.items() if value is not None for part in (flag, value)]
-    chosen += [part for item in words or [] for part in ("--words", item)]
-    chosen += ["--allow-leakage"] * allow_leakage + ["--merge-labels"] * merge_labels
-    print(f"To train from there: {shlex.join(['afina', 'train', '--task', task, *chosen])}")
+    chosen += [part for item in words for part in ("--words", item)]
+    return shlex.join(["afina", "train", "--task", task, *chosen, *flags])
 
 
 def _answer_as_json(answer: Answer) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from afina import meter
 from afina.cli.options import (
     AllowLeakage,
     BackboneOption,
@@ -185,7 +186,6 @@ def choose(
 
     Prints the evidence, and saves the adapter of the recommended method.
     """
-    from afina import meter
     from afina.cli.progress import Minutes
     from afina.schema import read_size
     from afina.studies.choosing.recommend import recommend
@@ -213,10 +213,13 @@ def choose(
                 began=began,
             )
     except KeyboardInterrupt as ended:
-        print(f"\nInterrupted: a recommendation has no checkpoint. Begin anew: {shlex.join(command)}", file=sys.stderr)
-        raise typer.Exit(exit_status(ended)) from None
-    write_report(results, texts=not no_texts)
-    _publish_and_show(results, publish, as_json, texts=not no_texts)
+        raise _told_to_begin_anew(command, ended) from None
+    _write_publish_show(results, publish, as_json, texts=not no_texts)
+
+
+def _told_to_begin_anew(command: list[str], ended: KeyboardInterrupt) -> typer.Exit:
+    print(f"\nInterrupted: a recommendation has no checkpoint. Begin anew: {shlex.join(command)}", file=sys.stderr)
+    return typer.Exit(exit_status(ended))
 
 
 def show(
@@ -255,7 +258,9 @@ def _with_the_untrained(study: Study) -> Study:
     return more if all(can_be_asked(run) for run in more.runs() if run.method in asking) else study
 
 
-def _publish_and_show(results: Results, name: str | None, as_json: bool, *, texts: bool) -> None:
+def _write_publish_show(results: Results, name: str | None, as_json: bool, *, texts: bool) -> None:
+    if results.results or results.recommendation:
+        write_report(results, texts=texts)
     show_results(results, as_json, publish_winner(results, name, texts=texts) if name is not None else None)
 
 
@@ -306,9 +311,7 @@ def _carry_out(
         begun = "" if kept else " before there was a checkpoint"
         print(f"\nInterrupted{begun}. To go on{kept}: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(exit_status(ended)) from None
-    if results.results:
-        write_report(results, texts=texts)
-    _publish_and_show(results, publish, as_json, texts=texts)
+    _write_publish_show(results, publish, as_json, texts=texts)
     if results.failed:
         count, runs = len(results.failed), len(results.failed) + len(results.results)
         if runs > 1:

@@ -120,8 +120,7 @@ class Task(ReprCard):
                 several columns, each with 0 or 1 for one label.
             target: The column of texts that the model learns to write: as `label`, with `kind` text.
             labels: The labels in their order, as the data spell them; or names for 0..n-1, or for multi-hot places.
-            kind: A kind of KINDS: classes, number, labels or text. None: recognised from the labels, or text if columns
-                have the names of `columns.WRITTEN` and none has a usual name of labels.
+            kind: A kind of KINDS: classes, number, labels or text. None: recognised (`columns.choose`, `labels`).
             separator: The text between the labels of a cell.
             missing: One of HOWS: "refuse" (None), "skip" rows without a text or label, "keep" words such as `NA`.
             merge_labels: Read labels that differ only in case, spaces or Unicode form as the most frequent spelling.
@@ -137,8 +136,7 @@ class Task(ReprCard):
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
         address = os.fspath(address)
-        label, kind = of_target(target, label, kind)
-        asked = ReadOptions(text, text_pair, label, kind, separator, missing, merge_labels, sheet)
+        asked = ReadOptions(text, text_pair, *of_target(target, label, kind), separator, missing, merge_labels, sheet)
         found = _with_positive(address, _found(address, asked, names_of(labels), evaluation, offline), positive)
         train = splitting.first(found.train, train_examples, "train_examples")
         held_out = splitting.first(found.evaluation, evaluation_examples, "evaluation_examples")
