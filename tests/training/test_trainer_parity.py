@@ -21,6 +21,7 @@ from transformers import Trainer, TrainingArguments
 from afina import METHODS, Backbone, Run, methods
 from afina.data.batch import Loader, MicroBatchLimits, pack
 from afina.data.tokenize import Encoded
+from afina.errors import InvalidStudy
 from afina.events import Progress
 from afina.methods import make as make_by_name
 from afina.methods.attachment import attach
@@ -28,11 +29,13 @@ from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.studies.runs.spec import Training
+from afina.studies.runs.prepared import recipe_of
+from afina.studies.runs.spec import RunSpec, Training
 from afina.training.fit import Fit
 from afina.training.optimizer import Recipe, make_optimizer
 from fakes import BATCH, Backbones, changed, encoded, fit_of, opened, reference, sentences
 from grid import some_slow
+from raises import raises
 
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -119,14 +122,13 @@ class Recorded(Trainer):
 
 
 def arguments(path: Path, **changes: Any) -> TrainingArguments:
-    settings = {"max_steps": STEPS, "max_grad_norm": CLIP} | changes
+    settings = {"max_steps": STEPS, "max_grad_norm": CLIP, "warmup_steps": 0} | changes
     return TrainingArguments(
         output_dir=str(path),
         **settings,
         learning_rate=RATE,
         weight_decay=DECAY,
         lr_scheduler_type="linear",
-        warmup_steps=0,
         use_cpu=True,
         report_to="none",
         save_strategy="no",
@@ -296,6 +298,45 @@ def test_label_smoothing_is_trainers(backbones: Backbones, name: str, tmp_path: 
     expected = theirs(backbone, method, tmp_path, label_smoothing_factor=0.2)
     assert loss_difference(found, expected) <= TOLERANCE
     assert loss_difference(ours(backbone, method), expected) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_warm_up_is_trainers(backbones: Backbones, name: str, tmp_path: Path) -> None:
+    backbone, method = load(backbones, "gpt2"), make(name, "gpt2")
+    found = ours(backbone, method, warmup=7)
+    expected = theirs(backbone, method, tmp_path, warmup_steps=7)
+    assert found.rates == pytest.approx(expected.rates, rel=1e-12)
+    assert found.rates[0] == 0.0
+    assert max(found.rates) == found.rates[7] == RATE
+    assert loss_difference(found, expected) <= TOLERANCE
+    assert loss_difference(ours(backbone, method), expected) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("asked", [0.0, 0.06, 0.061, 1.0, 7.0])
+def test_a_share_of_the_steps_is_as_many_steps_as_under_trainer(asked: float, tmp_path: Path) -> None:
+    found = recipe(Training(max_steps=STEPS, warmup=asked)).warmup
+    assert found == arguments(tmp_path, warmup_steps=asked).get_warmup_steps(STEPS)
+    assert 0 <= recipe(Training(max_steps=1, warmup=asked if asked < 1 else 0)).warmup < 1
+
+
+def test_a_rate_that_only_rises_is_refused() -> None:
+    with raises(InvalidStudy, code="option.invalid", option="warmup", found=50.0, steps=STEPS):
+        recipe(Training(max_steps=STEPS, warmup=STEPS))
+    with pytest.raises(ValueError, match="whole number of steps"):
+        Training(warmup=2.5)
+
+
+def test_without_warm_up_a_run_has_the_key_and_the_file_that_it_had() -> None:
+    spec = RunSpec(backbone="gpt2", task="sst2", method="full")
+    assert spec.model_copy(update={"training": Training(warmup=0.0)}).key == spec.key
+    assert spec.model_copy(update={"training": Training(warmup=0.5)}).key != spec.key
+    assert "warmup" not in spec.model_dump_json()
+
+
+def recipe(training: Training) -> Recipe:
+    run = RunSpec(backbone="gpt2", task="sst2", method="full", training=training)
+    tokens = Encoded(np.ones(40, np.int32), np.arange(0, 41, 2), 0)
+    return recipe_of(run, METHODS["full"](), Loader(tokens, np.zeros(20, np.int64), BATCH, SEED))
 
 
 def test_a_rate_that_falls_with_depth_is_trainers_with_such_groups(backbones: Backbones, tmp_path: Path) -> None:

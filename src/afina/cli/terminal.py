@@ -161,6 +161,7 @@ FLAGS = {
     "text": "--text",
     "text_pair": "--text-pair",
     "timeout": "--timeout",
+    "warmup": "warmup",
     "words": "--words",
     "train_examples": "data.train_examples",
     "evaluation_examples": "data.evaluation_examples",
@@ -207,6 +208,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "temperature": "train.temperature",
         "text": "data.text",
         "text_pair": "data.text_pair",
+        "warmup": "train.warmup",
     },
 }
 """Exceptions, by command."""

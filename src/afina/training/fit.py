@@ -1,9 +1,9 @@
 """Fit: a training session. The same code for every method: it uses a classifier, named parameters and batches.
 
-AdamW with Trainer's parameter groups, linear decay to zero without warm-up, clipping by the total norm. The loss is
-the objective's mean over a batch. Activation checkpointing is torch's `checkpoint` around each transformer block, with
-any patched forward. It restores the random state, so the second pass draws the same dropout masks. Does not know tasks
-or runs, and reads no file except its checkpoint.
+AdamW with Trainer's parameter groups, linear decay to zero after an optional linear warm-up, clipping by the total
+norm. The loss is the objective's mean over a batch. Activation checkpointing is torch's `checkpoint` around each
+transformer block, with any patched forward. It restores the random state, so the second pass draws the same dropout
+masks. Does not know tasks or runs, and reads no file except its checkpoint.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ class Recipe:
 
     Attributes:
         steps: Total number of optimiser steps; the learning rate decays over them.
-        learning_rate: Learning rate of the first step; decays linearly to zero after the last.
+        learning_rate: The largest learning rate, of the first step after warm-up; decays linearly to zero after the
+            last step.
         weight_decay: Weight decay of the parameters that the method names.
         clip: Maximum total norm of the gradients.
         seed: Seed of dropout.
@@ -33,6 +34,7 @@ class Recipe:
         label_smoothing: Share of a target that is spread over all labels.
         average: Share of the last steps whose weights are averaged at the end.
         pull: Decay of the backbone's own weights towards their start (L2-SP), instead of weight decay.
+        warmup: First steps, in which the learning rate rises linearly from zero.
     """
 
     steps: int
@@ -46,10 +48,13 @@ class Recipe:
     label_smoothing: float = 0.0
     average: float = 0.0
     pull: float = 0.0
+    warmup: int = 0
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
-        return self.learning_rate * (self.steps - step) / self.steps
+        """Return the learning rate of a step, counted from 0, as transformers' linear schedule with warm-up."""
+        if step < self.warmup:
+            return self.learning_rate * step / self.warmup
+        return self.learning_rate * (self.steps - step) / (self.steps - self.warmup)
 
 
 def make_optimizer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,8 +236,9 @@ def loader_of(run: RunSpec, split: EncodedSplit, objective: Objective) -> Loader
 def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
     """Return the run's training recipe for the batches of `loader`."""
     setting = run.training
+    steps = setting.max_steps or setting.epochs * loader.steps_per_epoch
     return Recipe(
-        steps=setting.max_steps or setting.epochs * loader.steps_per_epoch,
+        steps=steps,
         learning_rate=setting.learning_rate or method.learning_rate,
         weight_decay=setting.weight_decay,
         clip=setting.clip,
@@ -247,7 +249,24 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
         label_smoothing=setting.label_smoothing,
         average=setting.average,
         pull=setting.pull,
+        warmup=_warmup(setting.warmup, steps),
     )
+
+
+def _warmup(asked: float, steps: int) -> int:
+    """Return the number of warm-up steps: a share below 1 is rounded up, as transformers does, to all steps but one."""
+    if asked < 1:
+        return min(math.ceil(asked * steps), steps - 1)
+    if asked >= steps:
+        raise InvalidStudy(
+            f"`warmup` {asked:g}: the learning rate would rise in all of the training's {steps:,} steps. "
+            "Give fewer steps, or a share of all steps below 1, such as 0.06.",
+            code="option.invalid",
+            option="warmup",
+            found=asked,
+            steps=steps,
+        )
+    return int(asked)
 
 
 def check_words(run: RunSpec, task: TaskFacts) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from afina import digest
 from afina.data.kinds import How, Kind
@@ -82,7 +82,7 @@ class Training(Sparing):
     Attributes:
         epochs: Passes over the training split.
         batch_size: Texts per batch.
-        learning_rate: The first learning rate, which decays to 0. None: the method's default.
+        learning_rate: The largest learning rate, which decays to 0. None: the method's default.
         weight_decay: The weight decay of AdamW.
         clip: The largest norm of the gradient.
         max_length: In tokens; longer texts are truncated. None: 512, or the backbone's limit if that is lower.
@@ -105,10 +105,12 @@ class Training(Sparing):
         pull: The strength of a decay of the backbone's trained weights toward their pretrained values, in place of
             weight decay (L2-SP, Li et al. 2018). Only for methods that train weights of the backbone.
         checkpoint_seconds: Seconds between two checkpoints.
+        warmup: The first steps, in which the learning rate rises linearly from 0. A number below 1 is a share of all
+            steps, as in transformers' `warmup_steps`. 0: the first step has the largest learning rate.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
-    unwritten: ClassVar[frozenset[str]] = frozenset({"precision"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"precision", "warmup"})
 
     epochs: int = Field(default=2, ge=1, le=MOST)
     batch_size: int = Field(default=16, ge=1, le=MOST)
@@ -128,6 +130,14 @@ class Training(Sparing):
     average: float = Field(default=0.0, ge=0, le=1)
     pull: float = Field(default=0.0, ge=0)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
+    warmup: float = Field(default=0.0, ge=0, le=MOST)
+
+    @field_validator("warmup")
+    @classmethod
+    def _whole_steps(cls, given: float) -> float:
+        if given >= 1 and given != int(given):
+            raise ValueError("expected a share of the steps, below 1, or a whole number of steps")
+        return given
 
 
 class Ask(Frozen):
