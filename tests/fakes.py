@@ -17,11 +17,15 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from afina import Backbone, Run
 from afina.data.batch import Loader, pack
+from afina.data.token_cache import EncodedSplit
 from afina.data.tokenize import Encoded, encode
+from afina.events import Listener, ignore
+from afina.inference.predictor import predictions
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
+from afina.models.objective import Predictions
 from afina.models.objectives import Classes
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import UNASKED, Training
@@ -290,3 +294,8 @@ def difference(found: Any, expected: Any) -> float:
     """The largest, relative to the scale of what is expected; of arrays or of tensors."""
     assert found.shape == expected.shape
     return float(abs(found - expected).max() / abs(expected).max())
+
+
+def predict(classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:
+    """A classifier's predictions for a split, as a run computes them."""
+    return predictions(classifier, split.encoded, split.labels, listen)

@@ -88,6 +88,8 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "data.row-malformed": "A row cannot be split into fields, or is not a JSON object.",
         "data.sheet-missing": "A workbook lacks the sheet, or has several sheets: name one.",
         "data.surrogate": "A text, label or name has an unpaired surrogate.",
+        "template.span-unknown": "The tokens of a target cannot be told from the tokens of its prompt.",
+        "data.target-long": "A target that is a text is too long for `max_length`.",
         "data.text-empty": "A text is empty, or has no tokens.",
         "data.too-few-texts": "There are too few texts for a held-out set.",
         "data.type-wrong": "A value has a type that is not a text, a label or a list of them.",
@@ -117,6 +119,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
     },
     "InvalidStudy": {
         "adapter.ambiguous": "A directory has several adapters; choose one with `method`.",
+        "serving.kind-unsupported": "A server does not answer with the kind of answers that the adapter gives.",
         "ask.kind-unsupported": "A language model cannot be asked in words about this kind of task.",
         "backbone.unsupported": (
             "A backbone is of a family, or has a configuration or tokenizer, that afina does not support."
@@ -125,6 +128,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "method.changes-backbone": "A setting would change the weights of the backbone that all methods share.",
         "method.changes-logits": "A method changes the logits before the first training step.",
         "method.family-unsupported": "A method is not defined for this family of models.",
+        "method.head-missing": "A method consists of a classification head, which a task of kind text does not have.",
         "method.package-unusable": "A method of another package cannot be loaded.",
         "method.precision-unsupported": "A method needs weights in a form that the run's precision does not keep.",
         "method.setting-invalid": "A hyperparameter has a value that the method or the model does not allow.",
@@ -150,7 +154,10 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "study.malformed": "A study is not valid TOML, or has no methods.",
         "study.override-malformed": "An override does not have the form key=value.",
         "study.value-invalid": "A key of a study has a value that cannot be used.",
+        "template.chat-unusable": "A chat template does not show where an answer begins and ends.",
+        "template.chat-missing": "A chat template is asked for, but the tokenizer has none.",
         "template.invalid": "A template does not match the texts (single or pairs), or is too long.",
+        "tokenizer.end-missing": "A tokenizer has no end-of-sequence token, which ends answers that are texts.",
         "words.ambiguous": "Words of two labels begin with the same token.",
         "words.missing": "A label has no verbalizer words (words that a language model answers with).",
     },

@@ -20,6 +20,7 @@ from afina.methods import METHODS
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.decoding import Decoding
+from afina.models.language_model import open_model
 from afina.models.objective import Opening
 from fakes import LONGEST, UNUSUAL, VOCABULARY, Backbones, configuration, save, tokenizer
 
@@ -31,7 +32,7 @@ ENDS = (0, 203, 260)
 
 
 def language_model(backbone: Backbone) -> Classifier:
-    return Classifier.open(backbone, ("text",), 0, opening=Opening("causal_lm", "language_model")).eval()
+    return open_model(backbone, ("text",), 0, Opening("", "language_model")).eval()
 
 
 def prompts(count: int, longest: int = 60, seed: int = 0) -> list[np.ndarray]:

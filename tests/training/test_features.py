@@ -19,7 +19,7 @@ from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
 from afina.training.fit import Fit
 from afina.training.inputs import FeatureInputs, PackedInputs, _stretches, inputs_of
-from fakes import encoded, fit_of, opened, sentences
+from fakes import encoded, fit_of, opened, predict, sentences
 from raises import raises
 
 ROWS = sentences(70)
@@ -76,7 +76,7 @@ def test_a_pause_reads_little_ahead_and_changes_no_bit(gpt2: Backbone, read: lis
     for stop, most in ((1, 1), (2, 2), (4, 4), (5, 8), (27, 9)):
         paused.advance(stop)
         assert sum(read) == min(70, 8 * most)
-        score = paused.score(held_out, "accuracy")
+        score = paused.score(held_out, "accuracy", predict)
         assert score.step == stop
         assert score.train_seconds == paused.account.seconds["train"]
         del read[-1]  # the score's own

@@ -21,7 +21,7 @@ from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
-from fakes import Runs, encoded, fit_of, opened, sentences
+from fakes import Runs, encoded, fit_of, opened, predict, sentences
 from raises import raises
 
 HELD_OUT = sentences(40, seed=1)
@@ -41,7 +41,7 @@ def test_a_score_is_the_headline_and_the_mean_loss_of_the_weights_so_far(gpt2: B
     losses = []
     for stop in (2, 4, 6):
         fit.advance(stop)
-        score = fit.score(held_out, "accuracy")
+        score = fit.score(held_out, "accuracy", predict)
         outputs = torch.from_numpy(predictor.logits(fit.classifier, held_out.encoded))
         targets = torch.from_numpy(held_out.labels)
         assert (score.step, score.steps, score.examples) == (stop, 6, 40)
@@ -56,7 +56,7 @@ def test_scoring_on_the_way_changes_no_step(gpt2: Backbone) -> None:
     scored, alone = started(gpt2, "lora"), started(gpt2, "lora")
     for stop in (1, 3, 5):
         scored.advance(stop)
-        scored.score(split(gpt2), "accuracy")
+        scored.score(split(gpt2), "accuracy", predict)
     alone.advance()
     assert scored.account.losses == alone.account.losses
 
@@ -66,7 +66,7 @@ def test_weights_that_the_last_step_spoilt_have_no_score(gpt2: Backbone) -> None
     fit.advance(2)
     with torch.no_grad():
         next(iter(fit.parameters.values())).fill_(float("nan"))
-    score = fit.score(split(gpt2), "accuracy")
+    score = fit.score(split(gpt2), "accuracy", predict)
     assert (score.step, score.value, score.loss) == (2, None, None)
 
 

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -47,7 +48,12 @@ class Packed:
     @property
     def learnt(self) -> int:
         """The number of targets over which the loss is a mean: sequences, or tokens that are not IGNORED."""
-        return int((self.targets != IGNORED).sum()) if self.per_token else len(self)
+        return len(self.learnt_at) if self.per_token else len(self)
+
+    @cached_property
+    def learnt_at(self) -> Tensor:
+        """The tokens whose targets are not IGNORED, int64 [M], in order; for targets of each token."""
+        return (self.targets != IGNORED).nonzero()[:, 0]
 
     def to(self, device: torch.device | str) -> Packed:
         """Return the same batch on another device."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import numpy as np
 
 from afina import assets, digest, file_io
+from afina.data.answer_tokens import References, encode_references
 from afina.data.batch import Loader
 from afina.data.kinds import CLASSES, Kind
 from afina.data.leakage import TextHashes
@@ -25,7 +26,7 @@ from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.tokenize import Encoded, Template, encode, pieces
-from afina.errors import CannotWrite
+from afina.errors import CannotWrite, InvalidData
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,17 +40,24 @@ _TOKENS, _OFFSETS, _ABOUT = "tokens.npy", "offsets.npy", "about.json"
 
 @dataclass(frozen=True, eq=False)
 class EncodedSplit:
-    """The tokens, labels and digest that a run keeps of a split, without its texts."""
+    """The tokens, labels and digest that a run keeps of a split, without its texts.
+
+    Attributes:
+        references: The tokens of targets that are texts; `encoded` then has the prompts.
+    """
 
     encoded: Encoded
     labels: np.ndarray
     digest: str
+    references: References | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.encoded)
 
     def loader(self, targets: np.ndarray, batch_size: int, seed: int) -> Loader:
         """Return the training batches; `targets` are the labels in the form that the loss takes."""
+        if self.references is not None:
+            return Loader(*self.references.sequences(self.encoded), batch_size, seed)
         return Loader(self.encoded, targets, batch_size, seed)
 
 
@@ -60,6 +68,8 @@ class EncodedTask:
     Attributes:
         pairs: Whether the examples are pairs of texts.
         trained_on: Hashes of the training texts, including those for calibration.
+        max_length: Most tokens of a text; for targets that are texts, of a prompt.
+        answer_tokens: Tokens of the longest training target, its end included; None if targets are no texts.
     """
 
     address: str
@@ -78,6 +88,8 @@ class EncodedTask:
     data_digest: str | None = None
     trained_on: TextHashes | None = None
     pairs: bool = False
+    max_length: int = 0
+    answer_tokens: int | None = None
 
     @property
     def found(self) -> dict[str, str]:
@@ -96,17 +108,26 @@ class EncodedTask:
     ) -> Self:
         """Encode the splits of a task, or read them from the cache. Raises the same errors as `encode`."""
 
-        def encoded(split: Split, where: str) -> EncodedSplit:
-            how = {"max_length": max_length, "template": template, "where": where}
-            return EncodedSplit(encode_split(tokenizer, tokenizer_digest, split, **how), split.labels, split.digest)  # type: ignore[arg-type]
+        def referenced(split: Split, where: str) -> References | None:
+            if split.labels.dtype.kind != "O":
+                return None
+            assert template is not None
+            return encode_references(tokenizer, split.texts, split.pairs, split.labels, template, where=where)
 
+        def encoded(split: Split, where: str, known: References | None = None) -> EncodedSplit:
+            made = encode_split(tokenizer, tokenizer_digest, split, max_length=length, template=template, where=where)
+            return EncodedSplit(made, split.labels, split.digest, known or referenced(split, where))
+
+        targets = referenced(task.train, "training text")
+        answer_tokens = targets.longest if targets else None
+        length = _prompt_length(max_length, targets) if targets else max_length
         calibration, selection = (
             None if kept is None else encoded(kept, "training text") for kept in (task.calibration, task.selection)
         )
         return cls(
             task.address,
             task.label_names,
-            encoded(task.train, "training text"),
+            encoded(task.train, "training text", targets),
             encoded(task.evaluation, "evaluation text"),
             task.leaked,
             task.kind,
@@ -120,7 +141,25 @@ class EncodedTask:
             task.data_digest,
             TextHashes.of([*task.train, *(task.calibration or ())]),
             task.train.pairs is not None,
+            length,
+            answer_tokens,
         )
+
+
+def _prompt_length(max_length: int, targets: References) -> int:
+    """Return the most tokens of a prompt, which leave room for the longest target. Raises InvalidData."""
+    if targets.longest * 2 > max_length:
+        row = int(targets.owners[int(np.argmax(targets.tokens.lengths))])
+        raise InvalidData(
+            f"training text {row + 1}: its target has {targets.longest:,} tokens, more than half of the "
+            f"{max_length:,} that prompt and target may have together (`max_length`). Set a greater `max_length`, or "
+            "leave such rows out with `long` skip.",
+            code="data.target-long",
+            row=row + 1,
+            found=targets.longest,
+            most=max_length // 2,
+        )
+    return max_length - targets.longest
 
 
 def encode_split(
@@ -144,6 +183,7 @@ def encode_split(
         "split_special_tokens": tokenizer.split_special_tokens,
         "max_length": max_length,
         **({"template": template.source} if template else {}),
+        **({} if template is None or template.special_tokens else {"special_tokens": False}),
         "versions": {name: version(name) for name in ("tokenizers", "transformers")},
     }
     place = assets.cache_directory() / "encodings" / digest.of_json(asked).removeprefix(digest.PREFIX)[:32]

@@ -118,8 +118,8 @@ def _in_template(
     """Return the token ids of each text, and how many texts were truncated; a text that adds no token has no ids."""
     seconds: Sequence[str | None] = pairs or [None] * len(texts)
     given = list(zip(texts, seconds, strict=True))
-    found = tokenizer([template.render(*one) for one in given], return_attention_mask=False, verbose=False)["input_ids"]
-    empty = tokenizer(template.render("", ""), verbose=False)["input_ids"]
+    found = template.ids(tokenizer, [template.render(*one) for one in given])
+    (empty,) = template.ids(tokenizer, [template.render("", "")])
     made, truncated = [], 0
     for one, ids in zip(given, found, strict=True):
         if ids == empty:
@@ -147,9 +147,14 @@ class Template:
     r"""The text around each text, such as `Review: {text}\nSentiment:`.
 
     A template has `{text}` once, and `{text_pair}` at most once. Other braces are literal, also in the texts.
+
+    Attributes:
+        source: The template.
+        special_tokens: Whether the tokenizer adds its special tokens. A chat template has them already.
     """
 
     source: str
+    special_tokens: bool = True
 
     def __post_init__(self) -> None:
         if self.source.count(TEXT) != 1 or self.source.count(PAIR) > 1:
@@ -182,13 +187,24 @@ class Template:
                 pairs=pairs,
             )
 
+    def ids(self, tokenizer: PreTrainedTokenizerBase, rendered: list[str]) -> list[list[int]]:
+        """Return the token ids of texts in the template, without truncation."""
+        given = tokenizer(rendered, return_attention_mask=False, verbose=False, add_special_tokens=self.special_tokens)
+        found: list[list[int]] = given["input_ids"]
+        return found
+
+    def followed(self, prompt: str, answer: str) -> str:
+        """Return a rendered prompt and its answer, with a space between them unless a line break is there."""
+        joined = not self.special_tokens or prompt.endswith("\n")
+        return f"{prompt}{'' if joined else ' '}{answer}"
+
     def render(self, text: str, pair: str | None = None) -> str:
         """Return the template with the text, or pair, in its place."""
         return self._laid(text, pair)[0]
 
     def check_length(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         """Raise InvalidStudy if the template leaves no token for a text."""
-        length = len(tokenizer(self.render("", ""), verbose=False)["input_ids"])
+        length = len(self.ids(tokenizer, [self.render("", "")])[0])
         if length >= max_length:
             raise InvalidStudy(
                 f"`template` {self._brief}: the template has {length} tokens and `max_length` is {max_length}, so no "
@@ -210,7 +226,9 @@ class Template:
         parts, cut = [text, *([] if pair is None else [pair])], False
         while True:
             rendered, spans = self._laid(*parts)
-            found = tokenizer(rendered, return_offsets_mapping=True, verbose=False)
+            found = tokenizer(
+                rendered, return_offsets_mapping=True, verbose=False, add_special_tokens=self.special_tokens
+            )
             over = len(found["input_ids"]) - max_length
             if over <= 0:
                 return np.asarray(found["input_ids"], dtype=np.int32), cut

@@ -20,6 +20,7 @@ from afina.allocator import keep_freed
 from afina.data.batch import TOKEN_BUDGET, pack
 from afina.inference.searches import Continuation, Limits, Moves, Search, search_for, stops_of
 from afina.models.added_modules import attentions, key_heads
+from afina.models.architectures import output_embedding_of
 from afina.models.classifier import Classifier
 from afina.models.decoding import Decoding
 from afina.models.kernels.key_values import CachedSequence, KeyValueCache
@@ -215,7 +216,7 @@ class ContinuousBatch:
 
 def next_logits(model: Classifier, features: Tensor) -> Tensor:
     """Return the language model's logits, float32 [B, V], for features, float32 [B, width]."""
-    head = model.output_embedding
+    head = output_embedding_of(model.model)
     if not is_linear(head):
         logits: Tensor = head(features.to(next(head.parameters()).dtype))
         return logits.float()

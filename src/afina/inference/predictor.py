@@ -10,19 +10,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 
 from afina import device as devices
 from afina.allocator import keep_freed
+from afina.data.answer_tokens import References
 from afina.data.batch import by_length
 from afina.data.readers.texts import as_lists
-from afina.data.tokenize import Encoded, Template
+from afina.data.tokenize import Encoded, Template, Tokenizer
 from afina.errors import InvalidStudy, NotFound
 from afina.events import Listener, Progress, ignore
 from afina.inference import reading
+from afina.inference.answers import answers
 from afina.inference.reading import Reading
 from afina.methods.method import Method
 from afina.models import objectives
@@ -30,8 +32,10 @@ from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.bag_of_words import BagOfWords, joined
 from afina.models.classifier import Classifier
+from afina.models.language_model import LanguageModel, open_model
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective, Predictions
+from afina.models.objectives import Texts
 from afina.repr_html import ReprCard
 
 
@@ -58,6 +62,23 @@ def predictions(
 ) -> Predictions:
     """Return the classifier's predictions with these targets, in the order of `encoded`."""
     return Predictions(logits(classifier, encoded, listen), targets)
+
+
+def predicted(
+    classifier: Classifier,
+    encoded: Encoded,
+    objective: Objective,
+    tokenizer: Tokenizer,
+    listen: Listener = ignore,
+    *,
+    targets: np.ndarray | None = None,
+    references: References | None = None,
+) -> Predictions:
+    """Return predictions with these targets, in the order of `encoded`; a language model generates its answers."""
+    if isinstance(classifier, LanguageModel):
+        given = (classifier, encoded, cast(Texts, objective), tokenizer, listen)
+        return answers(*given, references=references, targets=targets)
+    return predictions(classifier, encoded, targets, listen)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -248,7 +269,7 @@ class ModelPredictor(Predictor):
         manifest = adapter.manifest
         method = reading.method_of(adapter, backbone)
         asked = objectives.make(manifest.label_names, manifest.objective)
-        classifier = Classifier.open(backbone, asked.label_names, seed=0, opening=asked.opening)
+        classifier = open_model(backbone, asked.label_names, 0, asked.opening)
         reading.check_backbone(adapter, backbone, classifier.body)
         classifier.hold(manifest.precision)
         method.check(classifier.model, adapter.tensors)
@@ -296,4 +317,5 @@ class ModelPredictor(Predictor):
     ) -> tuple[Predictions, int]:
         """Predict in float32."""
         encoded = self.encode(texts, pairs, where=where, before=before)
-        return reading.finite(predictions(self.classifier, encoded), self.where), encoded.truncated
+        found = predicted(self.classifier, encoded, self.objective, self.backbone.tokenizer)
+        return reading.finite(found, self.where), encoded.truncated

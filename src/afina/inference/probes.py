@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from afina.data.tokenize import PAIR, Template, encode
+from afina.data.answer_tokens import encode_references
+from afina.data.tokenize import PAIR, Encoded, Template, encode
 from afina.errors import CorruptAdapter, InvalidStudy
-from afina.inference.predictor import Predictor, backbone_of, logits
+from afina.inference.answers import token_losses_of
+from afina.inference.predictor import ModelPredictor, Predictor, backbone_of, logits
 from afina.inference.reading import PROBE
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
+from afina.models.language_model import LanguageModel
 from afina.models.manifest import Manifest
 
 __all__ = ["PROBE", "TOLERANCE", "asked", "check", "compared", "difference", "opened", "probe", "recorded"]
@@ -22,10 +25,33 @@ TOLERANCE = 1e-4
 def probe(
     classifier: Classifier, backbone: Backbone, max_length: int, template: Template | None = None
 ) -> list[list[float]]:
-    """Return the outputs for the built-in sentences, [sentence][label]; a pair template pairs each with the next."""
+    """Return the outputs for the built-in sentences, [sentence][label]; a pair template pairs each with the next.
+
+    For a language model, these are log-probabilities of given tokens, [sentence][token].
+    """
     pairs = _pairs(template.source if template else None)
-    outputs = logits(classifier, encode(backbone.tokenizer, PROBE, pairs, max_length=max_length, template=template))
+    prompts = encode(backbone.tokenizer, PROBE, pairs, max_length=max_length, template=template)
+    if isinstance(classifier, LanguageModel):
+        assert template is not None
+        outputs = _likelihoods(classifier, prompts, backbone, template)
+    else:
+        outputs = logits(classifier, prompts)
     return [[float(x) for x in row] for row in outputs]
+
+
+TAUGHT = 4
+"""Tokens of each built-in answer whose log-probabilities are recorded for a language model."""
+
+
+def _likelihoods(model: LanguageModel, prompts: Encoded, backbone: Backbone, template: Template) -> np.ndarray:
+    """Return the log-probabilities of the first tokens of built-in answers, [sentence, TAUGHT].
+
+    The answer to a sentence is the next sentence, and each token follows the right ones: a generated answer would
+    differ as a whole where rounding changes one token.
+    """
+    targets = [(sentence,) for sentence in (*PROBE[1:], PROBE[0])]
+    references = encode_references(backbone.tokenizer, PROBE, _pairs(template.source), targets, template)
+    return -token_losses_of(model, prompts, references.cut(TAUGHT)).reshape(len(PROBE), TAUGHT)
 
 
 def _pairs(template: str | None) -> tuple[str, ...] | None:
@@ -84,7 +110,11 @@ def difference(predictor: Predictor) -> float:
             code="dtype.unsuitable",
             dtype="bfloat16",
         )
-    actual = predictor.outputs(PROBE, _pairs(predictor.manifest.template))
+    if isinstance(predictor, ModelPredictor) and isinstance(predictor.classifier, LanguageModel):
+        reading = predictor.classifier, predictor.backbone, predictor.max_length, predictor.template
+        actual = np.array(probe(*reading))
+    else:
+        actual = predictor.outputs(PROBE, _pairs(predictor.manifest.template))
     return compared(actual, expected, predictor.where)
 
 

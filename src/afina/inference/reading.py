@@ -50,7 +50,10 @@ class Reading:
     @cached_property
     def template(self) -> Template | None:
         """Template around each text."""
-        return Template(self.manifest.template) if self.manifest.template is not None else None
+        if self.manifest.template is None:
+            return None
+        chat = bool((self.manifest.objective or {}).get("chat"))
+        return Template(self.manifest.template, special_tokens=not chat)
 
     @property
     def max_length(self) -> int:

@@ -21,7 +21,7 @@ from afina.data.batch import pack
 from afina.errors import InvalidStudy
 from afina.methods import METHODS, make
 from afina.methods.method import Method
-from afina.models.architectures import is_head
+from afina.models.architectures import has_head, is_head
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
 from afina.models.pretrained import meta_model
@@ -47,11 +47,13 @@ def attach(classifier: Classifier, method: Method) -> None:
             code="method.precision-unsupported",
             method=method.name,
         )
+    if not has_head(classifier.model):
+        _check_needs_no_head(method)
     compares = not method.starts_apart and next(classifier.parameters()).device.type != "meta"
     before = _logits(classifier) if compares else None
     classifier.wrap(method.attach)
     classifier.eval()
-    _check_parts(method, method.trainable(classifier.model))
+    _check_parts(method, method.trainable(classifier.model), has_head(classifier.model))
     if before is None:
         return
     after = _logits(classifier)
@@ -66,7 +68,20 @@ def attach(classifier: Classifier, method: Method) -> None:
         )
 
 
-def _check_parts(method: Method, trained: Mapping[str, Parameter]) -> None:
+def _check_needs_no_head(method: Method) -> None:
+    """Raise InvalidStudy for a method that consists of a classification head, on a language model."""
+    if method.trains_body or method.head == "words":
+        return
+    instead = "Use lora, or a method that trains parts of the model." if method.trains_head else "Use zero-shot."
+    raise InvalidStudy(
+        f"method {method.name}: the method is a classification head on the frozen model, but a task of kind text is "
+        f"answered by the language model itself, which has no such head. {instead}",
+        code="method.head-missing",
+        method=method.name,
+    )
+
+
+def _check_parts(method: Method, trained: Mapping[str, Parameter], headed: bool) -> None:
     head = [name for name in trained if is_head(name)]
     body = [name for name in trained if not is_head(name)]
     if method.trains_body and not body:
@@ -77,7 +92,7 @@ def _check_parts(method: Method, trained: Mapping[str, Parameter]) -> None:
             trained=what,
             method=method.name,
         )
-    if method.trains_head and not head:
+    if headed and method.trains_head and not head:
         raise InvalidStudy(
             f"method {method.name}: the head would not train, so it would stay random. Let the head require gradients "
             '(in peft: task_type="SEQ_CLS", or modules_to_save), or set trains_head to False.',
@@ -100,8 +115,8 @@ def _check_parts(method: Method, trained: Mapping[str, Parameter]) -> None:
 def _logits(classifier: Classifier) -> Tensor:
     """Return the logits of two short sequences, without dropout."""
     device = next(classifier.parameters()).device
-    logits: Tensor = classifier.eval()(pack([np.arange(1, 6), np.arange(6, 9)]).to(device))
-    return logits
+    features = classifier.eval().features(pack([np.arange(1, 6), np.arange(6, 9)]).to(device))
+    return classifier.answer(features)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.errors import InvalidStudy
 from afina.methods.method import Method, check_names, plain_name
+from afina.models.architectures import has_head
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +53,8 @@ class PeftMethod(Method):
         with quiet():
             try:
                 settings = self.settings(model)
+                if not has_head(model):
+                    settings.task_type = "CAUSAL_LM"
                 with dequantized_weights(model):
                     return get_peft_model(model, settings)
             except ValueError as error:

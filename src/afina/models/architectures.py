@@ -304,8 +304,21 @@ def blocks_of(body: Any) -> Any:
 
 
 def head_of(model: Any) -> list[Any]:
-    """Return the modules of a sequence classifier's head; the last module returns the logits."""
-    return [model.get_submodule(path) for path in architecture_of(model).head]
+    """Return the modules of a sequence classifier's head; the last module returns the logits.
+
+    Empty for a language model, whose output embedding belongs to the pretrained model.
+    """
+    return [model.get_submodule(path) for path in architecture_of(model).head] if has_head(model) else []
+
+
+def has_head(model: Any) -> bool:
+    """Whether a model, possibly wrapped by peft, has a classification head."""
+    return any(is_head(name) for name, _ in model.named_modules())
+
+
+def output_embedding_of(model: Any) -> Any:
+    """Return the layer of a language model, possibly wrapped by peft, that returns the logits; None: a classifier."""
+    return None if has_head(model) else model.get_output_embeddings()
 
 
 def head_names() -> list[str]:

@@ -27,13 +27,10 @@ from afina.models.architectures import ARCHITECTURES, Architecture, head_of
 from afina.models.backbone_spec import RANDOM
 from afina.models.kernels import attention
 from afina.models.kernels.linear import held_tensors
-from afina.models.objective import Opening
+from afina.models.objective import SINGLE_LABEL, Opening
 from afina.models.pretrained import auto_class, first_line, locate, quiet, read_config, read_tokenizer
 from afina.repr_html import ReprCard
 from afina.tensorfile import SafetensorError
-
-SINGLE_LABEL = Opening("single_label_classification")
-"""How transformers opens a model for a task with one label for each text."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -17,15 +17,15 @@ from torch.nn import Parameter
 
 from afina.data.batch import Packed
 from afina.models.added_modules import layout_of, prompt_of
-from afina.models.architectures import architecture_of, head_of, is_head
-from afina.models.backbone import SINGLE_LABEL, Backbone
+from afina.models.architectures import architecture_of, head_of, is_head, output_embedding_of
+from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS
 from afina.models.kernels import linear
 from afina.models.kernels.layout import Layout, insert, pool
 from afina.models.kernels.linear import HeldWeight, can_pack
 from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, hold, pack
-from afina.models.objective import Opening
+from afina.models.objective import SINGLE_LABEL, Opening
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Classifier(nn.Module):
             packs: Whether weights of linear layers may be kept only in oneDNN's order.
             unlowered: Names of parameters that stay float32.
         """
-        read = read_layers(self.model)
+        read, output = read_layers(self.model), output_embedding_of(self.model)
         for path, module in self.model.named_modules():
             if is_head(path):
                 continue
@@ -117,7 +117,7 @@ class Classifier(nn.Module):
                     parameter.data = parameter.data.to(dtype)
             if isinstance(module, HeldWeight) and module.dtype != dtype:
                 module.to(dtype)
-            if packs and module not in read and can_pack(module, dtype):
+            if packs and module not in read and module is not output and can_pack(module, dtype):
                 pack(module, backward=False)
 
     @property
@@ -129,11 +129,6 @@ class Classifier(nn.Module):
     def _inner(self) -> Any:
         unwrap = getattr(self.model, "get_base_model", None)
         return unwrap() if unwrap else self.model
-
-    @property
-    def output_embedding(self) -> Any:
-        """The last layer of a language model, which returns a logit for each token of the vocabulary."""
-        return self._inner().get_output_embeddings()
 
     def layout(self, packed: Packed) -> Layout:
         """Return the layout of the row that the body computes for a batch, including a method's virtual tokens."""

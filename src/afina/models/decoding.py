@@ -44,3 +44,7 @@ class Decoding(Frozen):
         if self.beams > 1 and self.samples:
             raise ValueError("beams and temperature cannot be combined. Set beams to 1, or temperature to 0")
         return self
+
+
+GREEDY = Decoding()
+"""The most probable token at each step."""

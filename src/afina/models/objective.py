@@ -19,11 +19,14 @@ from afina import digest, file_io, tensorfile
 from afina.data.kinds import Kind
 from afina.data.split import as_references
 from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, UnknownName
+from afina.models.decoding import Decoding
 from afina.stats import metrics
 from afina.stats.metrics import METRICS, Answered
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from afina.data.tokenize import Template, Tokenizer
 
 
 _ENDS, _LAST = "_ends", "_last"
@@ -159,6 +162,10 @@ class Opening(NamedTuple):
     auto_class: AutoClass = "classifier"
 
 
+SINGLE_LABEL = Opening("single_label_classification")
+"""How transformers opens a model for a task with one label for each text."""
+
+
 @dataclass(frozen=True)
 class Objective(ABC):
     """One kind of task: how a model is trained on targets, and what `Predictions` mean.
@@ -222,6 +229,18 @@ class Objective(ABC):
     def check(self, *, smoothing: float, temperature: bool, class_weights: str | None = None) -> None:
         """Raise InvalidStudy for training settings that the kind does not support."""
         self._check_weights(class_weights)
+        if smoothing and not self.has_probabilities:
+            raise InvalidStudy(
+                f"`label_smoothing`: tasks of kind {self.kind} have no labels to smooth. Leave it out.",
+                code="option.inapplicable",
+                option="label_smoothing",
+            )
+        if temperature and not self.has_probabilities:
+            raise InvalidStudy(
+                f"`temperature`: tasks of kind {self.kind} have no probabilities. Leave it out.",
+                code="option.inapplicable",
+                option="temperature",
+            )
 
     def _check_weights(self, class_weights: str | None) -> None:
         if class_weights and not self.can_be_weighted:
@@ -231,6 +250,17 @@ class Objective(ABC):
                 option="class_weights",
                 kind=self.kind,
             )
+
+    @classmethod
+    def prompt(
+        cls, asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer
+    ) -> Template | None:
+        """Return the template of a kind without label words, `asked` or usual; None: templates go with label words."""
+        return None
+
+    def generating(self, answer_tokens: int | None, decoding: Decoding, *, chat: bool) -> Self:
+        """Return the objective with the settings of generation; unchanged if answers are not generated."""
+        return self
 
     @abstractmethod
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
@@ -270,7 +300,8 @@ class Objective(ABC):
 
     def answered(self, predictions: Predictions) -> Answered:
         """Return the input of metrics, for predictions with targets."""
-        return Answered(predictions.right, self.decode(predictions), self.probabilities(predictions))
+        chances = self.probabilities(predictions)
+        return Answered(predictions.right, self.decode(predictions), chances, predictions.extras)
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """Return every metric of this kind (docs/reference/figures.md defines them), the default headline first."""

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
+from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT, Kind
 from afina.errors import InvalidStudy
-from afina.models.objective import Objective, Predictions
+from afina.models.decoding import GREEDY, Decoding
+from afina.models.objective import AutoClass, Objective, Predictions
 from afina.stats import classification
 from afina.stats.answered import Answered
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from afina.data.tokenize import Template, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -138,22 +141,6 @@ class Number(Objective):
         made = super().of(targets, class_weights)
         return replace(made, mean=float(targets.mean()), scale=float(targets.std()) or 1.0)
 
-    def check(self, *, smoothing: float, temperature: bool, class_weights: str | None = None) -> None:
-        """Raise InvalidStudy for label smoothing, temperature and class weights."""
-        super().check(smoothing=smoothing, temperature=temperature, class_weights=class_weights)
-        if smoothing:
-            raise InvalidStudy(
-                "`label_smoothing`: tasks of kind number have no labels to smooth. Leave it out.",
-                code="option.inapplicable",
-                option="label_smoothing",
-            )
-        if temperature:
-            raise InvalidStudy(
-                "`temperature`: tasks of kind number have no probabilities. Leave it out.",
-                code="option.inapplicable",
-                option="temperature",
-            )
-
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
         """Return standardised targets, float32 [N]."""
         standardised: np.ndarray = ((targets - self.mean) / self.scale).astype(np.float32)
@@ -272,6 +259,85 @@ class Labels(Objective):
             }
 
 
+@dataclass(frozen=True)
+class Texts(Objective):
+    """A text for each text. Targets are object [N], tuples of the strings that are right answers.
+
+    Attributes:
+        answer_tokens: Tokens of the longest training target, its end included, which are kept free after each prompt.
+        chat: Whether the template was the tokenizer's chat template, whose special tokens are in the template.
+        decoding: How answers are generated.
+    """
+
+    kind: ClassVar[Kind] = TEXT
+    problem_type: ClassVar[str] = ""
+    auto_class: ClassVar[AutoClass] = "language_model"
+    column: ClassVar[str] = "answer"
+    has_probabilities: ClassVar[bool] = False
+
+    answer_tokens: int | None = None
+    chat: bool = False
+    decoding: Decoding = GREEDY
+
+    @classmethod
+    def from_settings(cls, label_names: tuple[str, ...], given: Mapping[str, Any]) -> Self:
+        """Return the objective with these settings."""
+        return cls(label_names, **dict(given) | {"decoding": Decoding(**given.get("decoding", {}))})
+
+    @classmethod
+    def prompt(cls, asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer) -> Template:
+        """Return the template, or the usual template for the columns."""
+        from afina.data.prompts import prompt_of
+
+        return prompt_of(asked, columns, pairs=pairs, tokenizer=tokenizer)
+
+    @classmethod
+    def takes(cls, labels: int) -> bool:
+        """Whether there is one target."""
+        return labels == 1
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The kind, and what the generation of answers depends on."""
+        decoding = self.decoding.model_dump(mode="json", exclude_defaults=True)
+        made = {"answer_tokens": self.answer_tokens, "chat": self.chat, "decoding": decoding}
+        return {"kind": self.kind, **{name: value for name, value in made.items() if value}}
+
+    def generating(self, answer_tokens: int | None, decoding: Decoding, *, chat: bool) -> Self:
+        """Return the objective with the settings of generation."""
+        return replace(self, answer_tokens=answer_tokens, decoding=decoding, chat=chat)
+
+    def loss_targets(self, targets: np.ndarray) -> np.ndarray:
+        """Return the targets unchanged; the loader has their tokens."""
+        return targets
+
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Return the mean of `outputs`, which are the losses of the tokens that are learnt, [M]."""
+        return outputs.mean()
+
+    def mean_loss(self, predictions: Predictions) -> float:
+        """Return the mean negative log-likelihood of the references' tokens, in nats."""
+        extras = predictions.extras
+        return float(extras["nll"].sum() / extras["reference_tokens"].sum())
+
+    def decode(self, predictions: Predictions) -> np.ndarray:
+        """Return the answers themselves."""
+        return predictions.outputs
+
+    def fits(self, predictions: Predictions) -> bool:
+        """Whether there is an answer for each target."""
+        return predictions.targets is not None and len(predictions.outputs) == len(predictions.targets)
+
+    def perfect(self, targets: np.ndarray) -> Answered:
+        """Return answers that equal the first reference."""
+        return Answered(targets, np.array([each[0] for each in targets], dtype=object))
+
+    def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
+        """Yield the answer."""
+        for answer in predictions.outputs.tolist():
+            yield {"answer": answer}
+
+
 def _temperature(objective: Objective, predictions: Predictions) -> float:
     """Return the temperature that minimises the mean loss."""
 
@@ -281,7 +347,7 @@ def _temperature(objective: Objective, predictions: Predictions) -> float:
     return classification.fit_temperature(loss)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {made.kind: made for made in (Classes, Number, Labels)}
+OBJECTIVES: dict[str, type[Objective]] = {made.kind: made for made in (Classes, Number, Labels, Texts)}
 
 
 def make(label_names: Sequence[str], settings: Mapping[str, Any] | None = None) -> Objective:
@@ -301,7 +367,7 @@ def of_problem(label_names: Sequence[str], problem_type: str | None, where: str)
     Raises:
         InvalidStudy: No kind has this problem type, or the number of labels does not fit.
     """
-    known = {kind.problem_type: kind for kind in OBJECTIVES.values()}
+    known = {kind.problem_type: kind for kind in OBJECTIVES.values() if kind.problem_type}
     count = len(label_names)
     kind = known.get(problem_type) if problem_type else next(one for one in known.values() if one.takes(count))
     if kind is None:

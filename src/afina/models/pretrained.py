@@ -26,12 +26,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from afina import assets, digest, file_io, hub, tensorfile
+from afina import allocator, assets, digest, file_io, hub, meter, tensorfile
 from afina.digest import derive_seed
 from afina.errors import InvalidStudy, NotFound
 from afina.models.architectures import ARCHITECTURES
 from afina.models.backbone_spec import EMBEDDED, RANDOM, WELL_KNOWN, check_config, check_family, directory_of
 from afina.models.kernels import attention
+from afina.models.objective import SINGLE_LABEL, Opening
 
 _CONVERSION = 1
 """Version of the conversion of `embedded`: increase it when the conversion changes, so that old caches are not used."""
@@ -105,6 +106,9 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
                 if not target.is_dir():
                     with quiet(), file_io.replacing(target) as fresh, tensorfile.system_errors():
                         make(fresh)
+                    # Made once: the run that happens to be the first is not charged for the memory.
+                    allocator.give_back()
+                    meter.forget_peak()
     return target
 
 
@@ -195,21 +199,22 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def meta_model(address: str, labels: int = 2) -> PreTrainedModel:
-    """Return transformers' classifier on the `meta` device, from the configuration at an address.
+def meta_model(address: str, labels: int = 2, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
+    """Return transformers' model on the `meta` device, from the configuration at an address.
 
     Raises:
         NotFound: There is no configuration at the address.
         InvalidStudy: afina does not support the model.
     """
-    return meta_from_config(_configuration(address), labels)
+    return meta_from_config(_configuration(address), labels, opening)
 
 
-def meta_from_config(config: PreTrainedConfig, labels: int) -> PreTrainedModel:
-    """Return transformers' classifier on the `meta` device; sets `config.num_labels`."""
-    config.num_labels = labels
+def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
+    """Return transformers' model on the `meta` device; sets `config.num_labels` for a classifier."""
+    if opening.auto_class == "classifier":  # a language model has no labels
+        config.num_labels = labels
     with torch.device("meta"), quiet():
-        opener = auto_class(ARCHITECTURES[config.model_type].classifier)
+        opener = auto_class(getattr(ARCHITECTURES[config.model_type], opening.auto_class))
         model = opener.from_config(config, attn_implementation=attention.NAME)
     return cast(PreTrainedModel, model)
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from afina.data.addresses import named
-from afina.data.kinds import CLASSES, LABELS, NUMBER
+from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
 from afina.methods import make
 from afina.report import per_label
 from afina.report.arms import Arm
@@ -253,6 +253,33 @@ class _Labels(Presentation):
         return per_label.label_figures(names, targets[None].astype(bool), answers.astype(bool))
 
 
+class _Text(Presentation):
+    """The presentation of tasks with a text per text."""
+
+    right = "Reference"
+
+    @property
+    def plots(self) -> Mapping[str, Draw]:
+        return {}
+
+    def asked(self, names: Sequence[str]) -> str:
+        return f"a text ({names[0]})"
+
+    def in_words(self, names: Sequence[str], answer: Any) -> str:
+        """Return the answer, or the first of several references and their number."""
+        if isinstance(answer, str):
+            return answer
+        return answer[0] if len(answer) == 1 else f"{answer[0]} (1 of {len(answer)})"
+
+    def untrained(self, arms: Sequence[Arm]) -> list[str]:
+        """Return a note on the untrained model."""
+        return [
+            f"{arm.label} is the pretrained model, asked in the same template as the others: nothing was trained."
+            for arm in arms
+            if not arm.trained
+        ][:1]
+
+
 def _by_order(task: str, data: Data) -> str:
     """A note that the order of a file's labels chose the positive label; empty if the user or the task chose it."""
     chosen = data.positive is not None or data.labels is not None or named(task) is not None
@@ -263,4 +290,5 @@ PRESENTATIONS: Mapping[str, Presentation] = {
     CLASSES: _Classes(),
     NUMBER: _Number(),
     LABELS: _Labels(),
+    TEXT: _Text(),
 }

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, LABELS, NUMBER
+from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
 from afina.errors import InvalidData
 from afina.models.objective import Objective, Predictions
 from afina.models.objectives import OBJECTIVES
@@ -166,6 +166,36 @@ class _Number(AnswerFormat):
         return AnswerDifference(None, candidate["value"] - current["value"])
 
 
+class _Text(AnswerFormat):
+    """A text."""
+
+    fields: ClassVar[Mapping[str, Shape]] = {"answer": schemas.TEXT}
+    function = "none"
+
+    def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
+        """Raise InvalidData: a text has no labels."""
+        raise InvalidData(
+            "this adapter answers with a text, which has no score for each label. Ask for `answer` by the native "
+            "protocol.",
+            code="data.kind-mismatch",
+            found="answer",
+            expected="label",
+        )
+
+    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
+        return [str(one.answer["answer"])], ()
+
+    def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
+        return [TensorType("answer", "BYTES")]
+
+    def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
+        return [[one.answer["answer"] for one in several]]
+
+    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
+        """Return whether the texts differ. A difference of two texts has no size."""
+        return AnswerDifference(current["answer"] != candidate["answer"], 0.0)
+
+
 def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
     """Return how much higher the candidate's probability of the label is.
 
@@ -175,7 +205,7 @@ def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any])
     return drift
 
 
-ANSWER_FORMATS: Mapping[str, AnswerFormat] = {CLASSES: _Classes(), LABELS: _Labels(), NUMBER: _Number()}
+ANSWER_FORMATS: Mapping[str, AnswerFormat] = {CLASSES: _Classes(), LABELS: _Labels(), NUMBER: _Number(), TEXT: _Text()}
 
 
 def compared(current: Prediction, candidate: Prediction) -> AnswerDifference:

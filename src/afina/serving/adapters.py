@@ -21,6 +21,7 @@ from afina.errors import CorruptAdapter, InvalidStudy
 from afina.inference.predictor import ModelPredictor, Predictor
 from afina.inference.reading import Reading, check_backbone, method_of
 from afina.methods.method import Method, check_names
+from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_head
 from afina.models.backbone import Backbone
@@ -169,6 +170,14 @@ class AdapterLoader:
                 code="adapter.changed",
                 where=adapter.where,
                 what=wrong.what,
+            )
+        manifest = adapter.manifest
+        if objectives.make(manifest.label_names, manifest.objective).auto_class == "language_model":
+            raise InvalidStudy(
+                f"{adapter.where}: the adapter answers with texts, which this version of afina does not serve. "
+                "Use `afina predict`.",
+                code="serving.kind-unsupported",
+                where=adapter.where,
             )
         shared = None if adapter.vocabulary is not None else self._shared(adapter)
         return shared or self._separate(adapter)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, LABELS, NUMBER
+from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
 from afina.models import objectives
 from afina.models.manifest import Manifest
 from afina.stats.answered import Answered
@@ -135,6 +135,45 @@ class _Number(AdapterKind):
         return float(value)
 
 
+class _Text(AdapterKind):
+    """A text. An answer is right if it equals a reference."""
+
+    title = "A text generator"
+    pipeline_tag = "text-generation"
+    auto_class = "AutoModelForCausalLM"
+    labels = "A text for each text:"
+    by_label = False
+
+    def base(self, address: str, labels: int) -> str:
+        return f"{self.auto_class}.from_pretrained({address})"
+
+    def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
+        return answered
+
+    def changes(self, first: Answered, second: Answered) -> Changes:
+        before, after, flipped = _among(first), _among(second), first.answers != second.answers
+        return Changes(
+            flipped=int(flipped.sum()),
+            right_to_wrong=int((before & ~after).sum()),
+            wrong_to_right=int((~before & after).sum()),
+            wrong_to_wrong=int((flipped & ~before & ~after).sum()),
+        )
+
+    def changed(self, first: Answered, second: Answered) -> Sequence[int]:
+        """Return texts whose answer was a reference and is not any longer first."""
+        lost = _among(first) & ~_among(second)
+        flipped = np.flatnonzero(first.answers != second.answers)
+        return sorted(map(int, flipped), key=lambda index: (not lost[index], index))
+
+    def json_value(self, value: Any, names: Sequence[str]) -> Any:
+        return value if isinstance(value, str) else list(value)
+
+
+def _among(answered: Answered) -> np.ndarray:
+    """Return whether each answer equals one of its references, bool [N]."""
+    return np.array([one in many for one, many in zip(answered.answers, answered.targets, strict=True)], bool)
+
+
 def _right(answered: Answered) -> np.ndarray:
     """Return whether every label of a text is right, bool [N]."""
     return _by_row(answered.answers == answered.targets, np.all)
@@ -157,7 +196,7 @@ def _size(first: Answered, second: Answered) -> np.ndarray:
     return size
 
 
-ADAPTER_KINDS: Mapping[str, AdapterKind] = {CLASSES: _Classes(), NUMBER: _Number(), LABELS: _Labels()}
+ADAPTER_KINDS: Mapping[str, AdapterKind] = {CLASSES: _Classes(), NUMBER: _Number(), LABELS: _Labels(), TEXT: _Text()}
 
 
 def of(manifest: Manifest) -> AdapterKind:

@@ -6,11 +6,10 @@ chosen first (`tuning.py`). The module does not know reports.
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import ValidationError
 
@@ -18,9 +17,10 @@ from afina.errors import AfinaError, InvalidStudy, UnknownName
 from afina.methods import METHODS, accepted, make
 from afina.methods.method import Method
 from afina.models import objectives
+from afina.models.decoding import GREEDY, Decoding
 from afina.models.objective import metric_for
 from afina.repr_html import ReprCard
-from afina.schema import Frozen
+from afina.schema import Frozen, Sparing
 from afina.studies import schedule, trials, tuning
 from afina.studies.results import Failure, RecordedRuns, Results, StudyRequest
 from afina.studies.runs.executor import Executor, LocalExecutor
@@ -29,13 +29,13 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.run import MOST_SEED, Run
 from afina.studies.runs.spec import Ask, Data, Training
 from afina.studies.schedule import Watcher, watching
-from afina.studies.study_file import explain, override, read
+from afina.studies.study_file import check_template, explain, override, read
 from afina.studies.trials import Space, Tune, Tuned
 
 Part = TypeVar("Part", bound=Frozen)
 
 
-class Study(ReprCard, Frozen):
+class Study(ReprCard, Sparing):
     """A comparison of methods on one task with one backbone.
 
     Attributes:
@@ -46,11 +46,14 @@ class Study(ReprCard, Frozen):
         sizes: Numbers of training texts. Every run is made with each size, with as many steps as the largest size
             takes. A smaller set of texts is part of each larger set.
         ask: How the model is asked about a text.
+        generate: How answers that are texts are generated.
         tune: Choose each method's settings first, on a validation split cut from the training split.
         methods: A table for each run. `method` names the method (default: the table's own name). Other keys are
             hyperparameters of the method, and fields of [train] and [ask] that differ for this run. `search` is a table
             of the values that tuning may choose.
     """
+
+    unwritten: ClassVar[frozenset[str]] = frozenset({"generate"})
 
     name: str
     backbone: str
@@ -61,6 +64,7 @@ class Study(ReprCard, Frozen):
     data: Data = Data()
     train: Training = Training()
     ask: Ask = Ask()
+    generate: Decoding = GREEDY
     tune: Tune | None = None
     methods: dict[str, dict[str, Any]]
 
@@ -231,18 +235,16 @@ class Study(ReprCard, Frozen):
         # a random head does not use the label words of the other methods
         shared = Ask(template=self.ask.template) if entry.get("head") == "random" else self.ask
         training, ask = _changed(self.train, entry, where), _changed(shared, entry, where)
-        if ask.template is not None:
-            from afina.data.tokenize import Template  # loads transformers
-
-            Template(ask.template)  # raises if the template is invalid
+        check_template(ask.template)
         return Run(
             backbone=self.backbone,
             task=self.task,
             method=method,
             hyperparameters=made.hyperparameters,
             data=self.data if size is None else self.data.model_copy(update={"train_examples": size}),
-            training=training if size is None else _as_long(training, max(self.sizes)),
+            training=training if size is None else training.as_long_as(max(self.sizes)),
             ask=ask,
+            generate=self.generate,
             seed=seed,
             name="" if name == method else name,
             metric=self.metric,
@@ -339,12 +341,6 @@ class Study(ReprCard, Frozen):
                 if run.title in found:  # a choice made with part of the budget would not be fair
                     keep(found[run.title].model_copy(update={"setting": None}))
         return tuple(found.values()), tuple(failed)
-
-
-def _as_long(training: Training, size: int) -> Training:
-    """Return `training` with as many steps as `size` texts take, so that runs with fewer texts train as long."""
-    steps = training.epochs * math.ceil(size / (training.batch_size * training.accumulate))
-    return training.model_copy(update={"max_steps": training.max_steps or steps})
 
 
 def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:

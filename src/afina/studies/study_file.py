@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
@@ -50,6 +51,22 @@ def read(source: str) -> tuple[dict[str, Any], str]:
             known=presets(),
         )
     raise UnknownName("preset", source, presets())
+
+
+def check_template(template: str | None) -> None:
+    """Raise InvalidStudy for a template that suits no task.
+
+    A template with other names in braces is checked with the task, whose columns these may be.
+    """
+    if template is None or template == CHAT or (TEXT not in template and _IN_BRACES.search(template)):
+        return
+    from afina.data.tokenize import Template  # loads transformers
+
+    Template(template)
+
+
+TEXT, CHAT = "{text}", "chat"
+_IN_BRACES = re.compile(r"\{[^{}]+\}")
 
 
 def override(content: dict[str, Any], item: str) -> None:

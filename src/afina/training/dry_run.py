@@ -24,8 +24,8 @@ from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
-from afina.models.objective import Objective
-from afina.models.pretrained import meta_model
+from afina.models.language_model import open_without_weights
+from afina.models.objective import Objective, Opening
 from afina.training.fit import Fit
 from afina.training.inputs import inputs_of
 from afina.training.optimizer import Recipe
@@ -81,7 +81,8 @@ def dry_run(
         dtype: The compute dtype of training.
         precision: How the backbone's frozen weights are stored, a key of `PRECISIONS`.
     """
-    shapes = [_shape(address, objective.width, method, precision) for _ in range(2)]  # peft cannot wrap fake tensors
+    # Two, because peft cannot wrap fake tensors.
+    shapes = [_shape(address, objective.width, objective.opening, method, precision) for _ in range(2)]
     # Before FakeTensorMode, because these functions read values.
     layout = shapes[0].layout
     made, evaluation_layout = inputs_of(method).rehearsal(loader, recipe, layout), layout(evaluation).made()
@@ -103,12 +104,12 @@ def dry_run(
         disk_bytes = tensorfile.size(method.state(classifier.model))
         classifier.eval()
         with torch.inference_mode():
-            classifier(evaluation, evaluation_layout)
+            classifier.answer(classifier.features(evaluation, evaluation_layout))
     return DryRun(counts, kept, kept - copies, activations, beyond, alive.peak, disk_bytes)
 
 
-def _shape(address: str, labels: int, method: Method, precision: str) -> Classifier:
-    classifier = Classifier(meta_model(address, labels))
+def _shape(address: str, labels: int, opening: Opening, method: Method, precision: str) -> Classifier:
+    classifier = open_without_weights(address, labels, opening)
     classifier.hold(precision)
     attach(classifier, method)
     return classifier

@@ -24,13 +24,12 @@ from afina.data.batch import Loader
 from afina.data.token_cache import EncodedSplit
 from afina.errors import Diverged, InvalidStudy
 from afina.events import Listener, Progress, ValidationScore, ignore
-from afina.inference import predictor
 from afina.methods.method import Method
 from afina.models.architectures import blocks_of
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
 from afina.models.kernels.patches import Patch, call_of, patch
-from afina.models.objective import Objective
+from afina.models.objective import Objective, Predictions
 from afina.stats.metrics import METRICS
 from afina.training import checkpoint
 from afina.training.checkpoint import Account
@@ -206,14 +205,26 @@ class Fit:
     def _loss(self, part: MicroBatch) -> torch.Tensor:
         return self.objective.loss(self.inputs.outputs(part), part.targets, self.recipe.label_smoothing)
 
-    def score(self, split: EncodedSplit, metric: str, listen: Listener = ignore) -> ValidationScore:
+    def score(
+        self,
+        split: EncodedSplit,
+        metric: str,
+        predict: Callable[[Classifier, EncodedSplit, Listener], Predictions],
+        listen: Listener = ignore,
+    ) -> ValidationScore:
         """Evaluate the current weights on `split` by `metric`, in the compute dtype, which suffices to select settings.
 
         The score has no figures if the last step made an output NaN or infinite.
+
+        Args:
+            split: The texts.
+            metric: Name of the metric.
+            predict: Returns the classifier's predictions for a split.
+            listen: Receives the progress.
         """
         account, steps = self.account, self.recipe.steps
         with (clock := meter.Meter(self.device)).phase("evaluate"):
-            found = predictor.predictions(self.classifier, split.encoded, split.labels, listen)
+            found = predict(self.classifier, split, listen)
         if not found.finite:
             return ValidationScore(account.step, steps, len(split), None, None)
         return ValidationScore(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from afina.methods.method import Method
-from afina.models.architectures import Block, architecture_of, is_head
+from afina.models.architectures import Block, architecture_of, is_head, output_embedding_of
 from afina.models.kernels.linear import HeldWeight, can_pack
 from afina.models.kernels.patches import Patch, pack, patch
 
@@ -49,6 +49,7 @@ class WorkingWeights:
         names = {id(parameter): name for name, parameter in parameters.items()}
         blocks = architecture_of(model).block
         first = first_with_gradient(blocks, parameters)
+        output = output_embedding_of(model)
         for path, module in model.named_modules():
             if is_head(path):
                 continue
@@ -58,10 +59,10 @@ class WorkingWeights:
             if isinstance(module, HeldWeight) and self.lowered and module.dtype != dtype:
                 module.to(dtype)
             weight = names.get(id(module._parameters.get("weight")))
-            if self.lowered and packs and weight is None and can_pack(module, dtype):
+            if self.lowered and packs and weight is None and module is not output and can_pack(module, dtype):
                 index = blocks.index(path)
                 self.copies += pack(module, backward=index is None or index >= first).transposed.nbytes
-            if type(module) is nn.Embedding and weight is not None:
+            if type(module) is nn.Embedding and weight is not None and not _is_tied(module, output):
                 self._rows.append(_Rows(self.trained[weight]))
                 patch(module, Patch.LOOK_UP, _look_up, self._rows[-1])
 
@@ -110,6 +111,11 @@ class WorkingWeights:
         if self.lowered:
             for name, parameter in self.parameters.items():
                 parameter.data = self.trained[name].data
+
+
+def _is_tied(embedding: nn.Embedding, output: Any) -> bool:
+    """Whether the output embedding is the same tensor, whose gradient then has every row."""
+    return output is not None and output.weight is embedding.weight
 
 
 def first_with_gradient(blocks: Block, trained: Iterable[str]) -> float:

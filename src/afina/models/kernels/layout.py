@@ -113,11 +113,13 @@ class Layout:
         bounds: int32 [B + 1], on the row's device.
         before: Number of cells of virtual tokens at the start of each sequence.
         prefix: Number of keys and values before each sequence that are not cells of the row.
+        chosen: Cells whose outputs are read, int64 [M], each once. None: each sequence's last token.
     """
 
     bounds: Tensor
     before: int = 0
     prefix: int = 0
+    chosen: Tensor | None = None
 
     def grown(self, before: int, prefix: int = 0) -> Layout:
         """Return the layout of a row with `before` further cells before each sequence."""
@@ -133,10 +135,15 @@ class Layout:
     def _bounds(self) -> list[int]:
         return self.bounds.tolist()
 
+    def reading(self, tokens: Tensor) -> Layout:
+        """Return this layout, reading the outputs of these tokens of the texts, int64 [M], virtual tokens left out."""
+        cells = self.cells[0].index_select(0, tokens) if self.before else tokens
+        return Layout(self.bounds, self.before, self.prefix, cells)
+
     @cached_property
-    def last(self) -> Tensor:
-        """Index of each sequence's last token, int64 [B]."""
-        return self.bounds[1:].long() - 1
+    def read(self) -> Tensor:
+        """Cells whose outputs are read, int64 [M]: the chosen cells, or each sequence's last token."""
+        return self.bounds[1:].long() - 1 if self.chosen is None else self.chosen
 
     @cached_property
     def longest(self) -> int:
@@ -168,7 +175,7 @@ class Layout:
 
     def made(self) -> Layout:
         """Return this layout, with every form computed."""
-        _ = self.last, self.longest, self.single, self.shared, self.positions, self.cells
+        _ = self.read, self.longest, self.single, self.shared, self.positions, self.cells
         if self.prefix:
             self.extended.made()
         return self
@@ -203,6 +210,14 @@ def insert(rows: Tensor, virtual: Tensor, layout: Layout) -> Tensor:
         [..., T, D].
     """
     result: Tensor = _Insert.apply(rows, virtual, *layout.cells)  # type: ignore[no-untyped-call]
+    return result
+
+
+def read_rows(rows: Tensor, layout: Layout) -> Tensor:
+    """Return the rows that `layout` reads, [T, D] -> [M, D]."""
+    if layout.chosen is None:  # few rows, for which torch's own gradient is quick enough
+        return rows.index_select(0, layout.read)
+    result: Tensor = _TakeOut.apply(rows, layout.read)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -250,9 +265,12 @@ class _TakeOut(torch.autograd.Function):
 
 
 def pool(hidden: Tensor, layout: Layout, pooling: Pooling) -> Tensor:
-    """Pool hidden states [T, D] -> [B, D] over each text's own tokens, without virtual tokens."""
+    """Pool hidden states [T, D] -> [B, D] over each text's own tokens, without virtual tokens.
+
+    "last" returns the cells that the layout reads, [M, D].
+    """
     if pooling == "last":
-        return hidden.index_select(0, layout.bounds[1:].long() - 1)
+        return read_rows(hidden, layout)
     if pooling == "first":
         return hidden.index_select(0, layout.bounds[:-1].long() + layout.before)
     places = torch.arange(len(hidden), device=hidden.device)

@@ -19,6 +19,7 @@ from afina.models.architectures import Block, PreNorm, architecture_of, blocks_o
 from afina.models.kernels import linear, lora
 from afina.models.kernels.elementwise import Dropout, TanhGELU
 from afina.models.kernels.ia3_and_vera import vera_adapter, vera_layer
+from afina.models.kernels.layout import read_rows
 from afina.models.kernels.linear import HeldWeight, PackedWeight, can_accelerate, held_forward, linear_forward
 from afina.models.kernels.lora import lora_adapter, lora_layer
 
@@ -166,16 +167,17 @@ def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
 def last_block(
     block: Any, names: Block, norms: PreNorm, hidden: Tensor, *_: Any, layout: Any, **options: Any
 ) -> Tensor:
-    """Compute the last block only at each sequence's last token, [1, T, width] -> [1, T, width]; 0 elsewhere.
+    """Compute the last block only where its output is read, [1, T, width] -> [1, T, width]; 0 elsewhere.
 
-    Keys and values need every token. The residual stream and the MLP, two thirds of the block, need only last tokens.
+    Keys and values need every token. The residual stream and the MLP, two thirds of the block, need only the tokens
+    that are read: each sequence's last token, or the tokens that a language model is trained on.
     """
     options.pop("cache", None)
     first, second = getattr(block, norms.first), getattr(block, norms.second)
     normed = first(hidden)
     options["attention_mask"] = None
-    attended = block.get_submodule(names.attention)(normed, layout=layout, **options)[0].index_select(1, layout.last)
-    stream = hidden.index_select(1, layout.last)
+    attended = block.get_submodule(names.attention)(normed, layout=layout, **options)[0]
+    attended, stream = (read_rows(rows[0], layout)[None] for rows in (attended, hidden))
     mlp = block.get_submodule(names.mlp)
     after_attention = getattr(block, "post_attention_dropout", nn.Identity())
     after_mlp = getattr(block, "post_mlp_dropout", nn.Identity())
@@ -185,4 +187,4 @@ def last_block(
     else:
         stream = stream + attended
         stream = stream + after_mlp(mlp(second(stream)))
-    return hidden.new_zeros(hidden.shape).index_copy(1, layout.last, stream)
+    return hidden.new_zeros(hidden.shape).index_copy(1, layout.read, stream)

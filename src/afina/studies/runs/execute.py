@@ -15,7 +15,7 @@ from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit
 from afina.errors import AfinaError, Diverged, OutOfMemory
 from afina.events import Listener, Progress, ValidationScore, ignore
-from afina.inference import predictor, probes
+from afina.inference import probes
 from afina.meter import Meter, rss_peak
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
@@ -99,8 +99,8 @@ class _Execution:
             self._train(fit, prepared)
         measured = fit.measure()
         classifier = fit.finish(prepared.reopen)
-        objective = self._calibrated(classifier, fit, prepared.task.calibration)
-        predictions = self._evaluate(classifier, fit, prepared.task.evaluation)
+        objective = self._calibrated(classifier, fit, prepared)
+        predictions = self._evaluate(classifier, fit, prepared, prepared.task.evaluation)
         scores = objective.metrics(predictions)
         selection = self._selection(classifier, fit, prepared)
         training = self.run.training.model_dump(mode="json") | {
@@ -131,24 +131,25 @@ class _Execution:
             self.allocated_end = self.meter.allocated()
         self.meter.seconds["train"] = fit.account.seconds["train"]
 
-    def _calibrated(self, classifier: Classifier, fit: Fit, split: EncodedSplit | None) -> Objective:
+    def _calibrated(self, classifier: Classifier, fit: Fit, prepared: Prepared) -> Objective:
         """Return the objective with calibrated probabilities, fitted on the calibration split."""
+        split = prepared.task.calibration
         if split is None:
             return fit.objective
-        return fit.objective.calibrated(self._evaluate(classifier, fit, split))
+        return fit.objective.calibrated(self._evaluate(classifier, fit, prepared, split))
 
     def _selection(self, classifier: Classifier, fit: Fit, prepared: Prepared) -> Selection | None:
         split = prepared.task.selection
         if split is None:
             return None
-        predictions, objective = self._evaluate(classifier, fit, split), fit.objective
+        predictions, objective = self._evaluate(classifier, fit, prepared, split), fit.objective
         value = objective.value(prepared.metric, predictions)
         return Selection(value=value, loss=objective.mean_loss(predictions), examples=len(split))
 
-    def _evaluate(self, classifier: Classifier, fit: Fit, split: EncodedSplit) -> Predictions:
+    def _evaluate(self, classifier: Classifier, fit: Fit, prepared: Prepared, split: EncodedSplit) -> Predictions:
         self.listen(Progress("evaluate", 0, len(split)))
         with self.meter.phase("evaluate"):
-            found = predictor.predictions(classifier, split.encoded, split.labels, self.listen)
+            found = prepared.predict(classifier, split, self.listen)
         if not found.finite:
             raise Diverged(
                 "after the last step, the weights give NaN or infinite outputs. "
@@ -329,7 +330,7 @@ def try_out(
             except Diverged:
                 yield ValidationScore(fit.account.step + 1, steps, len(split), None, None)
                 return
-            score = fit.score(split, prepared.metric, listen)
+            score = fit.score(split, prepared.metric, prepared.predict, listen)
             yield score
             if score.value is None:
                 return

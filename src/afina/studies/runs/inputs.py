@@ -171,6 +171,7 @@ class TaskFacts:
     label_names: tuple[str, ...]
     metric: str | None
     pairs: bool
+    columns: Mapping[str, str]
     leaked: int
     examples: int
     told: str
@@ -190,6 +191,7 @@ class TaskFacts:
             label_names=task.label_names,
             metric=task.metric,
             pairs=task.pairs,
+            columns=task.columns,
             leaked=task.leaked,
             examples=len(held_out),
             told=task.told,

@@ -16,7 +16,8 @@ from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Tokenizer
 from afina.digest import derive_seed
 from afina.errors import AfinaError, InvalidData, InvalidStudy
-from afina.events import Listener, Progress
+from afina.events import Listener, Progress, ignore
+from afina.inference.predictor import predicted
 from afina.inference.prompting import calibrated_offset
 from afina.meter import Meter
 from afina.methods import make
@@ -25,7 +26,8 @@ from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
-from afina.models.objective import Objective, metric_for
+from afina.models.language_model import open_model
+from afina.models.objective import Objective, Predictions, metric_for
 from afina.models.objectives import OBJECTIVES
 from afina.models.verbalizer import Verbalizer
 from afina.studies.runs.inputs import TaskFacts, labels_of
@@ -47,7 +49,7 @@ class Prepared:
         offset: The offset of the outputs, [labels], or None.
         backbone_digest: The digest of the body of the classifier without the adapter.
         total: The number of parameters of the classifier without the adapter, including the head.
-        max_length: In tokens; longer texts are truncated.
+        max_length: In tokens; longer texts, or prompts, are truncated.
     """
 
     run: RunSpec
@@ -76,6 +78,11 @@ class Prepared:
             "words": dict(self.question.words) if self.question.words else None,
             "offset": None if self.offset is None else tuple(self.offset.tolist()),
         }
+
+    def predict(self, classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:
+        """Return the classifier's predictions for a split, with its targets."""
+        given = classifier, split.encoded, self.objective, self.backbone.tokenizer, listen
+        return predicted(*given, targets=split.labels, references=split.references)
 
     def reopen(self) -> Classifier:
         """Open the classifier again, in its state before training."""
@@ -113,6 +120,8 @@ def prepare(
     listen(Progress("encode"))
     with meter.phase("encode"):
         task = EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length, question.template)
+        chat = question.template is not None and not question.template.special_tokens
+        objective = objective.generating(task.answer_tokens, run.generate, chat=chat)
         if question.offset:
             classifier.offset = calibrated_offset(classifier, task.train.encoded)
     del texts  # so that memory during training does not grow with the texts
@@ -127,7 +136,7 @@ def prepare(
         backbone_digest=digest,
         method=method,
         total=total,
-        max_length=length,
+        max_length=task.max_length,
         device=meter.device,
     )
     loader = loader_of(run, task.train, objective)
@@ -165,8 +174,11 @@ def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
 
 def question_of(run: RunSpec, task: Task | TaskFacts, tokenizer: Tokenizer) -> Verbalizer:
     """Return how `run` asks about the texts of its task. Raises InvalidStudy."""
-    asked = run.asked
-    if not OBJECTIVES[task.kind].can_be_asked:
+    asked, kind = run.asked, OBJECTIVES[task.kind]
+    prompt = kind.prompt(run.ask.template, task.columns, pairs=task.pairs, tokenizer=tokenizer)
+    if prompt is not None:
+        return Verbalizer(prompt)
+    if not kind.can_be_asked:
         if asked.head == "words" or asked.words or asked.offset:
             raise InvalidStudy(
                 f"a task of kind {task.kind} has no labels with words. Remove the words, and use a random head.",
@@ -180,7 +192,7 @@ def question_of(run: RunSpec, task: Task | TaskFacts, tokenizer: Tokenizer) -> V
 def opened(backbone: Backbone, objective: Objective, question: Verbalizer, method: Method, seed: int) -> Classifier:
     """Open a classifier whose head starts as `question` says, without a method."""
     names, exact = objective.label_names, method.trains_nothing
-    return Classifier.open(backbone, names, seed, question.tokens, exact=exact, opening=objective.opening)
+    return open_model(backbone, names, seed, objective.opening, question.tokens, exact=exact)
 
 
 def attached(classifier: Classifier, method: Method, seed: int, device: torch.device) -> Classifier:

@@ -5,6 +5,7 @@ The module does not know how a run is executed. Starts without torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -16,6 +17,7 @@ from afina.data.kinds import How, Kind
 from afina.data.readers.target_kinds import of_target
 from afina.methods import METHODS, make
 from afina.models.backbone_spec import FLOAT, PrecisionName
+from afina.models.decoding import GREEDY, Decoding
 from afina.repr_html import ReprCard
 from afina.schema import Frozen, Sparing
 
@@ -139,6 +141,11 @@ class Training(Sparing):
             raise ValueError("expected a share of the steps, below 1, or a whole number of steps")
         return given
 
+    def as_long_as(self, texts: int) -> Self:
+        """Return the settings with as many steps as `texts` texts take, so that runs with fewer texts train as long."""
+        steps = self.epochs * math.ceil(texts / (self.batch_size * self.accumulate))
+        return self.model_copy(update={"max_steps": self.max_steps or steps})
+
 
 class Ask(Frozen):
     r"""How the model is asked about a text: the [ask] section of a study.
@@ -186,15 +193,18 @@ _NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": Tru
 """Fields that do not change the result; two runs that differ only in these fields are the same run."""
 
 
-class RunSpec(ReprCard, Frozen):
+class RunSpec(ReprCard, Sparing):
     """The description of one training and evaluation.
 
     Attributes:
+        generate: How answers that are texts are generated for the evaluation.
         name: The run's name in tables. Default: the method's key.
         metric: The headline metric, which also scores trials. None: the task's metric.
         data_digest: The digest of the contents of the task's files (`Task.data_digest`), so that changed files make
             another run. None if the address identifies the texts, as for packaged data and data on the Hub.
     """
+
+    unwritten: ClassVar[frozenset[str]] = frozenset({"generate"})
 
     backbone: str
     task: str
@@ -203,6 +213,7 @@ class RunSpec(ReprCard, Frozen):
     data: Data = Data()
     training: Training = Training()
     ask: Ask = Ask()
+    generate: Decoding = GREEDY
     seed: int = 0
     name: str = ""
     metric: str | None = None

@@ -1,0 +1,123 @@
+"""The tokens of targets that are texts, and the sequences of prompt and target that a language model is trained on.
+
+The span of a target is found by comparing the token ids of the prompt with those of the prompt and its target, never by
+searching for text. The module does not know models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from afina.data.batch import IGNORED
+from afina.data.tokenize import Encoded, Template, Tokenizer
+from afina.errors import InvalidData, InvalidStudy
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """The tokens of the targets of N examples; an example may have several.
+
+    Attributes:
+        tokens: R sequences, each with the end-of-sequence token as its last.
+        owners: int64 [R], the example of each sequence, ascending.
+    """
+
+    tokens: Encoded
+    owners: np.ndarray
+
+    @property
+    def longest(self) -> int:
+        """The number of tokens of the longest target, its end included; 0 without targets."""
+        return int(self.tokens.lengths.max(initial=0))
+
+    def sequences(self, prompts: Encoded) -> tuple[Encoded, Encoded]:
+        """Return what a language model reads, and the target of each of its tokens, one sequence for each reference.
+
+        A sequence is the prompt and the target without its last token, which no other token follows. The target of a
+        token is the next token, or IGNORED inside the prompt.
+        """
+        inputs, targets, lengths = [], [], []
+        for number, owner in enumerate(self.owners.tolist()):
+            prompt, answer = prompts[owner], self.tokens[number]
+            inputs += [prompt, answer[:-1]]
+            targets += [np.full(len(prompt) - 1, IGNORED, np.int32), answer]
+            lengths.append(len(prompt) + len(answer) - 1)
+        offsets = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))]).astype(np.int64)
+        none = np.zeros(0, np.int32)
+        return tuple(Encoded(np.concatenate([none, *each]), offsets, 0) for each in (inputs, targets))  # type: ignore[return-value]
+
+    def cut(self, most: int) -> References:
+        """Return the first `most` tokens of each target."""
+        return References(_joined([self.tokens[number][:most] for number in range(len(self.tokens))]), self.owners)
+
+    def take(self, examples: np.ndarray) -> References:
+        """Return the references of these examples, int64 [K], ascending."""
+        kept = np.isin(self.owners, examples)
+        chosen = [self.tokens[int(number)] for number in np.flatnonzero(kept)]
+        return References(_joined(chosen), np.searchsorted(examples, self.owners[kept]))
+
+
+def encode_references(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    targets: Sequence[tuple[str, ...]] | np.ndarray,
+    template: Template,
+    *,
+    where: str = "text",
+) -> References:
+    """Tokenise the targets as they follow their prompts. `where` names the texts in messages.
+
+    Raises:
+        InvalidData: A target's tokens cannot be told from the prompt's.
+        InvalidStudy: The tokenizer has no end-of-sequence token.
+    """
+    if (end := tokenizer.eos_token_id) is None:
+        raise InvalidStudy(
+            "the tokenizer has no end-of-sequence token, so a model could not learn where an answer ends. "
+            "Choose another backbone, or set `eos_token` in its tokenizer_config.json.",
+            code="tokenizer.end-missing",
+        )
+    owners = np.repeat(np.arange(len(targets)), [len(each) for each in targets])
+    found: list[np.ndarray] = []
+    for ids in _answers(tokenizer, texts, pairs, targets, template, where):
+        found.append(np.array([*ids, *([] if ids[-1:] == [end] else [end])], dtype=np.int32))
+    return References(_joined(found), owners)
+
+
+def _answers(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    targets: Sequence[tuple[str, ...]] | np.ndarray,
+    template: Template,
+    where: str,
+) -> Iterator[list[int]]:
+    for start in range(0, len(texts), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(texts)))
+        prompts = [template.render(texts[row], None if pairs is None else pairs[row]) for row in rows]
+        wholes = [template.followed(prompts[row - start], target) for row in rows for target in targets[row]]
+        before, whole = (template.ids(tokenizer, given) for given in (prompts, wholes))
+        following = iter(whole)
+        for row, prompt in zip(rows, before, strict=True):
+            for target in targets[row]:
+                ids = next(following)
+                if ids[: len(prompt)] != prompt or len(ids) == len(prompt):
+                    raise InvalidData(
+                        f"{where} {row + 1}: the tokens of the target {target[:40]!r} cannot be told from those of the "
+                        "prompt, because the tokenizer joins the end of the prompt with the target. End the "
+                        "`template` with a letter, a colon or a line break, not with a space.",
+                        code="template.span-unknown",
+                        row=row + 1,
+                    )
+                yield ids[len(prompt) :]
+
+
+def _joined(sequences: Sequence[np.ndarray]) -> Encoded:
+    offsets = np.concatenate([[0], np.cumsum([len(each) for each in sequences])]).astype(np.int64)
+    return Encoded(np.concatenate([np.zeros(0, np.int32), *sequences]).astype(np.int32), offsets, 0)

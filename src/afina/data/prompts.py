@@ -1,0 +1,83 @@
+"""Prompts of tasks whose answers are texts: the template around an input, given, usual for its columns, or a chat's.
+
+The module does not know models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from afina.data.tokenize import PAIR, TEXT, Template, Tokenizer
+from afina.errors import InvalidStudy
+
+CHAT = "chat"
+"""The value of `template` for the tokenizer's own chat template."""
+
+USUAL = {
+    ("question", None): "Question: {text}\nAnswer:",
+    ("context", "question"): "{text}\n\nQuestion: {text_pair}\nAnswer:",
+    ("document", None): "{text}\n\nSummary:",
+    ("prompt", None): "{text}",
+    ("mr", None): "{text}\n\nDescription:",
+}
+"""Templates by the names of the columns of the input and of its second part."""
+
+OTHERWISE = "{text}\n\nOutput:"
+OTHERWISE_PAIR = "{text}\n{text_pair}\n\nOutput:"
+
+_ANSWER = "\x1fanswer\x1f"
+"""Stands for the answer while a chat template is read; no text has these characters."""
+
+
+def prompt_of(asked: str | None, columns: Mapping[str, str], *, pairs: bool, tokenizer: Tokenizer) -> Template:
+    """Return the template of a task whose answers are texts.
+
+    Args:
+        asked: A template, in which the columns' own names in braces may stand for `{text}` and `{text_pair}`; `chat`
+            for the tokenizer's chat template; None for the template that is usual for the columns.
+        columns: The columns by role, as in `Task`.
+        pairs: Whether the inputs have two parts.
+        tokenizer: The tokenizer.
+
+    Raises InvalidStudy.
+    """
+    if asked == CHAT:
+        return chat_template(tokenizer, pairs=pairs)
+    if asked is None:
+        names = columns.get("text"), columns.get("text_pair")
+        asked = USUAL.get(names, OTHERWISE_PAIR if pairs else OTHERWISE)  # type: ignore[arg-type]
+    for role, mark in (("text", TEXT), ("text_pair", PAIR)):
+        name = columns.get(role)
+        if name is not None and mark not in asked:
+            asked = asked.replace(f"{{{name}}}", mark)
+    made = Template(asked)
+    made.check_pairs(pairs)
+    return made
+
+
+def chat_template(tokenizer: Tokenizer, *, pairs: bool) -> Template:
+    """Return the prompt that the tokenizer's chat template makes of a user's message and the start of an answer.
+
+    Raises InvalidStudy if there is no chat template, or if an answer does not follow the prompt and end with the
+    end-of-sequence token.
+    """
+    if not tokenizer.chat_template:
+        raise InvalidStudy(
+            "`template` chat: the tokenizer has no chat template. Give a template such as "
+            r"'Question: {text}\nAnswer:', or choose a backbone that was trained for chats.",
+            code="template.chat-missing",
+        )
+    asked = {"role": "user", "content": f"{TEXT}\n\n{PAIR}" if pairs else TEXT}
+    prompt = str(tokenizer.apply_chat_template([asked], tokenize=False, add_generation_prompt=True))
+    chat = [asked, {"role": "assistant", "content": _ANSWER}]
+    whole = str(tokenizer.apply_chat_template(chat, tokenize=False))
+    end = str(tokenizer.eos_token)
+    if not whole.startswith(f"{prompt}{_ANSWER}{end}"):
+        raise InvalidStudy(
+            "`template` chat: the tokenizer's chat template does not continue a prompt with the answer and the "
+            f"end-of-sequence token {end!r}, so an answer's tokens cannot be told. Give a template of your own.",
+            code="template.chat-unusable",
+        )
+    made = Template(prompt, special_tokens=False)
+    made.check_pairs(pairs)
+    return made

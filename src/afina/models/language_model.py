@@ -1,0 +1,84 @@
+"""LanguageModel: a backbone under its own head over a packed row, for answers that are texts.
+
+The model inside is transformers' `...ForCausalLM`, wrapped by peft if the method needs peft. Parameter names and saved
+files are therefore those of transformers and peft. Does not know methods, tokenizers or how answers are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afina.data.batch import Packed
+from afina.models.architectures import output_embedding_of
+from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier
+from afina.models.kernels.layout import Layout
+from afina.models.kernels.token_loss import token_losses
+from afina.models.objective import Opening
+from afina.models.pretrained import meta_model
+
+
+class LanguageModel(Classifier):
+    """A causal language model that takes a packed batch and returns the losses of the tokens that are learnt.
+
+    The model has no classification head, so `Classifier`'s head is the model's output embedding, which belongs to the
+    body in every count of parameters.
+    """
+
+    def layout(self, packed: Packed) -> Layout:
+        """Return the layout of a batch; with targets for each token, the layout reads the tokens that are learnt."""
+        made = super().layout(packed)
+        return made.reading(packed.learnt_at) if packed.per_token else made
+
+    def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
+        """Return the negative log-likelihood of each learnt token, float32 [M], in order.
+
+        Args:
+            packed: A batch with targets for each token: `targets[t]` is the token after token t, or IGNORED.
+            layout: The batch's layout, if already computed.
+        """
+        hidden = self.features(packed, layout)
+        head = self.output_embedding
+        targets = packed.targets.index_select(0, packed.learnt_at)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return token_losses(hidden.to(head.weight.dtype), head.weight, targets, head.bias)
+
+    def answer(self, features: Tensor) -> Tensor:
+        """Return the logits of the next token, float32 [B, vocabulary], for hidden states [B, width]."""
+        head = self.output_embedding
+        logits: Tensor = head(features.to(head.weight.dtype)).float()
+        return logits
+
+    @property
+    def output_embedding(self) -> Any:
+        """The linear layer that returns the logits of all tokens; its weight may be the input embedding's."""
+        return output_embedding_of(self.model)
+
+
+def open_model(
+    backbone: Backbone,
+    label_names: Sequence[str],
+    seed: int,
+    opening: Opening,
+    tokens: Sequence[Sequence[int]] | None = None,
+    *,
+    exact: bool = False,
+) -> Classifier:
+    """Open a backbone as `opening` says: a classifier under a new head, or a language model under its own.
+
+    `Backbone.open` describes the arguments.
+    """
+    return _wrapper(opening)(*backbone.open(label_names, seed, tokens, exact=exact, opening=opening))
+
+
+def open_without_weights(address: str, labels: int, opening: Opening) -> Classifier:
+    """Return the same model on the `meta` device, from the configuration at an address."""
+    return _wrapper(opening)(meta_model(address, labels, opening))
+
+
+def _wrapper(opening: Opening) -> type[Classifier]:
+    return LanguageModel if opening.auto_class == "language_model" else Classifier
