@@ -107,8 +107,8 @@ def evaluate(
     split, objective = texts.split, predictor.objective
     headline = metric_for(objective, metric, texts.metric)
     turned = _turned(objective, positive, texts.where)
-    predictions, truncated = predictor.predict(split.texts, split.pairs, where=f"{texts.where}, text")
-    answered, names = objective.answered(predictions.against(split.labels)), objective.label_names
+    predictions, truncated = predictor.measure(split, where=f"{texts.where}, text")
+    answered, names = objective.answered(predictions), objective.label_names
     answered, names = (answered.turned, names[::-1]) if turned else (answered, names)
     return Evaluation(
         adapter=adapter.where,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
@@ -17,14 +17,15 @@ import torch
 
 from afina import device as devices
 from afina.allocator import keep_freed
-from afina.data.answer_tokens import References
+from afina.data.answer_tokens import References, encode_references
 from afina.data.batch import by_length
 from afina.data.readers.texts import as_lists
+from afina.data.split import Split
 from afina.data.tokenize import Encoded, Template, Tokenizer
 from afina.errors import InvalidStudy, NotFound
 from afina.events import Listener, Progress, ignore
 from afina.inference import reading
-from afina.inference.answers import answers
+from afina.inference.answers import answers, likelihoods
 from afina.inference.reading import Reading
 from afina.methods.method import Method
 from afina.models import objectives
@@ -179,6 +180,14 @@ class Predictor(ReprCard, ABC):
         """
         return self._predict(*as_lists(texts, pairs), where, before)
 
+    def measure(self, split: Split, *, where: str = "text") -> tuple[Predictions, int]:
+        """Predict a split; the predictions have its targets, and what else the metrics need.
+
+        Returns and raises as `predict`.
+        """
+        found, truncated = self.predict(split.texts, split.pairs, where=where)
+        return found.against(split.labels), truncated
+
     @abstractmethod
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
@@ -311,6 +320,18 @@ class ModelPredictor(Predictor):
     ) -> Encoded:
         """Tokenise texts as in training. Raises the errors of `predict`."""
         return self.reading.encode(texts, pairs, where=where, before=before)
+
+    def measure(self, split: Split, *, where: str = "text") -> tuple[Predictions, int]:
+        """Predict a split; a language model also computes the likelihood of the references."""
+        found, truncated = super().measure(split, where=where)
+        if not isinstance(self.classifier, LanguageModel):
+            return found, truncated
+        assert self.template is not None
+        tokenizer = self.backbone.tokenizer
+        references = encode_references(tokenizer, split.texts, split.pairs, split.labels, self.template, where=where)
+        prompts = self.encode(split.texts, split.pairs, where=where)
+        extras = {**found.extras, **likelihoods(self.classifier, prompts, references)}
+        return reading.finite(replace(found, extras=extras), self.where), truncated
 
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int

@@ -82,8 +82,9 @@ class Predictions:
 
     @property
     def finite(self) -> bool:
-        """Whether no output is NaN or infinite; true for strings."""
-        return self.outputs.dtype.kind != "f" or bool(np.isfinite(self.outputs).all())
+        """Whether no output is NaN or infinite; for strings, whether the likelihoods of the references are finite."""
+        numbers = [array for array in (self.outputs, *self.extras.values()) if array.dtype.kind == "f"]
+        return all(bool(np.isfinite(array).all()) for array in numbers)
 
     def write(self, path: Path) -> str:
         """Write the file `path` atomically, numbers as float32; return the file's digest."""
