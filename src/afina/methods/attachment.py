@@ -24,6 +24,7 @@ from afina.methods.method import Method
 from afina.models.architectures import has_head, is_head
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
+from afina.models.objective import SINGLE_LABEL, Opening
 from afina.models.pretrained import meta_model
 
 TOLERANCE = 1e-5
@@ -151,27 +152,31 @@ def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxy
     return BackboneCounts(total, wanted, run)
 
 
-def applicable(address: str, names: Iterable[str] = tuple(METHODS)) -> list[str]:
-    """Return the methods among `names` that support the backbone at `address`.
+def applicable(address: str, names: Iterable[str] = tuple(METHODS), opening: Opening = SINGLE_LABEL) -> list[str]:
+    """Return the methods among `names` that support the backbone at `address`, opened as `opening` says.
 
     Raises:
         NotFound: There is no such backbone.
         InvalidStudy: The backbone is not supported.
     """
     meta_model(address)
-    return [name for name, _ in _served(address, names)]
+    return [name for name, _ in _served(address, names, opening)]
 
 
-def _served(address: str, names: Iterable[str]) -> Iterator[tuple[str, ParameterCounts]]:
+def _served(
+    address: str, names: Iterable[str], opening: Opening = SINGLE_LABEL
+) -> Iterator[tuple[str, ParameterCounts]]:
     for name in names:
         try:
-            counts = _counts(address, METHODS[name]())
+            counts = _counts(address, METHODS[name](), opening)
         except InvalidStudy:
             continue
         yield name, counts
 
 
-def _counts(address: str, method: Method) -> ParameterCounts:
-    model = meta_model(address)
+def _counts(address: str, method: Method, opening: Opening = SINGLE_LABEL) -> ParameterCounts:
+    model = meta_model(address, opening=opening)
+    if not has_head(model):
+        _check_needs_no_head(method)
     ready = method.for_family(model.config.model_type)
     return count_parameters(ready.trainable(ready.attach(model)))

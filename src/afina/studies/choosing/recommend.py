@@ -166,7 +166,8 @@ def _that_fit(setting: ChoiceSetup, memory: int | None) -> tuple[list[str], bool
     there = [gpu] if gpu is not None else [meter.memory_available(), meter.machine_memory()]
     limit = memory if memory is not None else min((size for size in there if size is not None), default=None)
     considered = [name for name, kind in METHODS.items() if kind.practical or kind.head == "words"]
-    runs = [setting.run(name) for name in applicable(setting.backbone, considered)]
+    adapting = applicable(setting.backbone, considered, setting.objective.opening)
+    runs = [setting.run(name) for name in adapting]
     encodings = forecast.Encodings(setting.task)
     fitting, dropped, lowered = [], {}, False
     most: int | None = None  # the memory of the most expensive method
