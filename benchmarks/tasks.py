@@ -78,7 +78,7 @@ def page(task: str, results: Results) -> str:
         [
             f"#### `snippets:{task}`",
             table(made.tables[0]),
-            f"{floors.FLOORS[record.kind].linear} on the same texts: {beside}."
+            f"{floors.FLOORS[record.kind].tfidf} on the same texts: {beside}."
             + (f" One human: {', '.join(human)}." if human else ""),
             table(verdicts),
             " ".join(made.sentences),

@@ -63,7 +63,7 @@ OWNERS = {
     "pyarrow": "data.readers.formats",
     "openpyxl": "data.readers.formats",
     "psutil": "meter",
-    "sklearn": "stats.classification studies.choosing.floors estimators.*",
+    "sklearn": "stats.classification studies.choosing.linear_floors studies.choosing.text_floors estimators.*",
     "scipy": "stats.classification stats.intervals stats.significance report.paper_claims",
     "rouge_score": "stats.text",
     "sacrebleu": "stats.overlap",

@@ -50,7 +50,7 @@ def handed_over(train: Split, labels: int, to: Path) -> Path:
 @pytest.mark.parametrize("pairs", [False, True], ids=["texts", "pairs"])
 def test_it_answers_as_scikit_learns_pipeline_does(labels: int, pairs: bool, tmp_path: Path) -> None:
     train = some(labels, pairs=pairs)
-    fitted = floors.fit(train)
+    fitted = floors.FLOORS["classes"].pipeline(train, floors.classes(train))
     predictor = Predictor.load(handed_over(train, labels, tmp_path / "adapter"))
     texts = [*ODD, *train.texts]
     second = texts[::-1] if pairs else None
@@ -68,7 +68,7 @@ def test_a_label_that_no_training_text_has_is_never_the_answer(tmp_path: Path) -
         predictor = Predictor.load(handed_over(train, 4, tmp_path / str(absent)))
         found = probabilities(predictor.outputs(ODD))
         assert (found[:, absent] == 0).all()
-        fitted = floors.fit(train)
+        fitted = floors.FLOORS["classes"].pipeline(train, floors.classes(train))
         assert np.abs(found[:, fitted[-1].classes_] - fitted.predict_proba(ODD)).max() < 1e-6
 
 

@@ -29,7 +29,7 @@ from afina.models import objectives
 from afina.report.recommendation import as_json, evidence, sentences
 from afina.report.verdicts import ONE_SEED
 from afina.stats.comparison import compare
-from afina.studies.choosing import candidate_trainings, candidates, floors, time_budget
+from afina.studies.choosing import candidate_trainings, candidates, floors, linear_floors, time_budget
 from afina.studies.choosing.recommend import recommend
 from afina.studies.choosing.recommendation import Recommendation, decide
 from afina.studies.choosing.time_budget import MEASURED, StepTime
@@ -300,8 +300,8 @@ def test_tfidf_is_the_pipeline_that_scikit_learns_grid_search_chooses(kind: str)
     ]
     train = Split([text for text, _ in made], targets)
     objective = objectives.make(("no", "yes") if kind != "number" else ("score",), {"kind": kind}).of(targets)
-    words, last = floors.fit(train, objective)
     kind = floors.FLOORS[objective.kind]
+    words, last = kind.pipeline(train, objective)
     _, grid = kind.last()
     named = {f"last__{name}": values for name, values in grid.items()}
     pipeline = make_pipeline(clone(words), clone(last))
@@ -317,7 +317,7 @@ def test_tfidf_learns_words_and_says_what_it_chose() -> None:
     texts, labels = [text for text, _ in rows], np.array([label for _, label in rows])
     fitted = floors.tfidf(Split(texts[:150], labels[:150]))
     assert (fitted.predict(Split(texts[150:], labels[150:])) == labels[150:]).mean() > 0.9
-    assert fitted.setting in [f"C {value:g}" for value in floors.CHOICES]
+    assert fitted.setting in [f"C {value:g}" for value in linear_floors.CHOICES]
 
 
 @pytest.mark.parametrize(

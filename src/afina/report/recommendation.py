@@ -178,7 +178,7 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
             f"No trained language model is better: the best, {title(best.name)}, has {metric_name(made.metric)} "
             f"{share(best.metrics[made.metric])}."
         )
-        name = floors.FLOORS[made.kind].linear if chosen.name in floors.CONSTANTS else chosen.name
+        name = floors.FLOORS[made.kind].tfidf if chosen.name in floors.CONSTANTS else chosen.name
         adapted = {one.name for one in trained}
         compared = [
             one for one in made.comparisons if name in (one.first, one.second) and adapted & {one.first, one.second}
@@ -193,7 +193,7 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
         costs = "It was fitted in seconds" + (
             ", and its adapter needs no backbone."
             if chosen.adapter
-            else "; no adapter was saved, because it always gives the same answer."
+            else f"; no adapter was saved, because {floors.FLOORS[made.kind].unsaved(chosen.name)}."
         )
     return why, costs, settle
 

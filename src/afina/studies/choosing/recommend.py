@@ -29,7 +29,7 @@ from afina.stats.metrics import METRICS, Metric
 from afina.studies.choosing import floors, time_budget
 from afina.studies.choosing.candidate_trainings import AT_LEAST, CandidateTrainings
 from afina.studies.choosing.candidates import DEAREST, MORE, ChoiceSetup, in_learnt_order
-from afina.studies.choosing.floors import Floor
+from afina.studies.choosing.floor import Floor
 from afina.studies.choosing.recommendation import HALF, Contender, Dropped, Fewer, Recommendation, decide
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.results import Results, of_recommendation
@@ -118,7 +118,7 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
     setting.watcher.says(task.told)
     setting.watcher.says("fitting baselines without a language model")
     with setting.stages.of(time_budget.SIMPLE):
-        fitted = [floors.constant(task.train, setting.objective), floors.tfidf(task.train, setting.objective)]
+        fitted = floors.fit(task.train, setting.objective)
         handed = {floor.name: _hand_over(floor, setting, held.directory) for floor in fitted if floor.model}
     setting.watcher.says("forecasting which methods fit in memory")
     with setting.stages.of(time_budget.MEMORY):
@@ -209,8 +209,7 @@ def _answer(
     compared = compare(defined, metric=metric, margin=metric.margin(held_out.labels), references=simple)
     recommended = decide(list(scores), scores, simple, compared, lower=metric.lower)
     of_floors = [
-        contender_of_floor(floor, objective.metrics(answered[floor.name]), task, handed.get(floor.name))
-        for floor in fitted
+        contender_of_floor(floor, objective.metrics(answered[floor.name]), handed.get(floor.name)) for floor in fitted
     ]
     as_they_are = [with_measurements(Contender(name=name), one) for name, one in untrained.items()]
     chosen = finalists.get(recommended) or untrained.get(recommended)
@@ -235,13 +234,13 @@ def _answer(
     )
 
 
-def contender_of_floor(floor: Floor, figures: Mapping[str, float], task: Task, adapter: str | None) -> Contender:
+def contender_of_floor(floor: Floor, figures: Mapping[str, float], adapter: str | None) -> Contender:
     """Return a baseline with its metrics on the held-out texts."""
     return Contender(
         name=floor.name,
         setting=floor.setting,
         metrics=dict(figures),
-        examples=min(len(task.train), floors.MOST),
+        examples=floor.examples,
         adapter=adapter,
     )
 
