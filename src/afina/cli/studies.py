@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from afina import meter
 from afina.cli.options import (
     AllowLeakage,
     BackboneOption,
@@ -186,6 +187,7 @@ def choose(
 
     Prints the evidence, and saves the adapter of the recommended method.
     """
+    from afina import meter
     from afina.cli.progress import Minutes
     from afina.schema import read_size
     from afina.studies.choosing.recommend import recommend
@@ -196,30 +198,33 @@ def choose(
         text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive, target=target
     )
     data |= file_options(missing, merge_labels, sheet)
-    try:
-        with sigterm_as_ctrl_c():
-            results = recommend(
-                task,
-                minutes,
-                memory=read_size(memory) if memory is not None else None,
-                backbone=backbone,
-                out=out,
-                data=data,
-                ask=ask_options(template, words),
-                metric=metric,
-                watcher=Minutes(began, lambda line: print(line, file=sys.stderr)),
-                executor=_executor(jobs),
-                command=command,
-                began=began,
-            )
-    except KeyboardInterrupt as ended:
-        raise _told_to_begin_anew(command, ended) from None
+    with _ended_without_checkpoint(command):
+        results = recommend(
+            task,
+            minutes,
+            memory=read_size(memory) if memory is not None else None,
+            backbone=backbone,
+            out=out,
+            data=data,
+            ask=ask_options(template, words),
+            metric=metric,
+            watcher=Minutes(began, lambda line: print(line, file=sys.stderr)),
+            executor=_executor(jobs),
+            command=command,
+            began=began,
+        )
     _write_publish_show(results, publish, as_json, texts=not no_texts)
 
 
-def _told_to_begin_anew(command: list[str], ended: KeyboardInterrupt) -> typer.Exit:
-    print(f"\nInterrupted: a recommendation has no checkpoint. Begin anew: {shlex.join(command)}", file=sys.stderr)
-    return typer.Exit(exit_status(ended))
+@contextmanager
+def _ended_without_checkpoint(command: list[str]) -> Iterator[None]:
+    """Turn an interruption of the block into a sentence and an exit status."""
+    try:
+        with sigterm_as_ctrl_c():
+            yield
+    except KeyboardInterrupt as ended:
+        print(f"\nInterrupted: a recommendation has no checkpoint. Begin anew: {shlex.join(command)}", file=sys.stderr)
+        raise typer.Exit(exit_status(ended)) from None
 
 
 def show(

@@ -1,4 +1,4 @@
-"""Addresses of tasks: GLUE, data sets of the Hub, snippets, and files or directories of the user.
+"""Addresses of tasks: GLUE, data sets of the Hub, snippets, ACLSum, E2E, SQuAD, and files or directories of the user.
 
 The module knows addresses, and which files belong to the user. It does not read files.
 """
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from afina import assets
+from afina.data import text_benchmarks
 from afina.data.readers import files, hub_datasets, snippets
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.formats import READERS
@@ -21,13 +22,25 @@ from afina.data.readers.splitting import TaskData
 from afina.errors import AfinaError, NotFound, UnknownName
 
 SST2, GLUE, SNIPPETS, HUB = "sst2", "glue/", "snippets:", "hub:"
-SCHEMES = (GLUE, SNIPPETS, HUB)
+ACLSUM, E2E, SQUAD = "aclsum:", "e2e:", "squad:"
+SCHEMES = (GLUE, SNIPPETS, HUB, ACLSUM, E2E, SQUAD)
 """Prefixes of addresses that name an origin, even if the origin does not exist."""
 
-NAMES = (SST2, *(f"{GLUE}{name}" for name in hub_datasets.GLUE), *(f"{SNIPPETS}{name}" for name in snippets.LOADERS))
+NAMES = (
+    SST2,
+    *(f"{GLUE}{name}" for name in hub_datasets.GLUE),
+    *(f"{SNIPPETS}{name}" for name in snippets.LOADERS),
+    *(f"{ACLSUM}{name}" for name in text_benchmarks.ACLSUM),
+)
 """Addresses that name a task completely. Other addresses continue with a directory or a data set."""
 
-FORMS = (f"{GLUE}NAME:DIRECTORY", f"{HUB}OWNER/NAME", f"{HUB}OWNER/NAME:CONFIG")
+FORMS = (
+    f"{GLUE}NAME:DIRECTORY",
+    f"{HUB}OWNER/NAME",
+    f"{HUB}OWNER/NAME:CONFIG",
+    f"{E2E}DIRECTORY",
+    f"{SQUAD}DIRECTORY",
+)
 
 
 @dataclass(frozen=True)
@@ -58,26 +71,40 @@ def named(address: str) -> Origin | None:
     """Return the origin that an address names; None if the address is a file, a directory or invalid."""
     if address.startswith(HUB):
         return _of_hub(address)
-    task = address.removeprefix(SNIPPETS)
-    if address.startswith(SNIPPETS) and task in snippets.LOADERS:
-        return _of_snippets(address, task)
+    scheme, _, rest = address.partition(":")
+    if address.startswith(SNIPPETS) and rest in snippets.LOADERS:
+        return _of_asset(address, "snippets", snippets.LOADERS[rest])
+    if address.startswith(ACLSUM) and rest in text_benchmarks.ACLSUM:
+        return _of_asset(address, "aclsum", partial(text_benchmarks.load_aclsum, rest))
+    if address.startswith((E2E, SQUAD)) and rest:
+        return _of_files(address, *_READERS[f"{scheme}:"], Path(rest).expanduser())
     name, colon, directory = address.removeprefix(GLUE).partition(":")
     if name not in hub_datasets.GLUE or not (address.startswith(GLUE) or address == SST2) or (colon and not directory):
         return None
-    return _of_directory(address, name, Path(directory).expanduser()) if colon else _of_glue(address, name)
+    if not colon:
+        return _of_glue(address, name)
+    read, files_at = partial(hub_datasets.load_glue_files, name), partial(hub_datasets.glue_files, name)
+    return _of_files(address, read, files_at, Path(directory).expanduser())
 
 
-def _of_snippets(address: str, name: str) -> Origin:
-    is_cached = partial(assets.is_cached, "snippets")
+_READERS: dict[str, tuple[Callable[..., TaskData], Callable[[Path], list[Path]]]] = {
+    E2E: (text_benchmarks.load_e2e, text_benchmarks.e2e_files),
+    SQUAD: (text_benchmarks.load_squad, text_benchmarks.squad_files),
+}
+"""By scheme: load the task at a path, and find its files."""
+
+
+def _of_asset(address: str, asset: str, read: Callable[..., TaskData]) -> Origin:
+    is_cached = partial(assets.is_cached, asset)
 
     def load(asked: ReadOptions, labels: Sequence[str] | None, offline: bool) -> TaskData:
         if offline and not is_cached():
             raise NotFound(
-                f"task {address}: the snippets are not on this machine. Load the task once with a network.",
+                f"task {address}: the data are not on this machine. Load the task once with a network.",
                 code="asset.unavailable",
                 task=address,
             )
-        return snippets.LOADERS[name](labels, offline=offline)
+        return read(labels, offline=offline)
 
     return Origin(load, is_cached, pinned=True)
 
@@ -90,18 +117,18 @@ def _of_glue(address: str, name: str) -> Origin:
     return Origin(load, partial(hub_datasets.is_glue_cached, name))
 
 
-def _of_directory(address: str, name: str, directory: Path) -> Origin:
+def _of_files(
+    address: str, read: Callable[..., TaskData], files_at: Callable[[Path], list[Path]], place: Path
+) -> Origin:
     def load(asked: ReadOptions, labels: Sequence[str] | None, offline: bool) -> TaskData:
         with _telling(address):
-            return hub_datasets.load_glue_files(name, directory, labels)
+            return read(place, labels)
 
     def check() -> None:
         with _telling(address):
-            hub_datasets.glue_files(name, directory)
+            files_at(place)
 
-    return Origin(
-        load, lambda: True, check=check, reads_files=True, files=partial(hub_datasets.glue_files, name, directory)
-    )
+    return Origin(load, lambda: True, check=check, reads_files=True, files=partial(files_at, place))
 
 
 def _of_hub(address: str) -> Origin:
@@ -192,7 +219,9 @@ def own_files(address: str, evaluation: str | None = None) -> list[Path]:
 def moved(address: str, directory: Path) -> str:
     """Return the address of the same task after its own files were moved to `directory`."""
     if named(address) is not None:
-        return f"{address.partition(':')[0]}:{directory}"
+        scheme, _, place = address.partition(":")
+        path = Path(place).expanduser()
+        return f"{scheme}:{directory / path.name if path.is_file() else directory}"
     path = find(address)
     return str(directory if path.is_dir() else directory / path.name)
 

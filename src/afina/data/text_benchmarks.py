@@ -1,0 +1,184 @@
+"""Tasks of texts to write by name: the summaries of ACLSum, E2E's restaurants, and SQuAD's questions.
+
+S. Takeshita et al., ACLSum: A New Dataset for Aspect-based Summarization of Scientific Publications, NAACL 2024 (the
+files of aclsum 0.1.2, MIT). J. Novikova et al., The E2E Dataset: New Challenges For End-to-End Generation, SIGDIAL
+2017. P. Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of Text, EMNLP 2016.
+
+The module knows the files' formats. It does not know how an asset is fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from afina import assets
+from afina.data.kinds import TEXT
+from afina.data.readers import files, formats
+from afina.data.readers.files import ReadOptions
+from afina.data.readers.formats import FileTable
+from afina.data.readers.splitting import TaskData
+from afina.errors import InvalidData, NotFound
+
+ASPECTS = ("challenge", "approach", "outcome")
+SECTIONS = ("abstract", "introduction", "conclusion")
+WHOLE = "-full"
+"""Suffix of the name of a task whose input is all of SECTIONS, instead of the abstract alone."""
+
+ACLSUM = tuple(f"{aspect}{suffix}" for suffix in ("", WHOLE) for aspect in ASPECTS)
+"""Names of the tasks of ACLSum."""
+
+E2E_TRAIN = ("trainset.csv", "devset.csv")
+E2E_TEST = ("testset_w_refs.csv", "testset.csv", "devset.csv")
+"""Files of E2E, the first that exists is read. The challenge published `testset.csv` without references first."""
+
+
+def load_aclsum(name: str, labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
+    """Return the training split, 100 papers, and the test split, 100 other papers. The 50 of validation are not read.
+
+    name: One of ACLSUM.
+    offline: Has no effect: the caller has checked that the asset is cached.
+    """
+    aspect = name.removesuffix(WHOLE)
+    sections = SECTIONS if name.endswith(WHOLE) else SECTIONS[:1]
+    folder = assets.fetch("aclsum")
+    tables = [_papers(folder / f"{split}.jsonl", aspect, sections) for split in ("train", "test")]
+    asked = ReadOptions(text="paper", label=aspect, kind=TEXT, missing="keep")
+    return replace(files.of_tables(*tables, asked=asked, names=labels), columns={})
+
+
+def _papers(path: Path, aspect: str, sections: Sequence[str]) -> FileTable:
+    papers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = ["\n".join(" ".join(paper["sentences"][section]) for section in sections) for paper in papers]
+    columns = {"paper": texts, aspect: [paper["summary"][aspect] for paper in papers]}
+    return FileTable(path, columns, range(1, len(papers) + 1))
+
+
+def e2e_files(place: Path) -> list[Path]:
+    """Return the training file, and the evaluation file if there is one. Raises NotFound."""
+    if place.is_file():
+        return [place]
+    found = [
+        next((place / name for name in names if (place / name).is_file()), None) for names in (E2E_TRAIN, E2E_TEST)
+    ]
+    train, evaluation = found
+    if train is None:
+        raise NotFound(
+            f"{place}: no {' and no '.join(E2E_TRAIN)}. Found: {_there(place)}. Give a csv file of the E2E challenge, "
+            "or a directory with its files.",
+            code="task.missing",
+            path=place,
+        )
+    return [train] if evaluation in (None, train) else [train, evaluation]
+
+
+def load_e2e(place: Path, labels: Sequence[str] | None = None) -> TaskData:
+    """Return the splits of E2E's files; without an evaluation file, a fifth of the inputs is held out.
+
+    Raises NotFound, InvalidData.
+    """
+    asked = ReadOptions(text="mr", label="ref", kind=TEXT, missing="keep")
+    tables = [formats.read(path) for path in e2e_files(place)]
+    return replace(files.of_tables(*tables, asked=asked, names=labels), metric="bleu")
+
+
+def squad_files(place: Path) -> list[Path]:
+    """Return the training file, and the evaluation file if there is one. Raises NotFound, InvalidData."""
+    if place.is_file():
+        return [place]
+    there = sorted(place.iterdir()) if place.is_dir() else []
+    found = []
+    for stem in ("train-", "dev-"):
+        fits = [path for path in there if path.name.startswith(stem) and path.suffix == ".json" and path.is_file()]
+        if len(fits) > 1:
+            raise InvalidData(
+                f"{place}: found {', '.join(path.name for path in fits)}. Expected only one {stem}*.json. Remove or "
+                "rename the others.",
+                code="task.files-ambiguous",
+                path=place,
+                found=[path.name for path in fits],
+            )
+        found += fits
+        if not fits and stem == "train-":
+            raise NotFound(
+                f"{place}: no train-*.json. Found: {_there(place)}. Give a json file of SQuAD, or a directory with "
+                "train-*.json and dev-*.json.",
+                code="task.missing",
+                path=place,
+            )
+    return found
+
+
+def load_squad(place: Path, labels: Sequence[str] | None = None) -> TaskData:
+    """Return the splits of SQuAD's files; without an evaluation file, a fifth of the articles is held out.
+
+    Questions without an answer are left out, with a note. Raises NotFound, InvalidData.
+    """
+    asked = ReadOptions(text="context", text_pair="question", label="answers", kind=TEXT, missing="keep")
+    tables = [_questions(path) for path in squad_files(place)]
+    return replace(files.of_tables(*tables, asked=asked, names=labels), metric="token_f1")
+
+
+def _there(place: Path) -> str:
+    return (", ".join(sorted(path.name for path in place.iterdir())[:10]) if place.is_dir() else "") or "nothing"
+
+
+def _questions(path: Path) -> FileTable:
+    """Return the questions of a file, one a row."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise InvalidData(
+            f"{path}: not JSON ({error}). Expected a json file of SQuAD.", code="data.row-malformed", where=str(path)
+        ) from None
+    columns: dict[str, list[Any]] = {"title": [], "context": [], "question": [], "answers": []}
+    places, left_out, number = [], 0, 0
+    for number, row in enumerate(_rows(content, str(path)), start=1):
+        if not row["answers"]:
+            left_out += 1
+            continue
+        places.append(number)
+        for name, values in columns.items():
+            values.append(row[name])
+    if not places:
+        raise InvalidData(
+            f"{path}: none of {number:,} questions has an answer. Give a file with answers.",
+            code="data.no-rows",
+            path=path,
+        )
+    note = f"{path}: {left_out:,} of {number:,} questions have no answer and are left out."
+    return FileTable(path, columns, places, "question", notes=(note,) if left_out else ())
+
+
+def _rows(content: Any, where: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the title, context, question and answers of each question. Raises InvalidData."""
+    for i, article in enumerate(_part(content, "data", list, where), start=1):
+        of_article = f"{where}, article {i}"
+        paragraphs = _part(article, "paragraphs", list, of_article)
+        title = article.get("title") or f"article {i}"
+        for j, paragraph in enumerate(paragraphs, start=1):
+            of_paragraph = f"{of_article}, paragraph {j}"
+            context = _part(paragraph, "context", str, of_paragraph)
+            for k, question in enumerate(_part(paragraph, "qas", list, of_paragraph), start=1):
+                of_question = f"{of_paragraph}, question {k}"
+                asked = _part(question, "question", str, of_question)
+                answers = _part(question, "answers", list, of_question)
+                given = [_part(answer, "text", str, f"{of_question}, an answer") for answer in answers]
+                yield {"title": title, "context": context, "question": asked, "answers": given}
+
+
+def _part(found: Any, name: str, expected: type[list[Any]] | type[str], where: str) -> Any:
+    """Return a field of SQuAD's json. Raises InvalidData if the field is missing or of another type."""
+    value = found.get(name) if isinstance(found, dict) else None
+    if not isinstance(value, expected):
+        words = "a text" if expected is str else "a list"
+        there = f"found a {type(value).__name__}" if value is not None else "there is none"
+        raise InvalidData(
+            f"{where}: expected {words} `{name}`, as in a json file of SQuAD, but {there}. Correct the file.",
+            code="data.row-malformed",
+            where=where,
+        )
+    return value
