@@ -48,6 +48,7 @@ def test_aclsum_trains_on_its_training_split_and_evaluates_on_its_test_split(pap
     task = Task.load("aclsum:approach")
     assert (task.kind, task.label_names, task.metric) == ("text", ("approach",), None)
     assert (len(task.train), len(task.evaluation)) == (6, 4)
+    assert task.columns == {"text": "document", "target": "approach"}
     assert task.train[0].text == "abstract train 0 . More ."
     assert task.train[0].label == ("approach train 0",)
     assert task.evaluation[3].label == ("approach test 3",)

@@ -64,7 +64,7 @@ KindOption = Annotated[
     str | None,
     typer.Option(
         "--kind",
-        help=f"Kind of task: {', '.join(KINDS[:-1])} or {KINDS[-1]}; by default inferred from the labels.",
+        help=f"Kind of task: {', '.join(KINDS[:-1])} or {KINDS[-1]}; by default inferred from columns and labels.",
         metavar="KIND",
     ),
 ]

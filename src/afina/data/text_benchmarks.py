@@ -46,14 +46,14 @@ def load_aclsum(name: str, labels: Sequence[str] | None = None, *, offline: bool
     sections = SECTIONS if name.endswith(WHOLE) else SECTIONS[:1]
     folder = assets.fetch("aclsum")
     tables = [_papers(folder / f"{split}.jsonl", aspect, sections) for split in ("train", "test")]
-    asked = ReadOptions(text="paper", label=aspect, kind=TEXT, missing="keep")
-    return replace(files.of_tables(*tables, asked=asked, names=labels), columns={})
+    asked = ReadOptions(text="document", label=aspect, kind=TEXT, missing="keep")
+    return files.of_tables(*tables, asked=asked, names=labels)
 
 
 def _papers(path: Path, aspect: str, sections: Sequence[str]) -> FileTable:
     papers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     texts = ["\n".join(" ".join(paper["sentences"][section]) for section in sections) for paper in papers]
-    columns = {"paper": texts, aspect: [paper["summary"][aspect] for paper in papers]}
+    columns = {"document": texts, aspect: [paper["summary"][aspect] for paper in papers]}
     return FileTable(path, columns, range(1, len(papers) + 1))
 
 
