@@ -36,9 +36,9 @@ CONSTANTS = {f"afina.data.kinds.{kind.upper()}" for kind in KINDS}
 OBJECTIVE_CLASSES = {f"{made.__module__}.{made.__name__}" for made in OBJECTIVES.values()}
 """Full names of the constants of `data.kinds`, and of the subclasses of Objective."""
 
-WORDS = {*KINDS, *(made.problem_type for made in OBJECTIVES.values())} - {TEXT}
+WORDS = {*KINDS, *(made.problem_type for made in OBJECTIVES.values())} - {TEXT, ""}
 """Strings that name a kind, ours and transformers'; "text" is also the role of a column, so it counts only beside a
-`kind`."""
+`kind`. transformers has no name, "", for texts to write."""
 
 SOURCE = Path(package.__file__).parent
 
