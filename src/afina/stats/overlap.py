@@ -9,6 +9,7 @@ tenth too small.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from math import log
 
@@ -96,16 +97,22 @@ def _bleu(sums: np.ndarray) -> np.ndarray:
 
 def _in_words(answered: Answered, *, lower: bool) -> Paired:
     """Return the tokens of mteval-v13a, as sacrebleu gives them."""
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-
-    tokenize: Callable[[str], str] = Tokenizer13a()  # type: ignore[no-untyped-call]
+    tokenize = _tokenizer()
 
     def words(text: str) -> Sequence[str]:
-        found = tokenize(text.rstrip()).split()
-        return [word.lower() for word in found] if lower else found
+        found = tokenize(text.rstrip())
+        return (found.lower() if lower else found).split()
 
     answers = [words(one) for one in answered.answers]
     return Paired.of(answers, [[words(one) for one in several] for several in answered.targets])
+
+
+@cache
+def _tokenizer() -> Callable[[str], str]:
+    """Return a tokenizer that remembers 65,536 texts: all methods have the same references."""
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    return Tokenizer13a()  # type: ignore[no-untyped-call, no-any-return]
 
 
 # chrF
@@ -222,7 +229,8 @@ def _information(overlap: Overlap, known: Counts, below: Counts, size: int) -> n
     """
     hits = overlap.hits
     of_prefixes = Counts.grouped(hits.owners * below.distinct + overlap.prefixes[hits.ids], hits.counts, below.distinct)
-    return _logarithms(below, of_prefixes, size) - _logarithms(known, hits, size)
+    bits: np.ndarray = _logarithms(below, of_prefixes, size) - _logarithms(known, hits, size)
+    return bits
 
 
 def _logarithms(known: Counts, hits: Counts, size: int) -> np.ndarray:
