@@ -47,7 +47,14 @@ def furthest(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) 
 
 LEARNING = [name for name in METHODS if name not in ("baseline", "zero-shot", "head", "peft")]
 CASES = [(family, name) for family in ("gpt2", "llama") for name in LEARNING if serves(family, name)]
-QUICK = {("gpt2", "full"), ("gpt2", "lora"), ("llama", "lora"), ("llama", "full"), ("gpt2", "prompt"), ("llama", "prefix")}
+QUICK = {
+    ("gpt2", "full"),
+    ("gpt2", "lora"),
+    ("llama", "lora"),
+    ("llama", "full"),
+    ("gpt2", "prompt"),
+    ("llama", "prefix"),
+}
 
 
 @pytest.mark.parametrize(("family", "name"), some_slow(CASES, QUICK))
@@ -64,9 +71,7 @@ def test_1_x_16_and_4_x_4_and_parts_by_tokens_give_one_gradient(backbones: Backb
         assert found.account.losses == pytest.approx(whole.account.losses, rel=TOLERANCE)
 
 
-def test_the_mean_of_the_parts_means_is_another_gradient(
-    backbones: Backbones, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mean_of_the_parts_means_is_another_gradient(backbones: Backbones, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = gradients(fitted(backbones, "gpt2", "full", MicroBatchLimits()))
     monkeypatch.setattr("afina.training.inputs.TextBatch.learnt", 1)
     found = gradients(fitted(backbones, "gpt2", "full", PARTS["4 x 4"]))

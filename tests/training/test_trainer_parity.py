@@ -15,8 +15,8 @@ import torch
 from peft import HiraConfig, IA3Config, LNTuningConfig, LoraConfig, MissConfig, VeraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from sklearn.utils.class_weight import compute_class_weight
-from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainingArguments
+from torch.utils.data import Dataset
+from transformers import Trainer
 
 from afina import METHODS, Backbone, Run, methods
 from afina.data.batch import Loader, MicroBatchLimits, pack
@@ -36,12 +36,25 @@ from afina.training.optimizer import Recipe, make_optimizer
 from fakes import BATCH, Backbones, changed, encoded, fit_of, opened, reference, sentences
 from grid import some_slow
 from raises import raises
+from trainer import (
+    CLIP,
+    DECAY,
+    RATE,
+    SEED,
+    STEPS,
+    TOLERANCE,
+    Outcome,
+    Recorded,
+    arguments,
+    compare_weights,
+    idle,
+    loss_difference,
+    snapshot,
+)
 
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
-STEPS, SEED, RATE, CLIP, DECAY = 50, 3, 1e-3, 1.0, 0.1
-TOLERANCE = 1e-5
 TARGETS = {
     "gpt2": ("c_attn",),
     "gpt_neox": ("query_key_value",),
@@ -56,16 +69,6 @@ TRAINED = {
     "prelayer": (".wte.", ".wpe.", ".embed_tokens.", ".embed_in.", ".score."),
     "prelayer-46080": (".ln_1.", ".c_attn.bias", ".score."),
 }
-
-
-@dataclass
-class Outcome:
-    """Losses and learning rates by step; what was trained by name, before and after."""
-
-    losses: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    before: dict[str, torch.Tensor] = field(default_factory=dict)
-    after: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Batches(Dataset[dict[str, torch.Tensor]]):
@@ -101,42 +104,6 @@ class Epochs(Batches):
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         self.taken += 1
         return super().__getitem__(self.taken - 1)
-
-
-class Recorded(Trainer):
-    """Trainer on ready batches, in order; keeps what Trainer itself only logs rounded."""
-
-    outcome: Outcome
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.train_dataset, batch_size=None, shuffle=False)
-
-    def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
-        loss = super().training_step(*arguments, **named)
-        self.outcome.losses.append(loss.item())
-        self.outcome.rates.append(self._get_learning_rate())
-        return loss
-
-    def log(self, *arguments: Any, **named: Any) -> None:
-        """Print nothing."""
-
-
-def arguments(path: Path, **changes: Any) -> TrainingArguments:
-    settings = {"max_steps": STEPS, "max_grad_norm": CLIP, "warmup_steps": 0} | changes
-    return TrainingArguments(
-        output_dir=str(path),
-        **settings,
-        learning_rate=RATE,
-        weight_decay=DECAY,
-        lr_scheduler_type="linear",
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-    )
 
 
 def data(backbone: Backbone) -> tuple[Encoded, np.ndarray]:
@@ -181,10 +148,6 @@ def load(backbones: Backbones, family: str) -> Backbone:
     return Backbone.load(str(backbones.path(family, dropout=0.0)))
 
 
-def snapshot(parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
-
-
 def ours(backbone: Backbone, method: Method, **changes: Any) -> Outcome:
     settings = {"steps": STEPS, "learning_rate": RATE, "weight_decay": DECAY, "clip": CLIP, "seed": SEED}
     fit = fit_of(opened(backbone, method, SEED), method, data(backbone), **(settings | changes))
@@ -218,39 +181,6 @@ def by_trainer(
     trainer.train()
     trainer.outcome.after = snapshot(trained)
     return trainer.outcome
-
-
-def loss_difference(found: Outcome, expected: Outcome) -> float:
-    pairs = zip(found.losses, expected.losses, strict=True)
-    return max(abs(ours - theirs) / abs(theirs) for ours, theirs in pairs)
-
-
-def idle(name: str, family: str) -> torch.Tensor:
-    """Which entries of a fused projection's bias change no logit: a key's bias adds the same to all of a query's
-    scores, and softmax removes it. Their gradient is rounding noise, which Adam scales up to whole steps; so the
-    trainings agree everywhere but there. Rotary position embeddings (a quarter of NeoX's dimensions) undo this.
-    """
-    bias = torch.zeros(96, dtype=torch.bool)
-    if family == "gpt2" and name.endswith(("c_attn.bias", "c_attn.base_layer.bias")):
-        bias[32:64] = True
-    if family == "gpt_neox" and name.endswith("query_key_value.bias"):
-        bias.view(4, 3, 8)[:, 1, 2:] = True
-    return bias
-
-
-def compare_weights(found: Outcome, expected: Outcome, family: str) -> tuple[float, float]:
-    """Share of entries that differ by more than TOLERANCE of their parameter's scale, and the largest difference.
-
-    That share is not 0: where a gradient passes within rounding (1e-9) of zero, Adam's quotient g / (|g| + 1e-8)
-    turns the rounding into a part of a step. It happens to single entries; any real difference moves all of them.
-    """
-    count, beyond, largest = 0, 0, 0.0
-    for name, trained in expected.after.items():
-        kept = ~idle(name, family) if idle(name, family).shape == trained.shape else torch.ones_like(trained).bool()
-        apart = (found.after[name] - trained).abs()[kept]
-        count, beyond = count + apart.numel(), beyond + int((apart > TOLERANCE * trained.abs().max()).sum())
-        largest = max(largest, float(apart.max()))
-    return beyond / count, largest
 
 
 CASES = [

@@ -1,0 +1,319 @@
+"""Training on texts is Trainer's with padding and labels of -100: losses, weights and what is trained, for 50 steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import (
+    HiraConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    MissConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+)
+from torch.utils.data import Dataset
+from transformers import AutoModelForCausalLM
+
+from afina import Backbone
+from afina.data.batch import IGNORED, Loader, MicroBatchLimits
+from afina.methods import make
+from afina.methods.method import Method
+from fakes import BATCH, Backbones
+from grid import some_slow
+from language import fit_of, loader, opened
+from trainer import (
+    CLIP,
+    DECAY,
+    RATE,
+    SEED,
+    STEPS,
+    TOLERANCE,
+    Outcome,
+    Recorded,
+    arguments,
+    compare_weights,
+    loss_difference,
+    snapshot,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Specified to not save:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
+    pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning"),
+]
+EXAMPLES = 70
+ATTENTION = {"gpt2": ("c_attn",), "llama": ("q_proj", "k_proj", "v_proj")}
+
+
+class Padded(Dataset[dict[str, torch.Tensor]]):
+    """afina's batches in afina's order, padded to their longest text, with the label -100 outside of targets.
+
+    A label is at the token itself, as transformers expects, and not at the token before it.
+
+    Args:
+        batches: The batches.
+        pad: The token of the padding.
+        length: How many batches Trainer takes from the data set until it begins again.
+    """
+
+    def __init__(self, batches: Loader, pad: int, length: int = STEPS) -> None:
+        self.batches, self.pad, self.length, self.taken = batches, pad, length, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        self.taken += 1
+        (batch,) = self.batches.batches(self.taken - 1, self.taken)
+        tokens, targets = batch.by_sequence(batch.tokens), batch.by_sequence(batch.targets)
+        shape = len(tokens), 1 + max(map(len, tokens))
+        ids, labels = torch.full(shape, self.pad), torch.full(shape, IGNORED)
+        mask = torch.zeros(shape, dtype=torch.long)
+        for at, (row, right) in enumerate(zip(tokens, targets, strict=True)):
+            ids[at, : len(row)], labels[at, 1 : len(row) + 1] = row, right
+            ids[at, len(row)] = right[-1]
+            mask[at, : len(row) + 1] = 1
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def load(backbones: Backbones, family: str) -> Backbone:
+    return Backbone.load(str(backbones.path(family, dropout=0.0)))
+
+
+def plain(backbone: Backbone) -> Any:
+    """transformers' own model with its own attention."""
+    model = AutoModelForCausalLM.from_pretrained(backbone.path, dtype=torch.float32, attn_implementation="sdpa")
+    model.config.pad_token_id = backbone.tokenizer.pad_token_id
+    return model
+
+
+def ours(backbone: Backbone, method: Method, batches: Loader, **changes: Any) -> Outcome:
+    settings = {"steps": STEPS, "learning_rate": RATE, "weight_decay": DECAY, "clip": CLIP, "seed": SEED}
+    fit = fit_of(opened(backbone, method, SEED), method, batches, **(settings | changes))
+    outcome = Outcome(before=snapshot(fit.parameters))
+    fit.advance(listen=lambda _: outcome.rates.append(fit.optimizer.param_groups[0]["lr"]))
+    outcome.losses, outcome.after = fit.account.losses, snapshot(fit.parameters)
+    return outcome
+
+
+def theirs(
+    backbone: Backbone,
+    model: Any,
+    batches: Loader,
+    path: Path,
+    kind: type[Recorded] = Recorded,
+    length: int = STEPS,
+    **changes: Any,
+) -> Outcome:
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    data = Padded(batches, backbone.tokenizer.pad_token_id or 0, length)
+    trainer = kind(model=model, args=arguments(path, **changes), train_dataset=data)
+    trainer.outcome = Outcome(before=snapshot(trained))
+    trainer.train()
+    trainer.outcome.after = snapshot(trained)
+    return trainer.outcome
+
+
+def compare(found: Outcome, expected: Outcome, family: str) -> None:
+    assert found.before.keys() == expected.before.keys()
+    assert all(torch.equal(found.before[key], expected.before[key]) for key in found.before)
+    assert len(expected.losses) == STEPS
+    assert found.rates == pytest.approx(expected.rates, rel=1e-12)
+    assert loss_difference(found, expected) <= TOLERANCE
+    assert any(not torch.equal(found.after[key], found.before[key]) for key in found.after)
+    beyond, largest = compare_weights(found, expected, family)
+    assert beyond <= 3e-3
+    assert largest < RATE / 2
+
+
+# Methods that choose parameters of the model
+
+TRAINED = {
+    "full": ("",),
+    "last": (".h.1.", ".layers.1.", ".ln_f.", ".model.norm."),
+    "bitfit": (".bias",),
+    "layernorm": (".ln_", "norm."),
+    "prelayer": (".wte.", ".wpe.", ".embed_tokens."),
+    "prelayer-46080": (".ln_1.", ".c_attn.bias"),
+}
+HYPERPARAMETERS: dict[str, dict[str, Any]] = {"last": {"blocks": 1}}
+CHOOSING = [
+    *((family, name) for family in ("gpt2", "llama") for name in ("full", "last", "layernorm", "prelayer")),
+    ("gpt2", "bitfit"),
+    ("gptj", "bitfit"),
+    ("gpt2", "prelayer-46080"),
+    *((family, "full") for family in ("gptj", "gpt_neox", "mistral", "qwen2", "qwen3")),
+]
+
+
+@pytest.mark.parametrize(("family", "name"), some_slow(CHOOSING, {("gpt2", "full"), ("llama", "full")}))
+def test_fifty_steps_of_the_models_own_parameters_are_trainers(
+    backbones: Backbones, family: str, name: str, tmp_path: Path
+) -> None:
+    backbone, method = load(backbones, family), make(name, HYPERPARAMETERS.get(name)).for_family(family)
+    batches = loader(backbone, EXAMPLES, seed=SEED)
+    model = plain(backbone)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(any(part in f".{key}" for part in TRAINED[name]))
+    compare(ours(backbone, method, batches), theirs(backbone, model, batches, tmp_path), family)
+
+
+# Methods that peft has
+
+
+class Undecayed(Recorded):
+    """Spares (IA)^3's vectors, which Trainer cannot know of."""
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        return [name for name in super().get_decay_parameter_names(model) if "ia3_l" not in name]
+
+
+@dataclass(frozen=True)
+class ByPeft:
+    """A method's key and settings, the same in peft, and what the settings of each family have besides."""
+
+    method: str
+    given: Mapping[str, Any]
+    settings: Callable[..., Any]
+    own: Mapping[str, Mapping[str, Any]]
+    trainer: type[Recorded] = Recorded
+
+
+CONV: Mapping[str, Mapping[str, Any]] = {"gpt2": {"fan_in_fan_out": True}}
+NAMED = {family: {"target_modules": list(names), **CONV.get(family, {})} for family, names in ATTENTION.items()}
+LOW = {"r": 4, "lora_alpha": 16, "lora_dropout": 0.0}
+BY_PEFT = {
+    "lora": ByPeft("lora", {"dropout": 0}, partial(LoraConfig, **LOW), NAMED),
+    "dora": ByPeft("lora", {"dora": True, "dropout": 0}, partial(LoraConfig, use_dora=True, **LOW), NAMED),
+    "rslora": ByPeft("lora", {"rslora": True, "dropout": 0}, partial(LoraConfig, use_rslora=True, **LOW), NAMED),
+    "all-linear": ByPeft(
+        "lora", {"targets": "all-linear", "dropout": 0}, partial(LoraConfig, target_modules="all-linear", **LOW), CONV
+    ),
+    "lora+bitfit": ByPeft("lora+bitfit", {"lora": {"dropout": 0}}, partial(LoraConfig, bias="all", **LOW), NAMED),
+    "ia3": ByPeft("ia3", {}, IA3Config, CONV, Undecayed),
+    "vera": ByPeft("vera", {"r": 16}, partial(VeraConfig, r=16, save_projection=False), CONV),
+    "miss": ByPeft("peft", {"type": "MISS", "settings": {"r": 4}}, partial(MissConfig, r=4), {}),
+    "hira": ByPeft("peft", {"type": "HIRA", "settings": {"r": 4}}, partial(HiraConfig, r=4), CONV),
+    "ln_tuning": ByPeft("peft", {"type": "LN_TUNING"}, LNTuningConfig, {}),
+}
+PEFT_CASES = [
+    (family, name)
+    for name in BY_PEFT
+    for family in ("gpt2", "llama")
+    if (family, name) not in {("gpt2", "miss"), ("llama", "lora+bitfit")}
+]
+PEFT_QUICK = {("gpt2", "lora"), ("llama", "lora"), ("llama", "dora"), ("gpt2", "ia3"), ("llama", "vera")}
+
+
+@pytest.mark.parametrize(("family", "name"), some_slow(PEFT_CASES, PEFT_QUICK))
+def test_fifty_steps_of_what_peft_implements_are_trainers(
+    backbones: Backbones, family: str, name: str, tmp_path: Path
+) -> None:
+    backbone, case = load(backbones, family), BY_PEFT[name]
+    method = make(case.method, case.given).for_family(family)
+    batches = loader(backbone, EXAMPLES, seed=SEED)
+    found = ours(backbone, method, batches)
+    torch.manual_seed(SEED)
+    model = get_peft_model(plain(backbone), case.settings(task_type="CAUSAL_LM", **case.own.get(family, {})))
+    compare(found, theirs(backbone, model, batches, tmp_path, case.trainer), family)
+
+
+# Virtual tokens, which peft stores under names of its own
+
+VIRTUAL = 5
+
+
+def begun_alike(name: str, model: Any, before: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Give peft's virtual tokens the initial values of ours; return their parameter."""
+    (embedding,) = (each for key, each in model.named_parameters() if each.requires_grad)
+    with torch.no_grad():
+        if name == "prompt":
+            embedding.copy_(next(iter(before.values())))
+        else:
+            embedding.copy_(as_one(before))
+    return embedding
+
+
+def as_one(parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """peft's row of a virtual token has the key and the value of every layer, and ours are apart: [tokens, all]."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    blocks = sorted({key.rpartition(".")[0] for key in parts})
+    return torch.cat([parts[f"{block}.{kind}"].flatten(1) for block in blocks for kind in ("key", "value")], 1)
+
+
+@pytest.mark.parametrize("name", ["prompt", "prefix"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
+def test_fifty_steps_of_virtual_tokens_are_trainers_from_the_same_start(
+    backbones: Backbones, family: str, name: str, tmp_path: Path
+) -> None:
+    backbone, method = load(backbones, family), make(name, {"tokens": VIRTUAL})
+    batches = loader(backbone, EXAMPLES, taken=VIRTUAL, seed=SEED)
+    found = ours(backbone, method, batches, weight_decay=0.0, clip=1e9)
+    settings = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}[name]
+    model = get_peft_model(plain(backbone), settings(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL))
+    embedding = begun_alike(name, model, found.before)
+    expected = theirs(backbone, model, batches, tmp_path, weight_decay=0.0, max_grad_norm=1e9)
+    assert found.rates == pytest.approx(expected.rates, rel=1e-12)
+    assert loss_difference(found, expected) <= TOLERANCE
+    apart = (as_one(found.after) - embedding.detach()).abs()
+    assert (apart > TOLERANCE * embedding.abs().max()).float().mean() <= 1e-2
+    assert apart.max() < RATE / 2
+
+
+# Steps of several batches
+
+ACCUMULATE, LOOSER = 2, 2.0
+"""Batches a step, and a largest norm that clips some of their steps and not others, so that scale matters."""
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_accumulated_steps_are_trainers_which_divides_by_all_their_target_tokens(
+    backbones: Backbones, name: str, tmp_path: Path
+) -> None:
+    """Nine batches an epoch, two a step: the fifth step has the one that is left, of six examples."""
+    backbone = load(backbones, "gpt2")
+    method = make(name, {"dropout": 0} if name == "lora" else None).for_family("gpt2")
+    wide = loader(backbone, EXAMPLES, batch_size=BATCH * ACCUMULATE, seed=SEED)
+    limits = MicroBatchLimits(examples=BATCH)
+    found = ours(backbone, method, wide, steps=10, clip=LOOSER, at_once=limits)
+    model = plain(backbone)
+    if name == "lora":
+        torch.manual_seed(SEED)
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LOW, **NAMED["gpt2"]))
+    expected = theirs(
+        backbone,
+        model,
+        loader(backbone, EXAMPLES, seed=SEED),
+        tmp_path,
+        length=9,
+        num_train_epochs=2,
+        max_steps=-1,
+        gradient_accumulation_steps=ACCUMULATE,
+        max_grad_norm=LOOSER,
+    )
+    parts = iter(expected.losses)
+    assert found.losses == pytest.approx([sum(islice(parts, count)) for count in [2, 2, 2, 2, 1] * 2], rel=TOLERANCE)
+    beyond, largest = compare_weights(found, expected, "gpt2")
+    assert beyond <= 1e-3
+    assert largest < RATE / 2
+
+
+@pytest.mark.parametrize("change", [{"weight_decay": 0.0}, {"clip": 1e9}, {"learning_rate": 1.01e-3}, {"warmup": 3}])
+def test_another_recipe_shows_in_the_losses(backbones: Backbones, change: dict[str, Any]) -> None:
+    backbone, method = load(backbones, "gpt2"), make("full")
+    batches = loader(backbone, EXAMPLES, seed=SEED)
+    found, expected = ours(backbone, method, batches, **change), ours(backbone, method, batches)
+    assert loss_difference(found, expected) > 10 * TOLERANCE
