@@ -324,6 +324,10 @@ class Objective(ABC):
         """Names of the metrics for this kind and number of labels."""
         return tuple(name for name in metrics.of_kind(self.kind) if METRICS[name].classes in (None, self.width))
 
+    def signatures(self, targets: np.ndarray) -> dict[str, str] | None:
+        """Return the signatures, by metric, that state how another library computes it; None: no metric has one."""
+        return None
+
     @property
     def empty_answer(self) -> dict[str, Any]:
         """The fields of an answer with the value None, used where a text is missing."""

@@ -12,7 +12,7 @@ from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT, Kind
 from afina.errors import InvalidStudy
 from afina.models.decoding import GREEDY, Decoding
 from afina.models.objective import AutoClass, Objective, Predictions
-from afina.stats import classification
+from afina.stats import classification, overlap
 from afina.stats.answered import Answered
 
 if TYPE_CHECKING:
@@ -329,8 +329,14 @@ class Texts(Objective):
         return predictions.targets is not None and len(predictions.outputs) == len(predictions.targets)
 
     def perfect(self, targets: np.ndarray) -> Answered:
-        """Return answers that equal the first reference."""
-        return Answered(targets, np.array([each[0] for each in targets], dtype=object))
+        """Return answers that equal the first reference, of a model that is certain of every reference."""
+        sure = {"nll": np.zeros(len(targets)), "reference_tokens": np.ones(len(targets), np.int64)}
+        answers = np.array([each[0] for each in targets], dtype=object)
+        return Answered(targets, answers, None, {**sure, "ended": np.ones(len(targets), bool)})
+
+    def signatures(self, targets: np.ndarray) -> dict[str, str]:
+        """Return sacrebleu's signatures of BLEU and chrF."""
+        return overlap.signatures(targets)
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         """Yield the answer."""

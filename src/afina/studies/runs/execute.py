@@ -112,7 +112,8 @@ class _Execution:
             adapter = self._adapter(classifier, prepared, objective, training, scores)
             saved = self._save(adapter, classifier, prepared, predictions)
         made = self._record(prepared, objective, fit, measured, training, scores, saved)
-        return made.model_copy(update={"selection": selection}).sealed()
+        signatures = objective.signatures(predictions.right)
+        return made.model_copy(update={"selection": selection, "signatures": signatures}).sealed()
 
     def _train(self, fit: Fit, prepared: Prepared) -> None:
         path = OutputDirectory(self.out).checkpoint(self.run.label)

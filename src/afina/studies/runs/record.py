@@ -133,6 +133,7 @@ class Record(ReprCard, Sparing, Sealed):
         objective: The objective's settings beside the label names, as in an adapter's manifest.
         metric: The headline metric.
         metrics: All metrics by name; the usual headline of the kind comes first.
+        signatures: sacrebleu's signatures of its metrics. Left out of the JSON if no metric has one.
         selection: The scores on texts that were set aside for selecting a model, if the run asked for them.
         ceiling: The same metrics for one human against other humans on the evaluation texts, if known.
         train_examples: Texts of the training split that were used, including those for calibration.
@@ -151,7 +152,7 @@ class Record(ReprCard, Sparing, Sealed):
         content_digest: The digest of every other field.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "signatures"})
 
     key: str
     study: Printable
@@ -172,6 +173,7 @@ class Record(ReprCard, Sparing, Sealed):
     objective: dict[str, Any] | None = None
     metric: str
     metrics: dict[str, Figure]
+    signatures: dict[str, str] | None = None
     selection: Selection | None = None
     ceiling: dict[str, float] = Field(default_factory=dict)
     train_examples: Count
