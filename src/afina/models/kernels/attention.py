@@ -163,9 +163,9 @@ def packed_attention(
         return _attend(*row, columns, layout, scale, dropout, sliding_window, causal=causal)[None], None
     parts = []
     for cells, own, prefixes in segments:
-        part = (states[:, cells] for states in row)
+        q, k, v = (states[:, cells] for states in row)
         columns = None if prefixes is None else prefixes[module]
-        parts.append(_attend(*part, columns, own, scale, dropout, sliding_window, causal=causal))
+        parts.append(_attend(q, k, v, columns, own, scale, dropout, sliding_window, causal=causal))
     return torch.cat(parts)[None], None
 
 
