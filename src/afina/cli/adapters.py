@@ -15,24 +15,34 @@ import typer
 from afina import allocator
 from afina.cli.options import (
     AdapterArgument,
+    BeamsOption,
     Json,
     KeepTrained,
     LabelColumn,
     Labels,
+    LengthPenaltyOption,
     MergeOption,
     MethodOption,
     MetricOption,
     MissingOption,
+    NewTokensOption,
+    NgramOption,
     OwnBackbone,
     PairColumn,
     PositiveOption,
+    SampleSeedOption,
     SeedOption,
     SeparatorOption,
     SheetOption,
+    StopOption,
     TargetColumn,
     TaskOption,
+    TemperatureOption,
     TextColumn,
+    TopKOption,
+    TopPOption,
     data_options,
+    decoding_options,
     file_options,
     locate,
 )
@@ -136,44 +146,61 @@ def predict(
         Path | None,
         typer.Option("--out", help="Write the file's columns with the answers beside them: FILE.csv or FILE.jsonl."),
     ] = None,
+    max_new_tokens: NewTokensOption = None,
+    beams: BeamsOption = None,
+    length_penalty: LengthPenaltyOption = None,
+    no_repeat_ngram: NgramOption = None,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    top_k: TopKOption = None,
+    sample_seed: SampleSeedOption = None,
+    stop: StopOption = None,
     as_json: Json = False,
 ) -> None:
-    """Label texts; print one JSON object per line.
+    """Label texts, or write answers to them; print one JSON object per line.
 
-    An object has the label and the probability of each label, or the number.
+    An object has the label and the probability of each label, the number, or the answer.
     """
-    from afina.data.readers.texts import Chunk, TextStream, check_there, chunks, refuse_blank
+    from afina.data.readers.texts import Chunk, check_there, chunks, refuse_blank
 
     _check_given(texts, file, {"text": text, "text_pair": text_pair, "sheet": sheet})
     refuse_blank(texts or [])
     if file is not None:
         check_there(file)  # before anything that takes time
+    generation = decoding_options(
+        max_new_tokens, beams, length_penalty, no_repeat_ngram, temperature, top_p, top_k, sample_seed, stop
+    )
     opened = locate(adapter, method, seed)()
+    said = _Answers(opened, as_json=as_json)
     own, alone = opened.manifest.data, nullcontext([Chunk.of(texts or [])])
     with chunks(file, text, text_pair, sheet, own, _writes(opened)) if file else alone as parts:
         allocator.keep_kernels(allocator.FEW)
         from afina.inference import prediction_files, probes
-        from afina.report.formatting import texts_cut
 
         if out is not None:
             prediction_files.check_out(out, file)
         _print_notes(opened)
         predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
-        said = _Answers(opened, as_json=as_json)
-        separator = opened.manifest.data.get("separator")
-        with (
-            prediction_files.writing_rows(out, predictor.objective, separator)
-            if out
-            else nullcontext(said.add) as write
-        ):
-            _answer(parts, predictor, said, write)
-        if isinstance(parts, TextStream) and parts.note:
-            print(parts.note, file=sys.stderr)
-        elif not said.rows:
-            print(f"{file}: no text in it, so no answer.", file=sys.stderr)
-        if said.truncated:
-            print(texts_cut(said.truncated, said.texts, getattr(predictor, "max_length", None)), file=sys.stderr)
-        said.end(out)
+        _write(parts, predictor.generating(**generation) if generation else predictor, said, file, out)
+
+
+def _write(parts: Iterable[Chunk], predictor: Predictor, said: _Answers, file: Path | None, out: Path | None) -> None:
+    """Print the answers, or write them to `out`, and say what was left out."""
+    from afina.data.readers.texts import TextStream
+    from afina.inference import prediction_files
+    from afina.report.formatting import texts_cut
+
+    separator = predictor.manifest.data.get("separator")
+    made = prediction_files.writing_rows(out, predictor.objective, separator) if out else nullcontext(said.add)
+    with made as write:
+        _answer(parts, predictor, said, write)
+    if isinstance(parts, TextStream) and parts.note:
+        print(parts.note, file=sys.stderr)
+    elif not said.rows:
+        print(f"{file}: no text in it, so no answer.", file=sys.stderr)
+    if said.truncated:
+        print(texts_cut(said.truncated, said.texts, getattr(predictor, "max_length", None)), file=sys.stderr)
+    said.end(out)
 
 
 def _writes(adapter: Adapter) -> bool:

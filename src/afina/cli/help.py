@@ -39,6 +39,7 @@ EXAMPLES = {
 
 _DATA = "Columns and labels"
 _RUN = "Training and asking in words"
+_GENERATION = "Generated answers"
 _OUTPUT = "Output"
 GROUPS = {
     **dict.fromkeys(
@@ -54,6 +55,8 @@ GROUPS = {
         _RUN,
     ),
     **dict.fromkeys(("epochs", "calibrate", "dtype", "check_probe"), _RUN),
+    **dict.fromkeys(("max_new_tokens", "beams", "length_penalty", "no_repeat_ngram", "temperature"), _GENERATION),
+    **dict.fromkeys(("top_p", "top_k", "sample_seed", "stop"), _GENERATION),
     **dict.fromkeys(("out", "as_json", "no_texts", "publish", "help"), _OUTPUT),
 }
 """The heading of an option's group, by parameter; options without an entry are listed under "Options"."""
@@ -107,6 +110,6 @@ class GroupedCommand(TyperCommand):
                 argument = parameter.param_type_name == "argument"
                 title = "Arguments" if argument else GROUPS.get(parameter.name or "", "Options")
                 groups.setdefault(title, []).append(record)
-        for title in sorted(groups, key=["Arguments", "Options", _DATA, _RUN, _OUTPUT].index):
+        for title in sorted(groups, key=["Arguments", "Options", _DATA, _RUN, _GENERATION, _OUTPUT].index):
             with formatter.section(title):
                 formatter.write_dl(groups[title])

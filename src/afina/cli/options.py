@@ -200,6 +200,55 @@ def ask_options(template: str | None, words: list[str] | None) -> dict[str, Any]
     return asked | ({"head": "words", "words": words_option(words)} if words else {})
 
 
+NewTokensOption = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", help="Most tokens of a generated answer; default: as in training.", metavar="N"),
+]
+BeamsOption = Annotated[int | None, typer.Option("--beams", help="Beams of beam search.", metavar="N")]
+LengthPenaltyOption = Annotated[
+    float | None,
+    typer.Option("--length-penalty", help="In beam search, above 1 favours longer answers.", metavar="X"),
+]
+NgramOption = Annotated[
+    int | None,
+    typer.Option("--no-repeat-ngram", help="No n-gram of this size occurs twice in prompt and answer.", metavar="N"),
+]
+TemperatureOption = Annotated[
+    float | None,
+    typer.Option("--temperature", help="Sample answers at this temperature; 0: the best token.", metavar="X"),
+]
+TopPOption = Annotated[
+    float | None,
+    typer.Option("--top-p", help="Sample among the most probable tokens with this probability.", metavar="P"),
+]
+TopKOption = Annotated[
+    int | None, typer.Option("--top-k", help="Sample among this number of most probable tokens.", metavar="N")
+]
+SampleSeedOption = Annotated[int | None, typer.Option("--sample-seed", help="Seed of sampling.", metavar="N")]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option("--stop", help=r"End an answer before this string, such as '\n'; may be repeated.", metavar="STRING"),
+]
+
+
+def decoding_options(
+    max_new_tokens: int | None,
+    beams: int | None,
+    length_penalty: float | None,
+    no_repeat_ngram: int | None,
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    seed: int | None,
+    stop: list[str] | None,
+) -> dict[str, Any]:
+    """Return the options of generation that were given, as fields of `Decoding`."""
+    given: dict[str, Any] = {"max_new_tokens": max_new_tokens, "beams": beams, "length_penalty": length_penalty}
+    given |= {"no_repeat_ngram": no_repeat_ngram, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    given |= {"seed": seed, "stop": [template_option(one) for one in stop] if stop else None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 AdapterArgument = Annotated[
     str,
     typer.Argument(

@@ -125,6 +125,7 @@ FLAGS = {
     "allow_leakage": "--allow-leakage",
     "backbone": "--backbone",
     "batch_size": "batch_size",
+    "beams": "--beams",
     "class_weights": "class_weights",
     "epochs": "epochs",
     "evaluation": "--eval",
@@ -186,6 +187,15 @@ FLAGS = {
 """Options by the library's field names; a field without an option is a key of a study file."""
 
 COMMANDS: Mapping[str, Mapping[str, str]] = {
+    "predict": {
+        "length_penalty": "--length-penalty",
+        "max_new_tokens": "--max-new-tokens",
+        "no_repeat_ngram": "--no-repeat-ngram",
+        "stop": "--stop",
+        "temperature": "--temperature",
+        "top_k": "--top-k",
+        "top_p": "--top-p",
+    },
     "plan": {"batch_size": "--batch-size", "epochs": "--epochs", "max_length": "--length"},
     "study": {
         "batch_size": "train.batch_size",

@@ -82,9 +82,23 @@ def writing_rows(
         fresh.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         if out.suffix.lower() == CSV:
-            yield _Table(csv.writer(file, lineterminator="\n"), objective, separator or BETWEEN)
+            yield _Table(csv.writer(_Lines(file)), objective, separator or BETWEEN)
         else:
             yield _Objects(file, objective)
+
+
+@dataclass
+class _Lines:
+    r"""A csv file whose lines end in \n.
+
+    A writer with that line terminator does not quote a cell with \r, which generated answers may have.
+    """
+
+    file: TextIO
+
+    def write(self, line: str) -> None:
+        r"""Write a line that ends in \r\n."""
+        self.file.write(line.removesuffix("\r\n") + "\n")
 
 
 @dataclass

@@ -6,8 +6,8 @@ The order of texts and the batches do not change answers. Does not know tasks, f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
@@ -89,10 +89,12 @@ class Predictor(ReprCard, ABC):
     Attributes:
         manifest: The adapter's manifest.
         where: The adapter's directory, used in messages.
+        decoding: Settings of generation, fields of `Decoding`, that replace the manifest's.
     """
 
     manifest: Manifest
     where: str
+    decoding: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
@@ -148,7 +150,21 @@ class Predictor(ReprCard, ABC):
     @cached_property
     def objective(self) -> Objective:
         """The objective that the adapter was trained for."""
-        return objectives.make(self.manifest.label_names, self.manifest.objective)
+        made = objectives.make(self.manifest.label_names, self.manifest.objective)
+        return made.decoding_changed(**self.decoding) if self.decoding else made
+
+    def generating(self, **changes: Any) -> Self:
+        """Return this predictor with other settings of generation; the model is shared.
+
+        Args:
+            **changes: Fields of `Decoding`, such as max_new_tokens, beams, temperature or seed.
+
+        Raises:
+            InvalidStudy: A value is invalid, or the adapter does not generate its answers.
+        """
+        made = replace(self, decoding={**self.decoding, **changes})
+        _ = made.objective
+        return made
 
     @property
     @abstractmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from afina.schema import Frozen
+from afina.errors import InvalidStudy
+from afina.schema import Frozen, Problem
 
 
 class Decoding(Frozen):
@@ -39,11 +40,33 @@ class Decoding(Frozen):
         """Whether tokens are drawn at random."""
         return self.temperature > 0
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Decoding:
-        if self.beams > 1 and self.samples:
-            raise ValueError("beams and temperature cannot be combined. Set beams to 1, or temperature to 0")
-        return self
+    @field_validator("temperature")
+    @classmethod
+    def _one_way(cls, temperature: float, info: ValidationInfo) -> float:
+        if temperature and info.data.get("beams", 1) > 1:
+            raise ValueError(f"cannot be combined with {info.data['beams']} beams")
+        return temperature
+
+    @field_validator("top_p", "top_k")
+    @classmethod
+    def _of_samples(cls, value: float, info: ValidationInfo) -> float:
+        if value != cls.model_fields[info.field_name or ""].default and not info.data.get("temperature", 1):
+            raise ValueError("has no effect without a temperature above 0")
+        return value
+
+    def changed(self, **given: Any) -> Decoding:
+        """Return the settings with other values for some of them. Raises InvalidStudy for an invalid value."""
+        try:
+            return type(self).model_validate({**self.model_dump(), **given})
+        except ValidationError as error:
+            problem = Problem.of(error)
+            raise InvalidStudy(
+                f"`{problem.place[0]}` {problem.found!r}: {problem.message.removeprefix('value error, ')}. "
+                "Give another value.",
+                code="option.invalid",
+                option=problem.place[0],
+                found=problem.found,
+            ) from None
 
 
 GREEDY = Decoding()

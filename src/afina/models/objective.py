@@ -263,6 +263,16 @@ class Objective(ABC):
         """Return the objective with the settings of generation; unchanged if answers are not generated."""
         return self
 
+    def decoding_changed(self, **given: Any) -> Self:
+        """Return the objective with other settings of generation. Raises InvalidStudy if answers are not generated."""
+        option = min(given)
+        raise InvalidStudy(
+            f"`{option}`: an adapter of kind {self.kind} does not generate its answers. Leave it out.",
+            code="option.inapplicable",
+            option=option,
+            kind=self.kind,
+        )
+
     @abstractmethod
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
         """Return targets in the form that `loss` takes."""

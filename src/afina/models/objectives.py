@@ -307,6 +307,10 @@ class Texts(Objective):
         """Return the objective with the settings of generation."""
         return replace(self, answer_tokens=answer_tokens, decoding=decoding, chat=chat)
 
+    def decoding_changed(self, **given: Any) -> Self:
+        """Return the objective with other settings of generation. Raises InvalidStudy for an invalid value."""
+        return replace(self, decoding=self.decoding.changed(**given))
+
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
         """Return the targets unchanged; the loader has their tokens."""
         return targets
