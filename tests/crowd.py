@@ -10,7 +10,7 @@ import torch
 from afina import Adapter, Backbone, digest
 from afina.methods import make
 from afina.models import objectives
-from afina.models.classifier import Classifier
+from afina.models.language_model import open_model
 from afina.models.manifest import Manifest
 
 
@@ -26,7 +26,7 @@ def adapter(
     """One whose parameters, all that train and the head, have gone somewhere at random."""
     method = make(name, given).for_family(backbone.family)
     asked = objectives.make(tuple(labels), changes.get("objective"))
-    classifier = Classifier.open(backbone, asked.label_names, seed, opening=asked.opening)
+    classifier = open_model(backbone, asked.label_names, seed, asked.opening)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         classifier.wrap(method.attach)

@@ -31,6 +31,7 @@ from afina.store.keys import SCOPES
 from command import PROGRAM
 
 TAGS = {"labels": ("loud", "late", "rude"), "objective": {"kind": "labels"}}
+TOLD = {"labels": ("told",), "objective": {"kind": "text", "answer_tokens": 8}, "template": "{text}\nTold:"}
 PRICE = {"labels": ("price",), "objective": {"kind": "number", "mean": 10.0, "scale": 2.0}}
 
 

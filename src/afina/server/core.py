@@ -24,7 +24,7 @@ from afina.server.logs_and_traces import TRACED_REQUEST, Traces
 from afina.server.metrics import Metrics
 from afina.server.queue import Batcher, ComputedBatch, FairQueue
 from afina.server.requests import AcceptedRequest, Receipt, Text, TokenCounter, check_pairs, check_texts
-from afina.server.served_versions import ServedVersions
+from afina.server.served_versions import ServedVersions, check_version
 from afina.server.shadows import FAILED, RIDING, ShadowedRequest, Shadows
 from afina.serving.engine import Engine, Request
 from afina.serving.mixed_batches import Prediction
@@ -105,8 +105,12 @@ class Core:
         return self.batching.alive and self._watcher.is_alive() and self._follows
 
     def _watch(self) -> None:
+        looked = False
         while not self._over.wait(self.settings.every):
             try:
+                if not looked:
+                    self.current.look_through()
+                    looked = True
                 self._news |= self.current.refresh()
                 if self._news:
                     self.tenants.refresh()
@@ -156,8 +160,10 @@ class Core:
     def _prove(self, version: Version) -> None:
         """Load a version and run its golden test.
 
-        Raises the errors of loading, and CorruptAdapter if the test fails.
+        Raises the errors of loading, CorruptAdapter if the test fails, and InvalidStudy, before anything is loaded, for
+        a kind of answers that is not served.
         """
+        check_version(version)
         with self.engine.lease(version) as lease:
             try:
                 lease.resident(LOADING)

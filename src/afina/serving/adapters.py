@@ -7,7 +7,7 @@ with a model of its own. Does not know methods by name, and keeps no adapter.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -147,6 +147,26 @@ class EmptyModel:
     saved: Mapping[str, Tensor]
 
 
+KIND_UNSUPPORTED = "serving.kind-unsupported"
+
+
+def check_kind(label_names: Sequence[str], objective: Mapping[str, Any] | None, where: str) -> None:
+    """Raise InvalidStudy, with the code KIND_UNSUPPORTED, for an adapter that answers with texts.
+
+    Args:
+        label_names: The manifest's label names.
+        objective: The manifest's objective.
+        where: Names the adapter in messages.
+    """
+    if objectives.make(label_names, objective).auto_class == "language_model":
+        raise InvalidStudy(
+            f"{where}: the adapter answers with texts, which this version of afina does not serve. Use "
+            "`afina predict`.",
+            code=KIND_UNSUPPORTED,
+            where=where,
+        )
+
+
 class AdapterLoader:
     """Loads adapters for a shared frozen model. Thread-safe.
 
@@ -172,13 +192,7 @@ class AdapterLoader:
                 what=wrong.what,
             )
         manifest = adapter.manifest
-        if objectives.make(manifest.label_names, manifest.objective).auto_class == "language_model":
-            raise InvalidStudy(
-                f"{adapter.where}: the adapter answers with texts, which this version of afina does not serve. "
-                "Use `afina predict`.",
-                code="serving.kind-unsupported",
-                where=adapter.where,
-            )
+        check_kind(manifest.label_names, manifest.objective, adapter.where)
         shared = None if adapter.vocabulary is not None else self._shared(adapter)
         return shared or self._separate(adapter)
 
