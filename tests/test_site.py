@@ -90,6 +90,7 @@ def test_the_http_page_has_every_path_with_its_fields() -> None:
     assert {"/predict", "/tasks", "/metrics"} <= described
     assert [path for path in described if f" {path}`\n" not in page] == []
     assert "| `inputs` |" in page
+    assert re.findall(r"^\| `[\w.]+` .* \|  \|$", page, re.MULTILINE) == [], "fields without a meaning"
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ _RECEIPT = record(
 _ANSWERED = {
     "model": about(TEXT, "model as in the request"),
     "truncated": about(YES_OR_NO, "whether the text was cut to the length that the model reads"),
-    "receipt": _RECEIPT,
+    "receipt": about(_RECEIPT, "what computed the answer: version, digests and dtype"),
 }
 _BY_KIND = [record({**_ANSWERED, **one.fields}) for one in ANSWER_FORMATS.values()]
-TASKS_ANSWER = record({"results": array(either(*_BY_KIND))})
+TASKS_ANSWER = record({"results": about(array(either(*_BY_KIND)), "one answer per model, in the order of `models`")})
 ALIAS_ANSWER = record(
     {
         "name": about(TEXT, "client/task"),
@@ -80,9 +80,9 @@ class Tasks(Body):
 class Line(Body):
     """A line of `/bulk`. The model may be in the query instead."""
 
-    text: str
-    pair: str | None = None
-    model: str | None = None
+    text: str = Field(description="the text, or the first text of a pair")
+    pair: str | None = Field(None, description="the second text of a pair")
+    model: str | None = Field(None, description="client/task, client/task@alias or client/task@version")
 
 
 class Alias(Body):

@@ -110,7 +110,7 @@ router = APIRouter()
 class Sentence(Body):
     """The text typed into the page."""
 
-    text: str = Field(description="the text")
+    text: str = Field(description="the text that the adapters answer")
 
 
 def _html(content: str) -> Response:
