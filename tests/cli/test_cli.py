@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -573,9 +573,25 @@ def test_the_examples_of_help_and_of_afina_alone_can_be_typed(afina: Command) ->
     assert len(lines) == 5
     for line in [*lines, *EXAMPLES.values()]:
         name, *given = shlex.split(line)[1:]
-        commands.commands[name].make_context(name, given)  # fails on unknown or missing options
+        command = commands.commands[name]
+        while hasattr(command, "commands"):
+            name, *given = given
+            command = command.commands[name]
+        command.make_context(name, given)  # fails on unknown or missing options
     for name, line in EXAMPLES.items():
-        assert f"Example:\n  {line}\n" in afina(name, "--help").out
+        assert f"Example:\n  {line}\n" in afina(*name.split(), "--help").out
+    for names in command_names(commands):
+        assert " ".join(names) in EXAMPLES
+        first = afina(*names, "--help").out.split("\n\n")[1]
+        assert re.match(r"  [A-Z][^.]+\.", first), first
+
+
+def command_names(group: Any, *names: str) -> Iterator[tuple[str, ...]]:
+    """All commands and groups under a group, as the names that are typed."""
+    for name, command in group.commands.items():
+        yield (*names, name)
+        if hasattr(command, "commands"):
+            yield from command_names(command, *names, name)
 
 
 def test_output_into_a_pipe_that_is_closed_ends_without_a_word() -> None:

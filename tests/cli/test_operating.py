@@ -156,7 +156,7 @@ def test_a_variable_that_is_no_setting_is_told(
         monkeypatch.setenv(name, "7")
     assert "no/such/backbone" in afina("serve", "--create", "--backbone", "no/such/backbone", "--port", 0).error
     assert [(one["level"], one["message"]) for one in logged(caplog)] == [
-        ("warning", "AFINA_TIMOUT is set, but no option of `afina serve` has that variable")
+        ("warning", "AFINA_TIMOUT is set, but `afina serve` does not read this variable")
     ]
 
 

@@ -166,5 +166,5 @@ def test_a_mistyped_store_is_not_begun_by_a_server(
         "afina.server.logs_and_traces.begin_logging", lambda form: None
     )  # the log of this process stays as it is
     answer = afina("serve", "--backbone", "embedded", "--store", "typo", "--port", 0)
-    assert answer.error == "store typo: there is none. Give another with --store, or begin one with --create."
+    assert answer.error == "store typo: there is no store. Give another with --store, or create one with --create."
     assert not (tmp_path / "typo").exists()

@@ -184,7 +184,7 @@ def test_an_adapter_of_an_earlier_version_is_published_and_said_to_be_unchecked(
     said = afina("store", "publish", old, "me/mine", "-m", "old")
     assert (said.code, said.err) == (
         0,
-        "Its figures were not checked: an earlier afina made the adapter, without a digest of them.\n",
+        "The metrics in the manifest were not checked: an earlier version of afina saved them without a digest.\n",
     )
     assert afina("store", "publish", trained, "me/other", "-m", "new").err == ""
 

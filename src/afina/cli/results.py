@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afina.cli.terminal import print_prose, print_tables, say_begun
+from afina.cli.terminal import print_created, print_prose, print_tables
 
 if TYPE_CHECKING:
     from afina.studies.results import Results
@@ -145,7 +145,7 @@ def check_publishing(name: str | None) -> None:
         begins = not store.exists()
         store.make_ready()
         if begins:
-            say_begun(store.address.shown)
+            print_created(store.address.shown)
 
 
 def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[str, object] | None:

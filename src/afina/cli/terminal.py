@@ -284,9 +284,9 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
         print("  ".join(cells).rstrip())
 
 
-def say_begun(store: str) -> None:
+def print_created(store: str) -> None:
     """Print on standard error that publishing created the store."""
-    print(f"store {store}: begun, for there was none", file=sys.stderr)
+    print(f"store {store}: created, because it did not exist", file=sys.stderr)
 
 
 def printable(text: str) -> str:
