@@ -311,8 +311,14 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
             ("evaluate", "nope", "--task", "mine.csv"),
             "nope: no adapter found: expected manifest.json (afina) or ",
         ),
-        (("predict", "nope"), "afina predict: give texts, or --file FILE (- for standard input), and not both."),
-        (("predict", "nope", "a", "--file", "b.txt"), "afina predict: give texts, or --file FILE (- for standard "),
+        (
+            ("predict", "nope"),
+            "afina predict: found no texts and no file. Give either texts, or --file FILE (- for standard input).",
+        ),
+        (
+            ("predict", "nope", "a", "--file", "b.txt"),
+            "afina predict: found texts and a file. Give either texts, or --file ",
+        ),
         (("predict", "nope", "--file", "b.txt"), "--file b.txt: no such file or directory."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -488,7 +494,7 @@ def test_a_file_that_is_missing_is_told_before_anything_is_loaded(
             "new.jsonl, line 2: its columns would be text and text_pair, and those before it text. "
             "Give the same in all lines, or name them with --text.",
         ),
-        (b'{"text": "\xff"}\n', "new.jsonl, line 1: not UTF-8 (byte 0xff). Save it as UTF-8."),
+        (b'{"text": "\xff"}\n', "new.jsonl, line 1: not UTF-8 (byte 0xff). Save the file as UTF-8."),
     ],
     ids=["key", "not JSON", "pairs", "not UTF-8"],
 )

@@ -149,9 +149,9 @@ def test_a_receipt_is_computed_again(gpt2: Backbone, afina: Command, receipt: Re
 def test_a_receipt_of_something_else_is_refused(afina: Command, receipt: Receipt) -> None:
     given = receipt.as_json()
     for change, said in (
-        ({"adapter": "sha256:0"}, "its adapter is sha256"),
-        ({"base": "sha256:0"}, "its backbone is sha256"),
-        ({"version": "acme/reviews@2"}, "version 2 is not there"),
+        ({"adapter": "sha256:0"}, "the adapter is sha256"),
+        ({"base": "sha256:0"}, "the backbone is sha256"),
+        ({"version": "acme/reviews@2"}, "version 2 does not exist"),
         ({"dtype": "float8"}, "float8"),
     ):
         assert said in afina("replay", json.dumps({**given, **change}), TEXT).error

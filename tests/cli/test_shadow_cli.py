@@ -55,7 +55,7 @@ def test_json_of_a_move(store: AdapterStore, afina: Command) -> None:
 
 def test_what_cannot_be_is_told(store: AdapterStore, afina: Command) -> None:
     assert "this version is production itself" in afina("shadow", "acme/reviews", "1").error
-    assert "version 7 is not there" in afina("shadow", "acme/reviews", "7").error
+    assert "version 7 does not exist" in afina("shadow", "acme/reviews", "7").error
     assert "found more than one of VERSION" in afina("shadow", "acme/reviews", "2", "--off").error
     assert (
         "found more than one of VERSION" in afina("shadow", "acme/reviews", "2", "--server", "http://127.0.0.1:1").error

@@ -40,7 +40,8 @@ def two(ask: Ask, tmp_path: Path) -> Ask:
 def test_init_begins_a_store(ask: Ask, tmp_path: Path) -> None:
     assert ask("init").out == f"store {tmp_path / 'store'}: created\n"
     assert (
-        ask("init").error == f"store {tmp_path / 'store'}: the store exists already. Use it, or choose another place."
+        ask("init").error
+        == f"store {tmp_path / 'store'}: the store exists already. Use this store, or choose another place."
     )
     assert (
         ask("list").out
@@ -132,7 +133,7 @@ def test_delete_and_gc_remove(two: Ask) -> None:
     assert said == "acme/reviews@2 deleted. `afina store gc` removes the blobs that no other version uses.\n"
     assert re.fullmatch(r"1 blobs removed, \d+ bytes\.\n", two("gc").out)
     assert two("gc", "--json").object() == {"blobs": 0, "bytes": 0, "versions": 0}
-    assert two("show", "acme/reviews@2").error == "acme/reviews@2: version 2 was deleted. There is 1."
+    assert two("show", "acme/reviews@2").error == "acme/reviews@2: version 2 was deleted. Existing versions: 1."
     two("alias", "acme/reviews@1", "production")
     AdapterStore().publish(Path("adapter-1"), "acme/reviews", message="again")
     found = two("delete", "acme/reviews@3", "--reason", "x", "--json").object()
@@ -200,7 +201,7 @@ def test_export_audit_writes_the_log(two: Ask) -> None:
         (["publish", "nowhere", "acme/new", "-m", "x"], "nowhere"),
         (["publish", "adapter-0", "Acme", "-m", "x"], "'Acme' is not the name of an adapter. Expected client/task"),
         (["show", "acme/review"], "Did you mean acme/reviews?"),
-        (["show", "acme/reviews@9"], "version 9 is not there. There is 1, 2."),
+        (["show", "acme/reviews@9"], "version 9 does not exist. Existing versions: 1, 2."),
         (["rollback", "acme/reviews"], "has no earlier version than 1 to roll back to"),
         (["history", "acme/nothing"], "the store has no adapter with this name"),
         (["--store", "elsewhere", "list"], "store elsewhere: there is no store. Give another with --store, or publish"),

@@ -64,7 +64,7 @@ def test_what_is_no_version_is_told(afina: Command, runs: Runs) -> None:
     assert "Did you mean acme/reviews?" in afina("predict", "store:acme/review", "x").error
     assert "not the name of an adapter" in afina("predict", "store:reviews", "x").error
     assert "no such alias" in afina("predict", "store:acme/reviews@production", "x").error
-    assert "--method cannot choose there" in afina("predict", "store:acme/reviews", "x", "--method", "lora").error
+    assert "--method cannot be used" in afina("predict", "store:acme/reviews", "x", "--method", "lora").error
 
 
 PAGE = ROOT / "docs" / "reference" / "store.md"

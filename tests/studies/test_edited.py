@@ -104,7 +104,9 @@ def test_show_and_report_say_which_records_have_no_digest(afina: Command, out: P
     assert afina("show", out).err == ""
     edit(out, lambda line: None, sealed=False)
     for command in ("show", "report"):
-        assert "1 of 2 records have no digest, because an earlier afina wrote them." in afina(command, out).err
+        assert (
+            "1 of 2 records have no digest, because an earlier version of afina wrote them." in afina(command, out).err
+        )
 
 
 @pytest.mark.parametrize("path", ["../../etc", "/etc/passwd", "adapters/../../x", "a\\b", ""])

@@ -49,13 +49,17 @@ DtypeOption = Annotated[
     str,
     typer.Option(
         "--dtype",
-        help="What to compute in: float32, bfloat16, or auto: bfloat16 where the device has it, twice as fast there.",
+        help="Precision: float32, bfloat16, or auto (bfloat16 if the device supports it, about twice as fast).",
     ),
 ]
 
 
 CheckProbeOption = Annotated[
-    bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
+    bool,
+    typer.Option(
+        "--check-probe",
+        help="First run the golden test: compare the logits of built-in sentences with the recorded logits.",
+    ),
 ]
 
 
@@ -119,7 +123,8 @@ def predict(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file", help="csv, tsv, jsonl, parquet or xlsx, or one text a line; - for lines of standard input."
+            "--file",
+            help="File of texts: csv, tsv, jsonl, parquet, xlsx, or one text per line; - for lines of standard input.",
         ),
     ] = None,
     backbone: OwnBackbone = None,
@@ -132,7 +137,7 @@ def predict(
     sheet: SheetOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Write the file's columns with the answers beside them: FILE.csv or FILE.jsonl."),
+        typer.Option("--out", help="Write the columns of the file and the answers to FILE.csv or FILE.jsonl."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -168,7 +173,7 @@ def predict(
         if isinstance(parts, TextStream) and parts.note:
             print(parts.note, file=sys.stderr)
         elif not said.rows:
-            print(f"{file}: no text in it, so no answer.", file=sys.stderr)
+            print(f"{file}: the file has no text, so there is no answer.", file=sys.stderr)
         if said.truncated:
             print(texts_cut(said.truncated, said.texts, getattr(predictor, "max_length", None)), file=sys.stderr)
         said.end(out)
@@ -177,12 +182,14 @@ def predict(
 def _check_given(texts: Sequence[str] | None, file: Path | None, columns: Mapping[str, str | None]) -> None:
     if bool(texts) == bool(file):
         raise InvalidData(
-            "afina predict: give texts, or --file FILE (- for standard input), and not both.", code="argument.invalid"
+            f"afina predict: found {'texts and a file' if texts else 'no texts and no file'}. Give either texts, or "
+            "--file FILE (- for standard input).",
+            code="argument.invalid",
         )
     for name, column in columns.items():
         if texts and column is not None:
             raise InvalidData(
-                f"`{name}` {column}: names a column of a `file`, and there is none. Leave it out.",
+                f"`{name}` {column}: names a column of a `file`, but no file is given. Leave `{name}` out.",
                 code="data.option-inapplicable",
                 option=name,
             )
@@ -250,8 +257,10 @@ def _print_notes(adapter: Adapter) -> None:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="Directory of an adapter, or store:CLIENT/TASK@VERSION.", metavar="A")],
-    second: Annotated[str, typer.Argument(help="The other one.", metavar="B")],
+    first: Annotated[
+        str, typer.Argument(help="First adapter: its directory, or store:CLIENT/TASK@VERSION.", metavar="A")
+    ],
+    second: Annotated[str, typer.Argument(help="Second adapter.", metavar="B")],
     task: TaskOption,
     backbone: OwnBackbone = None,
     text: TextColumn = None,
@@ -297,4 +306,4 @@ def compare(
     for line in evaluation.leakage_notes(texts.where, texts.leaked, texts.left_out, "an adapter was"):
         print(line)
     if texts.leaked is None:
-        print("Whether the training of both saw any of these texts is not known.", file=sys.stderr)
+        print("It is unknown whether both adapters were trained on any of these texts.", file=sys.stderr)

@@ -157,7 +157,9 @@ class Server(uvicorn.Server):
         self._signalled.wait()
         limit = self._settings.shutdown
         threading.Event().wait(limit)
-        logs_and_traces.note(f"cut off: not ended {limit:g} seconds after the signal", logging.ERROR)
+        logs_and_traces.note(
+            f"shutdown: the process did not end within {limit:g} seconds of the signal, and was stopped", logging.ERROR
+        )
         os._exit(1)
 
     async def on_tick(self, counter: int) -> bool:
@@ -235,7 +237,7 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
     settle()
     made.run()
     if made.force_exit:
-        logs_and_traces.note("cut off: told to end again", logging.WARNING)
+        logs_and_traces.note("shutdown: a second signal stopped the process at once", logging.WARNING)
     with suppress(OSError):
         sys.stdout.flush()
     logging.shutdown()

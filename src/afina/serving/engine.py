@@ -89,9 +89,9 @@ class Engine(ReprCard):
             "backbone": self.backbone.address,
             "computes in": str(self.host.dtype).removeprefix("torch."),
             "adapters": len(residents),
-            "bytes of them": sum(one.size for one in residents),
-            "with a model of their own": len(apart),
-            "bytes of those": sum(one.size for one in apart),
+            "bytes of adapters": sum(one.size for one in residents),
+            "with a separate model": len(apart),
+            "bytes with a separate model": sum(one.size for one in apart),
         }
 
     @property

@@ -191,7 +191,11 @@ def _training(made: Manifest) -> Iterator[str]:
 def _metrics(made: Manifest) -> Iterator[str]:
     if made.metrics:
         yield "## Metrics"
-        yield f"On the evaluation texts of {_code(_texts(made.task))}:" if made.task else "As its maker stated them:"
+        yield (
+            f"On the evaluation texts of {_code(_texts(made.task))}:"
+            if made.task
+            else "As the author of the adapter stated:"
+        )
         told = [
             (_called(key, made), figure(value)) if key in METRICS else (key, f"{value:,.10g}")
             for key, value in made.metrics.items()

@@ -353,7 +353,7 @@ def compare_answers(
         **asked.changes(one, other)._asdict(),
         comparison=None if undefined else compare(values, metric=headline, margin=margin)[0],
         rows=tuple(_rows(one, other, texts, asked, most)),
-        undefined=undefined and f"{headline.words} is undefined for {undefined}: it needs {headline.needs}.",
+        undefined=undefined and f"{headline.words} is undefined for {undefined}: the metric needs {headline.needs}.",
     )
 
 
