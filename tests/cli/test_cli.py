@@ -221,7 +221,7 @@ def test_a_study_of_which_a_run_fails_shows_the_others_and_exits_with_an_error(
     assert list(full) == list(lora)
     assert "the loss is" in full["error"]
     assert f"Error: full, seed 0: {full['error'].removeprefix('run full: ')}" in done.stderr.splitlines()
-    assert done.stderr.splitlines()[-1] == "1 of 2 runs failed. To try the failed runs again, run the same command."
+    assert done.stderr.splitlines()[-1] == "1 of 2 runs failed. To try these runs again, repeat the command."
     assert "Traceback" not in done.stderr
     assert "Fatal" not in done.stderr
     assert [path.name for path in (tmp_path / "out" / "adapters").iterdir()] == [Path(lora["adapter"]).name]

@@ -81,13 +81,16 @@ CalibrateOption = Annotated[
 ]
 
 
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="Method of 'afina methods'; may be repeated. Default: all methods."),
+]
+
+
 def plan(
     backbone: BackboneOption = "embedded",
     task: Annotated[str | None, typer.Option("--task", help="Labelled texts to plan for.", metavar="ADDRESS")] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option("--method", help="Method of 'afina methods'; may be repeated. Default: all methods."),
-    ] = None,
+    method: MethodsOption = None,
     dtype: DtypeOption = "auto",
     memory: MemoryOption = None,
     batch_size: Annotated[int, _amount("--batch-size", "Texts in a training batch.")] = 16,
@@ -193,24 +196,25 @@ def _method_as_json(method: Method) -> dict[str, Any]:
     }
 
 
+TemplatesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        help=r"Prompt template, such as 'Review: {text}\nSentiment:'. Several templates are compared on training data.",
+        metavar="TEMPLATE",
+    ),
+]
+OffsetOption = Annotated[
+    bool,
+    typer.Option("--offset", help="Add an offset to each logit, so that training texts spread evenly over the labels."),
+]
+
+
 def ask(
     task: TaskOption,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--template",
-            help=r"Prompt template, such as 'Review: {text}\nSentiment:'. Several templates are compared on training "
-            r"texts.",
-            metavar="TEMPLATE",
-        ),
-    ] = None,
+    template: TemplatesOption = None,
     words: WordsOption = None,
-    offset: Annotated[
-        bool,
-        typer.Option(
-            "--offset", help="Add an offset to each logit, so that training texts spread evenly over the labels."
-        ),
-    ] = False,
+    offset: OffsetOption = False,
     backbone: BackboneOption = "embedded",
     evaluation: EvaluationOption = None,
     text: TextColumn = None,

@@ -27,6 +27,12 @@ KEY = "AFINA_KEY"
 """The environment variable with the key, if no key file is given."""
 
 
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option("--key-file", help=f"File with a key of scope publish; default: the variable {KEY}.", metavar="FILE"),
+]
+
+
 def shadow(
     name: Annotated[str, typer.Argument(help="Name of an adapter: CLIENT/TASK, in lower case.", metavar="CLIENT/TASK")],
     version: Annotated[
@@ -46,12 +52,7 @@ def shadow(
             metavar="URL",
         ),
     ] = [],  # noqa: B006 - typer copies it
-    key_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--key-file", help=f"File with a key of scope publish; default: the variable {KEY}.", metavar="FILE"
-        ),
-    ] = None,
+    key_file: KeyFileOption = None,
     force: ForceOption = False,
     message: NoteOption = None,
     as_json: Json = False,

@@ -206,9 +206,7 @@ def choose(
                 began=began,
             )
     except KeyboardInterrupt as ended:
-        print(
-            f"\nInterrupted. `afina choose` has no checkpoints. To begin again: {shlex.join(command)}", file=sys.stderr
-        )
+        print(f"\nInterrupted. `choose` has no checkpoints. To begin again: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(exit_status(ended)) from None
     write_report(results, texts=not no_texts)
     _publish_and_show(results, publish, as_json, texts=not no_texts)
@@ -307,7 +305,5 @@ def _carry_out(
     if results.failed:
         count, runs = len(results.failed), len(results.failed) + len(results.results)
         if runs > 1:
-            print(
-                f"{count} of {runs} runs failed. To try the failed runs again, run the same command.", file=sys.stderr
-            )
+            print(f"{count} of {runs} runs failed. To try these runs again, repeat the command.", file=sys.stderr)
         raise typer.Exit(AfinaError.exit_code)
