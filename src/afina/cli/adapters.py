@@ -99,7 +99,7 @@ def evaluate(
     _print_notes(opened)
     how = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
     texts = EvaluationSet.read(task, trained(opened), **how, **file_options(missing, merge_labels, sheet))
-    _print_told(texts.told)
+    _print_reading(texts.told)
     found = evaluate(
         opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype, metric=metric, positive=positive
     )
@@ -237,7 +237,7 @@ def _answer(
 
     with file_progress() as read:
         for chunk in parts:
-            _print_told(parts.news() if isinstance(parts, TextStream) else "")
+            _print_reading(parts.news() if isinstance(parts, TextStream) else "")
             answers, truncated = prediction_files.answered_rows(predictor, chunk)
             said.rows, said.texts = said.rows + len(chunk.rows), said.texts + len(chunk.texts)
             said.truncated += truncated
@@ -245,10 +245,10 @@ def _answer(
             read(chunk)
 
 
-def _print_told(told: str) -> None:
+def _print_reading(note: str) -> None:
     """Print how the columns were read, if there is something to print."""
-    if told:
-        print(with_flags(told), file=sys.stderr)
+    if note:
+        print(with_flags(note), file=sys.stderr)
 
 
 def _print_notes(adapter: Adapter) -> None:
@@ -293,8 +293,8 @@ def compare(
     flips = recompute.flips_between(one, other, texts, backbone, names=(first, second), metric=metric)
     if as_json:
         seen = {"task": task, "file": texts.where, "leaked": texts.leaked, "left_out": texts.left_out}
-        told = {"first": first, "second": second, **seen, **flips.as_json()}
-        print(json.dumps(told, ensure_ascii=False, allow_nan=False))
+        content = {"first": first, "second": second, **seen, **flips.as_json()}
+        print(json.dumps(content, ensure_ascii=False, allow_nan=False))
         return
     where = evaluation.texts_evaluated(texts.where, flips.examples, texts.held_out)
     for name, figure in zip(flips.names, flips.figures, strict=True):

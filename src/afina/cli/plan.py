@@ -166,9 +166,11 @@ def methods(as_json: Json = False) -> None:
         print(json.dumps({name: _method_as_json(method()) for name, method in METHODS.items()}))
         return
     for name, method in METHODS.items():
-        told = _method_as_json(method())
-        settings = [f"{key}={'by family' if value == [] else repr(value)}" for key, value in told["defaults"].items()]
-        rate = [f"learning_rate={told['learning_rate']:g}"] if told["trains"] else []
+        described = _method_as_json(method())
+        settings = [
+            f"{key}={'by family' if value == [] else repr(value)}" for key, value in described["defaults"].items()
+        ]
+        rate = [f"learning_rate={described['learning_rate']:g}"] if described["trains"] else []
         print_item(name, method.summary, ", ".join([*settings, *rate]))
     for name, method in NEEDS_SETTINGS.items():
         asked = [*sorted(method.accepts(), reverse=True), f"learning_rate={method.learning_rate:g}"]

@@ -200,7 +200,7 @@ class Shadows:
         with self._lock:
             status.state, status.problem = FAILED, problem
 
-    def told(self, name: Name, current: Version) -> dict[str, Any]:
+    def status_json(self, name: Name, current: Version) -> dict[str, Any]:
         """Return state and counts of a name's shadow as JSON values.
 
         Raises:

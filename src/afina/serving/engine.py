@@ -84,7 +84,7 @@ class Engine(ReprCard):
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
         residents = self.residents
-        apart = [one for one in residents if not one.rides]
+        apart = [one for one in residents if not one.shares_model]
         return {
             "backbone": self.backbone.address,
             "computes in": str(self.host.dtype).removeprefix("torch."),

@@ -196,11 +196,11 @@ def _metrics(made: Manifest) -> Iterator[str]:
             if made.task
             else "As the author of the adapter stated:"
         )
-        told = [
+        rows = [
             (_called(key, made), figure(value)) if key in METRICS else (key, f"{value:,.10g}")
             for key, value in made.metrics.items()
         ]
-        yield _table(("metric", "value"), [(_escaped(key), figure) for key, figure in told])
+        yield _table(("metric", "value"), [(_escaped(key), figure) for key, figure in rows])
 
 
 def _called(key: str, made: Manifest) -> str:

@@ -82,9 +82,9 @@ def multi_hot_names(
     if other is None:
         return _names(table, name, length, labels, next(iter(lists)))
     twice = any(len(parts) > len({_bit(part) for part in parts}) for parts in binary.values())
-    told = {str(part) for parts in lists.values() for part in parts}
+    names = {str(part) for parts in lists.values() for part in parts}
     filled = sum(bool(parts) for parts in lists.values())
-    if twice or (length > 1 and 2 * count > filled and set(labels or ()) != told):
+    if twice or (length > 1 and 2 * count > filled and set(labels or ()) != names):
         raise InvalidData(
             f"{table.where(other)}: column {name!r} holds {str(table.columns[name][other])[:40]!r}, but most other "
             f"rows hold {length} times 0 or 1. Expected {length} times 0 or 1 in each row, or the names of its labels "

@@ -215,8 +215,8 @@ def rows(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How | N
     notes = (*table.notes, *_said(table, columns.labels, form))
     kind = TARGETS[form.kind]
     if how is not None:
-        told = {"expected": kind.expected, "optional": kind.optional(form, columns.labels)}
-        table, left_out = without(table, columns.texts, columns.labels, how, **told)  # type: ignore[arg-type]
+        reading = {"expected": kind.expected, "optional": kind.optional(form, columns.labels)}
+        table, left_out = without(table, columns.texts, columns.labels, how, **reading)  # type: ignore[arg-type]
         notes += left_out
     return LabelledRows(
         _texts(table, columns.text),
@@ -251,9 +251,9 @@ def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str
     if form.notation and (said := form.notation.said(table.columns[names[0]])):
         notes.append(f"{column} holds numbers that are not written plainly: {said}.")
     if form.hot:
-        told = ", ".join(form.hot[:4]) + (", ..." if len(form.hot) > 4 else "")
+        shown = ", ".join(form.hot[:4]) + (", ..." if len(form.hot) > 4 else "")
         notes.append(
-            f"{column} holds multi-hot lists, 0 or 1 for each of {len(form.hot)} labels in their order ({told}). "
+            f"{column} holds multi-hot lists, 0 or 1 for each of {len(form.hot)} labels in their order ({shown}). "
             "`labels` names them."
         )
     return notes

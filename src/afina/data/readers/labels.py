@@ -342,8 +342,8 @@ def _check_whole(table: FileTable, name: str, row: int, label: str) -> None:
 
 def _truth(table: FileTable, name: str, row: int) -> bool:
     value = table.columns[name][row]
-    told = "" if cell_values.is_empty(value) else str(value).strip().casefold()
-    if told not in _TRUTH:
+    text = "" if cell_values.is_empty(value) else str(value).strip().casefold()
+    if text not in _TRUTH:
         raise InvalidData(
             f"{table.where(row)}: column {name!r} holds {str(value)[:40]!r}, expected 1 or true where the text has "
             "that label, else 0 or false.",
@@ -352,7 +352,7 @@ def _truth(table: FileTable, name: str, row: int) -> bool:
             column=name,
             found=str(value)[:40],
         )
-    return _TRUTH[told]
+    return _TRUTH[text]
 
 
 def as_name(table: FileTable, name: str, row: int, form: LabelFormat) -> str | int:

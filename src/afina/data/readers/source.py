@@ -223,8 +223,8 @@ def opened(path: Path) -> Iterator[Source]:
         raw = path.open("rb")
     except OSError as error:
         problem = "no such file or directory" if isinstance(error, FileNotFoundError) else "cannot be read"
-        told = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror or error})"
-        raise NotFound(f"{path}: {problem}{told}.", code="file.unreadable", path=path) from None
+        reason = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror or error})"
+        raise NotFound(f"{path}: {problem}{reason}.", code="file.unreadable", path=path) from None
     with raw:
         yield Source(path, raw)
 

@@ -48,7 +48,7 @@ _COUNTED = {
     "scatter": about(NUMBER, "sum of squared deviations from the drift"),
     "faults": about(COUNT, "texts that only the production version answered"),
 }
-_TOLD = {
+_STATE = {
     "flip_rate": about(either(NUMBER, NOTHING), "flips divided by texts; null for numbers or without texts"),
     "flip_interval": about(_ENDS, "95 % confidence interval of the flip rate (Wilson), low and high"),
     "drift_interval": about(_ENDS, "95 % confidence interval of the drift, low and high; null for less than two texts"),
@@ -61,7 +61,7 @@ _WISH = {
     "state": about(TEXT, "none, loading, riding (being compared), failed or promoted (the shadow is in production)"),
     "problem": about(either(TEXT, NOTHING), "why the shadow failed"),
 }
-SHADOW = record({**_WISH, **_COUNTED, **_TOLD})
+SHADOW = record({**_WISH, **_COUNTED, **_STATE})
 LIVE = record({"live": about(YES_OR_NO, "whether the process is running")})
 READY = record({"ready": about(YES_OR_NO, "whether the server answers requests and its store responds")})
 ERROR = record({"error": about(TEXT, "what is wrong and what to do"), "kind": about(TEXT, "one word for programs")})

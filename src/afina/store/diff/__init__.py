@@ -266,9 +266,9 @@ def _json_value(value: Any) -> Any:
 def _labels(first: tuple[str, ...], second: tuple[str, ...]) -> dict[str, Any]:
     common = set(first) & set(second)
     one, other = ([name for name in names if name in common] for names in (first, second))
-    told = {
+    groups = {
         "added": [name for name in second if name not in common],
         "removed": [name for name in first if name not in common],
         "reordered": [one, other] if one != other else [],
     }
-    return {key: names for key, names in told.items() if names}
+    return {key: names for key, names in groups.items() if names}
