@@ -430,7 +430,7 @@ def test_an_adapter_whose_probe_gives_other_logits(afina: Command, trained: Path
     assert afina("predict", "other", "a text").code == 0
     told = afina("predict", "other", "a text", "--check-probe").error
     assert told.startswith("other: the probe's logits differ by ")
-    assert "The installed libraries compute something else than when the adapter was made" in told
+    assert "With the installed libraries, the adapter computes other logits than when it was made" in told
     assert afina("evaluate", "other", "--task", toy, "--check-probe").error == told
 
 
@@ -457,12 +457,12 @@ def test_a_task_with_other_labels_than_the_adapters(afina: Command, trained: Pat
     write_csv(Path("other.csv"), [(text, {"bad": "no", "good": "yes"}[label]) for text, label in rows()])
     assert afina("evaluate", trained, "--task", "other.csv").error == (
         "other.csv, line 2: its labels are no, yes; the adapter's are bad, good. "
-        "Give texts with those labels, or rename these."
+        "Give texts with the same labels, or rename the labels."
     )
     write_csv(Path("numbers.csv"), [(f"{text}, again", {"bad": 0, "good": 1}[label]) for text, label in rows()])
     assert afina("evaluate", trained, "--task", "numbers.csv").error == (
         "numbers.csv, line 2: its labels are 0, 1; the adapter's are bad, good. "
-        "Say what 0 to 1 stand for with --labels, such as bad,good."
+        "Name the labels 0 to 1 with --labels, such as bad,good."
     )
     assert afina("evaluate", trained, "--task", "numbers.csv", "--labels", "bad,good").code == 0
 

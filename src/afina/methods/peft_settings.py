@@ -54,7 +54,7 @@ NOT_OPENED = {
 """peft types whose adapters are not opened, with the reason."""
 
 MODULES = ("target_modules", "exclude_modules", "feedforward_modules")
-"""Settings that are lists of names; a string is a pattern for whole names."""
+"""Settings with module names: a list of names, or a regular expression that must match the full name."""
 
 _PLAIN = ("modules_to_save", "layers_pattern", "target_parameters")
 """Lists of names that peft reads as patterns; afina accepts only plain names there."""

@@ -233,7 +233,7 @@ class Sum(Method):
         return BatchedAdapter.joined(made) if len(made) == len(all_parts) else None
 
     def merged(self, model: Any) -> Any:
-        """Merge what peft wraps; additions of other parts stay."""
+        """Merge the layers that peft wraps. Modules that other parts add are kept."""
         return model if self._wrap is None else self._wrap.merged(model)
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:

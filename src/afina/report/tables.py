@@ -101,7 +101,7 @@ class Beside:
     """Figures of another study.
 
     Attributes:
-        measures: Columns to the right of one of our columns, by the `key` of our column.
+        measures: Columns to insert to the right of a column of the report, by the `key` of that column.
         notes: Notes by the title of the table.
     """
 

@@ -251,8 +251,8 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
 
     Shares of right answers use `accuracy_estimate`. Other metrics use `Crossed` with two added examples, as for
     differences (Agresti & Coull do the same for one share, The American Statistician 52, 1998, 119-126). The interval
-    stays within the metric's range: shares are bent like Wilson's interval, metrics of probabilities by their logit,
-    correlations by Fisher's z, losses by their logarithm, R² by the logarithm of 1 - R².
+    stays within the metric's range: shares are transformed as in Wilson's interval, metrics of probabilities by their
+    logit, correlations by Fisher's z, losses by their logarithm, R² by the logarithm of 1 - R².
     docs/background/coverage.md has the coverage of each.
     """
     if metric.counted:

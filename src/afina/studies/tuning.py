@@ -93,7 +93,7 @@ class PendingTrial:
 
 @dataclass(frozen=True)
 class Batch:
-    """Candidates that are drawn before any of them is told to Optuna; `spent`: steps taken before the batch."""
+    """Candidates that are drawn before Optuna has the result of any of them; `spent`: steps taken before the batch."""
 
     began: int
     size: int
@@ -347,7 +347,7 @@ def tune(
 
 
 def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, keep: Callable[[Tuned], None]) -> None:
-    """Try the missing trials of a batch. Trials are told to Optuna in their order, not in that of ending."""
+    """Try the missing trials of a batch. Optuna receives their results in the order of the trials' numbers."""
     batch, budget = candidates.batch(), candidates.so_far.budget
     left = [candidates.ask(number, batch) for number in range(len(candidates.trials), batch.began + batch.size)]
     alike = candidate_run(candidates.run, {}, candidates.how)

@@ -242,7 +242,7 @@ class Spellings:
     def of(cls, rows: LabelledRows, labels: Sequence[str] | None, *, merge: bool) -> Spellings:
         """Return the spellings of training rows.
 
-        With `merge`, the most frequent spelling is kept, and of equally frequent ones the first by name. If all
+        With `merge`, the most frequent spelling is kept; among equally frequent spellings, the first by name. If all
         spellings of a group are among the user's `labels`, they are different labels. Raises InvalidData if labels
         differ only in spelling and are not merged.
         """

@@ -215,7 +215,7 @@ def _refuse_text(column: LabelColumn) -> None:
     )
     raise InvalidData(
         f"{column.where(row)} holds {str(value)[:40]!r} among numbers. Correct it or remove the row; if these are "
-        "names and no numbers, say so with `kind` classes.",
+        "names, set `kind` to classes.",
         code="data.number-malformed",
         where=column.where(row),
         found=str(value)[:40],
@@ -369,8 +369,8 @@ def as_name(table: FileTable, name: str, row: int, form: LabelFormat) -> str | i
         )
     if not form.keeps and isinstance(value, str) and value.casefold() in cell_values.ANY_CASE:
         raise InvalidData(
-            f"{table.where(row)}: column {name!r} is {value!r}, as a missing label is written. Fill it in or remove "
-            "the row; if it is a label, give it another name.",
+            f"{table.where(row)}: column {name!r} is {value!r}, which usually marks a missing label. Fill the "
+            f"label in or remove the row. If {value!r} is a label, rename the label.",
             code="data.value-missing",
             where=table.where(row),
             column=name,

@@ -262,9 +262,9 @@ def matched_classes(
         raise InvalidData(
             f"{rows.where(where)}: its labels are {_list(sorted(found))}; {whose} are {_list(label_names)}. "
             + (
-                f"Say what 0 to {len(label_names) - 1} stand for with `labels`, such as {','.join(label_names)}."
+                f"Name the labels 0 to {len(label_names) - 1} with `labels`, such as {','.join(label_names)}."
                 if counted
-                else "Give texts with those labels, or rename these."
+                else "Give texts with the same labels, or rename the labels."
             ),
             code="data.labels-mismatch",
             where=rows.where(where),

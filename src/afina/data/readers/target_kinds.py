@@ -263,7 +263,7 @@ class NumberTargets(TargetKind):
         if len(np.unique(found)) < 2:
             raise InvalidData(
                 f"task {address}: all {len(found)} training examples have the number {found[0]:g}, so there is "
-                "nothing to learn. Give examples with different ones.",
+                "nothing to learn. Give examples with different numbers.",
                 code="data.one-value",
                 task=address,
                 examples=len(found),
