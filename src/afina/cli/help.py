@@ -61,7 +61,7 @@ EXAMPLES = {
     "keys list": "afina keys list acme",
     "keys revoke": "afina keys revoke 0123456789abcdef",
 }
-"""A command line by the name of its command, without `afina`."""
+"""An example of each command, by the name of the command without `afina`."""
 
 _DATA = "Columns and labels"
 _RUN = "Training and asking in words"

@@ -148,7 +148,7 @@ def plan(
 
 
 def _check_there(task: str | None, evaluation: str | None) -> None:
-    """Before anything that takes time."""
+    """Check that the files exist, before anything that takes time."""
     from afina.data.addresses import check_address
 
     if task is not None:
@@ -185,7 +185,7 @@ def methods(as_json: Json = False) -> None:
 
 
 def _method_as_json(method: Method) -> dict[str, Any]:
-    """A method as JSON values."""
+    """Return a method as JSON values."""
     defaults = {each.name: getattr(method, each.name) for each in fields(method)}
     return {
         "title": method.title,

@@ -52,7 +52,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
             shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
             raise InvalidData(
                 f"argument {number}, {shown}: its bytes are not text in this terminal's encoding. "
-                "Give it in UTF-8; rename a file whose name is not.",
+                "Give the argument in UTF-8. If the argument is a file name, rename the file.",
                 code="argument.invalid",
                 argument=number,
             ) from None

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, INDEX = "config.json", Full.tensor_file, "model.safetensors.index.json"
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-"""Files of which a saved tokenizer has one. If all are missing, transformers may create an empty tokenizer."""
+"""File names: a saved tokenizer has at least one of these files. Without any, transformers may make an empty one."""
 
 _INDIFFERENT = re.compile(
     r"architectures|(torch_)?dtype|transformers_version|_name_or_path|use_cache|id2label|label2id|num_labels|problem_type"

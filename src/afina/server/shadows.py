@@ -164,7 +164,7 @@ class Shadows:
         paired: Sequence[tuple[int, ShadowedRequest]],
         outcomes: Sequence[Outcome],
     ) -> None:
-        """Compute the candidates of a failed batch one by one. A candidate that fails runs no more."""
+        """Compute the candidates of a failed batch one by one. A candidate that fails is stopped."""
         for status in {id(one.shadow.status): one.shadow.status for _, one in paired}.values():
             mine = [(index, one) for index, one in paired if one.shadow.status is status]
             try:

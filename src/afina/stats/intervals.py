@@ -270,8 +270,8 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
 def accuracy_estimate(correct: np.ndarray, level: float = 0.95) -> Estimate:
     """Return the share of right answers, from bool [S, N], or [N] for one seed.
 
-    The interval is Wilson's for one seed, and if all seeds gave the same answers. Otherwise it is that of `Crossed`,
-    bent to [0, 1].
+    The interval is Wilson's for one seed, and if all seeds gave the same answers. Otherwise it is the interval
+    of `Crossed`, transformed to stay in [0, 1].
     """
     values = _table(correct).astype(float)
     single = wilson(int(values[0].sum()), values.shape[1], level)

@@ -150,7 +150,7 @@ def glue_files(name: str, directory: Path) -> list[Path]:
     form = GLUE[name]
     if not directory.is_dir():
         raise NotFound(
-            f"{directory}: no such directory. Give one with GLUE's {_listed(form)}.",
+            f"{directory}: no such directory. Give a directory with GLUE's {_listed(form)}.",
             code="task.missing",
             path=directory,
         )

@@ -144,7 +144,7 @@ class ClassTargets(TargetKind):
     stratified = True
 
     def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
-        """Return that every cell is a class name."""
+        """Return the format: every cell is a class name."""
         return LabelFormat(self.kind, keeps=asked.keeps)
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
