@@ -237,7 +237,7 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
     settle()
     made.run()
     if made.force_exit:
-        logs_and_traces.note("shutdown: a second signal stopped the process at once", logging.WARNING)
+        logs_and_traces.note("shutdown: a further signal stopped the process at once", logging.WARNING)
     with suppress(OSError):
         sys.stdout.flush()
     logging.shutdown()
