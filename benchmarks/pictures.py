@@ -54,6 +54,7 @@ def _differences() -> Plot | None:
 PICTURES: dict[str, Callable[[], Plot | None]] = {
     "accuracy-cost": lambda: comparison.against_time(_recorded("example")),
     "differences": _differences,
+    "methods-cost": lambda: comparison.against_time(_recorded("methods")),
 }
 """By name: the function that draws the picture."""
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import numpy as np
+import pytest
+
+from afina.inference.prompting import Answer
 from afina.methods import METHODS
 from afina.report import recommendation
+from afina.report.evaluation import answer_sentence
 from afina.report.report import Report
 from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
 from afina.studies.results import Results
@@ -97,3 +102,12 @@ def test_the_recommendation_in_the_tutorial_is_worded_as_choose_words_it() -> No
     chosen = quoted("tutorials/your-own-csv.md")[start : start + 4]
     assert chosen[-1].startswith("More minutes")
     assert unknown(chosen, written) == []
+
+
+@pytest.mark.parametrize("page", ["tutorials/your-own-csv.md", "how-to/ask-without-training.md"])
+def test_the_answer_without_training_is_written_as_ask_writes_it(page: str) -> None:
+    template, score = "Text: {text}\nSentiment:", np.arange(60) < 53
+    words = {label: (f" {label}",) for label in ("negative", "positive")}
+    made = Answer(template, template, words, False, {"accuracy": 53 / 60, "f1": 0.8444}, score, ())
+    (found,) = [one for one in quoted(page) if one.startswith("Untrained")]
+    assert found == answer_sentence(made)
