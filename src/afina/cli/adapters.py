@@ -143,7 +143,8 @@ def predict(
 ) -> None:
     """Label texts; print one JSON object per line.
 
-    An object has the label and the probability of each label, or the number.
+    Each object has the predicted label and the probability of each label. For a task with numbers, it has the
+    predicted number.
     """
     from afina.data.readers.texts import Chunk, TextStream, check_there, chunks, refuse_blank
 

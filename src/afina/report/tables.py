@@ -92,7 +92,7 @@ class Measure:
 
     @property
     def key(self) -> str:
-        """The heading without the name of a label, by which `Beside` finds the column."""
+        """The heading without the name of a label; `Beside.measures` has this key."""
         return self.plain or self.heading
 
 

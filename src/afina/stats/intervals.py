@@ -143,7 +143,9 @@ QUANTILES = 200
 
 
 def size_of(values: np.ndarray) -> float:
-    """Return the typical deviation of an example that deviates, in the mean over seeds; values [S, N].
+    """Return the typical distance of an example's value from the mean value, of examples with a distance above 0.
+
+    `values`, [S, N], are averaged over the S seeds first.
 
     This is the root of sum d^4 / sum d^2 of the deviations d. It is about 1 for right answers with few errors, and for
     differences that are mostly 0 and otherwise 1 or -1. It is 0 if all examples are equal.
@@ -168,8 +170,8 @@ class Crossed:
         """Return the mean squares of values [S, N], with `added` pseudo-examples that widen the spread.
 
         Half of them are `size` in every seed, and half -`size`. Two added examples keep differences of two shares
-        honest if few examples differ (Agresti & Min, Statistics in Medicine 24, 2005, 729-740). Without them, methods
-        that agree on all of 20 examples would be known to be equal.
+        honest if few examples differ (Agresti & Min, Statistics in Medicine 24, 2005, 729-740). Without the added
+        examples, two methods that agree on all of 20 examples would count as certainly equal.
         """
         seeds, examples = values.shape
         deviations = values - values.mean()

@@ -246,7 +246,7 @@ class Notation:
         return all(self.value(cell) is not None for cell in cells)
 
     def said(self, cells: Sequence[Any]) -> str:
-        """Return a note with the first cell that is not a plain number; "" if all numbers are plain."""
+        """Return a note on how the first cell with a decimal comma or a percent sign is read; "" if no cell has one."""
         marks = [mark for mark, there in ((",", self.comma), ("%", self.percent)) if there]
         cell = next((cell for cell in cells if isinstance(cell, str) and any(mark in cell for mark in marks)), None)
         return "" if cell is None else f"{cell!r} is read as {self.value(cell):.15g}"
