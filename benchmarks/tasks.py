@@ -2,7 +2,7 @@
 
 `python benchmarks/tasks.py` writes its part of docs/reference/tasks.md to standard output. Results that are recorded
 under results/tasks are not computed again. `--only ratings` runs one task. `--curve` runs only the learning curve, and
-writes its plot to docs/curve.svg.
+writes its plot to docs/pictures/curve-light.svg and curve-dark.svg.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from afina.report.verdicts import verdict_table
 from afina.report.writers.markdown import table
 from afina.studies.choosing import floors
 from afina.studies.results import Results
+from pictures import THEMES, standalone
 
-OUT, PLOT = Path("results") / "tasks", Path("docs") / "curve.svg"
+OUT, PICTURES = Path("results") / "tasks", Path("docs") / "pictures"
 TASKS = ("ratings", "domains", "movies-3", "pairs")
 METHODS = ("full", "lora", "ia3", "head")
 TRAIN, EVALUATION, EPOCHS, SEEDS = 256, 300, 2, (0,)
@@ -86,15 +87,6 @@ def page(task: str, results: Results) -> str:
     )
 
 
-def standing_alone(markup: str) -> str:
-    """A plot of a page with the colours of a light one."""
-    colours = {"ink": "#1c2024", "faint": "#d9dde1", "paper": "#ffffff"}
-    colours |= {f"method-{place}": tone for place, tone in enumerate(svg.LIGHT)}
-    said = "; ".join(f"--{name}: {tone}" for name, tone in colours.items())
-    opening, rest = markup.split(">", 1)
-    return f"{opening}><style>svg {{ {said}; background: #ffffff }}</style>{rest}\n"
-
-
 def main() -> None:
     """Run, and print the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -108,7 +100,9 @@ def main() -> None:
         found = verdicts.learning_curve_table(made.arms)
         assert found is not None
         with svg.drawing():
-            PLOT.write_text(standing_alone(plotted(made.arms).svg), encoding="utf-8")
+            plot = plotted(made.arms)
+        for theme in THEMES:
+            (PICTURES / f"curve-{theme}.svg").write_text(standalone(plot, theme), encoding="utf-8")
         print(table(found), " ".join(made.sentences), sep="\n\n")
         return
     for task in [asked.only] if asked.only else TASKS:

@@ -10,7 +10,7 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from site_links import OUTSIDE, ROOT, rewrite_links
+from site_links import OUTSIDE, ROOT, both_themes, rewrite_links
 from site_pages import GENERATED
 
 WIDE = "---\nhide: [navigation]\n---\n\n"
@@ -29,6 +29,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Return the page with its links as the site needs them."""
+    markdown = both_themes(markdown)
     try:
         return rewrite_links(markdown, page.file.src_uri, {file.src_uri for file in files})
     except ValueError as error:

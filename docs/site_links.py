@@ -16,6 +16,17 @@ _LINK = re.compile(r"(!?\[(?:[^\]\[]|\[[^\]]*\])*\])\(([^)\s#:]+)(#[^)\s]*)?\)")
 _ATTRIBUTE = re.compile(r'\b(src|srcset|href)="([^":#]+)((?:#[^"]*)?)"')
 _CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
+_PICTURE = re.compile(r"<picture>.*?(<img [^>]*)-light\.svg(\"[^>]*>)\n</picture>", re.DOTALL)
+
+
+def both_themes(markdown: str) -> str:
+    """Return a page whose pictures follow the site's switch between light and dark.
+
+    A `<picture>`, which GitHub needs, follows only the system's setting. mkdocs-material hides an image whose address
+    ends with `#only-light` or `#only-dark` in the other mode.
+    """
+    return _PICTURE.sub(r"\1-light.svg#only-light\2\n\1-dark.svg#only-dark\2", markdown)
+
 
 def rewrite_links(markdown: str, page: str, known: Collection[str]) -> str:
     """Return a page with each relative link as the site needs it.

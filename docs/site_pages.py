@@ -44,8 +44,8 @@ def _command(group: Any, path: str, level: int) -> Iterator[str]:
         context = command.make_context(full, [], resilient_parsing=True)
         yield f"{'#' * level} {full}\n"
         yield _help_text(command.help or "")
-        if isinstance(command, GroupedCommand) and name in EXAMPLES:
-            yield f"```sh\n{EXAMPLES[name]}\n```\n"
+        if example := EXAMPLES.get(full.removeprefix("afina ")):
+            yield f"```sh\n{example}\n```\n"
         usage = " ".join(command.collect_usage_pieces(context))
         yield f"```text\n{full} {usage}\n```\n"
         panels: dict[str, list[str]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -158,16 +159,47 @@ def test_figures_of_the_readme_are_those_of_the_first_study() -> None:
         assert set(cells) <= rows[title]
 
 
-def test_the_readmes_picture_is_drawn_from_the_example_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor may round the last digit of a place otherwise, so numbers are compared as such."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from readme_picture import pictures
+PICTURES = ROOT / "docs" / "pictures"
 
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script that draws the pictures of the docs."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("pictures")
+
+
+def test_the_pictures_are_drawn_from_the_recorded_reports(drawn: Any) -> None:
+    """A processor may round the last digit of a place otherwise, so numbers are compared as such."""
     numbers = re.compile(r"(\d+\.\d+)")
-    for name, text in pictures().items():
-        kept, anew = (numbers.split(one) for one in ((ROOT / "docs" / name).read_text(encoding="utf-8"), text))
-        assert kept[::2] == anew[::2], "draw it again: python benchmarks/readme_picture.py"
-        assert [*map(float, kept[1::2])] == pytest.approx([*map(float, anew[1::2])], abs=1e-3)
+    for name, plot in drawn.plots().items():
+        for theme in drawn.THEMES:
+            text = (PICTURES / f"{name}-{theme}.svg").read_text(encoding="utf-8")
+            kept, anew = (numbers.split(one) for one in (text, drawn.standalone(plot, theme)))
+            assert kept[::2] == anew[::2], "draw it again: python benchmarks/pictures.py"
+            assert [*map(float, kept[1::2])] == pytest.approx([*map(float, anew[1::2])], abs=1e-3)
+
+
+def test_both_themes_of_a_picture_differ_by_colours_alone() -> None:
+    """The records of the learning curve are not kept, so its dark picture is held to the light one."""
+    light = sorted(PICTURES.glob("*-light.svg"))
+    assert len([*PICTURES.iterdir()]) == 2 * len(light)
+    for path in light:
+        dark = path.with_name(path.name.replace("-light", "-dark")).read_text(encoding="utf-8")
+        first, second = (re.sub(r"#[0-9a-f]{6}", "", one) for one in (path.read_text(encoding="utf-8"), dark))
+        assert first == second
+
+
+def test_the_alternative_text_of_a_picture_says_what_it_shows(drawn: Any) -> None:
+    """GitHub and a screen reader show the text in place of the picture. The README has a shorter text."""
+    texts = {name: plot.text for name, plot in drawn.plots().items()}
+    found = [
+        (page.name, name, alt)
+        for page in WRITTEN
+        for alt, name in re.findall(r'<img alt="([^"]*)" src="[./]*pictures/([\w-]+)-light', page.read_text("utf-8"))
+    ]
+    assert {name for _, name, _ in found} >= texts.keys()
+    assert [(page, name) for page, name, alt in found if alt != texts.get(name, alt)] == []
 
 
 @pytest.mark.slow

@@ -90,6 +90,7 @@ def test_the_http_page_has_every_path_with_its_fields() -> None:
     assert {"/predict", "/tasks", "/metrics"} <= described
     assert [path for path in described if f" {path}`\n" not in page] == []
     assert "| `inputs` |" in page
+    assert re.findall(r"^\| `[\w.]+` .* \|  \|$", page, re.MULTILINE) == [], "fields without a meaning"
 
 
 @pytest.mark.parametrize(
@@ -130,10 +131,26 @@ def test_links_lead_to_pages_of_the_site_or_are_refused() -> None:
     assert rewrite_links("[a](../../CONTRIBUTING.md)", "reference/tasks.md", known) == "[a](../contributing.md)"
     picture = '<source srcset="docs/words.svg"> ![w](docs/words.svg)'
     assert rewrite_links(picture, "index.md", known) == '<source srcset="words.svg"> ![w](words.svg)'
+    assert rewrite_links('<img src="../words.svg#only-dark">', "reference/tasks.md", known) == (
+        '<img src="../words.svg#only-dark">'
+    )
     code = "```md\n[a](nowhere.md)\n```\n"
     assert rewrite_links(code, "index.md", known) == code
     with pytest.raises(ValueError, match=r"^docs/LOG.md: link to nowhere.md, which does not exist"):
         rewrite_links("[a](nowhere.md)", "LOG.md", known)
+
+
+def test_a_picture_follows_the_switch_between_light_and_dark() -> None:
+    from site_links import both_themes
+
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert page.count("<picture>") == 1
+    made = both_themes(page)
+    assert "<picture>" not in made
+    assert "<source" not in made
+    assert re.findall(r'src="([^"]+)"', made) == [
+        f"docs/pictures/accuracy-cost-{theme}.svg#only-{theme}" for theme in ("light", "dark")
+    ]
 
 
 @pytest.mark.slow

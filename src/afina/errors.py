@@ -69,8 +69,8 @@ class AfinaError(Exception):
 
     def as_json(self, message: str | None = None) -> dict[str, Json]:
         """Return class, code, message and fields as a JSON object. `message` replaces the error's own message."""
-        told = str(self) if message is None else message
-        return {"class": type(self).__name__, "code": self.code, "message": told, "fields": self.fields}
+        text = str(self) if message is None else message
+        return {"class": type(self).__name__, "code": self.code, "message": text, "fields": self.fields}
 
 
 class NotFound(AfinaError):

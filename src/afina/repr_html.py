@@ -30,8 +30,8 @@ class ReprCard:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}: {value}" for name, value in _shown_facts(self.facts()).items())
-        return f"<{type(self).__name__} {told}>"
+        shown = ", ".join(f"{name}: {value}" for name, value in _shown_facts(self.facts()).items())
+        return f"<{type(self).__name__} {shown}>"
 
     __str__ = __repr__
 
@@ -61,8 +61,8 @@ def listed(items: Sequence[object]) -> str:
 
 
 def _shown_facts(facts: Mapping[str, object]) -> dict[str, str]:
-    told = {name: listed(value) if isinstance(value, tuple) else _short(_one(value)) for name, value in facts.items()}
-    return {name: text for name, text in told.items() if text}
+    texts = {name: listed(value) if isinstance(value, tuple) else _short(_one(value)) for name, value in facts.items()}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _one(value: object) -> str:

@@ -120,7 +120,7 @@ def test_the_line_to_train_with_has_what_was_asked_with_and_no_template_that_is_
 ) -> None:
     def line(*more: str) -> list[str]:
         told = afina("ask", "--task", toy, "--backbone", gpt2.address, *more)
-        return shlex.split(told.out.splitlines()[-1].removeprefix("To train from there: "))
+        return shlex.split(told.out.splitlines()[-1].removeprefix("To train with this template: "))
 
     usual = GENERAL.replace("\n", "\\n")
     begins = ["afina", "train", "--task", toy, "--backbone", gpt2.address]
@@ -131,8 +131,8 @@ def test_the_line_to_train_with_has_what_was_asked_with_and_no_template_that_is_
 @pytest.mark.slow
 def test_what_it_says_to_type_next_trains_from_there(afina: Command, gpt2: Backbone, toy: str) -> None:
     told = afina("ask", "--task", toy, "--backbone", gpt2.address, "--words", "bad=dull", "--words", "good=warm")
-    line = next(line for line in told.out.splitlines() if line.startswith("To train from there: "))
-    program, *typed = shlex.split(line.removeprefix("To train from there: "))
+    line = next(line for line in told.out.splitlines() if line.startswith("To train with this template: "))
+    program, *typed = shlex.split(line.removeprefix("To train with this template: "))
     assert program == "afina"
     made = afina(*typed, "--out", OUT, *SHORT, "--json").object()
     lora, untrained = made["records"]

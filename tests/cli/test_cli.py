@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,7 @@ def test_a_study_of_which_a_run_fails_shows_the_others_and_exits_with_an_error(
     assert list(full) == list(lora)
     assert "the loss is" in full["error"]
     assert f"Error: full, seed 0: {full['error'].removeprefix('run full: ')}" in done.stderr.splitlines()
-    assert done.stderr.splitlines()[-1] == "1 of 2 runs failed. The same command tries them again."
+    assert done.stderr.splitlines()[-1] == "1 of 2 runs failed. To try these runs again, repeat the command."
     assert "Traceback" not in done.stderr
     assert "Fatal" not in done.stderr
     assert [path.name for path in (tmp_path / "out" / "adapters").iterdir()] == [Path(lora["adapter"]).name]
@@ -573,9 +573,25 @@ def test_the_examples_of_help_and_of_afina_alone_can_be_typed(afina: Command) ->
     assert len(lines) == 5
     for line in [*lines, *EXAMPLES.values()]:
         name, *given = shlex.split(line)[1:]
-        commands.commands[name].make_context(name, given)  # fails on unknown or missing options
+        command = commands.commands[name]
+        while hasattr(command, "commands"):
+            name, *given = given
+            command = command.commands[name]
+        command.make_context(name, given)  # fails on unknown or missing options
     for name, line in EXAMPLES.items():
-        assert f"Example:\n  {line}\n" in afina(name, "--help").out
+        assert f"Example:\n  {line}\n" in afina(*name.split(), "--help").out
+    for names in command_names(commands):
+        assert " ".join(names) in EXAMPLES
+        first = afina(*names, "--help").out.split("\n\n")[1]
+        assert re.match(r"  [A-Z][^.]+\.", first), first
+
+
+def command_names(group: Any, *names: str) -> Iterator[tuple[str, ...]]:
+    """All commands and groups under a group, as the names that are typed."""
+    for name, command in group.commands.items():
+        yield (*names, name)
+        if hasattr(command, "commands"):
+            yield from command_names(command, *names, name)
 
 
 def test_output_into_a_pipe_that_is_closed_ends_without_a_word() -> None:

@@ -73,7 +73,7 @@ def test_adapters_of_other_labels_or_kinds_are_refused_before_anything_is_comput
             {"label_names": ("bad", "fine")},
             f"{both[0]} and other have different labels: only {both[0]} has good; only other has fine.",
         ),
-        ({"objective": {"kind": "labels"}}, f"{both[0]} learnt classes and other labels: they cannot be compared."),
+        ({"objective": {"kind": "labels"}}, f"the kinds of task differ: {both[0]} has classes, other has labels."),
     ):
         changed = one.manifest.model_copy(update={**change, "claims_digest": None})
         content = changed.model_dump(mode="json") | {"digest": changed.digest}

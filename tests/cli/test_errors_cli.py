@@ -311,8 +311,14 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
             ("evaluate", "nope", "--task", "mine.csv"),
             "nope: no adapter found: expected manifest.json (afina) or ",
         ),
-        (("predict", "nope"), "afina predict: give texts, or --file FILE (- for standard input), and not both."),
-        (("predict", "nope", "a", "--file", "b.txt"), "afina predict: give texts, or --file FILE (- for standard "),
+        (
+            ("predict", "nope"),
+            "afina predict: found no texts and no file. Give either texts, or --file FILE (- for standard input).",
+        ),
+        (
+            ("predict", "nope", "a", "--file", "b.txt"),
+            "afina predict: found texts and a file. Give either texts, or --file ",
+        ),
         (("predict", "nope", "--file", "b.txt"), "--file b.txt: no such file or directory."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -424,7 +430,7 @@ def test_an_adapter_whose_probe_gives_other_logits(afina: Command, trained: Path
     assert afina("predict", "other", "a text").code == 0
     told = afina("predict", "other", "a text", "--check-probe").error
     assert told.startswith("other: the probe's logits differ by ")
-    assert "The installed libraries compute something else than when the adapter was made" in told
+    assert "With the installed libraries, the adapter computes other logits than when it was made" in told
     assert afina("evaluate", "other", "--task", toy, "--check-probe").error == told
 
 
@@ -451,12 +457,12 @@ def test_a_task_with_other_labels_than_the_adapters(afina: Command, trained: Pat
     write_csv(Path("other.csv"), [(text, {"bad": "no", "good": "yes"}[label]) for text, label in rows()])
     assert afina("evaluate", trained, "--task", "other.csv").error == (
         "other.csv, line 2: its labels are no, yes; the adapter's are bad, good. "
-        "Give texts with those labels, or rename these."
+        "Give texts with the same labels, or rename the labels."
     )
     write_csv(Path("numbers.csv"), [(f"{text}, again", {"bad": 0, "good": 1}[label]) for text, label in rows()])
     assert afina("evaluate", trained, "--task", "numbers.csv").error == (
         "numbers.csv, line 2: its labels are 0, 1; the adapter's are bad, good. "
-        "Say what 0 to 1 stand for with --labels, such as bad,good."
+        "Name the labels 0 to 1 with --labels, such as bad,good."
     )
     assert afina("evaluate", trained, "--task", "numbers.csv", "--labels", "bad,good").code == 0
 
@@ -488,7 +494,7 @@ def test_a_file_that_is_missing_is_told_before_anything_is_loaded(
             "new.jsonl, line 2: its columns would be text and text_pair, and those before it text. "
             "Give the same in all lines, or name them with --text.",
         ),
-        (b'{"text": "\xff"}\n', "new.jsonl, line 1: not UTF-8 (byte 0xff). Save it as UTF-8."),
+        (b'{"text": "\xff"}\n', "new.jsonl, line 1: not UTF-8 (byte 0xff). Save the file as UTF-8."),
     ],
     ids=["key", "not JSON", "pairs", "not UTF-8"],
 )

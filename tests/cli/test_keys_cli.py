@@ -22,7 +22,7 @@ def _store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_key_is_made_listed_and_revoked(afina: Command) -> None:
     said = afina("keys", "create", "acme", "--create", "--rate", 6000, "-m", "their router")
-    found = re.fullmatch(r"key ([0-9a-f]{16}) of acme \(predict\)\. It is not shown again:\n", said.err)
+    found = re.fullmatch(r"key ([0-9a-f]{16}) of acme \(predict\)\. afina does not show the key again:\n", said.err)
     assert found, said
     (key,) = AdapterStore().keys()
     assert keys.matches(said.out.rstrip("\n"), key)
@@ -48,12 +48,12 @@ def test_programs_get_objects(afina: Command) -> None:
 
 def test_errors_name_what_was_typed(afina: Command) -> None:
     refused = afina("keys", "create", "acme", "--store", "typo").error
-    assert refused == "store typo: there is none. Give another with --store, or begin one with --create."
+    assert refused == "store typo: there is no store. Give another with --store, or create one with --create."
     assert not Path("typo").exists()
     AdapterStore().init()
     assert afina("keys", "create", "acme", "--scope", "read").error.startswith("unknown scope 'read'.")
     assert afina("keys", "create", "acme", "--rate", 0).error.startswith("--rate: found 0")
-    assert afina("keys", "list").out == "No key yet. Make one: afina keys create CLIENT\n"
+    assert afina("keys", "list").out == "The store has no key yet. Create a key: afina keys create CLIENT\n"
     assert afina("keys", "create", "acme", "--expires", "2001-01-01").error.startswith(
         "--expires: 2001-01-01 is in the past"
     )
@@ -65,7 +65,7 @@ def test_errors_name_what_was_typed(afina: Command) -> None:
 
 def test_a_keys_name_and_end_are_shown(afina: Command) -> None:
     said = afina("keys", "create", "acme", "--create", "--name", "billing service", "--expires", "2998-01-31")
-    assert "of acme (predict), until 2998-02-01 00:00 UTC. It is not shown again" in said.err
+    assert "of acme (predict), until 2998-02-01 00:00 UTC. afina does not show the key again" in said.err
     assert re.search(r"acme +billing service +predict .* 2998-02-01 00:00  -", afina("keys", "list").out)
 
 
@@ -79,6 +79,6 @@ def test_a_key_whose_rate_is_damaged_is_listed_and_said_to_be(afina: Command) ->
     assert re.split(r"  +", row)[4] == "damaged"
     assert problem == (
         f"Key {key.id}: its rate is 'abc', expected a whole number of tokens a minute, at least 1. "
-        f"No server lets it pass. Revoke it: afina keys revoke {key.id}"
+        f"Servers refuse this key. Revoke the key: afina keys revoke {key.id}"
     )
     assert afina("keys", "revoke", key.id).code == 0

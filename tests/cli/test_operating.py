@@ -118,9 +118,9 @@ def _plain_log(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"AFINA_PORT": "http"}, "The variable AFINA_PORT says 'http'."),
-        ({"AFINA_PORT": "70000"}, "The variable AFINA_PORT says '70000'."),
-        ({"AFINA_LOG_FORMAT": "xml"}, "The variable AFINA_LOG_FORMAT says 'xml'."),
+        ({"AFINA_PORT": "http"}, "The variable AFINA_PORT is 'http'."),
+        ({"AFINA_PORT": "70000"}, "The variable AFINA_PORT is '70000'."),
+        ({"AFINA_LOG_FORMAT": "xml"}, "The variable AFINA_LOG_FORMAT is 'xml'."),
         ({"AFINA_DRAIN": "30"}, "--drain is 30 seconds and --shutdown is 25."),
         ({"AFINA_TIMEOUT": "inf"}, "--timeout is inf, not a finite number. Give a number of seconds."),
         ({"AFINA_HOST": "no.such.host.invalid"}, "host no.such.host.invalid: unknown address."),
@@ -156,7 +156,7 @@ def test_a_variable_that_is_no_setting_is_told(
         monkeypatch.setenv(name, "7")
     assert "no/such/backbone" in afina("serve", "--create", "--backbone", "no/such/backbone", "--port", 0).error
     assert [(one["level"], one["message"]) for one in logged(caplog)] == [
-        ("warning", "AFINA_TIMOUT is set, but no option of `afina serve` has that variable")
+        ("warning", "AFINA_TIMOUT is set, but `afina serve` does not read this variable")
     ]
 
 

@@ -149,9 +149,9 @@ def test_a_receipt_is_computed_again(gpt2: Backbone, afina: Command, receipt: Re
 def test_a_receipt_of_something_else_is_refused(afina: Command, receipt: Receipt) -> None:
     given = receipt.as_json()
     for change, said in (
-        ({"adapter": "sha256:0"}, "its adapter is sha256"),
-        ({"base": "sha256:0"}, "its backbone is sha256"),
-        ({"version": "acme/reviews@2"}, "version 2 is not there"),
+        ({"adapter": "sha256:0"}, "the adapter is sha256"),
+        ({"base": "sha256:0"}, "the backbone is sha256"),
+        ({"version": "acme/reviews@2"}, "version 2 does not exist"),
         ({"dtype": "float8"}, "float8"),
     ):
         assert said in afina("replay", json.dumps({**given, **change}), TEXT).error
@@ -166,5 +166,5 @@ def test_a_mistyped_store_is_not_begun_by_a_server(
         "afina.server.logs_and_traces.begin_logging", lambda form: None
     )  # the log of this process stays as it is
     answer = afina("serve", "--backbone", "embedded", "--store", "typo", "--port", 0)
-    assert answer.error == "store typo: there is none. Give another with --store, or begin one with --create."
+    assert answer.error == "store typo: there is no store. Give another with --store, or create one with --create."
     assert not (tmp_path / "typo").exists()

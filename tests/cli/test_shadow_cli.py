@@ -32,15 +32,15 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterStore:
 
 
 def test_it_is_set_told_and_taken_away(store: AdapterStore, afina: Command) -> None:
-    assert afina("shadow", "acme/reviews").out == "acme/reviews: nothing rides along\n"
+    assert afina("shadow", "acme/reviews").out == "acme/reviews: no shadow is set\n"
     first, then = afina("shadow", "acme/reviews", "2", "--message", "a larger rank").out.splitlines()
-    assert first.startswith("acme/reviews: version 2 rides along with production.")
+    assert first.startswith("acme/reviews: version 2 is now compared with production.")
     assert then == "afina shadow acme/reviews --server URL --key-file FILE"
     assert store.show("acme/reviews@shadow").number == 2
     assert store.history("acme/reviews", alias="shadow")[-1].why == "a larger rank"
-    assert afina("shadow", "acme/reviews").out == "acme/reviews: version 2 is to ride along with version 1\n"
+    assert afina("shadow", "acme/reviews").out == "acme/reviews: version 2 is compared with version 1\n"
     assert afina("shadow", "acme/reviews", "--json").object() == {"name": "acme/reviews", "current": 1, "shadow": 2}
-    assert afina("shadow", "acme/reviews", "--off").out == "acme/reviews: version 2 rides along no more\n"
+    assert afina("shadow", "acme/reviews", "--off").out == "acme/reviews: version 2 is no longer compared\n"
     assert afina("shadow", "acme/reviews", "--json").object()["shadow"] is None
     assert "shadow: 2 -> none" in afina("store", "history", "acme/reviews").out
     assert afina("shadow", "acme/reviews", "--off").error.startswith("acme/reviews@shadow: no such alias.")
@@ -55,12 +55,14 @@ def test_json_of_a_move(store: AdapterStore, afina: Command) -> None:
 
 def test_what_cannot_be_is_told(store: AdapterStore, afina: Command) -> None:
     assert "this version is production itself" in afina("shadow", "acme/reviews", "1").error
-    assert "version 7 is not there" in afina("shadow", "acme/reviews", "7").error
-    assert "give one of VERSION" in afina("shadow", "acme/reviews", "2", "--off").error
-    assert "give one of VERSION" in afina("shadow", "acme/reviews", "2", "--server", "http://127.0.0.1:1").error
+    assert "version 7 does not exist" in afina("shadow", "acme/reviews", "7").error
+    assert "found more than one of VERSION" in afina("shadow", "acme/reviews", "2", "--off").error
+    assert (
+        "found more than one of VERSION" in afina("shadow", "acme/reviews", "2", "--server", "http://127.0.0.1:1").error
+    )
     store.alias("acme/reviews@2", "shadow")
     store.alias("acme/reviews@2")
-    assert "is production itself" in afina("shadow", "acme/reviews").out
+    assert "is both shadow and production" in afina("shadow", "acme/reviews").out
 
 
 class Told:
@@ -135,11 +137,11 @@ def test_what_several_servers_counted_is_added_up(two: tuple[Told, Told], afina:
     assert found["flip_interval"] == [whole.flip_interval.low, whole.flip_interval.high]
     assert first.asked == second.asked == [("/shadows/acme/reviews", f"Bearer {key}")]
     head, rate, drift, faults, left = afina(*words).out.splitlines()
-    assert head == "acme/reviews: version 2 rides along with version 1"
+    assert head == "acme/reviews: version 2 is compared with version 1"
     assert rate.startswith("flip rate: 25.00% of 4 texts have another label (95 % interval 4.56% to 69.94%)")
     assert drift.startswith("score drift: the probability of version 1's label differs by -0.25 on average (95 %")
-    assert faults == "texts that it did not answer: 1"
-    assert left == "texts that it was not asked, since it was not in memory or too much was waiting: 3"
+    assert faults == "texts that the shadow failed to answer: 1"
+    assert left == "texts that were not compared, as the shadow was not in memory or the queue was full: 3"
 
 
 def test_one_of_several_servers_on_which_it_fails_is_told(two: tuple[Told, Told], afina: Command, key: str) -> None:
@@ -147,7 +149,7 @@ def test_one_of_several_servers_on_which_it_fails_is_told(two: tuple[Told, Told]
     first.says(counted(0.25, flips=1))
     second.says(ShadowCounts(), state="failed", problem="it was not loaded in time.")
     head = afina("shadow", "acme/reviews", "--server", first.url, "--server", second.url).out.splitlines()[0]
-    assert head == "acme/reviews: version 2 does not ride along with version 1: it was not loaded in time."
+    assert head == "acme/reviews: version 2 is not compared with version 1: it was not loaded in time."
     second.says(ShadowCounts(), shadow=3)
     told = afina("shadow", "acme/reviews", "--server", first.url, "--server", second.url).error
     assert told.startswith("the servers compare different versions")
@@ -162,7 +164,10 @@ def test_numbers_drift_and_do_not_flip(two: tuple[Told, Told], afina: Command, k
 def test_the_key_goes_nowhere_else(two: tuple[Told, Told], afina: Command, key: str) -> None:
     first, second = two
     first.status, first.headers = 302, {"Location": f"{second.url}/shadows/acme/reviews"}
-    assert afina("shadow", "acme/reviews", "--server", first.url).error == f"{first.url}: it refuses (status 302)."
+    assert (
+        afina("shadow", "acme/reviews", "--server", first.url).error
+        == f"{first.url}: the server refused the request (status 302)."
+    )
     assert second.asked == []
 
 
@@ -170,9 +175,9 @@ def test_the_key_goes_nowhere_else(two: tuple[Told, Told], afina: Command, key: 
     ("status", "body", "message"),
     [
         (404, b'{"error": "no such model.", "kind": "not_found"}', ": no such model (status 404)."),
-        (500, b"<html>", ": it refuses (status 500)."),
-        (200, b"<html>", ": no answer of a server"),
-        (200, b"[]", ": the answer is not that of an afina server."),
+        (500, b"<html>", ": the server refused the request (status 500)."),
+        (200, b"<html>", ": no answer from a server"),
+        (200, b"[]", ": the answer does not come from an afina server."),
         (
             200,
             b'{"name": 1, "current": 1, "shadow": 2, "state": "riding", "problem": null}',
@@ -190,14 +195,14 @@ def test_what_is_no_answer_is_an_error_of_one_line(
 def test_a_key_and_an_address_are_asked_for(afina: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AFINA_KEY", raising=False)
     told = afina("shadow", "acme/reviews", "--server", "http://127.0.0.1:1").error
-    assert told.startswith("a server asks for a key that may publish.")
+    assert told.startswith("found no key. The server requires a key of scope publish.")
     asked = ("shadow", "acme/reviews", "--key-file", str(tmp_path / "key"), "--server")
-    assert "no key can be read there" in afina(*asked, "http://127.0.0.1:1").error
+    assert "the key cannot be read" in afina(*asked, "http://127.0.0.1:1").error
     (tmp_path / "key").write_text("afina_key\n", encoding="utf-8")
-    assert "no answer of a server" in afina(*asked, "http://127.0.0.1:1").error
-    assert "is no address of a server" in afina(*asked, "file:///etc").error
+    assert "no answer from a server" in afina(*asked, "http://127.0.0.1:1").error
+    assert "not the address of a server" in afina(*asked, "file:///etc").error
     (tmp_path / "key").write_text("afina\nkey", encoding="utf-8")
-    assert "letters that no key has" in afina(*asked, "http://127.0.0.1:1").error
+    assert "characters that no key has" in afina(*asked, "http://127.0.0.1:1").error
 
 
 def test_a_server_of_afinas_is_asked(
@@ -208,7 +213,7 @@ def test_a_server_of_afinas_is_asked(
         monkeypatch.setenv("AFINA_KEY", served.secrets["acme-publish"])
         assert afina("shadow", "acme/reviews", "2", "--store", str(served.store.address.directory)).code == 0
         said = afina("shadow", "acme/reviews", "--server", url).out
-        assert re.match(r"acme/reviews: version 2 (is being loaded, to ride|rides) along with version 1\n", said), said
+        assert re.match(r"acme/reviews: version 2 is (being loaded, to be )?compared with version 1\n", said), said
         monkeypatch.setenv("AFINA_KEY", served.secrets["acme"])
         refused = afina("shadow", "acme/reviews", "--server", url).error
         assert refused.endswith("This key lacks the scope `publish` (status 403).")

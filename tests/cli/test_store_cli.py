@@ -38,15 +38,17 @@ def two(ask: Ask, tmp_path: Path) -> Ask:
 
 
 def test_init_begins_a_store(ask: Ask, tmp_path: Path) -> None:
-    assert ask("init").out == f"store {tmp_path / 'store'}: begun\n"
+    assert ask("init").out == f"store {tmp_path / 'store'}: created\n"
     assert (
-        ask("init").error == f"store {tmp_path / 'store'}: the store exists already. Use it, or choose another place."
+        ask("init").error
+        == f"store {tmp_path / 'store'}: the store exists already. Use this store, or choose another place."
     )
     assert (
-        ask("list").out == "No adapter in it yet. Publish one: afina store publish ADAPTER CLIENT/TASK --message WHY\n"
+        ask("list").out
+        == "The store has no adapter yet. Publish an adapter: afina store publish ADAPTER CLIENT/TASK --message WHY\n"
     )
     last = AdapterStore().log()[-1].hash
-    told = f"store {tmp_path / 'store'}: all is as it was left. The log's last hash is {last}\n"
+    told = f"store {tmp_path / 'store'}: no damage. The last hash of the audit log is {last}\n"
     assert ask("verify").out == told
     assert ask("--store", "other", "init", "--json").object() == {"store": "other"}
     assert ask("--store", "third", "init", "--blobs", "bytes").code == 0
@@ -58,13 +60,16 @@ def test_publish_keeps_an_adapter_once(ask: Ask, tmp_path: Path) -> None:
     digest = AdapterStore().show("acme/reviews").digest
     assert re.fullmatch(rf"acme/reviews@1 {digest[:19]}, \d+ bytes\n", said.out), said
     again = ask("publish", made, "acme/reviews", "-m", "again")
-    assert again.out == said.out.replace("\n", ", which it had already\n")
+    assert again.out == said.out.replace("\n", ", already published\n")
     found = ask("publish", made, "acme/reviews", "-m", "again", "--json").object()
     assert found == {"name": "acme/reviews", "version": 1, "digest": digest, "created": False}
     assert ask("--who", "grace", "publish", made, "bolt/reviews", "-m", "theirs").code == 0
     assert AdapterStore().show("bolt/reviews").who == "grace"
     full = adapter(tmp_path / "full", 1, 1, method="full")
-    assert "A full fine-tune: all of the model's weights are kept" in ask("publish", full, "acme/full", "-m", "x").out
+    assert (
+        "The adapter is a full fine-tune, so the store keeps all weights"
+        in ask("publish", full, "acme/full", "-m", "x").out
+    )
 
 
 def test_list_shows_names(two: Ask) -> None:
@@ -125,10 +130,10 @@ def test_delete_and_gc_remove(two: Ask) -> None:
         "acme/reviews@1: production points to this version. First move the alias to another version."
     )
     said = two("delete", "acme/reviews@2", "--reason", "not needed").out
-    assert said == "acme/reviews@2 deleted. afina store gc removes the bytes that no other version holds.\n"
+    assert said == "acme/reviews@2 deleted. `afina store gc` removes the blobs that no other version uses.\n"
     assert re.fullmatch(r"1 blobs removed, \d+ bytes\.\n", two("gc").out)
     assert two("gc", "--json").object() == {"blobs": 0, "bytes": 0, "versions": 0}
-    assert two("show", "acme/reviews@2").error == "acme/reviews@2: version 2 was deleted. There is 1."
+    assert two("show", "acme/reviews@2").error == "acme/reviews@2: version 2 was deleted. Existing versions: 1."
     two("alias", "acme/reviews@1", "production")
     AdapterStore().publish(Path("adapter-1"), "acme/reviews", message="again")
     found = two("delete", "acme/reviews@3", "--reason", "x", "--json").object()
@@ -139,10 +144,10 @@ def test_erase_asks_before_it_removes_a_client(two: Ask, monkeypatch: pytest.Mon
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     refused = two("erase", "acme", "--reason", "asked to")
     assert refused.code == 1
-    assert "Remove all of client acme for good?" in refused.err
+    assert "Permanently remove all data of client acme?" in refused.err
     assert len(AdapterStore().list()) == 1
     assert two("erase", "acme", "--reason", "asked to", "--yes").out == (
-        "client acme: 2 versions and 3 blobs removed, for good.\n"
+        "client acme: 2 versions and 3 blobs permanently removed.\n"
     )
     assert two("erase", "acme", "--reason", "asked to", "--yes").error.startswith(
         "client acme: the store has no client with this name"
@@ -161,7 +166,7 @@ def test_verify_exits_with_2_where_something_is_damaged(two: Ask, tmp_path: Path
     file.unlink()
     said = two("verify")
     assert said.code == 2
-    problem = f"its file {file.name} is missing"
+    problem = f"the file {file.name} is missing"
     assert said.out == f"blob {digest} (of acme/reviews@1, acme/reviews@2): {problem}\n"
     assert said.err == ""
     found = two("verify", "--json")
@@ -196,7 +201,7 @@ def test_export_audit_writes_the_log(two: Ask) -> None:
         (["publish", "nowhere", "acme/new", "-m", "x"], "nowhere"),
         (["publish", "adapter-0", "Acme", "-m", "x"], "'Acme' is not the name of an adapter. Expected client/task"),
         (["show", "acme/review"], "Did you mean acme/reviews?"),
-        (["show", "acme/reviews@9"], "version 9 is not there. There is 1, 2."),
+        (["show", "acme/reviews@9"], "version 9 does not exist. Existing versions: 1, 2."),
         (["rollback", "acme/reviews"], "has no earlier version than 1 to roll back to"),
         (["history", "acme/nothing"], "the store has no adapter with this name"),
         (["--store", "elsewhere", "list"], "store elsewhere: there is no store. Give another with --store, or publish"),
@@ -237,13 +242,15 @@ def test_a_failed_check_names_the_flag_that_goes_on(two: Ask) -> None:
 
 def test_a_store_that_is_begun_by_publishing_is_said(two: Ask) -> None:
     again = two("publish", "adapter-0", "acme/reviews", "-m", "x", "--store", "typo")
-    assert "store typo: begun, for there was none\n" in again.err
-    assert "begun" not in two("publish", "adapter-0", "acme/other", "-m", "x", "--store", "typo").err
+    assert "store typo: created, because it did not exist\n" in again.err
+    assert "created" not in two("publish", "adapter-0", "acme/other", "-m", "x", "--store", "typo").err
 
 
 def test_a_store_is_backed_up_and_recovered(two: Ask) -> None:
     made = two("backup", "copies").out
-    assert re.match(r".*copies: 2 versions, \d blobs, .* copied\), verified\. The log's last hash is sha256:", made)
+    assert re.match(
+        r".*copies: 2 versions, \d blobs, .* copied\), verified\. The last hash of the audit log is sha256:", made
+    )
     said = two("recover", "copies", "--store", "again").out
     assert re.fullmatch(r"store again: 2 versions.* and verified\.\n", said)
     assert two("list", "--store", "again").out == two("list").out

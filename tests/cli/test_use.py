@@ -95,7 +95,7 @@ def test_a_folder_in_which_nothing_finished_says_so(afina: Command, gpt2: Backbo
 @pytest.mark.parametrize("option", ["--text", "--text-pair"])
 def test_a_column_without_a_file_is_refused(afina: Command, option: str) -> None:
     error = afina("predict", "results/train", "a text", option, "review").error
-    assert error == f"{option} review: names a column of a --file, and there is none. Leave it out."
+    assert error == f"{option} review: names a column of a --file, but no file is given. Leave {option} out."
 
 
 def test_a_key_of_a_section_is_looked_for_in_the_sections(afina: Command) -> None:
@@ -112,7 +112,7 @@ def test_a_seed_below_zero_is_refused(afina: Command, toy: str) -> None:
 def test_a_file_without_a_text_is_told(afina: Command, runs: Runs) -> None:
     Path("empty.txt").write_text("\n", encoding="utf-8")
     Path("nothing.txt").write_text("", encoding="utf-8")
-    for name, told_of in (("nothing.txt", "nothing.txt: no text in it"), ("empty.txt", "1")):
+    for name, told_of in (("nothing.txt", "nothing.txt: the file has no text"), ("empty.txt", "1")):
         answer = afina("predict", runs.adapter("gpt2", "lora"), "--file", name)
         assert (answer.code, answer.out.count("null")) == (0, 3 * (name == "empty.txt"))
         assert told_of in answer.err

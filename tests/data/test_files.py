@@ -447,7 +447,7 @@ def test_a_parquet_file_whose_columns_have_no_readable_names_is_refused(director
 def test_a_file_that_is_not_utf8_is_told_with_its_line(directory: Path) -> None:
     (directory / "train.csv").unlink()
     (directory / "train.jsonl").write_bytes('{"text": "fine"}\n{"text": "très"}\n'.encode("latin-1"))
-    assert "train.jsonl, line 2: not UTF-8 (byte 0xe8). Save it as UTF-8." in message(directory)
+    assert "train.jsonl, line 2: not UTF-8 (byte 0xe8). Save the file as UTF-8." in message(directory)
 
 
 # Which files

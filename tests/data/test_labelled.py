@@ -141,10 +141,10 @@ def test_labels_are_matched_by_name_and_some_are_enough(tmp_path: Path, mine: Pa
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        (("no", "yes"), "its labels are no, yes; the adapter's are bad, good. Give texts with those labels, or"),
-        (("bad", "ugly"), "line 3: its labels are bad, ugly; the adapter's are bad, good. Give texts with those"),
-        ((0, 1), "its labels are 0, 1; the adapter's are bad, good. Say what 0 to 1 stand for with `labels`, such as"),
-        ((3, 4), "its labels are 3, 4; the adapter's are bad, good. Give texts with those labels, or rename"),
+        (("no", "yes"), "its labels are no, yes; the adapter's are bad, good. Give texts with the same labels, or"),
+        (("bad", "ugly"), "line 3: its labels are bad, ugly; the adapter's are bad, good. Give texts with the same"),
+        ((0, 1), "its labels are 0, 1; the adapter's are bad, good. Name the labels 0 to 1 with `labels`, such as"),
+        ((3, 4), "its labels are 3, 4; the adapter's are bad, good. Give texts with the same labels, or rename"),
     ],
 )
 def test_foreign_labels_are_refused(tmp_path: Path, mine: Path, labels: tuple[object, ...], told: str) -> None:

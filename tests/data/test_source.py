@@ -52,16 +52,24 @@ def test_a_table_is_read_as_programs_write_it(tmp_path: Path, name: str, content
     ("name", "content", "told"),
     [
         ("a.csv", CSV.encode("utf-16-le"), "line 1: a NUL character. If it is UTF-16 without a byte order mark, save"),
-        ("a.csv", CSV.encode("utf-16")[:-1], "not UTF-16. Save it as UTF-8."),
+        ("a.csv", CSV.encode("utf-16")[:-1], "not UTF-16. Save the file as UTF-8."),
         ("a.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:-9], "not a whole .gz file ("),
         ("a.csv.gz", CSV.encode(), "not a whole .gz file (Not a gzipped file"),
         (
             "a.csv",
             CSV.encode("latin-1", "replace").replace(b"\xef", b"\x8f"),
-            "line 3: neither UTF-8 nor Windows-1252 (byte 0x8f",
+            "line 3: not UTF-8, and not Windows-1252 (byte 0x8f",
         ),
-        ("a.csv", CSV.encode() + b"na\xefve,good\n", "line 4: not UTF-8 (byte 0xef), which the lines before it are."),
-        ("a.csv", CSV.encode("latin-1", "replace") + CSV.encode(), "line 6: UTF-8, and line 3 is not. Save the whole"),
+        (
+            "a.csv",
+            CSV.encode() + b"na\xefve,good\n",
+            "line 4: not UTF-8 (byte 0xef), although the lines before it are.",
+        ),
+        (
+            "a.csv",
+            CSV.encode("latin-1", "replace") + CSV.encode(),
+            "line 6: encoded as UTF-8, but line 3 is not. Save the whole",
+        ),
         ("a.csv", ("text,label\n" + "хорошо,добро\n" * 9).encode("cp1251"), "more accented letters than any language"),
         ("a.csv", CSV.encode("utf-32"), "UTF-32, which is not read."),
         ("a.zip", b"PK", "cannot read .zip. Expected .csv, .tsv,"),

@@ -107,6 +107,6 @@ def test_a_refused_method_is_told_where_methods_are_listed_and_where_it_is_named
     afina: Command, monkeypatch: pytest.MonkeyPatch, toy: str
 ) -> None:
     monkeypatch.setattr("afina.methods.REFUSED", {"theirs": "somewhere:theirs: lacks attach"})
-    assert "Not of use: theirs, of another package: somewhere:theirs: lacks attach." in afina("methods").err
+    assert "Cannot be used: method theirs of another package: somewhere:theirs: lacks attach." in afina("methods").err
     answer = afina("train", "--task", toy, "--method", "theirs")
     assert "method theirs of another package cannot be used: somewhere:theirs: lacks attach." in answer.error

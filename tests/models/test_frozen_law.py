@@ -192,11 +192,11 @@ def test_an_engine_answers_for_a_mix_of_adapters_as_one_with_plain_weights(gpt2:
     with Engine(gpt2, dtype=dtype) as engine, Engine(gpt2, dtype=dtype, precision=HIDDEN) as other:
         expected = engine.predict((one, text) for one in plain for text in TEXTS)
         found = other.predict((one, text) for one in held for text in TEXTS)
-        assert all(resident.rides for resident in other.load(*held))
+        assert all(resident.shares_model for resident in other.load(*held))
         for left, right in zip(expected, found, strict=True):
             assert close(right.outputs, left.outputs, 1e-4 if dtype == "float32" else 0.1)
         (apart,) = other.load(plain[0])
-        assert not apart.rides
+        assert not apart.shares_model
         assert close(other.predict([(plain[0], TEXTS[1])])[0].outputs, expected[1].outputs, 0.1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import requests
@@ -153,3 +153,28 @@ def test_no_answer_of_many_is_a_5xx_or_differs_from_the_description(
     route: str, schema: Any, server: Listening, session: requests.Session
 ) -> None:
     assert 200 in held_to(route, schema, server, session, MANY)
+
+
+def undescribed(schema: Any, where: str) -> Iterator[str]:
+    """The fields of objects in a schema that have no description."""
+    if isinstance(schema, dict):
+        fields = schema.get("properties", {})
+        yield from (f"{where}: {name}" for name, one in fields.items() if not one.get("description"))
+        for name, one in schema.items():
+            yield from undescribed(one, f"{where}/{name}")
+    elif isinstance(schema, list):
+        for index, one in enumerate(schema):
+            yield from undescribed(one, f"{where}/{index}")
+
+
+def test_every_field_and_parameter_of_openapi_has_a_description() -> None:
+    from afina.server.http.app import make_app
+
+    found = make_app(cast(Any, None)).openapi()
+    assert [*undescribed({"properties": {"a": {"type": "string"}}}, "x")] == ["x: a"]
+    assert [*undescribed(found["components"]["schemas"], "schemas")] == []
+    assert [*undescribed(found["paths"], "paths")] == []
+    operations = [one for methods in found["paths"].values() for one in methods.values()]
+    parameters = [parameter for one in operations for parameter in one.get("parameters", [])]
+    assert len(parameters) > 20
+    assert [one for one in parameters if not one.get("description")] == []

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from afina.server.http.page import TERMS
 from crowd import adapter
 from servers import logged, probed
 
@@ -85,7 +86,8 @@ def test_a_client_without_adapters_is_told_so(served: Any) -> None:
     headers = {"Authorization": f"Bearer {made.secret}"}
     response = served.web.post("/page/answers", json=TEXT, headers=headers)
     assert (response.status_code, Cards(response.text).cards) == (200, [])
-    assert "Your client has no adapter yet" in response.text
+    assert "has no <a" in response.text
+    assert linked(response.text) == {"client", "adapter"}
 
 
 def test_hostile_labels_are_text(serve: Any, gpt2: Any, tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_a_text_that_is_none_is_refused_whole(served: Any, body: Any, status: in
 
 def test_a_key_that_has_spent_its_tokens_is_told_when_to_come_again(serve: Any) -> None:
     served = serve(tokens_per_minute=1000)
-    served.core.tenants.spend(served.core.tenants.whose(served.secrets["acme"]), 1000)
+    served.core.tenants.spend(served.core.tenants.key_of(served.secrets["acme"]), 1000)
     response = served.post("/page/answers", TEXT)
     assert (response.status_code, response.json()["kind"]) == (429, "overloaded")
     assert int(response.headers["retry-after"]) >= 1
@@ -177,9 +179,27 @@ def test_figures_are_of_the_callers_client_alone_and_looking_at_them_counts_as_n
     served.web.get("/")
     now[0] = 101.0
     text = served.get("/page/figures").text
-    assert "<dt>Requests/s</dt><dd>0.2</dd>" in text
-    assert "<dt>Texts/s</dt><dd>0.6</dd>" in text
+    assert '">Requests/s</a></dt><dd>0.2</dd>' in text
+    assert '">Texts/s</a></dt><dd>0.6</dd>' in text
     assert "acme" not in text
     other = served.get("/page/figures", "bolt").text
     for name in ("Requests/s", "Texts/s", "Tokens/s", "Waiting texts"):
-        assert re.search(rf"<dt>{name}</dt><dd>0(\.0)?</dd>", other), (name, other)
+        assert re.search(rf">{name}</a></dt><dd>0(\.0)?</dd>", other), (name, other)
+
+
+def linked(html: str) -> set[str]:
+    """The anchors, without their prefix, to which the terms of a page link."""
+    return set(re.findall(r'<a class="term" href="#term-([\w-]+)">', html))
+
+
+def test_terms_link_to_their_definitions_on_the_page(served: Any) -> None:
+    page = served.web.get("/").text
+    defined = re.findall(r'<dt id="term-([\w-]+)">([^<]+)</dt><dd>.', page)
+    assert [term for _, term in defined] == [*TERMS]
+    anchors = {anchor for anchor, _ in defined}
+    assert linked(page) == {"adapter", "client", "key"}
+    answers = served.post("/page/answers", TEXT | {"text": "soup " * 500}, "acme").text
+    assert linked(answers) == {"version", "alias", "cut"}
+    figures = linked(served.get("/page/figures").text)
+    assert len(figures) == 4
+    assert linked(page) | linked(answers) | figures == anchors, "every term is used, and every used term is defined"

@@ -45,7 +45,7 @@ def ask(page: Page, key: str, text: str = TEXT) -> None:
 def settled(view: View) -> None:
     """Until the answers and the figures are there."""
     expect(view.page.get_by_role("article")).to_have_count(4, timeout=20_000)
-    expect(view.page.get_by_text("Tokens/s")).to_be_visible(timeout=20_000)
+    expect(view.page.locator("#figures").get_by_text("Tokens/s")).to_be_visible(timeout=20_000)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -156,6 +156,6 @@ def test_figures_go_on_by_themselves(chromium: Browser, made: Served, url: str) 
     with viewed(chromium, url, 1280, "light") as view:
         ask(view.page, made.secrets["acme"])
         settled(view)
-        tokens = view.page.locator("dl div").filter(has_text="Tokens/s").locator("dd")
+        tokens = view.page.locator("#figures dl div").filter(has_text="Tokens/s").locator("dd")
         expect(tokens).not_to_have_text("0", timeout=10_000)
         expect(tokens).to_have_text("0", timeout=20_000)

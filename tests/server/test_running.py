@@ -89,7 +89,7 @@ def test_whatever_hangs_the_process_ends_in_time(
     server.server.limit()
     assert left == [1]
     assert [one["message"] for one in logged(caplog) if one["level"] == "error"] == [
-        "cut off: not ended 0.5 seconds after the signal"
+        "shutdown: the process did not end within 0.5 seconds of the signal, and was stopped"
     ]
 
 

@@ -198,7 +198,7 @@ def test_at_the_end_all_that_was_accepted_is_answered(gpt2: Any, crowd: Any, tmp
         with serving(gpt2, crowd, tmp_path, batch_tokens=8, shared_tokens=8) as served:
             version(served, "acme/tags")
             held = Held(served.core)
-            asked = served.core.ask(served.core.tenants.whose(served.secrets["acme"]), "acme/tags", [Text("a")])
+            asked = served.core.ask(served.core.tenants.key_of(served.secrets["acme"]), "acme/tags", [Text("a")])
             futures = [future for _ in range(10) for future in served.core.submit(asked)]
             assert held.began.wait(10)
             threading.Timer(0.2, held.go.set).start()
@@ -422,7 +422,7 @@ def test_who_waits_for_adapters_that_do_not_load_keeps_nobody_else_waiting(serve
 def test_who_goes_while_its_adapter_is_loaded_leaves_no_lease(serve: Any) -> None:
     served = serve()
     version(served)
-    key = served.core.tenants.whose(served.secrets["acme"])
+    key = served.core.tenants.key_of(served.secrets["acme"])
     leases, go, taken = served.core.engine.lease, threading.Event(), threading.Event()
 
     def held(address: Any, **more: Any) -> Any:
@@ -457,7 +457,7 @@ def test_several_servers_on_one_store_agree_within_a_second_of_a_move(serve: Any
     with Engine(gpt2, served.store) as engine:
         other = Core(engine, AdapterStore(served.store.address.directory), Settings())
         other.start()
-        key = other.tenants.whose(served.secrets["acme"])
+        key = other.tenants.key_of(served.secrets["acme"])
 
         def theirs() -> str:
             return str(other.version(key, BODY["model"]))

@@ -96,7 +96,7 @@ def test_it_rides_in_the_same_batch_and_its_tokens_count(served: Served) -> None
         lambda given: batches.append([str(one.adapter.version) for one in given]) or attempt(given), works
     )
     tokens, texts = figure(served, "afina_tokens_total"), figure(served, "afina_texts_total")
-    asked = served.core.ask(served.core.tenants.whose(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
+    asked = served.core.ask(served.core.tenants.key_of(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
     try:
         served.core.submit(asked)[0].result(10)
     finally:
@@ -143,7 +143,7 @@ def test_it_stops_when_the_version_is_promoted(served: Served) -> None:
 
 def test_what_waits_for_a_shadow_that_goes_meanwhile_is_computed_without_it(served: Served) -> None:
     status = next(iter(served.core.shadows._statuses.values()))
-    asked = served.core.ask(served.core.tenants.whose(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
+    asked = served.core.ask(served.core.tenants.key_of(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
     assert asked.shadow is not None
     served.store.unalias("acme/reviews", "shadow")
     assert within(2, lambda: status.state == "none")
@@ -250,7 +250,7 @@ def test_of_two_in_a_batch_the_one_that_fails_stops_alone(served: Served, gpt2: 
     served.store.shadow("acme/tags@2")
     assert within(10, lambda: told(served, "acme/tags")["state"] == "riding")
     Broken(served, "acme/reviews@2")
-    key = served.core.tenants.whose(served.secrets["acme"])
+    key = served.core.tenants.key_of(served.secrets["acme"])
     both = [served.core.ask(key, model, [Text(TEXTS[0])]) for model in (PRODUCTION, "acme/tags@production")]
     paired = []
     served.core.batching.submit = lambda client, works, *_, **__: paired.extend(works)
@@ -265,7 +265,7 @@ def test_of_two_in_a_batch_the_one_that_fails_stops_alone(served: Served, gpt2: 
 
 
 def test_where_there_is_no_room_for_both_the_text_is_answered_without_it(served: Served) -> None:
-    key = served.core.tenants.whose(served.secrets["acme"])
+    key = served.core.tenants.key_of(served.secrets["acme"])
     asked = served.core.ask(key, PRODUCTION, [Text(TEXTS[0])])
     offered = []
     submit = Batcher.submit

@@ -1,4 +1,4 @@
-"""Many adapters in one packed row: each text is answered as by its adapter alone, whoever rides along."""
+"""Many adapters in one packed row: each text is answered as by its adapter alone, whoever shares_model along."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_all_adapters_on_all_texts_at_once(crowd: Crowd) -> None:
 def test_only_what_changes_a_matrix_or_an_embedding_has_a_model_of_its_own(crowd: Crowd, backbones: Backbones) -> None:
     apart = [adapter(crowd.backbone, *one) for one in APART]
     found = crowd.engine.load(*crowd.adapters, *apart)
-    assert [one.manifest.method for one in found if not one.rides] == [
+    assert [one.manifest.method for one in found if not one.shares_model] == [
         "full",
         "full",
         "last",
@@ -134,7 +134,7 @@ def test_only_what_changes_a_matrix_or_an_embedding_has_a_model_of_its_own(crowd
     whole = sum(each.numel() * 4 for each in crowd.engine.host.model.base_model.parameters())
     for one, source in zip(found, [*crowd.adapters, *apart], strict=True):
         file = sum(tensor.numel() * 4 for tensor in source.tensors.values())
-        assert one.size >= whole if not one.rides else file * 0.9 <= one.size <= 1.2 * file
+        assert one.size >= whole if not one.shares_model else file * 0.9 <= one.size <= 1.2 * file
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_other_families(backbones: Backbones, family: str) -> None:
     adapters = [adapter(backbone, *one, seed=seed, **KINDS[seed % len(KINDS)]) for seed, one in enumerate(cases)]
     made = Crowd(backbone, adapters, TEXTS)
     with made.engine:
-        assert all(one.rides for one in made.engine.load(*adapters))
+        assert all(one.shares_model for one in made.engine.load(*adapters))
         made.check([(which, text) for which in range(len(adapters)) for text in range(len(TEXTS))])
 
 
@@ -166,7 +166,7 @@ def test_the_base_is_computed_once_for_all_adapters_of_a_row(crowd: Crowd, monke
     monkeypatch.setattr(
         MixedBatchModel, "features", lambda self, groups: rows.append(len(groups)) or plain(self, groups)
     )
-    riding = [index for index, one in enumerate(crowd.engine.load(*crowd.adapters)) if one.rides]
+    riding = [index for index, one in enumerate(crowd.engine.load(*crowd.adapters)) if one.shares_model]
     crowd.check([(which, 2) for which in riding])
     bare = sum(crowd.adapters[which].manifest.method in ("zero-shot", "baseline", "head") for which in riding)
     assert rows == [len(riding) - bare + 1]
@@ -211,7 +211,7 @@ def test_another_type_of_pefts_has_a_model_of_its_own(crowd: Crowd) -> None:
     one = adapter(crowd.backbone, "peft", {"type": "LN_TUNING"})
     found = crowd.engine.predict([(each, TEXTS[2]) for each in (crowd.adapters[0], one, crowd.adapters[1])])
     assert Exact.of(one, crowd.backbone, [TEXTS[2]]).explains(found[1].outputs, 0)
-    assert not crowd.engine.load(one)[0].rides
+    assert not crowd.engine.load(one)[0].shares_model
 
 
 def test_bfloat16_is_as_near_as_a_predictors(crowd: Crowd) -> None:

@@ -45,4 +45,4 @@ def test_what_peft_saved_rides_where_all_of_it_has_a_place_and_answers_anyway(
         found = engine.predict(asked)[::3]
         (resident,) = engine.load(tmp_path / "saved")
     assert all(exact.explains(one.outputs, text) for text, one in enumerate(found))
-    assert resident.rides == rides
+    assert resident.shares_model == rides

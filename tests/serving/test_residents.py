@@ -289,7 +289,7 @@ def test_an_adapter_that_is_a_model_of_words_answers_beside_those_of_the_backbon
     floor = words.adapter(("bad", "good"), {})
     found = engine.predict([(floor, TEXTS[0]), (adapters[0], TEXTS[0]), (floor, TEXTS[1])])
     assert np.allclose([found[0].outputs, found[2].outputs], [[0.5, 1.5], [-1, 0]])
-    sizes = {one.manifest.method: one.size for one in engine.residents if not one.rides}
+    sizes = {one.manifest.method: one.size for one in engine.residents if not one.shares_model}
     assert sizes == {"tfidf": 8 * (2 + 4 + 2) + len("brightdull")}
     engine.evict(floor)
     with raises(CorruptAdapter, code="adapter.changed", where="adapter", what="words"):

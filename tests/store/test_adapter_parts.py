@@ -169,12 +169,12 @@ def _extra(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "role", "said"),
     [
-        (_flip, BODY_ROLE, r"its 3 tensors have digest .* its manifest states"),
-        (_flip, HEAD_ROLE, r"its 3 tensors have digest"),
+        (_flip, BODY_ROLE, r"the 3 tensors have digest .* but the manifest states"),
+        (_flip, HEAD_ROLE, r"the 3 tensors have digest"),
         (_cut, BODY_ROLE, "damaged, or not a safetensors file"),
         (Path.unlink, BODY_ROLE, "the file is missing"),
-        (_extra, BODY_ROLE, "its 4 tensors have digest"),
-        (_extra, HEAD_ROLE, "the tensor 'more' does not belong in its head"),
+        (_extra, BODY_ROLE, "the 4 tensors have digest"),
+        (_extra, HEAD_ROLE, "the tensor 'more' does not belong in the part `head`"),
     ],
 )
 def test_parts_that_are_not_what_the_manifest_says_are_a_corrupt_store(

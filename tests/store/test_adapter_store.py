@@ -414,8 +414,8 @@ def test_what_is_deleted_is_named_by_its_number(two: AdapterStore, reference: st
     [
         ("acme/review", "acme/review: the store has no adapter with this name. Did you mean acme/reviews?"),
         ("x/y", "x/y: the store has no adapter with this name. `afina store list` shows all names."),
-        ("acme/reviews@7", "acme/reviews@7: version 7 is not there. There is 1, 2."),
-        ("acme/reviews@production", "acme/reviews@production: no such alias. There is no alias yet."),
+        ("acme/reviews@7", "acme/reviews@7: version 7 does not exist. Existing versions: 1, 2."),
+        ("acme/reviews@production", "acme/reviews@production: no such alias. The name has no alias yet."),
     ],
 )
 def test_what_is_not_there_is_said_beside_what_is(two: AdapterStore, reference: str, said: str) -> None:

@@ -178,7 +178,10 @@ def test_a_log_whose_entry_was_changed_and_hashed_again_no_longer_follows(filled
     )
     found = [one for one in filled.verify() if one.kind == "log"]
     assert [one.id for one in found] == ["4"]
-    assert f"it follows {entry.hash[:19]}, and the entry before it has {forged.hash[:19]}" in found[0].problem
+    assert (
+        f"the stated previous hash is {entry.hash[:19]}, but the previous entry has {forged.hash[:19]}"
+        in found[0].problem
+    )
 
 
 @pytest.mark.parametrize(

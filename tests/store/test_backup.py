@@ -79,7 +79,7 @@ def test_a_place_that_is_none_is_refused_and_nothing_is_touched(two: AdapterStor
         (tmp_path / "store", "is inside the store"),
         (tmp_path / "file", "cannot be read as a directory"),
         (tmp_path, "has files that are not a backup"),
-        (tmp_path / "used", "was written to since"),
+        (tmp_path / "used", "or a backup that was changed later"),
     ):
         with pytest.raises(Refused, match=told):
             two.backup(place)

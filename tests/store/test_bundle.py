@@ -222,7 +222,7 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
     "no digest": (tar(member(INDEX, b'{"about":{},"files":{},"format":1}')), "must have exactly the fields format"),
     "another digest": (
         tar(member(INDEX, b'{"about":{},"digest":"","files":{},"format":1}')),
-        "its digest differs from the stated one",
+        "the computed digest differs from the stated digest",
     ),
     "a later format": (tar(member(INDEX, index_of(A, format=2))), "has format '2', this version of afina reads 1"),
     "a format that is a truth": (tar(member(INDEX, index_of(A, format=True))), "has format 'True'"),
@@ -250,7 +250,7 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
         tar(member(INDEX, index_of(A)), member("a", b"x"), end=b"x" * 2 * BLOCK),
         "not the end of a tar",
     ),
-    "something between": (GOOD[: -2 * BLOCK - 1] + b"x" + bytes(2 * BLOCK), "something lies between"),
+    "something between": (GOOD[: -2 * BLOCK - 1] + b"x" + bytes(2 * BLOCK), "or has bytes between"),
     "gzip": (gzip.compress(GOOD), r"compressed \(gzip\)"),
     "bzip2": (bz2.compress(GOOD), r"compressed \(bzip2\)"),
     "xz": (lzma.compress(GOOD), r"compressed \(xz\)"),

@@ -275,7 +275,7 @@ def test_a_bit_that_flips_in_any_part_of_a_blob_names_it_and_its_versions(copy: 
             (one,) = found
             assert (one.kind, list(one.versions)) == ("blob", mine)
             assert file.name.split("-")[1] in one.id
-            assert "it was changed" in one.problem
+            assert "was changed" in one.problem
             with raises(CorruptStore, code="store.content-changed"):
                 copy.adapter(mine[0])
             file.write_bytes(content)
@@ -287,10 +287,10 @@ def test_a_blob_that_is_missing_or_cut_short_names_its_versions(copy: AdapterSto
         mine, content = holders(copy, file), file.read_bytes()
         file.chmod(0o644)
         for change, problem in [
-            (lambda file=file, content=content: file.write_bytes(content[:-1]), "bytes, its row says"),
-            (lambda file=file: file.write_bytes(b""), "has 0 bytes, its row says"),
+            (lambda file=file, content=content: file.write_bytes(content[:-1]), "bytes, but the database says"),
+            (lambda file=file: file.write_bytes(b""), "has 0 bytes, but the database says"),
             (lambda file=file: file.unlink(), "is missing"),
-            (lambda file=file: file.mkdir(), "its file"),
+            (lambda file=file: file.mkdir(), "the file"),
         ]:
             change()
             (one,) = copy.verify()

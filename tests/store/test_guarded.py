@@ -168,7 +168,10 @@ def test_a_log_that_was_written_anew_is_seen_by_a_hash_that_was_kept(one: Adapte
     one.alias("acme/reviews@1")
     assert one.verify(last=last) == []
     (found,) = one.verify(last=last[:-1] + "x")
-    assert (found.kind, found.problem) == ("log", "no entry has this hash: the log was rewritten or cut")
+    assert (found.kind, found.problem) == (
+        "log",
+        "no entry of the audit log has this hash: the log was changed or shortened",
+    )
 
 
 @pytest.mark.parametrize("words", ["half \ud800", "an end\0"])

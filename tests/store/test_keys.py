@@ -98,15 +98,15 @@ def test_the_log_has_each_key_and_its_end_and_not_whose_it_is(begun: AdapterStor
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [
-        ("UPDATE keys SET hash = 'sha256:0'", "its hash is not what the log says"),
-        ("UPDATE keys SET scopes = 'admin predict', rate = NULL", "its scopes, rate is not what the log says"),
-        ("UPDATE keys SET revoked = NULL", "its revoked is not what the log says"),
+        ("UPDATE keys SET hash = 'sha256:0'", "differs from the audit log in: hash"),
+        ("UPDATE keys SET scopes = 'admin predict', rate = NULL", "differs from the audit log in: scopes, rate"),
+        ("UPDATE keys SET revoked = NULL", "differs from the audit log in: revoked"),
         (
             "UPDATE keys SET client = (SELECT id FROM clients WHERE name = 'bolt') WHERE rate = 5",
-            "its client is not what",
+            "differs from the audit log in: client",
         ),
-        ("DELETE FROM keys", "there is no row of it, and the log says that there is one"),
-        ("UPDATE keys SET id = '0123456789abcdef' WHERE rate = 5", "no entry of the log says that it was made"),
+        ("DELETE FROM keys", "the database has no row of this key, but the audit log records it"),
+        ("UPDATE keys SET id = '0123456789abcdef' WHERE rate = 5", "the audit log does not record this key"),
     ],
 )
 def test_verify_sees_a_key_that_was_changed(begun: AdapterStore, statement: str, problem: str) -> None:

@@ -104,7 +104,9 @@ def test_show_and_report_say_which_records_have_no_digest(afina: Command, out: P
     assert afina("show", out).err == ""
     edit(out, lambda line: None, sealed=False)
     for command in ("show", "report"):
-        assert "1 of 2 records have no digest, because an earlier afina wrote them." in afina(command, out).err
+        assert (
+            "1 of 2 records have no digest, because an earlier version of afina wrote them." in afina(command, out).err
+        )
 
 
 @pytest.mark.parametrize("path", ["../../etc", "/etc/passwd", "adapters/../../x", "a\\b", ""])
@@ -184,7 +186,7 @@ def test_an_adapter_of_an_earlier_version_is_published_and_said_to_be_unchecked(
     said = afina("store", "publish", old, "me/mine", "-m", "old")
     assert (said.code, said.err) == (
         0,
-        "Its figures were not checked: an earlier afina made the adapter, without a digest of them.\n",
+        "The metrics in the manifest were not checked: an earlier version of afina saved them without a digest.\n",
     )
     assert afina("store", "publish", trained, "me/other", "-m", "new").err == ""
 

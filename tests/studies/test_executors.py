@@ -372,7 +372,7 @@ def test_ended_with_two_under_way_both_go_on_from_their_checkpoints_to_the_same_
     assert_ended(running, seconds=5.0)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGKILL: -9}[sent]
     if sent == signal.SIGINT:
-        assert "Interrupted. To go on from the last checkpoint: afina study" in err
+        assert "Interrupted. To continue from the last checkpoint: afina study" in err
         assert {path.parent for path in tmp_path.rglob("*.safetensors") if "checkpoints" in path.parts} == {
             tmp_path / "checkpoints"
         }

@@ -149,7 +149,7 @@ def test_ctrl_c_in_a_terminal_takes_the_bar_away_and_says_how_to_go_on(
     assert re.search(r"\[1/1\] lora, seed 0: train.*\d+%.*loss \d\.\d{3}, [\d,]+ tokens/s, \d+:\d\d left", text)
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor stays hidden"
     last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("^C", "").rstrip().splitlines()[-1]
-    assert last.strip() == f"Interrupted. To go on from the last checkpoint: afina study {this.source} --out {out}"
+    assert last.strip() == f"Interrupted. To continue from the last checkpoint: afina study {this.source} --out {out}"
     assert 0 < account(out)["step"] < STEPS
 
     assert afina("study", this.source, "--out", out).code == 0
@@ -175,7 +175,7 @@ def test_interrupted_without_a_terminal_before_it_trains_it_says_how_to_go_on(
     assert_ended(running)
     assert (process.returncode, out) == (130, "")
     lines = err.strip().splitlines()
-    said = f"Interrupted before there was a checkpoint. To go on: afina study {this.source} --out {tmp_path}"
+    said = f"Interrupted before there was a checkpoint. To continue: afina study {this.source} --out {tmp_path}"
     assert lines[-1] == said
     assert "Traceback" not in err
     assert left_behind(tmp_path) == set()
@@ -232,7 +232,7 @@ def test_interrupted_before_its_first_checkpoint_a_run_leaves_one(
         err = process.stderr.read()
     assert process.wait(PATIENCE) == status
     assert_ended(running)
-    assert err.strip().splitlines()[-1].startswith("Interrupted. To go on from the last checkpoint: afina study")
+    assert err.strip().splitlines()[-1].startswith("Interrupted. To continue from the last checkpoint: afina study")
     assert 0 < account(out)["step"] < STEPS
     assert afina("study", this.source, "--out", out).code == 0
     assert_same(Results.read(out), this.reference)

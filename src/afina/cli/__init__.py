@@ -58,10 +58,10 @@ for command in COMMANDS:
     else:
         app.command(cls=GroupedCommand)(with_json_errors(command))
 for name, of_store in STORE.items():
-    store.app.command(name)(with_json_errors(store.with_store(of_store)))
+    store.app.command(name, cls=GroupedCommand)(with_json_errors(store.with_store(of_store)))
 app.add_typer(store.app)
 for name, of_keys in KEYS.items():
-    keys.app.command(name)(with_json_errors(store.with_store(of_keys)))
+    keys.app.command(name, cls=GroupedCommand)(with_json_errors(store.with_store(of_keys)))
 app.add_typer(keys.app)
 
 

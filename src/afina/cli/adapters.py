@@ -60,13 +60,17 @@ DtypeOption = Annotated[
     str,
     typer.Option(
         "--dtype",
-        help="What to compute in: float32, bfloat16, or auto: bfloat16 where the device has it, twice as fast there.",
+        help="Precision: float32, bfloat16, or auto (bfloat16 if the device supports it, about twice as fast).",
     ),
 ]
 
 
 CheckProbeOption = Annotated[
-    bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
+    bool,
+    typer.Option(
+        "--check-probe",
+        help="First run the golden test: compare the logits of built-in sentences with the recorded logits.",
+    ),
 ]
 
 
@@ -107,7 +111,7 @@ def evaluate(
     _print_notes(opened)
     how = data_options(text, text_pair, label, labels, allow_leakage, separator=separator, target=target)
     texts = EvaluationSet.read(task, trained(opened), **how, **file_options(missing, merge_labels, sheet))
-    _print_told(texts.told)
+    _print_reading(texts.told)
     found = evaluate(
         opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype, metric=metric, positive=positive
     )
@@ -131,7 +135,8 @@ def predict(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file", help="csv, tsv, jsonl, parquet or xlsx, or one text a line; - for lines of standard input."
+            "--file",
+            help="File of texts: csv, tsv, jsonl, parquet, xlsx, or one text per line; - for lines of standard input.",
         ),
     ] = None,
     backbone: OwnBackbone = None,
@@ -144,7 +149,7 @@ def predict(
     sheet: SheetOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Write the file's columns with the answers beside them: FILE.csv or FILE.jsonl."),
+        typer.Option("--out", help="Write the columns of the file and the answers to FILE.csv or FILE.jsonl."),
     ] = None,
     max_new_tokens: NewTokensOption = None,
     beams: BeamsOption = None,
@@ -159,7 +164,8 @@ def predict(
 ) -> None:
     """Label texts, or write answers to them; print one JSON object per line.
 
-    An object has the label and the probability of each label, the number, or the answer.
+    Each object has the predicted label and the probability of each label. For a task with numbers, it has the
+    predicted number; for a task with texts, the answer.
     """
     from afina.data.readers.texts import Chunk, check_there, chunks, refuse_blank
 
@@ -197,7 +203,7 @@ def _write(parts: Iterable[Chunk], predictor: Predictor, said: _Answers, file: P
     if isinstance(parts, TextStream) and parts.note:
         print(parts.note, file=sys.stderr)
     elif not said.rows:
-        print(f"{file}: no text in it, so no answer.", file=sys.stderr)
+        print(f"{file}: the file has no text, so there is no answer.", file=sys.stderr)
     if said.truncated:
         print(texts_cut(said.truncated, said.texts, getattr(predictor, "max_length", None)), file=sys.stderr)
     said.end(out)
@@ -214,12 +220,14 @@ def _writes(adapter: Adapter) -> bool:
 def _check_given(texts: Sequence[str] | None, file: Path | None, columns: Mapping[str, str | None]) -> None:
     if bool(texts) == bool(file):
         raise InvalidData(
-            "afina predict: give texts, or --file FILE (- for standard input), and not both.", code="argument.invalid"
+            f"afina predict: found {'texts and a file' if texts else 'no texts and no file'}. Give either texts, or "
+            "--file FILE (- for standard input).",
+            code="argument.invalid",
         )
     for name, column in columns.items():
         if texts and column is not None:
             raise InvalidData(
-                f"`{name}` {column}: names a column of a `file`, and there is none. Leave it out.",
+                f"`{name}` {column}: names a column of a `file`, but no file is given. Leave `{name}` out.",
                 code="data.option-inapplicable",
                 option=name,
             )
@@ -267,7 +275,7 @@ def _answer(
 
     with file_progress() as read:
         for chunk in parts:
-            _print_told(parts.news() if isinstance(parts, TextStream) else "")
+            _print_reading(parts.news() if isinstance(parts, TextStream) else "")
             answers, truncated = prediction_files.answered_rows(predictor, chunk)
             said.rows, said.texts = said.rows + len(chunk.rows), said.texts + len(chunk.texts)
             said.truncated += truncated
@@ -275,10 +283,10 @@ def _answer(
             read(chunk)
 
 
-def _print_told(told: str) -> None:
+def _print_reading(note: str) -> None:
     """Print how the columns were read, if there is something to print."""
-    if told:
-        print(with_flags(told), file=sys.stderr)
+    if note:
+        print(with_flags(note), file=sys.stderr)
 
 
 def _print_notes(adapter: Adapter) -> None:
@@ -287,8 +295,10 @@ def _print_notes(adapter: Adapter) -> None:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="Directory of an adapter, or store:CLIENT/TASK@VERSION.", metavar="A")],
-    second: Annotated[str, typer.Argument(help="The other one.", metavar="B")],
+    first: Annotated[
+        str, typer.Argument(help="First adapter: its directory, or store:CLIENT/TASK@VERSION.", metavar="A")
+    ],
+    second: Annotated[str, typer.Argument(help="Second adapter.", metavar="B")],
     task: TaskOption,
     backbone: OwnBackbone = None,
     text: TextColumn = None,
@@ -322,8 +332,8 @@ def compare(
     flips = recompute.flips_between(one, other, texts, backbone, names=(first, second), metric=metric)
     if as_json:
         seen = {"task": task, "file": texts.where, "leaked": texts.leaked, "left_out": texts.left_out}
-        told = {"first": first, "second": second, **seen, **flips.as_json()}
-        print(json.dumps(told, ensure_ascii=False, allow_nan=False))
+        content = {"first": first, "second": second, **seen, **flips.as_json()}
+        print(json.dumps(content, ensure_ascii=False, allow_nan=False))
         return
     where = evaluation.texts_evaluated(texts.where, flips.examples, texts.held_out)
     for name, figure in zip(flips.names, flips.figures, strict=True):
@@ -335,4 +345,4 @@ def compare(
     for line in evaluation.leakage_notes(texts.where, texts.leaked, texts.left_out, "an adapter was"):
         print(line)
     if texts.leaked is None:
-        print("Whether the training of both saw any of these texts is not known.", file=sys.stderr)
+        print("It is unknown whether both adapters were trained on any of these texts.", file=sys.stderr)

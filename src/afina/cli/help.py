@@ -5,9 +5,10 @@ The module knows the names of options and commands; it does not know what they d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 START = """Choose, train and use adapters of language models for your texts.
 
@@ -34,8 +35,33 @@ EXAMPLES = {
     "show": "afina show results/reviews",
     "report": "afina report results/reviews --no-texts",
     "serve": "afina serve --backbone embedded --port 8000",
+    "replay": "afina replay \"$RECEIPT\" 'A lovely day.'",
+    "shadow": "afina shadow acme/reviews 2",
+    "store": "afina store publish results/train acme/reviews --message 'first version'",
+    "store init": "afina store init --store adapters",
+    "store publish": "afina store publish results/train acme/reviews --message 'first version'",
+    "store list": "afina store list acme",
+    "store show": "afina store show acme/reviews@production",
+    "store history": "afina store history acme/reviews",
+    "store alias": "afina store alias acme/reviews@3 production",
+    "store rollback": "afina store rollback acme/reviews --message 'too many errors'",
+    "store diff": "afina store diff acme/reviews@1 acme/reviews@2 --task more.csv",
+    "store check": "afina store check acme/reviews@2",
+    "store verify": "afina store verify",
+    "store backup": "afina store backup backups/adapters",
+    "store recover": "afina store recover backups/adapters --store recovered",
+    "store delete": "afina store delete acme/reviews@1 --reason 'labels were wrong'",
+    "store gc": "afina store gc",
+    "store erase": "afina store erase acme --reason 'contract has ended'",
+    "store import": "afina store import peft-adapter acme/reviews --message 'trained with peft'",
+    "store export": "afina store export acme/reviews@2 exported",
+    "store export-audit": "afina store export-audit audit.jsonl",
+    "keys": "afina keys create acme --rate 60000",
+    "keys create": "afina keys create acme --rate 60000",
+    "keys list": "afina keys list acme",
+    "keys revoke": "afina keys revoke 0123456789abcdef",
 }
-"""A command line by the name of its command."""
+"""An example of each command, by the name of the command without `afina`."""
 
 _DATA = "Columns and labels"
 _RUN = "Training and asking in words"
@@ -62,7 +88,9 @@ GROUPS = {
 """The heading of an option's group, by parameter; options without an entry are listed under "Options"."""
 
 METAVARS = {
+    "alias": "ALIAS",
     "batch_size": "N",
+    "client": "CLIENT",
     "dtype": "DTYPE",
     "epochs": "N",
     "file": "FILE",
@@ -70,20 +98,61 @@ METAVARS = {
     "labels": "LABEL,...",
     "length": "TOKENS",
     "memory": "SIZE",
+    "message": "TEXT",
     "method": "METHOD",
     "minutes": "MINUTES",
+    "name": "NAME",
     "out": "PATH",
+    "pair": "TEXT",
     "backbone": "ADDRESS",
     "port": "PORT",
+    "reason": "TEXT",
+    "scope": "SCOPE",
     "seed": "N",
+    "text": "TEXT",
     "timeout": "SECONDS",
     "drain": "SECONDS",
     "shutdown": "SECONDS",
     "rate": "TOKENS",
+    "who": "NAME",
     "batch_tokens": "TOKENS",
     "shared_tokens": "TOKENS",
 }
 """The word for an option's value, by parameter, where the option itself has none."""
+
+
+def command_name(context: Any) -> str:
+    """Return the name of a context's command with its groups and without `afina`, such as "store publish"."""
+    names = []
+    while context.parent is not None:
+        names.append(context.info_name or "")
+        context = context.parent
+    return " ".join(reversed(names))
+
+
+def _write_example(context: Any, formatter: Any) -> None:
+    if example := EXAMPLES.get(command_name(context)):
+        with formatter.section("Example"):
+            formatter.write(f"{' ' * formatter.current_indent}{example}\n")
+
+
+def _name_values(parameters: Iterable[Any]) -> None:
+    for parameter in parameters:
+        if parameter.metavar is None and not getattr(parameter, "is_flag", False):
+            parameter.metavar = METAVARS.get(parameter.name or "")
+
+
+class CommandGroup(TyperGroup):
+    """A group of commands whose `--help` has an example."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        _name_values(self.params)
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the description and the example."""
+        super().format_help_text(ctx, formatter)
+        _write_example(ctx, formatter)
 
 
 class GroupedCommand(TyperCommand):
@@ -91,16 +160,12 @@ class GroupedCommand(TyperCommand):
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        for parameter in self.params:
-            if parameter.metavar is None and not getattr(parameter, "is_flag", False):
-                parameter.metavar = METAVARS.get(parameter.name or "")
+        _name_values(self.params)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write the description and the example."""
         super().format_help_text(ctx, formatter)
-        if example := EXAMPLES.get(self.name or ""):
-            with formatter.section("Example"):
-                formatter.write(f"{' ' * formatter.current_indent}{example}\n")
+        _write_example(ctx, formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then options in groups."""

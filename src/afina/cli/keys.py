@@ -1,4 +1,4 @@
-"""afina keys: who may ask a server, as which client, and for what."""
+"""afina keys: create, list and revoke the keys of a server's clients."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from afina.cli.help import CommandGroup
 from afina.cli.options import Json
 from afina.cli.store import CreateOption, NoteOption, minute, opened, print_object, ready, store_options
 from afina.cli.terminal import print_columns
 
 app = typer.Typer(
     name="keys",
-    help="Keys of clients for a server: make, list and revoke them. They are in the store, as hashes.",
+    help="Create, list and revoke the keys of a server's clients. The store has only hashes of keys.",
+    cls=CommandGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -22,31 +24,33 @@ app.callback()(store_options)
 HEADINGS = (
     *("id", "client", "name", "scopes", "tokens a minute", "created (UTC)", "expires", "revoked", "who", "why"),
 )
-ClientArgument = Annotated[str, typer.Argument(help="What stands before the / of its names.", metavar="CLIENT")]
+ClientArgument = Annotated[
+    str, typer.Argument(help="Name of the client: the part of its adapters' names before the slash.", metavar="CLIENT")
+]
 
 
 def create_key(
     context: typer.Context,
     client: ClientArgument,
     scope: Annotated[
-        list[str], typer.Option("--scope", help="What it may do: predict, publish, admin; may be repeated.")
+        list[str], typer.Option("--scope", help="Scope of the key: predict, publish or admin; may be repeated.")
     ] = ["predict"],  # noqa: B006 - typer copies it
     rate: Annotated[
         int | None,
-        typer.Option("--rate", help="Tokens a minute that it may ask for; by default what the server says."),
+        typer.Option("--rate", help="Most tokens per minute for this key; default: the rate of the server."),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="What to call it, such as 'billing service'.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the key, such as 'billing service'.")] = None,
     expires: Annotated[
         str | None,
-        typer.Option("--expires", help="When it ends by itself: 90d, 12h, or a date (UTC).", metavar="WHEN"),
+        typer.Option("--expires", help="When the key expires: after 90d or 12h, or on a date (UTC).", metavar="WHEN"),
     ] = None,
     create: CreateOption = False,
     message: NoteOption = None,
     as_json: Json = False,
 ) -> None:
-    """Create a key.
+    """Create a key for a client.
 
-    The key is printed once, alone on standard output. The store keeps only its hash.
+    The command prints the key once, alone on standard output. The store keeps only a hash of the key.
     """
     store = opened(context)
     ready(store, create)
@@ -56,13 +60,13 @@ def create_key(
     else:
         scopes = ", ".join(made.key.scopes)
         ends = f", until {minute(made.key.expires)} UTC" if made.key.expires else ""
-        print(f"key {made.key.id} of {client} ({scopes}){ends}. It is not shown again:", file=sys.stderr)
-        print(made.secret)  # alone there, for KEY=$(afina keys create CLIENT)
+        print(f"key {made.key.id} of {client} ({scopes}){ends}. afina does not show the key again:", file=sys.stderr)
+        print(made.secret)  # standard output has only the key, for KEY=$(afina keys create CLIENT)
 
 
 def list_keys(
     context: typer.Context,
-    client: Annotated[str | None, typer.Argument(help="Only this client's.", metavar="CLIENT")] = None,
+    client: Annotated[str | None, typer.Argument(help="List only the keys of this client.", metavar="CLIENT")] = None,
     as_json: Json = False,
 ) -> None:
     """List the ids of keys, including revoked keys."""
@@ -78,7 +82,9 @@ def list_keys(
             ", ".join(one.scopes),
             "damaged" if one.problem else "-" if one.rate is None else f"{one.rate:,}",
             minute(one.created),
-            "-" if one.expires is None else f"{minute(one.expires)}{'' if one.is_valid or one.revoked else ', past'}",
+            "-"
+            if one.expires is None
+            else f"{minute(one.expires)}{'' if one.is_valid or one.revoked else ', expired'}",
             "-" if one.revoked is None else minute(one.revoked),
             one.who or "-",
             one.why or "-",
@@ -88,18 +94,21 @@ def list_keys(
     print_columns(HEADINGS, rows)
     for one in found:
         if one.problem:
-            print(f"Key {one.id}: {one.problem}. No server lets it pass. Revoke it: afina keys revoke {one.id}")
+            print(f"Key {one.id}: {one.problem}. Servers refuse this key. Revoke the key: afina keys revoke {one.id}")
     if not found:
-        print("No key yet. Make one: afina keys create CLIENT")
+        print("The store has no key yet. Create a key: afina keys create CLIENT")
 
 
 def revoke(
     context: typer.Context,
-    key: Annotated[str, typer.Argument(help="Its id, as `afina keys list` shows it.", metavar="ID")],
+    key: Annotated[str, typer.Argument(help="Id of the key, as in `afina keys list`.", metavar="ID")],
     message: NoteOption = None,
     as_json: Json = False,
 ) -> None:
-    """Revoke a key. Servers refuse it within a second."""
+    """Revoke a key.
+
+    Servers refuse the revoked key within a second.
+    """
     found = opened(context).revoke_key(key, message=message)
     if as_json:
         print_object(found.as_json())

@@ -82,7 +82,7 @@ MissingOption = Annotated[
 ]
 MergeOption = Annotated[bool, typer.Option("--merge-labels", help="Merge labels that differ only by case or spaces.")]
 SheetOption = Annotated[
-    str | None, typer.Option("--sheet", help="Sheet of an xlsx file that has several.", metavar="NAME")
+    str | None, typer.Option("--sheet", help="Sheet of an xlsx file with several sheets.", metavar="NAME")
 ]
 MetricOption = Annotated[
     str | None,
@@ -104,7 +104,8 @@ WordsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--words",
-        help="Verbalizer: words for a label, such as positive=great,good; repeat for each label. Default: its name.",
+        help="Verbalizer: words for a label, such as positive=great,good; repeat for each label. Default: the "
+        "label's name.",
         metavar="LABEL=WORD,...",
     ),
 ]
@@ -119,7 +120,10 @@ NoTexts = Annotated[
     typer.Option("--no-texts", help="Show row numbers instead of texts in the report, and publish no hashes of texts."),
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Train recorded runs again and replace their records.")]
-JobsOption = Annotated[int, typer.Option("--jobs", help="Runs at once; they share the processors.", min=1, metavar="N")]
+JobsOption = Annotated[
+    int,
+    typer.Option("--jobs", help="Number of runs at the same time; the runs share the processors.", min=1, metavar="N"),
+]
 AllowLeakage = Annotated[
     bool, typer.Option("--allow-leakage", help="Accept evaluation texts that also occur in the training split.")
 ]
@@ -130,7 +134,7 @@ PositiveOption = Annotated[
 KeepTrained = Annotated[
     bool,
     typer.Option(
-        "--allow-leakage", help="Include texts that the adapter was trained on; by default these are left out."
+        "--allow-leakage", help="Include texts that the adapter was trained on; by default, these texts are left out."
     ),
 ]
 Overrides = Annotated[
@@ -274,7 +278,7 @@ def locate(adapter: str, method: str | None, seed: int | None) -> Callable[[], A
         if method is not None or seed is not None:
             option = "method" if method is not None else "seed"
             raise InvalidStudy(
-                f"{adapter}: a version is one adapter, so `{option}` cannot choose there. Leave it out.",
+                f"{adapter}: a version is one adapter, so `{option}` cannot be used. Leave `{option}` out.",
                 code="option.inapplicable",
                 option=option,
             )

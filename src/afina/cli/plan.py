@@ -48,12 +48,12 @@ _MOST = 2**31 - 1
 """The largest value that `Training` accepts; repeated here so that `--help` does not load `Training`."""
 
 
-def _amount(flag: str, says: str) -> Any:
-    return typer.Option(flag, help=says, min=1, max=_MOST)
+def _amount(flag: str, help_text: str) -> Any:
+    return typer.Option(flag, help=help_text, min=1, max=_MOST)
 
 
 MemoryOption = Annotated[
-    str | None, typer.Option("--memory", help="What must suffice, as 8GiB; by default all of this machine's.")
+    str | None, typer.Option("--memory", help="Memory limit, such as 8GiB; default: all memory of this machine.")
 ]
 
 
@@ -74,25 +74,34 @@ def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None
         print_tables(counts_table(backbone, counted))
 
 
-DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, or auto: what training would choose.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16, or auto (as in training).")]
 CalibrateOption = Annotated[
-    bool, typer.Option("--calibrate/--no-calibrate", help="With a task and weights: take a few steps for the time.")
+    bool,
+    typer.Option(
+        "--calibrate/--no-calibrate",
+        help="Measure the time of a few training steps, if a task and the weights are available.",
+    ),
+]
+
+
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="Method of 'afina methods'; may be repeated. Default: all methods."),
 ]
 
 
 def plan(
     backbone: BackboneOption = "embedded",
-    task: Annotated[str | None, typer.Option("--task", help="Plan for its texts.", metavar="ADDRESS")] = None,
-    method: Annotated[
-        list[str] | None, typer.Option("--method", help="One of 'afina methods'; may be repeated. By default all.")
-    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Labelled texts to plan for.", metavar="ADDRESS")] = None,
+    method: MethodsOption = None,
     dtype: DtypeOption = "auto",
     memory: MemoryOption = None,
-    batch_size: Annotated[int, _amount("--batch-size", "Texts of a training batch.")] = 16,
+    batch_size: Annotated[int, _amount("--batch-size", "Texts in a training batch.")] = 16,
     length: Annotated[
-        int | None, _amount("--length", "Tokens of each text (128); with a task, where texts are truncated.")
+        int | None,
+        _amount("--length", "Tokens per text, by default 128; with --task, the length to which texts are truncated."),
     ] = None,
-    epochs: Annotated[int, _amount("--epochs", "Of the training whose time is foreseen.")] = 2,
+    epochs: Annotated[int, _amount("--epochs", "Epochs of the training whose time is estimated.")] = 2,
     calibrate: CalibrateOption = True,
     evaluation: EvaluationOption = None,
     text: TextColumn = None,
@@ -143,7 +152,7 @@ def plan(
 
 
 def _check_there(task: str | None, evaluation: str | None) -> None:
-    """Before anything that takes time."""
+    """Check that the files exist, before anything that takes time."""
     from afina.data.addresses import check_address
 
     if task is not None:
@@ -161,15 +170,17 @@ def methods(as_json: Json = False) -> None:
         print(json.dumps({name: _method_as_json(method()) for name, method in METHODS.items()}))
         return
     for name, method in METHODS.items():
-        told = _method_as_json(method())
-        settings = [f"{key}={'by family' if value == [] else repr(value)}" for key, value in told["defaults"].items()]
-        rate = [f"learning_rate={told['learning_rate']:g}"] if told["trains"] else []
+        described = _method_as_json(method())
+        settings = [
+            f"{key}={'by family' if value == [] else repr(value)}" for key, value in described["defaults"].items()
+        ]
+        rate = [f"learning_rate={described['learning_rate']:g}"] if described["trains"] else []
         print_item(name, method.summary, ", ".join([*settings, *rate]))
     for name, method in NEEDS_SETTINGS.items():
         asked = [*sorted(method.accepts(), reverse=True), f"learning_rate={method.learning_rate:g}"]
         print_item(name, method.summary, ", ".join(asked))
     for name, why in REFUSED.items():
-        print(f"Not of use: {name}, of another package: {why}.", file=sys.stderr)
+        print(f"Cannot be used: method {name} of another package: {why}.", file=sys.stderr)
     print("\nlora's default targets are the attention input projections of each model family:")
     from afina.models.architectures import ARCHITECTURES
 
@@ -178,7 +189,7 @@ def methods(as_json: Json = False) -> None:
 
 
 def _method_as_json(method: Method) -> dict[str, Any]:
-    """A method as JSON values."""
+    """Return a method as JSON values."""
     defaults = {each.name: getattr(method, each.name) for each in fields(method)}
     return {
         "title": method.title,
@@ -191,20 +202,25 @@ def _method_as_json(method: Method) -> dict[str, Any]:
     }
 
 
+TemplatesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        help=r"Prompt template, such as 'Review: {text}\nSentiment:'. Several templates are compared on training data.",
+        metavar="TEMPLATE",
+    ),
+]
+OffsetOption = Annotated[
+    bool,
+    typer.Option("--offset", help="Add an offset to each logit, so that training texts spread evenly over the labels."),
+]
+
+
 def ask(
     task: TaskOption,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--template",
-            help=r"What a text is put in, as 'Review: {text}\nSentiment:'; several are compared, on training texts.",
-            metavar="TEMPLATE",
-        ),
-    ] = None,
+    template: TemplatesOption = None,
     words: WordsOption = None,
-    offset: Annotated[
-        bool, typer.Option("--offset", help="Shift each label's output so that training texts are spread evenly.")
-    ] = False,
+    offset: OffsetOption = False,
     backbone: BackboneOption = "embedded",
     evaluation: EvaluationOption = None,
     text: TextColumn = None,
@@ -249,7 +265,7 @@ def ask(
         "--set": "offset=true" if offset else None,
     }
     flags = ["--allow-leakage"] * allow_leakage + ["--merge-labels"] * merge_labels
-    print(f"To train from there: {_train_command(task, named, words or [], flags)}")
+    print(f"To train with this template: {_train_command(task, named, words or [], flags)}")
 
 
 def _train_command(task: str, named: Mapping[str, str | None], words: Sequence[str], flags: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afina.cli.terminal import print_prose, print_tables, say_begun
+from afina.cli.terminal import print_created, print_prose, print_tables
 
 if TYPE_CHECKING:
     from afina.studies.results import Results
@@ -71,9 +71,9 @@ def note_unsealed(results: Results) -> None:
     """Print a note on standard error if records have no digest, and how these records were checked."""
     if old := len(results.unsealed):
         print(
-            f"Note: {old} of {len(results.records)} records have no digest, because an earlier afina wrote them. Their "
-            "metrics were computed again from the stored predictions and are the same. Their other fields were not "
-            "checked.",
+            f"Note: {old} of {len(results.records)} records have no digest, because an earlier version of afina "
+            "wrote them. Their metrics were computed again from the stored predictions and are the same. Their other "
+            "fields were not checked.",
             file=sys.stderr,
         )
 
@@ -145,7 +145,7 @@ def check_publishing(name: str | None) -> None:
         begins = not store.exists()
         store.make_ready()
         if begins:
-            say_begun(store.address.shown)
+            print_created(store.address.shown)
 
 
 def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[str, object] | None:
@@ -165,7 +165,7 @@ def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[s
     adapter = chosen.adapter if chosen else made.of_use.adapter if made.of_use else None
     if results.failed or adapter is None:
         why = "a run failed" if results.failed else "the recommended method has no adapter"
-        print(f"Nothing published as {name}: {why}.", file=sys.stderr)
+        print(f"No version of {name} was published: {why}.", file=sys.stderr)
         return None
     what = f"{made.of_use.title}, seed {made.of_use.seed}, of {results.name}. " if made.of_use else ""
     said = f"{what}{' '.join(made.sentences)}"

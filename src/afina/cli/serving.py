@@ -38,8 +38,8 @@ ShutdownOption = Annotated[
     typer.Option(
         "--shutdown",
         min=0.1,
-        help="Most seconds from SIGTERM to the end, --drain included. Keep it below the time after which what runs the "
-        "container kills it (30 in Kubernetes, 10 in Docker).",
+        help="Most seconds from SIGTERM to the end, including --drain. Choose fewer seconds than the time after which "
+        "the container is killed (30 in Kubernetes, 10 in Docker).",
     ),
 ]
 LogFormatOption = Annotated[
@@ -62,7 +62,7 @@ class Settable(GroupedCommand):
             source, variable = ctx.get_parameter_source(name), f"{ctx.auto_envvar_prefix}_{name.upper()}"
             if source is not None and source.name == "ENVIRONMENT":
                 said = os.environ.get(variable, "")
-                error.message = f"{error.message.rstrip('.')}. The variable {variable} says {said!r}."
+                error.message = f"{error.message.rstrip('.')}. The variable {variable} is {said!r}."
             raise
 
 
@@ -103,8 +103,8 @@ def serve(
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] == "afina":
             raise
-        told = f"a server needs {error.name}. Install it: pip install 'afina[serve]'."
-        raise NotFound(told, code="extra.missing", extra="serve", package=error.name) from None
+        message = f"`afina serve` needs the package {error.name}. Install it: pip install 'afina[serve]'."
+        raise NotFound(message, code="extra.missing", extra="serve", package=error.name) from None
     from afina.server import logs_and_traces
     from afina.server.core import Core
     from afina.server.limits import Settings
@@ -121,7 +121,7 @@ def serve(
     )
     logs_and_traces.begin_logging(log_format)
     for name in _unread(context):
-        logs_and_traces.note(f"{name} is set, but no option of `afina serve` has that variable", logging.WARNING)
+        logs_and_traces.note(f"{name} is set, but `afina serve` does not read this variable", logging.WARNING)
     limit = None if memory is None else memory << 20
     with ExitStack() as stack:
         # First: a port that is in use is said before the backbone is loaded.
@@ -149,9 +149,9 @@ def _unread(context: typer.Context) -> list[str]:
 
 
 def replay(
-    receipt: Annotated[str, typer.Argument(help="What an answer had in Afina-Receipt.", metavar="RECEIPT")],
-    text: Annotated[str, typer.Argument(help="The text that was asked about.")],
-    pair: Annotated[str | None, typer.Option("--pair", help="The second text, where there was one.")] = None,
+    receipt: Annotated[str, typer.Argument(help="Receipt: the header Afina-Receipt of the answer.", metavar="RECEIPT")],
+    text: Annotated[str, typer.Argument(help="Text of the request.")],
+    pair: Annotated[str | None, typer.Option("--pair", help="Second text of the request, if it had two.")] = None,
     store: StoreOption = None,
     backbone: OwnBackbone = None,
     as_json: Json = False,
@@ -173,7 +173,8 @@ def replay(
     ):
         if found != expected:
             raise Refused(
-                f"{asked.version}: its {what} is {str(found)[:19]}, the receipt is of {expected[:19]}.",
+                f"{asked.version}: the {what} is {str(found)[:19]}, but the receipt says {expected[:19]}. Give the "
+                "store of the server that wrote the receipt, with `store`.",
                 code="receipt.mismatch",
                 version=str(asked.version),
                 what=what,

@@ -27,39 +27,47 @@ KEY = "AFINA_KEY"
 """The environment variable with the key, if no key file is given."""
 
 
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option("--key-file", help=f"File with a key of scope publish; default: the variable {KEY}.", metavar="FILE"),
+]
+
+
 def shadow(
-    name: Annotated[str, typer.Argument(help="CLIENT/TASK, in lower case.", metavar="CLIENT/TASK")],
+    name: Annotated[str, typer.Argument(help="Name of an adapter: CLIENT/TASK, in lower case.", metavar="CLIENT/TASK")],
     version: Annotated[
         str | None,
         typer.Argument(
-            help="A number or an alias: what is to ride along. Without: say how it stands.", metavar="VERSION"
+            help="Candidate version: a number or an alias. Without it, the command prints the shadow that is set.",
+            metavar="VERSION",
         ),
     ] = None,
     store: StoreOption = None,
-    off: Annotated[bool, typer.Option("--off", help="Let nothing ride along any more.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="End the comparison.")] = False,
     server: Annotated[
-        list[str], typer.Option("--server", help="Ask a server what it counted; several are added up.", metavar="URL")
+        list[str],
+        typer.Option(
+            "--server",
+            help="Print the counts of a server. Repeat to add up the counts of several servers.",
+            metavar="URL",
+        ),
     ] = [],  # noqa: B006 - typer copies it
-    key_file: Annotated[
-        Path | None,
-        typer.Option("--key-file", help=f"A file with a key that may publish; else what {KEY} says.", metavar="FILE"),
-    ] = None,
+    key_file: KeyFileOption = None,
     force: ForceOption = False,
     message: NoteOption = None,
     as_json: Json = False,
 ) -> None:
     """Compare a candidate version with production on live requests.
 
-    Clients get the answers of production only.
+    Clients receive only the answers of production.
     """
     if (version is not None) + off + bool(server) > 1:
         raise Refused(
-            "give one of VERSION, --off and --server: what is to ride along, nothing, or whom to ask.",
+            "found more than one of VERSION, --off and --server. Give one: VERSION begins a comparison, --off ends the "
+            "comparison, and --server prints its counts.",
             code="shadow.choice-missing",
         )
     if server:
-        pass
-
         _print_counts(shadows(name, server, _key(key_file)), as_json)
         return
     from afina.store.adapter_store import AdapterStore
@@ -76,14 +84,16 @@ def shadow(
     if as_json:
         print_object(moved.as_json())
     elif off:
-        print(f"{name}: version {moved.before} rides along no more")
+        print(f"{name}: version {moved.before} is no longer compared")
     else:
-        print(f"{name}: version {moved.after} rides along with production. How often they differ, a server tells:")
+        print(
+            f"{name}: version {moved.after} is now compared with production. To print how often their answers differ:"
+        )
         print(f"afina shadow {name} --server URL --key-file FILE")
 
 
 def _print_pointing(store: AdapterStore, name: str, as_json: bool) -> None:
-    """The settings of the shadow in the store."""
+    """Print which versions the aliases `shadow` and `production` point to in the store."""
     from afina.store.versions import PRODUCTION, SHADOW
 
     pointing = {alias: one.number for one in store.versions(name) for alias in one.aliases}
@@ -91,11 +101,11 @@ def _print_pointing(store: AdapterStore, name: str, as_json: bool) -> None:
     if as_json:
         print_object({"name": name, "current": current, "shadow": candidate})
     elif candidate is None:
-        print(f"{name}: nothing rides along")
+        print(f"{name}: no shadow is set")
     elif candidate == current:
-        print(f"{name}: version {candidate} is production itself, so that nothing is compared")
+        print(f"{name}: version {candidate} is both shadow and production, so nothing is compared")
     else:
-        print(f"{name}: version {candidate} is to ride along with {f'version {current}' if current else 'production'}")
+        print(f"{name}: version {candidate} is compared with {f'version {current}' if current else 'production'}")
 
 
 def _key(file: Path | None) -> str:
@@ -103,26 +113,32 @@ def _key(file: Path | None) -> str:
         if found := os.environ.get(KEY):
             return found.strip()
         raise NotFound(
-            f"a server asks for a key that may publish. Give --key-file FILE, or put it into {KEY}.", code="key.missing"
+            f"found no key. The server requires a key of scope publish. Give --key-file FILE, or set {KEY}.",
+            code="key.missing",
         )
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"{file}: no key can be read there ({error}).", code="key.missing", path=file) from None
+        raise NotFound(
+            f"{file}: the key cannot be read ({error}). Give another file, or set the variable {KEY}.",
+            code="key.missing",
+            path=file,
+        ) from None
 
 
 def _print_counts(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """Return the sum of the servers' counts.
+    """Print the sum of the servers' counts.
 
     Raises:
         Conflict: The servers compare different versions.
     """
     from afina.server.shadow_counts import ShadowCounts
 
-    heads = {(one["name"], one["current"], one["shadow"]) for one in found}
-    if len(heads) > 1:
+    compared = {(one["name"], one["current"], one["shadow"]) for one in found}
+    if len(compared) > 1:
         raise Conflict(
-            "the servers compare different versions. One may have noticed a move later: ask again in a second.",
+            "the servers compare different versions. A server notices a moved alias within about a second. Run the "
+            "command again.",
             code="server.versions-differ",
         )
     total = ShadowCounts()
@@ -133,18 +149,20 @@ def _print_counts(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         print_object({**chosen, **total.as_json(), "servers": len(found)})
         return
-    told = {key: chosen[key] for key in ("name", "current", "shadow")}
-    print(WORDS.get(chosen["state"], "{name}").format(**told) + (f": {chosen['problem']}" if chosen["problem"] else ""))
+    fields = {key: chosen[key] for key in ("name", "current", "shadow")}
+    print(
+        WORDS.get(chosen["state"], "{name}").format(**fields) + (f": {chosen['problem']}" if chosen["problem"] else "")
+    )
     for line in _lines(total, chosen["current"]):
         print(line)
 
 
 WORDS = {
-    "failed": "{name}: version {shadow} does not ride along with version {current}",
-    "loading": "{name}: version {shadow} is being loaded, to ride along with version {current}",
-    "riding": "{name}: version {shadow} rides along with version {current}",
-    "promoted": "{name}: version {shadow} answers itself, so that nothing is compared",
-    "none": "{name}: nothing rides along with version {current}",
+    "failed": "{name}: version {shadow} is not compared with version {current}",
+    "loading": "{name}: version {shadow} is being loaded, to be compared with version {current}",
+    "riding": "{name}: version {shadow} is compared with version {current}",
+    "promoted": "{name}: version {shadow} is in production now, so nothing is compared",
+    "none": "{name}: no shadow is compared with version {current}",
 }
 """The sentence by the shadow's state. If servers have different states, the first of these states is shown."""
 
@@ -163,10 +181,10 @@ def _lines(total: ShadowCounts, current: int) -> Sequence[str]:
         where = "" if drift is None else f" (95 % interval {drift.low:+.4g} to {drift.high:+.4g})"
         made.append(f"score drift: {what} differs by {total.drift:+.4g} on average{where}")
     if total.faults:
-        made.append(f"texts that it did not answer: {total.faults:,}")
+        made.append(f"texts that the shadow failed to answer: {total.faults:,}")
     if total.left_out:
         made.append(
-            f"texts that it was not asked, since it was not in memory or too much was waiting: {total.left_out:,}"
+            f"texts that were not compared, as the shadow was not in memory or the queue was full: {total.left_out:,}"
         )
     return made
 
@@ -195,7 +213,7 @@ def shadows(name: str, servers: Sequence[str], key: str) -> Sequence[Mapping[str
     """
     if not key.isascii() or not key.isprintable():
         raise InvalidName(
-            "the key: found letters that no key has. Expected what `afina keys create` printed.", code="key.invalid"
+            "the key: found characters that no key has. Expected the output of `afina keys create`.", code="key.invalid"
         )
     return [_shadow_of(server, f"{server.rstrip('/')}/shadows/{quote(name)}", key) for server in servers]
 
@@ -203,7 +221,7 @@ def shadows(name: str, servers: Sequence[str], key: str) -> Sequence[Mapping[str
 def _shadow_of(server: str, url: str, key: str) -> Mapping[str, Any]:
     if not server.startswith(("http://", "https://")):
         raise InvalidName(
-            f"{server}: is no address of a server. Expected one such as http://127.0.0.1:8000.",
+            f"{server}: not the address of a server. Expected an address such as http://127.0.0.1:8000.",
             code="server.address-malformed",
             server=server,
         )
@@ -222,13 +240,15 @@ def _shadow_of(server: str, url: str, key: str) -> Mapping[str, Any]:
             ) from None
     except (URLError, HTTPException, OSError, ValueError) as error:
         raise NotFound(
-            f"{server}: no answer of a server ({getattr(error, 'reason', error)}).",
+            f"{server}: no answer from a server ({getattr(error, 'reason', error)}). Check the address.",
             code="server.unreachable",
             server=server,
         ) from None
     if not isinstance(found, dict) or not {"name", "current", "shadow", "state", "problem"} <= found.keys():
         raise NotFound(
-            f"{server}: the answer is not that of an afina server.", code="server.unreachable", server=server
+            f"{server}: the answer does not come from an afina server. Check the address.",
+            code="server.unreachable",
+            server=server,
         )
     return found
 
@@ -237,4 +257,4 @@ def _why(error: HTTPError) -> str:
     try:
         return str(json.loads(error.read(MOST))["error"]).rstrip(".")
     except (ValueError, KeyError, TypeError, OSError):
-        return "it refuses"
+        return "the server refused the request"

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from afina.cli.options import Json
-from afina.cli.terminal import print_columns, printable, say_begun
+from afina.cli.help import CommandGroup
+from afina.cli.options import Json, MethodOption, SeedOption
+from afina.cli.terminal import print_columns, print_created, printable
 from afina.errors import InvalidName, NotFound
 from afina.repr_html import figure
 
@@ -30,35 +31,43 @@ StoreOption = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="A directory, or postgresql://USER:PASSWORD@HOST/DATABASE; by default what AFINA_STORE says, else a "
-        "directory in your data folder.",
+        help="Store: a directory, or postgresql://USER:PASSWORD@HOST/DATABASE. Default: the variable AFINA_STORE, "
+        "else a directory in your data folder.",
         metavar="URL",
     ),
 ]
-CreateOption = Annotated[bool, typer.Option("--create", help="Create the directory of the store if there is none.")]
-NameArgument = Annotated[str, typer.Argument(help="CLIENT/TASK, in lower case.", metavar="NAME")]
+CreateOption = Annotated[bool, typer.Option("--create", help="Create the store's directory if it does not exist.")]
+NameArgument = Annotated[str, typer.Argument(help="Name of an adapter: CLIENT/TASK, in lower case.", metavar="NAME")]
 VersionArgument = Annotated[
-    str, typer.Argument(help="CLIENT/TASK@VERSION or CLIENT/TASK@ALIAS; the newest without.", metavar="NAME[@VERSION]")
+    str,
+    typer.Argument(
+        help="Version of an adapter: CLIENT/TASK@NUMBER or CLIENT/TASK@ALIAS. CLIENT/TASK: the newest version.",
+        metavar="NAME[@VERSION]",
+    ),
 ]
-MessageOption = Annotated[str, typer.Option("--message", "-m", help="Message, for the history.")]
-NoteOption = Annotated[str | None, typer.Option("--message", "-m", help="Message, for the history.")]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Reason, for the audit log.")]
+MessageOption = Annotated[str, typer.Option("--message", "-m", help="Message for the history.")]
+NoteOption = Annotated[str | None, typer.Option("--message", "-m", help="Message for the history.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Reason for the audit log.")]
 ForceOption = Annotated[
     bool,
-    typer.Option("--force", help="Move the alias although the latest check of the version failed; this is logged."),
+    typer.Option(
+        "--force", help="Move the alias even if the latest check of the version failed. The audit log records this."
+    ),
 ]
 BlobsOption = Annotated[
     str | None,
-    typer.Option("--blobs", help="Where the bytes go: a directory, s3://BUCKET/PREFIX, gs://, az://.", metavar="URL"),
+    typer.Option(
+        "--blobs", help="Place of the blobs: a directory, s3://BUCKET/PREFIX, gs://... or az://...", metavar="URL"
+    ),
 ]
 NoHashes = Annotated[
     bool,
     typer.Option(
         "--no-texts",
-        help="Without the hashes of its training texts; then `evaluate` cannot leave out texts that it was trained on.",
+        help="Leave out the hashes of the training texts. Without these, `evaluate` cannot detect training texts.",
     ),
 ]
-AliasOption = Annotated[str, typer.Option("--alias", help="The alias.")]
+AliasOption = Annotated[str, typer.Option("--alias", help="Alias to move.")]
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,8 @@ class StoreOptions:
 
 app = typer.Typer(
     name="store",
-    help="Store adapters: versions, aliases, rollback, audit log.",
+    help="Keep adapters in a store, with versions, aliases, rollback and an audit log.",
+    cls=CommandGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -90,24 +100,22 @@ app = typer.Typer(
 def store_options(
     context: typer.Context,
     store: StoreOption = None,
-    who: Annotated[
-        str | None, typer.Option("--who", help="Actor for the audit log; by default your user name.")
-    ] = None,
+    who: Annotated[str | None, typer.Option("--who", help="Actor for the audit log; default: your user name.")] = None,
     limit: Annotated[
         str | None,
         typer.Option(
             "--limit",
-            help="Limits for adapters that come in, such as tensors=30000,bytes=100GiB.",
+            help="Limits for adapters that are published or imported, such as tensors=30000,bytes=100GiB.",
             metavar="KEY=VALUE,...",
         ),
     ] = None,
 ) -> None:
-    """Keep the options that stand before the command."""
+    """Keep the options that are typed before the command."""
     context.obj = StoreOptions(store, who, limit)
 
 
 def with_store(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with the option `--store` also after its name."""
+    """Return the command with an option `--store`, so that `--store` can also be typed after the command's name."""
 
     @wraps(command)
     def run(*given: Any, store: str | None = None, **options: Any) -> None:
@@ -115,7 +123,8 @@ def with_store(command: Callable[..., None]) -> Callable[..., None]:
         if store is not None:
             if context.obj.url not in (None, store):
                 raise InvalidName(
-                    f"`store`: found {context.obj.url!r} and {store!r}. Leave one out.", code="store.address-malformed"
+                    f"`store`: found two stores, {context.obj.url!r} and {store!r}. Leave one out.",
+                    code="store.address-malformed",
                 )
             context.obj = replace(context.obj, url=store)
         command(*given, **options)
@@ -129,9 +138,9 @@ def with_store(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def opened(context: typer.Context) -> AdapterStore:
-    """Return the store that the command works on."""
-    found: StoreOptions = context.obj
-    return found.store
+    """Return the store that the options name."""
+    options: StoreOptions = context.obj
+    return options.store
 
 
 def init(
@@ -141,51 +150,51 @@ def init(
 ) -> None:
     """Create a store.
 
-    Publishing to a directory without a store creates one too.
+    `afina store publish` also creates a store, if the directory has no store yet.
     """
     store = opened(context)
     store.init(blobs)
     if as_json:
         print_object({"store": store.address.shown})
     else:
-        print(f"store {store.address.shown}: begun")
+        print(f"store {store.address.shown}: created")
 
 
 def publish(
     context: typer.Context,
-    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, or of a study.")],
+    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter or of a study.")],
     name: NameArgument,
     message: MessageOption,
-    method: Annotated[str | None, typer.Option("--method", help="Of a study's directory: whose adapter.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of a study's directory: which seed's.")] = None,
+    method: MethodOption = None,
+    seed: SeedOption = None,
     no_texts: NoHashes = False,
     as_json: Json = False,
 ) -> None:
     """Publish an adapter as the next version of a name.
 
-    An adapter that the name already has gets no second version.
+    If the name already has this adapter, no new version is made.
     """
     from afina.studies.results import find_adapter
 
     store = opened(context)
     found = find_adapter(adapter, method, seed)
-    begins = not store.exists()
+    is_new = not store.exists()
     made = store.publish(found, name, message=message, texts=not no_texts)
-    if begins:
-        say_begun(store.address.shown)
+    if is_new:
+        print_created(store.address.shown)
     if as_json:
         print_object(made.as_json())
         return
-    said = "" if made.created else ", which it had already"
-    print(f"{made.version} {made.version.digest[:19]}, {size(made.version.size)}{said}")
+    note = "" if made.created else ", already published"
+    print(f"{made.version} {made.version.digest[:19]}, {size(made.version.size)}{note}")
     manifest = made.version.manifest
     if manifest.get("metrics") and not manifest.get("claims_digest"):
         print(
-            "Its figures were not checked: an earlier afina made the adapter, without a digest of them.",
+            "The metrics in the manifest were not checked: an earlier version of afina saved them without a digest.",
             file=sys.stderr,
         )
     if manifest.get("method") == "full":
-        print("A full fine-tune: all of the model's weights are kept, not a difference.")
+        print("The adapter is a full fine-tune, so the store keeps all weights of the model.")
 
 
 def ready(store: AdapterStore, create: bool) -> None:
@@ -195,16 +204,17 @@ def ready(store: AdapterStore, create: bool) -> None:
         NotFound: There is no store, and `--create` is not given.
     """
     if not create and not store.exists():
-        how = "begin one with --create" if store.address.directory else "begin one: afina store init --blobs URL"
+        how = "create one with --create" if store.address.directory else "create one: afina store init --blobs URL"
         raise NotFound(
-            f"store {store.address.shown}: there is none. Give another with `store`, or {how}.", code="store.missing"
+            f"store {store.address.shown}: there is no store. Give another with `store`, or {how}.",
+            code="store.missing",
         )
     store.make_ready()
 
 
 def list_names(
     context: typer.Context,
-    client: Annotated[str | None, typer.Argument(help="Only this client's.")] = None,
+    client: Annotated[str | None, typer.Argument(help="List only the names of this client.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the names with their newest version and aliases."""
@@ -224,13 +234,15 @@ def list_names(
     ]
     print_columns(("name", "newest", "aliases", "method", "created"), rows)
     if not found:
-        print("No adapter in it yet. Publish one: afina store publish ADAPTER CLIENT/TASK --message WHY")
+        print("The store has no adapter yet. Publish an adapter: afina store publish ADAPTER CLIENT/TASK --message WHY")
 
 
 def show(
     context: typer.Context,
     version: VersionArgument,
-    card: Annotated[bool, typer.Option("--card", help="As a model card in the Hub's form.")] = False,
+    card: Annotated[
+        bool, typer.Option("--card", help="Print a model card in the format of the Hugging Face Hub.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show a version: method, origin and metrics."""
@@ -250,7 +262,7 @@ def show(
 def history(
     context: typer.Context,
     name: NameArgument,
-    alias: Annotated[str | None, typer.Option("--alias", help="Only how this alias moved.")] = None,
+    alias: Annotated[str | None, typer.Option("--alias", help="Show only the moves of this alias.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the history of a name: versions, moves of aliases, checks."""
@@ -270,12 +282,20 @@ def history(
 def alias(
     context: typer.Context,
     version: Annotated[
-        str, typer.Argument(help="CLIENT/TASK@VERSION, or @ALIAS for what another points to.", metavar="NAME@VERSION")
+        str,
+        typer.Argument(
+            help="New version: CLIENT/TASK@NUMBER, or CLIENT/TASK@ALIAS for the version of another alias.",
+            metavar="NAME@VERSION",
+        ),
     ],
-    alias: Annotated[str, typer.Argument(help="Such as production or staging.", metavar="ALIAS")],
+    alias: Annotated[str, typer.Argument(help="Name of the alias, such as production or staging.", metavar="ALIAS")],
     expect: Annotated[
         int | None,
-        typer.Option("--expect", min=0, help="Move it only if it points to this version now; 0: only if it is new."),
+        typer.Option(
+            "--expect",
+            min=0,
+            help="Move the alias only if it points to this version number now; 0: only if the alias is new.",
+        ),
     ] = None,
     force: ForceOption = False,
     message: NoteOption = None,
@@ -283,7 +303,7 @@ def alias(
 ) -> None:
     """Move an alias to a version.
 
-    Example: afina store alias acme/reviews@3 production
+    If the alias does not exist, the command creates the alias.
     """
     from afina.store.aliases import ANY
 
@@ -301,7 +321,7 @@ def rollback(
 ) -> None:
     """Move an alias back to its previous version.
 
-    Each further call goes back one more version.
+    Each further call moves the alias back by one more version.
     """
     _moved(opened(context).rollback(name, alias, force=force, message=message), as_json)
 
@@ -319,7 +339,7 @@ def _moved(made: AliasMove, as_json: bool) -> None:
 
 
 def version_summary(found: Version) -> list[tuple[str, Any]]:
-    """Print a version, one labelled line per field."""
+    """Return the fields of a version that `afina store show` prints, with their labels."""
     manifest = found.manifest
     metrics = manifest.get("metrics") or {}
     checked = found.checked
@@ -338,7 +358,7 @@ def version_summary(found: Version) -> list[tuple[str, Any]]:
         ("evaluation", manifest.get("evaluation_digest")),
         ("seed", manifest.get("seed")),
         ("backbone", manifest.get("backbone")),
-        ("its digest", manifest.get("backbone_digest")),
+        ("backbone digest", manifest.get("backbone_digest")),
         ("source", environment.get("git_commit")),
         ("bytes", f"{found.size:,}: " + ", ".join(f"{role} {part.size:,}" for role, part in found.parts.items())),
         ("checked", f"{'passed' if checked['passed'] else 'FAILED'} {minute(checked['time'])} UTC" if checked else ""),
@@ -350,7 +370,7 @@ def _inline(settings: dict[str, Any]) -> str:
 
 
 def event_summary(event: str, details: Any) -> str:
-    """Return an entry of the audit log in a few words."""
+    """Return a short description of an entry of the audit log."""
     if event in ("alias", "rollback"):
         forced = ", forced" if details.get("forced") else ""
         return f"{details['alias']}: {details['from'] or 'new'} -> {details['to']}{forced}"

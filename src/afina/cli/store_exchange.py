@@ -21,7 +21,7 @@ from afina.cli.options import (
     data_options,
 )
 from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened
-from afina.cli.terminal import print_prose, printable, say_begun
+from afina.cli.terminal import print_created, print_prose, printable
 from afina.errors import AfinaError, InvalidData
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 MANY = 5
-"""The largest number of layers and of flips that are shown. The largest changes and new errors are first."""
+"""The largest number of layers, and of flips, that are shown. The largest changes and new errors are first."""
 
 
 def diff(
@@ -38,7 +38,8 @@ def diff(
     first: VersionArgument,
     second: VersionArgument,
     task: Annotated[
-        str | None, typer.Option("--task", help="Labelled texts: which predictions flip.", metavar="ADDRESS")
+        str | None,
+        typer.Option("--task", help="Labelled texts; the predictions for these texts are compared.", metavar="ADDRESS"),
     ] = None,
     backbone: OwnBackbone = None,
     text: TextColumn = None,
@@ -50,11 +51,15 @@ def diff(
     allow_leakage: KeepTrained = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two versions: settings and weights; with --task, their predictions."""
+    """Compare the settings and the weights of two versions.
+
+    With --task, their predictions are compared too.
+    """
     given = data_options(text, text_pair, label, labels, allow_leakage, separator=separator, target=target)
     if task is None and (named := next((name for name, value in given.items() if value), None)):
         raise InvalidData(
-            f"`{named}` says how a `task` is read, and there is none. Name one, or leave it out.",
+            f"`{named}`: found without `task`. `{named}` says how the file of `task` is read. Give `task`, or leave "
+            f"`{named}` out.",
             code="data.option-inapplicable",
             option=named,
         )
@@ -84,12 +89,12 @@ def print_flips(flips: Flips) -> None:
     for row in flips.rows[:MANY]:
         print(printable(f"  {row.before} -> {row.after} (right: {row.label}): {row.text[:70]}"))
     if found["flipped"] and found["flipped"] > MANY:
-        print("  ...; --json has more")
+        print("  ... (--json prints more)")
     print_prose(flips.words)
 
 
 def changed_fields(found: Mapping[str, Any]) -> Iterator[str]:
-    """Print the differences of two manifests, one line per group."""
+    """Yield the differences of two manifests, one line per group."""
     for group, content in found.items():
         changes = []
         for key, value in content.items():
@@ -103,17 +108,17 @@ def changed_fields(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def changed_layers(found: Sequence[Layer], most: int) -> Iterator[str]:
-    """Print the layers whose weights differ most."""
+    """Yield a line for each of the layers whose weights differ most."""
     changed = sorted((one for one in found if one.change), key=lambda one: -(one.change or 0))
     if not changed:
         same = all(one.change == 0 for one in found)
-        yield f"{'weights':<16}{'no change' if same else 'not the same layers'}"
+        yield f"{'weights':<16}{'no change' if same else 'the versions have different layers'}"
     for one in changed[:most]:
-        share = f", {100 * one.relative:.0f} % of what it was" if one.relative is not None else ""
+        share = f", {100 * one.relative:.0f} % of the old norm" if one.relative is not None else ""
         angles = f", outputs turned by {_mean(one.outputs)}°, inputs by {_mean(one.inputs)}°" if one.outputs else ""
         yield f"{'weights':<16}{one.name}: change {one.change:.4g}{share}{angles}"
     if len(changed) > most:
-        yield f"{'':<16}and {len(changed) - most} more; --json has all"
+        yield f"{'':<16}and {len(changed) - most} more layers (--json prints all)"
 
 
 def _short(value: Any) -> str:
@@ -136,9 +141,9 @@ def check(
     if as_json:
         print(json.dumps(found.as_json()))
     elif found.passed:
-        print(f"passed: the logits differ by {found.difference:.1e} of their scale, at most {found.tolerance:.0e} may")
+        print(f"passed: relative difference of the logits {found.difference:.1e}, tolerance {found.tolerance:.0e}")
     else:
-        how = f"they differ by {found.difference:.1e}, at most {found.tolerance:.0e} may"
+        how = f"relative difference of the logits {found.difference:.1e}, tolerance {found.tolerance:.0e}"
         print(f"FAILED: {found.problem or how}")
     if not found.passed:
         raise typer.Exit(AfinaError.exit_code)
@@ -149,27 +154,28 @@ def import_adapter(
     source: Annotated[
         str,
         typer.Argument(
-            help="Directory of afina's, peft's or save_pretrained's; bundle, FILE.tar; or hub:OWNER/NAME[@REVISION].",
+            help="An adapter of afina or peft, or a model of transformers: a directory, a bundle FILE.tar, or "
+            "hub:OWNER/NAME[@REVISION].",
             metavar="SOURCE",
         ),
     ],
     name: NameArgument,
     message: MessageOption,
     backbone: Annotated[
-        str | None, typer.Option("--backbone", help="What a model of transformers was fine-tuned from.")
+        str | None, typer.Option("--backbone", help="For a model of transformers: the backbone that was fine-tuned.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Publish an adapter of another library, of the Hub or of another store."""
+    """Publish an adapter from another library, from the Hugging Face Hub or from another store."""
     store = opened(context)
-    begins = not store.exists()
+    is_new = not store.exists()
     made = store.import_from(source, name, message=message, backbone=backbone)
-    if begins:
-        say_begun(store.address.shown)
+    if is_new:
+        print_created(store.address.shown)
     if as_json:
         print(json.dumps(made.as_json()))
     else:
-        print(f"{made.version} {made.version.digest[:19]}{'' if made.created else ', which it had already'}")
+        print(f"{made.version} {made.version.digest[:19]}{'' if made.created else ', already published'}")
 
 
 def export_adapter(
@@ -177,13 +183,18 @@ def export_adapter(
     version: VersionArgument,
     target: Annotated[
         str,
-        typer.Argument(help="A new directory; a bundle, FILE.tar; or hub:OWNER/NAME[@BRANCH].", metavar="TARGET"),
+        typer.Argument(
+            help="Target: a new directory, a bundle FILE.tar, or hub:OWNER/NAME[@BRANCH].", metavar="TARGET"
+        ),
     ],
     merged: Annotated[
-        bool, typer.Option("--merged", help="Fold it into its backbone: a model for servers that know no adapters.")
+        bool,
+        typer.Option("--merged", help="Merge the adapter into its backbone, for servers that cannot load adapters."),
     ] = False,
     backbone: OwnBackbone = None,
-    public: Annotated[bool, typer.Option("--public", help="A repository of the Hub that is made is public.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="If the command creates a repository on the Hub, make it public.")
+    ] = False,
     no_texts: NoHashes = False,
     as_json: Json = False,
 ) -> None:

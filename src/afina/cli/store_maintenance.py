@@ -16,13 +16,18 @@ from afina.errors import AfinaError, CorruptStore
 def verify(
     context: typer.Context,
     last: Annotated[
-        str | None, typer.Option("--last", help="A last hash that you kept: it has to be in the log.", metavar="HASH")
+        str | None,
+        typer.Option(
+            "--last",
+            help="Last hash that an earlier run printed. The audit log must contain this hash.",
+            metavar="HASH",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Check the digest of every blob, manifest and log entry.
 
-    Damage is listed, and the exit status is then 2.
+    If there is damage, the command lists the damage and exits with status 2.
     """
     store = opened(context)
     with suppress(CorruptStore):  # `verify` lists the damage
@@ -32,7 +37,7 @@ def verify(
         known = {} if damaged else {"last": newest}
         print_object({"ok": not damaged, "damaged": [one.as_json() for one in damaged], **known})
     elif not damaged:
-        print(f"store {store.address.shown}: all is as it was left. The log's last hash is {newest}")
+        print(f"store {store.address.shown}: no damage. The last hash of the audit log is {newest}")
     else:
         for one in damaged:
             about = f" (of {', '.join(one.versions)})" if one.versions and (one.id,) != one.versions else ""
@@ -43,12 +48,14 @@ def verify(
 
 def backup(
     context: typer.Context,
-    place: Annotated[Path, typer.Argument(help="A new directory, or that of an earlier backup.", metavar="PLACE")],
+    place: Annotated[
+        Path, typer.Argument(help="A new directory, or the directory of an earlier backup.", metavar="PLACE")
+    ],
     as_json: Json = False,
 ) -> None:
     """Copy the store to a directory and verify the copy.
 
-    Others can write to the store meanwhile.
+    Other processes can write to the store during the backup.
     """
     made = opened(context).backup(place)
     if as_json:
@@ -56,13 +63,13 @@ def backup(
     else:
         print(
             f"{made.place}: {made.versions} versions, {made.blobs} blobs, {size(made.bytes)} ({made.copied} blobs were "
-            f"copied), verified. The log's last hash is {made.last}"
+            f"copied), verified. The last hash of the audit log is {made.last}"
         )
 
 
 def recover(
     context: typer.Context,
-    place: Annotated[Path, typer.Argument(help="The directory that `afina store backup` wrote.", metavar="PLACE")],
+    place: Annotated[Path, typer.Argument(help="Directory that `afina store backup` wrote.", metavar="PLACE")],
     blobs: BlobsOption = None,
     as_json: Json = False,
 ) -> None:
@@ -80,23 +87,23 @@ def recover(
 
 def delete(
     context: typer.Context,
-    version: Annotated[str, typer.Argument(help="By its number: CLIENT/TASK@3.", metavar="NAME@VERSION")],
+    version: Annotated[str, typer.Argument(help="Version, with its number: CLIENT/TASK@3.", metavar="NAME@VERSION")],
     reason: ReasonOption,
     as_json: Json = False,
 ) -> None:
     """Delete a version.
 
-    Its number is never used again, and its digests stay in the audit log.
+    The number of the version is never used again. The audit log keeps the digests of the version.
     """
     found = opened(context).delete(version, reason=reason)
     if as_json:
         print_object({"name": found.name, "version": found.number, "digest": found.digest})
     else:
-        print(f"{found} deleted. afina store gc removes the bytes that no other version holds.")
+        print(f"{found} deleted. `afina store gc` removes the blobs that no other version uses.")
 
 
 def gc(context: typer.Context, as_json: Json = False) -> None:
-    """Remove bytes that no version uses."""
+    """Remove blobs that no version uses."""
     removed = opened(context).gc()
     if as_json:
         print_object(removed.as_json())
@@ -106,33 +113,36 @@ def gc(context: typer.Context, as_json: Json = False) -> None:
 
 def erase(
     context: typer.Context,
-    client: Annotated[str, typer.Argument(help="What stands before the / of its names.", metavar="CLIENT")],
+    client: Annotated[
+        str,
+        typer.Argument(help="Name of the client: the part of its adapters' names before the slash.", metavar="CLIENT"),
+    ],
     reason: ReasonOption,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove everything of a client: versions, texts, names, bytes.
+    """Remove all data of a client: versions, texts, names and blobs.
 
-    Bytes that another client uses stay. The audit log still verifies.
+    Blobs that another client uses are kept. The audit log can still be verified.
     """
     if not yes:
-        typer.confirm(f"Remove all of client {client} for good?", abort=True, err=True)
+        typer.confirm(f"Permanently remove all data of client {client}?", abort=True, err=True)
     removed = opened(context).erase(client, reason=reason)
     if as_json:
         print_object({"client": client, **removed.as_json()})
     else:
         several = "s" if removed.versions != 1 else ""
-        print(f"client {client}: {removed.versions} version{several} and {removed.blobs} blobs removed, for good.")
+        print(f"client {client}: {removed.versions} version{several} and {removed.blobs} blobs permanently removed.")
 
 
 def export_audit(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Where to write it.", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="File to write.", metavar="FILE")],
     as_json: Json = False,
 ) -> None:
     """Write the audit log as JSON lines.
 
-    A script of thirty lines can verify the file: see docs/reference/store.md.
+    docs/reference/store.md has a script of thirty lines that verifies the file.
     """
     count = opened(context).export_audit(file)
     if as_json:

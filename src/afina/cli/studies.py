@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 def study(
     source: Annotated[
-        str, typer.Argument(help="A study file (TOML), or a preset: quickstart, fair, methods, paper.", metavar="STUDY")
+        str, typer.Argument(help="Study file (TOML), or preset: quickstart, fair, methods or paper.", metavar="STUDY")
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Directory of the results; by default results/NAME.")
@@ -158,7 +158,7 @@ MemoryLimit = Annotated[
 
 def choose(
     task: TaskOption,
-    minutes: Annotated[float, typer.Option("--minutes", help="Time limit; at least 5 is useful.")] = 30.0,
+    minutes: Annotated[float, typer.Option("--minutes", help="Time limit in minutes; use at least 5.")] = 30.0,
     memory: MemoryLimit = None,
     backbone: BackboneOption = "embedded",
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
@@ -223,7 +223,7 @@ def _ended_without_checkpoint(command: list[str]) -> Iterator[None]:
         with sigterm_as_ctrl_c():
             yield
     except KeyboardInterrupt as ended:
-        print(f"\nInterrupted: a recommendation has no checkpoint. Begin anew: {shlex.join(command)}", file=sys.stderr)
+        print(f"\nInterrupted. `choose` has no checkpoints. To begin again: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(exit_status(ended)) from None
 
 
@@ -314,11 +314,11 @@ def _carry_out(
         watching.stop()
         kept = " from the last checkpoint" if OutputDirectory(where).has_checkpoint else ""
         begun = "" if kept else " before there was a checkpoint"
-        print(f"\nInterrupted{begun}. To go on{kept}: {shlex.join(command)}", file=sys.stderr)
+        print(f"\nInterrupted{begun}. To continue{kept}: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(exit_status(ended)) from None
     _write_publish_show(results, publish, as_json, texts=texts)
     if results.failed:
         count, runs = len(results.failed), len(results.failed) + len(results.results)
         if runs > 1:
-            print(f"{count} of {runs} runs failed. The same command tries them again.", file=sys.stderr)
+            print(f"{count} of {runs} runs failed. To try these runs again, repeat the command.", file=sys.stderr)
         raise typer.Exit(AfinaError.exit_code)

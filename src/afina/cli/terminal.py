@@ -52,7 +52,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
             shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
             raise InvalidData(
                 f"argument {number}, {shown}: its bytes are not text in this terminal's encoding. "
-                "Give it in UTF-8; rename a file whose name is not.",
+                "Give the argument in UTF-8. If the argument is a file name, rename the file.",
                 code="argument.invalid",
                 argument=number,
             ) from None
@@ -298,9 +298,9 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
         print("  ".join(cells).rstrip())
 
 
-def say_begun(store: str) -> None:
+def print_created(store: str) -> None:
     """Print on standard error that publishing created the store."""
-    print(f"store {store}: begun, for there was none", file=sys.stderr)
+    print(f"store {store}: created, because it did not exist", file=sys.stderr)
 
 
 def printable(text: str) -> str:

@@ -23,8 +23,8 @@ HOWS: tuple[How, ...] = get_args(How)
 def columns_in_words(roles: Mapping[str, str]) -> str:
     """Return a task's `columns` in words: `text: column 'body'; label: column 'stars'; not read: id, date`."""
     words = {"text": "text", "text_pair": "second text", "label": "label", "target": "target", "group": "kept together"}
-    told = [f"{words[role]}: {_quoted(name)}" for role, name in roles.items() if role in words]
-    return "; ".join([*told, *([f"not read: {roles['others']}"] if "others" in roles else [])])
+    parts = [f"{words[role]}: {_quoted(name)}" for role, name in roles.items() if role in words]
+    return "; ".join([*parts, *([f"not read: {roles['others']}"] if "others" in roles else [])])
 
 
 def _quoted(name: str) -> str:

@@ -136,9 +136,9 @@ class EvaluationSet:
         if named(address) is None and find(address).is_file():
             again = _read(address, trained, {key: value for key, value in vars(asked).items() if value is not None})
             if again and "evaluation" not in trained.data:
-                told: dict[str, Any] = {"columns": again.columns, "notes": again.notes}
+                more: dict[str, Any] = {"columns": again.columns, "notes": again.notes}
                 found = cls(
-                    address, address, again.label_names, again.evaluation, again.kind, True, metric=again.metric, **told
+                    address, address, again.label_names, again.evaluation, again.kind, True, metric=again.metric, **more
                 )
                 return found.unseen_by(trained, allow_leakage=allow_leakage)
         given = labels if labels is not None else trained.data.get("labels")
@@ -157,8 +157,8 @@ class EvaluationSet:
         else:
             label_names = tuple(trained.label_names)
             split = matched(rows, label_names, given, names)
-        told = {"columns": rows.columns, "notes": rows.notes}
-        found = cls(address, where, label_names, split, trained.kind, metric=metric, **told)
+        more = {"columns": rows.columns, "notes": rows.notes}
+        found = cls(address, where, label_names, split, trained.kind, metric=metric, **more)
         return found.unseen_by(trained, allow_leakage=allow_leakage)
 
     def with_positive(self, label: str) -> EvaluationSet:

@@ -93,8 +93,8 @@ class Split(ReprCard):
             found, counts = np.arange(self.labels.shape[1]), self.labels.sum(axis=0)
         else:
             found, counts = np.unique(self.labels, return_counts=True)
-        told = tuple(f"{label}: {count:,}" for label, count in zip(found, counts, strict=True))
-        return {texts: len(self), "of each label": told}
+        counted = tuple(f"{label}: {count:,}" for label, count in zip(found, counts, strict=True))
+        return {texts: len(self), "of each label": counted}
 
     @cached_property
     def _are_texts(self) -> bool:

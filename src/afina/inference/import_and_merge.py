@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, INDEX = "config.json", Full.tensor_file, "model.safetensors.index.json"
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-"""Files of which a saved tokenizer has one. If all are missing, transformers may create an empty tokenizer."""
+"""File names: a saved tokenizer has at least one of these files. Without any, transformers may make an empty one."""
 
 _INDIFFERENT = re.compile(
     r"architectures|(torch_)?dtype|transformers_version|_name_or_path|use_cache|id2label|label2id|num_labels|problem_type"
@@ -383,12 +383,12 @@ def _notes(predictor: ModelPredictor) -> tuple[str, ...]:
     manifest, notes = predictor.manifest, []
     if manifest.template is not None:
         notes.append(f"Put each text into the template {manifest.template!r} before it is tokenised.")
-    told = manifest.objective or {}
-    if "mean" in told:
-        notes.append(f"The model's output times {told['scale']!r} plus {told['mean']!r} is the number.")
-    if "temperature" in told:
-        notes.append(f"Divide the logits by {told['temperature']!r} before they become probabilities.")
-    if told.get("thresholds"):
-        given = zip(manifest.label_names, told["thresholds"], strict=True)
+    objective = manifest.objective or {}
+    if "mean" in objective:
+        notes.append(f"The model's output times {objective['scale']!r} plus {objective['mean']!r} is the number.")
+    if "temperature" in objective:
+        notes.append(f"Divide the logits by {objective['temperature']!r} before they become probabilities.")
+    if objective.get("thresholds"):
+        given = zip(manifest.label_names, objective["thresholds"], strict=True)
         notes.append(f"A text has a label from this probability on: {', '.join(f'{n} {at!r}' for n, at in given)}.")
     return tuple(notes)

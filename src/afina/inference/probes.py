@@ -85,7 +85,7 @@ def check(predictor: Predictor) -> None:
     if not found <= TOLERANCE:
         raise CorruptAdapter(
             f"{predictor.where}: the probe's logits differ by {found:.1e} of the largest logit, expected at most "
-            f"{TOLERANCE:.0e}. The installed libraries compute something else than when the adapter was made. "
+            f"{TOLERANCE:.0e}. With the installed libraries, the adapter computes other logits than when it was made. "
             f"Install these versions: {predictor.manifest.versions}.",
             code="adapter.probe-differs",
             where=predictor.where,

@@ -54,7 +54,7 @@ NOT_OPENED = {
 """peft types whose adapters are not opened, with the reason."""
 
 MODULES = ("target_modules", "exclude_modules", "feedforward_modules")
-"""Settings that are lists of names; a string is a pattern for whole names."""
+"""Settings with module names: a list of names, or a regular expression that must match the full name."""
 
 _PLAIN = ("modules_to_save", "layers_pattern", "target_parameters")
 """Lists of names that peft reads as patterns; afina accepts only plain names there."""
@@ -261,7 +261,7 @@ def _compiled(name: str, pattern: str) -> Any:
         ) from None
 
 
-_TOLD: dict[str, tuple[str, type[Method], dict[str, str]]] = {
+_STATED: dict[str, tuple[str, type[Method], dict[str, str]]] = {
     "lora": ("LORA", Lora, {"r": "r", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}),
     "ia3": ("IA3", Ia3, {}),
     "vera": ("VERA", Vera, {"r": "r", "projection_prng_key": "key"}),
@@ -292,14 +292,14 @@ def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tenso
         tensors: Names of the adapter's tensors; the settings' targets must include the module of each.
     """
     name, given = str(manifest.get("method")), manifest.get("hyperparameters") or {}
-    parts = [part for part in name.split("+") if part in _TOLD]
+    parts = [part for part in name.split("+") if part in _STATED]
     if name == _TYPED and "type" in given:
         kind, expected = given["type"], _of_type(given)
     elif len(parts) == 1:
         own = given if parts[0] == name else given.get(parts[0], {})
-        kind, method, told = _TOLD[parts[0]]
+        kind, method, names = _STATED[parts[0]]
         defaults = {each.name: each.default for each in fields(method)}
-        expected = {setting: own.get(word, defaults[word]) for setting, word in told.items()}
+        expected = {setting: own.get(word, defaults[word]) for setting, word in names.items()}
         if own.get("feedforward"):
             expected["feedforward_modules"] = own["feedforward"]
     else:

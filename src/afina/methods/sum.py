@@ -61,7 +61,7 @@ class Sum(Method):
                 parts=wraps,
             )
         first = methods[0]
-        told = {
+        described = {
             "name": name,
             "title": f" {PLUS} ".join(part.title for part in methods),
             "summary": f"{'; '.join(part.summary for part in methods)}",
@@ -72,7 +72,7 @@ class Sum(Method):
             "packs": all(part.packs for part in methods),
             "tensor_file": self._wrap.tensor_file if self._wrap and self._peft_opens else Method.tensor_file,
         }
-        for key, value in told.items():  # set on the instance because they depend on the parts
+        for key, value in described.items():  # set on the instance because they depend on the parts
             object.__setattr__(self, key, value)
 
     def for_family(self, family: str) -> Self:
@@ -233,7 +233,7 @@ class Sum(Method):
         return BatchedAdapter.joined(made) if len(made) == len(all_parts) else None
 
     def merged(self, model: Any) -> Any:
-        """Merge what peft wraps; additions of other parts stay."""
+        """Merge the layers that peft wraps. Modules that other parts add are kept."""
         return model if self._wrap is None else self._wrap.merged(model)
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:

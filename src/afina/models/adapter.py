@@ -181,7 +181,7 @@ def check_there(path: Path) -> None:
 
 
 def _lies(path: Path) -> bool:
-    """Whether any kind of file is there; the function that reads the file checks the kind."""
+    """Return whether the path exists, as any kind of file; the function that reads the file checks the kind."""
     try:
         return os.path.lexists(path)
     except ValueError:  # not a valid file name

@@ -136,13 +136,13 @@ def _by_votes(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tuple
     answered = [arm.answers.swapaxes(0, 1).tolist() for arm in arms]  # nested lists: text, then seed
     found = []
     for index, (right, *given) in enumerate(zip(arms[0].targets.tolist(), *answered, strict=True)):
-        told = tuple(Counter(in_words(answer) for answer in seeds) for seeds in given)
+        answers = tuple(Counter(in_words(answer) for answer in seeds) for seeds in given)
         votes: dict[str, float] = {}
-        for counted in told:
+        for counted in answers:
             for answer, times in counted.items():
                 votes[answer] = votes.get(answer, 0.0) + times / counted.total()
-        if len({counted.most_common(1)[0][0] for counted in told}) > 1:
-            found.append((max(votes.values()), Disagreement(index, in_words(right), told)))
+        if len({counted.most_common(1)[0][0] for counted in answers}) > 1:
+            found.append((max(votes.values()), Disagreement(index, in_words(right), answers)))
     return found
 
 
@@ -152,6 +152,6 @@ def _by_distance(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tu
     found = []
     for index, right in enumerate(arms[0].targets.tolist()):
         given = [float(one[index]) for one in means]
-        told = tuple(Counter([in_words(value)]) for value in given)
-        found.append((min(given) - max(given), Disagreement(index, in_words(right), told)))
+        answers = tuple(Counter([in_words(value)]) for value in given)
+        found.append((min(given) - max(given), Disagreement(index, in_words(right), answers)))
     return found

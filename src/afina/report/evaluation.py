@@ -29,11 +29,11 @@ if TYPE_CHECKING:  # the imports load torch
 def sentences(found: Evaluation) -> list[str]:
     """Return the figures, the headline metric first, and notes on omitted or cut texts and on the positive label."""
     names = headline_first(found.metrics, found.metric)
-    told = [metric_figure(name, found.metrics[name], found.label_names) for name in names]
+    figures = [metric_figure(name, found.metrics[name], found.label_names) for name in names]
     on = texts_evaluated(found.where, found.examples, found.held_out)
     ends = (found.interval.low, found.interval.high)
     interval = f"{interval_heading(found.metric)}: {span(ends)}"
-    said = [f"{', '.join(told[:2])} on {on} ({interval}){too_few(found.examples)}", ", ".join(told[2:])]
+    said = [f"{', '.join(figures[:2])} on {on} ({interval}){too_few(found.examples)}", ", ".join(figures[2:])]
     positive = PRESENTATIONS[found.kind].positive(found.label_names)
     if positive is not None and not found.chosen:
         said.append(

@@ -52,13 +52,13 @@ def label_figures(names: Sequence[str], gold: np.ndarray, given: np.ndarray) -> 
         given: Whether a text was answered with a label, bool [S, N, L].
     """
     both = (gold & given).sum(axis=1).astype(float)  # [S, L]
-    told, there = given.sum(axis=1), gold.sum(axis=1)
+    predicted, there = given.sum(axis=1), gold.sum(axis=1)
 
     def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
         made: np.ndarray = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0).mean(axis=0)
         return made
 
-    figures = (ratio(both, told), ratio(both, there), ratio(2 * both, told + there))
+    figures = (ratio(both, predicted), ratio(both, there), ratio(2 * both, predicted + there))
     columns = zip(names, *(one.tolist() for one in figures), there[0].tolist(), strict=True)
     return [LabelFigures(*one) for one in columns]
 
@@ -89,7 +89,7 @@ def terminal_confusion(names: Sequence[str], counts: np.ndarray, of: str = "") -
     if len(names) > FITS:
         columns = (*(Column(name, "left") for name in ("Right", "Answered")), Column("Texts"))
         most = _most_confused(counts)
-        listed = tuple((named[right], named[told], count(times)) for right, told, times in most)
+        listed = tuple((named[right], named[predicted], count(times)) for right, predicted, times in most)
         return Table(_of(CONFUSIONS, of), columns, listed)
     headings = (Column("Right", "left"), *(Column(f"answered {name}") for name in named))
     rows = tuple((name, *map(count, row)) for name, row in zip(named, counts.tolist(), strict=True))
@@ -124,8 +124,8 @@ def confusions(arms: Sequence[Arm]) -> Table:
     rows = []
     for arm in arms:
         names = arm.record.label_names
-        for right, told, times in _most_confused(confused(arm.targets, arm.answers, len(names))):
-            rows.append((arm.label, names[right], names[told], count(times)))
+        for right, predicted, times in _most_confused(confused(arm.targets, arm.answers, len(names))):
+            rows.append((arm.label, names[right], names[predicted], count(times)))
     columns = (*(Column(name, "left") for name in ("Method", "Right", "Answered")), Column("Texts"))
     return Table(CONFUSIONS, columns, tuple(rows), ("Seeds added up.",))
 
@@ -143,4 +143,4 @@ def _most_confused(counts: np.ndarray) -> list[tuple[int, int, int]]:
     pairs = [
         divmod(place, len(counts)) for place in np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSED].tolist()
     ]
-    return [(right, told, int(wrong[right, told])) for right, told in pairs if wrong[right, told]]
+    return [(right, predicted, int(wrong[right, predicted])) for right, predicted in pairs if wrong[right, predicted]]

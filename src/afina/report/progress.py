@@ -85,9 +85,9 @@ def selected(record: Record) -> str:
     seen = record.selection
     if seen is None:
         return ""
-    told = metric_figure(record.metric, seen.value, record.label_names)
+    figure = metric_figure(record.metric, seen.value, record.label_names)
     loses = "; another training with a figure is preferred" if isnan(seen.value) else ""
-    return f"{record.name}: {told} on {seen.examples:,} texts set aside{loses}"
+    return f"{record.name}: {figure} on {seen.examples:,} texts set aside{loses}"
 
 
 def result(run: Run, record: Record, *, now: bool) -> str:

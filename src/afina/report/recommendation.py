@@ -343,10 +343,12 @@ def _trained(one: Contender, metric: str) -> str:
     """The learning rate, and the figure on the validation texts."""
     if one.rate is None:
         return ""
-    told = f"learning rate {one.rate:.2g}"
+    setting = f"learning rate {one.rate:.2g}"
     if one.validation is None or one.validation_examples is None:
-        return told
-    return f"{told}; {metric_name(metric)} {share(one.validation)} on {count(one.validation_examples)} validation texts"
+        return setting
+    return (
+        f"{setting}; {metric_name(metric)} {share(one.validation)} on {count(one.validation_examples)} validation texts"
+    )
 
 
 def _why(one: Dropped) -> str:

@@ -92,7 +92,7 @@ class Measure:
 
     @property
     def key(self) -> str:
-        """The heading without the name of a label, by which `Beside` finds the column."""
+        """The heading without the name of a label; `Beside.measures` has this key."""
         return self.plain or self.heading
 
 
@@ -101,7 +101,7 @@ class Beside:
     """Figures of another study.
 
     Attributes:
-        measures: Columns to the right of one of our columns, by the `key` of our column.
+        measures: Columns to insert to the right of a column of the report, by the `key` of that column.
         notes: Notes by the title of the table.
     """
 

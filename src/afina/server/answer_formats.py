@@ -16,9 +16,11 @@ from afina.errors import InvalidData
 from afina.models.objective import Objective, Predictions
 from afina.models.objectives import OBJECTIVES
 from afina.server.http import schemas
-from afina.server.http.schemas import Shape
+from afina.server.http.schemas import Shape, about
 from afina.server.shadow_counts import AnswerDifference
 from afina.serving.mixed_batches import Prediction
+
+_PROBABILITIES = about(schemas.by_name(schemas.NUMBER), "the probability of each label, by its name")
 
 
 class LabelScore(NamedTuple):
@@ -96,7 +98,10 @@ class _ByLabel(AnswerFormat):
 class _Classes(_ByLabel):
     """Exactly one label."""
 
-    fields: ClassVar[Mapping[str, Shape]] = {"label": schemas.TEXT, "probabilities": schemas.by_name(schemas.NUMBER)}
+    fields: ClassVar[Mapping[str, Shape]] = {
+        "label": about(schemas.TEXT, "the predicted label: the label with the highest probability"),
+        "probabilities": _PROBABILITIES,
+    }
     function = "softmax"
 
     def label(self, objective: Objective, one: Prediction) -> str:
@@ -121,8 +126,8 @@ class _Labels(_ByLabel):
     """Any number of labels (multi-label)."""
 
     fields: ClassVar[Mapping[str, Shape]] = {
-        "labels": schemas.array(schemas.TEXT),
-        "probabilities": schemas.by_name(schemas.NUMBER),
+        "labels": about(schemas.array(schemas.TEXT), "the predicted labels; the array may be empty"),
+        "probabilities": _PROBABILITIES,
     }
     function = "sigmoid"
 
@@ -146,7 +151,9 @@ class _Labels(_ByLabel):
 class _Number(AnswerFormat):
     """A number (regression)."""
 
-    fields: ClassVar[Mapping[str, Shape]] = {"value": schemas.NUMBER}
+    fields: ClassVar[Mapping[str, Shape]] = {
+        "value": about(schemas.NUMBER, "the predicted number, in the unit of the data")
+    }
     function = "none"
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:

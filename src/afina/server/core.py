@@ -220,7 +220,7 @@ class Core:
     def shadow(self, key: Key, model: str) -> dict[str, Any]:
         """Return state and counts of a model's shadow version as JSON values. Raises Missing."""
         reference = reference_of(f"{model}@{PRODUCTION}", key)
-        return self.shadows.told(reference.name, self.current.find(reference))
+        return self.shadows.status_json(reference.name, self.current.find(reference))
 
     def move(
         self, key: Key, model: str, alias: str, version: int, expected: int | None, message: str | None
@@ -267,8 +267,8 @@ class Core:
             raise
         receipt = Receipt(lease.version, lease.digest, self.engine.backbone.digest, self.dtype, manifest.precision)
         bare = reference == Reference(reference.name) and PRODUCTION in version.aliases
-        rides = bare or reference.alias == PRODUCTION
-        shadow = self.shadows.lease_for(reference.name, version, len(texts)) if rides else None
+        is_production = bare or reference.alias == PRODUCTION
+        shadow = self.shadows.lease_for(reference.name, version, len(texts)) if is_production else None
         return AcceptedRequest(key, texts, tokens, lease, manifest, objective, receipt, shadow)
 
     def _loaded(self, lease: Lease, version: Version) -> Resident:

@@ -117,7 +117,7 @@ class Tenants:
         found = self._store.keys()
         self._keys = {key.id: key for key in found}
 
-    def whose(self, secret: str) -> Key | None:
+    def key_of(self, secret: str) -> Key | None:
         """Return the key with this secret; None if there is none, or it was revoked."""
         key = self._keys.get(keys.id_of(secret) or "")
         return key if keys.matches(secret, key) else None
@@ -125,7 +125,7 @@ class Tenants:
     def most(self, key: Key) -> int | None:
         """Return the number of tokens above which a request of the key is refused; None: no limit.
 
-        More tokens need not be counted. Raises Overloaded if the key has no tokens left.
+        The caller can stop counting tokens above this number. Raises Overloaded if the key has no tokens left.
         """
         if (rate := self._rate_of(key)) is None:
             return None

@@ -41,7 +41,7 @@ class ClientUsage:
         what = {
             "requests": "Requests of a client, answered or refused.",
             "texts": "Texts of a client that were accepted.",
-            "tokens": "Tokens of a client's texts that were accepted, a version that rides along not counted.",
+            "tokens": "Tokens of accepted texts of a client, without the tokens of shadow versions.",
         }
         self._requests, self._texts, self._tokens = (
             Counter(f"afina_client_{name}", text, ("client",), registry=registry) for name, text in what.items()
@@ -73,33 +73,33 @@ class Metrics:
         self.requests = Counter("afina_requests", "Requests.", ("route", "status"), registry=here)
         self.latency = Histogram(
             "afina_request_seconds",
-            "From a request's head to the end of its answer.",
+            "Seconds from the header of a request to the end of its answer.",
             ("route",),
             buckets=_SECONDS,
             registry=here,
         )
         self.tokens = Counter("afina_tokens", "Tokens that were computed.", registry=here)
         self.texts = Counter("afina_texts", "Texts that were computed.", registry=here)
-        self.batch = Histogram("afina_batch_seconds", "A batch's computation.", buckets=_SECONDS, registry=here)
+        self.batch = Histogram(
+            "afina_batch_seconds", "Seconds for the computation of a batch.", buckets=_SECONDS, registry=here
+        )
         self.fill = Histogram(
             "afina_batch_fill",
-            "Tokens of a batch, as a share of what it had room for.",
+            "Tokens of a batch, as a share of the token budget.",
             buckets=_SHARES,
             registry=here,
         )
         self.refused = Counter("afina_refused", "Requests that were refused.", ("reason",), registry=here)
         self.closed = Counter(
-            "afina_connections_closed", "Connections that were closed on their peers.", ("reason",), registry=here
+            "afina_connections_closed", "Connections that the server closed.", ("reason",), registry=here
         )
-        self.failures = Counter(
-            "afina_failures", "What failed that nobody foresaw: see the log.", ("what",), registry=here
-        )
+        self.failures = Counter("afina_failures", "Unexpected failures: see the log.", ("what",), registry=here)
         self.probes = Counter("afina_probes", "Golden probes that were replayed.", ("outcome",), registry=here)
         self.shadowed = Counter(
-            "afina_shadow_texts", "Texts with which a version was to ride along.", ("outcome",), registry=here
+            "afina_shadow_texts", "Texts for a shadow version, by outcome.", ("outcome",), registry=here
         )
         self.usage = ClientUsage(here)
-        self.switches = Counter("afina_switches", "References that mean another version now.", registry=here)
+        self.switches = Counter("afina_switches", "References that now point to another version.", registry=here)
 
     def computed(self, batch: ComputedBatch) -> None:
         """Count a batch."""

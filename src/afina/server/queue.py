@@ -79,7 +79,7 @@ class FairQueue:
         clients = len(self._waiting.keys() | {client})
         mine = self._tokens.get(client, 0)
         if mine and mine + asked > self.bound // clients:
-            raise Overloaded("too much is waiting already. Try again later.", self.tokens / max(speed, 1.0))
+            raise Overloaded("the queue is full. Try again later.", self.tokens / max(speed, 1.0))
         if client not in self._waiting:
             self._waiting[client] = OrderedDict()
             self._given[client] = max(self._given.get(client, 0), self._floor)

@@ -118,7 +118,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._core, self._sockets, self._listening = core, [*sockets], listening
         self._settings = core.settings
-        self._told: float | None = None
+        self._signalled_at: float | None = None
         self._drains, self._signalled = False, threading.Event()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -141,12 +141,12 @@ class Server(uvicorn.Server):
         drains = sig != signal.SIGINT and self._settings.drain > 0
         if self.should_exit:
             self.force_exit = True
-        elif self._told is None and drains:
+        elif self._signalled_at is None and drains:
             self._core.drain()
         else:
             self.should_exit = True
-        if self._told is None:
-            self._told = meter.now()
+        if self._signalled_at is None:
+            self._signalled_at = meter.now()
             self._signalled.set()
 
     def limit(self) -> None:
@@ -157,23 +157,25 @@ class Server(uvicorn.Server):
         self._signalled.wait()
         limit = self._settings.shutdown
         threading.Event().wait(limit)
-        logs_and_traces.note(f"cut off: not ended {limit:g} seconds after the signal", logging.ERROR)
+        logs_and_traces.note(
+            f"shutdown: the process did not end within {limit:g} seconds of the signal, and was stopped", logging.ERROR
+        )
         os._exit(1)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to end. uvicorn calls this ten times a second."""
-        if self._told is not None and not (self._drains or self.should_exit):
+        if self._signalled_at is not None and not (self._drains or self.should_exit):
             self._drains = True
             logs_and_traces.note("draining", seconds=self._settings.drain)
-        if self._told is not None and meter.now() - self._told >= self._settings.drain:
+        if self._signalled_at is not None and meter.now() - self._signalled_at >= self._settings.drain:
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more connections and finish the open requests. Late ones are refused first and cut later."""
         self._core.drain()
-        told = meter.now() if self._told is None else self._told
-        left = max(0.0, told + self._settings.shutdown - meter.now())
+        signalled_at = meter.now() if self._signalled_at is None else self._signalled_at
+        left = max(0.0, signalled_at + self._settings.shutdown - meter.now())
         self.config.timeout_graceful_shutdown = CUT * left  # type: ignore[assignment]
         giving_up = threading.Timer(GIVE_UP * left, self._core.give_up)
         giving_up.daemon = True
@@ -235,7 +237,7 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
     settle()
     made.run()
     if made.force_exit:
-        logs_and_traces.note("cut off: told to end again", logging.WARNING)
+        logs_and_traces.note("shutdown: a further signal stopped the process at once", logging.WARNING)
     with suppress(OSError):
         sys.stdout.flush()
     logging.shutdown()

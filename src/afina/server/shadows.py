@@ -164,7 +164,7 @@ class Shadows:
         paired: Sequence[tuple[int, ShadowedRequest]],
         outcomes: Sequence[Outcome],
     ) -> None:
-        """Compute the candidates of a failed batch one by one. A candidate that fails runs no more."""
+        """Compute the candidates of a failed batch one by one. A candidate that fails is stopped."""
         for status in {id(one.shadow.status): one.shadow.status for _, one in paired}.values():
             mine = [(index, one) for index, one in paired if one.shadow.status is status]
             try:
@@ -200,7 +200,7 @@ class Shadows:
         with self._lock:
             status.state, status.problem = FAILED, problem
 
-    def told(self, name: Name, current: Version) -> dict[str, Any]:
+    def status_json(self, name: Name, current: Version) -> dict[str, Any]:
         """Return state and counts of a name's shadow as JSON values.
 
         Raises:

@@ -84,14 +84,14 @@ class Engine(ReprCard):
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
         residents = self.residents
-        apart = [one for one in residents if not one.rides]
+        apart = [one for one in residents if not one.shares_model]
         return {
             "backbone": self.backbone.address,
             "computes in": str(self.host.dtype).removeprefix("torch."),
             "adapters": len(residents),
-            "bytes of them": sum(one.size for one in residents),
-            "with a model of their own": len(apart),
-            "bytes of those": sum(one.size for one in apart),
+            "bytes of adapters": sum(one.size for one in residents),
+            "with a separate model": len(apart),
+            "bytes with a separate model": sum(one.size for one in apart),
         }
 
     @property

@@ -35,14 +35,14 @@ class Resident(ReprCard, ABC):
     """A loaded adapter, identified by its digest.
 
     Attributes:
-        rides: Whether the adapter shares the frozen model.
+        shares_model: Whether the adapter shares the frozen model.
         digest: The adapter's digest.
         manifest: The adapter's manifest.
         where: The directory that the adapter was read from, used in messages.
         size: Memory in bytes, beside the shared model.
     """
 
-    rides: ClassVar[bool]
+    shares_model: ClassVar[bool]
 
     digest: str
     manifest: Manifest
@@ -51,7 +51,7 @@ class Resident(ReprCard, ABC):
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
-        return {"where": self.where, **self.manifest.summary, "shares the model": self.rides, "bytes": self.size}
+        return {"where": self.where, **self.manifest.summary, "shares the model": self.shares_model, "bytes": self.size}
 
     @cached_property
     def objective(self) -> Objective:
@@ -70,7 +70,7 @@ class SharedResident(Resident):
         reading: How the adapter reads texts.
     """
 
-    rides = True
+    shares_model = True
 
     batched: BatchedAdapter
     head: Tensor
@@ -89,7 +89,7 @@ class SharedResident(Resident):
 class SeparateResident(Resident):
     """An adapter with a model of its own."""
 
-    rides = False
+    shares_model = False
 
     predictor: Predictor
 

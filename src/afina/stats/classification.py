@@ -286,7 +286,7 @@ def _of_precision(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _counted(answered: Answered) -> tuple[np.ndarray, np.ndarray]:
-    """Return 2 TP, and the number of labels that occur plus those that are answered; float [N, L] each."""
+    """Return twice the true positives, and targets plus answers; float [N, L] each."""
     targets, answers = answered.targets.astype(bool), answered.answers.astype(bool)
     return 2.0 * (targets & answers), targets.astype(float) + answers
 

@@ -143,7 +143,9 @@ QUANTILES = 200
 
 
 def size_of(values: np.ndarray) -> float:
-    """Return the typical deviation of an example that deviates, in the mean over seeds; values [S, N].
+    """Return the typical distance of an example's value from the mean value, of examples with a distance above 0.
+
+    `values`, [S, N], are averaged over the S seeds first.
 
     This is the root of sum d^4 / sum d^2 of the deviations d. It is about 1 for right answers with few errors, and for
     differences that are mostly 0 and otherwise 1 or -1. It is 0 if all examples are equal.
@@ -168,8 +170,8 @@ class Crossed:
         """Return the mean squares of values [S, N], with `added` pseudo-examples that widen the spread.
 
         Half of them are `size` in every seed, and half -`size`. Two added examples keep differences of two shares
-        honest if few examples differ (Agresti & Min, Statistics in Medicine 24, 2005, 729-740). Without them, methods
-        that agree on all of 20 examples would be known to be equal.
+        honest if few examples differ (Agresti & Min, Statistics in Medicine 24, 2005, 729-740). Without the added
+        examples, two methods that agree on all of 20 examples would count as certainly equal.
         """
         seeds, examples = values.shape
         deviations = values - values.mean()
@@ -251,8 +253,8 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
 
     Shares of right answers use `accuracy_estimate`. Other metrics use `Crossed` with two added examples, as for
     differences (Agresti & Coull do the same for one share, The American Statistician 52, 1998, 119-126). The interval
-    stays within the metric's range: shares are bent like Wilson's interval, metrics of probabilities by their logit,
-    correlations by Fisher's z, losses by their logarithm, R² by the logarithm of 1 - R².
+    stays within the metric's range: shares are transformed as in Wilson's interval, metrics of probabilities by their
+    logit, correlations by Fisher's z, losses by their logarithm, R² by the logarithm of 1 - R².
     docs/background/coverage.md has the coverage of each.
     """
     if metric.counted:
@@ -270,8 +272,8 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
 def accuracy_estimate(correct: np.ndarray, level: float = 0.95) -> Estimate:
     """Return the share of right answers, from bool [S, N], or [N] for one seed.
 
-    The interval is Wilson's for one seed, and if all seeds gave the same answers. Otherwise it is that of `Crossed`,
-    bent to [0, 1].
+    The interval is Wilson's for one seed, and if all seeds gave the same answers. Otherwise it is the interval
+    of `Crossed`, transformed to stay in [0, 1].
     """
     values = _table(correct).astype(float)
     single = wilson(int(values[0].sum()), values.shape[1], level)

@@ -96,7 +96,7 @@ class Evidence:
         return cls((b - c) / n, interval, p, above(b, c, n, -margin), above(c, b, n, -margin), model)
 
     def needed(self, margin: float, level: float, pairs: int) -> tuple[int | None, int | None]:
-        """Return the additional seeds alone, and the additional examples alone, that would decide the pair.
+        """Return how many more seeds, or how many more examples, would give the two methods a verdict.
 
         `pairs` is the factor that Holm's correction applies to this p.
         """

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 BODY_ROLE, HEAD_ROLE = "body", "head"
 """Roles of a version's tensors. Every other role is a file name, which has a suffix."""
 
-AGAIN = "`afina store verify` lists all damage; publish the adapter again from its source."
+AGAIN = "`afina store verify` lists all damage. Publish the adapter again from its source."
 
 
 CARD = "README.md"
-"""The model card. It is rendered from a version and is no part of it."""
+"""File name of the model card. The card is rendered from a version and is not a part of the version."""
 
 
 class PartFile(NamedTuple):
@@ -76,7 +76,7 @@ def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool =
         CannotWrite: nothing can be written to `scratch`.
     """
     source = Path(adapter.where)
-    there = _is_of(adapter, source)
+    is_saved = _is_of(adapter, source)
     made = {}
     with file_io.writing(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool =
         if adapter.vocabulary is not None:
             write_vocabulary(scratch, adapter.vocabulary)
             made[VOCABULARY] = _part(VOCABULARY, scratch / VOCABULARY)
-        for name in _beside(adapter.manifest, source) if there else ():
+        for name in _beside(adapter.manifest, source) if is_saved else ():
             if name not in made and (texts or name != leakage.HASHES_FILE):
                 _copy(source / name, scratch / name, links)
                 made[name] = _part(name, scratch / name)
@@ -117,7 +117,7 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
                 words_changed(parts[VOCABULARY], wrong), code="adapter.changed", path=parts[VOCABULARY]
             )
         raise CorruptStore(
-            f"{where}: its {len(tensors)} tensors have digest {wrong.found[:19]}, its manifest states "
+            f"{where}: the {len(tensors)} tensors have digest {wrong.found[:19]}, but the manifest states "
             f"{wrong.stated[:19]}. {AGAIN}",
             code="store.content-changed",
             where=where,
@@ -142,27 +142,27 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
     for name in sorted(beside):
         if not is_plain_name(name) or name.endswith(TENSORS) or name == MANIFEST:
             raise CorruptStore(
-                f"{where}: its file {name[:80]!r} is not allowed in a store. {AGAIN}",
+                f"{where}: the file {name[:80]!r} is not allowed in a store. {AGAIN}",
                 code="store.content-changed",
                 where=where,
                 file=name[:80],
             )
 
     if PEFT_SETTINGS in beside:
-        said = file_io.read_object(parts[PEFT_SETTINGS])
-        if problem := disagreement(manifest, said, adapter.tensors):
+        settings = file_io.read_object(parts[PEFT_SETTINGS])
+        if problem := disagreement(manifest, settings, adapter.tensors):
             raise CorruptStore(
-                f"{where}: its {PEFT_SETTINGS}: {problem}. {AGAIN}",
+                f"{where}: {PEFT_SETTINGS}: {problem}. {AGAIN}",
                 code="store.content-changed",
                 where=where,
                 file=PEFT_SETTINGS,
             )
 
-    def accompany(fresh: Path) -> None:
+    def copy_files(fresh: Path) -> None:
         for name in beside:
             shutil.copyfile(parts[name], fresh / name)
 
-    adapter.save(directory, accompany)
+    adapter.save(directory, copy_files)
     return adapter
 
 
@@ -243,7 +243,7 @@ def _joined(parts: Mapping[str, Path], where: str) -> dict[str, Tensor]:
         for name, tensor in found.items():
             if is_head(name) != (role == HEAD_ROLE):
                 raise CorruptStore(
-                    f"{where}: the tensor {name[:80]!r} does not belong in its {role}. {AGAIN}",
+                    f"{where}: the tensor {name[:80]!r} does not belong in the part `{role}`. {AGAIN}",
                     code="store.content-changed",
                     where=where,
                     tensor=name[:80],
@@ -257,7 +257,7 @@ def _words(manifest: Manifest, parts: Mapping[str, Path], where: str) -> tuple[s
         return None
     if VOCABULARY not in parts:
         raise CorruptStore(
-            f"{where}: its file {VOCABULARY} is missing. {AGAIN}",
+            f"{where}: the file {VOCABULARY} is missing. {AGAIN}",
             code="store.content-changed",
             where=where,
             file=VOCABULARY,

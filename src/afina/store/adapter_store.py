@@ -82,7 +82,7 @@ class AdapterStore(StoreReader):
         given = self._place_of_bytes(blobs)
         if self._database.exists() or not self._begin(given):
             raise Refused(
-                f"store {self.address.shown}: the store exists already. Use it, or choose another place.",
+                f"store {self.address.shown}: the store exists already. Use this store, or choose another place.",
                 code="store.exists",
                 store=self.address.shown,
             )
@@ -91,8 +91,8 @@ class AdapterStore(StoreReader):
         """Return the place of the bytes as the database stores it; "" means beside the database. Raises Refused."""
         if blobs is None and self.address.directory is None:
             raise Refused(
-                f"store {self.address.shown}: a database has no place for files of adapters. Give a place with "
-                "`blobs`: a directory shared by all machines, or a URL such as s3://bucket/adapters.",
+                f"store {self.address.shown}: a store in a database needs a separate place for blobs. Give a place "
+                "with `blobs`: a directory shared by all machines, or a URL such as s3://bucket/adapters.",
                 code="store.blobs-unnamed",
                 store=self.address.shown,
             )
@@ -226,7 +226,7 @@ class AdapterStore(StoreReader):
         current = self.show(f"{wanted.name}@{PRODUCTION}")
         if current.digest == wanted.digest:
             raise Refused(
-                f"{wanted}: this version is {PRODUCTION} itself. Name another version to compare with it.",
+                f"{wanted}: this version is {PRODUCTION} itself. Name another version to compare with {PRODUCTION}.",
                 code="shadow.is-production",
                 version=str(wanted),
             )

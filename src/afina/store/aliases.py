@@ -165,7 +165,7 @@ def _point(
 def _why(checked: dict[str, Any]) -> str:
     if checked.get("problem"):
         return str(checked["problem"])
-    return f"difference {checked['difference']:.1e}, at most {checked['tolerance']:.0e}"
+    return f"difference {checked['difference']:.1e}; tolerance {checked['tolerance']:.0e}"
 
 
 def _log(

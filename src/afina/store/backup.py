@@ -134,8 +134,8 @@ def _check_free(database: Database, place: Path) -> None:
         ) from None
     if there and not (place / MARK).is_file():
         raise Refused(
-            f"{place}: the directory has files that are not a backup (no {MARK}). Name a new directory, or that of an "
-            "earlier backup.",
+            f"{place}: the directory has files that are not a backup (no {MARK}). Name a new directory, or the "
+            "directory of an earlier backup.",
             code="backup.place-unusable",
             path=place,
         )
@@ -144,7 +144,8 @@ def _check_free(database: Database, place: Path) -> None:
             seq, last = earlier.execute(select(STORE.c.last, STORE.c.hash)).one()
             if connection.execute(select(LOG.c.hash).where(LOG.c.seq == seq)).scalar() != last:
                 raise Refused(
-                    f"{place}: the backup there is of another store, or was written to since. Name another directory.",
+                    f"{place}: the directory has a backup of another store, or a backup that was changed later. Name "
+                    "another directory.",
                     code="backup.place-unusable",
                     path=place,
                 )

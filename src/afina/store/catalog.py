@@ -73,7 +73,7 @@ def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]
         pointing = aliases_of(connection, named)
         if reference.alias not in pointing:
             raise NotFound(
-                f"{reference}: no such alias. {_there('alias', pointing)}",
+                f"{reference}: no such alias. {_existing('alias', 'aliases', pointing)}",
                 code="alias.missing",
                 reference=str(reference),
                 known=pointing,
@@ -89,11 +89,11 @@ def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]
             )
     state = connection.execute(select(VERSIONS.c.state).where(mine, VERSIONS.c.number == number)).scalar()
     if state != LIVE:
-        why = "is not there" if state is None else "was deleted"
+        why = "does not exist" if state is None else "was deleted"
         newest = select(VERSIONS.c.number).where(mine, live).order_by(VERSIONS.c.number.desc()).limit(20)
         there = sorted(connection.execute(newest).scalars())
         raise NotFound(
-            f"{reference}: version {number} {why}. {_there('version', map(str, there))}",
+            f"{reference}: version {number} {why}. {_existing('version', 'versions', map(str, there))}",
             code="version.missing",
             reference=str(reference),
             version=number,
@@ -102,9 +102,9 @@ def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]
     return named, number
 
 
-def _there(what: str, found: Iterable[str]) -> str:
+def _existing(noun: str, plural: str, found: Iterable[str]) -> str:
     known = ", ".join(found)
-    return f"There is {known}." if known else f"There is no {what} yet."
+    return f"Existing {plural}: {known}." if known else f"The name has no {noun} yet."
 
 
 def aliases_of(connection: Connection, named: NameRow) -> dict[str, int]:

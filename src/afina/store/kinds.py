@@ -83,7 +83,7 @@ class _ByLabel(AdapterKind):
         )
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Return texts that were right and are wrong first."""
+        """Return the indices of changed answers; changes from right to wrong stand first."""
         lost = _right(first) & ~_right(second)
         return sorted(map(int, np.flatnonzero(_flipped(first, second))), key=lambda index: (not lost[index], index))
 

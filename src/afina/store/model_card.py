@@ -191,12 +191,16 @@ def _training(made: Manifest) -> Iterator[str]:
 def _metrics(made: Manifest) -> Iterator[str]:
     if made.metrics:
         yield "## Metrics"
-        yield f"On the evaluation texts of {_code(_texts(made.task))}:" if made.task else "As its maker stated them:"
-        told = [
+        yield (
+            f"On the evaluation texts of {_code(_texts(made.task))}:"
+            if made.task
+            else "As the author of the adapter stated:"
+        )
+        rows = [
             (_called(key, made), figure(value)) if key in METRICS else (key, f"{value:,.10g}")
             for key, value in made.metrics.items()
         ]
-        yield _table(("metric", "value"), [(_escaped(key), figure) for key, figure in told])
+        yield _table(("metric", "value"), [(_escaped(key), figure) for key, figure in rows])
 
 
 def _called(key: str, made: Manifest) -> str:

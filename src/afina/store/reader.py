@@ -71,7 +71,7 @@ class StoreReader:
         with self._database.reading() as connection:
             said = connection.execute(select(STORE.c.blobs)).scalar()
             if not isinstance(said, str):
-                raise TypeError(f"found {said!r:.40}, expected where the bytes are")
+                raise TypeError(f"found {said!r:.40}, expected the place of the blobs")
         beside = self.address.directory
         if not said and beside is not None:
             return open_blobs(str(beside / engine.BLOBS))
@@ -251,8 +251,8 @@ def use_files(
     """
     if (stated := str(version.manifest.get("digest"))) != version.digest:
         raise CorruptStore(
-            f"store:{version}: the version has digest {version.digest[:19]}, its manifest states {stated[:19]}: one of "
-            "them was changed. `afina store verify` lists all damage.",
+            f"store:{version}: the version has digest {version.digest[:19]}, its manifest states {stated[:19]}. The "
+            "version was changed. `afina store verify` lists all damage.",
             code="store.content-changed",
             where=f"store:{version}",
             what="manifest",
@@ -301,8 +301,8 @@ def _places(database: Database, version: Version) -> dict[str, str]:
 def _check_place(version: Version, role: str, expected: str, place: str) -> None:
     if not publishing.is_blob_place(place, expected):
         raise CorruptStore(
-            f"store:{version}: the row of its {role} names the file {place!r:.80}, which is not its own. `afina store "
-            "verify` lists all damage.",
+            f"store:{version}: the row of the part {role} names the file {place!r:.80}, which is not a file of this "
+            "part. `afina store verify` lists all damage.",
             code="store.content-changed",
             where=f"store:{version}",
             what=role,

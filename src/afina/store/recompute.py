@@ -139,8 +139,8 @@ def _named(adapter: Adapter, texts: EvaluationSet) -> Adapter:
 def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str, str]) -> None:
     if asked[0].kind != asked[1].kind:
         raise InvalidData(
-            f"{names[0]} learnt {asked[0].kind} and {names[1]} {asked[1].kind}: they cannot be compared. "
-            "Give two adapters for the same kind of task.",
+            f"the kinds of task differ: {names[0]} has {asked[0].kind}, {names[1]} has {asked[1].kind}. Give two "
+            "adapters for the same kind of task.",
             code="data.kind-mismatch",
             found=asked[1].kind,
             expected=asked[0].kind,
@@ -196,8 +196,8 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
     kinds = [objectives.make(one.manifest.label_names, one.manifest.objective).kind for one in pair]
     if kinds[0] != kinds[1]:
         raise InvalidData(
-            f"{names[0]} learnt {kinds[0]} and {names[1]} {kinds[1]}: they cannot be compared. "
-            "Give two adapters for the same kind of task.",
+            f"the kinds of task differ: {names[0]} has {kinds[0]}, {names[1]} has {kinds[1]}. Give two adapters for "
+            "the same kind of task.",
             code="data.kind-mismatch",
             found=kinds[1],
             expected=kinds[0],
@@ -353,7 +353,7 @@ def compare_answers(
         **asked.changes(one, other)._asdict(),
         comparison=None if undefined else compare(values, metric=headline, margin=margin)[0],
         rows=tuple(_rows(one, other, texts, asked, most)),
-        undefined=undefined and f"{headline.words} is undefined for {undefined}: it needs {headline.needs}.",
+        undefined=undefined and f"{headline.words} is undefined for {undefined}: the metric needs {headline.needs}.",
     )
 
 

@@ -36,7 +36,7 @@ from afina.store.versions import Damage
 _SETTINGS = "adapter_config.json"
 """The constant of `afina.models.adapter`, repeated here because that module imports NumPy."""
 
-_LOST = "there is no {} of it, and the log says that there is one"
+_LOST = "the database has no row of this {}, but the audit log records it"
 
 
 @dataclass
@@ -63,19 +63,26 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
             entries, damaged = _read_log(connection)
             found += damaged
             if last is not None and last not in [entry.hash for entry in entries]:
-                found.append(Damage("log", last[:80], (), "no entry has this hash: the log was rewritten or cut"))
+                found.append(
+                    Damage(
+                        "log",
+                        last[:80],
+                        (),
+                        "no entry of the audit log has this hash: the log was changed or shortened",
+                    )
+                )
             found += _place(connection, entries, shown)
             expected = _replayed(entries)
             found += _tables(connection, expected)
             found += _keys(connection, entries)
-            found += _said(connection, entries)
+            found += _plain_texts(connection, entries)
             settings = _settings(connection)
             held = catalog.versions_by_blob(connection)
             rows = {row.digest: row for row in connection.execute(select(BLOBS))}
     except CorruptStore as error:
         return [*found, Damage("database", shown, (), str(error))]
     for blob in sorted(held, key=str):
-        problem = _of_blob(blobs, rows[blob]) if blob in rows else "there is no row of it"
+        problem = _of_blob(blobs, rows[blob]) if blob in rows else "the database has no row of this blob"
         if problem and _is_still_there(database, blob, rows[blob].place if blob in rows else None):
             found.append(Damage("blob", str(blob), tuple(held[blob]), problem))
         elif not problem and blob in settings:
@@ -104,10 +111,15 @@ def _of_settings(blobs: Blobs, row: Row[Any], versions: list[str], manifests: li
     from afina.methods.peft_settings import disagreement
 
     with blobs.file(row.place) as path:
-        said = file_io.read_object(path)
+        settings = file_io.read_object(path)
     for version, manifest in zip(versions, manifests, strict=False):
-        if problem := disagreement(manifest, said):
-            yield Damage("version", version, (version,), f"its {_SETTINGS}: {problem}; peft would answer otherwise")
+        if problem := disagreement(manifest, settings):
+            yield Damage(
+                "version",
+                version,
+                (version,),
+                f"{_SETTINGS}: {problem}. With these settings, peft computes other outputs",
+            )
 
 
 def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Iterator[Damage]:
@@ -115,11 +127,14 @@ def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Itera
 
     The log only records whether the bytes are beside the database, because a URL may be secret.
     """
-    said = connection.execute(select(STORE.c.blobs)).scalar()
-    where = "elsewhere" if said else "beside"
-    told = [entry.payload.get("blobs") for entry in entries if entry.event in (audit_log.CREATED, audit_log.RECOVERED)]
-    if told and told[-1] != where:
-        yield Damage("database", shown, (), f"its bytes are said to lie {where}, the log says {told[-1]}")
+    address = connection.execute(select(STORE.c.blobs)).scalar()
+    where = "elsewhere" if address else "beside"
+    logged = [
+        entry.payload.get("blobs") for entry in entries if entry.event in (audit_log.CREATED, audit_log.RECOVERED)
+    ]
+    if logged and logged[-1] != where:
+        problem = f"the place of the blobs is {where!r} in the database, but {logged[-1]!r} in the audit log"
+        yield Damage("database", shown, (), problem)
 
 
 def _is_still_there(database: Database, blob: str, place: str | None) -> bool:
@@ -135,20 +150,20 @@ def _is_still_there(database: Database, blob: str, place: str | None) -> bool:
 
 def _of_blob(blobs: Blobs, row: Row[Any]) -> str | None:
     if not publishing.is_blob_place(row.place, row.digest):
-        return f"its row names the file {row.place!r:.80}, which is not its own"
+        return f"the database names the file {row.place!r:.80}, which is not a file of this blob"
     try:
         size = blobs.size(row.place)
         if size is None:
-            return f"its file {row.place} is missing"
+            return f"the file {row.place} is missing"
         if size != row.size:
-            return f"its file {row.place} has {size:,} bytes, its row says {row.size}"
+            return f"the file {row.place} has {size:,} bytes, but the database says {row.size}"
         with blobs.file(row.place) as path:
             found = digest.of_file(path)
     except NotFound:  # the service does not respond, so the blob's state is unknown
         raise
     except (AfinaError, OSError) as error:
-        return f"its file {row.place} cannot be read ({error})"
-    return None if found == row.digest else f"its file {row.place} has digest {found[:19]}: it was changed"
+        return f"the file {row.place} cannot be read ({error})"
+    return None if found == row.digest else f"the file {row.place} was changed: its digest is {found[:19]}"
 
 
 def _read_log(connection: Connection) -> tuple[list[LogEntry], list[Damage]]:
@@ -167,22 +182,23 @@ def _read_log(connection: Connection) -> tuple[list[LogEntry], list[Damage]]:
             payload = entry.payload
             computed, about = entry.computed(), audit_log.subject_of(payload)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            wrong(row.seq, f"it is not readable ({error})", payload)
+            wrong(row.seq, f"the entry cannot be read ({error})", payload)
         else:
             if computed != entry.hash:
-                wrong(row.seq, f"its content has hash {computed[:19]}, it states {entry.hash[:19]}", payload)
+                wrong(row.seq, f"the content has hash {computed[:19]}, but the entry states {entry.hash[:19]}", payload)
             elif about != row.subject:
-                wrong(row.seq, "it is filed under another name than it is about", payload)
+                wrong(row.seq, "the column `subject` differs from the subject in the content", payload)
             else:
                 entries.append(entry)
         if row.seq != expected:
-            wrong(row.seq, f"entry {expected} is missing before it")
+            wrong(row.seq, f"entry {expected} is missing before this entry")
         if row.previous != before:
-            wrong(row.seq, f"it follows {row.previous[:19]}, and the entry before it has {before[:19]}")
+            wrong(row.seq, f"the stated previous hash is {row.previous[:19]}, but the previous entry has {before[:19]}")
         before, expected = row.hash, (row.seq if isinstance(row.seq, int) else expected) + 1
     last = connection.execute(select(STORE.c.last, STORE.c.hash)).one_or_none()
     if last is None or (last.last, last.hash) != (expected - 1, before):
-        wrong("end", f"it ends with entry {expected - 1}, the store says with {last.last if last else 'none'}")
+        stated = f"entry {last.last} with hash {str(last.hash)[:19]}" if last else "no entry"
+        wrong("end", f"the last entry is {expected - 1} with hash {str(before)[:19]}, but the database states {stated}")
     return entries, damaged
 
 
@@ -217,14 +233,16 @@ def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[
     seen = set()
     for row in connection.execute(select(CLIENTS)):
         if row.state not in (LIVE, ERASING, ERASED) or (row.state == LIVE) != (row.salt is not None):
-            yield Damage("client", str(row.name), (), f"its state is {row.state}, and its salt says otherwise")
+            yield Damage("client", str(row.name), (), f"the state {row.state} does not match the salt")
     for row in connection.execute(asked).all():
         name = f"{row.owner}/{row.task}"
         if row.state != LIVE:
-            yield Damage("client", name, (), f"its client is {row.state}, and it is still there")
+            yield Damage("client", name, (), f"the client is {row.state}, but this name still exists")
         subject = audit_log.subject(audit_log.salted(row.salt or "", row.owner or ""), row.task)
         if subject not in expected:
-            yield Damage("client", name, (), "no entry of the log is about a client and task of this name and salt")
+            yield Damage(
+                "client", name, (), "the audit log has no entry about a client and task with this name and salt"
+            )
             continue
         seen.add(subject)
         yield from _versions(connection, row, name, expected[subject])
@@ -232,21 +250,21 @@ def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[
         wanted = expected[subject].aliases
         for alias in sorted(aliases.keys() | wanted.keys(), key=str):
             if aliases.get(alias) != wanted.get(alias):
-                problem = f"points to {aliases.get(alias)}, the log says to {wanted.get(alias)}"
+                problem = f"points to version {aliases.get(alias)}, but the audit log says version {wanted.get(alias)}"
                 yield Damage("alias", f"{name}@{alias}", (f"{name}@{wanted.get(alias)}",), problem)
     for subject in expected.keys() - seen:
-        yield Damage("client", subject, (), _LOST.format("row"))
+        yield Damage("client", subject, (), _LOST.format("name"))
 
 
 def _keys(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
     expected, found = keys.expected(entries), keys.rows(connection)
     for id in sorted(expected.keys() | found.keys(), key=str):
         if id not in found or id not in expected:
-            problem = _LOST.format("row") if id not in found else "no entry of the log says that it was made"
+            problem = _LOST.format("key") if id not in found else "the audit log does not record this key"
             yield Damage("key", str(id), (), problem)
         elif found[id] != expected[id]:
             wrong = ", ".join(name for name, value in expected[id].items() if found[id][name] != value)
-            yield Damage("key", str(id), (), f"its {wrong} is not what the log says")
+            yield Damage("key", str(id), (), f"differs from the audit log in: {wrong}")
 
 
 def _versions(connection: Connection, name: Row[Any], shown: str, expected: _Expected) -> Iterator[Damage]:
@@ -255,35 +273,48 @@ def _versions(connection: Connection, name: Row[Any], shown: str, expected: _Exp
         version = f"{shown}@{number}"
         row, entry = rows.get(number), expected.published.get(number)
         if row is None or entry is None:
-            problem = _LOST.format("row") if row is None else "no entry of the log says that it was published"
+            problem = _LOST.format("version") if row is None else "the audit log does not record this version"
             yield Damage("version", version, (version,), problem)
             continue
-        told = {"digest": entry.payload["digest"], "created": entry.time, "published": entry.seq}
-        for key, value in told.items():
+        logged = {"digest": entry.payload["digest"], "created": entry.time, "published": entry.seq}
+        for key, value in logged.items():
             if row._mapping[key] != value:
-                yield Damage("version", version, (version,), f"its {key} is {row._mapping[key]}, the log says {value}")
+                problem = f"`{key}` is {row._mapping[key]}, but the audit log says {value}"
+                yield Damage("version", version, (version,), problem)
         state = DELETED if number in expected.deleted else LIVE
         if row.state != state:
-            yield Damage("version", version, (version,), f"it is {row.state}, the log says {state}")
+            yield Damage("version", version, (version,), f"the state is {row.state}, but the audit log says {state}")
         elif state == LIVE:
             yield from _content(connection, row, entry, version, name.salt)
         elif row.manifest is not None:
-            yield Damage("manifest", version, (version,), "it is there, and the log says that it was deleted")
+            yield Damage(
+                "manifest",
+                version,
+                (version,),
+                "the manifest exists, but the audit log says that the version was deleted",
+            )
         elif connection.execute(select(PARTS.c.role).where(PARTS.c.version == row.id)).first():
-            yield Damage("version", version, (version,), "it was deleted, and something still holds its bytes")
+            yield Damage(
+                "version", version, (version,), "the version was deleted, but the database still lists its parts"
+            )
 
 
 def _content(connection: Connection, row: Row[Any], entry: LogEntry, version: str, salt: str) -> Iterator[Damage]:
     text = row.manifest if isinstance(row.manifest, str) else ""
     if audit_log.salted(salt, digest.of_bytes(text.encode())) != entry.payload["manifest"]:
-        yield Damage("manifest", version, (version,), "it is not what was published: it was changed")
+        yield Damage("manifest", version, (version,), "the manifest was changed after publishing")
     elif json.loads(text).get("method") != row.method:
-        yield Damage("version", version, (version,), f"its method is {row.method}, its manifest says otherwise")
+        yield Damage(
+            "version",
+            version,
+            (version,),
+            f"the method is {row.method} in the database, but another method in the manifest",
+        )
     else:
         yield from _claims(json.loads(text), version)
     parts = {one.role: one.digest for one in connection.execute(select(PARTS).where(PARTS.c.version == row.id))}
     if parts != {role: part["digest"] for role, part in entry.payload["parts"].items()}:
-        yield Damage("version", version, (version,), "it is made of other parts than the log says")
+        yield Damage("version", version, (version,), "the parts differ from the parts in the audit log")
 
 
 def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
@@ -297,20 +328,20 @@ def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
             yield Damage("manifest", version, (version,), str(error).removeprefix(f"{version}: "))
 
 
-def _said(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
+def _plain_texts(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
     """Yield plain texts (who, why, source) that do not match their hashes."""
     salts = {row.id: row.salt for row in connection.execute(select(CLIENTS))}
-    words = {row.seq: row for row in connection.execute(select(SAID))}
+    texts = {row.seq: row for row in connection.execute(select(SAID))}
     alive = {
         audit_log.salted(row.salt, row.name) for row in connection.execute(select(CLIENTS)) if row.salt and row.name
     }
     for entry in entries:
         hashed = {key: entry.payload[key] for key in ("who", "why", "source") if key in entry.payload}
-        row = words.get(entry.seq)
+        row = texts.get(entry.seq)
         if row is None:
             if hashed and entry.payload.get("client") in alive:
-                yield Damage("log", str(entry.seq), (), "the words of who and why are missing")
+                yield Damage("log", str(entry.seq), (), "the plain texts of this entry (who, why, source) are missing")
             continue
         found = audit_log.Attribution(row.client, salts.get(row.client) or "", row.who, row.why, row.source).hashed()
         if found != hashed:
-            yield Damage("log", str(entry.seq), (), "the words of who or why were changed")
+            yield Damage("log", str(entry.seq), (), "the plain texts of this entry (who, why, source) were changed")

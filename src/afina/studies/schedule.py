@@ -118,7 +118,7 @@ class Slots(Generic[Key, Value]):
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._pool = ThreadPoolExecutor(executor.slots, "afina-slot") if executor.slots > 1 else None
-        self._told: queue.SimpleQueue[Callable[[], object] | _Ended[Key]] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Callable[[], object] | _Ended[Key]] = queue.SimpleQueue()
         self._results: dict[Key, Callable[[], Value]] = {}
         self._futures: dict[Key, Future[Value]] = {}
 
@@ -157,23 +157,23 @@ class Slots(Generic[Key, Value]):
         """Begin `work` under `key`, which must not be in use; `work` receives a function for progress calls."""
         if self._pool is None:
             self._results[key] = lambda: work(lambda call: call())
-            self._told.put(_Ended(key))
+            self._messages.put(_Ended(key))
             return
-        future = self._pool.submit(work, self._told.put)
+        future = self._pool.submit(work, self._messages.put)
         self._results[key], self._futures[key] = future.result, future
-        future.add_done_callback(lambda done: self._told.put(_Ended(key)))
+        future.add_done_callback(lambda done: self._messages.put(_Ended(key)))
 
     def next(self) -> tuple[Key, Callable[[], Value]]:
         """Wait for a piece of work to end; return its key and a function that returns its value or raises its error."""
         while True:
             try:
-                told = self._told.get(timeout=_PATIENCE)
+                message = self._messages.get(timeout=_PATIENCE)
             except queue.Empty:
                 continue
-            if isinstance(told, _Ended):
-                self._futures.pop(told.key, None)
-                return told.key, self._results.pop(told.key)
-            told()
+            if isinstance(message, _Ended):
+                self._futures.pop(message.key, None)
+                return message.key, self._results.pop(message.key)
+            message()
 
 
 def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], object]) -> Value:
@@ -216,11 +216,11 @@ def wait_for_memory(
         beside: Return the runs in progress.
         end: Wait until one of these runs ends.
     """
-    told = False
+    is_reported = False
     while memory and (left := memory.left(run, beside())) is not None:
-        if not told:
+        if not is_reported:
             watcher.waits(run, memory.needed[run.key], left)
-        told = True
+        is_reported = True
         end()
 
 

@@ -282,14 +282,14 @@ class Study(ReprCard, Sparing):
         with Results.hold(out) as held, watching(watcher) as watcher:
             recorded = RecordedRuns(held, executor.look)
             self._check_data(recorded)
-            if (fresh or not self._is_done(recorded)) and (told := executor.check(self.runs()[0])):
-                watcher.says(told)
+            if (fresh or not self._is_done(recorded)) and (warning := executor.check(self.runs()[0])):
+                watcher.says(warning)
             tuned, failed = self._tune(recorded, executor, watcher, fresh=fresh)
             settled = self.settle(tuned) if self.tune else self
             runs = [recorded.find(run) for run in settled.runs()]
             _check_metric(runs, held)
             if changed := recorded.of_other_data(runs):
-                watcher.says(_told_of_other_data(changed, held.out))
+                watcher.says(_other_data_note(changed, held.out))
             request = settled._request(runs, tuple(command))
             held.describe(held.directory.study, request.model_dump_json())
             so_far = Results(
@@ -388,7 +388,7 @@ def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
             )
 
 
-def _told_of_other_data(records: Sequence[Record], out: Path) -> str:
+def _other_data_note(records: Sequence[Record], out: Path) -> str:
     first, more = records[0], f" and {len(records) - 1} more" * (len(records) > 1)
     return (
         f"task {first.task}: the data changed after {first.name}, seed {first.seed}{more} was recorded. The runs are "

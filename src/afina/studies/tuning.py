@@ -93,7 +93,7 @@ class PendingTrial:
 
 @dataclass(frozen=True)
 class Batch:
-    """Candidates that are drawn before any of them is told to Optuna; `spent`: steps taken before the batch."""
+    """Candidates that are drawn before Optuna has the result of any of them; `spent`: steps taken before the batch."""
 
     began: int
     size: int
@@ -110,7 +110,7 @@ class Candidates:
     how: Tune
 
     @property
-    def told(self) -> list[optuna.trial.FrozenTrial]:
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
         """The trials that have ended, in their order."""
         from optuna.trial import TrialState
 
@@ -119,26 +119,26 @@ class Candidates:
     @property
     def so_far(self) -> Tuned:
         """The outcome of the trials so far."""
-        return _tuned(self.told, self.run, self.how)
+        return _tuned(self.trials, self.run, self.how)
 
     def batch(self) -> Batch:
         """Return the batch to try now: the rest of a batch that a killed study began, or the next batch."""
-        told = self.told
-        if not told:
+        trials = self.trials
+        if not trials:
             return Batch(0, min(self.how.at_once, self.how.candidates), 0)
-        began, size = told[-1].user_attrs["facts"].get("batch", (len(told) - 1, 1))
-        if began + size > len(told):
-            return Batch(began, size, _tuned(told[:began], self.run, self.how).steps)
+        began, size = trials[-1].user_attrs["facts"].get("batch", (len(trials) - 1, 1))
+        if began + size > len(trials):
+            return Batch(began, size, _tuned(trials[:began], self.run, self.how).steps)
         made = self.so_far
-        return Batch(len(told), min(self.how.at_once, ceil((made.budget - made.steps) / made.length)), made.steps)
+        return Batch(len(trials), min(self.how.at_once, ceil((made.budget - made.steps) / made.length)), made.steps)
 
     def ask(self, number: int, batch: Batch) -> PendingTrial:
         """Return a candidate of the batch, drawn from its number and from the trials before the batch."""
         import optuna
         from optuna.trial import TrialState, create_trial
 
-        told, place = self.told, number - batch.began
-        until = told[batch.began].number if batch.began < len(told) else inf
+        trials, place = self.trials, number - batch.began
+        until = trials[batch.began].number if batch.began < len(trials) else inf
         copy = optuna.create_study(
             study_name=self.study.study_name,
             direction="maximize",
@@ -156,7 +156,7 @@ class Candidates:
             copy.enqueue_trial(
                 {key: value if key == RATE else json.dumps(value) for key, value in self.space.start.items()}
             )
-        made = _tuned(told[: batch.began], self.run, self.how)
+        made = _tuned(trials[: batch.began], self.run, self.how)
         limit = min(made.length, made.budget - batch.spent - place * made.length) if made.budget else None
         asked = copy.ask()
         run = candidate_run(self.run, _draw(self.space, asked), self.how)
@@ -165,7 +165,7 @@ class Candidates:
     def tell(self, one: PendingTrial, score: ValidationScore, seconds: float) -> Trial:
         """Store the outcome of a candidate, the next in order; `score` is its last score."""
         self.study.add_trial(one.ended(score, seconds))
-        return _tried(self.told[-1])
+        return _tried(self.trials[-1])
 
 
 @contextmanager
@@ -347,9 +347,9 @@ def tune(
 
 
 def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, keep: Callable[[Tuned], None]) -> None:
-    """Try the missing trials of a batch. Trials are told to Optuna in their order, not in that of ending."""
+    """Try the missing trials of a batch. Optuna receives their results in the order of the trials' numbers."""
     batch, budget = candidates.batch(), candidates.so_far.budget
-    left = [candidates.ask(number, batch) for number in range(len(candidates.told), batch.began + batch.size)]
+    left = [candidates.ask(number, batch) for number in range(len(candidates.trials), batch.began + batch.size)]
     alike = candidate_run(candidates.run, {}, candidates.how)
     memory = executor.foresee([alike]) if min(executor.slots, len(left)) > 1 else None
     ended: dict[int, tuple[PendingTrial, ValidationScore, float]] = {}
@@ -361,11 +361,11 @@ def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, kee
             ended[number] = tried()
         except AfinaError as error:
             failed.append(error)
-        while (told := len(candidates.told)) in ended:
-            one, score, seconds = ended.pop(told)
+        while (count := len(candidates.trials)) in ended:
+            one, score, seconds = ended.pop(count)
             made = candidates.tell(one, score, seconds)
             keep(candidates.so_far)
-            watcher.tried(one.run, told + 1, made, score.steps)
+            watcher.tried(one.run, count + 1, made, score.steps)
 
     with Slots[int, tuple[PendingTrial, ValidationScore, float]](executor) as slots:
         for one in left:

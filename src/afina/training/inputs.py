@@ -128,7 +128,7 @@ class Inputs(ABC):
     @classmethod
     @abstractmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
-        """Return the input of `rehearse`, computed outside of fake tensors; `layout` is the classifier's."""
+        """Return the input of `rehearse`, as real tensors; `layout` is `Classifier.layout`."""
 
 
 class PackedInputs(Inputs):

@@ -82,9 +82,9 @@ def multi_hot_names(
     if other is None:
         return _names(table, name, length, labels, next(iter(lists)))
     twice = any(len(parts) > len({_bit(part) for part in parts}) for parts in binary.values())
-    told = {str(part) for parts in lists.values() for part in parts}
+    names = {str(part) for parts in lists.values() for part in parts}
     filled = sum(bool(parts) for parts in lists.values())
-    if twice or (length > 1 and 2 * count > filled and set(labels or ()) != told):
+    if twice or (length > 1 and 2 * count > filled and set(labels or ()) != names):
         raise InvalidData(
             f"{table.where(other)}: column {name!r} holds {str(table.columns[name][other])[:40]!r}, but most other "
             f"rows hold {length} times 0 or 1. Expected {length} times 0 or 1 in each row, or the names of its labels "
@@ -246,7 +246,7 @@ class Notation:
         return all(self.value(cell) is not None for cell in cells)
 
     def said(self, cells: Sequence[Any]) -> str:
-        """Return a note with the first cell that is not a plain number; "" if all numbers are plain."""
+        """Return a note on how the first cell with a decimal comma or a percent sign is read; "" if no cell has one."""
         marks = [mark for mark, there in ((",", self.comma), ("%", self.percent)) if there]
         cell = next((cell for cell in cells if isinstance(cell, str) and any(mark in cell for mark in marks)), None)
         return "" if cell is None else f"{cell!r} is read as {self.value(cell):.15g}"

@@ -23,7 +23,10 @@ PAIRS = (
     ("premise", "hypothesis"),
     ("question", "sentence"),
 )
-"""Pairs of columns that are used together if a file has both and no column is named; names of the Hub and of GLUE."""
+"""Default pairs of text columns, as in data sets of the Hub and of GLUE.
+
+A pair is used if a file has both columns and the user names no column.
+"""
 
 BESIDE = frozenset(
     ("title", "headline", "subject", "summary", "description", "abstract", "answer", "answers", "context", "passage")

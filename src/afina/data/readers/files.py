@@ -246,7 +246,7 @@ class Spellings:
     def of(cls, rows: LabelledRows, labels: Sequence[str] | None, *, merge: bool) -> Spellings:
         """Return the spellings of training rows.
 
-        With `merge`, the most frequent spelling is kept, and of equally frequent ones the first by name. If all
+        With `merge`, the most frequent spelling is kept; among equally frequent spellings, the first by name. If all
         spellings of a group are among the user's `labels`, they are different labels. Raises InvalidData if labels
         differ only in spelling and are not merged.
         """
@@ -260,11 +260,11 @@ class Spellings:
             return cls({same: name for same, name in found.items() if not set(groups[same]) <= given - {name}})
         alike = [names for names in groups.values() if len(names) > 1 and not set(names) <= given]
         if alike:
-            told = "; ".join(" and ".join(map(repr, names)) for names in alike[:GROUPS_SHOWN])
+            shown = "; ".join(" and ".join(map(repr, names)) for names in alike[:GROUPS_SHOWN])
             names_in = TARGETS[rows.kind].names
             place = next(i for i, label in enumerate(rows.labels) if alike[0][1] in names_in(label))
             raise InvalidData(
-                f"{rows.where(place)}: labels differ only by case, spaces or the Unicode form of a character: {told}. "
+                f"{rows.where(place)}: labels differ only by case, spaces or the Unicode form of a character: {shown}. "
                 "Spell each label in one way, or merge spellings with `merge_labels`. If they are different labels, "
                 "name all labels with `labels`.",
                 code="data.labels-alike",
@@ -292,8 +292,8 @@ class Spellings:
                 found.append(written(label) if isinstance(label, str) else label)
         if not changed:
             return rows
-        told = ", ".join(f"{name!r} is read as {kept!r}" for name, kept in sorted(changed.items()))
-        return replace(rows, labels=found, notes=(*rows.notes, f"Labels that differ only in spelling: {told}."))
+        changes = ", ".join(f"{name!r} is read as {kept!r}" for name, kept in sorted(changed.items()))
+        return replace(rows, labels=found, notes=(*rows.notes, f"Labels that differ only in spelling: {changes}."))
 
 
 def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
@@ -303,11 +303,11 @@ def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
     differing: dict[str, str] = {}
     for rows in parts:
         for row, (same, label) in enumerate(zip(identities(rows), rows.labels, strict=True)):
-            told = TARGETS[rows.kind].same(label)
+            spelling = TARGETS[rows.kind].same(label)
             counts[same] += 1
             if same not in first:
-                first[same] = (told, rows.where(row))
-            elif told != first[same][0] and same not in differing:
+                first[same] = (spelling, rows.where(row))
+            elif spelling != first[same][0] and same not in differing:
                 differing[same] = rows.where(row)
     if not differing:
         return ()

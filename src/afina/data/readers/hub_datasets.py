@@ -112,8 +112,8 @@ def load_glue(name: str, labels: Sequence[str] | None = None, *, offline: bool =
     try:
         path = hub.dataset_snapshot(REPOSITORY, list(patterns.values()), offline=offline)
     except NotFound as error:
-        told = f"{error}\nGive a directory with GLUE's own {_listed(form)} instead: glue/{name}:DIRECTORY."
-        raise error.reworded(told) from None
+        message = f"{error}\nGive a directory with GLUE's own {_listed(form)} instead: glue/{name}:DIRECTORY."
+        raise error.reworded(message) from None
     train, evaluation = (
         formats.joined(f"glue/{name}, {split}", [formats.read(file) for file in sorted(path.glob(pattern))])
         for split, pattern in patterns.items()
@@ -150,7 +150,7 @@ def glue_files(name: str, directory: Path) -> list[Path]:
     form = GLUE[name]
     if not directory.is_dir():
         raise NotFound(
-            f"{directory}: no such directory. Give one with GLUE's {_listed(form)}.",
+            f"{directory}: no such directory. Give a directory with GLUE's {_listed(form)}.",
             code="task.missing",
             path=directory,
         )
@@ -227,8 +227,8 @@ def _fields(line: str) -> list[str]:
 def _rows(form: GlueTask, found: FileTable, texts: Sequence[str], label: str) -> LabelledRows:
     """Return the rows of a table that have a label."""
     _check_columns(found, (*texts, label))
-    told = list(_labels(form, found, found.columns[label]))
-    kept = [i for i, name in enumerate(told) if name is not None]
+    names = list(_labels(form, found, found.columns[label]))
+    kept = [i for i, name in enumerate(names) if name is not None]
     if not kept:
         raise InvalidData(
             f"{found.path}: no labelled rows. Expected GLUE's training or validation split.",
@@ -239,7 +239,7 @@ def _rows(form: GlueTask, found: FileTable, texts: Sequence[str], label: str) ->
     return LabelledRows(
         first,
         second[0] if second else None,
-        [name for name in told if name is not None],
+        [name for name in names if name is not None],
         lambda i: found.where(kept[i]),
         form.kind,
         "label" if form.names else SCALE,
@@ -306,9 +306,9 @@ class HubDataset:
     config: str | None = None
 
     @classmethod
-    def parse(cls, told: str) -> HubDataset:
+    def parse(cls, address: str) -> HubDataset:
         """Return the data set with this address. Raises NotFound if the address is malformed."""
-        repository, _, config = told.partition(":")
+        repository, _, config = address.partition(":")
         owner, slash, name = repository.partition("/")
         if not (owner and slash and name) or "/" in name or " " in repository:
             raise NotFound(

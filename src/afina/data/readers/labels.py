@@ -215,7 +215,7 @@ def _refuse_text(column: LabelColumn) -> None:
     )
     raise InvalidData(
         f"{column.where(row)} holds {str(value)[:40]!r} among numbers. Correct it or remove the row; if these are "
-        "names and no numbers, say so with `kind` classes.",
+        "names, set `kind` to classes.",
         code="data.number-malformed",
         where=column.where(row),
         found=str(value)[:40],
@@ -342,8 +342,8 @@ def _check_whole(table: FileTable, name: str, row: int, label: str) -> None:
 
 def _truth(table: FileTable, name: str, row: int) -> bool:
     value = table.columns[name][row]
-    told = "" if cell_values.is_empty(value) else str(value).strip().casefold()
-    if told not in _TRUTH:
+    text = "" if cell_values.is_empty(value) else str(value).strip().casefold()
+    if text not in _TRUTH:
         raise InvalidData(
             f"{table.where(row)}: column {name!r} holds {str(value)[:40]!r}, expected 1 or true where the text has "
             "that label, else 0 or false.",
@@ -352,7 +352,7 @@ def _truth(table: FileTable, name: str, row: int) -> bool:
             column=name,
             found=str(value)[:40],
         )
-    return _TRUTH[told]
+    return _TRUTH[text]
 
 
 def as_name(table: FileTable, name: str, row: int, form: LabelFormat) -> str | int:
@@ -369,8 +369,8 @@ def as_name(table: FileTable, name: str, row: int, form: LabelFormat) -> str | i
         )
     if not form.keeps and isinstance(value, str) and value.casefold() in cell_values.ANY_CASE:
         raise InvalidData(
-            f"{table.where(row)}: column {name!r} is {value!r}, as a missing label is written. Fill it in or remove "
-            "the row; if it is a label, give it another name.",
+            f"{table.where(row)}: column {name!r} is {value!r}, which usually marks a missing label. Fill the "
+            f"label in or remove the row. If {value!r} is a label, rename the label.",
             code="data.value-missing",
             where=table.where(row),
             column=name,

@@ -134,8 +134,8 @@ def read(*domains: str) -> list[Snippet]:
     for domain in domains:
         path = assets.fetch("snippets") / f"{DOMAINS[domain]}_GroundTruth.txt"
         # Not splitlines, which would split at U+0085 and others inside a text.
-        for line, told in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
-            number, rating, text = told.split("\t", 2)
+        for line, line_text in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
+            number, rating, text = line_text.split("\t", 2)
             found.append(Snippet(domain, number, float(rating), text.strip(), line))
     return found
 
@@ -276,8 +276,8 @@ def marks(found: Sequence[Snippet], *, offline: bool = False) -> np.ndarray:
     `raters`; all are unknown if this asset cannot be fetched.
     """
     folder = assets.fetch_if_possible("raters", offline=offline)
-    told = {domain: {} if folder is None else _given(folder, domain) for domain in {one.domain for one in found}}
-    given = [json.loads(told[one.domain].get(one.number, "[]")) for one in found]
+    labels = {domain: {} if folder is None else _given(folder, domain) for domain in {one.domain for one in found}}
+    given = [json.loads(labels[one.domain].get(one.number, "[]")) for one in found]
     made = np.full((len(given), max([1, *map(len, given)])), np.nan)
     for row, (snippet, each) in enumerate(zip(found, given, strict=True)):
         if each and abs(sum(each) / len(each) - snippet.rating) < EXACT:
@@ -289,7 +289,7 @@ def _given(folder: Path, domain: str) -> dict[str, str]:
     """Return the marks of a domain's snippets, a JSON list by snippet number."""
     path = folder / f"{DOMAINS[domain]}_anonDataRatings.txt"
     lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    return {number: told for number, _, _, told in (line.split("\t") for line in lines)}
+    return {number: marks for number, _, _, marks in (line.split("\t") for line in lines)}
 
 
 LOADERS: dict[str, Callable[..., TaskData]] = {

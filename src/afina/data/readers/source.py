@@ -57,9 +57,9 @@ class _Western:
         try:
             text = line.decode("cp1252")
         except UnicodeDecodeError as error:
-            problem = f"line {number}: neither UTF-8 nor Windows-1252 (byte {error.object[error.start]:#04x})"
+            problem = f"line {number}: not UTF-8, and not Windows-1252 (byte {error.object[error.start]:#04x})"
             raise InvalidData(
-                f"{self.name}, {problem}. Save it as UTF-8.", code="data.encoding-wrong", path=self.name
+                f"{self.name}, {problem}. Save the file as UTF-8.", code="data.encoding-wrong", path=self.name
             ) from None
         if self.began and not line.isascii():
             try:
@@ -68,7 +68,8 @@ class _Western:
                 pass
             else:
                 raise InvalidData(
-                    f"{self.name}, line {number}: UTF-8, and line {self.began} is not. Save the whole file as UTF-8.",
+                    f"{self.name}, line {number}: encoded as UTF-8, but line {self.began} is not. Save the whole "
+                    "file as UTF-8.",
                     code="data.encoding-wrong",
                     path=self.name,
                     line=number,
@@ -90,7 +91,7 @@ class _Western:
         if self.accented > FEW_LETTERS and self.accented > MOST_ACCENTED * (self.ascii + self.accented):
             raise InvalidData(
                 f"{self.name}, line {self.began}: not UTF-8, and as Windows-1252 it has more accented letters than any "
-                "language of Western Europe. Save it as UTF-8.",
+                "language of Western Europe. Save the file as UTF-8.",
                 code="data.encoding-wrong",
                 path=self.name,
                 line=self.began,
@@ -134,7 +135,7 @@ class Source:
             first = self.stream.readline()
             if first.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
                 raise InvalidData(
-                    f"{self.name}: UTF-32, which is not read. Save it as UTF-8.",
+                    f"{self.name}: UTF-32, which is not read. Save the file as UTF-8.",
                     code="data.encoding-wrong",
                     path=self.name,
                 )
@@ -180,7 +181,7 @@ class Source:
                     if western is None or utf8:
                         raise InvalidData(
                             f"{self.name}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x})"
-                            f"{', which the lines before it are' if utf8 else ''}. Save it as UTF-8.",
+                            f"{', although the lines before it are' if utf8 else ''}. Save the file as UTF-8.",
                             code="data.encoding-wrong",
                             path=self.name,
                             line=number,
@@ -203,7 +204,7 @@ class Source:
             left += decoder.decode(b"", final=True)
         except UnicodeDecodeError:
             raise InvalidData(
-                f"{self.name}, line {number}: not UTF-16. Save it as UTF-8.",
+                f"{self.name}, line {number}: not UTF-16. Save the file as UTF-8.",
                 code="data.encoding-wrong",
                 path=self.name,
                 line=number,
@@ -222,8 +223,8 @@ def opened(path: Path) -> Iterator[Source]:
         raw = path.open("rb")
     except OSError as error:
         problem = "no such file or directory" if isinstance(error, FileNotFoundError) else "cannot be read"
-        told = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror or error})"
-        raise NotFound(f"{path}: {problem}{told}.", code="file.unreadable", path=path) from None
+        reason = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror or error})"
+        raise NotFound(f"{path}: {problem}{reason}.", code="file.unreadable", path=path) from None
     with raw:
         yield Source(path, raw)
 

@@ -242,10 +242,10 @@ def splits_of_classes(
     known, whole = _known(train)
     if labels is None:
         named = {str(i): name for i, name in enumerate(names)}
-        told, label_names = known, tuple(named.get(label, label) for label in known)
+        order, label_names = known, tuple(named.get(label, label) for label in known)
     else:
-        told, label_names = _ordered(known, whole, labels), tuple(labels)
-    index = {label: i for i, label in enumerate(told)}
+        order, label_names = _ordered(known, whole, labels), tuple(labels)
+    index = {label: i for i, label in enumerate(order)}
     return TaskData(label_names, _split(train, index, whole), _split(evaluation, index, whole), column=train.column)
 
 
@@ -254,8 +254,8 @@ def matched_classes(
 ) -> Split:
     """Return a split of rows whose classes are in `label_names`, as `target_kinds.matched`. Raises InvalidData."""
     index = {name: i for i, name in enumerate(label_names)}
-    told = {str(label) for label in rows.labels}
-    whole = all(WHOLE.fullmatch(label) for label in told)
+    seen = {str(label) for label in rows.labels}
+    whole = all(WHOLE.fullmatch(label) for label in seen)
     called = labels if labels is not None else names
     if labels is not None and sorted(labels) != sorted(label_names):
         raise InvalidData(
@@ -265,7 +265,7 @@ def matched_classes(
             labels=labels,
             expected=label_names,
         )
-    found = {str(int(label.split(".")[0])) for label in told} if whole else told
+    found = {str(int(label.split(".")[0])) for label in seen} if whole else seen
     if called and whole and not found <= index.keys():
         index |= {str(i): index[name] for i, name in enumerate(called) if name in index}
     foreign = sorted(found - index.keys())
@@ -275,9 +275,9 @@ def matched_classes(
         raise InvalidData(
             f"{rows.where(where)}: its labels are {_list(sorted(found))}; {whose} are {_list(label_names)}. "
             + (
-                f"Say what 0 to {len(label_names) - 1} stand for with `labels`, such as {','.join(label_names)}."
+                f"Name the labels 0 to {len(label_names) - 1} with `labels`, such as {','.join(label_names)}."
                 if counted
-                else "Give texts with those labels, or rename these."
+                else "Give texts with the same labels, or rename the labels."
             ),
             code="data.labels-mismatch",
             where=rows.where(where),
@@ -289,10 +289,10 @@ def matched_classes(
 
 def _known(train: LabelledRows) -> tuple[list[str], bool]:
     """Return the training labels in their natural order, and whether all are integers."""
-    told = {str(label) for label in train.labels}
-    if all(WHOLE.fullmatch(label) for label in told):
-        return [str(label) for label in sorted({int(label.split(".")[0]) for label in told})], True
-    return sorted(told), False
+    names = {str(label) for label in train.labels}
+    if all(WHOLE.fullmatch(label) for label in names):
+        return [str(label) for label in sorted({int(label.split(".")[0]) for label in names})], True
+    return sorted(names), False
 
 
 def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
@@ -332,16 +332,16 @@ def _check_names(labels: Sequence[str]) -> None:
 def _split(rows: LabelledRows, index: dict[str, int], whole: bool) -> Split:
     found = np.empty(len(rows), dtype=np.int64)
     for i, label in enumerate(rows.labels):
-        told = spelled(label, whole)
-        if told not in index:
+        name = spelled(label, whole)
+        if name not in index:
             raise InvalidData(
-                f"{rows.where(i)}: label {told!r} does not occur in the training split, "
+                f"{rows.where(i)}: label {name!r} does not occur in the training split, "
                 f"which has {_list(index)}. Correct it, or add training examples of it.",
                 code="data.label-unknown",
                 where=rows.where(i),
-                label=told,
+                label=name,
             )
-        found[i] = index[told]
+        found[i] = index[name]
     return _made(rows, found)
 
 

@@ -44,7 +44,7 @@ class ClassTargets(TargetKind):
     stratified = True
 
     def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
-        """Return that every cell is a class name."""
+        """Return the format: every cell is a class name."""
         return LabelFormat(self.kind, keeps=asked.keeps)
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
@@ -163,7 +163,7 @@ class NumberTargets(TargetKind):
         if len(np.unique(found)) < 2:
             raise InvalidData(
                 f"task {address}: all {len(found)} training examples have the number {found[0]:g}, so there is "
-                "nothing to learn. Give examples with different ones.",
+                "nothing to learn. Give examples with different numbers.",
                 code="data.one-value",
                 task=address,
                 examples=len(found),

@@ -134,8 +134,8 @@ class TextStream:
     def news(self) -> str:
         """Return findings since the last call, one per line: the columns, and notes about unexpected findings."""
         notes = self._opened.notes if isinstance(self._opened, Source) else self._opened.notes()
-        told = [*([f"{columns_in_words(self.columns)}."] if self.columns else []), *notes]
-        new, self._said = told[self._said :], max(self._said, len(told))
+        notes_so_far = [*([f"{columns_in_words(self.columns)}."] if self.columns else []), *notes]
+        new, self._said = notes_so_far[self._said :], max(self._said, len(notes_so_far))
         return "\n".join(new)
 
     @property

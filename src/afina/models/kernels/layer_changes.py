@@ -192,7 +192,7 @@ class RowSegment(NamedTuple):
 def changed_forward(
     _: nn.Module, path: str, row: RowChanges, plain: Callable[..., Any], *inputs: Any, **options: Any
 ) -> Any:
-    """Compute a layer (own forward: `plain`) with all changes, [1, N, ...] -> [1, N, ...] or a tuple starting so."""
+    """Compute a layer (own forward: `plain`) with all changes, [1, N, ...] -> [1, N, ...] or a tuple that begins so."""
     placed = row.changes.get(path)
     if not placed:
         return plain(*inputs, **options)

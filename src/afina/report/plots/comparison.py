@@ -106,9 +106,9 @@ def forest(found: Sequence[MethodDifference], name: str) -> Plot | None:
         axes.plot([low, high], [row, row], color=tone, linewidth=2)
         axes.plot([middle], [row], "s", color=tone, markersize=6)
         middle, low, high = (round(value, 4) + 0.0 for value in (middle, low, high))  # + 0.0 turns -0.0 into 0.0
-        told = f"{middle:+{digits}} ({low:+{digits}} to {high:+{digits}}), {verdict}".replace("-", "−")
-        rows.append(f"{brief(one.other, 34)}\n{told}")
-        said.append(f"{one.name} minus {one.other} {told}")
+        text = f"{middle:+{digits}} ({low:+{digits}} to {high:+{digits}}), {verdict}".replace("-", "−")
+        rows.append(f"{brief(one.other, 34)}\n{text}")
+        said.append(f"{one.name} minus {one.other} {text}")
     rows_of(axes, rows)
     axes.set_xlabel(f"Difference{' (points)' * metric.points}")
     more = f" The {ROWS} closest of {len(found)} comparisons." if len(found) > ROWS else ""

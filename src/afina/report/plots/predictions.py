@@ -124,7 +124,9 @@ def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) ->
         places = [row - 0.4 + height * (number + 0.5) for row in range(len(shown))]
         axes.barh(places, [by_name[name] for name in shown], height=height, color=svg.colour(arm.place))
         axes.plot([by_name[name] for name in shown], places, svg.marker(arm.place), color=svg.colour(arm.place))
-        said.append(f"{brief(arm.label)} " + ", ".join(f"{brief(name, 18)} {_told(by_name[name])}" for name in shown))
+        said.append(
+            f"{brief(arm.label)} " + ", ".join(f"{brief(name, 18)} {_formatted(by_name[name])}" for name in shown)
+        )
     axes.set_yticks(range(len(shown)), [brief(name, 24) for name in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, 1)
@@ -136,7 +138,7 @@ def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) ->
     return finish(figure, "labels", "F1 by label", said, caption)
 
 
-def _told(f1: float) -> str:
+def _formatted(f1: float) -> str:
     return UNDEFINED if isnan(f1) else f"{f1:.3f}"
 
 
@@ -148,17 +150,17 @@ def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
     """Return a scatter plot per arm: the predicted number (mean over the seeds) against the given number."""
     made = []
     for arm in arms:
-        given, told, step = arm.targets, arm.answers.mean(axis=0), -(-len(arm.targets) // POINTS)
+        given, predicted, step = arm.targets, arm.answers.mean(axis=0), -(-len(arm.targets) // POINTS)
         figure, axes = canvas(3.4)
         ends = [float(given.min()), float(given.max())]
         axes.plot(ends, ends, color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
         style = {"color": svg.colour(arm.place), "markersize": 3, "alpha": 0.45, "linestyle": "none"}
-        axes.plot(given[::step], told[::step], svg.marker(arm.place), **style)
+        axes.plot(given[::step], predicted[::step], svg.marker(arm.place), **style)
         axes.set_xlabel("Given")
         axes.set_ylabel("Predicted")
         spread = [
             f"{name} from {np.min(value):.3g} to {np.max(value):.3g}"
-            for name, value in (("given", given), ("predicted", told))
+            for name, value in (("given", given), ("predicted", predicted))
         ]
         caption = "A point a text; on the broken line both are the same."
         caption += " Means over the seeds." if len(arm.results) > 1 else ""

@@ -18,7 +18,8 @@ TERMS: dict[str, str] = {
     "worse": "The difference is significant: the adjusted p value is below 0.05.",
     "equivalent": "The difference is significantly smaller than the margin (for shares, 1 percentage point), by two "
     "one-sided tests (TOST).",
-    "undecided": "The results show neither a difference nor equivalence. More texts or seeds are needed.",
+    "undecided": "The results show no significant difference, and are not precise enough to show equivalence. More "
+    "texts or seeds are needed.",
     "p, adjusted": "The p value of the hypothesis that the two methods do not differ, after Holm's correction for the "
     "number of pairs.",
     "seed": "The random seed of a run. It sets the initial head, the order of the texts and the dropout.",

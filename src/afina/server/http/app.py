@@ -226,6 +226,15 @@ BODIES: list[type[Body]] = [
 ]
 BODIES += [page.Sentence]
 
+PARAMETERS = {
+    "client": "the client: the first part of a model's name",
+    "task": "the task: the second part of a model's name",
+    "alias": "the alias, such as `production`",
+    "version": "number or alias of the version; default: the version in production, or else the newest",
+    "model": "client/task, client/task@alias or client/task@version, for requests and lines without a model",
+}
+"""Descriptions of the parameters in paths and queries, by name."""
+
 
 class App(FastAPI):
     """A FastAPI application that also describes the request bodies, which FastAPI itself does not read."""
@@ -234,6 +243,9 @@ class App(FastAPI):
         """Return the OpenAPI description. It is made once."""
         if self.openapi_schema is None:
             made = get_openapi(title="afina", version=__version__, routes=self.routes)
+            for operation in (one for methods in made["paths"].values() for one in methods.values()):
+                for parameter in operation.get("parameters", []):
+                    parameter["description"] = PARAMETERS[parameter["name"]]
             parts = made.setdefault("components", {})
             parts.setdefault("schemas", {}).update(body_schemas(BODIES))
             parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -222,7 +222,7 @@ class Gate:
             return None
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         kind, _, secret = (given[0] if len(given) == 1 else b"").decode("latin-1").partition(" ")
-        key = self._core.tenants.whose(secret.strip())
+        key = self._core.tenants.key_of(secret.strip())
         if key is None or kind.lower() != "bearer":
             challenge = {"WWW-Authenticate": "Bearer"}
             raise Refusal(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY.", challenge)

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from afina.errors import InvalidData
 from afina.server.answer_formats import ANSWER_FORMATS
-from afina.server.http.schemas import RANKED_SCORES, TEXT, Array, Body, array, either, record
+from afina.server.http.schemas import RANKED_SCORES, TEXT, Array, Body, about, array, either, record
 from afina.server.requests import ServedAnswer, Text
 
 PREDICT_EXAMPLE = {
@@ -26,7 +26,12 @@ PREDICT_EXAMPLE = {
 }
 
 PREDICT_ANSWER = either(RANKED_SCORES, array(RANKED_SCORES))
-PREDICT_ERROR = record({"error": TEXT, "error_type": TEXT})
+PREDICT_ERROR = record(
+    {
+        "error": about(TEXT, "what is wrong and what to do"),
+        "error_type": about(TEXT, "one word for programs: Overloaded, Validation or Backend"),
+    }
+)
 
 
 class Predict(Body):
@@ -82,7 +87,7 @@ def predict_error(status: int, kind: str, message: str) -> dict[str, Any]:
 CLASSIFICATION_EXAMPLE = {"inputs": "It broke on the second day.", "parameters": {"top_k": 1}}
 
 CLASSIFICATION_ANSWER = array(RANKED_SCORES)
-CLASSIFICATION_ERROR = record({"error": TEXT})
+CLASSIFICATION_ERROR = record({"error": about(TEXT, "what is wrong and what to do")})
 
 
 class Parameters(Body):

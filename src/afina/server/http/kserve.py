@@ -51,20 +51,22 @@ METADATA = record(
     {
         "name": _NAME,
         "versions": about(array(ANY_TEXT), "numbers of all versions that are not deleted"),
-        "platform": one_of("afina"),
+        "platform": about(one_of("afina"), "framework of the model"),
         "inputs": about(array(record(_TYPED)), "tensors of a request"),
         "outputs": about(array(record(_TYPED)), "tensors of a response"),
-        "parameters": _ABOUT,
+        "parameters": about(_ABOUT, "labels and kind of task"),
     }
 )
 SERVER = record(
     {
-        "name": one_of("afina"),
+        "name": about(one_of("afina"), "name of the server"),
         "version": about(ANY_TEXT, "version of afina"),
         "extensions": about(array(ANY_TEXT), "protocol extensions; always empty"),
     }
 )
-MODEL_READY = record({"name": _NAME, "ready": one_of(True)})
+MODEL_READY = record(
+    {"name": _NAME, "ready": about(one_of(True), "always true; a model that is not ready gives an error status")}
+)
 ERROR = record({"error": about(ANY_TEXT, "what is wrong and what to do")})
 
 

@@ -28,10 +28,10 @@ _RECEIPT = record(
 _ANSWERED = {
     "model": about(TEXT, "model as in the request"),
     "truncated": about(YES_OR_NO, "whether the text was cut to the length that the model reads"),
-    "receipt": _RECEIPT,
+    "receipt": about(_RECEIPT, "what computed the answer: version, digests and dtype"),
 }
 _BY_KIND = [record({**_ANSWERED, **one.fields}) for one in ANSWER_FORMATS.values()]
-TASKS_ANSWER = record({"results": array(either(*_BY_KIND))})
+TASKS_ANSWER = record({"results": about(array(either(*_BY_KIND)), "one answer per model, in the order of `models`")})
 ALIAS_ANSWER = record(
     {
         "name": about(TEXT, "client/task"),
@@ -48,7 +48,7 @@ _COUNTED = {
     "scatter": about(NUMBER, "sum of squared deviations from the drift"),
     "faults": about(COUNT, "texts that only the production version answered"),
 }
-_TOLD = {
+_STATE = {
     "flip_rate": about(either(NUMBER, NOTHING), "flips divided by texts; null for numbers or without texts"),
     "flip_interval": about(_ENDS, "95 % confidence interval of the flip rate (Wilson), low and high"),
     "drift_interval": about(_ENDS, "95 % confidence interval of the drift, low and high; null for less than two texts"),
@@ -61,7 +61,7 @@ _WISH = {
     "state": about(TEXT, "none, loading, riding (being compared), failed or promoted (the shadow is in production)"),
     "problem": about(either(TEXT, NOTHING), "why the shadow failed"),
 }
-SHADOW = record({**_WISH, **_COUNTED, **_TOLD})
+SHADOW = record({**_WISH, **_COUNTED, **_STATE})
 LIVE = record({"live": about(YES_OR_NO, "whether the process is running")})
 READY = record({"ready": about(YES_OR_NO, "whether the server answers requests and its store responds")})
 ERROR = record({"error": about(TEXT, "what is wrong and what to do"), "kind": about(TEXT, "one word for programs")})
@@ -80,9 +80,9 @@ class Tasks(Body):
 class Line(Body):
     """A line of `/bulk`. The model may be in the query instead."""
 
-    text: str
-    pair: str | None = None
-    model: str | None = None
+    text: str = Field(description="the text, or the first text of a pair")
+    pair: str | None = Field(None, description="the second text of a pair")
+    model: str | None = Field(None, description="client/task, client/task@alias or client/task@version")
 
 
 class Alias(Body):

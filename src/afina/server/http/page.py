@@ -6,6 +6,7 @@ contain no data of any client, and need no key. Knows no model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -13,6 +14,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Request, Response
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
 from pydantic import Field
 
 from afina.errors import Busy, NotFound
@@ -27,6 +29,24 @@ from afina.store.versions import PRODUCTION, NameSummary
 
 SHOWN = 8
 """Labels of a task that are shown at first. The others are folded away."""
+
+TERMS: dict[str, str] = {
+    "adapter": "The weights that a training changed or added for one task. The server uses them with its pretrained "
+    "model.",
+    "client": "The owner of adapters and keys. A key shows only the adapters of its own client.",
+    "key": "The secret that a client sends with each request. The operator of the server makes keys with "
+    "`afina keys create`.",
+    "version": "A published adapter of a task. Versions are numbered from 1, and a version never changes.",
+    "alias": "A name that points to one version of a task, and that can be moved to another version. The alias "
+    "`production` points to the version that answers. Without this alias, the newest version answers.",
+    "cut": "An adapter reads a limited number of tokens. The part of the text beyond this limit has no influence on "
+    "the answer.",
+    "Requests/s": "HTTP requests of your client per second.",
+    "Texts/s": "Texts that were computed for your client per second. A text counts once for each adapter that answers.",
+    "Tokens/s": "Tokens that were computed for your client per second. A token is a word or a part of a word.",
+    "Waiting texts": "Texts of your client in the queue of the server.",
+}
+"""Definitions of the page's terms, in their order. The page has its own, because a reader may not have the docs."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +74,7 @@ class Card:
 
 def render_page() -> str:
     """Return the page. It contains no data of any client."""
-    return _environment().get_template("page.html.j2").render()
+    return _environment().get_template("page.html.j2").render(terms=TERMS)
 
 
 def render_answers(cards: Sequence[Card], beyond: int) -> str:
@@ -76,13 +96,27 @@ def page_file(name: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    made = Environment(
         loader=FunctionLoader(page_file),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters |= {"anchor": _anchor, "inline": _inline}
+    return made
+
+
+def _anchor(term: str) -> str:
+    """Return the id of a term's definition. Raises KeyError for a word that is no term."""
+    if term not in TERMS:
+        raise KeyError(term)
+    return f"term-{term.lower().replace(' ', '-').replace('/', '-per-')}"
+
+
+def _inline(text: str) -> Markup:
+    """Return the text escaped, with `code` between backquotes as an element."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 MOST_TASKS = 64
@@ -110,7 +144,7 @@ router = APIRouter()
 class Sentence(Body):
     """The text typed into the page."""
 
-    text: str = Field(description="the text")
+    text: str = Field(description="the text that the adapters answer")
 
 
 def _html(content: str) -> Response:

@@ -25,25 +25,41 @@ _LABELLED = record(
     }
 )
 _USAGE = record(
-    dict.fromkeys(("prompt_tokens", "total_tokens", "completion_tokens"), COUNT) | {"prompt_tokens_details": NOTHING}
+    {
+        "prompt_tokens": about(COUNT, "tokens of all texts of the request"),
+        "total_tokens": about(COUNT, "same number as `prompt_tokens`"),
+        "completion_tokens": about(COUNT, "always 0: no text is generated"),
+        "prompt_tokens_details": about(NOTHING, "always null"),
+    }
 )
+_LIST = about(one_of("list"), "type of the response in this protocol")
 _HEAD = {
     "id": about(TEXT, "id of the request"),
-    "object": one_of("list"),
+    "object": _LIST,
     "created": about(COUNT, "seconds since 1970"),
     "model": about(TEXT, "model as in the request"),
 }
-ANSWER = record({**_HEAD, "data": array(_LABELLED), "usage": _USAGE})
+ANSWER = record(
+    {**_HEAD, "data": about(array(_LABELLED), "one answer per text"), "usage": about(_USAGE, "numbers of tokens")}
+)
 _MODEL = record(
     {
         "id": about(TEXT, "client/task"),
-        "object": one_of("model"),
+        "object": about(one_of("model"), "type of the entry in this protocol"),
         "created": about(COUNT, "seconds since 1970, of this response"),
         "owned_by": about(TEXT, "client"),
     }
 )
-MODELS = record({"object": one_of("list"), "data": array(_MODEL)})
-ERROR = record({"error": record({"message": TEXT, "type": TEXT, "param": NOTHING, "code": COUNT})})
+MODELS = record({"object": _LIST, "data": about(array(_MODEL), "one entry per model")})
+_PROBLEM = record(
+    {
+        "message": about(TEXT, "what is wrong and what to do"),
+        "type": about(TEXT, "one word for programs"),
+        "param": about(NOTHING, "always null"),
+        "code": about(COUNT, "HTTP status"),
+    }
+)
+ERROR = record({"error": about(_PROBLEM, "the error")})
 
 
 class Classify(Body):

@@ -235,7 +235,7 @@ class Database:
             return []
         with self._connected() as connection:
             found = [" ".join(str(row[0]).split()) for row in connection.execute(text("PRAGMA integrity_check(20)"))]
-            loose = [f"a row of {row[0]} refers to none of {row[2]}" for row in connection.execute(_LOOSE)]
+            loose = [f"a row of {row[0]} refers to a missing row of {row[2]}" for row in connection.execute(_LOOSE)]
         return [problem for problem in found if problem != "ok"] + loose
 
     @contextmanager

@@ -130,7 +130,8 @@ def difference(first: Adapter, second: Adapter) -> Difference:
 def _notes(first: Adapter, second: Adapter) -> Iterator[str]:
     one, other = first.manifest, second.manifest
     if one.method != other.method:
-        yield f"The methods differ ({one.method} and {other.method}): a layer that only one changes has a single norm."
+        yield f"The methods differ ({one.method} and {other.method}): a layer that only one adapter changes has a "
+        "single norm."
     if first.vocabulary is None and second.vocabulary is None:  # an adapter with a vocabulary needs no backbone
         if one.backbone_digest is None or other.backbone_digest is None:
             yield "An adapter states no digest of its backbone, so the backbones may differ."
@@ -265,9 +266,9 @@ def _json_value(value: Any) -> Any:
 def _labels(first: tuple[str, ...], second: tuple[str, ...]) -> dict[str, Any]:
     common = set(first) & set(second)
     one, other = ([name for name in names if name in common] for names in (first, second))
-    told = {
+    groups = {
         "added": [name for name in second if name not in common],
         "removed": [name for name in first if name not in common],
         "reordered": [one, other] if one != other else [],
     }
-    return {key: names for key, names in told.items() if names}
+    return {key: names for key, names in groups.items() if names}

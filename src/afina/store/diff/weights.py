@@ -150,8 +150,8 @@ def _number(where: str, name: str, value: Any) -> float:
 
 def _corrupt(where: str, name: str, value: Any, expected: str) -> CorruptAdapter:
     return CorruptAdapter(
-        f"{where}: its hyperparameter {name} is {str(value)[:40]!r}, expected {expected}. Copy the adapter again, or "
-        "train it again.",
+        f"{where}: the adapter's hyperparameter {name} is {str(value)[:40]!r}, expected {expected}. "
+        "Copy the adapter again, or train the adapter again.",
         code="adapter.file-malformed",
         where=where,
         field=name,

@@ -29,7 +29,7 @@ MOST_INDEX = file_io.MOST_BYTES
 """Largest size of `bundle.json` in bytes."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,98}[A-Za-z0-9_]|[A-Za-z0-9_]", re.ASCII)
-_AGAIN = "Copy the bundle again, or write it again from the store that it came from."
+_AGAIN = "Copy the bundle again, or export the adapter again from its store."
 _END = 2 * BLOCK
 """Bytes of zeros at the end of a tar file."""
 
@@ -102,7 +102,7 @@ def read(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> dict[
             for member in members:
                 _extract(path, file, member, fresh / member.name)
             if file.read(_END) != bytes(_END):
-                raise _corrupt(path, "its end is not the end of a tar")
+                raise _corrupt(path, "the end of the file is not the end of a tar archive")
     about: dict[str, Any] = index["about"]
     return about
 
@@ -220,7 +220,7 @@ def _read_index(path: Path, file: BinaryIO, limits: IntakeLimits) -> tuple[dict[
     if digest.canonical_json(index).encode() != text:
         raise _corrupt(path, f"its {INDEX} is not in afina's canonical form")
     if digest.of_json({key: value for key, value in index.items() if key != "digest"}) != index["digest"]:
-        raise _corrupt(path, f"its {INDEX} was changed: its digest differs from the stated one")
+        raise _corrupt(path, f"its {INDEX} was changed: the computed digest differs from the stated digest")
     if not isinstance(files := index["files"], dict):
         raise _corrupt(path, f"its {INDEX} has no table of files")
     return index, [_member(path, name, files[name]) for name in sorted(files)]
@@ -321,7 +321,7 @@ def _data(path: Path, file: BinaryIO, size: int) -> Iterator[bytes]:
         left -= len(data)
     rest = _padded(size) - size
     if file.read(rest) != bytes(rest):
-        raise _corrupt(path, "it is cut short, or something lies between its files")
+        raise _corrupt(path, "the file is cut short, or has bytes between its members")
 
 
 def _corrupt(path: Path, found: str) -> CorruptStore:

@@ -116,7 +116,7 @@ def _directory(
         )
     if backbone is None:
         raise InvalidStudy(
-            f"{path}: this is a transformers model. Name the model that it was fine-tuned from with `backbone`.",
+            f"{path}: this is a transformers model. Give the model that was fine-tuned, with `backbone`.",
             code="option.missing",
             path=path,
         )

@@ -160,7 +160,7 @@ def _size(entry: os.DirEntry[str], directory: Path, links: bool) -> int:
         )
     if entry.is_symlink() and not (links and _stays(entry, directory)):
         raise Refused(
-            f"{shown}: a link, expected a file. Put a copy of what it leads to in its place.",
+            f"{shown}: a link, expected a file. Replace the link by a copy of its target.",
             code="intake.file-unexpected",
             path=shown,
             found="a link",

@@ -16,7 +16,9 @@ async function fetched(address, body) {
 }
 
 function swap(target, html) {
+  const focused = document.activeElement, link = target.contains(focused) && focused.getAttribute("href");
   target.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
+  if (link) target.querySelector(`a[href="${link}"]`)?.focus({ preventScroll: true });
 }
 
 async function ask(event) {
