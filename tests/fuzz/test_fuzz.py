@@ -1,6 +1,6 @@
 """Whatever is in a file that afina reads: an answer or an AfinaError of one or two lines, soon, and nothing is left.
 
-2,120 cases; `AFINA_FUZZ=10` multiplies them, drawn anew each time.
+2,670 cases; `AFINA_FUZZ=10` multiplies them, drawn anew each time.
 """
 
 from __future__ import annotations
@@ -85,6 +85,42 @@ def test_a_task(kind: str, folder: Path) -> None:
     def law(data: bytes) -> None:
         path.write_bytes(data)
         holds(folder, lambda: Task.load(str(path)))
+
+    law()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_task_of_texts_to_write(kind: str, folder: Path) -> None:
+    path = folder / f"x.{kind}"
+
+    @cases(100)
+    @given(FORMATS[kind])
+    def law(data: bytes) -> None:
+        path.write_bytes(data)
+        holds(folder, lambda: Task.load(str(path), text="text", target="label", missing="skip"))
+
+    law()
+
+
+SQUAD = {
+    "data": [
+        {
+            "title": f"t {i}",
+            "paragraphs": [{"context": f"c {i}", "qas": [{"question": f"q {i}", "answers": [{"text": f"a {i}"}]}]}],
+        }
+        for i in range(4)
+    ]
+}
+
+
+def test_a_file_of_squad(folder: Path) -> None:
+    path = folder / "x.json"
+
+    @cases(150)
+    @given(documents(SQUAD))
+    def law(data: bytes) -> None:
+        path.write_bytes(data)
+        holds(folder, lambda: Task.load(f"squad:{path}"))
 
     law()
 
