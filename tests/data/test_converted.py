@@ -94,6 +94,34 @@ def test_lists_of_classes_are_several_labels_in_the_order_of_the_data_set(hub: H
     assert task.train.labels.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0], [0, 1, 0]]
 
 
+def test_questions_of_the_hub_are_texts_to_write(hub: Hub) -> None:
+    for split in ("train", "validation"):
+        columns: dict[str, list[Any]] = {
+            "id": [f"{i}" for i in range(4)],
+            "title": ["one", "one", "two", "two"],
+            "context": [f"{split} {i // 2}" for i in range(4)],
+            "question": [f"{split} why {i}" for i in range(4)],
+            "answers": [{"text": [f"{split}", f"so {i}"], "answer_start": [0, 1]} for i in range(4)],
+        }
+        put(hub, f"default/{split}", columns)
+    task = Task.load(f"hub:{SET}")
+    assert (task.kind, task.label_names, len(task.train)) == ("text", ("answers",), 8)
+    assert task.train.groups == ["one"] * 4 + ["two"] * 4
+    assert list(task.evaluation.pairs or ()) == [f"validation why {i}" for i in range(4)]
+    assert task.evaluation.labels.tolist() == [("validation", f"so {i}") for i in range(4)]
+    assert Task.load(f"hub:{SET}", target="title", text="question").train[0].label == ("one",)
+
+
+def test_a_question_of_the_hub_without_an_answer_is_refused_or_skipped(hub: Hub) -> None:
+    answers = [{"text": [f"{i}"] if i else [], "answer_start": [0] if i else []} for i in range(9)]
+    numbered = {name: [f"{name} {i}" for i in range(9)] for name in ("context", "question")}
+    put(hub, "default/train", {**numbered, "answers": answers})
+    with raises(InvalidData, code="data.value-missing", where="someone/some-set, train, row 1: column 'answers'"):
+        Task.load(f"hub:{SET}")
+    task = Task.load(f"hub:{SET}", missing="skip")
+    assert len(task.train) + len(task.evaluation) == 8
+
+
 def test_columns_without_names_are_read_as_those_of_a_file(hub: Hub) -> None:
     for split in ("train", "validation"):
         put(

@@ -577,7 +577,8 @@ def test_limits_apply_to_each_split_and_before_leakage_is_counted(tmp_path: Path
 
 def test_an_address_that_is_neither_a_name_nor_there_lists_what_there_is() -> None:
     told = message("sst3", UnknownName)
-    assert told.startswith("unknown task 'sst3'. Did you mean 'sst2'? Known: glue/NAME:DIRECTORY, glue/cola, ")
+    assert told.startswith("unknown task 'sst3'. Did you mean 'sst2'? Known: aclsum:approach, ")
+    assert ", e2e:DIRECTORY, glue/NAME:DIRECTORY, glue/cola, " in told
     assert "hub:OWNER/NAME, hub:OWNER/NAME:CONFIG, path/to/directory, path/to/file.csv, snippets:" in told
 
 

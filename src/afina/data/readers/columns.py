@@ -117,7 +117,8 @@ def of_texts(
     left = [name for name in names if name not in label and name != text_pair]
     if not _among(left, TEXT):
         left = names  # the caller raises if one column has two roles
-    found = ColumnNames(_column(where, left if text is None else names, text, TEXT, "text"))
+    known = (*TEXT, *dict.fromkeys(inputs[0] for inputs in WRITTEN)) if written else TEXT
+    found = ColumnNames(_column(where, left if text is None else names, text, known, "text"))
     if text is None and not first:
         _check_one(where, left, found.texts, found.texts)
     if text_pair is None:

@@ -165,7 +165,7 @@ def references(table: FileTable, name: str, row: int) -> tuple[str, ...]:
     """
     value = table.columns[name][row]
     where = f"{table.where(row)}: column {name!r}"
-    found = listed(value)
+    found = [] if cell_values.is_empty(value) else listed(value)
     if found is None:
         raise InvalidData(
             f"{where} holds {value.strip()[:40]!r}, which begins as a list of texts but is not JSON. Correct the list. "
