@@ -262,11 +262,14 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("study", "papr"), "unknown preset 'papr'. Did you mean 'paper'? Known: fair, methods, paper, quickstart."),
+        (
+            ("study", "papr"),
+            "unknown preset 'papr'. Did you mean 'paper'? Known: e2e, fair, methods, paper, quickstart.",
+        ),
         (
             ("study", "nope.toml"),
-            "study file nope.toml does not exist. Give an existing file, or one of the presets: fair, methods, paper, "
-            "quickstart.",
+            "study file nope.toml does not exist. Give an existing file, or one of the presets: e2e, fair, methods, "
+            "paper, quickstart.",
         ),
         (
             ("study", "quickstart", "--set", "train.epoch=1"),

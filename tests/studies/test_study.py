@@ -140,7 +140,7 @@ def test_the_quickstart_preset_is_the_embedded_model_on_movie_sentences() -> Non
 
 
 def test_every_preset_is_read_by_the_same_code_as_a_file(tmp_path: Path) -> None:
-    assert study_file.presets() == ["fair", "methods", "paper", "quickstart"]
+    assert study_file.presets() == ["e2e", "fair", "methods", "paper", "quickstart"]
     for name in study_file.presets():
         text = (Path(study_file.__file__).parent / "presets" / f"{name}.toml").read_text(encoding="utf-8")
         assert Study.load(write(tmp_path / "copy.toml", text)) == Study.load(name)
@@ -266,13 +266,17 @@ def test_a_study_without_methods_is_refused(tmp_path: Path) -> None:
         Study.load(source)
 
 
-NO_FILE = "does not exist. Give an existing file, or one of the presets: fair, methods, paper, quickstart."
+NO_FILE = "does not exist. Give an existing file, or one of the presets: e2e, fair, methods, paper, quickstart."
 
 
 @pytest.mark.parametrize(
     ("source", "kind", "told"),
     [
-        ("papr", UnknownName, "unknown preset 'papr'. Did you mean 'paper'? Known: fair, methods, paper, quickstart."),
+        (
+            "papr",
+            UnknownName,
+            "unknown preset 'papr'. Did you mean 'paper'? Known: e2e, fair, methods, paper, quickstart.",
+        ),
         ("nope.toml", NotFound, f"study file nope.toml {NO_FILE}"),
         ("some/where", NotFound, f"study file some/where {NO_FILE}"),
     ],
