@@ -238,10 +238,20 @@ def test_questions_of_one_article_are_kept_together(tmp_path: Path) -> None:
     titles = [{*split.groups} for split in splits if split.groups is not None]
     assert sum(map(len, titles)) == len(set().union(*titles)) == 10
     assert "kept together: column 'title'" in task.told
+    turned = Task.load(tmp_path / "a.jsonl", text="question", text_pair="context", target="answers")
+    assert turned.train.groups == Task.load(tmp_path / "a.jsonl").train.groups
     untitled = [{name: value for name, value in row.items() if name != "title"} for row in rows]
     task = Task.load(written(tmp_path / "b.jsonl", untitled))
     assert not {*task.train.texts} & {*task.evaluation.texts}
     assert task.columns["group"] == "context"
+
+
+def test_a_row_without_a_title_is_kept_with_its_text(tmp_path: Path) -> None:
+    rows = [{"title": None, "context": f"c {i // 4}", "question": f"q {i}", "answer": f"{i}"} for i in range(40)]
+    task = Task.load(written(tmp_path / "a.jsonl", rows))
+    assert task.columns["group"] == "title"
+    assert len(task.evaluation) == 8
+    assert not {*task.train.texts} & {*task.evaluation.texts}
 
 
 def test_an_adapter_is_evaluated_on_all_references(tmp_path: Path) -> None:

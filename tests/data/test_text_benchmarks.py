@@ -64,7 +64,7 @@ def test_aclsum_trains_on_its_training_split_and_evaluates_on_its_test_split(pap
 def test_aclsum_has_three_aspects(papers: Path) -> None:
     with pytest.raises(UnknownName, match="aclsum:challeng'"):
         Task.load("aclsum:challeng")
-    with raises(InvalidData, code="data.option-inapplicable"):
+    with raises(InvalidData, code="data.option-inapplicable", option="target"):
         Task.load("aclsum:challenge", target="outcome")
     with raises(InvalidData, code="data.kind-mismatch"):
         Task.load("aclsum:challenge", kind="classes")

@@ -19,7 +19,7 @@ from afina.data.readers import files, splitting
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.splitting import TaskData
-from afina.data.readers.target_kinds import TARGETS, matched, of_target
+from afina.data.readers.target_kinds import TARGETS, matched, of_kind, of_target
 from afina.data.split import Example, Split, key
 from afina.errors import InvalidData, Leakage
 from afina.repr_html import ReprCard
@@ -243,11 +243,13 @@ def _of_origin(
     """Return the data of an origin; the file `evaluation` replaces its evaluation split, and its ceiling is dropped."""
     chosen = [field for field, value in vars(asked).items() if value and field != "kind"]
     if chosen and evaluation is None and not origin.chooses:
+        written = asked.kind is not None and of_kind(asked.kind).written
+        option = "target" if written and chosen[0] == "label" else chosen[0]
         raise InvalidData(
-            f"task {address}: the columns of this task are fixed. Remove `{chosen[0]}`.",
+            f"task {address}: the columns of this task are fixed. Remove `{option}`.",
             code="data.option-inapplicable",
             task=address,
-            option=chosen[0],
+            option=option,
         )
     found = origin.load(asked, labels, offline)
     if asked.kind not in (None, found.kind):

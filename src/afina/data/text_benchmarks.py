@@ -51,7 +51,7 @@ def load_aclsum(name: str, labels: Sequence[str] | None = None, *, offline: bool
 
 
 def _papers(path: Path, aspect: str, sections: Sequence[str]) -> FileTable:
-    papers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    papers = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     texts = ["\n".join(" ".join(paper["sentences"][section]) for section in sections) for paper in papers]
     columns = {"document": texts, aspect: [paper["summary"][aspect] for paper in papers]}
     return FileTable(path, columns, range(1, len(papers) + 1))
@@ -59,7 +59,7 @@ def _papers(path: Path, aspect: str, sections: Sequence[str]) -> FileTable:
 
 def e2e_files(place: Path) -> list[Path]:
     """Return the training file, and the evaluation file if there is one. Raises NotFound."""
-    if place.is_file():
+    if _is_file(place):
         return [place]
     found = [
         next((place / name for name in names if (place / name).is_file()), None) for names in (E2E_TRAIN, E2E_TEST)
@@ -87,9 +87,9 @@ def load_e2e(place: Path, labels: Sequence[str] | None = None) -> TaskData:
 
 def squad_files(place: Path) -> list[Path]:
     """Return the training file, and the evaluation file if there is one. Raises NotFound, InvalidData."""
-    if place.is_file():
+    if _is_file(place):
         return [place]
-    there = sorted(place.iterdir()) if place.is_dir() else []
+    there = sorted(place.iterdir())
     found = []
     for stem in ("train-", "dev-"):
         fits = [path for path in there if path.name.startswith(stem) and path.suffix == ".json" and path.is_file()]
@@ -122,8 +122,15 @@ def load_squad(place: Path, labels: Sequence[str] | None = None) -> TaskData:
     return replace(files.of_tables(*tables, asked=asked, names=labels), metric="token_f1")
 
 
+def _is_file(place: Path) -> bool:
+    """Return whether a place is a file and not a directory. Raises NotFound if there is neither."""
+    if not place.is_file() and not place.is_dir():
+        raise NotFound(f"{place}: no such file or directory.", code="task.missing", path=place)
+    return place.is_file()
+
+
 def _there(place: Path) -> str:
-    return (", ".join(sorted(path.name for path in place.iterdir())[:10]) if place.is_dir() else "") or "nothing"
+    return ", ".join(sorted(path.name for path in place.iterdir())[:10]) or "nothing"
 
 
 def _questions(path: Path) -> FileTable:

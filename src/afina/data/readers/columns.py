@@ -190,8 +190,8 @@ def _of_written(
     target = _column(where, names, target, tuple(each[2] for each in WRITTEN), "target")
     texts = of_texts(where, names, text, text_pair, label=(target,), first=first, written=True)
     _check_apart(where, (target,), texts.texts, "target")
-    asks = tuple(name.strip().casefold() for name in texts.texts) == WRITTEN[0][:2]
-    group = usual.get(ARTICLE, texts.text) if asks else None
+    asks = {name.strip().casefold() for name in texts.texts} == set(WRITTEN[0][:2])
+    group = next(usual[name] for name in (ARTICLE, "context") if name in usual) if asks else None
     read = (*texts.texts, target, group)
     others = tuple(name for name in names if name not in read)
     written = next(kind for kind, made in TARGETS.items() if made.written)

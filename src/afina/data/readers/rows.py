@@ -52,8 +52,14 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
         columns=columns.roles,
         other=form.other,
         notes=notes,
-        groups=None if columns.group is None else [str(value) for value in table.columns[columns.group]],
+        groups=None if columns.group is None else _groups(table, columns.group, columns.text),
     )
+
+
+def _groups(table: FileTable, name: str, text: str) -> list[str]:
+    """Return the group of each row; a row without a group is in that of its text."""
+    both = zip(table.columns[name], table.columns[text], strict=True)
+    return [str(one) if is_empty(group) else str(group) for group, one in both]
 
 
 def _refuse_names(table: FileTable, names: Sequence[str]) -> None:
