@@ -674,6 +674,9 @@ def test_the_evidence_has_a_row_for_each_and_what_the_comparisons_say(world: Wor
     assert {"LoRA", "PreLayer"} <= set(names[3:])
     assert re.match(r"learning rate 0\.\d+; accuracy 0\.\d+ on \d+ validation texts", table.rows[3][-1])
     assert any(note.startswith("Validation texts are a part of the training texts.") for note in table.notes)
+    guess = "No training on a task of this kind was recorded, so the order"
+    assert not any(note.startswith(guess) for note in table.notes)
+    assert any(note.startswith(guess) for note in evidence(made.model_copy(update={"kind": "text"})).notes)
     assert any(note.startswith("LoRA is better than TF-IDF + logistic regression by ") for note in table.details)
     assert table.notes[-1] == (
         "Left out: full fine-tuning: it needs about 4.40 GiB of memory, and 3.00 GiB is available."

@@ -33,7 +33,7 @@ from afina.schema import figures_as_json, null_where_undefined
 from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
 from afina.studies.choosing import floors
-from afina.studies.choosing.candidates import EPOCHS
+from afina.studies.choosing.candidates import EPOCHS, RECORDED
 from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
 from afina.studies.runs.spec import Training
 
@@ -247,6 +247,7 @@ def evidence(made: Recommendation) -> Table:
         f"{made.train_examples:,} training texts a method was trained on.",
         *([f"Figures on {number_of_texts(made.examples)}{too_few(made.examples)}."] if too_few(made.examples) else []),
         *([_VALIDATION] if any(one.validation is not None for one in made.contenders) else []),
+        *([_GUESS] if made.kind not in RECORDED and any(one.trained for one in made.contenders) else []),
         *([_time(made)] if made.stages else []),
         *([_AT_ONCE.format(made.at_once)] if made.at_once > 1 else []),
         *ask_notes([one.ask for one in made.contenders if one.adapter]),
@@ -257,6 +258,11 @@ def evidence(made: Recommendation) -> Table:
     columns = (Column("", "left"), *map(Column, headings), Column("Note", "left"))
     return Table(EVIDENCE, columns, tuple(lines), tuple(notes), details=tuple(details))
 
+
+_GUESS = (
+    "No training on a task of this kind was recorded, so the order in which the settings were trained is a guess: it "
+    "is the order for tasks of classes."
+)
 
 _AT_ONCE = (
     "Up to {} trainings ran at once, so more settings were tried than one after the other. Their seconds were measured "

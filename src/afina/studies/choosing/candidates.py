@@ -36,6 +36,9 @@ LEARNT: tuple[tuple[str, float], ...] = (
 )
 """Methods, and factors of their default learning rates, in the learned order."""
 
+RECORDED: frozenset[str] = frozenset({"classes"})
+"""Kinds of the tasks whose learning curves were recorded. For another kind, the learned order is a guess."""
+
 AHEAD: Mapping[tuple[str, float], float] = {
     ("full", 1.0): 0.023,
     ("full", 3.0): 0.005,
