@@ -23,7 +23,7 @@ from afina.events import Progress
 from afina.studies.results import Results
 from afina.studies.runs.record import Record
 from command import PROGRAM, Command, left_behind
-from fakes import Runs
+from fakes import Runs, sentences, write_csv
 from workers import PATIENCE, alive, assert_ended, until, workers
 
 STEPS = 400
@@ -47,15 +47,21 @@ def case(gpt2: Backbone, toy: str, tmp_path_factory: pytest.TempPathFactory) -> 
     """The case of a method."""
     made: dict[str, Case] = {}
 
-    def of(method: str) -> Case:
-        if method not in made:
-            root = tmp_path_factory.mktemp(method)
-            source = root / "study.toml"
+    def of(name: str) -> Case:
+        if name not in made:
+            root = tmp_path_factory.mktemp("case")
+            source, (method, _, texts) = root / "study.toml", name.partition(" on ")
+            data, task = "", toy
+            if texts:
+                rows = [(text, " ".join(text.split()[:3])) for text, _ in sentences(120)]
+                task = str(write_csv(root / "rows.csv", rows, ("text", "first")))
+                data = '[data]\nkind = "text"\nlabel = "first"'
             source.write_text(
                 f"""
                 name = "resumed"
                 backbone = {json.dumps(gpt2.address)}
-                task = {json.dumps(toy)}
+                task = {json.dumps(task)}
+                {data}
                 [train]
                 max_steps = {STEPS}
                 batch_size = 4
@@ -65,8 +71,8 @@ def case(gpt2: Backbone, toy: str, tmp_path_factory: pytest.TempPathFactory) -> 
                 encoding="utf-8",
             )
             (run,) = Study.load(str(source)).runs()
-            made[method] = Case(source, run.execute(root / "undisturbed"))
-        return made[method]
+            made[name] = Case(source, run.execute(root / "undisturbed"))
+        return made[name]
 
     return of
 
@@ -91,7 +97,7 @@ def assert_same(results: Results, reference: Record) -> Record:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", "lora", "lora on texts"])
 def test_killed_at_three_random_moments_it_ends_in_the_same_adapter(
     method: str, case: Callable[[str], Case], tmp_path: Path
 ) -> None:
