@@ -58,7 +58,8 @@ def test_columns_stand_for_the_text_and_its_pair(backbones: Backbones) -> None:
     tokenizer, columns = backbones.tokenizer("gpt2"), {"text": "context", "text_pair": "question"}
     given = prompt_of("{question}\n{context}", columns, pairs=True, tokenizer=tokenizer)
     assert given.render("{question}", "{text}") == "{text}\n{question}"  # literally, whatever the texts hold
-    assert "Question: why" in prompt_of(None, columns, pairs=True, tokenizer=tokenizer).render("because", "why")
+    for names in (columns, {"text": "Context", "text_pair": "QUESTION"}):  # columns are recognised without case
+        assert "Question: why" in prompt_of(None, names, pairs=True, tokenizer=tokenizer).render("because", "why")
     with raises(InvalidStudy, code="template.invalid"):
         prompt_of("{question}", {"text": "context"}, pairs=False, tokenizer=tokenizer)
 

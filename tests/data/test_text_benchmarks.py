@@ -80,6 +80,10 @@ def test_aclsum_is_not_fetched_offline(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_the_published_papers_are_250_with_a_summary_of_each_aspect() -> None:
+    try:
+        assets.fetch("aclsum")
+    except NotFound as error:
+        pytest.skip(f"the papers cannot be had here: {error}")
     for aspect in ("challenge", "approach", "outcome"):
         task = Task.load(f"aclsum:{aspect}")
         assert (len(task.train), len(task.evaluation), task.leaked) == (100, 100, 0)

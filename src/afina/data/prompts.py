@@ -44,8 +44,8 @@ def prompt_of(asked: str | None, columns: Mapping[str, str], *, pairs: bool, tok
     if asked == CHAT:
         return chat_template(tokenizer, pairs=pairs)
     if asked is None:
-        names = columns.get("text"), columns.get("text_pair")
-        asked = USUAL.get(names, OTHERWISE_PAIR if pairs else OTHERWISE)  # type: ignore[arg-type]
+        first, second = (columns.get(role, "").strip().casefold() for role in ("text", "text_pair"))
+        asked = USUAL.get((first, second or None), OTHERWISE_PAIR if pairs else OTHERWISE)
     for role, mark in (("text", TEXT), ("text_pair", PAIR)):
         name = columns.get(role)
         if name is not None and mark not in asked:
