@@ -192,8 +192,10 @@ class ByPeft:
 
 
 CONV: Mapping[str, Mapping[str, Any]] = {"gpt2": {"fan_in_fan_out": True}}
-NAMED = {family: {"target_modules": list(names), **CONV.get(family, {})} for family, names in ATTENTION.items()}
-LOW = {"r": 4, "lora_alpha": 16, "lora_dropout": 0.0}
+NAMED: Mapping[str, Mapping[str, Any]] = {
+    family: {"target_modules": list(names), **CONV.get(family, {})} for family, names in ATTENTION.items()
+}
+LOW: dict[str, Any] = {"r": 4, "lora_alpha": 16, "lora_dropout": 0.0}
 BY_PEFT = {
     "lora": ByPeft("lora", {"dropout": 0}, partial(LoraConfig, **LOW), NAMED),
     "dora": ByPeft("lora", {"dora": True, "dropout": 0}, partial(LoraConfig, use_dora=True, **LOW), NAMED),
