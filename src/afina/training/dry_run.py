@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from afina import tensorfile
 from afina.data.batch import Loader, Packed
+from afina.inference.generation_memory import GenerationLoad
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.backbone_spec import FLOAT
@@ -66,6 +67,7 @@ def dry_run(
     evaluation: Packed,
     dtype: torch.dtype,
     precision: str = FLOAT,
+    load: GenerationLoad | None = None,
 ) -> DryRun:
     """Measure the memory of training `method` on the CPU, and of evaluating afterwards.
 
@@ -77,15 +79,17 @@ def dry_run(
         objective: The objective.
         loader: The training batches.
         recipe: How to train.
-        evaluation: The largest batch to evaluate.
+        evaluation: The largest batch to evaluate, with targets for each token if the objective has them.
         dtype: The compute dtype of training.
         precision: How the backbone's frozen weights are stored, a key of `PRECISIONS`.
+        load: The prompts whose answers are generated in the evaluation. None: no answer is generated.
     """
     # Two, because peft cannot wrap fake tensors.
     shapes = [_shape(address, objective.width, objective.opening, method, precision) for _ in range(2)]
     # Before FakeTensorMode, because these functions read values.
     layout = shapes[0].layout
     made, evaluation_layout = inputs_of(method).rehearsal(loader, recipe, layout), layout(evaluation).made()
+    generation = None if load is None else load.rehearsal(shapes[0].before, layout)
     with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
         fit = Fit(_fake(shapes.pop()), method, objective, loader, recipe, dtype)
         if fit.parameters:
@@ -104,7 +108,9 @@ def dry_run(
         disk_bytes = tensorfile.size(method.state(classifier.model))
         classifier.eval()
         with torch.inference_mode():
-            classifier.answer(classifier.features(evaluation, evaluation_layout))
+            if generation is not None:
+                generation.run(classifier)
+            classifier(evaluation, evaluation_layout)
     return DryRun(counts, kept, kept - copies, activations, beyond, alive.peak, disk_bytes)
 
 

@@ -17,17 +17,18 @@ import torch
 
 from afina import device as devices
 from afina import meter
-from afina.data.batch import TOKEN_BUDGET, Loader, Packed, by_length
+from afina.data.batch import TOKEN_BUDGET, Loader, Packed, by_length, pack
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy, OutOfMemory
 from afina.events import Says, silent
+from afina.inference.generation_memory import GenerationLoad
 from afina.methods import make
 from afina.methods.attachment import applicable
 from afina.methods.method import Method
 from afina.models.backbone import Backbone
-from afina.models.classifier import Classifier
+from afina.models.language_model import open_model
 from afina.models.objective import Objective
 from afina.models.pretrained import meta_model
 from afina.studies.runs.prepared import aim_of, attached, loader_of, longest_text, question_of, read_task, recipe_of
@@ -94,9 +95,8 @@ def forecast_run(
     recipe, dtype = recipe_of(run, method, loader), devices.precision(run.training.dtype, devices.choose())
     _check_steps(run, recipe.steps)
     before = method.takes_positions
-    batches = (packed for _, packed in by_length(task.evaluation.encoded, before=before))
-    heaviest = max(batches, key=lambda one: len(one.tokens) + before * len(one))
-    seen = dry_run(run.backbone, method, objective, loader, recipe, heaviest, dtype, run.training.precision)
+    evaluation, load = _evaluation(task, run, before)
+    seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, run.training.precision, load)
     inputs = inputs_of(method)
     gpu = memory or meter.gpu_memory(devices.choose())
     terms = _terms(run, inputs.largest(loader, recipe), str(dtype).removeprefix("torch."), limit, gpu)
@@ -122,6 +122,23 @@ def forecast_run(
         pace = seconds_per_token(run, method, objective, loader)
         one = replace(one, train_seconds=pace * inputs.computed(loader, recipe.steps))
     return one
+
+
+def _evaluation(task: EncodedTask, run: RunSpec, before: int) -> tuple[Packed, GenerationLoad | None]:
+    """Return the largest batch of the evaluation, and the prompts whose answers are generated, if any are."""
+    split = task.evaluation
+    sequences, targets = split.encoded, None
+    if split.references is not None:
+        sequences, targets = split.references.sequences(split.encoded)
+    batches = (indices for indices, _ in by_length(sequences, before=before))
+    heaviest = max(batches, key=lambda chosen: int(sequences.lengths[chosen].sum()) + before * len(chosen))
+    rows = [sequences[index] for index in heaviest]
+    if targets is None:
+        return pack(rows), None
+    most = run.generate.max_new_tokens or task.answer_tokens or 1
+    return pack(rows, [targets[index] for index in heaviest], per_token=True), GenerationLoad(
+        split.encoded, most, run.generate.beams
+    )
 
 
 def forecast_methods(
@@ -279,7 +296,7 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
     device = devices.choose()
     try:
         names, opening = objective.label_names, objective.opening
-        classifier = Classifier.open(Backbone.load(run.backbone), names, run.seed, opening=opening)
+        classifier = open_model(Backbone.load(run.backbone), names, run.seed, opening)
         classifier.hold(run.training.precision)
         attached(classifier, method, run.seed, device)
         recipe = replace(recipe_of(run, method, loader), steps=WARM_UP + MEASURED)

@@ -1,0 +1,150 @@
+"""What `afina plan` foresees of a run that learns to write texts, against what the run then measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from afina import METHODS, Run
+from afina.data.tokenize import Encoded, encode
+from afina.inference.generation import ContinuousBatch
+from afina.inference.generation_memory import GenerationLoad
+from afina.models.backbone import Backbone
+from afina.models.decoding import Decoding
+from afina.models.language_model import open_without_weights
+from afina.models.manifest import read_manifest
+from afina.studies.runs.forecast import forecast_run
+from afina.studies.runs.spec import Data, Training
+from afina.training.dry_run import Alive, _fake
+from fakes import VOCABULARY, Backbones, configuration, save, sentences, serves, write_csv
+from grid import some_slow
+from language import OBJECTIVE, TEMPLATE, answer, opened
+
+DATA = Data(kind="text", label="summary")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> str:
+    rows = [(text, answer(text)) for text, _ in sentences(60)]
+    return str(write_csv(tmp_path_factory.mktemp("texts") / "rows.csv", rows, ("text", "summary")))
+
+
+def run_of(backbones: Backbones, task: str, family: str, method: str, **changes: Any) -> Run:
+    settings = {"epochs": 1, "batch_size": 8, "dtype": "float32", "learning_rate": 5e-3}
+    hyperparameters = {"type": "MISS", "settings": {"r": 4}} if method == "peft" else {}
+    return Run(
+        backbone=str(backbones.path(family)),
+        task=task,
+        method=method,
+        hyperparameters=hyperparameters,
+        data=DATA,
+        training=Training(**(settings | changes)),
+    )
+
+
+LEARNING = [name for name in METHODS if name not in ("baseline", "head")]
+CASES = [
+    *(("gpt2", method, dtype) for method in LEARNING if method != "peft" for dtype in ("float32", "bfloat16")),
+    *((family, "lora", "float32") for family in ("gptj", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")),
+    *((family, "full", "bfloat16") for family in ("gptj", "llama")),
+    ("llama", "peft", "float32"),
+    *(("llama", name, "float32") for name in ("prompt", "prefix")),
+]
+QUICK = {
+    *(("gpt2", method, "float32") for method in ("full", "lora", "prefix", "zero-shot")),
+    ("gpt2", "full", "bfloat16"),
+    ("llama", "full", "bfloat16"),
+    ("llama", "lora", "float32"),
+}
+
+
+@pytest.mark.parametrize(("family", "method", "dtype"), some_slow([case for case in CASES if serves(*case[:2])], QUICK))
+def test_a_forecast_is_what_the_run_then_measures(
+    backbones: Backbones, task: str, tmp_path: Path, family: str, method: str, dtype: str
+) -> None:
+    check(run_of(backbones, task, family, method, dtype=dtype), tmp_path)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "accumulated": {"accumulate": 2, "batch_size": 4},
+    "in parts": {"token_budget": 100},
+    "checkpointed": {"checkpointing": True, "accumulate": 2, "token_budget": 100},
+}
+
+
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", SETTINGS)
+def test_a_forecast_heeds_how_the_run_trains(
+    backbones: Backbones, task: str, tmp_path: Path, case: str, method: str
+) -> None:
+    check(run_of(backbones, task, "gpt2", method, **SETTINGS[case]), tmp_path)
+
+
+def check(run: Run, out: Path) -> None:
+    """What is foreseen of a run, and what it then measures, are the same."""
+    one, record = forecast_run(run, calibrate=False), run.execute(out)
+    adapter = out / record.adapter
+    assert (one.trainable, one.body, one.head) == (record.trainable, record.body, record.head)
+    assert one.state_bytes == record.memory.state_bytes
+    assert one.activation_tokens == record.memory.activation_tokens
+    assert one.activation_bytes == record.memory.activation_bytes
+    assert one.disk_bytes == (adapter / read_manifest(adapter).tensor_file).stat().st_size
+    assert one.peak - one.terms.process >= one.state_bytes
+
+
+def test_activations_are_the_same_for_four_times_the_vocabulary_and_its_logits_are_never_whole(
+    backbones: Backbones, task: str, tmp_path: Path
+) -> None:
+    words = backbones.tokenizer("gpt2")
+    wide = save(configuration("gpt2", vocab_size=4 * VOCABULARY), words, tmp_path / "wide")
+    few, many = (
+        run_of(backbones, task, "gpt2", "lora").model_copy(update=each) for each in ({}, {"backbone": str(wide)})
+    )
+    one, other = (forecast_run(run, calibrate=False) for run in (few, many))
+    assert other.activation_bytes == one.activation_bytes
+    assert other.state_bytes - one.state_bytes == 4 * 3 * VOCABULARY * 32
+
+
+def longest_first(prompts: Encoded) -> list[Any]:
+    return sorted((prompts[index] for index in range(len(prompts))), key=lambda each: -len(each))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("method", [None, "prefix"])
+def test_the_memory_of_generation_is_foreseen(backbones: Backbones, beams: int, method: str | None) -> None:
+    backbone, most = Backbone.load(str(backbones.path("gpt2"))), 40
+    adds = METHODS[method]() if method else None
+    prompts = encode(backbone.tokenizer, [text for text, _ in sentences(30)], max_length=40, template=TEMPLATE)
+    batch = ContinuousBatch(opened(backbone, adds).eval(), ())  # no token ends an answer
+    for prompt in longest_first(prompts):
+        batch.add(prompt, Decoding(max_new_tokens=most, beams=beams))
+    with Alive() as measured:
+        while batch.active:
+            batch.step()
+    empty = open_without_weights(backbone.address, 1, OBJECTIVE.opening)
+    if adds:
+        empty.wrap(adds.attach)
+    rehearsal = GenerationLoad(prompts, most, beams).rehearsal(empty.before, empty.layout)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+        model = _fake(empty).eval()
+        with Alive() as alive:
+            rehearsal.run(model)
+    assert 0.9 * measured.peak <= alive.peak <= 1.2 * measured.peak
+
+
+def test_longer_answers_and_beams_need_more_memory(backbones: Backbones, task: str) -> None:
+    run = run_of(backbones, task, "gpt2", "zero-shot")
+    changes = {
+        "short": {"max_new_tokens": 2},
+        "long": {"max_new_tokens": 40},
+        "beams": {"max_new_tokens": 40, "beams": 4},
+    }
+    peaks = {
+        name: forecast_run(run.model_copy(update={"generate": Decoding(**given)}), calibrate=False).peak
+        for name, given in changes.items()
+    }
+    assert peaks["short"] < peaks["long"] < peaks["beams"]
