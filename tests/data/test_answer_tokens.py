@@ -60,6 +60,9 @@ def test_columns_stand_for_the_text_and_its_pair(backbones: Backbones) -> None:
     assert given.render("{question}", "{text}") == "{text}\n{question}"  # literally, whatever the texts hold
     for names in (columns, {"text": "Context", "text_pair": "QUESTION"}):  # columns are recognised without case
         assert "Question: why" in prompt_of(None, names, pairs=True, tokenizer=tokenizer).render("because", "why")
+    swapped = {"text": "context", "text_pair": "text"}
+    named = prompt_of("{context}: {text}", swapped, pairs=True, tokenizer=tokenizer)
+    assert named.render("here", "why") == "here: why"
     with raises(InvalidStudy, code="template.invalid"):
         prompt_of("{question}", {"text": "context"}, pairs=False, tokenizer=tokenizer)
 

@@ -5,6 +5,7 @@ The module does not know models.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from afina.data.tokenize import PAIR, TEXT, Template, Tokenizer
@@ -24,6 +25,8 @@ USUAL = {
 
 OTHERWISE = "{text}\n\nOutput:"
 OTHERWISE_PAIR = "{text}\n{text_pair}\n\nOutput:"
+
+_IN_BRACES = re.compile(r"\{[^{}]+\}")
 
 _ANSWER = "\x1fanswer\x1f"
 """Stands for the answer while a chat template is read; no text has these characters."""
@@ -46,11 +49,9 @@ def prompt_of(asked: str | None, columns: Mapping[str, str], *, pairs: bool, tok
     if asked is None:
         first, second = (columns.get(role, "").strip().casefold() for role in ("text", "text_pair"))
         asked = USUAL.get((first, second or None), OTHERWISE_PAIR if pairs else OTHERWISE)
-    for role, mark in (("text", TEXT), ("text_pair", PAIR)):
-        name = columns.get(role)
-        if name is not None and mark not in asked:
-            asked = asked.replace(f"{{{name}}}", mark)
-    made = Template(asked)
+    # A column's own name goes before the mark that is spelled alike: a second column may be called `text`.
+    marks = {f"{{{columns[role]}}}": mark for role, mark in (("text", TEXT), ("text_pair", PAIR)) if role in columns}
+    made = Template(_IN_BRACES.sub(lambda found: marks.get(found[0], found[0]), asked))
     made.check_pairs(pairs)
     return made
 

@@ -299,8 +299,8 @@ class Texts(Objective):
     @property
     def settings(self) -> dict[str, Any]:
         """The kind, and what the generation of answers depends on."""
-        decoding = self.decoding.model_dump(mode="json", exclude_defaults=True)
-        made = {"answer_tokens": self.answer_tokens, "chat": self.chat, "decoding": decoding}
+        how = self.decoding.model_dump(mode="json", exclude_defaults=True)
+        made = {"answer_tokens": self.answer_tokens, "chat": self.chat, "decoding": how}
         return {"kind": self.kind, **{name: value for name, value in made.items() if value}}
 
     def generating(self, answer_tokens: int | None, decoding: Decoding, *, chat: bool) -> Self:
@@ -321,8 +321,7 @@ class Texts(Objective):
 
     def mean_loss(self, predictions: Predictions) -> float:
         """Return the mean negative log-likelihood of the references' tokens, in nats."""
-        extras = predictions.extras
-        return float(extras["nll"].sum() / extras["reference_tokens"].sum())
+        return float(predictions.extras["nll"].sum() / predictions.extras["reference_tokens"].sum())
 
     def decode(self, predictions: Predictions) -> np.ndarray:
         """Return the answers themselves."""
@@ -334,9 +333,8 @@ class Texts(Objective):
 
     def perfect(self, targets: np.ndarray) -> Answered:
         """Return answers that equal the first reference, of a model that is certain of every reference."""
-        sure = {"nll": np.zeros(len(targets)), "reference_tokens": np.ones(len(targets), np.int64)}
-        answers = np.array([each[0] for each in targets], dtype=object)
-        return Answered(targets, answers, None, {**sure, "ended": np.ones(len(targets), bool)})
+        ones, answers = np.ones(len(targets), np.int64), np.array([each[0] for each in targets], dtype=object)
+        return Answered(targets, answers, None, {"nll": 0.0 * ones, "reference_tokens": ones, "ended": ones > 0})
 
     def signatures(self, targets: np.ndarray) -> dict[str, str]:
         """Return sacrebleu's signatures of BLEU and chrF."""
