@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from afina.data.split import as_references
 from afina.methods import METHODS
 from afina.models.manifest import MANIFEST
 from afina.models.objective import Objective, Predictions
-from afina.models.objectives import Labels, Number
+from afina.models.objectives import Labels, Number, Texts
 from afina.studies.results import Failure, Results
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Environment, Memory, Record, Result, Seconds
@@ -151,6 +152,51 @@ def of_kind(kind: str, method: str = "lora", *, noise: float = 1.0, seed: int = 
     predicted = Predictions(outputs.astype(np.float32), right)
     told = {"kind": kind, "objective": objective.settings, "metric": objective.metric, "examples": TEXTS, "seed": seed}
     told |= {"label_names": objective.label_names, "metrics": objective.metrics(predicted)}
+    return Result(record(method, **(told | changes)), predicted)
+
+
+WORDS = (
+    "the",
+    "bright",
+    "warm",
+    "dull",
+    "soup",
+    "play",
+    "lamp",
+    "ferry",
+    "novel",
+    "garden",
+    "turned",
+    "out",
+    "in",
+    "end",
+)
+
+
+def texts(method: str = "lora", *, noise: float = 0.3, seed: int = 0, size: int = 60, **changes: Any) -> Result:
+    """A finished run that answers with texts; a share `noise` of the words of an answer is drawn anew.
+
+    Every second text has three references.
+    """
+    drawn, words = np.random.default_rng([seed, *method.encode()]), np.random.default_rng(0)
+    right, answers = [], np.empty(size, object)
+    for place in range(size):
+        several = [words.choice(WORDS, words.integers(6, 16)) for _ in range(1 + 2 * (place % 2))]
+        right.append(tuple(" ".join(one).capitalize() + "." for one in several))
+        kept = [word if drawn.random() > noise else str(drawn.choice(WORDS)) for word in several[0]]
+        answers[place] = " ".join(kept).capitalize() + "."
+    tokens = np.array([sum(map(len, several)) for several in right], np.int64) // 4
+    extras = {
+        "nll": tokens * (1 + noise),
+        "reference_tokens": tokens,
+        "new_tokens": np.array([len(one) // 4 for one in answers], np.int64),
+        "ended": drawn.random(size) > noise / 4,
+    }
+    objective = Texts(("ref",), answer_tokens=40)
+    predicted = Predictions(answers, as_references(right), extras)
+    told = {"kind": "text", "objective": objective.settings, "metric": objective.metric, "examples": size, "seed": seed}
+    told |= {"label_names": ("ref",), "metrics": objective.metrics(predicted)}
+    told |= {"signatures": objective.signatures(predicted.right), "head": 0}
     return Result(record(method, **(told | changes)), predicted)
 
 

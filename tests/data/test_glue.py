@@ -12,7 +12,7 @@ import pytest
 from afina import Task
 from afina.data.addresses import check_address, is_at_hand, named
 from afina.errors import InvalidData, NotFound, UnknownName
-from afina.report.disagreements import EvaluationTexts
+from afina.report.examples.disagreements import EvaluationTexts
 from afina.studies.runs.spec import Data
 from hubs import Hub, classes, written
 from raises import raises

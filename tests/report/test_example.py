@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afina import Task
-from afina.report.disagreements import WITHHELD
+from afina.report.examples.disagreements import WITHHELD
 from afina.report.report import FILES, PAGE, Report
 from afina.studies.results import Results
 

@@ -8,11 +8,11 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser
 
-from afina.report.disagreements import EvaluationTexts
+from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.report import Report
 from browser import viewed
 from grid import some_slow
-from records import TRAINED, answering, of_kind, result, results
+from records import TEXTS, TRAINED, answering, of_kind, result, results, texts
 
 pytestmark = pytest.mark.browser
 
@@ -59,7 +59,7 @@ def test_a_browser_finds_nothing_to_say_and_nothing_sticks_out(
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("kind", some_slow(["number", "labels", "sizes"], quick=["number"]))
+@pytest.mark.parametrize("kind", some_slow(["number", "labels", "text", "sizes"], quick=["number", "text"]))
 def test_pages_of_other_kinds_of_task_fit_too(chromium: Browser, tmp_path: Path, kind: str, width: int) -> None:
     if kind == "sizes":
         made = [
@@ -67,12 +67,16 @@ def test_pages_of_other_kinds_of_task_fit_too(chromium: Browser, tmp_path: Path,
             for size in (64, 256, 1024)
             for method in ("full", "lora")
         ]
+    elif kind == "text":
+        made = [texts(method, seed=seed) for method in ("full", "lora", "zero-shot") for seed in (0, 1)]
+        for one in made:
+            one.predictions.outputs[0], one.predictions.outputs[12] = LONG, HOSTILE
     else:
         names = {"label_names": (HOSTILE, LONG, "c")} if kind == "labels" else {}
         made = [of_kind(kind, method, seed=seed, **names) for method in ("full", "lora", "baseline") for seed in (0, 1)]
     made[0].record.ceiling["pearson"] = 0.9
-    path = tmp_path / "report.html"
-    path.write_text(Report.of(results(made)).page(), encoding="utf-8")
+    path, shown = tmp_path / "report.html", EvaluationTexts([HOSTILE, LONG] * (TEXTS // 2), "sha256:d1")
+    path.write_text(Report.of(results(made), shown).page(), encoding="utf-8")
     with viewed(chromium, path, width, "light") as view:
         assert view.page.evaluate("document.scrollingElement.scrollWidth") <= width
         boxes = view.page.evaluate(
@@ -82,6 +86,7 @@ def test_pages_of_other_kinds_of_task_fit_too(chromium: Browser, tmp_path: Path,
     assert view.said == []
     assert all(150 < one <= width for one in boxes)
     wanted = {"number": "Predicted against given", "labels": "Label by label", "sizes": "How many labels"}
+    wanted |= {"text": "Examples"}
     assert wanted[kind] in titles
 
 

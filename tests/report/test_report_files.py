@@ -9,7 +9,7 @@ import pytest
 
 from afina import Task
 from afina.report.arms import arms, lines
-from afina.report.disagreements import EvaluationTexts
+from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.report import FILES, MARKDOWN, Report
 from afina.studies.choosing.floors import MAJORITY, TFIDF
 from afina.studies.choosing.recommendation import Contender, Recommendation

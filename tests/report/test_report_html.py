@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from afina.events import Listener
-from afina.report.disagreements import EvaluationTexts
+from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.plots import svg
 from afina.report.plots.comparison import pareto_front
 from afina.report.report import Report

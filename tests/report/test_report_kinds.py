@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from afina.report import formatting
-from afina.report.disagreements import EvaluationTexts, disagreement_table
+from afina.report.examples.disagreements import EvaluationTexts, disagreement_table
 from afina.report.per_label import BY_LABEL, CONFUSIONS, FITS, MOST
 from afina.report.presentation import PRESENTATIONS
 from afina.report.report import Report

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from afina.report.arms import arms
-from afina.report.disagreements import WITHHELD, EvaluationTexts, disagreement_table, disagreements
+from afina.report.examples.disagreements import WITHHELD, EvaluationTexts, disagreement_table, disagreements
 from afina.report.paper_claims import CLAIMS, Claim
 from afina.report.paper_figures import STUDY
 from afina.report.report import Report

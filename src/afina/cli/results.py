@@ -118,7 +118,7 @@ def write_text(results: Results) -> None:
 
 def write_report(results: Results, *, texts: bool = True) -> list[Path]:
     """Write every file of the report and return their paths; `texts=False` writes row numbers instead of texts."""
-    from afina.report.disagreements import WITHHELD, EvaluationTexts
+    from afina.report.examples.disagreements import WITHHELD, EvaluationTexts
     from afina.report.report import Report
 
     evaluated = EvaluationTexts.read(results.task, results.data) if texts else WITHHELD

@@ -20,7 +20,6 @@ from afina.cli.help import CommandGroup
 from afina.cli.options import Json, MethodOption, SeedOption
 from afina.cli.terminal import print_columns, print_created, printable
 from afina.errors import InvalidName, NotFound
-from afina.repr_html import figure
 
 if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore
@@ -340,8 +339,9 @@ def _moved(made: AliasMove, as_json: bool) -> None:
 
 def version_summary(found: Version) -> list[tuple[str, Any]]:
     """Return the fields of a version that `afina store show` prints, with their labels."""
+    from afina.store import kinds
+
     manifest = found.manifest
-    metrics = manifest.get("metrics") or {}
     checked = found.checked
     environment = manifest.get("environment") or {}
     return [
@@ -351,8 +351,7 @@ def version_summary(found: Version) -> list[tuple[str, Any]]:
         ("created", f"{minute(found.created)} UTC by {found.who or 'somebody'}"),
         ("message", found.why),
         ("method", f"{manifest.get('method')} {_inline(manifest.get('hyperparameters') or {})}"),
-        ("labels", ", ".join(manifest.get("label_names") or ())),
-        ("metrics", ", ".join(f"{name} {figure(value)}" for name, value in list(metrics.items())[:4])),
+        *kinds.summary(manifest),
         ("task", manifest.get("task")),
         ("training texts", manifest.get("train_digest")),
         ("evaluation", manifest.get("evaluation_digest")),

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from afina.store.recompute import Flips
 
 
+LONGEST = 160
+"""The most characters of a text in a line about a changed answer."""
+
 MANY = 5
 """The largest number of layers, and of flips, that are shown. The largest changes and new errors are first."""
 
@@ -78,8 +81,16 @@ def diff(
 
 def print_flips(flips: Flips) -> None:
     """Print how many predictions differ, the first of them, and the verdict."""
+    from afina.store.kinds import ADAPTER_KINDS
+
     found: dict[str, Any] = flips.as_json()
-    if found["flipped"] is not None:
+    writes = ADAPTER_KINDS[flips.kind].generates
+    if writes:
+        print(
+            f"{found['flipped']} of {found['examples']} answers differ; equal to a reference: "
+            f"{found['right_to_wrong']} no longer, {found['wrong_to_right']} only now"
+        )
+    elif found["flipped"] is not None:
         how = [
             f"{found[key]} {key.replace('_', ' ')}"
             for key in ("right_to_wrong", "wrong_to_right", "wrong_to_wrong")
@@ -87,10 +98,20 @@ def print_flips(flips: Flips) -> None:
         ]
         print(f"{found['flipped']} of {found['examples']} predictions flip: {', '.join(how)}")
     for row in flips.rows[:MANY]:
-        print(printable(f"  {row.before} -> {row.after} (right: {row.label}): {row.text[:70]}"))
+        if writes:
+            more = f" (1 of {len(row.label)})" * (len(row.label) > 1)
+            lines = {"": row.text, "right": row.label[0] + more, "before": row.before, "after": row.after}
+            for name, line in lines.items():
+                print(printable(f"    {name:<8}{_line(line)}" if name else f"  {_line(line)}"))
+        else:
+            print(printable(f"  {row.before} -> {row.after} (right: {row.label}): {row.text[:70]}"))
     if found["flipped"] and found["flipped"] > MANY:
         print("  ... (--json prints more)")
     print_prose(flips.words)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:LONGEST]
 
 
 def changed_fields(found: Mapping[str, Any]) -> Iterator[str]:

@@ -252,7 +252,8 @@ def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
     """
     manifest = adapter.manifest
     method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
-    empty = meta_from_json(configuration, len(manifest.label_names))
+    asked = objectives.make(manifest.label_names, manifest.objective)
+    empty = meta_from_json(configuration, len(manifest.label_names), asked.opening)
     try:
         method.for_family(empty.config.model_type).check(empty, adapter.tensors)
     except (InvalidStudy, CorruptAdapter) as error:
@@ -268,9 +269,8 @@ _TOKENIZER = "tokenizer_config.json"
 def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
     """Write the adapter and its backbone as one float32 model that transformers' `from_pretrained` opens.
 
-    The merged model has the logits of `predictor`, which is unchanged; merging needs memory for a second copy of the
-    model. The tokenizer is saved too, with the adapter's maximum length. `directory` must not exist, and is written
-    atomically.
+    The merged model has the logits of `predictor`, which is unchanged; merging needs a second copy of the model. The
+    tokenizer is saved too, with the adapter's maximum length. `directory` must not exist, and is written atomically.
 
     Returns:
         Instructions for the user of the merged model that the files do not contain, one sentence each.
@@ -316,8 +316,14 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
         fresh.mkdir()
         Full().accompany(model, predictor.backbone, fresh)
         _cut_at(fresh / _TOKENIZER, predictor.max_length)
-        tensorfile.write(fresh / Full.tensor_file, model.state_dict())
+        tensorfile.write(fresh / Full.tensor_file, _untied(model.state_dict()))
     return _notes(predictor)
+
+
+def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with one name each: transformers ties the output embedding again when it opens a model."""
+    names = {tensor.data_ptr(): name for name, tensor in reversed(state.items()) if tensor.numel()}
+    return {name: tensor for name, tensor in state.items() if names.get(tensor.data_ptr(), name) == name}
 
 
 def _merged(predictor: ModelPredictor) -> Any:
@@ -361,7 +367,7 @@ def _check(predictor: ModelPredictor, model: Any) -> None:
     device = next(predictor.classifier.parameters()).device
     reading = (predictor.backbone, predictor.max_length, predictor.template)
     expected = np.array(probes.probe(predictor.classifier, *reading))
-    found = np.array(probes.probe(Classifier(model).to(device), *reading))
+    found = np.array(probes.probe(type(predictor.classifier)(model).to(device), *reading))
     difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-12))
     if not difference <= MERGE_TOLERANCE:
         reason = f"the merged logits differ by {difference:.1e} of the largest logit, expected {MERGE_TOLERANCE:.0e}."

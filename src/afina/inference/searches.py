@@ -86,11 +86,6 @@ class Search(ABC):
         return self.decoding.beams
 
     @property
-    def tokens(self) -> Sequence[int]:
-        """The new tokens that no later step changes; with beams, none."""
-        return ()
-
-    @property
     def takes_best(self) -> bool:
         """Whether `advance` needs only the best token."""
         return False
@@ -126,11 +121,6 @@ class SingleSearch(Search):
         self._tokens: list[int] = []
         seed = derive_seed(decoding.seed, "sample", *prompt.tolist()) if decoding.samples else 0
         self._random = np.random.Generator(np.random.PCG64(seed))
-
-    @property
-    def tokens(self) -> Sequence[int]:
-        """The new tokens."""
-        return self._tokens
 
     @property
     def takes_best(self) -> bool:
@@ -237,7 +227,7 @@ class BeamSearch(Search):
     def _cannot_improve(self, best: float, length: int) -> bool:
         if len(self._finished) < self.decoding.beams:
             return False
-        return best / float(length**self.decoding.length_penalty) <= self._finished[-1][0]
+        return best / length**self.decoding.length_penalty <= self._finished[-1][0]
 
 
 def search_for(prompt: np.ndarray, decoding: Decoding, limits: Limits) -> Search:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from afina import digest, file_io, tensorfile
 from afina.data import leakage
-from afina.data.kinds import NUMBER
+from afina.data.kinds import NUMBER, TEXT
 from afina.data.leakage import TextHashes
 from afina.errors import CorruptAdapter, NotFound
 from afina.models.architectures import head_names, is_output
@@ -143,6 +143,8 @@ class Adapter(ReprCard):
         settings = file_io.read_object(path / PEFT_SETTINGS)
         tensors, _ = tensorfile.read(path / PEFT_TENSORS)
         heads = [tensor for name, tensor in tensors.items() if is_output(name) and name.endswith("weight")]
+        if not heads and answers_with_texts(settings):
+            return cls._of_peft(path, settings, tensors, ("answer",), objective={"kind": TEXT}, template="{text}")
         if not heads or heads[0].dim() != 2 or not len(heads[0]):
             raise CorruptAdapter(
                 f"{path}: the adapter has no classification head ({', '.join(head_names())}). "
@@ -151,11 +153,18 @@ class Adapter(ReprCard):
                 path=path,
             )
         width = heads[0].shape[0]
+        names = tuple(f"LABEL_{index}" for index in range(width))
+        # transformers treats a head with one row as regression
+        return cls._of_peft(path, settings, tensors, names, objective=None if width > 1 else {"kind": NUMBER})
+
+    @classmethod
+    def _of_peft(
+        cls, path: Path, settings: dict[str, Any], tensors: dict[str, Tensor], names: tuple[str, ...], **facts: Any
+    ) -> Adapter:
         manifest = Manifest(
             method=FOREIGN,
             hyperparameters=settings,
-            label_names=tuple(f"LABEL_{index}" for index in range(width)),
-            objective=None if width > 1 else {"kind": NUMBER},  # transformers treats a head with one row as regression
+            label_names=names,
             backbone=_base(settings, path),
             backbone_digest=None,
             tokenizer_digest=None,
@@ -163,10 +172,16 @@ class Adapter(ReprCard):
             tensor_file=PEFT_TENSORS,
             tensors_digest=digest.of_tensors(tensors),
             max_length=0,
+            **facts,
         )
         made = cls(manifest, tensors, str(path), trained_on=_trained_on(path))
         object.__setattr__(made, "_matched", True)  # the manifest's digest was just computed from these tensors
         return made
+
+
+def answers_with_texts(settings: Mapping[str, Any]) -> bool:
+    """Return whether peft's settings are those of an adapter of a language model under its own head."""
+    return settings.get("task_type") == "CAUSAL_LM"
 
 
 def check_there(path: Path) -> None:

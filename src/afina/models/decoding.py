@@ -40,6 +40,36 @@ class Decoding(Frozen):
         """Whether tokens are drawn at random."""
         return self.temperature > 0
 
+    @property
+    def in_words(self) -> str:
+        """How answers are generated, to follow the word "by"."""
+        if self.samples:
+            limits = [f"top-p {self.top_p:g}"] * (self.top_p < 1) + [f"top-k {self.top_k}"] * (self.top_k > 0)
+            made = ", ".join([f"sampling at temperature {self.temperature:g}", *limits, f"seed {self.seed}"])
+        elif self.beams > 1:
+            made = f"beam search with {self.beams} beams and length penalty {self.length_penalty:g}"
+        else:
+            made = "greedy search (the most probable token at each step)"
+        made += f", no {self.no_repeat_ngram}-gram twice" if self.no_repeat_ngram else ""
+        return made + (f", up to {' or '.join(map(repr, self.stop))}" if self.stop else "")
+
+    def for_transformers(self, most: int | None = None) -> dict[str, Any]:
+        """Return the arguments of `generate` in transformers, without those at their defaults and without stop strings.
+
+        Args:
+            most: Most new tokens where `max_new_tokens` is None. None: no limit is named.
+        """
+        sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k} if self.samples else {}
+        beams = {"num_beams": self.beams, "length_penalty": self.length_penalty} if self.beams > 1 else {}
+        limit = self.max_new_tokens or most
+        return {
+            **({"max_new_tokens": limit} if limit else {}),
+            "do_sample": self.samples,
+            **sampling,
+            **beams,
+            **({"no_repeat_ngram_size": self.no_repeat_ngram} if self.no_repeat_ngram else {}),
+        }
+
     @field_validator("temperature")
     @classmethod
     def _one_way(cls, temperature: float, info: ValidationInfo) -> float:

@@ -219,9 +219,9 @@ def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = S
     return cast(PreTrainedModel, model)
 
 
-def meta_from_json(configuration: Mapping[str, Any], labels: int) -> PreTrainedModel:
-    """Return transformers' classifier on the `meta` device, from the content of a `config.json`."""
-    return meta_from_config(AutoConfig.for_model(**configuration), labels)
+def meta_from_json(configuration: Mapping[str, Any], labels: int, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
+    """Return transformers' model on the `meta` device, from the content of a `config.json`."""
+    return meta_from_config(AutoConfig.for_model(**configuration), labels, opening)
 
 
 def _configuration(address: str) -> PreTrainedConfig:

@@ -114,7 +114,7 @@ class _Field:
     def answer(self) -> str:
         """The headline, with the number of texts and seeds."""
         seeds = f" (mean of {len(self.leader.seeds)} seeds)" if len(self.leader.seeds) > 1 else ""
-        return f"{self.headline()} on {count(self.leader.record.examples)} evaluation texts{seeds}."
+        return f"{self.headline()} on {_counted_texts(self.leader.record.examples)}{seeds}."
 
     def compared(self) -> str:
         """The verdicts between the leader and the others."""
@@ -227,6 +227,10 @@ def _absent(arms: Sequence[Arm], ground: Sequence[Arm], failed: Sequence[Failure
     )
     parts += [f"{_counted(waiting, 'run')} that {'has' if waiting == 1 else 'have'} not finished"] if waiting else []
     return f"Not included: {'; '.join(parts)}." if parts else ""
+
+
+def _counted_texts(number: int) -> str:
+    return f"{count(number)} evaluation text{'s' * (number != 1)}"
 
 
 def _counted(number: int, what: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING
 
 from afina.models.adapter import Adapter
@@ -10,6 +11,7 @@ from afina.report.formatting import (
     headline_first,
     interval_heading,
     metric_figure,
+    metric_heading,
     number_of_texts,
     quoted,
     share,
@@ -20,10 +22,15 @@ from afina.report.formatting import (
 from afina.report.presentation import PRESENTATIONS
 from afina.report.tables import Column, Table
 from afina.schema import figures_as_json, null_where_undefined
+from afina.stats.metrics import METRICS
 
 if TYPE_CHECKING:  # the imports load torch
     from afina.inference.evaluation import Evaluation
     from afina.inference.prompting import Answer
+
+
+IN_A_SENTENCE = 8
+"""The most metrics that are told in a sentence; more are shown in a table."""
 
 
 def sentences(found: Evaluation) -> list[str]:
@@ -33,7 +40,8 @@ def sentences(found: Evaluation) -> list[str]:
     on = texts_evaluated(found.where, found.examples, found.held_out)
     ends = (found.interval.low, found.interval.high)
     interval = f"{interval_heading(found.metric)}: {span(ends)}"
-    said = [f"{', '.join(figures[:2])} on {on} ({interval}){too_few(found.examples)}", ", ".join(figures[2:])]
+    said = [f"{', '.join(figures[:2])} on {on} ({interval}){too_few(found.examples)}"]
+    said += [", ".join(figures[2:])] if len(figures) <= IN_A_SENTENCE else []
     positive = PRESENTATIONS[found.kind].positive(found.label_names)
     if positive is not None and not found.chosen:
         said.append(
@@ -75,8 +83,13 @@ def leakage_unknown(adapter: Adapter) -> str:
 
 
 def tables(found: Evaluation) -> list[Table]:
-    """Return the tables of figures by label and of confusions."""
-    answered = found.answered
+    """Return the tables of figures by label and of confusions; or of the metrics, if too many for a sentence."""
+    answered, names = found.answered, headline_first(found.metrics, found.metric)
+    if len(names) > IN_A_SENTENCE:
+        rows = tuple((metric_heading(name), share(found.metrics[name])) for name in names[2:])
+        undefined = [name for name in names if isnan(found.metrics[name])]
+        needed = [f"{metric_heading(name)} is undefined: it needs {METRICS[name].needs}." for name in undefined]
+        return [Table("Further figures", (Column("Metric", "left"), Column("Value")), rows, tuple(needed))]
     return PRESENTATIONS[found.kind].terminal_tables(found.label_names, answered.targets, answered.answers[None])
 
 

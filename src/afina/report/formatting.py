@@ -131,7 +131,7 @@ def metric_name(metric: str, labels: Sequence[str] = ()) -> str:
 def metric_heading(metric: str, labels: Sequence[str] = ()) -> str:
     """Return the metric's name for a heading, such as `Accuracy`."""
     text = metric_name(metric, labels)
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].islower() else text  # chrF keeps its spelling
 
 
 def metric_figure(name: str, number: float, labels: Sequence[str] = ()) -> str:

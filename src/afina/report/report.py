@@ -17,7 +17,7 @@ from afina.methods import make
 from afina.report import conclusion, paper_claims, paper_figures, sections, verdicts
 from afina.report.arms import Arm, arms, is_curve, of_greatest_size
 from afina.report.conclusion import Headline
-from afina.report.disagreements import EvaluationTexts, disagreement_table
+from afina.report.examples.disagreements import EvaluationTexts, sections_of
 from afina.report.paper_claims import Claim
 from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS, Presentation
@@ -60,7 +60,8 @@ class Report:
         In a study named `paper`, the tables include the paper's figures and footnotes.
         """
         beside = paper_figures.beside(self.arms) if self._is_of_the_paper else Beside()
-        tables = all_tables(self.arms, beside, sections.notes(self.arms, self.results.data))
+        notes, headed = sections.notes(self.arms, self.results.data), not self.arms or _presentation(self.arms).headed
+        tables = all_tables(self.arms, beside, notes, headed=headed)
         return [*tables, *([tuning_table(self.results.tuned)] if self.results.tuned else [])]
 
     @cached_property
@@ -200,12 +201,11 @@ class Report:
         if self.arms:
             presentation, greatest = _presentation(self.arms), of_greatest_size(self.arms)
             claimed = paper_claims.claim_table(self.claims)
-            differ = disagreement_table(greatest, self.evaluated)
             made += [sections.of_table(claimed)] if claimed else []
             drawn = (TRAINING, *presentation.plots)
             made += [Section(title, tuple(plots[title])) for title in drawn if plots.get(title)]
             made += [sections.of_table(table) for table in presentation.tables(greatest)]
-            made += [sections.of_table(differ)] if differ else []
+            made += sections_of(greatest, self.evaluated)
             made.append(sections.what_was_run(self.arms))
         return made + sections.provenance(self.arms, self.results.command)
 

@@ -15,6 +15,7 @@ from afina.data.addresses import named
 from afina.data.kinds import columns_in_words
 from afina.methods import make
 from afina.report.arms import Arm, differing, training
+from afina.report.examples.side_by_side import Examples
 from afina.report.formatting import (
     NOTHING,
     ask_notes,
@@ -79,7 +80,7 @@ class AnswerBlock:
     plots: tuple[Plot, ...] = ()
 
 
-Block = Prose | Subheading | Notes | Code | AnswerBlock | Table | Plot
+Block = Prose | Subheading | Notes | Code | AnswerBlock | Table | Plot | Examples
 """A table block has no title and no notes, because its section has them."""
 
 
@@ -153,12 +154,12 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
     same = {key: value for key, value in asked[0].items() if key not in _by_run(asked)}
     leaked = max(record.leaked for record in records)
     return [
-        "Backbone: " + each(lambda record: f"`{record.backbone}`, {record.total:,} parameters with the head"),
+        "Backbone: " + each(lambda record: f"`{record.backbone}`, {record.total:,} parameters{_with_head(record)}"),
         "Task: "
         + each(
             lambda record: (
                 f"`{record.task}`, {record.train_examples:,} training and {record.examples:,} evaluation texts, "
-                f"labels {', '.join(f'`{name}`' for name in record.label_names)}"
+                f"{PRESENTATIONS[record.kind].told_targets(record.label_names)}"
             )
         ),
         f"Seeds: {', '.join(map(str, sorted({record.seed for record in records})))}",
@@ -166,6 +167,10 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
         *ask_notes([record.ask for record in records]),
         *([f"Evaluation texts that also occur in the training split: {leaked:,}"] if leaked else []),
     ]
+
+
+def _with_head(record: Record) -> str:
+    return " with the head" * PRESENTATIONS[record.kind].headed
 
 
 def _by_run(asked: Sequence[dict[str, object]]) -> list[str]:
@@ -291,7 +296,7 @@ def _on_figures(arms: Sequence[Arm], data: Data) -> list[str]:
         "The intervals say where the figure may lie on other texts of this kind, and with other seeds where several "
         "were run.",
     ]
-    made = [" ".join(said)]
+    made = [" ".join(said), *presentation.metric_notes(record)]
     if len({result.predictions.right_as_bytes for arm in arms for result in arm.results}) == 1:
         made += presentation.least(record.label_names, targets.tolist())
         for metric, reached in record.ceiling.items():

@@ -109,13 +109,14 @@ class Beside:
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = ()) -> list[Table]:
+def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = (), *, headed: bool = True) -> list[Table]:
     """Return the tables of performance, costs and memory; empty without arms.
 
     Tables of further metrics and of GPU memory follow if there are such figures.
 
     Args:
         notes: Notes below the first table.
+        headed: Whether the models have a classification head.
     """
     if not arms:
         return []
@@ -123,7 +124,7 @@ def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = ()) -
     return [
         _table(PERFORMANCE, _performance(arms), arms, notes, beside),
         *([_table(FURTHER, further, arms, [_FURTHER_NOTE], Beside())] if (further := _further(arms)) else []),
-        _table(COST, _cost(), arms, _cost_notes(arms), beside),
+        _table(COST, _cost(headed), arms, _cost_notes(arms, headed), beside),
         _table(MEMORY, _memory(), arms, [_MEMORY_NOTE], beside),
         *([_table(GPU_MEMORY, _gpu_memory(), on_gpu, [_GPU_NOTE], beside)] if on_gpu else []),
     ]
@@ -206,22 +207,23 @@ def _of_metric(name: str, record: Record) -> Measure:
     return replace(measure(heading, metric_value(name), share), plain=metric_heading(name))
 
 
-def _cost() -> list[Measure]:
+def _cost(headed: bool) -> list[Measure]:
     return [
         measure("Trainable", lambda record: record.trainable, count),
-        measure("of which head", lambda record: record.head, count),
+        *([measure("of which head", lambda record: record.head, count)] if headed else []),
         measure("% of total", lambda record: 100 * record.trainable / record.total, percent),
         measure("Training time (s)", lambda record: record.seconds.train if record.steps else None, seconds),
         measure("Tokens/s", lambda record: record.tokens_per_second, count),
     ]
 
 
-def _cost_notes(arms: Sequence[Arm]) -> list[str]:
+def _cost_notes(arms: Sequence[Arm], headed: bool) -> list[str]:
     totals = {record.total for arm in arms for record in arm.records}
     of = f"{min(totals):,}, the parameters" if len(totals) == 1 else "the parameters"
+    model = "classifier (backbone and head)" if headed else "language model"
     return [
-        f"Trainable counts the classification head where it is trained. Percentages are of {of} of the classifier "
-        "(backbone and head) before a method adds any.",
+        f"{'Trainable counts the classification head where it is trained. ' * headed}Percentages are of {of} of the "
+        f"{model} before a method adds any.",
         "Training time is the `train` phase: optimiser steps only, without loading, encoding, evaluation and saving. "
         "Tokens are real ones; there is no padding.",
         *_at_once(arms),

@@ -41,6 +41,7 @@ class Metric:
         graded: Whether an answer can be wrong by more or less, so that the difference of two answers has a size.
         share: Whether the metric is on the scale of accuracy, so that accuracies on other tasks are prior evidence.
         main: Whether the metric is shown beside the headline.
+        of_corpus: Whether the metric is of all answers together, so that a single answer has no value of its own.
         small: The largest difference that counts as small, if the metric has no unit of the targets.
         needs: What the metric needs to be defined, in words; empty if it is always defined.
     """
@@ -60,6 +61,7 @@ class Metric:
     graded: bool = False
     share: bool = False
     main: bool = False
+    of_corpus: bool = False
     small: float = 0.01
     needs: str = ""
 
@@ -188,16 +190,16 @@ _OF_TEXTS = (
         value=_mean(text.rouge_values("2")), values=text.rouge_values("2"),
     ),
     Metric(
-        name="bleu", words="BLEU", kind="text", points=True, graded=True, main=True,
+        name="bleu", words="BLEU", kind="text", points=True, graded=True, main=True, of_corpus=True,
         value=overlap.bleu, values=overlap.bleu_values,
     ),
     Metric(
-        name="chrf", words="chrF", kind="text", points=True, graded=True,
+        name="chrf", words="chrF", kind="text", points=True, graded=True, of_corpus=True,
         value=overlap.chrf, values=overlap.chrf_values,
     ),
     Metric(
         name="nist", words="NIST", kind="text", points=False, graded=True, range=LOSS, small=0.1, needs=_WORDS,
-        value=overlap.nist, values=overlap.nist_values,
+        of_corpus=True, value=overlap.nist, values=overlap.nist_values,
     ),
     Metric(
         name="exact_answer", words="exact match", kind="text", points=True,

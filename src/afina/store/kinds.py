@@ -13,8 +13,11 @@ import numpy as np
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
 from afina.models import objectives
+from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
+from afina.repr_html import figure
 from afina.stats.answered import Answered
+from afina.stats.text import token_f1_values
 
 
 class Changes(NamedTuple):
@@ -35,14 +38,20 @@ class AdapterKind(ABC):
         pipeline_tag: the Hub's pipeline tag.
         auto_class: transformers' auto class for the backbone.
         labels: text above the labels in a model card.
+        heading: heading above that text.
         by_label: whether outputs are matched by the names of their labels.
+        headline: metrics that are shown first; others follow in the manifest's order.
+        generates: whether the code of a model card shows how an answer is generated, with its template.
     """
 
     title: ClassVar[str] = "A text classifier"
     pipeline_tag: ClassVar[str] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     labels: ClassVar[str]
+    heading: ClassVar[str] = "Labels"
     by_label: ClassVar[bool]
+    headline: ClassVar[Sequence[str]] = ()
+    generates: ClassVar[bool] = False
 
     def base(self, address: str, labels: int) -> str:
         """Return the Python expression that opens a backbone.
@@ -50,6 +59,26 @@ class AdapterKind(ABC):
         `address`: its first arguments; `labels`: number of labels.
         """
         return f"{self.auto_class}.from_pretrained({address}, num_labels={labels})"
+
+    def place(self, metric: str) -> int:
+        """Return the place of a metric in a list: those of `headline` first."""
+        return self.headline.index(metric) if metric in self.headline else len(self.headline)
+
+    def named(self, names: Sequence[str]) -> Sequence[str]:
+        """Return lines for a numbered list of the labels; empty if an answer is no label."""
+        return names
+
+    @property
+    def imports(self) -> str:
+        """The names that the code of a model card imports from transformers."""
+        return self.auto_class
+
+    def generation(self, manifest: Manifest, directory: str) -> str:
+        """Return Python code that answers a text with the opened `model`; "" if its outputs are logits.
+
+        `directory`: the arguments that open the tokenizer.
+        """
+        return ""
 
     @abstractmethod
     def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
@@ -141,11 +170,43 @@ class _Text(AdapterKind):
     title = "A text generator"
     pipeline_tag = "text-generation"
     auto_class = "AutoModelForCausalLM"
-    labels = "A text for each text:"
+    labels = "A text for each text."
+    heading = "Answers"
+    generates = True
     by_label = False
+    headline = ("rouge_l", "bleu", "token_f1", "loss")
 
     def base(self, address: str, labels: int) -> str:
         return f"{self.auto_class}.from_pretrained({address})"
+
+    def named(self, names: Sequence[str]) -> Sequence[str]:
+        """Return nothing: the name of the target is no answer."""
+        return ()
+
+    @property
+    def imports(self) -> str:
+        return f"{self.auto_class}, AutoTokenizer"
+
+    def generation(self, manifest: Manifest, directory: str) -> str:
+        """Return the code for the template and the settings that the adapter's answers are generated with."""
+        settings = manifest.objective or {}
+        decoding, template = Decoding(**settings.get("decoding", {})), manifest.template or "{text}"
+        given = decoding.for_transformers(settings.get("answer_tokens"))
+        given |= {"stop_strings": list(decoding.stop), "tokenizer": _Name("tokenizer")} if decoding.stop else {}
+        told = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        pair = '.replace("{text_pair}", "a second text")' if "{text_pair}" in template else ""
+        special = ", add_special_tokens=False" if settings.get("chat") else ""
+        return "\n".join(
+            (
+                f"tokenizer = AutoTokenizer.from_pretrained({directory})",
+                f'prompt = {template!r}.replace("{{text}}", "a text"){pair}',
+                f'tokens = tokenizer(prompt, return_tensors="pt"{special})',
+                "end = tokenizer.eos_token_id",
+                f"answer = model.generate(**tokens, {told}, eos_token_id=end, pad_token_id=end)",
+                'answer = answer[0, tokens["input_ids"].shape[1] :]',
+                "print(tokenizer.decode(answer, skip_special_tokens=True).strip())",
+            )
+        )
 
     def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
         return answered
@@ -160,13 +221,19 @@ class _Text(AdapterKind):
         )
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Return texts whose answer was a reference and is not any longer first."""
-        lost = _among(first) & ~_among(second)
-        flipped = np.flatnonzero(first.answers != second.answers)
-        return sorted(map(int, flipped), key=lambda index: (not lost[index], index))
+        """Return the texts whose token F1 falls most first."""
+        gain = token_f1_values(second) - token_f1_values(first)
+        return sorted(map(int, np.flatnonzero(first.answers != second.answers)), key=lambda index: (gain[index], index))
 
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
         return value if isinstance(value, str) else list(value)
+
+
+class _Name(str):
+    """The name of a variable, whose repr has no quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _among(answered: Answered) -> np.ndarray:
@@ -197,6 +264,20 @@ def _size(first: Answered, second: Answered) -> np.ndarray:
 
 
 ADAPTER_KINDS: Mapping[str, AdapterKind] = {CLASSES: _Classes(), NUMBER: _Number(), LABELS: _Labels(), TEXT: _Text()}
+
+
+SUMMARY_METRICS = 4
+
+
+def summary(manifest: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    """Return lines with the labels and with the most important metrics of a manifest, each with its name."""
+    objective, metrics = manifest.get("objective") or {}, manifest.get("metrics") or {}
+    kind = ADAPTER_KINDS.get(objective.get("kind", CLASSES), ADAPTER_KINDS[CLASSES])
+    shown = sorted(metrics.items(), key=lambda one: kind.place(one[0]))[:SUMMARY_METRICS]
+    return (
+        (kind.heading.lower(), ", ".join(manifest.get("label_names") or ())),
+        ("metrics", ", ".join(f"{name} {figure(value)}" for name, value in shown)),
+    )
 
 
 def of(manifest: Manifest) -> AdapterKind:

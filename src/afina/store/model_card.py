@@ -122,9 +122,11 @@ def _library(made: Manifest) -> str:
 
 
 def _labels(made: Manifest) -> Iterator[str]:
-    yield "## Labels"
-    yield kinds.of(made).labels
-    yield "\n".join(f"{index}. {_escaped(label)}" for index, label in enumerate(made.label_names))
+    kind = kinds.of(made)
+    yield f"## {kind.heading}"
+    yield kind.labels
+    if names := kind.named(made.label_names):
+        yield "\n".join(f"{index}. {_escaped(label)}" for index, label in enumerate(names))
 
 
 def _usage(made: Manifest, merged: bool) -> Iterator[str]:
@@ -140,24 +142,31 @@ def _usage(made: Manifest, merged: bool) -> Iterator[str]:
         repository, _, revision = ("BACKBONE" if local else str(made.backbone)).partition("@")
         base = f'"{repository}"' + (f', revision="{revision}"' if revision else "")
         yield _python(
-            f"from peft import PeftModel\nfrom transformers import {kind.auto_class}",
+            f"from peft import PeftModel\nfrom transformers import {kind.imports}",
             f'base = {kind.base(base, labels)}\nmodel = PeftModel.from_pretrained(base, "DIRECTORY")',
+            kind.generation(made, base),
         )
     elif library == _TRANSFORMERS:
         yield _python(
-            f"from transformers import {kind.auto_class}",
+            f"from transformers import {kind.imports}",
             f'model = {kind.auto_class}.from_pretrained("DIRECTORY")',
+            kind.generation(made, '"DIRECTORY"'),
         )
     if library != _AFINA and (held := list(_beside(made))):
         yield f"With this code, you need to do yourself what afina does beside the model:\n\n{_bullets(held)}"
 
 
-def _python(imported: str, opened: str) -> str:
-    return f"```python\n{imported}\n\n{opened}\n```"
+def _python(imported: str, *parts: str) -> str:
+    code = "\n".join(part for part in parts if part)
+    return f"```python\n{imported}\n\n{code}\n```"
 
 
 def _beside(made: Manifest) -> Iterator[str]:
-    """Yield the steps around the model that other libraries do not do."""
+    """Yield the steps around the model that other libraries do not do, and that the code does not show."""
+    if kinds.of(made).generates:
+        if made.max_length:
+            yield f"cut the text so that the prompt has at most {made.max_length:,} tokens"
+        return
     if made.template is not None:
         yield f"put each text into the template {_code(made.template)}"
     if made.offset is not None:
@@ -176,7 +185,7 @@ def _training(made: Manifest) -> Iterator[str]:
         ("digest of the backbone", _code(made.backbone_digest)),
         ("digest of the tokenizer", _code(made.tokenizer_digest)),
         ("longest text, in tokens", f"{made.max_length:,}" if made.max_length else ""),
-        ("template", _code(made.template)),
+        ("template", _code(_json(made.template) if "\n" in (made.template or "") else made.template)),
         ("task", _code(_texts(made.task))),
         ("how it was read", _code(_json(_public(made.data, files=True))) if made.data else ""),
         ("digest of the training texts", _code(made.train_digest)),
@@ -198,7 +207,7 @@ def _metrics(made: Manifest) -> Iterator[str]:
         )
         rows = [
             (_called(key, made), figure(value)) if key in METRICS else (key, f"{value:,.10g}")
-            for key, value in made.metrics.items()
+            for key, value in sorted(made.metrics.items(), key=lambda one: kinds.of(made).place(one[0]))
         ]
         yield _table(("metric", "value"), [(_escaped(key), figure) for key, figure in rows])
 

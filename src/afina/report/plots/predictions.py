@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isnan
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from afina.report.formatting import UNDEFINED, brief
 from afina.report.per_label import MOST, LabelFigures, confused
 from afina.report.plots import svg
 from afina.report.plots.svg import WIDTH, Plot, canvas, finish, legend, rows_of
-from afina.stats import classification
+from afina.stats import classification, text
 
 
 def confusion_matrices(arms: Sequence[Arm]) -> list[Plot]:
@@ -173,11 +174,8 @@ def residuals(arms: Sequence[Arm]) -> Plot:
     figure, axes = canvas(1.0 + 0.36 * len(arms))
     said = []
     for row, arm in enumerate(arms):
-        low, first, middle, third, high = np.quantile(arm.answers - arm.targets, [0.05, 0.25, 0.5, 0.75, 0.95])
-        tone = svg.colour(arm.place)
-        axes.plot([low, high], [row, row], color=tone, linewidth=1.2)
-        axes.plot([first, third], [row, row], color=tone, linewidth=5, solid_capstyle="butt")
-        axes.plot([middle], [row], svg.marker(arm.place), color=tone, markersize=7, markeredgecolor=svg.PAPER)
+        style = svg.colour(arm.place), svg.marker(arm.place)
+        first, middle, third = _range(axes, row, arm.answers - arm.targets, *style)
         said.append(f"{brief(arm.label)} half of them from {first:.3g} to {third:.3g}, the middle {middle:.3g}")
     axes.axvline(0, color=svg.INK, linewidth=0.8)
     rows_of(axes, [brief(arm.label) for arm in arms])
@@ -187,5 +185,56 @@ def residuals(arms: Sequence[Arm]) -> Plot:
         "residuals",
         "Residuals",
         said,
-        "Thick: the middle half of the texts. Thin: nine tenths. Marker: median.",
+        _RANGE,
     )
+
+
+_RANGE = "Thick: the middle half of the texts. Thin: nine tenths. Marker: median."
+
+
+def _range(axes: Any, row: int, values: np.ndarray, tone: str, marker: str) -> tuple[float, float, float]:
+    """Draw the range of values in a row; return the ends of the middle half, and the median between them."""
+    low, first, middle, third, high = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
+    axes.plot([low, high], [row, row], color=tone, linewidth=1.2)
+    axes.plot([first, third], [row, row], color=tone, linewidth=5, solid_capstyle="butt")
+    axes.plot([middle], [row], marker, color=tone, markersize=7, markeredgecolor=svg.PAPER)
+    return float(first), float(middle), float(third)
+
+
+def answer_lengths(arms: Sequence[Arm]) -> list[Plot]:
+    """Return a plot of all arms' lengths, and a scatter plot per arm: words of the answer against the reference's."""
+    counted = [[text.word_counts(result.answered) for result in arm.results] for arm in arms]
+    made = [_lengths(arms, counted)]
+    for arm, seeds in zip(arms, counted, strict=True):
+        told, given = seeds[0]
+        step, most = -(-len(told) // POINTS), max(1, int(given.max()), int(told.max()))
+        figure, axes = canvas(3.4)
+        axes.plot([0, most], [0, most], color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
+        style = {"color": svg.colour(arm.place), "markersize": 3, "alpha": 0.45, "linestyle": "none"}
+        axes.plot(given[::step], told[::step], svg.marker(arm.place), **style)
+        axes.set_xlabel("Words of the reference of the nearest length")
+        axes.set_ylabel("Words of the answer")
+        both = (("references", given), ("answers", told))
+        said = [f"{name} of {np.min(one):,} to {np.max(one):,} words" for name, one in both]
+        caption = "A point a text; on the broken line both have the same length."
+        caption += f" Seed {arm.seeds[0]}." if len(arm.results) > 1 else ""
+        made.append(finish(figure, f"lengths-{arm.place}", brief(arm.label), said, caption))
+    return made
+
+
+def _lengths(arms: Sequence[Arm], counted: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> Plot:
+    """The range of the answers' lengths of each arm, above it that of the references."""
+    figure, axes = canvas(1.4 + 0.36 * len(arms))
+    rows = [("references", svg.INK, "|", [seeds[1] for seeds in counted[0]])]
+    rows += [
+        (brief(arm.label), svg.colour(arm.place), svg.marker(arm.place), [seed[0] for seed in seeds])
+        for arm, seeds in zip(arms, counted, strict=True)
+    ]
+    said = []
+    for row, (name, tone, marker, lengths) in enumerate(rows):
+        first, middle, third = _range(axes, row, np.concatenate(lengths), tone, marker)
+        said.append(f"{name} half of them from {first:.0f} to {third:.0f} words, the middle {middle:.0f}")
+    rows_of(axes, [row[0] for row in rows])
+    axes.set_xlim(left=0)
+    axes.set_xlabel("Words")
+    return finish(figure, "lengths", "Words of answers", said, f"{_RANGE} References: those of the nearest length.")

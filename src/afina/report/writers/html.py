@@ -16,6 +16,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from afina import digest
+from afina.report.examples.word_differences import Piece
 from afina.report.plots import svg
 from afina.report.plots.svg import Plot
 from afina.report.sections import Block, Section
@@ -74,7 +75,7 @@ def _environment() -> Environment:
     loader = FunctionLoader(lambda name: (files("afina.report.writers") / name).read_text(encoding="utf-8"))
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters |= {"inline": _inline, "kind": _kind, "anchor": _anchor, "runs": _runs, "drawn": _drawn}
-    made.filters |= {"markup": Markup}
+    made.filters |= {"markup": Markup, "marked": _marked}
     return made
 
 
@@ -86,6 +87,15 @@ def _drawn(drawing: str, prefix: str) -> Markup:
 def _inline(text: str) -> Markup:
     """The text escaped, with `code` between backticks as an element."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _marked(piece: Piece) -> Markup:
+    """The words escaped, as `ins` or `del` if they differ; the space after the words stays outside of the element."""
+    words = piece.text.rstrip(" ")
+    if piece.state == "same" or not words:
+        return Markup(escape(piece.text))
+    element = {"added": "ins", "missing": "del"}[piece.state]
+    return Markup(f"<{element}>{escape(words)}</{element}>{piece.text[len(words) :]}")
 
 
 def _kind(block: Block) -> str:

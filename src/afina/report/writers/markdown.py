@@ -10,6 +10,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from afina.report.examples.side_by_side import AnsweredText, Examples
+from afina.report.examples.word_differences import Piece
 from afina.report.plots.svg import Plot
 from afina.report.sections import AnswerBlock, Block, Code, Notes, Prose, Section, Subheading
 from afina.report.tables import EACH_SEED, Table
@@ -71,6 +73,36 @@ def _written(block: Block) -> str:
             return "\n\n".join([table(block), *([_folded(block)] if block.singles else [])])
         case Plot():
             return ""
+        case Examples():
+            return _examples(block)
+
+
+def _examples(block: Examples) -> str:
+    legend = ["Beside the nearest reference: **words that it lacks**, ~~words of it that are missing~~."] * block.marked
+    return "\n\n".join([*legend, *(f"### {one.title}\n\n{_example(one)}" for one in block.items)])
+
+
+def _example(one: AnsweredText) -> str:
+    lines = [("Input", _plain(one.text))]
+    of = f" of {one.count}" * (one.count > 1)
+    lines += [(f"Reference{f' {number}{of}' * bool(of)}", _plain(text)) for number, text in one.references]
+    lines += [
+        (f"{answer.label} ({answer.remark})", "".join(map(_marked, answer.pieces)).strip() or "*empty answer*")
+        for answer in one.answers
+    ]
+    return "\n".join(f"- {name}: {text}" for name, text in lines)
+
+
+def _marked(piece: Piece) -> str:
+    """The words as Markdown; the space after the words stays outside of the marks."""
+    words = _plain(piece.text)
+    mark = {"same": "", "added": "**", "missing": "~~"}[piece.state]
+    return f"{mark}{words}{mark}{' ' * piece.text.endswith(' ')}" if words else piece.text
+
+
+def _plain(text: str) -> str:
+    """The text on one line, with marks of Markdown, tags and links escaped."""
+    return _escaped(re.sub(r"([\\*~`])", r"\\\1", text))
 
 
 def _folded(shown: Table) -> str:

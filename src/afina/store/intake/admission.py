@@ -15,7 +15,7 @@ from afina import file_io, hub
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods import peft_settings
 from afina.methods.peft_settings import disagreement
-from afina.models.adapter import PEFT_SETTINGS, Adapter
+from afina.models.adapter import PEFT_SETTINGS, Adapter, answers_with_texts
 from afina.models.architectures import ARCHITECTURES, head_names, is_output
 from afina.models.backbone_spec import WELL_KNOWN, Dimensions, dimensions, directory_of
 from afina.models.manifest import MANIFEST, read_manifest
@@ -50,7 +50,8 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Mapp
             peft_settings.check(settings)
         except InvalidStudy as error:
             raise error.reworded(f"{directory / PEFT_SETTINGS}: {error}") from None
-        address, labels = settings.get("base_model_name_or_path"), _rows(found.header)
+        address = settings.get("base_model_name_or_path")
+        labels = 1 if answers_with_texts(settings) else _rows(found.header)
     configuration = at_hand(address) if isinstance(address, str) and address else None
     if configuration is None or configuration.get("model_type") not in ARCHITECTURES:
         return None

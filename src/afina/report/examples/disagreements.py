@@ -1,4 +1,4 @@
-"""The evaluation texts on which the methods disagree most, ranked by votes (labels) or by distance (numbers).
+"""The evaluation texts on which methods disagree most, by votes (labels), distance (numbers) or words (texts).
 
 Records hold no texts: `EvaluationTexts` reads the task again, or gives the reason why the texts are not shown. The
 module uses no network.
@@ -14,12 +14,14 @@ from typing import Any
 from afina.data.addresses import is_at_hand
 from afina.errors import AfinaError
 from afina.report.arms import Arm, measured_on
+from afina.report.examples.side_by_side import SideBySide, which_differ
 from afina.report.presentation import PRESENTATIONS
+from afina.report.sections import Notes, Section, of_table
 from afina.report.tables import Column, Table
 from afina.studies.runs.inputs import evaluation_of
 from afina.studies.runs.spec import Data
 
-DISAGREEMENTS = "Where the methods disagree"
+DISAGREEMENTS, EXAMPLES = "Where the methods disagree", "Examples"
 SHOWN = 20
 LONGEST = 280
 """The most characters of a text that are shown."""
@@ -33,11 +35,19 @@ class EvaluationTexts:
         texts: N strings; None if the texts must not be shown or cannot be read.
         digest: The digest of the split. Texts are shown only if this digest equals the digest in the records.
         reason: Why `texts` is None.
+        withheld: Whether somebody asked for a report without texts.
     """
 
     texts: Sequence[str] | None = None
     digest: str = ""
     reason: str = ""
+    withheld: bool = False
+
+    def shown(self, digest: str) -> tuple[Sequence[str] | None, str]:
+        """Return the texts of the split with this digest, or None and the reason."""
+        if self.texts is not None and self.digest != digest:
+            return None, "the task's evaluation texts are no longer those of these runs"
+        return self.texts, self.reason
 
     @classmethod
     def read(cls, address: str, data: Data) -> EvaluationTexts:
@@ -56,7 +66,7 @@ class EvaluationTexts:
         return cls(texts, split.digest)
 
 
-WITHHELD = EvaluationTexts(reason="texts were left out on request")
+WITHHELD = EvaluationTexts(reason="texts were left out on request", withheld=True)
 
 
 @dataclass(frozen=True)
@@ -80,9 +90,7 @@ def disagreements(arms: Sequence[Arm]) -> tuple[list[Arm], list[Disagreement]]:
     Methods without training are left out if two trained methods exist, because untrained answers are chance. Arms
     that were evaluated on other texts than the first arm are left out too.
     """
-    trained = [arm for arm in arms if arm.trained]
-    chosen = trained if len(trained) > 1 else list(arms)
-    chosen = [arm for arm in chosen if measured_on(arm.results[0]) == measured_on(chosen[0].results[0])]
+    chosen = _trained(arms)
     if len(chosen) < 2:
         return chosen, []
     presentation, names = PRESENTATIONS[chosen[0].record.kind], chosen[0].record.label_names
@@ -91,15 +99,48 @@ def disagreements(arms: Sequence[Arm]) -> tuple[list[Arm], list[Disagreement]]:
     return chosen, [one for _, one in sorted(found, key=lambda one: (one[0], one[1].index))[:SHOWN]]
 
 
+def _trained(arms: Sequence[Arm]) -> list[Arm]:
+    trained = [arm for arm in arms if arm.trained]
+    return _comparable(trained if len(trained) > 1 else arms)
+
+
+def _comparable(arms: Sequence[Arm]) -> list[Arm]:
+    return [arm for arm in arms if measured_on(arm.results[0]) == measured_on(arms[0].results[0])]
+
+
+def sections_of(arms: Sequence[Arm], evaluated: EvaluationTexts) -> list[Section]:
+    """Return the sections that show evaluation texts one by one; empty if no methods disagree.
+
+    Answers that are texts are shown side by side, other answers in a table.
+    """
+    if not PRESENTATIONS[arms[0].record.kind].side_by_side:
+        table = disagreement_table(arms, evaluated)
+        return [of_table(table)] if table else []
+    every, compared = SideBySide(_comparable(arms)), SideBySide(_trained(arms))
+    texts, reason = evaluated.shown(arms[0].record.environment.evaluation_digest)
+    rows = compared.most_apart()
+    said = [which_differ(len(rows), compared.arms)] if rows else []
+    if texts is None:
+        said += [f"Row numbers only: {reason}."] if reason else []
+        said += [_HELD] if evaluated.withheld else []
+        return [of_table(compared.table(rows, DISAGREEMENTS, said))] if rows else []
+    made = [Section(EXAMPLES, (Notes(tuple(every.notes)), every.examples(every.spread(), texts)))]
+    if rows:
+        found = compared.examples(rows, texts, disagreement=True)
+        made.append(Section(DISAGREEMENTS, (Notes(tuple(said)), found)))
+    return made
+
+
+_HELD = "The files in `predictions` hold the answers and the references: do not share these files."
+
+
 def disagreement_table(arms: Sequence[Arm], evaluated: EvaluationTexts) -> Table | None:
     """Return a row per text with target and answers; None if no methods disagree or none can be compared."""
     compared, found = disagreements(arms)
     if not found:
         return None
     record = compared[0].record
-    texts, reason = evaluated.texts, evaluated.reason
-    if texts is not None and evaluated.digest != record.environment.evaluation_digest:
-        texts, reason = None, "the task's evaluation texts are no longer those of these runs"
+    texts, reason = evaluated.shown(record.environment.evaluation_digest)
     rows = tuple(
         (
             str(one.index),

@@ -1,0 +1,176 @@
+"""Answers that are texts, side by side: input, references, and each method's answer beside its nearest reference.
+
+The functions are pure. A report without texts gets a table of numbers instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import numpy as np
+
+from afina.report.arms import Arm
+from afina.report.examples.word_differences import Piece, Words, cut, nearest, pieces
+from afina.report.formatting import brief, listed, metric_name, share
+from afina.report.tables import Column, Table
+
+SHOWN = 6
+"""Examples that a report shows, spread evenly over the evaluation texts."""
+
+DIFFERING = 10
+"""Texts that a report shows of those on which methods disagree."""
+
+LONGEST = 600
+"""The most characters of an input, a reference or an answer that are shown."""
+
+FIRST = 2
+"""References that are shown beside those that are nearest to an answer."""
+
+ALIKE = 1 / 3
+"""The least likeness to the nearest reference from which on differences are marked; below, nearly all would be."""
+
+METRIC = "rouge_l"
+"""The metric whose value of a single answer is shown."""
+
+
+@dataclass(frozen=True)
+class ExampleAnswer:
+    """An answer to a text.
+
+    Attributes:
+        label: The method.
+        remark: The value of METRIC, and the number of the nearest reference.
+        pieces: The answer; empty if the answer is empty.
+        marked: Whether differences from the nearest reference are marked.
+    """
+
+    label: str
+    remark: str
+    pieces: tuple[Piece, ...]
+    marked: bool
+
+
+@dataclass(frozen=True)
+class AnsweredText:
+    """An evaluation text with its answers.
+
+    Attributes:
+        title: The row of the text, and how much the answers differ if the text was chosen for that.
+        text: The input.
+        references: Some of the references by number, from 1.
+        count: The number of all references.
+        answers: One answer for each method.
+    """
+
+    title: str
+    text: str
+    references: tuple[tuple[int, str], ...]
+    count: int
+    answers: tuple[ExampleAnswer, ...]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples below each other. `marked`: whether a difference is marked anywhere."""
+
+    items: tuple[AnsweredText, ...]
+
+    @property
+    def marked(self) -> bool:
+        """Whether a difference is marked in any answer."""
+        return any(answer.marked for one in self.items for answer in one.answers)
+
+
+@dataclass(frozen=True, eq=False)
+class SideBySide:
+    """The answers of several arms to the same texts; of several seeds, those of the first.
+
+    Attributes:
+        arms: At least one arm.
+    """
+
+    arms: Sequence[Arm]
+
+    @cached_property
+    def answers(self) -> list[list[str]]:
+        """The answers of each arm."""
+        return [arm.results[0].answers.tolist() for arm in self.arms]
+
+    @cached_property
+    def values(self) -> list[np.ndarray]:
+        """The value of METRIC of each answer, by arm."""
+        return [arm.results[0].values(METRIC) for arm in self.arms]
+
+    @cached_property
+    def disagreement(self) -> np.ndarray:
+        """How much the answers to each text differ, from 0 to 1: 1 minus the likeness, the mean over pairs of arms."""
+        found = []
+        for answers in zip(*self.answers, strict=True):
+            words = [Words.of(one) for one in answers]
+            apart = [1 - one.likeness(other) for one, other in combinations(words, 2)]
+            found.append(sum(apart) / len(apart) if apart else 0.0)
+        return np.array(found)
+
+    def spread(self) -> list[int]:
+        """Return at most SHOWN rows, spread evenly."""
+        size = len(self.answers[0])
+        return sorted({int(place) for place in np.linspace(0, size - 1, min(size, SHOWN)).round()})
+
+    def most_apart(self) -> list[int]:
+        """Return at most DIFFERING rows on which answers differ, the largest disagreement first."""
+        order = np.argsort(-self.disagreement, kind="stable")[:DIFFERING]
+        return [int(row) for row in order if self.disagreement[row] > 0]
+
+    def examples(self, rows: Sequence[int], texts: Sequence[str], *, disagreement: bool = False) -> Examples:
+        """Return the examples in these rows. `disagreement`: name it in the titles."""
+        return Examples(tuple(self._example(row, texts[row], disagreement) for row in rows))
+
+    def _example(self, row: int, text: str, disagreement: bool) -> AnsweredText:
+        references = self.arms[0].targets[row]
+        words = [Words.of(one) for one in references]
+        answers, near = [], set(range(min(FIRST, len(references))))
+        for place, arm in enumerate(self.arms):
+            answer = Words.of(self.answers[place][row])
+            closest = nearest(answer, words)
+            near.add(closest)
+            marked = answer.likeness(words[closest]) >= ALIKE
+            shown = pieces(answer, words[closest]) if marked else (Piece("".join(answer.shown)),)
+            beside = f", nearest is reference {closest + 1}" if len(references) > 1 else ""
+            remark = f"{metric_name(METRIC)} {share(self.values[place][row])}{beside}"
+            answers.append(ExampleAnswer(arm.label, remark, cut(shown, LONGEST) if answer.shown else (), marked))
+        title = f"Row {row}" + (f", disagreement {self.disagreement[row]:.2f}" if disagreement else "")
+        shown_references = tuple((number + 1, brief(references[number], LONGEST)) for number in sorted(near))
+        return AnsweredText(title, brief(text, LONGEST), shown_references, len(references), tuple(answers))
+
+    def table(self, rows: Sequence[int], title: str, notes: Sequence[str]) -> Table:
+        """Return the rows without texts: disagreement, and the value of each answer."""
+        named = metric_name(METRIC)
+        columns = (Column("Row"), Column("Disagreement"), *(Column(f"{arm.label}, {named}") for arm in self.arms))
+        cells = tuple(
+            (str(row), f"{self.disagreement[row]:.2f}", *(share(values[row]) for values in self.values)) for row in rows
+        )
+        return Table(title, columns, cells, tuple(notes))
+
+    @property
+    def notes(self) -> list[str]:
+        """What an example shows."""
+        seeds = f" Answers of seed {self.arms[0].seeds[0]}." if any(len(arm.seeds) > 1 for arm in self.arms) else ""
+        return [
+            "Row: place in the evaluation split, the first is 0. Long texts are cut." + seeds,
+            "Differences are marked beside the nearest reference: the one that shares the most words in the same "
+            "order. Case and punctuation do not count. An answer that shares less than a third of its words with it "
+            "has no marks.",
+        ]
+
+
+def which_differ(shown: int, arms: Sequence[Arm]) -> str:
+    """Return a note on the texts that `most_apart` chose."""
+    of = "texts" if shown > 1 else "text"
+    return (
+        f"The {shown} evaluation {of} on which the answers of {listed([arm.label for arm in arms])} differ most. "
+        "Disagreement: 1 minus the share of words that two answers have in the same order, the mean over pairs of "
+        "methods. 0: the same words, 1: no word in common."
+    )
