@@ -16,6 +16,7 @@ from afina import Backbone, Predictor, Run
 from afina.data.batch import pack
 from afina.inference.predictor import ModelPredictor
 from afina.models.adapter import Adapter
+from afina.models.language_model import LanguageModel
 from afina.studies.runs.spec import Data, Training
 from fakes import Backbones, difference, sentences, write_csv
 from grid import some_slow
@@ -72,11 +73,10 @@ def trained(
     return out / run.execute(out).adapter, backbone
 
 
-SUMS = ("lora+bitfit", "lora+layernorm", "lora+prelayer")
 PEFT = [
     *((family, "lora") for family in ("gpt2", "gptj", "gpt_neox", "llama", "qwen3")),
     *((family, name) for family in ("gpt2", "llama") for name in ("ia3", "vera")),
-    *(("gpt2", name) for name in SUMS),
+    *(("gpt2", name) for name in ("lora+bitfit", "lora+layernorm")),
     ("llama", "lora+prelayer"),
 ]
 
@@ -107,6 +107,22 @@ def test_transformers_opens_a_full_fine_tuning_for_a_language_model(
     assert difference(ours(path, backbone), theirs(model)) <= TOLERANCE
     text = "A lovely ferry"
     assert AutoTokenizer.from_pretrained(path)(text)["input_ids"] == backbone.tokenizer(text)["input_ids"]
+
+
+def test_a_sum_that_trains_a_tied_embedding_is_not_written_for_peft_which_would_untie_it(
+    backbones: Backbones, task: str, tmp_path: Path
+) -> None:
+    path, backbone = trained(backbones, task, "gpt2", "lora+prelayer", tmp_path)
+    assert not (path / "adapter_config.json").exists()
+    model = base(backbone)
+    state = Adapter.load(path).tensors
+    assert "base_model.model.transformer.wte.weight" in state
+    assert not any("lm_head" in name for name in state)
+    predictor = Predictor.of(Adapter.load(path), backbone)
+    assert isinstance(predictor, ModelPredictor)
+    model = predictor.classifier
+    assert isinstance(model, LanguageModel)
+    assert model.output_embedding.weight is model.body.get_input_embeddings().weight
 
 
 SETTINGS = {

@@ -12,7 +12,7 @@ from afina.errors import InvalidStudy
 from afina.methods.method import Method, check_names, plain_name
 from afina.methods.peft import PeftMethod
 from afina.methods.selective import Selective
-from afina.models.architectures import is_head
+from afina.models.architectures import is_head, output_embedding_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -241,6 +241,9 @@ class Sum(Method):
         if self._wrap is None or not self._peft_opens:
             return
         inner = model.get_base_model()
+        head = output_embedding_of(inner)
+        if head is not None and head.weight.requires_grad and head.weight is inner.get_input_embeddings().weight:
+            return  # peft would train a copy of the input embedding, of which the output embedding is no part
         extra: dict[str, Any] = {}
         for part in self._own.values():
             for key, value in part.in_peft(inner).items():
