@@ -80,7 +80,7 @@ def encode_references(
     if (end := tokenizer.eos_token_id) is None:
         raise InvalidStudy(
             "the tokenizer has no end-of-sequence token, so a model could not learn where an answer ends. "
-            "Choose another backbone, or set `eos_token` in its tokenizer_config.json.",
+            "Choose another backbone, or set eos_token in its tokenizer_config.json.",
             code="tokenizer.end-missing",
         )
     owners = np.repeat(np.arange(len(targets)), [len(each) for each in targets])

@@ -153,7 +153,7 @@ def _prompt_length(max_length: int, targets: References) -> int:
         raise InvalidData(
             f"training text {row + 1}: its target has {targets.longest:,} tokens, more than half of the "
             f"{max_length:,} that prompt and target may have together (`max_length`). Set a greater `max_length`, or "
-            "leave such rows out with `long` skip.",
+            "leave such rows out.",
             code="data.target-long",
             row=row + 1,
             found=targets.longest,

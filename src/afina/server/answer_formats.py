@@ -176,13 +176,13 @@ class _Number(AnswerFormat):
 class _Text(AnswerFormat):
     """A text."""
 
-    fields: ClassVar[Mapping[str, Shape]] = {"answer": schemas.TEXT}
+    fields: ClassVar[Mapping[str, Shape]] = {"answer": about(schemas.TEXT, "the text that the model wrote")}
     function = "none"
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         """Raise InvalidData: a text has no labels."""
         raise InvalidData(
-            "this adapter answers with a text, which has no score for each label. Ask for `answer` by the native "
+            "this adapter answers with a text, which has no score for each label. Ask for the answer by the native "
             "protocol.",
             code="data.kind-mismatch",
             found="answer",

@@ -162,7 +162,7 @@ def check_kind(label_names: Sequence[str], objective: Mapping[str, Any] | None, 
         raise InvalidStudy(
             f"{where}: the adapter answers with texts, which this version of afina does not serve. Use "
             "`afina predict`.",
-            code=KIND_UNSUPPORTED,
+            code="serving.kind-unsupported",
             where=where,
         )
 

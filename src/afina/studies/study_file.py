@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -23,6 +24,9 @@ def presets() -> list[str]:
     """Return the names of the studies that afina ships."""
     return sorted(entry.name.removesuffix(".toml") for entry in _PRESETS.iterdir() if entry.name.endswith(".toml"))
 
+
+_NEAR = 0.85
+"""Likeness of a key to a known key of its own table, from which on no other table is searched."""
 
 _TOO_DEEP = "arrays or tables are nested too deeply"
 
@@ -120,8 +124,9 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Afina
         for part in outer:
             annotation = level.model_fields[part].annotation
             level = next((one for one in get_args(annotation) if one is not type(None)), annotation)
+        near = get_close_matches(str(problem.place[-1]), level.model_fields, 1, _NEAR)
         for field, each in level.model_fields.items():
-            if problem.place[-1] in getattr(each.annotation, "model_fields", {}):
+            if not near and problem.place[-1] in getattr(each.annotation, "model_fields", {}):
                 meant = ".".join([*outer, field, problem.place[-1]])
                 return InvalidStudy(
                     f"{where}: unknown key {problem.field!r}. Did you mean {meant!r}?",

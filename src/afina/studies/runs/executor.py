@@ -180,7 +180,8 @@ class LocalExecutor(Executor):
         facts.check_leakage(run)
         backbone_spec.check_backbone(run.backbone)
         facts.check(run)
-        if run.ask.words:
+        template = run.ask.template
+        if run.ask.words or (template is not None and "{text}" not in template):
             from afina.studies.runs.prepared import check_words  # loads torch
 
             check_words(run, facts)
