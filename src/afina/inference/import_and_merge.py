@@ -322,7 +322,7 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
 
 def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors with one name each: transformers ties the output embedding again when it opens a model."""
-    names = {tensor.data_ptr(): name for name, tensor in reversed(state.items()) if tensor.numel()}
+    names = {tensor.data_ptr(): name for name, tensor in reversed([*state.items()]) if tensor.numel()}
     return {name: tensor for name, tensor in state.items() if names.get(tensor.data_ptr(), name) == name}
 
 

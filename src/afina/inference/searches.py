@@ -227,7 +227,7 @@ class BeamSearch(Search):
     def _cannot_improve(self, best: float, length: int) -> bool:
         if len(self._finished) < self.decoding.beams:
             return False
-        return best / length**self.decoding.length_penalty <= self._finished[-1][0]
+        return bool(best / length**self.decoding.length_penalty <= self._finished[-1][0])
 
 
 def search_for(prompt: np.ndarray, decoding: Decoding, limits: Limits) -> Search:
