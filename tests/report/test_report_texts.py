@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from afina.inference.evaluation import Evaluation
+from afina.report import evaluation
 from afina.report.examples.disagreements import WITHHELD, EvaluationTexts
 from afina.report.examples.side_by_side import SideBySide
 from afina.report.examples.word_differences import COMPARED, Words, cut, nearest, pieces
 from afina.report.plots import svg
 from afina.report.plots.predictions import answer_lengths
 from afina.report.report import FILES, JSON, MARKDOWN, Report
+from afina.stats.answered import Answered
+from afina.stats.intervals import Interval
+from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Result
 from records import results, texts
 
@@ -142,6 +147,27 @@ def test_the_report_says_which_metric_decides_and_which_are_of_all_answers(three
     assert "chrF" in headings
     assert "of which head" not in headings
     assert "head" not in " ".join(note for table in made.tables for note in table.notes).split()
+
+
+def test_an_evaluation_prints_a_table_of_metrics_and_none_of_labels(three: list[Result]) -> None:
+    result = three[0]
+    answered = Answered(result.answered.targets, result.answered.answers)  # without likelihoods
+    metrics = {name: METRICS[name].value(answered) for name in result.objective.measures}
+    found = Evaluation(
+        adapter="adapter", digest="sha256:a", task="task.csv", metric="bleu", metrics=metrics,
+        interval=Interval(0.5, 0.7), examples=SIZE, truncated=0, dtype="float32", where="task.csv", held_out=False,
+        leaked=0, left_out=0, kind="text", label_names=("ref",), answered=answered, max_length=None, chosen=False,
+    )  # fmt: skip
+    (said,) = evaluation.sentences(found)
+    assert said.startswith(
+        f"BLEU {metrics['bleu']:.4f}, ROUGE-L {metrics['rouge_l']:.4f} on 60 texts of task.csv (95 %"
+    )
+    (table,) = evaluation.tables(found)
+    assert {*dict(table.rows)} >= {"Token F1", "chrF", "Length ratio", "Share of repeated 4-grams"}
+    assert dict(table.rows)["Perplexity"] == "undefined"
+    assert "Perplexity is undefined: it needs answers of a language model." in table.notes
+    told = evaluation.as_json(found)
+    assert (told["labels"], told["confusion"], told["loss"]) == (None, None, None)
 
 
 def test_lengths_are_drawn_for_all_methods_and_for_each(three: list[Result]) -> None:
