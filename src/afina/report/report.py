@@ -55,13 +55,15 @@ class Report:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Performance, parameters and time, memory, GPU memory if it was measured, and the tuning budget.
+        """Performance, baselines, parameters and time, memory, GPU memory if it was measured, and the tuning budget.
 
         In a study named `paper`, the tables include the paper's figures and footnotes.
         """
         beside = paper_figures.beside(self.arms) if self._is_of_the_paper else Beside()
         notes, headed = sections.notes(self.arms, self.results.data), not self.arms or _presentation(self.arms).headed
         tables = all_tables(self.arms, beside, notes, headed=headed)
+        baseline = verdicts.baseline_table(self.results.baselines, self.arms)
+        tables[1:1] = [baseline] if baseline else []
         return [*tables, *([tuning_table(self.results.tuned)] if self.results.tuned else [])]
 
     @cached_property

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from math import isnan
+from math import inf, isnan, nan
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from afina.report.arms import Arm, is_curve, measured_on
 from afina.report.formatting import (
@@ -17,10 +19,14 @@ from afina.report.formatting import (
     NOTHING,
     count,
     difference_unit,
+    interval_heading,
     listed,
     metric_difference,
     metric_heading,
+    metric_name,
+    metrics_of,
     p_value,
+    seconds_in_words,
     share,
     span,
 )
@@ -29,8 +35,9 @@ from afina.stats.metrics import METRICS
 
 if TYPE_CHECKING:  # the import loads scipy
     from afina.stats.comparison import Comparison
+    from afina.studies.baselines import MeasuredBaseline
 
-VERDICTS, CURVES = "Verdicts", "How many labels"
+VERDICTS, CURVES, BASELINES = "Verdicts", "How many labels", "Without a language model"
 
 ONE_SEED = "One seed was run, so the verdicts do not say how other seeds would do."
 """The caveat of a report whose comparisons have one seed."""
@@ -114,6 +121,80 @@ def _compare(alike: Sequence[Arm]) -> list[Comparison]:
     references, metric = [arm.label for arm in alike if not arm.trained], METRICS[alike[0].record.metric]
     margin = metric.margin(alike[0].targets)
     return compare({arm.label: arm.scores for arm in alike}, metric=metric, margin=margin, references=references)
+
+
+def baseline_table(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> Table | None:
+    """Return a row per baseline without a language model, and the verdicts against the best one; None without any."""
+    if not baselines or not arms:
+        return None
+    headline = arms[0].record.metric
+    others = [
+        name
+        for name in metrics_of(arms[0].record)[1:]
+        if any(not isnan(one.record.metrics.get(name, nan)) for one in baselines)
+    ]
+    rows = tuple(
+        (
+            one.record.name,
+            one.record.setting or NOTHING,
+            share(one.record.metrics[headline]),
+            _interval(one, headline),
+            *(share(one.record.metrics.get(name, nan)) for name in others),
+        )
+        for one in baselines
+    )
+    columns = (
+        Column("Baseline", "left"),
+        Column("Setting", "left", minor=True),
+        Column(metric_heading(headline)),
+        Column(interval_heading(headline)),
+        *(Column(metric_heading(name), minor=not METRICS[name].main) for name in others),
+    )
+    compared = _against(baselines, arms)
+    notes = (
+        f"Fitted on {count(max(one.record.train_examples for one in baselines))} training texts in "
+        f"{seconds_in_words(sum(one.record.seconds for one in baselines))}, without the language model.",
+        *_beaten(compared),
+    )
+    return Table(BASELINES, columns, rows, notes, details=tuple(f"{one.sentence}." for one in compared))
+
+
+def _interval(one: MeasuredBaseline, metric: str) -> str:
+    from afina.stats import intervals
+
+    found = intervals.estimate(one.values(metric), METRICS[metric]).interval
+    return span((found.low, found.high))
+
+
+def _against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[Comparison]:
+    """Return the comparisons of arms with the best baseline, on the same texts; a baseline has no seeds."""
+    from afina.stats.comparison import compare
+
+    metric = METRICS[arms[0].record.metric]
+    sign = -1 if metric.lower else 1
+    best = max(baselines, key=lambda one: -inf if isnan(x := one.record.metrics[metric.name]) else sign * x)
+    compared = []
+    for group in alike(arms):
+        same = [arm for arm in group if not isnan(arm.headline)]
+        if not same or measured_on(same[0].results[0]) != best.measured_on:
+            continue
+        scores = {arm.label: arm.scores for arm in same}
+        scores[best.record.name] = np.tile(best.values(metric.name), (len(same[0].results), 1))
+        found = compare(scores, metric=metric, margin=metric.margin(same[0].targets), references=[best.record.name])
+        compared += [one for one in found if one.second == best.record.name]
+    return compared
+
+
+def _beaten(compared: Sequence[Comparison]) -> list[str]:
+    """Return in one sentence how the methods compare with the best baseline."""
+    if not compared:
+        return []
+    by_verdict: dict[str, list[str]] = {}
+    for one in compared:
+        by_verdict.setdefault(one.verdict, []).append(one.first)
+    order = ("better", "equivalent", "undecided", "worse")
+    said = [f"{verdict}: {listed(by_verdict[verdict])}" for verdict in order if verdict in by_verdict]
+    return [f"Compared with {compared[0].second}, in {metric_name(compared[0].metric)}: {'; '.join(said)}."]
 
 
 def verdict_table(found: Verdicts) -> Table | None:

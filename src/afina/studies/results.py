@@ -21,7 +21,8 @@ from afina.models.adapter import check_there
 from afina.repr_html import ReprCard, figure
 from afina.schema import Frozen
 from afina.stats.metrics import METRICS
-from afina.studies import trials
+from afina.studies import baselines, trials
+from afina.studies.baselines import MeasuredBaseline
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.runs import output_directory
 from afina.studies.runs.inputs import DataDigests
@@ -67,6 +68,7 @@ class Results(ReprCard):
         command: The command line arguments that repeat the study; empty if unknown.
         tuned: The settings that tuning tried and chose for each method; empty if the study does not tune.
         recommendation: The recommendation, if the directory holds one. Then `results` has its contenders.
+        baselines: The baselines without a language model, if the study asks for them.
         waiting: The number of runs that have no result and, in this call, no error.
     """
 
@@ -80,6 +82,7 @@ class Results(ReprCard):
     task: str = ""
     data: Data = field(default_factory=Data)
     waiting: int = 0
+    baselines: tuple[MeasuredBaseline, ...] = ()
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -170,6 +173,7 @@ class Results(ReprCard):
             tuned=trials.read_tuned(held.out) if request.study.get("tune") else (),
             task=request.task,
             data=request.data,
+            baselines=baselines.read(held.directory) if request.study.get("baselines") else (),
         )
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -320,3 +321,12 @@ class Schedule:
         self.results[number] = measured_in(found, run.metric)
         self.watcher.finished(run, self.results[number].record, now=now)
         self.watcher.changed(self.so_far)
+
+
+def other_data_note(records: Sequence[Record], out: Path) -> str:
+    """Return a note on recorded runs whose data have changed since."""
+    first, more = records[0], f" and {len(records) - 1} more" * (len(records) > 1)
+    return (
+        f"task {first.task}: the data changed after {first.name}, seed {first.seed}{more} was recorded. The runs are "
+        f"executed on the new data; the earlier adapter stays in {out / first.adapter}."
+    )

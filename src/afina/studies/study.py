@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -21,14 +22,13 @@ from afina.models.decoding import GREEDY, Decoding
 from afina.models.objective import metric_for
 from afina.repr_html import ReprCard
 from afina.schema import Frozen, Sparing
-from afina.studies import schedule, trials, tuning
+from afina.studies import baselines, schedule, trials, tuning
 from afina.studies.results import Failure, RecordedRuns, Results, StudyRequest
 from afina.studies.runs.executor import Executor, LocalExecutor
 from afina.studies.runs.output_directory import OutputLock, check_name
-from afina.studies.runs.record import Record
 from afina.studies.runs.run import MOST_SEED, Run
 from afina.studies.runs.spec import Ask, Data, Training
-from afina.studies.schedule import Watcher, watching
+from afina.studies.schedule import Watcher, other_data_note, watching
 from afina.studies.study_file import check_template, explain, override, read
 from afina.studies.trials import Space, Tune, Tuned
 
@@ -47,13 +47,14 @@ class Study(ReprCard, Sparing):
             takes. A smaller set of texts is part of each larger set.
         ask: How the model is asked about a text.
         generate: How answers that are texts are generated.
+        baselines: Also fit and measure baselines without a language model, which the report compares with the runs.
         tune: Choose each method's settings first, on a validation split cut from the training split.
         methods: A table for each run. `method` names the method (default: the table's own name). Other keys are
             hyperparameters of the method, and fields of [train] and [ask] that differ for this run. `search` is a table
             of the values that tuning may choose.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"generate"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"generate", "baselines"})
 
     name: str
     backbone: str
@@ -65,6 +66,7 @@ class Study(ReprCard, Sparing):
     train: Training = Training()
     ask: Ask = Ask()
     generate: Decoding = GREEDY
+    baselines: bool = False
     tune: Tune | None = None
     methods: dict[str, dict[str, Any]]
 
@@ -289,12 +291,16 @@ class Study(ReprCard, Sparing):
             runs = [recorded.find(run) for run in settled.runs()]
             _check_metric(runs, held)
             if changed := recorded.of_other_data(runs):
-                watcher.says(_other_data_note(changed, held.out))
+                watcher.says(other_data_note(changed, held.out))
             request = settled._request(runs, tuple(command))
             held.describe(held.directory.study, request.model_dump_json())
             so_far = Results(
                 *(request.name, held.out, (), failed, request.command, tuned), task=request.task, data=request.data
             )
+            if self.baselines:
+                watcher.says("fitting baselines without a language model")
+                largest = max(runs, key=lambda run: run.data.train_examples or 0)
+                so_far = replace(so_far, baselines=baselines.measure(largest, held, fresh=fresh))
             return schedule.carry_out(runs, held, so_far, executor, watcher, fresh=fresh)
 
     def _check_data(self, recorded: RecordedRuns) -> None:
@@ -386,11 +392,3 @@ def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
                 metric=metric,
                 run=one.name,
             )
-
-
-def _other_data_note(records: Sequence[Record], out: Path) -> str:
-    first, more = records[0], f" and {len(records) - 1} more" * (len(records) > 1)
-    return (
-        f"task {first.task}: the data changed after {first.name}, seed {first.seed}{more} was recorded. The runs are "
-        f"executed on the new data; the earlier adapter stays in {out / first.adapter}."
-    )

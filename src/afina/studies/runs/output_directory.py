@@ -98,6 +98,11 @@ class OutputDirectory:
         return self.out / "study.json"
 
     @property
+    def baselines(self) -> Path:
+        """The figures of the baselines without a language model, if the study asks for them."""
+        return self.out / "baselines.json"
+
+    @property
     def recommendation(self) -> Path:
         """The recommendation that was last made here."""
         return self.out / "recommendation.json"

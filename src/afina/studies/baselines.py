@@ -1,0 +1,169 @@
+"""Baselines without a language model beside the runs of a study: fitted, measured, written and read.
+
+The file `baselines.json` of an output directory has the figures, and names the files of predictions. Starts without
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from afina import digest, file_io, meter
+from afina.data.task import Task
+from afina.errors import InvalidData
+from afina.models import objectives
+from afina.models.objective import Predictions
+from afina.schema import Count, Figure, Frozen, Sealed
+from afina.stats.answered import Answered
+from afina.stats.metrics import METRICS
+from afina.studies.choosing import floors
+from afina.studies.choosing.floor import Floor
+from afina.studies.runs.output_directory import OutputDirectory, OutputLock
+from afina.studies.runs.record import Below, Duration, Printable
+from afina.studies.runs.spec import RunSpec
+
+LABEL = "without-a-model-{}"
+"""The label of a baseline's predictions file; a run's label ends in its seed and key."""
+
+
+class BaselineRecord(Frozen):
+    """The figures of one baseline.
+
+    Attributes:
+        seconds: Wall-clock seconds of fitting and of answering the evaluation split.
+        metrics: All metrics by name.
+        predictions: The path of the predictions file, relative to the output directory.
+    """
+
+    name: Printable
+    setting: Printable
+    train_examples: Count
+    seconds: Duration
+    metrics: dict[str, Figure]
+    predictions: Below
+    predictions_digest: str
+
+
+class BaselineRecords(Sealed):
+    """The content of `baselines.json`.
+
+    Attributes:
+        data: The digest of the task's address, the settings by which it was read, and its content if it is files.
+        evaluation_digest: The digest of the evaluation split.
+        objective: The objective's settings, as in a record.
+    """
+
+    data: str
+    evaluation_digest: str
+    label_names: tuple[str, ...]
+    objective: dict[str, Any] | None
+    baselines: tuple[BaselineRecord, ...]
+
+
+@dataclass(frozen=True)
+class MeasuredBaseline:
+    """A measured baseline with its predictions for the evaluation split."""
+
+    record: BaselineRecord
+    evaluation_digest: str
+    answered: Answered = field(compare=False, repr=False)
+    targets: bytes = field(compare=False, repr=False)
+
+    @property
+    def measured_on(self) -> tuple[str, bytes]:
+        """A key of the evaluation split and its targets, as `measured_on` of a result."""
+        return self.evaluation_digest, self.targets
+
+    def values(self, metric: str) -> np.ndarray:
+        """Return the contribution of each answer to a metric, [N]."""
+        made = METRICS[metric].values
+        assert made is not None
+        return made(self.answered)
+
+
+def measure(run: RunSpec, held: OutputLock, *, fresh: bool = False) -> tuple[MeasuredBaseline, ...]:
+    """Fit and measure the baselines of a run's task, and write them; those of the same data are read instead.
+
+    Args:
+        fresh: Measure again in any case.
+
+    Raises NotFound or InvalidData if the task cannot be read, and CannotWrite.
+    """
+    data = digest.of_json([run.task, run.data.model_dump(mode="json", exclude_defaults=True), run.data_digest])
+    found = _read(held.directory)
+    if found is not None and found.data == data and not fresh and _is_whole(found, held.directory):
+        return tuple(_with_predictions(found, held.directory))
+    task = Task.load(run.task, **run.data.model_dump())
+    objective = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels)
+    made, began = [], meter.now()
+    for number, floor in enumerate(floors.fit(task.train, objective)):
+        made.append(_measured(floor, task, held.directory, LABEL.format(number), began))
+        began = meter.now()
+    records = BaselineRecords(
+        data=data,
+        evaluation_digest=task.evaluation.digest,
+        label_names=task.label_names,
+        objective=objective.settings,
+        baselines=tuple(made),
+    ).sealed()
+    file_io.write_text(held.directory.baselines, records.model_dump_json(indent=2) + "\n")
+    return tuple(_with_predictions(records, held.directory))
+
+
+def read(directory: OutputDirectory) -> tuple[MeasuredBaseline, ...]:
+    """Return the baselines in an output directory; empty if none were measured. Raises InvalidData."""
+    found = _read(directory)
+    return () if found is None else tuple(_with_predictions(found, directory))
+
+
+def _measured(floor: Floor, task: Task, directory: OutputDirectory, label: str, began: float) -> BaselineRecord:
+    predictions, path = floor.predictions(task.evaluation), directory.predictions(label)
+    seconds = meter.now() - began
+    with file_io.writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return BaselineRecord(
+        name=floor.name,
+        setting=floor.setting,
+        train_examples=floor.examples,
+        seconds=seconds,
+        metrics=floor.objective.metrics(predictions),
+        predictions_digest=predictions.write(path),
+        predictions=directory.relative(path),
+    )
+
+
+def _read(directory: OutputDirectory) -> BaselineRecords | None:
+    if not directory.baselines.is_file():
+        return None
+    try:
+        text = directory.baselines.read_bytes()
+        made = BaselineRecords.model_validate_json(text)
+        problem = made.refuses(text)
+    except (OSError, ValidationError):
+        problem = "it is damaged"
+    if problem:
+        raise InvalidData(
+            f"{directory.baselines}: the file is not as afina wrote it: {problem}. Remove the file, and run the study "
+            "again.",
+            code="results.changed",
+            path=directory.baselines,
+        )
+    return made
+
+
+def _is_whole(found: BaselineRecords, directory: OutputDirectory) -> bool:
+    return all((directory.out / one.predictions).is_file() for one in found.baselines)
+
+
+def _with_predictions(found: BaselineRecords, directory: OutputDirectory) -> Iterator[MeasuredBaseline]:
+    objective = objectives.make(found.label_names, found.objective)
+    for one in found.baselines:
+        predictions = Predictions.read(directory.out / one.predictions, one.predictions_digest)
+        yield MeasuredBaseline(
+            one, found.evaluation_digest, objective.answered(predictions), predictions.right_as_bytes
+        )
