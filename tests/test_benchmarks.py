@@ -418,3 +418,42 @@ def test_facts_of_two_checkouts_are_compared_by_their_paths() -> None:
     import unchanged
 
     assert dict(unchanged.leaves({"a": [1, {"b": None}], "c": "x"})) == {"/a/0": 1, "/a/1/b": None, "/c": "x"}
+
+
+def test_the_rows_that_trl_gets_have_the_losses_of_the_loaders_own_batches(path: str) -> None:
+    import train_text
+    from afina import Backbone
+    from afina.methods import make
+    from language import OBJECTIVE, loader
+
+    backbone, method = Backbone.load(path), make("lora", {"dropout": 0.0}).for_family("gpt2")
+    batches = loader(backbone, 40)
+    plan = train_text.schedules(batches, 2)
+    assert all(sum(map(train_text.size_of, plan[name])) > 0 for name in ("T", "T2"))
+    rows = train_text.rows_of(batches, batches.indices(0).tolist())
+    assert all(len(tokens) == len(labels) for tokens, labels in rows)
+    assert all(label in (-100, token) for each in rows for token, label in zip(*each, strict=True))
+    ours = train_text.Ours(backbone, OBJECTIVE, method, 10, "float32")
+    seconds, loss = ours.step(rows)
+    again = train_text.Ours(backbone, OBJECTIVE, method, 10, "float32").fit
+    assert loss == again.step(next(batches.batches(0, 1)))
+    assert seconds == ours.fit.account.seconds["train"] > 0
+
+
+def test_the_arms_of_texts_take_turns_and_their_losses_are_compared() -> None:
+    import train_text
+
+    rows = [[[[1, 2, 3], [-100, 2, 3]]], [[[1, 2], [-100, 2]]]]
+    turns: list[str] = []
+
+    def arm(name: str, seconds: float, loss: float) -> Any:
+        return lambda batch: turns.append(name) or (seconds * len(batch[0][0]), loss)
+
+    steps = {"T": arm("T", 2.0, 4.0), "D": arm("D", 1.0, 4.0 + 4e-5)}
+    found = train_text.measure(steps, {"T": rows}, repeats=2)
+    assert turns == ["T", "D"] * 4
+    text, result = train_text.section("lora", found)
+    assert result["D/T"] == 2
+    assert result["D"]["tokens_per_second"] == 1
+    assert result["D"]["loss_difference"] == pytest.approx(1e-5)
+    assert "| D | 2.500 | 1 | 1.0e-05 |" in text
