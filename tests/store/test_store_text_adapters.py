@@ -33,18 +33,23 @@ class Kept(NamedTuple):
     second: Path
 
 
+def saved(gpt2: Backbone, path: Path, method: str, settings: Any = None, **changes: Any) -> Path:
+    """The directory of an adapter that tells, with its golden probe."""
+    made = adapter(gpt2, method, settings, **(TOLD | changes))
+    predictor: Any = Predictor.of(made, gpt2)
+    outputs = probes.probe(predictor.classifier, gpt2, predictor.max_length, predictor.template)
+    manifest = made.manifest.model_copy(update={"probe": tuple(map(tuple, outputs))})
+    beside = partial(predictor.method.accompany, predictor.classifier.model, gpt2)
+    Adapter(manifest, made.tensors).save(path, beside)
+    return path
+
+
 @pytest.fixture
 def kept(gpt2: Backbone, tmp_path: Path) -> Kept:
-    store, paths = AdapterStore(tmp_path / "store", who="ada"), []
-    for seed in (1, 2):
-        made = adapter(gpt2, "lora", {"r": 2}, seed=seed, metrics={"bleu": 0.1, "chrf": 0.2, "rouge_l": 0.3}, **TOLD)
-        predictor: Any = Predictor.of(made, gpt2)
-        outputs = probes.probe(predictor.classifier, gpt2, predictor.max_length, predictor.template)
-        manifest = made.manifest.model_copy(update={"probe": tuple(map(tuple, outputs))})
-        paths.append(tmp_path / f"told-{seed}")
-        method, model = predictor.method, predictor.classifier.model
-        Adapter(manifest, made.tensors).save(paths[-1], partial(method.accompany, model, gpt2))
-        store.publish(paths[-1], "acme/told", message="why")
+    store, metrics = AdapterStore(tmp_path / "store", who="ada"), {"bleu": 0.1, "chrf": 0.2, "rouge_l": 0.3}
+    paths = [saved(gpt2, tmp_path / f"told-{n}", "lora", {"r": 2}, seed=n, metrics=metrics) for n in (1, 2)]
+    for path in paths:
+        store.publish(path, "acme/told", message="why")
     return Kept(store, *paths)
 
 
@@ -53,6 +58,17 @@ def test_a_version_passes_its_golden_test_of_log_probabilities(kept: Kept) -> No
     assert found.passed
     assert found.difference == pytest.approx(0, abs=1e-6)
     assert kept.store.verify() == []
+
+
+@pytest.mark.parametrize("method", ["full", "ia3", "prefix", "bitfit", "lora+bitfit"])
+def test_an_adapter_of_any_method_is_kept_whole(gpt2: Backbone, tmp_path: Path, method: str) -> None:
+    store = AdapterStore(tmp_path / "store", who="ada")
+    store.publish(saved(gpt2, tmp_path / "made", method), "acme/told", message="why")
+    assert store.check("acme/told@1").passed
+    store.export("acme/told@1", str(tmp_path / "out"))
+    (expected,), (found,) = (Predictor.load(tmp_path / name)([TEXT]) for name in ("made", "out"))
+    assert found == expected
+    assert "AutoTokenizer" in (tmp_path / "out" / "README.md").read_text("utf-8") or method not in ("full", "ia3")
 
 
 def test_a_bundle_and_an_exported_directory_come_back_with_the_same_digest(kept: Kept, tmp_path: Path) -> None:
