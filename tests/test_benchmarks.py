@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from fakes import Backbones, sentences
+from fakes import Backbones, Runs, sentences, write_csv
 
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -105,6 +105,21 @@ def test_prediction_reports_the_quotients_of_its_speeds_and_the_same_labels(path
     for arm in {*others, "D", "sorted-bf16", "D-bf16"}:
         assert result[arm]["agreement"] == 1 if "bf16" not in arm else 0.8 <= result[arm]["agreement"] <= 1
         assert result[arm]["tokens_per_second"] > result[arm]["texts_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_generation_reports_the_quotients_of_its_speeds_and_the_same_answers(
+    backbones: Backbones, tmp_path: Path
+) -> None:
+    rows = [(f"{number} {text}", text) for number, (text, _) in enumerate(sentences(40))]
+    task = write_csv(tmp_path / "rows.csv", rows, ("prompt", "completion"))
+    record = Runs(tmp_path, backbones, str(task)).run("gpt2", "lora", max_length=96).execute(tmp_path)
+    arguments = ("--inputs", str(task), "--texts", "9", "--new", "8", "--batches", "1", "4", "--repeats", "1")
+    arms = ("--arms", "1", "4", "4-bf16", "D", "D4-bf16")
+    result = last_line(run("generate.py", str(tmp_path / record.adapter), *arguments, *arms).stdout)
+    assert check_ratios(result) == {f"{ours}/{other}" for ours in ("D", "D4-bf16") for other in ("1", "4", "4-bf16")}
+    assert [result[arm]["agreement"] for arm in ("1", "4", "D")] == [1, 1, 1]
+    assert all(0 < result[arm]["tokens"] <= 9 * 8 for arm in arms[1:])
 
 
 @pytest.mark.slow

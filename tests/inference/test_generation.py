@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from afina import Backbone
 from afina.data.batch import pack
 from afina.inference.generation import ContinuousBatch, answers
+from afina.inference.next_token import NextTokenModel
 from afina.inference.searches import Continuation
 from afina.methods import METHODS
 from afina.models.architectures import ARCHITECTURES
@@ -22,7 +23,7 @@ from afina.models.classifier import Classifier
 from afina.models.decoding import Decoding
 from afina.models.language_model import open_model
 from afina.models.objective import Opening
-from fakes import LONGEST, UNUSUAL, VOCABULARY, Backbones, configuration, save, tokenizer
+from fakes import LONGEST, UNUSUAL, VOCABULARY, Backbones, configuration, save, sentences, tokenizer
 
 TIE = 1e-4
 """Where transformers' two best differ by less, either counts."""
@@ -134,6 +135,33 @@ def test_two_hundred_prompts_answer_as_alone(backbones: Backbones, family: str) 
     assert all(reference.agrees(prompt, beams, each) for prompt, each in some)
 
 
+@pytest.mark.slow
+@pytest.mark.assets
+def test_the_embedded_model_answers_as_alone() -> None:
+    backbone = Backbone.load("embedded")
+    reference, model = Reference(backbone.path), language_model(backbone)
+    texts = [f"{text}\nIn other words:" for text, _ in sentences(60)]
+    asked = [np.array(backbone.tokenizer(text)["input_ids"]) for text in texts]
+    decoding = Decoding(max_new_tokens=24)
+    found = list(answers(model, asked, decoding, ENDS))
+    for prompt, each in zip(asked, found, strict=True):
+        assert reference.agrees(prompt, decoding, each)
+    beams = Decoding(max_new_tokens=16, beams=4, no_repeat_ngram=3)
+    some = zip(asked[:10], answers(model, asked[:10], beams, ENDS), strict=True)
+    assert all(reference.agrees(prompt, beams, each) for prompt, each in some)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_in_bfloat16_most_answers_begin_as_in_float32(backbones: Backbones, family: str) -> None:
+    backbone, asked, decoding = Backbone.load(str(backbones.path(family))), prompts(40), Decoding(max_new_tokens=8)
+    model = language_model(backbone)
+    expected = [each.tokens[:2].tolist() for each in answers(model, asked, decoding, ENDS)]
+    model.lower(torch.bfloat16)
+    found = [each.tokens[:2].tolist() for each in answers(model, asked, decoding, ENDS)]
+    assert sum(one == other for one, other in zip(found, expected, strict=True)) >= 30
+
+
 MIXED = (
     GREEDY,
     Decoding(max_new_tokens=5),
@@ -174,7 +202,7 @@ def test_no_company_changes_an_answer(
 ) -> None:
     """Requests enter at any time, some are cancelled, and every other one has the answer that it has alone."""
     model, asked, expected = alone
-    batch = ContinuousBatch(model, ENDS, rows=rows, columns=columns, budget=budget)
+    batch = ContinuousBatch(NextTokenModel(model), ENDS, rows=rows, columns=columns, budget=budget)
     due: dict[int, tuple[int, int]] = {}
     for number, (prompt, way, steps) in enumerate(plan):
         request = batch.add(asked[prompt], MIXED[way])
@@ -231,12 +259,27 @@ def test_order_is_kept_and_prompts_are_read_as_far_ahead_as_the_window(gpt2: Bac
 
 
 def test_a_prompt_that_fills_the_model_is_refused_and_one_token_less_gets_one_token(gpt2: Backbone) -> None:
-    model, batch = language_model(gpt2), ContinuousBatch(language_model(gpt2), ENDS)
+    model, batch = language_model(gpt2), ContinuousBatch(NextTokenModel(language_model(gpt2)), ENDS)
     with pytest.raises(ValueError, match="leaves no room"):
         batch.add(np.full(LONGEST, 5), Decoding())
     (answer,) = answers(model, [np.full(LONGEST - 1, 5)], Decoding(), ())
     assert len(answer.tokens) == 1
     assert not answer.ended
+
+
+def test_the_tokens_so_far_begin_the_answer(gpt2: Backbone) -> None:
+    batch = ContinuousBatch(NextTokenModel(language_model(gpt2)), ())
+    request, beams = (batch.add(prompts(1)[0], Decoding(max_new_tokens=5, beams=each)) for each in (1, 2))
+    so_far, answer = [list(batch.tokens(request))], None
+    while answer is None:
+        answer = dict(batch.step()).get(request)
+        if answer is None:
+            so_far.append(list(batch.tokens(request)))
+            assert not batch.tokens(beams)
+    whole = answer.tokens.tolist()
+    assert so_far == [whole[:count] for count in (0, 2, 3, 4)]
+    with pytest.raises(KeyError):
+        batch.tokens(request)
 
 
 def test_without_a_limit_an_answer_ends_with_the_models_positions(gpt2: Backbone) -> None:
@@ -264,7 +307,7 @@ def test_samples_follow_the_models_probabilities(gpt2: Backbone) -> None:
     kept = np.argsort(-row)[:6]
     share = row[kept] / row[kept].sum()
     inside = int(np.searchsorted(np.cumsum(share), 0.8)) + 1
-    batch, counts = ContinuousBatch(model, ENDS, rows=256, columns=10**6), np.zeros(VOCABULARY)
+    batch, counts = ContinuousBatch(NextTokenModel(model), ENDS, rows=256, columns=10**6), np.zeros(VOCABULARY)
     for seed in range(draws):
         batch.add(prompt, Decoding(max_new_tokens=1, temperature=0.7, top_k=6, top_p=0.8, seed=seed))
     while batch.active:

@@ -7,7 +7,7 @@ sequence that has ended leaves at once, and a waiting prompt enters. `Continuous
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -17,15 +17,12 @@ import torch
 from torch import Tensor
 
 from afina.allocator import keep_freed
-from afina.data.batch import TOKEN_BUDGET, pack
+from afina.data.batch import TOKEN_BUDGET
+from afina.inference.next_token import NextTokenModel
 from afina.inference.searches import Continuation, Limits, Moves, Search, search_for, stops_of
-from afina.models.added_modules import attentions, key_heads
-from afina.models.architectures import output_embedding_of
 from afina.models.classifier import Classifier
 from afina.models.decoding import Decoding
-from afina.models.kernels.key_values import CachedSequence, KeyValueCache
-from afina.models.kernels.layout import Layout
-from afina.models.kernels.linear import FrozenWeight, PackedWeight, can_pack, frozen_weight, is_linear
+from afina.models.kernels.key_values import CachedSequence
 
 ROWS = 64
 """Most sequences that take a step together."""
@@ -38,8 +35,13 @@ WINDOW = 1024
 
 
 @dataclass(eq=False)
-class _Running:
-    """A request, and its sequences in the cache; none while it waits."""
+class _Request:
+    """A request, and its sequences in the cache; none while it waits.
+
+    Attributes:
+        need: Most tokens that its sequences may have together.
+        last: The last token of each sequence.
+    """
 
     prompt: np.ndarray
     search: Search
@@ -52,7 +54,7 @@ class ContinuousBatch:
     """Requests that are generated together, step by step. Not thread-safe.
 
     Args:
-        model: A language model in evaluation mode.
+        model: Computes the logits.
         ends: The end tokens.
         tokenizer: Decodes answers to find stop strings.
         rows: Most sequences that take a step together; a request with beams has one for each beam.
@@ -63,7 +65,7 @@ class ContinuousBatch:
 
     def __init__(
         self,
-        model: Classifier,
+        model: NextTokenModel,
         ends: Collection[int],
         tokenizer: Any = None,
         *,
@@ -73,15 +75,8 @@ class ContinuousBatch:
     ) -> None:
         self._model, self._ends, self._tokenizer = model, frozenset(ends), tokenizer
         self._rows, self._columns, self._budget = rows, columns, budget
-        weight = next(model.body.parameters())
-        self._before, self._longest = model.before, int(model.body.config.max_position_embeddings)
-        self._cache = KeyValueCache(
-            list(attentions(model.body)), *key_heads(model.body.config), weight.dtype, weight.device
-        )
-        self._device, self._readout = weight.device, _Readout(model)
-        self._waiting: dict[int, _Running] = {}
-        self._running: dict[int, _Running] = {}
-        self._owners: dict[CachedSequence, tuple[int, int]] = {}
+        self._waiting: dict[int, _Request] = {}
+        self._running: dict[int, _Request] = {}
         self._count = 0
 
     @property
@@ -97,7 +92,7 @@ class ContinuousBatch:
     @property
     def bytes(self) -> int:
         """Size of the cache of keys and values in bytes."""
-        return self._cache.bytes
+        return self._model.cache.bytes
 
     def add(self, prompt: np.ndarray, decoding: Decoding) -> int:
         """Let a request wait, and return its id.
@@ -106,15 +101,19 @@ class ContinuousBatch:
             prompt: Token ids of the prompt, at least one, and few enough that the model has a position for an answer.
             decoding: How the answer is generated.
         """
-        room = self._longest - self._before - len(prompt)
+        room = self._model.longest - self._model.before - len(prompt)
         if not len(prompt) or room < 1:
             raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room for an answer")
         most = min(room, decoding.max_new_tokens or room)
         limits = Limits(self._ends, most, stops_of(self._tokenizer, decoding.stop))
-        need = (self._before + len(prompt) + most) * decoding.beams
+        need = (self._model.before + len(prompt) + most) * decoding.beams
         self._count += 1
-        self._waiting[self._count] = _Running(prompt, search_for(prompt, decoding, limits), need)
+        self._waiting[self._count] = _Request(prompt, search_for(prompt, decoding, limits), need)
         return self._count
+
+    def tokens(self, request: int) -> Sequence[int]:
+        """Return the new tokens so far of a request that waits or runs; with beams, none. KeyError: it has ended."""
+        return (self._waiting.get(request) or self._running[request]).search.tokens
 
     @torch.inference_mode()
     def cancel(self, request: int) -> None:
@@ -128,7 +127,7 @@ class ContinuousBatch:
         keep_freed()
         ended = self._enter()
         if self._running:
-            ended += self._decode()
+            ended += self._go_on()
         return ended
 
     def _enter(self) -> list[tuple[int, Continuation]]:
@@ -137,10 +136,11 @@ class ContinuousBatch:
         tokens = 0
         rows = sum(one.search.rows for one in self._running.values())
         columns = sum(one.need for one in self._running.values())
-        if self._running and self._rows - rows < self._rows // 8:
-            return []
+        if self._running and self._rows - rows < min(self._rows // 8, len(self._waiting)):
+            return []  # a few prompts alone would cost as much as many
         for request, one in self._waiting.items():
-            rows, columns, tokens = rows + one.search.rows, columns + one.need, tokens + len(one.prompt) + self._before
+            rows, columns = rows + one.search.rows, columns + one.need
+            tokens += self._model.before + len(one.prompt)
             full = rows > self._rows or columns > self._columns or tokens > self._budget
             if full and (chosen or self._running):
                 break
@@ -151,90 +151,59 @@ class ContinuousBatch:
             return []
         for request in chosen:
             self._running[request] = self._waiting.pop(request)
-        return self._prefill(chosen)
-
-    def _prefill(self, chosen: list[int]) -> list[tuple[int, Continuation]]:
-        entering = [self._running[request] for request in chosen]
-        packed = pack([one.prompt for one in entering]).to(self._device)
-        layout = self._model.layout(packed)
-        for request, one in zip(chosen, entering, strict=True):
-            columns = self._before + len(one.prompt)
-            sequence = self._cache.enter(columns, min(one.search.limits.most, 32), layout.prefix)
+        entered = [self._running[request] for request in chosen]
+        room = [one.search.limits.most for one in entered]
+        sequences, logits = self._model.begin([one.prompt for one in entered], room)
+        for one, sequence in zip(entered, sequences, strict=True):
             one.sequences = [sequence]
-            self._owners[sequence] = request, 0
-        cached = self._cache.prefill_row([one.sequences[0] for one in entering])
-        features = self._model.features(packed, layout, cached=cached)
-        return self._advance(features, [(request, 0) for request in chosen])
+        return self._advance(chosen, sequences, logits)
 
-    def _decode(self) -> list[tuple[int, Continuation]]:
-        self._cache.make_room()
-        sequences = self._cache.sequences
-        places = [self._owners[sequence] for sequence in sequences]
-        tokens = torch.tensor([[self._running[request].last[row] for request, row in places]], device=self._device)
-        positions = torch.tensor([[sequence.length for sequence in sequences]], device=self._device)
-        layout = Layout(torch.arange(len(sequences) + 1, dtype=torch.int32, device=self._device))
-        cached = self._cache.decoding_row()
-        row = {"input_ids": tokens, "position_ids": positions}
-        return self._advance(self._model.read(row, layout, cached=cached), places)
+    def _go_on(self) -> list[tuple[int, Continuation]]:
+        """Compute the next token of every running request."""
+        tokens = {
+            sequence: token
+            for one in self._running.values()
+            for sequence, token in zip(one.sequences, one.last, strict=True)
+        }
+        return self._advance(list(self._running), *self._model.go_on(tokens))
 
-    def _advance(self, features: Tensor, places: list[tuple[int, int]]) -> list[tuple[int, Continuation]]:
-        """Let every search take a step on features [rows, width], which belong to the (request, row) in `places`."""
-        logits = self._readout(features)
+    def _advance(
+        self, requests: Sequence[int], sequences: Sequence[CachedSequence], logits: Tensor
+    ) -> list[tuple[int, Continuation]]:
+        """Let the searches of requests take a step, and return the requests that have ended.
+
+        Args:
+            requests: The requests.
+            sequences: Their sequences, in the order of the logits.
+            logits: Logits of the next tokens, float32 [B, V].
+        """
         best = logits.argmax(-1).tolist()
-        rows: dict[int, list[int]] = {}
-        for index, (request, row) in enumerate(places):
-            own = rows.setdefault(request, [])
-            own += [0] * (row + 1 - len(own))
-            own[row] = index
+        places = {sequence: place for place, sequence in enumerate(sequences)}
         ended = []
-        for request, own in rows.items():
+        for request in requests:
             one = self._running[request]
-            moves = one.search.advance(logits[own] if not one.search.takes_best else logits[:0], best[own[0]])
+            rows = [places[sequence] for sequence in one.sequences]
+            moves = one.search.advance(logits[rows] if not one.search.takes_best else logits[:0], best[rows[0]])
             if moves is None:
                 assert one.search.answer is not None
                 ended.append((request, one.search.answer))
                 self._leave(request)
             else:
-                self._move(request, one, moves)
+                self._move(one, moves)
         return ended
 
-    def _move(self, request: int, one: _Running, moves: Moves) -> None:
+    def _move(self, one: _Request, moves: Moves) -> None:
         """Bring the cache into the order of the rows that the search continues."""
+        cache = self._model.cache
         while len(one.sequences) < len(moves.tokens):
-            copy = self._cache.fork(one.sequences[0])
-            self._owners[copy] = request, len(one.sequences)
-            one.sequences.append(copy)
-        self._cache.reorder(one.sequences, moves.parents, self._before + len(one.prompt))
+            one.sequences.append(cache.fork(one.sequences[0]))
+        cache.reorder(one.sequences, moves.parents, self._model.before + len(one.prompt))
         one.last = moves.tokens
 
     def _leave(self, request: int) -> None:
         one = self._running.pop(request, None)
         for sequence in one.sequences if one else ():
-            del self._owners[sequence]
-            self._cache.leave(sequence)
-
-
-class _Readout:
-    """The output embedding, which returns the logits of the next token.
-
-    In bfloat16 on a CPU, the weight is copied into oneDNN's order once, also if it is the input embedding's: a product
-    with one row then takes half the time.
-    """
-
-    def __init__(self, model: Classifier) -> None:
-        self._head = output_embedding_of(model.model)
-        self._weight: FrozenWeight | None = None
-        if is_linear(self._head):
-            self._weight = frozen_weight(self._head)
-            if can_pack(self._head, self._weight.dtype):
-                self._weight = PackedWeight(self._weight.dequantize(), backward=False)
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Return logits, float32 [B, V], for features, float32 [B, width]."""
-        if self._weight is not None:
-            return self._weight.product(features.to(self._weight.dtype), self._head.bias).float()
-        logits: Tensor = self._head(features.to(next(self._head.parameters()).dtype))
-        return logits.float()
+            self._model.cache.leave(sequence)
 
 
 def answers(
@@ -261,7 +230,7 @@ def answers(
         **limits: Passed to `ContinuousBatch`.
     """
     model.eval()
-    batch = ContinuousBatch(model, ends, tokenizer, **limits)
+    batch = ContinuousBatch(NextTokenModel(model), ends, tokenizer, **limits)
     source = enumerate(prompts)
     numbers: dict[int, int] = {}
     held: dict[int, Continuation] = {}

@@ -86,6 +86,11 @@ class Search(ABC):
         return self.decoding.beams
 
     @property
+    def tokens(self) -> Sequence[int]:
+        """The new tokens that no later step changes; with beams, none."""
+        return ()
+
+    @property
     def takes_best(self) -> bool:
         """Whether `advance` needs only the best token."""
         return False
@@ -121,6 +126,11 @@ class SingleSearch(Search):
         self._tokens: list[int] = []
         seed = derive_seed(decoding.seed, "sample", *prompt.tolist()) if decoding.samples else 0
         self._random = np.random.Generator(np.random.PCG64(seed))
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The new tokens."""
+        return self._tokens
 
     @property
     def takes_best(self) -> bool:

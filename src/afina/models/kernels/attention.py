@@ -132,7 +132,6 @@ def packed_attention(
         module: The attention module.
         query: [1, H, T, D]; key and value are [1, G, T, D], and G divides H.
         attention_mask: Ignored; the layout determines what is visible.
-        layout: The row's layout.
         scaling: Factor of the scores. None: 1 / sqrt(D).
         dropout: Dropout probability of the attention weights.
         sliding_window: Number of tokens that a token attends to, itself included; the prefix is always visible.
@@ -150,21 +149,24 @@ def packed_attention(
     _check_window(sliding_window, causal=causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have returned float32
+    row = query.squeeze(0), key.squeeze(0), value.squeeze(0)
     if keep is not None:
         keep[module] = key, value
-    row = query.squeeze(0), key.squeeze(0), value.squeeze(0)
+    if cached is not None:
+        cached.write(module, row[1], row[2])
+        if cached.read:
+            return cached.attend(module, row[0], scale, sliding_window)[None], None
     if segments is None:
-        prefix = prefix_of(module)
-        columns = prefix.columns() if prefix else None
+        columns = prefix.columns() if (prefix := prefix_of(module)) else None
         if cached is not None:
-            cached.write(module, row[1], row[2], columns)
-            if cached.read:
-                return cached.attend(module, row[0], scale, sliding_window)[None], None
+            cached.write_prefix(module, columns)
         return _attend(*row, columns, layout, scale, dropout, sliding_window, causal=causal)[None], None
     parts = []
     for cells, own, prefixes in segments:
         q, k, v = (states[:, cells] for states in row)
         columns = None if prefixes is None else prefixes[module]
+        if cached is not None:
+            cached.write_prefix(module, columns, cells)
         parts.append(_attend(q, k, v, columns, own, scale, dropout, sliding_window, causal=causal))
     return torch.cat(parts)[None], None
 

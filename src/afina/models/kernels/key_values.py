@@ -121,7 +121,7 @@ class KeyValueCache:
 
     @property
     def sequences(self) -> list[CachedSequence]:
-        """The running sequences, in the order of the rows of `decoding_row`."""
+        """The running sequences, in the order in which `decoding_row` copies least."""
         return [owner for pool in self._pools.values() for owner in pool.owners]
 
     def enter(self, columns: int, room: int = 0, prefix: int = 0) -> CachedSequence:
@@ -161,38 +161,43 @@ class KeyValueCache:
 
     def prefill_row(self, sequences: Sequence[CachedSequence]) -> KeyValueRow:
         """Return where a packed row of these new sequences is written; the row has the columns behind each prefix."""
-        cells = np.repeat(np.arange(len(sequences)), [one.length - one.prefix for one in sequences])
+        counts = [one.length - one.prefix for one in sequences]
+        starts = np.cumsum([0, *counts[:-1]])
+        cells = np.repeat(np.arange(len(sequences)), counts)
         columns = np.concatenate([np.arange(one.prefix, one.length) for one in sequences])
-        slots = np.array([one.slot for one in sequences])[cells]
-        pools = np.array([one.pool.columns for one in sequences])[cells]
+        slots = np.array([one.slot for one in sequences])
+        pools = np.array([one.pool.columns for one in sequences])
         parts = []
         for size in dict.fromkeys(pools.tolist()):
-            (own,) = np.nonzero(pools == size)
+            (new,), (own,) = np.nonzero(pools == size), np.nonzero(pools[cells] == size)
             where = None if len(own) == len(cells) else self._there(own)
-            new = self._there(np.unique(slots[own]))
-            parts.append(_Written(self._pools[size], where, self._there(slots[own]), self._there(columns[own]), new))
+            first = list(zip(starts[new].tolist(), slots[new].tolist(), strict=True))
+            where_to = self._there(slots[cells[own]]), self._there(columns[own])
+            parts.append(_Written(self._pools[size], where, *where_to, first))
         return KeyValueRow(self._layers, written=parts)
 
-    def decoding_row(self) -> KeyValueRow:
-        """Return where one new token of each running sequence is written, and what it attends to.
+    def decoding_row(self, sequences: Sequence[CachedSequence]) -> KeyValueRow:
+        """Return where one new token of each running sequence is written, and what it attends to; after `make_room`.
 
-        The sequences grow by one column, and move to another pool if they have to. The row has the tokens in the order
-        of `sequences`, which this call may change: read `sequences` before it, and give the tokens in that order.
+        The sequences grow by one column.
+
+        Args:
+            sequences: All running sequences, in the order of the row.
         """
-        written, read, first = [], [], 0
+        places = {sequence: place for place, sequence in enumerate(sequences)}
+        written, read = [], []
         for pool in self._pools.values():
-            count = len(pool.owners)
+            cells, count = [places[owner] for owner in pool.owners], len(pool.owners)
+            where: slice | Tensor = slice(cells[0], cells[0] + count)
+            if cells != list(range(cells[0], cells[0] + count)):
+                where = self._there(np.array(cells))
             lengths = np.array([one.length for one in pool.owners], dtype=np.int64)
-            cells = slice(first, first + count)
             even = int(lengths[0]) if (lengths == lengths[0]).all() else None
             columns = self._there(lengths)
-            slots = torch.arange(count, device=self._device)
-            where = None if count == len(self.sequences) else cells
-            written.append(_Written(pool, where, slots, columns, even=even))
+            written.append(_Written(pool, where, torch.arange(count, device=self._device), columns, even=even))
             prefix = self._there(np.array([one.prefix for one in pool.owners], dtype=np.int64))
-            read.append(_Read(pool, cells, columns, prefix, int(lengths.max()) + 1, even is not None))
-            first += count
-        for sequence in self.sequences:
+            read.append(_Read(pool, where, columns, prefix, int(lengths.max()) + 1, even is not None))
+        for sequence in sequences:
             sequence.length += 1
         return KeyValueRow(self._layers, written, read)
 
@@ -226,7 +231,7 @@ class _Written:
     """Cells of a row (None: all), and the slot and column of each.
 
     Attributes:
-        new: The slots that begin with this row.
+        new: For each sequence that begins with this row, its first cell and its slot.
         even: The column of all cells, for one cell in each of the first slots; None: not equal.
     """
 
@@ -234,20 +239,21 @@ class _Written:
     cells: slice | Tensor | None
     slots: Tensor
     columns: Tensor
-    new: Tensor | None = None
+    new: Sequence[tuple[int, int]] = ()
     even: int | None = None
 
-    def write_prefix(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Write a prefix, each [G, P, D], to the new slots."""
-        if self.new is not None:
-            self.pool.keys[layer][self.new, :, :, : key.shape[1]] = key.transpose(1, 2).to(self.pool.keys.dtype)
-            self.pool.values[layer][self.new, :, : key.shape[1]] = value.to(self.pool.values.dtype)
+    def write_prefix(self, layer: int, key: Tensor, value: Tensor, among: slice | None) -> None:
+        """Write a prefix, each [G, P, D], for the new sequences whose first cells are `among` (None: all)."""
+        slots = [slot for cell, slot in self.new if among is None or among.start <= cell < among.stop]
+        self.pool.keys[layer][slots, :, :, : key.shape[1]] = key.transpose(1, 2).to(self.pool.keys.dtype)
+        self.pool.values[layer][slots, :, : key.shape[1]] = value.to(self.pool.values.dtype)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Write key and value, each [T, G, D]."""
+        keys, values = self.pool.keys[layer], self.pool.values[layer]
+        key, value = key.to(keys.dtype), value.to(values.dtype)
         if self.cells is not None:
             key, value = key[self.cells], value[self.cells]
-        keys, values = self.pool.keys[layer], self.pool.values[layer]
         if self.even is not None:
             keys[: len(key), :, :, self.even] = key
             values[: len(key), :, self.even] = value
@@ -261,7 +267,7 @@ class _Read:
     """Cells of a row, one of each sequence in a pool, in the order of the slots, and what they attend to."""
 
     pool: Pool
-    cells: slice
+    cells: slice | Tensor
     columns: Tensor
     prefix: Tensor
     longest: int
@@ -275,7 +281,7 @@ class _Read:
         q = query.reshape(count * groups, heads // groups, width)
         keys = self.pool.keys[layer, :count].flatten(0, 1)[..., : self.longest]
         values = self.pool.values[layer, :count].flatten(0, 1)[:, : self.longest]
-        mask = self._mask(None if window is not None and window >= self.longest else window, groups, query.dtype)
+        mask = self._mask(None if window is not None and window >= self.longest else window, groups)
         scores = torch.bmm(q, keys).float().mul_(scale) if mask is None else self._masked(mask, q, keys, scale)
         weights = torch.softmax(scores, -1).to(values.dtype)
         return torch.bmm(weights, values).view(count, heads, width)
@@ -286,7 +292,7 @@ class _Read:
             return torch.baddbmm(mask, query, keys, alpha=scale)
         return torch.add(mask, torch.bmm(query, keys), alpha=scale)
 
-    def _mask(self, window: int | None, groups: int, dtype: torch.dtype) -> Tensor | None:
+    def _mask(self, window: int | None, groups: int) -> Tensor | None:
         """Return 0 at visible and -inf at hidden columns, float32 [B * G, 1, longest]; None: all are visible."""
         if window is None and self.even:
             return None
@@ -314,17 +320,26 @@ class KeyValueRow:
     written: Sequence[_Written]
     read: Sequence[_Read] = ()
 
-    def write(self, module: nn.Module, key: Tensor, value: Tensor, columns: tuple[Tensor, Tensor] | None) -> None:
-        """Keep key and value [G, T, D] of an attention, and for new sequences its prefix `columns` [G, P, D]."""
-        layer = self.layers[module]
+    def write(self, module: nn.Module, key: Tensor, value: Tensor) -> None:
+        """Keep key and value of an attention, each [G, T, D]."""
         key, value = key.transpose(0, 1), value.transpose(0, 1)
         for part in self.written:
-            part.write(layer, key, value)
-            if columns is not None:
-                part.write_prefix(layer, *columns)
+            part.write(self.layers[module], key, value)
+
+    def write_prefix(
+        self, module: nn.Module, columns: tuple[Tensor, Tensor] | None, among: slice | None = None
+    ) -> None:
+        """Keep an attention's prefix `columns`, each [G, P, D], for the new sequences in the cells `among`."""
+        if columns is not None:
+            for part in self.written:
+                part.write_prefix(self.layers[module], *columns, among)
 
     def attend(self, module: nn.Module, query: Tensor, scale: float, window: int | None) -> Tensor:
         """Return [B, H, D] for query [H, B, D], one token of each running sequence."""
         layer, rows = self.layers[module], query.transpose(0, 1)
-        parts = [part.attend(layer, rows[part.cells], scale, window) for part in self.read]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if len(self.read) == 1 and isinstance(self.read[0].cells, slice):
+            return self.read[0].attend(layer, rows, scale, window)
+        attended = rows.new_empty(rows.shape)
+        for part in self.read:
+            attended[part.cells] = part.attend(layer, rows[part.cells], scale, window)
+        return attended
