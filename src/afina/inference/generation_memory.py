@@ -92,4 +92,4 @@ class GenerationRehearsal:
         cache.make_room()
         positions = torch.tensor([[sequence.length for sequence in cache.sequences]])
         row = {"input_ids": torch.zeros_like(positions), "position_ids": positions}
-        model.answer(model.read(row, self.decoding, cached=cache.decoding_row()))
+        model.answer(model.read(row, self.decoding, cached=cache.decoding_row(cache.sequences)))
