@@ -142,7 +142,7 @@ def test_the_values_are_those_of_the_jackknife(metric: Metric, rounded: bool) ->
 def test_the_spread_of_the_values_is_that_of_the_figure_over_samples() -> None:
     """Of 600 samples of 400 examples each; the standard error of a standard deviation is 3 %.
 
-    `test_text.py` compares metrics of texts, which take longer, with the bootstrap.
+    `test_text_metrics.py` compares metrics of texts, which take longer, with the bootstrap.
     """
     for metric in COMPARED:
         if metric.kind == "text":
