@@ -51,7 +51,7 @@ class Moves(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Limits:
-    """What ends an answer.
+    """The conditions that end an answer.
 
     Attributes:
         ends: The end tokens.
@@ -134,7 +134,7 @@ class SingleSearch(Search):
 
     @property
     def takes_best(self) -> bool:
-        """Whether neither random draws nor banned n-grams change the choice."""
+        """Whether the most probable token is always chosen: no random draws, and no banned n-grams."""
         return not self.decoding.samples and not self.decoding.no_repeat_ngram
 
     def advance(self, logits: Tensor, best: int | None) -> Moves | None:
@@ -246,7 +246,7 @@ def search_for(prompt: np.ndarray, decoding: Decoding, limits: Limits) -> Search
 
 
 def stops_of(tokenizer: object, strings: Collection[str]) -> Stops | None:
-    """Return the check for stop strings; None: there are none.
+    """Return the check for stop strings; None if `strings` is empty.
 
     Args:
         tokenizer: The tokenizer that decodes the answer.

@@ -21,7 +21,7 @@ class Decoding(Frozen):
         temperature: Divisor of the logits before sampling. 0: the most probable token, without sampling.
         top_p: Sampling draws from the fewest most probable tokens that have at least this probability together.
         top_k: Sampling draws from this number of most probable tokens. 0: from all tokens.
-        seed: Seed of sampling. The same prompt with the same seed has the same answer, whatever else is generated.
+        seed: Seed of sampling. The same prompt with the same seed has the same answer, alone or among other prompts.
         stop: Strings that end an answer; the answer is cut before the string.
     """
 

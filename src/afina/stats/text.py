@@ -125,7 +125,7 @@ def perplexity(answered: Answered) -> float:
 
 
 def unended_values(answered: Answered) -> np.ndarray:
-    """Return 1 for answers that neither eos nor a stop string ended, [N]; UNDEFINED if that is unknown."""
+    """Return 1 for answers that were cut, 0 for answers that eos or a stop string ended, [N]; UNDEFINED: unknown."""
     if "ended" not in answered.extras:
         return np.full(len(answered.answers), UNDEFINED)
     unended: np.ndarray = 1.0 - answered.extras["ended"]

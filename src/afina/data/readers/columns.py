@@ -137,7 +137,7 @@ def of_texts(
 
 
 def _inputs(where: str, names: Sequence[str], label: Sequence[str]) -> ColumnNames | None:
-    """Return the columns of WRITTEN that hold inputs; None if there are none. Raises InvalidData if several fit."""
+    """Return the input columns of an entry of WRITTEN; None if no entry fits. Raises InvalidData if several fit."""
     usual = _usual([name for name in names if name not in label])
     shapes = dict.fromkeys((text, pair) for text, pair, _ in WRITTEN)
     found = [(text, pair) for text, pair in shapes if text in usual and (pair is None or pair in usual)]

@@ -156,7 +156,7 @@ class SideBySide:
 
     @property
     def notes(self) -> list[str]:
-        """What an example shows."""
+        """The notes below the examples, which say how to read an example."""
         seeds = f" Answers of seed {self.arms[0].seeds[0]}." if any(len(arm.seeds) > 1 for arm in self.arms) else ""
         return [
             "Row: place in the evaluation split, the first is 0. Long texts are cut." + seeds,

@@ -23,7 +23,7 @@ class Floor:
         examples: The number of training texts.
         setting: The setting that the training split decided, in words.
         hyperparameters: The same setting, by name.
-        model: The model that can be saved as an adapter; None if there is none (`FloorKind.unsaved`).
+        model: The model that can be saved as an adapter. None: the baseline cannot be saved (`FloorKind.unsaved`).
     """
 
     name: str
