@@ -33,7 +33,7 @@ import machine
 import tables
 from afina import AdapterStore, Backbone, Predictor, Task
 from afina.errors import AfinaError
-from afina.server.requests import Receipt
+from afina.server.receipts import Receipt
 from serve import DATA, publish
 
 EXPONENT = 1.1

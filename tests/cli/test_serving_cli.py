@@ -17,7 +17,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
 from afina import AdapterStore, Backbone, Predictor
-from afina.server.requests import Receipt
+from afina.server.receipts import Receipt
 from command import Command
 from crowd import adapter
 from servers import started

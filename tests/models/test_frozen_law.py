@@ -21,7 +21,7 @@ from afina.methods import make
 from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import HeldWeight, held_by, held_tensors, is_linear, multiply
-from afina.server.requests import Receipt
+from afina.server.receipts import Receipt
 from afina.serving.engine import Engine
 from afina.studies.runs.forecast import forecast_run
 from afina.studies.runs.spec import RunSpec, Training

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from afina.cli.help import GroupedCommand
-from afina.cli.options import BackboneOption, Json, OwnBackbone
+from afina.cli.options import BackboneOption, Json, OwnBackbone, template_option
 from afina.cli.store import CreateOption, StoreOption, ready
-from afina.errors import NotFound, Refused
+from afina.errors import NotFound
 
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16 or auto.")]
 
@@ -152,35 +152,33 @@ def replay(
     receipt: Annotated[str, typer.Argument(help="Receipt: the header Afina-Receipt of the answer.", metavar="RECEIPT")],
     text: Annotated[str, typer.Argument(help="Text of the request.")],
     pair: Annotated[str | None, typer.Option("--pair", help="Second text of the request, if it had two.")] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", help="A stop string of the request; may be repeated.", metavar="STRING"),
+    ] = None,
+    choice: Annotated[
+        int, typer.Option("--choice", min=0, help="Number of the choice, from 0, if the request had several.")
+    ] = 0,
     store: StoreOption = None,
     backbone: OwnBackbone = None,
     as_json: Json = False,
 ) -> None:
     """Compute a served answer again from its receipt.
 
-    The receipt names the adapter, the backbone and the precision.
+    The receipt names the adapter, the backbone and the precision. A receipt of a generated text also has the settings
+    of generation, but no texts: give the stop strings of the request with `--stop`.
     """
-    from afina.server.requests import Receipt
+    from afina.server.receipts import Receipt
 
     asked = Receipt.parse(receipt)
     from afina.store.adapter_store import AdapterStore
 
     adapter = AdapterStore(store).adapter(asked.version)
-    for what, found, expected in (
-        ("adapter", adapter.digest, asked.adapter),
-        ("backbone", adapter.manifest.backbone_digest, asked.base),
-        ("precision", adapter.manifest.precision, asked.precision),
-    ):
-        if found != expected:
-            raise Refused(
-                f"{asked.version}: the {what} is {str(found)[:19]}, but the receipt says {expected[:19]}. Give the "
-                "store of the server that wrote the receipt, with `store`.",
-                code="receipt.mismatch",
-                version=str(asked.version),
-                what=what,
-            )
+    asked.check(adapter.digest, adapter.manifest)
     from afina.inference.predictor import Predictor, backbone_of
+    from afina.server.replay import replayed
 
     predictor = Predictor.of(adapter, backbone_of(adapter, backbone), asked.dtype)
-    (answer,) = predictor([text], None if pair is None else [pair])
+    stops = [template_option(one) for one in stop] if stop else None
+    answer = replayed(predictor, asked.generation, text, pair, stops, choice)
     print(json.dumps({**answer, "receipt": asked.as_json()} if as_json else answer, ensure_ascii=False))

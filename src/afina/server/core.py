@@ -23,7 +23,8 @@ from afina.server.limits import Missing, Settings, Tenants, reference_of
 from afina.server.logs_and_traces import TRACED_REQUEST, Traces
 from afina.server.metrics import Metrics
 from afina.server.queue import Batcher, ComputedBatch, FairQueue
-from afina.server.requests import AcceptedRequest, Receipt, Text, TokenCounter, check_pairs, check_texts
+from afina.server.receipts import Receipt
+from afina.server.requests import AcceptedRequest, Text, TokenCounter, check_pairs, check_texts
 from afina.server.served_versions import ServedVersions, check_version
 from afina.server.shadows import FAILED, RIDING, ShadowedRequest, Shadows
 from afina.serving.engine import Engine, Request

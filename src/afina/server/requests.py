@@ -1,7 +1,4 @@
-"""Texts of a request and their answers: checks, token counts, and receipts. Knows no protocol and no store.
-
-A receipt identifies the version that answered, so that `afina replay` can compute the answer again. It contains no
-text.
+"""Texts of a request and their answers: checks and token counts. Knows no protocol and no store.
 
 Tokenizing a long text takes milliseconds. The tokenizer releases the GIL while it tokenizes a batch, but not while it
 tokenizes a single text. With single texts, a few clients with long texts made all others wait for seconds.
@@ -10,20 +7,19 @@ tokenizes a single text. With single texts, a few clients with long texts made a
 from __future__ import annotations
 
 import copy
-import json
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from afina.errors import AfinaError, InvalidData, InvalidName
+from afina.errors import AfinaError, InvalidData
 from afina.inference.reading import takes_pairs
-from afina.models.backbone_spec import FLOAT
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.limits import Settings
+from afina.server.receipts import Receipt
 from afina.server.shadows import ShadowLease
 from afina.serving.mixed_batches import Prediction
 from afina.serving.residents import Lease
@@ -128,48 +124,6 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
                 )
             if not part.strip():
                 raise InvalidData(f"{where} is empty.", code="request.text-invalid", where=where)
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """The version, backbone and dtype that computed an answer.
-
-    Attributes:
-        version: `client/task@number`.
-        adapter: digest of the adapter.
-        base: digest of the backbone.
-        dtype: dtype of the computation.
-        precision: precision of the backbone's frozen weights. "float" is not written.
-    """
-
-    version: str
-    adapter: str
-    base: str
-    dtype: str
-    precision: str = FLOAT
-
-    def __str__(self) -> str:
-        return json.dumps(self.as_json(), separators=(",", ":"))
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the receipt as JSON values."""
-        return {key: value for key, value in asdict(self).items() if key != "precision" or value != FLOAT}
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Return the receipt in a JSON text. Raises InvalidName."""
-        try:
-            given = json.loads(text)
-            made = cls(**given)
-        except (ValueError, TypeError, RecursionError):
-            made = None
-        if made is None or not all(isinstance(value, str) for value in asdict(made).values()):
-            raise InvalidName(
-                f"{text[:80]!r} is not a receipt. Expected the value of the header `Afina-Receipt` of an answer: a "
-                "JSON object with version, adapter, base and dtype.",
-                code="receipt.malformed",
-            )
-        return made
 
 
 BEGINNING = 8

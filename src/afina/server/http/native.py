@@ -10,20 +10,55 @@ from typing import Any
 from pydantic import Field
 
 from afina.server.answer_formats import ANSWER_FORMATS
-from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, YES_OR_NO, Array, Body, about, array, either, record
+from afina.server.http.schemas import (
+    COUNT,
+    NOTHING,
+    NUMBER,
+    TEXT,
+    YES_OR_NO,
+    Array,
+    Body,
+    about,
+    array,
+    either,
+    one_of,
+    record,
+)
 from afina.server.requests import ServedAnswer
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
 ALIAS_EXAMPLE = {"version": 3, "expected": 2, "message": "three points better on checked texts"}
 LINE_EXAMPLE = '{"model": "acme/reviews", "text": "It broke."}\n{"model": "acme/urgent", "text": "Call me now!"}\n'
 
+_GENERATION = record(
+    {
+        "max_new_tokens": about(COUNT, "most new tokens of an answer, the end token included"),
+        "beams": about(COUNT, "number of beams"),
+        "length_penalty": about(NUMBER, "exponent of the length by which the score of a beam is divided"),
+        "no_repeat_ngram": about(COUNT, "size of n-grams that occur at most once"),
+        "temperature": about(NUMBER, "temperature of sampling"),
+        "top_p": about(NUMBER, "probability of the tokens among which sampling draws"),
+        "top_k": about(COUNT, "number of most probable tokens among which sampling draws"),
+        "seed": about({"type": "integer"}, "seed of the first choice"),
+        "n": about(COUNT, "number of choices"),
+        "stop": about(TEXT, "digest of the stop strings"),
+        "guide": about(TEXT, "digest of the grammar that the answer had to follow"),
+        "prompt": about(one_of("raw", "chat"), "how the text became the prompt, if not by the adapter's template"),
+    },
+    *("beams", "length_penalty", "no_repeat_ngram", "temperature", "top_p", "top_k", "seed", "n", "stop", "guide"),
+    "prompt",
+)
 _RECEIPT = record(
     {
         "version": about(TEXT, "version that answered, as client/task@number"),
         "adapter": about(TEXT, "digest of the adapter"),
         "base": about(TEXT, "digest of the backbone"),
         "dtype": about(TEXT, "dtype of the computation"),
-    }
+        "precision": about(TEXT, "precision of the frozen weights, if it is not float"),
+        "generation": about(_GENERATION, "how a text was generated, without the values that are defaults"),
+    },
+    "precision",
+    "generation",
 )
 _ANSWERED = {
     "model": about(TEXT, "model as in the request"),

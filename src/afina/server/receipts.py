@@ -1,0 +1,186 @@
+"""Receipts: what computed an answer, so that `afina replay` can compute the answer again. They contain no text.
+
+Knows no engine and no protocol.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from afina import digest
+from afina.errors import InvalidName, Refused
+from afina.models.backbone_spec import FLOAT
+from afina.models.decoding import Decoding
+from afina.models.manifest import Manifest
+from afina.schema import Frozen
+
+Prompt = Literal["text", "raw", "chat"]
+"""How a text became a prompt: in the adapter's template, as it is, or as messages in the tokenizer's chat template."""
+
+
+class GenerationFacts(Frozen):
+    """How an answer was generated: the settings of `Decoding`, and what else the answer depends on.
+
+    Attributes:
+        max_new_tokens: Most new tokens, the end token included.
+        beams: As in `Decoding`.
+        length_penalty: As in `Decoding`.
+        no_repeat_ngram: As in `Decoding`.
+        temperature: As in `Decoding`.
+        top_p: As in `Decoding`.
+        top_k: As in `Decoding`.
+        seed: Seed of choice 0. `choice_seed` gives the seeds of the others.
+        n: Number of choices.
+        stop: Digest of the stop strings. None: there were none.
+        guide: Digest of what the answer had to follow, such as a JSON schema. None: nothing.
+        prompt: How the text became the prompt.
+    """
+
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    n: Annotated[int, Field(ge=1)] = 1
+    stop: str | None = None
+    guide: str | None = None
+    prompt: Prompt = "text"
+
+    @classmethod
+    def of(cls, decoding: Decoding, n: int = 1, guide: str | None = None, prompt: Prompt = "text") -> Self:
+        """Return the facts of a generation.
+
+        Args:
+            decoding: The settings, with `max_new_tokens` filled in.
+            n: Number of choices.
+            guide: Digest of what the answer has to follow.
+            prompt: How the text became the prompt.
+        """
+        said = decoding.model_dump(exclude={"stop"})
+        return cls(**said, n=n, stop=_digest_of(decoding.stop), guide=guide, prompt=prompt)
+
+    def decoding(self, stop: Sequence[str], choice: int = 0) -> Decoding:
+        """Return the settings of a choice.
+
+        Args:
+            stop: The stop strings.
+            choice: Number of the choice, from 0.
+
+        Raises:
+            Refused: There is no such choice, the stop strings are others, or the settings are invalid.
+        """
+        if choice >= self.n:
+            raise Refused(
+                f"choice {choice}: the receipt is of {self.n} choices, numbered from 0. Give another with `choice`.",
+                code="receipt.mismatch",
+                what="choice",
+            )
+        if (found := _digest_of(stop)) != self.stop:
+            said = "no stop strings" if self.stop is None else f"stop strings with the digest {self.stop[:19]}"
+            raise Refused(
+                f"stop strings: the receipt has {said}, but those given have {str(found)[:19]}. Give each stop string "
+                "of the request, in its order, with `stop`.",
+                code="receipt.mismatch",
+                what="stop",
+            )
+        settings = self.model_dump(exclude={"n", "stop", "guide", "prompt"})
+        try:
+            return Decoding(**settings | {"seed": choice_seed(self.seed, choice)}, stop=tuple(stop))
+        except ValidationError as error:
+            raise Refused(
+                f"the receipt's settings of generation are invalid: {error.errors()[0]['msg']}. Give an unchanged "
+                "receipt.",
+                code="receipt.mismatch",
+                what="generation",
+            ) from None
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """Return the seed of a choice. Choice 0 keeps the seed of the request."""
+    return seed if choice == 0 else digest.derive_seed(seed, "choice", choice)
+
+
+def _digest_of(stop: Sequence[str]) -> str | None:
+    return digest.of_strings(stop) if stop else None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The version, backbone and dtype that computed an answer.
+
+    Attributes:
+        version: `client/task@number`.
+        adapter: digest of the adapter.
+        base: digest of the backbone.
+        dtype: dtype of the computation.
+        precision: precision of the backbone's frozen weights. "float" is not written.
+        generation: how the answer was generated. None: the answer is not a text; not written.
+    """
+
+    version: str
+    adapter: str
+    base: str
+    dtype: str
+    precision: str = FLOAT
+    generation: GenerationFacts | None = None
+
+    def __str__(self) -> str:
+        return json.dumps(self.as_json(), separators=(",", ":"))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the receipt as JSON values."""
+        said = asdict(replace(self, generation=None))
+        kept = {key: value for key, value in said.items() if value is not None and (key, value) != ("precision", FLOAT)}
+        if self.generation is not None:
+            facts = self.generation.model_dump(exclude_defaults=True)
+            kept["generation"] = facts
+        return kept
+
+    def check(self, adapter: str, manifest: Manifest) -> None:
+        """Raise Refused unless a version is the one that answered.
+
+        Args:
+            adapter: Digest of the version's adapter.
+            manifest: Its manifest.
+        """
+        for what, found, expected in (
+            ("adapter", adapter, self.adapter),
+            ("backbone", manifest.backbone_digest, self.base),
+            ("precision", manifest.precision, self.precision),
+        ):
+            if found != expected:
+                raise Refused(
+                    f"{self.version}: the {what} is {str(found)[:19]}, but the receipt says {expected[:19]}. Give the "
+                    "store of the server that wrote the receipt, with `store`.",
+                    code="receipt.mismatch",
+                    version=str(self.version),
+                    what=what,
+                )
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the receipt in a JSON text. Raises InvalidName."""
+        try:
+            given = json.loads(text)
+            generation = given.pop("generation", None)
+            facts = None if generation is None else GenerationFacts.model_validate(generation, strict=True)
+            made = cls(**given, generation=facts)
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            made = None
+        if made is None or not all(
+            isinstance(value, str) for name, value in vars(made).items() if name != "generation"
+        ):
+            raise InvalidName(
+                f"{text[:80]!r} is not a receipt. Expected the value of the header `Afina-Receipt` of an answer: a "
+                "JSON object with version, adapter, base and dtype.",
+                code="receipt.malformed",
+            )
+        return made

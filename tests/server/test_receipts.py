@@ -1,0 +1,114 @@
+"""Receipts of generated texts: what they hold, what is refused, and that the answer is computed again from them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from afina import Adapter, Backbone, Predictor
+from afina.errors import AfinaError, InvalidData, InvalidName, Refused
+from afina.models.decoding import Decoding
+from afina.server.receipts import GenerationFacts, Receipt, choice_seed
+from afina.server.replay import replayed
+from crowd import adapter
+from raises import raises
+from servers import TOLD
+
+TEXT = "the soup was bright."
+PLAIN = {"version": "acme/told@1", "adapter": "sha256:a", "base": "sha256:b", "dtype": "float32"}
+SAMPLED = Decoding(max_new_tokens=6, temperature=1.5, top_p=0.9, top_k=40, seed=7, stop=("Zebra!", "\n\n\n"))
+
+
+def test_a_receipt_holds_the_settings_of_generation_and_no_text() -> None:
+    facts = GenerationFacts.of(SAMPLED, 2, "sha256:g", "raw")
+    receipt = Receipt(**PLAIN, generation=facts)
+    said = json.loads(str(receipt))
+    assert {key: value for key, value in said.items() if key != "generation"} == PLAIN
+    stop = said["generation"].pop("stop")
+    assert said["generation"] == {
+        **{"max_new_tokens": 6, "temperature": 1.5, "top_p": 0.9, "top_k": 40, "seed": 7},
+        **{"n": 2, "guide": "sha256:g", "prompt": "raw"},
+    }
+    assert stop.startswith("sha256:")
+    assert "Zebra" not in str(receipt)
+    assert Receipt.parse(str(receipt)) == receipt
+    assert str(receipt).isascii(), "it is the value of a header"
+
+
+def test_what_has_its_default_is_not_written() -> None:
+    receipt = Receipt(**PLAIN, generation=GenerationFacts.of(Decoding(max_new_tokens=3)))
+    assert receipt.as_json() == PLAIN | {"generation": {"max_new_tokens": 3}}
+    assert Receipt(**PLAIN).as_json() == PLAIN
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [3, [], {}, {"max_new_tokens": 0}, {"max_new_tokens": "3"}, {"max_new_tokens": 3, "n": 0}, {"other": 1}],
+    ids=str,
+)
+def test_what_is_no_generation_is_refused(generation: Any) -> None:
+    with raises(InvalidName, code="receipt.malformed"):
+        Receipt.parse(json.dumps(PLAIN | {"generation": generation}))
+
+
+def test_settings_of_a_choice_come_back_with_the_stop_strings_alone() -> None:
+    facts = GenerationFacts.of(SAMPLED, 3)
+    assert facts.decoding(SAMPLED.stop) == SAMPLED
+    third = facts.decoding(SAMPLED.stop, 2)
+    assert third.changed(seed=7) == SAMPLED
+    assert len({choice_seed(7, choice) for choice in range(3)}) == 3
+    for stop, choice in (((), 0), (SAMPLED.stop[::-1], 0), (SAMPLED.stop, 3)):
+        with raises(Refused, code="receipt.mismatch"):
+            facts.decoding(stop, choice)
+
+
+def test_settings_that_no_server_writes_are_refused() -> None:
+    facts = GenerationFacts(max_new_tokens=3, temperature=1.0, beams=2)
+    with raises(Refused, code="receipt.mismatch", what="generation"):
+        facts.decoding(())
+
+
+@pytest.fixture(scope="module")
+def told(gpt2: Backbone) -> Adapter:
+    return adapter(gpt2, "lora", {"r": 2}, seed=6, **TOLD)
+
+
+@pytest.mark.parametrize("choice", [0, 1])
+@pytest.mark.parametrize(
+    "decoding", [Decoding(max_new_tokens=6), SAMPLED, Decoding(max_new_tokens=5, beams=2)], ids=str
+)
+def test_an_answer_is_computed_again(gpt2: Backbone, told: Adapter, decoding: Decoding, choice: int) -> None:
+    predictor, facts = Predictor.of(told, gpt2), GenerationFacts.of(decoding, 2)
+    settings = decoding.model_dump() | {"seed": choice_seed(decoding.seed, choice)}
+    (alone,) = predictor.generating(**settings)([TEXT])
+    assert replayed(predictor, facts, TEXT, None, decoding.stop, choice) == alone
+
+
+def test_a_raw_prompt_is_computed_without_the_template(gpt2: Backbone, told: Adapter) -> None:
+    predictor, decoding = Predictor.of(told, gpt2), Decoding(max_new_tokens=6)
+    inside = replayed(predictor, GenerationFacts.of(decoding), TEXT)
+    whole = f"{TEXT}\nTold:"
+    assert replayed(predictor, GenerationFacts.of(decoding, prompt="raw"), whole) == inside
+    assert replayed(predictor, GenerationFacts.of(decoding, prompt="chat"), whole) == inside
+
+
+def test_stop_strings_of_the_adapter_need_not_be_given(gpt2: Backbone) -> None:
+    stopped = {**TOLD, "objective": {**TOLD["objective"], "decoding": {"stop": ["e"]}}}  # type: ignore[dict-item]
+    predictor = Predictor.of(adapter(gpt2, "lora", {"r": 2}, seed=6, **stopped), gpt2)
+    facts = GenerationFacts.of(Decoding(max_new_tokens=6, stop=("e",)))
+    assert replayed(predictor, facts, TEXT) == predictor.generating(max_new_tokens=6)([TEXT])[0]
+
+
+def test_what_a_replay_cannot_compute_is_refused(gpt2: Backbone, told: Adapter) -> None:
+    guided = GenerationFacts.of(Decoding(max_new_tokens=6), guide="sha256:g")
+    with raises(Refused, code="receipt.guided"):
+        replayed(Predictor.of(told, gpt2), guided, TEXT)
+    classes = Predictor.of(adapter(gpt2, "lora", {"r": 2}), gpt2)
+    for stop, choice in ((["e"], 0), (None, 1)):
+        with raises(Refused, code="receipt.mismatch", what="generation"):
+            replayed(classes, None, TEXT, None, stop, choice)
+    refusals: tuple[type[AfinaError], ...] = (InvalidData, AfinaError)
+    with pytest.raises(refusals):
+        replayed(classes, GenerationFacts.of(Decoding(max_new_tokens=6)), TEXT)
