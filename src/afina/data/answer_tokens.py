@@ -53,13 +53,13 @@ class References:
 
     def cut(self, most: int) -> References:
         """Return the first `most` tokens of each target."""
-        return References(_joined([self.tokens[number][:most] for number in range(len(self.tokens))]), self.owners)
+        return References(Encoded.of([self.tokens[number][:most] for number in range(len(self.tokens))]), self.owners)
 
     def take(self, examples: np.ndarray) -> References:
         """Return the references of these examples, int64 [K], ascending."""
         kept = np.isin(self.owners, examples)
         chosen = [self.tokens[int(number)] for number in np.flatnonzero(kept)]
-        return References(_joined(chosen), np.searchsorted(examples, self.owners[kept]))
+        return References(Encoded.of(chosen), np.searchsorted(examples, self.owners[kept]))
 
 
 def encode_references(
@@ -87,7 +87,7 @@ def encode_references(
     found: list[np.ndarray] = []
     for ids in _answers(tokenizer, texts, pairs, targets, template, where):
         found.append(np.array([*ids, *([] if ids[-1:] == [end] else [end])], dtype=np.int32))
-    return References(_joined(found), owners)
+    return References(Encoded.of(found), owners)
 
 
 def _answers(
@@ -116,8 +116,3 @@ def _answers(
                         row=row + 1,
                     )
                 yield ids[len(prompt) :]
-
-
-def _joined(sequences: Sequence[np.ndarray]) -> Encoded:
-    offsets = np.concatenate([[0], np.cumsum([len(each) for each in sequences])]).astype(np.int64)
-    return Encoded(np.concatenate([np.zeros(0, np.int32), *sequences]).astype(np.int32), offsets, 0)

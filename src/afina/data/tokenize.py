@@ -28,6 +28,12 @@ class Encoded:
     offsets: np.ndarray
     truncated: int
 
+    @classmethod
+    def of(cls, sequences: Sequence[np.ndarray], truncated: int = 0) -> Encoded:
+        """Return these sequences of integers, end to end."""
+        offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
+        return cls(np.concatenate([np.zeros(0, np.int32), *sequences]).astype(np.int32), offsets, truncated)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

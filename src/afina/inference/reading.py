@@ -9,7 +9,7 @@ from typing import Any
 
 from afina import methods
 from afina.data.readers.texts import refuse_blank
-from afina.data.tokenize import Encoded, Template, encode
+from afina.data.tokenize import Encoded, Template, Tokenizer, encode
 from afina.errors import CorruptAdapter, InvalidData, WrongBackbone
 from afina.methods.method import Method
 from afina.models.adapter import Adapter
@@ -61,12 +61,38 @@ class Reading:
         return self.manifest.max_length or self.backbone.longest - self.method.takes_positions
 
     def encode(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        where: str = "text",
+        before: int = 0,
+        tokenizer: Tokenizer | None = None,
+        template: Template | None = None,
     ) -> Encoded:
-        """Tokenise texts. Raises InvalidData as in `Predictor.predict`."""
-        check(self.manifest, self.where, texts, pairs, where=where, before=before)
-        tokenizer, length = self.backbone.tokenizer, self.max_length
-        return encode(tokenizer, texts, pairs, max_length=length, template=self.template, where=where, before=before)
+        """Tokenise texts. Raises InvalidData as in `Predictor.predict`.
+
+        Args:
+            texts: The texts.
+            pairs: The second texts of pairs.
+            where: Names the texts in messages.
+            before: Number of texts in earlier calls, for the numbers in messages.
+            tokenizer: A tokenizer with the same results. None: the backbone's.
+            template: Replaces the adapter's template. None: the adapter's template.
+        """
+        if template is None:
+            check(self.manifest, self.where, texts, pairs, where=where, before=before)
+        else:
+            refuse_blank(texts, pairs, where=where, before=before)
+        return encode(
+            tokenizer or self.backbone.tokenizer,
+            texts,
+            pairs,
+            max_length=self.max_length,
+            template=template or self.template,
+            where=where,
+            before=before,
+        )
 
 
 def takes_pairs(manifest: Manifest) -> bool | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,33 @@ _FEW = 512
 
 Stops = Callable[[Sequence[int]], bool]
 """Whether an answer's tokens, of which only the last is new, contain a stop string."""
+
+
+class TokenLogprobs(NamedTuple):
+    """The log-probability of a chosen token, and of the most probable tokens in its place.
+
+    Attributes:
+        chosen: The chosen token's log-probability, by the model's own logits: before temperature, top-k, top-p and
+            guide.
+        top: (token, log-probability) of the most probable tokens, in falling order.
+    """
+
+    chosen: float
+    top: list[tuple[int, float]]
+
+
+class Guide(Protocol):
+    """Restricts the tokens of one answer, such as to the words of a grammar. It has a state."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether only an end token may follow."""
+
+    def mask(self, logits: np.ndarray) -> None:
+        """Set the logits, float [V], of the forbidden next tokens to -inf in place."""
+
+    def accept(self, token: int) -> None:
+        """Take the next token, which was allowed."""
 
 
 class Continuation(NamedTuple):

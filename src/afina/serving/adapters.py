@@ -222,7 +222,7 @@ class AdapterLoader:
         offset = None if manifest.offset is None else torch.tensor(manifest.offset, device=device)
         reading = Reading(manifest, adapter.where, self.backbone, method)
         size = batched.size + head.numel() * head.element_size()
-        return SharedResident(adapter.digest, manifest, adapter.where, size, batched, head, offset, reading)
+        return SharedResident(adapter.digest, manifest, adapter.where, size, reading, batched, head, offset)
 
     def _empty_model(self, adapter: Adapter, method: Method) -> EmptyModel:
         """Return the model for the adapter's method, settings and number of labels; built the first time."""
@@ -244,9 +244,10 @@ class AdapterLoader:
     def _separate(self, adapter: Adapter) -> SeparateResident:
         with self._attaching:
             predictor = Predictor.of(adapter, self.backbone, self.dtype)
+        reading = None
         if isinstance(predictor, ModelPredictor):
-            size = predictor.classifier.size
+            size, reading = predictor.classifier.size, predictor.reading
         else:
             words = sum(len(word.encode()) for word in adapter.vocabulary or ())
             size = words + sum(tensor.numel() * tensor.element_size() for tensor in adapter.tensors.values())
-        return SeparateResident(adapter.digest, adapter.manifest, adapter.where, size, predictor)
+        return SeparateResident(adapter.digest, adapter.manifest, adapter.where, size, reading, predictor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from afina import device as devices
+from afina.data.tokenize import Template
 from afina.errors import AfinaError, Busy, NotFound
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
@@ -18,8 +19,10 @@ from afina.models.classifier import Classifier
 from afina.models.mixed_batch import MixedBatchModel
 from afina.repr_html import ReprCard
 from afina.serving.adapters import AdapterLoader, AdapterSources, Address
-from afina.serving.mixed_batches import AdapterRequest, MixedBatches, Outcome, Prediction
+from afina.serving.mixed_batches import MixedBatches, Outcome, Prediction
 from afina.serving.residents import Lease, Resident, ResidentCounts, Residents
+from afina.serving.tokenizing import TextEncoder
+from afina.serving.work import EncodedText, SinglePass
 from afina.store.adapter_store import AdapterStore
 from afina.store.reader import StoreReader
 
@@ -80,6 +83,7 @@ class Engine(ReprCard):
         self._sources = AdapterSources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
         self._residents = Residents(limit, loaders)
         self._batches = MixedBatches(self.host)
+        self._encoder = TextEncoder(self.backbone.tokenizer)
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
@@ -165,18 +169,52 @@ class Engine(ReprCard):
         """Answer requests as `predict` does; an error is the outcome of its own request only."""
         given = [Request(*one) for one in requests]
         outcomes: list[Outcome | None] = [None] * len(given)
-        asked: dict[int, AdapterRequest] = {}
+        rows: dict[int, SinglePass] = {}
         with ExitStack() as stack:
             leases = self._leases(given, stack)
+            loaded: dict[int, Lease] = {}
             for index, one in enumerate(given):
                 try:
-                    lease, resident = self._loaded(leases[index], one.adapter, stack)
-                    asked[index] = AdapterRequest(resident, lease.version, one.text, one.pair)
+                    loaded[index] = self._loaded(leases[index], one.adapter, stack)
                 except AfinaError as error:
                     outcomes[index] = error
-            for index, outcome in zip(asked, self._batches.outcomes([*asked.values()]), strict=True):
+            for lease, mine in _alike(loaded):
+                texts, pairs = [given[index].text for index in mine], [given[index].pair for index in mine]
+                for index, encoded in zip(mine, self.encode(lease.resident(), texts, pairs), strict=True):
+                    if isinstance(encoded, AfinaError):
+                        outcomes[index] = encoded
+                    else:
+                        rows[index] = SinglePass(lease, encoded)
+            for index, outcome in zip(rows, self.compute([*rows.values()]), strict=True):
                 outcomes[index] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
+
+    def encode(
+        self,
+        resident: Resident,
+        texts: Sequence[str],
+        pairs: Sequence[str | None] | None = None,
+        *,
+        template: Template | None = None,
+    ) -> list[EncodedText | AfinaError]:
+        """Return each text as the adapter reads it, or its error: InvalidData for an unreadable text.
+
+        Thread-safe, without a lock. The middle of a long text is not tokenised if the tokenizer splits texts into words
+        by a known rule, as byte-level BPE does. Otherwise the whole text is tokenised.
+
+        Args:
+            resident: The adapter.
+            texts: The texts.
+            pairs: The second text of each pair, None for a single text. None: all texts are single.
+            template: Replaces the adapter's template: `Template("{text}")` encodes a text as it is, and
+                `Template("{text}", special_tokens=False)` encodes a text that has its special tokens, such as a
+                rendered chat. None: the adapter's template.
+        """
+        return self._encoder.encode(resident, texts, pairs, template)
+
+    def compute(self, rows: Sequence[SinglePass]) -> list[Outcome]:
+        """Return the prediction or error of each text, in order; texts of all adapters share forward passes."""
+        return self._batches.outcomes(rows)
 
     def _leases(self, given: Sequence[Request], stack: ExitStack) -> list[Lease | AfinaError]:
         """Return a lease or error for each request, before waiting for any; equal addresses share a lease."""
@@ -192,17 +230,18 @@ class Engine(ReprCard):
                     found[key] = error
         return [found[key] for key in keys]
 
-    def _loaded(self, lease: Lease | AfinaError, adapter: Address | Lease, stack: ExitStack) -> tuple[Lease, Resident]:
-        """Return a lease with its loaded adapter; retries once if the adapter was removed or replaced meanwhile."""
+    def _loaded(self, lease: Lease | AfinaError, adapter: Address | Lease, stack: ExitStack) -> Lease:
+        """Return a lease on a loaded adapter; retries once if the adapter was removed or replaced meanwhile."""
         if isinstance(lease, AfinaError):
             raise lease
         try:
-            return lease, lease.resident()
+            lease.resident()
         except (Busy, NotFound):
             if isinstance(adapter, Adapter | Lease):
                 raise
-        again = stack.enter_context(self.lease(adapter, anew=True))
-        return again, again.resident()
+            lease = stack.enter_context(self.lease(adapter, anew=True))
+            lease.resident()
+        return lease
 
     def close(self) -> None:
         """Load no more adapters; running requests finish."""
@@ -213,3 +252,11 @@ class Engine(ReprCard):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _alike(leases: Mapping[int, Lease]) -> Iterable[tuple[Lease, list[int]]]:
+    """Group requests by lease; yield each lease with the indices of its requests."""
+    found: dict[int, list[int]] = {}
+    for index, lease in leases.items():
+        found.setdefault(id(lease), []).append(index)
+    return ((leases[mine[0]], mine) for mine in found.values())

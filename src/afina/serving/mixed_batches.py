@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +16,15 @@ from torch import Tensor
 
 from afina.data.batch import TOKEN_BUDGET, runs
 from afina.data.kinds import Kind
+from afina.data.tokenize import Encoded
 from afina.errors import AfinaError
 from afina.inference import reading
 from afina.inference.predictor import ModelPredictor, logits
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
 from afina.models.objective import Predictions
-from afina.serving.residents import Resident, SeparateResident, SharedResident
+from afina.serving.residents import SeparateResident, SharedResident
+from afina.serving.work import SinglePass
 
 
 class EncodedRequest(NamedTuple):
@@ -148,134 +149,74 @@ class Prediction:
 Outcome = Prediction | AfinaError
 
 
-class AdapterRequest(NamedTuple):
-    """A text or a pair of texts for an adapter; `version` is the adapter's version in a store, if any."""
-
-    resident: Resident
-    version: str | None
-    text: str
-    pair: str | None
-
-
-class _Read(NamedTuple):
-    """A tokenised text, int32 [length], and whether it was truncated."""
-
-    tokens: np.ndarray
-    truncated: bool
-
-
 class MixedBatches:
-    """Answers requests on a shared frozen model. Thread-safe. An error is the outcome of its own text only."""
+    """Answers texts with the shared frozen model, or with an adapter's own model, one forward pass at a time."""
 
     def __init__(self, host: MixedBatchModel) -> None:
         self._host = host
-        self._reading = Lock()  # transformers' tokenizers change their truncation setting at each call
 
-    def outcomes(self, asked: Sequence[AdapterRequest]) -> list[Outcome]:
-        """Return the outcome of each request, in order."""
+    def outcomes(self, rows: Sequence[SinglePass]) -> list[Outcome]:
+        """Return the prediction or error of each text, in order."""
         made: dict[int, Outcome] = {}
-        read: dict[int, _Read] = {}
-        for mine in _alike(asked):
-            if isinstance(asked[mine[0]].resident, SharedResident):
-                self._read(asked, mine, read, made)
+        shared = list[int]()
+        for mine in _by_adapter(rows):
+            if isinstance(rows[mine[0]].lease.resident(), SeparateResident):
+                self._answer_separately(rows, mine, made)
             else:
-                self._answer_separately(asked, mine, made)
-        questions = [EncodedRequest(_shared(asked[index]), one.tokens) for index, one in read.items()]
-        rows = dict(zip(read, mixed_outputs(self._host, questions), strict=True)) if questions else {}
-        for mine in _alike(asked):
-            there = [index for index in mine if index in rows]
-            if there:
-                how = [(read[index].truncated, len(read[index].tokens)) for index in there]
-                made |= _predictions(asked, there, [rows[index] for index in there], how)
-        return [made[index] for index in range(len(asked))]
+                shared += mine
+        questions = [EncodedRequest(_shared(rows[index]), rows[index].encoded.tokens) for index in shared]
+        outputs = dict(zip(shared, mixed_outputs(self._host, questions), strict=True)) if questions else {}
+        for mine in _by_adapter(rows):
+            if mine[0] in outputs:
+                made |= _predictions(rows, mine, [outputs[index] for index in mine])
+        return [made[index] for index in range(len(rows))]
 
-    def _read(
-        self, asked: Sequence[AdapterRequest], mine: Sequence[int], read: dict[int, _Read], made: dict[int, Outcome]
-    ) -> None:
-        """Tokenise the texts (all pairs, or all single) of one shared adapter; one by one if their outcomes differ."""
-        resident = _shared(asked[mine[0]])
-        try:
-            with self._reading:
-                encoded = resident.reading.encode(*_texts(asked, mine))
-        except AfinaError as error:
-            if len(mine) == 1:
-                made[mine[0]] = error
-                return
-            encoded = None
-        if encoded is None or 0 < encoded.truncated < len(mine):
-            for index in mine:
-                self._read(asked, [index], read, made)
-            return
-        for place, index in enumerate(mine):
-            read[index] = _Read(encoded[place], encoded.truncated > 0)
-
-    def _answer_separately(
-        self, asked: Sequence[AdapterRequest], mine: Sequence[int], made: dict[int, Outcome]
-    ) -> None:
-        """Answer the texts of one adapter with a model of its own; one by one if their outcomes differ."""
-        resident = asked[mine[0]].resident
+    def _answer_separately(self, rows: Sequence[SinglePass], mine: Sequence[int], made: dict[int, Outcome]) -> None:
+        """Answer the texts of one adapter with a model of its own."""
+        resident = rows[mine[0]].lease.resident()
         assert isinstance(resident, SeparateResident)
-        predictor = resident.predictor
-        try:
-            if isinstance(predictor, ModelPredictor):
-                with self._reading:
-                    encoded = predictor.encode(*_texts(asked, mine))
-                with self._host.computing:
-                    outputs, cut = logits(predictor.classifier, encoded), encoded.truncated
-                lengths = encoded.lengths.tolist()
-            else:
-                predictions, cut = predictor.predict(*_texts(asked, mine))
-                outputs = predictions.outputs
-                lengths = [0] * len(mine)
-        except AfinaError as error:
-            if len(mine) == 1:
-                made[mine[0]] = error
-                return
-            cut, lengths = -1, []
-        if cut in (0, len(mine)):
-            made |= _predictions(asked, mine, list(outputs), [(cut > 0, length) for length in lengths])
-            return
-        for index in mine:
-            self._answer_separately(asked, [index], made)
+        predictor, encoded = resident.predictor, [rows[index].encoded for index in mine]
+        if isinstance(predictor, ModelPredictor):
+            with self._host.computing:
+                outputs = logits(predictor.classifier, Encoded.of([one.tokens for one in encoded]))
+        else:
+            pairs = [one.pair for one in encoded if one.pair is not None]
+            outputs = predictor.outputs([one.text for one in encoded], pairs or None)
+        made |= _predictions(rows, mine, list(outputs))
 
 
-def _alike(asked: Sequence[AdapterRequest]) -> Iterable[list[int]]:
-    """Group requests by adapter, and by pairs or single texts; return their indices."""
+def _by_adapter(rows: Sequence[SinglePass]) -> Iterable[list[int]]:
+    """Group texts by adapter, and by pairs or single texts; return their indices."""
     found: dict[tuple[int, bool], list[int]] = {}
-    for index, one in enumerate(asked):
-        found.setdefault((id(one.resident), one.pair is None), []).append(index)
+    for index, one in enumerate(rows):
+        found.setdefault((id(one.lease.resident()), one.encoded.pair is None), []).append(index)
     return found.values()
 
 
-def _shared(one: AdapterRequest) -> SharedResident:
-    assert isinstance(one.resident, SharedResident)
-    return one.resident
+def _shared(one: SinglePass) -> SharedResident:
+    resident = one.lease.resident()
+    assert isinstance(resident, SharedResident)
+    return resident
 
 
-def _texts(asked: Sequence[AdapterRequest], mine: Sequence[int]) -> tuple[list[str], list[str] | None]:
-    pairs = [pair for index in mine if (pair := asked[index].pair) is not None]
-    return [asked[index].text for index in mine], pairs or None
-
-
-def _predictions(
-    asked: Sequence[AdapterRequest], mine: Sequence[int], rows: Sequence[np.ndarray], how: Sequence[tuple[bool, int]]
-) -> dict[int, Outcome]:
+def _predictions(rows: Sequence[SinglePass], mine: Sequence[int], outputs: Sequence[np.ndarray]) -> dict[int, Outcome]:
     """Return the outcomes of one adapter's texts by index; an error for all if an output is NaN or infinite.
 
     Args:
-        asked: All requests.
-        mine: Indices of the adapter's requests.
-        rows: Outputs of these requests.
-        how: For each of these requests, whether the text was truncated, and its number of tokens.
+        rows: All texts.
+        mine: Indices of the adapter's texts.
+        outputs: Outputs of these texts.
     """
-    resident = asked[mine[0]].resident
-    outputs = np.stack(rows)
+    resident = rows[mine[0]].lease.resident()
     try:
-        predictions = reading.finite(Predictions(outputs), resident.where)
+        predictions = reading.finite(Predictions(np.stack(outputs)), resident.where)
     except AfinaError as error:
         return dict.fromkeys(mine, error)
     objective, answers = resident.objective, resident.objective.answers(predictions)
-    return {
-        index: Prediction(answer, objective.kind, row, resident.digest, asked[index].version, cut, tokens)
-        for index, answer, row, (cut, tokens) in zip(mine, answers, outputs, how, strict=True)
-    }
+    made: dict[int, Outcome] = {}
+    for index, answer, row in zip(mine, answers, outputs, strict=True):
+        lease, encoded = rows[index].lease, rows[index].encoded
+        made[index] = Prediction(
+            answer, objective.kind, row, resident.digest, lease.version, encoded.truncated, len(encoded.tokens)
+        )
+    return made

@@ -40,6 +40,7 @@ class Resident(ReprCard, ABC):
         manifest: The adapter's manifest.
         where: The directory that the adapter was read from, used in messages.
         size: Memory in bytes, beside the shared model.
+        reading: How the adapter reads texts. None: it reads no tokens.
     """
 
     shares_model: ClassVar[bool]
@@ -48,6 +49,7 @@ class Resident(ReprCard, ABC):
     manifest: Manifest
     where: str
     size: int
+    reading: Reading | None
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
@@ -67,15 +69,14 @@ class SharedResident(Resident):
         batched: The adapter's changes of the model.
         head: float32 [width of the head, width of the model].
         offset: [width of the head], added to outputs. None: no offset.
-        reading: How the adapter reads texts.
     """
 
     shares_model = True
 
+    reading: Reading
     batched: BatchedAdapter
     head: Tensor
     offset: Tensor | None
-    reading: Reading
 
     def answer(self, features: Tensor) -> np.ndarray:
         """Return outputs, float32 [N, width of the head], for features [N, width of the model]."""
