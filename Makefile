@@ -24,7 +24,7 @@ wheel: $(READY) ## build a wheel of this checkout into dist/
 study: $(READY) ## run the quickstart comparison; results in results/quickstart
 	$(BIN)/afina study quickstart
 
-serve: $(READY) ## train four small classifiers for two clients, and answer for them over HTTP
+serve: $(READY) ## train four small classifiers and a text task for two clients, and answer for them over HTTP
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/serve.sh
 
 test: $(READY) ## format, lint and type checks, and the tests but the slow ones

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Two clients with two classifiers each, trained here in minutes on one model, and a server that answers for all four.
+# Two clients: one with two classifiers and a task that writes replies, one with two classifiers. Their adapters are
+# trained here in minutes on one model, and one server answers for all five.
 #
 #     make serve                          the embedded model, on http://127.0.0.1:8000
 #     BACKBONE=gpt2 PORT=9000 make serve  another model, another port
@@ -16,6 +17,13 @@ url="http://127.0.0.1:$PORT"
 
 mkdir -p "$OUT"
 [[ -d "$AFINA_STORE" ]] || afina store init
+
+train() { # NAME: trains by the study file of the name, and publishes the adapter under it
+    local task=${1#*/}
+    afina study "$OUT/$task.toml" --out "$OUT/$task" --publish "$1" | tee "$OUT/$task.txt"
+    afina store alias "$(sed -n 's/^published //p' "$OUT/$task.txt")" production
+    touch "$OUT/$task/served"
+}
 
 for name in acme/movies acme/products bolt/tweets bolt/domains; do
     task=${name#*/}
@@ -34,10 +42,31 @@ max_steps = $STEPS
 
 [methods.lora]
 TOML
-    afina study "$OUT/$task.toml" --out "$OUT/$task" --publish "$name" | tee "$OUT/$task.txt"
-    afina store alias "$(sed -n 's/^published //p' "$OUT/$task.txt")" production
-    touch "$OUT/$task/served"
+    train "$name"
 done
+
+if [[ ! -e "$OUT/replies/served" ]]; then
+    cat > "$OUT/replies.toml" << TOML
+name = "replies"
+backbone = "$BACKBONE"
+task = "$(dirname "$0")/replies.csv"
+
+[data]
+text = "review"
+label = "reply"
+kind = "text"
+
+[ask]
+template = "{review}\\n\\nReply:"
+
+[train]
+max_steps = $((3 * STEPS))
+learning_rate = 2e-3
+
+[methods.lora]
+TOML
+    train acme/replies
+fi
 
 for client in acme bolt; do
     key="$OUT/$client.key"
@@ -51,6 +80,17 @@ Type, in another terminal:
 curl -s $url/predict -H "Authorization: Bearer \$(cat $OUT/acme.key)" -H 'Content-Type: application/json' -d '{"model": "acme/movies@production", "inputs": "A film that I will see again."}'
 curl -s $url/tasks -H "Authorization: Bearer \$(cat $OUT/acme.key)" -H 'Content-Type: application/json' -d '{"text": "It broke on the second day.", "models": ["acme/products", "acme/movies"]}'
 curl -s $url/classify -H "Authorization: Bearer \$(cat $OUT/bolt.key)" -H 'Content-Type: application/json' -d '{"model": "bolt/domains", "input": ["my phone died again lol"]}'
+
+The task acme/replies writes a text. OpenAI's protocol, at once and as a stream:
+
+curl -s $url/v1/completions -H "Authorization: Bearer \$(cat $OUT/acme.key)" -H 'Content-Type: application/json' -d '{"model": "acme/replies@production", "prompt": "It broke on the second day."}'
+curl -sN $url/v1/completions -H "Authorization: Bearer \$(cat $OUT/acme.key)" -H 'Content-Type: application/json' -d '{"model": "acme/replies@production", "prompt": "It broke on the second day.", "stream": true}'
+
+The same in Python, after \`pip install openai\`:
+
+from openai import OpenAI
+client = OpenAI(base_url="$url/v1", api_key=open("$OUT/acme.key").read().strip())
+print(client.completions.create(model="acme/replies@production", prompt="It broke on the second day.").choices[0].text)
 
 The page is at $url/, its keys are in $OUT/acme.key and $OUT/bolt.key. Ctrl-C ends the server.
 

@@ -41,19 +41,24 @@ def test_the_lines_that_make_serve_prints_are_answered(environment: dict[str, st
                 break
         try:
             typed = [line for line in said if line.startswith("curl ")]
-            assert len(typed) == 3, "".join(said)
-            answers = [
-                json.loads(subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout)
-                for line in typed
-            ]
+            assert len(typed) == 5, "".join(said)
+            answers = [subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout for line in typed]
+            first = said.index("from openai import OpenAI\n")
+            python = [sys.executable, "-c", "".join(said[first : first + 3])]
+            in_python = subprocess.run(python, capture_output=True, check=True, text=True).stdout
         finally:
             server.terminate()
-    movies, tasks, domains = answers
+    events = [line.removeprefix("data: ") for line in answers.pop().decode().splitlines() if line]
+    movies, tasks, domains, reply = map(json.loads, answers)
+    (written,) = reply["choices"]
+    assert in_python == written["text"] + "\n"
+    assert events.pop() == "[DONE]"
+    assert "".join(one["text"] for event in events for one in json.loads(event)["choices"]) == written["text"]
     assert {one["label"] for one in movies} == {"negative", "positive"}
     assert [one["model"] for one in tasks["results"]] == ["acme/products", "acme/movies"]
     assert {one["label"] for one in domains["data"]} <= {"editorials", "movies", "products", "tweets"}
     names = [one.name for one in AdapterStore(f"{environment['OUT']}/store").list()]
-    assert names == ["acme/movies", "acme/products", "bolt/domains", "bolt/tweets"]
+    assert names == ["acme/movies", "acme/products", "acme/replies", "bolt/domains", "bolt/tweets"]
     for who in ("acme", "bolt"):
         assert (Path(environment["OUT"]) / f"{who}.key").stat().st_mode & 0o077 == 0
 

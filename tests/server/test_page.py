@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from afina.server.http.page import TERMS
+from afina.server.http.page import TERMS, Card, render_answers
 from crowd import adapter
 from servers import logged, probed
 
@@ -200,6 +200,10 @@ def test_terms_link_to_their_definitions_on_the_page(served: Any) -> None:
     assert linked(page) == {"adapter", "client", "key"}
     answers = served.post("/page/answers", TEXT | {"text": "soup " * 500}, "acme").text
     assert linked(answers) == {"version", "alias", "cut"}
+    written = linked(render_answers([Card("acme/told", 1, [], model="acme/told@1")], 0))
+    assert written == {"version", "receipt"}
     figures = linked(served.get("/page/figures").text)
     assert len(figures) == 4
-    assert linked(page) | linked(answers) | figures == anchors, "every term is used, and every used term is defined"
+    assert linked(page) | linked(answers) | written | figures == anchors, (
+        "every term is used, and every used term is defined"
+    )

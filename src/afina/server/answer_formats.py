@@ -48,10 +48,12 @@ class AnswerFormat(ABC):
     Attributes:
         fields: JSON Schema of the fields of an answer, as `afina predict` prints them.
         function: the Hub's name of the function from logits to scores.
+        streams: whether an answer can be sent in pieces.
     """
 
     fields: ClassVar[Mapping[str, Shape]]
     function: ClassVar[str]
+    streams: ClassVar[bool] = False
 
     @abstractmethod
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
@@ -178,6 +180,7 @@ class _Text(AnswerFormat):
 
     fields: ClassVar[Mapping[str, Shape]] = {"answer": about(schemas.TEXT, "the text that the model wrote")}
     function = "none"
+    streams = True
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         """Raise InvalidData: a text has no labels."""

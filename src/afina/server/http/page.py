@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
@@ -17,14 +18,17 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pydantic import Field
 
-from afina.errors import Busy, NotFound
+from afina.data.kinds import CLASSES
+from afina.errors import AfinaError, Busy, NotFound
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
+from afina.server.core import Core
 from afina.server.http import native
 from afina.server.http.errors import Refusal
 from afina.server.http.request_pool import body_of, core_of, each, key_of, pool_of
 from afina.server.http.schemas import Body, describe, describe_file
 from afina.server.metrics import WINDOW, Rates
 from afina.server.requests import ServedAnswer, Text
+from afina.store.keys import Key
 from afina.store.versions import PRODUCTION, NameSummary
 
 SHOWN = 8
@@ -39,6 +43,8 @@ TERMS: dict[str, str] = {
     "version": "A published adapter of a task. Versions are numbered from 1, and a version never changes.",
     "alias": "A name that points to one version of a task, and that can be moved to another version. The alias "
     "`production` points to the version that answers. Without this alias, the newest version answers.",
+    "receipt": "The version, the precision and the settings that wrote a text, without the text. `afina replay` writes "
+    "the text again from its receipt.",
     "cut": "An adapter reads a limited number of tokens. The part of the text beyond this limit has no influence on "
     "the answer.",
     "Requests/s": "HTTP requests of your client per second.",
@@ -61,6 +67,7 @@ class Card:
         scores: labels with probabilities, in falling order; empty for numbers.
         cut: whether the text was cut to the length that the adapter reads.
         problem: why there is no answer; None if there is one.
+        model: the version whose answer the page's script streams; None if the answer is here.
     """
 
     name: str
@@ -70,6 +77,7 @@ class Card:
     scores: Sequence[LabelScore] = ()
     cut: bool = False
     problem: str | None = None
+    model: str | None = None
 
 
 def render_page() -> str:
@@ -173,17 +181,20 @@ async def style(request: Request) -> Response:
 async def answers(request: Request) -> Response:
     """Return the answers of every adapter of the key's client to a text, as an HTML fragment.
 
-    Each task answers with its version in production, or with its newest version if none is in production.
+    Each task answers with its version in production, or with its newest version if none is in production. A task that
+    writes a text has a place for the answer, which the page's script streams by `/v1/completions`.
     """
     body = await body_of(request, Sentence)
     listed = await _listed(request)
     asked = listed[:MOST_TASKS]
-    found = await each(request, [(_served(one), [Text(body.text)]) for one in asked])
+    streamed = await pool_of(request).look(key_of(request), _streamed, core_of(request), key_of(request), asked)
+    whole = [one for one in asked if one.name not in streamed]
+    found = await each(request, [(_served(one), [Text(body.text)]) for one in whole])
     refused = [one for one in found if isinstance(one, Refusal)]
     if refused and len(refused) == len(found) and refused[0].status in OF_THE_TEXT:
         raise refused[0]
-    cards = [_card(one, outcome) for one, outcome in zip(asked, found, strict=True)]
-    return _html(render_answers(cards, len(listed) - len(asked)))
+    cards = {one.name: _card(one, outcome) for one, outcome in zip(whole, found, strict=True)} | streamed
+    return _html(render_answers([cards[one.name] for one in asked], len(listed) - len(asked)))
 
 
 @router.get("/page/figures", **PAGE(media="text/html"))
@@ -206,6 +217,18 @@ async def _listed(request: Request) -> Sequence[NameSummary]:
 
 def _served(one: NameSummary) -> str:
     return f"{one.name}@{PRODUCTION if PRODUCTION in one.aliases else one.newest}"
+
+
+def _streamed(core: Core, key: Key, asked: Sequence[NameSummary]) -> dict[str, Card]:
+    """Return a card for each task that writes a text, by its name."""
+    cards = {}
+    for one in asked:
+        with suppress(AfinaError):  # the task is asked with the others, and its refusal says why
+            version = core.version(key, _served(one))
+            kind = (version.manifest.get("objective") or {}).get("kind", CLASSES)
+            if kind in ANSWER_FORMATS and ANSWER_FORMATS[kind].streams:
+                cards[one.name] = Card(one.name, version.number, _aliases(one, version.number), model=str(version))
+    return cards
 
 
 def _card(one: NameSummary, found: Sequence[ServedAnswer] | Refusal) -> Card:

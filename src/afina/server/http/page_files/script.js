@@ -3,16 +3,57 @@
 const at = (id) => document.getElementById(id);
 const form = at("ask"), key = at("key"), text = at("text"), figures = at("figures"), problem = at("problem");
 const KEPT = "afina-key";
-let asked = 0, looking = false;
+let asked = 0, looking = false, streaming = new AbortController();
 
-async function fetched(address, body) {
+async function responded(address, body, signal) {
   const headers = { Authorization: `Bearer ${key.value.trim()}`, "Content-Type": "application/json" };
-  const init = { headers, method: body ? "POST" : "GET", body, credentials: "omit", redirect: "error" };
+  const init = { headers, method: body ? "POST" : "GET", body, signal, credentials: "omit", redirect: "error" };
   const response = await fetch(address, init);
-  if (response.ok) return response.text();
+  if (response.ok) return response;
   const refused = await response.json().catch(() => ({ error: `no answer of the server (status ${response.status}).` }));
   if (response.status === 401) sessionStorage.removeItem(KEPT);
-  throw new Error(refused.error);
+  throw new Error(refused.error.message ?? refused.error);
+}
+
+async function fetched(address, body) { return (await responded(address, body)).text(); }
+
+async function* events(response) { // of a stream of server-sent events, as JSON
+  let rest = "";
+  for (const reader = response.body.pipeThrough(new TextDecoderStream()).getReader(); ;) {
+    const { done, value } = await reader.read();
+    if (done) throw new Error("the answer ended early. Ask again.");
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines.map((one) => one.trim()).filter((one) => one.startsWith("data:"))) {
+      const said = line.slice(5).trim();
+      if (said === "[DONE]") return;
+      yield JSON.parse(said);
+    }
+  }
+}
+
+async function write(article, prompt, all) { // streams the answer of one task into its place
+  const of = (name) => article.querySelector(name), stop = new AbortController(), begun = performance.now();
+  const tally = (said) => { of(".tally").textContent = `${said}${((performance.now() - begun) / 1000).toFixed(1)} s`; };
+  const body = { model: article.dataset.model, prompt, stream: true, stream_options: { include_usage: true } };
+  of(".stop").addEventListener("click", () => stop.abort());
+  article.setAttribute("aria-busy", "true");
+  try {
+    const signal = AbortSignal.any([stop.signal, all]);
+    const response = await responded("v1/completions", JSON.stringify(body), signal);
+    of(".receipt code").textContent = response.headers.get("Afina-Receipt");
+    of(".receipt").hidden = false;
+    for await (const event of events(response)) {
+      if (event.error) throw new Error(event.error.message);
+      for (const choice of event.choices) of(".answer").append(choice.text);
+      tally(event.usage ? `${event.usage.completion_tokens} tokens, ` : "");
+    }
+  } catch (error) {
+    if (stop.signal.aborted) tally("stopped after ");
+    else if (!all.aborted) of(".problem").textContent = error.message;
+  } finally {
+    article.setAttribute("aria-busy", "false");
+  }
 }
 
 function swap(target, html) {
@@ -25,11 +66,14 @@ async function ask(event) {
   event.preventDefault();
   const into = at(form.dataset.into), turn = ++asked; // an answer that comes after a later question is left alone
   problem.textContent = "";
+  streaming.abort();
+  streaming = new AbortController();
   into.setAttribute("aria-busy", "true");
   try {
     const html = await fetched(form.action, JSON.stringify({ text: text.value }));
     if (turn !== asked) return;
     swap(into, html);
+    for (const article of into.querySelectorAll("article[data-model]")) write(article, text.value, streaming.signal);
     sessionStorage.setItem(KEPT, key.value.trim());
     look();
   } catch (error) {
