@@ -76,6 +76,7 @@ OWNERS = {
     "IPython": "notebook.display",
     "sqlalchemy": "store.*",
     "obstore": "blobs.remote",
+    "llguidance": "inference.guides",
     "fastapi": "server.http.*",
     "starlette": "server.http.*",
     "uvicorn": "server.running",
@@ -185,7 +186,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 LATER = (
     "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
-    "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu"
+    "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu "
+    "llguidance"
 )
 """Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
 

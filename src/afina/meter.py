@@ -76,6 +76,11 @@ def now() -> float:
     return time.perf_counter()
 
 
+def processor_seconds() -> float:
+    """Return the processor seconds of this thread."""
+    return time.thread_time()
+
+
 def rss_peak() -> int | None:
     """Return the peak resident memory of this process in bytes; None if the system does not report it.
 

@@ -6,10 +6,10 @@ The module does not know models.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from afina.data.tokenize import PAIR, TEXT, Template, Tokenizer
-from afina.errors import InvalidStudy
+from afina.errors import InvalidData, InvalidStudy
 
 CHAT = "chat"
 """The value of `template` for the tokenizer's own chat template."""
@@ -81,4 +81,36 @@ def chat_template(tokenizer: Tokenizer, *, pairs: bool) -> Template:
         )
     made = Template(prompt, special_tokens=False)
     made.check_pairs(pairs)
+    return made
+
+
+def rendered_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> str:
+    """Return the prompt that the tokenizer's chat template makes of messages, special tokens included.
+
+    transformers renders the template in a sandbox.
+
+    Args:
+        tokenizer: A tokenizer with a chat template.
+        messages: Each with `role` and `content`, the last one from the user.
+
+    Raises InvalidData if the template refuses the messages, or leaves out the text of one.
+    """
+    try:
+        made = str(
+            tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, add_generation_prompt=True)
+        )
+    except Exception as error:  # noqa: BLE001 - the template is code of the backbone, and raises what it likes
+        raise InvalidData(
+            f"`messages`: the chat template of the model refuses them ({str(error)[:200]}). Give roles in the order "
+            "that the model was trained with: mostly user and assistant in turns.",
+            code="request.chat-unusable",
+        ) from None
+    for number, message in enumerate(messages, start=1):
+        if message["content"].strip() not in made:
+            raise InvalidData(
+                f"`messages`: the chat template of the model leaves out message {number}, of role {message['role']!r}. "
+                "Put its text into a message of the user.",
+                code="request.chat-unusable",
+                number=number,
+            )
     return made

@@ -1,0 +1,284 @@
+"""Guided decoding: answers that follow a choice, a regular expression or a JSON schema, by llguidance.
+
+A grammar comes from a client, so its cost is bounded three times: by its size, by a trial in a separate process that
+the system ends after a second, and by the processor time of each step. Knows no server and no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from afina import meter
+from afina.errors import Busy, InvalidData, NotFound
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+    from afina.data.tokenize import Tokenizer
+
+MOST_CHOICES, MOST_CHARACTERS, MOST_PATTERN = 256, 16_384, 1024
+"""Limits of a grammar: choices, characters of all choices or of a schema, and characters of a regular expression."""
+
+DEEPEST = 64
+"""Most levels of a schema."""
+
+TRIAL_SECONDS, TRIAL_BYTES, TRIAL_WAIT = 1, 1 << 30, 20.0
+"""Limits of the trial: processor seconds, bytes of address space, and seconds on the clock."""
+
+STEP_SECONDS = 0.1
+"""Processor seconds that one step of an answer may take. A slower answer ends with an error."""
+
+_REMEMBERED = 1024
+"""Number of grammars whose trial is remembered."""
+
+_LIMITS: Mapping[str, Any] = {
+    "initial_lexer_fuel": 200_000,
+    "step_lexer_fuel": 50_000,
+    "step_max_items": 20_000,
+    "max_lexer_states": 10_000,
+    "max_grammar_size": 50_000,
+    "precompute_large_lexemes": False,
+    "verbose_errors": False,
+}
+"""llguidance's own limits. They bound memory, and most of the time."""
+
+_PLACE = re.compile(r"^at \d+\(\d+\): ")
+"""The place in a grammar at the beginning of a message of llguidance."""
+
+_JSON = {"whitespace_pattern": r"[ \n]{0,32}", "lenient": False, "coerce_one_of": False}
+"""llguidance's settings for schemas: whitespace as people indent, and an error for a keyword that is not supported."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The texts that an answer may be. `source`: a grammar of llguidance."""
+
+    source: str
+
+    @classmethod
+    def of_choices(cls, choices: Sequence[str]) -> Grammar:
+        """Return the grammar of one of several texts. Raises InvalidData."""
+        if not 1 <= len(choices) <= MOST_CHOICES or sum(map(len, choices)) > MOST_CHARACTERS:
+            raise _invalid(
+                f"{len(choices):,} choices with {sum(map(len, choices)):,} characters, expected 1 to {MOST_CHOICES} "
+                f"choices with at most {MOST_CHARACTERS:,} characters together"
+            )
+        if any(one != one.strip() or not one for one in choices):
+            raise _invalid("a choice is empty, or begins or ends with whitespace, which is removed from an answer")
+        return cls._after_space(" | ".join(json.dumps(one, ensure_ascii=False) for one in choices))
+
+    @classmethod
+    def of_regex(cls, pattern: str) -> Grammar:
+        """Return the grammar of a regular expression, in the syntax of Rust's `regex`. Raises InvalidData."""
+        from llguidance import regex_to_lark
+
+        if not 1 <= len(pattern) <= MOST_PATTERN:
+            raise _invalid(f"a regular expression of {len(pattern):,} characters, expected 1 to {MOST_PATTERN:,}")
+        escaped = regex_to_lark(pattern).replace("\n", r"\n")
+        return cls._after_space(f"/{escaped}/")
+
+    @classmethod
+    def of_schema(cls, schema: Mapping[str, Any]) -> Grammar:
+        """Return the grammar of JSON texts that a schema describes. Raises InvalidData."""
+        if _depth(schema) > DEEPEST:
+            raise _invalid(f"a schema with more than {DEEPEST} levels")
+        written = json.dumps({**schema, "x-guidance": _JSON})
+        if len(written) > MOST_CHARACTERS:
+            raise _invalid(f"a schema of {len(written):,} characters, expected at most {MOST_CHARACTERS:,}")
+        return cls._after_space(f"%json {written}")
+
+    @classmethod
+    def _after_space(cls, body: str) -> Grammar:
+        """Return a grammar that allows a space first, as many prompts expect; an answer is stripped in the end."""
+        from llguidance import LLMatcher
+
+        return cls(LLMatcher.grammar_from_lark(f'start: " "? body\nbody: {body}'))
+
+
+def require() -> None:
+    """Raise NotFound if llguidance is not installed."""
+    try:
+        import llguidance  # noqa: F401
+    except ImportError as error:
+        raise NotFound(
+            "answers that follow a grammar need llguidance: pip install 'afina[guided]'",
+            code="extra.missing",
+            extra="guided",
+            package=error.name,
+        ) from None
+
+
+class TokenGuide:
+    """The allowed next tokens of one answer. Not thread-safe.
+
+    Args:
+        matcher: llguidance's matcher at the beginning of the answer. It belongs to the guide.
+    """
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    @property
+    def finished(self) -> bool:
+        """Whether only an end token may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def mask(self, logits: np.ndarray) -> None:
+        """Set the logits of the forbidden next tokens to -inf in place.
+
+        Args:
+            logits: float [V]; V may exceed the tokenizer's vocabulary.
+
+        Raises InvalidData if the step took too long, or if no token is allowed.
+        """
+        began = meter.processor_seconds()
+        words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        seconds = meter.processor_seconds() - began
+        if self._matcher.is_error():
+            raise _costly("its grammar allows no further token, or exceeds a limit of llguidance")
+        if seconds > STEP_SECONDS:
+            raise _costly(f"a step takes more than {STEP_SECONDS} seconds")
+        allowed = np.unpackbits(words, bitorder="little")[: len(logits)].astype(bool)
+        logits[: len(allowed)][~allowed] = -np.inf
+        logits[len(allowed) :] = -np.inf
+
+    def accept(self, token: int) -> None:
+        """Take the next token. Raises InvalidData if the token is not allowed."""
+        if not self._matcher.consume_token(token):
+            raise _costly("the next token is not allowed")
+
+
+class GuideMaker:
+    """Makes guides for the vocabulary of a tokenizer. Thread-safe; one grammar per client at a time.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._opened: LLTokenizer | None = None
+        self._opening = threading.Lock()
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._tried: OrderedDict[bytes, None] = OrderedDict()
+
+    def prepare(self, client: str, grammar: Grammar) -> Callable[[], TokenGuide]:
+        """Compile a grammar, and return a function that makes a guide at the beginning of an answer.
+
+        Raises:
+            InvalidData: The grammar is invalid, not supported, or too costly.
+            Busy: The machine was too busy to try the grammar.
+        """
+        from llguidance import LLMatcher, LLParserLimits
+
+        with self._turns[client]:
+            self._try(grammar)
+            vocabulary = self._vocabulary()
+            made = LLMatcher(vocabulary, grammar.source, log_level=0, limits=LLParserLimits(**_LIMITS))
+        if made.is_error():
+            raise _invalid(_in_short(made.get_error()))
+        return lambda: TokenGuide(made.deep_copy())
+
+    def _try(self, grammar: Grammar) -> None:
+        """Raise InvalidData unless the grammar compiles within the limits of the trial."""
+        digest = hashlib.sha256(grammar.source.encode()).digest()
+        if digest in self._tried:
+            return
+        problem = _trial(grammar)
+        if problem is not None:
+            raise _invalid(problem)
+        self._tried[digest] = None
+        while len(self._tried) > _REMEMBERED:
+            self._tried.popitem(last=False)
+
+    def _vocabulary(self) -> LLTokenizer:
+        from llguidance import LLTokenizer
+
+        with self._opening:
+            if self._opened is None:
+                inner = self._tokenizer.backend_tokenizer.to_str()  # takes about a second for a large vocabulary
+                plain = json.dumps({**json.loads(inner), "truncation": None, "padding": None})
+                self._opened = LLTokenizer(plain, eos_token=self._tokenizer.eos_token_id)
+            return self._opened
+
+
+def _trial(grammar: Grammar) -> str | None:
+    """Compile a grammar in a separate process. Return the problem; None: there is none. Raises Busy."""
+    command = [sys.executable, "-P", "-m", __name__]
+    try:
+        done = subprocess.run(
+            command,
+            input=grammar.source.encode(),
+            capture_output=True,
+            timeout=TRIAL_WAIT,
+            env={**os.environ, "RUST_BACKTRACE": "0"},
+        )
+    except subprocess.TimeoutExpired:
+        raise Busy("the grammar could not be tried in time. Try again later.", code="server.grammar-untried") from None
+    if done.returncode:
+        return f"it takes more than {TRIAL_SECONDS} second or {TRIAL_BYTES >> 20:,} MiB to compile. Give a simpler one"
+    problem: str | None = json.loads(done.stdout)
+    return None if problem is None else _in_short(problem)
+
+
+def _compile_within_limits() -> None:
+    """Compile the grammar of the standard input, compute its first step, and write the problem as JSON."""
+    import resource
+
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+    spent = int(meter.processor_seconds())
+    resource.setrlimit(resource.RLIMIT_CPU, (spent + TRIAL_SECONDS, spent + TRIAL_SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (TRIAL_BYTES, TRIAL_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    matcher = LLMatcher(LLTokenizer("byte"), sys.stdin.read(), log_level=0, limits=LLParserLimits(**_LIMITS))
+    problem: str | None = matcher.get_error() or None
+    if problem is None:
+        began = meter.processor_seconds()
+        matcher.compute_bitmask()
+        if matcher.is_error():
+            problem = "it allows no text"
+        elif meter.processor_seconds() - began > STEP_SECONDS:
+            problem = f"a step takes more than {STEP_SECONDS} seconds. Give a simpler one"
+    sys.stdout.write(json.dumps(problem))
+
+
+def _depth(schema: Any) -> int:
+    """Return the number of levels of a JSON value; stops above the limit."""
+    level, found = [schema], 0
+    while level and found <= DEEPEST:
+        found += 1
+        inner = [one for one in level if isinstance(one, Mapping | list)]
+        level = [each for one in inner for each in (one.values() if isinstance(one, Mapping) else one)]
+    return found
+
+
+def _in_short(message: str) -> str:
+    """Return the first line of a message of llguidance, and the reason, without the place in the grammar."""
+    first, *lines = message.splitlines()
+    reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return " ".join([_PLACE.sub("", first), *reasons])[:300]
+
+
+def _invalid(problem: str) -> InvalidData:
+    return InvalidData(f"the grammar of the answer: {problem}.", code="request.grammar-invalid")
+
+
+def _costly(problem: str) -> InvalidData:
+    return InvalidData(f"the answer was ended: {problem}. Give a simpler grammar.", code="request.grammar-costly")
+
+
+if __name__ == "__main__":
+    _compile_within_limits()
