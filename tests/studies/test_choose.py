@@ -231,21 +231,32 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def test_candidates_come_in_the_order_that_was_learnt_and_others_after_them() -> None:
     learnt = list(dict.fromkeys(method for method, _ in candidates.LEARNT))
-    made = candidates.in_learnt_order(["last", *reversed(learnt)])
+    made = candidates.in_order(["last", *reversed(learnt)], "classes")
     assert [one.method for one in made] == [*(method for method, _ in candidates.LEARNT), "last"]
     assert made[-1] == candidates.Candidate("last", METHODS["last"].learning_rate, "last")
-    assert [one.method for one in candidates.in_learnt_order(["last", "lora"])][-1] == "last"
+    assert [one.method for one in candidates.in_order(["last", "lora"], "classes")][-1] == "last"
 
 
 def test_a_candidate_is_called_by_its_rate_where_that_is_not_the_methods_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidates, "LEARNT", (("lora", 3.0), ("full", 1 / 3), ("lora", 1.0)))
-    made = candidates.in_learnt_order(["full", "lora"])
+    made = candidates.in_order(["full", "lora"], "classes")
     assert [(one.method, one.name) for one in made] == [
         ("lora", "lora-0.003"),
         ("full", "full-3.33e-05"),
         ("lora", "lora"),
     ]
     assert [one.rate for one in made] == [0.003, 3.33e-05, 0.001]
+
+
+def test_on_a_kind_without_recorded_trainings_every_method_comes_before_another_rate_and_none_is_ahead() -> None:
+    learnt = list(dict.fromkeys(method for method, _ in candidates.LEARNT))
+    made = candidates.in_order(["last", *learnt], "text")
+    assert [one.name for one in made[: len(learnt)]] == learnt
+    assert sorted(one.name for one in made) == sorted(
+        one.name for one in candidates.in_order(["last", *learnt], "classes")
+    )
+    assert {one.ahead for one in made} == {None}
+    assert made[0].weighed(0.5, 20) is None
 
 
 # Who is selected
@@ -256,7 +267,7 @@ def test_what_recorded_trainings_say_counts_beside_few_texts(
     world: World, tmp_path: Path, right: float, chosen: str
 ) -> None:
     """They have full 1.7 points ahead of LoRA, which tells as much as 370 texts do, and 240 are set aside."""
-    ours = {one.name: one for one in candidates.in_learnt_order(["full", "lora"])}
+    ours = {one.name: one for one in candidates.in_order(["full", "lora"], "classes")}
     assert (ours["full"].ahead - ours["lora"].ahead, candidates.COUNTS) == (pytest.approx(0.017), 370)
     world.right |= {"lora": right, "full": 0.86, "prelayer": 0.5}
     world.best = {"full": "full", "lora": "lora"}
@@ -361,7 +372,7 @@ def test_it_keeps_to_the_minutes_and_makes_use_of_them(
     assert len(world.carried) >= 2  # another setting, or the selected one again
     # Much time is left over only where everything was trained, and the selected one on half of the texts.
     early = made.seconds < 0.5 * 60 * minutes
-    assert not early or (len(ours) == len(candidates.in_learnt_order(world.step)) and made.fewer is not None)
+    assert not early or (len(ours) == len(candidates.in_order(world.step, "classes")) and made.fewer is not None)
 
 
 def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
@@ -377,7 +388,7 @@ def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
     assert several.most == made.at_once == 3
     trained = [[one.name for one in each.contenders if one.trained] for each in (alone, made)]
     assert len(trained[1]) > len(trained[0])
-    names = [one.name for one in candidates.in_learnt_order(world.step)]
+    names = [one.name for one in candidates.in_order(world.step, "classes")]
     assert trained[1] == [name for name in names if name in trained[1]], "not in the order of the portfolio"
     kept = [one.name for one in read_records(tmp_path / "three" / "records.jsonl") if one.selection]
     assert kept == sorted(kept, key=names.index)

@@ -261,7 +261,7 @@ def evidence(made: Recommendation) -> Table:
 
 _GUESS = (
     "No training on a task of this kind was recorded, so the order in which the settings were trained is a guess: it "
-    "is the order for tasks of classes."
+    "is the order for tasks of classes, with the default learning rates first."
 )
 
 _AT_ONCE = (

@@ -168,7 +168,7 @@ class CandidateTrainings:
     def weighed(self, name: str) -> float | None:
         """Return the metric on the texts for selecting, combined with recorded trainings, since few texts tell little.
 
-        None for metrics other than shares, and if there is no time to read all texts.
+        None for metrics other than shares, unrecorded kinds of task, and if there is no time to read all texts.
         """
         made = self.results[name].record
         metric, seen = METRICS[made.metric], made.selection

@@ -37,7 +37,7 @@ LEARNT: tuple[tuple[str, float], ...] = (
 """Methods, and factors of their default learning rates, in the learned order."""
 
 RECORDED: frozenset[str] = frozenset({"classes"})
-"""Kinds of the tasks whose learning curves were recorded. For another kind, the learned order is a guess."""
+"""Kinds of the tasks whose learning curves were recorded. For another kind, AHEAD is unknown, and the order a guess."""
 
 AHEAD: Mapping[tuple[str, float], float] = {
     ("full", 1.0): 0.023,
@@ -75,34 +75,43 @@ class Candidate:
     Attributes:
         name: The name of its run and of its table row: the method's key, with the rate if that is not the default.
         ahead: The expected accuracy minus that of the mean candidate, before the task is known; 0 if nothing is
-            recorded.
+            recorded of the setting. None: nothing is recorded of the kind of task.
     """
 
     method: str
     rate: float
     name: str
-    ahead: float = 0.0
+    ahead: float | None = 0.0
 
-    def weighed(self, accuracy: float, examples: int) -> float:
+    def weighed(self, accuracy: float, examples: int) -> float | None:
         """Return the mean of `accuracy` on `examples` texts and the expected advantage, weighted by their evidence.
 
-        The result ranks candidates. It is not an accuracy, since the mean candidate's expected value is 0.
+        The result ranks candidates. It is not an accuracy, since the mean candidate's expected value is 0. None:
+        nothing is recorded of the kind of task.
         """
+        if self.ahead is None:
+            return None
         return (examples * accuracy + COUNTS * self.ahead) / (examples + COUNTS)
 
 
-def in_learnt_order(methods: Iterable[str]) -> list[Candidate]:
-    """Return candidates of these methods: first the learned ones in their order, then others at their default rate."""
+def in_order(methods: Iterable[str], kind: str) -> list[Candidate]:
+    """Return candidates of these methods: first the learned ones in their order, then others at their default rate.
+
+    For a kind that is not recorded, every learned method comes at its default rate before any comes at another rate, so
+    that a short time compares methods, and no candidate is expected to be better than another.
+    """
     there = list(methods)
     learnt = [(method, factor) for method, factor in LEARNT if method in there]
+    if kind not in RECORDED:
+        learnt.sort(key=lambda one: one[1] != 1)
     others = [(method, 1.0) for method in there if method not in {name for name, _ in learnt}]
-    return [_candidate(method, factor) for method, factor in (*learnt, *others)]
+    return [_candidate(method, factor, kind) for method, factor in (*learnt, *others)]
 
 
-def _candidate(method: str, factor: float) -> Candidate:
+def _candidate(method: str, factor: float, kind: str) -> Candidate:
     rate = float(f"{factor * make(method).learning_rate:.3g}")
     name = method if factor == 1 else f"{method}-{rate:g}"
-    return Candidate(method, rate, name, AHEAD.get((method, factor), 0.0))
+    return Candidate(method, rate, name, AHEAD.get((method, factor), 0.0) if kind in RECORDED else None)
 
 
 BATCH = Training().batch_size

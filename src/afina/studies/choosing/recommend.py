@@ -28,7 +28,7 @@ from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Metric
 from afina.studies.choosing import floors, time_budget
 from afina.studies.choosing.candidate_trainings import AT_LEAST, CandidateTrainings
-from afina.studies.choosing.candidates import DEAREST, MORE, ChoiceSetup, in_learnt_order
+from afina.studies.choosing.candidates import DEAREST, MORE, ChoiceSetup, in_order
 from afina.studies.choosing.floor import Floor
 from afina.studies.choosing.recommendation import HALF, Contender, Dropped, Fewer, Recommendation, decide
 from afina.studies.choosing.time_budget import TimeBudget
@@ -124,7 +124,7 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
     with setting.stages.of(time_budget.MEMORY):
         names, lowered, dropped = _that_fit(setting, memory)
     untrained = [name for name in names if METHODS[name].head == "words"]
-    chosen = in_learnt_order(name for name in names if name not in untrained)
+    chosen = in_order([name for name in names if name not in untrained], setting.objective.kind)
     trainings = CandidateTrainings(setting, held, lowered)
     trainings.plan(chosen)
     trainings.evaluate(untrained, clock.left / (1 + AT_LEAST))
