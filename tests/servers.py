@@ -122,7 +122,7 @@ class Held:
 
     def __init__(self, core: Core) -> None:
         self.go, self.began, self.asked = threading.Event(), threading.Event(), list[int]()
-        compute = core.batching._compute
+        compute = core.batching.computer.compute
 
         def held(works: Any) -> Any:
             self.began.set()
@@ -130,7 +130,7 @@ class Held:
             self.asked.append(len(works))
             return compute(works)
 
-        core.batching._compute = held
+        core.batching.computer.compute = held
 
 
 @dataclass

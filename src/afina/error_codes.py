@@ -97,6 +97,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "metric.undefined": "A metric is undefined on the held-out texts.",
         "request.beyond-rate": "One request has more tokens than its key may send in a minute.",
         "request.chat-unusable": "The messages of a chat cannot be rendered by the chat template of the model.",
+        "request.generation-limit": "A request asks for more tokens or choices than a server allows.",
         "request.grammar-costly": "An answer that follows a grammar took too long, or no token was allowed.",
         "request.grammar-invalid": "A grammar of an answer is invalid, not supported, or too costly.",
         "request.malformed": "A request names an option, a tensor or an output that the model does not have.",

@@ -5,15 +5,43 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from afina.errors import Busy, Overloaded
-from afina.server.queue import Batcher, ComputedBatch, FairQueue, QueuedText
+from afina.server.line.computing import Batcher
+from afina.server.line.queue import FairQueue
+from afina.server.line.work import NoGenerations, Work
+from afina.server.metrics import ComputedBatch
 from clock import Clock
 from raises import raises
+
+
+@dataclass(eq=False, kw_only=True)
+class Number(Work):
+    """A number to compute with."""
+
+    number: Any
+
+
+class Computes:
+    """A computer of numbers, by a function."""
+
+    def __init__(self, function: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
+        self.function, self.generations = function, NoGenerations()
+
+    def compute(self, works: Sequence[Work]) -> Sequence[Any]:
+        return self.function([one.number for one in works if isinstance(one, Number)])
+
+
+def submit(
+    made: Batcher, client: str, numbers: Sequence[Any], tokens: Sequence[int], timeout: float
+) -> Sequence[Future[Any]]:
+    pairs = zip(numbers, tokens, strict=True)
+    return made.submit([Number(client=client, tokens=count, timeout=timeout, number=one) for one, count in pairs])
 
 
 class Fake:
@@ -48,28 +76,38 @@ def told() -> list[ComputedBatch]:
 @pytest.fixture
 def made(clock: Clock, fake: Fake, told: list[ComputedBatch]) -> Batcher:
     """Whose thread is not begun: a test makes its steps."""
-    return Batcher(FairQueue(100, 40, 0.5, 200), fake, watch=told.append, clock=clock)
+    return Batcher(FairQueue(100, 40, 0.5, 200), Computes(fake), watch=told.append, clock=clock)
 
 
 def test_what_comes_within_the_delay_is_computed_together(made: Batcher, fake: Fake, clock: Clock) -> None:
-    (first,) = made.submit("a", [1], [10], 30)
-    assert not made.step()
-    clock.now = 0.4
-    (second,) = made.submit("b", [2], [10], 30)
-    clock.now = 0.5
-    assert made.step()
+    with made.expecting():
+        (first,) = submit(made, "a", [1], [10], 30)
+        assert not made.step()
+        clock.now = 0.4
+        (second,) = submit(made, "b", [2], [10], 30)
+        assert not made.step()
+        clock.now = 0.5
+        assert made.step()
     assert (first.result(0), second.result(0), fake.batches) == (2, 4, [[1, 2]])
 
 
+def test_a_text_waits_for_nobody_where_no_other_is_on_its_way(made: Batcher, fake: Fake) -> None:
+    with made.expecting():
+        submit(made, "a", [1], [10], 30)
+        assert not made.step()
+    assert made.step()
+    assert fake.batches == [[1]]
+
+
 def test_a_batch_is_told_of(made: Batcher, told: list[ComputedBatch]) -> None:
-    made.submit("a", [1, 2], [60, 40], 30)
+    submit(made, "a", [1, 2], [60, 40], 30)
     made.step()
     assert told == [ComputedBatch(100, 2, 100, 1.0, clients=(("a", 60), ("a", 40)))]
     assert made.waiting == (0, 0)
 
 
 def test_what_is_given_up_before_its_turn_is_not_computed(made: Batcher, fake: Fake, clock: Clock) -> None:
-    first, second = made.submit("a", [1, 2], [10, 10], 30)
+    first, second = submit(made, "a", [1, 2], [10, 10], 30)
     assert first.cancel()
     assert made.waiting == (10, 1)
     clock.now = 1.0
@@ -81,15 +119,16 @@ def test_what_is_given_up_before_its_turn_is_not_computed(made: Batcher, fake: F
 
 def test_what_is_being_computed_cannot_be_given_up(clock: Clock) -> None:
     given_up = []
-    made = Batcher(FairQueue(100, 40, 0.0, 200), lambda works: given_up.append(future.cancel()) or works, clock=clock)
-    (future,) = made.submit("a", [1], [10], 30)
+    compute = Computes(lambda works: given_up.append(future.cancel()) or works)
+    made = Batcher(FairQueue(100, 40, 0.0, 200), compute, clock=clock)
+    (future,) = submit(made, "a", [1], [10], 30)
     made.step()
     assert (given_up, future.result(0)) == ([False], 1)
 
 
 def test_what_waited_longer_than_its_time_is_not_computed(made: Batcher, fake: Fake, clock: Clock) -> None:
-    (late,) = made.submit("a", [1], [10], 2)
-    (other,) = made.submit("a", [2], [10], 30)
+    (late,) = submit(made, "a", [1], [10], 2)
+    (other,) = submit(made, "a", [2], [10], 30)
     clock.now = 3.0
     made.step()
     assert (other.result(0), fake.batches) == (4, [[2]])
@@ -98,13 +137,13 @@ def test_what_waited_longer_than_its_time_is_not_computed(made: Batcher, fake: F
 
 
 def test_what_a_batch_raises_is_the_outcome_of_all_in_it_and_of_no_other(made: Batcher, clock: Clock) -> None:
-    both = made.submit("a", ["broken", 1], [10, 10], 30)
+    both = submit(made, "a", ["broken", 1], [10, 10], 30)
     clock.now = 1.0
     made.step()
     for future in both:
         with pytest.raises(ZeroDivisionError):
             future.result(0)
-    (after,) = made.submit("a", [3], [10], 30)
+    (after,) = submit(made, "a", [3], [10], 30)
     clock.now = 5.0
     made.step()
     assert after.result(0) == 6
@@ -124,7 +163,7 @@ def thread(clock: Clock, failures: list[tuple[str, str]]) -> Iterator[Callable[.
         def failed(what: str, error: BaseException) -> None:
             failures.append((what, type(error).__name__))
 
-        made = Batcher(line or FairQueue(100, 100, 0.0, 1000), compute, failed=failed, **more)
+        made = Batcher(line or FairQueue(100, 100, 0.0, 1000), Computes(compute), failed=failed, **more)
         made.start()
         begun.append(made)
         return made
@@ -136,7 +175,7 @@ def thread(clock: Clock, failures: list[tuple[str, str]]) -> Iterator[Callable[.
 
 
 def asked(made: Batcher, work: Any) -> Any:
-    (future,) = made.submit("a", [work], [1], 30)
+    (future,) = submit(made, "a", [work], [1], 30)
     return future.result(10)
 
 
@@ -158,7 +197,7 @@ def test_outcomes_of_which_nobody_knows_whose_they_are_are_given_to_nobody(
 ) -> None:
     given = [[7] * count]
     made = thread(lambda works: given.pop() if given else works)
-    both = made.submit("a", [1, 2], [1, 1], 30)
+    both = submit(made, "a", [1, 2], [1, 1], 30)
     for future in both:
         with pytest.raises(RuntimeError, match=f"^{count} outcomes of 2 works$"):
             future.result(10)
@@ -178,7 +217,7 @@ def test_what_would_end_a_thread_or_a_task_reaches_who_asked_as_an_error_of_its_
     made = thread(compute)
 
     async def awaited() -> Any:
-        (future,) = made.submit("a", ["end"], [1], 30)
+        (future,) = submit(made, "a", ["end"], [1], 30)
         return await asyncio.wait_for(asyncio.wrap_future(future), 10)
 
     with pytest.raises(MemoryError if raised is MemoryError else RuntimeError):
@@ -193,14 +232,14 @@ def test_a_line_that_fails_is_begun_anew_and_who_waited_in_it_is_told(
     class Broken(FairQueue):
         broken = True
 
-        def take(self, now: float) -> list[QueuedText]:
+        def take(self, now: float) -> list[Work]:
             if self.broken and self.texts == 2:
                 self.broken = False
                 raise IndexError
             return super().take(now)
 
     made = thread(lambda works: works, Broken(100, 100, 0.0, 1000))
-    for future in made.submit("a", [1, 2], [1, 1], 30):
+    for future in submit(made, "a", [1, 2], [1, 1], 30):
         with pytest.raises(IndexError):
             future.result(10)
     assert made.waiting == (0, 0)
@@ -212,16 +251,16 @@ def test_who_is_told_of_failures_may_fail_too(clock: Clock) -> None:
     def failed(what: str, error: BaseException) -> None:
         raise error
 
-    made = Batcher(FairQueue(100, 40, 0.0, 200), lambda works: [], failed=failed, clock=clock)
-    (future,) = made.submit("a", [1], [10], 30)
+    made = Batcher(FairQueue(100, 40, 0.0, 200), Computes(lambda works: []), failed=failed, clock=clock)
+    (future,) = submit(made, "a", [1], [10], 30)
     assert made.step()
     assert isinstance(future.exception(0), RuntimeError)
 
 
 def test_what_is_too_much_is_refused_with_the_time_that_what_waits_takes(made: Batcher) -> None:
-    made.submit("a", [1], [150], 30)
+    submit(made, "a", [1], [150], 30)
     with pytest.raises(Overloaded) as raised:
-        made.submit("a", [2], [100], 30)
+        submit(made, "a", [2], [100], 30)
     assert raised.value.after == pytest.approx(150 / 500)
     assert made.waiting == (150, 1)
 
@@ -236,7 +275,7 @@ def begun() -> Iterator[tuple[Batcher, threading.Event, list[str]]]:
         threads.append(threading.current_thread().name)
         return works
 
-    made = Batcher(FairQueue(2, 2, 0.0, 10_000), compute)
+    made = Batcher(FairQueue(2, 2, 0.0, 10_000), Computes(compute))
     made.start()
     yield made, go, threads
     go.set()
@@ -247,13 +286,13 @@ def test_closing_computes_all_that_was_taken_and_takes_nothing_more(
     begun: tuple[Batcher, threading.Event, list[str]],
 ) -> None:
     made, go, threads = begun
-    futures = [future for client in "abc" for future in made.submit(client, [*range(20)], [1] * 20, 30)]
+    futures = [future for client in "abc" for future in submit(made, client, [*range(20)], [1] * 20, 30)]
     closing = threading.Thread(target=made.close)
     closing.start()
     while made.alive:
         pass
     with raises(Busy, code="server.ending"):
-        made.submit("a", [1], [1], 30)
+        submit(made, "a", [1], [1], 30)
     go.set()
     closing.join(10)
     assert [future.result(0) for future in futures] == [*range(20)] * 3
@@ -269,7 +308,7 @@ def test_many_threads_get_each_its_own(begun: tuple[Batcher, threading.Event, li
         found[number] = [
             future.result(10)
             for start in range(0, 50, 5)
-            for future in made.submit(str(number), [1000 * number + start + step for step in range(5)], [1] * 5, 30)
+            for future in submit(made, str(number), [1000 * number + start + step for step in range(5)], [1] * 5, 30)
         ]
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]

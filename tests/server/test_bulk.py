@@ -34,14 +34,14 @@ def computed(server: Listening) -> float:
 @pytest.mark.parametrize("whole", [True, False], ids=["all lines sent", "in the midst of them"])
 def test_what_a_client_that_has_gone_sent_is_not_computed(listen: Callable[..., Listening], whole: bool) -> None:
     server = listen(batch_tokens=8, shared_tokens=8)
-    compute = server.core.batching._compute
+    compute = server.core.batching.computer.compute
     slow = 0.02
 
     def slowly(works: Any) -> Any:
         time.sleep(slow)
         return compute(works)
 
-    server.core.batching._compute = slowly
+    server.core.batching.computer.compute = slowly
     content = lines(1420)
     with server.connect() as connection:
         head = server.head(len(content) + (0 if whole else 1_000_000), "/bulk")

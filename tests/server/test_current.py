@@ -35,7 +35,7 @@ class Prove:
     def __init__(self) -> None:
         self.proven, self.errors = list[int](), dict[int, Exception]()
 
-    def __call__(self, version: Version) -> None:
+    def run(self, version: Version) -> None:
         self.proven.append(version.number)
         if version.number in self.errors:
             raise self.errors[version.number]
@@ -158,7 +158,7 @@ def test_a_move_at_any_moment_of_the_first_look_is_noticed(
         return found
 
     monkeypatch.setattr(store, "known", looked)
-    monkeypatch.setattr(current, "_prove", lambda version: meanwhile("while it is proven"))
+    monkeypatch.setattr(current._tests, "run", lambda version: meanwhile("while it is proven"))
     current.find(PRODUCTION)
     current.refresh()
     assert done

@@ -97,12 +97,13 @@ def test_what_could_not_be_served_is_tried_again_after_pauses_that_double(
 ) -> None:
     clock, tried = Clock(), list[float]()
 
-    def prove(version: Any) -> None:
-        if version.number == 2:
-            tried.append(clock.now)
-            raise error
+    class Tests:
+        def run(self, version: Any) -> None:
+            if version.number == 2:
+                tried.append(clock.now)
+                raise error
 
-    current = ServedVersions(store, prove, Metrics(), clock=clock)
+    current = ServedVersions(store, Tests(), Metrics(), clock=clock)
     production = Reference.parse("acme/reviews@production")
     assert current.find(production).number == 1
     store.alias("acme/reviews@2")

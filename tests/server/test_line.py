@@ -10,21 +10,32 @@ from collections.abc import Sequence
 import pytest
 
 from afina.errors import Overloaded
-from afina.server.queue import MEMORY, FairQueue, QueuedText
+from afina.server.line.queue import MEMORY, FairQueue
+from afina.server.line.work import GeneratedAnswer, Work
 
 SPEED = 1000.0
 
 
-def items(client: str, *tokens: int, at: float = 0.0) -> list[QueuedText]:
-    return [QueuedText(client, count, f"{client}-{index}", at, at + 30) for index, count in enumerate(tokens)]
+def items(client: str, *tokens: int, at: float = 0.0) -> list[Work]:
+    return [
+        Work(client=client, tokens=count, arrived=at, request_id=f"{client}-{index}")
+        for index, count in enumerate(tokens)
+    ]
+
+
+def prompts(client: str, *tokens: int, at: float = 0.0) -> list[Work]:
+    return [
+        GeneratedAnswer(client=client, tokens=count, arrived=at, request_id=f"{client}-p{index}", generation=None)
+        for index, count in enumerate(tokens)
+    ]
 
 
 def line(most: int = 100, shared: int = 40, delay: float = 0.01, bound: int = 1000) -> FairQueue:
     return FairQueue(most, shared, delay, bound)
 
 
-def works(batch: Sequence[QueuedText]) -> list[str]:
-    return [item.work for item in batch]
+def works(batch: Sequence[Work]) -> list[str]:
+    return [item.request_id for item in batch]
 
 
 def test_the_first_waits_for_company_until_the_delay_is_over_or_the_batch_is_full() -> None:
@@ -35,6 +46,55 @@ def test_the_first_waits_for_company_until_the_delay_is_over_or_the_batch_is_ful
     assert made.due(0.02) == 0
     made.offer(items("a", 70, at=0.004), SPEED)
     assert made.due(0.004) == 0
+
+
+def test_where_no_other_text_is_on_its_way_the_first_waits_for_nothing() -> None:
+    made = line()
+    made.offer(items("a", 30), SPEED)
+    assert made.due(0.0, expected=False) == 0
+    assert made.due(0.0, expected=True) == pytest.approx(0.01)
+
+
+def test_texts_to_generate_wait_apart_and_share_with_the_others() -> None:
+    made = line(shared=40)
+    made.offer(prompts("a", 10, 10), SPEED)
+    assert made.due(0.0) == 0, "nothing joins the batch of a prompt"
+    made.offer(items("a", 10), SPEED)
+    made.offer(prompts("b", 10), SPEED)
+    assert (made.tokens, made.texts, made.prompts, made.texts_of("a")) == (40, 4, 3, 3)
+    assert works(made.take(0.0)) == ["a-0"]
+    assert works(made.take_prompts(0.0, 10)) == ["b-p0"], "a has had a text already"
+    assert works(made.take_prompts(0.0)) == ["a-p0", "a-p1"]
+    assert (made.tokens, made.texts, made.due(0.0)) == (0, 0, None)
+
+
+def test_generated_tokens_count_for_a_clients_share() -> None:
+    made = line(shared=10)
+    made.offer(prompts("writes", 10), SPEED)
+    made.offer(items("reads", 10, 10, 10, 10), SPEED)
+    made.take_prompts(0.0)
+    made.take(0.0)
+    made.charge({"writes": 25}, 0.0)
+    made.offer(items("writes", 10, 10), SPEED)
+    taken = [works(made.take(0.0))[0].partition("-")[0] for _ in range(5)]
+    assert taken == ["reads", "reads", "reads", "writes", "writes"]
+
+
+def test_who_comes_while_another_generates_starts_level_with_it() -> None:
+    made = line(shared=10)
+    made.offer(prompts("writes", 10), SPEED)
+    made.take_prompts(0.0)
+    made.charge({"writes": 1000}, 0.0)
+    made.offer(items("new", *[10] * 5), SPEED)
+    made.offer(items("writes", 10, 10), SPEED)
+    assert "writes" in [works(made.take(0.0))[0].partition("-")[0] for _ in range(2)]
+
+
+def test_texts_to_generate_whose_time_is_over_are_given_back() -> None:
+    made = line()
+    made.offer(prompts("a", 10), SPEED)
+    made.offer(prompts("a", 10, at=20.0), SPEED)
+    assert (made.late(29.0), works(made.late(31.0)), made.prompts) == ([], ["a-p0"], 1)
 
 
 def test_a_batch_has_no_more_than_it_has_room_for_and_at_least_one() -> None:

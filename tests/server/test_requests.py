@@ -5,16 +5,21 @@ from __future__ import annotations
 import gc
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from afina.errors import InvalidData
 from afina.server.http import huggingface, kserve, schemas, vllm
 from afina.server.http.errors import Refusal
 from afina.server.http.schemas import count_values, parse_body
-from afina.server.requests import Text, TokenCounter
+from afina.server.requests import RequestEncoder, Text, tokens_of
+from afina.serving.work import EncodedText
 from crowd import adapter
 from servers import Listening, logged, within
 
@@ -199,44 +204,67 @@ def test_who_leaves_in_the_middle_of_a_body_is_no_fault_of_the_server(
 LONG = " ".join(["soup"] * 3000)
 
 
-def test_tokens_are_counted_while_other_threads_go_on() -> None:
-    asked = []
+class Reads:
+    """An engine that reads a token a word, and notes what it reads at a time; the longest text has eight."""
 
-    class Tokenizer:
-        def no_truncation(self) -> None:
-            pass
+    def __init__(self) -> None:
+        self.read, self.at_once, self.most = list[list[str]](), Counter[str](), Counter[str]()
 
-        def __deepcopy__(self, memo: Any) -> Any:
-            return self
+    def encode(self, resident: str, texts: Any, pairs: Any, template: Any = None) -> list[EncodedText]:
+        self.at_once[resident] += 1
+        self.most[resident] = max(self.most[resident], self.at_once[resident])
+        self.read.append(texts)
+        time.sleep(0.01)
+        self.at_once[resident] -= 1
+        return [
+            EncodedText(np.arange(min(8, len(one.split()))), len(one.split()) > 8, one, pair)
+            for one, pair in zip(texts, pairs, strict=True)
+        ]
 
-        def encode_batch_fast(self, texts: list[str]) -> list[list[int]]:  # the one that lets go of the interpreter
-            asked.append(len(texts[0]))
-            return [[1] * (len(texts[0]) // 5)]
 
-    class Backbone:
-        backend_tokenizer = Tokenizer()
+def test_texts_are_read_once_and_short_ones_together() -> None:
+    engine = Reads()
+    texts = [Text("the soup"), Text("a", "b"), Text(LONG), Text(LONG), Text("c")]
+    found = RequestEncoder(engine).encode("acme", "one", texts, None)
+    assert [(one.text, one.pair) for one in found] == [(one.text, one.pair) for one in texts]
+    assert [len(one) for one in engine.read] == [2, 1, 1, 1]
+    assert [tokens_of(one) for one in found] == [2, 1, 8, 8, 1]
 
-    counter = TokenCounter(Backbone())
-    assert counter.count(Text(LONG), 128) == 128
-    assert asked == [8 * 128]
-    assert counter.count(Text("a" * 50), 128) == 10
+
+def test_long_texts_of_a_client_are_read_one_at_a_time_and_those_of_others_meanwhile() -> None:
+    engine = Reads()
+    encoder = RequestEncoder(engine)
+    with ThreadPoolExecutor(8) as pool:
+        for client in ("acme", "bolt") * 4:
+            pool.submit(encoder.encode, client, client, [Text(LONG)] * 3, None)
+    assert engine.most == {"acme": 1, "bolt": 1}
+    assert sum(map(len, engine.read)) == 24
+
+
+def test_reading_ends_where_the_key_has_nothing_left() -> None:
+    engine = Reads()
+    found = RequestEncoder(engine).encode("acme", "one", [Text(LONG)] * 40, 20)
+    assert (len(found), len(engine.read)) == (3, 3)
+
+
+def test_a_text_that_cannot_be_read_is_an_error_at_once() -> None:
+    class Refuses(Reads):
+        def encode(self, *given: Any, **named: Any) -> Any:
+            return [InvalidData("no tokens", code="data.text-empty")]
+
+    with pytest.raises(InvalidData, match="no tokens"):
+        RequestEncoder(Refuses()).encode("acme", "one", [Text("a")], None)
 
 
 @pytest.mark.parametrize("text", ["the soup was bright.", "a", LONG, LONG[:900], "\U0001f4a9" * 500, " " * 5000 + "a"])
-@pytest.mark.parametrize("longest", [7, 256])
-def test_as_many_tokens_are_counted_as_there_are_and_no_more_than_are_read(gpt2: Any, text: str, longest: int) -> None:
-    whole = len(gpt2.tokenizer(text, verbose=False)["input_ids"])
-    found = TokenCounter(gpt2.tokenizer).count(Text(text), longest)
-    assert found == min(whole, longest) or (whole < found <= longest and len(text) > 8 * longest)
-
-
-def test_counting_ends_where_the_key_has_nothing_left(gpt2: Any) -> None:
-    counter = TokenCounter(gpt2.tokenizer)
-    texts = [Text("the soup was bright.")] * 40
-    whole = counter.counts("acme", texts, 256, None)
-    assert len(whole) == 40
-    some = counter.counts("acme", texts, 256, 2 * whole[0])
-    assert (len(some), sum(some)) == (3, 2 * whole[0] + 1)
+def test_as_many_tokens_are_counted_as_are_computed(served: Any, text: str) -> None:
+    """With its template and special tokens, and no more than are read."""
+    key = served.core.tenants.key_of(served.secrets["acme"])
+    with served.core.asked(key, "acme/reviews", [Text(text)]) as asked:
+        (future,) = served.core.submit(asked)
+        assert sum(asked.tokens) == future.result(20).tokens
+        whole = len(served.backbone.tokenizer(text, verbose=False)["input_ids"])
+        assert asked.tokens == [min(whole, served.backbone.longest)]
 
 
 def test_a_key_that_has_spent_its_rate_is_refused_before_anything_is_counted_or_loaded(
@@ -245,7 +273,7 @@ def test_a_key_that_has_spent_its_rate_is_refused_before_anything_is_counted_or_
     served = serve(tokens_per_minute=1000)
     served.core.tenants.spend(served.core.tenants.key_of(served.secrets["acme"]), 1000)
     monkeypatch.setattr(served.core.current, "find", None)
-    monkeypatch.setattr(served.core._counter, "count", None)
+    monkeypatch.setattr(served.core.engine, "encode", None)
     response = served.post("/predict", {**BODY, "inputs": [[LONG]] * 20})
     assert response.status_code == 429, response.text
     assert 1 <= int(response.headers["retry-after"]) <= 60

@@ -239,8 +239,8 @@ def test_figures_name_no_model_no_path_and_no_client_without_a_key(serve: Any) -
 
 def test_figures_say_what_each_client_used(serve: Any) -> None:
     served = serve()
-    count, longest = served.core._counter.count, served.backbone.longest
-    tokens = [count(Text("soup"), longest) + count(Text("the soup was bright"), longest), count(Text("a b"), longest)]
+    size = [len(served.backbone.tokenizer(text)["input_ids"]) for text in ("soup", "the soup was bright", "a b")]
+    tokens = [size[0] + size[1], size[2]]
     served.post("/predict", {"model": "acme/reviews", "inputs": [["soup"], ["the soup was bright"]]})
     served.post("/predict", {"model": "acme/nothing", "inputs": "soup"})
     served.post("/predict", {"model": "bolt/mail", "inputs": "a b"}, "bolt")
@@ -305,13 +305,13 @@ def test_a_batch_that_fails_is_500_and_counted_and_the_next_is_answered(
     served = serve()
     version(served)
     batching = served.core.batching
-    compute, watch = batching._compute, batching._watch
+    compute, watch = batching.computer.compute, batching._watch
 
     def broken(*_: Any) -> Any:
         raise SystemExit("the soup was bright.")
 
     if what == "compute":
-        batching._compute = lambda works: compute(works)[1:]
+        batching.computer.compute = lambda works: compute(works)[1:]
     else:
         batching._watch = broken
     response = served.post("/predict", BODY)
@@ -322,7 +322,7 @@ def test_a_batch_that_fails_is_500_and_counted_and_the_next_is_answered(
         assert line == {"error": "the answer could not be computed.", "kind": "failed"}
     else:
         assert (response.status_code, line["label"] in ("bad", "good")) == (200, True)
-    batching._compute, batching._watch = compute, watch
+    batching.computer.compute, batching._watch = compute, watch
     assert version(served) == "acme/reviews@1"
     assert figure(served, f'afina_failures_total{{what="{what}"}}') == 2
     assert "soup" not in json.dumps(logged(caplog))
@@ -333,12 +333,12 @@ def test_a_batch_that_fails_is_500_and_counted_and_the_next_is_answered(
 def test_a_probe_that_fails_as_nobody_foresaw_is_replayed_again(serve: Any) -> None:
     served = serve()
     assert version(served) == "acme/reviews@1"
-    compute = served.core.batching._compute
-    served.core.batching._compute = lambda works: []
+    compute = served.core.batching.computer.compute
+    served.core.batching.computer.compute = lambda works: []
     served.store.alias("acme/reviews@2")
     assert within(2.0, lambda: figure(served, 'afina_probes_total{outcome="not replayed"}') >= 1)
     assert figure(served, "afina_references_behind") == 1
-    served.core.batching._compute = compute
+    served.core.batching.computer.compute = compute
     assert within(2.0, lambda: version(served) == "acme/reviews@2")
 
 

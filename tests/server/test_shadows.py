@@ -13,7 +13,7 @@ import torch
 from afina import Predictor
 from afina.errors import Busy, NotFound
 from afina.server.core import Core
-from afina.server.queue import Batcher
+from afina.server.line.computing import Batcher
 from afina.server.requests import Text
 from afina.server.shadows import LATE, UNSERVABLE
 from afina.store.versions import Reference
@@ -91,10 +91,8 @@ def test_what_is_answered_is_as_without_it_and_what_differs_is_counted(served: S
 
 def test_it_rides_in_the_same_batch_and_its_tokens_count(served: Served) -> None:
     batches = []
-    attempt = served.core.engine.attempt
-    served.core.batching._compute = lambda works: served.core.shadows.compute(
-        lambda given: batches.append([str(one.adapter.version) for one in given]) or attempt(given), works
-    )
+    compute = served.core.engine.compute
+    served.core.engine.compute = lambda rows: batches.append([str(one.lease.version) for one in rows]) or compute(rows)
     tokens, texts = figure(served, "afina_tokens_total"), figure(served, "afina_texts_total")
     asked = served.core.ask(served.core.tenants.key_of(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
     try:
@@ -170,15 +168,16 @@ def test_one_whose_probe_fails_does_not_ride_and_is_told_of(served: Served, gpt2
 
 def test_one_that_is_not_loaded_in_time_is_tried_again_and_keeps_nobody_waiting(serve: Callable[..., Served]) -> None:
     served, go, tried = serve(), threading.Event(), list[str]()
-    demand = served.core.shadows._demand
+    run = served.core.current._tests.run
 
     def late(version: Any) -> None:
-        tried.append(str(version))
-        if not go.is_set():
-            raise Busy("not loaded in 20 s")
-        demand(version)
+        if str(version) == "acme/reviews@2":
+            tried.append(str(version))
+            if not go.is_set():
+                raise Busy("not loaded in 20 s")
+        run(version)
 
-    served.core.shadows._demand = late
+    served.core.current._tests.run = late
     served.store.shadow("acme/reviews@2")
     ask(served, TEXTS[:1])
     assert within(10, lambda: len(tried) >= 2)
@@ -215,13 +214,13 @@ class Broken:
     """An engine that fails altogether where a certain version is asked."""
 
     def __init__(self, served: Served, version: str) -> None:
-        self.version, self.attempt = version, served.core.engine.attempt
-        served.core.batching._compute = lambda works: served.core.shadows.compute(self, works)
+        self.version, self.compute = version, served.core.engine.compute
+        served.core.engine.compute = self
 
-    def __call__(self, given: Any) -> Any:
-        if any(one.adapter.version == self.version for one in given):
+    def __call__(self, rows: Any) -> Any:
+        if any(one.lease.version == self.version for one in rows):
             raise ZeroDivisionError("the soup was bright.")
-        return self.attempt(given)
+        return self.compute(rows)
 
 
 def test_a_fault_that_nobody_foresaw_stops_it_and_harms_nobody(served: Served) -> None:
@@ -253,10 +252,10 @@ def test_of_two_in_a_batch_the_one_that_fails_stops_alone(served: Served, gpt2: 
     key = served.core.tenants.key_of(served.secrets["acme"])
     both = [served.core.ask(key, model, [Text(TEXTS[0])]) for model in (PRODUCTION, "acme/tags@production")]
     paired = []
-    served.core.batching.submit = lambda client, works, *_, **__: paired.extend(works)
+    served.core.batching.submit = paired.extend
     for asked in both:
         served.core.submit(asked)
-    outcomes = served.core.batching._compute(paired)
+    outcomes = served.core.batching.computer.compute(paired)
     assert [one.version for one in outcomes] == ["acme/reviews@1", "acme/tags@1"]
     assert [status.state for status in (one.shadow.status for one in both)] == ["failed", "riding"]
     assert told(served, "acme/tags")["texts"] + told(served, "acme/tags")["faults"] == 1
@@ -270,14 +269,14 @@ def test_where_there_is_no_room_for_both_the_text_is_answered_without_it(served:
     offered = []
     submit = Batcher.submit
 
-    def full(client: str, works: Any, tokens: Any, timeout: float, **more: Any) -> Any:
-        offered.append(sum(tokens))
+    def full(works: Any, **more: Any) -> Any:
+        offered.append(sum(one.tokens for one in works))
         line = served.core.batching._line
         bound, line.bound = line.bound, sum(asked.tokens)
-        line._tokens[client] = 1  # as if something of it waited, so that its share counts
+        line._tokens["acme"], line._given["acme"] = 1, 0  # as if something of it waited, so that its share counts
         try:
             line.bound += 1
-            return submit(served.core.batching, client, works, tokens, timeout, **more)
+            return submit(served.core.batching, works, **more)
         finally:
             line.bound = bound
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from afina.server.metrics import WINDOW, Rates, Throughput
-from afina.server.queue import ComputedBatch
+from afina.server.metrics import WINDOW, ComputedBatch, Rates, Throughput
 from clock import Clock
 
 

@@ -19,6 +19,7 @@ from afina.server.http import schemas
 from afina.server.http.schemas import Shape, about
 from afina.server.shadow_counts import AnswerDifference
 from afina.serving.mixed_batches import Prediction
+from afina.serving.work import GeneratedText
 
 _PROBABILITIES = about(schemas.by_name(schemas.NUMBER), "the probability of each label, by its name")
 
@@ -218,14 +219,16 @@ def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any])
 ANSWER_FORMATS: Mapping[str, AnswerFormat] = {CLASSES: _Classes(), LABELS: _Labels(), NUMBER: _Number(), TEXT: _Text()}
 
 
-def compared(current: Prediction, candidate: Prediction) -> AnswerDifference:
+def compared(current: Prediction | GeneratedText, candidate: Prediction | GeneratedText) -> AnswerDifference:
     """Return the difference between two answers to a text. Raises InvalidData if their kinds of task differ."""
-    if current.kind != candidate.kind:
-        named = [OBJECTIVES[one.kind].column for one in (current, candidate)]
+    kind, other = (TEXT if isinstance(one, GeneratedText) else one.kind for one in (current, candidate))
+    if kind != other:
+        named = [OBJECTIVES[one].column for one in (kind, other)]
         raise InvalidData(
             f"the versions have different kinds of answers: a {named[0]} and a {named[1]}.",
             code="data.kind-mismatch",
             found=named[1],
             expected=named[0],
         )
-    return ANSWER_FORMATS[current.kind].compared(current.answer, candidate.answer)
+    said = [{"answer": one.text} if isinstance(one, GeneratedText) else one.answer for one in (current, candidate)]
+    return ANSWER_FORMATS[kind].compared(*said)

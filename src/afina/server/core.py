@@ -1,6 +1,7 @@
 """The core of the server: from a client's texts to answers, in any protocol. Knows no protocol.
 
-The calling threads read the store, load adapters and count tokens. One further thread computes.
+A request is accepted, queued, computed and answered. The calling threads read the store, load adapters and encode
+texts. One further thread computes.
 """
 
 from __future__ import annotations
@@ -13,39 +14,40 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from afina.errors import AfinaError, Busy, CorruptAdapter, NotFound, Overloaded
-from afina.inference import probes
-from afina.models.manifest import Manifest
+from afina.errors import AfinaError, Busy, NotFound, Overloaded
 from afina.server import logs_and_traces
+from afina.server.golden_tests import LOADING, GoldenTests, generates
 from afina.server.limits import Missing, Settings, Tenants, reference_of
+from afina.server.line.computing import Batcher
+from afina.server.line.queue import FairQueue
+from afina.server.line.work import EngineComputer, works_of
 from afina.server.logs_and_traces import TRACED_REQUEST, Traces
-from afina.server.metrics import Metrics
-from afina.server.queue import Batcher, ComputedBatch, FairQueue
-from afina.server.receipts import Receipt
-from afina.server.requests import AcceptedRequest, Text, TokenCounter, check_pairs, check_texts
-from afina.server.served_versions import ServedVersions, check_version
-from afina.server.shadows import FAILED, RIDING, ShadowedRequest, Shadows
-from afina.serving.engine import Engine, Request
-from afina.serving.mixed_batches import Prediction
+from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
+from afina.server.receipts import GenerationFacts, Receipt
+from afina.server.requests import (
+    AcceptedRequest,
+    GenerationOptions,
+    RequestEncoder,
+    Text,
+    check_pairs,
+    check_texts,
+    decoding_of,
+    other_kind,
+    reads_alike,
+    tokens_of,
+)
+from afina.server.served_versions import ServedVersions
+from afina.server.shadowed import FAILED, RIDING, ShadowLease
+from afina.server.shadows import Shadows
+from afina.serving.engine import Engine
 from afina.serving.residents import Lease, Resident
+from afina.serving.work import EncodedText
 from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key
 from afina.store.versions import PRODUCTION, AliasMove, Reference, Version
 
-TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4}
-"""Largest difference in a golden test, by dtype, as a share of the largest output.
-
-Of 31 adapters of the embedded model, the largest difference is 0.24 in bfloat16 and 0.00003 in float32 (docs/LOG.md).
-"""
-
-OURS = ""
-"""The queue's client name for golden tests."""
-
-LOADING = 20.0
-"""Timeout for loading an adapter, in seconds."""
+__all__ = ["LOADING", "Core"]
 
 
 class Core:
@@ -59,14 +61,14 @@ class Core:
         self.metrics = Metrics()
         chosen = self.settings
         line = FairQueue(chosen.batch_tokens, chosen.shared_tokens, chosen.delay, chosen.queue_tokens)
-        self.current = ServedVersions(store, self._prove, self.metrics)
-        self.shadows = Shadows(store, lambda version: engine.lease(version), self.current.demand, self.metrics)
-        compute = partial(self.shadows.compute, engine.attempt)
-        self.batching = Batcher(line, compute, watch=self._computed, failed=self.failed)
+        failed = partial(logs_and_traces.note_failure, self.metrics)
+        self.batching = Batcher(line, EngineComputer(engine), watch=self._count, failed=failed)
+        self.current = ServedVersions(store, GoldenTests(engine, self.batching, self.metrics), self.metrics)
+        self.shadows = Shadows(store, engine, self.current, self.metrics)
         self.tenants = Tenants(store, chosen.tokens_per_minute, chosen.writes_per_minute)
         self.metrics.watch(self._looked)
         self.metrics.watch_versions(lambda: self.current.damaged)
-        self._counter = TokenCounter(engine.backbone.tokenizer)
+        self._encoder = RequestEncoder(engine)
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="afina-watcher", daemon=True)
         self._follows, self._news, self._draining = True, False, False
@@ -128,27 +130,29 @@ class Core:
                 self.failed("store", error)
 
     def failed(self, what: str, error: BaseException) -> None:
-        """Count and log an unexpected error.
+        """Count and log an unexpected error, without its message."""
+        logs_and_traces.note_failure(self.metrics, what, error)
 
-        The message may contain a client's text, so only type and place are logged.
-        """
-        self.metrics.failures.labels(what).inc()
-        unforeseen, at = logs_and_traces.error_place(error)
-        logs_and_traces.note("failed", logging.ERROR, what=what, unforeseen=unforeseen, at=at)
-
-    def _computed(self, batch: ComputedBatch) -> None:
-        self.metrics.computed(batch)
+    def _count(self, computed: ComputedBatch | ComputedStep) -> None:
+        if isinstance(computed, ComputedStep):
+            self.metrics.stepped(computed)
+            return
+        self.metrics.computed(computed)
         if self.traces is not None:
-            self.traces.computed(batch)
+            self.traces.computed(computed)
 
     def _looked(self) -> dict[str, float]:
         tokens, texts = self.batching.waiting
         residents = self.engine.residents
         counts = self.engine.counts
+        running, held = self.batching.generating
         return {
             "afina_ready": float(self.ready),
             "afina_queue_tokens": tokens,
             "afina_queue_texts": texts,
+            "afina_generations_running": running,
+            "afina_generations_waiting": held,
+            "afina_cache_bytes": self.batching.computer.generations.bytes,
             "afina_adapters": len(residents),
             "afina_adapter_bytes": sum(one.size for one in residents),
             "afina_adapter_loads": counts.loads,
@@ -158,61 +162,10 @@ class Core:
             "afina_shadows_failed": self.shadows.count(FAILED),
         }
 
-    def _prove(self, version: Version) -> None:
-        """Load a version and run its golden test.
-
-        Raises the errors of loading, CorruptAdapter if the test fails, and InvalidStudy, before anything is loaded, for
-        a kind of answers that is not served.
-        """
-        check_version(version)
-        with self.engine.lease(version) as lease:
-            try:
-                lease.resident(LOADING)
-                manifest = lease.resident().manifest
-                if manifest.probe is None:
-                    self.metrics.probes.labels("none").inc()
-                    return
-                asked = probes.asked(manifest)
-                works = [Request(lease, text, pair) for text, pair in asked]
-                longest = self._longest(manifest)
-                counts = [self._counter.count(Text(*one), longest) for one in asked]
-                futures = self.batching.submit(OURS, works, counts, LOADING, asks=False)
-                outcomes = [future.result() for future in futures]
-                self._compare(outcomes, manifest, str(version))
-            except Exception as error:
-                at_the_moment = isinstance(error, Busy | NotFound) or not isinstance(error, AfinaError)
-                self.metrics.probes.labels("not replayed" if at_the_moment else "failed").inc()
-                if isinstance(error, AfinaError):
-                    raise
-                raise Busy(
-                    f"{version}: its golden test could not be computed. Try again later.",
-                    code="server.probe-not-computed",
-                    version=str(version),
-                ) from None
-        self.metrics.probes.labels("passed").inc()
-
-    def _compare(self, outcomes: Sequence[Prediction | AfinaError], manifest: Manifest, where: str) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome, AfinaError):
-                raise outcome
-        outputs = np.stack([one.outputs for one in outcomes if isinstance(one, Prediction)])
-        found = probes.compared(outputs, probes.recorded(manifest, where), where)
-        if not found <= TOLERANCES[self.dtype]:
-            raise CorruptAdapter(
-                f"{where}: its golden test fails: outputs differ by {found:.1e}, more than {TOLERANCES[self.dtype]}.",
-                code="adapter.probe-differs",
-                where=where,
-                difference=found,
-            )
-
     @property
     def dtype(self) -> str:
         """The dtype of the computation, such as "float32"."""
         return str(self.engine.host.dtype).removeprefix("torch.")
-
-    def _longest(self, manifest: Manifest) -> int:
-        """Return the number of tokens to which the adapter cuts a text."""
-        return manifest.max_length or self.engine.backbone.longest
 
     def version(self, key: Key, model: str) -> Version:
         """Return the version of a model name for this key. Raises Missing."""
@@ -240,37 +193,83 @@ class Core:
         store = self.store.on_behalf_of(f"key {key.id}")
         return store.alias(str(reference), alias, expected=expected or ANY, message=message)
 
-    def ask(self, key: Key, model: str, texts: Sequence[Text]) -> AcceptedRequest:
+    def ask(
+        self, key: Key, model: str, texts: Sequence[Text], generation: GenerationOptions | None = None
+    ) -> AcceptedRequest:
         """Find and load the adapter that is to answer. `release` the result, or use `asked` as a context manager.
+
+        Args:
+            key: the client's key.
+            model: the model.
+            texts: the texts.
+            generation: how an adapter that generates is to answer. None: the adapter does not generate.
 
         Raises:
             Missing: the key's client has no such model.
-            InvalidData: a text is empty or too long, or the texts have more tokens than the key may ever send in a
-                minute.
+            InvalidData: a text is empty or too long, the texts have more tokens than the key may ever send in a
+                minute, the adapter answers in another way, or the options of generation exceed a limit.
             Overloaded: the key has too few tokens left.
             AfinaError: errors of loading.
         """
         check_texts(texts, self.settings)
         most = self.tenants.most(key)
-        reference = reference_of(model, key)
-        version = self.current.find(reference)
-        self.current.demand(version)  # the version may have been damaged since the lookup
-        lease = self.engine.lease(version)
-        try:
-            resident = self._loaded(lease, version)
-            manifest, objective = resident.manifest, resident.objective
-            assert lease.version is not None
+        with self.batching.expecting():
+            reference = reference_of(model, key)
+            version = self.current.find(reference)
+            self.current.demand(version)  # the version may have been damaged since the lookup
+            lease = self.engine.lease(version)
+            try:
+                made = self._accepted(key, texts, generation, most, lease, version)
+                self.tenants.spend(key, sum(made.tokens))
+            except BaseException:
+                lease.release()
+                raise
+            bare = reference == Reference(reference.name) and PRODUCTION in version.aliases
+            if bare or reference.alias == PRODUCTION:
+                shadow = self.shadows.lease_for(reference.name, version, len(texts))
+                if shadow is not None:
+                    made.shadow, made.candidates = shadow, self._read_by_shadow(made, shadow)
+            return made
+
+    def _accepted(
+        self,
+        key: Key,
+        texts: Sequence[Text],
+        generation: GenerationOptions | None,
+        most: int | None,
+        lease: Lease,
+        version: Version,
+    ) -> AcceptedRequest:
+        """Check and encode the texts for the adapter of a lease. `most`: tokens that the key may send now."""
+        resident = self._loaded(lease, version)
+        manifest, objective = resident.manifest, resident.objective
+        assert lease.version is not None
+        if generates(resident) != (generation is not None):
+            raise other_kind(generates(resident))
+        decoding = None if generation is None else decoding_of(objective, generation, self.settings)
+        if generation is None or generation.prompt_as == "text":
             check_pairs(texts, manifest)
-            tokens = self._counter.counts(key.client, texts, self._longest(manifest), most)
-            self.tenants.spend(key, sum(tokens))
-        except BaseException:
-            lease.release()
-            raise
-        receipt = Receipt(lease.version, lease.digest, self.engine.backbone.digest, self.dtype, manifest.precision)
-        bare = reference == Reference(reference.name) and PRODUCTION in version.aliases
-        is_production = bare or reference.alias == PRODUCTION
-        shadow = self.shadows.lease_for(reference.name, version, len(texts)) if is_production else None
-        return AcceptedRequest(key, texts, tokens, lease, manifest, objective, receipt, shadow)
+        encoded = self._encoder.encode(
+            key.client, resident, texts, most, "text" if generation is None else generation.prompt_as
+        )
+        facts = None
+        if generation is not None and decoding is not None:
+            facts = GenerationFacts.of(decoding, generation.n, generation.guide, generation.prompt_as)
+        receipt = Receipt(
+            lease.version, lease.digest, self.engine.backbone.digest, self.dtype, manifest.precision, facts
+        )
+        return AcceptedRequest(
+            key,
+            texts,
+            encoded,
+            [tokens_of(one) for one in encoded],
+            lease,
+            manifest,
+            objective,
+            receipt,
+            generation=generation,
+            decoding=decoding,
+        )
 
     def _loaded(self, lease: Lease, version: Version) -> Resident:
         """Return the adapter of a lease.
@@ -286,9 +285,11 @@ class Core:
             raise
 
     @contextmanager
-    def asked(self, key: Key, model: str, texts: Sequence[Text]) -> Iterator[AcceptedRequest]:
+    def asked(
+        self, key: Key, model: str, texts: Sequence[Text], generation: GenerationOptions | None = None
+    ) -> Iterator[AcceptedRequest]:
         """Call `ask`, and release the result after the block."""
-        made = self.ask(key, model, texts)
+        made = self.ask(key, model, texts, generation)
         try:
             yield made
         finally:
@@ -297,25 +298,50 @@ class Core:
     def submit(self, asked: AcceptedRequest) -> Sequence[Future[Any]]:
         """Put the texts into the queue and return a future for each outcome. Raises Overloaded, Busy.
 
-        A text with a shadow counts twice. If there is no room for the shadow, only the text is queued.
+        An outcome is a Prediction, a GeneratedText or the AfinaError of the text. There are `n` generated answers to
+        each text, those of the first text first. If there is no room for the shadow, only the texts are queued.
         """
-        futures = self._submit(asked)
+        shadow = asked.shadow
+        try:
+            futures = self._submit(asked, shadow)
+        except Overloaded:
+            if shadow is None:
+                raise
+            shadow.left_out(len(asked.texts))
+            shadow.release()
+            asked.shadow = None
+            futures = self._submit(asked, None)
         self.metrics.usage.accepted(asked.key.client, len(asked.texts), sum(asked.tokens))
         return futures
 
-    def _submit(self, asked: AcceptedRequest) -> Sequence[Future[Any]]:
-        client, timeout = asked.key.client, self.settings.timeout
-        works = [Request(asked.lease, text.text, text.pair) for text in asked.texts]
+    def cancel(self, futures: Sequence[Future[Any]]) -> None:
+        """Give up answers that nobody waits for: waiting ones are not computed, running generations end."""
+        for future in futures:
+            future.cancel()
+
+    def _submit(self, asked: AcceptedRequest, shadow: ShadowLease | None) -> Sequence[Future[Any]]:
         request_id = TRACED_REQUEST.get() if self.traces is not None else None
-        shadow = asked.shadow
-        if shadow is not None:
+        works = works_of(asked, shadow, self.settings, request_id)
+        try:
+            self.batching.submit(works)
+        except AfinaError:
+            for one in works:
+                one.dropped()
+            raise
+        return [one.future for one in works if not one.candidate]
+
+    def _read_by_shadow(self, asked: AcceptedRequest, shadow: ShadowLease) -> Sequence[EncodedText | AfinaError]:
+        """Return the texts as the shadow version reads them; encoded again only if it reads otherwise."""
+        resident, own = shadow.lease.resident(), asked.lease.resident()
+        if generates(resident) != generates(own):
+            return [other_kind(generates(resident))] * len(asked.texts)
+        if reads_alike(resident, own):
+            return asked.encoded
+        prompt_as = "text" if asked.generation is None else asked.generation.prompt_as
+        found: list[EncodedText | AfinaError] = []
+        for text in asked.texts:
             try:
-                both = [ShadowedRequest(work, shadow) for work in works]
-                return self.batching.submit(
-                    client, both, [2 * count for count in asked.tokens], timeout, request_id=request_id
-                )
-            except Overloaded:
-                self.shadows.left_out(shadow, len(works))
-                shadow.release()
-                asked.shadow = None
-        return self.batching.submit(client, works, asked.tokens, timeout, request_id=request_id)
+                found += self._encoder.encode(asked.key.client, resident, [text], None, prompt_as)
+            except AfinaError as error:
+                found.append(error)
+        return found

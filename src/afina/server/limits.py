@@ -30,6 +30,10 @@ class Settings:
         delay: how long a text waits for others before a batch starts, while nothing is being computed.
         queue_tokens: tokens that may wait. If several clients wait, each has an equal share.
         timeout: time after which a request fails.
+        generation_timeout: time after which a generated answer fails.
+        max_new_tokens: tokens of a generated answer. Also the limit of answers for which the request names none.
+        choices: generated answers to a text (`n` in OpenAI's protocol).
+        logprobs: most probable tokens that are reported at each step of a generated answer.
         connections: open connections. At most half of the files that the process may open.
         at_once: open requests of one client.
         head_seconds: time for a request's head to arrive.
@@ -53,6 +57,10 @@ class Settings:
     delay: float = 0.004
     queue_tokens: int = 65_536
     timeout: float = 30.0
+    generation_timeout: float = 120.0
+    max_new_tokens: int = 1024
+    choices: int = 8
+    logprobs: int = 20
     connections: int = 2000
     at_once: int = 256
     head_seconds: float = 10.0
@@ -70,7 +78,7 @@ class Settings:
     shutdown: float = 25.0
 
     def __post_init__(self) -> None:
-        for name in ("timeout", "drain", "shutdown"):
+        for name in ("timeout", "generation_timeout", "drain", "shutdown"):
             if not math.isfinite(found := getattr(self, name)):
                 raise InvalidStudy(
                     f"`{name}` is {found}, not a finite number. Give a number of seconds.",

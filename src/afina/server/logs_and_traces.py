@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-    from afina.server.queue import ComputedBatch
+    from afina.server.metrics import ComputedBatch, Metrics
 
 
 NAME = "afina.server"
@@ -97,6 +97,16 @@ def error_place(error: BaseException) -> tuple[str, str]:
         at = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return type(error).__name__, at
+
+
+def note_failure(metrics: Metrics, what: str, error: BaseException) -> None:
+    """Count and log an unexpected error.
+
+    The message may contain a client's text, so only type and place are logged.
+    """
+    metrics.failures.labels(what).inc()
+    unforeseen, at = error_place(error)
+    note("failed", logging.ERROR, what=what, unforeseen=unforeseen, at=at)
 
 
 def begin_logging(form: str = JSON) -> None:

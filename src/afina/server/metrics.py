@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from afina import meter
-from afina.server.queue import ComputedBatch
 
 NAMED = 20
 """Largest number of versions that are label values."""
@@ -26,6 +25,44 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+class ComputedBatch(NamedTuple):
+    """A batch that was computed.
+
+    Attributes:
+        tokens: tokens in the batch.
+        texts: texts in the batch.
+        budget: largest number of tokens of the batch.
+        seconds: duration of the computation.
+        asked: for each text with a `request_id`: that id, seconds in the queue, tokens.
+        clients: for each text: its client, tokens.
+    """
+
+    tokens: int
+    texts: int
+    budget: int
+    seconds: float
+    asked: Sequence[tuple[Any, float, int]] = ()
+    clients: Sequence[tuple[str, int]] = ()
+
+
+class ComputedStep(NamedTuple):
+    """A step of all running generations.
+
+    Attributes:
+        tokens: new tokens.
+        running: generations that took part.
+        seconds: duration of the computation, with the prompts that entered.
+        clients: new tokens by client.
+        firsts: for each generation with its first token: seconds since its arrival.
+    """
+
+    tokens: int
+    running: int
+    seconds: float
+    clients: Mapping[str, int]
+    firsts: Sequence[float] = ()
 
 
 CLIENTS, OTHERS = 200, "(others)"
@@ -89,6 +126,19 @@ class Metrics:
             buckets=_SHARES,
             registry=here,
         )
+        self.generated = Counter("afina_generated_tokens", "Tokens that were generated.", registry=here)
+        self.first = Histogram(
+            "afina_first_token_seconds",
+            "Seconds from the arrival of a text in the queue to the first token of its answer.",
+            buckets=_SECONDS,
+            registry=here,
+        )
+        self.step = Histogram(
+            "afina_step_seconds",
+            "Seconds for one token of every running generation.",
+            buckets=_SECONDS,
+            registry=here,
+        )
         self.refused = Counter("afina_refused", "Requests that were refused.", ("reason",), registry=here)
         self.closed = Counter(
             "afina_connections_closed", "Connections that the server closed.", ("reason",), registry=here
@@ -108,6 +158,14 @@ class Metrics:
         self.batch.observe(batch.seconds)
         self.fill.observe(min(1.0, batch.tokens / batch.budget))
         self.throughput.computed(batch)
+
+    def stepped(self, step: ComputedStep) -> None:
+        """Count a step of generations."""
+        self.generated.inc(step.tokens)
+        self.step.observe(step.seconds)
+        for seconds in step.firsts:
+            self.first.observe(seconds)
+        self.throughput.stepped(step)
 
     def watch(self, look: Callable[[], dict[str, float]]) -> None:
         """Add gauges: `look` is called at each scrape and returns their values by name."""
@@ -190,6 +248,13 @@ class Throughput:
             for client, tokens in batch.clients:
                 now[_Counted(client, TOKENS)] += tokens
                 now[_Counted(client, TEXTS)] += 1
+
+    def stepped(self, step: ComputedStep) -> None:
+        """Count generated tokens, by client."""
+        with self._lock:
+            now = self._now()
+            for client, tokens in step.clients.items():
+                now[_Counted(client, TOKENS)] += tokens
 
     def _now(self) -> collections.Counter[_Counted]:
         """Return the counts of the current second, and delete old ones. The caller holds the lock."""

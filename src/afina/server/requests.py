@@ -1,28 +1,28 @@
-"""Texts of a request and their answers: checks and token counts. Knows no protocol and no store.
-
-Tokenizing a long text takes milliseconds. The tokenizer releases the GIL while it tokenizes a batch, but not while it
-tokenizes a single text. With single texts, a few clients with long texts made all others wait for seconds.
-"""
+"""Texts of a request and their answers: checks and tokens. Knows no protocol and no store."""
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from afina.errors import AfinaError, InvalidData
+from afina.errors import AfinaError, InvalidData, InvalidStudy
 from afina.inference.reading import takes_pairs
+from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
+from afina.models.objectives import Texts
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.limits import Settings
-from afina.server.receipts import Receipt
-from afina.server.shadows import ShadowLease
+from afina.server.receipts import Prompt, Receipt
+from afina.server.replay import PROMPTS
+from afina.server.shadowed import ShadowLease
+from afina.serving.engine import Engine
 from afina.serving.mixed_batches import Prediction
-from afina.serving.residents import Lease
+from afina.serving.residents import Lease, Resident
+from afina.serving.work import EncodedText, Guide, NewTokens
 from afina.store.keys import Key
 
 
@@ -31,6 +31,32 @@ class Text(NamedTuple):
 
     text: str
     pair: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationOptions:
+    """How a request wants its texts answered by an adapter that generates.
+
+    Attributes:
+        decoding: fields of `Decoding` that replace the adapter's, such as temperature or max_new_tokens. A field with
+            the value None is left as it is.
+        n: number of answers to each text, with the seeds of `choice_seed`.
+        logprobs: number of most probable tokens to report at each step. None: no log-probabilities.
+        make_guide: returns a new guide, which restricts the tokens of one answer. None: every token is allowed.
+        guide: digest of what the guides follow, for the receipt.
+        prompt_as: what a text is. "text": the text in the adapter's template. "raw": a prompt, taken as it is. "chat":
+            a rendered chat, which has its special tokens already.
+        heard: called with the number of an answer and its new tokens after each step, on the computing thread; must
+            return at once. The answers of the first text have the numbers 0 to n - 1, and so on.
+    """
+
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    n: int = 1
+    logprobs: int | None = None
+    make_guide: Callable[[], Guide] | None = None
+    guide: str | None = None
+    prompt_as: Prompt = "text"
+    heard: Callable[[int, NewTokens], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +88,33 @@ class ServedAnswer:
 class AcceptedRequest:
     """Texts of one request, and a lease of the loaded adapter until `release`.
 
-    `shadow`: lease of the shadow version.
+    Attributes:
+        key: the client's key.
+        texts: the texts.
+        encoded: each text as the adapter reads it.
+        tokens: number of tokens of each text, at least 1.
+        lease: lease of the adapter.
+        manifest: the adapter's manifest.
+        objective: the adapter's objective.
+        receipt: what answers.
+        shadow: lease of the shadow version. None: there is none.
+        generation: how the answers are generated. None: the adapter does not generate.
+        decoding: the same, with the adapter's own settings and the server's limits.
+        candidates: each text as the shadow version reads it, or why that version cannot read the text.
     """
 
     key: Key
     texts: Sequence[Text]
+    encoded: Sequence[EncodedText]
     tokens: Sequence[int]
     lease: Lease
     manifest: Manifest
     objective: Objective
     receipt: Receipt
     shadow: ShadowLease | None = None
+    generation: GenerationOptions | None = None
+    decoding: Decoding | None = None
+    candidates: Sequence[EncodedText | AfinaError] = ()
 
     def release(self) -> None:
         """Release the leases. Call this once."""
@@ -126,45 +168,126 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
                 raise InvalidData(f"{where} is empty.", code="request.text-invalid", where=where)
 
 
-BEGINNING = 8
-"""Characters per token in the first piece of a text that is tokenized. Most texts have four or five."""
+def other_kind(generates: bool) -> InvalidData:
+    """Return the error of a request for another kind of answer than the adapter gives.
+
+    Args:
+        generates: whether the adapter generates texts.
+    """
+    if generates:
+        message = "this model answers with a text. Ask for a completion."
+    else:
+        message = "this model gives no text. Ask for its labels or its number."
+    return InvalidData(message, code="data.kind-mismatch", found="answer" if generates else "label")
 
 
-class TokenCounter:
-    """Counts tokens. Thread-safe; tokenizes one text per client at a time. `tokenizer`: the backbone's."""
+def decoding_of(objective: Objective, options: GenerationOptions, settings: Settings) -> Decoding:
+    """Return how an adapter's answers are generated for a request.
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = copy.deepcopy(
-            tokenizer.backend_tokenizer
-        )  # a copy, since other code changes the truncation of the original
-        self._tokenizer.no_truncation()
+    Args:
+        objective: the adapter's objective.
+        options: what the request asks for.
+        settings: the server's limits.
+
+    Raises:
+        InvalidData: a value is invalid, or exceeds a limit.
+    """
+    assert isinstance(objective, Texts)
+    asked = {name: value for name, value in options.decoding.items() if value is not None}
+    limits = {"max_new_tokens": settings.max_new_tokens, "n": settings.choices, "logprobs": settings.logprobs}
+    found = {"max_new_tokens": asked.get("max_new_tokens"), "n": options.n, "logprobs": options.logprobs}
+    for name, most in limits.items():
+        if (found[name] or 0) > most:
+            raise InvalidData(
+                f"`{name}` is {found[name]:,}. This server allows at most {most:,}.",
+                code="request.generation-limit",
+                option=name,
+                found=found[name],
+                most=most,
+            )
+    try:
+        made = objective.decoding.changed(**asked)
+    except InvalidStudy as error:
+        raise InvalidData(str(error), code="request.malformed") from None
+    return made.changed(max_new_tokens=min(made.max_new_tokens or settings.max_new_tokens, settings.max_new_tokens))
+
+
+TOGETHER = 1 << 13
+"""Characters of the texts of one client that are encoded at a time."""
+
+CHARACTERS = 4
+"""Characters that count as a token for an adapter that reads no tokens."""
+
+
+class RequestEncoder:
+    """Encodes the texts of requests. Thread-safe; encodes a few short texts, or one long text, per client at a time.
+
+    A client with many long texts, on many threads, would otherwise take the processor from the other clients.
+
+    Args:
+        engine: encodes texts.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
-    def count(self, text: Text, longest: int) -> int:
-        """Return the number of tokens of a text without template: at least 1, at most `longest`.
+    def encode(
+        self, client: str, resident: Resident, texts: Sequence[Text], most: int | None, prompt_as: Prompt = "text"
+    ) -> list[EncodedText]:
+        """Return the texts as an adapter reads them.
 
-        Only as much of the text is tokenized as needed. If the first piece has fewer tokens than `longest`, further
-        pieces are tokenized separately, which may give a few more tokens than the whole text has.
+        Stops after the texts with which the sum of tokens exceeds `most`.
+
+        Args:
+            client: name of the client.
+            resident: the adapter.
+            texts: the texts.
+            most: tokens of all texts that are needed. None: no limit.
+            prompt_as: as in `GenerationOptions`.
+
+        Raises:
+            AfinaError: a text cannot be encoded.
         """
-        whole = text.text if text.pair is None else f"{text.text} {text.pair}"
-        counted, start, size = 0, 0, BEGINNING * longest
-        while start < len(whole) and counted < longest:
-            piece = whole[start : start + size]
-            counted += len(self._tokenizer.encode_batch_fast([piece])[0])
-            start, size = start + size, 2 * size
-        return max(1, min(counted, longest))
-
-    def counts(self, client: str, texts: Sequence[Text], longest: int, most: int | None) -> list[int]:
-        """Return the number of tokens of each text, at most `longest`.
-
-        Stops after the text with which the sum exceeds `most`. None: no limit.
-        """
-        found, total = list[int](), 0
-        for text in texts:
-            left = longest if most is None else min(longest, most + 1 - total)
-            if left < 1:
-                break
+        found, total = list[EncodedText](), 0
+        for some in _pieces(texts):
+            given = [one.text for one in some], [one.pair for one in some]
             with self._turns[client]:
-                found.append(self.count(text, left))
-            total += found[-1]
+                encoded = self._engine.encode(resident, *given, template=PROMPTS[prompt_as])
+            for one in encoded:
+                if isinstance(one, AfinaError):
+                    raise one
+                found.append(one)
+                total += tokens_of(one)
+            if most is not None and total > most:
+                break
         return found
+
+
+def tokens_of(encoded: EncodedText) -> int:
+    """Return the number of tokens of a text, at least 1; estimated if the adapter reads no tokens."""
+    if len(encoded.tokens):
+        return len(encoded.tokens)
+    return max(1, len(encoded.text + (encoded.pair or "")) // CHARACTERS)
+
+
+def reads_alike(one: Resident, other: Resident) -> bool:
+    """Whether two adapters of a backbone read every text as the same tokens."""
+    mine, theirs = one.reading, other.reading
+    if mine is None or theirs is None:
+        return False
+    same = takes_pairs(one.manifest) == takes_pairs(other.manifest)
+    return same and (mine.template, mine.max_length) == (theirs.template, theirs.max_length)
+
+
+def _pieces(texts: Sequence[Text]) -> Sequence[Sequence[Text]]:
+    """Split texts into pieces with at most `TOGETHER` characters, or one text."""
+    pieces, size = list[list[Text]](), 0
+    for text in texts:
+        length = len(text.text) + len(text.pair or "")
+        if not pieces or size + length > TOGETHER:
+            pieces.append([])
+            size = 0
+        pieces[-1].append(text)
+        size += length
+    return pieces

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from afina import meter
 from afina.errors import AfinaError, Busy, InvalidStudy, NotFound
 from afina.server import logs_and_traces
+from afina.server.golden_tests import GoldenTests
 from afina.server.limits import Missing
 from afina.server.metrics import Metrics
 from afina.serving.adapters import check_kind
@@ -69,7 +70,7 @@ class ServedVersions:
 
     Args:
         store: the store to follow.
-        prove: loads a version and runs its golden test; raises AfinaError if the version cannot be served.
+        tests: the golden tests; raise AfinaError if a version cannot be served.
         metrics: the server's metrics.
         clock: returns seconds.
     """
@@ -77,12 +78,12 @@ class ServedVersions:
     def __init__(
         self,
         store: StoreReader,
-        prove: Callable[[Version], None],
+        tests: GoldenTests,
         metrics: Metrics,
         *,
         clock: Callable[[], float] = meter.now,
     ) -> None:
-        self._store, self._prove, self._metrics, self._clock = store, prove, metrics, clock
+        self._store, self._tests, self._metrics, self._clock = store, tests, metrics, clock
         self._served: dict[Reference, Version] = {}
         self._proven: set[str] = set()
         self._damaged: dict[str, LoadFailure] = {}
@@ -107,7 +108,7 @@ class ServedVersions:
 
         Raises:
             Missing: the store has no such version.
-            AfinaError: errors of `prove`, if no version was served before.
+            AfinaError: errors of the golden test, if no version was served before.
         """
         while (found := self._served.get(reference)) is None:
             turn = self._turn
@@ -137,7 +138,8 @@ class ServedVersions:
                     raise before.error
                 self._damaged[str(version)] = before.again(now)  # other threads do not try at the same time
         try:
-            self._prove(version)
+            check_version(version)
+            self._tests.run(version)
         except AfinaError as error:
             self.distrust(version, error)
             raise

@@ -8,78 +8,24 @@ protocol.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from afina.errors import AfinaError, Busy, NotFound
-from afina.server.answer_formats import compared
 from afina.server.metrics import Metrics
-from afina.server.shadow_counts import ShadowCounts
-from afina.serving.engine import Request
-from afina.serving.mixed_batches import Outcome, Prediction
-from afina.serving.residents import Lease
+from afina.server.served_versions import ServedVersions
+from afina.server.shadowed import FAILED, LOADING, NONE, PROMOTED, RIDING, UNFORESEEN, UNSEEN, ShadowLease, ShadowStatus
+from afina.serving.engine import Engine
 from afina.store.reader import StoreReader
 from afina.store.versions import SHADOW, Name, Reference, Version
 
 MOST = 65_536
 """Largest number of remembered names."""
 
-UNSEEN, NONE, LOADING, RIDING, FAILED, PROMOTED = "unseen", "none", "loading", "riding", "failed", "promoted"
-"""States of a name's shadow:
-
-not looked up yet; no alias; loading; being compared; cannot be served; is in production.
-"""
-
 LATE = "the version was not loaded in time, or the store does not respond. The server tries again."
 UNSERVABLE = "the version fails its golden test, or cannot run here. `afina store check` says more."
-UNFORESEEN = "the version failed with an unexpected {}."
-"""Why a shadow version does not run. The message of the error itself may contain private data of other clients."""
-
-KEPT = 4
-"""Number of production versions for which a candidate's counts are kept, since an alias may be moved back."""
-
-
-@dataclass(eq=False)
-class ShadowStatus:
-    """State of a name's shadow. `counts_by_version`: counts by the version that answered."""
-
-    version: Version | None
-    state: str
-    problem: str | None = None
-    counts_by_version: dict[str, ShadowCounts] = field(default_factory=dict)
-
-    @property
-    def identity(self) -> tuple[str, str] | None:
-        """Name and digest of the version."""
-        return None if self.version is None else (str(self.version), self.version.digest)
-
-
-@dataclass(eq=False)
-class ShadowLease:
-    """A shadow version for the texts of a request. `release` it once."""
-
-    status: ShadowStatus
-    lease: Lease
-    current: str
-
-    def release(self) -> None:
-        """Release the adapter."""
-        self.lease.release()
-
-
-class ShadowedRequest(NamedTuple):
-    """A text for the version that answers and for its shadow."""
-
-    request: Request
-    shadow: ShadowLease
-
-    @property
-    def candidate(self) -> Request:
-        """The same text for the shadow version."""
-        return self.request._replace(adapter=self.shadow.lease)
+"""Why a shadow version does not run."""
 
 
 class Shadows:
@@ -87,15 +33,13 @@ class Shadows:
 
     Args:
         store: the store to follow.
-        lease: returns a lease of a version.
-        demand: loads a version and runs its golden test; raises AfinaError if the version cannot be served.
+        engine: the engine.
+        served: loads versions and runs their golden tests.
         metrics: the server's metrics.
     """
 
-    def __init__(
-        self, store: StoreReader, lease: Callable[[Version], Lease], demand: Callable[[Version], None], metrics: Metrics
-    ) -> None:
-        self._store, self._lease, self._demand, self._metrics = store, lease, demand, metrics
+    def __init__(self, store: StoreReader, engine: Engine, served: ServedVersions, metrics: Metrics) -> None:
+        self._store, self._engine, self._served, self._metrics = store, engine, served, metrics
         self._statuses: dict[Name, ShadowStatus] = {}
         self._again: set[Name] = set()
         self._last, _ = store.news(0, ())
@@ -119,86 +63,14 @@ class Shadows:
         if status.state != RIDING or status.version is None or status.version.digest == current.digest:
             return None
         try:
-            shadow = ShadowLease(status, self._lease(status.version), str(current))
+            shadow = ShadowLease(status, self._engine.lease(status.version), str(current), self._metrics)
         except AfinaError:  # the engine is closed
             return None
         if not shadow.lease.ready:  # evicted; the adapter is being loaded again
-            self.left_out(shadow, texts)
+            shadow.left_out(texts)
             shadow.release()
             return None
         return shadow
-
-    def left_out(self, shadow: ShadowLease, texts: int) -> None:
-        """Count texts that are not given to the shadow."""
-        self._metrics.shadowed.labels("left out").inc(texts)
-        self._note(shadow.status, shadow.current, lambda counts: counts.left(texts))
-
-    def compute(self, attempt: Callable[[Sequence[Request]], Sequence[Outcome]], works: Sequence[Any]) -> Sequence[Any]:
-        """Return the outcomes of the answering versions, and compare those of their shadows with them.
-
-        Args:
-            attempt: computes requests.
-            works: requests, each a `Request` or `ShadowedRequest`.
-        """
-        asked = [one.request if isinstance(one, ShadowedRequest) else one for one in works]
-        paired = [
-            (at, one)
-            for at, one in enumerate(works)
-            if isinstance(one, ShadowedRequest) and one.shadow.status.state == RIDING
-        ]
-        try:
-            outcomes = attempt([*asked, *(one.candidate for _, one in paired)])
-        except Exception:
-            if not paired:
-                raise
-            outcomes = attempt(asked)  # if this succeeds, a candidate caused the failure
-            self._alone(attempt, paired, outcomes)
-            return outcomes
-        for (index, one), candidate in zip(paired, outcomes[len(asked) :], strict=True):
-            self._compare(one.shadow, outcomes[index], candidate)
-        return outcomes[: len(asked)]
-
-    def _alone(
-        self,
-        attempt: Callable[[Sequence[Request]], Sequence[Outcome]],
-        paired: Sequence[tuple[int, ShadowedRequest]],
-        outcomes: Sequence[Outcome],
-    ) -> None:
-        """Compute the candidates of a failed batch one by one. A candidate that fails is stopped."""
-        for status in {id(one.shadow.status): one.shadow.status for _, one in paired}.values():
-            mine = [(index, one) for index, one in paired if one.shadow.status is status]
-            try:
-                found = attempt([one.candidate for _, one in mine])
-            except Exception as error:  # noqa: BLE001 - its message may hold a text
-                self._fail(status, UNFORESEEN.format(type(error).__name__))
-                found = [Busy("failed", code="server.batch-failed")] * len(mine)
-            for (index, one), candidate in zip(mine, found, strict=True):
-                self._compare(one.shadow, outcomes[index], candidate)
-
-    def _compare(self, shadow: ShadowLease, current: Outcome, candidate: Outcome) -> None:
-        if not isinstance(current, Prediction):
-            return  # nothing to compare with; usually because of the text
-        try:
-            if isinstance(candidate, AfinaError):
-                raise candidate
-            seen = compared(current, candidate)
-        except AfinaError:
-            self._metrics.shadowed.labels("fault").inc()
-            self._note(shadow.status, shadow.current, ShadowCounts.fault)
-            return
-        outcome = {None: "number", True: "flipped", False: "same"}[seen.flipped]
-        self._metrics.shadowed.labels(outcome).inc()
-        self._note(shadow.status, shadow.current, lambda counts: counts.seen(seen))
-
-    def _note(self, status: ShadowStatus, current: str, change: Callable[[ShadowCounts], ShadowCounts]) -> None:
-        with self._lock:
-            status.counts_by_version[current] = change(status.counts_by_version.pop(current, ShadowCounts()))
-            while len(status.counts_by_version) > KEPT:
-                del status.counts_by_version[next(iter(status.counts_by_version))]
-
-    def _fail(self, status: ShadowStatus, problem: str) -> None:
-        with self._lock:
-            status.state, status.problem = FAILED, problem
 
     def status_json(self, name: Name, current: Version) -> dict[str, Any]:
         """Return state and counts of a name's shadow as JSON values.
@@ -215,8 +87,7 @@ class Shadows:
         version, state = status.version, status.state
         if version is not None and version.digest == current.digest:
             state = PROMOTED
-        with self._lock:
-            counts = status.counts_by_version.get(str(current), ShadowCounts())
+        counts = status.counts(current)
         head = {"name": str(name), "current": current.number, "shadow": None if version is None else version.number}
         return {**head, "state": state, "problem": status.problem, **counts.as_json()}
 
@@ -267,7 +138,7 @@ class Shadows:
                     return
                 made.counts_by_version = before.counts_by_version
             if before is not None:
-                before.state = NONE  # its waiting texts are not computed
+                before.stop()  # its waiting texts are not computed
             self._statuses[name] = made
         if version is not None:
             with suppress(RuntimeError):  # closed
@@ -280,18 +151,16 @@ class Shadows:
     def _board(self, name: Name, status: ShadowStatus) -> None:
         assert status.version is not None
         try:
-            self._demand(status.version)
+            self._served.demand(status.version)
         except (Busy, NotFound):
-            self._fail(status, LATE)
+            status.fail(LATE)
             self._later(name)
         except AfinaError:
-            self._fail(status, UNSERVABLE)
+            status.fail(UNSERVABLE)
         except Exception as error:  # noqa: BLE001 - no error of a shadow may reach a client
-            self._fail(status, UNFORESEEN.format(type(error).__name__))
+            status.fail(UNFORESEEN.format(type(error).__name__))
         else:
-            with self._lock:
-                if status.state == LOADING:
-                    status.state = RIDING
+            status.board()
 
     def close(self) -> None:
         """Stop following the store."""

@@ -1,0 +1,105 @@
+"""Golden tests: a version is loaded and computes afina's own sentences, before the server answers with the version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from afina.errors import AfinaError, Busy, CorruptAdapter, NotFound
+from afina.inference import probes
+from afina.server.line.computing import Batcher
+from afina.server.line.work import OURS, PredictedAnswer
+from afina.server.metrics import Metrics
+from afina.serving.engine import Engine
+from afina.serving.residents import Lease, Resident
+from afina.serving.work import SinglePass
+from afina.store.versions import Version
+
+TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4}
+"""Largest difference in a golden test, by dtype, as a share of the largest output.
+
+Of 31 adapters of the embedded model, the largest difference is 0.24 in bfloat16 and 0.00003 in float32 (docs/LOG.md).
+"""
+
+LOADING = 20.0
+"""Timeout for loading an adapter, in seconds."""
+
+
+def generates(resident: Resident) -> bool:
+    """Whether an adapter generates texts."""
+    return resident.objective.auto_class == "language_model"
+
+
+class GoldenTests:
+    """Loads versions and runs their golden tests. Thread-safe.
+
+    Args:
+        engine: the engine.
+        batching: computes the tests.
+        metrics: the server's metrics.
+    """
+
+    def __init__(self, engine: Engine, batching: Batcher, metrics: Metrics) -> None:
+        self._engine, self._batching, self._metrics = engine, batching, metrics
+        self.dtype = str(engine.host.dtype).removeprefix("torch.")
+
+    def run(self, version: Version) -> None:
+        """Load a version and run its golden test.
+
+        Raises the errors of loading, and CorruptAdapter if the test fails.
+        """
+        with self._engine.lease(version) as lease:
+            try:
+                lease.resident(LOADING)
+                manifest = lease.resident().manifest
+                if manifest.probe is None:
+                    self._metrics.probes.labels("none").inc()
+                    return
+                outcomes = [future.result() for future in self._submitted(lease)]
+                found = self._difference(outcomes, lease, str(version))
+                if not found <= TOLERANCES[self.dtype]:
+                    raise CorruptAdapter(
+                        f"{version}: its golden test fails: outputs differ by {found:.1e}, more than "
+                        f"{TOLERANCES[self.dtype]}.",
+                        code="adapter.probe-differs",
+                        where=str(version),
+                        difference=found,
+                    )
+            except Exception as error:
+                at_the_moment = isinstance(error, Busy | NotFound) or not isinstance(error, AfinaError)
+                self._metrics.probes.labels("not replayed" if at_the_moment else "failed").inc()
+                if isinstance(error, AfinaError):
+                    raise
+                raise Busy(
+                    f"{version}: its golden test could not be computed. Try again later.",
+                    code="server.probe-not-computed",
+                    version=str(version),
+                ) from None
+        self._metrics.probes.labels("passed").inc()
+
+    def _submitted(self, lease: Lease) -> Sequence[Future[Any]]:
+        resident = lease.resident()
+        asked = probes.asked(resident.manifest)
+        texts, pairs = [text for text, _ in asked], [pair for _, pair in asked]
+        encoded = self._engine.encode(resident, texts, pairs)
+        for one in encoded:
+            if isinstance(one, AfinaError):
+                raise one
+        rows = [SinglePass(lease, one) for one in encoded if not isinstance(one, AfinaError)]
+        counts = [max(1, len(row.encoded.tokens)) for row in rows]
+        works = [
+            PredictedAnswer(client=OURS, tokens=count, timeout=LOADING, row=row)
+            for row, count in zip(rows, counts, strict=True)
+        ]
+        return self._batching.submit(works, asks=False)
+
+    def _difference(self, outcomes: Sequence[Any], lease: Lease, where: str) -> float:
+        for outcome in outcomes:
+            if isinstance(outcome, AfinaError):
+                raise outcome
+        resident = lease.resident()
+        outputs = np.stack([one.outputs for one in outcomes])
+        return probes.compared(outputs, probes.recorded(resident.manifest, where), where)

@@ -1,0 +1,370 @@
+"""The computing thread: turn by turn, it computes texts that are due and one step of every running generation.
+
+A text of one forward pass waits for at most one step of generations, however long they are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, Protocol
+
+from afina import meter
+from afina.errors import AfinaError, Busy
+from afina.server.line.queue import FairQueue
+from afina.server.line.work import GeneratedAnswer, Work
+from afina.server.metrics import ComputedBatch, ComputedStep
+from afina.serving.work import GeneratedText, Generation
+
+FIRST_SPEED = 500.0
+"""Estimate of tokens per second before the first batch."""
+
+LINE, COMPUTE, STEP, WATCH = "line", "compute", "step", "watch"
+"""What may fail: taking the next works, computing a batch, a step of generations, calling the batch listener."""
+
+ENDING = "the server is shutting down. Try another server, or try again later."
+
+
+class Generations(Protocol):
+    """Running generations, as an engine has them."""
+
+    @property
+    def waiting(self) -> int:
+        """Number of generations for which there was no memory yet."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of the keys and values of running generations in bytes."""
+
+    @property
+    def tokens_of(self) -> dict[Generation, int]:
+        """Number of new tokens of each generation in the last step."""
+
+    def add(self, generation: Generation) -> None:
+        """Let a generation wait. Raises AfinaError if it can never be computed."""
+
+    def step(self) -> Sequence[tuple[Generation, GeneratedText | AfinaError]]:
+        """Let waiting generations enter, add a token to each running one, and return those that have ended."""
+
+    def cancel(self, generation: Generation) -> None:
+        """Drop a generation."""
+
+
+class Computer(Protocol):
+    """Computes works. For one thread."""
+
+    @property
+    def generations(self) -> Generations:
+        """The running generations."""
+
+    def compute(self, works: Sequence[Work]) -> Sequence[Any]:
+        """Return the outcomes of works, in their order. If it raises, the error is the outcome of all of them."""
+
+
+class _Turn(NamedTuple):
+    """What one turn computes: works that were taken at a time, with the token budget of that time."""
+
+    now: float
+    budget: int
+    texts: Sequence[Work]
+    prompts: Sequence[Work]
+    late: Sequence[Work]
+    ending: bool
+
+
+class Batcher:
+    """A thread that computes the queued works. Thread-safe. Only `close` ends the thread.
+
+    Args:
+        line: the queue.
+        computer: computes works.
+        watch: listener of batches, and of steps of generations.
+        failed: called with what failed, and the error.
+        clock: returns seconds.
+    """
+
+    def __init__(
+        self,
+        line: FairQueue,
+        computer: Computer,
+        *,
+        watch: Callable[[ComputedBatch | ComputedStep], None] = lambda computed: None,
+        failed: Callable[[str, BaseException], None] = lambda what, error: None,
+        clock: Callable[[], float] = meter.now,
+    ) -> None:
+        self._line, self.computer, self._watch, self._clock = line, computer, watch, clock
+        self._failed = failed
+        self._changed = threading.Condition()
+        self._closing, self._giving_up = False, False
+        self._speed = FIRST_SPEED
+        self._expected = 0
+        self._running: dict[Generation, GeneratedAnswer] = {}
+        self._thread = threading.Thread(target=self._run, name="afina-inference", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether new works are computed."""
+        return self._thread.is_alive() and not self._closing
+
+    @property
+    def ending(self) -> bool:
+        """Whether new works are refused."""
+        return self._closing
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Numbers of waiting tokens and works."""
+        with self._changed:
+            return self._line.tokens, self._line.texts
+
+    @property
+    def generating(self) -> tuple[int, int]:
+        """Numbers of running and of waiting generations."""
+        with self._changed:
+            return len(self._running), self._line.prompts
+
+    def waiting_of(self, client: str) -> int:
+        """Return the number of a client's waiting works."""
+        with self._changed:
+            return self._line.texts_of(client)
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """In this block, a text is on its way: the first waiting text gives it a short time to join its batch."""
+        with self._changed:
+            self._expected += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._expected -= 1
+                self._changed.notify()
+
+    def submit(self, works: Sequence[Work], *, asks: bool = True) -> Sequence[Future[Any]]:
+        """Put works of one client into the queue, all or none. Return their futures.
+
+        A future raises TimeoutError after its work's time. Works with cancelled futures are not computed.
+
+        Args:
+            works: the works.
+            asks: as in `FairQueue.offer`.
+
+        Raises:
+            Overloaded: the client's share of the queue is full.
+            Busy: the batcher is closed.
+        """
+        now = self._clock()
+        for work in works:
+            work.arrived = now
+        with self._changed:
+            if self._closing:
+                raise Busy(ENDING, code="server.ending")
+            self._line.offer(works, self._speed, asks=asks)
+            self._changed.notify()
+        for work in works:
+            work.future.add_done_callback(lambda done, work=work: self._given_up(work))  # type: ignore[misc]
+        return [work.future for work in works]
+
+    def _given_up(self, work: Work) -> None:
+        if work.future.cancelled():
+            with self._changed:
+                self._line.forget([work])
+                self._changed.notify()
+            work.dropped()
+
+    def step(self) -> bool:
+        """Take a turn: compute the texts that are due, and a step of generations. Return whether there was one."""
+        with self._changed:
+            turn = self._taken()
+        if turn is None:
+            return False
+        for late in turn.late:
+            late.fail(TimeoutError())
+        self._compute(turn)
+        self._generate(turn)
+        return True
+
+    def _taken(self) -> _Turn | None:
+        """Take works from the queue, if any are due. The caller holds the lock."""
+        now, line = self._clock(), self._line
+        idle = not self._running
+        due = line.due(now, expected=self._expected > 0)
+        if idle and due != 0.0 and not self._closing:
+            return None
+        budget, texts = line.budget(now), line.take(now)
+        prompts = line.take_prompts(now, budget - sum(one.tokens for one in texts))
+        late = [one for one in (*texts, *prompts) if one.until <= now]
+        texts, prompts = ([one for one in some if one not in late] for some in (texts, prompts))
+        late += line.late(now)
+        # From here on, the future of a text cannot be cancelled.
+        texts = [one for one in texts if one.future.set_running_or_notify_cancel()]
+        if idle and not (late or texts or prompts):
+            return None
+        return _Turn(now, budget, texts, prompts, late, self._giving_up)
+
+    def _compute(self, turn: _Turn) -> None:
+        batch = turn.texts
+        if not batch:
+            return
+        began = self._clock()
+        try:
+            outcomes = self.computer.compute(batch)
+            if len(outcomes) != len(batch):  # outcomes cannot be assigned to works
+                raise RuntimeError(f"{len(outcomes)} outcomes of {len(batch)} works")
+        except BaseException as error:  # noqa: BLE001 - the futures receive any error
+            for item in batch:
+                item.fail(error)
+            self._note(COMPUTE, error)
+            return
+        self._tell(batch, turn.budget, began)
+        for item, outcome in zip(batch, outcomes, strict=True):
+            item.settle(outcome)
+
+    def _generate(self, turn: _Turn) -> None:
+        """Begin the generations that were taken, end those that nobody waits for, and take a step."""
+        for work in turn.prompts:
+            assert isinstance(work, GeneratedAnswer)
+            self._begin(work)
+        now = self._clock()
+        for work in [*self._running.values()]:
+            if not work.wanted:
+                self._drop(work)
+                work.future.cancel()
+            elif turn.ending or work.until <= now:
+                self._drop(work)
+                work.fail(Busy(ENDING, code="server.ending") if turn.ending else TimeoutError())
+        if not self._running:
+            return
+        try:
+            ended = self.computer.generations.step()
+            self._stepped(now)
+        except BaseException as error:  # noqa: BLE001 - the futures receive any error
+            self._broken(error)
+            self._note(STEP, error)
+            return
+        for generation, outcome in ended:
+            self._running.pop(generation).settle(outcome)
+        if self.computer.generations.waiting:
+            self._give_back(turn.prompts)
+
+    def _give_back(self, prompts: Sequence[Work]) -> None:
+        """Put generations for which there was no memory back into the queue, where clients take turns."""
+        held = [work for work in self._running.values() if work in prompts and work.is_silent]
+        for work in held:
+            self._drop(work)
+        with self._changed:
+            self._line.give_back(held)
+
+    def _begin(self, work: GeneratedAnswer) -> None:
+        if not work.wanted:
+            work.future.cancel()
+            return
+        try:
+            self.computer.generations.add(work.generation)
+        except AfinaError as error:
+            work.settle(error)
+        except BaseException as error:  # noqa: BLE001 - the future receives any error
+            work.fail(error)
+            self._note(STEP, error)
+        else:
+            self._running[work.generation] = work
+
+    def _drop(self, work: GeneratedAnswer) -> None:
+        del self._running[work.generation]
+        self.computer.generations.cancel(work.generation)
+
+    def _broken(self, error: BaseException) -> None:
+        """End generations after an unexpected error: those of shadow versions first, as they may have caused it."""
+        candidates = [work for work in self._running.values() if work.candidate]
+        for work in candidates or [*self._running.values()]:
+            with suppress(Exception):
+                self._drop(work)
+            if work.candidate and work.comparison is not None:
+                work.comparison.shadow.broke(error)
+            work.fail(error)
+        if not candidates:
+            self._running = {}
+
+    def _stepped(self, began: float) -> None:
+        """Charge the clients for the tokens of a step, and tell the listener of it."""
+        now, generated, firsts = self._clock(), dict[str, int](), list[float]()
+        for generation, count in self.computer.generations.tokens_of.items():
+            work = self._running.get(generation)
+            if work is None or not count:
+                continue
+            generated[work.client] = generated.get(work.client, 0) + count
+            if work.heard is None:
+                work.heard = now
+                if not work.candidate:
+                    firsts.append(now - work.arrived)
+            work.generated += count
+        with self._changed:
+            self._line.charge(generated, now)
+        self._listen(ComputedStep(sum(generated.values()), len(self._running), now - began, generated, firsts))
+
+    def _tell(self, batch: Sequence[Work], budget: int, began: float) -> None:
+        seconds, tokens = self._clock() - began, sum(item.tokens for item in batch)
+        self._speed += 0.1 * (tokens / max(seconds, 1e-6) - self._speed)
+        asked = tuple(
+            (item.request_id, began - item.arrived, item.tokens) for item in batch if item.request_id is not None
+        )
+        clients = tuple((item.client, item.tokens) for item in batch)
+        self._listen(ComputedBatch(tokens, len(batch), budget, seconds, asked, clients))
+
+    def _listen(self, computed: ComputedBatch | ComputedStep) -> None:
+        try:
+            self._watch(computed)
+        except BaseException as error:  # noqa: BLE001 - a failing listener must not lose the answers
+            self._note(WATCH, error)
+
+    def _note(self, what: str, error: BaseException) -> None:
+        with suppress(BaseException):
+            self._failed(what, error)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                with self._changed:
+                    due = self._line.due(self._clock(), expected=self._expected > 0)
+                    if due is None and self._closing and not self._running:
+                        return
+                    if due != 0.0 and not self._closing and not self._running:
+                        self._changed.wait(due)
+                self.step()
+            except BaseException as error:  # noqa: BLE001 - without this thread, no request is answered
+                self._abandon(error)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Fail all waiting works and empty the queue, because its state may be inconsistent."""
+        with self._changed:
+            waiting = self._line.clear()
+        for item in waiting:
+            if item.future.set_running_or_notify_cancel():
+                item.fail(error)
+        self._note(LINE, error)
+
+    def give_up(self) -> None:
+        """Refuse new works. Waiting and running generations, and waiting texts, fail with Busy.
+
+        The texts of the current batch are still computed.
+        """
+        with self._changed:
+            self._closing, self._giving_up = True, True
+            waiting = self._line.clear()
+            self._changed.notify()
+        for item in waiting:
+            item.fail(Busy(ENDING, code="server.ending"))
+
+    def close(self) -> None:
+        """Refuse new works, and return when all accepted works are computed."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()

@@ -1,0 +1,189 @@
+"""The fair queue of works that wait for the computing thread.
+
+Clients take turns by tokens (start-time fair queueing): the client that has received the fewest tokens is next, and a
+client that returns starts level with the others. So a client with few requests never waits for the whole queue of a
+client with many. Texts for one forward pass and texts to generate wait apart, because a text does not have to wait
+until there is memory for a generation; both count for the same share. Knows no model and no protocol.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+from afina.errors import Overloaded
+from afina.server.line.work import GeneratedAnswer, Work
+
+MEMORY = 30.0
+"""Seconds for which a client counts as active after its last request."""
+
+PROMPTS = 8
+"""Largest number of texts to generate that are taken at a time."""
+
+Waiting = dict[str, OrderedDict[Work, None]]
+"""Works by client, in the order of their arrival; no client without works."""
+
+
+class FairQueue:
+    """A queue that gives clients equal shares of tokens. Not thread-safe.
+
+    Args:
+        most: tokens of a batch while one client is active.
+        shared: tokens of a batch while several clients are active.
+        delay: how long the first text waits for others that are on their way, in seconds.
+        bound: tokens that may wait (`Settings.queue_tokens`).
+    """
+
+    def __init__(self, most: int, shared: int, delay: float, bound: int) -> None:
+        self.most, self.shared, self.delay, self.bound = most, shared, delay, bound
+        self._texts: Waiting = {}
+        self._prompts: Waiting = {}
+        self._tokens: dict[str, int] = {}
+        self._given: dict[str, int] = {}
+        self._floor = 0
+        self._seen: dict[str, float] = {}
+
+    def offer(self, items: Sequence[Work], speed: float, *, asks: bool = True) -> None:
+        """Put works of one client into the queue, all or none.
+
+        Args:
+            items: works of one client.
+            speed: tokens computed per second, to estimate when to retry.
+            asks: whether the client counts as active, which makes batches smaller.
+
+        Raises:
+            Overloaded: the client's share of the queue is full. A client without waiting works may exceed its share
+                once.
+        """
+        client, asked = items[0].client, sum(item.tokens for item in items)
+        clients = len(self._tokens.keys() | {client})
+        mine = self._tokens.get(client, 0)
+        if mine and mine + asked > self.bound // clients:
+            raise Overloaded("the queue is full. Try again later.", self.tokens / max(speed, 1.0))
+        if client not in self._tokens:
+            self._given[client] = max(self._given.get(client, 0), self._floor)
+        for item in items:
+            self._lane(item).setdefault(client, OrderedDict())[item] = None
+        self._tokens[client] = mine + asked
+        if asks:
+            self._seen[client] = max(item.arrived for item in items)
+
+    def _lane(self, item: Work) -> Waiting:
+        return self._prompts if isinstance(item, GeneratedAnswer) else self._texts
+
+    @property
+    def tokens(self) -> int:
+        """Number of waiting tokens."""
+        return sum(self._tokens.values())
+
+    @property
+    def texts(self) -> int:
+        """Number of waiting works."""
+        return sum(map(len, [*self._texts.values(), *self._prompts.values()]))
+
+    @property
+    def prompts(self) -> int:
+        """Number of waiting texts that generation answers."""
+        return sum(map(len, self._prompts.values()))
+
+    def texts_of(self, client: str) -> int:
+        """Return the number of a client's waiting works."""
+        return len(self._texts.get(client, ())) + len(self._prompts.get(client, ()))
+
+    def budget(self, now: float) -> int:
+        """Return the largest number of tokens of a batch made now."""
+        self._seen = {client: when for client, when in self._seen.items() if now - when < MEMORY}
+        return self.shared if len(self._seen) > 1 else self.most
+
+    def due(self, now: float, *, expected: bool = True) -> float | None:
+        """Return the seconds until the next works should be taken; None if none waits.
+
+        Args:
+            now: the time.
+            expected: whether further texts are on their way, for which the first one waits.
+        """
+        if self._prompts or (self._texts and (not expected or self.tokens >= self.budget(now))):
+            return 0.0
+        if not self._texts:
+            return None
+        oldest = min(next(iter(queue)).arrived for queue in self._texts.values())
+        return max(0.0, oldest + self.delay - now)
+
+    def take(self, now: float) -> list[Work]:
+        """Remove and return the next texts: within the budget, but at least one if any waits."""
+        return self._taken(self._texts, self.budget(now))
+
+    def take_prompts(self, now: float, room: int | None = None) -> list[Work]:
+        """Remove and return the next texts to generate: within the budget, but at least one if any waits.
+
+        Args:
+            now: the time.
+            room: tokens of the budget that are left. None: all.
+        """
+        return self._taken(self._prompts, self.budget(now) if room is None else room, PROMPTS)
+
+    def _taken(self, lane: Waiting, left: int, most: int | None = None) -> list[Work]:
+        batch = list[Work]()
+        while lane and len(batch) != most:
+            client = min(lane, key=lambda one: self._given[one])
+            item = next(iter(lane[client]))
+            if batch and item.tokens > left:
+                break
+            self._floor = max(self._floor, min(self._given[one] for one in self._tokens))
+            self._given[client] += item.tokens
+            left -= item.tokens
+            self._remove(item)
+            batch.append(item)
+        return batch
+
+    def give_back(self, items: Sequence[Work]) -> None:
+        """Put works that were taken before all others of their clients, as if they had not been taken."""
+        for item in reversed(items):
+            client = item.client
+            self._given[client] = self._given.get(client, self._floor) - item.tokens
+            self._floor = min(self._floor, self._given[client])
+            queue = self._lane(item).setdefault(client, OrderedDict())
+            queue[item] = None
+            queue.move_to_end(item, last=False)
+            self._tokens[client] = self._tokens.get(client, 0) + item.tokens
+
+    def charge(self, tokens: Mapping[str, int], now: float) -> None:
+        """Count generated tokens of clients for their shares. They stay active while they generate."""
+        for client, count in tokens.items():
+            self._given[client] = max(self._given.get(client, 0), self._floor) + count
+            if client in self._seen:
+                self._seen[client] = now
+        if tokens:
+            self._floor = max(self._floor, min(self._given[client] for client in tokens.keys() | self._tokens.keys()))
+
+    def late(self, now: float) -> list[Work]:
+        """Remove and return texts to generate whose time is over."""
+        heads = [next(iter(queue)) for queue in self._prompts.values()]
+        if not any(one.until <= now for one in heads):
+            return []
+        found = [one for queue in self._prompts.values() for one in queue if one.until <= now]
+        self.forget(found)
+        return found
+
+    def forget(self, items: Sequence[Work]) -> None:
+        """Remove works whose futures were cancelled."""
+        for item in items:
+            if item in self._lane(item).get(item.client, ()):
+                self._remove(item)
+
+    def clear(self) -> list[Work]:
+        """Empty the queue and return its works."""
+        waited = [item for lane in (self._texts, self._prompts) for queue in lane.values() for item in queue]
+        self._texts, self._prompts, self._tokens, self._given, self._floor = {}, {}, {}, {}, 0
+        return waited
+
+    def _remove(self, item: Work) -> None:
+        lane, client = self._lane(item), item.client
+        del lane[client][item]
+        self._tokens[client] -= item.tokens
+        if not lane[client]:
+            del lane[client]
+        if client not in self._texts and client not in self._prompts:
+            del self._tokens[client]
+            ahead = {one: had for one, had in self._given.items() if had > self._floor}
+            self._given = ahead | {one: self._given[one] for one in self._tokens}

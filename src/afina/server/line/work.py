@@ -1,0 +1,274 @@
+"""What waits for the computing thread: texts to answer, golden tests, and texts to generate; and how it is computed.
+
+Each work knows its client, its tokens, its deadline and its future. Everything that the computing thread needs is in
+the work: texts are encoded before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+from afina.errors import AfinaError, Busy
+from afina.server.limits import Settings
+from afina.server.receipts import choice_seed
+from afina.server.requests import AcceptedRequest, decoding_of, other_kind
+from afina.server.shadowed import PendingComparison, ShadowLease
+from afina.serving.engine import Engine
+from afina.serving.mixed_batches import Outcome
+from afina.serving.residents import Lease
+from afina.serving.work import EncodedText, GeneratedText, Generation, SinglePass
+
+OURS = ""
+"""The client of golden tests."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Work:
+    """Something that is computed once.
+
+    Attributes:
+        client: name of the client.
+        tokens: number of tokens, which count as the client's share.
+        timeout: seconds after the arrival after which the work fails with TimeoutError.
+        request_id: passed unchanged to the batch listener; None: not traced.
+        arrived: time of arrival, in seconds of the queue's clock.
+        future: receives the outcome.
+        candidate: whether a shadow version computes this work, for nobody else.
+    """
+
+    client: str
+    tokens: int
+    timeout: float = 30.0
+    request_id: Any = None
+    arrived: float = 0.0
+    future: Future[Any] = field(default_factory=Future)
+    candidate: bool = False
+
+    @property
+    def until(self) -> float:
+        """Time after which the work fails, in seconds of the queue's clock."""
+        return self.arrived + self.timeout
+
+    def settle(self, outcome: Any) -> None:
+        """Give the future its outcome. The AfinaError of a text is an outcome too."""
+        with suppress(InvalidStateError):  # cancelled meanwhile
+            self.future.set_result(outcome)
+
+    def fail(self, error: BaseException) -> None:
+        """Let the future raise an error: not one that would end the waiting thread, task or iteration."""
+        if not isinstance(error, Exception) or isinstance(error, CancelledError | StopIteration):
+            error = RuntimeError(type(error).__name__)
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+    def dropped(self) -> None:
+        """End after the future was cancelled."""
+
+
+class ShadowedPass(NamedTuple):
+    """A text for a shadow version. `row`: the text as the shadow version reads it, or why it cannot read the text."""
+
+    shadow: ShadowLease
+    row: SinglePass | AfinaError
+
+
+@dataclass(eq=False, kw_only=True)
+class PredictedAnswer(Work):
+    """A text that one forward pass answers. `shadowed`: the same text for a shadow version, in the same batch."""
+
+    row: SinglePass
+    shadowed: ShadowedPass | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class GeneratedAnswer(Work):
+    """A text that generation answers, step by step. Its future can be cancelled until it has an outcome.
+
+    Attributes:
+        generation: the generation.
+        comparison: joins the answer with that of another version. None: no shadow version.
+        heard: time of the first token, in seconds of the queue's clock; None: none yet.
+        generated: number of new tokens so far.
+    """
+
+    generation: Generation
+    comparison: PendingComparison | None = None
+    heard: float | None = None
+    generated: int = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the answer is still waited for, or compared."""
+        if self.candidate and self.comparison is not None and not self.comparison.wants_candidate:
+            return False
+        return not self.future.cancelled()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is no token yet. Beam search has no token before its end."""
+        return self.heard is None and self.generation.decoding.beams == 1
+
+    def settle(self, outcome: Any) -> None:
+        """Give the future its outcome, and compare it."""
+        super().settle(outcome)
+        self._ended(outcome)
+
+    def fail(self, error: BaseException) -> None:
+        """Let the future raise an error. Nothing is compared."""
+        super().fail(error)
+        self._ended(None)
+
+    def dropped(self) -> None:
+        """End after the future was cancelled. Nothing is compared."""
+        self._ended(None)
+
+    def _ended(self, outcome: Any) -> None:
+        if self.comparison is not None:
+            self.comparison.ended(outcome, candidate=self.candidate)
+
+
+class NoGenerations:
+    """Generations of an engine that does not generate yet."""
+
+    waiting = 0
+    bytes = 0
+
+    def __init__(self) -> None:
+        self.tokens_of: dict[Generation, int] = {}
+
+    def add(self, generation: Generation) -> None:
+        """Raise InvalidData: this engine does not generate."""
+        raise other_kind(generates=False)
+
+    def step(self) -> Sequence[tuple[Generation, GeneratedText | AfinaError]]:
+        """Return nothing."""
+        return ()
+
+    def cancel(self, generation: Generation) -> None:
+        """Do nothing."""
+
+
+class EngineComputer:
+    """Computes works with an engine. For one thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.generations = getattr(engine, "generations", None) or NoGenerations()
+
+    def compute(self, works: Sequence[Work]) -> list[Any]:
+        """Return the outcomes of works, in order, and compare those of shadow versions."""
+        answers = [one for one in works if isinstance(one, PredictedAnswer)]
+        outcomes: dict[Work, Any] = dict(zip(answers, self._answers(answers), strict=True))
+        return [outcomes[one] for one in works]
+
+    def _answers(self, works: Sequence[PredictedAnswer]) -> Sequence[Outcome]:
+        """Compute texts, and in the same batch those of shadow versions."""
+        rows = [one.row for one in works]
+        shadowed = [
+            (index, one.shadowed) for index, one in enumerate(works) if one.shadowed and one.shadowed.shadow.rides
+        ]
+        candidates = [one.row for _, one in shadowed if isinstance(one.row, SinglePass)]
+        try:
+            outcomes = self._engine.compute([*rows, *candidates])
+        except Exception:
+            if not candidates:
+                raise
+            outcomes = self._engine.compute(rows)  # if this succeeds, a shadow version caused the failure
+            self._alone(shadowed, outcomes)
+            return outcomes
+        rest = iter(outcomes[len(rows) :])
+        for index, one in shadowed:
+            one.shadow.compare(outcomes[index], next(rest) if isinstance(one.row, SinglePass) else one.row)
+        return outcomes[: len(rows)]
+
+    def _alone(self, shadowed: Sequence[tuple[int, ShadowedPass]], outcomes: Sequence[Outcome]) -> None:
+        """Compute the texts of each shadow version of a failed batch alone. A shadow version that fails is stopped."""
+        for status in {id(one.shadow.status): one.shadow.status for _, one in shadowed}.values():
+            mine = [(index, one) for index, one in shadowed if one.shadow.status is status]
+            rows = [one.row for _, one in mine if isinstance(one.row, SinglePass)]
+            try:
+                found = iter(self._engine.compute(rows))
+            except Exception as error:  # noqa: BLE001 - its message may hold a text
+                mine[0][1].shadow.broke(error)
+                found = iter([Busy("failed", code="server.batch-failed")] * len(rows))
+            for index, one in mine:
+                one.shadow.compare(outcomes[index], next(found) if isinstance(one.row, SinglePass) else one.row)
+
+
+def works_of(
+    asked: AcceptedRequest, shadow: ShadowLease | None, settings: Settings, request_id: Any = None
+) -> Sequence[Work]:
+    """Return the works of a request: for each text one answer, or each choice of a generated answer.
+
+    Args:
+        asked: the request.
+        shadow: the shadow version that answers too. None: there is none.
+        settings: the server's limits.
+        request_id: as in `Work`.
+    """
+    if asked.generation is not None:
+        return [work for index in range(len(asked.texts)) for work in _generated(asked, shadow, settings, index)]
+    works = []
+    for index, (encoded, count) in enumerate(zip(asked.encoded, asked.tokens, strict=True)):
+        shadowed = None
+        if shadow is not None:
+            other = asked.candidates[index]
+            row = other if isinstance(other, AfinaError) else SinglePass(shadow.lease, other)
+            shadowed = ShadowedPass(shadow, row)
+        works.append(
+            PredictedAnswer(
+                client=asked.key.client,
+                tokens=count if shadow is None else 2 * count,
+                timeout=settings.timeout,
+                request_id=request_id,
+                row=SinglePass(asked.lease, encoded),
+                shadowed=shadowed,
+            )
+        )
+    return works
+
+
+def _generated(
+    asked: AcceptedRequest, shadow: ShadowLease | None, settings: Settings, index: int
+) -> Iterator[GeneratedAnswer]:
+    """Yield the choices of a generated answer, each followed by that of the shadow version."""
+    options = asked.generation
+    assert options is not None
+
+    def answer(
+        lease: Lease, encoded: EncodedText, choice: int, comparison: PendingComparison | None, *, candidate: bool
+    ) -> GeneratedAnswer:
+        assert options is not None
+        decoding = decoding_of(lease.resident().objective, options, settings)
+        generation = Generation(
+            lease,
+            encoded,
+            decoding.changed(seed=choice_seed(decoding.seed, choice)),
+            None if candidate else options.logprobs,
+            None if options.make_guide is None else options.make_guide(),
+            None if candidate or options.heard is None else partial(options.heard, index * options.n + choice),
+        )
+        return GeneratedAnswer(
+            client=asked.key.client,
+            tokens=asked.tokens[index],
+            timeout=settings.generation_timeout,
+            generation=generation,
+            comparison=comparison,
+            candidate=candidate,
+        )
+
+    for choice in range(options.n):
+        comparison = None if shadow is None else PendingComparison(shadow)
+        yield answer(asked.lease, asked.encoded[index], choice, comparison, candidate=False)
+        if shadow is None or comparison is None:
+            continue
+        other = asked.candidates[index]
+        if isinstance(other, AfinaError):
+            comparison.ended(other, candidate=True)
+            continue
+        yield answer(shadow.lease, other, choice, comparison, candidate=True)

@@ -1,0 +1,333 @@
+"""Generations beside texts of one forward pass: nobody waits for more than a step of what another client generates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from afina.errors import AfinaError, Busy, InvalidData
+from afina.models.decoding import Decoding
+from afina.server.line.computing import Batcher
+from afina.server.line.queue import FairQueue
+from afina.server.line.work import GeneratedAnswer, Work
+from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
+from afina.server.shadowed import RIDING, PendingComparison, ShadowLease, ShadowStatus
+from afina.serving.work import EncodedText, GeneratedText, Generation
+from clock import Clock
+from raises import raises
+
+STEP, TEXT = 0.1, 0.03
+"""Seconds of a step of generations, and of a batch of texts."""
+
+
+def text_of(generation: Generation) -> GeneratedText:
+    count = generation.decoding.max_new_tokens or 0
+    said = f"{generation.encoded.text}!"
+    return GeneratedText(said, np.arange(count), False, None, "sha256:0", "acme/told@1", False, 3)
+
+
+@dataclass
+class Steps:
+    """Generations of fixed speed, `room` of which run at a time."""
+
+    clock: Clock
+    room: int = 4
+    running: dict[Generation, int] = field(default_factory=dict)
+    held: list[Generation] = field(default_factory=list)
+    tokens_of: dict[Generation, int] = field(default_factory=dict)
+    entered: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    breaks: Callable[[Generation], bool] = lambda generation: False
+    bytes: int = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self.held)
+
+    def add(self, generation: Generation) -> None:
+        if generation.encoded.text == "huge":
+            raise InvalidData("fits nowhere", code="request.malformed")
+        self.held.append(generation)
+
+    def step(self) -> list[tuple[Generation, GeneratedText | AfinaError]]:
+        while self.held and len(self.running) < self.room:
+            self.running[entered := self.held.pop(0)] = 0
+            self.entered.append(entered.encoded.text)
+        if any(map(self.breaks, self.running)):
+            raise ZeroDivisionError("the soup was bright.")
+        self.clock.now += STEP
+        self.tokens_of = dict.fromkeys(self.running, 1)
+        self.running = {one: count + 1 for one, count in self.running.items()}
+        ended = [one for one, count in self.running.items() if count == one.decoding.max_new_tokens]
+        for one in ended:
+            del self.running[one]
+        return [(one, text_of(one)) for one in ended]
+
+    def cancel(self, generation: Generation) -> None:
+        self.dropped.append(generation.encoded.text)
+        self.running.pop(generation, None)
+        self.held = [one for one in self.held if one is not generation]
+
+
+@dataclass
+class Computes:
+    """Texts at a fixed time a batch."""
+
+    clock: Clock
+    generations: Steps
+
+    def compute(self, works: Sequence[Work]) -> Sequence[Any]:
+        self.clock.now += TEXT
+        return [self.clock.now] * len(works)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(0.0)
+
+
+@pytest.fixture
+def steps(clock: Clock) -> Steps:
+    return Steps(clock)
+
+
+@pytest.fixture
+def told() -> list[ComputedBatch | ComputedStep]:
+    return []
+
+
+@pytest.fixture
+def failures() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def made(clock: Clock, steps: Steps, told: list[Any], failures: list[str]) -> Batcher:
+    """Whose thread is not begun: a test makes its turns."""
+    line = FairQueue(100, 40, 0.5, 10_000)
+    note = lambda what, error: failures.append(f"{what}: {type(error).__name__}")  # noqa: E731
+    return Batcher(line, Computes(clock, steps), watch=told.append, failed=note, clock=clock)
+
+
+def generated(client: str, text: str, tokens: int, **more: Any) -> GeneratedAnswer:
+    encoded = EncodedText(np.arange(5), False, text)
+    generation = Generation(more.pop("lease", None), encoded, Decoding(max_new_tokens=tokens))
+    return GeneratedAnswer(client=client, tokens=5, generation=generation, **{"timeout": 1000.0, **more})
+
+
+def ask(made: Batcher, *given: Any, **more: Any) -> Future[Any]:
+    (future,) = made.submit([generated(*given, **more)])
+    return future
+
+
+def test_a_generation_of_500_tokens_delays_a_text_of_another_client_by_at_most_a_step(
+    made: Batcher, clock: Clock
+) -> None:
+    """However many steps it has had, and wherever in a step the text arrives; and the text's own client likewise."""
+    long = ask(made, "writes", "novel", 500)
+    made.step()
+    waits = []
+    for turn in range(100):
+        began = clock.now
+        (future,) = made.submit([Work(client=("reads", "writes")[turn % 2], tokens=10)])
+        made.step()
+        waits.append(future.result(0) - began)  # it arrives right after a step, and another follows only after it
+        made.step()
+    assert max(waits) == pytest.approx(TEXT)
+    while not long.done():
+        made.step()
+    assert clock.now == pytest.approx(500 * STEP + 100 * TEXT)
+    assert long.result(0).text == "novel!"
+
+
+def test_a_text_that_arrives_in_the_midst_of_a_step_is_computed_right_after_it(
+    made: Batcher, clock: Clock, steps: Steps
+) -> None:
+    ask(made, "writes", "novel", 500)
+    arrived = list[Future[Any]]()
+    step = steps.step
+
+    def meanwhile() -> Any:
+        if len(arrived) < 5:
+            arrived.extend(made.submit([Work(client="reads", tokens=10)]))
+        return step()
+
+    steps.step = meanwhile  # type: ignore[method-assign]
+    for _ in range(6):
+        made.step()
+    for index, future in enumerate(arrived):
+        assert future.result(0) == pytest.approx((index + 1) * (STEP + TEXT))
+
+
+def test_generations_enter_by_turns_of_their_clients(made: Batcher, steps: Steps) -> None:
+    steps.room = 1
+    many = [ask(made, "floods", f"a{index}", 2) for index in range(20)]
+    made.step()
+    few = ask(made, "polite", "b", 2)
+    for _ in range(8):
+        made.step()
+    assert few.done()
+    assert sum(one.done() for one in many) <= 3
+    assert steps.entered.index("b") <= 3
+
+
+def test_tokens_are_charged_and_told_of(made: Batcher, told: list[Any]) -> None:
+    ask(made, "acme", "one", 3)
+    ask(made, "bolt", "two", 1)
+    while made.step():
+        pass
+    stepped = [one for one in told if isinstance(one, ComputedStep)]
+    assert [(one.tokens, one.clients) for one in stepped] == [(2, {"acme": 1, "bolt": 1}), *[(1, {"acme": 1})] * 2]
+    assert [len(one.firsts) for one in stepped] == [2, 0, 0]
+    assert stepped[0].firsts == pytest.approx([STEP, STEP])
+    metrics = Metrics()
+    for one in stepped:
+        metrics.stepped(one)
+    assert b"afina_generated_tokens_total 4.0" in metrics.text()
+
+
+def test_who_goes_ends_its_generation_whether_it_runs_or_waits(made: Batcher, steps: Steps) -> None:
+    steps.room = 1
+    runs, held, waits = (ask(made, "acme", name, 50) for name in ("runs", "held", "waits"))
+    other = ask(made, "bolt", "other", 3)
+    made.step()
+    assert made.generating[0] == 1
+    for one in (runs, held, waits):
+        assert one.cancel()
+    for _ in range(4):
+        made.step()
+    assert other.result(0).text == "other!"
+    assert "runs" in steps.dropped
+    assert not {"held", "waits"} & {*steps.entered}
+    assert (made.generating, made.waiting, steps.running, steps.held) == ((0, 0), (0, 0), {}, [])
+    with pytest.raises(CancelledError):
+        runs.result(0)
+
+
+def test_a_generation_that_takes_too_long_ends_whether_it_runs_or_waits(made: Batcher, steps: Steps) -> None:
+    steps.room = 1
+    first, second, third = (ask(made, "acme", name, 50, timeout=1.0) for name in "abc")
+    for _ in range(12):
+        made.step()
+    for one in (first, second, third):
+        assert isinstance(one.exception(0), TimeoutError)
+    assert (made.generating, steps.running) == ((0, 0), {})
+
+
+def test_one_that_fits_nowhere_is_refused_alone(made: Batcher) -> None:
+    huge, other = ask(made, "acme", "huge", 5), ask(made, "acme", "small", 1)
+    made.step()
+    assert isinstance(huge.result(0), InvalidData)
+    assert other.result(0).text == "small!"
+
+
+def test_at_the_end_what_runs_is_finished_or_given_up(made: Batcher, steps: Steps) -> None:
+    steps.room = 1
+    runs, waits = ask(made, "acme", "runs", 50), ask(made, "acme", "waits", 50)
+    made.step()
+    made.give_up()
+    made.step()
+    for one in (runs, waits):
+        with raises(Busy, code="server.ending"):
+            one.result(0)
+    assert not made.step()
+
+
+def test_closing_finishes_what_runs_and_what_waits(clock: Clock, steps: Steps) -> None:
+    made = Batcher(FairQueue(100, 40, 0.5, 10_000), Computes(clock, steps), clock=clock)
+    made.start()
+    futures = [ask(made, "acme", str(index), 20) for index in range(10)]
+    made.close()
+    assert [one.result(0).text for one in futures] == [f"{index}!" for index in range(10)]
+
+
+class Leased:
+    """What a shadow's lease needs of one of an adapter."""
+
+    released = 0
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@pytest.fixture
+def shadow() -> ShadowLease:
+    return ShadowLease(ShadowStatus(None, RIDING), Leased(), "acme/told@1", Metrics())  # type: ignore[arg-type]
+
+
+def both(made: Batcher, shadow: ShadowLease, *tokens: int, says: str = "one") -> list[Future[Any]]:
+    comparison = PendingComparison(shadow)
+    first = generated("acme", "one", tokens[0], comparison=comparison)
+    second = generated("acme", says, tokens[1], comparison=comparison, candidate=True)
+    made.submit([first, second])
+    return [first.future, second.future]
+
+
+@pytest.mark.parametrize("tokens", [(2, 4), (4, 2)])
+@pytest.mark.parametrize("says", ["one", "other"])
+def test_a_shadows_answer_is_compared_when_both_have_ended_and_held_until_then(
+    made: Batcher, shadow: ShadowLease, tokens: tuple[int, int], says: str
+) -> None:
+    ours, _ = both(made, shadow, *tokens, says=says)
+    shadow.release()  # by the request
+    while not ours.done():
+        made.step()
+    assert shadow.lease.released == (tokens[0] > tokens[1])
+    while made.step():
+        pass
+    (counts,) = shadow.status.counts_by_version.values()
+    assert (counts.texts, counts.flips, counts.faults) == (1, int(says == "other"), 0)
+    assert shadow.lease.released == 1
+
+
+def test_a_shadows_generation_ends_with_that_of_the_client_or_with_the_comparison(
+    made: Batcher, shadow: ShadowLease, steps: Steps
+) -> None:
+    ours, theirs = both(made, shadow, 50, 50)
+    made.step()
+    ours.cancel()
+    made.step()
+    assert (theirs.cancelled(), steps.running) == (True, {})
+    ours, theirs = both(made, shadow, 3, 50)
+    made.step()
+    shadow.status.stop()
+    made.step()
+    assert (theirs.cancelled(), len(steps.running)) == (True, 1)
+    while made.step():
+        pass
+    assert ours.result(0).text == "one!"
+    shadow.release()
+    assert (shadow.status.counts_by_version, shadow.lease.released) == ({}, 1)
+
+
+def test_a_step_that_breaks_with_a_shadow_stops_the_shadow_and_goes_on(
+    made: Batcher, shadow: ShadowLease, steps: Steps, failures: list[str]
+) -> None:
+    steps.breaks = lambda generation: generation.encoded.text == "breaks"
+    ours, _ = both(made, shadow, 3, 3, says="breaks")
+    while made.step():
+        pass
+    assert ours.result(0).text == "one!"
+    assert (shadow.status.state, failures) == ("failed", ["step: ZeroDivisionError"])
+    assert "soup" not in str(shadow.status.problem)
+
+
+def test_a_step_that_breaks_without_a_shadow_fails_what_runs_and_nothing_later(
+    made: Batcher, steps: Steps, failures: list[str]
+) -> None:
+    steps.breaks = lambda generation: generation.encoded.text == "breaks"
+    bad, beside = ask(made, "acme", "breaks", 3), ask(made, "bolt", "beside", 3)
+    made.step()
+    for one in (bad, beside):
+        with pytest.raises(ZeroDivisionError):
+            one.result(0)
+    after = ask(made, "bolt", "after", 3)
+    while made.step():
+        pass
+    assert after.result(0).text == "after!"
+    assert failures == ["step: ZeroDivisionError"]
