@@ -105,7 +105,14 @@ def two_results(tiny: Backbone) -> None:
         adapter(tiny, "lora", {"r": 2}, seed=number).save(Path("results") / task)
 
 
+def texts_written(tiny: Backbone) -> None:
+    """Leave an adapter that writes texts where results are."""
+    told = {"labels": ("reply",), "objective": {"kind": "text", "answer_tokens": 8}, "template": "{text}\nReply:"}
+    adapter(tiny, "lora", {"r": 2}, seed=1, **told).save(Path("results") / "replies")
+
+
 BEFORE: dict[str, Callable[[Backbone], None]] = {
+    "ask-with-openai": texts_written,
     "call-from-javascript": versions,
     "serve-several-clients": two_results,
     "try-a-version-on-live-traffic": candidate,

@@ -19,6 +19,9 @@ from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
 from afina.schema import Frozen
 
+RECEIPT = "Afina-Receipt"
+"""Header of an answer with its receipt."""
+
 Prompt = Literal["text", "raw", "chat"]
 """How a text became a prompt: in the adapter's template, as it is, or as messages in the tokenizer's chat template."""
 

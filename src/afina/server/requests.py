@@ -209,7 +209,8 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
         made = objective.decoding.changed(**asked)
     except InvalidStudy as error:
         raise InvalidData(str(error), code="request.malformed") from None
-    return made.changed(max_new_tokens=min(made.max_new_tokens or settings.max_new_tokens, settings.max_new_tokens))
+    most = made.max_new_tokens or objective.answer_tokens or settings.max_new_tokens  # as `afina predict` does
+    return made.changed(max_new_tokens=min(most, settings.max_new_tokens))
 
 
 TOGETHER = 1 << 13

@@ -17,7 +17,7 @@ from afina import __version__
 from afina.errors import AfinaError, NotFound
 from afina.models import objectives
 from afina.server.core import Core
-from afina.server.http import huggingface, kserve, native, page, vllm
+from afina.server.http import huggingface, kserve, native, openai, page, vllm
 from afina.server.http.bulk import Bulk
 from afina.server.http.errors import Refusal
 from afina.server.http.gate import Gate, error_response
@@ -34,10 +34,9 @@ from afina.server.http.request_pool import (
 from afina.server.http.schemas import Body, body_schemas, describe, describe_health
 from afina.server.limits import Missing
 from afina.server.metrics import CONTENT_TYPE
+from afina.server.receipts import RECEIPT
 from afina.server.requests import ServedAnswer, Text
 from afina.store import publishing
-
-RECEIPT = "Afina-Receipt"
 
 router = APIRouter()
 
@@ -224,7 +223,7 @@ BODIES: list[type[Body]] = [
     native.Tasks,
     native.Alias,
 ]
-BODIES += [page.Sentence]
+BODIES += [page.Sentence, *openai.BODIES]
 
 PARAMETERS = {
     "client": "the client: the first part of a model's name",
@@ -261,6 +260,7 @@ def make_app(core: Core) -> App:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         core.start()
         app.state.pool = pool = RequestPool(core)
+        app.state.text_tools = openai.TextTools(core.engine.backbone.tokenizer)
         try:
             yield
         finally:
@@ -270,6 +270,7 @@ def make_app(core: Core) -> App:
     app = App(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
     app.state.core = core
     app.include_router(router)
+    app.include_router(openai.router)
     app.include_router(page.router)
     app.add_middleware(Gate, core=core)
     for kind in (Refusal, AfinaError, TimeoutError):

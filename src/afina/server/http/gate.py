@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.server import logs_and_traces
 from afina.server.core import Core
-from afina.server.http import huggingface, kserve, native, vllm
+from afina.server.http import huggingface, kserve, native, openai_answers, vllm
 from afina.server.http.errors import GONE, Refusal
 from afina.server.logs_and_traces import TracedRequest
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
@@ -80,6 +80,7 @@ OPEN = frozenset(
 
 NEEDS: Sequence[tuple[str, str]] = (
     *(("/predict", PREDICT), ("/classify", PREDICT), ("/v1/models", PREDICT), ("/models/", PREDICT)),
+    *(("/v1/completions", PREDICT), ("/v1/chat/completions", PREDICT)),
     *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), ("/openapi.json", PREDICT)),
     *(("/page/answers", PREDICT), ("/page/figures", PREDICT)),
     *(("/aliases/", PUBLISH), ("/shadows/", PUBLISH)),
@@ -110,6 +111,8 @@ SHAPES = (
     ("/predict", huggingface.predict_error),
     ("/classify", vllm.error),
     ("/v1/models", vllm.error),
+    ("/v1/completions", openai_answers.error),
+    ("/v1/chat/completions", openai_answers.error),
     ("/models/", huggingface.classification_error),
     ("/v2", kserve.error),
 )

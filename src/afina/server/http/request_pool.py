@@ -18,7 +18,7 @@ from afina.errors import AfinaError
 from afina.server.core import LOADING, Core
 from afina.server.http.errors import GONE, Refusal
 from afina.server.http.schemas import Body, parse_body
-from afina.server.requests import AcceptedRequest, ServedAnswer, Text
+from afina.server.requests import AcceptedRequest, GenerationOptions, ServedAnswer, Text
 from afina.store.keys import Key
 
 THREADS, OF_A_CLIENT = 64, 12
@@ -40,10 +40,14 @@ class RequestPool:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="afina-desk")
         self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(OF_A_CLIENT))
 
-    async def ask(self, key: Key, model: str, texts: Sequence[Text]) -> AcceptedRequest:
+    async def ask(
+        self, key: Key, model: str, texts: Sequence[Text], generation: GenerationOptions | None = None
+    ) -> AcceptedRequest:
         """Call `Core.ask` in the pool. If the caller is cancelled, the result is released."""
         async with self._places[key.client]:
-            asking = asyncio.get_running_loop().run_in_executor(self._pool, self._core.ask, key, model, texts)
+            asking = asyncio.get_running_loop().run_in_executor(
+                self._pool, self._core.ask, key, model, texts, generation
+            )
             try:
                 return await asyncio.shield(asking)
             except asyncio.CancelledError:

@@ -158,6 +158,7 @@ def describe(
     lines: str | None = None,
     media: str = "application/json",
     query: Sequence[str] = (),
+    streams: bool = False,
 ) -> dict[str, Any]:
     """Return the OpenAPI arguments of a route.
 
@@ -170,6 +171,7 @@ def describe(
         lines: example of a body of JSON lines, instead of `body`.
         media: media type of the response.
         query: names of query parameters.
+        streams: whether a body with `stream` gets server-sent events.
     """
     responses: dict[int, Any] = {code: _response(why, "application/json", error) for code, why in _FAILURES.items()}
     extra: dict[str, Any] = {}
@@ -182,10 +184,13 @@ def describe(
     elif lines is not None:
         content = {"application/x-ndjson": {"schema": TEXT, "example": lines}}
         extra["requestBody"] = {"required": True, "content": content}
+    answered = _response("The answer.", media, answer or TEXT)
+    if streams:
+        answered["content"]["text/event-stream"] = {"schema": TEXT}
     return {
         "tags": [tag],
         "response_class": Response,
-        "responses": {200: _response("The answer.", media, answer or TEXT), **responses},
+        "responses": {200: answered, **responses},
         "openapi_extra": extra,
     }
 

@@ -1,0 +1,164 @@
+"""OpenAI's protocol, as the package `openai` and clients of vLLM speak it: `/v1/completions`, `/v1/chat/completions`.
+
+The model's own template is put around a prompt, and the model's own settings of generation are the defaults, as in
+`afina predict`. A chat needs a model that was trained with the backbone's chat template. This module does not know how
+answers are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from afina.data.prompts import rendered_chat
+from afina.data.tokenize import Tokenizer
+from afina.errors import NotFound
+from afina.inference.answer_stream import TokenTexts
+from afina.inference.guides import GuideMaker
+from afina.models import objectives
+from afina.models.objectives import Texts
+from afina.server.core import Core
+from afina.server.http import openai_answers, openai_bodies
+from afina.server.http.errors import Refusal
+from afina.server.http.openai_answers import AnswerHead, ChatFormat, CompletionFormat
+from afina.server.http.openai_bodies import ChatRequest, CompletionRequest
+from afina.server.http.openai_stream import EventStream, NewTokenQueue, PendingAnswers
+from afina.server.http.request_pool import body_of, core_of, key_of, pool_of
+from afina.server.http.schemas import Body, describe
+from afina.server.receipts import RECEIPT
+from afina.server.requests import AcceptedRequest, GenerationOptions, Text
+from afina.store import publishing
+from afina.store.keys import Key
+
+BODIES: Sequence[type[Body]] = [CompletionRequest, ChatRequest]
+
+router = APIRouter()
+
+_OPENAI = partial(describe, "OpenAI", openai_answers.ERROR, streams=True)
+
+
+class TextTools:
+    """Texts and guides for the tokenizer of a server. Thread-safe."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.texts, self.guides = TokenTexts(tokenizer), GuideMaker(tokenizer)
+
+
+@router.post(
+    "/v1/completions",
+    **_OPENAI(openai_answers.COMPLETION_ANSWER, CompletionRequest, openai_bodies.COMPLETION_EXAMPLE),
+)
+async def completions(request: Request) -> Response:
+    """Write an answer to each prompt (OpenAI's completions). The model's template is put around the prompt."""
+    body = await body_of(request, CompletionRequest)
+    return await _answered(request, body, openai_bodies.completion_texts(body))
+
+
+@router.post("/v1/chat/completions", **_OPENAI(openai_answers.CHAT_ANSWER, ChatRequest, openai_bodies.CHAT_EXAMPLE))
+async def chat(request: Request) -> Response:
+    """Write the next message of a chat (OpenAI's chat completions), by a model that was trained on chats."""
+    body = await body_of(request, ChatRequest)
+    prompt = await pool_of(request).look(key_of(request), _rendered, core_of(request), key_of(request), body)
+    return await _answered(request, body, [Text(prompt)])
+
+
+async def _answered(request: Request, body: CompletionRequest | ChatRequest, texts: Sequence[Text]) -> Response:
+    core, key, pool = core_of(request), key_of(request), pool_of(request)
+    streams = bool(body.stream)
+    if body.stream_options is not None and not streams:
+        raise Refusal(422, "invalid", "`stream_options`: needs `stream` true.")
+    tools: TextTools = request.app.state.text_tools
+    new = NewTokenQueue()
+    options = await pool.look(key, _options, key, body, len(texts), tools, new if streams else None)
+    asked = await pool.ask(key, body.model, texts, options)
+    try:
+        _check(asked, options)
+        pending = PendingAnswers(core, asked, new, request)
+    except BaseException:
+        asked.release()
+        raise
+    head = AnswerHead(request.scope["afina.request"], int(publishing._seconds()), body.model, asked.receipt.adapter)
+    kind = ChatFormat if isinstance(body, ChatRequest) else CompletionFormat
+    written = kind(head, tools.texts, reports=options.logprobs is not None)
+    headers = {RECEIPT: str(asked.receipt)}
+    begun = False
+    try:
+        if streams:
+            await pending.next()
+            for number, future in enumerate(pending.futures):
+                if future.done():
+                    pending.outcome(number)  # an error before the first piece is an error of the request
+            usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+            begun = True
+            return EventStream(pending, written, headers, usage=usage)
+        while not pending.done:
+            await pending.next()
+        outcomes = [pending.outcome(number) for number in range(len(pending.futures))]
+        assert asked.decoding is not None
+        return JSONResponse(written.response(outcomes, asked.decoding.stop, pending.usage()), headers=headers)
+    finally:
+        if not begun:
+            pending.close()
+
+
+def _options(
+    key: Key,
+    body: CompletionRequest | ChatRequest,
+    prompts: int,
+    tools: TextTools,
+    new: NewTokenQueue | None,
+) -> GenerationOptions:
+    """Return how answers are generated. `new`: receives new tokens. Raises Refusal and the errors of a grammar."""
+    number = openai_bodies.answers_wanted(body, prompts)
+    logprobs = openai_bodies.alternatives(body)
+    try:
+        grammar = openai_bodies.grammar_of(body)
+    except NotFound as error:
+        raise Refusal(400, "unsupported", str(error)) from None
+    decoding = openai_bodies.decoding_changes(body, guided=grammar is not None)
+    raw = isinstance(body, CompletionRequest) and body.template is False
+    return GenerationOptions(
+        decoding=decoding,
+        n=number,
+        logprobs=logprobs,
+        make_guide=None if grammar is None else tools.guides.prepare(key.client, grammar),
+        prompt_as="chat" if isinstance(body, ChatRequest) else "raw" if raw else "text",
+        heard=None if new is None else new.put,
+    )
+
+
+def _check(asked: AcceptedRequest, options: GenerationOptions) -> None:
+    """Raise Refusal for what depends on the model."""
+    decoding = asked.decoding
+    assert decoding is not None
+    if options.n > 1 and not decoding.samples:
+        raise Refusal(400, "invalid", "`n`: without sampling, all answers are the same. Give a `temperature` above 0.")
+    if options.logprobs is not None and decoding.beams > 1:
+        message = "`logprobs`: not available with the beam search of this model. Give a `temperature` above 0."
+        raise Refusal(400, "invalid", message)
+    if options.prompt_as != "text" and any(one.truncated for one in asked.encoded):
+        field = "messages" if options.prompt_as == "chat" else "prompt"
+        raise Refusal(400, "context_length_exceeded", f"`{field}`: more tokens than the model reads. Send less.")
+    if options.prompt_as == "chat":
+        _check_chat(asked.objective, asked.manifest.template)
+
+
+def _rendered(core: Core, key: Key, body: ChatRequest) -> str:
+    """Return the prompt of a chat. Raises Refusal, Missing and InvalidData."""
+    manifest = core.version(key, body.model).manifest
+    _check_chat(objectives.make(tuple(manifest["label_names"]), manifest.get("objective")), manifest.get("template"))
+    messages = [{"role": one.role, "content": one.text} for one in body.messages]
+    return rendered_chat(core.engine.backbone.tokenizer, messages)
+
+
+def _check_chat(objective: object, template: str | None) -> None:
+    """Raise Refusal for a model that was not trained on chats."""
+    if not isinstance(objective, Texts):
+        raise Refusal(400, "invalid", "`model`: this model gives no text. Ask for its labels or its number.")
+    if not objective.chat:
+        message = f"`messages`: this model was not trained on chats, but with the template {template!r}"
+        raise Refusal(400, "invalid", f"{message[:400]}. Send the text as `prompt` to /v1/completions.")

@@ -1,0 +1,295 @@
+"""Answers in the format of OpenAI's protocol: whole, and in pieces. Does not know how answers are computed."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from afina.inference.answer_stream import AnswerStream, TokenTexts
+from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, by_name, either, one_of, record
+from afina.server.limits import NO_MODEL
+from afina.serving.work import GeneratedText, NewTokens, TokenLogprobs
+
+LEAST = -9999.0
+"""OpenAI's value for the log-probability of a token that is next to impossible. JSON has no infinity."""
+
+_PARAM = re.compile(r"`([A-Za-z_.0-9]{1,60})`: ")
+"""The field at the beginning of a message."""
+
+_NOTHING_OR_TEXT = either(TEXT, NOTHING)
+_USAGE = record(
+    {
+        "prompt_tokens": about(COUNT, "tokens of all prompts, with their templates"),
+        "completion_tokens": about(COUNT, "tokens of all answers, end tokens included"),
+        "total_tokens": about(COUNT, "sum of both"),
+    }
+)
+_FINISH = about(one_of("stop", "length"), "stop: by an end token or a stop string; length: by the limit of tokens")
+_LOGPROBS = record(
+    {
+        "tokens": about(array(TEXT), "the tokens of the answer, the end token included"),
+        "token_logprobs": about(array(NUMBER), "the log-probability of each token, before temperature and top-p"),
+        "top_logprobs": about(array(by_name(NUMBER)), "log-probabilities of the most probable tokens, for each token"),
+        "text_offset": about(array(COUNT), "characters of the answer before each token"),
+    }
+)
+_TOKEN = {
+    "token": about(TEXT, "the token's text"),
+    "bytes": about(array(COUNT), "the token's bytes"),
+    "logprob": about(NUMBER, "its log-probability, before temperature and top-p"),
+}
+_TOKEN_LOGPROB = record({**_TOKEN, "top_logprobs": about(array(record(_TOKEN)), "the most probable tokens there")})
+_CONTENT = record(
+    {
+        "content": about(array(_TOKEN_LOGPROB), "one element for each token, the end token included"),
+        "refusal": about(NOTHING, "always null"),
+    }
+)
+_MESSAGE = record(
+    {
+        "role": about(one_of("assistant"), "always assistant"),
+        "content": about(TEXT, "the answer"),
+        "refusal": about(NOTHING, "always null"),
+    }
+)
+_CHOICE = {
+    "index": about(COUNT, "number of the answer; the answers to the first prompt come first"),
+    "finish_reason": _FINISH,
+}
+
+
+def _answer(kind: str, choice: Shape) -> Shape:
+    return record(
+        {
+            "id": about(TEXT, "id of the request"),
+            "object": about(one_of(kind), "type of the response in this protocol"),
+            "created": about(COUNT, "seconds since 1970"),
+            "model": about(TEXT, "model as in the request"),
+            "system_fingerprint": about(TEXT, "digest of the adapter that answered"),
+            "choices": about(array(choice), "the answers"),
+            "usage": about(_USAGE, "numbers of tokens"),
+        }
+    )
+
+
+COMPLETION_ANSWER = _answer(
+    "text_completion",
+    record(
+        {
+            **_CHOICE,
+            "text": about(TEXT, "the answer"),
+            "logprobs": about(either(_LOGPROBS, NOTHING), "log-probabilities; null: not requested"),
+        }
+    ),
+)
+CHAT_ANSWER = _answer(
+    "chat.completion",
+    record(
+        {
+            **_CHOICE,
+            "message": about(_MESSAGE, "the answer as a message"),
+            "logprobs": about(either(_CONTENT, NOTHING), "log-probabilities; null: not requested"),
+        }
+    ),
+)
+ERROR = record(
+    {
+        "error": about(
+            record(
+                {
+                    "message": about(TEXT, "what is wrong and what to do"),
+                    "type": about(
+                        one_of("invalid_request_error", "rate_limit_error", "server_error"), "kind of the error"
+                    ),
+                    "param": about(_NOTHING_OR_TEXT, "the field of the request that is wrong, if it is a single one"),
+                    "code": about(TEXT, "one word for programs, such as model_not_found"),
+                }
+            ),
+            "the error",
+        )
+    }
+)
+
+
+def error(status: int, kind: str, message: str) -> dict[str, Any]:
+    """Return the body of an error response. An unknown model has the code `model_not_found`."""
+    field = _PARAM.match(message)
+    of = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+    missing = kind == "not_found" and message == NO_MODEL
+    code, param = ("model_not_found", "model") if missing else (kind, field[1] if field else None)
+    return {"error": {"message": message, "type": of, "param": param, "code": code}}
+
+
+class ReportedToken(NamedTuple):
+    """A token with its log-probability. `offset`: characters of the answer before it."""
+
+    token: int
+    logprobs: TokenLogprobs
+    offset: int
+
+
+@dataclass(eq=False)
+class WrittenAnswer:
+    """One answer while its tokens arrive.
+
+    Attributes:
+        index: number of the answer.
+        stream: turns tokens into text.
+        reported: tokens with log-probabilities that were not written yet.
+        seen: number of tokens so far.
+    """
+
+    index: int
+    stream: AnswerStream
+    reported: list[ReportedToken] = field(default_factory=list)
+    seen: int = 0
+
+    def add(self, new: NewTokens) -> str:
+        """Return the text that new tokens add."""
+        pieces = []
+        for place, token in enumerate(new.tokens):
+            if new.logprobs is not None:
+                self.reported.append(ReportedToken(token, new.logprobs[place], self.stream.length))
+            pieces.append(self.stream.add([token]))
+        self.seen += len(new.tokens)
+        return "".join(pieces)
+
+    def end(self, outcome: GeneratedText) -> str:
+        """Return the rest of the text, also of tokens that were not heard. Raises InvalidData."""
+        logprobs = None if outcome.logprobs is None else outcome.logprobs[self.seen :]
+        text = self.add(NewTokens(outcome.tokens[self.seen :].tolist(), logprobs))
+        return text + self.stream.end(outcome.text)
+
+    def take_reported(self) -> list[ReportedToken]:
+        """Return the tokens with log-probabilities since the last call."""
+        taken, self.reported = self.reported, []
+        return taken
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerHead:
+    """The fields at the beginning of each response and each event of a request."""
+
+    request: str
+    created: int
+    model: str
+    fingerprint: str
+
+
+class OpenAIFormat(ABC):
+    """How one of the two kinds of responses is written.
+
+    Args:
+        head: the fields at the beginning.
+        texts: texts of tokens.
+        reports: whether log-probabilities are written.
+    """
+
+    prefix: ClassVar[str]
+    whole: ClassVar[str]
+    """Type of a whole response."""
+    part: ClassVar[str]
+    """Type of an event."""
+
+    def __init__(self, head: AnswerHead, texts: TokenTexts, *, reports: bool) -> None:
+        self.head, self.texts, self.reports = head, texts, reports
+
+    def response(self, outcomes: Sequence[GeneratedText], stop: Sequence[str], usage: dict[str, int]) -> dict[str, Any]:
+        """Return a whole response. Raises InvalidData."""
+        choices = []
+        for index, outcome in enumerate(outcomes):
+            answer = WrittenAnswer(index, AnswerStream(self.texts, stop))
+            if self.reports:
+                answer.end(outcome)
+            finish = "stop" if outcome.ended else "length"
+            choices.append(self._choice(index, outcome.text, self._logprobs(answer.take_reported()), finish))
+        return {**self._head(self.whole), "choices": choices, "usage": usage}
+
+    def event(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> dict[str, Any]:
+        """Return an event with a piece of an answer. `first`: it is the answer's first event."""
+        logprobs = self._logprobs(answer.take_reported())
+        return {**self._head(self.part), "choices": [self._piece(answer.index, text, logprobs, finish, first)]}
+
+    def last_event(self, usage: dict[str, int]) -> dict[str, Any]:
+        """Return the event with the numbers of tokens."""
+        return {**self._head(self.part), "choices": [], "usage": usage}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        head = self.head
+        named = {"id": f"{self.prefix}-{head.request}", "object": kind, "created": head.created, "model": head.model}
+        return {**named, "system_fingerprint": head.fingerprint}
+
+    def _logprobs(self, reported: Sequence[ReportedToken]) -> dict[str, Any] | None:
+        return self._reported(reported) if self.reports else None
+
+    @abstractmethod
+    def _reported(self, reported: Sequence[ReportedToken]) -> dict[str, Any]:
+        """Return log-probabilities."""
+
+    @abstractmethod
+    def _choice(self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str) -> dict[str, Any]:
+        """Return a whole answer."""
+
+    @abstractmethod
+    def _piece(
+        self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None, first: bool
+    ) -> dict[str, Any]:
+        """Return a piece of an answer."""
+
+
+class CompletionFormat(OpenAIFormat):
+    """Responses of `/v1/completions`."""
+
+    prefix = "cmpl"
+    whole = part = "text_completion"
+
+    def _reported(self, reported: Sequence[ReportedToken]) -> dict[str, Any]:
+        shown = self.texts.shown
+        return {
+            "tokens": [shown(one.token) for one in reported],
+            "token_logprobs": [max(one.logprobs.chosen, LEAST) for one in reported],
+            "top_logprobs": [
+                {shown(token): max(value, LEAST) for token, value in reversed(one.logprobs.top)} for one in reported
+            ],
+            "text_offset": [one.offset for one in reported],
+        }
+
+    def _choice(self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+    def _piece(
+        self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None, first: bool
+    ) -> dict[str, Any]:
+        return self._choice(index, text, logprobs, finish)
+
+
+class ChatFormat(OpenAIFormat):
+    """Responses of `/v1/chat/completions`."""
+
+    prefix = "chatcmpl"
+    whole = "chat.completion"
+    part = "chat.completion.chunk"
+
+    def _reported(self, reported: Sequence[ReportedToken]) -> dict[str, Any]:
+        content = []
+        for one in reported:
+            top = [self._token(token, value) for token, value in one.logprobs.top]
+            content.append({**self._token(one.token, one.logprobs.chosen), "top_logprobs": top})
+        return {"content": content, "refusal": None}
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        content = [*self.texts.bytes_of(token)]
+        return {"token": self.texts.shown(token), "bytes": content, "logprob": max(logprob, LEAST)}
+
+    def _choice(self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
+
+    def _piece(
+        self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None, first: bool
+    ) -> dict[str, Any]:
+        delta = {**({"role": "assistant"} if first else {}), "content": text}
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}

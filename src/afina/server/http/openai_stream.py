@@ -1,0 +1,202 @@
+"""Generated answers of a request while they are computed: waiting for them, and sending them as server-sent events.
+
+The computing thread only appends new tokens to a queue. The event loop turns them into text. A client that reads slowly
+gets fewer and longer pieces, so that at most the tokens of its answers wait in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from asyncio import FIRST_COMPLETED
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from afina import meter
+from afina.errors import AfinaError
+from afina.inference.answer_stream import AnswerStream
+from afina.server.core import Core
+from afina.server.http import openai_answers
+from afina.server.http.bulk import LEFT, TURN
+from afina.server.http.errors import GONE, Refusal
+from afina.server.http.openai_answers import OpenAIFormat, WrittenAnswer
+from afina.server.http.request_pool import SPARE
+from afina.server.requests import AcceptedRequest
+from afina.serving.work import GeneratedText, NewTokens
+
+DONE = b"data: [DONE]\n\n"
+"""The event that ends a stream."""
+
+
+class NewTokenQueue:
+    """New tokens of a request's answers, from the computing thread to the event loop. Made on the event loop."""
+
+    def __init__(self) -> None:
+        self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
+        self._new: deque[tuple[int, NewTokens]] = deque()
+        self._woken = False
+
+    def put(self, number: int, new: NewTokens) -> None:
+        """Append new tokens of an answer. For the computing thread."""
+        self._new.append((number, new))
+        self.wake()
+
+    def wake(self) -> None:
+        """Let `wait` return. For any thread."""
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the event loop has ended
+                self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self) -> None:
+        """Wait for new tokens, or for another call of `wake`."""
+        await self._event.wait()
+        self._event.clear()
+        self._woken = False
+
+    def take(self) -> Iterator[tuple[int, NewTokens]]:
+        """Yield and remove what was put."""
+        while self._new:
+            yield self._new.popleft()
+
+
+class PendingAnswers:
+    """The answers of an accepted request. `close` them.
+
+    Args:
+        core: the server's core.
+        asked: the accepted request, which is released by `close`.
+        new: where the core puts new tokens.
+        request: the HTTP request, whose body was read.
+    """
+
+    def __init__(self, core: Core, asked: AcceptedRequest, new: NewTokenQueue, request: Request) -> None:
+        self.core, self.asked, self.new = core, asked, new
+        self._scope, self._until = request.scope, meter.now() + core.settings.generation_timeout + SPARE
+        self.futures: Sequence[Future[Any]] = core.submit(asked)
+        for future in self.futures:
+            future.add_done_callback(lambda done: new.wake())
+        self._gone = asyncio.ensure_future(_until_gone(request.receive))
+
+    @property
+    def done(self) -> bool:
+        """Whether every answer has an outcome."""
+        return all(future.done() for future in self.futures)
+
+    async def next(self) -> None:
+        """Wait for new tokens or outcomes. Raises Refusal if the client disconnects, and TimeoutError."""
+        waking = asyncio.ensure_future(self.new.wait())
+        try:
+            while not waking.done():
+                await asyncio.wait([waking, self._gone], timeout=TURN, return_when=FIRST_COMPLETED)
+                if self._gone.done() or self._scope.get(LEFT):
+                    raise Refusal(GONE, "gone", "the client closed the connection.")
+                if not waking.done() and meter.now() > self._until:
+                    raise TimeoutError
+        finally:
+            waking.cancel()
+
+    def outcome(self, number: int) -> GeneratedText:
+        """Return an answer that is done. Raises its error."""
+        found: GeneratedText | AfinaError = self.futures[number].result()
+        if isinstance(found, AfinaError):
+            raise found
+        return found
+
+    def usage(self) -> dict[str, int]:
+        """Return the numbers of tokens, once every answer is done."""
+        prompts = sum(len(one.tokens) for one in self.asked.encoded)
+        answers = sum(len(self.outcome(number).tokens) for number in range(len(self.futures)))
+        return {"prompt_tokens": prompts, "completion_tokens": answers, "total_tokens": prompts + answers}
+
+    def close(self) -> None:
+        """Give up answers that are not done, and release the request."""
+        self._gone.cancel()
+        self.core.cancel(self.futures)
+        self.asked.release()
+
+
+class EventStream(Response):
+    """An ASGI response that sends answers in pieces. The first piece has arrived before the response begins.
+
+    Args:
+        pending: the answers. The response closes them.
+        written: how events are written.
+        headers: further headers.
+        usage: whether a last event has the numbers of tokens.
+    """
+
+    def __init__(self, pending: PendingAnswers, written: OpenAIFormat, headers: dict[str, str], *, usage: bool) -> None:
+        super().__init__(media_type="text/event-stream", headers=headers)
+        self._pending, self._format, self._usage = pending, written, usage
+        decoding = pending.asked.decoding
+        assert decoding is not None
+        numbers = range(len(pending.futures))
+        self._answers = [WrittenAnswer(one, AnswerStream(written.texts, decoding.stop)) for one in numbers]
+        self._begun, self._ended = set[int](), set[int]()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send events until every answer has ended, or the client is gone."""
+        headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            while True:
+                if content := b"".join(self._events()):
+                    await send({"type": "http.response.body", "body": content, "more_body": True})
+                if len(self._ended) == len(self._answers):
+                    break
+                await self._pending.next()
+            last = [self._event(self._format.last_event(self._pending.usage()))] if self._usage else []
+            await send({"type": "http.response.body", "body": b"".join([*last, DONE])})
+        except Exception as error:  # noqa: BLE001 - the response has begun, so that any error becomes an event
+            await self._fail(error, send)
+        finally:
+            self._pending.close()
+
+    async def _fail(self, error: Exception, send: Send) -> None:
+        """Send an error as the last event, unless the client is gone."""
+        core = self._pending.core
+        if not isinstance(error, AfinaError | TimeoutError | Refusal):
+            core.failed("stream", error)
+        refusal = Refusal.of(error)
+        core.metrics.refused.labels(refusal.kind).inc()
+        if refusal.status != GONE:
+            content = openai_answers.error(refusal.status, refusal.kind, refusal.message)
+            await send({"type": "http.response.body", "body": self._event(content) + DONE})
+
+    def _events(self) -> Iterator[bytes]:
+        """Yield events with what is new. Raises the error of an answer."""
+        done = [number for number, future in enumerate(self._pending.futures) if future.done()]
+        texts: dict[int, str] = {}
+        for number, new in self._pending.new.take():
+            texts[number] = texts.get(number, "") + self._answers[number].add(new)
+        for number, text in texts.items():
+            if number not in done and (text or self._answers[number].reported):
+                yield self._piece(number, text, None)
+        for number in done:
+            if number not in self._ended:
+                outcome = self._pending.outcome(number)
+                self._ended.add(number)
+                text = texts.get(number, "") + self._answers[number].end(outcome)
+                yield self._piece(number, text, "stop" if outcome.ended else "length")
+
+    def _piece(self, number: int, text: str, finish: str | None) -> bytes:
+        event = self._format.event(self._answers[number], text, finish, first=number not in self._begun)
+        self._begun.add(number)
+        return self._event({**event, "usage": None} if self._usage else event)
+
+    @staticmethod
+    def _event(content: dict[str, Any]) -> bytes:
+        return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
