@@ -88,6 +88,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "data.row-malformed": "A row cannot be split into fields, or is not a JSON object.",
         "data.sheet-missing": "A workbook lacks the sheet, or has several sheets: name one.",
         "data.surrogate": "A text, label or name has an unpaired surrogate.",
+        "generation.prompt-too-long": "A text is so long that the model has no position for an answer.",
         "template.span-unknown": "The tokens of a target cannot be told from the tokens of its prompt.",
         "data.target-long": "A target that is a text is too long for `max_length`.",
         "data.text-empty": "A text is empty, or has no tokens.",
@@ -124,6 +125,8 @@ CODES: Mapping[str, Mapping[str, str]] = {
     },
     "InvalidStudy": {
         "adapter.ambiguous": "A directory has several adapters; choose one with `method`.",
+        "decoding.no-token": "A grammar, or `no_repeat_ngram`, allows no further token.",
+        "serving.kind-mismatch": "An adapter was asked for another kind of answer than it gives.",
         "serving.kind-unsupported": "A server does not answer with the kind of answers that the adapter gives.",
         "ask.kind-unsupported": "A language model cannot be asked in words about this kind of task.",
         "backbone.unsupported": (
@@ -198,6 +201,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
     "Busy": {
         "engine.adapter-exchanged": "An adapter was replaced by another while it was read.",
         "engine.load-timeout": "An adapter was not loaded in time.",
+        "generation.failed": "An answer could not be generated, for a reason that is not the request's.",
         "out.occupied": "Another study or recommendation is writing to `out`.",
         "server.batch-failed": "A batch could not be computed.",
         "server.ending": "A server is shutting down.",
@@ -241,6 +245,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "engine.closed": "An engine is closed.",
         "engine.pinned-limit": "Pinned adapters would use more memory than the limit.",
         "file.changed": "A file was changed while it was read.",
+        "generation.beyond-memory": "An answer may need more keys and values than the memory limit allows.",
         "hub.file-unsafe": "A file to send to the Hub, or to fetch from there, may contain code.",
         "intake.dtype-unsupported": "A tensor has a dtype that is not allowed in an adapter.",
         "intake.file-unexpected": "A file does not belong to an adapter.",

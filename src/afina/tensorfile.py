@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from safetensors import SafetensorError as SafetensorError
@@ -78,13 +78,15 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return _read(path, "pt")
 
 
-def read_rows(path: Path, name: str, rows: Sequence[int]) -> Tensor | None:
-    """Return some rows of one tensor without reading the others; None if the file has no tensor of this name."""
+def read_rows(path: Path, name: str, rows: Sequence[int] | None) -> Tensor | None:
+    """Return some rows (None: all) of one tensor, and read no others; None if the file has no tensor of this name."""
     import torch
 
     with safe_open(path, framework="pt") as file:
         if name not in file.keys():  # noqa: SIM118 - not a dict
             return None
+        if rows is None:
+            return cast("Tensor", file.get_tensor(name))
         whole = file.get_slice(name)
         return torch.cat([whole[row : row + 1] for row in rows])
 

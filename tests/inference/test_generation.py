@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from afina import Backbone
 from afina.data.batch import pack
 from afina.inference.generation import ContinuousBatch, answers
-from afina.inference.next_token import NextTokenModel
+from afina.inference.next_token import OwnNextTokenModel
 from afina.inference.searches import Continuation
 from afina.methods import METHODS
 from afina.models.architectures import ARCHITECTURES
@@ -202,7 +202,7 @@ def test_no_company_changes_an_answer(
 ) -> None:
     """Requests enter at any time, some are cancelled, and every other one has the answer that it has alone."""
     model, asked, expected = alone
-    batch = ContinuousBatch(NextTokenModel(model), ENDS, rows=rows, columns=columns, budget=budget)
+    batch = ContinuousBatch(OwnNextTokenModel(model), ENDS, rows=rows, columns=columns, budget=budget)
     due: dict[int, tuple[int, int]] = {}
     for number, (prompt, way, steps) in enumerate(plan):
         request = batch.add(asked[prompt], MIXED[way])
@@ -259,7 +259,7 @@ def test_order_is_kept_and_prompts_are_read_as_far_ahead_as_the_window(gpt2: Bac
 
 
 def test_a_prompt_that_fills_the_model_is_refused_and_one_token_less_gets_one_token(gpt2: Backbone) -> None:
-    model, batch = language_model(gpt2), ContinuousBatch(NextTokenModel(language_model(gpt2)), ENDS)
+    model, batch = language_model(gpt2), ContinuousBatch(OwnNextTokenModel(language_model(gpt2)), ENDS)
     with pytest.raises(ValueError, match="leaves no room"):
         batch.add(np.full(LONGEST, 5), Decoding())
     (answer,) = answers(model, [np.full(LONGEST - 1, 5)], Decoding(), ())
@@ -268,7 +268,7 @@ def test_a_prompt_that_fills_the_model_is_refused_and_one_token_less_gets_one_to
 
 
 def test_the_tokens_so_far_begin_the_answer(gpt2: Backbone) -> None:
-    batch = ContinuousBatch(NextTokenModel(language_model(gpt2)), ())
+    batch = ContinuousBatch(OwnNextTokenModel(language_model(gpt2)), ())
     request, beams = (batch.add(prompts(1)[0], Decoding(max_new_tokens=5, beams=each)) for each in (1, 2))
     so_far, answer = [list(batch.tokens(request))], None
     while answer is None:
@@ -307,7 +307,7 @@ def test_samples_follow_the_models_probabilities(gpt2: Backbone) -> None:
     kept = np.argsort(-row)[:6]
     share = row[kept] / row[kept].sum()
     inside = int(np.searchsorted(np.cumsum(share), 0.8)) + 1
-    batch, counts = ContinuousBatch(NextTokenModel(model), ENDS, rows=256, columns=10**6), np.zeros(VOCABULARY)
+    batch, counts = ContinuousBatch(OwnNextTokenModel(model), ENDS, rows=256, columns=10**6), np.zeros(VOCABULARY)
     for seed in range(draws):
         batch.add(prompt, Decoding(max_new_tokens=1, temperature=0.7, top_k=6, top_p=0.8, seed=seed))
     while batch.active:

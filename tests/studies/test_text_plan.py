@@ -13,7 +13,7 @@ from afina import METHODS, Run
 from afina.data.tokenize import Encoded, encode
 from afina.inference.generation import ContinuousBatch
 from afina.inference.generation_memory import GenerationLoad
-from afina.inference.next_token import NextTokenModel
+from afina.inference.next_token import OwnNextTokenModel
 from afina.models.backbone import Backbone
 from afina.models.decoding import Decoding
 from afina.models.language_model import open_without_weights
@@ -120,7 +120,7 @@ def test_the_memory_of_generation_is_foreseen(backbones: Backbones, beams: int, 
     backbone, most = Backbone.load(str(backbones.path("gpt2"))), 40
     adds = METHODS[method]() if method else None
     prompts = encode(backbone.tokenizer, [text for text, _ in sentences(30)], max_length=40, template=TEMPLATE)
-    batch = ContinuousBatch(NextTokenModel(opened(backbone, adds).eval()), ())  # no token ends an answer
+    batch = ContinuousBatch(OwnNextTokenModel(opened(backbone, adds).eval()), ())  # no token ends an answer
     for prompt in longest_first(prompts):
         batch.add(prompt, Decoding(max_new_tokens=most, beams=beams))
     with Alive() as measured:

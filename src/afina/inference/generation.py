@@ -7,10 +7,11 @@ sequence that has ended leaves at once, and a waiting prompt enters. `Continuous
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +19,22 @@ from torch import Tensor
 
 from afina.allocator import keep_freed
 from afina.data.batch import TOKEN_BUDGET
-from afina.inference.next_token import NextTokenModel
-from afina.inference.searches import Continuation, Limits, Moves, Search, search_for, stops_of
+from afina.inference.next_token import NextTokenModel, OwnNextTokenModel
+from afina.inference.searches import (
+    Continuation,
+    Guide,
+    Limits,
+    Moves,
+    Search,
+    SingleSearch,
+    TokenLogprobs,
+    search_for,
+    stops_of,
+)
 from afina.models.classifier import Classifier
 from afina.models.decoding import Decoding
 from afina.models.kernels.key_values import CachedSequence
+from afina.models.kernels.layer_changes import BatchedAdapter
 
 ROWS = 64
 """Most sequences that take a step together."""
@@ -34,24 +46,41 @@ WINDOW = 1024
 """Number of prompts that `answers` reads ahead."""
 
 
+class Admission(Protocol):
+    """Decides whether a request may enter, by the memory that it needs."""
+
+    def take(self, size: int, adapter: BatchedAdapter | None) -> bool:
+        """Take `size` bytes of keys and values for a request of an adapter. Return False if there is no room now."""
+
+    def give_back(self, size: int, adapter: BatchedAdapter | None) -> None:
+        """Return what `take` took."""
+
+
 @dataclass(eq=False)
 class _Request:
     """A request, and its sequences in the cache; none while it waits.
 
     Attributes:
         need: Most tokens that its sequences may have together.
+        size: Most bytes of its keys and values.
+        adapter: The adapter that answers. None: the model itself.
         last: The last token of each sequence.
     """
 
     prompt: np.ndarray
     search: Search
     need: int
+    size: int
+    adapter: BatchedAdapter | None = None
     sequences: list[CachedSequence] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
 
 
 class ContinuousBatch:
     """Requests that are generated together, step by step. Not thread-safe.
+
+    Attributes:
+        computed: Number of tokens that the last step generated for each request; with beams, for all beams together.
 
     Args:
         model: Computes the logits.
@@ -61,6 +90,8 @@ class ContinuousBatch:
         columns: Most tokens of all running sequences, counting each answer's longest possible length. A request that
             is longer runs alone.
         budget: Most prompt tokens that are computed at once; a longer prompt is computed alone.
+        memory: Asked before a request enters, and told when it leaves. None: memory is not limited.
+        checked: Whether a request fails if its logits are NaN or infinite.
     """
 
     def __init__(
@@ -72,12 +103,16 @@ class ContinuousBatch:
         rows: int = ROWS,
         columns: int = COLUMNS,
         budget: int = TOKEN_BUDGET,
+        memory: Admission | None = None,
+        checked: bool = False,
     ) -> None:
         self._model, self._ends, self._tokenizer = model, frozenset(ends), tokenizer
         self._rows, self._columns, self._budget = rows, columns, budget
+        self._memory, self._checked = memory, checked
         self._waiting: dict[int, _Request] = {}
         self._running: dict[int, _Request] = {}
         self._count = 0
+        self.computed: Counter[int] = Counter()
 
     @property
     def active(self) -> int:
@@ -94,26 +129,58 @@ class ContinuousBatch:
         """Size of the cache of keys and values in bytes."""
         return self._model.cache.bytes
 
-    def add(self, prompt: np.ndarray, decoding: Decoding) -> int:
+    def room(self, prompt: np.ndarray, adapter: BatchedAdapter | None = None) -> int:
+        """Return the number of positions that the model has for an answer to a prompt."""
+        return self._model.longest - self._model.before(adapter) - len(prompt)
+
+    def add(
+        self,
+        prompt: np.ndarray,
+        decoding: Decoding,
+        adapter: BatchedAdapter | None = None,
+        *,
+        logprobs: int | None = None,
+        guide: Guide | None = None,
+    ) -> int:
         """Let a request wait, and return its id.
 
         Args:
             prompt: Token ids of the prompt, at least one, and few enough that the model has a position for an answer.
             decoding: How the answer is generated.
+            adapter: The adapter that answers. None: the model itself.
+            logprobs: Number of most probable tokens that are reported at each step. None: no log-probabilities.
+            guide: Restricts the tokens of the answer. None: every token is allowed.
+
+        Raises:
+            InvalidStudy: Beam search with log-probabilities or a guide.
         """
-        room = self._model.longest - self._model.before - len(prompt)
+        room = self.room(prompt, adapter)
         if not len(prompt) or room < 1:
             raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room for an answer")
         most = min(room, decoding.max_new_tokens or room)
         limits = Limits(self._ends, most, stops_of(self._tokenizer, decoding.stop))
-        need = (self._model.before + len(prompt) + most) * decoding.beams
+        search = search_for(prompt, decoding, limits, logprobs, guide)
+        columns = self._model.before(adapter) + len(prompt) + most
+        size = self._model.cache.most_bytes(columns) * decoding.beams
         self._count += 1
-        self._waiting[self._count] = _Request(prompt, search_for(prompt, decoding, limits), need)
+        self._waiting[self._count] = _Request(prompt, search, columns * decoding.beams, size, adapter)
         return self._count
 
     def tokens(self, request: int) -> Sequence[int]:
         """Return the new tokens so far of a request that waits or runs; with beams, none. KeyError: it has ended."""
-        return (self._waiting.get(request) or self._running[request]).search.tokens
+        return self._of(request).search.tokens
+
+    def logprobs(self, request: int) -> Sequence[TokenLogprobs] | None:
+        """Return the log-probabilities of `tokens`; None: not requested."""
+        search = self._of(request).search
+        return search.logprobs if isinstance(search, SingleSearch) else None
+
+    def size(self, request: int) -> int:
+        """Return the most bytes of the keys and values of a request that waits or runs."""
+        return self._of(request).size
+
+    def _of(self, request: int) -> _Request:
+        return self._waiting.get(request) or self._running[request]
 
     @torch.inference_mode()
     def cancel(self, request: int) -> None:
@@ -122,15 +189,22 @@ class ContinuousBatch:
         self._leave(request)
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[int, Continuation]]:
-        """Let waiting requests enter, generate the next token of every running request, and return ended requests."""
+    def step(self) -> list[tuple[int, Continuation | Exception]]:
+        """Let waiting requests enter, generate the next token of every running request, and return ended requests.
+
+        An exception is the outcome of its own request: FloatingPointError for logits that are NaN or infinite, or an
+        error of the request's guide.
+        """
         keep_freed()
+        self.computed.clear()
         ended = self._enter()
         if self._running:
             ended += self._go_on()
+        if not self._running:
+            self._model.rest()
         return ended
 
-    def _enter(self) -> list[tuple[int, Continuation]]:
+    def _enter(self) -> list[tuple[int, Continuation | Exception]]:
         """Compute the prompts of waiting requests for which there is room, at most `budget` tokens."""
         chosen: list[int] = []
         tokens = 0
@@ -140,9 +214,11 @@ class ContinuousBatch:
             return []  # a few prompts alone would cost as much as many
         for request, one in self._waiting.items():
             rows, columns = rows + one.search.rows, columns + one.need
-            tokens += self._model.before + len(one.prompt)
+            tokens += self._model.before(one.adapter) + len(one.prompt)
             full = rows > self._rows or columns > self._columns or tokens > self._budget
             if full and (chosen or self._running):
+                break
+            if self._memory is not None and not self._memory.take(one.size, one.adapter):
                 break
             chosen.append(request)
             if full:
@@ -153,12 +229,13 @@ class ContinuousBatch:
             self._running[request] = self._waiting.pop(request)
         entered = [self._running[request] for request in chosen]
         room = [one.search.limits.most for one in entered]
-        sequences, logits = self._model.begin([one.prompt for one in entered], room)
+        adapters = [one.adapter for one in entered]
+        sequences, logits = self._model.begin([one.prompt for one in entered], room, adapters)
         for one, sequence in zip(entered, sequences, strict=True):
             one.sequences = [sequence]
         return self._advance(chosen, sequences, logits)
 
-    def _go_on(self) -> list[tuple[int, Continuation]]:
+    def _go_on(self) -> list[tuple[int, Continuation | Exception]]:
         """Compute the next token of every running request."""
         tokens = {
             sequence: token
@@ -169,7 +246,7 @@ class ContinuousBatch:
 
     def _advance(
         self, requests: Sequence[int], sequences: Sequence[CachedSequence], logits: Tensor
-    ) -> list[tuple[int, Continuation]]:
+    ) -> list[tuple[int, Continuation | Exception]]:
         """Let the searches of requests take a step, and return the requests that have ended.
 
         Args:
@@ -177,13 +254,26 @@ class ContinuousBatch:
             sequences: Their sequences, in the order of the logits.
             logits: Logits of the next tokens, float32 [B, V].
         """
-        best = logits.argmax(-1).tolist()
+        largest, at = logits.max(-1)
+        best, finite = at.tolist(), torch.isfinite(largest).tolist()
         places = {sequence: place for place, sequence in enumerate(sequences)}
-        ended = []
+        ended: list[tuple[int, Continuation | Exception]] = []
         for request in requests:
             one = self._running[request]
             rows = [places[sequence] for sequence in one.sequences]
-            moves = one.search.advance(logits[rows] if not one.search.takes_best else logits[:0], best[rows[0]])
+            if self._checked and not all(finite[row] for row in rows):
+                for sequence in one.sequences:
+                    self._model.cache.erase(sequence)
+                ended.append((request, FloatingPointError("logits are NaN or infinite")))
+                self._leave(request)
+                continue
+            self.computed[request] += len(rows)
+            try:
+                moves = one.search.advance(logits[rows] if not one.search.takes_best else logits[:0], best[rows[0]])
+            except Exception as error:  # noqa: BLE001 - an error of a guide ends its own request only
+                ended.append((request, error))
+                self._leave(request)
+                continue
             if moves is None:
                 assert one.search.answer is not None
                 ended.append((request, one.search.answer))
@@ -197,13 +287,17 @@ class ContinuousBatch:
         cache = self._model.cache
         while len(one.sequences) < len(moves.tokens):
             one.sequences.append(cache.fork(one.sequences[0]))
-        cache.reorder(one.sequences, moves.parents, self._model.before + len(one.prompt))
+        cache.reorder(one.sequences, moves.parents, self._model.before(one.adapter) + len(one.prompt))
         one.last = moves.tokens
 
     def _leave(self, request: int) -> None:
         one = self._running.pop(request, None)
-        for sequence in one.sequences if one else ():
+        if one is None:
+            return
+        for sequence in one.sequences:
             self._model.cache.leave(sequence)
+        if self._memory is not None:
+            self._memory.give_back(one.size, one.adapter)
 
 
 def answers(
@@ -215,7 +309,9 @@ def answers(
     *,
     window: int = WINDOW,
     listen: Callable[[int], None] = lambda done: None,
-    **limits: int,
+    rows: int = ROWS,
+    columns: int = COLUMNS,
+    budget: int = TOKEN_BUDGET,
 ) -> Iterator[Continuation]:
     """Yield the answer to each prompt, in the prompts' order.
 
@@ -227,10 +323,12 @@ def answers(
         tokenizer: Decodes answers to find stop strings.
         window: Most prompts whose answers are not yet yielded. It bounds memory.
         listen: Receives the number of ended requests after each step in which one ended.
-        **limits: Passed to `ContinuousBatch`.
+        rows: As in `ContinuousBatch`.
+        columns: As in `ContinuousBatch`.
+        budget: As in `ContinuousBatch`.
     """
     model.eval()
-    batch = ContinuousBatch(NextTokenModel(model), ends, tokenizer, **limits)
+    batch = ContinuousBatch(OwnNextTokenModel(model), ends, tokenizer, rows=rows, columns=columns, budget=budget)
     source = enumerate(prompts)
     numbers: dict[int, int] = {}
     held: dict[int, Continuation] = {}
@@ -244,7 +342,10 @@ def answers(
         if not batch.active:
             return
         ended = batch.step()
-        held.update((numbers.pop(request), answer) for request, answer in ended)
+        for request, answer in ended:
+            if isinstance(answer, Exception):
+                raise answer
+            held[numbers.pop(request)] = answer
         if ended:
             done += len(ended)
             listen(done)

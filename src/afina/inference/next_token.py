@@ -1,8 +1,14 @@
-"""Next-token logits of running sequences by a language model, which keeps their keys and values. Chooses no tokens."""
+"""Next-token logits of running sequences, whose keys and values are kept: by one model, or by many adapters on it.
+
+Chooses no tokens.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,47 +19,52 @@ from afina.models.added_modules import attentions, key_heads
 from afina.models.architectures import output_embedding_of
 from afina.models.classifier import Classifier
 from afina.models.kernels.key_values import CachedSequence, KeyValueCache
+from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import FrozenWeight, PackedWeight, can_pack, frozen_weight, is_linear
+from afina.models.kernels.lora_stacks import LoraStacks
+from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
 
 _ROOM = 32
 """Most columns that are kept free behind a prompt, so that a sequence does not move to another pool at once."""
 
 
-class NextTokenModel:
-    """A language model in evaluation mode that begins and continues sequences, each in one packed row.
+class NextTokenModel(ABC):
+    """Begins and continues sequences, each step in one packed row.
 
     Attributes:
         cache: The keys and values of the running sequences.
-        before: Number of virtual tokens before each prompt.
         longest: Most tokens of a sequence, virtual tokens included.
+
+    Args:
+        body: The model without its head.
+        output_embedding: The layer that returns the logits.
     """
 
-    def __init__(self, model: Classifier) -> None:
-        self._model, self._readout = model, _Readout(model)
-        weight, config = next(model.body.parameters()), model.body.config
-        self._device = weight.device
-        self.before, self.longest = model.before, int(config.max_position_embeddings)
-        self.cache = KeyValueCache(list(attentions(model.body)), *key_heads(config), weight.dtype, weight.device)
+    def __init__(self, body: Any, output_embedding: Any) -> None:
+        weight, config = next(body.parameters()), body.config
+        self._readout, self._device = Readout(output_embedding), weight.device
+        self.longest = int(config.max_position_embeddings)
+        self.cache = KeyValueCache(list(attentions(body)), *key_heads(config), weight.dtype, weight.device)
 
-    def begin(self, prompts: Sequence[np.ndarray], room: Sequence[int]) -> tuple[list[CachedSequence], Tensor]:
+    @abstractmethod
+    def before(self, adapter: BatchedAdapter | None) -> int:
+        """Return the number of virtual tokens before each prompt of an adapter."""
+
+    @abstractmethod
+    def begin(
+        self, prompts: Sequence[np.ndarray], room: Sequence[int], adapters: Sequence[BatchedAdapter | None]
+    ) -> tuple[list[CachedSequence], Tensor]:
         """Compute new prompts.
 
         Args:
             prompts: Token ids of each prompt.
             room: Most tokens that will follow each prompt.
+            adapters: The adapter of each prompt.
 
         Returns:
-            The sequences, and the logits of the token after each prompt, float32 [B, V].
+            The sequences in the order of the prompts, and the logits of the token after each, float32 [B, V].
         """
-        packed = pack(prompts).to(self._device)
-        layout = self._model.layout(packed)
-        sequences = [
-            self.cache.enter(self.before + len(prompt), min(most, _ROOM), layout.prefix)
-            for prompt, most in zip(prompts, room, strict=True)
-        ]
-        cached = self.cache.prefill_row(sequences)
-        return sequences, self._readout(self._model.features(packed, layout, cached=cached))
 
     def go_on(self, tokens: Mapping[CachedSequence, int]) -> tuple[list[CachedSequence], Tensor]:
         """Compute the next token of every running sequence.
@@ -65,24 +76,144 @@ class NextTokenModel:
             The sequences in the order of the row, and the logits of the token after each, float32 [B, V].
         """
         self.cache.make_room()
-        sequences = self.cache.sequences
-        ids = torch.tensor([[tokens[sequence] for sequence in sequences]], device=self._device)
-        positions = torch.tensor([[sequence.length for sequence in sequences]], device=self._device)
+        sequences = self._row(self.cache.sequences)
+        ids = torch.tensor([tokens[sequence] for sequence in sequences], device=self._device)
+        positions = torch.tensor([sequence.length for sequence in sequences], device=self._device)
+        return sequences, self._readout(self._features(ids, positions, sequences))
+
+    def _row(self, sequences: list[CachedSequence]) -> list[CachedSequence]:
+        """Return the running sequences in the order of the row."""
+        return sequences
+
+    @abstractmethod
+    def _features(self, ids: Tensor, positions: Tensor, sequences: Sequence[CachedSequence]) -> Tensor:
+        """Return the head's input, float32 [B, width], for one token of each sequence, at these positions."""
+
+    @abstractmethod
+    def rest(self) -> None:
+        """Drop what is only kept while sequences run."""
+
+
+class OwnNextTokenModel(NextTokenModel):
+    """A language model in evaluation mode, with its method."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__(model.body, output_embedding_of(model.model))
+        self._model = model
+
+    def before(self, adapter: BatchedAdapter | None) -> int:
+        """Return the number of the model's virtual tokens."""
+        return self._model.before
+
+    def begin(
+        self, prompts: Sequence[np.ndarray], room: Sequence[int], adapters: Sequence[BatchedAdapter | None]
+    ) -> tuple[list[CachedSequence], Tensor]:
+        """Compute new prompts; there are no adapters."""
+        packed = pack(prompts).to(self._device)
+        layout = self._model.layout(packed)
+        sequences = [
+            self.cache.enter(self._model.before + len(prompt), min(most, _ROOM), layout.prefix)
+            for prompt, most in zip(prompts, room, strict=True)
+        ]
+        cached = self.cache.prefill_row(sequences)
+        return sequences, self._readout(self._model.features(packed, layout, cached=cached))
+
+    def _features(self, ids: Tensor, positions: Tensor, sequences: Sequence[CachedSequence]) -> Tensor:
         layout = Layout(torch.arange(len(sequences) + 1, dtype=torch.int32, device=self._device))
         cached = self.cache.decoding_row(sequences)
-        row = {"input_ids": ids, "position_ids": positions}
-        return sequences, self._readout(self._model.read(row, layout, cached=cached))
+        row = {"input_ids": ids[None], "position_ids": positions[None]}
+        return self._model.read(row, layout, cached=cached)
+
+    def rest(self) -> None:
+        """Do nothing: only the cache is kept, and it is empty without sequences."""
 
 
-class _Readout:
+_BARE = BatchedAdapter()
+"""The model itself."""
+
+
+class MixedNextTokenModel(NextTokenModel):
+    """One frozen model with an adapter for each sequence; rows are sorted by adapter.
+
+    Args:
+        host: The model, with its output embedding open.
+    """
+
+    def __init__(self, host: MixedBatchModel) -> None:
+        super().__init__(host.classifier.body, host.output_embedding)
+        self._host, self._stacks = host, LoraStacks()
+
+    def before(self, adapter: BatchedAdapter | None) -> int:
+        """Return the number of the adapter's virtual tokens."""
+        return 0 if adapter is None else adapter.prompt_length + adapter.prefix_length
+
+    def begin(
+        self, prompts: Sequence[np.ndarray], room: Sequence[int], adapters: Sequence[BatchedAdapter | None]
+    ) -> tuple[list[CachedSequence], Tensor]:
+        """Compute new prompts. NaN or infinite logits only come from the prompt's own adapter.
+
+        Attention multiplies other prompts' values by 0, and 0 times NaN or infinity is NaN. If some logits are not
+        finite, each adapter's prompts are computed again, alone.
+        """
+        chosen = [_BARE if one is None or one.is_empty else one for one in adapters]
+        sequences = [
+            self.cache.enter(self.before(one) + len(prompt), min(most, _ROOM), one.prefix_length, one)
+            for prompt, most, one in zip(prompts, room, chosen, strict=True)
+        ]
+        groups: dict[int, list[int]] = {}
+        for index, one in enumerate(chosen):
+            groups.setdefault(id(one), []).append(index)
+        # Adapters without a prefix first, so that they share one attention.
+        ordered = sorted(groups.values(), key=lambda group: bool(chosen[group[0]].prefix))
+        logits = self._begun(ordered, prompts, sequences)
+        if len(ordered) > 1 and not bool(torch.isfinite(logits.amax(-1)).all()):
+            for group in ordered:
+                logits[group] = self._begun([group], prompts, sequences)
+        return sequences, logits
+
+    def _begun(
+        self, groups: Sequence[Sequence[int]], prompts: Sequence[np.ndarray], sequences: Sequence[CachedSequence]
+    ) -> Tensor:
+        """Return the logits after some prompts, in the prompts' order; each group has one adapter."""
+        order = [index for group in groups for index in group]
+        row = [AdapterGroup(_adapter(sequences[group[0]]), [prompts[index] for index in group]) for group in groups]
+        cached = self.cache.prefill_row([sequences[index] for index in order])
+        features = self._host.features(row, cached)
+        back = torch.from_numpy(np.argsort(order)).to(features.device)
+        return self._readout(features.index_select(0, back))
+
+    def _row(self, sequences: list[CachedSequence]) -> list[CachedSequence]:
+        places = self._stacks.arranged(_adapter(one) for one in sequences)
+        return sorted(sequences, key=lambda one: places[id(one.adapter)])
+
+    def _features(self, ids: Tensor, positions: Tensor, sequences: Sequence[CachedSequence]) -> Tensor:
+        placed, start = [], 0
+        for _, run in groupby(sequences, key=lambda one: id(one.adapter)):
+            mine = list(run)
+            placed.append((_adapter(mine[0]), slice(start, start + len(mine))))
+            start += len(mine)
+        changes, cached = self._stacks.changes(placed), self.cache.decoding_row(sequences)
+        return self._host.next_features(ids, positions, changes, cached)
+
+    def rest(self) -> None:
+        """Drop the stacked weights."""
+        self._stacks.clear()
+
+
+def _adapter(sequence: CachedSequence) -> BatchedAdapter:
+    assert sequence.adapter is not None
+    return sequence.adapter
+
+
+class Readout:
     """The output embedding, which returns the logits of the next token.
 
     In bfloat16 on a CPU, the weight is copied into oneDNN's order once, also if it is the input embedding's: a product
     with one row then takes half the time.
     """
 
-    def __init__(self, model: Classifier) -> None:
-        self._head = output_embedding_of(model.model)
+    def __init__(self, output_embedding: Any) -> None:
+        self._head = output_embedding
         self._weight: FrozenWeight | None = None
         if is_linear(self._head):
             self._weight = frozen_weight(self._head)

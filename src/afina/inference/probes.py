@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from afina.data.answer_tokens import encode_references
-from afina.data.tokenize import PAIR, Encoded, Template, encode
+from afina.data.answer_tokens import References, encode_references
+from afina.data.tokenize import PAIR, Encoded, Template, Tokenizer, encode
 from afina.errors import CorruptAdapter, InvalidStudy
 from afina.inference.answers import token_losses_of
 from afina.inference.predictor import ModelPredictor, Predictor, backbone_of, logits
@@ -16,7 +16,7 @@ from afina.models.classifier import Classifier
 from afina.models.language_model import LanguageModel
 from afina.models.manifest import Manifest
 
-__all__ = ["PROBE", "TOLERANCE", "asked", "check", "compared", "difference", "opened", "probe", "recorded"]
+__all__ = ["PROBE", "TOLERANCE", "asked", "check", "compared", "difference", "opened", "probe", "recorded", "taught"]
 
 TOLERANCE = 1e-4
 """Maximum difference of a probe's outputs, relative to the largest output."""
@@ -49,9 +49,13 @@ def _likelihoods(model: LanguageModel, prompts: Encoded, backbone: Backbone, tem
     The answer to a sentence is the next sentence, and each token follows the right ones: a generated answer would
     differ as a whole where rounding changes one token.
     """
+    return -token_losses_of(model, prompts, taught(backbone.tokenizer, template)).reshape(len(PROBE), TAUGHT)
+
+
+def taught(tokenizer: Tokenizer, template: Template) -> References:
+    """Return the first tokens of the built-in answers, whose log-probabilities are recorded for a language model."""
     targets = [(sentence,) for sentence in (*PROBE[1:], PROBE[0])]
-    references = encode_references(backbone.tokenizer, PROBE, _pairs(template.source), targets, template)
-    return -token_losses_of(model, prompts, references.cut(TAUGHT)).reshape(len(PROBE), TAUGHT)
+    return encode_references(tokenizer, PROBE, _pairs(template.source), targets, template).cut(TAUGHT)
 
 
 def _pairs(template: str | None) -> tuple[str, ...] | None:

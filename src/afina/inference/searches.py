@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from afina.digest import derive_seed
+from afina.errors import InvalidStudy
 from afina.models.decoding import Decoding
 
 _FEW = 512
@@ -57,11 +58,13 @@ class Continuation(NamedTuple):
 
     Attributes:
         tokens: int64 [number of new tokens], the end token included.
-        ended: Whether the answer ended by an end token or a stop string, and not by the limit of new tokens.
+        ended: Whether the answer ended by an end token, a stop string or a guide, and not by the limit of new tokens.
+        logprobs: One for each token. None: not requested.
     """
 
     tokens: np.ndarray
     ended: bool
+    logprobs: list[TokenLogprobs] | None = None
 
 
 class Moves(NamedTuple):
@@ -146,10 +149,27 @@ class Search(ABC):
 
 
 class SingleSearch(Search):
-    """One row: the most probable token, or a token drawn at random."""
+    """One row: the most probable token, or a token drawn at random.
 
-    def __init__(self, prompt: np.ndarray, decoding: Decoding, limits: Limits) -> None:
+    Args:
+        prompt: Token ids of the prompt.
+        decoding: How the answer is generated.
+        limits: When the answer ends.
+        alternatives: Number of most probable tokens in `logprobs`. None: no log-probabilities.
+        guide: Restricts the tokens. None: every token is allowed.
+    """
+
+    def __init__(
+        self,
+        prompt: np.ndarray,
+        decoding: Decoding,
+        limits: Limits,
+        alternatives: int | None = None,
+        guide: Guide | None = None,
+    ) -> None:
         super().__init__(prompt, decoding, limits)
+        self._alternatives, self._guide = alternatives, guide
+        self.logprobs: list[TokenLogprobs] | None = None if alternatives is None else []
         self._tokens: list[int] = []
         seed = derive_seed(decoding.seed, "sample", *prompt.tolist()) if decoding.samples else 0
         self._random = np.random.Generator(np.random.PCG64(seed))
@@ -161,24 +181,44 @@ class SingleSearch(Search):
 
     @property
     def takes_best(self) -> bool:
-        """Whether the most probable token is always chosen: no random draws, and no banned n-grams."""
-        return not self.decoding.samples and not self.decoding.no_repeat_ngram
+        """Whether the most probable token is always chosen, and nothing else of the logits is needed."""
+        free = not self.decoding.samples and not self.decoding.no_repeat_ngram
+        return free and self._guide is None and self.logprobs is None
 
     def advance(self, logits: Tensor, best: int | None) -> Moves | None:
-        """Append a token; the search ends at an end token, a stop string or the limit."""
+        """Append a token; the search ends at an end token, a stop string, the guide's end or the limit."""
         if self.takes_best:
             assert best is not None
             token = best
         else:
-            scores = logits[0].cpu().numpy().astype(np.float64)
-            scores[self._banned(self._tokens)] = -np.inf
-            token = self._draw(scores) if self.decoding.samples else int(scores.argmax())
+            token = self._chosen(logits[0])
         self._tokens.append(token)
         ended = self.limits.ended(self._tokens)
+        if self._guide is not None and token not in self.limits.ends:
+            self._guide.accept(token)
+            ended |= self._guide.finished
         if ended or len(self._tokens) == self.limits.most:
-            self.answer = Continuation(np.array(self._tokens, np.int64), ended)
+            self.answer = Continuation(np.array(self._tokens, np.int64), ended, self.logprobs)
             return None
         return Moves([token], [0])
+
+    def _chosen(self, logits: Tensor) -> int:
+        """Return the next token, given all logits, [V]."""
+        scores = logits.cpu().numpy().copy()
+        if self._guide is not None:
+            self._guide.mask(scores)
+        scores = scores.astype(np.float64)
+        scores[self._banned(self._tokens)] = -np.inf
+        if not np.isfinite(scores.max()):
+            raise InvalidStudy(
+                "generation: no token is allowed after the answer so far. Change what restricts the answer: a grammar, "
+                "or `no_repeat_ngram`.",
+                code="decoding.no-token",
+            )
+        token = self._draw(scores) if self.decoding.samples else int(scores.argmax())
+        if self.logprobs is not None:
+            self.logprobs.append(_logprobs(logits, token, self._alternatives or 0))
+        return token
 
     def _draw(self, scores: np.ndarray) -> int:
         """Draw from softmax(scores / temperature), among the tokens that top-k and top-p leave."""
@@ -193,6 +233,15 @@ class SingleSearch(Search):
         shares = np.cumsum(weights[kept])
         at = np.searchsorted(shares, self._random.random() * shares[-1], side="right")
         return int(kept[min(int(at), len(kept) - 1)])
+
+
+def _logprobs(logits: Tensor, token: int, alternatives: int) -> TokenLogprobs:
+    """Return the log-probabilities by the logits, [V], of a token and of the most probable tokens."""
+    rows = logits.double()
+    total = rows.logsumexp(-1)
+    values, tokens = rows.topk(min(alternatives, len(rows)))
+    top = list(zip(tokens.tolist(), (values - total).tolist(), strict=True))
+    return TokenLogprobs(float(rows[token] - total), top)
 
 
 def _nucleus(weights: np.ndarray, kept: np.ndarray, top_p: float) -> np.ndarray:
@@ -267,9 +316,26 @@ class BeamSearch(Search):
         return bool(best / length**self.decoding.length_penalty <= self._finished[-1][0])
 
 
-def search_for(prompt: np.ndarray, decoding: Decoding, limits: Limits) -> Search:
-    """Return the search that `decoding` asks for."""
-    return (BeamSearch if decoding.beams > 1 else SingleSearch)(prompt, decoding, limits)
+def search_for(
+    prompt: np.ndarray,
+    decoding: Decoding,
+    limits: Limits,
+    alternatives: int | None = None,
+    guide: Guide | None = None,
+) -> Search:
+    """Return the search that `decoding` asks for; the last arguments as for `SingleSearch`.
+
+    Raises InvalidStudy for beam search with log-probabilities or a guide.
+    """
+    if decoding.beams == 1:
+        return SingleSearch(prompt, decoding, limits, alternatives, guide)
+    if alternatives is not None or guide is not None:
+        raise InvalidStudy(
+            "`beams`: beam search gives no log-probabilities, and cannot be restricted by a grammar. Set `beams` to 1.",
+            code="option.inapplicable",
+            option="beams",
+        )
+    return BeamSearch(prompt, decoding, limits)
 
 
 def stops_of(tokenizer: object, strings: Collection[str]) -> Stops | None:

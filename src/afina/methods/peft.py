@@ -77,7 +77,7 @@ class PeftMethod(Method):
             set_peft_model_state_dict(model, dict(state))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the changes of all layers; None if a wrapped layer has a formula without a `LayerChange`."""
+        """Return the changes of all layers; None if a wrapped layer is not in `base`, or has no `LayerChange`."""
         from torch import nn
 
         from afina.models.kernels.layer_changes import BatchedAdapter
@@ -91,6 +91,8 @@ class PeftMethod(Method):
             if not isinstance(getattr(layer, "base_layer", None), nn.Module):
                 continue
             path = full.removeprefix("base_model.model.")
+            if path not in below:
+                return None
             own = {name.removeprefix(f"{full}."): name for name in state if name.startswith(f"{full}.")}
             saved = {key: state[name] for key, name in own.items()}
             made = _change(layer, saved, settings, below[path], biases.get(f"{path}.bias"))

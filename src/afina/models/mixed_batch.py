@@ -6,7 +6,8 @@ once for the whole row. Does not know methods, tasks or texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby, pairwise
 from threading import Lock
 from typing import Any, NamedTuple
@@ -16,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from afina.allocator import keep_freed
+from afina.models import verbalizer
+from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
+from afina.models.kernels.key_values import KeyValueRow
 from afina.models.kernels.layer_changes import BatchedAdapter, PlacedChange, RowChanges, RowSegment, changed_forward
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import is_linear
@@ -36,6 +40,7 @@ class MixedBatchModel:
 
     Attributes:
         computing: Lock that is held during a forward pass.
+        output_embedding: The layer that returns the logits of all tokens. None: not opened (`open_output`).
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -43,6 +48,7 @@ class MixedBatchModel:
         self._modules: dict[str, nn.Module] = dict(classifier.model.named_modules())
         self._row_changes = RowChanges()
         self.computing, self._patching = Lock(), Lock()
+        self.output_embedding: nn.Linear | None = None
         for layer in classifier.body.modules():
             if is_linear(layer):
                 prepare_dora(layer)
@@ -76,17 +82,56 @@ class MixedBatchModel:
                     patch(module, Patch.MIXED_BATCH, changed_forward, path, self._row_changes, call_of(module))
         return adapter.to(self.device, self.dtype)
 
-    def features(self, groups: Sequence[AdapterGroup]) -> Tensor:
+    def open_output(self, backbone: Backbone) -> int:
+        """Open the language model's output embedding, unless it is open. Return the bytes that it newly takes.
+
+        Raises NotFound if the weight files have none.
+        """
+        with self._patching:
+            if self.output_embedding is not None:
+                return 0
+            layer = verbalizer.output_embedding(backbone.path, backbone.config, self.classifier.body)
+            own = layer.weight is not self.classifier.body.get_input_embeddings().weight
+            self.output_embedding = layer.to(self.device, self.dtype) if own else layer
+            return sum(one.numel() * one.element_size() for one in layer.parameters()) if own else 0
+
+    def features(self, groups: Sequence[AdapterGroup], cached: KeyValueRow | None = None) -> Tensor:
         """Return the head's input for each text, float32 [B, width], in the groups' order, in one forward pass.
 
         Every adapter must be admitted and occur in one group only. NaN in one group may spread to other groups.
+
+        Args:
+            groups: The adapters with their texts.
+            cached: Where keys and values are kept. None: they are not kept.
         """
         row = _Row.of(groups, self.device)
+        with self._computing(row.length, row.changes):
+            segments = self._segments(row)
+            return self.classifier.read(self._given(row, groups), row.layout, segments=segments, cached=cached)
+
+    def next_features(
+        self, tokens: Tensor, positions: Tensor, changes: dict[str, list[PlacedChange]], cached: KeyValueRow
+    ) -> Tensor:
+        """Return the head's input for one token of each running sequence, float32 [B, width], in one forward pass.
+
+        Args:
+            tokens: The tokens, int64 [B], sorted by adapter.
+            positions: Position of each token in its sequence, counted from virtual tokens, int64 [B].
+            changes: The adapters' changes by path of a layer.
+            cached: The keys and values of the sequences.
+        """
+        layout = Layout(torch.arange(len(tokens) + 1, dtype=torch.int32, device=self.device))
+        with self._computing(len(tokens), changes):
+            row = {"input_ids": tokens[None], "position_ids": positions[None]}
+            return self.classifier.read(row, layout, cached=cached)
+
+    @contextmanager
+    def _computing(self, length: int, changes: dict[str, list[PlacedChange]]) -> Iterator[None]:
         with self.computing, torch.inference_mode():
             keep_freed()
-            self._row_changes.length, self._row_changes.changes = row.length, row.changes
+            self._row_changes.length, self._row_changes.changes = length, changes
             try:
-                return self.classifier.read(self._given(row, groups), row.layout, segments=self._segments(row))
+                yield
             finally:
                 self._row_changes.changes = {}
 

@@ -226,8 +226,26 @@ def embedding_rows(
     return weights.float(), biases.float()
 
 
-def _read_rows(path: Path, name: str, index: Tensor) -> Tensor:
-    """Read rows of a tensor from the weight file that contains it."""
+def output_embedding(path: Path, config: PreTrainedConfig, body: torch.nn.Module) -> torch.nn.Linear:
+    """Return the layer that turns hidden states into the logits of all tokens, frozen.
+
+    Its weight is the input embedding's own parameter if the model ties them. Arguments and errors as `embedding_rows`.
+    """
+    entry = ARCHITECTURES[config.model_type]
+    with torch.device("meta"), quiet():
+        model = auto_class(entry.language_model).from_config(config)
+    layer, prefix = model.get_output_embeddings(), entry.output_embedding
+    if config.tie_word_embeddings:
+        layer.weight = body.get_input_embeddings().weight  # type: ignore[operator]  # a method of transformers' models
+    else:
+        layer.weight = torch.nn.Parameter(_read_rows(path, f"{prefix}.weight", None).float(), requires_grad=False)
+    if layer.bias is not None:
+        layer.bias = torch.nn.Parameter(_read_rows(path, f"{prefix}.bias", None).float(), requires_grad=False)
+    return layer  # type: ignore[no-any-return]
+
+
+def _read_rows(path: Path, name: str, index: Tensor | None) -> Tensor:
+    """Read rows of a tensor from the weight file that contains it; `index` None: all rows."""
     for kind in ("model.safetensors", _TORCH):
         listed = path / f"{kind}.index.json"
         file = path / kind
@@ -236,10 +254,10 @@ def _read_rows(path: Path, name: str, index: Tensor) -> Tensor:
         if not file.is_file():
             continue
         if file.suffix == ".safetensors":
-            found = tensorfile.read_rows(file, name, index.tolist())
+            found = tensorfile.read_rows(file, name, None if index is None else index.tolist())
         else:
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            found = loaded[name][index] if name in loaded else None
+            found = loaded[name][... if index is None else index] if name in loaded else None
         if found is not None:
             return found
     raise NotFound(

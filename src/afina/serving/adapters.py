@@ -26,6 +26,7 @@ from afina.models.adapter import Adapter
 from afina.models.architectures import is_head
 from afina.models.backbone import Backbone
 from afina.models.mixed_batch import MixedBatchModel
+from afina.models.objective import Opening
 from afina.models.pretrained import meta_from_config
 from afina.serving.residents import Resident, SeparateResident, SharedResident
 from afina.store.reader import StoreReader
@@ -174,10 +175,24 @@ class AdapterLoader:
         host: The shared frozen model.
         backbone: Its backbone.
         dtype: Compute dtype of adapters with a model of their own, as in `Predictor.of`.
+
+    Args:
+        host: As above.
+        backbone: As above.
+        dtype: As above.
+        opened: Receives the bytes of the language model's output embedding, if the first adapter that answers with
+            texts opens it.
     """
 
-    def __init__(self, host: MixedBatchModel, backbone: Backbone, dtype: str) -> None:
+    def __init__(
+        self,
+        host: MixedBatchModel,
+        backbone: Backbone,
+        dtype: str,
+        opened: Callable[[int], object] = lambda size: None,
+    ) -> None:
         self.host, self.backbone, self.dtype = host, backbone, dtype
+        self._opened = opened
         self._empty_models: OrderedDict[str, EmptyModel] = OrderedDict()
         self._attaching = Lock()
 
@@ -191,8 +206,6 @@ class AdapterLoader:
                 where=adapter.where,
                 what=wrong.what,
             )
-        manifest = adapter.manifest
-        check_kind(manifest.label_names, manifest.objective, adapter.where)
         shared = None if adapter.vocabulary is not None else self._shared(adapter)
         return shared or self._separate(adapter)
 
@@ -205,34 +218,38 @@ class AdapterLoader:
             return None
         method = method_of(adapter, self.backbone)
         check_backbone(adapter, self.backbone, self.host.classifier.body)
-        empty_model = self._empty_model(adapter, method)
+        opening = objectives.make(manifest.label_names, manifest.objective).opening
+        empty_model = self._empty_model(adapter, method, opening)
         check_names(empty_model.saved, tensors)
         heads = [tensor for name, tensor in tensors.items() if is_head(name)]
+        generates = opening.auto_class == "language_model"
         with torch.no_grad():
             batched = method.batched(empty_model.model, tensors, self.host.model)
             if (
                 batched is None
-                or len(heads) != 1
+                or len(heads) != (0 if generates else 1)
                 or batched.tensor_names != {name for name in tensors if not is_head(name)}
             ):
                 return None
             batched = self.host.admit(batched)
+        if generates:
+            self._opened(self.host.open_output(self.backbone))
         device = self.host.device
-        head = heads[0].to(device, torch.float32)
+        head = None if generates else heads[0].to(device, torch.float32)
         offset = None if manifest.offset is None else torch.tensor(manifest.offset, device=device)
         reading = Reading(manifest, adapter.where, self.backbone, method)
-        size = batched.size + head.numel() * head.element_size()
+        size = batched.size + (0 if head is None else head.numel() * head.element_size())
         return SharedResident(adapter.digest, manifest, adapter.where, size, reading, batched, head, offset)
 
-    def _empty_model(self, adapter: Adapter, method: Method) -> EmptyModel:
-        """Return the model for the adapter's method, settings and number of labels; built the first time."""
+    def _empty_model(self, adapter: Adapter, method: Method, opening: Opening) -> EmptyModel:
+        """Return the model for the adapter's method, settings, class and number of labels; built the first time."""
         manifest = adapter.manifest
         width = len(manifest.label_names)
-        key = digest.canonical_json([manifest.method, manifest.hyperparameters, width])
+        key = digest.canonical_json([manifest.method, manifest.hyperparameters, width, opening.auto_class])
         with self._attaching:
             if key not in self._empty_models:
                 config = type(self.backbone.config).from_dict(self.backbone.config.to_dict())
-                empty = meta_from_config(config, width)
+                empty = meta_from_config(config, width, opening)
                 method.check(empty, adapter.tensors)
                 model = method.attach(empty)
                 self._empty_models[key] = EmptyModel(model, method.state(model))

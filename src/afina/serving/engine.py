@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from afina import device as devices
@@ -19,10 +21,12 @@ from afina.models.classifier import Classifier
 from afina.models.mixed_batch import MixedBatchModel
 from afina.repr_html import ReprCard
 from afina.serving.adapters import AdapterLoader, AdapterSources, Address
+from afina.serving.generations import Generations, decoding_of, generated
 from afina.serving.mixed_batches import MixedBatches, Outcome, Prediction
+from afina.serving.probing import probe_outputs
 from afina.serving.residents import Lease, Resident, ResidentCounts, Residents
 from afina.serving.tokenizing import TextEncoder
-from afina.serving.work import EncodedText, SinglePass
+from afina.serving.work import EncodedText, Generation, SinglePass
 from afina.store.adapter_store import AdapterStore
 from afina.store.reader import StoreReader
 
@@ -79,9 +83,9 @@ class Engine(ReprCard):
         self.host = MixedBatchModel(classifier)
         if computed != torch.float32:
             classifier.lower(computed)
-        self._loader = AdapterLoader(self.host, self.backbone, dtype)
-        self._sources = AdapterSources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
         self._residents = Residents(limit, loaders)
+        self._loader = AdapterLoader(self.host, self.backbone, dtype, partial(self._residents.reserve, force=True))
+        self._sources = AdapterSources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
         self._batches = MixedBatches(self.host)
         self._encoder = TextEncoder(self.backbone.tokenizer)
 
@@ -185,7 +189,7 @@ class Engine(ReprCard):
                         outcomes[index] = encoded
                     else:
                         rows[index] = SinglePass(lease, encoded)
-            for index, outcome in zip(rows, self.compute([*rows.values()]), strict=True):
+            for index, outcome in self._answered(rows).items():
                 outcomes[index] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -211,6 +215,36 @@ class Engine(ReprCard):
                 rendered chat. None: the adapter's template.
         """
         return self._encoder.encode(resident, texts, pairs, template)
+
+    def _answered(self, rows: Mapping[int, SinglePass]) -> dict[int, Outcome]:
+        """Answer texts of all kinds; those of adapters that answer with texts are generated as trained."""
+        passes = {index: row for index, row in rows.items() if not row.lease.resident().generates}
+        found = dict(zip(passes, self.compute([*passes.values()]), strict=True))
+        generations = {
+            Generation(row.lease, row.encoded, decoding_of(row.lease.resident())): index
+            for index, row in rows.items()
+            if index not in passes
+        }
+        for generation, outcome in generated(self._new_generations(), generations):
+            found[generations[generation]] = outcome
+        return found
+
+    @cached_property
+    def generations(self) -> Generations:
+        """The answers that one computing thread generates, step by step. `predict` does not use them."""
+        return self._new_generations()
+
+    def _new_generations(self) -> Generations:
+        return Generations(self.host, self._residents, self.backbone.tokenizer)
+
+    def probe(self, lease: Lease) -> np.ndarray:
+        """Return the outputs of an adapter for the built-in sentences, as a manifest records them.
+
+        Returns:
+            [sentence, label], or the log-probabilities of given tokens, [sentence, token], if the adapter answers with
+            texts.
+        """
+        return probe_outputs(self.host, self._batches, self._encoder, lease)
 
     def compute(self, rows: Sequence[SinglePass]) -> list[Outcome]:
         """Return the prediction or error of each text, in order; texts of all adapters share forward passes."""

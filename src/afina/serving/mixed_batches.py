@@ -17,13 +17,13 @@ from torch import Tensor
 from afina.data.batch import TOKEN_BUDGET, runs
 from afina.data.kinds import Kind
 from afina.data.tokenize import Encoded
-from afina.errors import AfinaError
+from afina.errors import AfinaError, InvalidStudy
 from afina.inference import reading
 from afina.inference.predictor import ModelPredictor, logits
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
 from afina.models.objective import Predictions
-from afina.serving.residents import SeparateResident, SharedResident
+from afina.serving.residents import Resident, SeparateResident, SharedResident
 from afina.serving.work import SinglePass
 
 
@@ -149,6 +149,18 @@ class Prediction:
 Outcome = Prediction | AfinaError
 
 
+def kind_mismatch(resident: Resident, asked: str) -> InvalidStudy:
+    """Return the error for an adapter that answers in another way than it was asked for."""
+    answers = "with texts, which are generated" if resident.generates else f"with {resident.objective.kind}"
+    return InvalidStudy(
+        f"{resident.where}: {asked} was asked for, but the adapter answers {answers}. Ask another adapter, or ask "
+        "this adapter for its kind of answer.",
+        code="serving.kind-mismatch",
+        where=resident.where,
+        kind=resident.objective.kind,
+    )
+
+
 class MixedBatches:
     """Answers texts with the shared frozen model, or with an adapter's own model, one forward pass at a time."""
 
@@ -160,7 +172,10 @@ class MixedBatches:
         made: dict[int, Outcome] = {}
         shared = list[int]()
         for mine in _by_adapter(rows):
-            if isinstance(rows[mine[0]].lease.resident(), SeparateResident):
+            resident = rows[mine[0]].lease.resident()
+            if resident.generates:
+                made |= dict.fromkeys(mine, kind_mismatch(resident, "a prediction"))
+            elif isinstance(resident, SeparateResident):
                 self._answer_separately(rows, mine, made)
             else:
                 shared += mine

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from afina.data.kinds import TEXT
 from afina.errors import Busy, Refused
 from afina.inference.predictor import Predictor
 from afina.inference.reading import Reading
@@ -55,6 +56,11 @@ class Resident(ReprCard, ABC):
         """Return the facts that the repr shows."""
         return {"where": self.where, **self.manifest.summary, "shares the model": self.shares_model, "bytes": self.size}
 
+    @property
+    def generates(self) -> bool:
+        """Whether the adapter answers with texts, which are generated token by token."""
+        return self.objective.kind == TEXT
+
     @cached_property
     def objective(self) -> Objective:
         """The objective that the adapter was trained for."""
@@ -67,7 +73,7 @@ class SharedResident(Resident):
 
     Attributes:
         batched: The adapter's changes of the model.
-        head: float32 [width of the head, width of the model].
+        head: float32 [width of the head, width of the model]. None: the model's output embedding, for answers in text.
         offset: [width of the head], added to outputs. None: no offset.
     """
 
@@ -75,11 +81,12 @@ class SharedResident(Resident):
 
     reading: Reading
     batched: BatchedAdapter
-    head: Tensor
+    head: Tensor | None
     offset: Tensor | None
 
     def answer(self, features: Tensor) -> np.ndarray:
         """Return outputs, float32 [N, width of the head], for features [N, width of the model]."""
+        assert self.head is not None
         with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
             outputs = linear(features, self.head)
             found: np.ndarray = (outputs if self.offset is None else outputs + self.offset).cpu().numpy()
@@ -176,8 +183,8 @@ class Residents:
     """Loads, keeps and evicts adapters. Thread-safe.
 
     Attributes:
-        limit: Maximum memory of all adapters in bytes; exceeded while leases require it, because adapters with a lease
-            are not evicted. None: no limit.
+        limit: Maximum memory in bytes of all adapters and of what is reserved beside them, such as keys and values.
+            Exceeded while leases require it, because adapters with a lease are not evicted. None: no limit.
         counts: Numbers of loads and evictions.
 
     Args:
@@ -190,6 +197,7 @@ class Residents:
         self._pool = ThreadPoolExecutor(loaders, thread_name_prefix="afina-loader")
         self._places: dict[str, _Place] = {}
         self.counts = ResidentCounts()
+        self._reserved = 0
         self._lock, self._clock = RLock(), count(1)  # reentrant: a load that is already done calls back in this thread
 
     def lease(self, digest: str, load: Callable[[], Resident], version: str | None = None) -> Lease:
@@ -239,13 +247,50 @@ class Residents:
         """Evict the least recently used adapters until the limit is kept. The caller holds the lock."""
         if self.limit is None:
             return
-        size = sum(place.size for place in self._places.values())
+        size = self._reserved + sum(place.size for place in self._places.values())
         idle = [key for key, place in self._places.items() if not place.leases and not place.pins and place.size]
         for key in sorted(idle, key=lambda key: self._places[key].used):
             if size <= self.limit:
                 return
             size -= self._places.pop(key).size
             self.counts.evictions += 1
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that are reserved beside adapters."""
+        return self._reserved
+
+    def reserve(self, size: int, *, force: bool = False) -> bool:
+        """Reserve bytes under the limit; adapters without a lease are evicted to make room.
+
+        Args:
+            size: Number of bytes.
+            force: Whether to exceed the limit if adapters with a lease leave no room.
+
+        Returns:
+            False: there is no room now, and nothing was reserved.
+        """
+        with self._lock:
+            kept = sum(place.size for place in self._places.values() if place.leases or place.pins)
+            if self.limit is not None and not force and self._reserved + size + kept > self.limit:
+                return False
+            self._reserved += size
+            self._make_room()
+            return True
+
+    def give_back(self, size: int) -> None:
+        """End the reservation of bytes."""
+        with self._lock:
+            self._reserved -= size
+
+    def room(self, digest: str) -> int | None:
+        """Return the most bytes that `reserve` could ever reserve for an adapter; None: no limit.
+
+        Pinned adapters and the adapter itself stay; all others may leave.
+        """
+        with self._lock:
+            kept = sum(place.size for key, place in self._places.items() if place.pins or key == digest)
+            return None if self.limit is None else self.limit - kept
 
     def pin(self, lease: Lease) -> None:
         """Keep an adapter regardless of the limit. Raises Refused if pinned adapters would exceed it."""

@@ -44,6 +44,7 @@ class ConcurrentTokenizer:
 
     Attributes:
         truncation_side: "right" or "left", the side at which a text loses tokens.
+        eos_token_id: The end-of-sequence token. None: there is none.
 
     Args:
         tokenizer: transformers' fast tokenizer; copied.
@@ -55,6 +56,7 @@ class ConcurrentTokenizer:
         self._inner.no_truncation()
         self._inner.no_padding()
         self.truncation_side = str(tokenizer.truncation_side)
+        self.eos_token_id = tokenizer.eos_token_id
         self._splits_words = _splits_words(json.loads(self._inner.to_str()))
 
     def __call__(
@@ -192,6 +194,11 @@ class TextEncoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = ConcurrentTokenizer(tokenizer)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The thread-safe tokenizer, for functions that only call a tokenizer."""
+        return cast(Tokenizer, self._tokenizer)
+
     def encode(
         self,
         resident: Resident,
@@ -238,7 +245,7 @@ class TextEncoder:
             reading.check(resident.manifest, resident.where, texts, pairs, where="text", before=0)
             return Encoded(np.zeros(0, np.int32), np.zeros(len(texts) + 1, np.int64), 0)
         texts, pairs = self._shortened(own, texts, pairs, template or own.template)
-        return own.encode(texts, pairs, tokenizer=cast(Tokenizer, self._tokenizer), template=template)
+        return own.encode(texts, pairs, tokenizer=self.tokenizer, template=template)
 
     def _shortened(
         self, own: Reading, texts: list[str], pairs: list[str] | None, template: Template | None

@@ -16,8 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from afina.models.kernels.layer_changes import BatchedAdapter
+
 SMALLEST = 64
 """Columns of the smallest pool. Each further pool has room for 1.5 or 1.33 times as many: 64, 96, 128, 192, ..."""
+
+
+SLACK = 1.5
+"""Most slots of a pool for each running sequence."""
 
 
 def capacity_for(columns: int) -> int:
@@ -51,7 +57,7 @@ class Pool:
     def enter(self, sequence: CachedSequence) -> None:
         """Give the sequence the next slot; its columns keep old values, which are finite and never read."""
         if len(self.owners) == self.keys.shape[1]:
-            self._resize(max(4, 2 * len(self.owners)))
+            self._resize(len(self.owners) + max(1, len(self.owners) // 4))
         sequence.pool, sequence.slot = self, len(self.owners)
         self.owners.append(sequence)
 
@@ -62,8 +68,13 @@ class Pool:
             self.copy(len(self.owners), last.length, self, slot)
             last.slot = slot
             self.owners[slot] = last
-        if len(self.owners) * 4 < self.keys.shape[1]:
-            self._resize(2 * len(self.owners))
+        if len(self.owners) * SLACK < self.keys.shape[1]:
+            self._resize(len(self.owners) + len(self.owners) // 4)
+
+    def erase(self, slot: int) -> None:
+        """Set the columns of a slot to 0."""
+        self.keys[:, slot].zero_()
+        self.values[:, slot].zero_()
 
     def copy(self, slot: int, columns: int, into: Pool, target: int) -> None:
         """Copy the first columns of a slot to slot `target` of the pool `into`."""
@@ -87,10 +98,12 @@ class CachedSequence:
     Attributes:
         length: Number of columns in use, a prefix included.
         prefix: Number of columns of a prefix, which a sliding window does not hide.
+        adapter: The adapter that computes the sequence. None: the model itself.
     """
 
     length: int = 0
     prefix: int = 0
+    adapter: BatchedAdapter | None = None
     pool: Pool = field(init=False, repr=False)
     slot: int = field(init=False, default=-1)
 
@@ -124,9 +137,16 @@ class KeyValueCache:
         """The running sequences, in the order in which `decoding_row` copies least."""
         return [owner for pool in self._pools.values() for owner in pool.owners]
 
-    def enter(self, columns: int, room: int = 0, prefix: int = 0) -> CachedSequence:
+    def most_bytes(self, columns: int) -> int:
+        """Return the most bytes that a sequence of up to `columns` columns adds to the cache."""
+        layers, groups, width = self._sizes
+        return int(SLACK * 2 * layers * groups * width * capacity_for(columns) * self._dtype.itemsize)
+
+    def enter(
+        self, columns: int, room: int = 0, prefix: int = 0, adapter: BatchedAdapter | None = None
+    ) -> CachedSequence:
         """Return the place of a new sequence with `columns` columns that are not yet written, and room for more."""
-        sequence = CachedSequence(columns, prefix)
+        sequence = CachedSequence(columns, prefix, adapter)
         self._pool(columns + room).enter(sequence)
         return sequence
 
@@ -134,9 +154,13 @@ class KeyValueCache:
         """Free a sequence's place."""
         self._free(sequence.pool, sequence.slot)
 
+    def erase(self, sequence: CachedSequence) -> None:
+        """Set a sequence's columns to 0: a NaN that stays in a slot would spoil the next sequence there."""
+        sequence.pool.erase(sequence.slot)
+
     def fork(self, sequence: CachedSequence) -> CachedSequence:
         """Return a copy of a sequence, in the same pool."""
-        copy = CachedSequence(sequence.length, sequence.prefix)
+        copy = CachedSequence(sequence.length, sequence.prefix, sequence.adapter)
         sequence.pool.enter(copy)
         sequence.pool.copy(sequence.slot, sequence.length, copy.pool, copy.slot)
         return copy

@@ -1,0 +1,85 @@
+"""The outputs of a resident adapter for the built-in sentences, as its manifest records them (`inference.probes`)."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from afina.data.batch import TOKEN_BUDGET, runs
+from afina.errors import AfinaError
+from afina.inference import probes
+from afina.inference.next_token import Readout
+from afina.inference.predictor import ModelPredictor
+from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
+from afina.serving.mixed_batches import MixedBatches, Prediction
+from afina.serving.residents import Lease, Resident, SeparateResident, SharedResident
+from afina.serving.tokenizing import TextEncoder
+from afina.serving.work import EncodedText, SinglePass
+
+Read = TypeVar("Read", EncodedText, Prediction)
+"""An outcome that is no error."""
+
+
+def probe_outputs(host: MixedBatchModel, batches: MixedBatches, encoder: TextEncoder, lease: Lease) -> np.ndarray:
+    """Return the outputs of an adapter for the built-in sentences; `Engine.probe` describes them.
+
+    Raises:
+        AfinaError: An output cannot be computed, or is NaN or infinite.
+    """
+    resident = lease.resident()
+    if not resident.generates:
+        return _predicted(batches, encoder, lease)
+    if isinstance(resident, SharedResident):
+        return _log_probabilities(host, encoder, resident)
+    assert isinstance(resident, SeparateResident)
+    predictor = resident.predictor
+    assert isinstance(predictor, ModelPredictor)
+    with host.computing:
+        reading = predictor.classifier, predictor.backbone, predictor.max_length, predictor.template
+        return np.array(probes.probe(*reading))
+
+
+def _predicted(batches: MixedBatches, encoder: TextEncoder, lease: Lease) -> np.ndarray:
+    resident = lease.resident()
+    texts, pairs = zip(*probes.asked(resident.manifest), strict=True)
+    rows = [SinglePass(lease, _read(one)) for one in encoder.encode(resident, texts, pairs)]
+    return np.stack([_read(one).outputs for one in batches.outcomes(rows)])
+
+
+def _read(outcome: Read | AfinaError) -> Read:
+    if isinstance(outcome, AfinaError):
+        raise outcome
+    return outcome
+
+
+def _log_probabilities(host: MixedBatchModel, encoder: TextEncoder, resident: SharedResident) -> np.ndarray:
+    """Return the log-probabilities of given tokens: each after the prompt and the right tokens before it."""
+    reading, tokenizer = resident.reading, encoder.tokenizer
+    assert reading.template is not None
+    texts, pairs = zip(*probes.asked(resident.manifest), strict=True)
+    prompts = reading.encode(texts, None if pairs[0] is None else pairs, tokenizer=tokenizer)
+    answers = probes.taught(tokenizer, reading.template).tokens
+    sequences, targets = list[np.ndarray](), list[int]()
+    for number in range(len(prompts)):
+        answer = answers[number]
+        sequences += [np.concatenate([prompts[number], answer[:count]]) for count in range(len(answer))]
+        targets += answer.tolist()
+    found = [
+        _of_tokens(host, resident, sequences[first:last], targets[first:last])
+        for first, last in runs(np.array([len(one) for one in sequences]), TOKEN_BUDGET)
+    ]
+    return np.concatenate(found).reshape(len(prompts), -1)
+
+
+def _of_tokens(
+    host: MixedBatchModel, resident: Resident, sequences: list[np.ndarray], targets: list[int]
+) -> np.ndarray:
+    """Return the log-probability of the token after each sequence, float64 [N]."""
+    assert isinstance(resident, SharedResident)
+    with torch.inference_mode():
+        logits = Readout(host.output_embedding)(host.features([AdapterGroup(resident.batched, sequences)])).double()
+        chosen = logits.log_softmax(-1).gather(1, torch.tensor(targets, device=logits.device)[:, None])
+    found: np.ndarray = chosen[:, 0].cpu().numpy()
+    return found
