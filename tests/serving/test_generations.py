@@ -351,6 +351,24 @@ def test_tokens_of_a_step_are_counted(crowd: Crowd) -> None:
             assert counted[each] == len(outcome.tokens)
 
 
+def test_a_cancelled_generation_may_wait_again(crowd: Crowd) -> None:
+    generations = crowd.engine.generations
+    with ExitStack() as stack:
+        one, other = asked(crowd, stack, 0, TEXTS[2]), asked(crowd, stack, 8, TEXTS[2])
+        for each in (one, other):
+            generations.add(each)
+        generations.step()
+        generations.cancel(one)
+        generations.add(one)
+        assert generations.active == 2
+        found = driven(generations)
+        assert found.keys() == {one, other}
+        for which, each in ((0, one), (8, other)):
+            outcome = found[each]
+            assert isinstance(outcome, GeneratedText)
+            assert crowd.agrees(which, each, outcome)
+
+
 def test_the_probe_equals_the_recorded_one(crowd: Crowd) -> None:
     for which, one in enumerate(crowd.alone):
         expected = np.array(probes.probe(one.classifier, one.backbone, one.max_length, one.template))

@@ -127,6 +127,7 @@ class Generations:
             InvalidData: The model has no position for an answer to the prompt.
             Refused: The answer could have more keys and values than the limit allows.
         """
+        self._drop_cancelled()  # the same generation may have been cancelled, to wait elsewhere
         resident = generation.lease.resident()
         if not resident.generates:
             raise kind_mismatch(resident, "generated text")
@@ -182,8 +183,7 @@ class Generations:
         An error is the outcome of its own generation: CorruptAdapter if the adapter's logits are NaN or infinite, an
         error of its guide or listener, or Busy if the step failed otherwise.
         """
-        while self._cancelled:
-            self._drop(self._cancelled.pop())
+        self._drop_cancelled()
         outcomes, self.tokens_of = self._stepped()
         ended: Ended = []
         for one in [*self._all]:
@@ -215,6 +215,10 @@ class Generations:
             outcomes |= {mine[request]: outcome for request, outcome in ended}
             computed |= {mine[request]: count for request, count in batch.computed.items()}
         return outcomes, computed
+
+    def _drop_cancelled(self) -> None:
+        while self._cancelled:
+            self._drop(self._cancelled.pop())
 
     def _drop(self, one: Generation) -> None:
         running = self._all.pop(one, None)

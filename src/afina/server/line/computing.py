@@ -27,7 +27,7 @@ LINE, COMPUTE, STEP, WATCH = "line", "compute", "step", "watch"
 ENDING = "the server is shutting down. Try another server, or try again later."
 
 
-class Generations(Protocol):
+class StepwiseGenerations(Protocol):
     """Running generations, as an engine has them."""
 
     @property
@@ -56,7 +56,7 @@ class Computer(Protocol):
     """Computes works. For one thread."""
 
     @property
-    def generations(self) -> Generations:
+    def generations(self) -> StepwiseGenerations:
         """The running generations."""
 
     def compute(self, works: Sequence[Work]) -> Sequence[Any]:
