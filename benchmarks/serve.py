@@ -31,7 +31,9 @@ import tables
 from afina import Adapter, AdapterStore, Backbone, Predictor, Task, digest, meter
 from afina.inference.predictor import ModelPredictor, logits
 from afina.methods import make
+from afina.models import objectives
 from afina.models.classifier import Classifier
+from afina.models.language_model import open_model
 from afina.models.manifest import Manifest
 from afina.serving.engine import Engine
 
@@ -54,10 +56,10 @@ Answer = Callable[[Sequence[str], Sequence[int]], np.ndarray]
 """Texts, and which adapter each is for, to logits."""
 
 
-def publish(backbone: Backbone, count: int, root: Path) -> None:
-    """Adapters 0, 1, ... with random weights, as peft opens them too."""
-    method = make("lora").for_family(backbone.family)
-    classifier = Classifier.open(backbone, LABELS, seed=0)
+def publish(backbone: Backbone, count: int, root: Path, **text: Any) -> None:
+    """Adapters 0, 1, ... with random weights, as peft opens them too. `text`: fields of the manifest of a text task."""
+    method, labels = make("lora").for_family(backbone.family), ("text",) if text else LABELS
+    classifier = open_model(backbone, labels, 0, objectives.make(labels, text.get("objective")).opening)
     classifier.wrap(method.attach)
     torch.manual_seed(0)
     for index in range(count):
@@ -66,7 +68,7 @@ def publish(backbone: Backbone, count: int, root: Path) -> None:
         manifest = Manifest(
             method=method.name,
             hyperparameters=method.hyperparameters,
-            label_names=LABELS,
+            label_names=labels,
             backbone=backbone.address,
             backbone_digest=backbone.digest,
             tokenizer_digest=backbone.tokenizer_digest,
@@ -74,6 +76,7 @@ def publish(backbone: Backbone, count: int, root: Path) -> None:
             tensor_file=method.tensor_file,
             tensors_digest=digest.of_tensors(tensors),
             max_length=0,
+            **text,
         )
         made = Adapter(manifest, tensors)
         made.save(root / str(index), lambda fresh: method.accompany(classifier.model, backbone, fresh))

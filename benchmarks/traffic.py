@@ -2,11 +2,13 @@
 
     python benchmarks/traffic.py --adapters 1000 --seconds 60
     python benchmarks/traffic.py --adapters 100 --seconds 300 --churn
+    python benchmarks/traffic.py --adapters 100 --texts 20 --clients 20 --seconds 300 --churn
 
 Latency counts from the time when a request was due, so that a stall is not hidden. With `--churn`, one change happens
 every second: a version is published, an alias is moved or rolled back, or the least popular adapters receive requests
-so that others are evicted. Each answer is compared with what the adapter in its receipt computes alone. Client and
-server share the machine. The last line of the output is one JSON object.
+so that others are evicted. With `--texts`, a share of the requests is for adapters that generate: half of them are
+streamed, and half are sampled with a seed. Each answer is compared with what the adapter in its receipt computes alone.
+Client and server share the machine. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import tables
 from afina import AdapterStore, Backbone, Predictor, Task
 from afina.errors import AfinaError
 from afina.server.receipts import Receipt
+from afina.server.replay import replayed
 from serve import DATA, publish
 
 EXPONENT = 1.1
@@ -49,37 +52,79 @@ KEPT = 40
 """MiB for adapters while they churn, so that there are evictions."""
 
 
+SAMPLED = {"temperature": 0.7, "top_k": 10}
+"""How half of the texts are generated; the others are greedy."""
+
+
 class Request(NamedTuple):
-    """due: seconds from the start."""
+    """due: seconds from the start. body: of a request for a generated text; None: a classification."""
 
     due: float
     name: str
     text: str
+    body: dict[str, Any] | None = None
+
+    @property
+    def client(self) -> str:
+        """Whose adapter it is."""
+        return self.name.partition("/")[0]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """latency: seconds from when it was due; error: a status, or what the connection ended in."""
+    """latency: seconds from when it was due; error: a status, or what the connection ended in.
+
+    first    seconds from when it was due to the first piece of a streamed text
+    written  a generated text
+    tokens   its number of tokens
+    """
 
     request: Request
     latency: float
     error: str = ""
     receipt: Receipt | None = None
     scores: tuple[tuple[str, float], ...] = ()
+    first: float | None = None
+    written: str | None = None
+    tokens: int = 0
 
 
-def name_of(index: int) -> str:
-    """The name of the index-th adapter, the most popular first."""
-    return f"acme/task-{index:04}"
+class Names(NamedTuple):
+    """How many adapters there are of each kind, and of how many clients."""
+
+    classes: int
+    texts: int = 0
+    clients: int = 1
+
+    def classifier(self, index: int) -> str:
+        """The name of the index-th classifier, the most popular first."""
+        return f"client-{index % self.clients:02}/task-{index:04}"
+
+    def writer(self, index: int) -> str:
+        """The name of the index-th adapter that generates, the most popular first."""
+        return f"client-{index % self.clients:02}/text-{index:04}"
+
+    @property
+    def published(self) -> list[tuple[str, str]]:
+        """Each name, and the directory of its adapter below the root."""
+        classes = [(self.classifier(index), f"classes/{index}") for index in range(self.classes)]
+        return classes + [(self.writer(index), f"texts/{index}") for index in range(self.texts)]
 
 
-def fill(store: AdapterStore, backbone: Backbone, count: int, root: Path) -> None:
-    """Publish so many adapters, each as `production`."""
+def text_task(new: int) -> dict[str, Any]:
+    """Fields of the manifest of a text task with answers of at most so many tokens."""
+    return {"objective": {"kind": "text", "answer_tokens": new}, "template": "{text}\n\nReply:"}
+
+
+def fill(store: AdapterStore, backbone: Backbone, names: Names, root: Path, new: int) -> None:
+    """Publish all adapters, each as `production`."""
     store.init()
-    publish(backbone, count, root)
-    for index in range(count):
-        store.publish(root / str(index), name_of(index), message="benchmark")
-        store.alias(f"{name_of(index)}@1", "production")
+    publish(backbone, names.classes, root / "classes")
+    if names.texts:
+        publish(backbone, names.texts, root / "texts", **text_task(new))
+    for name, place in names.published:
+        store.publish(root / place, name, message="benchmark")
+        store.alias(f"{name}@1", "production")
 
 
 @contextmanager
@@ -101,52 +146,103 @@ def serving(backbone: str, store: Path, memory: int | None) -> Iterator[str]:
             process.send_signal(signal.SIGTERM)
 
 
-def planned(texts: Sequence[str], options: argparse.Namespace) -> list[Request]:
+def planned(texts: Sequence[str], names: Names, options: argparse.Namespace) -> list[Request]:
     """Arrivals at random, `rate` a second, of adapters by their popularity."""
     draw = np.random.default_rng(0)
-    shares = np.arange(1, options.adapters + 1) ** -EXPONENT
     due = np.cumsum(draw.exponential(1 / options.rate, int(options.rate * options.seconds)))
-    names = draw.choice(options.adapters, len(due), p=shares / shares.sum())
-    which = draw.integers(0, len(texts), len(due))
-    return [
-        Request(float(at), name_of(int(name)), texts[int(text)])
-        for at, name, text in zip(due, names, which, strict=True)
+    popular, which = _popular(draw, names.classes, len(due)), draw.integers(0, len(texts), len(due))
+    made = [
+        Request(float(at), names.classifier(int(name)), texts[int(text)])
+        for at, name, text in zip(due, popular, which, strict=True)
     ]
+    if not names.texts:
+        return made
+    draw = np.random.default_rng(2)  # the classifications that remain are those of traffic without texts
+    for place, index in enumerate(_popular(draw, names.texts, len(made))):
+        writes, samples, streams = draw.random(3) < (options.share, 0.5, 0.5)
+        body: dict[str, Any] = {"prompt": made[place].text}
+        body |= SAMPLED | {"seed": int(draw.integers(1000))} if samples else {}
+        body |= {"stream": True, "stream_options": {"include_usage": True}} if streams else {}
+        if writes:
+            made[place] = made[place]._replace(name=names.writer(int(index)), body=body)
+    return made
 
 
-async def asked(url: str, secret: str, requests: Sequence[Request]) -> list[Answer]:
+def _popular(draw: np.random.Generator, adapters: int, count: int) -> np.ndarray:
+    """So many adapters by their popularity, int64 [count]."""
+    shares = np.arange(1, adapters + 1) ** -EXPONENT
+    return draw.choice(adapters, count, p=shares / shares.sum())
+
+
+async def asked(url: str, secrets: dict[str, str], requests: Sequence[Request]) -> list[Answer]:
     """Send each when it is due, whatever became of those before."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
-    headers = {"Authorization": f"Bearer {secret}"}
-    async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=60, limits=limits) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
         start = time.perf_counter()
 
         async def one(request: Request) -> Answer:
             await asyncio.sleep(request.due - (time.perf_counter() - start))
+            head = {"Authorization": f"Bearer {secrets[request.client]}"}
             try:
+                if request.body is not None:
+                    return await _written(client, request, head, start + request.due)
                 found = await client.post(
-                    "/predict", json={"model": f"{request.name}@production", "inputs": request.text}
+                    "/predict", json={"model": f"{request.name}@production", "inputs": request.text}, headers=head
                 )
             except httpx2.HTTPError as error:
                 return Answer(request, time.perf_counter() - start - request.due, type(error).__name__)
             latency = time.perf_counter() - start - request.due
             if found.status_code != 200:
-                return Answer(request, latency, str(found.status_code))
+                return Answer(request, latency, f"{found.status_code} {found.text[:200]}")
             scores = tuple(sorted((each["label"], each["score"]) for each in found.json()))
             return Answer(request, latency, "", Receipt.parse(found.headers["Afina-Receipt"]), scores)
 
         return await asyncio.gather(*map(one, requests))
 
 
-async def churn(store: AdapterStore, root: Path, options: argparse.Namespace) -> dict[str, int]:
+async def _written(client: httpx2.AsyncClient, request: Request, head: dict[str, str], due: float) -> Answer:
+    """The answer to a request for a text, whole or in pieces."""
+    assert request.body is not None
+    body = request.body | {"model": f"{request.name}@production"}
+    first, pieces, usage = None, list[str](), {"completion_tokens": 0}
+    async with client.stream("POST", "/v1/completions", json=body, headers=head) as found:
+        if found.status_code != 200:
+            said = (await found.aread()).decode()
+            return Answer(request, time.perf_counter() - due, f"{found.status_code} {said[:200]}")
+        receipt = Receipt.parse(found.headers["Afina-Receipt"])
+        if "stream" not in body:
+            whole = json.loads(await found.aread())
+            pieces, usage = [whole["choices"][0]["text"]], whole["usage"]
+        else:
+            over = False
+            async for line in found.aiter_lines():
+                over |= line == "data: [DONE]"
+                if over or not line.startswith("data: "):
+                    continue
+                event = json.loads(line.removeprefix("data: "))
+                if "error" in event:
+                    return Answer(request, time.perf_counter() - due, json.dumps(event))
+                first = first or time.perf_counter() - due
+                pieces += [choice["text"] for choice in event["choices"]]
+                usage = event.get("usage") or usage
+            if not over:
+                return Answer(request, time.perf_counter() - due, "the stream ended early")
+    latency, tokens = time.perf_counter() - due, usage["completion_tokens"]
+    return Answer(request, latency, "", receipt, first=first, written="".join(pieces), tokens=tokens)
+
+
+async def churn(store: AdapterStore, root: Path, names: Names, seconds: float) -> dict[str, int]:
     """Every second something changes, of the popular ones most often; how often each was done."""
     draw, done = np.random.default_rng(1), {"publish": 0, "alias": 0, "rollback": 0}
-    for _ in range(int(options.seconds)):
+    for _ in range(int(seconds)):
         await asyncio.sleep(1)
-        name = name_of(min(int(draw.geometric(0.2)) - 1, options.adapters - 1))
+        writes = bool(names.texts and draw.random() < 0.5)
+        count = names.texts if writes else names.classes
+        index, other = min(int(draw.geometric(0.2)) - 1, count - 1), int(draw.integers(count))
+        name, place = (names.writer(index), "texts") if writes else (names.classifier(index), "classes")
         what = str(draw.choice([*done]))
         try:
-            await asyncio.to_thread(_change, store, root, name, what, int(draw.integers(options.adapters)))
+            await asyncio.to_thread(_change, store, root / place / str(other), name, what, other)
         except AfinaError as error:
             if what != "rollback":  # there may be nothing to go back to
                 raise
@@ -156,14 +252,13 @@ async def churn(store: AdapterStore, root: Path, options: argparse.Namespace) ->
     return done
 
 
-def _change(store: AdapterStore, root: Path, name: str, what: str, other: int) -> None:
+def _change(store: AdapterStore, made: Path, name: str, what: str, other: int) -> None:
     if what == "rollback":
         store.rollback(name, "production")
         return
     numbers = [one.number for one in store.versions(name)]
     if what == "publish":
-        made = store.publish(root / str(other), name, message="benchmark")
-        numbers = [made.version.number]
+        numbers = [store.publish(made, name, message="benchmark").version.number]
     store.alias(f"{name}@{numbers[other % len(numbers)]}", "production")
 
 
@@ -176,27 +271,66 @@ def wrong(answers: Sequence[Answer], store: AdapterStore, backbone: Backbone) ->
     for version, theirs in by_version.items():
         adapter = store.adapter(version)
         predictor = Predictor.of(adapter, backbone)
-        texts = sorted({one.request.text for one in theirs})
+        texts = sorted({one.request.text for one in theirs if one.request.body is None})
         alone = dict(zip(texts, predictor(texts), strict=True))
         for one in theirs:
             assert one.receipt
-            expected = alone[one.request.text]["probabilities"]
-            same = all(abs(expected[label] - score) < NEAR for label, score in one.scores)
+            if one.request.body is None:
+                expected = alone[one.request.text]["probabilities"]
+                same = all(abs(expected[label] - score) < NEAR for label, score in one.scores)
+            else:
+                again = replayed(predictor, one.receipt.generation, one.request.text)["answer"]
+                same = again == one.written
+                if not same:
+                    print(f"{one.receipt}: {one.written!r}, but alone {again!r}", file=sys.stderr)
             mine = version.partition("@")[0] == one.request.name and one.receipt.adapter == adapter.digest
             found += not (same and mine)
     return found
 
 
-def resident(url: str, secret: str, store: AdapterStore) -> dict[str, float]:
-    """The server's adapters: bytes of each relative to its file, loads and evictions."""
+def resident(url: str, secret: str, size: int) -> dict[str, float]:
+    """The server's adapters: bytes of each relative to a file of `size` bytes, loads and evictions."""
     text = httpx2.get(f"{url}/metrics", headers={"Authorization": f"Bearer {secret}"}).text
     told = {name: float(value) for name, value in re.findall(r"^(afina_\w+) (\S+)$", text, re.MULTILINE)}
-    file = store.show(name_of(0)).size
     return {
         "resident": told["afina_adapters"],
-        "resident_relative_to_file": told["afina_adapter_bytes"] / max(1, told["afina_adapters"]) / file,
+        "resident_relative_to_file": told["afina_adapter_bytes"] / max(1, told["afina_adapters"]) / size,
         "loads": told["afina_adapter_loads"],
         "evictions": told["afina_adapter_evictions"],
+    }
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Percentiles in milliseconds."""
+    return {f"p{each}": 1000 * float(np.percentile(seconds, each)) for each in (50, 95, 99)}
+
+
+def summary(answers: Sequence[Answer], options: argparse.Namespace, bad: int) -> dict[str, Any]:
+    """The last line, without what the server tells."""
+    told = [one for one in answers if one.request.body is None]
+    texts = [one for one in answers if one.request.body is not None]
+    result: dict[str, Any] = {
+        "adapters": options.adapters,
+        "requests": len(answers),
+        "per_second": options.rate,
+        "errors": sum(bool(one.error) for one in answers),
+        "wrong": bad,
+        "milliseconds": percentiles([one.latency for one in told]),
+    }
+    if not texts:
+        return result
+    firsts = [one.first for one in texts if one.first is not None]
+    tokens, spent = sum(one.tokens for one in texts), [one.latency for one in texts if one.tokens]
+    return result | {
+        "clients": options.clients,
+        "text_adapters": options.texts,
+        "text_requests": len(texts),
+        "streamed": sum("stream" in (one.request.body or {}) for one in texts),
+        "text_milliseconds": percentiles([one.latency for one in texts]),
+        "first_token_milliseconds": percentiles(firsts) if firsts else {},
+        "generated_tokens": tokens,
+        "generated_per_second": tokens / options.seconds,
+        "tokens_per_second_of_an_answer": tokens / sum(spent) if spent else 0.0,
     }
 
 
@@ -206,6 +340,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
     parser.add_argument("--task", default=f"{DATA}/sst2")
     parser.add_argument("--adapters", type=int, default=1000)
+    parser.add_argument("--texts", type=int, default=0, help="adapters that generate, beside the others")
+    parser.add_argument("--share", type=float, default=0.25, help="share of the requests for texts")
+    parser.add_argument("--new", type=int, default=24, help="most tokens of a text")
+    parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--rate", type=float, default=4.0, help="requests a second")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--churn", action="store_true", help="change something every second")
@@ -216,38 +354,31 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Fill a store, ask, check, and print."""
     options = parse()
-    task = Task.load(options.task)
+    task, names = Task.load(options.task), Names(options.adapters, options.texts, options.clients)
     texts = sorted(set(task.evaluation.texts))[:: max(1, len(task.evaluation) // TEXTS)][:TEXTS]
     backbone = Backbone.load(options.backbone)
     with tempfile.TemporaryDirectory() as scratch:
         root, place = Path(scratch), Path(scratch) / "store"
         store = AdapterStore(place)
-        fill(store, backbone, options.adapters, root)
-        secret = store.create_key("acme", ["predict"]).secret
-        admin = store.create_key("acme", ["admin"]).secret
+        fill(store, backbone, names, root, options.new)
+        clients = sorted({name.partition("/")[0] for name, _ in names.published})
+        secrets = {client: store.create_key(client, ["predict"]).secret for client in clients}
+        admin = store.create_key(clients[0], ["admin"]).secret
         with serving(options.backbone, place, KEPT if options.churn else None) as url:
-            requests = planned(texts, options)
+            requests = planned(texts, names, options)
 
             async def both() -> tuple[list[Answer], dict[str, int]]:
-                changing = asyncio.create_task(churn(store, root, options)) if options.churn else None
-                found = await asked(url, secret, requests)
+                changing = asyncio.create_task(churn(store, root, names, options.seconds)) if options.churn else None
+                found = await asked(url, secrets, requests)
                 return found, (await changing if changing else {})
 
             answers, done = asyncio.run(both())
-            told = resident(url, admin, store)
+            told = resident(url, admin, store.show(names.classifier(0)).size)
         bad = wrong(answers, store, backbone)
-    latencies = np.array([one.latency for one in answers])
-    p50, p95, p99 = (1000 * float(one) for one in np.percentile(latencies, [50, 95, 99]))
-    result: dict[str, Any] = {
-        "adapters": options.adapters,
-        "requests": len(answers),
-        "per_second": options.rate,
-        "errors": sum(bool(one.error) for one in answers),
-        "wrong": bad,
-        "milliseconds": {"p50": p50, "p95": p95, "p99": p99},
-        **told,
-        **({"changes": done} if done else {}),
-    }
+    for one in answers:
+        if one.error:
+            print(f"{one.request.name}: {one.error}", file=sys.stderr)
+    result = summary(answers, options, bad) | told | ({"changes": done} if done else {})
     rows = [[key, json.dumps(value) if isinstance(value, dict) else f"{value:,.4g}"] for key, value in result.items()]
     text = f"{tables.table(('', ''), rows)}\n\n" + "\n".join(machine.describe()) + "\n"
     print(text)
