@@ -97,6 +97,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "data.value-missing": "A text or label is missing.",
         "metric.undefined": "A metric is undefined on the held-out texts.",
         "request.beyond-rate": "One request has more tokens than its key may send in a minute.",
+        "receipt.chat-malformed": "The text to replay is not the messages of a chat.",
         "request.chat-unusable": "The messages of a chat cannot be rendered by the chat template of the model.",
         "request.generation-limit": "A request asks for more tokens or choices than a server allows.",
         "request.grammar-costly": "An answer that follows a grammar took too long, or no token was allowed.",

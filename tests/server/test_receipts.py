@@ -91,7 +91,20 @@ def test_a_raw_prompt_is_computed_without_the_template(gpt2: Backbone, told: Ada
     inside = replayed(predictor, GenerationFacts.of(decoding), TEXT)
     whole = f"{TEXT}\nTold:"
     assert replayed(predictor, GenerationFacts.of(decoding, prompt="raw"), whole) == inside
-    assert replayed(predictor, GenerationFacts.of(decoding, prompt="chat"), whole) == inside
+
+
+CHAT = "{% for one in messages %}{{ one.content }}{% endfor %}{{ '\\nTold:' if add_generation_prompt }}"
+
+
+def test_a_chat_is_rendered_again(gpt2: Backbone, told: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, decoding = Predictor.of(told, gpt2), Decoding(max_new_tokens=6)
+    monkeypatch.setattr(gpt2.tokenizer, "chat_template", CHAT)
+    chat = GenerationFacts.of(decoding, prompt="chat")
+    messages = json.dumps([{"role": "user", "content": TEXT}])
+    assert replayed(predictor, chat, messages) == replayed(predictor, GenerationFacts.of(decoding), TEXT)
+    for text in (TEXT, "[]", "{}", "[1]", '[{"role": "user", "content": 1}]'):
+        with raises(InvalidData, code="receipt.chat-malformed"):
+            replayed(predictor, chat, text)
 
 
 def test_stop_strings_of_the_adapter_need_not_be_given(gpt2: Backbone) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from afina.data.prompts import rendered_chat
 from afina.data.tokenize import Template, encode
-from afina.errors import Refused
+from afina.errors import InvalidData, Refused
 from afina.inference.predictor import ModelPredictor, Predictor, predicted
 from afina.server.receipts import GenerationFacts
 
@@ -31,13 +33,14 @@ def replayed(
     Args:
         predictor: The adapter that answered, in the dtype of the receipt.
         facts: How the answer was generated. None: the answer is not a text.
-        text: The text of the request. If the prompt was raw or a chat: the whole prompt.
+        text: The text of the request. For a chat: the array `messages` of the request, as JSON.
         pair: The second text of a pair.
         stop: Stop strings of the request. None: the request had none of its own.
         choice: Number of the choice, from 0.
 
     Raises:
         Refused: The receipt does not match, or the answer followed a grammar.
+        InvalidData: The text is not an array of messages.
         AfinaError: Errors of the predictor.
     """
     pairs = None if pair is None else [pair]
@@ -64,6 +67,23 @@ def replayed(
     if template is None:
         prompt = predictor.encode([text], pairs)
     else:
-        prompt = encode(tokenizer, [text], pairs, max_length=predictor.max_length, template=template)
+        whole = rendered_chat(tokenizer, _messages(text)) if facts.prompt == "chat" else text
+        prompt = encode(tokenizer, [whole], pairs, max_length=predictor.max_length, template=template)
     found = predicted(predictor.classifier, prompt, objective, tokenizer)
     return next(iter(objective.answers(found)))
+
+
+def _messages(text: str) -> list[dict[str, str]]:
+    """Return the messages of a chat. Raises InvalidData."""
+    try:
+        given = json.loads(text)
+        made = [{name: one[name] for name in ("role", "content")} for one in given]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        made = []
+    if not made or not all(isinstance(value, str) for one in made for value in one.values()):
+        raise InvalidData(
+            "the receipt is of a chat, but the text is not the array `messages` of the request as JSON. Give the "
+            """array, such as '[{"role": "user", "content": "Where is my parcel?"}]'.""",
+            code="receipt.chat-malformed",
+        )
+    return made
