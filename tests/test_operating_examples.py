@@ -161,6 +161,14 @@ def test_alerts_and_panels_ask_for_figures_and_labels_that_a_server_has(title: s
             assert {word.strip() for word in inside.split(",")} <= may_have
 
 
+def test_the_page_of_operators_names_figures_that_a_server_has(served_figures: Any) -> None:
+    page = (ROOT / "docs" / "reference" / "operating.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(afina_[a-z_]+)", page))
+    kinds = {re.sub(r"_(bucket|sum|count)$", "", name) for name in served_figures[0]}
+    assert len(named) >= 10
+    assert named <= kinds
+
+
 def test_every_alert_says_what_it_is_about_and_no_two_panels_lie_on_each_other() -> None:
     for rule in rules():
         assert rule["labels"]["severity"] in ("page", "ticket")

@@ -188,7 +188,15 @@ def test_tokens_are_charged_and_told_of(made: Batcher, told: list[Any]) -> None:
     metrics = Metrics()
     for one in stepped:
         metrics.stepped(one)
-    assert b"afina_generated_tokens_total 4.0" in metrics.text()
+    said = metrics.text().decode()
+    for line in (
+        "afina_generated_tokens_total 4.0",
+        'afina_client_generated_tokens_total{client="acme"} 3.0',
+        'afina_client_generated_tokens_total{client="bolt"} 1.0',
+        "afina_first_token_seconds_count 2.0",
+        "afina_step_seconds_count 3.0",
+    ):
+        assert f"\n{line}\n" in said
 
 
 def test_who_goes_ends_its_generation_whether_it_runs_or_waits(made: Batcher, steps: Steps) -> None:

@@ -79,8 +79,9 @@ class ClientUsage:
             "requests": "Requests of a client, answered or refused.",
             "texts": "Texts of a client that were accepted.",
             "tokens": "Tokens of accepted texts of a client, without the tokens of shadow versions.",
+            "generated_tokens": "Tokens that were generated for a client, with those of shadow versions.",
         }
-        self._requests, self._texts, self._tokens = (
+        self._requests, self._texts, self._tokens, self._generated = (
             Counter(f"afina_client_{name}", text, ("client",), registry=registry) for name, text in what.items()
         )
 
@@ -93,6 +94,11 @@ class ClientUsage:
         label = self._label(client)
         self._texts.labels(label).inc(texts)
         self._tokens.labels(label).inc(tokens)
+
+    def generated(self, tokens: Mapping[str, int]) -> None:
+        """Count generated tokens by client."""
+        for client, count in tokens.items():
+            self._generated.labels(self._label(client)).inc(count)
 
     def _label(self, client: str) -> str:
         if client not in self._known and len(self._known) >= CLIENTS:
@@ -165,6 +171,7 @@ class Metrics:
         self.step.observe(step.seconds)
         for seconds in step.firsts:
             self.first.observe(seconds)
+        self.usage.generated(step.clients)
         self.throughput.stepped(step)
 
     def watch(self, look: Callable[[], dict[str, float]]) -> None:
