@@ -17,10 +17,11 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
 from afina import AdapterStore, Backbone, Predictor
-from afina.server.receipts import Receipt
+from afina.models.decoding import Decoding
+from afina.server.receipts import GenerationFacts, Receipt
 from command import Command
 from crowd import adapter
-from servers import started
+from servers import TOLD, started
 
 TEXT = "the soup was bright."
 
@@ -144,6 +145,24 @@ def test_a_receipt_is_computed_again(gpt2: Backbone, afina: Command, receipt: Re
     assert found == {**alone, "receipt": receipt.as_json()}
     pair = json.loads(afina("replay", receipt, TEXT, "--pair", "a").out)
     assert pair != answer
+
+
+def test_a_generated_text_is_written_again_from_its_receipt(
+    gpt2: Backbone, afina: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
+    made = adapter(gpt2, "lora", {"r": 2}, seed=6, **TOLD)
+    made.save(tmp_path / "adapter")
+    AdapterStore().publish(tmp_path / "adapter", "acme/told", message="first")
+    decoding = Decoding(max_new_tokens=6, temperature=1.5, seed=3, stop=("\n", "."))
+    facts = GenerationFacts.of(decoding, 2)
+    receipt = Receipt("acme/told@1", made.digest, gpt2.digest, "float32", generation=facts)
+    (alone,) = Predictor.of(made, gpt2).generating(**decoding.model_dump() | {"seed": 4})([TEXT])
+    found = afina("replay", receipt, TEXT, "--choice", 1, "--stop", "\\n", "--stop", ".", "--json").object()
+    assert found == {**alone, "receipt": receipt.as_json()}
+    assert "Give each stop string of the request, in its order, with --stop." in afina("replay", receipt, TEXT).error
+    refused = afina("replay", receipt, TEXT, "--choice", 2, "--stop", "\\n", "--stop", ".").error
+    assert "Give another with --choice." in refused
 
 
 def test_a_receipt_of_something_else_is_refused(afina: Command, receipt: Receipt) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
+from afina.server.core import Core
+from afina.server.limits import Settings
+from afina.server.receipts import Receipt
+from afina.serving.engine import Engine
 from browser import View, viewed
 from crowd import adapter
-from servers import Served, beside, probed, serving
+from servers import TOLD, Served, beside, probed, running, serving, within
 
 pytestmark = pytest.mark.browser
 
@@ -149,6 +156,101 @@ def test_an_answer_that_comes_after_a_later_question_is_left_alone(chromium: Bro
             held[0].fulfill(body="<p>of the first</p>")
         page.wait_for_timeout(100)
         expect(answers).to_have_text("of the second")
+
+
+class Writer(NamedTuple):
+    """A server with a task that writes texts, at most ten tokens a second."""
+
+    served: Served
+    core: Core
+    url: str
+
+
+@pytest.fixture(scope="module")
+def writer(gpt2: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writer]:
+    told = TOLD | {"objective": {"kind": "text", "answer_tokens": 25}}
+    crowd = {
+        "acme/reviews@1": probed(adapter(gpt2, "lora", {"r": 2}, seed=1), gpt2),
+        "acme/told@1": adapter(gpt2, "lora", {"r": 2}, seed=6, **told),
+    }
+    with (
+        serving(gpt2, crowd, tmp_path_factory.mktemp("writer")) as served,
+        Engine(served.backbone, served.store) as engine,
+    ):
+        core = Core(engine, served.store, Settings(delay=0.001, every=0.05))
+        generations = core.batching.computer.generations
+        step = generations.step
+
+        def slow() -> Any:
+            if generations.active:
+                time.sleep(0.1)
+            return step()
+
+        with pytest.MonkeyPatch.context() as patch, running(core) as (url, _):
+            patch.setattr(generations, "step", slow)
+            yield Writer(served, core, f"{url}/")
+
+
+def told(view: View) -> Locator:
+    """The card of the task that writes."""
+    return view.page.get_by_role("article").filter(has=view.page.get_by_role("heading", name="acme/told"))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_text_is_shown_while_it_is_written(
+    chromium: Browser, writer: Writer, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    (alone,) = writer.served.alone("acme/told@1", TEXT)
+    with viewed(chromium, writer.url, width, scheme) as view:
+        page, card = view.page, told(view)
+        ask(page, writer.served.secrets["acme"])
+        expect(page.get_by_role("article")).to_have_count(2, timeout=20_000)
+        answer = card.locator(".answer")
+        expect(answer).not_to_be_empty(timeout=20_000)
+        assert card.get_attribute("aria-busy") == "true"
+        part = answer.text_content() or ""
+        assert part != alone["answer"]
+        assert alone["answer"].startswith(part)
+        expect(card.get_by_role("button", name="Stop")).to_be_visible()
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+        expect(card).to_have_attribute("aria-busy", "false", timeout=20_000)
+        assert answer.text_content() == alone["answer"]
+        expect(card.locator(".tally")).to_contain_text(re.compile(r"^\d+ tokens, \d+\.\d s$"))
+        expect(card.get_by_role("button", name="Stop")).to_be_hidden()
+        card.get_by_text("Receipt", exact=True).click()
+        receipt = Receipt.parse(card.locator("code").text_content() or "")
+        assert receipt.version == "acme/told@1"
+        assert receipt.generation is not None
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+        expect(page.locator("#figures").get_by_text("Tokens/s")).to_be_visible(timeout=20_000)
+    assert view.said == []
+
+
+def test_stop_ends_a_text_on_the_page_and_on_the_server(chromium: Browser, writer: Writer) -> None:
+    (alone,) = writer.served.alone("acme/told@1", TEXT)
+    with viewed(chromium, writer.url, 1280, "light") as view:
+        card = told(view)
+        ask(view.page, writer.served.secrets["acme"])
+        expect(card.locator(".answer")).not_to_be_empty(timeout=20_000)
+        card.get_by_role("button", name="Stop").click()
+        expect(card.locator(".tally")).to_contain_text("stopped after")
+        assert within(5.0, lambda: writer.core.batching.generating == (0, 0))
+        part = card.locator(".answer").text_content() or ""
+        assert part != alone["answer"]
+        assert alone["answer"].startswith(part)
+        expect(card.locator(".problem")).to_be_empty()
+    assert view.said == []
+
+
+def test_a_refusal_of_a_text_is_told_in_its_place(chromium: Browser, writer: Writer) -> None:
+    with viewed(chromium, writer.url, 360, "dark") as view:
+        busy = json.dumps({"error": {"message": "too many requests at the moment."}})
+        view.page.route("**/v1/completions", lambda route: route.fulfill(status=429, body=busy))
+        ask(view.page, writer.served.secrets["acme"])
+        expect(told(view).locator(".problem")).to_have_text("too many requests at the moment.", timeout=20_000)
+        expect(view.page.get_by_role("article")).to_have_count(2)
+        expect(view.page.locator(".said strong")).to_be_visible()
 
 
 @pytest.mark.slow
