@@ -170,13 +170,15 @@ def beside(texts: list[str], root: Path, options: argparse.Namespace) -> dict[st
         store.publish(made, name, message="benchmark")
     secrets = {client: store.create_key(client, ["predict"]).secret for client in ("acme", "bolt")}
     heads = {client: {"Authorization": f"Bearer {secret}"} for client, secret in secrets.items()}
-    found, over, written = dict[str, float](), threading.Event(), list[int]()
+    found, over, written, problems = dict[str, float](), threading.Event(), list[int](), list[str]()
 
     def writes(url: str, text: str) -> None:
         body = {"model": "bolt/texts", "prompt": text, "max_tokens": options.new}
         while not over.is_set():
             answer = httpx2.post(f"{url}/v1/completions", json=body, headers=heads["bolt"], timeout=120)
-            answer.raise_for_status()
+            if answer.status_code != 200:
+                problems.append(answer.text)
+                return
             written.append(answer.json()["usage"]["completion_tokens"])
 
     with serving(options.backbone, root / "store", None) as url, httpx2.Client(headers=heads["acme"]) as client:
@@ -202,6 +204,8 @@ def beside(texts: list[str], root: Path, options: argparse.Namespace) -> dict[st
         over.set()
         for thread in threads:
             thread.join()
+    if problems:
+        raise SystemExit(f"generations failed: {problems[0]}")
     return found | {"p95_ratio": found["beside_p95"] / found["alone_p95"], "running": options.running}
 
 
