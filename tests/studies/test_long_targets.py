@@ -16,7 +16,7 @@ from afina.data.leakage import EvaluationSet
 from afina.data.split import Split, as_references
 from afina.data.task import Task
 from afina.data.tokenize import Template
-from afina.errors import InvalidData, UnknownName
+from afina.errors import InvalidData, InvalidStudy, UnknownName
 from afina.inference.evaluation import evaluate, trained
 from afina.models.adapter import Adapter
 from afina.report import evaluation
@@ -24,7 +24,7 @@ from afina.report.arms import measured_on
 from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.report import Report
 from afina.studies.choosing.recommend import _same_texts
-from afina.studies.runs.forecast import encoded
+from afina.studies.runs.forecast import encoded, forecast_methods
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Data, Training
 from command import HereExecutor
@@ -192,3 +192,8 @@ def test_a_choice_compares_what_answered_the_same_targets(results: Results, task
     assert len(held_out) == first.record.examples
     assert held_out.labels.tolist() == first.targets.tolist()
     assert np.array_equal(held_out.texts, EvaluationTexts.read(results.task, results.data).shown(first.record)[0])
+
+
+def test_a_plan_for_texts_needs_a_task() -> None:
+    with raises(InvalidStudy, code="option.inapplicable", option="kind", found="text"):
+        forecast_methods("embedded", data=Data(kind="text"))
