@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from afina.data.tokenize import Tokenizer
 from afina.errors import InvalidStudy
@@ -47,7 +48,7 @@ def _unusable(why: str) -> InvalidStudy:
 
 
 def _within_seconds(
-    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], prompt: bool, more: Mapping[str, str]
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], prompt: bool, more: Mapping[str, Any]
 ) -> str | Exception | None:
     """Return the rendering, or what it raised; None if it does not end. A thread that does not end is left behind."""
     found: list[str | Exception] = []
