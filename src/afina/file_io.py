@@ -6,6 +6,7 @@ Writing: a temporary file beside the target, fsync, rename. Knows nothing of the
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,14 +51,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`. After the block, the temporary is synced and renamed to `path`.
 
     Works for a file or a directory. If the block raises, the temporary is removed and `path` is unchanged. A directory
-    already at `path` is moved aside first and removed last.
+    already at `path` is moved aside first and removed last. A killed process leaves its temporary, and
+    `sweep_killed` removes it.
 
     Raises:
         CannotWrite: nothing can be written there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
+        holder, lock = _temporary(path)
     except OSError as error:
         raise CannotWrite(path, reason(error)) from None
     try:
@@ -67,6 +69,41 @@ def replacing(path: Path) -> Iterator[Path]:
             _take_place(fresh, path, holder / "previous")
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+        os.close(lock)
+
+
+def _temporary(path: Path) -> tuple[Path, int]:
+    """Return a new directory beside `path`, and the descriptor that locks it as long as this process lives."""
+    while True:
+        made = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
+        lock = os.open(made, os.O_RDONLY)
+        _is_free(lock)
+        if made.is_dir():
+            return made, lock
+        os.close(lock)  # another process removed it in `sweep_killed` before it was locked
+
+
+def _is_free(descriptor: int) -> bool:
+    """Lock a directory; False if a living process has locked it, or the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def sweep_killed(path: Path) -> None:
+    """Remove what killed processes left of `replacing` for the same path; that of living processes stays."""
+    if not path.parent.is_dir():
+        return
+    for leftover in [each for each in path.parent.iterdir() if each.name.startswith(f"{TEMPORARY}{path.name}-")]:
+        with suppress(OSError):
+            lock = os.open(leftover, os.O_RDONLY)
+            try:
+                if _is_free(lock):
+                    shutil.rmtree(leftover, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _take_place(fresh: Path, path: Path, previous: Path) -> None:

@@ -11,7 +11,8 @@ from scipy import stats as scipy_stats
 
 from afina.stats import classification
 from afina.stats.comparison import Comparison, compare
-from afina.stats.intervals import Crossed, accuracy_estimate, bounded, f1_estimate, wilson
+from afina.stats.intervals import Crossed, accuracy_estimate, bounded, estimate, f1_estimate, wilson
+from afina.stats.metrics import METRICS
 from afina.stats.significance import CHANCE, Evidence, holm, mcnemar, score, tango
 
 
@@ -487,3 +488,13 @@ def test_so_many_more_seeds_settle_it() -> None:
             settled.append(again.p < 0.05 or again.equivalence < 0.05)
     assert len(settled) > 20
     assert np.mean(settled) > 0.6
+
+
+@pytest.mark.parametrize("name", ["rouge_l", "bleu", "rmse", "loss"])
+def test_a_single_example_has_no_interval_unless_its_share_is_a_bound(name: str) -> None:
+    found = estimate(np.array([0.4]), METRICS[name])
+    assert found.mean == 0.4
+    assert np.isnan([found.interval.low, found.interval.high]).all()
+    assert estimate(np.array([0.4, 0.5]), METRICS[name]).interval.contains(0.45)
+    if METRICS[name].range == (0.0, 1.0):
+        assert estimate(np.array([1.0]), METRICS[name]).interval == wilson(1, 1)

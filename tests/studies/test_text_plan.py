@@ -14,8 +14,10 @@ from afina.data.tokenize import Encoded, encode
 from afina.inference.generation import ContinuousBatch
 from afina.inference.generation_memory import GenerationLoad
 from afina.inference.next_token import OwnNextTokenModel
+from afina.models.architectures import output_embedding_of
 from afina.models.backbone import Backbone
 from afina.models.decoding import Decoding
+from afina.models.kernels.linear import can_pack
 from afina.models.language_model import open_without_weights
 from afina.models.manifest import read_manifest
 from afina.studies.runs.forecast import forecast_run
@@ -135,6 +137,23 @@ def test_the_memory_of_generation_is_foreseen(backbones: Backbones, beams: int, 
         with Alive() as alive:
             rehearsal.run(model)
     assert 0.9 * measured.peak <= alive.peak <= 1.2 * measured.peak
+
+
+def test_the_copy_of_the_output_embedding_in_bfloat16_is_foreseen(backbones: Backbones) -> None:
+    backbone = Backbone.load(str(backbones.path("gpt2")))
+    prompts = encode(backbone.tokenizer, ["the soup"], max_length=40, template=TEMPLATE)
+    peaks = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        empty = open_without_weights(backbone.address, 1, OBJECTIVE.opening)
+        rehearsal = GenerationLoad(prompts, 2, 1).rehearsal(empty.before, empty.layout)
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+            model = _fake(empty.to(dtype)).eval()
+            with Alive() as alive:
+                rehearsal.run(model)
+        peaks[dtype] = alive.peak
+        copied = can_pack(output_embedding_of(empty.model), dtype)
+        assert copied == (dtype == torch.bfloat16 and torch.backends.mkldnn.is_available())
+        assert not copied or alive.peak >= 2 * output_embedding_of(empty.model).weight.numel()
 
 
 def test_longer_answers_and_beams_need_more_memory(backbones: Backbones, task: str) -> None:

@@ -21,6 +21,7 @@ from afina.cli.options import (
     LabelColumn,
     Labels,
     LengthPenaltyOption,
+    LongOption,
     MergeOption,
     MethodOption,
     MetricOption,
@@ -69,7 +70,7 @@ CheckProbeOption = Annotated[
     bool,
     typer.Option(
         "--check-probe",
-        help="First run the golden test: compare the logits of built-in sentences with the recorded logits.",
+        help="First run the golden test: compare the outputs for built-in sentences with the recorded outputs.",
     ),
 ]
 
@@ -89,6 +90,7 @@ def evaluate(
     labels: Labels = None,
     separator: SeparatorOption = None,
     missing: MissingOption = None,
+    long: LongOption = None,
     merge_labels: MergeOption = False,
     sheet: SheetOption = None,
     positive: PositiveOption = None,
@@ -110,7 +112,7 @@ def evaluate(
 
     _print_notes(opened)
     how = data_options(text, text_pair, label, labels, allow_leakage, separator=separator, target=target)
-    texts = EvaluationSet.read(task, trained(opened), **how, **file_options(missing, merge_labels, sheet))
+    texts = EvaluationSet.read(task, trained(opened), **how, **file_options(missing, merge_labels, sheet, long))
     _print_reading(texts.told)
     found = evaluate(
         opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype, metric=metric, positive=positive

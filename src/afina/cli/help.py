@@ -73,7 +73,7 @@ GROUPS = {
         _DATA,
     ),
     **dict.fromkeys(
-        ("positive",),
+        ("long", "positive"),
         _DATA,
     ),
     **dict.fromkeys(

@@ -80,6 +80,14 @@ MissingOption = Annotated[
         metavar="HOW",
     ),
 ]
+LongOption = Annotated[
+    str | None,
+    typer.Option(
+        "--long",
+        help="Target texts of more than half of max_length tokens: refuse (error) or skip (leave out and count).",
+        metavar="HOW",
+    ),
+]
 MergeOption = Annotated[bool, typer.Option("--merge-labels", help="Merge labels that differ only by case or spaces.")]
 SheetOption = Annotated[
     str | None, typer.Option("--sheet", help="Sheet of an xlsx file with several sheets.", metavar="NAME")
@@ -164,9 +172,9 @@ def data_options(
     return given | {name: value for name, value in later.items() if value is not None}
 
 
-def file_options(missing: str | None, merge_labels: bool, sheet: str | None) -> dict[str, Any]:
+def file_options(missing: str | None, merge_labels: bool, sheet: str | None, long: str | None = None) -> dict[str, Any]:
     """Return the options of reading a file that were given, under the same names."""
-    given = {"missing": missing, "merge_labels": merge_labels, "sheet": sheet}
+    given = {"missing": missing, "merge_labels": merge_labels, "sheet": sheet, "long": long}
     return {name: value for name, value in given.items() if value}
 
 

@@ -162,9 +162,9 @@ def check(
     if as_json:
         print(json.dumps(found.as_json()))
     elif found.passed:
-        print(f"passed: relative difference of the logits {found.difference:.1e}, tolerance {found.tolerance:.0e}")
+        print(f"passed: relative difference of the outputs {found.difference:.1e}, tolerance {found.tolerance:.0e}")
     else:
-        how = f"relative difference of the logits {found.difference:.1e}, tolerance {found.tolerance:.0e}"
+        how = f"relative difference of the outputs {found.difference:.1e}, tolerance {found.tolerance:.0e}"
         print(f"FAILED: {found.problem or how}")
     if not found.passed:
         raise typer.Exit(AfinaError.exit_code)

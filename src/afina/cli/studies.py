@@ -22,6 +22,7 @@ from afina.cli.options import (
     KindOption,
     LabelColumn,
     Labels,
+    LongOption,
     MergeOption,
     MetricOption,
     MissingOption,
@@ -114,6 +115,7 @@ def train(
     kind: KindOption = None,
     separator: SeparatorOption = None,
     missing: MissingOption = None,
+    long: LongOption = None,
     merge_labels: MergeOption = False,
     sheet: SheetOption = None,
     positive: PositiveOption = None,
@@ -143,7 +145,7 @@ def train(
         "data": data_options(
             text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive, target=target
         )
-        | file_options(missing, merge_labels, sheet),
+        | file_options(missing, merge_labels, sheet, long),
         "ask": ask_options(template, words),
         "methods": {method: settings},
     }
@@ -171,6 +173,7 @@ def choose(
     kind: KindOption = None,
     separator: SeparatorOption = None,
     missing: MissingOption = None,
+    long: LongOption = None,
     merge_labels: MergeOption = False,
     sheet: SheetOption = None,
     positive: PositiveOption = None,
@@ -197,7 +200,7 @@ def choose(
     data = data_options(
         text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive, target=target
     )
-    data |= file_options(missing, merge_labels, sheet)
+    data |= file_options(missing, merge_labels, sheet, long)
     with _ended_without_checkpoint(command):
         results = recommend(
             task,

@@ -7,11 +7,14 @@ searching for text. The module does not know models.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from afina.data.batch import IGNORED
+from afina.data.kinds import Long
+from afina.data.split import Split, as_references
 from afina.data.tokenize import Encoded, Template, Tokenizer
 from afina.errors import InvalidData, InvalidStudy
 
@@ -60,6 +63,60 @@ class References:
         kept = np.isin(self.owners, examples)
         chosen = [self.tokens[int(number)] for number in np.flatnonzero(kept)]
         return References(Encoded.of(chosen), np.searchsorted(examples, self.owners[kept]))
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Targets that are left out because they have too many tokens.
+
+    Attributes:
+        targets: The number of targets.
+        rows: The places of the examples in their split of which no target is left.
+    """
+
+    targets: int = 0
+    rows: tuple[int, ...] = ()
+
+
+def without_long(
+    split: Split, references: References, max_length: int, long: Long, where: str
+) -> tuple[Split, References, LeftOut]:
+    """Return a split and its references without targets of more than half of `max_length` tokens.
+
+    Args:
+        split: The examples.
+        references: The tokens of all their targets.
+        max_length: The most tokens of a prompt and its target together.
+        long: "refuse": such a target is an error. "skip": the target is left out, and an example without targets too.
+        where: Names the texts in messages.
+
+    Raises:
+        InvalidData: A target is too long and `long` is "refuse", or each target is too long.
+    """
+    lengths, most = references.tokens.lengths, max_length // 2
+    fits = lengths <= most
+    if fits.all():
+        return split, references, LeftOut()
+    row = int(references.owners[int(np.argmax(lengths))])
+    if long == "refuse" or not fits.any():
+        every = "" if fits.any() else "Each target is too long. "
+        raise InvalidData(
+            f"{where} {row + 1}: its target has {references.longest:,} tokens, more than half of the {max_length:,} "
+            f"that prompt and target may have together (`max_length`). {every}Set a greater `max_length`"
+            f"{', or leave such rows out with `long` skip' if fits.any() else ''}.",
+            code="data.target-long",
+            row=row + 1,
+            found=references.longest,
+            most=most,
+        )
+    kept, owners = np.unique(references.owners[fits], return_inverse=True)
+    tokens = Encoded.of([references.tokens[number] for number in np.flatnonzero(fits).tolist()])
+    each = zip((target for row in split.labels for target in row), fits.tolist(), strict=True)
+    fitting = iter([target for target, is_kept in each if is_kept])
+    labels = as_references(tuple(islice(fitting, count)) for count in np.bincount(owners).tolist())
+    rows = np.setdiff1d(np.arange(len(split)), kept)
+    left = LeftOut(int((~fits).sum()), tuple(rows.tolist()))
+    return replace(split.take(kept), labels=labels), References(tokens, owners), left
 
 
 def encode_references(

@@ -19,6 +19,11 @@ How = Literal["refuse", "skip", "keep"]
 
 HOWS: tuple[How, ...] = get_args(How)
 
+Long = Literal["refuse", "skip"]
+"""How to treat a target text that is too long: raise an error, or leave it out."""
+
+LONGS: tuple[Long, ...] = get_args(Long)
+
 
 def columns_in_words(roles: Mapping[str, str]) -> str:
     """Return a task's `columns` in words: `text: column 'body'; label: column 'stars'; not read: id, date`."""

@@ -25,12 +25,12 @@ import numpy as np
 
 from afina import digest, file_io
 from afina.data.addresses import find, is_at_hand, named
-from afina.data.kinds import CLASSES, Kind, columns_in_words
+from afina.data.kinds import CLASSES, Kind, Long, columns_in_words
 from afina.data.readers import files
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.splitting import LabelledRows
-from afina.data.readers.target_kinds import TARGETS, matched, of_target, splits
+from afina.data.readers.target_kinds import TARGETS, check_long, matched, of_target, splits
 from afina.data.split import Example, Split, key
 from afina.data.task import Task, names_of
 from afina.errors import AfinaError, CorruptAdapter, InvalidData, Leakage
@@ -82,6 +82,7 @@ class EvaluationSet:
         left_out: The number of leaked texts that were left out of this set.
         metric: The standard metric of a benchmark's task.
         columns, notes: For a file, as in `Task`.
+        long: As in `Task`.
     """
 
     address: str
@@ -95,6 +96,7 @@ class EvaluationSet:
     left_out: int = 0
     columns: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    long: Long = "refuse"
 
     @property
     def told(self) -> str:
@@ -114,6 +116,7 @@ class EvaluationSet:
         labels: Iterable[str] | None = None,
         separator: str | None = None,
         missing: str | None = None,
+        long: str | None = None,
         merge_labels: bool | None = None,
         sheet: str | None = None,
         allow_leakage: bool = False,
@@ -127,22 +130,22 @@ class EvaluationSet:
         Args:
             target: The column of references, for an adapter that writes texts; as `label`.
             labels: The names of the integers 0..n-1 in the data.
+            long: As in `Task.load`.
 
         Raises the errors of `Task.load`, and Leakage if all texts were trained on.
         """
         address, labels = os.fspath(address), names_of(labels)
         label, _ = of_target(target, label, trained.kind)
+        how = check_long(address, trained.kind, long or trained.data.get("long"))
         asked = ReadOptions(text, text_pair, label, None, separator, missing, merge_labels, sheet)
         if named(address) is None and find(address).is_file():
             again = _read(address, trained, {key: value for key, value in vars(asked).items() if value is not None})
             if again and "evaluation" not in trained.data:
-                more: dict[str, Any] = {"columns": again.columns, "notes": again.notes}
-                found = cls(
-                    address, address, again.label_names, again.evaluation, again.kind, True, metric=again.metric, **more
-                )
-                return found.unseen_by(trained, allow_leakage=allow_leakage)
-        given = labels if labels is not None else trained.data.get("labels")
-        rows, names, where, metric = _rows(address, asked, trained, given)
+                more: dict[str, Any] = {"columns": again.columns, "notes": again.notes, "metric": again.metric}
+                given = address, address, again.label_names, again.evaluation, again.kind, True
+                return cls(*given, long=how, **more).unseen_by(trained, allow_leakage=allow_leakage)
+        listed = labels if labels is not None else trained.data.get("labels")
+        rows, names, where, metric = _rows(address, asked, trained, listed)
         if trained.label_names is None:
             read = splits(rows, rows, labels, names)
             label_names, split = read.label_names, read.evaluation
@@ -156,8 +159,8 @@ class EvaluationSet:
                 )
         else:
             label_names = tuple(trained.label_names)
-            split = matched(rows, label_names, given, names)
-        more = {"columns": rows.columns, "notes": rows.notes}
+            split = matched(rows, label_names, listed, names)
+        more = {"columns": rows.columns, "notes": rows.notes, "long": how}
         found = cls(address, where, label_names, split, trained.kind, metric=metric, **more)
         return found.unseen_by(trained, allow_leakage=allow_leakage)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from afina.data.chat_rendering import rendered_template
 from afina.data.tokenize import PAIR, TEXT, Template, Tokenizer
 from afina.errors import InvalidData, InvalidStudy
 
@@ -27,6 +28,7 @@ OTHERWISE = "{text}\n\nOutput:"
 OTHERWISE_PAIR = "{text}\n{text_pair}\n\nOutput:"
 
 _IN_BRACES = re.compile(r"\{[^{}]+\}")
+_NAME_IN_BRACES = re.compile(r"\{[^\W\d]\w*\}")
 
 _ANSWER = "\x1fanswer\x1f"
 """Stands for the answer while a chat template is read; no text has these characters."""
@@ -51,8 +53,17 @@ def prompt_of(asked: str | None, columns: Mapping[str, str], *, pairs: bool, tok
         asked = USUAL.get((first, second or None), OTHERWISE_PAIR if pairs else OTHERWISE)
     # A column's own name goes before the mark that is spelled alike: a second column may be called `text`.
     marks = {f"{{{columns[role]}}}": mark for role, mark in (("text", TEXT), ("text_pair", PAIR)) if role in columns}
-    made = Template(_IN_BRACES.sub(lambda found: marks.get(found[0], found[0]), asked))
+    named = _IN_BRACES.sub(lambda found: marks.get(found[0], found[0]), asked)
+    made = Template(named)
     made.check_pairs(pairs)
+    if unknown := [each for each in _NAME_IN_BRACES.findall(named) if each not in (TEXT, PAIR)]:
+        raise InvalidStudy(
+            f"`template`: {unknown[0][:80]} is no column of the input, so it would stand in each prompt as it is. "
+            f"Expected {' and '.join(marks or ([TEXT, PAIR] if pairs else [TEXT]))}.",
+            code="template.invalid",
+            template=asked,
+            found=unknown[0],
+        )
     return made
 
 
@@ -69,9 +80,9 @@ def chat_template(tokenizer: Tokenizer, *, pairs: bool) -> Template:
             code="template.chat-missing",
         )
     asked = {"role": "user", "content": f"{TEXT}\n\n{PAIR}" if pairs else TEXT}
-    prompt = str(tokenizer.apply_chat_template([asked], tokenize=False, add_generation_prompt=True))
+    prompt = rendered_template(tokenizer, [asked], prompt=True)
     chat = [asked, {"role": "assistant", "content": _ANSWER}]
-    whole = str(tokenizer.apply_chat_template(chat, tokenize=False))
+    whole = rendered_template(tokenizer, chat, prompt=False)
     end = str(tokenizer.eos_token)
     if not whole.startswith(f"{prompt}{_ANSWER}{end}"):
         raise InvalidStudy(

@@ -14,12 +14,12 @@ import numpy as np
 
 from afina import digest
 from afina.data.addresses import Origin, evaluation_file, find, named
-from afina.data.kinds import CLASSES, Kind, columns_in_words
+from afina.data.kinds import CLASSES, Kind, Long, columns_in_words
 from afina.data.readers import files, splitting
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.splitting import TaskData
-from afina.data.readers.target_kinds import TARGETS, matched, of_kind, of_target
+from afina.data.readers.target_kinds import TARGETS, check_long, matched, of_kind, of_target
 from afina.data.split import Example, Split, key
 from afina.errors import InvalidData, Leakage
 from afina.repr_html import ReprCard
@@ -48,6 +48,7 @@ class Task(ReprCard):
         calibration: Texts set aside from the training split to fit a temperature.
         selection: Texts set aside from the training split to select a model.
         data_digest: The digest of everything that was read at the address, before a part of it was chosen.
+        long: How to treat a target text of too many tokens when the task is encoded.
     """
 
     address: str
@@ -65,6 +66,7 @@ class Task(ReprCard):
     calibration: Split | None = None
     selection: Split | None = None
     data_digest: str | None = None
+    long: Long = "refuse"
 
     def __post_init__(self) -> None:
         for split in (self.train, self.evaluation):
@@ -101,6 +103,7 @@ class Task(ReprCard):
         kind: str | None = None,
         separator: str | None = None,
         missing: str | None = None,
+        long: str | None = None,
         merge_labels: bool | None = None,
         sheet: str | None = None,
         train_examples: int | None = None,
@@ -121,10 +124,10 @@ class Task(ReprCard):
             target: The column of texts that the model learns to write: as `label`, with `kind` text.
             labels: The labels in their order, as the data spell them; or names for 0..n-1, or for multi-hot places.
             kind: A kind of KINDS: classes, number, labels or text. None: recognised (`columns.choose`, `labels`).
-            separator: The text between the labels of a cell.
             missing: One of HOWS: "refuse" (None), "skip" rows without a text or label, "keep" words such as `NA`.
+            long: One of LONGS: "refuse" (None) or "skip" target texts of more than half of `max_length` tokens.
             merge_labels: Read labels that differ only in case, spaces or Unicode form as the most frequent spelling.
-            sheet: The sheet of an xlsx file. None: the only sheet that is not empty.
+            separator, sheet: The text between the labels of a cell; an xlsx file's sheet, default: the one with cells.
             train_examples, evaluation_examples: The largest number of texts, chosen by a hash of the normalised text.
             validation: The share of the training split that replaces the evaluation split.
             evaluation: A file that replaces the evaluation split; a file at `address` is then all trained on.
@@ -140,15 +143,14 @@ class Task(ReprCard):
         found = _with_positive(address, _found(address, asked, names_of(labels), evaluation, offline), positive)
         train = splitting.first(found.train, train_examples, "train_examples")
         held_out = splitting.first(found.evaluation, evaluation_examples, "evaluation_examples")
-        if validation is not None:
-            found = replace(found, ceiling={})
+        found = replace(found, ceiling=found.ceiling if validation is None else {})
         shares = {"validation": validation, "selection": selection, "calibration": CALIBRATION if calibration else None}
         train, cut = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
         aside = {name: TARGETS[found.kind].grouped(split) for name, split in cut.items()}
         held_out = aside.get("validation", held_out)
         TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
-        leaked = check_leakage(address, train, held_out, allow=allow_leakage)
-        return cls(address=address, train=train, evaluation=held_out, leaked=leaked, **_told(found, aside))
+        told = _told(found, aside) | {"leaked": check_leakage(address, train, held_out, allow=allow_leakage)}
+        return cls(address, train=train, evaluation=held_out, long=check_long(address, found.kind, long), **told)
 
     @property
     def pairs(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import numpy as np
 
 from afina import assets, digest, file_io
-from afina.data.answer_tokens import References, encode_references
+from afina.data.answer_tokens import LeftOut, References, encode_references, without_long
 from afina.data.batch import Loader
 from afina.data.kinds import CLASSES, Kind
 from afina.data.leakage import TextHashes
@@ -26,7 +26,7 @@ from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.tokenize import Encoded, Template, encode, pieces
-from afina.errors import CannotWrite, InvalidData
+from afina.errors import CannotWrite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,6 +43,7 @@ class EncodedSplit:
     """The tokens, labels and digest that a run keeps of a split, without its texts.
 
     Attributes:
+        digest: The digest of the split as it was read, before targets that are too long were left out.
         references: The tokens of targets that are texts; `encoded` then has the prompts.
     """
 
@@ -50,6 +51,7 @@ class EncodedSplit:
     labels: np.ndarray
     digest: str
     references: References | None = None
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -108,58 +110,57 @@ class EncodedTask:
     ) -> Self:
         """Encode the splits of a task, or read them from the cache. Raises the same errors as `encode`."""
 
-        def referenced(split: Split, where: str) -> References | None:
+        def fitting(split: Split, where: str) -> tuple[Split, References | None, LeftOut]:
             if split.labels.dtype.kind != "O":
-                return None
+                return split, None, LeftOut()
             assert template is not None
-            return encode_references(tokenizer, split.texts, split.pairs, split.labels, template, where=where)
+            found = encode_references(tokenizer, split.texts, split.pairs, split.labels, template, where=where)
+            return without_long(split, found, max_length, task.long, where)
 
-        def encoded(split: Split, where: str, known: References | None = None) -> EncodedSplit:
-            made = encode_split(tokenizer, tokenizer_digest, split, max_length=length, template=template, where=where)
-            return EncodedSplit(made, split.labels, split.digest, known or referenced(split, where))
+        def encoded(split: Split, where: str) -> EncodedSplit:
+            kept, references, left_out = train if split is task.train else fitting(split, where)
+            made = encode_split(tokenizer, tokenizer_digest, kept, max_length=length, template=template, where=where)
+            return EncodedSplit(made, kept.labels, split.digest, references, left_out)
 
-        targets = referenced(task.train, "training text")
-        answer_tokens = targets.longest if targets else None
-        length = _prompt_length(max_length, targets) if targets else max_length
+        train = fitting(task.train, "training text")
+        answer_tokens = train[1].longest if train[1] else None
+        length = max_length - (answer_tokens or 0)
         calibration, selection = (
             None if kept is None else encoded(kept, "training text") for kept in (task.calibration, task.selection)
         )
+        learnt, measured = encoded(task.train, "training text"), encoded(task.evaluation, "evaluation text")
+        aside = [part for part in (calibration, selection) if part]
         return cls(
             task.address,
             task.label_names,
-            encoded(task.train, "training text", targets),
-            encoded(task.evaluation, "evaluation text"),
+            learnt,
+            measured,
             task.leaked,
             task.kind,
             task.metric,
             task.ceiling,
             task.separator,
             task.columns,
-            task.notes,
+            (*task.notes, *_without_targets([learnt, *aside], measured, max_length)),
             calibration,
             selection,
             task.data_digest,
-            TextHashes.of([*task.train, *(task.calibration or ())]),
+            TextHashes.of([*train[0], *(task.calibration or ())]),
             task.train.pairs is not None,
             length,
             answer_tokens,
         )
 
 
-def _prompt_length(max_length: int, targets: References) -> int:
-    """Return the most tokens of a prompt, which leave room for the longest target. Raises InvalidData."""
-    if targets.longest * 2 > max_length:
-        row = int(targets.owners[int(np.argmax(targets.tokens.lengths))])
-        raise InvalidData(
-            f"training text {row + 1}: its target has {targets.longest:,} tokens, more than half of the "
-            f"{max_length:,} that prompt and target may have together (`max_length`). Set a greater `max_length`, or "
-            "leave such rows out.",
-            code="data.target-long",
-            row=row + 1,
-            found=targets.longest,
-            most=max_length // 2,
-        )
-    return max_length - targets.longest
+def _without_targets(learnt: Sequence[EncodedSplit], measured: EncodedSplit, max_length: int) -> tuple[str, ...]:
+    """Return a note on how many targets were left out; empty if none was."""
+    counts = sum(part.left_out.targets for part in learnt), measured.left_out.targets
+    if not any(counts):
+        return ()
+    return (
+        f"Left out because they have more than {max_length // 2:,} tokens, half of `max_length`: {counts[0]:,} "
+        f"training target{'s' * (counts[0] != 1)} and {counts[1]:,} evaluation target{'s' * (counts[1] != 1)}.",
+    )
 
 
 def encode_split(

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from afina.data.addresses import named
+from afina.data.answer_tokens import encode_references, without_long
 from afina.data.leakage import EvaluationSet, TrainingInfo
 from afina.data.readers.target_kinds import TARGETS
+from afina.data.split import Split
 from afina.errors import InvalidData
 from afina.inference import probes
+from afina.inference.predictor import ModelPredictor, Predictor
 from afina.models import objectives
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective, metric_for
+from afina.models.objectives import Texts
 from afina.stats import intervals
 from afina.stats.answered import Answered
 from afina.stats.intervals import Interval
@@ -39,6 +43,7 @@ class Evaluation:
         answered: Targets and answers.
         max_length: Maximum length in tokens. None: the adapter reads whole texts.
         chosen: Whether somebody chose the positive label of two.
+        too_long: Number of target texts that were left out because they have too many tokens.
     """
 
     adapter: str
@@ -59,6 +64,7 @@ class Evaluation:
     answered: Answered
     max_length: int | None
     chosen: bool
+    too_long: int = 0
 
 
 def trained(adapter: Adapter) -> TrainingInfo:
@@ -104,7 +110,7 @@ def evaluate(
         manifest = manifest.model_copy(update={"label_names": texts.label_names})
         adapter = replace(adapter, manifest=manifest)
     predictor = probes.opened(adapter, backbone, dtype, checked=check_probe)
-    split, objective = texts.split, predictor.objective
+    objective, (split, too_long) = predictor.objective, _fitting(predictor, texts)
     headline = metric_for(objective, metric, texts.metric)
     turned = _turned(objective, positive, texts.where)
     predictions, truncated = predictor.measure(split, where=f"{texts.where}, text")
@@ -129,7 +135,24 @@ def evaluate(
         answered=answered,
         max_length=getattr(predictor, "max_length", None),
         chosen=positive is not None or _is_chosen(manifest),
+        too_long=too_long,
     )
+
+
+def _fitting(predictor: Predictor, texts: EvaluationSet) -> tuple[Split, int]:
+    """Return the split without targets that are too long, as in training, and how many targets were left out.
+
+    Raises InvalidData if a target is too long and is not to be left out.
+    """
+    objective, split = predictor.objective, texts.split
+    if not isinstance(predictor, ModelPredictor) or not isinstance(objective, Texts) or objective.answer_tokens is None:
+        return split, 0
+    assert predictor.template is not None
+    where, tokenizer = f"{texts.where}, text", predictor.backbone.tokenizer
+    found = encode_references(tokenizer, split.texts, split.pairs, split.labels, predictor.template, where=where)
+    most = predictor.max_length + objective.answer_tokens
+    kept, _, left_out = without_long(split, found, most, texts.long, where)
+    return kept, left_out.targets
 
 
 def _turned(objective: Objective, positive: str | None, where: str) -> bool:

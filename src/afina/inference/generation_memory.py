@@ -17,9 +17,11 @@ from afina.data.batch import TOKEN_BUDGET, Packed, pack
 from afina.data.tokenize import Encoded
 from afina.inference.generation import COLUMNS, ROWS
 from afina.models.added_modules import attentions, key_heads
+from afina.models.architectures import output_embedding_of
 from afina.models.classifier import Classifier
 from afina.models.kernels.key_values import KeyValueCache
 from afina.models.kernels.layout import Layout
+from afina.models.kernels.linear import can_pack
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,9 @@ class GenerationRehearsal:
 
     def run(self, model: Classifier) -> None:
         """Take the largest steps with a model on fake tensors."""
-        config, weight = model.body.config, next(model.body.parameters())
+        config, weight, head = model.body.config, next(model.body.parameters()), output_embedding_of(model.model)
+        # The copy of the output embedding in oneDNN's order, as NextTokenModel makes it.
+        copy = torch.empty_like(head.weight) if can_pack(head, head.weight.dtype) else None
         cache = KeyValueCache(list(attentions(model.body)), *key_heads(config), weight.dtype, weight.device)
         sequences = [cache.enter(length, min(self.most, 32), self.layout.prefix) for length in self.prompts]
         chosen = sequences[: len(self.entering)]
@@ -93,3 +97,4 @@ class GenerationRehearsal:
         positions = torch.tensor([[sequence.length for sequence in cache.sequences]])
         row = {"input_ids": torch.zeros_like(positions), "position_ids": positions}
         model.answer(model.read(row, self.decoding, cached=cache.decoding_row(cache.sequences)))
+        del copy

@@ -147,7 +147,7 @@ def _check_files(directory: Path) -> None:
     if not any(str(name).endswith("ForSequenceClassification") for name in settings.get("architectures") or ()):
         raise InvalidStudy(
             f"{directory / CONFIG}: architectures is {settings.get('architectures')!r:.80}, expected a "
-            "...ForSequenceClassification. Give the directory of a fine-tuned classifier.",
+            "...ForSequenceClassification. A language model does not tell its prompts: use it as a `backbone` instead.",
             code="model.config-unusable",
             path=directory / CONFIG,
             field="architectures",

@@ -66,6 +66,8 @@ def writing_rows(
 ) -> Iterator[Callable[[Chunk, Sequence[Answer]], None]]:
     """Yield a function that writes the rows of a chunk with their answers to `out`, which is written atomically.
 
+    The temporaries of killed processes that wrote the same file are removed first.
+
     The file's own columns come first. Then come `predicted_label`, `predicted_labels` or `predicted_value`, the
     probability of each label, and the reason for a missing answer.
 
@@ -77,6 +79,7 @@ def writing_rows(
     Raises:
         InvalidData: The file has a column with such a name, or (csv only) a row has other columns than the first row.
     """
+    file_io.sweep_killed(out)
     with (
         file_io.replacing(out) as fresh,
         fresh.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,

@@ -88,8 +88,8 @@ def check(predictor: Predictor) -> None:
     found = difference(predictor)
     if not found <= TOLERANCE:
         raise CorruptAdapter(
-            f"{predictor.where}: the probe's logits differ by {found:.1e} of the largest logit, expected at most "
-            f"{TOLERANCE:.0e}. With the installed libraries, the adapter computes other logits than when it was made. "
+            f"{predictor.where}: the probe's outputs differ by {found:.1e} of the largest output, expected at most "
+            f"{TOLERANCE:.0e}. With the installed libraries, the adapter computes other outputs than when it was made. "
             f"Install these versions: {predictor.manifest.versions}.",
             code="adapter.probe-differs",
             where=predictor.where,

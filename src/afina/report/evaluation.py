@@ -39,7 +39,8 @@ def sentences(found: Evaluation) -> list[str]:
     figures = [metric_figure(name, found.metrics[name], found.label_names) for name in names]
     on = texts_evaluated(found.where, found.examples, found.held_out)
     ends = (found.interval.low, found.interval.high)
-    interval = f"{interval_heading(found.metric)}: {span(ends)}"
+    has_none = isnan(ends[0]) and not isnan(found.metrics[found.metric])
+    interval = "no interval" if has_none else f"{interval_heading(found.metric)}: {span(ends)}"
     said = [f"{', '.join(figures[:2])} on {on} ({interval}){too_few(found.examples)}"]
     said += [", ".join(figures[2:])] if len(figures) <= IN_A_SENTENCE else []
     positive = PRESENTATIONS[found.kind].positive(found.label_names)
@@ -67,6 +68,8 @@ def leakage_notes(where: str, leaked: int | None, left_out: int, trained: str = 
 
 def _texts(found: Evaluation) -> list[str]:
     said = leakage_notes(found.where, found.leaked, found.left_out)
+    if found.too_long:
+        said.append(f"{count(found.too_long)} target{'s' * (found.too_long != 1)} left out: too many tokens.")
     if found.truncated:
         said.append(texts_cut(found.truncated, found.examples, found.max_length))
     return said
@@ -110,6 +113,7 @@ def as_json(found: Evaluation) -> dict[str, object]:
         "held_out": found.held_out,
         "leaked": found.leaked,
         "left_out": found.left_out,
+        **({"too_long": found.too_long} if found.too_long else {}),
         "positive": presentation.positive(found.label_names),
         **presentation.as_json(found.label_names, answered.targets, answered.answers[None]),
     }

@@ -127,7 +127,7 @@ def baseline_table(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -
     """Return a row per baseline without a language model, and the verdicts against the best one; None without any."""
     if not baselines or not arms:
         return None
-    headline = arms[0].record.metric
+    headline, baselines = arms[0].record.metric, [one.beside(arms[0].results[0]) for one in baselines]
     others = [
         name
         for name in metrics_of(arms[0].record)[1:]

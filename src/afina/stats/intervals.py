@@ -229,7 +229,8 @@ class Crossed:
 class Estimate:
     """A metric of one method: the mean over seeds, the standard deviation over seeds, and a confidence interval.
 
-    All three are UNDEFINED if the metric is undefined for a seed. The standard deviation divides by n - 1 and is None
+    All three are UNDEFINED if the metric is undefined for a seed, and the interval if nothing says how examples vary.
+    The standard deviation divides by n - 1 and is None
     for one seed. With one seed, the interval is about this trained model on other examples. With several seeds, it is
     about the method, on other examples and with other seeds.
     """
@@ -255,7 +256,8 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
     differences (Agresti & Coull do the same for one share, The American Statistician 52, 1998, 119-126). The interval
     stays within the metric's range: shares are transformed as in Wilson's interval, metrics of probabilities by their
     logit, correlations by Fisher's z, losses by their logarithm, R² by the logarithm of 1 - R².
-    docs/background/coverage.md has the coverage of each.
+    docs/background/coverage.md has the coverage of each. A single example has no interval, unless its value is a bound
+    of a share.
     """
     if metric.counted:
         return accuracy_estimate(values, level)
@@ -265,6 +267,8 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
     mean, spread, table = _seeds(table, table.mean(axis=1))
     if not table.var() > 1e-24 and metric.range == (0.0, 1.0) and mean in metric.range:
         return Estimate(mean, spread, wilson(int(mean) * table.shape[1], table.shape[1], level))
+    if table.shape[1] < 2:
+        return Estimate(mean, spread, Interval(UNDEFINED, UNDEFINED))
     width = Crossed.of(table, added=2, size=size_of(table)).width(level)
     return Estimate(mean, spread, bent(mean, width, metric.range, logit=metric.chances))
 

@@ -7,7 +7,8 @@ torch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,14 @@ from afina import digest, file_io, meter
 from afina.data.task import Task
 from afina.errors import InvalidData
 from afina.models import objectives
-from afina.models.objective import Predictions
+from afina.models.objective import Objective, Predictions
 from afina.schema import Count, Figure, Frozen, Sealed
 from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS
 from afina.studies.choosing import floors
 from afina.studies.choosing.floor import Floor
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
-from afina.studies.runs.record import Below, Duration, Printable
+from afina.studies.runs.record import Below, Duration, Printable, Result
 from afina.studies.runs.spec import RunSpec
 
 LABEL = "without-a-model-{}"
@@ -71,13 +72,30 @@ class MeasuredBaseline:
 
     record: BaselineRecord
     evaluation_digest: str
-    answered: Answered = field(compare=False, repr=False)
-    targets: bytes = field(compare=False, repr=False)
+    objective: Objective = field(compare=False, repr=False)
+    predictions: Predictions = field(compare=False, repr=False)
 
     @property
     def measured_on(self) -> tuple[str, bytes]:
         """A key of the evaluation split and its targets, as `measured_on` of a result."""
-        return self.evaluation_digest, self.targets
+        return self.evaluation_digest, self.predictions.right_as_bytes
+
+    @cached_property
+    def answered(self) -> Answered:
+        """The answers and targets from which metrics are computed."""
+        return self.objective.answered(self.predictions)
+
+    def beside(self, result: Result) -> MeasuredBaseline:
+        """Return the baseline on the texts and targets of `result`, if its run left out targets that are too long."""
+        digest, targets = result.record.environment.evaluation_digest, result.targets
+        if digest != self.evaluation_digest or result.predictions.right_as_bytes == self.predictions.right_as_bytes:
+            return self
+        answers = np.delete(self.predictions.outputs, np.array(result.record.left_out, np.int64), axis=0)
+        if len(answers) != len(targets):
+            return self
+        predictions = Predictions(answers, targets)
+        record = self.record.model_copy(update={"metrics": self.objective.metrics(predictions)})
+        return replace(self, record=record, predictions=predictions)
 
     def values(self, metric: str) -> np.ndarray:
         """Return the contribution of each answer to a metric, [N]."""
@@ -164,6 +182,4 @@ def _with_predictions(found: BaselineRecords, directory: OutputDirectory) -> Ite
     objective = objectives.make(found.label_names, found.objective)
     for one in found.baselines:
         predictions = Predictions.read(directory.out / one.predictions, one.predictions_digest)
-        yield MeasuredBaseline(
-            one, found.evaluation_digest, objective.answered(predictions), predictions.right_as_bytes
-        )
+        yield MeasuredBaseline(one, found.evaluation_digest, objective, predictions)

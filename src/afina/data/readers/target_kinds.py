@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, KINDS, LABELS, NUMBER, Kind
+from afina.data.kinds import CLASSES, KINDS, LABELS, LONGS, NUMBER, Kind, Long
 from afina.data.readers import splitting
 from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import (
@@ -290,6 +290,21 @@ def of_target(target: str | None, label: str | None, kind: str | None) -> tuple[
             found=kind,
         )
     return target, next(name for name, made in TARGETS.items() if made.written)
+
+
+def check_long(where: str, kind: Kind, long: str | None) -> Long:
+    """Return how to treat targets that are too long. Raises UnknownName, or InvalidData for another kind."""
+    if long is not None and not TARGETS[kind].written:
+        raise InvalidData(
+            f"task {where}: `long` is about targets that are texts, but the task is of kind {kind}. Remove `long`.",
+            code="data.option-inapplicable",
+            where=where,
+            option="long",
+        )
+    for one in LONGS:
+        if one == (long or "refuse"):
+            return one
+    raise UnknownName("long", str(long), LONGS)
 
 
 def splits(

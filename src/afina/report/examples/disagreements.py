@@ -19,6 +19,7 @@ from afina.report.presentation import PRESENTATIONS
 from afina.report.sections import Notes, Section, of_table
 from afina.report.tables import Column, Table
 from afina.studies.runs.inputs import evaluation_of
+from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Data
 
 DISAGREEMENTS, EXAMPLES = "Where the methods disagree", "Examples"
@@ -43,11 +44,14 @@ class EvaluationTexts:
     reason: str = ""
     withheld: bool = False
 
-    def shown(self, digest: str) -> tuple[Sequence[str] | None, str]:
-        """Return the texts of the split with this digest, or None and the reason."""
-        if self.texts is not None and self.digest != digest:
+    def shown(self, record: Record) -> tuple[Sequence[str] | None, str]:
+        """Return the texts that the run of `record` answered, or None and the reason."""
+        if self.texts is not None and self.digest != record.environment.evaluation_digest:
             return None, "the task's evaluation texts are no longer those of these runs"
-        return self.texts, self.reason
+        if self.texts is None or not record.left_out:
+            return self.texts, self.reason
+        left_out = set(record.left_out)
+        return [text for row, text in enumerate(self.texts) if row not in left_out], self.reason
 
     @classmethod
     def read(cls, address: str, data: Data) -> EvaluationTexts:
@@ -117,7 +121,7 @@ def sections_of(arms: Sequence[Arm], evaluated: EvaluationTexts) -> list[Section
         table = disagreement_table(arms, evaluated)
         return [of_table(table)] if table else []
     every, compared = SideBySide(_comparable(arms)), SideBySide(_trained(arms))
-    texts, reason = evaluated.shown(arms[0].record.environment.evaluation_digest)
+    texts, reason = evaluated.shown(arms[0].record)
     rows = compared.most_apart()
     said = [which_differ(len(rows), compared.arms)] if rows else []
     if texts is None:
@@ -140,7 +144,7 @@ def disagreement_table(arms: Sequence[Arm], evaluated: EvaluationTexts) -> Table
     if not found:
         return None
     record = compared[0].record
-    texts, reason = evaluated.shown(record.environment.evaluation_digest)
+    texts, reason = evaluated.shown(record)
     rows = tuple(
         (
             str(one.index),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import numpy as np
 from afina import digest, meter
 from afina.data.leakage import TextHashes
 from afina.data.readers import splitting
+from afina.data.readers.target_kinds import TARGETS
+from afina.data.split import Split
 from afina.data.task import Task
 from afina.errors import InvalidData, InvalidStudy
 from afina.methods import METHODS, make
@@ -199,11 +202,13 @@ def _answer(
 ) -> Recommendation:
     task, objective, metric = setting.task, setting.objective, METRICS[setting.metric]
     held_out = splitting.first(task.evaluation, trainings.texts, "evaluation_examples")
+    untrained = {name: one for name, one in trainings.results.items() if not one.record.steps}
+    finalists = best_of_each_method(trainings)
+    read = len(held_out)
+    held_out, finalists, untrained = _same_texts(held_out, finalists, untrained)
     answered = {floor.name: floor.predictions(held_out) for floor in fitted}
     simple = {name: objective.values(metric.name, one)[None] for name, one in answered.items()}
-    untrained = {name: one for name, one in trainings.results.items() if not one.record.steps}
     simple |= {name: result.scores[None] for name, result in untrained.items()}
-    finalists = best_of_each_method(trainings)
     scores = {name: one.scores[None] for name, one in finalists.items()}
     defined = {name: one for name, one in (scores | simple).items() if not np.isnan(one).any()}
     compared = compare(defined, metric=metric, margin=metric.margin(held_out.labels), references=simple)
@@ -215,7 +220,7 @@ def _answer(
     chosen = finalists.get(recommended) or untrained.get(recommended)
     return Recommendation(
         task=task.address,
-        data=setting.data.model_copy(update={"evaluation_examples": len(held_out)}),
+        data=setting.data.model_copy(update={"evaluation_examples": read}),
         backbone=setting.backbone,
         kind=task.kind,
         metric=metric.name,
@@ -232,6 +237,26 @@ def _answer(
         stages=dict(setting.stages.seconds),
         at_once=trainings.at_once,
     )
+
+
+def _same_texts(
+    held_out: Split, finalists: dict[str, Result], untrained: dict[str, Result]
+) -> tuple[Split, dict[str, Result], dict[str, Result]]:
+    """Return the texts and targets of the first result, and the results on the same texts.
+
+    Results differ in their texts only if targets that are too long were left out (`Task.long`), and methods with
+    virtual tokens leave less room for a text.
+    """
+    first = next(iter([*finalists.values(), *untrained.values()]), None)
+    if first is None or not TARGETS[first.objective.kind].written:
+        return held_out, finalists, untrained
+    left_out = np.array(first.record.left_out, np.int64)
+    texts = held_out.take(np.delete(np.arange(len(held_out)), left_out))
+    same = [
+        {name: one for name, one in some.items() if one.predictions.right_as_bytes == first.predictions.right_as_bytes}
+        for some in (finalists, untrained)
+    ]
+    return replace(texts, labels=first.targets), same[0], same[1]
 
 
 def contender_of_floor(floor: Floor, figures: Mapping[str, float], adapter: str | None) -> Contender:

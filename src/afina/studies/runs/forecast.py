@@ -18,6 +18,7 @@ import torch
 from afina import device as devices
 from afina import meter
 from afina.data.batch import TOKEN_BUDGET, Loader, Packed, by_length, pack
+from afina.data.readers.target_kinds import of_kind
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Encoded
@@ -155,7 +156,8 @@ def forecast_methods(
 ) -> list[Forecast]:
     """Return the `forecast_run` of each method.
 
-    Without `task`, all texts have `training.max_length` tokens (default LENGTH).
+    Without `task`, all texts have `training.max_length` tokens (default LENGTH) and one of two labels. Raises
+    InvalidStudy for a kind of target texts without `task`.
 
     Args:
         methods: Default: all methods that suit the backbone's family and the task's labels.
@@ -164,6 +166,14 @@ def forecast_methods(
     """
     if task:
         says(f"reading {task} and the backbone's tokenizer")
+    elif data.kind is not None and of_kind(data.kind).written:
+        raise InvalidStudy(
+            f"`kind` {data.kind}: the cost of learning to write texts depends on the lengths of inputs and targets. "
+            "Give a `task`.",
+            code="option.inapplicable",
+            option="kind",
+            found=data.kind,
+        )
     runs = [
         RunSpec(
             backbone=backbone,

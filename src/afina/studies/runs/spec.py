@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from afina import digest
-from afina.data.kinds import How, Kind
+from afina.data.kinds import How, Kind, Long
 from afina.data.readers.target_kinds import of_target
 from afina.methods import METHODS, make
 from afina.models.backbone_spec import FLOAT, PrecisionName
@@ -30,7 +30,7 @@ MOST = 2**31 - 1
 """The upper limit of every count; a greater number is a typing error, and numpy and torch could not use it."""
 
 
-class Data(Frozen):
+class Data(Sparing):
     """How to read the task: the [data] section of a study.
 
     Attributes:
@@ -39,7 +39,8 @@ class Data(Frozen):
         labels: The label names, in the order of their indices.
         kind: The kind of target in the label column. None: recognised.
         separator: The text between several labels of one cell. None: recognised.
-        missing: How to treat missing values; `Task.load` describes the choices.
+        missing, long: How to treat missing values, and target texts that are too long; `Task.load` describes the
+            choices.
         merge_labels: Whether labels that differ only in spelling are one label.
         sheet: The sheet of a workbook that is read.
         train_examples, evaluation_examples: The largest number of texts, chosen by a stable hash of the text.
@@ -51,6 +52,8 @@ class Data(Frozen):
         allow_leakage: Accept evaluation texts that also occur in the training split.
     """
 
+    unwritten: ClassVar[frozenset[str]] = frozenset({"long"})
+
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
@@ -58,6 +61,7 @@ class Data(Frozen):
     kind: Kind | None = None
     separator: str | None = Field(default=None, min_length=1)
     missing: How | None = None
+    long: Long | None = None
     merge_labels: bool = False
     sheet: str | None = None
     train_examples: int | None = Field(default=None, ge=1, le=MOST)
