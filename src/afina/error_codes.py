@@ -128,7 +128,6 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "adapter.ambiguous": "A directory has several adapters; choose one with `method`.",
         "decoding.no-token": "A grammar, or `no_repeat_ngram`, allows no further token.",
         "serving.kind-mismatch": "An adapter was asked for another kind of answer than it gives.",
-        "serving.kind-unsupported": "A server does not answer with the kind of answers that the adapter gives.",
         "ask.kind-unsupported": "A language model cannot be asked in words about this kind of task.",
         "backbone.unsupported": (
             "A backbone is of a family, or has a configuration or tokenizer, that afina does not support."

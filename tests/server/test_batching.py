@@ -14,7 +14,7 @@ import pytest
 from afina.errors import Busy, Overloaded
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
-from afina.server.line.work import NoGenerations, Work
+from afina.server.line.work import Work
 from afina.server.metrics import ComputedBatch
 from clock import Clock
 from raises import raises
@@ -25,6 +25,13 @@ class Number(Work):
     """A number to compute with."""
 
     number: Any
+
+
+class NoGenerations:
+    """Of a computer that generates nothing."""
+
+    active = waiting = bytes = 0
+    tokens_of: dict[Any, int] = {}  # noqa: RUF012
 
 
 class Computes:

@@ -46,6 +46,10 @@ class Steps:
     bytes: int = 0
 
     @property
+    def active(self) -> int:
+        return len(self.held) + len(self.running)
+
+    @property
     def waiting(self) -> int:
         return len(self.held)
 

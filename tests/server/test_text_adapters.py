@@ -1,29 +1,81 @@
-"""A store with an adapter that answers with texts: a server refuses that adapter, and serves the others."""
+"""Adapters that answer with texts, beside others on one server: what they generate, and what asks for another kind."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from afina import Adapter, Backbone, Predictor
+from afina.errors import CorruptAdapter, InvalidData
+from afina.inference import probes
+from afina.inference.predictor import ModelPredictor
+from afina.server.core import Core
+from afina.server.requests import GenerationOptions, Text
+from afina.serving.work import GeneratedText, NewTokens
+from afina.store.keys import Key
 from crowd import adapter
-from servers import TOLD, logged, within
+from raises import raises
+from servers import TOLD, Served, within
 
-CODE = "serving.kind-unsupported"
+CODE = "data.kind-mismatch"
+WARM = Text("warm soup")
+
+
+def told_by(gpt2: Backbone, seed: int, off: float | None = 0.0, **more: Any) -> Adapter:
+    """An adapter that tells, with the golden probe that it computes, or one that is so far off."""
+    made = adapter(gpt2, "lora", {"r": 2}, seed=seed, **TOLD | more)
+    if off is None:
+        return made
+    alone = Predictor.of(made, gpt2)
+    assert isinstance(alone, ModelPredictor)
+    found = probes.probe(alone.classifier, gpt2, alone.max_length, alone.template)
+    outputs = tuple(tuple(value + off for value in row) for row in found)
+    return replace(made, manifest=made.manifest.model_copy(update={"probe": outputs}))
+
+
+def publish(served: Served, made: Adapter, path: Path, name: str = "acme/told") -> str:
+    made.save(path)
+    return str(served.store.publish(path, name, message="why").version)
 
 
 @pytest.fixture
-def told(serve: Any, gpt2: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Any:
-    """A server whose store got the adapter before the server read the store."""
-    caplog.set_level("INFO", "afina")
-    served = serve(every=0.5)
-    adapter(gpt2, "lora", {"r": 2}, seed=6, **TOLD).save(tmp_path / "told")
-    served.store.publish(tmp_path / "told", "acme/told", message="why")
+def told(serve: Callable[..., Served], gpt2: Backbone, tmp_path: Path) -> Served:
+    """A server with `acme/told@1`, in production."""
+    served = serve(every=0.1)
+    publish(served, told_by(gpt2, 6), tmp_path / "told")
+    served.store.alias("acme/told@1")
     return served
 
 
-def test_every_protocol_refuses_the_adapter_with_a_code_and_serves_the_others(told: Any) -> None:
+def key_of(served: Served, who: str = "acme") -> Key:
+    found = served.core.tenants.key_of(served.secrets[who])
+    assert found is not None
+    return found
+
+
+def asked(served: Served, model: str = "acme/told", **options: Any) -> list[GeneratedText]:
+    with served.core.asked(key_of(served), model, [WARM], GenerationOptions(**options)) as one:
+        return [future.result(30) for future in served.core.submit(one)]
+
+
+def long(served: Served, model: str = "acme/told@production", **more: Any) -> Any:
+    """A request whose answer takes 200 steps."""
+    decoding = {"max_new_tokens": 200, "no_repeat_ngram": 1}
+    return served.core.ask(key_of(served), model, [WARM], GenerationOptions(decoding=decoding, **more))
+
+
+def generated_alone(backbone: Backbone, made: Adapter, **decoding: Any) -> str:
+    (found,) = Predictor.of(made, backbone).generating(**decoding)([WARM.text])
+    return str(found["answer"])
+
+
+def test_every_protocol_of_labels_refuses_the_adapter_and_serves_the_others(told: Served) -> None:
     bodies = {
         "/predict": {"inputs": "warm soup", "model": "acme/told@1"},
         "/classify": {"input": "warm soup", "model": "acme/told@1"},
@@ -34,34 +86,186 @@ def test_every_protocol_refuses_the_adapter_with_a_code_and_serves_the_others(to
     for path, body in bodies.items():
         refused = told.post(path, body)
         assert refused.status_code == 422, (path, refused.text)
-        assert CODE in refused.text
+        assert "Ask for a completion" in refused.text
         assert "warm soup" not in refused.text
     answered = told.post("/predict", {"inputs": "warm soup", "model": "acme/reviews@1"})
     assert answered.status_code == 200
     assert told.core.ready
 
 
-def test_the_log_names_the_adapter_once_the_server_runs(told: Any, caplog: pytest.LogCaptureFixture) -> None:
-    def said() -> list[dict[str, Any]]:
-        return [line for line in logged(caplog) if line["message"] == "version not served"]
+def test_an_adapter_of_labels_is_not_asked_for_a_text(told: Served) -> None:
+    with raises(InvalidData, code=CODE):
+        asked(told, "acme/reviews@1")
+    with raises(InvalidData, code=CODE):
+        told.core.ask(key_of(told), "acme/told", [WARM])
+    places = told.core.engine._residents._places.values()
+    assert sum(place.leases for place in places) == 0
 
-    assert within(20.0, lambda: bool(said()))
-    (line,) = said()
-    assert line["version"] == "acme/told@1"
-    assert "answers with texts" in line["problem"]
+
+def test_it_generates_as_it_does_alone_with_what_the_request_asks_for(told: Served, gpt2: Backbone) -> None:
+    made = told_by(gpt2, 6)
+    (found,) = asked(told)
+    assert (found.text, found.version) == (generated_alone(gpt2, made), "acme/told@1")
+    assert len(found.tokens) <= 8, "as trained"
+    (greedy,) = asked(told, decoding={"max_new_tokens": 20, "seed": None})
+    assert greedy.text == generated_alone(gpt2, made, max_new_tokens=20)
+    drawn = {"temperature": 1.5, "seed": 3, "max_new_tokens": 12}
+    choices = asked(told, decoding=drawn, n=3)
+    assert len({one.text for one in choices}) > 1
+    assert choices[0].text == generated_alone(gpt2, made, **drawn)
+    assert [one.text for one in asked(told, decoding=drawn, n=3)] == [one.text for one in choices]
 
 
-def test_an_alias_that_moves_to_the_adapter_is_not_followed(told: Any, gpt2: Any, tmp_path: Path) -> None:
-    body = {"inputs": "warm soup", "model": "acme/reviews@production"}
-    assert told.post("/predict", body).status_code == 200
-    adapter(gpt2, "lora", {"r": 2}, seed=7, **TOLD).save(tmp_path / "next")
-    told.store.alias(str(told.store.publish(tmp_path / "next", "acme/reviews", message="why").version))
+def test_each_new_token_is_heard_once_and_by_the_number_of_its_answer(told: Served) -> None:
+    heard: dict[int, list[int]] = {}
+
+    def hear(number: int, new: NewTokens) -> None:
+        heard.setdefault(number, []).extend(new.tokens)
+
+    options = GenerationOptions(decoding={"temperature": 1.0, "max_new_tokens": 9}, n=2, heard=hear)
+    with told.core.asked(key_of(told), "acme/told", [WARM, Text("cold play")], options) as one:
+        found = [future.result(30) for future in told.core.submit(one)]
+        assert one.receipt.generation is not None
+        assert (one.receipt.generation.n, one.receipt.generation.max_new_tokens) == (2, 9)
+    assert heard == {number: outcome.tokens.tolist() for number, outcome in enumerate(found)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"decoding": {"max_new_tokens": 33}}, {"n": 3}, {"logprobs": 6}, {"decoding": {"temperature": -1.0}}],
+)
+def test_what_exceeds_a_limit_is_refused_before_it_waits(
+    serve: Callable[..., Served], gpt2: Backbone, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    served = serve(max_new_tokens=32, choices=2, logprobs=5)
+    publish(served, told_by(gpt2, 6), tmp_path / "told")
+    with pytest.raises(InvalidData):
+        asked(served, **options)
+
+
+def test_a_version_whose_golden_test_fails_is_not_served(told: Served, gpt2: Backbone, tmp_path: Path) -> None:
+    asked(told, "acme/told@production")
+    bad = publish(told, told_by(gpt2, 8, off=0.5), tmp_path / "bad")
+    with raises(CorruptAdapter, code="adapter.probe-differs"):
+        asked(told, bad)
+    told.store.alias(bad)
     assert within(20.0, lambda: told.core.current.behind == 1)
-    assert told.post("/predict", body).status_code == 200
+    (found,) = asked(told, "acme/told@production")
+    assert found.version == "acme/told@1"
 
 
-def test_the_page_shows_the_refusal_beside_the_answers_of_other_adapters(told: Any) -> None:
-    shown = told.post("/page/answers", {"text": "warm soup"})
-    assert shown.status_code == 200
-    assert CODE in shown.text
-    assert "acme/reviews" in shown.text
+class Steps:
+    """Notes the steps of a server's generations, and lets a test hold them."""
+
+    def __init__(self, core: Core) -> None:
+        self.count, self.hold = 0, threading.Event()
+        self.hold.set()
+        generations = core.batching.computer.generations
+        step = generations.step
+
+        def counted() -> Any:
+            self.hold.wait(20)
+            self.count += 1
+            return step()
+
+        generations.step = counted  # type: ignore[method-assign]
+
+
+def test_a_text_of_another_client_waits_for_at_most_a_step_of_a_long_generation(told: Served) -> None:
+    steps = Steps(told.core)
+    one = long(told)
+    (writes,) = told.core.submit(one)
+    waits = []
+    with told.core.asked(key_of(told, "bolt"), "bolt/mail", [Text("a b")]) as other:
+        for _ in range(10):
+            (reads,) = told.core.submit(other)
+            reads.add_done_callback(lambda done, at=steps.count: waits.append(steps.count - at))
+            reads.result(20)
+    assert not writes.done(), "otherwise nothing was measured"
+    assert max(waits) <= 1
+    assert len(writes.result(60).tokens) == 200
+    one.release()
+
+
+def test_a_running_generation_ends_on_the_version_that_it_began_with(
+    told: Served, gpt2: Backbone, tmp_path: Path
+) -> None:
+    steps = Steps(told.core)
+    second = told_by(gpt2, 7)
+    publish(told, second, tmp_path / "second")
+    one = long(told)
+    (future,) = told.core.submit(one)
+    assert within(20, lambda: steps.count > 2)
+    steps.hold.clear()
+    told.store.alias("acme/told@2")
+    threading.Timer(0.3, steps.hold.set).start()  # the golden test of version 2 is computed between steps
+    assert within(20, lambda: str(told.core.version(key_of(told), "acme/told@production")) == "acme/told@2")
+    assert not future.done(), "otherwise nothing was measured"
+    told.core.engine.evict(told.store.show("acme/told@1").digest and "store:acme/told@1")
+    found = future.result(60)
+    assert found.version == "acme/told@1"
+    assert found.text == generated_alone(gpt2, told_by(gpt2, 6), max_new_tokens=200, no_repeat_ngram=1)
+    one.release()
+    (after,) = asked(told, "acme/told@production")
+    assert (after.version, after.text) == ("acme/told@2", generated_alone(gpt2, second))
+
+
+def test_who_goes_ends_its_generations_and_frees_their_memory(told: Served) -> None:
+    steps, generations = Steps(told.core), told.core.engine.generations
+    one = long(told, n=3)
+    futures = told.core.submit(one)
+    assert within(20, lambda: steps.count > 2)
+    told.core.cancel(futures)
+    one.release()
+    assert within(5, lambda: generations.active == 0 and told.core.batching.generating == (0, 0))
+    for future in futures:
+        with pytest.raises(CancelledError):
+            future.result(0)
+    assert steps.count < 150
+    places = told.core.engine._residents._places.values()
+    assert sum(place.leases for place in places) == 0
+
+
+@pytest.fixture
+def shadowed(told: Served, gpt2: Backbone, tmp_path: Path) -> Served:
+    """A server on which `acme/told@2`, with another template, is the shadow of `acme/told@1`."""
+    publish(told, told_by(gpt2, 9, template="Say: {text}\nTold:"), tmp_path / "shadow")
+    told.store.shadow("acme/told@2")
+    assert within(20, lambda: state(told)["state"] == "riding")
+    return told
+
+
+def state(served: Served) -> Any:
+    return served.get("/shadows/acme/told", "acme-publish").json()
+
+
+def test_a_shadow_generates_too_and_what_differs_is_counted(shadowed: Served, gpt2: Backbone) -> None:
+    alone = [generated_alone(gpt2, one) for one in (told_by(gpt2, 6), told_by(gpt2, 9, template="Say: {text}\nTold:"))]
+    (found,) = asked(shadowed, "acme/told@production")
+    assert (found.text, found.version) == (alone[0], "acme/told@1")
+    assert within(20, lambda: state(shadowed)["texts"] == 1)
+    said = state(shadowed)
+    assert (said["flips"], said["faults"], said["left_out"]) == (int(alone[0] != alone[1]), 0, 0)
+    places = shadowed.core.engine._residents._places.values()
+    assert within(5, lambda: sum(place.leases for place in places) == 0)
+
+
+def test_a_shadow_of_another_kind_is_a_fault_of_its_own(shadowed: Served, gpt2: Backbone, tmp_path: Path) -> None:
+    other = adapter(gpt2, "lora", {"r": 2}, seed=10)
+    shadowed.store.shadow(publish(shadowed, other, tmp_path / "labels"))
+    assert within(20, lambda: (state(shadowed)["shadow"], state(shadowed)["state"]) == (3, "riding"))
+    (found,) = asked(shadowed, "acme/told@production")
+    assert found.version == "acme/told@1"
+    assert within(5, lambda: state(shadowed)["faults"] == 1)
+    places = shadowed.core.engine._residents._places.values()
+    assert within(5, lambda: sum(place.leases for place in places) == 0)
+
+
+def test_generated_tokens_use_up_the_rate_of_a_key(
+    serve: Callable[..., Served], gpt2: Backbone, tmp_path: Path
+) -> None:
+    served = serve(tokens_per_minute=600)
+    publish(served, told_by(gpt2, 6), tmp_path / "told")
+    (found,) = asked(served, decoding={"max_new_tokens": 50, "no_repeat_ngram": 1})
+    left = 600 - found.prompt_tokens - 50
+    assert within(5, lambda: served.core.tenants.most(key_of(served)) == left)

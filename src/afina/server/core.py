@@ -16,7 +16,7 @@ from typing import Any
 
 from afina.errors import AfinaError, Busy, NotFound, Overloaded
 from afina.server import logs_and_traces
-from afina.server.golden_tests import LOADING, GoldenTests, generates
+from afina.server.golden_tests import LOADING, GoldenTests
 from afina.server.limits import Missing, Settings, Tenants, reference_of
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
@@ -41,7 +41,7 @@ from afina.server.shadowed import FAILED, RIDING, ShadowLease
 from afina.server.shadows import Shadows
 from afina.serving.engine import Engine
 from afina.serving.residents import Lease, Resident
-from afina.serving.work import EncodedText
+from afina.serving.work import EncodedText, GeneratedText
 from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key
@@ -108,12 +108,8 @@ class Core:
         return self.batching.alive and self._watcher.is_alive() and self._follows
 
     def _watch(self) -> None:
-        looked = False
         while not self._over.wait(self.settings.every):
             try:
-                if not looked:
-                    self.current.look_through()
-                    looked = True
                 self._news |= self.current.refresh()
                 if self._news:
                     self.tenants.refresh()
@@ -244,8 +240,8 @@ class Core:
         resident = self._loaded(lease, version)
         manifest, objective = resident.manifest, resident.objective
         assert lease.version is not None
-        if generates(resident) != (generation is not None):
-            raise other_kind(generates(resident))
+        if resident.generates != (generation is not None):
+            raise other_kind(resident)
         decoding = None if generation is None else decoding_of(objective, generation, self.settings)
         if generation is None or generation.prompt_as == "text":
             check_pairs(texts, manifest)
@@ -312,7 +308,15 @@ class Core:
             asked.shadow = None
             futures = self._submit(asked, None)
         self.metrics.usage.accepted(asked.key.client, len(asked.texts), sum(asked.tokens))
+        if asked.generation is not None:
+            for future in futures:
+                future.add_done_callback(partial(self._charge, asked.key))
         return futures
+
+    def _charge(self, key: Key, answered: Future[Any]) -> None:
+        """Count the tokens of a generated answer for the key's rate limit."""
+        if not answered.cancelled() and isinstance(made := answered.exception() or answered.result(), GeneratedText):
+            self.tenants.charge(key, len(made.tokens))
 
     def cancel(self, futures: Sequence[Future[Any]]) -> None:
         """Give up answers that nobody waits for: waiting ones are not computed, running generations end."""
@@ -333,8 +337,8 @@ class Core:
     def _read_by_shadow(self, asked: AcceptedRequest, shadow: ShadowLease) -> Sequence[EncodedText | AfinaError]:
         """Return the texts as the shadow version reads them; encoded again only if it reads otherwise."""
         resident, own = shadow.lease.resident(), asked.lease.resident()
-        if generates(resident) != generates(own):
-            return [other_kind(generates(resident))] * len(asked.texts)
+        if resident.generates != own.generates:
+            return [other_kind(resident)] * len(asked.texts)
         if reads_alike(resident, own):
             return asked.encoded
         prompt_as = "text" if asked.generation is None else asked.generation.prompt_as

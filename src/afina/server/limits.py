@@ -162,6 +162,13 @@ class Tenants:
         if not self._limiter.hit(item, key.client, key.id, cost=tokens):
             raise self._spent(key, item)
 
+    def charge(self, key: Key, tokens: int) -> None:
+        """Subtract tokens that were generated, as far as the key has tokens left: the answer is there already."""
+        if (rate := self._rate_of(key)) is not None:
+            item = RateLimitItemPerMinute(rate)
+            left = self._limiter.get_window_stats(item, key.client, key.id).remaining
+            self._limiter.hit(item, key.client, key.id, cost=min(left, tokens))
+
     def write(self, key: Key) -> None:
         """Count a change of the store by a key. Raises Overloaded if the client may make no more changes now."""
         item = RateLimitItemPerMinute(self._writes)

@@ -168,17 +168,13 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
                 raise InvalidData(f"{where} is empty.", code="request.text-invalid", where=where)
 
 
-def other_kind(generates: bool) -> InvalidData:
-    """Return the error of a request for another kind of answer than the adapter gives.
-
-    Args:
-        generates: whether the adapter generates texts.
-    """
-    if generates:
+def other_kind(resident: Resident) -> InvalidData:
+    """Return the error of a request for another kind of answer than the adapter gives."""
+    if resident.generates:
         message = "this model answers with a text. Ask for a completion."
     else:
         message = "this model gives no text. Ask for its labels or its number."
-    return InvalidData(message, code="data.kind-mismatch", found="answer" if generates else "label")
+    return InvalidData(message, code="data.kind-mismatch", found=resident.objective.column)
 
 
 def decoding_of(objective: Objective, options: GenerationOptions, settings: Settings) -> Decoding:

@@ -11,18 +11,16 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from afina import meter
-from afina.errors import AfinaError, Busy, InvalidStudy, NotFound
+from afina.errors import AfinaError, Busy, NotFound
 from afina.server import logs_and_traces
 from afina.server.golden_tests import GoldenTests
 from afina.server.limits import Missing
 from afina.server.metrics import Metrics
-from afina.serving.adapters import check_kind
 from afina.store.reader import StoreReader
-from afina.store.versions import Name, Reference, Version
+from afina.store.versions import Reference, Version
 
 MOST = 65_536
 """Largest number of remembered references."""
@@ -32,17 +30,6 @@ PAUSE, SHORT, LONGEST = 0.5, 5.0, 300.0
 
 First pause; longest pause after a temporary failure (not available at the moment); longest pause for a damaged version.
 """
-
-
-LOOKED_THROUGH = 1_000
-"""Largest number of names whose kind of answers is checked when a server starts."""
-
-
-def check_version(version: Version) -> None:
-    """Raise InvalidStudy for a version with a kind of answers that is not served, from its manifest alone."""
-    manifest = version.manifest
-    with suppress(KeyError, TypeError, ValueError):  # an unreadable manifest: loading says so
-        check_kind(manifest["label_names"], manifest.get("objective"), str(version))
 
 
 @dataclass(frozen=True)
@@ -138,27 +125,12 @@ class ServedVersions:
                     raise before.error
                 self._damaged[str(version)] = before.again(now)  # other threads do not try at the same time
         try:
-            check_version(version)
             self._tests.run(version)
         except AfinaError as error:
             self.distrust(version, error)
             raise
         self._proven.add(version.digest)
         self._damaged.pop(str(version), None)
-
-    def look_through(self) -> None:
-        """Record the versions that the store's names mean and whose kind of answers is not served, so they are logged.
-
-        Of more than LOOKED_THROUGH names, the others are logged when a client asks for them.
-        """
-        for one in self._store.list()[:LOOKED_THROUGH]:
-            version = self._store.known(Reference(Name.parse(one.name)))
-            if version is None:
-                continue
-            try:
-                check_version(version)
-            except InvalidStudy as error:
-                self.distrust(version, error)
 
     def distrust(self, version: Version, error: AfinaError) -> None:
         """Record why a version cannot be served, and start the pause before the next attempt."""

@@ -7,7 +7,7 @@ with a model of its own. Does not know methods by name, and keeps no adapter.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -146,26 +146,6 @@ class EmptyModel:
 
     model: Any
     saved: Mapping[str, Tensor]
-
-
-KIND_UNSUPPORTED = "serving.kind-unsupported"
-
-
-def check_kind(label_names: Sequence[str], objective: Mapping[str, Any] | None, where: str) -> None:
-    """Raise InvalidStudy, with the code KIND_UNSUPPORTED, for an adapter that answers with texts.
-
-    Args:
-        label_names: The manifest's label names.
-        objective: The manifest's objective.
-        where: Names the adapter in messages.
-    """
-    if objectives.make(label_names, objective).auto_class == "language_model":
-        raise InvalidStudy(
-            f"{where}: the adapter answers with texts, which this version of afina does not serve. Use "
-            "`afina predict`.",
-            code="serving.kind-unsupported",
-            where=where,
-        )
 
 
 class AdapterLoader:

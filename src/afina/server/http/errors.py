@@ -20,7 +20,6 @@ from afina.errors import (
     WrongBackbone,
 )
 from afina.server.limits import Missing
-from afina.serving.adapters import KIND_UNSUPPORTED
 
 GONE = 499
 """Status in metrics for requests whose client closed the connection. It is never sent."""
@@ -64,9 +63,6 @@ class Refusal(Exception):
                 return cls(422, "invalid", str(error))
             case TimeoutError():
                 return cls(504, "timeout", "not answered in time. Try again later.", {"Retry-After": "1"})
-            case InvalidStudy(code=code) if code == KIND_UNSUPPORTED:
-                message = f"this model answers with texts, which is not served yet ({code}). Ask another model."
-                return cls(422, "unsupported", message)
             case CorruptAdapter() | CorruptStore() | InvalidStudy() | UnknownName() | WrongBackbone():
                 message = "this model is damaged, or its golden test fails. See the server's log."
                 return cls(503, "unservable", message)

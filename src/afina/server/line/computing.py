@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from afina import meter
@@ -31,6 +32,10 @@ class StepwiseGenerations(Protocol):
     """Running generations, as an engine has them."""
 
     @property
+    def active(self) -> int:
+        """Number of generations that wait or run, also if they were dropped since the last step."""
+
+    @property
     def waiting(self) -> int:
         """Number of generations for which there was no memory yet."""
 
@@ -49,7 +54,7 @@ class StepwiseGenerations(Protocol):
         """Let waiting generations enter, add a token to each running one, and return those that have ended."""
 
     def cancel(self, generation: Generation) -> None:
-        """Drop a generation."""
+        """Drop a generation at the next step."""
 
 
 class Computer(Protocol):
@@ -178,6 +183,10 @@ class Batcher:
                 self._changed.notify()
             work.dropped()
 
+    @property
+    def _generating(self) -> bool:
+        return bool(self._running) or self.computer.generations.active > 0
+
     def step(self) -> bool:
         """Take a turn: compute the texts that are due, and a step of generations. Return whether there was one."""
         with self._changed:
@@ -193,7 +202,7 @@ class Batcher:
     def _taken(self) -> _Turn | None:
         """Take works from the queue, if any are due. The caller holds the lock."""
         now, line = self._clock(), self._line
-        idle = not self._running
+        idle = not self._generating
         due = line.due(now, expected=self._expected > 0)
         if idle and due != 0.0 and not self._closing:
             return None
@@ -239,7 +248,7 @@ class Batcher:
             elif turn.ending or work.until <= now:
                 self._drop(work)
                 work.fail(Busy(ENDING, code="server.ending") if turn.ending else TimeoutError())
-        if not self._running:
+        if not self._generating:
             return
         try:
             ended = self.computer.generations.step()
@@ -249,7 +258,8 @@ class Batcher:
             self._note(STEP, error)
             return
         for generation, outcome in ended:
-            self._running.pop(generation).settle(outcome)
+            if generation in self._running:
+                self._running.pop(generation).settle(outcome)
         if self.computer.generations.waiting:
             self._give_back(turn.prompts)
 
@@ -258,6 +268,7 @@ class Batcher:
         held = [work for work in self._running.values() if work in prompts and work.is_silent]
         for work in held:
             self._drop(work)
+            work.generation = replace(work.generation)  # another one for the engine, which forgets this one later
         with self._changed:
             self._line.give_back(held)
 
@@ -332,9 +343,9 @@ class Batcher:
             try:
                 with self._changed:
                     due = self._line.due(self._clock(), expected=self._expected > 0)
-                    if due is None and self._closing and not self._running:
+                    if due is None and self._closing and not self._generating:
                         return
-                    if due != 0.0 and not self._closing and not self._running:
+                    if due != 0.0 and not self._closing and not self._generating:
                         self._changed.wait(due)
                 self.step()
             except BaseException as error:  # noqa: BLE001 - without this thread, no request is answered

@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from afina.errors import AfinaError, Busy
 from afina.server.limits import Settings
 from afina.server.receipts import choice_seed
-from afina.server.requests import AcceptedRequest, decoding_of, other_kind
+from afina.server.requests import AcceptedRequest, decoding_of
 from afina.server.shadowed import PendingComparison, ShadowLease
 from afina.serving.engine import Engine
 from afina.serving.mixed_batches import Outcome
 from afina.serving.residents import Lease
-from afina.serving.work import EncodedText, GeneratedText, Generation, SinglePass
+from afina.serving.work import EncodedText, Generation, SinglePass
 
 OURS = ""
 """The client of golden tests."""
@@ -86,6 +88,13 @@ class PredictedAnswer(Work):
 
 
 @dataclass(eq=False, kw_only=True)
+class GoldenTest(Work):
+    """The golden test of a version that generates texts: log-probabilities of afina's own sentences."""
+
+    lease: Lease
+
+
+@dataclass(eq=False, kw_only=True)
 class GeneratedAnswer(Work):
     """A text that generation answers, step by step. Its future can be cancelled until it has an outcome.
 
@@ -132,39 +141,29 @@ class GeneratedAnswer(Work):
             self.comparison.ended(outcome, candidate=self.candidate)
 
 
-class NoGenerations:
-    """Generations of an engine that does not generate yet."""
-
-    waiting = 0
-    bytes = 0
-
-    def __init__(self) -> None:
-        self.tokens_of: dict[Generation, int] = {}
-
-    def add(self, generation: Generation) -> None:
-        """Raise InvalidData: this engine does not generate."""
-        raise other_kind(generates=False)
-
-    def step(self) -> Sequence[tuple[Generation, GeneratedText | AfinaError]]:
-        """Return nothing."""
-        return ()
-
-    def cancel(self, generation: Generation) -> None:
-        """Do nothing."""
-
-
 class EngineComputer:
     """Computes works with an engine. For one thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.generations = getattr(engine, "generations", None) or NoGenerations()
+        self.generations = engine.generations
 
     def compute(self, works: Sequence[Work]) -> list[Any]:
         """Return the outcomes of works, in order, and compare those of shadow versions."""
         answers = [one for one in works if isinstance(one, PredictedAnswer)]
         outcomes: dict[Work, Any] = dict(zip(answers, self._answers(answers), strict=True))
+        for one in works:
+            if isinstance(one, GoldenTest):
+                outcomes[one] = self._tested(one)
         return [outcomes[one] for one in works]
+
+    def _tested(self, work: GoldenTest) -> np.ndarray | AfinaError:
+        try:
+            return self._engine.probe(work.lease)
+        except AfinaError as error:
+            return error
+        except Exception:  # noqa: BLE001 - the other works have their own outcomes
+            return Busy("failed", code="server.batch-failed")
 
     def _answers(self, works: Sequence[PredictedAnswer]) -> Sequence[Outcome]:
         """Compute texts, and in the same batch those of shadow versions."""
