@@ -2,7 +2,7 @@
 
 `share_products` in `lora.py` joins the weights of a row anew each time, which is cheap beside a row of whole texts. A
 decoding row has one token of each sequence, and its adapters stay the same for many steps. The stacks are therefore
-kept, and built again only when an adapter enters or when most stacked adapters have left.
+kept: an adapter's weights are copied into a stack when its first sequence enters, and stay until its last one leaves.
 
 A row's own ranks are chosen by overwriting the products with other ranks by 0, so that an adapter whose products are
 infinite or NaN spoils no other row. An adapter with weights that are not finite is not stacked. Knows layers' changes,
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +22,12 @@ from afina.models.kernels.lora import LoraChange
 
 MOST_RANKS = 256
 """Most ranks of a stack: a row is multiplied by all ranks of its stack, also by those of other adapters."""
+
+Loras = Mapping[str, LoraChange]
+"""An adapter's stackable LoRA by path of a layer."""
+
+Placed = Sequence[tuple[BatchedAdapter, slice]]
+"""The adapters of a row with their rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,106 +44,178 @@ class StackedLoraChange(LayerChange):
         outputs.addmm_((inputs @ self.down.t()).masked_fill_(self.hidden, 0), self.up)
 
 
-class _Stack(NamedTuple):
-    """A layer's stacked weights, as in `StackedLoraChange`, and each adapter's ranks by the adapter's id."""
+class LoraStack:
+    """The stacked weights of adapters that have LoRA at the same layers; an adapter has the same ranks at every layer.
 
-    down: Tensor
-    up: Tensor
-    ranks: Mapping[int, slice]
-
-
-class LoraStacks:
-    """Places the changes of a decoding row, with the stacks of its adapters. Not thread-safe."""
+    Attributes:
+        ranks: The ranks of each adapter, by its id.
+        capacity: Number of ranks that there is room for; at most twice the ranks in use.
+    """
 
     def __init__(self) -> None:
-        self._adapters: dict[int, BatchedAdapter] = {}
-        self._stacks: dict[str, list[_Stack]] = {}
+        self.ranks: dict[int, slice] = {}
+        self.capacity = 0
+        self._down: dict[str, Tensor] = {}
+        self._up: dict[str, Tensor] = {}
+
+    @property
+    def used(self) -> int:
+        """Number of ranks in use."""
+        return sum(ranks.stop - ranks.start for ranks in self.ranks.values())
 
     @property
     def bytes(self) -> int:
-        """Size of all stacks; at most twice the size of the adapters that were last placed."""
-        return sum(
-            one.numel() * one.element_size() for many in self._stacks.values() for each in many for one in each[:2]
-        )
+        """Size of all weights."""
+        return sum(one.numel() * one.element_size() for part in (self._down, self._up) for one in part.values())
+
+    def enter(self, key: int, loras: Loras) -> None:
+        """Copy an adapter's weights into free ranks, and make room if there are too few."""
+        rank = _rank(loras)
+        start = self._free(rank)
+        if start is None:
+            start = self.used
+            self._resize(max(2 * start, start + rank), loras)
+        self.ranks[key] = slice(start, start + rank)
+        for path, change in loras.items():
+            self._down[path][start : start + rank] = change.down
+            self._up[path][start : start + rank] = change.up * change.scaling
+
+    def leave(self, key: int) -> None:
+        """Free an adapter's ranks; its weights stay there, finite and hidden."""
+        del self.ranks[key]
+        if self.capacity > 2 * self.used:
+            self._resize(self.used)
+
+    def _free(self, rank: int) -> int | None:
+        """Return the first of `rank` free ranks; None: there are not enough in one piece."""
+        start = 0
+        for ranks in sorted(self.ranks.values(), key=lambda one: one.start):
+            if ranks.start - start >= rank:
+                return start
+            start = ranks.stop
+        return start if self.capacity - start >= rank else None
+
+    def _resize(self, capacity: int, like: Loras | None = None) -> None:
+        """Move all adapters to the first ranks of new tensors; `like` gives the shapes of an empty stack."""
+        before = [(key, self.ranks[key]) for key in sorted(self.ranks, key=lambda key: self.ranks[key].start)]
+        start = 0
+        for key, ranks in before:
+            self.ranks[key] = slice(start, start + ranks.stop - ranks.start)
+            start = self.ranks[key].stop
+        for part, kind in ((self._down, "down"), (self._up, "up")):
+            for path, had in {**{path: getattr(one, kind) for path, one in (like or {}).items()}, **part}.items():
+                part[path] = had.new_zeros(capacity, had.shape[1])
+                for key, ranks in before:
+                    part[path][self.ranks[key]] = had[ranks]
+        self.capacity = capacity
+
+    def placed(self, row: Placed) -> dict[str, PlacedChange]:
+        """Return the change of each layer for the adapters of a row that are in the stack; empty for fewer than two."""
+        mine = [(self.ranks[id(adapter)], rows) for adapter, rows in row if id(adapter) in self.ranks]
+        if len(mine) < 2:
+            return {}
+        begin, end = mine[0][1].start, mine[-1][1].stop
+        hidden = torch.ones(end - begin, self.capacity, dtype=torch.bool)
+        for ranks, rows in mine:
+            hidden[rows.start - begin : rows.stop - begin, ranks] = False
+        hidden, rows = hidden.to(next(iter(self._down.values())).device), slice(begin, end)
+        return {
+            path: PlacedChange(StackedLoraChange(down, self._up[path], hidden), rows, rows)
+            for path, down in self._down.items()
+        }
+
+
+class LoraStacks:
+    """Places the changes of decoding rows, with the stacks of their adapters. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._adapters: dict[int, BatchedAdapter] = {}
+        self._stacks: dict[frozenset[tuple[str, torch.Size, torch.Size]], list[LoraStack]] = {}
+        self._in: dict[int, LoraStack] = {}
+        self._last: tuple[tuple[tuple[int, int, int], ...], dict[str, list[PlacedChange]]] = (), {}
+
+    @property
+    def bytes(self) -> int:
+        """Size of all stacks; at most twice the size of the adapters that were last arranged."""
+        return sum(stack.bytes for many in self._stacks.values() for stack in many)
 
     def clear(self) -> None:
         """Forget all adapters."""
-        self._adapters, self._stacks = {}, {}
+        self.arranged(())
 
     def arranged(self, adapters: Iterable[BatchedAdapter]) -> dict[int, int]:
-        """Return the place of each adapter in a row, by its id; builds the stacks if needed."""
+        """Return the place of each running adapter in a row, by its id. Other adapters leave the stacks."""
         given = {id(one): one for one in adapters}
-        if not given.keys() <= self._adapters.keys() or 2 * len(given) < len(self._adapters):
-            self._adapters = given
-            self._stacks = _stacks([*given.values()])
-        return {key: place for place, key in enumerate(self._adapters)}
+        if given.keys() != self._adapters.keys():
+            for key in self._adapters.keys() - given.keys():
+                self._leave(key)
+            for key, one in given.items():
+                if key not in self._adapters:
+                    self._enter(key, one)
+            self._adapters, self._last = given, ((), {})
+        stacks = {id(stack): place for place, stack in enumerate(one for many in self._stacks.values() for one in many)}
+        order = sorted(given, key=lambda key: stacks.get(id(self._in.get(key)), -1))
+        return {key: place for place, key in enumerate(order)}
 
-    def changes(self, placed: Sequence[tuple[BatchedAdapter, slice]]) -> dict[str, list[PlacedChange]]:
+    def _enter(self, key: int, adapter: BatchedAdapter) -> None:
+        loras = _stackable(adapter)
+        if not loras:
+            return
+        shapes = frozenset((path, one.down.shape[1:], one.up.shape[1:]) for path, one in loras.items())
+        stacks = self._stacks.setdefault(shapes, [])
+        rank = _rank(loras)
+        stack = next((one for one in stacks if one.used + rank <= MOST_RANKS), None)
+        if stack is None:
+            stack = LoraStack()
+            stacks.append(stack)
+        stack.enter(key, loras)
+        self._in[key] = stack
+
+    def _leave(self, key: int) -> None:
+        stack = self._in.pop(key, None)
+        if stack is None:
+            return
+        stack.leave(key)
+        if not stack.ranks:
+            kept = {shapes: [one for one in many if one is not stack] for shapes, many in self._stacks.items()}
+            self._stacks = {shapes: many for shapes, many in kept.items() if many}
+
+    def changes(self, row: Placed) -> dict[str, list[PlacedChange]]:
         """Return the changes by path of a layer, for adapters in the order of `arranged` with their rows."""
+        composition = tuple((id(adapter), rows.start, rows.stop) for adapter, rows in row)
+        if composition != self._last[0]:
+            self._last = composition, self._changes(row)
+        return self._last[1]
+
+    def _changes(self, row: Placed) -> dict[str, list[PlacedChange]]:
         found: dict[str, list[PlacedChange]] = {}
-        hidden: dict[tuple[tuple[int, int, int], ...], Tensor] = {}
-        stacked: dict[str, set[int]] = {}
-        for path, stacks in self._stacks.items():
-            for stack in stacks:
-                mine = [(adapter, rows) for adapter, rows in placed if id(adapter) in stack.ranks]
-                if len(mine) > 1:
-                    found.setdefault(path, []).append(_placed(stack, mine, hidden))
-                    stacked.setdefault(path, set()).update(id(adapter) for adapter, _ in mine)
-        for adapter, rows in placed:
+        stacked: set[tuple[int, str]] = set()
+        for stack in (one for many in self._stacks.values() for one in many):
+            for path, change in stack.placed(row).items():
+                found.setdefault(path, []).append(change)
+                stacked |= {(key, path) for key in stack.ranks}
+        for adapter, rows in row:
             for path, changes in adapter.changes.items():
-                own = [one for one in changes if id(adapter) not in stacked.get(path, ()) or type(one) is BiasChange]
+                own = [one for one in changes if (id(adapter), path) not in stacked or type(one) is BiasChange]
                 found.setdefault(path, []).extend(PlacedChange(one, rows, rows) for one in own)
         return found
 
 
-def _placed(
-    stack: _Stack,
-    mine: Sequence[tuple[BatchedAdapter, slice]],
-    hidden: dict[tuple[tuple[int, int, int], ...], Tensor],
-) -> PlacedChange:
-    """Return a stack's change for its adapters' rows; `hidden` keeps masks that several layers share."""
-    begin, end = mine[0][1].start, mine[-1][1].stop
-    cells = [(rows.start - begin, rows.stop - begin, stack.ranks[id(adapter)].start) for adapter, rows in mine]
-    sizes = [stack.ranks[id(adapter)].stop for adapter, _ in mine]
-    key = (*((first, last, rank) for first, last, rank in cells), (end - begin, len(stack.down), sum(sizes)))
-    if key not in hidden:
-        mask = torch.ones(end - begin, len(stack.down), dtype=torch.bool)
-        for (first, last, rank), stop in zip(cells, sizes, strict=True):
-            mask[first:last, rank:stop] = False
-        hidden[key] = mask.to(stack.down.device)
-    rows = slice(begin, end)
-    return PlacedChange(StackedLoraChange(stack.down, stack.up, hidden[key]), rows, rows)
+def _rank(loras: Loras) -> int:
+    return max(change.rank for change in loras.values())
 
 
-def _stacks(adapters: Sequence[BatchedAdapter]) -> dict[str, list[_Stack]]:
-    """Return the stacks of each layer at which several adapters have one LoRA and at most changed biases beside it."""
-    own: dict[str, list[tuple[int, LoraChange]]] = {}
-    for adapter in adapters:
-        for path, changes in adapter.changes.items():
-            loras = [one for one in changes if type(one) is LoraChange]  # subclasses compute more than LoRA
-            if len(loras) == 1 and all(type(one) in (LoraChange, BiasChange) for one in changes) and _finite(loras[0]):
-                own.setdefault(path, []).append((id(adapter), loras[0]))
-    found: dict[str, list[_Stack]] = {}
-    for path, many in own.items():
-        part: list[tuple[int, LoraChange]] = []
-        for one in many:
-            if part and sum(change.rank for _, change in part) + one[1].rank > MOST_RANKS:
-                found.setdefault(path, []).append(_stack(part))
-                part = []
-            part.append(one)
-        found.setdefault(path, []).append(_stack(part))
-    return {path: [one for one in made if len(one.ranks) > 1] for path, made in found.items()}
+def _stackable(adapter: BatchedAdapter) -> Loras:
+    """Return an adapter's LoRA at the layers where it has one and at most a changed bias beside it.
 
-
-def _stack(part: Sequence[tuple[int, LoraChange]]) -> _Stack:
-    ranks, start = {}, 0
-    for key, change in part:
-        ranks[key] = slice(start, start + change.rank)
-        start += change.rank
-    down = torch.cat([change.down for _, change in part])
-    return _Stack(down, torch.cat([change.up * change.scaling for _, change in part]), ranks)
-
-
-def _finite(change: LoraChange) -> bool:
-    """Whether no weight is infinite or NaN, also after scaling."""
-    return bool(torch.isfinite(change.down).all() and torch.isfinite(change.up * change.scaling).all())
+    Empty if a weight is infinite or NaN, also after scaling, or if the ranks differ.
+    """
+    found: dict[str, LoraChange] = {}
+    for path, changes in adapter.changes.items():
+        loras = [one for one in changes if type(one) is LoraChange]  # subclasses compute more than LoRA
+        if len(loras) == 1 and all(type(one) in (LoraChange, BiasChange) for one in changes):
+            found[path] = loras[0]
+    if len({change.rank for change in found.values()}) != 1:
+        return {}
+    finite = all(bool(one.down.isfinite().all() and (one.up * one.scaling).isfinite().all()) for one in found.values())
+    return found if finite else {}
