@@ -104,8 +104,17 @@ def rendered_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -
         tokenizer: A tokenizer with a chat template.
         messages: Each with `role` and `content`, the last one from the user.
 
-    Raises InvalidData if the template refuses the messages, or leaves out the text of one.
+    Raises InvalidData if a message has a special token, which could forge another message, if the template refuses
+    the messages, or if the template leaves out the text of one.
     """
+    for number, message in enumerate(messages, start=1):
+        if forged := [token for token in tokenizer.all_special_tokens if token in message["content"]]:
+            raise InvalidData(
+                f"`messages`: message {number} has the special token {forged[0]!r}, which separates messages. Leave "
+                "the token out.",
+                code="request.chat-unusable",
+                number=number,
+            )
     try:
         made = str(
             tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, add_generation_prompt=True)

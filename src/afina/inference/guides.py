@@ -6,7 +6,6 @@ the system ends after a second, and by the processor time of each step. Knows no
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from afina import meter
+from afina import digest, meter
 from afina.errors import Busy, InvalidData, NotFound
 
 if TYPE_CHECKING:
@@ -66,6 +65,11 @@ class Grammar:
     """The texts that an answer may be. `source`: a grammar of llguidance."""
 
     source: str
+
+    @property
+    def digest(self) -> str:
+        """Digest of the grammar, for a receipt."""
+        return digest.of_strings([self.source])
 
     @classmethod
     def of_choices(cls, choices: Sequence[str]) -> Grammar:
@@ -172,7 +176,7 @@ class GuideMaker:
         self._opened: LLTokenizer | None = None
         self._opening = threading.Lock()
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._tried: OrderedDict[bytes, None] = OrderedDict()
+        self._tried: OrderedDict[str, None] = OrderedDict()
 
     def prepare(self, client: str, grammar: Grammar) -> Callable[[], TokenGuide]:
         """Compile a grammar, and return a function that makes a guide at the beginning of an answer.
@@ -193,13 +197,12 @@ class GuideMaker:
 
     def _try(self, grammar: Grammar) -> None:
         """Raise InvalidData unless the grammar compiles within the limits of the trial."""
-        digest = hashlib.sha256(grammar.source.encode()).digest()
-        if digest in self._tried:
+        if grammar.digest in self._tried:
             return
         problem = _trial(grammar)
         if problem is not None:
             raise _invalid(problem)
-        self._tried[digest] = None
+        self._tried[grammar.digest] = None
         while len(self._tried) > _REMEMBERED:
             self._tried.popitem(last=False)
 

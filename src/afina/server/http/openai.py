@@ -125,6 +125,7 @@ def _options(
         decoding=decoding,
         n=number,
         logprobs=logprobs,
+        guide=None if grammar is None else grammar.digest,
         make_guide=None if grammar is None else tools.guides.prepare(key.client, grammar),
         prompt_as="chat" if isinstance(body, ChatRequest) else "raw" if raw else "text",
         heard=None if new is None else new.put,
