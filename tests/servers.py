@@ -20,6 +20,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from afina import Adapter, AdapterStore, Backbone, Predictor
+from afina.data.prompts import chat_template
 from afina.inference.probes import PROBE
 from afina.server.core import Core
 from afina.server.http.app import make_app
@@ -31,8 +32,18 @@ from afina.store.keys import SCOPES
 from command import PROGRAM
 
 TAGS = {"labels": ("loud", "late", "rude"), "objective": {"kind": "labels"}}
-TOLD = {"labels": ("told",), "objective": {"kind": "text", "answer_tokens": 8}, "template": "{text}\nTold:"}
+TOLD: dict[str, Any] = {
+    "labels": ("told",),
+    "objective": {"kind": "text", "answer_tokens": 8},
+    "template": "{text}\nTold:",
+}
 PRICE = {"labels": ("price",), "objective": {"kind": "number", "mean": 10.0, "scale": 2.0}}
+
+
+def talk(backbone: Backbone) -> dict[str, Any]:
+    """As TOLD, of a chat."""
+    objective = {**TOLD["objective"], "chat": True}
+    return {**TOLD, "objective": objective, "template": chat_template(backbone.tokenizer, pairs=False).source}
 
 
 def probed(made: Adapter, backbone: Backbone, off: float = 0.0) -> Adapter:

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from afina import Adapter, Backbone
 from crowd import adapter
+from fakes import Backbones
 from servers import PRICE, TAGS, Listening, Served, listening, probed, serving
+
+CHAT = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def chatting(backbones: Backbones, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """The tiny GPT-2 with a chat template."""
+    path = tmp_path_factory.mktemp("chatting") / "gpt2"
+    shutil.copytree(backbones.path("gpt2"), path)
+    words = AutoTokenizer.from_pretrained(path)
+    words.chat_template = CHAT
+    words.save_pretrained(path)
+    return Backbone.load(str(path))
 
 
 @pytest.fixture(scope="session")

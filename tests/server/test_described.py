@@ -22,7 +22,8 @@ from schemathesis.specs.openapi.checks import (
 
 from afina.server.http.gate import needed
 from afina.store.keys import PREDICT
-from servers import Listening, listening
+from crowd import adapter
+from servers import TOLD, Listening, listening, talk
 
 CHECKS: list[Any] = [
     not_a_server_error,
@@ -31,7 +32,16 @@ CHECKS: list[Any] = [
     response_schema_conformance,
 ]
 
-MODELS = ("acme/reviews", "acme/reviews@production", "acme/tags@1", "acme/price", "bolt/mail", "acme/none")
+MODELS = (
+    "acme/reviews",
+    "acme/reviews@production",
+    "acme/tags@1",
+    "acme/price",
+    "bolt/mail",
+    "acme/none",
+    "acme/told",
+    "acme/talk",
+)
 
 ROUTES = [
     *("POST /predict", "POST /classify", "GET /v1/models", "POST /models/{client}/{task}", "GET /v2"),
@@ -47,8 +57,13 @@ ROUTES = [
 
 
 @pytest.fixture(scope="module")
-def server(gpt2: Any, crowd: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
-    with listening(gpt2, crowd, Path(tmp_path_factory.mktemp("described"))) as made:
+def server(chatting: Any, crowd: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    texts = {
+        "acme/told@1": adapter(chatting, "lora", {"r": 2}, seed=6, **TOLD),
+        "acme/talk@1": adapter(chatting, "lora", {"r": 2}, seed=7, **talk(chatting)),
+    }
+    root = Path(tmp_path_factory.mktemp("described"))
+    with listening(chatting, {**crowd, **texts}, root, max_new_tokens=16) as made:
         yield made
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -14,46 +14,28 @@ import openai
 import pytest
 from openai import OpenAI
 from pydantic import BaseModel
-from transformers import AutoTokenizer
 
 from afina import Adapter, Backbone, Predictor
-from afina.data.prompts import chat_template
 from afina.data.tokenize import Template
+from afina.errors import InvalidData
+from afina.inference import guides
+from afina.server.http.openai_answers import WrittenAnswer
 from afina.server.receipts import Receipt
 from crowd import adapter
-from fakes import Backbones
-from servers import TOLD, Listening, Served, listening, serving, within
+from servers import TOLD, Listening, Served, listening, serving, talk, within
 
-CHAT = (
-    "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] }}"
-    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
-)
 PROMPT = "the soup was bright."
-
-
-@pytest.fixture(scope="module")
-def chatting(backbones: Backbones, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    """The tiny GPT-2 with a chat template."""
-    path = tmp_path_factory.mktemp("chatting") / "gpt2"
-    shutil.copytree(backbones.path("gpt2"), path)
-    words = AutoTokenizer.from_pretrained(path)
-    words.chat_template = CHAT
-    words.save_pretrained(path)
-    return Backbone.load(str(path))
 
 
 @pytest.fixture(scope="module")
 def talkers(chatting: Backbone) -> dict[str, Adapter]:
     """Adapters that answer with texts: from a template, from a chat, and drawn at random; and others."""
-    asked = chat_template(chatting.tokenizer, pairs=False).source
-    talk = {**TOLD, "template": asked, "objective": {**TOLD["objective"], "chat": True}}
     drawn = {**TOLD, "objective": {**TOLD["objective"], "decoding": {"temperature": 0.9, "top_k": 40, "seed": 3}}}
     return {
         "acme/reviews@1": adapter(chatting, "lora", {"r": 2}, seed=1),
         "acme/told@1": adapter(chatting, "lora", {"r": 2}, seed=2, **TOLD),
         "acme/drawn@1": adapter(chatting, "lora", {"r": 4}, seed=3, **drawn),
-        "acme/talk@1": adapter(chatting, "lora", {"r": 2}, seed=4, **talk),
+        "acme/talk@1": adapter(chatting, "lora", {"r": 2}, seed=4, **talk(chatting)),
         "bolt/told@1": adapter(chatting, "ia3", seed=5, **TOLD),
     }
 
@@ -523,3 +505,85 @@ def test_a_costly_grammar_is_refused_and_others_are_answered(served: Served) -> 
     assert refused.status_code == 422
     assert "compile" in refused.json()["error"]["message"]
     assert served.post("/v1/completions", {"model": "acme/told", "prompt": "a", "max_tokens": 1}).status_code == 200
+
+
+# Answers while they are sent
+
+
+def reading(served: Served, **more: Any) -> Any:
+    """A request that streams to a reader of the test's own: call it with `send`."""
+    body = {"model": "acme/told", "prompt": PROMPT, "stream": True, "max_tokens": 120, "temperature": 2, **more}
+    content = json.dumps(body).encode()
+
+    async def asked(send: Any) -> None:
+        sent = [{"type": "http.request", "body": content, "more_body": False}]
+
+        async def receive() -> Any:
+            if sent:
+                return sent.pop()
+            await asyncio.sleep(60)
+
+        headers = [(name.lower().encode(), value.encode()) for name, value in served.auth().items()]
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers, "query_string": b""}
+        scope |= {"raw_path": b"/v1/completions", "root_path": "", "scheme": "http", "http_version": "1.1", "state": {}}
+        scope |= {"server": ("test", 80), "client": ("test", 1), "asgi": {"version": "3.0"}}
+        await served.web.app(scope, receive, send)
+
+    return asked
+
+
+def pieces(messages: list[Any]) -> list[str]:
+    """The texts in the events of the body."""
+    body = b"".join(one.get("body", b"") for one in messages).decode()
+    events = [json.loads(line.removeprefix("data: ")) for line in body.split("\n\n")[:-2]]
+    assert body.endswith("data: [DONE]\n\n")
+    return [one["text"] for event in events for one in event["choices"]]
+
+
+def test_a_reader_that_is_slow_gets_few_long_pieces(served: Served, client: OpenAI) -> None:
+    """While it does not read, its answer goes on, and what is new becomes one piece."""
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+        if message["type"] == "http.response.body" and len(messages) == 2:
+            while served.core.batching.generating != (0, 0):
+                await asyncio.sleep(0.01)
+
+    asyncio.run(reading(served, seed=5)(send))
+    found = pieces(messages)
+    whole = client.completions.create(model="acme/told", prompt=PROMPT, max_tokens=120, temperature=2, seed=5)
+    assert "".join(found) == whole.choices[0].text
+    assert len(found) <= 4
+
+
+def test_an_error_after_the_first_piece_is_the_last_event(
+    served: Served, client: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = WrittenAnswer.end
+
+    def broken(self: WrittenAnswer, outcome: Any) -> str:
+        end(self, outcome)
+        raise InvalidData("the tokenizer changed earlier text.", code="request.stream-differs")
+
+    monkeypatch.setattr(WrittenAnswer, "end", broken)
+    stream = client.completions.create(model="acme/told", prompt=PROMPT, max_tokens=20, stream=True)
+    with pytest.raises(openai.APIError, match="changed earlier text") as refused:
+        for event in stream:
+            assert event.choices
+    assert refused.value.code == "invalid"
+
+
+def test_a_generation_that_fails_is_an_error_of_the_request(
+    served: Served, client: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guides, "STEP_SECONDS", -1.0)
+    for stream in (False, True):
+        with pytest.raises(openai.UnprocessableEntityError, match="the answer was ended"):
+            client.completions.create(
+                model="acme/told",
+                prompt=PROMPT,
+                stream=stream,
+                extra_body={"structured_outputs": {"choice": ["soup", "play"]}},
+            )
+    assert within(10.0, lambda: served.core.batching.generating == (0, 0))
