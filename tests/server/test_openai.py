@@ -569,8 +569,7 @@ def test_an_error_after_the_first_piece_is_the_last_event(
     monkeypatch.setattr(WrittenAnswer, "end", broken)
     stream = client.completions.create(model="acme/told", prompt=PROMPT, max_tokens=20, stream=True)
     with pytest.raises(openai.APIError, match="changed earlier text") as refused:
-        for event in stream:
-            assert event.choices
+        list(stream)
     assert refused.value.code == "invalid"
 
 
