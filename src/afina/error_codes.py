@@ -255,7 +255,6 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "key.revoked": "The key has been revoked already.",
         "merge.impossible": "An adapter cannot be merged into a transformers model.",
         "out.exists": "The output path exists already.",
-        "receipt.guided": "The answer of a receipt followed a grammar, which a replay does not read.",
         "receipt.mismatch": "A version or an option does not match its receipt.",
         "reference.version-missing": "A version must be named by its number.",
         "server.port-forbidden": "This user may not listen on the port.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from afina import Adapter, Backbone, Predictor
 from afina.errors import AfinaError, InvalidData, InvalidName, Refused
 from afina.models.decoding import Decoding
 from afina.server.receipts import GenerationFacts, Receipt, choice_seed
-from afina.server.replay import replayed
+from afina.server.replay import grammar_of, replayed
 from crowd import adapter
 from raises import raises
-from servers import TOLD
+from servers import TOLD, Served, probed, serving
 
 TEXT = "the soup was bright."
 PLAIN = {"version": "acme/told@1", "adapter": "sha256:a", "base": "sha256:b", "dtype": "float32"}
@@ -114,10 +115,29 @@ def test_stop_strings_of_the_adapter_need_not_be_given(gpt2: Backbone) -> None:
     assert replayed(predictor, facts, TEXT) == predictor.generating(max_new_tokens=6)([TEXT])[0]
 
 
+CHOICES = {"structured_outputs": {"choice": ["calm", "angry"]}}
+
+
+@pytest.mark.parametrize("decoding", [Decoding(max_new_tokens=9), Decoding(max_new_tokens=9, temperature=1.5)], ids=str)
+def test_a_guided_answer_is_computed_again_with_its_grammar_alone(
+    gpt2: Backbone, told: Adapter, decoding: Decoding
+) -> None:
+    predictor, grammar = Predictor.of(told, gpt2), grammar_of(CHOICES)
+    facts = GenerationFacts.of(decoding, guide=grammar.digest)
+    assert replayed(predictor, facts, TEXT, grammar=grammar)["answer"] in ("calm", "angry")
+    other = grammar_of({"response_format": {"type": "json_object"}})
+    for given, found in ((None, facts), (other, facts), (grammar, GenerationFacts.of(decoding))):
+        with raises(Refused, code="receipt.mismatch", what="guide"):
+            replayed(predictor, found, TEXT, grammar=given)
+
+
+@pytest.mark.parametrize("given", [{}, {"choice": ["a"]}, {"structured_outputs": {}}, {"response_format": 3}], ids=str)
+def test_what_is_no_grammar_is_refused(given: Any) -> None:
+    with raises(InvalidData, code="request.grammar-invalid"):
+        grammar_of(given)
+
+
 def test_what_a_replay_cannot_compute_is_refused(gpt2: Backbone, told: Adapter) -> None:
-    guided = GenerationFacts.of(Decoding(max_new_tokens=6), guide="sha256:g")
-    with raises(Refused, code="receipt.guided"):
-        replayed(Predictor.of(told, gpt2), guided, TEXT)
     classes = Predictor.of(adapter(gpt2, "lora", {"r": 2}), gpt2)
     for stop, choice in ((["e"], 0), (None, 1)):
         with raises(Refused, code="receipt.mismatch", what="generation"):
@@ -125,3 +145,46 @@ def test_what_a_replay_cannot_compute_is_refused(gpt2: Backbone, told: Adapter) 
     refusals: tuple[type[AfinaError], ...] = (InvalidData, AfinaError)
     with pytest.raises(refusals):
         replayed(classes, GenerationFacts.of(Decoding(max_new_tokens=6)), TEXT)
+
+
+SAMPLING = {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "seed": 11}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"max_tokens": 5, "stream": True},
+        {**SAMPLING, "n": 3},
+        {**SAMPLING, "stop": ["e", "zebra"], "stream": True},
+        {"template": False, "max_tokens": 4},
+        {**SAMPLING, **CHOICES, "n": 2},
+    ],
+    ids=str,
+)
+def test_what_a_server_wrote_is_computed_again_from_its_receipt(
+    gpt2: Backbone, told: Adapter, writer: Served, asked: dict[str, Any]
+) -> None:
+    answer = writer.post("/v1/completions", {"model": "acme/told", "prompt": TEXT, **asked})
+    assert answer.status_code == 200, answer.text
+    receipt = Receipt.parse(answer.headers["afina-receipt"])
+    receipt.check(told.digest, told.manifest)
+    if asked.get("stream"):
+        events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+        written = ["".join(one["text"] for event in events for one in event["choices"])]
+    else:
+        written = [one["text"] for one in answer.json()["choices"]]
+    assert len(written) == asked.get("n", 1)
+    grammar = grammar_of(CHOICES) if "structured_outputs" in asked else None
+    predictor, stop = Predictor.of(told, gpt2), asked.get("stop")
+    for choice, text in enumerate(written):
+        again = replayed(predictor, receipt.generation, TEXT, None, stop, choice, grammar)
+        assert again["answer"] == text
+
+
+@pytest.fixture(scope="module")
+def writer(gpt2: Backbone, told: Adapter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of an adapter that writes."""
+    reviews = probed(adapter(gpt2, "lora", {"r": 2}, seed=1), gpt2)
+    with serving(gpt2, {"acme/reviews@1": reviews, "acme/told@1": told}, tmp_path_factory.mktemp("writer")) as made:
+        yield made

@@ -8,10 +8,12 @@ import os
 import re
 from contextlib import ExitStack, suppress
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from afina import file_io
 from afina.cli.help import GroupedCommand
 from afina.cli.options import BackboneOption, Json, OwnBackbone, template_option
 from afina.cli.store import CreateOption, StoreOption, ready
@@ -159,6 +161,14 @@ def replay(
     choice: Annotated[
         int, typer.Option("--choice", min=0, help="Number of the choice, from 0, if the request had several.")
     ] = 0,
+    guide: Annotated[
+        Path | None,
+        typer.Option(
+            "--guide",
+            help="JSON file with `structured_outputs` or `response_format` of the request, if it had one.",
+            metavar="FILE",
+        ),
+    ] = None,
     store: StoreOption = None,
     backbone: OwnBackbone = None,
     as_json: Json = False,
@@ -166,7 +176,7 @@ def replay(
     """Compute a served answer again from its receipt.
 
     The receipt names the adapter, the backbone and the precision. A receipt of a generated text also has the settings
-    of generation, but no texts: give the stop strings of the request with `--stop`.
+    of generation, but no texts: give the stop strings of the request with `--stop`, and its grammar with `--guide`.
     """
     from afina.server.receipts import Receipt
 
@@ -176,9 +186,10 @@ def replay(
     adapter = AdapterStore(store).adapter(asked.version)
     asked.check(adapter.digest, adapter.manifest)
     from afina.inference.predictor import Predictor, backbone_of
-    from afina.server.replay import replayed
+    from afina.server.replay import grammar_of, replayed
 
     predictor = Predictor.of(adapter, backbone_of(adapter, backbone), asked.dtype)
     stops = [template_option(one) for one in stop] if stop else None
-    answer = replayed(predictor, asked.generation, text, pair, stops, choice)
+    grammar = None if guide is None else grammar_of(file_io.read_object(guide))
+    answer = replayed(predictor, asked.generation, text, pair, stops, choice, grammar)
     print(json.dumps({**answer, "receipt": asked.as_json()} if as_json else answer, ensure_ascii=False))

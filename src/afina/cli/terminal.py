@@ -203,7 +203,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "top_k": "--top-k",
         "top_p": "--top-p",
     },
-    "replay": {"choice": "--choice", "stop": "--stop"},
+    "replay": {"choice": "--choice", "guide": "--guide", "stop": "--stop"},
     "plan": {"batch_size": "--batch-size", "epochs": "--epochs", "max_length": "--length"},
     "study": {
         "batch_size": "train.batch_size",

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from pydantic import ValidationError
+
 from afina.data.prompts import rendered_chat
-from afina.data.tokenize import Template, encode
+from afina.data.tokenize import Template
 from afina.errors import InvalidData, Refused
-from afina.inference.predictor import ModelPredictor, Predictor, predicted
+from afina.inference.answers import text_of
+from afina.inference.generation import ContinuousBatch
+from afina.inference.guides import Grammar, GuideMaker, TokenGuide
+from afina.inference.next_token import OwnNextTokenModel
+from afina.inference.predictor import ModelPredictor, Predictor
+from afina.models.decoding import Decoding
+from afina.models.objective import Predictions
 from afina.server.receipts import GenerationFacts
 
 PROMPTS: dict[str, Template | None] = {
@@ -27,6 +36,7 @@ def replayed(
     pair: str | None = None,
     stop: Sequence[str] | None = None,
     choice: int = 0,
+    grammar: Grammar | None = None,
 ) -> dict[str, Any]:
     """Return an answer as JSON values, as `Predictor` returns it.
 
@@ -37,40 +47,84 @@ def replayed(
         pair: The second text of a pair.
         stop: Stop strings of the request. None: the request had none of its own.
         choice: Number of the choice, from 0.
+        grammar: The grammar that the answer followed. None: it followed none.
 
     Raises:
-        Refused: The receipt does not match, or the answer followed a grammar.
+        Refused: The receipt does not match.
         InvalidData: The text is not an array of messages.
-        AfinaError: Errors of the predictor.
+        AfinaError: Errors of the predictor and of the grammar.
     """
     pairs = None if pair is None else [pair]
     if facts is None or not isinstance(predictor, ModelPredictor):
-        if stop or choice:
+        if stop or choice or grammar:
             raise Refused(
-                "the receipt is of an answer that was not generated, so that `stop` and `choice` have no effect. Leave "
-                "them out.",
+                "the receipt is of an answer that was not generated, so that `stop`, `choice` and `guide` have no "
+                "effect. Leave them out.",
                 code="receipt.mismatch",
                 what="generation",
             )
         return predictor([text], pairs)[0]
-    if facts.guide is not None:
+    found = None if grammar is None else grammar.digest
+    if found != facts.guide:
         raise Refused(
-            f"the answer was guided by a grammar with the digest {facts.guide[:19]}, and a replay does not read "
-            "grammars. Send the request again, with the same seed, to a server with the same version.",
-            code="receipt.guided",
-            guide=facts.guide,
+            f"the receipt is of an answer whose grammar has the digest {_brief(facts.guide)}, but the grammar given "
+            f"has {_brief(found)}. Give a JSON file with `structured_outputs` or `response_format` of the request, "
+            "with `guide`.",
+            code="receipt.mismatch",
+            what="guide",
         )
     own = (predictor.manifest.objective or {}).get("decoding", {}).get("stop", ())
     decoding = facts.decoding(own if stop is None else stop, choice)
     objective = predictor.objective.decoding_changed(**decoding.model_dump())
-    tokenizer, template = predictor.backbone.tokenizer, PROMPTS[facts.prompt]
-    if template is None:
-        prompt = predictor.encode([text], pairs)
-    else:
-        whole = rendered_chat(tokenizer, _messages(text)) if facts.prompt == "chat" else text
-        prompt = encode(tokenizer, [whole], pairs, max_length=predictor.max_length, template=template)
-    found = predicted(predictor.classifier, prompt, objective, tokenizer)
-    return next(iter(objective.answers(found)))
+    tokenizer = predictor.backbone.tokenizer
+    whole = rendered_chat(tokenizer, _messages(text)) if facts.prompt == "chat" else text
+    prompt = predictor.reading.encode([whole], pairs, template=PROMPTS[facts.prompt])
+    guide = None if grammar is None else GuideMaker(tokenizer).prepare("", grammar)()
+    written = np.array([_written(predictor, prompt[0], decoding, guide)], dtype=object)
+    return next(iter(objective.answers(Predictions(written))))
+
+
+def grammar_of(given: Mapping[str, Any]) -> Grammar:
+    """Return the grammar of fields of a request: `structured_outputs` or `response_format`.
+
+    Raises:
+        InvalidData: There is no valid grammar.
+        NotFound: llguidance is not installed.
+    """
+    from afina.server.http import openai_bodies
+    from afina.server.http.errors import Refusal
+
+    try:
+        body = openai_bodies.CompletionRequest.model_validate({**given, "model": "", "prompt": ""})
+        found, problem = openai_bodies.grammar_of(body), "it has no grammar"
+    except ValidationError:
+        found, problem = None, "the fields are not those of a request"
+    except Refusal as refusal:
+        found, problem = None, refusal.message
+    if found is None:
+        raise InvalidData(
+            f"`guide`: {problem}. Expected a JSON object with `structured_outputs` or `response_format`, as in the "
+            """request, such as {"structured_outputs": {"choice": ["yes", "no"]}}.""",
+            code="request.grammar-invalid",
+        )
+    return found
+
+
+def _written(predictor: ModelPredictor, prompt: np.ndarray, decoding: Decoding, guide: TokenGuide | None) -> str:
+    tokenizer = predictor.backbone.tokenizer
+    predictor.classifier.eval()
+    batch = ContinuousBatch(OwnNextTokenModel(predictor.classifier), [tokenizer.eos_token_id], tokenizer)
+    batch.add(prompt, decoding, guide=guide)
+    while not (ended := batch.step()):
+        pass
+    ((_, outcome),) = ended
+    if isinstance(outcome, Exception):
+        raise outcome
+    return text_of(tokenizer, outcome.tokens, decoding.stop)
+
+
+def _brief(digest: str | None) -> str:
+    return "none" if digest is None else digest[:19]
 
 
 def _messages(text: str) -> list[dict[str, str]]:
