@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError
 
 from afina import digest
+from afina.data.tokenize import Template
 from afina.errors import InvalidName, Refused
 from afina.models.backbone_spec import FLOAT
 from afina.models.decoding import Decoding
@@ -24,6 +25,13 @@ RECEIPT = "Afina-Receipt"
 
 Prompt = Literal["text", "raw", "chat"]
 """How a text became a prompt: in the adapter's template, as it is, or as messages in the tokenizer's chat template."""
+
+PROMPTS: dict[str, Template | None] = {
+    "text": None,
+    "raw": Template("{text}"),
+    "chat": Template("{text}", special_tokens=False),
+}
+"""Template of each way in which a text becomes a prompt. None: the adapter's own."""
 
 
 class GenerationFacts(Frozen):

@@ -10,7 +10,6 @@ import numpy as np
 from pydantic import ValidationError
 
 from afina.data.prompts import rendered_chat
-from afina.data.tokenize import Template
 from afina.errors import InvalidData, Refused
 from afina.inference.answers import text_of
 from afina.inference.generation import ContinuousBatch
@@ -19,14 +18,7 @@ from afina.inference.next_token import OwnNextTokenModel
 from afina.inference.predictor import ModelPredictor, Predictor
 from afina.models.decoding import Decoding
 from afina.models.objective import Predictions
-from afina.server.receipts import GenerationFacts
-
-PROMPTS: dict[str, Template | None] = {
-    "text": None,
-    "raw": Template("{text}"),
-    "chat": Template("{text}", special_tokens=False),
-}
-"""Template of each way in which a text becomes a prompt. None: the adapter's own."""
+from afina.server.receipts import PROMPTS, GenerationFacts
 
 
 def replayed(

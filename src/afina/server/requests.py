@@ -16,8 +16,7 @@ from afina.models.objective import Objective
 from afina.models.objectives import Texts
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.limits import Settings
-from afina.server.receipts import Prompt, Receipt
-from afina.server.replay import PROMPTS
+from afina.server.receipts import PROMPTS, Prompt, Receipt
 from afina.server.shadowed import ShadowLease
 from afina.serving.engine import Engine
 from afina.serving.mixed_batches import Prediction
