@@ -41,6 +41,7 @@ MODELS = (
     "acme/none",
     "acme/told",
     "acme/talk",
+    "acme/talk@1",
 )
 
 ROUTES = [
@@ -114,6 +115,8 @@ def named(case: Any, model: str | None) -> None:
         case.path_parameters[key] = chosen[key]
     if isinstance(case.body, dict) and "model" in case.body:
         case.body["model"] = model
+    if isinstance(case.body, dict) and "messages" in case.body and version:  # options seldom go together by chance
+        case.body = {field: case.body[field] for field in ("model", "messages", "stream") if field in case.body}
     if isinstance(case.body, dict) and "models" in case.body:
         case.body["models"] = [model, *MODELS[2:4]]
     if isinstance(case.body, str):

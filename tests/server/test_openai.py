@@ -586,3 +586,20 @@ def test_a_generation_that_fails_is_an_error_of_the_request(
                 extra_body={"structured_outputs": {"choice": ["soup", "play"]}},
             )
     assert within(10.0, lambda: served.core.batching.generating == (0, 0))
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_answers_and_events_are_as_described(served: Served, path: str) -> None:
+    said = served.get("/openapi.json").json()["paths"][path]["post"]["responses"]["200"]["content"]
+    asked = {"prompt": PROMPT} if path == "/v1/completions" else {"messages": [{"role": "user", "content": PROMPT}]}
+    logprobs = {"logprobs": 2} if path == "/v1/completions" else {"logprobs": True, "top_logprobs": 2}
+    for more in ({}, logprobs, {**logprobs, "stream_options": {"include_usage": True}}):
+        body = {"model": "acme/talk", "max_tokens": 8, **asked, **more}
+        if "stream_options" not in more:
+            jsonschema.validate(served.post(path, body).json(), said["application/json"]["schema"])
+        *events, done = served.post(path, {**body, "stream": True}).text.strip().split("\n\n")
+        assert done == "data: [DONE]"
+        assert events
+        for event in events:
+            _, shape = said["text/event-stream"]["schema"]["properties"]["data"]["anyOf"]
+            jsonschema.validate(json.loads(event.removeprefix("data: ")), shape["contentSchema"])

@@ -37,7 +37,7 @@ BODIES: Sequence[type[Body]] = [CompletionRequest, ChatRequest]
 
 router = APIRouter()
 
-_OPENAI = partial(describe, "OpenAI", openai_answers.ERROR, streams=True)
+_OPENAI = partial(describe, "OpenAI", openai_answers.ERROR)
 
 
 class TextTools:
@@ -50,7 +50,12 @@ class TextTools:
 
 @router.post(
     "/v1/completions",
-    **_OPENAI(openai_answers.COMPLETION_ANSWER, CompletionRequest, openai_bodies.COMPLETION_EXAMPLE),
+    **_OPENAI(
+        openai_answers.COMPLETION_ANSWER,
+        CompletionRequest,
+        openai_bodies.COMPLETION_EXAMPLE,
+        events=openai_answers.COMPLETION_EVENT,
+    ),
 )
 async def completions(request: Request) -> Response:
     """Write an answer to each prompt (OpenAI's completions). The model's template is put around the prompt."""
@@ -58,7 +63,10 @@ async def completions(request: Request) -> Response:
     return await _answered(request, body, openai_bodies.completion_texts(body))
 
 
-@router.post("/v1/chat/completions", **_OPENAI(openai_answers.CHAT_ANSWER, ChatRequest, openai_bodies.CHAT_EXAMPLE))
+@router.post(
+    "/v1/chat/completions",
+    **_OPENAI(openai_answers.CHAT_ANSWER, ChatRequest, openai_bodies.CHAT_EXAMPLE, events=openai_answers.CHAT_EVENT),
+)
 async def chat(request: Request) -> Response:
     """Write the next message of a chat (OpenAI's chat completions), by a model that was trained on chats."""
     body = await body_of(request, ChatRequest)

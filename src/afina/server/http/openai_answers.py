@@ -55,13 +55,17 @@ _MESSAGE = record(
         "refusal": about(NOTHING, "always null"),
     }
 )
-_CHOICE = {
-    "index": about(COUNT, "number of the answer; the answers to the first prompt come first"),
-    "finish_reason": _FINISH,
-}
+_INDEX = about(COUNT, "number of the answer; the answers to the first prompt come first")
+_FINISHED = about(either(_FINISH, NOTHING), "in the last piece of an answer: stop or length, as in a whole response")
+_REPORTED = about(either(_LOGPROBS, NOTHING), "log-probabilities; null: not requested")
+_CHAT_REPORTED = about(either(_CONTENT, NOTHING), "log-probabilities; null: not requested")
+_DELTA = record(
+    {"role": about(one_of("assistant"), "in the first piece of an answer"), "content": about(TEXT, "the piece")},
+    "role",
+)
 
 
-def _answer(kind: str, choice: Shape) -> Shape:
+def _answer(kind: str, choice: dict[str, Shape], usage: Shape = _USAGE, *optional: str) -> Shape:
     return record(
         {
             "id": about(TEXT, "id of the request"),
@@ -69,32 +73,21 @@ def _answer(kind: str, choice: Shape) -> Shape:
             "created": about(COUNT, "seconds since 1970"),
             "model": about(TEXT, "model as in the request"),
             "system_fingerprint": about(TEXT, "digest of the adapter that answered"),
-            "choices": about(array(choice), "the answers"),
-            "usage": about(_USAGE, "numbers of tokens"),
-        }
+            "choices": about(array(record(choice)), "the answers, or pieces of them"),
+            "usage": about(usage, "numbers of tokens"),
+        },
+        *optional,
     )
 
 
-COMPLETION_ANSWER = _answer(
-    "text_completion",
-    record(
-        {
-            **_CHOICE,
-            "text": about(TEXT, "the answer"),
-            "logprobs": about(either(_LOGPROBS, NOTHING), "log-probabilities; null: not requested"),
-        }
-    ),
-)
-CHAT_ANSWER = _answer(
-    "chat.completion",
-    record(
-        {
-            **_CHOICE,
-            "message": about(_MESSAGE, "the answer as a message"),
-            "logprobs": about(either(_CONTENT, NOTHING), "log-probabilities; null: not requested"),
-        }
-    ),
-)
+_WRITTEN = {"index": _INDEX, "text": about(TEXT, "the answer"), "logprobs": _REPORTED}
+_SAID = {"index": _INDEX, "message": about(_MESSAGE, "the answer as a message"), "logprobs": _CHAT_REPORTED}
+_SAYS = {"index": _INDEX, "delta": about(_DELTA, "a piece of the message"), "logprobs": _CHAT_REPORTED}
+_LATER = either(_USAGE, NOTHING)
+COMPLETION_ANSWER = _answer("text_completion", {**_WRITTEN, "finish_reason": _FINISH})
+COMPLETION_EVENT = _answer("text_completion", {**_WRITTEN, "finish_reason": _FINISHED}, _LATER, "usage")
+CHAT_ANSWER = _answer("chat.completion", {**_SAID, "finish_reason": _FINISH})
+CHAT_EVENT = _answer("chat.completion.chunk", {**_SAYS, "finish_reason": _FINISHED}, _LATER, "usage")
 ERROR = record(
     {
         "error": about(

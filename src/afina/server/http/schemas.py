@@ -158,7 +158,7 @@ def describe(
     lines: str | None = None,
     media: str = "application/json",
     query: Sequence[str] = (),
-    streams: bool = False,
+    events: Shape | None = None,
 ) -> dict[str, Any]:
     """Return the OpenAPI arguments of a route.
 
@@ -171,7 +171,7 @@ def describe(
         lines: example of a body of JSON lines, instead of `body`.
         media: media type of the response.
         query: names of query parameters.
-        streams: whether a body with `stream` gets server-sent events.
+        events: shape of the JSON in each event, if a body with `stream` gets server-sent events.
     """
     responses: dict[int, Any] = {code: _response(why, "application/json", error) for code, why in _FAILURES.items()}
     extra: dict[str, Any] = {}
@@ -185,8 +185,8 @@ def describe(
         content = {"application/x-ndjson": {"schema": TEXT, "example": lines}}
         extra["requestBody"] = {"required": True, "content": content}
     answered = _response("The answer.", media, answer or TEXT)
-    if streams:
-        answered["content"]["text/event-stream"] = {"schema": TEXT}
+    if events is not None:
+        answered["content"]["text/event-stream"] = {"schema": _event(events)}
     return {
         "tags": [tag],
         "response_class": Response,
@@ -206,6 +206,16 @@ def describe_file(tag: str, media: str) -> dict[str, Any]:
     """Return the OpenAPI arguments of a route that returns a fixed file and needs no key."""
     responses = {200: _response("The file.", media, TEXT)}
     return {"tags": [tag], "response_class": Response, "responses": responses, "openapi_extra": {"security": []}}
+
+
+def _event(content: Shape) -> Shape:
+    """Return the shape of each server-sent event: what `schema` means for event streams before OpenAPI 3.2."""
+    data = either(one_of("[DONE]"), {**TEXT, "contentMediaType": "application/json", "contentSchema": content})
+    return {
+        "type": "object",
+        "properties": {"data": about(data, "JSON, or `[DONE]` in the last event"), "event": about(TEXT, "not used")},
+        "required": ["data"],
+    }
 
 
 def _response(why: str, media: str, shape: Shape) -> dict[str, Any]:
