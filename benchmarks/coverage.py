@@ -2,7 +2,7 @@
 
     python benchmarks/coverage.py            all cells, a table per kind of task (docs/background/coverage.md)
     python benchmarks/coverage.py --studies 200 --only f1 mcc
-    python benchmarks/coverage.py --studies 200 --kind text
+    python benchmarks/coverage.py --studies 200 --kind text --cells 1x50 1x200
 
 Each simulated study has two methods with correlated predictions. A prediction comes from a latent normal variable. The
 variable is a sum of effects: of the example (standard deviation 1), of the example for the method (0.5), of the seed
@@ -16,6 +16,8 @@ and a bias that all examples share, by 0.1.
 - texts: one or two references of one to eight phrases; 120 phrases, some much more frequent than others. An answer
   copies the first reference. The latent variable decides how many phrases are replaced by others, and whether the
   answer repeats itself.
+- texts in groups, such as the questions about one article: the same texts, but the texts of a group share a part of the
+  variance of the effect of an example, and of its effect for the method. The intervals do not take groups into account.
 
 With several seeds, the true value is the mean over many seeds. With one seed, it is the value of the trained model, so
 seeds do not vary then. Both are computed from 400,000 examples, or 20,000 texts. NIST grows with the number of
@@ -28,6 +30,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +66,8 @@ def drawn(generator: np.random.Generator, seeds: int, *, vary: bool) -> Seeds:
 class Task:
     """A kind of task to simulate; `make` gives, for each method, what each seed answered.
 
-    The true value is that of `many` examples, and there are `dearer` times fewer studies.
+    The true value is that of `many` examples, and there are `dearer` times fewer studies. `alone`, if given, replaces
+    `make` for the true value: groups do not change it.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Task:
     make: Callable[[np.random.Generator, Seeds, int], list[list[Answered]]]
     many: int = MANY_EXAMPLES
     dearer: int = 1
+    alone: Callable[[np.random.Generator, Seeds, int], list[list[Answered]]] | None = None
 
     @property
     def metrics(self) -> list[str]:
@@ -78,11 +83,25 @@ class Task:
         return [name for name in of_kind(self.kind) if METRICS[name].values]
 
 
-def _noise(generator: np.random.Generator, seeds: int, shape: tuple[int, ...]) -> Iterator[Iterator[np.ndarray]]:
-    """For each method, for each seed: the latent variable without truth, seed and bias."""
-    example = generator.standard_normal(shape)
+def _noise(
+    generator: np.random.Generator, seeds: int, shape: tuple[int, ...], group: int = 1, shared: float = 0.0
+) -> Iterator[Iterator[np.ndarray]]:
+    """For each method, for each seed: the latent variable without truth, seed and bias.
+
+    Neighbours in groups of `group` examples share this part of the variance of an example's effects.
+    """
+
+    def effect() -> np.ndarray:
+        own = generator.standard_normal(shape)
+        if group == 1:
+            return own
+        common = generator.standard_normal((-(-shape[0] // group), *shape[1:])).repeat(group, axis=0)[: shape[0]]
+        mixed: np.ndarray = np.sqrt(1 - shared) * own + np.sqrt(shared) * common
+        return mixed
+
+    example = effect()
     for _ in range(METHODS):
-        own = example + PER_METHOD * generator.standard_normal(shape)
+        own = example + PER_METHOD * effect()
         yield (own + PER_SEED * generator.standard_normal(shape) for _ in range(seeds))
 
 
@@ -143,8 +162,10 @@ def labels(generator: np.random.Generator, seeds: Seeds, examples: int) -> list[
     return found
 
 
-def texts(generator: np.random.Generator, seeds: Seeds, examples: int) -> list[list[Answered]]:
-    """Texts of phrases, with one or two references each."""
+def texts(
+    generator: np.random.Generator, seeds: Seeds, examples: int, group: int = 1, shared: float = 0.0
+) -> list[list[Answered]]:
+    """Texts of phrases, with one or two references each, in groups that share a part of the variance."""
     words = np.random.default_rng(0).integers(0, 60, (PHRASES, 3))  # the same phrases in every study
     phrases = [" ".join(f"w{word}" for word in one[: 1 + place % 3]) for place, one in enumerate(words)]
     frequent = 1 / np.arange(2, PHRASES + 2)
@@ -158,7 +179,7 @@ def texts(generator: np.random.Generator, seeds: Seeds, examples: int) -> list[l
     targets[:] = [pair[: 1 + place % 2] for place, pair in enumerate(zip(*references, strict=True))]
     tokens = 2 * lengths * (1 + np.arange(examples) % 2) + 1
     found = []
-    for method, noises in enumerate(_noise(generator, seeds.signal.shape[1], (examples,))):
+    for method, noises in enumerate(_noise(generator, seeds.signal.shape[1], (examples,), group, shared)):
         answers = []
         for seed, noise in enumerate(noises):
             strength, bias = _followed(seeds, method, seed, (1.0, 0.94))
@@ -186,6 +207,8 @@ TASKS = [
     Task("ratings", "number", numbers),
     Task("five labels", "labels", labels),
     Task("texts", "text", texts, many=20_000, dearer=5),
+    Task("texts in groups of 10", "text", partial(texts, group=10, shared=0.15), many=20_000, dearer=5, alone=texts),
+    Task("texts in groups of 25", "text", partial(texts, group=25, shared=0.5), many=20_000, dearer=5, alone=texts),
 ]
 
 
@@ -194,7 +217,7 @@ def truth(task: Task, names: Sequence[str], *, seeds_vary: bool) -> dict[str, np
     at, weights = np.polynomial.hermite_e.hermegauss(3 if seeds_vary else 1)
     weights = np.outer(weights, weights).ravel() / weights.sum() ** 2
     seeds = Seeds(*(np.tile(one.ravel(), (METHODS, 1)) for one in np.meshgrid(at, at)))
-    found = task.make(np.random.default_rng(1), seeds, task.many)
+    found = (task.alone or task.make)(np.random.default_rng(1), seeds, task.many)
     return {
         name: np.array([weights @ [METRICS[name].value(one) for one in answers] for answers in found]) for name in names
     }
@@ -253,10 +276,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--studies", type=int, default=1000, help="in each cell (1,000; three times that of one seed)")
     parser.add_argument("--only", nargs="*", default=[], help="metrics (all)")
     parser.add_argument("--kind", help="tasks of this kind alone (all)")
+    parser.add_argument("--task", help="the task of this name alone (all)")
+    parser.add_argument("--cells", nargs="*", type=_cell, default=CELLS, help="SEEDSxEXAMPLES, such as 1x200 (six)")
     options = parser.parse_args(arguments)
     for task in TASKS:
-        if options.kind in (None, task.kind) and (not options.only or set(options.only) & set(task.metrics)):
-            print(table(task, options.only, options.studies // task.dearer, CELLS), end="\n\n", flush=True)
+        asked = options.kind in (None, task.kind) and options.task in (None, task.name)
+        if asked and (not options.only or set(options.only) & set(task.metrics)):
+            print(table(task, options.only, options.studies // task.dearer, options.cells), end="\n\n", flush=True)
+
+
+def _cell(given: str) -> tuple[int, int]:
+    """A number of seeds and a number of examples."""
+    seeds, _, examples = given.partition("x")
+    return int(seeds), int(examples)
 
 
 if __name__ == "__main__":

@@ -63,3 +63,16 @@ def test_simulated_studies_are_as_described(coverage: ModuleType) -> None:
     assert found[top > 0.8].mean() == pytest.approx(top[top > 0.8].mean(), abs=0.04)
     balanced = coverage.truth(coverage.TASKS[0], ["accuracy"], seeds_vary=False)["accuracy"]
     assert balanced == pytest.approx([0.88, 0.87], abs=0.003)
+
+
+def test_texts_of_a_group_share_a_part_of_the_variance(coverage: ModuleType) -> None:
+    """The design effect: the variance of a mean of groups, as a multiple of that of independent texts."""
+    found = {}
+    for task in coverage.TASKS[4:]:
+        generator = np.random.default_rng(0)
+        (answers,), _ = task.make(generator, coverage.drawn(generator, 1, vary=False), 1500)
+        values = coverage.METRICS["loss"].values(answers)
+        sums = np.bincount(np.arange(1500) // 25, values - values.mean())
+        found[task.name] = float(np.mean(sums**2) / 25 / values.var())
+    assert found["texts"] < 1.6
+    assert found["texts in groups of 25"] > 4

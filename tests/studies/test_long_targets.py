@@ -129,7 +129,7 @@ def test_a_run_leaves_out_long_targets_and_its_record_counts_them(results: Resul
         made = result.record
         assert made.examples == len(whole.evaluation) - long[0] == len(result.predictions.outputs)
         assert made.train_examples == len(whole.train) - long[1]
-        assert [whole.evaluation.labels[row] for row in made.left_out] == [(LONG,)] * long[0]
+        assert [whole.evaluation.labels[row] for row in made.too_long_rows] == [(LONG,)] * long[0]
         assert LONG not in [target for several in result.targets for target in several]
         assert f": {long[1]} training target" in made.notes[-1]
         assert made.environment.evaluation_digest == whole.evaluation.digest

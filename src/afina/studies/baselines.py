@@ -90,7 +90,7 @@ class MeasuredBaseline:
         digest, targets = result.record.environment.evaluation_digest, result.targets
         if digest != self.evaluation_digest or result.predictions.right_as_bytes == self.predictions.right_as_bytes:
             return self
-        answers = np.delete(self.predictions.outputs, np.array(result.record.left_out, np.int64), axis=0)
+        answers = np.delete(self.predictions.outputs, np.array(result.record.too_long_rows, np.int64), axis=0)
         if len(answers) != len(targets):
             return self
         predictions = Predictions(answers, targets)

@@ -48,9 +48,9 @@ class EvaluationTexts:
         """Return the texts that the run of `record` answered, or None and the reason."""
         if self.texts is not None and self.digest != record.environment.evaluation_digest:
             return None, "the task's evaluation texts are no longer those of these runs"
-        if self.texts is None or not record.left_out:
+        if self.texts is None or not record.too_long_rows:
             return self.texts, self.reason
-        left_out = set(record.left_out)
+        left_out = set(record.too_long_rows)
         return [text for row, text in enumerate(self.texts) if row not in left_out], self.reason
 
     @classmethod

@@ -250,7 +250,7 @@ def _same_texts(
     first = next(iter([*finalists.values(), *untrained.values()]), None)
     if first is None or not TARGETS[first.objective.kind].written:
         return held_out, finalists, untrained
-    left_out = np.array(first.record.left_out, np.int64)
+    left_out = np.array(first.record.too_long_rows, np.int64)
     texts = held_out.take(np.delete(np.arange(len(held_out)), left_out))
     same = [
         {name: one for name, one in some.items() if one.predictions.right_as_bytes == first.predictions.right_as_bytes}

@@ -264,7 +264,7 @@ class _Execution:
             digest=saved.digest,
             environment=_environment(prepared),
             data_digest=run.data_digest,
-            left_out=task.evaluation.left_out.rows,
+            too_long_rows=task.evaluation.left_out.rows,
         )
 
     def _memory(self, account: Account, measured: Measured) -> Memory:

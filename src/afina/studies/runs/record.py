@@ -147,14 +147,14 @@ class Record(ReprCard, Sparing, Sealed):
         adapter: The path of the adapter, relative to the study's output directory.
         digest: The adapter's digest.
         data_digest: The digest of the task's files, which the key covers. None if the address identifies the data.
-        left_out: The places in the evaluation split of texts that were left out because their targets are too long.
+        too_long_rows: The places in the evaluation split of texts that were left out for too long targets.
             Left out of the JSON if there are none.
         at_once: The largest number of runs that this machine executed at the same time as this run, which lengthens
             `seconds`. Left out of the JSON if this run was alone.
         content_digest: The digest of every other field.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "signatures", "left_out"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "signatures", "too_long_rows"})
 
     key: str
     study: Printable
@@ -198,7 +198,7 @@ class Record(ReprCard, Sparing, Sealed):
     digest: str
     environment: Environment
     data_digest: str | None = None
-    left_out: tuple[Count, ...] = ()
+    too_long_rows: tuple[Count, ...] = ()
     at_once: int = Field(default=1, ge=1)
 
     def beside(self, most: int) -> Self:
