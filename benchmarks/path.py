@@ -37,7 +37,7 @@ import tables
 from afina import AdapterStore, Backbone, Task
 from afina.serving.engine import Engine
 from serve import DATA
-from traffic import TEXTS, Request, fill, planned
+from traffic import TEXTS, Names, Request, fill, planned
 
 STAGES = {
     "sent": "client: from due to sent",
@@ -56,6 +56,9 @@ STAGES = {
     "received": "socket; client: from answer to parsed",
 }
 """Each stage by the stamp at its end; the first begins when the request is due."""
+
+CLIENT = "client-00"
+"""The client to whom all adapters belong."""
 
 NUMBER = "x-path"
 """The header with the number of the request, so that stamps of client and server are joined."""
@@ -316,13 +319,14 @@ def main() -> None:
         return
     task = Task.load(options.task)
     texts = sorted(set(task.evaluation.texts))[:: max(1, len(task.evaluation) // TEXTS)][:TEXTS]
-    requests = planned(texts, options)
+    names = Names(options.adapters)
+    requests = planned(texts, names, options)
     with tempfile.TemporaryDirectory() as scratch:
         root = options.keep or Path(scratch)
         store, out = AdapterStore(root / "store"), Path(scratch) / "stamps"
         if not (root / "store").exists():
-            fill(store, Backbone.load(options.backbone), options.adapters, root)
-        secret = store.create_key("acme", ["predict"]).secret
+            fill(store, Backbone.load(options.backbone), names, root, 0)
+        secret = store.create_key(CLIENT, ["predict"]).secret
         with Engine(options.backbone, store) as engine:
             engine.load(*{f"store:{one.name}" for one in requests})
             hot, paced = (alone(engine, requests, paced=paced) for paced in (False, True))

@@ -107,6 +107,7 @@ def serve(
             raise
         message = f"`afina serve` needs the package {error.name}. Install it: pip install 'afina[serve]'."
         raise NotFound(message, code="extra.missing", extra="serve", package=error.name) from None
+    from afina import device
     from afina.server import logs_and_traces
     from afina.server.core import Core
     from afina.server.limits import Settings
@@ -129,7 +130,8 @@ def serve(
         # First: a port that is in use is said before the backbone is loaded.
         sockets = [stack.enter_context(one) for one in bind(host, port)]
         ready(opened := AdapterStore(store), create)
-        engine = stack.enter_context(Engine(backbone, opened, dtype=dtype, limit=limit))
+        engine = device.in_thread_that_ends(lambda: Engine(backbone, opened, dtype=dtype, limit=limit))
+        stack.enter_context(engine)
         core = Core(engine, opened, chosen, logs_and_traces.make_traces())
         run(core, sockets, lambda url: _say(opened.address.shown, url))
 
