@@ -113,11 +113,6 @@ class Stamps:
         if (record := RECORD.get()) is not None:
             record[stage] = now()
 
-    def _arrived(self, connection: Any, data: bytes) -> None:
-        found = re.search(rb"x-path: (\d+)", data)
-        if found:
-            connection.path_record = {"number": int(found[1]), "arrived": now()}
-
     def _scoped(self, gate: Any, scope: Any, receive: Any, send: Any) -> None:
         number = dict(scope.get("headers", ())).get(NUMBER.encode())
         if number is not None:
@@ -183,8 +178,7 @@ class Stamps:
         stamped(Core, "ask", self._began, lambda *_, **__: self._in_thread("accepted"))
         stamped(core_module, "check_pairs", lambda *_: self._in_thread("leased"), None)
         stamped(Core, "submit", None, self._submitted)
-        compute = next(name for name in ("compute", "attempt") if hasattr(Engine, name))
-        stamped(Engine, compute, lambda *_: self._batch_mark("taken"), None)
+        stamped(Engine, "compute", lambda *_: self._batch_mark("taken"), None)
         stamped(
             MixedBatchModel,
             "features",
@@ -279,9 +273,10 @@ def queued(service: float, rate: float, count: int = 200_000) -> np.ndarray:
 
 
 def percentiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """The median and the 95th percentile."""
+    """The median, the 95th percentile and the mean."""
     p50, p95 = np.percentile(np.asarray(values), [50, 95])
-    return {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
+    found = {"p50": p50, "p95": p95, "mean": np.mean(values)}
+    return {name: round(float(value), 2) for name, value in found.items()}
 
 
 def breakdown(records: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:

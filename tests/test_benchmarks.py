@@ -147,6 +147,17 @@ def test_while_versions_change_every_answer_is_that_of_the_adapter_that_its_rece
 
 
 @pytest.mark.slow
+def test_the_stages_of_a_served_text_add_up_to_its_latency(path: str, toy: str) -> None:
+    result = last_line(run("path.py", "--adapters", "3", "--seconds", "5", "--backbone", path, "--task", toy).stdout)
+    assert result["requests"] == 20
+    assert {"sent", "accepted", "taken", "computed", "answered", "received"} <= result["stages"].keys()
+    means = {stage: one["mean"] for stage, one in result["stages"].items()}
+    assert all(one >= 0 for one in means.values()), means
+    assert sum(means.values()) == pytest.approx(result["server"]["mean"], abs=0.5)
+    assert result["queue_model"]["p95"] >= result["engine_paced"]["p50"]
+
+
+@pytest.mark.slow
 def test_long_texts_are_measured_in_a_process_an_arm(path: str, tmp_path: Path) -> None:
     from long_texts import ARMS, BATCH_SIZE
 

@@ -28,7 +28,7 @@ def in_thread_that_ends(function: Callable[[], Found]) -> Found:
 
     Each thread that computes keeps OpenMP threads of its own until it ends. If there are more of them than cores, all
     sleep at the end of each parallel part, instead of spinning. A text of about 25 tokens then took 33 ms instead of
-    27 ms (GPT-2 small in float32, two Zen 5 cores). So a process that computes in one thread should open its model in
+    25 ms (GPT-2 small in float32, two Zen 5 cores). So a process that computes in one thread should open its model in
     another thread that ends.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="afina-opening") as pool:

@@ -9,7 +9,7 @@ import re
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,10 @@ from afina.cli.help import GroupedCommand
 from afina.cli.options import BackboneOption, Json, OwnBackbone, template_option
 from afina.cli.store import CreateOption, StoreOption, ready
 from afina.errors import NotFound
+
+if TYPE_CHECKING:
+    from afina.serving.engine import Engine
+    from afina.store.adapter_store import AdapterStore
 
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16 or auto.")]
 
@@ -107,11 +111,9 @@ def serve(
             raise
         message = f"`afina serve` needs the package {error.name}. Install it: pip install 'afina[serve]'."
         raise NotFound(message, code="extra.missing", extra="serve", package=error.name) from None
-    from afina import device
     from afina.server import logs_and_traces
     from afina.server.core import Core
     from afina.server.limits import Settings
-    from afina.serving.engine import Engine
     from afina.store.adapter_store import AdapterStore
 
     chosen = Settings(
@@ -125,15 +127,22 @@ def serve(
     logs_and_traces.begin_logging(log_format)
     for name in _unread(context):
         logs_and_traces.note(f"{name} is set, but `afina serve` does not read this variable", logging.WARNING)
-    limit = None if memory is None else memory << 20
     with ExitStack() as stack:
         # First: a port that is in use is said before the backbone is loaded.
         sockets = [stack.enter_context(one) for one in bind(host, port)]
         ready(opened := AdapterStore(store), create)
-        engine = device.in_thread_that_ends(lambda: Engine(backbone, opened, dtype=dtype, limit=limit))
-        stack.enter_context(engine)
+        engine = stack.enter_context(_opened(backbone, opened, dtype, memory))
         core = Core(engine, opened, chosen, logs_and_traces.make_traces())
         run(core, sockets, lambda url: _say(opened.address.shown, url))
+
+
+def _opened(backbone: str, store: AdapterStore, dtype: str, memory: int | None) -> Engine:
+    """Open the engine. `memory`: most MiB for adapters; None: no limit."""
+    from afina import device
+    from afina.serving.engine import Engine
+
+    limit = None if memory is None else memory << 20
+    return device.in_thread_that_ends(lambda: Engine(backbone, store, dtype=dtype, limit=limit))
 
 
 def _say(store: str, url: str) -> None:
