@@ -17,11 +17,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from afina.models.kernels import linear
 from afina.models.kernels.layer_changes import BatchedAdapter, BiasChange, LayerChange, PlacedChange
 from afina.models.kernels.lora import LoraChange
 
-MOST_RANKS = 256
+MOST_RANKS = 64
 """Most ranks of a stack: a row is multiplied by all ranks of its stack, also by those of other adapters."""
+
+LARGE = 1024
+"""Rows times ranks from which oneDNN's products are faster than MKL's, where linear layers use oneDNN."""
 
 Loras = Mapping[str, LoraChange]
 """An adapter's stackable LoRA by path of a layer."""
@@ -41,7 +45,11 @@ class StackedLoraChange(LayerChange):
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
         """Add to outputs [N, M] in place, from inputs [N, K]."""
         assert inputs is not None
-        outputs.addmm_((inputs @ self.down.t()).masked_fill_(self.hidden, 0), self.up)
+        if self.hidden.numel() < LARGE or not linear.by_onednn(self.down):
+            outputs.addmm_((inputs @ self.down.t()).masked_fill_(self.hidden, 0), self.up)
+        else:
+            low = linear.multiply(inputs, self.down).masked_fill_(self.hidden, 0)
+            outputs.add_(linear.multiply(low, self.up.t()))
 
 
 class LoraStack:

@@ -1,0 +1,96 @@
+"""LoRA weights stacked for adapters that decode together: each row gets its own adapter's update."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afina.models.kernels.layer_changes import BatchedAdapter, BiasChange
+from afina.models.kernels.lora import LoraChange
+from afina.models.kernels.lora_stacks import LoraStacks, StackedLoraChange
+
+SHAPES = {"q": (12, 20), "v": (12, 6), "o": (20, 12)}
+
+
+def made(seed: int, *, paths: str = "qv", rank: int = 4, bias: bool = False) -> BatchedAdapter:
+    torch.manual_seed(seed)
+    changes = {}
+    for path in paths:
+        inner, outer = SHAPES[path]
+        lora = LoraChange(torch.randn(rank, inner), torch.randn(rank, outer), 0.5 + seed % 3)
+        changes[path] = (BiasChange(torch.randn(outer)), lora) if bias else (lora,)
+    return BatchedAdapter(changes)
+
+
+ADAPTERS = [
+    *(made(seed, paths=("qv", "qvo", "o")[seed % 3], rank=(2, 4, 7)[seed % 3]) for seed in range(9)),
+    *(made(seed, rank=4, bias=True) for seed in range(9, 12)),
+    *(made(seed, rank=40) for seed in range(12, 14)),
+    BatchedAdapter(),
+]
+
+
+def computed(stacks: LoraStacks, row: list[BatchedAdapter]) -> tuple[list[BatchedAdapter], dict[str, torch.Tensor]]:
+    """Return the row in its order, and what each layer's changes add to 0; inputs are the same for equal sizes."""
+    places = stacks.arranged(row)
+    assert places.keys() == {id(one) for one in row}
+    row = sorted(row, key=lambda one: places[id(one)])
+    placed = []
+    for one in {id(one): one for one in row}.values():
+        mine = [place for place, each in enumerate(row) if each is one]
+        placed.append((one, slice(mine[0], mine[-1] + 1)))
+    changes, found = stacks.changes(placed), {}
+    for path, (inner, outer) in SHAPES.items():
+        outputs, inputs = torch.zeros(len(row), outer), given_inputs(len(row), inner)
+        for change, _, rows in changes.get(path, ()):
+            change.leaving(inputs[rows], outputs[rows])
+        found[path] = outputs
+    return row, found
+
+
+def given_inputs(rows: int, width: int) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(width))
+
+
+def check(row: list[BatchedAdapter], found: dict[str, torch.Tensor]) -> None:
+    for path, (inner, outer) in SHAPES.items():
+        inputs = given_inputs(len(row), inner)
+        for place, one in enumerate(row):
+            expected = torch.zeros(1, outer)
+            for change in one.changes.get(path, ()):
+                change.leaving(inputs[place : place + 1], expected)
+            torch.testing.assert_close(found[path][place : place + 1], expected, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_rows_of_any_adapters_in_any_succession(seed: int) -> None:
+    draw, stacks = random.Random(seed), LoraStacks()
+    for _ in range(12):
+        row = [draw.choice(ADAPTERS) for _ in range(draw.randrange(1, 40))]
+        check(*computed(stacks, row))
+        assert stacks.bytes <= 2 * sum(one.size for one in {id(one): one for one in row}.values())
+    stacks.clear()
+    assert stacks.bytes == 0
+
+
+def test_neighbours_share_a_product() -> None:
+    stacks, row = LoraStacks(), ADAPTERS[:9:3]
+    stacks.arranged(row)
+    changes = stacks.changes([(one, slice(place, place + 1)) for place, one in enumerate(row)])
+    assert [type(change.change) for change in changes["q"]] == [StackedLoraChange]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_values_that_are_not_finite_stay_in_their_own_rows(value: float) -> None:
+    bad = BatchedAdapter(
+        {"q": (LoraChange(torch.full((4, 12), value), torch.full((4, 20), value), 2.0),), "v": made(1).changes["q"][:0]}
+    )
+    row = [ADAPTERS[0], bad, ADAPTERS[3], ADAPTERS[6]]
+    placed, found = computed(LoraStacks(), row)
+    for place, one in enumerate(placed):
+        assert bool(found["q"][place].isfinite().all()) == (one is not bad)
