@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afina import Results, Study
+from afina import Results, Study, device
 from afina.data.answer_tokens import encode_references, without_long
 from afina.data.leakage import EvaluationSet
 from afina.data.split import Split, as_references
 from afina.data.task import Task
 from afina.data.tokenize import Template
 from afina.errors import InvalidData, InvalidStudy, UnknownName
+from afina.events import ignore
 from afina.inference.evaluation import evaluate, trained
+from afina.meter import Meter
 from afina.models.adapter import Adapter
 from afina.report import evaluation
 from afina.report.arms import measured_on
@@ -25,6 +27,7 @@ from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.report import Report
 from afina.studies.choosing.recommend import _same_texts
 from afina.studies.runs.forecast import encoded, forecast_methods
+from afina.studies.runs.prepared import prepare
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Data, Training
 from command import HereExecutor
@@ -197,3 +200,17 @@ def test_a_choice_compares_what_answered_the_same_targets(results: Results, task
 def test_a_plan_for_texts_needs_a_task() -> None:
     with raises(InvalidStudy, code="option.inapplicable", option="kind", found="text"):
         forecast_methods("embedded", data=Data(kind="text"))
+
+
+def test_a_prompt_and_a_target_that_a_model_has_no_positions_for_are_refused(
+    backbones: Backbones, tmp_path: Path
+) -> None:
+    learnt = [(text + " soup" * 300, "noon" if number else "soup") for number, (text, _) in enumerate(sentences(12))]
+    measured = [(text + " noon" * 300, "soup garden " * 8) for text, _ in sentences(16)[12:]]
+    other = write_csv(tmp_path / "more.csv", measured, ("text", "summary")).rename(tmp_path / "more.csv")
+    given = content(backbones, write_csv(tmp_path / "rows.csv", learnt, ("text", "summary")), evaluation=str(other))
+    given |= {"train": {"max_steps": 1, "dtype": "float32"}, "methods": {"lora": {}}, "baselines": False}
+    study = Study.parse(given, "here")
+    with raises(InvalidData, code="data.target-long") as caught:
+        prepare(study.runs()[0], Meter(device.choose()), ignore)
+    assert "the model takes at most" in str(caught.value)

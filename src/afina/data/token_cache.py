@@ -26,7 +26,7 @@ from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.tokenize import Encoded, Template, encode, pieces
-from afina.errors import CannotWrite
+from afina.errors import CannotWrite, InvalidData
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -149,6 +149,28 @@ class EncodedTask:
             task.train.pairs is not None,
             length,
             answer_tokens,
+        )
+
+
+def check_positions(split: EncodedSplit, most: int) -> None:
+    """Raise InvalidData if an evaluation prompt and one of its targets have more than `most` tokens, all of a model.
+
+    Prompts leave room for the longest training target; a target of the evaluation may be longer.
+    """
+    if split.references is None or not len(split):
+        return
+    lengths = split.encoded.lengths[split.references.owners] + split.references.tokens.lengths - 1
+    worst = int(np.argmax(lengths))
+    if lengths[worst] > most:
+        rows = np.delete(np.arange(len(split) + len(split.left_out.rows)), np.array(split.left_out.rows, np.int64))
+        row = int(rows[split.references.owners[worst]]) + 1
+        raise InvalidData(
+            f"evaluation text {row}: its prompt and target have {int(lengths[worst]):,} tokens together, but the model "
+            f"takes at most {most:,}. Set a smaller `max_length`, which shortens prompts, or remove the row.",
+            code="data.target-long",
+            row=row,
+            found=int(lengths[worst]),
+            most=most,
         )
 
 

@@ -12,7 +12,7 @@ from afina import device as devices
 from afina.data.addresses import reads_files
 from afina.data.batch import Loader, MicroBatchLimits
 from afina.data.task import Task
-from afina.data.token_cache import EncodedSplit, EncodedTask
+from afina.data.token_cache import EncodedSplit, EncodedTask, check_positions
 from afina.data.tokenize import Tokenizer
 from afina.digest import derive_seed
 from afina.errors import AfinaError, InvalidData, InvalidStudy
@@ -120,6 +120,7 @@ def prepare(
     listen(Progress("encode"))
     with meter.phase("encode"):
         task = EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length, question.template)
+        check_positions(task.evaluation, backbone.longest - method.takes_positions)
         chat = question.template is not None and not question.template.special_tokens
         objective = objective.generating(task.answer_tokens, run.generate, chat=chat)
         if question.offset:
