@@ -81,7 +81,9 @@ async def _answered(request: Request, body: CompletionRequest | ChatRequest, tex
         raise Refusal(422, "invalid", "`stream_options`: needs `stream` true.")
     tools: TextTools = request.app.state.text_tools
     new = NewTokenQueue()
-    options = await pool.look(key, _options, key, body, len(texts), tools, new if streams else None)
+    given = key, body, len(texts), tools, new if streams else None
+    guided = body.structured_outputs is not None or body.response_format is not None
+    options = await pool.look(key, _options, *given) if guided else _options(*given)  # compiling a grammar takes time
     asked = await pool.ask(key, body.model, texts, options)
     try:
         _check(asked, options)
