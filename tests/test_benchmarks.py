@@ -137,6 +137,31 @@ def test_mixed_batches_are_told_beside_the_merged_model_and_pefts_and_answer_ali
 
 
 @pytest.mark.slow
+def test_texts_of_many_adapters_are_told_beside_the_merged_model_and_pefts_and_are_alike(path: str, toy: str) -> None:
+    arguments = ("--adapters", "1,3", "--new", "6", "--repeats", "1", "--backbone", path, "--task", toy)
+    result = last_line(run("serve_texts.py", *arguments, "--asked", "10", "--running", "2").stdout)
+    speeds = result["tokens_per_second"]
+    for count in ("1", "3"):
+        one = result["mixed"][count]
+        assert one["relative_to_merged"] == one["tokens_per_second"] / speeds["merged"]
+        assert one["relative_to_peft"] == one["tokens_per_second"] / speeds[f"peft {count}"]
+        assert one["equal_answers"] == 1
+    latency = result["milliseconds"]
+    assert latency["p95_ratio"] == latency["beside_p95"] / latency["alone_p95"]
+    assert latency["generated_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_answers_of_mixed_kinds_to_many_clients_are_those_of_the_adapters_alone(path: str, toy: str) -> None:
+    arguments = ("--adapters", "6", "--texts", "4", "--clients", "3", "--share", "0.6", "--seconds", "8", "--churn")
+    result = last_line(run("traffic.py", *arguments, "--backbone", path, "--task", toy).stdout)
+    assert (result["requests"], result["errors"], result["wrong"]) == (32, 0, 0)
+    assert 0 < result["streamed"] < result["text_requests"] < 32
+    assert 0 < result["first_token_milliseconds"]["p50"] <= result["text_milliseconds"]["p99"]
+    assert result["generated_tokens"] == 24 * result["text_requests"]
+
+
+@pytest.mark.slow
 def test_while_versions_change_every_answer_is_that_of_the_adapter_that_its_receipt_names(path: str, toy: str) -> None:
     arguments = ("--adapters", "6", "--seconds", "8", "--churn", "--backbone", path, "--task", toy)
     result = last_line(run("traffic.py", *arguments).stdout)

@@ -14,6 +14,7 @@ import pytest
 from afina import AdapterStore, Backbone
 from crowd import adapter
 from pages import ROOT, blocks
+from servers import TOLD
 from services import free_port
 
 PAGE = ROOT / "docs" / "reference" / "serve.md"
@@ -70,6 +71,8 @@ def test_what_the_page_tells_to_type_is_answered(gpt2: Backbone, environment: di
     for number in range(1, 6):
         adapter(gpt2, "lora", {"r": 2}, seed=number).save(tmp_path / str(number))
         store.publish(tmp_path / str(number), "acme/urgent" if number == 5 else "acme/reviews", message="made up")
+    adapter(gpt2, "lora", {"r": 2}, seed=6, **TOLD).save(tmp_path / "replies")
+    store.publish(tmp_path / "replies", "acme/replies", message="made up")
     store.alias("acme/reviews@2", "production")
     port = environment["PORT"]
     ready = f"until curl -sf http://127.0.0.1:{port}/health/ready > ready; do sleep 0.2; kill -0 $!; done"
@@ -85,5 +88,8 @@ def test_what_the_page_tells_to_type_is_answered(gpt2: Backbone, environment: di
     )
     assert done.returncode == 0, (done.stdout[-2000:], done.stderr[-2000:])
     assert json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
+    (written,) = json.loads((tmp_path / "reply.json").read_text(encoding="utf-8"))["choices"]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"answer": written["text"]}
+    assert "data: [DONE]" in done.stdout.splitlines()
     assert '{"name":"acme/reviews","alias":"production","from":2,"to":3}' in done.stdout
     assert len(re.findall(r"[\"']label[\"']", done.stdout)) >= 9
