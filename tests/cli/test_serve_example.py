@@ -46,7 +46,7 @@ def test_the_lines_that_make_serve_prints_are_answered(environment: dict[str, st
             answers = [subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout for line in typed]
             first = said.index("from openai import OpenAI\n")
             python = [sys.executable, "-c", "".join(said[first : first + 3])]
-            in_python = subprocess.run(python, capture_output=True, check=True, text=True).stdout
+            in_python = subprocess.run(python, capture_output=True, check=True).stdout.decode()
         finally:
             server.terminate()
     events = [line.removeprefix("data: ") for line in answers.pop().decode().splitlines() if line]
