@@ -454,6 +454,18 @@ def test_keys_and_values_stay_under_the_limit_and_evict_idle_adapters(gpt2: Back
         assert engine._residents.reserved == 0
 
 
+def test_an_output_embedding_of_its_own_counts_once(backbones: Backbones) -> None:
+    backbone = Backbone.load(str(backbones.path("llama")))
+    with Engine(backbone) as engine:
+        engine.load(*(adapter(backbone, "lora", seed=seed, template=TEMPLATES[0], **TOLD) for seed in range(3)))
+        weight = engine.host.output_embedding
+        assert weight is not None
+        assert engine._residents.reserved == 4 * weight.weight.numel()
+    with Engine(gpt2 := Backbone.load(str(backbones.path("gpt2")))) as engine:
+        engine.load(adapter(gpt2, "lora", template=TEMPLATES[0], **TOLD))
+        assert engine._residents.reserved == 0  # tied to the input embedding
+
+
 def test_an_answer_that_could_never_fit_is_refused_and_leases_delay_none_for_ever(gpt2: Backbone) -> None:
     adapters = [adapter(gpt2, "lora", {"r": 8}, seed=seed, template=TEMPLATES[0], **TOLD) for seed in range(3)]
     with Engine(gpt2) as measured:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +84,7 @@ class Engine(ReprCard):
         if computed != torch.float32:
             classifier.lower(computed)
         self._residents = Residents(limit, loaders)
-        self._loader = AdapterLoader(self.host, self.backbone, dtype, partial(self._residents.reserve, force=True))
+        self._loader = AdapterLoader(self.host, self.backbone, dtype, self._residents.hold)
         self._sources = AdapterSources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
         self._batches = MixedBatches(self.host)
         self._encoder = TextEncoder(self.backbone.tokenizer)

@@ -197,7 +197,7 @@ class Residents:
         self._pool = ThreadPoolExecutor(loaders, thread_name_prefix="afina-loader")
         self._places: dict[str, _Place] = {}
         self.counts = ResidentCounts()
-        self._reserved = 0
+        self._reserved = self._held = 0
         self._lock, self._clock = RLock(), count(1)  # reentrant: a load that is already done calls back in this thread
 
     def lease(self, digest: str, load: Callable[[], Resident], version: str | None = None) -> Lease:
@@ -278,6 +278,12 @@ class Residents:
             self._make_room()
             return True
 
+    def hold(self, size: int) -> None:
+        """Reserve bytes for good, even if that exceeds the limit: weights that several adapters use."""
+        with self._lock:
+            self._held += size
+            self.reserve(size, force=True)
+
     def give_back(self, size: int) -> None:
         """End the reservation of bytes."""
         with self._lock:
@@ -286,10 +292,10 @@ class Residents:
     def room(self, digest: str) -> int | None:
         """Return the most bytes that `reserve` could ever reserve for an adapter; None: no limit.
 
-        Pinned adapters and the adapter itself stay; all others may leave.
+        Pinned adapters, the adapter itself and what `hold` reserved stay; all else may leave.
         """
         with self._lock:
-            kept = sum(place.size for key, place in self._places.items() if place.pins or key == digest)
+            kept = self._held + sum(place.size for key, place in self._places.items() if place.pins or key == digest)
             return None if self.limit is None else self.limit - kept
 
     def pin(self, lease: Lease) -> None:
