@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -327,6 +327,31 @@ def test_a_step_that_breaks_with_a_shadow_stops_the_shadow_and_goes_on(
     assert ours.result(0).text == "one!"
     assert (shadow.status.state, failures) == ("failed", ["step: ZeroDivisionError"])
     assert "soup" not in str(shadow.status.problem)
+
+
+def test_of_a_step_that_fails_with_a_shadow_the_others_begin_again(
+    made: Batcher, shadow: ShadowLease, steps: Steps
+) -> None:
+    """Unless a token was heard: a client may have received the first ones, so it gets the error."""
+    step = steps.step
+
+    def fails() -> Any:
+        ended = step()
+        if not any(one.encoded.text == "breaks" for one in steps.running):
+            return ended
+        running, steps.running = [*steps.running], {}
+        return [(one, Busy("failed", code="generation.failed")) for one in running]
+
+    steps.step = fails  # type: ignore[method-assign]
+    ours, _ = both(made, shadow, 3, 3, says="breaks")
+    streamed = generated("bolt", "streamed", 3)
+    streamed.generation = replace(streamed.generation, heard=lambda new: None)
+    made.submit([streamed])
+    while made.step():
+        pass
+    assert ours.result(0).text == "one!"
+    assert isinstance(streamed.future.result(0), Busy)
+    assert shadow.status.state == "failed"
 
 
 def test_a_step_that_breaks_without_a_shadow_fails_what_runs_and_nothing_later(

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from afina import meter
@@ -17,6 +16,7 @@ from afina.errors import AfinaError, Busy
 from afina.server.line.queue import FairQueue
 from afina.server.line.work import GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep
+from afina.server.shadowed import UNFORESEEN
 from afina.serving.work import GeneratedText, Generation
 
 FIRST_SPEED = 500.0
@@ -257,9 +257,7 @@ class Batcher:
             self._broken(error)
             self._note(STEP, error)
             return
-        for generation, outcome in ended:
-            if generation in self._running:
-                self._running.pop(generation).settle(outcome)
+        self._settle([(self._running.pop(one), outcome) for one, outcome in ended if one in self._running])
         if self.computer.generations.waiting:
             self._give_back(turn.prompts)
 
@@ -268,9 +266,25 @@ class Batcher:
         held = [work for work in self._running.values() if work in prompts and work.is_silent]
         for work in held:
             self._drop(work)
-            work.generation = replace(work.generation)  # another one for the engine, which forgets this one later
+            work.begin_again()
         with self._changed:
             self._line.give_back(held)
+
+    def _settle(self, ended: Sequence[tuple[GeneratedAnswer, Any]]) -> None:
+        """Give generations their outcomes. Of a step that failed with a shadow version, begin the others again."""
+        failed = [work for work, outcome in ended if isinstance(outcome, Busy)]
+        shadows = [work.comparison.shadow for work in failed if work.candidate and work.comparison is not None]
+        for shadow in shadows:
+            shadow.status.fail(UNFORESEEN.format("failure of a step"))
+        again = []
+        for work, outcome in ended:
+            if shadows and work in failed and not work.candidate and work.can_begin_again:
+                work.begin_again()
+                again.append(work)
+            else:
+                work.settle(outcome)
+        with self._changed:
+            self._line.give_back(again)
 
     def _begin(self, work: GeneratedAnswer) -> None:
         if not work.wanted:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -121,6 +121,15 @@ class GeneratedAnswer(Work):
     def is_silent(self) -> bool:
         """Whether there is no token yet. Beam search has no token before its end."""
         return self.heard is None and self.generation.decoding.beams == 1
+
+    @property
+    def can_begin_again(self) -> bool:
+        """Whether a second beginning gives the same answer: no token was heard, and no guide has a state."""
+        return self.generation.heard is None and self.generation.guide is None
+
+    def begin_again(self) -> None:
+        """Take a new generation of the same answer, as the engine may still know the old one."""
+        self.generation, self.heard, self.generated = replace(self.generation), None, 0
 
     def settle(self, outcome: Any) -> None:
         """Give the future its outcome, and compare it."""
