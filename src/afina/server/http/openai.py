@@ -19,7 +19,7 @@ from afina.errors import NotFound
 from afina.inference.answer_stream import TokenTexts
 from afina.inference.guides import GuideMaker
 from afina.models import objectives
-from afina.models.objectives import Texts
+from afina.models.objective import Objective
 from afina.server.core import Core
 from afina.server.http import openai_answers, openai_bodies
 from afina.server.http.errors import Refusal
@@ -166,10 +166,10 @@ def _rendered(core: Core, key: Key, body: ChatRequest) -> str:
     return rendered_chat(core.engine.backbone.tokenizer, messages)
 
 
-def _check_chat(objective: object, template: str | None) -> None:
+def _check_chat(objective: Objective, template: str | None) -> None:
     """Raise Refusal for a model that was not trained on chats."""
-    if not isinstance(objective, Texts):
+    if objective.auto_class != "language_model":
         raise Refusal(400, "invalid", "`model`: this model gives no text. Ask for its labels or its number.")
-    if not objective.chat:
+    if not (objective.settings or {}).get("chat"):
         message = f"`messages`: this model was not trained on chats, but with the template {template!r}"
         raise Refusal(400, "invalid", f"{message[:400]}. Send the text as `prompt` to /v1/completions.")
