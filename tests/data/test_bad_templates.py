@@ -10,7 +10,7 @@ import pytest
 
 from afina import Run
 from afina.data import chat_rendering
-from afina.data.prompts import chat_template, prompt_of
+from afina.data.prompts import chat_template, prompt_of, rendered_chat
 from afina.data.tokenize import Template
 from afina.errors import InvalidData, InvalidStudy
 from afina.studies.runs.forecast import encoded
@@ -84,18 +84,18 @@ def tokenizer(backbones: Backbones) -> Iterator[Any]:
     ("source", "part"),
     [
         ("", "the tokenizer has no chat template"),
-        ("{{ raise_exception('Roles must\nalternate') }}", "it refuses a message of the user: Roles must alternate"),
-        ("{% for message in messages %}", "it refuses a message of the user: Unexpected end of template"),
-        ("{{ messages[3]['content'] }}", "it refuses a message of the user:"),
-        ("{{ 1 / 0 }}", "it refuses a message of the user: division by zero"),
-        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "it refuses a message of the user:"),
-        ("{% for i in range(10 ** 9) %}x{% endfor %}", "it refuses a message of the user: Range too big"),
+        ("{{ raise_exception('Roles must\nalternate') }}", "it refuses a message: Roles must alternate"),
+        ("{% for message in messages %}", "it refuses a message: Unexpected end of template"),
+        ("{{ messages[3]['content'] }}", "it refuses a message:"),
+        ("{{ 1 / 0 }}", "it refuses a message: division by zero"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "it refuses a message:"),
+        ("{% for i in range(10 ** 9) %}x{% endfor %}", "it refuses a message: Range too big"),
         (ANSWER.format("hello"), "expected {text} once"),
         (ANSWER.format("{{ message['content'] * 2 }}"), "expected {text} once"),
         ("hello" + START, "does not continue a prompt with the answer"),
         (EACH.replace("+ eos_token", "") + START, "does not continue a prompt with the answer"),
         (EACH, "does not continue a prompt with the answer"),
-        (TODAY + EACH + START, "it writes the date into the prompt"),
+        ("{{ strftime_now('%d %b %Y') }}" + EACH + START, "it writes the date into the prompt"),
     ],
 )
 def test_a_chat_template_that_cannot_be_used_is_told_in_a_line(source: str, part: str, tokenizer: Any) -> None:
@@ -105,9 +105,12 @@ def test_a_chat_template_that_cannot_be_used_is_told_in_a_line(source: str, part
     assert part in told(error)
 
 
-def test_a_chat_template_that_only_could_write_the_date_is_used(tokenizer: Any) -> None:
-    tokenizer.chat_template = "{% if tools %}" + TODAY + "{% endif %}" + EACH + START
-    assert chat_template(tokenizer, pairs=False).render("soup").startswith("<user>soup")
+def test_a_chat_template_with_a_date_of_its_own_writes_that_and_not_todays(tokenizer: Any) -> None:
+    """As the template of Llama 3.2 does where the function of the date is missing."""
+    tokenizer.chat_template = TODAY + EACH + START
+    assert chat_template(tokenizer, pairs=False).render("soup").startswith("1 Jan 2025<user>soup")
+    chat = rendered_chat(tokenizer, [{"role": "user", "content": "soup"}])
+    assert chat == chat_template(tokenizer, pairs=False).render("soup")
 
 
 def test_a_chat_template_that_does_not_end_is_given_up(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from afina.data.chat_rendering import rendered_template
+from afina.data.chat_rendering import ChatRefused, rendered
 from afina.data.tokenize import PAIR, TEXT, Template, Tokenizer
 from afina.errors import InvalidData, InvalidStudy
 
@@ -80,9 +80,14 @@ def chat_template(tokenizer: Tokenizer, *, pairs: bool) -> Template:
             code="template.chat-missing",
         )
     asked = {"role": "user", "content": f"{TEXT}\n\n{PAIR}" if pairs else TEXT}
-    prompt = rendered_template(tokenizer, [asked], prompt=True)
     chat = [asked, {"role": "assistant", "content": _ANSWER}]
-    whole = rendered_template(tokenizer, chat, prompt=False)
+    try:
+        prompt, whole = rendered(tokenizer, [asked], prompt=True), rendered(tokenizer, chat, prompt=False)
+    except ChatRefused as error:
+        raise InvalidStudy(
+            f"`template` chat: the tokenizer's chat template cannot be used: {error}. Give a template of your own.",
+            code="template.chat-unusable",
+        ) from None
     end = str(tokenizer.eos_token)
     if not whole.startswith(f"{prompt}{_ANSWER}{end}"):
         raise InvalidStudy(
@@ -97,8 +102,6 @@ def chat_template(tokenizer: Tokenizer, *, pairs: bool) -> Template:
 
 def rendered_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> str:
     """Return the prompt that the tokenizer's chat template makes of messages, special tokens included.
-
-    transformers renders the template in a sandbox.
 
     Args:
         tokenizer: A tokenizer with a chat template.
@@ -116,13 +119,11 @@ def rendered_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -
                 number=number,
             )
     try:
-        made = str(
-            tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, add_generation_prompt=True)
-        )
-    except Exception as error:  # noqa: BLE001 - the template is code of the backbone, and raises what it likes
+        made = rendered(tokenizer, messages, prompt=True)
+    except ChatRefused as error:
         raise InvalidData(
-            f"`messages`: the chat template of the model refuses them ({str(error)[:200]}). Give roles in the order "
-            "that the model was trained with: mostly user and assistant in turns.",
+            f"`messages`: the chat template of the model cannot be used: {error}. Give roles in the order that the "
+            "model was trained with: mostly user and assistant in turns.",
             code="request.chat-unusable",
         ) from None
     for number, message in enumerate(messages, start=1):
