@@ -45,8 +45,7 @@ def answers(
     keep_freed()
     count = len(prompts)
     texts, sizes, ended = np.empty(count, object), np.zeros(count, np.int64), np.zeros(count, bool)
-    decoding = objective.decoding
-    decoding = decoding.model_copy(update={"max_new_tokens": decoding.max_new_tokens or objective.answer_tokens})
+    decoding = objective.generation()
     found = generated(
         model,
         (prompts[number] for number in range(count)),

@@ -16,7 +16,6 @@ from afina.models import objectives
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective, metric_for
-from afina.models.objectives import Texts
 from afina.stats import intervals
 from afina.stats.answered import Answered
 from afina.stats.intervals import Interval
@@ -144,13 +143,13 @@ def _fitting(predictor: Predictor, texts: EvaluationSet) -> tuple[Split, int]:
 
     Raises InvalidData if a target is too long and is not to be left out.
     """
-    objective, split = predictor.objective, texts.split
-    if not isinstance(predictor, ModelPredictor) or not isinstance(objective, Texts) or objective.answer_tokens is None:
+    split, answer_tokens = texts.split, (predictor.objective.settings or {}).get("answer_tokens")
+    if not isinstance(predictor, ModelPredictor) or answer_tokens is None:
         return split, 0
     assert predictor.template is not None
     where, tokenizer = f"{texts.where}, text", predictor.backbone.tokenizer
     found = encode_references(tokenizer, split.texts, split.pairs, split.labels, predictor.template, where=where)
-    most = predictor.max_length + objective.answer_tokens
+    most = predictor.max_length + answer_tokens
     kept, _, left_out = without_long(split, found, most, texts.long, where)
     return kept, left_out.targets
 

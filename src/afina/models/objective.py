@@ -263,6 +263,10 @@ class Objective(ABC):
         """Return the objective with the settings of generation; unchanged if answers are not generated."""
         return self
 
+    def generation(self) -> Decoding | None:
+        """Return how answers are generated, with a limit of new tokens; None: they are not generated."""
+        return None
+
     def decoding_changed(self, **given: Any) -> Self:
         """Return the objective with other settings of generation. Raises InvalidStudy if answers are not generated."""
         option = min(given)

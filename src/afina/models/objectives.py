@@ -1,4 +1,4 @@
-"""The kinds of objective: one label of several, a number, any number of labels. Does not know models."""
+"""The kinds of objective: one label of several, a number, any number of labels, a text. Does not know models."""
 
 from __future__ import annotations
 
@@ -300,12 +300,16 @@ class Texts(Objective):
     def settings(self) -> dict[str, Any]:
         """The kind, and what the generation of answers depends on."""
         how = self.decoding.model_dump(mode="json", exclude_defaults=True)
-        made = {"answer_tokens": self.answer_tokens, "chat": self.chat, "decoding": how}
-        return {"kind": self.kind, **{name: value for name, value in made.items() if value}}
+        made = {"kind": self.kind, "answer_tokens": self.answer_tokens, "chat": self.chat, "decoding": how}
+        return {name: value for name, value in made.items() if value}
 
     def generating(self, answer_tokens: int | None, decoding: Decoding, *, chat: bool) -> Self:
         """Return the objective with the settings of generation."""
         return replace(self, answer_tokens=answer_tokens, decoding=decoding, chat=chat)
+
+    def generation(self) -> Decoding:
+        """Return how answers are generated; without a limit of new tokens, the longest training target is the limit."""
+        return self.decoding.model_copy(update={"max_new_tokens": self.decoding.max_new_tokens or self.answer_tokens})
 
     def decoding_changed(self, **given: Any) -> Self:
         """Return the objective with other settings of generation. Raises InvalidStudy for an invalid value."""
@@ -348,11 +352,9 @@ class Texts(Objective):
 
 def _temperature(objective: Objective, predictions: Predictions) -> float:
     """Return the temperature that minimises the mean loss."""
-
-    def loss(divisor: float) -> float:
-        return objective.mean_loss(replace(predictions, outputs=predictions.outputs / divisor))
-
-    return classification.fit_temperature(loss)
+    return classification.fit_temperature(
+        lambda divisor: objective.mean_loss(replace(predictions, outputs=predictions.outputs / divisor))
+    )
 
 
 OBJECTIVES: dict[str, type[Objective]] = {made.kind: made for made in (Classes, Number, Labels, Texts)}
@@ -368,15 +370,13 @@ def of_problem(label_names: Sequence[str], problem_type: str | None, where: str)
     """Return the objective of a transformers model.
 
     Args:
-        label_names: Names of the labels.
+        label_names: The labels.
         problem_type: From the model's configuration. None: chosen by the number of labels.
         where: Names the configuration in messages.
 
-    Raises:
-        InvalidStudy: No kind has this problem type, or the number of labels does not fit.
+    Raises InvalidStudy if no kind has this problem type, or the number of labels does not fit.
     """
-    known = {kind.problem_type: kind for kind in OBJECTIVES.values() if kind.problem_type}
-    count = len(label_names)
+    known, count = {kind.problem_type: kind for kind in OBJECTIVES.values() if kind.problem_type}, len(label_names)
     kind = known.get(problem_type) if problem_type else next(one for one in known.values() if one.takes(count))
     if kind is None:
         raise InvalidStudy(

@@ -13,7 +13,6 @@ from afina.inference.reading import takes_pairs
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
-from afina.models.objectives import Texts
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.limits import Settings
 from afina.server.receipts import PROMPTS, Prompt, Receipt
@@ -187,7 +186,8 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
     Raises:
         InvalidData: a value is invalid, or exceeds a limit.
     """
-    assert isinstance(objective, Texts)
+    trained = objective.generation()
+    assert trained is not None
     asked = {name: value for name, value in options.decoding.items() if value is not None}
     limits = {"max_new_tokens": settings.max_new_tokens, "n": settings.choices, "logprobs": settings.logprobs}
     found = {"max_new_tokens": asked.get("max_new_tokens"), "n": options.n, "logprobs": options.logprobs}
@@ -201,10 +201,10 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
                 most=most,
             )
     try:
-        made = objective.decoding.changed(**asked)
+        made = trained.changed(**asked)
     except InvalidStudy as error:
         raise InvalidData(str(error), code="request.malformed") from None
-    most = made.max_new_tokens or objective.answer_tokens or settings.max_new_tokens  # as `afina predict` does
+    most = made.max_new_tokens or settings.max_new_tokens
     return made.changed(max_new_tokens=min(most, settings.max_new_tokens))
 
 

@@ -1,6 +1,6 @@
 """Generations: answers in text for many adapters at once, step by step.
 
-Adapters that share the frozen model are generated in one continuous batch, whatever their number. Each adapter with a
+Adapters that share the frozen model are generated in one continuous batch, of any number. Each adapter with a
 model of its own has a batch of its own. The keys and values of all running answers are reserved under the limit of
 `Residents`, so that adapters without a lease are evicted to make room.
 """
@@ -25,7 +25,6 @@ from afina.models.decoding import Decoding
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.mixed_batch import MixedBatchModel
 from afina.models.objective import Predictions
-from afina.models.objectives import Texts
 from afina.serving.mixed_batches import Outcome, Prediction, kind_mismatch
 from afina.serving.residents import Resident, Residents, SeparateResident, SharedResident
 from afina.serving.work import GeneratedText, Generation, NewTokens
@@ -277,10 +276,9 @@ class Generations:
 
 def decoding_of(resident: Resident) -> Decoding:
     """Return how an adapter generates its answers: as trained, with a limit of new tokens."""
-    objective = resident.objective
-    assert isinstance(objective, Texts)
-    decoding = objective.decoding
-    return decoding.model_copy(update={"max_new_tokens": decoding.max_new_tokens or objective.answer_tokens})
+    found = resident.objective.generation()
+    assert found is not None
+    return found
 
 
 def generated(generations: Generations, asked: Iterable[Generation]) -> Iterator[tuple[Generation, Outcome]]:

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from afina.data.kinds import TEXT
 from afina.errors import Busy, Refused
 from afina.inference.predictor import Predictor
 from afina.inference.reading import Reading
@@ -59,7 +58,7 @@ class Resident(ReprCard, ABC):
     @property
     def generates(self) -> bool:
         """Whether the adapter answers with texts, which are generated token by token."""
-        return self.objective.kind == TEXT
+        return self.objective.auto_class == "language_model"
 
     @cached_property
     def objective(self) -> Objective:
