@@ -218,7 +218,7 @@ class GuideMaker:
 
 
 def _trial(grammar: Grammar) -> str | None:
-    """Compile a grammar in a separate process. Return the problem; None: there is none. Raises Busy."""
+    """Compile a grammar in a separate process. Return the problem, or None. Raises Busy."""
     command = [sys.executable, "-P", "-m", __name__]
     try:
         done = subprocess.run(

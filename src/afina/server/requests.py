@@ -95,7 +95,7 @@ class AcceptedRequest:
         manifest: the adapter's manifest.
         objective: the adapter's objective.
         receipt: what answers.
-        shadow: lease of the shadow version. None: there is none.
+        shadow: lease of the shadow version. None: no shadow.
         generation: how the answers are generated. None: the adapter does not generate.
         decoding: the same, with the adapter's own settings and the server's limits.
         candidates: each text as the shadow version reads it, or why that version cannot read the text.

@@ -1,6 +1,6 @@
 """A shadow version beside the texts of a request: its state, its lease, and how its answers are compared.
 
-Knows answers, and neither the store nor the queue.
+Knows answers. Does not know the store or the queue.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ FIRST_SPEED = 500.0
 """Estimate of tokens per second before the first batch."""
 
 LINE, COMPUTE, STEP, WATCH = "line", "compute", "step", "watch"
-"""What may fail: taking the next works, computing a batch, a step of generations, calling the batch listener."""
+"""Steps that may fail: taking the next works, computing a batch, a step of generations, calling the batch listener."""
 
 ENDING = "the server is shutting down. Try another server, or try again later."
 
@@ -69,7 +69,7 @@ class Computer(Protocol):
 
 
 class _Turn(NamedTuple):
-    """What one turn computes: works that were taken at a time, with the token budget of that time."""
+    """The works of one turn, which were taken at a time, with the token budget of that time."""
 
     now: float
     budget: int

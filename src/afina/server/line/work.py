@@ -1,4 +1,4 @@
-"""What waits for the computing thread: texts to answer, golden tests, and texts to generate; and how it is computed.
+"""The works that wait for the computing thread: texts to answer, golden tests, and texts to generate.
 
 Each work knows its client, its tokens, its deadline and its future. Everything that the computing thread needs is in
 the work: texts are encoded before.
@@ -215,7 +215,7 @@ def works_of(
 
     Args:
         asked: the request.
-        shadow: the shadow version that answers too. None: there is none.
+        shadow: the shadow version that answers too. None: no shadow.
         settings: the server's limits.
         request_id: as in `Work`.
     """
