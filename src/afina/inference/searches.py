@@ -221,7 +221,12 @@ class SingleSearch(Search):
         return token
 
     def _draw(self, scores: np.ndarray) -> int:
-        """Draw from softmax(scores / temperature), among the tokens that top-k and top-p leave."""
+        """Draw from softmax(scores / temperature), among the tokens that top-k and top-p leave.
+
+        Each token of the vocabulary gets an exponential time at the rate of its weight, and the first one is drawn. So
+        rounding changes the draw only if two times are nearly equal. A draw from cumulated weights would change more
+        often, as each of thousands of sums is rounded.
+        """
         scores = scores / self.decoding.temperature
         weights = np.exp(scores - scores.max())
         kept = np.arange(len(weights))
@@ -229,10 +234,9 @@ class SingleSearch(Search):
             kept = np.argpartition(-weights, self.decoding.top_k - 1)[: self.decoding.top_k]
         if self.decoding.top_p < 1:
             kept = _nucleus(weights, kept, self.decoding.top_p)
-        kept = np.sort(kept)  # an order that rounding of the weights does not change
-        shares = np.cumsum(weights[kept])
-        at = np.searchsorted(shares, self._random.random() * shares[-1], side="right")
-        return int(kept[min(int(at), len(kept) - 1)])
+        times = self._random.standard_exponential(len(weights))[kept]
+        with np.errstate(divide="ignore"):  # a token of weight 0 is never drawn
+            return int(kept[np.argmin(times / weights[kept])])
 
 
 def _logprobs(logits: Tensor, token: int, alternatives: int) -> TokenLogprobs:
