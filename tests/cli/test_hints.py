@@ -95,8 +95,8 @@ NO_COMMAND = ("data/readers/texts.py", "estimators/", "server/requests.py")
 """What raises to callers of the library and of the server alone: what these type is the field's own name."""
 
 
-OWN_WORDS = ("about", "attach", "format")
-"""Names in backquotes that stay as they are: a function of a method, fields of a manifest and of a bundle."""
+OWN_WORDS = ("about", "attach", "format", "messages", "response_format", "stream", "structured_outputs")
+"""Names in backquotes that stay: a function of a method, and fields of a manifest, a bundle and a request."""
 
 
 def test_every_field_that_an_error_names_has_something_to_type_for_it() -> None:

@@ -114,13 +114,13 @@ def test_a_chat_template_with_a_date_of_its_own_writes_that_and_not_todays(token
 
 
 def test_a_chat_template_that_does_not_end_is_given_up(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_rendering, "SECONDS", 0.2)
+    monkeypatch.setattr(chat_rendering, "SECONDS", 0.02)
     tokenizer.chat_template = (
         "{% for i in range(700) %}{% for j in range(700) %}{% if i * j < 0 %}x{% endif %}{% endfor %}{% endfor %}" * 9
     )
     with pytest.raises(InvalidStudy) as error:
         chat_template(tokenizer, pairs=False)
-    assert "it is not rendered after 0.2 seconds" in told(error)
+    assert "it is not rendered after 0.02 seconds" in told(error)
 
 
 def run_of(backbones: Backbones, tmp_path: Path, template: str, length: int) -> Run:
