@@ -82,6 +82,7 @@ GIVEN = {
     **{"AFINA_BACKBONE": "embedded", "AFINA_STORE": "adapters", "AFINA_HOST": "0.0.0.0", "AFINA_PORT": "9000"},
     **{"AFINA_DTYPE": "bfloat16", "AFINA_MEMORY": "512", "AFINA_RATE": "60000", "AFINA_TIMEOUT": "7.5"},
     **{"AFINA_BATCH_TOKENS": "2048", "AFINA_SHARED_TOKENS": "128", "AFINA_DRAIN": "5", "AFINA_SHUTDOWN": "20"},
+    **{"AFINA_GENERATION_TIMEOUT": "90", "AFINA_MAX_NEW_TOKENS": "256"},
     **{"AFINA_LOG_FORMAT": "text", "AFINA_CREATE": "True"},
 }
 

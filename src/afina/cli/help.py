@@ -81,7 +81,10 @@ GROUPS = {
         _RUN,
     ),
     **dict.fromkeys(("epochs", "calibrate", "dtype", "check_probe"), _RUN),
-    **dict.fromkeys(("max_new_tokens", "beams", "length_penalty", "no_repeat_ngram", "temperature"), _GENERATION),
+    **dict.fromkeys(
+        ("generation_timeout", "max_new_tokens", "beams", "length_penalty", "no_repeat_ngram", "temperature"),
+        _GENERATION,
+    ),
     **dict.fromkeys(("top_p", "top_k", "sample_seed", "stop"), _GENERATION),
     **dict.fromkeys(("out", "as_json", "no_texts", "publish", "help"), _OUTPUT),
 }
@@ -111,6 +114,8 @@ METAVARS = {
     "seed": "N",
     "text": "TEXT",
     "timeout": "SECONDS",
+    "generation_timeout": "SECONDS",
+    "max_new_tokens": "TOKENS",
     "drain": "SECONDS",
     "shutdown": "SECONDS",
     "rate": "TOKENS",

@@ -167,6 +167,7 @@ FLAGS = {
     "template": "--template",
     "text": "--text",
     "text_pair": "--text-pair",
+    "generation_timeout": "--generation-timeout",
     "timeout": "--timeout",
     "warmup": "warmup",
     "words": "--words",
