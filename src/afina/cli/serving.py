@@ -33,6 +33,12 @@ class LogFormat(StrEnum):
     text = "text"
 
 
+GenerationTimeoutOption = Annotated[
+    float, typer.Option("--generation-timeout", min=0.1, help="Most seconds for an answer that is generated.")
+]
+AnswerTokensOption = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer that is generated.")
+]
 DrainOption = Annotated[
     float,
     typer.Option(
@@ -91,12 +97,8 @@ def serve(
         int | None, typer.Option("--rate", min=1, help="Tokens per minute for clients whose key has no rate.")
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Most seconds for a request.")] = 30.0,
-    generation_timeout: Annotated[
-        float, typer.Option("--generation-timeout", min=0.1, help="Most seconds for an answer that is generated.")
-    ] = 120.0,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer that is generated.")
-    ] = 1024,
+    generation_timeout: GenerationTimeoutOption = 120.0,
+    max_new_tokens: AnswerTokensOption = 1024,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Most tokens in a batch.")] = 1024,
     shared_tokens: Annotated[
         int, typer.Option("--shared-tokens", min=1, help="Most tokens in a batch while several clients have requests.")
