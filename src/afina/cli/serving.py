@@ -33,6 +33,9 @@ class LogFormat(StrEnum):
     text = "text"
 
 
+SharedTokensOption = Annotated[
+    int, typer.Option("--shared-tokens", min=1, help="Most tokens in a batch while several clients have requests.")
+]
 GenerationTimeoutOption = Annotated[
     float, typer.Option("--generation-timeout", min=0.1, help="Most seconds for an answer that is generated.")
 ]
@@ -100,9 +103,7 @@ def serve(
     generation_timeout: GenerationTimeoutOption = 120.0,
     max_new_tokens: AnswerTokensOption = 1024,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Most tokens in a batch.")] = 1024,
-    shared_tokens: Annotated[
-        int, typer.Option("--shared-tokens", min=1, help="Most tokens in a batch while several clients have requests.")
-    ] = 64,
+    shared_tokens: SharedTokensOption = 64,
     drain: DrainOption = 0.0,
     shutdown: ShutdownOption = 25.0,
     log_format: LogFormatOption = LogFormat.json,
