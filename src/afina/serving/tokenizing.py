@@ -44,7 +44,7 @@ class ConcurrentTokenizer:
 
     Attributes:
         truncation_side: "right" or "left", the side at which a text loses tokens.
-        eos_token_id: The end-of-sequence token. None: there is none.
+        eos_token_id: The end-of-sequence token. None: the tokenizer has none.
 
     Args:
         tokenizer: transformers' fast tokenizer; copied.
@@ -133,7 +133,7 @@ class _Batch(dict[str, Any]):
 
 
 def _last_boundary(text: str, before: int) -> int:
-    """Return the last boundary among the 256 characters before a place; 0: there is none."""
+    """Return the last boundary among the 256 characters before a place, or 0."""
     start = max(0, before - 256)
     return max((found.start() for found in _BOUNDARY.finditer(text, start, before)), default=0)
 
