@@ -148,7 +148,7 @@ class Record(ReprCard, Sparing, Sealed):
         digest: The adapter's digest.
         data_digest: The digest of the task's files, which the key covers. None if the address identifies the data.
         too_long_rows: The places in the evaluation split of texts that were left out for too long targets.
-            Left out of the JSON if there are none.
+            Left out of the JSON if empty.
         at_once: The largest number of runs that this machine executed at the same time as this run, which lengthens
             `seconds`. Left out of the JSON if this run was alone.
         content_digest: The digest of every other field.
