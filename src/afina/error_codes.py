@@ -193,7 +193,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "run.failed": "The process of a run reported an error; `cause` is its code.",
         "run.fault": "The process of a run ended because of a bug in afina.",
         "run.killed": "The process of a run was killed by a signal.",
-        "run.lost": "The machine of a run was lost at every attempt.",
+        "run.lost": "The process of a run, or its machine, was lost at every attempt.",
         "run.loss-not-finite": "The loss of a run is NaN or infinite from the first steps on.",
         "tune.metric-undefined": "The metric for choosing candidates is undefined.",
         "tune.no-candidate": "No candidate of a run finished its training steps.",

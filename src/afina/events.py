@@ -12,12 +12,13 @@ class Progress:
     """A progress event of a run.
 
     Attributes:
-        phase: "load", "encode", "train", "evaluate" or "save".
+        phase: "load", "encode", "train", "evaluate" or "save"; "wait" before the run has a place.
         step: steps done. This and the following attributes are set while training or evaluating.
         steps: number of steps in total.
         loss: training loss.
         tokens_per_second: training speed.
         seconds_left: estimate for the phase, in seconds.
+        note: while the phase is "wait": what the run waits for, such as "a node with 3.1 GiB and 1 CPU".
     """
 
     phase: str
@@ -26,6 +27,7 @@ class Progress:
     loss: float | None = None
     tokens_per_second: float | None = None
     seconds_left: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

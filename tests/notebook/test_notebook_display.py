@@ -67,6 +67,9 @@ def test_runs_that_go_on_have_a_bar_each_in_one_output_that_ends_with_their_resu
     assert "train 3/4: loss 0.500, 1,000 tokens/s, 1:01 left" in html
     assert "[2/2] full, seed 0" in html
     assert outputs.last["text/plain"].splitlines() == ["[1/2] lora, seed 0: train", "[2/2] full, seed 0: start"]
+    shown.progress(OTHER, Progress("wait", note="a node with 1 CPU"))
+    assert "waits for a node with 1 CPU" in outputs.last["text/html"]
+    assert outputs.last["text/plain"].splitlines()[1] == "[2/2] full, seed 0: waits for a node with 1 CPU"
     shown.failed(ONE, "run lora: <b>no</b>")
     assert "Error: lora, seed 0: &lt;b&gt;no&lt;/b&gt;" in outputs.last["text/html"]
     assert "width: 75%" not in outputs.last["text/html"]

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from afina import Backbone, Study, meter
+from afina.errors import RunFailed
 from afina.events import Listener, Progress
 from afina.report.progress import Lines
+from afina.studies import schedule
 from afina.studies.results import Results
 from afina.studies.runs import record
 from afina.studies.runs.executor import Cancelled, LocalExecutor, Lost, MemoryForecast
@@ -24,7 +26,7 @@ from afina.studies.runs.forecast import forecast_run
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.schedule import TRIES, Slots, Watcher
+from afina.studies.schedule import NODES, TRIES, Slots, Watcher, retry_if_lost
 from command import PROGRAM, HereExecutor, InventedExecutor, left_behind
 from workers import PATIENCE, assert_ended, until, workers
 
@@ -194,6 +196,60 @@ def test_a_second_ctrl_c_waits_for_no_checkpoint() -> None:
     assert executor.asked == [False, False, True]
 
 
+class Changing(InventedExecutor):
+    """Has `before` slots until all are in use, and then `after`. No run ends until `enough` are in use."""
+
+    def __init__(self, before: int, after: int, enough: int) -> None:
+        super().__init__()
+        self.slots, self.before, self.after, self.enough = before, before, after, enough
+        self.beside: list[int] = []
+        self.under_way = 0
+        self.changed = threading.Condition()
+        self.opened = False
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        with self.changed:
+            self.under_way += 1
+            self.beside.append(self.under_way)
+            if self.under_way == self.before:
+                threading.Timer(0.1, self._change).start()
+            assert self.changed.wait_for(self._is_open, PATIENCE)
+            self.under_way -= 1
+        return super().carry_out(run, out, study, listen, until)
+
+    def _change(self) -> None:
+        with self.changed:
+            self.slots = self.after
+            self.changed.notify_all()
+
+    def _is_open(self) -> bool:
+        self.opened |= self.slots == self.after and self.under_way >= self.enough
+        if self.opened:
+            self.changed.notify_all()
+        return self.opened
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "_PATIENCE", 0.01)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_slots_that_join_are_used_before_any_run_has_ended(tmp_path: Path) -> None:
+    executor = Changing(before=2, after=5, enough=5)
+    results = five().run(tmp_path, executor=executor)
+    assert tuple(one.name for one in results.records) == METHODS
+    assert executor.beside == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_slots_that_leave_are_not_used_again(tmp_path: Path) -> None:
+    executor = Changing(before=4, after=1, enough=4)
+    results = five().run(tmp_path, executor=executor)
+    assert tuple(one.name for one in results.records) == METHODS
+    assert executor.beside == [1, 2, 3, 4, 1]
+
+
 # Memory
 
 
@@ -285,8 +341,36 @@ def test_a_run_whose_machine_is_lost_goes_on_from_its_checkpoint_to_the_same_dig
     assert (found.digest, found.losses) == (reference.digest, reference.losses)
     assert len(losing.steps) > 6, "nothing was lost, so this test shows nothing"
     assert losing.steps.count(1) == 1, "it began anew"
-    told = "lora, seed 0: the machine of this run was lost (the node went away). The run is tried again."
+    told = "lora, seed 0: the process of this run was lost (the node went away). The run is tried again."
     assert [line for line in scribe.told if "lost" in line] == [told] * (TRIES - 1)
+
+
+def test_the_loss_of_a_machine_is_not_a_fault_of_the_run_until_it_is_the_twentieth() -> None:
+    tries, said = [0], []
+    run = Run(backbone="b", task="t", method="lora")
+
+    def lost() -> None:
+        tries[0] += 1
+        if tries[0] % 4 == 1:
+            raise Lost("signal 9")
+        raise Lost("node 10.0.0.7 died", of_node=True)
+
+    with pytest.raises(RunFailed, match=r"run lora: the process of this run was lost \(signal 9\), 3 times in all"):
+        retry_if_lost(run, lost, said.append)
+    assert tries == [9]
+    assert said[:2] == [
+        "lora, seed 0: the process of this run was lost (signal 9). The run is tried again.",
+        "lora, seed 0: the machine of this run was lost (node 10.0.0.7 died). The run is tried again.",
+    ]
+
+    def gone() -> None:
+        tries[0] += 1
+        raise Lost("node 10.0.0.7 died", of_node=True)
+
+    tries[0] = 0
+    with pytest.raises(RunFailed, match=r"run lora: the machine of this run was lost .*, 20 times in all"):
+        retry_if_lost(run, gone, said.append)
+    assert tries == [NODES]
 
 
 def test_a_run_that_loses_every_machine_fails_and_keeps_its_checkpoint(
@@ -295,7 +379,7 @@ def test_a_run_that_loses_every_machine_fails_and_keeps_its_checkpoint(
     results = small(gpt2, toy, "lora").run(tmp_path, executor=Losing(TRIES, 0))
     (failure,) = results.failed
     assert failure.error == (
-        f"run lora: the machine of this run was lost (the node went away), {TRIES} times in all. Start again; the run "
+        f"run lora: the process of this run was lost (the node went away), {TRIES} times in all. Start again; the run "
         "continues from its last checkpoint."
     )
     results = small(gpt2, toy, "lora").run(tmp_path, executor=HereExecutor())

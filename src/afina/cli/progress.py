@@ -11,7 +11,7 @@ from afina import meter
 from afina.cli.terminal import with_flags
 from afina.events import Progress
 from afina.report import progress
-from afina.report.progress import figures
+from afina.report.progress import doing, figures
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.schedule import Watcher
@@ -78,6 +78,7 @@ class Minutes(Watcher):
 
     def __init__(self, began: float, say: Callable[[str], None]) -> None:
         self.began, self.say = began, say
+        self.waiting: set[str] = set()
 
     def says(self, words: str) -> None:
         """Print a line."""
@@ -86,6 +87,12 @@ class Minutes(Watcher):
     def waits(self, run: Run, needed: int, available: int) -> None:
         """Print that a run waits for memory."""
         self.says(progress.waiting(run, needed, available))
+
+    def progress(self, run: Run, progress: Progress) -> None:
+        """Print once what a run waits for."""
+        if progress.phase == "wait" and (said := f"{run.title}: {doing(progress)}") not in self.waiting:
+            self.waiting.add(said)
+            self.says(said)
 
     def started(self, run: Run, number: int, total: int) -> None:
         """Print the method that is trained or evaluated."""
@@ -147,7 +154,7 @@ class Bars(PlainLines):
         if self.bars and run.label in self.tasks:
             self.bars.update(
                 self.tasks[run.label],
-                description=f"{self.lines[run.label].place}: {progress.phase}",
+                description=f"{self.lines[run.label].place}: {doing(progress)}",
                 completed=progress.step,
                 total=progress.steps or None,
                 figures=figures(progress),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afina import meter
 from afina.events import Progress
-from afina.report.progress import Lines, figures
+from afina.report.progress import Lines, doing, figures
 
 if TYPE_CHECKING:
     from afina.studies.runs.run import Run
@@ -92,7 +92,7 @@ class Display(Lines):
 
     def text(self) -> str:
         """Return the output as plain text, for frontends without HTML."""
-        going = [f"{self.lines[label].place}: {progress.phase}" for label, progress in self.now.items()]
+        going = [f"{self.lines[label].place}: {doing(progress)}" for label, progress in self.now.items()]
         return "\n".join([*self.said[-MOST:], *going])
 
     def _show(self) -> None:
@@ -110,6 +110,6 @@ class Display(Lines):
 def _bar(place: str, progress: Progress) -> str:
     share = progress.step / progress.steps if progress.steps else 0.0
     counted = f" {progress.step:,}/{progress.steps:,}" if progress.steps else ""
-    said = ": ".join(part for part in (f"{progress.phase}{counted}", figures(progress)) if part)
+    said = ": ".join(part for part in (f"{doing(progress)}{counted}", figures(progress)) if part)
     done = f'<span style="{_DONE}; width: {100 * min(share, 1.0):.0f}%"></span>'
     return f'<div>{escape(place)} <span style="{_BAR}">{done}</span> {escape(said)}</div>'

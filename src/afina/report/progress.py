@@ -34,6 +34,11 @@ def figures(progress: Progress) -> str:
     return ", ".join(parts)
 
 
+def doing(progress: Progress) -> str:
+    """Return the phase, or what the run waits for, such as `waits for a node with 3.1 GiB and 1 CPU`."""
+    return f"waits for {progress.note}" if progress.phase == "wait" and progress.note else progress.phase
+
+
 def clock(seconds: float) -> str:
     """Return a duration as `0:41` or `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
@@ -105,15 +110,16 @@ def failure(run: Run, message: str) -> str:
 
 @dataclass
 class _Line:
-    """The last line about a run: the text before it, the phase, and the time."""
+    """The last line about a run: the text before it, the phase and its words, and the time."""
 
     place: str
     phase: str = ""
+    words: str = ""
     last: float = 0.0
 
 
 class Lines(Watcher):
-    """A watcher that passes lines to `say`: one per phase, and one every LINE_SECONDS during training.
+    """A watcher that passes lines to `say`: one per phase, and one every LINE_SECONDS if there is news.
 
     Each line begins with the name of its run. `say` takes one line, like `print`.
     """
@@ -157,14 +163,14 @@ class Lines(Watcher):
     def progress(self, run: Run, progress: Progress) -> None:
         """Write a line when a phase begins, and a line with figures every LINE_SECONDS."""
         line = self.lines.setdefault(run.label, _Line(run.title))
-        due = meter.now() - line.last >= LINE_SECONDS
-        if progress.phase == line.phase and not (due and progress.steps):
+        due, words = meter.now() - line.last >= LINE_SECONDS, doing(progress)
+        begins = words != line.words
+        if progress.phase == line.phase and not (due and (begins or progress.steps)):
             return
-        begins = progress.phase != line.phase
-        line.phase, line.last = progress.phase, meter.now()
+        line.phase, line.words, line.last = progress.phase, words, meter.now()
         counted = f" {progress.step}/{progress.steps}" if progress.steps and not begins else ""
         said = f": {figures(progress)}" if not begins and figures(progress) else ""
-        self.say(f"{line.place}: {progress.phase}{counted}{said}")
+        self.say(f"{line.place}: {words}{counted}{said}")
 
     def finished(self, run: Run, record: Record, *, now: bool) -> None:
         """Write a line on the result of a run."""

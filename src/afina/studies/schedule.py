@@ -98,8 +98,11 @@ Value = TypeVar("Value")
 Tell = Callable[[Callable[[], object]], object]
 """Queue a call for the thread that waits."""
 
-TRIES = 3
-"""How often a run or a trial is started if its machine is lost each time."""
+TRIES, NODES = 3, 20
+"""How often a run or a trial may be lost in all: its process while its machine lives, and its machine."""
+
+_THREADS = 10_000
+"""The largest number of pieces of work at the same time; a thread starts when a piece of work needs it."""
 
 _PATIENCE, _AGAIN = 1.0, 0.2
 """Seconds until a waiting thread checks for Ctrl-C, and seconds until cancelled work is cancelled again."""
@@ -111,14 +114,14 @@ class _Ended(Generic[Key]):
 
 
 class Slots(Generic[Key, Value]):
-    """Executes as many pieces of work at the same time as the executor has slots.
+    """Executes as many pieces of work at the same time as the executor has slots now.
 
     If an error ends the block, work in progress is cancelled.
     """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._pool = ThreadPoolExecutor(executor.slots, "afina-slot") if executor.slots > 1 else None
+        self._pool = ThreadPoolExecutor(_THREADS, "afina-slot") if executor.slots > 1 else None
         self._messages: queue.SimpleQueue[Callable[[], object] | _Ended[Key]] = queue.SimpleQueue()
         self._results: dict[Key, Callable[[], Value]] = {}
         self._futures: dict[Key, Future[Value]] = {}
@@ -167,40 +170,54 @@ class Slots(Generic[Key, Value]):
     def next(self) -> tuple[Key, Callable[[], Value]]:
         """Wait for a piece of work to end; return its key and a function that returns its value or raises its error."""
         while True:
-            try:
-                message = self._messages.get(timeout=_PATIENCE)
-            except queue.Empty:
-                continue
-            if isinstance(message, _Ended):
-                self._futures.pop(message.key, None)
-                return message.key, self._results.pop(message.key)
-            message()
+            if (ended := self._receive()) is not None:
+                return ended
+
+    def next_if_full(self) -> tuple[Key, Callable[[], Value]] | None:
+        """Wait as `next` does while all slots are in use; None if a slot is free, also if the executor has more now."""
+        while self.full:
+            if (ended := self._receive()) is not None:
+                return ended
+        return None
+
+    def _receive(self) -> tuple[Key, Callable[[], Value]] | None:
+        """Wait for a message and act on it; return the work that has ended, if the message says so."""
+        try:
+            message = self._messages.get(timeout=_PATIENCE)
+        except queue.Empty:
+            return None
+        if isinstance(message, _Ended):
+            self._futures.pop(message.key, None)
+            return message.key, self._results.pop(message.key)
+        message()
+        return None
 
 
 def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], object]) -> Value:
-    """Return the value of `work`, an executor's work on `run`; repeat the work if its machine is lost.
+    """Return the value of `work`, an executor's work on `run`; repeat the work if its process or machine is lost.
 
     Args:
         says: Called with a sentence before each repetition.
 
     Raises:
-        RunFailed: The machine was lost TRIES times.
+        RunFailed: The process was lost TRIES times, or the machine NODES times.
     """
-    for _ in range(TRIES - 1):
+    lost = {False: 0, True: 0}
+    while True:
         try:
             return work()
         except Lost as error:
-            says(f"{run.title}, seed {run.seed}: the machine of this run was lost ({error}). The run is tried again.")
-    try:
-        return work()
-    except Lost as error:
-        raise RunFailed(
-            f"run {run.title}: the machine of this run was lost ({error}), {TRIES} times in all. Start again; the run "
-            "continues from its last checkpoint.",
-            code="run.lost",
-            run=run.title,
-            tries=TRIES,
-        ) from None
+            lost[error.of_node] += 1
+            what, tries = ("machine", NODES) if error.of_node else ("process", TRIES)
+            if lost[error.of_node] == tries:
+                raise RunFailed(
+                    f"run {run.title}: the {what} of this run was lost ({error}), {tries} times in all. Start again; "
+                    "the run continues from its last checkpoint.",
+                    code="run.lost",
+                    run=run.title,
+                    tries=tries,
+                ) from None
+            says(f"{run.title}, seed {run.seed}: the {what} of this run was lost ({error}). The run is tried again.")
 
 
 def wait_for_memory(
@@ -299,8 +316,8 @@ class Schedule:
             )
             self.watcher.started(run, number, len(self.runs))
             slots.start(number, work(run, self.held, self.before.name, self.executor, self.watcher))
-            while slots.full:
-                self._end(*slots.next())
+            while (ended := slots.next_if_full()) is not None:
+                self._end(*ended)
         while slots.busy:
             self._end(*slots.next())
 

@@ -355,8 +355,7 @@ def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, kee
     ended: dict[int, tuple[PendingTrial, ValidationScore, float]] = {}
     failed: list[AfinaError] = []
 
-    def end() -> None:
-        number, tried = slots.next()
+    def end(number: int, tried: Callable[[], tuple[PendingTrial, ValidationScore, float]]) -> None:
         try:
             ended[number] = tried()
         except AfinaError as error:
@@ -369,15 +368,15 @@ def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, kee
 
     with Slots[int, tuple[PendingTrial, ValidationScore, float]](executor) as slots:
         for one in left:
-            wait_for_memory(alike, memory, lambda: [alike for _ in slots.busy], end, watcher)
+            wait_for_memory(alike, memory, lambda: [alike for _ in slots.busy], lambda: end(*slots.next()), watcher)
             if failed:
                 break
             watcher.trying(one.run, one.number + 1, batch.spent / budget if budget else 0.0)
             slots.start(one.number, partial(_try_out, one, executor, watcher))
-            while slots.full:
-                end()
+            while (next_ended := slots.next_if_full()) is not None:
+                end(*next_ended)
         while slots.busy:
-            end()
+            end(*slots.next())
     if failed:
         raise failed[0]
 

@@ -49,7 +49,15 @@ class Overrun(Exception):
 
 
 class Lost(Exception):
-    """Raised when the machine of a run or a trial is lost. Another machine can execute the run."""
+    """Raised when the process or the machine of a run or a trial is lost. Another process can execute the run.
+
+    Attributes:
+        of_node: Whether the machine was lost, so that the run itself is not suspected.
+    """
+
+    def __init__(self, reason: str = "", *, of_node: bool = False) -> None:
+        super().__init__(reason)
+        self.of_node = of_node
 
 
 class Cancelled(Exception):
@@ -86,7 +94,8 @@ class Executor(ABC):
     - `until`: The time at which to end the run, by `meter.now()`.
 
     Attributes:
-        slots: The number of runs or trials that can be executed at the same time.
+        slots: The number of runs or trials that can be executed at the same time. The number may change during a study;
+            it is read often.
     """
 
     slots: int = 1
@@ -148,6 +157,13 @@ class Executor(ABC):
         Args:
             at_once: Do not wait for the end of a step, and so do not write a checkpoint.
         """
+
+    def largest_memory(self) -> int | None:
+        """Return the memory in bytes of the largest machine for a run; None: the memory of this machine."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - an executor may hold nothing
+        """Release what is kept for further runs. The executor can be used again."""
 
 
 class LocalExecutor(Executor):
