@@ -21,10 +21,10 @@ from afina.models.manifest import MANIFEST, read_manifest
 from afina.models.objective import Predictions
 from afina.studies import results
 from afina.studies.choosing.recommendation import Contender, Recommendation
-from afina.studies.runs.executor import _Worker
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.worker import CarryOut
+from afina.studies.runs.worker_process import WorkerProcess
 from command import Command, InventedExecutor, copy
 from raises import raises
 
@@ -295,7 +295,7 @@ def test_a_worker_may_have_longer_than_a_clock_can_count(monkeypatch: pytest.Mon
     monkeypatch.setattr(threading, "Timer", lambda seconds, end: waited.append(seconds) or threading.Thread())
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: SimpleNamespace(kill=None))
     request = CarryOut(run=Run(backbone="gpt2", task="sst2", method="lora"), out=str(tmp_path), study="x")
-    _Worker(request, 6e10, None).__enter__()
+    WorkerProcess(request, 6e10, None).__enter__()
     assert 0 < waited[0] < threading.TIMEOUT_MAX
 
 

@@ -22,6 +22,7 @@ from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective, Predictions
+from afina.studies.runs.inputs import Located
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import Prepared, prepare
 from afina.studies.runs.record import Environment, Memory, Prompting, Record, Seconds, Selection
@@ -41,17 +42,19 @@ def execute(
     stopped: Callable[[], bool] = lambda: False,
     task: Task | None = None,
     backbone: Backbone | None = None,
+    located: Located | None = None,
 ) -> Record:
     """Execute `run` on this machine, and write its adapter, predictions and checkpoint below `out`.
 
     Args:
         stopped: Called after each step; True: write a checkpoint and raise KeyboardInterrupt.
         task, backbone: The run's task and backbone, if they are loaded already.
+        located: Where the run's inputs are on this machine; None: at the addresses that `run` names.
 
     Raises:
         AfinaError: The message begins with the run's name.
     """
-    execution = _Execution(run, out, study, listen, stopped, task, backbone)
+    execution = _Execution(run, out, study, listen, stopped, task, backbone, located)
     try:
         return execution.record()
     except torch.OutOfMemoryError:
@@ -85,15 +88,16 @@ class _Execution:
         stopped: Callable[[], bool],
         task: Task | None = None,
         backbone: Backbone | None = None,
+        located: Located | None = None,
     ) -> None:
-        self.task, self.backbone = task, backbone
+        self.given = task, backbone, located
         self.run, self.out, self.study, self.listen, self.stopped = run, out, study, listen, stopped
         self.meter = Meter(devices.choose())
         self.allocated_end: int | None = None
 
     def record(self) -> Record:
         """Execute every phase and return the record."""
-        prepared, fit = prepare(self.run, self.meter, self.listen, self.task, self.backbone)
+        prepared, fit = prepare(self.run, self.meter, self.listen, *self.given)
         self.run = prepared.run
         if fit.parameters:
             self._train(fit, prepared)
@@ -308,6 +312,7 @@ def try_out(
     listen: Listener = ignore,
     task: Task | None = None,
     backbone: Backbone | None = None,
+    located: Located | None = None,
 ) -> Iterator[ValidationScore]:
     """Train `run`, and yield a score on its evaluation split after each of these shares of its steps.
 
@@ -317,13 +322,13 @@ def try_out(
     Args:
         shares: Shares of the steps, from 0 to 1.
         limit: End after this step, with a last score. The learning rate decays as if all steps were taken.
-        task, backbone: As in `execute`.
+        task, backbone, located: As in `execute`.
 
     Raises:
         OutOfMemory: The GPU has too little memory.
     """
     try:
-        prepared, fit = prepare(run, Meter(devices.choose()), listen, task, backbone)
+        prepared, fit = prepare(run, Meter(devices.choose()), listen, task, backbone, located)
         steps, split = fit.recipe.steps, prepared.task.evaluation
         last = min(limit or steps, steps)
         for stop in sorted({min(max(1, round(share * steps)), last) for share in shares}):

@@ -30,7 +30,7 @@ from afina.models.language_model import open_model
 from afina.models.objective import Objective, Predictions, metric_for
 from afina.models.objectives import OBJECTIVES
 from afina.models.verbalizer import Verbalizer
-from afina.studies.runs.inputs import TaskFacts, labels_of
+from afina.studies.runs.inputs import Located, TaskFacts, labels_of
 from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
 from afina.training.optimizer import Recipe
@@ -93,22 +93,28 @@ class Prepared:
 
 
 def prepare(
-    run: RunSpec, meter: Meter, listen: Listener, given: Task | None = None, located: Backbone | None = None
+    run: RunSpec,
+    meter: Meter,
+    listen: Listener,
+    given: Task | None = None,
+    opened_backbone: Backbone | None = None,
+    located: Located | None = None,
 ) -> tuple[Prepared, Fit]:
     """Load and encode everything that `run` needs, and begin its training. The texts themselves are not kept.
 
     Args:
         given: The run's task, if it is loaded already.
-        located: The run's backbone, if it is located already.
+        opened_backbone: The run's backbone, if it is located already.
+        located: Where the inputs are on this machine; None: at the addresses that `run` names.
 
     Raises NotFound, InvalidStudy, and InvalidData, also if the data differ from the data that the run names.
     """
     listen(Progress("load"))
     with meter.phase("load"):
-        texts = given or read_task(run)
+        texts = given or (located.read(run) if located else read_task(run))
         run = of_data(run, texts)
         objective, metric = aim_of(run, texts)
-        backbone = located or Backbone.load(run.backbone)
+        backbone = opened_backbone or (located.open(run) if located else Backbone.load(run.backbone))
         question = question_of(run, texts, backbone.tokenizer)
         length = longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_family(backbone.family)

@@ -1,4 +1,4 @@
-"""Worker: one run in a process of its own, `python -m afina.studies.runs.worker`, started by LocalExecutor.
+"""Worker: one run in a process of its own, `python -m afina.studies.runs.worker`, started by a WorkerProcess.
 
 Messages are lines of JSON in both directions. The worker reads one request from standard input: CarryOut, TryOut or
 Foresee. It writes Progressed messages to standard output, and Failed if the run ends in an error that the user can
@@ -23,6 +23,7 @@ from afina import meter
 from afina.errors import AfinaError
 from afina.events import Progress, ValidationScore
 from afina.schema import Frozen
+from afina.studies.runs.inputs import Located
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 
@@ -32,21 +33,31 @@ class _Message(Frozen):
 
 
 class CarryOut(_Message):
-    """To a worker: execute `run`, with files below `out`. The worker answers with Recorded or Failed."""
+    """To a worker: execute `run`, with files below `out`. The worker answers with Recorded or Failed.
+
+    Attributes:
+        located: Where the run's inputs are on the worker's machine; None: at the addresses that `run` names.
+    """
 
     kind: Literal["carry out"] = "carry out"
     run: Run
     out: str
     study: str
+    located: Located | None = None
 
 
 class TryOut(_Message):
-    """To a worker: try `run` out. After each Scored message except the last, the worker waits for GoOn."""
+    """To a worker: try `run` out. After each Scored message except the last, the worker waits for GoOn.
+
+    Attributes:
+        located: As in `CarryOut`.
+    """
 
     kind: Literal["try out"] = "try out"
     run: Run
     shares: tuple[float, ...]
     limit: int | None
+    located: Located | None = None
 
 
 class Foresee(_Message):
@@ -178,8 +189,14 @@ def _carry_out(request: CarryOut, reporter: _Reporter) -> None:
     from afina.studies.runs.execute import execute
 
     reporter.keeps = True
-    stopped = reporter.stopped.is_set
-    made = execute(request.run, Path(request.out), study=request.study, listen=reporter.progress, stopped=stopped)
+    made = execute(
+        request.run,
+        Path(request.out),
+        study=request.study,
+        listen=reporter.progress,
+        stopped=reporter.stopped.is_set,
+        located=request.located,
+    )
     reporter.send(Recorded(record=made))
 
 
@@ -187,7 +204,8 @@ def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[Me
     from afina.studies.runs.execute import try_out
 
     last = request.limit or math.inf
-    for score in try_out(request.run, request.shares, limit=request.limit, listen=reporter.progress):
+    run, shares, limit = request.run, request.shares, request.limit
+    for score in try_out(run, shares, limit=limit, listen=reporter.progress, located=request.located):
         ends = score.step >= min(last, score.steps) or score.value is None
         reporter.send(Scored(score=score, last=ends))
         if not ends:

@@ -1,0 +1,168 @@
+"""WorkerProcess: a process that works on one request, on this machine; used by executors and by hosts on nodes.
+
+The process is `python -m afina.studies.runs.worker`. Its peak memory is its own, a crash does not affect other runs,
+and it ends with its caller. Starts without torch. The module knows no executor.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import IO
+
+from afina import allocator, meter
+from afina.errors import LESS_MEMORY, RunFailed
+from afina.events import Listener
+from afina.studies.runs.worker import Failed, Foresee, Message, Progressed, Request, Stop, decode, encode
+
+
+class Overrun(Exception):
+    """Raised when a run or a trial has not ended at its time limit. The run is stopped."""
+
+
+class Cancelled(Exception):
+    """Raised when `Executor.cancel` ended a run or a trial."""
+
+
+class WorkerProcess:
+    """One process that works on a request. The process ends with the block, or at `until`.
+
+    Attributes:
+        threads: The number of torch threads of the process, unless OMP_NUM_THREADS is set. None: torch's default.
+        environment: Variables of the process that replace those of this process; None: the variable is not set.
+        errors: A file that receives the standard error of the process; None: that of this process.
+        most: The largest number of workers at the same time, this worker included.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        until: float | None,
+        threads: int | None,
+        *,
+        environment: Mapping[str, str | None] | None = None,
+        errors: IO[bytes] | None = None,
+    ) -> None:
+        self.request, self.until, self.threads = request, until, threads
+        self.environment, self.errors = environment or {}, errors
+        self.timer: threading.Timer | None = None
+        self.problem: Failed | None = None
+        self.most, self.told, self.cancelled = 1, threading.Lock(), False
+
+    def __enter__(self) -> WorkerProcess:
+        with _ctrl_c_later():
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "afina.studies.runs.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                stderr=self.errors,
+                env=self._variables(),
+            )
+        if self.until is not None:
+            seconds = min(max(0.0, self.until - meter.now()), threading.TIMEOUT_MAX / 2)
+            # A timer and not the progress messages: a process that loads or saves sends none for a long time.
+            self.timer = threading.Timer(seconds, self.process.kill)
+            self.timer.daemon = True
+            self.timer.start()
+        return self
+
+    def _variables(self) -> dict[str, str]:
+        given = {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
+        found: dict[str, str | None] = {**given, **allocator.environment_of_one_run(), **self.environment}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        if self.timer is not None:
+            self.timer.cancel()
+        try:
+            if kind is not None and issubclass(kind, KeyboardInterrupt):
+                self.send(Stop())  # the worker writes a checkpoint; a second Ctrl-C ends it at once
+                for _ in self.process.stdout:
+                    pass  # the worker cannot end while its lines are not read
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()  # the worker ends when its standard input closes, also after an interrupt
+        self.process.wait()
+        self.process.stdout.close()
+
+    def send(self, message: Message) -> None:
+        """Write one line to the process, which may have ended."""
+        assert self.process.stdin is not None
+        with self.told, suppress(BrokenPipeError, ValueError):  # ValueError: closed
+            self.process.stdin.write(encode(message))
+            self.process.stdin.flush()
+
+    def cancel(self, *, at_once: bool) -> None:
+        """End the process from another thread: ask it to stop, or kill it."""
+        if at_once:
+            self.process.kill()
+        elif not self.cancelled:
+            self.send(Stop())
+        self.cancelled = True
+
+    def answers(self, listen: Listener) -> Iterator[Message]:
+        """Send the request; yield messages other than progress and errors."""
+        assert self.process.stdout is not None
+        self.send(self.request)
+        for line in self.process.stdout:
+            if not line.endswith("\n"):
+                break  # the worker was killed while it wrote this line
+            message = decode(line)
+            if isinstance(message, Progressed):
+                listen(message.progress)
+            elif isinstance(message, Failed):
+                self.problem = message
+            else:
+                yield message
+
+    def failure(self) -> RunFailed | Overrun | Cancelled:
+        """Return why the process ended without an answer; called after the block."""
+        title = "memory forecast" if isinstance(self.request, Foresee) else self.request.run.title
+        if self.cancelled:
+            return Cancelled()
+        if self.until is not None and meter.now() >= self.until:
+            return Overrun()
+        if self.problem is not None:
+            return RunFailed(self.problem.error, run=title, cause=self.problem.code, of_cause=self.problem.fields)
+        status = self.process.returncode
+        if status < 0:
+            return RunFailed(
+                f"run {title}: signal {-status} killed its process, most likely because memory ran out. "
+                f"{LESS_MEMORY}, then start again.",
+                code="run.killed",
+                run=title,
+                signal=-status,
+            )
+        return RunFailed(
+            f"run {title}: a bug in afina ended its process (traceback above). Please report the bug. "
+            "The other runs are not affected.",
+            code="run.fault",
+            run=title,
+        )
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Block SIGINT and SIGTERM in a process that starts in the block, and delay them in this process until its end.
+
+    Ctrl-C reaches the whole process group, and the end of a service reaches all its processes. With both signals
+    blocked in the workers, the study alone decides what happens to a run, however early the signal comes.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
