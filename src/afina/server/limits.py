@@ -13,6 +13,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from afina.errors import InvalidData, InvalidName, InvalidStudy, NotFound, Overloaded
+from afina.server.error_bodies import NO_MODEL
 from afina.store import keys, publishing
 from afina.store.keys import Key
 from afina.store.reader import StoreReader
@@ -209,9 +210,6 @@ def reference_of(model: str, key: Key) -> Reference:
     if asked.name.client == key.client:
         return asked
     return Reference(Name(f"#{key.client}", asked.name.task), asked.number, asked.alias)
-
-
-NO_MODEL = "no such model"
 
 
 class Missing(NotFound):

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from afina import meter
 from afina.errors import AfinaError, Overloaded
+from afina.server import error_bodies
 from afina.server.core import Core
 from afina.server.http import native
 from afina.server.http.errors import Refusal
@@ -172,7 +173,7 @@ class Bulk(Response):
             if not isinstance(error, AfinaError | TimeoutError | Refusal):
                 self._core.failed("bulk", error)
             refusal = Refusal.of(error)
-            return native.error(refusal.status, refusal.kind, refusal.message)
+            return error_bodies.native(refusal.status, refusal.kind, refusal.message)
 
     async def _ask(self, model: str, text: Text) -> AcceptedRequest:
         """Call `RequestPool.ask` once the key has tokens left.

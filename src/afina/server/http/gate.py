@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.server import logs_and_traces
 from afina.server.core import Core
-from afina.server.http import huggingface, kserve, native, openai_answers, vllm
+from afina.server.error_bodies import KIND, error_body
 from afina.server.http.errors import GONE, Refusal
 from afina.server.logs_and_traces import TracedRequest
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
@@ -93,9 +93,6 @@ A path that ends in "/" is a prefix; `/v2` also stands for all paths below it.
 UNCOUNTED = frozenset({"/page/figures", "/metrics"})
 """Monitoring paths, which are polled, and therefore not counted as requests of a client."""
 
-KIND = "Afina-Error"
-"""Header of a refused request with the kind of refusal: one word for programs."""
-
 ENCODED = b"content-encoding"
 
 REFUSED = 50
@@ -106,16 +103,6 @@ SLOWED = 500
 
 STREAMED = "/bulk"
 """The path whose body is read while it arrives. Its limits apply to each line."""
-
-SHAPES = (
-    ("/predict", huggingface.predict_error),
-    ("/classify", vllm.error),
-    ("/v1/models", vllm.error),
-    ("/v1/completions", openai_answers.error),
-    ("/v1/chat/completions", openai_answers.error),
-    ("/models/", huggingface.classification_error),
-    ("/v2", kserve.error),
-)
 
 
 def needed(path: str) -> str | None:
@@ -131,9 +118,8 @@ def needed(path: str) -> str | None:
 
 def error_response(path: str, refusal: Refusal) -> JSONResponse:
     """Return a refusal in the format of the path's protocol. A header has the kind in every protocol."""
-    shape = next((shape for prefix, shape in SHAPES if path.startswith(prefix)), native.error)
     headers = {KIND: refusal.kind, **refusal.headers}
-    return JSONResponse(shape(refusal.status, refusal.kind, refusal.message), refusal.status, headers)
+    return JSONResponse(error_body(path, refusal.status, refusal.kind, refusal.message), refusal.status, headers)
 
 
 def _framed(scope: Scope) -> None:

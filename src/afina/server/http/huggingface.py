@@ -78,12 +78,6 @@ def predict_answer(body: Predict, answers: Sequence[ServedAnswer]) -> Any:
     return made if body.batch else made[0]
 
 
-def predict_error(status: int, kind: str, message: str) -> dict[str, Any]:
-    """Return the body of an error response."""
-    kinds = {429: "Overloaded", 422: "Validation", 400: "Validation", 413: "Validation"}
-    return {"error": message, "error_type": kinds.get(status, "Backend")}
-
-
 CLASSIFICATION_EXAMPLE = {"inputs": "It broke on the second day.", "parameters": {"top_k": 1}}
 
 CLASSIFICATION_ANSWER = array(RANKED_SCORES)
@@ -125,8 +119,3 @@ def classification_answer(body: Classification, answers: Sequence[ServedAnswer])
         )
     raw = asked.function_to_apply == "none" and own != "none"
     return [one.ranked(raw=raw, most=asked.top_k) for one in answers]
-
-
-def classification_error(status: int, kind: str, message: str) -> dict[str, Any]:
-    """Return the body of an error response."""
-    return {"error": message}

@@ -165,8 +165,3 @@ def metadata(name: str, versions: Sequence[int], objective: Objective) -> dict[s
         "outputs": [{"name": one.name, "datatype": one.datatype, "shape": one.shape(-1)} for one in outputs],
         "parameters": {"labels": [*objective.label_names], "kind": objective.kind},
     }
-
-
-def error(status: int, kind: str, message: str) -> dict[str, Any]:
-    """Return the body of an error response."""
-    return {"error": message}

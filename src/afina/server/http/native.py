@@ -133,8 +133,3 @@ class Alias(Body):
 def answered(answer: ServedAnswer) -> dict[str, Any]:
     """Return a model's answer as `afina predict` prints it, with its receipt."""
     return {**answer.prediction.answer, "truncated": answer.prediction.truncated, "receipt": answer.receipt.as_json()}
-
-
-def error(status: int, kind: str, message: str) -> dict[str, Any]:
-    """Return the body of an error response."""
-    return {"error": message, "kind": kind}

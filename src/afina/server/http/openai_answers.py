@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,14 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from afina.inference.answer_stream import AnswerStream, TokenTexts
 from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, by_name, either, one_of, record
-from afina.server.limits import NO_MODEL
 from afina.serving.work import GeneratedText, NewTokens, TokenLogprobs
 
 LEAST = -9999.0
 """OpenAI's value for the log-probability of a token that is next to impossible. JSON has no infinity."""
-
-_PARAM = re.compile(r"`([A-Za-z_.0-9]{1,60})`: ")
-"""The field at the beginning of a message."""
 
 _NOTHING_OR_TEXT = either(TEXT, NOTHING)
 _USAGE = record(
@@ -105,15 +100,6 @@ ERROR = record(
         )
     }
 )
-
-
-def error(status: int, kind: str, message: str) -> dict[str, Any]:
-    """Return the body of an error response. An unknown model has the code `model_not_found`."""
-    field = _PARAM.match(message)
-    of = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
-    missing = kind == "not_found" and message == NO_MODEL
-    code, param = ("model_not_found", "model") if missing else (kind, field[1] if field else None)
-    return {"error": {"message": message, "type": of, "param": param, "code": code}}
 
 
 class ReportedToken(NamedTuple):

@@ -22,8 +22,8 @@ from starlette.types import Receive, Scope, Send
 from afina import meter
 from afina.errors import AfinaError
 from afina.inference.answer_stream import AnswerStream
+from afina.server import error_bodies
 from afina.server.core import Core
-from afina.server.http import openai_answers
 from afina.server.http.bulk import LEFT, TURN
 from afina.server.http.errors import GONE, Refusal
 from afina.server.http.openai_answers import OpenAIFormat, WrittenAnswer
@@ -168,7 +168,7 @@ class EventStream(Response):
         refusal = Refusal.of(error)
         core.metrics.refused.labels(refusal.kind).inc()
         if refusal.status != GONE:
-            content = openai_answers.error(refusal.status, refusal.kind, refusal.message)
+            content = error_bodies.openai(refusal.status, refusal.kind, refusal.message)
             await send({"type": "http.response.body", "body": self._event(content) + DONE})
 
     def _events(self) -> Iterator[bytes]:

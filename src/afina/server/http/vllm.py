@@ -93,8 +93,3 @@ def models(listed: Sequence[NameSummary], created: int) -> dict[str, Any]:
         for one in listed
     ]
     return {"object": "list", "data": data}
-
-
-def error(status: int, kind: str, message: str) -> dict[str, Any]:
-    """Return the body of an error response."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
