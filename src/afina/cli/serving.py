@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -17,9 +18,10 @@ from afina import file_io
 from afina.cli.help import GroupedCommand
 from afina.cli.options import BackboneOption, Json, OwnBackbone, template_option
 from afina.cli.store import CreateOption, StoreOption, ready
-from afina.errors import NotFound
+from afina.errors import InvalidStudy, NotFound
 
 if TYPE_CHECKING:
+    from afina.server.limits import Settings
     from afina.serving.engine import Engine
     from afina.store.adapter_store import AdapterStore
 
@@ -59,6 +61,27 @@ ShutdownOption = Annotated[
 ]
 LogFormatOption = Annotated[
     LogFormat, typer.Option("--log-format", help="Format of the log: JSON objects or plain text.")
+]
+RayOption = Annotated[
+    bool,
+    typer.Option("--ray", help="Serve on a Ray cluster, with several replicas. Default: in this process."),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="Address of the Ray cluster. Default: the variable RAY_ADDRESS, else a cluster of this machine, which is "
+        "started if there is none.",
+        metavar="HOST:PORT",
+    ),
+]
+ReplicasOption = Annotated[
+    str,
+    typer.Option(
+        "--replicas",
+        help="With --ray: number of replicas, or the least and the most number. Each replica has the whole model.",
+        metavar="N|MIN:MAX",
+    ),
 ]
 
 SETTINGS = {"auto_envvar_prefix": "AFINA"}
@@ -107,21 +130,17 @@ def serve(
     drain: DrainOption = 0.0,
     shutdown: ShutdownOption = 25.0,
     log_format: LogFormatOption = LogFormat.json,
+    ray: RayOption = False,
+    ray_address: RayAddressOption = None,
+    replicas: ReplicasOption = "1",
 ) -> None:
     """Serve the adapters of a store over HTTP.
 
     All adapters must have the same backbone. Clients need keys: see `afina keys`.
     """
-    try:
-        from afina.server.running import bind
-        from afina.server.running import serve as run
-    except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] == "afina":
-            raise
-        message = f"`afina serve` needs the package {error.name}. Install it: pip install 'afina[serve]'."
-        raise NotFound(message, code="extra.missing", extra="serve", package=error.name) from None
+    typed = {"ray_address": ray_address is not None, "replicas": replicas != "1"}
+    _needs_packages(ray, [f"`{name}`" for name, given in typed.items() if given])
     from afina.server import logs_and_traces
-    from afina.server.core import Core
     from afina.server.limits import Settings
     from afina.store.adapter_store import AdapterStore
 
@@ -138,6 +157,16 @@ def serve(
     logs_and_traces.begin_logging(log_format)
     for name in _unread(context):
         logs_and_traces.note(f"{name} is set, but `afina serve` does not read this variable", logging.WARNING)
+    if ray:
+        opened = AdapterStore(store)
+        ready(opened, create)
+        given = {"backbone": backbone, "store": store, "dtype": dtype, "memory": memory, "log_format": log_format.value}
+        _on_ray(opened, given | {"replicas": replicas}, chosen, ray_address, host, port)
+        return
+    from afina.server.core import Core
+    from afina.server.running import bind
+    from afina.server.running import serve as run
+
     with ExitStack() as stack:
         # First: a port that is in use is said before the backbone is loaded.
         sockets = [stack.enter_context(one) for one in bind(host, port)]
@@ -145,6 +174,44 @@ def serve(
         engine = stack.enter_context(_opened(backbone, opened, dtype, memory))
         core = Core(engine, opened, chosen, logs_and_traces.make_traces())
         run(core, sockets, lambda url: _say(opened.address.shown, url))
+
+
+def _needs_packages(ray: bool, others: Sequence[str]) -> None:
+    """Check that the packages of the server are installed. Raises NotFound.
+
+    Args:
+        ray: Whether the server runs on Ray.
+        others: Options that need `--ray`.
+    """
+    if others and not ray:
+        message = f"{' and '.join(others)}: only with `ray`. Add --ray, or leave {' and '.join(others)} out."
+        raise InvalidStudy(message, code="option.invalid", options=[*others])
+    extra = "ray" if ray else "serve"
+    try:
+        if ray:
+            import afina.server.ray_serve.lifecycle
+        import afina.server.running  # noqa: F401
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == "afina":
+            raise
+        message = f"`afina serve` needs the package {error.name}. Install it: pip install 'afina[{extra}]'."
+        raise NotFound(message, code="extra.missing", extra=extra, package=error.name) from None
+
+
+def _on_ray(
+    store: AdapterStore, given: dict[str, Any], settings: Settings, address: str | None, host: str, port: int
+) -> None:
+    """Serve on a Ray cluster. `given`: fields of `DeploymentOptions`, without the settings."""
+    from dataclasses import fields
+
+    from afina.server.ray_serve.deployment import DeploymentOptions
+    from afina.server.ray_serve.lifecycle import serve_on_ray
+
+    changed = {one.name: found for one in fields(settings) if (found := getattr(settings, one.name)) != one.default}
+    if store.address.directory is not None:  # replicas have other working directories
+        given["store"] = str(store.address.directory.absolute())
+    options = DeploymentOptions(**given, settings=changed)
+    serve_on_ray(options, address, host, port, lambda url: _say(store.address.shown, url))
 
 
 def _opened(backbone: str, store: AdapterStore, dtype: str, memory: int | None) -> Engine:

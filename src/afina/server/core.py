@@ -105,7 +105,17 @@ class Core:
     @property
     def follows(self) -> bool:
         """Whether the server answers and its store responds."""
-        return self.batching.alive and self._watcher.is_alive() and self._follows
+        return self.alive and self._follows
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server answers, also if its store does not respond."""
+        return self.batching.alive and self._watcher.is_alive()
+
+    @property
+    def held_names(self) -> set[str]:
+        """Names of adapters of which a version that was asked for is in memory."""
+        return self.current.named({one.digest for one in self.engine.residents})
 
     def _watch(self) -> None:
         while not self._over.wait(self.settings.every):

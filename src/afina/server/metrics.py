@@ -108,10 +108,15 @@ class ClientUsage:
 
 
 class Metrics:
-    """The metrics of one server, in a registry of its own."""
+    """The metrics of one server, in a registry of its own.
+
+    Attributes:
+        seconds: Seconds in which the server computed, since its start.
+    """
 
     def __init__(self) -> None:
         self.registry, self.throughput = CollectorRegistry(), Throughput()
+        self.seconds = 0.0
         here = self.registry
         self.requests = Counter("afina_requests", "Requests.", ("route", "status"), registry=here)
         self.latency = Histogram(
@@ -161,6 +166,7 @@ class Metrics:
         """Count a batch."""
         self.tokens.inc(batch.tokens)
         self.texts.inc(batch.texts)
+        self.seconds += batch.seconds
         self.batch.observe(batch.seconds)
         self.fill.observe(min(1.0, batch.tokens / batch.budget))
         self.throughput.computed(batch)
@@ -168,6 +174,7 @@ class Metrics:
     def stepped(self, step: ComputedStep) -> None:
         """Count a step of generations."""
         self.generated.inc(step.tokens)
+        self.seconds += step.seconds
         self.step.observe(step.seconds)
         for seconds in step.firsts:
             self.first.observe(seconds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -89,6 +89,12 @@ class ServedVersions:
     def damaged(self) -> Sequence[str]:
         """Versions that could not be served at the last attempt."""
         return [*self._damaged]
+
+    def named(self, digests: Collection[str]) -> set[str]:
+        """Return the names that have a served version with one of these digests."""
+        with self._lock:
+            served = [*self._served.items()]
+        return {str(reference.name) for reference, version in served if version.digest in digests}
 
     def find(self, reference: Reference) -> Version:
         """Return the served version of a reference.

@@ -165,8 +165,8 @@ class Gate:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, seen, request = meter.now(), _Seen(), secrets.token_hex(8)
-        scope["afina.request"] = request
+        started, seen = meter.now(), _Seen()
+        request = scope.setdefault("afina.request", secrets.token_hex(8))  # a proxy may have given the request an id
         if self._core.traces is not None:
             seen.traced = self._core.traces.begin()
 

@@ -1,0 +1,6 @@
+"""The server as replicas on a Ray cluster: a Ray Serve deployment of the same HTTP application.
+
+`application` is a replica, `lifecycle` starts and ends the deployment. In the processes of Serve's HTTP proxies,
+`proxy` repeats requests whose replica died, and `routing` prefers replicas that hold the adapter. These two, and
+`autoscaling`, import neither torch nor the engine. This package does not know how answers are computed.
+"""

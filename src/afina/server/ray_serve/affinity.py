@@ -1,0 +1,125 @@
+"""Which replica should answer a request: the model of the request, and an order of replicas by residency and load.
+
+Also the state that the middleware and the router of an HTTP proxy share: both live in the process of the proxy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote
+
+SPILL = 4
+"""Requests that a replica may have more than the least busy one before requests for its adapters go elsewhere.
+
+A request that waits behind four others waits about as long as loading a LoRA adapter takes.
+"""
+
+HELD = "held"
+"""Name of a replica's routing statistic: the keys of the adapters in its memory."""
+
+_PATH = re.compile(r"^/(?:models|v2/models|aliases|shadows)/([^/]+/[^/]+)")
+_BODY = re.compile(rb'"models?"\s*:\s*\[?\s*"([^"\\]{1,200})"')
+
+
+def model_of(path: str, query: bytes, body: bytes) -> str | None:
+    """Return the model that a request names in its path, query or JSON body. None: no model.
+
+    The text is not parsed as JSON: a wrong guess costs the loading of an adapter, and changes no answer. A request for
+    several models counts as a request for the first one.
+    """
+    if found := _PATH.match(path):
+        return unquote(found[1])
+    if query and (named := parse_qs(query.decode("latin-1")).get("model")):
+        return named[0]
+    if in_body := _BODY.search(body):
+        return in_body[1].decode("utf-8", "replace")
+    return None
+
+
+def affinity_key(model: str) -> str:
+    """Return the key of a model: a digest of its name without version or alias.
+
+    All versions of a name have one key. Ray's logs and states contain the key, and no name of a client.
+    """
+    name = model.partition("@")[0]
+    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+
+
+class Candidate(NamedTuple):
+    """A replica that may answer.
+
+    Attributes:
+        name: its name.
+        holds: whether it has the adapter in memory.
+        load: number of its unfinished requests.
+    """
+
+    name: str
+    holds: bool
+    load: int
+
+
+def _rank(key: str, name: str) -> bytes:
+    return hashlib.blake2b(f"{key}:{name}".encode(), digest_size=8).digest()
+
+
+def ordered(key: str | None, candidates: Sequence[Candidate]) -> list[str]:
+    """Return the names of replicas in the order in which they should be tried.
+
+    A replica that holds the adapter comes first. If no replica holds the adapter, its home comes first: the first in
+    the order of rendezvous hashing, which is the same in every proxy and changes little when replicas come and go. If
+    the first one has `SPILL` more requests than the least busy replica, the request spills over: the next replica in
+    the order of rendezvous hashing that is not busy takes its place, so that an adapter spreads to few replicas.
+
+    Args:
+        key: key of the model. None: any replica is as good as another.
+        candidates: the replicas.
+    """
+    if not candidates:
+        return []
+    key = key or ""
+    by_rank = sorted(candidates, key=lambda one: _rank(key, one.name))
+    by_load = sorted(by_rank, key=lambda one: one.load)
+    if not key:
+        return [one.name for one in by_load]
+    holders = [one for one in by_load if one.holds] or by_rank[:1]
+    first = holders[0]
+    if first.load - by_load[0].load >= SPILL:
+        first = next(one for one in by_rank if one.load <= first.load - SPILL)
+    return [first.name, *(one.name for one in by_load if one is not first)]
+
+
+@dataclass(eq=False)
+class RoutedRequest:
+    """A request that a proxy hands to a replica.
+
+    Attributes:
+        key: key of its model. None: no model.
+        target: name of the replica that has to answer. None: any.
+        placed: name of the replica that accepted the request. None: none did so far.
+    """
+
+    key: str | None = None
+    target: str | None = None
+    placed: str | None = None
+
+
+@dataclass(eq=False)
+class ProxyState:
+    """What the middleware and the router of a proxy tell each other. They may run in different threads.
+
+    Attributes:
+        requests: requests by the id that the middleware gave them.
+        replicas: names of the running replicas.
+    """
+
+    requests: dict[str, RoutedRequest] = field(default_factory=dict)
+    replicas: tuple[str, ...] = ()
+
+
+PROXY = ProxyState()
+"""The state of this process."""

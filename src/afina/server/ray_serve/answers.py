@@ -1,0 +1,103 @@
+"""Parts of answers that a proxy writes: errors in each protocol's format, ends of broken streams, merged metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message
+
+from afina.server import error_bodies
+
+REPLICA = b"afina-replica"
+"""Header of an answer with the name of the replica that answered. Answers of Ray Serve itself have no such header."""
+
+ID = b"x-request-id"
+"""Header with the id of a request. Ray Serve reads it too."""
+
+UNAVAILABLE = "unavailable"
+
+BROKEN = "the server that computed the answer ended. Send the request again."
+BROKEN_LINES = "the server that computed the answers ended. Send the lines from this one on again."
+
+
+def refusal(path: str, status: int, kind: str, message: str, **headers: str) -> Response:
+    """Return an error in the format of the path's protocol, with the headers that the server itself sends."""
+    always = {error_bodies.KIND: kind, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return JSONResponse(error_bodies.error_body(path, status, kind, message), status, always | named)
+
+
+def unavailable(path: str, message: str) -> Response:
+    """Return status 503, which a client should answer by sending the request again after a second."""
+    return refusal(path, 503, UNAVAILABLE, message, Retry_After="1")
+
+
+def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """Return the first value of a header, whose name is given in lower case."""
+    return next((value for found, value in headers if found.lower() == name), None)
+
+
+def single_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return headers without the second id, which Ray Serve appends."""
+    found, seen = list[tuple[bytes, bytes]](), False
+    for name, value in headers:
+        if name.lower() == ID:
+            if seen:
+                continue
+            seen = True
+        found.append((name, value))
+    return found
+
+
+def broken_end(media_type: bytes) -> bytes | None:
+    """Return the last piece of an answer that a replica left unfinished. None: the answer has no such form.
+
+    Args:
+        media_type: value of the header Content-Type.
+    """
+    if media_type.startswith(b"text/event-stream"):
+        content = error_bodies.openai(503, UNAVAILABLE, BROKEN)
+        return f"data: {json.dumps(content)}\n\ndata: [DONE]\n\n".encode()
+    if media_type.startswith(b"application/x-ndjson"):
+        return f"{json.dumps(error_bodies.native(503, UNAVAILABLE, BROKEN_LINES))}\n".encode()
+    return None
+
+
+def merged_metrics(texts: Mapping[str, str], silent: Sequence[str] = ()) -> str:
+    """Return the metrics of several replicas as one text in Prometheus' format, with the label `replica`.
+
+    Args:
+        texts: the metrics of each replica, by its name.
+        silent: names of replicas that did not answer.
+    """
+    families: dict[str, tuple[list[str], list[str]]] = {}
+    for replica, text in texts.items():
+        head, samples = list[str](), list[str]()
+        for line in text.splitlines():
+            if line.startswith("#"):
+                _, word, name, *_ = line.split(" ", 3)
+                if word == "HELP" or name not in families:
+                    head, samples = families.setdefault(name, ([], []))
+                if line not in head:
+                    head.append(line)
+            elif line:
+                samples.append(_labelled(line, replica))
+    up = [f'afina_replica_up{{replica="{name}"}} {int(name in texts)}.0' for name in sorted({*texts, *silent})]
+    about = ["# HELP afina_replica_up Whether a replica answered.", "# TYPE afina_replica_up gauge"]
+    lines = [line for head, samples in families.values() for line in (*head, *samples)]
+    return "\n".join([*about, *up, *lines, ""])
+
+
+def _labelled(sample: str, replica: str) -> str:
+    name, brace, rest = sample.partition("{")
+    if brace:
+        return f'{name}{{replica="{replica}",{rest}'
+    name, _, value = sample.partition(" ")
+    return f'{name}{{replica="{replica}"}} {value}'
+
+
+def is_last(message: Message) -> bool:
+    """Return whether an ASGI message ends an answer."""
+    return message["type"] == "http.response.body" and not message.get("more_body", False)

@@ -1,0 +1,130 @@
+"""A replica: the whole server in an actor of Ray Serve, with an engine and a core of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import MutableMapping
+from typing import Any
+
+from pydantic import Field
+from ray import serve
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from afina import device, meter
+from afina.schema import Frozen
+from afina.server import logs_and_traces
+from afina.server.core import Core
+from afina.server.http.app import make_app
+from afina.server.limits import Settings
+from afina.server.ray_serve import affinity, answers, autoscaling
+from afina.serving.engine import Engine
+from afina.store.adapter_store import AdapterStore
+
+
+class ReplicaOptions(Frozen):
+    """What a replica serves, as JSON values.
+
+    Attributes:
+        backbone: Address of the backbone.
+        store: Address of the store, with its password. None: $AFINA_STORE of the replica's node.
+        dtype: Precision: float32, bfloat16 or auto.
+        memory: Most MiB for adapters, in addition to the backbone. None: no limit.
+        settings: Values of `Settings` that are not the defaults.
+        log_format: Format of log lines: json or text.
+        version: Version of afina. Another version makes other replicas, which replace the running ones.
+    """
+
+    backbone: str
+    store: str | None = None
+    dtype: str = "float32"
+    memory: int | None = None
+    settings: dict[str, float | int | None] = Field(default_factory=dict)
+    log_format: str = logs_and_traces.JSON
+    version: str = ""
+
+
+class Replica:
+    """The server of one replica. Ray Serve calls its methods on the replica's event loop.
+
+    Args:
+        options: the fields of `ReplicaOptions`.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        given = ReplicaOptions(**options)
+        self.name: str = serve.get_replica_context().replica_id.unique_id
+        logs_and_traces.begin_logging(given.log_format)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(self._named)
+        _name_traces(os.environ, self.name)
+        store = AdapterStore(given.store)
+        store.make_ready()
+        limit = None if given.memory is None else given.memory << 20
+        engine = device.in_thread_that_ends(lambda: Engine(given.backbone, store, dtype=given.dtype, limit=limit))
+        self.core = Core(engine, store, Settings(**given.settings), logs_and_traces.make_traces())  # type: ignore[arg-type]
+        self._measured = meter.now(), 0.0
+
+    def _named(self, record: logging.LogRecord) -> bool:
+        """Add the replica's name to a log line."""
+        record.fields = {**getattr(record, "fields", {}), "replica": self.name}
+        return True
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Return the HTTP application. Its start and end start and close the core."""
+        return NamedAnswers(make_app(self.core), self.name)
+
+    async def check_health(self) -> None:
+        """Raise RuntimeError if nothing can be computed: then Ray Serve replaces the replica.
+
+        A store that does not respond is no reason: the replica answers with the versions that it knows.
+        """
+        if not self.core.alive:
+            raise RuntimeError("a thread of the server has ended")
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Return the keys of the adapters in memory, for the routers."""
+        return {affinity.HELD: sorted(map(affinity.affinity_key, self.core.held_names))}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return the load of the replica since the last call: waiting tokens, and the share of time spent computing."""
+        (before, seconds), now = self._measured, (meter.now(), self.core.metrics.seconds)
+        self._measured = now
+        tokens, _ = self.core.batching.waiting
+        busy = (now[1] - seconds) / max(now[0] - before, 1e-6)
+        return {autoscaling.QUEUED: float(tokens), autoscaling.BUSY: min(1.0, busy)}
+
+    async def drain(self) -> None:
+        """Report the replica as not ready. It still answers."""
+        self.core.drain()
+
+
+class NamedAnswers:
+    """ASGI application: `app`, with the replica's name in a header of each answer.
+
+    The header also tells the proxy that the answer is not one of Ray Serve itself.
+    """
+
+    def __init__(self, app: ASGIApp, name: str) -> None:
+        self._app, self._header = app, (answers.REPLICA, name.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), self._header]}
+            await send(message)
+
+        request = answers.header(scope["headers"], answers.ID)
+        await self._app({**scope, **({"afina.request": request.decode("latin-1")} if request else {})}, receive, named)
+
+
+def _name_traces(environment: MutableMapping[str, str], name: str) -> None:
+    """Let OpenTelemetry's resource name the replica, unless the environment names an instance."""
+    attributes = environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if "service.instance.id=" not in attributes:
+        environment["OTEL_RESOURCE_ATTRIBUTES"] = ",".join(filter(None, [attributes, f"service.instance.id={name}"]))

@@ -1,0 +1,42 @@
+"""The number of replicas by their load: waiting tokens, and the share of time in which they compute.
+
+Serve pickles this module by value into its controller, which imports neither torch nor the engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.serve.config import AutoscalingContext
+
+QUEUED, BUSY = "queued_tokens", "busy"
+"""Names of a replica's statistics."""
+
+FULL = 0.8
+"""Share of time in which a replica may compute before another one is needed."""
+
+
+class ByWaitingTokens:
+    """An autoscaling policy of Ray Serve.
+
+    As many replicas are needed that each has at most `tokens` waiting tokens, and that they compute at most `FULL` of
+    the time. Without the second condition, replicas that work without a queue would be removed. Ray Serve keeps the
+    number within its limits, and waits before it follows a change.
+
+    Args:
+        tokens: waiting tokens for which a replica suffices.
+    """
+
+    def __init__(self, tokens: int = 2048) -> None:
+        self._tokens = tokens
+
+    def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+        """Return the number of replicas, and no state."""
+        found = context.aggregated_metrics or {}
+        queued, busy = found.get(QUEUED, {}), found.get(BUSY, {})
+        if not busy:
+            return context.target_num_replicas, {}
+        needed = max(sum(queued.values()) / self._tokens, sum(busy.values()) / FULL)
+        if context.total_queued_requests > 0:  # requests that no replica accepts
+            needed = max(needed, context.current_num_replicas + 1)
+        return needed, {}

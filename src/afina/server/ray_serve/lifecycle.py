@@ -1,0 +1,267 @@
+"""Starts the deployment, watches it, and ends it in order: the foreground command of a server on Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
+
+from afina import __version__, meter
+from afina.errors import Refused, RunFailed
+from afina.server import logs_and_traces
+from afina.server.limits import Settings
+from afina.server.ray_serve.deployment import NAME, DeploymentOptions, ReplicaRange, application
+from afina.server.ray_serve.proxy import CALLBACK
+from afina.server.running import bind
+from afina.store.adapter_store import AdapterStore
+
+KEEP_ALIVE = 10
+"""Seconds for which a connection may stay open between an answer and the next request."""
+
+LOOKS = 1.0
+"""Seconds between looks at the state of the deployment."""
+
+_LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1")
+
+
+def serve_on_ray(
+    options: DeploymentOptions,
+    address: str | None,
+    host: str,
+    port: int,
+    listening: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve on a Ray cluster until SIGTERM, SIGHUP or SIGINT, or until another such command takes over.
+
+    Args:
+        options: what to serve.
+        address: address of the cluster. None: $RAY_ADDRESS, a cluster of this machine, or a new one.
+        host: address on which the proxies listen.
+        port: their port.
+        listening: called with the URL.
+
+    Raises:
+        Refused: the store is not visible to all nodes, or Ray Serve runs something else on the cluster.
+        Busy: the port is in use.
+        RunFailed: the replicas did not start.
+    """
+    settings = Settings(**options.settings)  # type: ignore[arg-type]
+    with _connected(address), _Signals() as signals:
+        nodes = [one for one in ray.nodes() if one["Alive"]]
+        check_store(AdapterStore(options.store), [one["NodeManagerAddress"] for one in nodes])
+        began = _begin_serve(host, port)
+        try:
+            planned = planned_options(options, nodes, ray.available_resources())
+            deployed = _deploy(planned, signals)
+            if deployed is not None:
+                listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+                taken = _watch(deployed, signals)
+                if taken:
+                    logs_and_traces.note("another command has taken over the deployment")
+                    return
+        except BaseException:
+            if began:
+                serve.shutdown()
+            raise
+        _end(settings, signals)
+
+
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    ray.init(address=address or os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _Signals:
+    """The signals that end the command. `wait` returns early if one arrives; a second one ends the draining."""
+
+    def __init__(self) -> None:
+        self._first, self._second = threading.Event(), threading.Event()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
+                self._before[number] = signal.signal(number, self._arrived)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if self._first.is_set() or number == signal.SIGINT:
+            self._second.set()
+        self._first.set()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the command has to end."""
+        return self._first.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until the command has to end. Return whether it has to."""
+        return self._first.wait(seconds)
+
+    def drain(self, seconds: float) -> None:
+        """Wait until a second signal, or SIGINT."""
+        self._second.wait(seconds)
+
+
+def check_store(store: AdapterStore, hosts: Sequence[str]) -> None:
+    """Check that a store can be used from several machines.
+
+    Args:
+        store: the store.
+        hosts: address of each node's machine.
+
+    Raises:
+        Refused: the store is a directory, and the cluster has several machines.
+    """
+    others = sorted({*hosts})
+    if store.address.directory is not None and len(others) > 1:
+        raise Refused(
+            f"store {store.address.shown}: the store is a file of one machine, and the cluster has {len(others)} "
+            "machines. SQLite's log of changes cannot be shared by machines, not even on a network file system. Give "
+            "a database with `store`: postgresql://..., with blobs in a bucket or a shared directory.",
+            code="store.not-shared",
+            hosts=others,
+        )
+
+
+def planned_options(
+    options: DeploymentOptions, nodes: Sequence[Mapping[str, Any]], free: Mapping[str, float]
+) -> DeploymentOptions:
+    """Return the options with the resources of a replica that this cluster suggests.
+
+    A replica has as many threads as $OMP_NUM_THREADS says. Otherwise the replicas of a node share its CPUs. If the
+    cluster has GPUs, each replica has one.
+
+    Args:
+        options: the options.
+        nodes: the nodes, as Ray describes them.
+        free: free resources of the cluster.
+    """
+    most = ReplicaRange.parse(options.replicas).most
+    cpus = [int(one["Resources"].get("CPU", 0)) for one in nodes]
+    working = [one for one in cpus if one >= 1]
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given):
+        threads = int(given)
+    else:
+        threads = max(1, min(working, default=1) // math.ceil(most / max(1, len(working))))
+    gpus = 1.0 if any(one["Resources"].get("GPU", 0) >= 1 for one in nodes) else 0.0
+    surge = int(free.get("CPU", 0) >= threads and free.get("GPU", 0) >= gpus)
+    return options.model_copy(update={"threads": threads, "gpus": gpus, "surge": surge, "version": __version__})
+
+
+def _begin_serve(host: str, port: int) -> bool:
+    """Start Ray Serve's controller and proxies. Return whether they were started now.
+
+    Raises:
+        Refused: Ray Serve runs already, with another application, or on another host or port.
+        Busy: the port is in use.
+    """
+    running = _get_global_client(raise_if_no_controller_running=False)
+    if running is not None:
+        options, names = running.http_config, sorted(serve.status().applications)
+        if names != [NAME] or (options.host, options.port) != (host, port):
+            said = f"the applications {', '.join(names)}" if names else "no application"
+            raise Refused(
+                f"Ray Serve runs on this cluster already, on {options.host}:{options.port} with {said}. Its proxies "
+                "cannot be changed while it runs. End it with `serve shutdown`, or use another cluster.",
+                code="server.serve-running",
+                applications=names,
+            )
+        logs_and_traces.note("taking over the deployment, which runs already")
+        return False
+    for one in bind(host, port):
+        one.close()
+    serve.start(
+        proxy_location=ProxyLocation.HeadOnly if _LOOPBACK.fullmatch(host) else ProxyLocation.EveryNode,
+        http_options=HTTPOptions(host=host, port=port, keep_alive_timeout_s=KEEP_ALIVE),
+        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),
+        controller_options={"runtime_env": {"env_vars": dict(CALLBACK)}},
+    )
+    return True
+
+
+def _status() -> ApplicationStatusOverview | None:
+    return serve.status().applications.get(NAME)
+
+
+def _deploy(options: DeploymentOptions, signals: _Signals) -> float | None:
+    """Deploy the application, and wait until it runs. Return the time of the deployment; None: a signal arrived.
+
+    Raises RunFailed if the replicas do not start.
+    """
+    serve.run_many([serve.RunTarget(application(options), name=NAME)], wait_for_applications_running=False)
+    said, waits = "", meter.now()
+    while not signals.wait(0.1):
+        status = _status()
+        if status is None or status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise _failed("" if status is None else _reason(status))
+        if status.status == ApplicationStatus.RUNNING:
+            return status.last_deployed_time_s
+        message = next(iter(status.deployments.values())).message if status.deployments else ""
+        if message and message != said and meter.now() - waits > 5:
+            said = message
+            logs_and_traces.note("waiting for replicas", logging.WARNING, reason=message.split("\n")[0][:300])
+    return None
+
+
+def _reason(status: ApplicationStatusOverview) -> str:
+    return "\n".join([status.message, *(one.message for one in status.deployments.values())])
+
+
+def _failed(message: str) -> RunFailed:
+    """Return the error of replicas that do not start: with the error of afina that their traceback ends with."""
+    raised = re.findall(r"^(?:\w+\.)*errors\.\w+: (.+)$", message, re.MULTILINE)
+    last = raised[-1] if raised else next(iter(message.strip().splitlines()[-1:]), "no reason is known")
+    return RunFailed(
+        f"the replicas did not start: {last[:500]} See the logs of the replicas: `ray logs`.",
+        code="server.replicas-failed",
+        reason=last,
+    )
+
+
+def _watch(deployed: float, signals: _Signals) -> bool:
+    """Watch the deployment until a signal arrives. Return whether another command has deployed it again."""
+    before = ApplicationStatus.RUNNING
+    while not signals.wait(LOOKS):
+        status = _status()
+        if status is None or status.last_deployed_time_s != deployed:
+            return True
+        if status.status != before:
+            bad = status.status == ApplicationStatus.UNHEALTHY
+            level = logging.WARNING if bad else logging.INFO
+            logs_and_traces.note("state of the deployment", level, state=status.status.value.lower())
+            before = status.status
+    return False
+
+
+def _end(settings: Settings, signals: _Signals) -> None:
+    """Drain and end the replicas, and then Ray Serve. Accepted requests are finished."""
+    logs_and_traces.note("draining", seconds=settings.drain)
+    if settings.drain > 0:
+        with contextlib.suppress(Exception):  # a replica that cannot be told is ended all the same
+            serve.get_app_handle(NAME).broadcast("drain").results(timeout_s=5)
+        signals.drain(settings.drain)
+    serve.delete(NAME)
+    serve.shutdown()

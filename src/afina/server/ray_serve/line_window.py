@@ -1,0 +1,61 @@
+"""Flow control for a stream of lines: at most a bounded number of lines is ahead of their answers.
+
+Serve's proxies and replicas keep everything that a client sends in queues without a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from starlette.types import Message, Receive, Send
+
+BODY_BYTES = 1 << 20
+"""Bytes of a request, or of a line of `/bulk`, as `Settings.body_bytes`."""
+
+AHEAD = 256
+"""Lines that may be ahead of the answers: more than a replica's own window, so that it never waits for lines."""
+
+
+class LineWindow:
+    """The `receive` and `send` of a request that has one line of answer for each line that is not empty.
+
+    Args:
+        receive: reads from the client.
+        send: writes to the client.
+    """
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._lines: deque[int] = deque()
+        self._rest = b""
+        self._room = asyncio.Event()
+        self.gone = False
+
+    @property
+    def _full(self) -> bool:
+        return len(self._lines) >= AHEAD or (bool(self._lines) and sum(self._lines) >= BODY_BYTES)
+
+    async def receive(self) -> Message:
+        """Return the next message of the client, once enough lines are answered."""
+        while self._full:
+            self._room.clear()
+            await self._room.wait()
+        message = await self._receive()
+        self.gone = message["type"] == "http.disconnect"
+        *lines, self._rest = (self._rest + message.get("body", b"")).split(b"\n")
+        if not message.get("more_body", False):
+            lines.append(self._rest)
+            self._rest = b""
+        self._lines.extend(len(line) for line in lines if line.strip())
+        if len(self._rest) > BODY_BYTES:  # the replica refuses such a line and reads no further
+            self._rest = b"-"
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on to the client, and count its lines as answered."""
+        for _ in range(message.get("body", b"").count(b"\n")):
+            if self._lines:
+                self._lines.popleft()
+        self._room.set()
+        await self._send(message)

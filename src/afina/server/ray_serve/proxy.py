@@ -1,0 +1,324 @@
+"""ASGI middleware in Serve's HTTP proxies: a request whose replica dies is sent to another replica.
+
+Serve itself sends a request again only until a replica has accepted it. This middleware reads the body of a request
+(except of `/bulk`) before it hands the request on. So it can repeat the request, and knows the request's model, which
+the router needs. A request is repeated only if no byte of its answer was sent, and if repeating it changes nothing.
+
+Serve calls `middlewares` in each proxy, because of the environment variable that `CALLBACK` names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPMethod
+
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from afina.server.ray_serve import affinity, answers
+from afina.server.ray_serve.affinity import RoutedRequest
+from afina.server.ray_serve.line_window import BODY_BYTES, LineWindow
+
+CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "afina.server.ray_serve.proxy.middlewares"}
+"""Environment variable of Serve's proxies: the function that returns their middleware."""
+
+BODY_SECONDS = 10.0
+"""Time for a request's body to arrive, as `Settings.body_seconds`."""
+
+BUFFERED = 256 << 20
+"""Bytes of all bodies that a proxy keeps at a time."""
+
+PLACING = 30.0
+"""Most seconds until a replica accepts a request."""
+
+TRIES, PAUSE = 4, 0.1
+"""How often a request is sent to a replica at most, and the first pause in seconds between; each next is longer."""
+
+ASKING = 5.0
+"""Most seconds for the answer of one replica to a request that all replicas get."""
+
+STREAMED = "/bulk"
+LIVE = frozenset({"/health/live", "/v2/health/live"})
+READY = frozenset({"/health/ready", "/v2/health/ready"})
+METRICS = "/metrics"
+
+REPEATABLE = ("/predict", "/classify", "/models/", "/v1/", "/v2/", "/tasks", "/page/answers")
+"""Beginnings of the paths whose POST requests change nothing."""
+
+CONTROLS = frozenset(
+    {
+        b"x-request-id",
+        b"x-session-id",
+        b"serve-session-id",
+        b"serve-multiplexed-model-id",
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+    }
+)
+"""Headers by which any client could control Serve. They are removed; underscores count as hyphens."""
+
+LATE = "no server was free in time. Try again."
+CHANGED = "the server that made the change ended. Look whether the change was made before you send it again."
+
+_log = logging.getLogger("ray.serve")
+
+
+@dataclass(eq=False)
+class Attempt:
+    """One try to get an answer.
+
+    Attributes:
+        routed: what the router knows of it.
+        started: whether a byte of a replica's answer was passed on.
+        complete: whether the whole answer was passed on.
+        media_type: media type of the answer.
+    """
+
+    routed: RoutedRequest
+    started: bool = False
+    complete: bool = False
+    media_type: bytes = b""
+
+
+@dataclass(eq=False)
+class Collected:
+    """An answer of one replica that is not passed on as it is."""
+
+    status: int = 0
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    body: bytearray = field(default_factory=bytearray)
+
+    async def __call__(self, message: Message) -> None:
+        """Add an ASGI message of the answer."""
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], message["headers"]
+        else:
+            self.body += message.get("body", b"")
+
+
+class ClientEnd:
+    """The client's end of a request, once its body was read: whether the client has gone. Ended by `close`."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._gone = asyncio.Event()
+        self._watching = asyncio.create_task(self._watch(receive))
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._gone.set()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client closed the connection."""
+        return self._gone.is_set()
+
+    def receiving(self, body: bytes) -> Receive:
+        """Return a `receive` for one attempt: the body, and then the end of the connection."""
+        given = False
+
+        async def receive() -> Message:
+            nonlocal given
+            if not given:
+                given = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            await self._gone.wait()
+            return {"type": "http.disconnect"}
+
+        return receive
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._watching.cancel()
+
+
+class RepeatingProxy:
+    """The middleware. `app` is Serve's proxy."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._buffered = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection. WebSockets are not supported. Paths below `/-/` are Serve's own."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        elif scope["type"] != "http" or scope["path"].startswith("/-/"):
+            await self._app(scope, receive, send)
+        else:
+            await self._http(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, reads = scope["path"], scope["method"] in (HTTPMethod.GET, HTTPMethod.HEAD)
+        if path == STREAMED and not reads:
+            await self._stream(scope, receive, send)
+            return
+        if path in LIVE and reads:
+            await JSONResponse({"live": True})(scope, receive, send)
+            return
+        body = await self._body(scope, receive)
+        if isinstance(body, Response):
+            await body(scope, receive, send)
+            return
+        client = ClientEnd(receive)
+        self._buffered += len(body)
+        try:
+            if reads and (path in READY or path == METRICS):
+                await self._of_all(scope, client, send)
+            else:
+                await self._repeated(scope, client, body, send)
+        finally:
+            self._buffered -= len(body)
+            client.close()
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | Response:
+        """Return the body, or the answer to a request whose body is too large or too slow.
+
+        A body that is too large by its header is not read: a replica refuses it, once it has checked the key.
+        """
+        length = answers.header(scope["headers"], b"content-length") or b"0"
+        if not length.isdigit() or int(length[:20]) > BODY_BYTES:
+            return b""
+        body, more = bytearray(), True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BODY_SECONDS):
+                while more:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > BODY_BYTES:
+                        text = f"a request may have at most {BODY_BYTES:,} bytes."
+                        return answers.refusal(scope["path"], 413, "too_large", text)
+                    if self._buffered + len(body) > BUFFERED:
+                        return answers.unavailable(scope["path"], LATE)
+        if more:
+            return answers.refusal(scope["path"], 408, "slow", "the request did not arrive in time.")
+        return bytes(body)
+
+    async def _repeated(self, scope: Scope, client: ClientEnd, body: bytes, send: Send) -> None:
+        """Hand a request to replicas until one of them answers."""
+        path, model = scope["path"], affinity.model_of(scope["path"], scope["query_string"], body)
+        repeats = scope["method"] in (HTTPMethod.GET, HTTPMethod.HEAD) or path.startswith(REPEATABLE)
+        key, request = None if model is None else affinity.affinity_key(model), secrets.token_hex(8)
+        for number in range(TRIES):
+            if number:
+                await asyncio.sleep(PAUSE * number)
+            attempt = Attempt(RoutedRequest(key))
+            await self._try(_scope(scope, request), client.receiving(body), send, attempt)
+            if attempt.complete or client.gone:
+                return
+            if attempt.started:
+                await _end(attempt, send)
+                return
+            if attempt.routed.placed is None:
+                await answers.unavailable(path, LATE)(scope, client.receiving(b""), send)
+                return
+            if not repeats:
+                await answers.unavailable(path, CHANGED)(scope, client.receiving(b""), send)
+                return
+            _log.info(f"Request {request}: replica {attempt.routed.placed} did not answer. Trying another replica.")
+        await answers.unavailable(path, answers.BROKEN)(scope, client.receiving(b""), send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on a request whose body is read while it is answered."""
+        model = affinity.model_of(scope["path"], scope["query_string"], b"")
+        attempt = Attempt(RoutedRequest(None if model is None else affinity.affinity_key(model)))
+        window = LineWindow(receive, send)
+        await self._try(_scope(scope, secrets.token_hex(8)), window.receive, window.send, attempt)
+        if attempt.started and not attempt.complete:
+            await _end(attempt, send)
+        elif not attempt.started and not window.gone:
+            await answers.unavailable(scope["path"], LATE)(scope, receive, send)
+
+    async def _try(self, scope: Scope, receive: Receive, send: Send, attempt: Attempt, longest: float = 0.0) -> None:
+        """Hand a request to Serve's proxy once. Answers of Serve itself are not passed on.
+
+        Args:
+            scope: the request, with an id of its own.
+            receive: its body.
+            send: gets the answer of a replica.
+            attempt: what became of it.
+            longest: most seconds for the answer. 0: no limit, once a replica has accepted the request.
+        """
+        request = answers.header(scope["headers"], answers.ID) or b""
+
+        async def passing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if answers.header(message["headers"], answers.REPLICA) is None:
+                    return
+                attempt.started = True
+                attempt.media_type = answers.header(message["headers"], b"content-type") or b""
+                message = {**message, "headers": answers.single_id(message["headers"])}
+            if attempt.started:
+                attempt.complete = answers.is_last(message)
+                await send(message)
+
+        affinity.PROXY.requests[request.decode()] = attempt.routed
+        going = asyncio.create_task(self._handed_on(scope, receive, passing))
+        try:
+            await asyncio.wait({going}, timeout=longest or PLACING)
+            if not (longest or attempt.routed.placed is None):
+                await asyncio.wait({going})
+        finally:
+            going.cancel()
+            await asyncio.wait({going})
+            affinity.PROXY.requests.pop(request.decode(), None)
+
+    async def _handed_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - whatever fails in Serve's proxy, another replica may answer
+            _log.warning(f"Request failed in the proxy: {type(error).__name__}")
+
+    async def _of_all(self, scope: Scope, client: ClientEnd, send: Send) -> None:
+        """Ask every replica. The cluster is ready if a replica is ready; metrics are those of all replicas."""
+        names = affinity.PROXY.replicas
+        found = await asyncio.gather(*(self._of_one(scope, client, name) for name in names))
+        by_name = {name: one for name, one in zip(names, found, strict=True) if one.status}
+        good = {name: one for name, one in by_name.items() if one.status == 200}
+        receive = client.receiving(b"")
+        if not by_name:
+            await answers.unavailable(scope["path"], LATE)(scope, receive, send)
+        elif good and scope["path"] == METRICS:
+            await _metrics(good, names)(scope, receive, send)
+        else:
+            one = next(iter((good or by_name).values()))
+            await send({"type": "http.response.start", "status": one.status, "headers": one.headers})
+            await send({"type": "http.response.body", "body": bytes(one.body)})
+
+    async def _of_one(self, scope: Scope, client: ClientEnd, name: str) -> Collected:
+        """Return a replica's answer, with the status 0 if it did not answer in time."""
+        attempt, collected = Attempt(RoutedRequest(target=name)), Collected()
+        asked = _scope({**scope, "method": "GET"}, secrets.token_hex(8))
+        await self._try(asked, client.receiving(b""), collected, attempt, ASKING)
+        return collected if attempt.complete else Collected()
+
+
+def _metrics(good: Mapping[str, Collected], names: Sequence[str]) -> Response:
+    texts = {name: one.body.decode() for name, one in good.items()}
+    media_type = answers.header(next(iter(good.values())).headers, b"content-type") or b"text/plain"
+    silent = [name for name in names if name not in good]
+    return Response(answers.merged_metrics(texts, silent), headers={"Content-Type": media_type.decode()})
+
+
+def _scope(scope: Scope, request: str) -> Scope:
+    """Return a copy of a request's scope for one attempt, with an id and without the headers that control Serve."""
+    headers = [(name, value) for name, value in scope["headers"] if name.lower().replace(b"_", b"-") not in CONTROLS]
+    return {**scope, "headers": [*headers, (answers.ID, request.encode())], "state": {}}
+
+
+async def _end(attempt: Attempt, send: Send) -> None:
+    """End an answer that its replica left unfinished. If its format has no such end, the connection is closed."""
+    if (last := answers.broken_end(attempt.media_type)) is not None:
+        await send({"type": "http.response.body", "body": last})
+
+
+def middlewares() -> list[Middleware]:
+    """Return the middleware of a proxy of Serve."""
+    return [Middleware(RepeatingProxy)]
