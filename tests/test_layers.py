@@ -78,7 +78,8 @@ OWNERS = {
     "obstore": "blobs.remote",
     "llguidance": "inference.guides",
     "fastapi": "server.http.*",
-    "starlette": "server.http.*",
+    "starlette": "server.http.* server.ray_serve.*",
+    "ray": "server.ray_serve.*",
     "uvicorn": "server.running",
     "opentelemetry": "server.logs_and_traces",
     "h11": "server.running",
@@ -187,7 +188,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 LATER = (
     "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
     "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu "
-    "llguidance"
+    "llguidance ray"
 )
 """Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
 

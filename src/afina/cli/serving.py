@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore
 
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16 or auto.")]
+
+
+MemoryOption = Annotated[
+    int | None, typer.Option("--memory", min=1, help="Most MiB for adapters, in addition to the backbone.")
+]
+RateOption = Annotated[
+    int | None, typer.Option("--rate", min=1, help="Tokens per minute for clients whose key has no rate.")
+]
 
 
 class LogFormat(StrEnum):
@@ -76,10 +84,11 @@ RayAddressOption = Annotated[
     ),
 ]
 ReplicasOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--replicas",
-        help="With --ray: number of replicas, or the least and the most number. Each replica has the whole model.",
+        help="With --ray: number of replicas, or the least and the most number. Each replica has the whole model. "
+        "Default: 1.",
         metavar="N|MIN:MAX",
     ),
 ]
@@ -116,12 +125,8 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
     dtype: DtypeOption = "float32",
-    memory: Annotated[
-        int | None, typer.Option("--memory", min=1, help="Most MiB for adapters, in addition to the backbone.")
-    ] = None,
-    rate: Annotated[
-        int | None, typer.Option("--rate", min=1, help="Tokens per minute for clients whose key has no rate.")
-    ] = None,
+    memory: MemoryOption = None,
+    rate: RateOption = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Most seconds for a request.")] = 30.0,
     generation_timeout: GenerationTimeoutOption = 120.0,
     max_new_tokens: AnswerTokensOption = 1024,
@@ -132,16 +137,18 @@ def serve(
     log_format: LogFormatOption = LogFormat.json,
     ray: RayOption = False,
     ray_address: RayAddressOption = None,
-    replicas: ReplicasOption = "1",
+    replicas: ReplicasOption = None,
 ) -> None:
     """Serve the adapters of a store over HTTP.
 
     All adapters must have the same backbone. Clients need keys: see `afina keys`.
     """
-    typed = {"ray_address": ray_address is not None, "replicas": replicas != "1"}
-    _needs_packages(ray, [f"`{name}`" for name, given in typed.items() if given])
+    _needs_packages(ray, {"`ray_address`": ray_address, "`replicas`": replicas})
     from afina.server import logs_and_traces
+    from afina.server.core import Core
     from afina.server.limits import Settings
+    from afina.server.running import bind
+    from afina.server.running import serve as run
     from afina.store.adapter_store import AdapterStore
 
     chosen = Settings(
@@ -158,15 +165,10 @@ def serve(
     for name in _unread(context):
         logs_and_traces.note(f"{name} is set, but `afina serve` does not read this variable", logging.WARNING)
     if ray:
-        opened = AdapterStore(store)
-        ready(opened, create)
         given = {"backbone": backbone, "store": store, "dtype": dtype, "memory": memory, "log_format": log_format.value}
-        _on_ray(opened, given | {"replicas": replicas}, chosen, ray_address, host, port)
+        ready(opened := AdapterStore(store), create)
+        _on_ray(opened, given | {"replicas": replicas or "1"}, chosen, ray_address, host, port)
         return
-    from afina.server.core import Core
-    from afina.server.running import bind
-    from afina.server.running import serve as run
-
     with ExitStack() as stack:
         # First: a port that is in use is said before the backbone is loaded.
         sockets = [stack.enter_context(one) for one in bind(host, port)]
@@ -176,16 +178,16 @@ def serve(
         run(core, sockets, lambda url: _say(opened.address.shown, url))
 
 
-def _needs_packages(ray: bool, others: Sequence[str]) -> None:
-    """Check that the packages of the server are installed. Raises NotFound.
+def _needs_packages(ray: bool, others: Mapping[str, str | None]) -> None:
+    """Check that the packages of the server are installed. Raises NotFound, or InvalidStudy for options without `ray`.
 
     Args:
         ray: Whether the server runs on Ray.
-        others: Options that need `--ray`.
+        others: Values of options that need `ray`; None: not given.
     """
-    if others and not ray:
-        message = f"{' and '.join(others)}: only with `ray`. Add --ray, or leave {' and '.join(others)} out."
-        raise InvalidStudy(message, code="option.invalid", options=[*others])
+    if not ray and (alone := [name for name, given in others.items() if given is not None]):
+        named = " and ".join(alone)
+        raise InvalidStudy(f"{named}: used only with `ray`. Add `ray`, or leave {named} out.", code="option.invalid")
     extra = "ray" if ray else "serve"
     try:
         if ray:

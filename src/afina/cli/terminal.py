@@ -207,6 +207,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "top_p": "--top-p",
     },
     "replay": {"choice": "--choice", "guide": "--guide", "stop": "--stop"},
+    "serve": {"ray": "--ray", "ray_address": "--ray-address", "replicas": "--replicas"},
     "plan": {"batch_size": "--batch-size", "epochs": "--epochs", "max_length": "--length"},
     "study": {
         "batch_size": "train.batch_size",

@@ -49,7 +49,7 @@ def affinity_key(model: str) -> str:
     return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
 
 
-class Candidate(NamedTuple):
+class RankedReplica(NamedTuple):
     """A replica that may answer.
 
     Attributes:
@@ -67,7 +67,7 @@ def _rank(key: str, name: str) -> bytes:
     return hashlib.blake2b(f"{key}:{name}".encode(), digest_size=8).digest()
 
 
-def ordered(key: str | None, candidates: Sequence[Candidate]) -> list[str]:
+def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     """Return the names of replicas in the order in which they should be tried.
 
     A replica that holds the adapter comes first. If no replica holds the adapter, its home comes first: the first in

@@ -54,10 +54,10 @@ class ResidencyRouter(RequestRouter):
         found = [self._candidate(key, name, one) for name, one in by_name.items()]
         return [[by_name[name]] for name in affinity.ordered(key, found)]
 
-    def _candidate(self, key: str | None, name: str, replica: RunningReplica) -> affinity.Candidate:
+    def _candidate(self, key: str | None, name: str, replica: RunningReplica) -> affinity.RankedReplica:
         held = key is not None and (key in replica.routing_stats.get(affinity.HELD, ()) or self._sent.get(key) == name)
         load = self.replica_queue_len_cache.get(replica.replica_id) or 0
-        return affinity.Candidate(name, held, load)
+        return affinity.RankedReplica(name, held, load)
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
         """Remember that a replica accepted a request, and therefore holds its adapter soon."""
