@@ -21,10 +21,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +32,7 @@ import numpy as np
 
 import machine
 import tables
-from afina import AdapterStore, Backbone, Predictor, Task
+from afina import AdapterStore, Backbone, Predictor, Task, meter
 from afina.errors import AfinaError
 from afina.server.receipts import Receipt
 from afina.server.replay import replayed
@@ -77,6 +76,9 @@ class Answer:
     first    seconds from when it was due to the first piece of a streamed text
     written  a generated text
     tokens   its number of tokens
+    after    seconds after which a refused request may be sent again, as the server said
+    repeats  how often the request was sent again
+    sent     when it was first sent, and `ended` when it was answered, in seconds of `meter.now`
     """
 
     request: Request
@@ -87,6 +89,18 @@ class Answer:
     first: float | None = None
     written: str | None = None
     tokens: int = 0
+    after: float | None = None
+    repeats: int = 0
+    sent: float = 0.0
+    ended: float = 0.0
+
+
+class Move(NamedTuple):
+    """An alias `production` that was moved to a version, between two times in seconds of `meter.now`."""
+
+    version: str
+    begun: float
+    done: float
 
 
 class Names(NamedTuple):
@@ -130,18 +144,26 @@ def fill(store: AdapterStore, backbone: Backbone, names: Names, root: Path, new:
 @contextmanager
 def serving(backbone: str, store: Path, memory: int | None) -> Iterator[str]:
     """A server of its own process; its URL."""
+    with started(backbone, store, memory) as (url, _):
+        yield url
+
+
+@contextmanager
+def started(backbone: str, store: Path, memory: int | None, *more: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Likewise, with more options; its URL and its process."""
     command = [sys.executable, "-m", "afina", "serve", "--backbone", backbone, "--store", str(store), "--port", "0"]
-    more = [] if memory is None else ["--memory", str(memory)]
+    limit = [] if memory is None else ["--memory", str(memory)]
     with (
-        tempfile.TemporaryFile() as log,
-        subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen([*command, *limit, *more], stdout=subprocess.PIPE, stderr=log, text=True) as process,
     ):
         assert process.stdout
         found = re.search(r"on (http://\S+)", process.stdout.readline())
         if not found:
-            raise SystemExit("the server did not start")
+            log.seek(0)
+            raise SystemExit(f"the server did not start: {log.read()[-2000:]}")
         try:
-            yield found[1]
+            yield found[1], process
         finally:
             process.send_signal(signal.SIGTERM)
 
@@ -174,30 +196,52 @@ def _popular(draw: np.random.Generator, adapters: int, count: int) -> np.ndarray
     return draw.choice(adapters, count, p=shares / shares.sum())
 
 
-async def asked(url: str, secrets: dict[str, str], requests: Sequence[Request]) -> list[Answer]:
-    """Send each when it is due, whatever became of those before."""
+async def asked(url: str, secrets: dict[str, str], requests: Sequence[Request], tries: int = 1) -> list[Answer]:
+    """Send each when it is due, no matter how those before went.
+
+    Args:
+        url: The server.
+        secrets: A key of each client.
+        requests: The requests.
+        tries: How often a request is sent, while the answer is 503 with `Retry-After`.
+    """
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
     async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
-        start = time.perf_counter()
+        start = meter.now()
 
         async def one(request: Request) -> Answer:
-            await asyncio.sleep(request.due - (time.perf_counter() - start))
-            head = {"Authorization": f"Bearer {secrets[request.client]}"}
-            try:
-                if request.body is not None:
-                    return await _written(client, request, head, start + request.due)
-                found = await client.post(
-                    "/predict", json={"model": f"{request.name}@production", "inputs": request.text}, headers=head
-                )
-            except httpx2.HTTPError as error:
-                return Answer(request, time.perf_counter() - start - request.due, type(error).__name__)
-            latency = time.perf_counter() - start - request.due
-            if found.status_code != 200:
-                return Answer(request, latency, f"{found.status_code} {found.text[:200]}")
-            scores = tuple(sorted((each["label"], each["score"]) for each in found.json()))
-            return Answer(request, latency, "", Receipt.parse(found.headers["Afina-Receipt"]), scores)
+            due = start + request.due
+            await asyncio.sleep(due - meter.now())
+            head, sent = {"Authorization": f"Bearer {secrets[request.client]}"}, meter.now()
+            for repeats in range(tries):
+                found = replace(await _asked_once(client, request, head, due), repeats=repeats, sent=sent)
+                if found.after is None or repeats + 1 == tries:
+                    break
+                await asyncio.sleep(found.after)
+            return replace(found, ended=meter.now())
 
         return await asyncio.gather(*map(one, requests))
+
+
+async def _asked_once(client: httpx2.AsyncClient, request: Request, head: dict[str, str], due: float) -> Answer:
+    try:
+        if request.body is not None:
+            return await _written(client, request, head, due)
+        found = await client.post(
+            "/predict", json={"model": f"{request.name}@production", "inputs": request.text}, headers=head
+        )
+    except httpx2.HTTPError as error:
+        return Answer(request, meter.now() - due, type(error).__name__)
+    if found.status_code != 200:
+        return _refused(request, due, found, found.text)
+    scores = tuple(sorted((each["label"], each["score"]) for each in found.json()))
+    return Answer(request, meter.now() - due, "", Receipt.parse(found.headers["Afina-Receipt"]), scores)
+
+
+def _refused(request: Request, due: float, found: httpx2.Response, said: str) -> Answer:
+    told = found.headers.get("Retry-After") if found.status_code == 503 else None
+    error = f"{found.status_code} {said[:200]}"
+    return Answer(request, meter.now() - due, error, after=None if told is None else float(told))
 
 
 async def _written(client: httpx2.AsyncClient, request: Request, head: dict[str, str], due: float) -> Answer:
@@ -207,8 +251,7 @@ async def _written(client: httpx2.AsyncClient, request: Request, head: dict[str,
     first, pieces, usage = None, list[str](), {"completion_tokens": 0}
     async with client.stream("POST", "/v1/completions", json=body, headers=head) as found:
         if found.status_code != 200:
-            said = (await found.aread()).decode()
-            return Answer(request, time.perf_counter() - due, f"{found.status_code} {said[:200]}")
+            return _refused(request, due, found, (await found.aread()).decode())
         receipt = Receipt.parse(found.headers["Afina-Receipt"])
         if "stream" not in body:
             whole = json.loads(await found.aread())
@@ -221,18 +264,24 @@ async def _written(client: httpx2.AsyncClient, request: Request, head: dict[str,
                     continue
                 event = json.loads(line.removeprefix("data: "))
                 if "error" in event:
-                    return Answer(request, time.perf_counter() - due, json.dumps(event))
-                first = first or time.perf_counter() - due
+                    after = 1.0 if event["error"]["code"] == "unavailable" else None
+                    return Answer(request, meter.now() - due, json.dumps(event), after=after)
+                first = first or meter.now() - due
                 pieces += [choice["text"] for choice in event["choices"]]
                 usage = event.get("usage") or usage
             if not over:
-                return Answer(request, time.perf_counter() - due, "the stream ended early")
-    latency, tokens = time.perf_counter() - due, usage["completion_tokens"]
+                return Answer(request, meter.now() - due, "the stream ended early")
+    latency, tokens = meter.now() - due, usage["completion_tokens"]
     return Answer(request, latency, "", receipt, first=first, written="".join(pieces), tokens=tokens)
 
 
-async def churn(store: AdapterStore, root: Path, names: Names, seconds: float) -> dict[str, int]:
-    """Every second something changes, of the popular ones most often; how often each was done."""
+async def churn(
+    store: AdapterStore, root: Path, names: Names, seconds: float, moves: list[Move] | None = None
+) -> dict[str, int]:
+    """Every second something changes, of the popular ones most often; how often each was done.
+
+    `moves`: where each move of an alias is noted.
+    """
     draw, done = np.random.default_rng(1), {"publish": 0, "alias": 0, "rollback": 0}
     for _ in range(int(seconds)):
         await asyncio.sleep(1)
@@ -240,26 +289,28 @@ async def churn(store: AdapterStore, root: Path, names: Names, seconds: float) -
         count = names.texts if writes else names.classes
         index, other = min(int(draw.geometric(0.2)) - 1, count - 1), int(draw.integers(count))
         name, place = (names.writer(index), "texts") if writes else (names.classifier(index), "classes")
-        what = str(draw.choice([*done]))
+        what, begun = str(draw.choice([*done])), meter.now()
         try:
-            await asyncio.to_thread(_change, store, root / place / str(other), name, what, other)
+            version = await asyncio.to_thread(_change, store, root / place / str(other), name, what, other)
         except AfinaError as error:
             if what != "rollback":  # there may be nothing to go back to
                 raise
             print(f"{name}: {error}", file=sys.stderr)
         else:
             done[what] += 1
+            if moves is not None:
+                moves.append(Move(version, begun, meter.now()))
     return done
 
 
-def _change(store: AdapterStore, made: Path, name: str, what: str, other: int) -> None:
+def _change(store: AdapterStore, made: Path, name: str, what: str, other: int) -> str:
+    """Return the version that is in production afterwards."""
     if what == "rollback":
-        store.rollback(name, "production")
-        return
+        return f"{name}@{store.rollback(name, 'production').after}"
     numbers = [one.number for one in store.versions(name)]
     if what == "publish":
         numbers = [store.publish(made, name, message="benchmark").version.number]
-    store.alias(f"{name}@{numbers[other % len(numbers)]}", "production")
+    return f"{name}@{store.alias(f'{name}@{numbers[other % len(numbers)]}', 'production').after}"
 
 
 def wrong(answers: Sequence[Answer], store: AdapterStore, backbone: Backbone) -> int:
@@ -334,9 +385,9 @@ def summary(answers: Sequence[Answer], options: argparse.Namespace, bad: int) ->
     }
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of traffic."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
     parser.add_argument("--task", default=f"{DATA}/sst2")
     parser.add_argument("--adapters", type=int, default=1000)
@@ -348,43 +399,73 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--churn", action="store_true", help="change something every second")
     parser.add_argument("--markdown", type=Path, help="write the table and the machine to this file")
-    return parser.parse_args()
+    return parser
 
 
-def main() -> None:
-    """Fill a store, ask, check, and print."""
-    options = parse()
-    task, names = Task.load(options.task), Names(options.adapters, options.texts, options.clients)
-    texts = sorted(set(task.evaluation.texts))[:: max(1, len(task.evaluation) // TEXTS)][:TEXTS]
-    backbone = Backbone.load(options.backbone)
-    with tempfile.TemporaryDirectory() as scratch:
-        root, place = Path(scratch), Path(scratch) / "store"
-        store = AdapterStore(place)
+@dataclass(frozen=True)
+class Ground:
+    """A filled store, and what is asked of it.
+
+    root     the directory of the adapters that were published
+    secrets  a key of each client; `admin` is an administrator's
+    """
+
+    store: AdapterStore
+    root: Path
+    names: Names
+    backbone: Backbone
+    secrets: dict[str, str]
+    admin: str
+    requests: list[Request]
+
+    @classmethod
+    def prepared(cls, options: argparse.Namespace, root: Path) -> Ground:
+        """Fill a store below `root`, and draw the requests."""
+        task, names = Task.load(options.task), Names(options.adapters, options.texts, options.clients)
+        texts = sorted(set(task.evaluation.texts))[:: max(1, len(task.evaluation) // TEXTS)][:TEXTS]
+        backbone, store = Backbone.load(options.backbone), AdapterStore(root / "store")
         fill(store, backbone, names, root, options.new)
         clients = sorted({name.partition("/")[0] for name, _ in names.published})
         secrets = {client: store.create_key(client, ["predict"]).secret for client in clients}
         admin = store.create_key(clients[0], ["admin"]).secret
-        with serving(options.backbone, place, KEPT if options.churn else None) as url:
-            requests = planned(texts, names, options)
+        return cls(store, root, names, backbone, secrets, admin, planned(texts, names, options))
 
-            async def both() -> tuple[list[Answer], dict[str, int]]:
-                changing = asyncio.create_task(churn(store, root, names, options.seconds)) if options.churn else None
-                found = await asked(url, secrets, requests)
-                return found, (await changing if changing else {})
+    async def traffic(
+        self, url: str, options: argparse.Namespace, tries: int = 1, moves: list[Move] | None = None
+    ) -> tuple[list[Answer], dict[str, int]]:
+        """Send the requests, while the store changes if the options say so; the answers, and how often it changed."""
+        changing = churn(self.store, self.root, self.names, options.seconds, moves) if options.churn else _unchanged()
+        found = asyncio.create_task(changing)
+        return await asked(url, self.secrets, self.requests, tries), await found
 
-            answers, done = asyncio.run(both())
-            told = resident(url, admin, store.show(names.classifier(0)).size)
-        bad = wrong(answers, store, backbone)
-    for one in answers:
-        if one.error:
-            print(f"{one.request.name}: {one.error}", file=sys.stderr)
-    result = summary(answers, options, bad) | told | ({"changes": done} if done else {})
+
+async def _unchanged() -> dict[str, int]:
+    return {}
+
+
+def report(result: dict[str, Any], path: Path | None) -> None:
+    """Print a result as a table and as the last line, and write the table to a path."""
     rows = [[key, json.dumps(value) if isinstance(value, dict) else f"{value:,.4g}"] for key, value in result.items()]
     text = f"{tables.table(('', ''), rows)}\n\n" + "\n".join(machine.describe()) + "\n"
     print(text)
-    if options.markdown:
-        options.markdown.write_text(text, encoding="utf-8")
+    if path:
+        path.write_text(text, encoding="utf-8")
     print(json.dumps(result))
+
+
+def main() -> None:
+    """Fill a store, ask, check, and print."""
+    options = parser(__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        ground = Ground.prepared(options, Path(scratch))
+        with serving(options.backbone, ground.root / "store", KEPT if options.churn else None) as url:
+            answers, done = asyncio.run(ground.traffic(url, options))
+            told = resident(url, ground.admin, ground.store.show(ground.names.classifier(0)).size)
+        bad = wrong(answers, ground.store, ground.backbone)
+    for one in answers:
+        if one.error:
+            print(f"{one.request.name}: {one.error}", file=sys.stderr)
+    report(summary(answers, options, bad) | told | ({"changes": done} if done else {}), options.markdown)
 
 
 if __name__ == "__main__":
