@@ -1,0 +1,395 @@
+"""The middleware of Serve's proxies, in front of replicas that answer, die, or do not accept a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Message, Receive, Scope, Send
+
+from afina.server.limits import Settings
+from afina.server.ray_serve import affinity, answers, proxy
+from afina.server.ray_serve.line_window import AHEAD, BODY_BYTES, LineWindow
+
+PREDICT = b'{"model": "acme/reviews", "inputs": "It broke."}'
+
+
+@dataclass
+class Handed:
+    """What a replica got."""
+
+    scope: Scope
+    body: bytes
+    replica: str
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return dict(self.scope["headers"])
+
+
+Behaviour = Callable[[str, Scope, Receive, Send], Awaitable[None]]
+
+
+async def accepts(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """An answer with the name of the replica."""
+    named = (answers.REPLICA, replica.encode())
+    headers = [(b"content-type", b"application/json"), named, (b"x-request-id", b"1"), (b"X-Request-ID", b"1")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"[1,", "more_body": True})
+    await send({"type": "http.response.body", "body": b"2]"})
+
+
+async def dies(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve sends nothing if a replica dies before its answer begins."""
+
+
+def dies_after(content_type: bytes, content: bytes) -> Behaviour:
+    async def begins(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", content_type), (answers.REPLICA, replica.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content, "more_body": True})
+
+    return begins
+
+
+async def fails(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+    raise RuntimeError("the proxy lost its connection")
+
+
+async def serve_itself(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """An answer of Ray Serve: plain text, and no replica in its headers."""
+    await send({"type": "http.response.start", "status": 503, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"Request dropped due to backpressure"})
+
+
+@dataclass
+class FakeServe:
+    """Serve's proxy with a router: each request goes to the next behaviour, and the last one stays."""
+
+    behaviours: Sequence[Behaviour]
+    placed: bool = True
+    handed: list[Handed] = field(default_factory=list)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        routed = affinity.PROXY.requests[dict(scope["headers"])[answers.ID].decode()]
+        behaviour = self.behaviours[min(len(self.handed), len(self.behaviours) - 1)]
+        if not self.placed:
+            self.handed.append(Handed(scope, b"", ""))
+            await asyncio.Event().wait()
+        replica = routed.placed = routed.target or f"replica-{len(self.handed)}"
+        self.handed.append(Handed(scope, b"", replica))
+        message = await receive()
+        self.handed[-1].body = message.get("body", b"")
+        await behaviour(replica, scope, receive, send)
+
+
+@dataclass
+class Answered:
+    """What a client got. `complete`: whether the answer has an end."""
+
+    status: int = 0
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytes = b""
+    complete: bool = False
+    starts: int = 0
+    ids: int = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.starts = message["status"], self.starts + 1
+            self.headers = {name.lower(): value for name, value in message["headers"]}
+            self.ids = sum(name.lower() == answers.ID for name, _ in message["headers"])
+        else:
+            self.body += message.get("body", b"")
+            self.complete = answers.is_last(message)
+
+
+def ask(
+    serve: FakeServe,
+    path: str = "/predict",
+    body: bytes = PREDICT,
+    method: str = "POST",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    receive: Receive | None = None,
+    query: bytes = b"",
+) -> Answered:
+    """Send one request through the middleware."""
+    scope: Scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": [*headers]}
+    found = Answered()
+
+    async def whole() -> None:
+        sent = False
+
+        async def receiving() -> Message:
+            nonlocal sent
+            if sent:
+                await asyncio.Event().wait()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await proxy.RepeatingProxy(serve)(scope, receive or receiving, found.send)
+
+    asyncio.run(asyncio.wait_for(whole(), 20))
+    assert affinity.PROXY.requests == {}
+    assert found.starts <= 1
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "PAUSE", 0.001)
+
+
+@pytest.mark.parametrize("before", [[dies], [dies, fails], [serve_itself], [dies, dies, dies]])
+def test_a_request_whose_replica_dies_is_answered_by_another_one(before: list[Behaviour]) -> None:
+    serve = FakeServe([*before, accepts])
+    found = ask(serve)
+    assert (found.status, found.body, found.complete) == (200, b"[1,2]", True)
+    assert found.headers[answers.REPLICA].decode() == f"replica-{len(before)}"
+    assert [one.body for one in serve.handed] == [PREDICT] * (len(before) + 1)
+    assert found.ids == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/predict", {"error": answers.BROKEN, "error_type": "Backend"}),
+        ("/classify", {"error": {"message": answers.BROKEN, "type": "unavailable", "param": None, "code": 503}}),
+        (
+            "/v1/completions",
+            {"error": {"message": answers.BROKEN, "type": "server_error", "param": None, "code": "unavailable"}},
+        ),
+        ("/models/acme/reviews", {"error": answers.BROKEN}),
+        ("/v2/models/acme/reviews/infer", {"error": answers.BROKEN}),
+        ("/tasks", {"error": answers.BROKEN, "kind": "unavailable"}),
+    ],
+)
+def test_after_several_dead_replicas_the_answer_is_503_in_the_protocols_format(path: str, body: Any) -> None:
+    serve = FakeServe([dies])
+    found = ask(serve, path)
+    assert (found.status, found.complete) == (503, True)
+    assert json.loads(found.body) == body
+    assert found.headers[b"retry-after"] == b"1"
+    assert found.headers[b"afina-error"] == b"unavailable"
+    assert len(serve.handed) == proxy.TRIES
+
+
+def test_a_change_of_the_store_is_never_repeated() -> None:
+    serve = FakeServe([dies, accepts])
+    found = ask(serve, "/aliases/acme/reviews/production", b'{"version": 3}', "PUT")
+    assert (found.status, len(serve.handed)) == (503, 1)
+    assert "Look whether the change was made" in json.loads(found.body)["error"]
+
+
+def test_reading_is_repeated() -> None:
+    assert ask(FakeServe([dies, accepts]), "/v1/models", b"", "GET").status == 200
+
+
+def test_a_stream_that_has_begun_ends_with_an_error_event_and_is_not_repeated() -> None:
+    begun = b'data: {"choices": [{"text": "It"}]}\n\n'
+    serve = FakeServe([dies_after(b"text/event-stream; charset=utf-8", begun), accepts])
+    found = ask(serve, "/v1/completions", b'{"model": "acme/told", "prompt": "x", "stream": true}')
+    assert (found.status, found.complete, len(serve.handed)) == (200, True, 1)
+    assert found.body.startswith(begun)
+    error, done = found.body.removeprefix(begun).decode().strip().split("\n\n")
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "unavailable"
+    assert done == "data: [DONE]"
+
+
+def test_another_answer_that_has_begun_is_left_without_an_end_so_that_the_client_does_not_take_it_for_whole() -> None:
+    serve = FakeServe([dies_after(b"application/json", b"[1,"), accepts])
+    found = ask(serve)
+    assert (found.status, found.body, found.complete, len(serve.handed)) == (200, b"[1,", False, 1)
+
+
+def test_if_no_replica_accepts_a_request_in_time_the_answer_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "PLACING", 0.02)
+    serve = FakeServe([accepts], placed=False)
+    found = ask(serve)
+    assert (found.status, found.headers[b"retry-after"], len(serve.handed)) == (503, b"1", 1)
+
+
+def test_the_router_is_told_the_model_but_not_by_its_name() -> None:
+    seen: list[str | None] = []
+
+    async def looks(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(affinity.PROXY.requests[dict(scope["headers"])[answers.ID].decode()].key)
+        await accepts(replica, scope, receive, send)
+
+    ask(FakeServe([looks]))
+    ask(FakeServe([looks]), "/v1/models", b"", "GET")
+    assert seen == [affinity.affinity_key("acme/reviews"), None]
+
+
+def test_clients_cannot_control_serve_by_headers() -> None:
+    mine = [(b"Serve_Multiplexed_Model_Id", b"x"), (b"x-session-id", b"x"), (b"X-Request-Timeout-Seconds", b"0.001")]
+    mine += [(b"x-request-disconnect-disabled", b"?1"), (b"x-request-id", b"mine"), (b"authorization", b"Bearer x")]
+    serve = FakeServe([accepts])
+    ask(serve, headers=mine)
+    (handed,) = serve.handed
+    assert set(handed.headers) == {b"authorization", answers.ID}
+    assert handed.headers[answers.ID] != b"mine"
+
+
+def test_a_body_that_is_too_large_or_too_slow_reaches_no_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = FakeServe([accepts])
+    found = ask(serve, body=b"x" * (BODY_BYTES + 1))
+    assert (found.status, found.headers[b"afina-error"]) == (413, b"too_large")
+    monkeypatch.setattr(proxy, "BODY_SECONDS", 0.02)
+
+    async def never() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    found = ask(serve, receive=never)
+    assert (found.status, found.headers[b"afina-error"]) == (408, b"slow")
+    monkeypatch.setattr(proxy, "BUFFERED", 10)
+    assert ask(serve).status == 503
+    assert serve.handed == []
+
+
+def test_limits_of_the_proxy_are_those_of_the_server() -> None:
+    assert Settings.body_bytes == BODY_BYTES
+    assert Settings.body_seconds == proxy.BODY_SECONDS
+    assert Settings.window <= AHEAD
+
+
+def test_a_body_that_is_too_large_by_its_header_is_refused_by_the_replica_which_knows_the_key() -> None:
+    serve = FakeServe([accepts])
+    ask(serve, headers=[(b"content-length", str(BODY_BYTES + 1).encode())])
+    assert [one.body for one in serve.handed] == [b""]
+
+
+def test_a_request_of_a_client_that_has_gone_is_not_repeated() -> None:
+    messages = iter([{"type": "http.request", "body": PREDICT, "more_body": False}, {"type": "http.disconnect"}])
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def waits(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.disconnect"
+
+    serve = FakeServe([waits, accepts])
+    found = ask(serve, receive=receive)
+    assert (found.starts, len(serve.handed)) == (0, 1)
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(affinity.PROXY, "replicas", ("replica-a", "replica-b"))
+
+
+METRICS = """# HELP afina_adapter_loads Loads.
+# TYPE afina_adapter_loads gauge
+afina_adapter_loads 3.0
+# HELP afina_requests_total Requests.
+# TYPE afina_requests_total counter
+afina_requests_total{route="/predict",status="200"} 2.0
+"""
+
+
+async def tells(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+    headers = [(b"content-type", b"text/plain; version=0.0.4"), (answers.REPLICA, replica.encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": METRICS.encode()})
+
+
+@pytest.mark.usefixtures("two")
+def test_metrics_are_those_of_all_replicas_each_with_its_name() -> None:
+    serve = FakeServe([tells])
+    found = ask(serve, "/metrics", b"", "GET")
+    assert sorted(one.replica for one in serve.handed) == ["replica-a", "replica-b"]
+    families = {one.name: one for one in text_string_to_metric_families(found.body.decode())}
+    loads = {one.labels["replica"]: one.value for one in families["afina_adapter_loads"].samples}
+    assert loads == {"replica-a": 3.0, "replica-b": 3.0}
+    requests = families["afina_requests"].samples
+    assert [one.labels["route"] for one in requests] == ["/predict", "/predict"]
+    up = {one.labels["replica"]: one.value for one in families["afina_replica_up"].samples}
+    assert up == {"replica-a": 1.0, "replica-b": 1.0}
+
+
+@pytest.mark.usefixtures("two")
+def test_a_replica_that_does_not_answer_is_down_in_the_metrics() -> None:
+    async def one(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if replica == "replica-a":
+            await tells(replica, scope, receive, send)
+
+    found = ask(FakeServe([one]), "/metrics", b"", "GET")
+    families = {one.name: one for one in text_string_to_metric_families(found.body.decode())}
+    up = {one.labels["replica"]: one.value for one in families["afina_replica_up"].samples}
+    assert up == {"replica-a": 1.0, "replica-b": 0.0}
+    assert [one.labels["replica"] for one in families["afina_adapter_loads"].samples] == ["replica-a"]
+
+
+def health(ready: bool) -> Behaviour:
+    async def tells_ready(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/json"), (answers.REPLICA, replica.encode())]
+        await send({"type": "http.response.start", "status": 200 if ready else 503, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps({"ready": ready}).encode()})
+
+    return tells_ready
+
+
+@pytest.mark.usefixtures("two")
+def test_the_cluster_is_ready_if_one_replica_is_ready() -> None:
+    for path in ("/health/ready", "/v2/health/ready"):
+        assert ask(FakeServe([health(False), health(True)]), path, b"", "GET").status == 200
+        assert ask(FakeServe([health(False)]), path, b"", "GET").status == 503
+        assert ask(FakeServe([dies]), path, b"", "GET").status == 503
+
+
+def test_without_a_replica_the_proxy_lives_and_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(affinity.PROXY, "replicas", ())
+    serve = FakeServe([accepts])
+    assert ask(serve, "/health/live", b"", "GET").status == 200
+    assert ask(serve, "/health/ready", b"", "GET").status == 503
+    assert ask(serve, "/metrics", b"", "GET").status == 503
+    assert serve.handed == []
+
+
+def test_lines_that_a_dying_replica_leaves_unanswered_end_with_the_line_to_send_again() -> None:
+    serve = FakeServe([dies_after(b"application/x-ndjson", b'{"label": "good"}\n'), accepts])
+    found = ask(serve, "/bulk", b'{"text": "a"}\n{"text": "b"}\n', query=b"model=acme/reviews")
+    first, last = found.body.decode().splitlines()
+    assert json.loads(first) == {"label": "good"}
+    assert json.loads(last)["kind"] == "unavailable"
+    assert (found.complete, len(serve.handed)) == (True, 1)
+
+
+def test_lines_that_no_replica_began_to_answer_get_503() -> None:
+    found = ask(FakeServe([dies]), "/bulk", b'{"text": "a"}\n', query=b"model=acme/reviews")
+    assert (found.status, found.headers[b"retry-after"]) == (503, b"1")
+
+
+def test_a_bounded_number_of_lines_is_ahead_of_their_answers() -> None:
+    async def measured() -> tuple[int, int]:
+        received = 0
+
+        async def receive() -> Message:
+            nonlocal received
+            received += 1
+            return {"type": "http.request", "body": b"{}\n" * 64, "more_body": True}
+
+        async def send(message: Message) -> None:
+            pass
+
+        window = LineWindow(receive, send)
+
+        async def reads() -> None:
+            while True:
+                await window.receive()
+
+        reading = asyncio.create_task(reads())
+        await asyncio.sleep(0.05)
+        before = received
+        await window.send({"type": "http.response.body", "body": b"{}\n" * 64, "more_body": True})
+        await asyncio.sleep(0.05)
+        reading.cancel()
+        return before, received
+
+    assert asyncio.run(measured()) == (AHEAD // 64, AHEAD // 64 + 1)
