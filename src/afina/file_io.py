@@ -59,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        holder, lock = _temporary(path)
+        holder, lock = temporary(path)
     except OSError as error:
         raise CannotWrite(path, reason(error)) from None
     try:
@@ -72,8 +72,11 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _temporary(path: Path) -> tuple[Path, int]:
-    """Return a new directory beside `path`, and the descriptor that locks it as long as this process lives."""
+def temporary(path: Path) -> tuple[Path, int]:
+    """Return a new directory beside `path`, and the descriptor that locks it as long as this process lives.
+
+    If the process is killed, `sweep_killed` for the same path removes the directory.
+    """
     while True:
         made = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
         lock = os.open(made, os.O_RDONLY)

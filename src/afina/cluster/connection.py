@@ -1,0 +1,169 @@
+"""Connection to a Ray cluster: which cluster, and what is said if there is none.
+
+Ray keeps one connection per process, so a connection that exists already is used. Does not know what the cluster is
+used for.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from afina.errors import AfinaError, InvalidStudy, NotFound, Refused
+
+ADDRESS = "RAY_ADDRESS"
+"""The variable with the address of a cluster, as Ray reads it; `ray job submit` sets it."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A connection of this process to a cluster.
+
+    Attributes:
+        address: The address of the cluster, host:port.
+        found: How the cluster was found, in words.
+    """
+
+    address: str
+    found: str
+
+
+def ray_module() -> Any:
+    """Return the module `ray`. Raises NotFound if Ray is not installed."""
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise NotFound(
+            "Ray is not installed. Install it: pip install 'afina[ray]'", code="extra.missing", extra="ray"
+        ) from None
+    return ray
+
+
+def connect(address: str | None = None) -> Connection:
+    """Connect this process to a cluster.
+
+    The cluster is the one at `address`; else the one of this process; else the one at RAY_ADDRESS; else a cluster that
+    runs on this machine; else a new one on this machine, which ends with this process.
+
+    Raises:
+        NotFound: Ray is not installed, or no cluster answers at the address.
+        InvalidStudy: The address cannot be used, or this process is connected to another cluster.
+        Refused: The cluster rejects the token, or runs another version of Ray or Python.
+    """
+    ray = ray_module()
+    named, found = _named(address)
+    if ray.is_initialized():
+        here = str(ray.get_runtime_context().gcs_address)
+        if address is not None and address != here:
+            raise InvalidStudy(
+                f"Ray cluster {address}: this process is connected to the cluster at {here} already. Use that one, or "
+                "call ray.shutdown() first.",
+                code="cluster.another",
+                address=address,
+                found=here,
+            )
+        return Connection(here, "connected already")
+    with _quietly():
+        if named is None:
+            try:
+                _init(ray, "auto")
+                found = "running on this machine"
+            except (ConnectionError, ValueError):
+                _init(ray, "local", include_dashboard=False)
+                found = "started on this machine, until this process ends"
+        else:
+            _init_at(ray, named, found)
+    return Connection(str(ray.get_runtime_context().gcs_address), found)
+
+
+def _named(address: str | None) -> tuple[str | None, str]:
+    """Return the address that is given, and where it is given; None if there is none."""
+    named, found = address, "as given"
+    if named is None:
+        named, found = os.environ.get(ADDRESS) or None, f"from {ADDRESS}"
+    if named in ("auto", "local"):
+        return (None if named == "auto" else named), found
+    if named is not None and "://" in named:
+        raise InvalidStudy(
+            f"Ray cluster {named}: Ray Client cannot be used, since files would pass through its proxy. Run afina on a "
+            f"machine of the cluster and give host:port, or use `ray job submit -- afina ...`.",
+            code="cluster.address-invalid",
+            address=named,
+        )
+    if named is not None and not named.rpartition(":")[2].isdecimal():
+        raise InvalidStudy(
+            f"Ray cluster {named}: not an address. Expected host:port, such as 10.0.0.1:6379.",
+            code="cluster.address-invalid",
+            address=named,
+        )
+    return named, found
+
+
+def _init_at(ray: Any, address: str, found: str) -> None:
+    """Connect to the cluster at a given address, and say why if that fails."""
+    where = f"Ray cluster {address} ({found})"
+    try:
+        _init(ray, address)
+    except (ConnectionError, ValueError, OSError) as error:
+        raise NotFound(
+            f"{where}: no cluster answers ({_first_line(error)}). Start one with `ray start --head`, and run "
+            "afina on a machine of the cluster.",
+            code="cluster.unreachable",
+            address=address,
+        ) from None
+
+
+def _init(ray: Any, address: str, **options: Any) -> None:
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
+    except ray.exceptions.AuthenticationError as error:
+        raise _rejected(address, error) from None
+    except RuntimeError as error:
+        if "ersion mismatch" in str(error):
+            raise _other_version(address, error) from None
+        if "uthenticat" in str(error) or "token" in str(error).lower():
+            raise _rejected(address, error) from None
+        raise ConnectionError(_first_line(error)) from None
+
+
+def _rejected(address: str, error: Exception) -> AfinaError:
+    return Refused(
+        f"Ray cluster {address}: the cluster rejects the token of this process, or there is none "
+        f"({_first_line(error)}). Copy the cluster's token to ~/.ray/auth_token, or set RAY_AUTH_TOKEN, and set "
+        "RAY_AUTH_MODE=token.",
+        code="cluster.token-rejected",
+        address=address,
+    )
+
+
+def _other_version(address: str, error: Exception) -> AfinaError:
+    said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return Refused(
+        f"Ray cluster {address}: {said} Install the same versions of Ray and Python on all machines; here is Ray "
+        f"{importlib.metadata.version('ray')}.",
+        code="cluster.versions-differ",
+        address=address,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which Ray replaces, and keep Ray's log lines off the terminal."""
+    before = signal.getsignal(signal.SIGTERM)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

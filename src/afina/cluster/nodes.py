@@ -1,0 +1,205 @@
+"""Nodes of a Ray cluster: facts about each, a check that all have the same versions, and room for work.
+
+Does not know what the nodes execute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from afina.errors import Refused
+
+GIB = 2**30
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a piece of work needs, or what a node has.
+
+    Attributes:
+        cpus: Processors.
+        memory: Bytes of main memory; 0: not reserved.
+        gpus: GPUs.
+    """
+
+    cpus: int
+    memory: int = 0
+    gpus: int = 0
+
+    def holds(self, other: Room) -> bool:
+        """Return whether a node with this room can hold work that needs `other`."""
+        return other.cpus <= self.cpus and other.memory <= self.memory and other.gpus <= self.gpus
+
+    def times(self, other: Room) -> int:
+        """Return how often `other` fits into this room."""
+        pairs = ((self.cpus, other.cpus), (self.memory, other.memory), (self.gpus, other.gpus))
+        return min((mine // needed for mine, needed in pairs if needed), default=0)
+
+    def __str__(self) -> str:
+        """Return the room in words, such as "3.1 GiB and 1 CPU"."""
+        parts = [f"{self.memory / GIB:.1f} GiB"] if self.memory else []
+        parts.append(f"{self.cpus} CPU{'s' * (self.cpus != 1)}")
+        if self.gpus:
+            parts.append(f"{self.gpus} GPU{'s' * (self.gpus != 1)}")
+        return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node.
+
+    Attributes:
+        key: Ray's id of the node, in hexadecimal digits.
+        address: The node's network address.
+        host: The name of its machine.
+    """
+
+    key: str
+    address: str
+    host: str
+    room: Room
+
+    @property
+    def name(self) -> str:
+        """The node in messages."""
+        return f"{self.host} ({self.address}, {self.key[:8]})"
+
+
+def living() -> list[Node]:
+    """Return the nodes that are alive, in a stable order."""
+    found = [
+        Node(
+            one["NodeID"],
+            one["NodeManagerAddress"],
+            one["NodeManagerHostname"],
+            Room(
+                int(one["Resources"].get("CPU", 0)),
+                int(one["Resources"].get("memory", 0)),
+                int(one["Resources"].get("GPU", 0)),
+            ),
+        )
+        for one in ray.nodes()  # type: ignore[no-untyped-call]
+        if one["Alive"]
+    ]
+    return sorted(found, key=lambda node: node.key)
+
+
+def together(there: Iterable[Node]) -> Room:
+    """Return what nodes have together."""
+    rooms = [node.room for node in there]
+    return Room(sum(one.cpus for one in rooms), sum(one.memory for one in rooms), sum(one.gpus for one in rooms))
+
+
+def is_alive(key: str) -> bool:
+    """Return whether a node is alive, as far as the cluster knows now."""
+    return any(node.key == key for node in living())
+
+
+def scales() -> bool:
+    """Return whether the cluster starts nodes by itself when work waits."""
+    config = ray._private.state.state.get_cluster_config()
+    return config is not None and any(group.max_count for group in config.node_group_configs)
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What a node computes with.
+
+    Attributes:
+        versions: Versions by package; None: not installed. `sources` is the digest of afina's Python files.
+        processor: The model name of the processor.
+    """
+
+    versions: Mapping[str, str | None]
+    processor: str = field(default="", compare=False)
+
+
+def _make_facts() -> Callable[[], tuple[dict[str, str | None], str]]:
+    """Return a function that finds the facts about the machine it is called on, without importing the packages.
+
+    Ray sends a nested function as code, so that it also runs on a node with another afina, or without afina.
+    """
+
+    def facts() -> tuple[dict[str, str | None], str]:
+        import hashlib
+        import importlib.metadata
+        import importlib.util
+        import pathlib
+
+        found: dict[str, str | None] = {}
+        for name in ("torch", "transformers", "peft"):
+            try:
+                found[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                found[name] = None
+        spec = importlib.util.find_spec("afina")
+        found["afina"] = None
+        if spec is not None and spec.origin is not None:
+            root, sha = pathlib.Path(spec.origin).parent, hashlib.sha256()
+            for path in sorted(root.rglob("*.py")):
+                inside = hashlib.sha256(path.read_bytes()).hexdigest()
+                sha.update(f"{path.relative_to(root).as_posix()} {inside}\n".encode())
+            try:
+                version = importlib.metadata.version("afina")
+            except importlib.metadata.PackageNotFoundError:
+                version = "unknown"
+            found["afina"] = f"{version} (sources {sha.hexdigest()[:12]})"
+        told = pathlib.Path("/proc/cpuinfo")
+        lines = told.read_text().splitlines() if told.exists() else []
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return found, models[0] if models else ""
+
+    return facts
+
+
+def facts_here() -> NodeFacts:
+    """Return the facts about this machine."""
+    return NodeFacts(*_make_facts()())
+
+
+def facts_of(nodes: Iterable[Node]) -> dict[str, NodeFacts]:
+    """Return the facts about each node, by its key. Nodes that end meanwhile are left out."""
+    return {key: NodeFacts(*found) for key, found in on_each(nodes, _make_facts()).items()}
+
+
+def on_each(nodes: Iterable[Node], function: Callable[..., Value], *arguments: object) -> dict[str, Value]:
+    """Call a function on each node at the same time; return the results by node. Nodes that end are left out."""
+    task, asked = ray.remote(function), {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node.key, soft=False)
+        asked[node.key] = task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(*arguments)
+    found = {}
+    for key, ref in asked.items():
+        try:
+            found[key] = ray.get(ref)
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError:
+            continue  # the node has died
+    return found
+
+
+def check_same(nodes: Iterable[Node], facts: Mapping[str, NodeFacts], here: NodeFacts) -> None:
+    """Raise Refused if a node has other versions than this machine, and name nodes and versions."""
+    wrong = [
+        f"node {node.name} has {name} {found[name] or 'not installed'}"
+        for node in nodes
+        for found in [facts[node.key].versions if node.key in facts else here.versions]
+        for name in here.versions
+        if found[name] != here.versions[name]
+    ]
+    if wrong:
+        mine = ", ".join(f"{name} {version or 'not installed'}" for name, version in here.versions.items())
+        raise Refused(
+            f"Ray cluster: {'; '.join(wrong)}. This machine has {mine}. Install the same versions on all nodes, so "
+            "that results do not depend on the node.",
+            code="cluster.versions-differ",
+            nodes=wrong,
+        )

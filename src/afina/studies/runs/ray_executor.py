@@ -1,0 +1,314 @@
+"""RayExecutor: executes runs on the nodes of a Ray cluster, without a shared file system.
+
+The executor reads tasks on this machine, checks the nodes, and foresees memory. Each run goes to a host on a node
+(`ray_pool`, `ray_host.py`), which starts the same process as LocalExecutor does. So a digest does not depend on the
+executor: Ray with one thread a run equals LocalExecutor with OMP_NUM_THREADS=1.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from afina import digest, meter
+from afina.cluster import nodes
+from afina.cluster.connection import Connection, connect
+from afina.cluster.host_pool import HostDied, HostPool
+from afina.cluster.nodes import Node, NodeFacts, Room
+from afina.data import addresses
+from afina.errors import AfinaError, NotFound
+from afina.events import Listener, Says, ValidationScore, silent
+from afina.models import backbone_spec
+from afina.studies.runs.executor import Cancelled, Executor, LocalExecutor, Lost, MemoryForecast
+from afina.studies.runs.inputs import DataDigests, RunInputs
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.ray_host import RunHost
+from afina.studies.runs.ray_run import RunOnHost, absolute, inputs_to_send, threads
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
+from afina.studies.runs.worker import CarryOut, GoOn, Message, Recorded, Scored, TryOut
+
+ROUNDED = 128 << 20
+"""Memory of a run is rounded up to a multiple of this number of bytes, so that runs share hosts."""
+
+HOST = 160 << 20
+"""Bytes of main memory that a host takes beside its run."""
+
+FRESH = 1.0
+"""Seconds for which the number of slots is not read again."""
+
+
+class RayExecutor(Executor):
+    """Executes each run in a process of its own on a node of a Ray cluster.
+
+    Args:
+        address: The address of the cluster, host:port; None: as `connect` finds it.
+        slots: The largest number of runs at the same time; None: as many as the nodes hold.
+        ship_backbone: Whether a backbone in a directory of this machine is sent to the nodes.
+        storage: A directory that all nodes see, or s3://BUCKET/PREFIX, for checkpoints; None: this machine.
+        says: Receives a line about the cluster when it is connected.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        slots: int | None = None,
+        ship_backbone: bool = False,
+        storage: str | None = None,
+        says: Says = silent,
+    ) -> None:
+        self.address, self.ship_backbone, self.storage, self.says = address, ship_backbone, storage, says
+        self._local = LocalExecutor()
+        self._given = slots
+        self._lock, self._foreseeing = threading.RLock(), threading.Lock()
+        self._reading = threading.Lock()
+        self._runs: set[RunOnHost] = set()
+        self._pool: HostPool | None = None
+        self._checked: set[tuple[str, str]] = set()
+        self._directories: set[str] = set()
+        self._here: NodeFacts | None = None
+        self._count: tuple[float, int] = (0.0, 0)
+        self._asked: set[str] = set()
+        self._needed: dict[str, int] = {}
+        self._of_method: dict[str, int] = {}
+        self._inputs: dict[object, RunInputs] = {}
+
+    # The cluster
+
+    def _connected(self) -> HostPool:
+        """Connect if this executor is not connected yet, and return the hosts."""
+        with self._lock:
+            if self._pool is None:
+                found = connect(self.address)
+                self._here = nodes.facts_here()
+                self._pool = HostPool(RunHost, "Ray cluster")
+                self.says(_line(found))
+            return self._pool
+
+    def _cluster(self) -> Room:
+        """Return what all nodes have together."""
+        self._connected()
+        return nodes.together(nodes.living())
+
+    @property
+    def slots(self) -> int:  # type: ignore[override]
+        """The number of runs that the nodes hold now, at least 2; at most the number that was given."""
+        with self._lock:
+            read, count = self._count
+            if meter.now() - read >= FRESH:
+                cluster, needed = self._cluster(), self._needed.values()
+                least = Room(threads(), _rounded(min(needed, default=0)), min(cluster.gpus, 1))
+                count = sum(node.room.times(least) for node in nodes.living())
+                self._count = meter.now(), count
+        return max(2, count if self._given is None else self._given)
+
+    def largest_memory(self) -> int | None:
+        """Return the memory of the largest node."""
+        self._connected()
+        return max((node.room.memory for node in nodes.living() if node.room.cpus >= threads()), default=None)
+
+    def check_machines(self, run: Run) -> None:
+        """Check that the nodes have this machine's versions, and the backbone of `run` if it is not sent."""
+        self._connected()
+        with self._lock:
+            if not self.ship_backbone and backbone_spec.directory_of(run.backbone) is not None:
+                self._directories.add(run.backbone)
+            self._check_nodes()
+
+    def _check_nodes(self) -> None:
+        """Check the nodes that have joined since the last check. Raises Refused or NotFound, with the nodes."""
+        assert self._here is not None
+        with self._lock:
+            there = [node for node in nodes.living() if node.room.cpus]
+            if fresh := [node for node in there if (node.key, "") not in self._checked]:
+                nodes.check_same(fresh, nodes.facts_of(fresh), self._here)
+                self._checked |= {(node.key, "") for node in fresh}
+            for address in self._directories:
+                if fresh := [node for node in there if (node.key, address) not in self._checked]:
+                    _check_directory(address, fresh)
+                    self._checked |= {(node.key, address) for node in fresh}
+
+    def look(self, run: Run) -> DataDigests | None:
+        """Read the task on this machine, as LocalExecutor does."""
+        return self._local.look(run)
+
+    def check(self, run: Run) -> str:
+        """Check the task and the backbone on this machine, and then the nodes."""
+        told = self._local.check(run)
+        self.check_machines(run)
+        return told
+
+    # Memory
+
+    def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
+        """Forecast the memory of `runs` on this machine. Returns None, since Ray places runs by their memory."""
+        with self._foreseeing:
+            unknown = [run for run in runs if run.key not in self._asked]
+            if unknown and not self._cluster().gpus:
+                self._asked |= {run.key for run in unknown}
+                found = self._local.foresee(unknown)
+                for run in unknown:
+                    if found is not None and (needed := found.needed.get(run.key)):
+                        self._needed[run.key] = needed
+                        self._of_method[run.method] = max(needed, self._of_method.get(run.method, 0))
+        return None
+
+    def _room(self, run: Run) -> Room:
+        """Return what a run needs; a run without a forecast needs as much as those of its method, or as the largest."""
+        if self._cluster().gpus:
+            return Room(threads(), 0, 1)
+        if not self._of_method:
+            with suppress(AfinaError):  # the run raises the same error when it is executed
+                self.foresee([run])
+        known = self._of_method
+        needed = self._needed.get(run.key) or known.get(run.method) or max(known.values(), default=0)
+        return Room(threads(), _rounded(needed))
+
+    # Runs
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        """Execute `run` on a node."""
+        made: list[Record] = []
+
+        def hear(message: Message) -> None:
+            if isinstance(message, Recorded):
+                made.append(message.record)
+
+        checkpoint = OutputDirectory(out).checkpoint(run.label)
+        with self._on_a_host(run, listen, until) as work:
+            key = self._bring(work)
+            work.begin(checkpoint)
+            work.start(CarryOut(run=run, out=str(out), study=study), key)
+            end = work.follow(hear, checkpoint)
+            if end.outcome != "done" or not made:
+                if end.outcome != "overrun":
+                    work.fetch_checkpoint(checkpoint)
+                raise work.failure(end)
+            work.fetch_files(end, out)
+            assert work.host is not None
+            return made[-1].beside(work.host.beside)
+
+    def try_out(
+        self,
+        run: Run,
+        shares: tuple[float, ...],
+        limit: int | None,
+        goes_on: Callable[[ValidationScore], bool],
+        listen: Listener,
+        until: float | None = None,
+    ) -> ValidationScore:
+        """Try `run` out on a node."""
+        last: list[ValidationScore] = []
+
+        def hear(message: Message) -> Message | None:
+            if not isinstance(message, Scored):
+                return None
+            last.append(message.score)
+            if goes_on(message.score) and not message.last:
+                return GoOn()
+            work.stop()
+            return None
+
+        with self._on_a_host(run, listen, until) as work:
+            key = self._bring(work)
+            work.begin(None)
+            work.start(TryOut(run=run, shares=shares, limit=limit), key)
+            end = work.follow(hear, None)
+            if work.stopped or (end.outcome == "done" and last):
+                return last[-1]
+            raise work.failure(end)
+
+    def _bring(self, work: RunOnHost) -> str:
+        key, inputs = self._inputs_of(work.run)
+        work.bring(key, inputs)
+        return key
+
+    def _inputs_of(self, run: Run) -> tuple[str, RunInputs]:
+        """Return a key and the inputs of a run; files that have not changed are not read again."""
+        evaluation = run.data.evaluation
+        files = [*addresses.own_files(run.task, evaluation), *backbone_spec.backbone_files(run.backbone)]
+        files += [addresses.evaluation_file(evaluation)] if evaluation else []
+        stats = [(str(file), stat.st_size, stat.st_mtime_ns, stat.st_ino) for file in files for stat in [file.stat()]]
+        key = digest.of_json([run.task, evaluation, run.backbone, stats])
+        with self._reading:
+            if key not in self._inputs:
+                self._inputs[key] = inputs_to_send(RunInputs.of(run), ship_backbone=self.ship_backbone)
+            return key, self._inputs[key]
+
+    @contextmanager
+    def _on_a_host(self, run: Run, listen: Listener, until: float | None) -> Iterator[RunOnHost]:
+        """Yield the work on `run`, on a host that is given back after the block."""
+        pool, work = self._connected(), RunOnHost(run, listen, until)
+        with self._lock:
+            self._runs.add(work)
+        try:
+            work.host = host = pool.acquire(self._room(run), work.waits, work.check)
+            try:
+                self._check_nodes()
+                with host.watched():
+                    yield work
+            finally:
+                work.give_back(pool)
+        except HostDied as error:
+            if work.cancelled:
+                raise Cancelled from None
+            raise Lost(str(error), of_node=error.of_node) from None
+        finally:
+            with self._lock:
+                self._runs.remove(work)
+
+    def cancel(self, *, at_once: bool = False) -> None:
+        """Ask the process of each run to stop, or kill it."""
+        with self._lock:
+            for work in self._runs:
+                work.cancel(at_once=at_once)
+
+    def close(self) -> None:
+        """End the idle hosts."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            self._count = (0.0, 0)
+        if pool is not None:
+            pool.close()
+
+
+def _rounded(needed: int) -> int:
+    """Return the memory to reserve for a run that needs so many bytes, its host included; 0 if unknown."""
+    return -(-(needed + HOST) // ROUNDED) * ROUNDED if needed else 0
+
+
+def _line(found: Connection) -> str:
+    """Return a line about the cluster."""
+    there = nodes.living()
+    number = f"{len(there)} node{'s' * (len(there) != 1)}"
+    return f"Ray cluster at {found.address} ({found.found}): {number}, {nodes.together(there)}"
+
+
+def _check_directory(address: str, there: Sequence[Node]) -> None:
+    """Raise NotFound if a node lacks the files of the backbone at a directory, or has other files there."""
+    place = absolute(address)
+    mine = {path.name: digest.of_file(path) for path in backbone_spec.backbone_files(address)}
+    found = nodes.on_each(there, _digests, place)
+    missing = [node.name for node in there if found.get(node.key, mine) is None]
+    other = [node.name for node in there if found.get(node.key) not in (None, mine) and node.key in found]
+    said = [f"not on node {', '.join(names)}" for names in [missing] if names]
+    said += [f"other files on node {', '.join(names)}" for names in [other] if names]
+    if said:
+        raise NotFound(
+            f"backbone {address}: the directory is {'; '.join(said)}. Send it with --ship-backbone (in Python: "
+            "ship_backbone=True), or copy it to the same path on each node.",
+            code="cluster.backbone-missing",
+            backbone=address,
+            nodes=[*missing, *other],
+        )
+
+
+def _digests(address: str) -> dict[str, str] | None:
+    """Return the digests of a backbone's files on this machine; None if the directory is missing."""
+    try:
+        return {path.name: digest.of_file(path) for path in backbone_spec.backbone_files(address)}
+    except NotFound:
+        return None
