@@ -23,7 +23,7 @@ ADDRESS = "RAY_ADDRESS"
 
 
 @dataclass(frozen=True)
-class Connection:
+class ClusterConnection:
     """A connection of this process to a cluster.
 
     Attributes:
@@ -46,7 +46,7 @@ def ray_module() -> Any:
     return ray
 
 
-def connect(address: str | None = None) -> Connection:
+def connect(address: str | None = None) -> ClusterConnection:
     """Connect this process to a cluster.
 
     The cluster is the one at `address`; else the one of this process; else the one at RAY_ADDRESS; else a cluster that
@@ -69,7 +69,7 @@ def connect(address: str | None = None) -> Connection:
                 address=address,
                 found=here,
             )
-        return Connection(here, "connected already")
+        return ClusterConnection(here, "connected already")
     with _quietly():
         if named is None:
             try:
@@ -80,7 +80,7 @@ def connect(address: str | None = None) -> Connection:
                 found = "started on this machine, until this process ends"
         else:
             _init_at(ray, named, found)
-    return Connection(str(ray.get_runtime_context().gcs_address), found)
+    return ClusterConnection(str(ray.get_runtime_context().gcs_address), found)
 
 
 def _named(address: str | None) -> tuple[str | None, str]:

@@ -5,8 +5,12 @@ Does not know what the nodes execute.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import ray
@@ -128,11 +132,6 @@ def _make_facts() -> Callable[[], tuple[dict[str, str | None], str]]:
     """
 
     def facts() -> tuple[dict[str, str | None], str]:
-        import hashlib
-        import importlib.metadata
-        import importlib.util
-        import pathlib
-
         found: dict[str, str | None] = {}
         for name in ("torch", "transformers", "peft"):
             try:
@@ -142,7 +141,7 @@ def _make_facts() -> Callable[[], tuple[dict[str, str | None], str]]:
         spec = importlib.util.find_spec("afina")
         found["afina"] = None
         if spec is not None and spec.origin is not None:
-            root, sha = pathlib.Path(spec.origin).parent, hashlib.sha256()
+            root, sha = Path(spec.origin).parent, hashlib.sha256()
             for path in sorted(root.rglob("*.py")):
                 inside = hashlib.sha256(path.read_bytes()).hexdigest()
                 sha.update(f"{path.relative_to(root).as_posix()} {inside}\n".encode())
@@ -151,7 +150,7 @@ def _make_facts() -> Callable[[], tuple[dict[str, str | None], str]]:
             except importlib.metadata.PackageNotFoundError:
                 version = "unknown"
             found["afina"] = f"{version} (sources {sha.hexdigest()[:12]})"
-        told = pathlib.Path("/proc/cpuinfo")
+        told = Path("/proc/cpuinfo")
         lines = told.read_text().splitlines() if told.exists() else []
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         return found, models[0] if models else ""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from afina import digest, meter
 from afina.cluster import nodes
-from afina.cluster.connection import Connection, connect
+from afina.cluster.connection import ClusterConnection, connect
 from afina.cluster.host_pool import HostDied, HostPool
 from afina.cluster.nodes import Node, NodeFacts, Room
 from afina.data import addresses
@@ -280,7 +280,7 @@ def _rounded(needed: int) -> int:
     return -(-(needed + HOST) // ROUNDED) * ROUNDED if needed else 0
 
 
-def _line(found: Connection) -> str:
+def _line(found: ClusterConnection) -> str:
     """Return a line about the cluster."""
     there = nodes.living()
     number = f"{len(there)} node{'s' * (len(there) != 1)}"
