@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from afina import assets
-from afina.data.addresses import check_address, is_at_hand, is_pinned, moved, own_files
+from afina.data.addresses import check_address, is_at_hand, is_pinned, moved, names_file, own_files
 from afina.data.task import Task
 from afina.errors import InvalidData, NotFound, UnknownName
 from raises import raises
@@ -133,9 +133,11 @@ def test_one_file_of_e2e_is_cut_by_input(tmp_path: Path) -> None:
     path.rename(elsewhere / path.name)
     with raises(NotFound, code="task.missing"):
         check_address(f"e2e:{path}")
-    assert moved(f"e2e:{elsewhere / path.name}", elsewhere) == f"e2e:{elsewhere / path.name}"
+    assert names_file(f"e2e:{elsewhere / path.name}")
+    assert moved(f"e2e:{elsewhere / path.name}", tmp_path / "to", single=True) == f"e2e:{tmp_path / 'to' / path.name}"
     restaurants(elsewhere / "devset.csv", "a", inputs=10)
-    assert moved(f"e2e:{elsewhere}", tmp_path) == f"e2e:{tmp_path}"
+    assert not names_file(f"e2e:{elsewhere}")
+    assert moved(f"e2e:{elsewhere}", tmp_path, single=False) == f"e2e:{tmp_path}"
     assert Task.load(f"e2e:{elsewhere}").data_digest == task.data_digest
 
 

@@ -54,12 +54,11 @@ class ElsewhereExecutor(HereExecutor):
     def _moved(self, run: Run) -> Iterator[Located]:
         inputs = run.inputs()
         sent = {name: path.read_bytes() for name, path in inputs.content.items()}
-        where = inputs.materialise(self.room / "inputs", lambda name, path: path.write_bytes(sent[name]))
         hidden = [(path, path.with_name(f"{path.name}.away")) for path in inputs.content.values()]
         for path, away in hidden:
             path.rename(away)
         try:
-            yield where
+            yield inputs.materialise(self.room / "inputs", lambda name, path: path.write_bytes(sent[name]))
         finally:
             for path, away in hidden:
                 away.rename(path)

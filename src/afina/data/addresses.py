@@ -216,14 +216,26 @@ def own_files(address: str, evaluation: str | None = None) -> list[Path]:
     return files.files_of(path, evaluated=evaluation is None) if path.is_dir() else [path]
 
 
-def moved(address: str, directory: Path) -> str:
-    """Return the address of the same task after its own files were moved to `directory`."""
-    if named(address) is not None:
-        scheme, _, place = address.partition(":")
-        path = Path(place).expanduser()
-        return f"{scheme}:{directory / path.name if path.is_file() else directory}"
-    path = find(address)
-    return str(directory if path.is_dir() else directory / path.name)
+def _own_path(address: str) -> Path:
+    """Return the path in an address of the user's own files, which may be on another machine."""
+    return Path(address.partition(":")[2] if named(address) is not None else address).expanduser()
+
+
+def names_file(address: str) -> bool:
+    """Return whether an address of the user's own files names a file, and not a directory."""
+    return _own_path(address).is_file()
+
+
+def moved(address: str, directory: Path, *, single: bool) -> str:
+    """Return the address of the same task after its own files were moved to `directory`.
+
+    Reads no file: `address` may be one of another machine.
+
+    Args:
+        single: Whether `address` names a file there (`names_file`).
+    """
+    place = directory / _own_path(address).name if single else directory
+    return str(place) if named(address) is None else f"{address.partition(':')[0]}:{place}"
 
 
 def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike[str] | None = None) -> None:

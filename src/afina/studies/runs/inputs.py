@@ -49,11 +49,13 @@ class Input:
     Attributes:
         digest: The content's digest. None if the address identifies the content, as far as is known without a network.
         files: The files of the content. Empty if every machine can load the content by its address.
+        single: Whether the address names a file, and not a directory of files.
     """
 
     address: str
     digest: str | None
     files: tuple[InputFile, ...] = ()
+    single: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ class RunInputs:
         """Return the inputs of `run`, with digests of its files. Raises the same errors as finding the files."""
         content: dict[str, Path] = {}
         evaluation = run.data.evaluation
+        task = _input(run.task, addresses.own_files(run.task, evaluation), content, run.data_digest)
         return cls(
-            task=_input(run.task, addresses.own_files(run.task, evaluation), content, run.data_digest),
+            task=replace(task, single=bool(task.files) and addresses.names_file(run.task)),
             evaluation=_input(evaluation, [addresses.evaluation_file(evaluation)], content) if evaluation else None,
             backbone=_input(
                 run.backbone,
@@ -109,6 +112,8 @@ class RunInputs:
     def materialise(self, directory: Path, fetch: Fetch) -> Located:
         """Write all files below `directory`, each with `fetch`, and return their addresses there.
 
+        The paths that the inputs name need not exist on this machine.
+
         Raises InvalidData if fetched content differs from the content that the run names.
         """
         for name, one in (("task", self.task), ("evaluation", self.evaluation), ("backbone", self.backbone)):
@@ -116,7 +121,9 @@ class RunInputs:
                 _put(file, directory / name / file.name, fetch)
         there = self.evaluation
         return Located(
-            addresses.moved(self.task.address, directory / "task") if self.task.files else self.task.address,
+            addresses.moved(self.task.address, directory / "task", single=self.task.single)
+            if self.task.files
+            else self.task.address,
             str(directory / "evaluation" / there.files[0].name) if there else None,
             backbone_spec.moved_address(self.backbone.address, directory / "backbone")
             if self.backbone.files
