@@ -15,7 +15,7 @@ import pytest
 from afina import cli
 from afina.errors import AfinaError, RunFailed
 from afina.events import Listener, ValidationScore
-from afina.studies import study
+from afina.studies.runs import executors
 from afina.studies.runs.executor import Executor, LocalExecutor
 from afina.studies.runs.inputs import DataDigests
 from afina.studies.runs.record import Record
@@ -60,7 +60,7 @@ class Command:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         self.monkeypatch, self.capfd = monkeypatch, capfd
-        monkeypatch.setattr(study, "LocalExecutor", HereExecutor)
+        monkeypatch.setattr(executors, "LocalExecutor", _here)
 
     def __call__(self, *arguments: object) -> Answer:
         self.monkeypatch.setattr(sys, "argv", ["afina", *map(str, arguments)])
@@ -72,6 +72,10 @@ class Command:
             code = end.code or 0
         out, err = self.capfd.readouterr()
         return Answer(code, out, err)
+
+
+def _here(slots: int) -> Executor:
+    return HereExecutor() if slots == 1 else LocalExecutor(slots)
 
 
 class HereExecutor(Executor):

@@ -370,6 +370,16 @@ def test_runs_made_in_different_environments_are_told_apart() -> None:
     text = markdown("mine", [result("full"), result(environment=environment(threads=8))])
     assert "made in 2 environments" in text
     assert "Made there: LoRA, seed 0." in text
+    assert "processors" not in text
+
+
+def test_runs_on_different_processors_are_told_apart_and_their_digests_are_not_compared() -> None:
+    study = [result("full"), *(result(seed=seed, environment=environment(processor="Z9")) for seed in range(2))]
+    text = " ".join(markdown("mine", study).split())
+    here = environment().processor
+    assert f"executed on 2 processors: {here} (1 run), Z9 (2 runs). Rounding differs between processors" in text
+    assert "Digests from different processors are not compared. ### Environment 1" in text
+    assert "Made there: LoRA, seed 0; LoRA, seed 1." in text
 
 
 def test_a_failed_run_is_in_the_report_with_its_reason() -> None:

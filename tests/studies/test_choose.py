@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -32,9 +31,9 @@ from afina.stats.comparison import compare
 from afina.studies.choosing import candidate_trainings, candidates, floors, linear_floors, time_budget
 from afina.studies.choosing.recommend import recommend
 from afina.studies.choosing.recommendation import Recommendation, decide
-from afina.studies.choosing.time_budget import MEASURED, StepTime
+from afina.studies.choosing.time_budget import MEASURED, StepTime, measure_step_time
 from afina.studies.results import Results, find_adapter
-from afina.studies.runs import forecast
+from afina.studies.runs import executors, forecast
 from afina.studies.runs.executor import Executor, LocalExecutor, Overrun
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.record import Record, Seconds, Selection, read_records, write_records
@@ -64,6 +63,8 @@ class World(Executor):
         self.right = {"full": 1.0, "lora": 0.98, "prelayer": 0.9, "head": 0.3, "zero-shot": 0.2}
         self.opening, self.text = 10.0, 0.01
         self.slower = 1.0
+        self.waits: list[float] = []
+        self.largest: int | None = None
         self.enough = 0
         self.best: dict[str, str] = {}
         self.tried: list[Run] = []
@@ -98,6 +99,16 @@ class World(Executor):
             terms=SimpleNamespace(memory=memory, dtype="bfloat16"),
         )
 
+    def largest_memory(self) -> int | None:
+        return self.largest
+
+    def places(self, listen: Callable[[Progress], None]) -> None:
+        """Wait for a place in a cluster, as long as the next of `waits` says."""
+        if self.waits:
+            listen(Progress("wait", note="a node with 1 CPU"))
+            self.time += self.waits.pop(0)
+            listen(Progress("load"))
+
     def passes(self, seconds: float, listen: Callable[[Progress], None], until: float | None) -> None:
         listen(Progress("train"))
         self.time += seconds
@@ -113,6 +124,7 @@ class World(Executor):
         assert run.data.validation is not None
         self.tried.append(run)
         assert limit == MEASURED
+        self.places(listen)
         self.passes(self.opening, listen, until)
         self.passes(limit * self.step[run.method], listen, until)
         self.passes(60 * self.text, listen, until)
@@ -120,6 +132,7 @@ class World(Executor):
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
         assert run.data.validation is None
+        self.places(listen)
         (self.carried if run.method in self.step else self.asked).append(run)
         gold = right_answers(run.task, run.data.evaluation_examples)
         predicted, right = gold.copy(), self.right[run.method] * self.learnt(run)
@@ -169,7 +182,7 @@ class Several(World):
         self.slots, self.waiting, self.ends = slots, False, dict[int, float]()
         self.changed, self.asking = threading.Condition(), threading.current_thread()
         self.most = 0
-        original = Slots.next
+        original = Slots._receive
 
         def waits(slots: Slots[Any, Any]) -> Any:
             with self.changed:
@@ -177,7 +190,7 @@ class Several(World):
                 self.changed.notify_all()
             return original(slots)
 
-        monkeypatch.setattr(Slots, "next", waits)
+        monkeypatch.setattr(Slots, "_receive", waits)
 
     def passes(self, seconds: float, listen: Callable[[Progress], None], until: float | None) -> None:
         if threading.current_thread() is self.asking:
@@ -396,6 +409,54 @@ def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
     assert not any("at once" in note for note in evidence(alone).notes)
     assert "at_once" not in alone.model_dump_json()
     assert not (tmp_path / "three" / SCRATCH).exists()
+
+
+def test_the_step_time_is_measured_in_no_more_processes_than_there_are_candidates(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "LEARNT", (("full", 1.0), ("lora", 1.0), ("prelayer", 1.0)))
+    several = Several(world.task, monkeypatch, 240)
+    made = several.choose(tmp_path / "out", 10)
+    assert made.at_once == len(several.tried) == 3
+
+
+@pytest.mark.parametrize("waits", [[150.0], [0.0, 150.0]], ids=["measuring", "the first training"])
+def test_time_without_a_place_in_a_cluster_is_not_thought_to_be_that_of_a_run(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    monkeypatch.setattr(candidates, "LEARNT", (("full", 1.0), ("full", 3.0), ("full", 1 / 3)))
+    monkeypatch.setattr(METHODS["zero-shot"], "head", None)
+    world.step["full"] = 0.9
+    world.waits = list(waits)
+    made = world.choose(tmp_path / "out", 14)
+    assert not world.waits
+    assert [one.name for one in made.contenders if one.trained] == ["full", "full-0.0003"]
+
+
+def test_a_process_that_found_no_place_in_time_is_not_measured_if_another_was(world: World) -> None:
+    class Late(World):
+        slots = 2
+
+        def try_out(self, *given: Any) -> ValidationScore:
+            self.tried.append(given[0])
+            if len(self.tried) in late:
+                raise Overrun
+            return ValidationScore(MEASURED, MEASURED, 60, 0.5, 0.7, MEASURED * 2.0, 0.6)
+
+    (run,) = [Run(backbone="b", task="t", method="full")]
+    with pytest.MonkeyPatch.context() as patch:
+        executor = Late(world.task, patch)
+        late = {1}
+        assert measure_step_time(run, executor, lambda progress: None, math.inf, at_once=2).step == 2.0
+        late = {3, 4}
+        with pytest.raises(Overrun):
+            measure_step_time(run, executor, lambda progress: None, math.inf, at_once=2)
+
+
+def test_in_a_cluster_the_memory_is_that_of_its_largest_node(world: World, tmp_path: Path) -> None:
+    world.largest = 2 * GIB
+    made = world.choose(tmp_path / "out", 30, memory=None)
+    assert reasons(made)["full"] == "it needs about 4.40 GiB of memory, and 2.00 GiB is available"
 
 
 def test_all_trainings_are_of_one_length_which_the_time_decides(world: World, tmp_path: Path) -> None:
@@ -885,8 +946,7 @@ def test_a_pace_buys_fewer_steps_the_more_texts_are_scored() -> None:
 def test_it_writes_its_page_and_prints_where_that_is(
     world: World, afina: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules[recommend.__module__]
-    monkeypatch.setattr(module, "LocalExecutor", lambda: world)
+    monkeypatch.setattr(executors, "LocalExecutor", lambda slots: world)
     answer = afina("choose", "--task", world.task, "--minutes", 10, "--memory", "16GiB", "--out", "out")
     assert answer.code == 0, answer.err
     page, text = Path("out/report.html"), Path("out/report.md").read_text(encoding="utf-8")
@@ -905,7 +965,7 @@ def test_a_floor_that_wins_is_ready_to_use_and_to_be_published(
     easy = [(text, str(label)) for text, label in fakes.sentences(400)]
     world.task = str(write_csv(tmp_path / "easy.csv", easy))
     world.right = dict.fromkeys(world.right, 0.6)
-    monkeypatch.setattr(sys.modules[recommend.__module__], "LocalExecutor", lambda: world)
+    monkeypatch.setattr(executors, "LocalExecutor", lambda slots: world)
     monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
     options = ("--task", world.task, "--minutes", 10, "--memory", "16GiB", "--out", "out", "--publish", "acme/easy")
     answer = afina("choose", *options)

@@ -129,8 +129,33 @@ NoTexts = Annotated[
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Train recorded runs again and replace their records.")]
 JobsOption = Annotated[
-    int,
-    typer.Option("--jobs", help="Number of runs at the same time; the runs share the processors.", min=1, metavar="N"),
+    int | None,
+    typer.Option(
+        "--jobs",
+        help="Number of runs at the same time, which share the processors; default: 1, or what a Ray cluster holds.",
+        min=1,
+        metavar="N",
+    ),
+]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        help="Where runs are executed: local, ray or ray=ADDRESS (a Ray cluster; needs the extra 'afina[ray]').",
+        metavar="NAME",
+    ),
+]
+ShipBackboneOption = Annotated[
+    bool,
+    typer.Option("--ship-backbone", help="With Ray: send a backbone that is a directory here to the nodes."),
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="With Ray: directory that all nodes see, or s3://BUCKET/PREFIX, for checkpoints; default: this machine.",
+        metavar="ADDRESS",
+    ),
 ]
 AllowLeakage = Annotated[
     bool, typer.Option("--allow-leakage", help="Accept evaluation texts that also occur in the training split.")

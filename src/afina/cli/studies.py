@@ -6,7 +6,8 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from afina.cli.options import (
     AllowLeakage,
     BackboneOption,
     EvaluationOption,
+    ExecutorOption,
     FreshOption,
     JobsOption,
     Json,
@@ -33,6 +35,8 @@ from afina.cli.options import (
     PublishOption,
     SeparatorOption,
     SheetOption,
+    ShipBackboneOption,
+    StorageOption,
     TargetColumn,
     TaskOption,
     TemplateOption,
@@ -49,9 +53,28 @@ from afina.errors import AfinaError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from afina.events import Says
     from afina.studies.results import Results
     from afina.studies.runs.executor import Executor
     from afina.studies.study import Study
+
+
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """The options that say where runs are executed."""
+
+    executor: str | None
+    jobs: int | None
+    ship_backbone: bool
+    storage: str | None
+
+    def opened(self, says: Says) -> AbstractContextManager[Executor]:
+        """Return an executor that is closed at the end of the block; `says` receives sentences about it."""
+        from afina.studies.runs import executors
+
+        return executors.opened(
+            self.executor, jobs=self.jobs, ship_backbone=self.ship_backbone, storage=self.storage, says=says
+        )
 
 
 def study(
@@ -71,7 +94,10 @@ def study(
     no_texts: NoTexts = False,
     publish: PublishOption = None,
     fresh: FreshOption = False,
-    jobs: JobsOption = 1,
+    jobs: JobsOption = None,
+    executor: ExecutorOption = None,
+    ship_backbone: ShipBackboneOption = False,
+    storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
     """Compare methods, by a study file or a preset.
@@ -88,7 +114,19 @@ def study(
     given += ["data.allow_leakage=true"] if allow_leakage else []
     given += [f"ask.{key}={_toml(value)}" for key, value in ask_options(template, words).items()]
     chosen = Study.load(source, given)
-    _carry_out(chosen, out, as_json, texts=not no_texts, publish=publish, fresh=fresh, jobs=jobs)
+    run_in = ExecutorOptions(executor or chosen.executor, jobs, ship_backbone, storage)
+    _carry_out(chosen, out, as_json, run_in, texts=not no_texts, publish=publish, fresh=fresh)
+
+
+TrainingOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A hyperparameter or training setting, such as r=8 or epochs=3; token_budget=1024 and "
+        "checkpointing=true save memory.",
+        metavar="KEY=VALUE",
+    ),
+]
 
 
 def train(
@@ -97,15 +135,7 @@ def train(
     method: Annotated[str, typer.Option("--method", help="Method; 'afina methods' lists them.")] = "lora",
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/train"),
     seed: Annotated[int, typer.Option("--seed", help="Random seed of head, order of texts and dropout.", min=0)] = 0,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="A hyperparameter or training setting, such as r=8 or epochs=3; token_budget=1024 and "
-            "checkpointing=true save memory.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
+    overrides: TrainingOverrides = None,
     evaluation: EvaluationOption = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
@@ -124,6 +154,9 @@ def train(
     words: WordsOption = None,
     allow_leakage: AllowLeakage = False,
     fresh: FreshOption = False,
+    executor: ExecutorOption = None,
+    ship_backbone: ShipBackboneOption = False,
+    storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
     """Train one adapter on your texts and evaluate it.
@@ -150,7 +183,8 @@ def train(
         "methods": {method: settings},
     }
     chosen = Study.parse(content, "afina train")
-    _carry_out(chosen, out, as_json, then=_with_the_untrained, fresh=fresh)
+    run_in = ExecutorOptions(executor, None, ship_backbone, storage)
+    _carry_out(chosen, out, as_json, run_in, then=_with_the_untrained, fresh=fresh)
 
 
 MemoryLimit = Annotated[
@@ -183,7 +217,10 @@ def choose(
     allow_leakage: AllowLeakage = False,
     no_texts: NoTexts = False,
     publish: PublishOption = None,
-    jobs: JobsOption = 1,
+    jobs: JobsOption = None,
+    executor: ExecutorOption = None,
+    ship_backbone: ShipBackboneOption = False,
+    storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
     """Recommend a method for your texts, within the given minutes.
@@ -201,21 +238,12 @@ def choose(
         text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive, target=target
     )
     data |= file_options(missing, merge_labels, sheet, long)
-    with _ended_without_checkpoint(command):
-        results = recommend(
-            task,
-            minutes,
-            memory=read_size(memory) if memory is not None else None,
-            backbone=backbone,
-            out=out,
-            data=data,
-            ask=ask_options(template, words),
-            metric=metric,
-            watcher=Minutes(began, lambda line: print(line, file=sys.stderr)),
-            executor=_executor(jobs),
-            command=command,
-            began=began,
-        )
+    asked: dict[str, Any] = {"backbone": backbone, "out": out, "data": data, "ask": ask_options(template, words)}
+    asked |= {"metric": metric, "memory": read_size(memory) if memory is not None else None}
+    watcher = Minutes(began, lambda line: print(line, file=sys.stderr))
+    run_in = ExecutorOptions(executor, jobs, ship_backbone, storage)
+    with _ended_without_checkpoint(command), run_in.opened(watcher.says) as opened:
+        results = recommend(task, minutes, **asked, watcher=watcher, executor=opened, command=command, began=began)
     _write_publish_show(results, publish, as_json, texts=not no_texts)
 
 
@@ -281,23 +309,16 @@ def _toml(value: str | dict[str, list[str]]) -> str:
     )
 
 
-def _executor(jobs: int) -> Executor | None:
-    """An executor with `jobs` slots; None for the default, one run after the other."""
-    from afina.studies.runs.executor import LocalExecutor
-
-    return LocalExecutor(jobs) if jobs > 1 else None
-
-
 def _carry_out(
     study: Study,
     out: Path | None,
     as_json: bool,
+    run_in: ExecutorOptions,
     *,
     texts: bool = True,
     then: Callable[[Study], Study] | None = None,
     publish: str | None = None,
     fresh: bool = False,
-    jobs: int = 1,
 ) -> None:
     """Run the study, write its report and print the results; `then` makes the study to continue with."""
     from rich.console import Console
@@ -309,14 +330,14 @@ def _carry_out(
     watching = watcher(Console(stderr=True), write_text)
     command = ["afina", *sys.argv[1:]]
     try:
-        with sigterm_as_ctrl_c():
-            results = study.run(where, watching, command, _executor(jobs), fresh=fresh)
+        with sigterm_as_ctrl_c(), run_in.opened(watching.says) as executor:
+            results = study.run(where, watching, command, executor, fresh=fresh)
             if then and not results.failed:
-                results = then(study).run(where, watching, command)
+                results = then(study).run(where, watching, command, executor)
     except KeyboardInterrupt as ended:
         watching.stop()
         kept = " from the last checkpoint" if OutputDirectory(where).has_checkpoint else ""
-        begun = "" if kept else " before there was a checkpoint"
+        begun = "" if kept or run_in.storage else " before there was a checkpoint"
         print(f"\nInterrupted{begun}. To continue{kept}: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(exit_status(ended)) from None
     _write_publish_show(results, publish, as_json, texts=texts)

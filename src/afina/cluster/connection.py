@@ -113,8 +113,8 @@ def _init_at(ray: Any, address: str, found: str) -> None:
         _init(ray, address)
     except (ConnectionError, ValueError, OSError) as error:
         raise NotFound(
-            f"{where}: no cluster answers ({_first_line(error)}). Start one with `ray start --head`, and run "
-            "afina on a machine of the cluster.",
+            f"{where}: no cluster answers ({_first_line(error)}). Start one with `ray start`, and run afina on "
+            "a machine of the cluster.",
             code="cluster.unreachable",
             address=address,
         ) from None

@@ -223,12 +223,13 @@ def _environments(arms: Sequence[Arm]) -> list[Block]:
                 distinct.append((record.environment, [made]))
     if len(distinct) == 1:
         return [_environment(distinct[0][0])]
-    parts: list[Block] = [
-        Prose(f"The runs were made in {len(distinct)} environments: compare their times and memory with care.")
-    ]
+    said = f"The runs were made in {len(distinct)} environments: compare their times and memory with care."
+    if len({environment.processor for environment, _ in distinct}) > 1:
+        said += " Digests from different processors are not compared."
+    parts: list[Block] = [Prose(said)]
     for number, (environment, made_there) in enumerate(distinct, start=1):
-        said = Prose(f"Made there: {'; '.join(made_there)}.")
-        parts += [Subheading(f"Environment {number}"), said, _environment(environment)]
+        there = Prose(f"Made there: {'; '.join(made_there)}.")
+        parts += [Subheading(f"Environment {number}"), there, _environment(environment)]
     return parts
 
 

@@ -7,6 +7,7 @@ module does not know the paper (`paper_figures`) and does not write or show a ta
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan
@@ -227,6 +228,7 @@ def _cost_notes(arms: Sequence[Arm], headed: bool) -> list[str]:
         "Training time is the `train` phase: optimiser steps only, without loading, encoding, evaluation and saving. "
         "Tokens are real ones; there is no padding.",
         *_at_once(arms),
+        *_processors(arms),
     ]
 
 
@@ -239,6 +241,18 @@ def _at_once(arms: Sequence[Arm]) -> list[str]:
     return [
         f"{len(beside)} of {runs} runs shared the machine with others, up to {max(beside)} at once: training times and "
         "tokens per second are those beside the others, each with its share of the processors."
+    ]
+
+
+def _processors(arms: Sequence[Arm]) -> list[str]:
+    """A note on runs of several processors."""
+    ran = Counter(record.environment.processor for arm in arms for record in arm.records)
+    if len(ran) < 2:
+        return []
+    said = ", ".join(f"{processor} ({number} run{'s' * (number > 1)})" for processor, number in ran.items())
+    return [
+        f"The runs were executed on {len(ran)} processors: {said}. Rounding differs between processors, so digests "
+        "from different processors are not compared. Times on different processors are not comparable."
     ]
 
 

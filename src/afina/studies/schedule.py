@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from afina import repr_html
 from afina.errors import AfinaError, RunFailed
-from afina.events import Progress
+from afina.events import Listener, Progress, ignore
 from afina.studies.results import Failure, Results, measured_in
 from afina.studies.runs.executor import Executor, Lost, MemoryForecast
 from afina.studies.runs.output_directory import OutputLock
@@ -254,13 +254,23 @@ def carry_out(
 
 
 def work(
-    run: Run, held: OutputLock, study: str, executor: Executor, watcher: Watcher, until: float | None = None
+    run: Run,
+    held: OutputLock,
+    study: str,
+    executor: Executor,
+    watcher: Watcher,
+    until: float | None = None,
+    hear: Listener = ignore,
 ) -> Callable[[Tell], Record]:
-    """Return the work of a slot that executes `run`, and prepare the run's scratch directory."""
+    """Return the work of a slot that executes `run`, and prepare the run's scratch directory.
+
+    `hear` receives the progress in the thread of the slot.
+    """
     out = held.begin(run.label)
 
     def carried_out(tell: Tell) -> Record:
         def listen(progress: Progress) -> None:
+            hear(progress)
             tell(partial(watcher.progress, run, progress))
 
         def says(words: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -16,7 +17,6 @@ from pydantic import ValidationError
 
 from afina.errors import AfinaError, InvalidStudy, UnknownName
 from afina.methods import METHODS, accepted, make
-from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.decoding import GREEDY, Decoding
 from afina.models.objective import metric_for
@@ -24,12 +24,13 @@ from afina.repr_html import ReprCard
 from afina.schema import Frozen, Sparing
 from afina.studies import baselines, schedule, trials, tuning
 from afina.studies.results import Failure, RecordedRuns, Results, StudyRequest
-from afina.studies.runs.executor import Executor, LocalExecutor
+from afina.studies.runs import executors
+from afina.studies.runs.executor import Executor
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import MOST_SEED, Run
 from afina.studies.runs.spec import Ask, Data, Training
 from afina.studies.schedule import Watcher, other_data_note, watching
-from afina.studies.study_file import check_template, explain, override, read
+from afina.studies.study_file import check_asked, check_template, explain, override, read
 from afina.studies.trials import Space, Tune, Tuned
 
 Part = TypeVar("Part", bound=Frozen)
@@ -49,12 +50,14 @@ class Study(ReprCard, Sparing):
         generate: How answers that are texts are generated.
         baselines: Also fit and measure baselines without a language model, which the report compares with the runs.
         tune: Choose each method's settings first, on a validation split cut from the training split.
+        executor: Where runs are executed: `local` (this machine, the default), `ray` or `ray=ADDRESS` (a Ray cluster).
+            No result depends on the executor.
         methods: A table for each run. `method` names the method (default: the table's own name). Other keys are
             hyperparameters of the method, and fields of [train] and [ask] that differ for this run. `search` is a table
             of the values that tuning may choose.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"generate", "baselines"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"generate", "baselines", "executor"})
 
     name: str
     backbone: str
@@ -68,6 +71,7 @@ class Study(ReprCard, Sparing):
     generate: Decoding = GREEDY
     baselines: bool = False
     tune: Tune | None = None
+    executor: str | None = None
     methods: dict[str, dict[str, Any]]
 
     def facts(self) -> dict[str, object]:
@@ -116,6 +120,7 @@ class Study(ReprCard, Sparing):
 
     def _check(self, where: str) -> None:
         check_name(self.name, f"{where}: name")
+        executors.check_executor(self.executor, f"{where}: executor")
         if not self.methods:
             raise InvalidStudy(
                 f"{where}: no methods. Add a table such as [methods.lora]. Known methods: {', '.join(METHODS)}.",
@@ -229,7 +234,7 @@ class Study(ReprCard, Sparing):
         own = accepted(str(method), where)
         hyperparameters = {key: entry.pop(key) for key in list(entry) if key in own}
         made = make(str(method), hyperparameters, where)
-        _check_asked(made, entry, where)
+        check_asked(made, entry, where)
         for key in entry:
             if key not in (*Training.model_fields, *Ask.model_fields):
                 known = [*own, *Training.model_fields, *Ask.model_fields, "method", "search"]
@@ -271,7 +276,7 @@ class Study(ReprCard, Sparing):
             watcher: Receives the progress. None: a notebook shows a progress display, and a script shows nothing.
                 `Lines(print)` prints lines.
             command: The command line arguments that repeat the study, for the report.
-            executor: Default: each run in a process of its own on this machine.
+            executor: None: the study's `executor`; by default each run in a process of its own on this machine.
             fresh: Execute all runs again; the new records replace the old ones.
 
         Raises:
@@ -280,8 +285,7 @@ class Study(ReprCard, Sparing):
             InvalidData: Records in `out` are damaged, or the task cannot be read.
             AfinaError: Any other error that would end every run.
         """
-        executor = executor or LocalExecutor()
-        with Results.hold(out) as held, watching(watcher) as watcher:
+        with Results.hold(out) as held, watching(watcher) as watcher, self._opened(executor, watcher) as executor:
             recorded = RecordedRuns(held, executor.look)
             self._check_data(recorded)
             if (fresh or not self._is_done(recorded)) and (warning := executor.check(self.runs()[0])):
@@ -302,6 +306,9 @@ class Study(ReprCard, Sparing):
                 largest = max(runs, key=lambda run: run.data.train_examples or 0)
                 so_far = replace(so_far, baselines=baselines.measure(largest, held, fresh=fresh))
             return schedule.carry_out(runs, held, so_far, executor, watcher, fresh=fresh)
+
+    def _opened(self, executor: Executor | None, watcher: Watcher) -> AbstractContextManager[Executor]:
+        return nullcontext(executor) if executor else executors.opened(self.executor, says=watcher.says)
 
     def _check_data(self, recorded: RecordedRuns) -> None:
         """Read the data as they are now; if that fails, the error also says how to read the earlier results."""
@@ -357,25 +364,6 @@ def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
         return kind.model_validate(part.model_dump() | own)
     except ValidationError as error:
         raise explain(error, kind, where) from None
-
-
-def _check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
-    """Raise InvalidStudy if the table contradicts the head or the template that its method is defined with."""
-    given = [key for key in Ask.model_fields if key in entry and (key, entry[key]) != ("head", "random")]
-    if method.head == "random" and given:
-        raise InvalidStudy(
-            f"{where}: {method.name} has a random head and no template by definition. Remove {given[0]}.",
-            code="study.contradiction",
-            where=where,
-            keys=[given[0]],
-        )
-    if method.head == "words" and entry.get("head", "words") != "words":
-        raise InvalidStudy(
-            f"{where}: {method.name} answers in words by definition. Remove head.",
-            code="study.contradiction",
-            where=where,
-            keys=["head"],
-        )
 
 
 def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:

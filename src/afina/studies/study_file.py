@@ -13,7 +13,9 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from afina.errors import AfinaError, InvalidStudy, NotFound, UnknownName
+from afina.methods.method import Method
 from afina.schema import Problem
+from afina.studies.runs.spec import Ask
 
 Part = TypeVar("Part", bound=BaseModel)
 
@@ -67,6 +69,25 @@ def check_template(template: str | None) -> None:
     from afina.data.tokenize import Template  # loads transformers
 
     Template(template)
+
+
+def check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
+    """Raise InvalidStudy if the table contradicts the head or the template that its method is defined with."""
+    given = [key for key in Ask.model_fields if key in entry and (key, entry[key]) != ("head", "random")]
+    if method.head == "random" and given:
+        raise InvalidStudy(
+            f"{where}: {method.name} has a random head and no template by definition. Remove {given[0]}.",
+            code="study.contradiction",
+            where=where,
+            keys=[given[0]],
+        )
+    if method.head == "words" and entry.get("head", "words") != "words":
+        raise InvalidStudy(
+            f"{where}: {method.name} answers in words by definition. Remove head.",
+            code="study.contradiction",
+            where=where,
+            keys=["head"],
+        )
 
 
 TEXT, CHAT = "{text}", "chat"

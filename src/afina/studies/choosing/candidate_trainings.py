@@ -17,26 +17,18 @@ from pathlib import PurePosixPath
 
 from afina import meter
 from afina.errors import AfinaError
+from afina.events import Listener, ignore
 from afina.stats.metrics import METRICS
 from afina.studies.choosing import time_budget
-from afina.studies.choosing.candidates import BATCH, CHEAPEST, DEAREST, EPOCHS, Candidate, ChoiceSetup, reason
+from afina.studies.choosing.candidates import BATCH, CHEAPEST, DEAREST, Candidate, ChoiceSetup, reason
 from afina.studies.choosing.recommendation import NAME, Dropped
-from afina.studies.choosing.time_budget import MEASURED, StepTime, measure_step_time
+from afina.studies.choosing.time_budget import MEASURED, StepTime, Stopwatch, measure_step_time
+from afina.studies.choosing.training_length import AT_LEAST, SHARE, share_aside, training_length
 from afina.studies.runs.executor import MemoryForecast, Overrun
 from afina.studies.runs.output_directory import OutputLock
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run
 from afina.studies.schedule import Slots, Tell, wait_for_memory, work
-
-AT_LEAST, ROOM = 2, 2.3
-"""The number of trainings for which there must be time: if time is short, epochs are reduced first, then texts.
-
-The second training is that of the selected candidate on all texts, which takes more steps (`ROOM`). If there are more
-texts than time, it is a training of another candidate.
-"""
-
-SHARE, MOST = 0.2, 300
-"""The share of the training texts that is set aside for selecting, and the largest number of them."""
 
 FASTER = 1.5
 """If the first training shows that there is time for this many times its steps, all trainings are made longer.
@@ -50,12 +42,12 @@ EVALUATION_SHARE, FEWEST = 0.3, 100
 
 @dataclass(frozen=True)
 class _Begun:
-    """A training in progress: its candidate, its number among all candidates, and its start time."""
+    """A training in progress: its candidate, its number among all candidates, and its time."""
 
     candidate: Candidate
     number: int
     run: Run
-    began: float
+    stopwatch: Stopwatch
 
 
 _Slots = Slots[str, tuple[Record, float]]
@@ -70,6 +62,7 @@ class CandidateTrainings:
         lowered: Whether training computes in bfloat16.
         texts: The number of held-out texts on which each candidate is evaluated.
         steps, used: The steps and the training texts of each training; `used` counts texts set aside for selecting too.
+        number: The number of candidates.
         candidates: Candidates by name.
         paces: Step times by method, updated as better ones are known.
         results: Results by the names of candidates, in their order.
@@ -86,6 +79,7 @@ class CandidateTrainings:
     texts: int = 0
     steps: int = 0
     used: int = 0
+    number: int = 0
     candidates: dict[str, Candidate] = field(default_factory=dict)
     paces: dict[str, StepTime] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
@@ -99,6 +93,7 @@ class CandidateTrainings:
 
     def plan(self, candidates: Sequence[Candidate]) -> None:
         """Measure the first candidate that can be trained, and set `texts`. Raises an error if none can be trained."""
+        self.number = len(candidates)
         self.texts = len(self.setting.task.evaluation)
         self.memory = self.setting.memory_of(list(dict.fromkeys(one.method for one in candidates)))
         problem: AfinaError | None = None
@@ -146,9 +141,9 @@ class CandidateTrainings:
                     self._wait_for_memory(one, slots)
                     self._train(one, number, slots)
                 while slots.full:
-                    self._end(slots)
+                    self._end(slots, slots.next_if_full)
             while slots.busy:
-                self._end(slots)
+                self._end(slots, slots.next)
         self.results = dict(sorted(self.results.items(), key=lambda one: self._place(one[0])))
         best = self.selected
         if best is not None:
@@ -192,7 +187,7 @@ class CandidateTrainings:
     @property
     def share(self) -> float:
         """The share of the texts read that is set aside for selecting."""
-        return min(SHARE, MOST / max(1, self.used))
+        return share_aside(self.used)
 
     def _pace(self, method: str) -> StepTime | None:
         """Return the method's step time, or else that of the most expensive method."""
@@ -243,24 +238,19 @@ class CandidateTrainings:
             raise
 
     def _fitting(self, method: str) -> int:
-        """Return how many measurements fit beside the trainings in progress, which slow each other down."""
-        asked, free = self.setting.run_like(method), self.setting.executor.slots - len(self.begun)
+        """Return how many measurements fit beside the trainings in progress, which slow each other down.
+
+        There are never more than candidates, which are all that can be trained at once.
+        """
+        asked = self.setting.run_like(method)
+        free = min(self.setting.executor.slots, self.number) - len(self.begun)
         while free > 1 and self.memory and self.memory.left(asked, [asked] * (free - 1)) is not None:
             free -= 1
         return max(1, free)
 
     def _set_length(self, pace: StepTime) -> None:
-        left, there = self.setting.clock.left, len(self.setting.task.train)
-        self.used = there
-        epoch = math.ceil(there * (1 - self.share) / BATCH)
-        scored = self.texts + math.ceil(self.share * there)
-        for epochs in range(EPOCHS, 0, -1):
-            self.steps = epochs * epoch
-            if ROOM * pace.seconds(self.steps, scored) <= left:
-                return
-        bought = pace.steps(left / ROOM, scored)
-        self.steps = min(epoch, bought if bought >= 1 else pace.steps(left, scored))
-        self.used = min(there, math.ceil(max(1, self.steps) * BATCH + self.share * there))
+        there = len(self.setting.task.train)
+        self.steps, self.used = training_length(pace, self.setting.clock.left, there, self.texts)
 
     def _longer(self, first: Result) -> bool:
         """Set the length again from the time of the first training; if longer, discard `first` and return True."""
@@ -283,7 +273,7 @@ class CandidateTrainings:
             return [self.setting.run_like(self.begun[name].candidate.method) for name in slots.busy]
 
         asked = self.setting.run_like(one.method)
-        wait_for_memory(asked, self.memory, beside, lambda: self._end(slots), self.setting.watcher)
+        wait_for_memory(asked, self.memory, beside, lambda: self._end(slots, slots.next), self.setting.watcher)
 
     def _train(self, one: Candidate, number: int, slots: _Slots) -> None:
         pace, clock = self._pace(one.method), self.setting.clock
@@ -292,16 +282,18 @@ class CandidateTrainings:
             self.dropped[one.name] = Dropped(why="train")
             return
         run = self._run(one, self.steps, self.used, selection=self.share)
-        begun = _Begun(one, number, run, meter.now())
-        carry_out = self._begin(run, number, len(self.candidates), clock.end)
+        begun = _Begun(one, number, run, Stopwatch())
+        carry_out = self._begin(run, number, len(self.candidates), clock.end, begun.stopwatch.hear)
         self.begun[one.name] = begun
         slots.start(one.name, lambda tell: (carry_out(tell), meter.now()))
         self.at_once = max(self.at_once, len(slots.busy))
 
-    def _end(self, slots: _Slots) -> None:
-        """Wait for the next training to end. If the first one was faster than measured, all are made longer."""
+    def _end(self, slots: _Slots, wait: Callable[[], tuple[str, Callable[[], tuple[Record, float]]] | None]) -> None:
+        """Wait for a training to end. If the first one was faster than measured, all are made longer."""
         with self.setting.stages.of(time_budget.TRAINING):
-            name, outcome = slots.next()
+            if (next_ended := wait()) is None:
+                return
+            name, outcome = next_ended
             begun, ended = self.begun.pop(name), meter.now()
 
             def carried_out() -> Record:
@@ -315,7 +307,7 @@ class CandidateTrainings:
             return
         one = begun.candidate
         self.results[name], self.ended[name] = made, self.setting.clock.spent
-        self.paces[one.method] = StepTime.of_run(made.record, ended - begun.began)
+        self.paces[one.method] = StepTime.of_run(made.record, ended - begun.stopwatch.began)
         if [*self.ended] == [name] and not slots.busy and self._longer(made):
             self._train(one, begun.number, slots)
 
@@ -374,10 +366,12 @@ class CandidateTrainings:
         carry_out = self._begin(run, number, total, until)
         return self._finish(run, lambda: carry_out(lambda call: call()), noted=noted)
 
-    def _begin(self, run: Run, number: int, total: int, until: float) -> Callable[[Tell], Record]:
+    def _begin(
+        self, run: Run, number: int, total: int, until: float, hear: Listener = ignore
+    ) -> Callable[[Tell], Record]:
         setting = self.setting
         setting.watcher.started(run, number, total)
-        return work(run, self.held, NAME, setting.executor, setting.watcher, until)
+        return work(run, self.held, NAME, setting.executor, setting.watcher, until, hear)
 
     def _finish(
         self, run: Run, carried_out: Callable[[], Record], *, noted: bool = True, before: Collection[str] = ()

@@ -30,13 +30,15 @@ from afina.schema import null_where_undefined
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Metric
 from afina.studies.choosing import floors, time_budget
-from afina.studies.choosing.candidate_trainings import AT_LEAST, CandidateTrainings
+from afina.studies.choosing.candidate_trainings import CandidateTrainings
 from afina.studies.choosing.candidates import DEAREST, MORE, ChoiceSetup, in_order
 from afina.studies.choosing.floor import Floor
 from afina.studies.choosing.recommendation import HALF, Contender, Dropped, Fewer, Recommendation, decide
 from afina.studies.choosing.time_budget import TimeBudget
+from afina.studies.choosing.training_length import AT_LEAST
 from afina.studies.results import Results, of_recommendation
-from afina.studies.runs.executor import Executor, LocalExecutor
+from afina.studies.runs import executors
+from afina.studies.runs.executor import Executor
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Result
 from afina.studies.runs.spec import Ask, Data
@@ -64,7 +66,8 @@ def recommend(
     Args:
         task: The task's address.
         minutes: The time for everything; 5 minutes or more give a useful answer.
-        memory: The bytes that a run may use: GPU memory if it trains on a GPU. None: the memory available here.
+        memory: The bytes that a run may use: GPU memory if it trains on a GPU. None: the memory available here, or that
+            of the largest node of a cluster.
         data: Columns, labels and `allow_leakage`, as in `Data`.
         ask: How texts are asked about, as in `Ask`.
         metric: The metric by which methods are chosen. None: the metric of the task, or of its kind.
@@ -95,7 +98,7 @@ def recommend(
     metric = metric_for(objective, metric, whole.metric)
     _check_defined(metric, objective, whole)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
-        chosen = executor or LocalExecutor()
+        chosen = executor or executors.make(None)
         setting = ChoiceSetup(whole, asked, backbone, how, clock, watcher, chosen, objective, metric)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
@@ -118,6 +121,7 @@ def _check_defined(metric: str, objective: Objective, task: Task) -> None:
 
 def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Recommendation:
     task, clock = setting.task, setting.clock
+    setting.executor.check_machines(setting.run(DEAREST))
     setting.watcher.says(task.told)
     setting.watcher.says("fitting baselines without a language model")
     with setting.stages.of(time_budget.SIMPLE):
@@ -165,8 +169,10 @@ def _that_fit(setting: ChoiceSetup, memory: int | None) -> tuple[list[str], bool
     from afina.methods.attachment import applicable
     from afina.studies.runs import forecast
 
-    gpu = meter.gpu_memory(device.choose())
-    there = [gpu] if gpu is not None else [meter.memory_available(), meter.machine_memory()]
+    elsewhere = setting.executor.largest_memory()
+    gpu = meter.gpu_memory(device.choose()) if elsewhere is None else None
+    there = [meter.memory_available(), meter.machine_memory()] if elsewhere is None else [elsewhere]
+    there = [gpu] if gpu is not None else there
     limit = memory if memory is not None else min((size for size in there if size is not None), default=None)
     considered = [name for name, kind in METHODS.items() if kind.practical or kind.head == "words"]
     adapting = applicable(setting.backbone, considered, setting.objective.opening)

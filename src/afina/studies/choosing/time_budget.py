@@ -14,7 +14,7 @@ from functools import partial
 from afina import meter
 from afina.errors import RunFailed
 from afina.events import Listener, Progress, ValidationScore, silent
-from afina.studies.runs.executor import Executor
+from afina.studies.runs.executor import Executor, Overrun
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.schedule import Slots, Tell, retry_if_lost
@@ -44,6 +44,19 @@ class TimeBudget:
     def spent(self) -> float:
         """Seconds since the start."""
         return meter.now() - self.began
+
+
+class Stopwatch:
+    """The time at which a run began, without the time that it waited for a place in a cluster."""
+
+    def __init__(self) -> None:
+        self.began, self._waits = meter.now(), False
+
+    def hear(self, progress: Progress) -> None:
+        """Begin again when a wait ends."""
+        if self._waits:
+            self.began = meter.now()
+        self._waits = progress.phase == "wait"
 
 
 SIMPLE, MEMORY, STEP_TIME = "simple models", "what fits in memory", "measuring paces"
@@ -117,7 +130,8 @@ def measure_step_time(
 ) -> StepTime:
     """Measure the step time in `at_once` processes at the same time, and return the largest times.
 
-    Raises RunFailed or Overrun.
+    Processes that have not ended at `until` are left out if another has: they waited for a place. Raises RunFailed, or
+    Overrun if all are left out.
     """
 
     def measured(tell: Tell) -> StepTime:
@@ -131,17 +145,29 @@ def measure_step_time(
             slots.start(number, measured)
         ended = [slots.next()[1] for _ in range(at_once)]
     # Outside the block: an error inside would cancel trainings in progress in the same executor.
-    paces = [pace() for pace in ended]
+    paces, late = [], Overrun()
+    for pace in ended:
+        try:
+            paces.append(pace())
+        except Overrun as error:
+            late = error
+    if not paces:
+        raise late
     return StepTime(*(max(figures) for figures in zip(*map(astuple, paces), strict=True)))
 
 
 def _measure(run: Run, executor: Executor, listen: Listener, until: float, *, lowered: bool) -> StepTime:
-    began = meter.now()
-    score = executor.try_out(run, (1.0,), MEASURED, lambda score: False, listen, until)
+    stopwatch = Stopwatch()
+
+    def heard(progress: Progress) -> None:
+        stopwatch.hear(progress)
+        listen(progress)
+
+    score = executor.try_out(run, (1.0,), MEASURED, lambda score: False, heard, until)
     if score.value is None:
         raise RunFailed(
             f"run {run.title}: the loss is NaN or infinite from the first steps on.",
             code="run.loss-not-finite",
             run=run.title,
         )
-    return StepTime.of_trial(score, meter.now() - began, lowered=lowered)
+    return StepTime.of_trial(score, meter.now() - stopwatch.began, lowered=lowered)

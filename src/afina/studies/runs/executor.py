@@ -134,6 +134,12 @@ class Executor(ABC):
             at_once: Do not wait for the end of a step, and so do not write a checkpoint.
         """
 
+    def check_machines(self, run: Run) -> None:  # noqa: B027 - this machine needs no check
+        """Check that the other machines can execute `run` and similar runs: their versions and their backbone.
+
+        Part of `check`, for callers that have read the task themselves.
+        """
+
     def largest_memory(self) -> int | None:
         """Return the memory in bytes of the largest machine for a run; None: the memory of this machine."""
         return None

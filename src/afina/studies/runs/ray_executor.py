@@ -298,8 +298,8 @@ def _check_directory(address: str, there: Sequence[Node]) -> None:
     said += [f"other files on node {', '.join(names)}" for names in [other] if names]
     if said:
         raise NotFound(
-            f"backbone {address}: the directory is {'; '.join(said)}. Send it with --ship-backbone (in Python: "
-            "ship_backbone=True), or copy it to the same path on each node.",
+            f"backbone {address}: the directory is {'; '.join(said)}. Set `ship_backbone` to send it, "
+            "or copy it to the same path on each node.",
             code="cluster.backbone-missing",
             backbone=address,
             nodes=[*missing, *other],

@@ -1,0 +1,78 @@
+"""Executors by name, as the option `--executor` and the key `executor` of a study file give them.
+
+`local` is this machine, the default. `ray` is a Ray cluster, and `ray=ADDRESS` the one at this address. Starts without
+Ray, which is imported only for an executor that uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from afina.errors import InvalidStudy
+from afina.events import Says, silent
+from afina.studies.runs.executor import Executor, LocalExecutor
+
+_LOCAL, _RAY = "local", "ray"
+
+
+def check_executor(name: str | None, where: str = "`executor`") -> None:
+    """Raise InvalidStudy if `name` does not name an executor; `where` begins the message."""
+    kind, equals, address = (_LOCAL if name is None else name).partition("=")
+    if name is not None and (kind not in (_LOCAL, _RAY) or (equals and (kind == _LOCAL or not address))):
+        raise InvalidStudy(
+            f"{where} {name}: expected local, ray or ray=ADDRESS, such as ray=10.0.0.1:6379.",
+            code="option.invalid",
+            option="executor",
+            found=name,
+        )
+
+
+def make(
+    name: str | None,
+    *,
+    jobs: int | None = None,
+    ship_backbone: bool = False,
+    storage: str | None = None,
+    says: Says = silent,
+) -> Executor:
+    """Return a new executor. Raises InvalidStudy, or NotFound if Ray is not installed.
+
+    Args:
+        name: `local`, `ray` or `ray=ADDRESS`; None: `local`.
+        jobs: The largest number of runs at the same time. None: 1, or with Ray as many as the cluster has room for.
+        ship_backbone: Send a backbone that is a directory of this machine to the nodes of the cluster.
+        storage: The directory or bucket for checkpoints, which all nodes of the cluster can write to.
+        says: Receives sentences, such as the address of the cluster.
+    """
+    check_executor(name)
+    kind, _, address = (name or _LOCAL).partition("=")
+    if kind == _RAY:
+        from afina.studies.runs.ray_executor import RayExecutor  # loads ray
+
+        return RayExecutor(address or None, slots=jobs, ship_backbone=ship_backbone, storage=storage, says=says)
+    if ship_backbone or storage is not None:
+        option = "ship_backbone" if ship_backbone else "storage"
+        raise InvalidStudy(
+            f"`{option}` has no effect on this machine. Set `executor` to ray, or leave `{option}` out.",
+            code="option.inapplicable",
+            option=option,
+        )
+    return LocalExecutor(jobs or 1)
+
+
+@contextmanager
+def opened(
+    name: str | None,
+    *,
+    jobs: int | None = None,
+    ship_backbone: bool = False,
+    storage: str | None = None,
+    says: Says = silent,
+) -> Iterator[Executor]:
+    """Yield the executor that `make` returns, and close it after the block."""
+    executor = make(name, jobs=jobs, ship_backbone=ship_backbone, storage=storage, says=says)
+    try:
+        yield executor
+    finally:
+        executor.close()

@@ -1,0 +1,186 @@
+"""Where runs are executed: `--executor`, and `executor` in a study file. A made-up executor stands for Ray."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from afina import Backbone, Study
+from afina.errors import InvalidStudy
+from afina.events import Listener, Says
+from afina.report.progress import Lines
+from afina.studies.runs.executor import Executor
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
+from command import Command, InventedExecutor
+
+STUDY = """
+name = "small"
+backbone = "gpt2"
+task = "sst2"
+[methods.full]
+[methods.lora]
+targets = ["c_attn"]
+"""
+ON_RAY = {"name": "s", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}}, "executor": "ray"}
+CLUSTER = "Ray cluster at 10.0.0.1:6379: 3 nodes, 6 CPUs"
+
+
+class FakeRay(InventedExecutor):
+    """What the command line asks of Ray. `made` has every executor so far."""
+
+    made: list[FakeRay]
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        slots: int | None = None,
+        ship_backbone: bool = False,
+        storage: str | None = None,
+        says: Says = print,
+    ) -> None:
+        super().__init__()
+        self.given = {"address": address, "slots": slots, "ship_backbone": ship_backbone, "storage": storage}
+        self.says, self.ran, self.closed = says, list[str](), 0
+        self.made.append(self)
+
+    def check(self, run: Run) -> str:
+        self.says(CLUSTER)
+        return ""
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        assert not self.closed
+        self.ran.append(run.title)
+        return super().carry_out(run, out, study, listen, until)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeRay]]:
+    """The executors that were made."""
+    module: Any = ModuleType("afina.studies.runs.ray_executor")
+    module.RayExecutor = FakeRay
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    FakeRay.made = []
+    yield FakeRay.made
+    assert all(one.closed == 1 for one in FakeRay.made)
+
+
+def in_a_file(**keys: str) -> str:
+    Path("small.toml").write_text("".join(f'{key} = "{keys[key]}"\n' for key in keys) + STUDY, encoding="utf-8")
+    return "small.toml"
+
+
+def test_the_options_reach_ray_and_what_it_says_is_shown_once(afina: Command, made: list[FakeRay]) -> None:
+    options = ("--executor", "ray=10.0.0.1:6379", "--jobs", 3, "--ship-backbone", "--storage", "s3://mine/runs")
+    answer = afina("study", in_a_file(), "--out", "out", *options)
+    assert answer.code == 0, answer.err
+    (one,) = made
+    assert one.given == {
+        "address": "10.0.0.1:6379",
+        "slots": 3,
+        "ship_backbone": True,
+        "storage": "s3://mine/runs",
+    }
+    assert one.ran == ["full", "lora"]
+    assert answer.err.count(CLUSTER) == 1
+
+
+def test_jobs_are_as_many_as_the_cluster_holds_unless_they_are_given(afina: Command, made: list[FakeRay]) -> None:
+    assert afina("study", in_a_file(), "--executor", "ray").code == 0
+    assert made[0].given == {"address": None, "slots": None, "ship_backbone": False, "storage": None}
+
+
+def test_a_study_file_names_the_executor_and_the_option_comes_first(
+    afina: Command, made: list[FakeRay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = in_a_file(executor="ray=10.0.0.1:6379")
+    assert afina("study", source, "--out", "ray").code == 0
+    assert [one.given["address"] for one in made] == ["10.0.0.1:6379"]
+    assert afina("study", source, "--out", "other", "--executor", "ray=10.0.0.2:6379").code == 0
+    assert [one.given["address"] for one in made] == ["10.0.0.1:6379", "10.0.0.2:6379"]
+    assert afina("study", source, "--out", "ray", "--executor", "local").code == 0
+    assert len(made) == 2
+
+
+def test_an_executor_is_in_no_key_and_a_study_without_one_is_written_as_before(
+    afina: Command, made: list[FakeRay]
+) -> None:
+    plain, on_ray = Study.load(in_a_file()), Study.load(in_a_file(executor="ray"))
+    assert [run.key for run in plain.runs()] == [run.key for run in on_ray.runs()]
+    assert plain.runs() == on_ray.runs()
+    assert "executor" not in json.loads(plain.model_dump_json())
+    assert afina("study", in_a_file(), "--out", "out", "--executor", "ray").code == 0
+    assert "executor" not in json.loads(Path("out/study.json").read_text(encoding="utf-8"))["study"]
+    again = afina("study", in_a_file(executor="ray"), "--out", "out")
+    assert again.code == 0
+    assert again.err.count("(recorded before)") == 2
+
+
+def test_train_executes_the_untrained_model_in_the_same_executor(
+    afina: Command, made: list[FakeRay], gpt2: Backbone, toy: str
+) -> None:
+    answer = afina("train", "--task", toy, "--backbone", gpt2.address, "--executor", "ray", "--out", "out")
+    assert answer.code == 0, answer.err
+    (one,) = made
+    assert one.ran == ["lora", "zero-shot"]
+
+
+@pytest.mark.parametrize("name", ["rays", "ray=", "local=here"])
+@pytest.mark.parametrize("command", ["study", "train", "choose"])
+def test_a_name_of_no_executor_is_refused(afina: Command, command: str, name: str) -> None:
+    source = [in_a_file()] if command == "study" else ["--task", "nowhere.csv"]
+    told = afina(command, *source, "--executor", name).error
+    assert told == f"--executor {name}: expected local, ray or ray=ADDRESS, such as ray=10.0.0.1:6379."
+
+
+def test_a_study_file_with_a_wrong_name_is_named() -> None:
+    with pytest.raises(InvalidStudy, match=r"^mine.toml: executor spark: expected local, ray or ray=ADDRESS"):
+        Study.parse(
+            {"name": "s", "backbone": "b", "task": "t", "methods": {"lora": {}}, "executor": "spark"}, "mine.toml"
+        )
+
+
+@pytest.mark.parametrize("option", [("--ship-backbone",), ("--storage", "/shared")])
+@pytest.mark.parametrize("executor", [(), ("--executor", "local")])
+def test_options_of_a_cluster_are_refused_without_one(
+    afina: Command, option: tuple[str, ...], executor: tuple[str, ...]
+) -> None:
+    told = afina("study", in_a_file(), *option, *executor).error
+    assert told == (f"{option[0]} has no effect on this machine. Set --executor to ray, or leave {option[0]} out.")
+
+
+def test_the_library_makes_the_studys_executor_and_closes_it_whatever_happens(
+    made: list[FakeRay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.parse(ON_RAY, "s")
+    said: list[str] = []
+    study.run(tmp_path, Lines(said.append))
+    assert said[0] == CLUSTER
+    assert made[0].ran == ["full"]
+
+    def interrupt(self: Executor, *given: Any) -> Record:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeRay, "carry_out", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        study.run(tmp_path / "again")
+    assert len(made) == 2
+
+
+def test_an_executor_that_was_given_is_used_and_stays_open(made: list[FakeRay], tmp_path: Path) -> None:
+    study = Study.parse(ON_RAY, "s")
+    given = FakeRay()
+    study.run(tmp_path, executor=given)
+    assert made == [given]
+    assert not given.closed
+    given.close()
