@@ -29,10 +29,16 @@ class ClusterConnection:
     Attributes:
         address: The address of the cluster, host:port.
         found: How the cluster was found, in words.
+        ours: Whether `connect` made the connection, so that `disconnect` ends it.
     """
 
     address: str
     found: str
+    ours: bool = False
+
+
+_uses = 0
+"""How many callers of `connect` use the connection that it made."""
 
 
 def ray_module() -> Any:
@@ -57,11 +63,12 @@ def connect(address: str | None = None) -> ClusterConnection:
         InvalidStudy: The address cannot be used, or this process is connected to another cluster.
         Refused: The cluster rejects the token, or runs another version of Ray or Python.
     """
+    global _uses
     ray = ray_module()
     named, found = _named(address)
     if ray.is_initialized():
         here = str(ray.get_runtime_context().gcs_address)
-        if address is not None and address != here:
+        if address not in (None, "auto", "local", here):
             raise InvalidStudy(
                 f"Ray cluster {address}: this process is connected to the cluster at {here} already. Use that one, or "
                 "call ray.shutdown() first.",
@@ -69,18 +76,32 @@ def connect(address: str | None = None) -> ClusterConnection:
                 address=address,
                 found=here,
             )
-        return ClusterConnection(here, "connected already")
+        _uses += _uses > 0
+        return ClusterConnection(here, "connected already", ours=_uses > 0)
+    _uses = 0  # ray.shutdown() may have ended an earlier connection
     with _quietly():
         if named is None:
             try:
                 _init(ray, "auto")
                 found = "running on this machine"
             except (ConnectionError, ValueError):
-                _init(ray, "local", include_dashboard=False)
-                found = "started on this machine, until this process ends"
-        else:
+                named = "local"
+        if named == "local":
+            _init(ray, "local", include_dashboard=False)
+            found = "started on this machine, until this process ends"
+        elif named is not None:
             _init_at(ray, named, found)
-    return ClusterConnection(str(ray.get_runtime_context().gcs_address), found)
+    _uses = 1
+    return ClusterConnection(str(ray.get_runtime_context().gcs_address), found, ours=True)
+
+
+def disconnect(connection: ClusterConnection) -> None:
+    """End the connection if `connect` made it and nothing else of this process uses it."""
+    global _uses
+    if connection.ours:
+        _uses -= 1
+        if _uses == 0:
+            ray_module().shutdown()
 
 
 def _named(address: str | None) -> tuple[str | None, str]:
@@ -159,11 +180,17 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM, which Ray replaces, and keep Ray's log lines off the terminal."""
+    """Keep this process's handler of SIGTERM, which Ray replaces, and keep Ray's lines off the terminal.
+
+    Ray prints messages about workers and nodes that died even without `log_to_driver`. The caller says the same in a
+    sentence.
+    """
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher
+
     before = signal.getsignal(signal.SIGTERM)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     try:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")

@@ -25,6 +25,9 @@ CALLS = 16
 QUIET = 2.0
 """Seconds for which nothing is said about a host without a place."""
 
+SLOW = 15.0
+"""Seconds after which a host that may only be starting is said to wait."""
+
 GONE = 300.0
 """Seconds for which work waits for a node that could hold it, after such a node was there."""
 
@@ -68,7 +71,9 @@ class Host:
         """Raise HostDied if the block fails because the host or its node died."""
         try:
             yield
-        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.NodeDiedError) as error:
+        except ray.exceptions.RayTaskError:
+            raise  # the method itself raised an error
+        except ray.exceptions.RayError as error:
             raise death(self.node, error) from None
 
 
@@ -159,7 +164,7 @@ class HostPool:
                 ray.kill(actor)
                 return given[0]
             waited = meter.now() - began
-            if waited >= QUIET and (now := self._missing(room, waited)) != note:
+            if waited >= QUIET and (now := self._missing(room, waited)) not in ("", note):
                 waits(note := now)
         try:
             key = ray.get(ready)
@@ -177,7 +182,7 @@ class HostPool:
         rooms = [node.room for node in nodes.living()]
         if any(one.holds(room) for one in rooms):
             self._held.add(room)
-            return f"a node with {room}"
+            return f"a node with {room}" if waited >= SLOW or not self._has_place(room) else ""
         largest = max(rooms, key=lambda one: (one.gpus >= room.gpus, one.cpus >= room.cpus, one.memory, one.cpus))
         short = Room(largest.cpus, largest.memory if room.memory else 0, largest.gpus if room.gpus else 0)
         if not nodes.scales() and (room not in self._held or waited > GONE):
@@ -189,6 +194,14 @@ class HostPool:
                 largest=str(short),
             )
         return f"a node with {room}; the largest has {short}"
+
+    def _has_place(self, room: Room) -> bool:
+        """Return whether the nodes hold all hosts that wait, as far as other jobs do not use the nodes."""
+        with self._lock:
+            waiting = sum(1 for other, _ in self._waiting if other == room)
+            started = [*self._busy, *self._idle]
+        left = [node.room.less([one.room for one in started if one.node.key == node.key]) for node in nodes.living()]
+        return sum(one.times(room) for one in left) >= waiting
 
     def _used(self, host: Host) -> Host:
         """Count a host as busy; the lock is held."""

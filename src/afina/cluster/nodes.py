@@ -46,6 +46,13 @@ class Room:
         pairs = ((self.cpus, other.cpus), (self.memory, other.memory), (self.gpus, other.gpus))
         return min((mine // needed for mine, needed in pairs if needed), default=0)
 
+    def less(self, others: Iterable[Room]) -> Room:
+        """Return what others leave of this room."""
+        cpus, memory, gpus = self.cpus, self.memory, self.gpus
+        for one in others:
+            cpus, memory, gpus = cpus - one.cpus, memory - one.memory, gpus - one.gpus
+        return Room(max(0, cpus), max(0, memory), max(0, gpus))
+
     def __str__(self) -> str:
         """Return the room in words, such as "3.1 GiB and 1 CPU"."""
         parts = [f"{self.memory / GIB:.1f} GiB"] if self.memory else []

@@ -134,6 +134,7 @@ class NodeFiles:
 
     def place(self, content: str, path: Path) -> None:
         """Make `path` a file with this content: a hard link where the file system has them, else a copy."""
+        path.unlink(missing_ok=True)
         try:
             os.link(self.path(content), path)
         except OSError:

@@ -7,6 +7,8 @@ executor: Ray with one thread a run equals LocalExecutor with OMP_NUM_THREADS=1.
 
 from __future__ import annotations
 
+import secrets
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,9 +16,10 @@ from pathlib import Path
 
 from afina import digest, meter
 from afina.cluster import nodes
-from afina.cluster.connection import ClusterConnection, connect
+from afina.cluster.connection import ClusterConnection, connect, disconnect
 from afina.cluster.host_pool import HostDied, HostPool
 from afina.cluster.nodes import Node, NodeFacts, Room
+from afina.cluster.shared_storage import SharedStorage
 from afina.data import addresses
 from afina.errors import AfinaError, NotFound
 from afina.events import Listener, Says, ValidationScore, silent
@@ -25,7 +28,7 @@ from afina.studies.runs.executor import Cancelled, Executor, LocalExecutor, Lost
 from afina.studies.runs.inputs import DataDigests, RunInputs
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.ray_host import RunHost
-from afina.studies.runs.ray_run import RunOnHost, absolute, inputs_to_send, threads
+from afina.studies.runs.ray_run import RunOnHost, absolute, errors_of, inputs_to_send, threads
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.worker import CarryOut, GoOn, Message, Recorded, Scored, TryOut
@@ -67,8 +70,10 @@ class RayExecutor(Executor):
         self._reading = threading.Lock()
         self._runs: set[RunOnHost] = set()
         self._pool: HostPool | None = None
+        self._connection: ClusterConnection | None = None
         self._checked: set[tuple[str, str]] = set()
         self._directories: set[str] = set()
+        self._storage_checked = False
         self._here: NodeFacts | None = None
         self._count: tuple[float, int] = (0.0, 0)
         self._asked: set[str] = set()
@@ -82,7 +87,7 @@ class RayExecutor(Executor):
         """Connect if this executor is not connected yet, and return the hosts."""
         with self._lock:
             if self._pool is None:
-                found = connect(self.address)
+                self._connection = found = connect(self.address)
                 self._here = nodes.facts_here()
                 self._pool = HostPool(RunHost, "Ray cluster")
                 self.says(_line(found))
@@ -116,13 +121,16 @@ class RayExecutor(Executor):
         with self._lock:
             if not self.ship_backbone and backbone_spec.directory_of(run.backbone) is not None:
                 self._directories.add(run.backbone)
-            self._check_nodes()
+            there = [node for node in nodes.living() if node.room.cpus]
+            self._check_nodes(there)
+            if self.storage is not None and not self._storage_checked:
+                _check_storage(self.storage, there)
+                self._storage_checked = True
 
-    def _check_nodes(self) -> None:
-        """Check the nodes that have joined since the last check. Raises Refused or NotFound, with the nodes."""
+    def _check_nodes(self, there: Sequence[Node]) -> None:
+        """Check nodes that have not been checked. Raises Refused or NotFound, with the nodes."""
         assert self._here is not None
         with self._lock:
-            there = [node for node in nodes.living() if node.room.cpus]
             if fresh := [node for node in there if (node.key, "") not in self._checked]:
                 nodes.check_same(fresh, nodes.facts_of(fresh), self._here)
                 self._checked |= {(node.key, "") for node in fresh}
@@ -184,7 +192,7 @@ class RayExecutor(Executor):
             work.start(CarryOut(run=run, out=str(out), study=study), key)
             end = work.follow(hear, checkpoint)
             if end.outcome != "done" or not made:
-                if end.outcome != "overrun":
+                if end.outcome != "overrun" and self.storage is None:
                     work.fetch_checkpoint(checkpoint)
                 raise work.failure(end)
             work.fetch_files(end, out)
@@ -241,14 +249,14 @@ class RayExecutor(Executor):
     @contextmanager
     def _on_a_host(self, run: Run, listen: Listener, until: float | None) -> Iterator[RunOnHost]:
         """Yield the work on `run`, on a host that is given back after the block."""
-        pool, work = self._connected(), RunOnHost(run, listen, until)
+        pool, work = self._connected(), RunOnHost(run, listen, until, self.storage, self.says)
         with self._lock:
             self._runs.add(work)
         try:
-            work.host = host = pool.acquire(self._room(run), work.waits, work.check)
+            work.placed(host := pool.acquire(self._room(run), work.waits, work.check))
             try:
-                self._check_nodes()
-                with host.watched():
+                self._check_nodes([host.node])
+                with host.watched(), errors_of(run):
                     yield work
             finally:
                 work.give_back(pool)
@@ -267,12 +275,14 @@ class RayExecutor(Executor):
                 work.cancel(at_once=at_once)
 
     def close(self) -> None:
-        """End the idle hosts."""
+        """End the idle hosts, and the connection if this executor made it."""
         with self._lock:
-            pool, self._pool = self._pool, None
-            self._count = (0.0, 0)
+            pool, connection, self._pool, self._connection = self._pool, self._connection, None, None
+            self._count, self._checked = (0.0, 0), set()
         if pool is not None:
             pool.close()
+        if connection is not None:
+            disconnect(connection)
 
 
 def _rounded(needed: int) -> int:
@@ -312,3 +322,41 @@ def _digests(address: str) -> dict[str, str] | None:
         return {path.name: digest.of_file(path) for path in backbone_spec.backbone_files(address)}
     except NotFound:
         return None
+
+
+def _check_storage(address: str, there: Sequence[Node]) -> None:
+    """Raise NotFound if the nodes do not see each other's files in the shared storage."""
+    name = f"afina probe {secrets.token_hex(8)}"
+    SharedStorage(address)  # raises if the address is malformed
+    said: dict[str, str] = {}
+    for nodes_now, write in ((there[:1], True), (there, False)):
+        for key, error in nodes.on_each(nodes_now, _probe, address, name, write).items():
+            said.setdefault(key, error)
+    nodes.on_each(there[:1], _forget, address, name)
+    wrong = [f"node {node.name}: {said[node.key]}" for node in there if said.get(node.key)]
+    if wrong:
+        raise NotFound(
+            f"storage {address}: not all nodes can use it. {'; '.join(wrong)}. Give a directory that all nodes "
+            "see, or s3://BUCKET/PREFIX, with credentials in the environment of each node.",
+            code="cluster.storage-unusable",
+            storage=address,
+            nodes=wrong,
+        )
+
+
+def _probe(address: str, name: str, write: bool) -> str:
+    """Write a file to the storage, or look for it; return what is wrong, or an empty text."""
+    try:
+        storage = SharedStorage(address)
+        if not write:
+            return "" if storage.has(name) else "it does not see a file that another node wrote there"
+        with tempfile.NamedTemporaryFile() as probe:
+            storage.put(name, Path(probe.name))
+    except AfinaError as error:
+        return str(error)
+    return ""
+
+
+def _forget(address: str, name: str) -> None:
+    with suppress(AfinaError):
+        SharedStorage(address).remove(name)

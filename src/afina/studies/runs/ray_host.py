@@ -11,13 +11,16 @@ from __future__ import annotations
 import queue
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from afina import assets, file_io, meter
 from afina.cluster.pieces import NodeFiles, OpenFiles, write_piece
+from afina.cluster.shared_storage import SharedStorage
+from afina.errors import AfinaError
 from afina.events import Progress
 from afina.studies.runs.inputs import Located, RunInputs
 from afina.studies.runs.output_directory import ADAPTERS, PREDICTIONS, OutputDirectory
@@ -39,17 +42,17 @@ class RunEnd:
     """The end of a run's process on a node.
 
     Attributes:
-        outcome: "done", "failed", "killed", "overrun" or "cancelled".
+        outcome: "done", "failed", "fault" (a bug), "killed", "overrun" or "cancelled".
         error: The message of an error; empty if there is none.
-        code, fields: Those of the error.
+        cause, of_cause: Code and fields of the error.
         sizes: The size in bytes of each file that the run left, by its path in the output directory.
         content: The content of these files, if they are small.
     """
 
     outcome: str
     error: str = ""
-    code: str = ""
-    fields: Mapping[str, object] = field(default_factory=dict)
+    cause: str = ""
+    of_cause: Mapping[str, object] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     content: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -59,7 +62,30 @@ class CheckpointWritten:
     """A run's process has written its checkpoint."""
 
 
-HostEvent = Message | CheckpointWritten | RunEnd
+@dataclass(frozen=True)
+class StorageFailed:
+    """A checkpoint could not be written to the shared storage, or not be read from there."""
+
+    error: str
+
+
+HostEvent = Message | CheckpointWritten | StorageFailed | RunEnd
+
+
+class HostError(Exception):
+    """An error that the user can correct, raised on a node: its message, its code and its fields.
+
+    Not every AfinaError can be sent to another process.
+    """
+
+
+@contextmanager
+def _sent() -> Iterator[None]:
+    """Raise HostError instead of AfinaError."""
+    try:
+        yield
+    except AfinaError as error:
+        raise HostError(str(error), error.code, error.fields) from None
 
 
 class RunHost:
@@ -70,8 +96,10 @@ class RunHost:
         self.files, self.open_files = NodeFiles(cache / "files"), OpenFiles()
         self.scratch, self._lock = _scratch_directory(cache / "scratch")
         self.located: dict[str, Located] = {}
+        self.places = 0
         self.events: queue.SimpleQueue[HostEvent] = queue.SimpleQueue()
         self.worker: WorkerProcess | None = None
+        self.keeper: _Keeper | None = None
         self.out = self.scratch / "0"
 
     def hello(self) -> str:
@@ -88,30 +116,44 @@ class RunHost:
 
     def receive(self, digest: str, offset: int, piece: bytes) -> None:
         """Receive a piece of a file that the node lacks."""
-        self.files.receive(digest, offset, piece)
+        with _sent():
+            self.files.receive(digest, offset, piece)
 
     def complete(self, digest: str) -> None:
         """Check a file whose pieces have all arrived, and keep it."""
-        self.files.complete(digest)
+        with _sent():
+            self.files.complete(digest)
+
+    def drop(self, digest: str) -> None:
+        """Give up a file that is not sent completely."""
+        self.files.drop(digest)
 
     def locate(self, key: str, inputs: RunInputs) -> None:
         """Write the inputs of runs, which are on this node, where runs with `key` read them."""
         if key not in self.located:
-            directory = self.scratch / "inputs" / str(len(self.located))
-            self.located[key] = inputs.materialise(directory, self.files.place)
+            self.places += 1  # a place that an earlier call left half-written is not used again
+            with _sent():
+                self.located[key] = inputs.materialise(self.scratch / "inputs" / str(self.places), self.files.place)
 
     # A run
 
-    def begin(self, label: str) -> None:
-        """Make a new scratch directory for a run, without a checkpoint."""
+    def begin(self, label: str, storage: str | None, name: str) -> bool:
+        """Make a new scratch directory for a run; with a storage, fetch the checkpoint with this name from there.
+
+        Returns whether the run has a checkpoint now.
+        """
         shutil.rmtree(self.out, ignore_errors=True)
         self.out = self.out.with_name(str(int(self.out.name) + 1))
         self.out.mkdir()
         self.checkpoint = OutputDirectory(self.out).checkpoint(label)
+        with _sent():
+            self.keeper = None if storage is None else _Keeper(SharedStorage(storage), name, self.checkpoint)
+            return self.keeper is not None and self.keeper.storage.get(name, self.checkpoint)
 
     def receive_checkpoint(self, offset: int, piece: bytes) -> None:
         """Receive a piece of the checkpoint from which the run continues."""
-        write_piece(self.checkpoint, offset, piece)
+        with _sent():
+            write_piece(self.checkpoint, offset, piece)
 
     def start(
         self, asked: CarryOut | TryOut, key: str, left: float | None, variables: Mapping[str, str | None]
@@ -143,7 +185,10 @@ class RunHost:
             events.put(Progressed(progress=progress))
             if (now := _stamp(self.checkpoint)) != seen and now is not None:
                 seen = now
-                events.put(CheckpointWritten())
+                if self.keeper is None:
+                    events.put(CheckpointWritten())
+                else:
+                    self.keeper.keep(events.put)
 
         try:
             for message in worker.answers(listen):
@@ -151,7 +196,10 @@ class RunHost:
         finally:
             worker.__exit__(None)
             errors.close()
-            events.put(self._end(worker, asked))
+            end = self._end(worker, asked)
+            if self.keeper is not None and end.outcome != "done":
+                self.keeper.finish(events.put)
+            events.put(end)
 
     def _end(self, worker: WorkerProcess, asked: CarryOut | TryOut) -> RunEnd:
         if worker.process.returncode == 0 and worker.problem is None:
@@ -162,11 +210,9 @@ class RunHost:
             return RunEnd("cancelled" if isinstance(why, Cancelled) else "overrun")
         if why.code == "run.killed":
             return RunEnd("killed", f"signal {-worker.process.returncode} killed its process")
-        message = str(why)
-        if why.code == "run.fault":
-            tail = (self.out / "stderr").read_text(encoding="utf-8", errors="replace")[-TAIL:].strip()
-            message = f"{message.replace(' (traceback above)', '')} The process wrote: {tail}"
-        return RunEnd("failed", self._of_the_run(message, worker, asked), why.code, why.fields)
+        if (problem := worker.problem) is not None:
+            return RunEnd("failed", self._of_the_run(problem.error, worker, asked), problem.code, problem.fields)
+        return RunEnd("fault", (self.out / "stderr").read_text(encoding="utf-8", errors="replace")[-TAIL:].strip())
 
     def _of_the_run(self, message: str, worker: WorkerProcess, asked: CarryOut | TryOut) -> str:
         """Return the message with the addresses that the run names, in place of those of this node."""
@@ -227,9 +273,11 @@ class RunHost:
         """Close an open file."""
         self.open_files.close(number)
 
-    def clear(self) -> None:
-        """Remove the files of the last run."""
+    def clear(self, done: bool) -> None:
+        """Remove the files of the last run; if it is `done`, also its checkpoint in the shared storage."""
         self.worker = None
+        if done and self.keeper is not None:
+            self.keeper.remove()
         shutil.rmtree(self.out, ignore_errors=True)
 
     def leave(self) -> None:
@@ -237,6 +285,51 @@ class RunHost:
         if self.worker is not None:
             self.worker.cancel(at_once=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+@dataclass
+class _Keeper:
+    """Writes checkpoints to the shared storage, in a thread; at most one at a time, and always the latest."""
+
+    storage: SharedStorage
+    name: str
+    checkpoint: Path
+    stored: tuple[int, int] | None = None
+    thread: threading.Thread | None = None
+
+    def keep(self, tell: Callable[[StorageFailed], object]) -> None:
+        """Store the checkpoint, unless an earlier one is still being stored."""
+        if self.thread is None or not self.thread.is_alive():
+            self.thread = threading.Thread(target=self._put, args=(tell,), daemon=True)
+            self.thread.start()
+
+    def finish(self, tell: Callable[[StorageFailed], object]) -> None:
+        """Store the last checkpoint, and wait."""
+        if self.thread is not None:
+            self.thread.join()
+        self._put(tell)
+
+    def remove(self) -> None:
+        """Remove the checkpoint of a finished run; one that stays there only takes space."""
+        if self.thread is not None:
+            self.thread.join()
+        with suppress(AfinaError):
+            self.storage.remove(self.name)
+
+    def _put(self, tell: Callable[[StorageFailed], object]) -> None:
+        now = _stamp(self.checkpoint)
+        if now == self.stored:
+            return
+        try:
+            if now is None:  # training diverged, and would diverge again
+                self.storage.remove(self.name)
+            else:
+                self.storage.put(self.name, self.checkpoint)
+        except (AfinaError, FileNotFoundError) as error:  # the run has ended, and removed its checkpoint
+            if isinstance(error, AfinaError):
+                tell(StorageFailed(str(error)))
+        else:
+            self.stored = now
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

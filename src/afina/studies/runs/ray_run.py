@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from afina.events import Listener, Progress
 from afina.models import backbone_spec
 from afina.studies.runs.executor import Cancelled, Lost, Overrun
 from afina.studies.runs.inputs import Input, RunInputs
-from afina.studies.runs.ray_host import CheckpointWritten, RunEnd
+from afina.studies.runs.ray_host import TAIL, CheckpointWritten, HostError, RunEnd, StorageFailed
 from afina.studies.runs.run import Run
 from afina.studies.runs.worker import CarryOut, Message, Progressed, TryOut
 
@@ -72,13 +73,16 @@ class RunOnHost:
         cancelled: Whether `cancel` was called.
         started, ended: Whether the process has been started, and has ended.
         stopped: Whether the process was ended because no more is asked of it.
+        done: Whether the files of the finished run are on this machine.
     """
 
-    def __init__(self, run: Run, listen: Listener, until: float | None) -> None:
-        self.run, self.listen, self.until = run, listen, until
+    def __init__(
+        self, run: Run, listen: Listener, until: float | None, storage: str | None, says: Callable[[str], object]
+    ) -> None:
+        self.run, self.listen, self.until, self.storage, self.says = run, listen, until, storage, says
         self.host: Host | None = None
-        self.cancelled = False
-        self.started = self.ended = self.stopped = False
+        self.cancelled = self.waited = False
+        self.started = self.ended = self.stopped = self.done = False
         self._fetched, self._pull = 0.0, 0.0
 
     # Before the run
@@ -92,7 +96,14 @@ class RunOnHost:
 
     def waits(self, note: str) -> None:
         """Tell the listener what the run waits for."""
+        self.waited = True
         self.listen(Progress("wait", note=note))
+
+    def placed(self, host: Host) -> None:
+        """Take the host on which the run has a place."""
+        self.host = host
+        if self.waited:
+            self.listen(Progress("load"))
 
     def cancel(self, *, at_once: bool) -> None:
         """End the run from another thread."""
@@ -111,7 +122,7 @@ class RunOnHost:
         if self.started and not self.ended:
             pool.discard(host)
         else:
-            host.actor.clear.remote()
+            host.actor.clear.remote(self.done)
             pool.release(host)
 
     def bring(self, key: str, inputs: RunInputs) -> None:
@@ -123,16 +134,25 @@ class RunOnHost:
         for digest, path in inputs.content.items():
             self.check()
             if host.call("lacks", digest):
-                transfers.send(path, partial(host.actor.receive.remote, digest))
+                try:
+                    transfers.send(path, partial(self._put, digest))
+                except BaseException:
+                    host.actor.drop.remote(digest)
+                    raise
                 host.call("complete", digest)
         host.call("locate", key, replace(inputs, content={}))
         host.known.add(key)
 
+    def _put(self, digest: str, offset: int, piece: bytes) -> Any:
+        self.check()
+        return self._on().actor.receive.remote(digest, offset, piece)
+
     def begin(self, checkpoint: Path | None) -> None:
         """Make the run's scratch directory on the node, with the checkpoint from which the run continues."""
         host = self._on()
-        host.call("begin", self.run.label)
-        if checkpoint is not None and checkpoint.is_file():
+        name = f"afina checkpoint {self.run.key}"
+        found = host.call("begin", self.run.label, None if checkpoint is None else self.storage, name)
+        if not found and checkpoint is not None and checkpoint.is_file():
             transfers: Transfers[Any] = Transfers(ray.get)
             transfers.send(checkpoint, host.actor.receive_checkpoint.remote)
 
@@ -162,6 +182,8 @@ class RunOnHost:
                     return event
                 if isinstance(event, Progressed):
                     self.listen(event.progress)
+                elif isinstance(event, StorageFailed):
+                    self.says(f"{self.run.title}, seed {self.run.seed}: a checkpoint is not kept. {event.error}")
                 elif isinstance(event, CheckpointWritten):
                     if checkpoint is not None and meter.now() - self._fetched >= PULLS * self._pull:
                         self.fetch_checkpoint(checkpoint)
@@ -177,10 +199,12 @@ class RunOnHost:
         return found
 
     def fetch_checkpoint(self, path: Path) -> None:
-        """Fetch the run's checkpoint, if there is one."""
+        """Fetch the run's checkpoint; if the run has none, as after it diverged, remove an earlier one."""
         began = meter.now()
         opened = self._on().call("open", None)
-        if opened is not None:
+        if opened is None:
+            path.unlink(missing_ok=True)
+        else:
             with file_io.replacing(path) as fresh:
                 self._fetch(fresh, *opened)
         self._fetched = meter.now()
@@ -196,6 +220,7 @@ class RunOnHost:
             else:
                 self._fetch(path, *self._on().call("open", name))
             assert path.stat().st_size == size
+        self.done = True
 
     def _fetch(self, path: Path, number: int, size: int) -> None:
         host = self._on()
@@ -215,4 +240,29 @@ class RunOnHost:
             return Overrun()
         if end.outcome == "killed":
             return Lost(f"{end.error} on node {self._on().node.name}, most likely because memory ran out")
-        return RunFailed(end.error, code=end.code, **dict(end.fields))
+        title = self.run.title
+        if end.outcome == "failed":
+            return RunFailed(end.error, run=title, cause=end.cause, of_cause=dict(end.of_cause))
+        return fault(title, f"The process wrote: {end.error}")
+
+
+def fault(title: str, seen: str) -> RunFailed:
+    """Return the error of a run that a bug ended; `seen` is what the bug left."""
+    return RunFailed(
+        f"run {title}: a bug in afina ended its process. Please report the bug. The other runs are not affected. "
+        f"{seen}",
+        code="run.fault",
+        run=title,
+    )
+
+
+@contextmanager
+def errors_of(run: Run) -> Iterator[None]:
+    """Raise RunFailed if a method of a host raised an error in the block."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, HostError):
+            message, code, fields = error.cause.args
+            raise RunFailed(f"run {run.title}: {message}", run=run.title, cause=code, of_cause=fields) from None
+        raise fault(run.title, f"Ray says: {str(error.cause)[:TAIL]}") from error
