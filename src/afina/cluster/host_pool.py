@@ -88,6 +88,14 @@ def death(node: Node, error: Exception) -> HostDied:
     return HostDied(f"node {node.name} died" if of_node else f"its host on node {node.name} died", of_node=of_node)
 
 
+@dataclass(eq=False)
+class _Waiting:
+    """Work that waits for a host with this room; `given`: a host that was released meanwhile."""
+
+    room: Room
+    given: Host | None = None
+
+
 class HostPool:
     """Hosts of one class.
 
@@ -102,7 +110,7 @@ class HostPool:
         self._lock = threading.Lock()
         self._idle: list[Host] = []
         self._busy: list[Host] = []
-        self._waiting: list[tuple[Room, list[Host]]] = []
+        self._waiting: list[_Waiting] = []
         self._held: set[Room] = set()
 
     def acquire(self, room: Room, waits: Callable[[str], object], check: Callable[[], object]) -> Host:
@@ -116,14 +124,14 @@ class HostPool:
             HostDied: The host died before it had started.
             RunFailed: No node can ever hold the host.
         """
-        given: list[Host] = []
+        waiting = _Waiting(room)
         with self._lock:
             found = next((host for host in self._idle if host.room == room), None)
             if found is not None:
                 self._idle.remove(found)
                 return self._used(found)
             others, self._idle = self._idle, []
-            self._waiting.append((room, given))
+            self._waiting.append(waiting)
         for other in others:
             end(other.actor)
         actor = self._remote.options(
@@ -135,24 +143,23 @@ class HostPool:
             max_concurrency=CALLS,
         ).remote()
         try:
-            host = self._started(actor, room, given, waits, check)
+            host = self._started(actor, waiting, waits, check)
         except BaseException:
             with self._lock:
-                self._waiting.remove((room, given))
-                self._idle += given
+                self._waiting.remove(waiting)
+                self._idle += [waiting.given] if waiting.given else []
             ray.kill(actor)
             raise
         with self._lock:
-            self._waiting.remove((room, given))
-            if given and host is not given[0]:
-                self._idle += given
+            self._waiting.remove(waiting)
+            if waiting.given and host is not waiting.given:
+                self._idle.append(waiting.given)
             return self._used(host)
 
     def _started(
         self,
         actor: Any,
-        room: Room,
-        given: list[Host],
+        waiting: _Waiting,
         waits: Callable[[str], object],
         check: Callable[[], object],
     ) -> Host:
@@ -160,11 +167,11 @@ class HostPool:
         began, ready, note = meter.now(), actor.hello.remote(), ""
         while not ray.wait([ready], timeout=_STEP)[0]:
             check()
-            if given:
+            if waiting.given is not None:
                 ray.kill(actor)
-                return given[0]
+                return waiting.given
             waited = meter.now() - began
-            if waited >= QUIET and (now := self._missing(room, waited)) not in ("", note):
+            if waited >= QUIET and (now := self._missing(waiting.room, waited)) not in ("", note):
                 waits(note := now)
         try:
             key = ray.get(ready)
@@ -175,7 +182,7 @@ class HostPool:
         node = next((node for node in nodes.living() if node.key == key), None)
         if node is None:
             raise HostDied("its node died before the run began", of_node=True)
-        return Host(actor, room, node)
+        return Host(actor, waiting.room, node)
 
     def _missing(self, room: Room, waited: float) -> str:
         """Return what is missing for a place. Raises RunFailed if no node can ever have it."""
@@ -198,7 +205,7 @@ class HostPool:
     def _has_place(self, room: Room) -> bool:
         """Return whether the nodes hold all hosts that wait, as far as other jobs do not use the nodes."""
         with self._lock:
-            waiting = sum(1 for other, _ in self._waiting if other == room)
+            waiting = sum(other.room == room for other in self._waiting)
             started = [*self._busy, *self._idle]
         left = [node.room.less([one.room for one in started if one.node.key == node.key]) for node in nodes.living()]
         return sum(one.times(room) for one in left) >= waiting
@@ -216,9 +223,9 @@ class HostPool:
         """Give a host back that can be used again."""
         with self._lock:
             self._busy.remove(host)
-            for room, given in self._waiting:
-                if room == host.room and not given:
-                    given.append(host)
+            for waiting in self._waiting:
+                if waiting.room == host.room and waiting.given is None:
+                    waiting.given = host
                     return
             if not self._waiting:
                 self._idle.append(host)

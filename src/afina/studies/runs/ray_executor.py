@@ -292,7 +292,7 @@ def _rounded(needed: int) -> int:
 
 def _line(found: ClusterConnection) -> str:
     """Return a line about the cluster."""
-    there = nodes.living()
+    there = [node for node in nodes.living() if node.room.cpus]
     number = f"{len(there)} node{'s' * (len(there) != 1)}"
     return f"Ray cluster at {found.address} ({found.found}): {number}, {nodes.together(there)}"
 
