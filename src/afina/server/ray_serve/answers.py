@@ -16,6 +16,9 @@ REPLICA = b"afina-replica"
 ID = b"x-request-id"
 """Header with the id of a request. Ray Serve reads it too."""
 
+ALWAYS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+"""Headers of every answer."""
+
 UNAVAILABLE = "unavailable"
 
 BROKEN = "the server that computed the answer ended. Send the request again."
@@ -24,9 +27,8 @@ BROKEN_LINES = "the server that computed the answers ended. Send the lines from 
 
 def refusal(path: str, status: int, kind: str, message: str, **headers: str) -> Response:
     """Return an error in the format of the path's protocol, with the headers that the server itself sends."""
-    always = {error_bodies.KIND: kind, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return JSONResponse(error_bodies.error_body(path, status, kind, message), status, always | named)
+    named = {error_bodies.KIND: kind, **ALWAYS, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return JSONResponse(error_bodies.error_body(path, status, kind, message), status, named)
 
 
 def unavailable(path: str, message: str) -> Response:

@@ -74,6 +74,10 @@ class Replica:
         """Return the HTTP application. Its start and end start and close the core."""
         return NamedAnswers(make_app(self.core), self.name)
 
+    async def reconfigure(self, configuration: dict[str, Any]) -> None:
+        """Accept a user configuration, which only says who deployed the replica. Ray Serve requires the method."""
+        logs_and_traces.note("deployed", owner=configuration.get("owner"))
+
     async def check_health(self) -> None:
         """Raise RuntimeError if nothing can be computed: then Ray Serve replaces the replica.
 

@@ -21,6 +21,9 @@ from afina.server.ray_serve.routing import ResidencyRouter
 NAME = "afina"
 """Name of the application and of its deployment."""
 
+OWNER = "owner"
+"""Key of the deployment's user configuration: the command that deployed it last."""
+
 HEALTH = 1.0, 30.0
 """Seconds between health checks of a replica, and until a check that is not answered has failed."""
 
@@ -65,12 +68,14 @@ class DeploymentOptions(ReplicaOptions):
         threads: Threads and CPUs of a replica.
         gpus: GPUs of a replica.
         surge: Replicas of a new version that may start before those of the old version end.
+        owner: Random word of the command that deploys. Another word starts no other replicas.
     """
 
     replicas: str = "1"
     threads: int = Field(default=1, ge=1)
     gpus: float = Field(default=0, ge=0)
     surge: int = Field(default=0, ge=0)
+    owner: str = ""
 
 
 def application(options: DeploymentOptions) -> serve.Application:
@@ -79,6 +84,7 @@ def application(options: DeploymentOptions) -> serve.Application:
     own = ReplicaOptions(**options.model_dump(include=set(ReplicaOptions.model_fields), exclude={"version"}))
     deployed = serve.deployment(
         name=NAME,
+        user_config={OWNER: options.owner},
         **_number(size, settings),
         max_ongoing_requests=settings.connections,
         max_queued_requests=settings.connections,

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,9 +22,10 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Loggi
 
 from afina import __version__, meter
 from afina.errors import Refused, RunFailed
+from afina.models.backbone_spec import check_backbone, directory_of, moved_address
 from afina.server import logs_and_traces
 from afina.server.limits import Settings
-from afina.server.ray_serve.deployment import NAME, DeploymentOptions, ReplicaRange, application
+from afina.server.ray_serve.deployment import NAME, OWNER, DeploymentOptions, ReplicaRange, application
 from afina.server.ray_serve.proxy import CALLBACK
 from afina.server.running import bind
 from afina.store.adapter_store import AdapterStore
@@ -59,17 +61,17 @@ def serve_on_ray(
         RunFailed: the replicas did not start.
     """
     settings = Settings(**options.settings)  # type: ignore[arg-type]
+    options = options.model_copy(update={"backbone": _anywhere(options.backbone)})
     with _connected(address), _Signals() as signals:
         nodes = [one for one in ray.nodes() if one["Alive"]]
         check_store(AdapterStore(options.store), [one["NodeManagerAddress"] for one in nodes])
+        port = port or _free_port(host)
         began = _begin_serve(host, port)
         try:
             planned = planned_options(options, nodes, ray.available_resources())
-            deployed = _deploy(planned, signals)
-            if deployed is not None:
+            if _deploy(planned, signals):
                 listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-                taken = _watch(deployed, signals)
-                if taken:
+                if _watch(planned.owner, signals):
                     logs_and_traces.note("another command has taken over the deployment")
                     return
         except BaseException:
@@ -79,9 +81,18 @@ def serve_on_ray(
         _end(settings, signals)
 
 
+def _anywhere(backbone: str) -> str:
+    """Return an address that means the same in every working directory. Raises the errors of `check_backbone`."""
+    check_backbone(backbone)
+    here = directory_of(backbone)
+    return backbone if here is None else moved_address(backbone, here.absolute())
+
+
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[None]:
     ray.init(address=address or os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level=logging.WARNING)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    logs_and_traces.adopt_loggers()
     try:
         yield
     finally:
@@ -168,7 +179,8 @@ def planned_options(
         threads = max(1, min(working, default=1) // math.ceil(most / max(1, len(working))))
     gpus = 1.0 if any(one["Resources"].get("GPU", 0) >= 1 for one in nodes) else 0.0
     surge = int(free.get("CPU", 0) >= threads and free.get("GPU", 0) >= gpus)
-    return options.model_copy(update={"threads": threads, "gpus": gpus, "surge": surge, "version": __version__})
+    chosen = {"threads": threads, "gpus": gpus, "surge": surge, "version": __version__, "owner": secrets.token_hex(4)}
+    return options.model_copy(update=chosen)
 
 
 def _begin_serve(host: str, port: int) -> bool:
@@ -202,12 +214,29 @@ def _begin_serve(host: str, port: int) -> bool:
     return True
 
 
+def _free_port(host: str) -> int:
+    """Return a port that is free on this machine. Raises the errors of `bind`."""
+    with contextlib.ExitStack() as stack:
+        bound = [stack.enter_context(one) for one in bind(host, 0)]
+        found: int = bound[0].getsockname()[1]
+    return found
+
+
 def _status() -> ApplicationStatusOverview | None:
     return serve.status().applications.get(NAME)
 
 
-def _deploy(options: DeploymentOptions, signals: _Signals) -> float | None:
-    """Deploy the application, and wait until it runs. Return the time of the deployment; None: a signal arrived.
+def _owner() -> str | None:
+    """Return the owner of the deployment. None: there is no deployment."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return None
+    found = client.get_serve_details()["applications"].get(NAME, {}).get("deployments", {}).get(NAME)
+    return None if found is None else (found["deployment_config"].get("user_config") or {}).get(OWNER)
+
+
+def _deploy(options: DeploymentOptions, signals: _Signals) -> bool:
+    """Deploy the application, and wait until it runs. Return whether it runs; else a signal arrived.
 
     Raises RunFailed if the replicas do not start.
     """
@@ -218,16 +247,16 @@ def _deploy(options: DeploymentOptions, signals: _Signals) -> float | None:
         if status is None or status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
             raise _failed("" if status is None else _reason(status))
         if status.status == ApplicationStatus.RUNNING:
-            return status.last_deployed_time_s
+            return True
         message = next(iter(status.deployments.values())).message if status.deployments else ""
         if message and message != said and meter.now() - waits > 5:
             said = message
             logs_and_traces.note("waiting for replicas", logging.WARNING, reason=message.split("\n")[0][:300])
-    return None
+    return False
 
 
 def _reason(status: ApplicationStatusOverview) -> str:
-    return "\n".join([status.message, *(one.message for one in status.deployments.values())])
+    return "\n".join(filter(None, [status.message, *(one.message for one in status.deployments.values())]))
 
 
 def _failed(message: str) -> RunFailed:
@@ -241,17 +270,18 @@ def _failed(message: str) -> RunFailed:
     )
 
 
-def _watch(deployed: float, signals: _Signals) -> bool:
+def _watch(owner: str, signals: _Signals) -> bool:
     """Watch the deployment until a signal arrives. Return whether another command has deployed it again."""
     before = ApplicationStatus.RUNNING
     while not signals.wait(LOOKS):
         status = _status()
-        if status is None or status.last_deployed_time_s != deployed:
+        if status is None or _owner() != owner:
             return True
         if status.status != before:
             bad = status.status == ApplicationStatus.UNHEALTHY
             level = logging.WARNING if bad else logging.INFO
-            logs_and_traces.note("state of the deployment", level, state=status.status.value.lower())
+            reason = _reason(status).split("\n")[0][:300] if bad else None
+            logs_and_traces.note("state of the deployment", level, state=status.status.value.lower(), reason=reason)
             before = status.status
     return False
 

@@ -160,7 +160,7 @@ class RepeatingProxy:
             await self._stream(scope, receive, send)
             return
         if path in LIVE and reads:
-            await JSONResponse({"live": True})(scope, receive, send)
+            await JSONResponse({"live": True}, headers=answers.ALWAYS)(scope, receive, send)
             return
         body = await self._body(scope, receive)
         if isinstance(body, Response):
