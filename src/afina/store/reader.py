@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from sqlalchemy import Connection, select
 
 from afina import digest, file_io
-from afina.blobs import Blobs
+from afina.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CorruptStore, NotFound, Refused
 from afina.store import aliases, audit_log, catalog, keys, publishing, verify
@@ -76,6 +76,11 @@ class StoreReader:
         if not said and beside is not None:
             return open_blobs(str(beside / engine.BLOBS))
         return open_blobs(said)
+
+    @property
+    def blobs_directory(self) -> Path | None:
+        """The directory with the store's blobs. None: they are in a bucket."""
+        return self._blobs.root if isinstance(self._blobs, LocalBlobs) else None
 
     def exists(self) -> bool:
         """Return whether there is a store at the address."""

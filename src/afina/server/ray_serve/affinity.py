@@ -56,11 +56,13 @@ class RankedReplica(NamedTuple):
         name: its name.
         holds: whether it has the adapter in memory.
         load: number of its unfinished requests.
+        held: number of models whose adapters it has in memory.
     """
 
     name: str
     holds: bool
     load: int
+    held: int = 0
 
 
 def _rank(key: str, name: str) -> bytes:
@@ -70,10 +72,11 @@ def _rank(key: str, name: str) -> bytes:
 def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     """Return the names of replicas in the order in which they should be tried.
 
-    A replica that holds the adapter comes first. If no replica holds the adapter, its home comes first: the first in
-    the order of rendezvous hashing, which is the same in every proxy and changes little when replicas come and go. If
-    the first one has `SPILL` more requests than the least busy replica, the request spills over: the next replica in
-    the order of rendezvous hashing that is not busy takes its place, so that an adapter spreads to few replicas.
+    A replica that holds the adapter comes first, the least busy one of several. If no replica holds the adapter, the
+    one that holds the fewest comes first. Ties are decided by rendezvous hashing, in the same way in every proxy.
+
+    If the first replica has `SPILL` more requests than the least busy one, the request spills over: the first replica
+    in the order of rendezvous hashing that is not busy takes its place, so that an adapter spreads to few replicas.
 
     Args:
         key: key of the model. None: any replica is as good as another.
@@ -86,8 +89,8 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     by_load = sorted(by_rank, key=lambda one: one.load)
     if not key:
         return [one.name for one in by_load]
-    holders = [one for one in by_load if one.holds] or by_rank[:1]
-    first = holders[0]
+    holders = [one for one in by_load if one.holds]
+    first = holders[0] if holders else min(by_rank, key=lambda one: one.held)
     if first.load - by_load[0].load >= SPILL:
         first = next(one for one in by_rank if one.load <= first.load - SPILL)
     return [first.name, *(one.name for one in by_load if one is not first)]

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import os
 import re
-import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -20,12 +17,15 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
-from afina import __version__, meter
+from afina import meter
+from afina.cluster.connection import connect
+from afina.cluster.nodes import living
 from afina.errors import Refused, RunFailed
 from afina.models.backbone_spec import check_backbone, directory_of, moved_address
 from afina.server import logs_and_traces
 from afina.server.limits import Settings
-from afina.server.ray_serve.deployment import NAME, OWNER, DeploymentOptions, ReplicaRange, application
+from afina.server.ray_serve.deployment import NAME, OWNER, DeploymentOptions, application
+from afina.server.ray_serve.placement import check_cluster, planned_options
 from afina.server.ray_serve.proxy import CALLBACK
 from afina.server.running import bind
 from afina.store.adapter_store import AdapterStore
@@ -56,15 +56,15 @@ def serve_on_ray(
         listening: called with the URL.
 
     Raises:
-        Refused: the store is not visible to all nodes, or Ray Serve runs something else on the cluster.
+        Refused: nodes have other versions, the store is not visible to all nodes, or Ray Serve runs something else.
         Busy: the port is in use.
         RunFailed: the replicas did not start.
     """
     settings = Settings(**options.settings)  # type: ignore[arg-type]
     options = options.model_copy(update={"backbone": _anywhere(options.backbone)})
     with _connected(address), _Signals() as signals:
-        nodes = [one for one in ray.nodes() if one["Alive"]]
-        check_store(AdapterStore(options.store), [one["NodeManagerAddress"] for one in nodes])
+        nodes = living()
+        check_cluster(nodes, AdapterStore(options.store))
         port = port or _free_port(host)
         began = _begin_serve(host, port)
         try:
@@ -90,7 +90,9 @@ def _anywhere(backbone: str) -> str:
 
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[None]:
-    ray.init(address=address or os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level=logging.WARNING)
+    connection = connect(address)
+    logs_and_traces.note("connected to a Ray cluster", address=connection.address, found=connection.found)
+    logging.getLogger("ray").setLevel(logging.WARNING)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     logs_and_traces.adopt_loggers()
     try:
@@ -133,54 +135,6 @@ class _Signals:
     def drain(self, seconds: float) -> None:
         """Wait until a second signal, or SIGINT."""
         self._second.wait(seconds)
-
-
-def check_store(store: AdapterStore, hosts: Sequence[str]) -> None:
-    """Check that a store can be used from several machines.
-
-    Args:
-        store: the store.
-        hosts: address of each node's machine.
-
-    Raises:
-        Refused: the store is a directory, and the cluster has several machines.
-    """
-    others = sorted({*hosts})
-    if store.address.directory is not None and len(others) > 1:
-        raise Refused(
-            f"store {store.address.shown}: the store is a file of one machine, and the cluster has {len(others)} "
-            "machines. SQLite's log of changes cannot be shared by machines, not even on a network file system. Give "
-            "a database with `store`: postgresql://..., with blobs in a bucket or a shared directory.",
-            code="store.not-shared",
-            hosts=others,
-        )
-
-
-def planned_options(
-    options: DeploymentOptions, nodes: Sequence[Mapping[str, Any]], free: Mapping[str, float]
-) -> DeploymentOptions:
-    """Return the options with the resources of a replica that this cluster suggests.
-
-    A replica has as many threads as $OMP_NUM_THREADS says. Otherwise the replicas of a node share its CPUs. If the
-    cluster has GPUs, each replica has one.
-
-    Args:
-        options: the options.
-        nodes: the nodes, as Ray describes them.
-        free: free resources of the cluster.
-    """
-    most = ReplicaRange.parse(options.replicas).most
-    cpus = [int(one["Resources"].get("CPU", 0)) for one in nodes]
-    working = [one for one in cpus if one >= 1]
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given):
-        threads = int(given)
-    else:
-        threads = max(1, min(working, default=1) // math.ceil(most / max(1, len(working))))
-    gpus = 1.0 if any(one["Resources"].get("GPU", 0) >= 1 for one in nodes) else 0.0
-    surge = int(free.get("CPU", 0) >= threads and free.get("GPU", 0) >= gpus)
-    chosen = {"threads": threads, "gpus": gpus, "surge": surge, "version": __version__, "owner": secrets.token_hex(4)}
-    return options.model_copy(update=chosen)
 
 
 def _begin_serve(host: str, port: int) -> bool:

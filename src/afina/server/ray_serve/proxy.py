@@ -220,7 +220,7 @@ class RepeatingProxy:
                 await answers.unavailable(path, LATE)(scope, client.receiving(b""), send)
                 return
             if not repeats:
-                await answers.unavailable(path, CHANGED)(scope, client.receiving(b""), send)
+                await answers.refusal(path, 502, "failed", CHANGED)(scope, client.receiving(b""), send)
                 return
             _log.info(f"Request {request}: replica {attempt.routed.placed} did not answer. Trying another replica.")
         await answers.unavailable(path, answers.BROKEN)(scope, client.receiving(b""), send)

@@ -6,6 +6,7 @@ such a process is read through a module (`affinity.PROXY`), and never imported b
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from ray.serve._private.replica_result import ReplicaResult
@@ -15,6 +16,9 @@ from afina.server.ray_serve import affinity
 
 RECENT = 4096
 """Number of models for which a router remembers where it sent the last request."""
+
+LATE = 2.0
+"""Seconds after which a replica's statistics contain an adapter that was loaded."""
 
 
 class ResidencyRouter(RequestRouter):
@@ -28,16 +32,20 @@ class ResidencyRouter(RequestRouter):
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
         self._sent: dict[str, str] = {}
+        self._held: dict[str, frozenset[str]] = {}
+        self._new: Counter[str] = Counter()
+        self._since = 0.0
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Take over the running replicas."""
+        """Take over the running replicas and their statistics."""
         super().update_replicas(replicas)
-        affinity.PROXY.replicas = tuple(sorted(one.replica_id.unique_id for one in replicas))
+        self._held = {_name(one): frozenset(one.routing_stats.get(affinity.HELD, ())) for one in replicas}
+        affinity.PROXY.replicas = tuple(sorted(self._held))
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Leave out a replica that died, before the controller knows of it."""
         super().on_replica_actor_died(replica_id)
-        affinity.PROXY.replicas = tuple(sorted(one.unique_id for one in self.curr_replicas))
+        affinity.PROXY.replicas = tuple(sorted(map(_name, self.curr_replicas.values())))
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -47,26 +55,43 @@ class ResidencyRouter(RequestRouter):
             return [[*candidate_replicas]]
         pending_request.routing_context.should_backoff = True
         request = affinity.PROXY.requests.get(pending_request.metadata.request_id)
-        by_name = {one.replica_id.unique_id: one for one in candidate_replicas}
+        by_name = {_name(one): one for one in candidate_replicas}
         if request is not None and request.target in by_name:
             return [[by_name[request.target]]]
         key = None if request is None else request.key
-        found = [self._candidate(key, name, one) for name, one in by_name.items()]
+        found = [self._ranked(key, name, one) for name, one in by_name.items()]
         return [[by_name[name]] for name in affinity.ordered(key, found)]
 
-    def _candidate(self, key: str | None, name: str, replica: RunningReplica) -> affinity.RankedReplica:
-        held = key is not None and (key in replica.routing_stats.get(affinity.HELD, ()) or self._sent.get(key) == name)
+    def _ranked(self, key: str | None, name: str, replica: RunningReplica) -> affinity.RankedReplica:
+        known = self._held.get(name, frozenset())
+        holds = key is not None and (key in known or self._sent.get(key) == name)
         load = self.replica_queue_len_cache.get(replica.replica_id) or 0
-        return affinity.RankedReplica(name, held, load)
+        return affinity.RankedReplica(name, holds, load, len(known) + self._new[name])
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
         """Remember that a replica accepted a request, and therefore holds its adapter soon."""
-        request = affinity.PROXY.requests.get(pending_request.metadata.request_id)
+        request, name = affinity.PROXY.requests.get(pending_request.metadata.request_id), replica_id.unique_id
         if request is None:
             return
-        request.placed = replica_id.unique_id
-        if request.key is not None and request.target is None:
-            self._sent.pop(request.key, None)
-            self._sent[request.key] = replica_id.unique_id
-            if len(self._sent) > RECENT:
-                del self._sent[next(iter(self._sent))]
+        request.placed = name
+        if request.key is None or request.target is not None:
+            return
+        if request.key not in self._held.get(name, ()) and self._sent.get(request.key) != name:
+            self._count_new(name)
+        self._sent.pop(request.key, None)
+        self._sent[request.key] = name
+        if len(self._sent) > RECENT:
+            del self._sent[next(iter(self._sent))]
+
+    def _count_new(self, name: str) -> None:
+        """Count an adapter that a replica is about to load, until its statistics should contain the adapter."""
+        now = self._get_curr_time_s()
+        if now - self._since > LATE:
+            self._new.clear()
+            self._since = now
+        self._new[name] += 1
+
+
+def _name(replica: RunningReplica) -> str:
+    found: str = replica.replica_id.unique_id
+    return found

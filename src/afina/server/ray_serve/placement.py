@@ -1,0 +1,80 @@
+"""What a cluster must have for replicas, and the resources of a replica that suit the cluster."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from afina.cluster.nodes import Node, check_same, facts_here, facts_of, on_each
+from afina.errors import Refused
+from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange
+from afina.store.adapter_store import AdapterStore
+
+
+def check_cluster(nodes: Sequence[Node], store: AdapterStore) -> None:
+    """Check that all nodes have the same versions, and that all see the store.
+
+    Raises Refused.
+    """
+    check_same(nodes, facts_of(nodes), facts_here())
+    check_machines(nodes, store)
+    for directory in filter(None, [store.address.directory, store.blobs_directory]):
+        path = str(directory.absolute())
+        seen = on_each(nodes, _sees, path)
+        if blind := [node.name for node in nodes if not seen.get(node.key, True)]:
+            raise Refused(
+                f"store {store.address.shown}: {path} is not a directory on node {', '.join(blind)}. All nodes need "
+                "the same store: give a shared directory or a bucket for blobs, and a database with `store`.",
+                code="store.not-shared",
+                directory=path,
+                nodes=blind,
+            )
+
+
+def _sees(path: str) -> bool:
+    return Path(path).is_dir() and os.access(path, os.R_OK | os.W_OK)
+
+
+def check_machines(nodes: Sequence[Node], store: AdapterStore) -> None:
+    """Raise Refused if the store is a directory, and the nodes are on several machines."""
+    machines = sorted({_machine(node) for node in nodes})
+    if store.address.directory is not None and len(machines) > 1:
+        raise Refused(
+            f"store {store.address.shown}: the store is a SQLite file, and the cluster has {len(machines)} machines "
+            f"({', '.join(machines)}). SQLite cannot be shared by machines, not even on a network file system. Give a "
+            "database with `store`: postgresql://USER:PASSWORD@HOST/DATABASE.",
+            code="store.not-shared",
+            machines=machines,
+        )
+
+
+def _machine(node: Node) -> str:
+    """Return the machine of a node. Addresses of the loopback network are of one machine."""
+    return node.host if node.address.startswith("127.") else f"{node.host} {node.address}"
+
+
+def planned_options(options: DeploymentOptions, nodes: Sequence[Node], free: Mapping[str, float]) -> DeploymentOptions:
+    """Return the options with the resources of a replica that suit a cluster.
+
+    A replica has as many threads as $OMP_NUM_THREADS says. Otherwise the replicas of a node share its CPUs. If the
+    cluster has GPUs, each replica has one. If there is room, a replica of a new version starts before one of the old
+    version ends.
+
+    Args:
+        options: the options.
+        nodes: the nodes.
+        free: free resources of the cluster.
+    """
+    most = ReplicaRange.parse(options.replicas).most
+    working = [node.room.cpus for node in nodes if node.room.cpus >= 1]
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and int(given):
+        threads = int(given)
+    else:
+        threads = max(1, min(working, default=1) // math.ceil(most / max(1, len(working))))
+    gpus = 1.0 if any(node.room.gpus >= 1 for node in nodes) else 0.0
+    surge = int(free.get("CPU", 0) >= threads and free.get("GPU", 0) >= gpus)
+    return options.model_copy(update={"threads": threads, "gpus": gpus, "surge": surge, "owner": secrets.token_hex(4)})
