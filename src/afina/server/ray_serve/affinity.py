@@ -72,11 +72,10 @@ def _rank(key: str, name: str) -> bytes:
 def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     """Return the names of replicas in the order in which they should be tried.
 
-    A replica that holds the adapter comes first, the least busy one of several. If no replica holds the adapter, the
-    one that holds the fewest comes first. Ties are decided by rendezvous hashing, in the same way in every proxy.
-
-    If the first replica has `SPILL` more requests than the least busy one, the request spills over: the first replica
-    in the order of rendezvous hashing that is not busy takes its place, so that an adapter spreads to few replicas.
+    A replica is busy if it has `SPILL` more requests than the least busy one. The first replica is one that holds the
+    adapter and is not busy. If there are several, the order of rendezvous hashing decides, and not their load: so the
+    other copies of the adapter are not used, and memory that is needed is taken from them. If there is none, the
+    request spills over to the replica that holds the fewest adapters and is not busy.
 
     Args:
         key: key of the model. None: any replica is as good as another.
@@ -89,10 +88,8 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     by_load = sorted(by_rank, key=lambda one: one.load)
     if not key:
         return [one.name for one in by_load]
-    holders = [one for one in by_load if one.holds]
-    first = holders[0] if holders else min(by_rank, key=lambda one: one.held)
-    if first.load - by_load[0].load >= SPILL:
-        first = next(one for one in by_rank if one.load <= first.load - SPILL)
+    free = [one for one in by_rank if one.load - by_load[0].load < SPILL]
+    first = next((one for one in free if one.holds), None) or min(free, key=lambda one: one.held)
     return [first.name, *(one.name for one in by_load if one is not first)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
@@ -98,6 +99,27 @@ def _labelled(sample: str, replica: str) -> str:
         return f'{name}{{replica="{replica}",{rest}'
     name, _, value = sample.partition(" ")
     return f'{name}{{replica="{replica}"}} {value}'
+
+
+STATES = ("failed", "loading", "riding", "promoted", "none")
+"""States of a shadow. If replicas have different states, the first of these is that of all."""
+
+
+def summed_shadows(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the counts of a shadow over all replicas, from the answers of each.
+
+    None: the replicas compare different versions, as for a moment after an alias was moved.
+    """
+    from afina.server.shadow_counts import ShadowCounts
+
+    if len({(one["name"], one["current"], one["shadow"]) for one in found}) > 1:
+        return None
+    total = ShadowCounts()
+    for one in found:
+        total = total.plus(ShadowCounts.of(one))
+    states = {one["state"]: one for one in found}
+    chosen = states[next(state for state in (*STATES, *states) if state in states)]
+    return {**chosen, **total.as_json(), "servers": len(found)}
 
 
 def is_last(message: Message) -> bool:

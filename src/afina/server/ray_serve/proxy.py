@@ -10,6 +10,7 @@ Serve calls `middlewares` in each proxy, because of the environment variable tha
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,7 @@ ASKING = 5.0
 STREAMED = "/bulk"
 LIVE = frozenset({"/health/live", "/v2/health/live"})
 READY = frozenset({"/health/ready", "/v2/health/ready"})
-METRICS = "/metrics"
+METRICS, SHADOWS = "/metrics", "/shadows/"
 
 REPEATABLE = ("/predict", "/classify", "/models/", "/v1/", "/v2/", "/tasks", "/page/answers")
 """Beginnings of the paths whose POST requests change nothing."""
@@ -169,7 +170,7 @@ class RepeatingProxy:
         client = ClientEnd(receive)
         self._buffered += len(body)
         try:
-            if reads and (path in READY or path == METRICS):
+            if reads and (path in READY or path == METRICS or path.startswith(SHADOWS)):
                 await self._of_all(scope, client, send)
             else:
                 await self._repeated(scope, client, body, send)
@@ -277,7 +278,7 @@ class RepeatingProxy:
             _log.warning(f"Request failed in the proxy: {type(error).__name__}")
 
     async def _of_all(self, scope: Scope, client: ClientEnd, send: Send) -> None:
-        """Ask every replica. The cluster is ready if a replica is ready; metrics are those of all replicas."""
+        """Ask every replica. The cluster is ready if a replica is; metrics and counts are those of all replicas."""
         names = affinity.PROXY.replicas
         found = await asyncio.gather(*(self._of_one(scope, client, name) for name in names))
         by_name = {name: one for name, one in zip(names, found, strict=True) if one.status}
@@ -287,6 +288,8 @@ class RepeatingProxy:
             await answers.unavailable(scope["path"], LATE)(scope, receive, send)
         elif good and scope["path"] == METRICS:
             await _metrics(good, names)(scope, receive, send)
+        elif good and scope["path"].startswith(SHADOWS):
+            await _shadows(scope["path"], good, names)(scope, receive, send)
         else:
             one = next(iter((good or by_name).values()))
             await send({"type": "http.response.start", "status": one.status, "headers": one.headers})
@@ -305,6 +308,16 @@ def _metrics(good: Mapping[str, Collected], names: Sequence[str]) -> Response:
     media_type = answers.header(next(iter(good.values())).headers, b"content-type") or b"text/plain"
     silent = [name for name in names if name not in good]
     return Response(answers.merged_metrics(texts, silent), headers={"Content-Type": media_type.decode()})
+
+
+def _shadows(path: str, good: Mapping[str, Collected], names: Sequence[str]) -> Response:
+    """Return the counts of all replicas, or status 503 if one did not answer or compares other versions."""
+    if missing := [name for name in names if name not in good]:
+        return answers.unavailable(path, f"replica {', '.join(missing)} did not answer. Try again.")
+    counts = answers.summed_shadows([json.loads(one.body) for one in good.values()])
+    if counts is None:
+        return answers.unavailable(path, "the replicas compare different versions at the moment. Try again.")
+    return JSONResponse(counts, headers=answers.ALWAYS)
 
 
 def _scope(scope: Scope, request: str) -> Scope:
