@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,13 @@ from afina.errors import AfinaError, InvalidStudy, NotFound, Refused
 
 ADDRESS = "RAY_ADDRESS"
 """The variable with the address of a cluster, as Ray reads it; `ray job submit` sets it."""
+
+
+AUTHENTICATION = "RAY_AUTH_MODE"
+"""The variable that says whether Ray uses a token."""
+
+PATIENCE = 10.0
+"""Seconds to wait for a machine at an address."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,10 @@ def _init_at(ray: Any, address: str, found: str) -> None:
     """Connect to the cluster at a given address, and say why if that fails."""
     where = f"Ray cluster {address} ({found})"
     try:
+        _greet(ray, address)
         _init(ray, address)
+    except ray.exceptions.AuthenticationError as error:
+        raise _rejected(address, error) from None
     except (ConnectionError, ValueError, OSError) as error:
         raise NotFound(
             f"{where}: no cluster answers ({_first_line(error)}). Start one with `ray start`, and run afina on "
@@ -141,16 +152,33 @@ def _init_at(ray: Any, address: str, found: str) -> None:
         ) from None
 
 
+def _greet(ray: Any, address: str) -> None:
+    """Ask the cluster for its id: `ray.init` does not say that an address is wrong, or that a token is rejected.
+
+    If the user has a token and has not said whether to use it, the token is used where the cluster requires one.
+    """
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE):
+        pass
+    from ray._private.authentication import authentication_token_setup
+
+    client, errors = ray._raylet.GcsClient, ray.exceptions
+    try:
+        client(address=address)
+    except errors.AuthenticationError:
+        if AUTHENTICATION in os.environ or not authentication_token_setup.maybe_enable_token_auth_if_token_available(
+            warn_if_disabled=False
+        ):
+            raise
+        client(address=address)
+
+
 def _init(ray: Any, address: str, **options: Any) -> None:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
-    except ray.exceptions.AuthenticationError as error:
-        raise _rejected(address, error) from None
     except RuntimeError as error:
         if "ersion mismatch" in str(error):
             raise _other_version(address, error) from None
-        if "uthenticat" in str(error) or "token" in str(error).lower():
-            raise _rejected(address, error) from None
         raise ConnectionError(_first_line(error)) from None
 
 
@@ -185,12 +213,12 @@ def _quietly() -> Iterator[None]:
     Ray prints messages about workers and nodes that died even without `log_to_driver`. The caller says the same in a
     sentence.
     """
-    from ray._private.ray_logging import global_worker_stdstream_dispatcher
+    from ray._private import worker
 
+    worker.print_to_stdstream = lambda *_, **__: None  # type: ignore[assignment]
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
-        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")

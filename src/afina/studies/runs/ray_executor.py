@@ -164,11 +164,14 @@ class RayExecutor(Executor):
                         self._of_method[run.method] = max(needed, self._of_method.get(run.method, 0))
         return None
 
-    def _room(self, run: Run) -> Room:
-        """Return what a run needs; a run without a forecast needs as much as those of its method, or as the largest."""
+    def _room(self, run: Run, until: float | None) -> Room:
+        """Return what a run needs; a run without a forecast needs as much as those of its method, or as the largest.
+
+        A run with a time limit does not wait for a forecast.
+        """
         if self._cluster().gpus:
             return Room(threads(), 0, 1)
-        if not self._of_method:
+        if not self._of_method and until is None:
             with suppress(AfinaError):  # the run raises the same error when it is executed
                 self.foresee([run])
         known = self._of_method
@@ -253,7 +256,7 @@ class RayExecutor(Executor):
         with self._lock:
             self._runs.add(work)
         try:
-            work.placed(host := pool.acquire(self._room(run), work.waits, work.check))
+            work.placed(host := pool.acquire(self._room(run, until), work.waits, work.check))
             try:
                 self._check_nodes([host.node])
                 with host.watched(), errors_of(run):

@@ -1,0 +1,81 @@
+"""Nodes of a cluster without a cluster: room in words, addresses that cannot be used, versions that differ."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("ray")
+
+from afina.cluster import connection, nodes
+from afina.cluster.nodes import Node, NodeFacts, Room
+from afina.errors import AfinaError, InvalidStudy, Refused
+
+GIB = 2**30
+
+
+def node(key: str, room: Room) -> Node:
+    return Node(key * 16, f"10.0.0.{len(key)}", f"host-{key}", room)
+
+
+@pytest.mark.parametrize(
+    ("room", "said"),
+    [
+        (Room(1), "1 CPU"),
+        (Room(2, int(3.1 * GIB)), "3.1 GiB and 2 CPUs"),
+        (Room(4, 16 * GIB, 1), "16.0 GiB, 4 CPUs and 1 GPU"),
+    ],
+)
+def test_room_in_words(room: Room, said: str) -> None:
+    assert str(room) == said
+
+
+def test_how_often_work_fits_into_a_node() -> None:
+    place = Room(8, 10 * GIB)
+    assert place.times(Room(1)) == 8
+    assert place.times(Room(2, 3 * GIB)) == 3
+    assert place.times(Room(1, GIB, 1)) == 0
+    assert place.holds(Room(8, 10 * GIB))
+    assert not place.holds(Room(9))
+    assert place.less([Room(3, 4 * GIB), Room(6, GIB)]) == Room(0, 5 * GIB)
+    assert nodes.together([node("a", place), node("b", Room(1, GIB, 2))]) == Room(9, 11 * GIB, 2)
+
+
+def test_nodes_with_other_versions_are_named_with_their_versions() -> None:
+    here = NodeFacts({"torch": "2.9.0", "peft": "0.17.0", "afina": "1 (sources 12)"}, "one processor")
+    facts = {
+        "a" * 16: NodeFacts(here.versions, "another processor"),
+        "b" * 16: NodeFacts({**here.versions, "torch": "2.8.0", "peft": None}),
+    }
+    there = [node(key, Room(1)) for key in "abc"]  # the third died before it answered
+    with pytest.raises(Refused) as caught:
+        nodes.check_same(there, facts, here)
+    assert caught.value.code == "cluster.versions-differ"
+    wrong = caught.value.fields["nodes"]
+    assert wrong == [
+        "node host-b (10.0.0.1, bbbbbbbb) has torch 2.8.0",
+        "node host-b (10.0.0.1, bbbbbbbb) has peft not installed",
+    ]
+    assert "This machine has torch 2.9.0, peft 0.17.0, afina 1 (sources 12)" in str(caught.value)
+    nodes.check_same(there[:1], facts, here)
+
+
+def test_facts_about_this_machine_name_every_package_that_decides_results() -> None:
+    found = nodes.facts_here()
+    assert found.versions.keys() == {"torch", "transformers", "peft", "afina"}
+    assert None not in found.versions.values()
+    assert "sources" in str(found.versions["afina"])
+
+
+@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "http://10.0.0.1:8265", "somewhere", "10.0.0.1:"])
+def test_an_address_that_cannot_be_a_clusters_is_refused_before_anything_is_asked(address: str) -> None:
+    with pytest.raises(InvalidStudy) as caught:
+        connection.connect(address)
+    assert caught.value.code == "cluster.address-invalid"
+
+
+def test_where_no_cluster_answers_the_error_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(connection.ADDRESS, "127.0.0.1:1")
+    with pytest.raises(AfinaError, match="no cluster answers") as caught:
+        connection.connect()
+    assert caught.value.code == "cluster.unreachable"
+    assert "from RAY_ADDRESS" in str(caught.value)
