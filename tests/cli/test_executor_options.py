@@ -126,6 +126,19 @@ def test_an_executor_is_in_no_key_and_a_study_without_one_is_written_as_before(
     assert again.err.count("(recorded before)") == 2
 
 
+def test_recorded_runs_need_no_cluster(afina: Command, made: list[FakeRay], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = in_a_file(executor="ray")
+    assert afina("study", source, "--out", "out").code == 0
+
+    def connects(self: Executor) -> int:
+        raise AssertionError("the cluster was asked for its slots")
+
+    monkeypatch.setattr(FakeRay, "slots", property(connects))
+    again = afina("study", source, "--out", "out")
+    assert again.code == 0, again.err
+    assert again.err.count("(recorded before)") == 2
+
+
 def test_train_executes_the_untrained_model_in_the_same_executor(
     afina: Command, made: list[FakeRay], gpt2: Backbone, toy: str
 ) -> None:

@@ -121,7 +121,7 @@ class Slots(Generic[Key, Value]):
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._pool = ThreadPoolExecutor(_THREADS, "afina-slot") if executor.slots > 1 else None
+        self._pool: ThreadPoolExecutor | None = None
         self._messages: queue.SimpleQueue[Callable[[], object] | _Ended[Key]] = queue.SimpleQueue()
         self._results: dict[Key, Callable[[], Value]] = {}
         self._futures: dict[Key, Future[Value]] = {}
@@ -159,6 +159,8 @@ class Slots(Generic[Key, Value]):
 
     def start(self, key: Key, work: Callable[[Tell], Value]) -> None:
         """Begin `work` under `key`, which must not be in use; `work` receives a function for progress calls."""
+        if self._pool is None and self._executor.slots > 1:
+            self._pool = ThreadPoolExecutor(_THREADS, "afina-slot")
         if self._pool is None:
             self._results[key] = lambda: work(lambda call: call())
             self._messages.put(_Ended(key))
@@ -309,7 +311,7 @@ class Schedule:
     def carry_out(self, slots: Slots[int, Record], *, fresh: bool) -> None:
         """Execute every run, as many at the same time as slots and memory allow."""
         todo = [run for run in self.runs if fresh or not self.held.has(run.key)]
-        memory = self.executor.foresee(todo) if self.executor.slots > 1 and len(todo) > 1 else None
+        memory = self.executor.foresee(todo) if len(todo) > 1 and self.executor.slots > 1 else None
         for number, run in enumerate(self.runs, start=1):
             while run.key in {self.runs[other - 1].key for other in slots.busy}:  # the same run under two names
                 self._end(*slots.next())
