@@ -7,6 +7,7 @@ from typing import Any
 from afina.server.limits import Settings
 from afina.server.metrics import Metrics
 from afina.server.ray_serve import answers, line_window, proxy
+from afina.server.ray_serve.affinity import SHARE, RankedReplica, ordered
 from afina.server.shadow_counts import AnswerDifference, ShadowCounts
 
 
@@ -71,3 +72,13 @@ def test_the_limits_of_the_proxy_are_those_of_the_server() -> None:
     settings = Settings()
     assert (settings.body_bytes, settings.body_seconds) == (line_window.BODY_BYTES, proxy.BODY_SECONDS)
     assert settings.window < line_window.AHEAD
+
+
+def test_an_adapter_on_several_replicas_stays_on_one_until_that_one_has_more_to_do() -> None:
+    """So that the other copies get cold, and a popular adapter uses several replicas nevertheless."""
+    both = [RankedReplica(name, True, 0) for name in "ab"]
+    home = ordered("key", both)[0]
+    assert [one.name for one in both if one.name != home] == ["b" if home == "a" else "a"]
+    for more in range(2 * SHARE):
+        loads = [RankedReplica(name, True, more if name == home else 0) for name in "ab"]
+        assert (ordered("key", loads)[0] == home) == (more < SHARE)

@@ -15,11 +15,14 @@ from urllib.parse import parse_qs, unquote
 SPILL = 4
 """Requests that a replica may have more than the least busy one before requests for its adapters go elsewhere.
 
-A request that waits behind four others waits about as long as loading a LoRA adapter takes.
+A few requests that wait are computed in one batch, which costs less than loading the adapter once more.
 """
 
 HELD = "held"
 """Name of a replica's routing statistic: the keys of the adapters in its memory."""
+
+SHARE = 2
+"""Requests that a replica may have more than another one which holds the adapter too."""
 
 _PATH = re.compile(r"^/(?:models|v2/models|aliases|shadows)/([^/]+/[^/]+)")
 _BODY = re.compile(rb'"models?"\s*:\s*\[?\s*"([^"\\]{1,200})"')
@@ -73,9 +76,10 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     """Return the names of replicas in the order in which they should be tried.
 
     A replica is busy if it has `SPILL` more requests than the least busy one. The first replica is one that holds the
-    adapter and is not busy. If there are several, the order of rendezvous hashing decides, and not their load: so the
-    other copies of the adapter are not used, and memory that is needed is taken from them. If there is none, the
-    request spills over to the replica that holds the fewest adapters and is not busy.
+    adapter and is not busy. If several do, the order of rendezvous hashing decides, and not their load, unless one has
+    `SHARE` more requests: so copies of an adapter that are not needed get cold, and their memory is taken from them. If
+    no such replica holds the adapter, the request spills over to the replica that holds the fewest adapters and is not
+    busy.
 
     Args:
         key: key of the model. None: any replica is as good as another.
@@ -89,7 +93,12 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
     if not key:
         return [one.name for one in by_load]
     free = [one for one in by_rank if one.load - by_load[0].load < SPILL]
-    first = next((one for one in free if one.holds), None) or min(free, key=lambda one: one.held)
+    holders = [one for one in free if one.holds]
+    if holders:
+        least = min(one.load for one in holders)
+        first = next(one for one in holders if one.load - least < SHARE)
+    else:
+        first = min(free, key=lambda one: one.held)
     return [first.name, *(one.name for one in by_load if one is not first)]
 
 

@@ -12,12 +12,13 @@ from types import FrameType
 from typing import Any
 
 import ray
+import torch
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
-from afina import meter
+from afina import device, meter
 from afina.cluster.connection import connect
 from afina.cluster.nodes import living
 from afina.errors import Refused, RunFailed
@@ -59,9 +60,11 @@ def serve_on_ray(
         Refused: nodes have other versions, the store is not visible to all nodes, or Ray Serve runs something else.
         Busy: the port is in use.
         RunFailed: the replicas did not start.
+        UnknownName: the dtype is unknown.
     """
     settings = Settings(**options.settings)  # type: ignore[arg-type]
     options = options.model_copy(update={"backbone": _anywhere(options.backbone)})
+    device.precision(options.dtype, torch.device("cpu"))  # a wrong name is said before anything is started
     with _connected(address), _Signals() as signals:
         nodes = living()
         check_cluster(nodes, AdapterStore(options.store))
