@@ -1,0 +1,102 @@
+"""Clusters on which a study cannot go on, or only later: sentences that say why. Most runs of these tests sleep."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina import Backbone
+from drivers import driving
+from raylets import SITE, SOURCE, Raylets
+from sleeping import Sleeping
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def study(place: Path, toy: str, gpt2: Backbone) -> Callable[..., Path]:
+    """A study file for so many seeds of LoRA."""
+    shutil.copy(toy, place / "toy.csv")
+
+    def written(seeds: int) -> Path:
+        source = place / "study.toml"
+        source.write_text(
+            f"""
+            name = "sleeps"
+            backbone = {json.dumps(gpt2.address)}
+            task = "toy.csv"
+            seeds = {list(range(seeds))}
+            [train]
+            max_steps = 2
+            [methods.lora]
+            """,
+            encoding="utf-8",
+        )
+        return source
+
+    return written
+
+
+@pytest.fixture
+def slept(cluster: Raylets, tmp_path: Path) -> Callable[..., Sleeping]:
+    """Make the runs of a cluster's first two nodes, which are its only ones, and of a driver sleep."""
+
+    def made(seeds: int, seconds: float, nodes: int = 2, **settings: Any) -> Sleeping:
+        sleeping = Sleeping(tmp_path / "sleeping", seeds, seconds, **settings)
+        cluster.keep(0)
+        for _ in range(nodes):
+            cluster.add(env_vars=sleeping.environment)
+        return sleeping
+
+    return made
+
+
+def asleep(cluster: Raylets, place: Path, source: Path, sleeping: Sleeping, *more: object) -> Any:
+    """A driver whose forecast of memory is that of the runs that sleep."""
+    environment = {**sleeping.environment, "PYTHONPATH": f"{SITE}:{SOURCE}"}
+    return driving(cluster, place / "out", source, "--ship-backbone", *more, environment=environment)
+
+
+# Room
+
+
+def test_a_run_that_no_node_could_ever_hold_is_an_error(
+    cluster: Raylets, place: Path, study: Callable[..., Path], slept: Callable[..., Sleeping]
+) -> None:
+    sleeping = slept(2, 0.5, needs=3 * 2**30)
+    with asleep(cluster, place, study(2), sleeping) as driver:
+        driver.end(2)
+    assert re.search(r"needs a node with 3\.\d GiB and 1 CPU; the largest has 2.0 GiB and 1 CPU", driver.told)
+    assert not (sleeping.folder / "starts").exists()
+
+
+# Nodes that do not suit
+
+
+def test_a_node_of_another_version_is_refused_by_name(
+    cluster: Raylets, place: Path, study: Callable[..., Path]
+) -> None:
+    odd = cluster.add(env_vars={"AFINA_TEST_VERSION": "peft=9.9"})
+    with driving(cluster, place / "out", study(1), "--ship-backbone") as driver:
+        error = driver.error
+    assert odd.address in error
+    assert "peft" in error
+    assert "9.9" in error
+
+
+def test_a_node_that_lacks_a_directory_backbone_is_named_before_anything_runs(
+    cluster: Raylets, place: Path, study: Callable[..., Path], gpt2: Backbone
+) -> None:
+    own = shutil.copytree(gpt2.address, place / "own")
+    with driving(cluster, place / "out", study(1), "--backbone", own) as driver:
+        error = driver.error
+    assert str(own) in error
+    assert "--ship-backbone" in error
+    for node in cluster.nodes:
+        assert node.address in error

@@ -1,0 +1,118 @@
+"""Studies on a cluster whose nodes share no file with the driver: the same digests as on one machine.
+
+Also when nodes are killed, and when the driver is.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from afina import Backbone, Study
+from afina.studies.results import Results
+from afina.studies.runs.output_directory import SCRATCH
+from command import HereExecutor
+from drivers import FEW, digests, driving, settings
+from raylets import Raylets, wait_until_ended
+from workers import until
+
+pytestmark = pytest.mark.slow
+
+KILLS = 3
+"""Nodes that are killed during a study."""
+
+PAUSE = 4.0
+"""Seconds from one kill to the next, while runs are in progress."""
+
+
+def here(out: Path, source: object, *changes: str) -> dict[str, str]:
+    """The digests of a study whose runs are carried out in this process, with one thread."""
+    results = Study.load(str(source), changes).run(out, executor=HereExecutor())
+    assert not results.failed
+    return digests([json.loads(one.model_dump_json()) for one in results.records])
+
+
+@pytest.fixture
+def task(place: Path, toy: str) -> Path:
+    """The task, where no node sees it."""
+    return Path(shutil.copy(toy, place / "toy.csv"))
+
+
+@pytest.fixture
+def backbone(place: Path, gpt2: Backbone) -> Path:
+    """The backbone, where no node sees it."""
+    return Path(shutil.copytree(gpt2.address, place / "gpt2"))
+
+
+@pytest.fixture
+def several(place: Path, task: Path, backbone: Path) -> Path:
+    """A study of six runs, four of which train for some seconds and write checkpoints."""
+    source = place / "several.toml"
+    source.write_text(
+        f"""
+        name = "several"
+        backbone = {json.dumps(str(backbone))}
+        task = {json.dumps(str(task))}
+        seeds = [0, 1]
+        [train]
+        max_steps = 300
+        batch_size = 4
+        dtype = "float32"
+        checkpoint_seconds = 0
+        [methods.full]
+        [methods.lora]
+        [methods.baseline]
+        """,
+        encoding="utf-8",
+    )
+    return source
+
+
+def assert_whole(out: Path) -> None:
+    """Assert that all that is in `out` belongs to a record, or is a checkpoint."""
+    # Results.read raises an error if files do not agree with their records.
+    records = Results.read(out).records if (out / "records.jsonl").exists() else ()
+    assert {path.name for path in (out / "adapters").glob("*")} == {Path(one.adapter).name for one in records}
+    assert {path.name for path in (out / "predictions").glob("*")} == {Path(one.predictions).name for one in records}
+
+
+def test_the_quickstart_ends_in_the_digests_of_one_machine(
+    cluster: Raylets, place: Path, task: Path, backbone: Path, tmp_path: Path
+) -> None:
+    changes = [f"task={task}", f"backbone=random:{backbone}", *FEW]
+    told = ["quickstart", *settings(*changes), "--ship-backbone", "--json"]
+    with driving(cluster, place / "ray", *told) as driver:
+        found = driver.digests()
+    assert len(found) == 5
+    assert found == here(tmp_path, "quickstart", *changes)
+    assert_whole(place / "ray")
+    assert not (place / "ray" / SCRATCH).exists()
+
+
+def test_nodes_that_are_killed_and_replaced_change_no_digest(
+    cluster: Raylets, place: Path, several: Path, tmp_path: Path
+) -> None:
+    drawn = random.Random(31)
+    killed = []
+    with driving(cluster, place / "ray", several, "--ship-backbone", "--json") as driver:
+        for _ in range(KILLS):
+            until(lambda: any(node.runs for node in cluster.nodes), driver.process)
+            time.sleep(PAUSE * drawn.random())
+            if driver.process.poll() is None:
+                busy = [node for node in cluster.nodes if node.runs] or cluster.nodes
+                node = drawn.choice(busy)
+                killed.append(bool(node.runs))
+                others = cluster.kill(node)
+                cluster.add()
+                wait_until_ended(others)
+        found = driver.digests()
+        told = driver.told
+    assert killed.count(True) == KILLS, "a node was killed that carried out no run, so this test shows nothing"
+    assert told.count("the node of this run was lost") >= KILLS
+    assert found == here(tmp_path, several)
+    assert_whole(place / "ray")

@@ -1,0 +1,104 @@
+"""Drivers of these tests: `afina study ... --executor ray=ADDRESS` in a process of its own, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from afina.studies.runs import record
+from command import PROGRAM
+from raylets import Raylets
+
+LONGEST_S = 240
+"""What a study may take on a busy machine."""
+
+FEW = ("data.train_examples=48", "data.evaluation_examples=24", "train.batch_size=8", "train.max_length=32")
+"""Small sizes of a preset."""
+
+
+class Driver:
+    """`afina study` of `arguments` on the cluster, for a study whose results are in `out`."""
+
+    def __init__(
+        self, cluster: Raylets, out: Path, *arguments: object, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.out = out
+        place = cluster.hidden / "work"
+        self.command = [*PROGRAM, "study", *map(str, arguments), "--out", str(out)]
+        self.command += ["--executor", f"ray={cluster.address}"]
+        self.log = place / f"{out.name}.err"
+        mine = {"OMP_NUM_THREADS": "1", "AFINA_CACHE": str(place / "cache"), "TMPDIR": str(place)}
+        with self.log.open("a") as err:
+            self.process = subprocess.Popen(
+                self.command,
+                env=cluster.driver | mine | dict(environment or {}),
+                cwd=place,
+                stdout=subprocess.PIPE,
+                stderr=err,
+                text=True,
+            )
+
+    @property
+    def told(self) -> str:
+        """What it has said on standard error."""
+        return self.log.read_text()
+
+    @property
+    def recorded(self) -> list[str]:
+        """Names of the runs that have a record."""
+        return [one.name for one in record.read_records(self.out / "records.jsonl")]
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Names of the runs that have a checkpoint on the driver."""
+        return [path.name.partition("-")[0] for path in self.out.rglob("checkpoints/*.safetensors")]
+
+    def end(self, code: int = 0) -> str:
+        """Wait until it has ended, with this status; return its output."""
+        out, _ = self.process.communicate(timeout=LONGEST_S)
+        assert self.process.returncode == code, self.told
+        assert "Traceback" not in self.told
+        return out
+
+    def object(self) -> dict[str, Any]:
+        """What `--json` printed at the end."""
+        answer: dict[str, Any] = json.loads(self.end())
+        return answer
+
+    def digests(self) -> dict[str, str]:
+        """The digests of its runs, by name and seed."""
+        return digests(self.object()["records"])
+
+    @property
+    def error(self) -> str:
+        """The message of the one error with which it ended."""
+        out = self.end(2)
+        assert not out, out
+        _, _, message = self.told.rpartition("Error: ")
+        assert 1 <= message.count("\n") <= 3, message
+        return message
+
+
+@contextmanager
+def driving(*arguments: Any, **more: Any) -> Iterator[Driver]:
+    """A driver that ends with the block at the latest."""
+    driver = Driver(*arguments, **more)
+    try:
+        yield driver
+    finally:
+        driver.process.kill()
+        driver.process.communicate()
+
+
+def digests(records: list[dict[str, Any]]) -> dict[str, str]:
+    """Digests of adapters by name and seed, of records as JSON."""
+    return {f"{one['name']}/{one['seed']}": one["digest"] for one in records}
+
+
+def settings(*values: str) -> list[str]:
+    """Options that override fields of a study."""
+    return [word for value in values for word in ("--set", value)]
