@@ -2,6 +2,7 @@
 
     python benchmarks/serve_cluster.py --adapters 100 --texts 20 --clients 20 --seconds 300
     python benchmarks/serve_cluster.py --adapters 6 --seconds 20 --kill-every 7 --rate 4
+    python benchmarks/serve_cluster.py --adapters 60 --memory 28 --rate 8 --still --routers random,multiplexed,resident
 
 The requests, the changes and the checks of answers are those of `traffic.py --churn`. Both arms have the same requests,
 on a store of its own each. In the arm `ray`, a replica is killed every `--kill-every` seconds (SIGKILL), and clients
@@ -16,28 +17,35 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 
+import machine
+import tables
 import traffic
 from afina import AdapterStore, meter
 from traffic import KEPT, Answer, Ground, Move
 
 TRIES = 10
 """How often a client sends a request, while the answer is 503."""
+
+ROUTED = Path(__file__).with_name("routed_serve.py")
 
 AGREED = 1.0
 """Seconds within which all replicas serve a moved alias."""
@@ -128,14 +136,16 @@ def arm(name: str, ground: Ground, options: argparse.Namespace) -> dict[str, Any
     place = ground.root / name
     shutil.copytree(ground.root / "store", place)
     mine = replace(ground, store=AdapterStore(place))
-    more = ["--ray", "--replicas", str(options.replicas)] if name == "ray" else []
+    on_ray = name != "plain"
+    more = ["--ray", "--ray-address", "local", "--replicas", str(options.replicas)] if on_ray else []
+    program = ["-m", "afina"] if name in ("plain", "ray") else [str(ROUTED), name]
     memory = options.memory or KEPT
-    with traffic.started(options.backbone, place, memory, *more) as (url, process):
-        kills = Kills(process.pid, options.kill_every) if name == "ray" and options.kill_every else None
+    with traffic.started(options.backbone, place, memory, *more, program=program) as (url, process):
+        kills = Kills(process.pid, options.kill_every) if on_ray and options.churn and options.kill_every else None
         warm(url, mine)
         start = meter.now()
         answers, done, moves = asyncio.run(asked(mine, url, options, kills))
-        spent, alive = meter.now() - start, len(replicas(process.pid))
+        spent, alive, told = meter.now() - start, len(replicas(process.pid)), totals(url, mine.admin)
         process.send_signal(signal.SIGTERM)
         ended = ends(process)
     bad = traffic.wrong(answers, mine.store, mine.backbone)
@@ -151,8 +161,9 @@ def arm(name: str, ground: Ground, options: argparse.Namespace) -> dict[str, Any
         "repeats": sum(one.repeats for one in answers),
         "seconds": spent,
         "exit_status": ended,
+        **told,
     }
-    if name != "ray":
+    if not on_ray:
         return found
     restored = kills.restored if kills else []
     return found | {
@@ -167,6 +178,13 @@ def warm(url: str, ground: Ground) -> None:
     """One request for each of ten adapters, so that the first requests of a process do not count."""
     few = [one._replace(due=0.2 * place) for place, one in enumerate(ground.requests[:10])]
     asyncio.run(traffic.asked(url, ground.secrets, few, TRIES))
+
+
+def totals(url: str, secret: str) -> dict[str, float]:
+    """Loads and evictions of adapters, of the running replicas together."""
+    text = httpx2.get(f"{url}/metrics", headers={"Authorization": f"Bearer {secret}"}, timeout=60).text
+    found = re.findall(r"^afina_adapter_(loads|evictions)(?:\{.*\})? (\S+)$", text, re.MULTILINE)
+    return {name: sum(float(value) for each, value in found if each == name) for name in ("loads", "evictions")}
 
 
 def ends(process: subprocess.Popen[str], seconds: float = 60.0) -> int | None:
@@ -185,6 +203,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kill-every", type=float, default=30.0, help="seconds between two kills; 0: none")
     parser.add_argument("--memory", type=int, help=f"MiB for adapters of a server or replica (default {KEPT})")
     parser.add_argument("--arms", default="plain,ray", help="plain, ray or both")
+    parser.add_argument("--routers", help="random, multiplexed, resident: these arms instead")
+    parser.add_argument("--still", action="store_false", dest="churn", help="nothing changes and nothing is killed")
     parser.set_defaults(churn=True, adapters=100, rate=4.0)
     return parser.parse_args()
 
@@ -195,12 +215,32 @@ def main() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with tempfile.TemporaryDirectory() as scratch:
         ground = Ground.prepared(options, Path(scratch))
-        arms = {name: arm(name, ground, options) for name in options.arms.split(",")}
-    result: dict[str, Any] = arms
-    if len(arms) == 2:
+        arms = {name: arm(name, ground, options) for name in (options.routers or options.arms).split(",")}
+    result: dict[str, Any] = {**arms}
+    if {*arms} == {"plain", "ray"}:
         for each in ("p50", "p95"):
             result[f"{each}_ray/plain"] = arms["ray"]["milliseconds"][each] / arms["plain"]["milliseconds"][each]
-    traffic.report(result, options.markdown)
+    header = ("", *arms)
+    text = f"{tables.table(header, rows(arms))}\n\n" + "\n".join(machine.describe()) + "\n"
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text, encoding="utf-8")
+    print(json.dumps(result))
+
+
+def rows(arms: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """A row for each figure, with the columns of the arms."""
+    flat = {name: dict(_flat(found)) for name, found in arms.items()}
+    keys = dict.fromkeys(key for found in flat.values() for key in found)
+    return [[key, *(f"{found[key]:,.4g}" if key in found else "" for found in flat.values())] for key in keys]
+
+
+def _flat(found: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for key, value in found.items():
+        if isinstance(value, dict):
+            yield from ((f"{key} {each}", number) for each, number in value.items())
+        elif value is not None:
+            yield key, value
 
 
 if __name__ == "__main__":

@@ -149,9 +149,11 @@ def serving(backbone: str, store: Path, memory: int | None) -> Iterator[str]:
 
 
 @contextmanager
-def started(backbone: str, store: Path, memory: int | None, *more: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Likewise, with more options; its URL and its process."""
-    command = [sys.executable, "-m", "afina", "serve", "--backbone", backbone, "--store", str(store), "--port", "0"]
+def started(
+    backbone: str, store: Path, memory: int | None, *more: str, program: Sequence[str] = ("-m", "afina")
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Likewise, with more options; its URL and its process. `program`: what Python runs."""
+    command = [sys.executable, *program, "serve", "--backbone", backbone, "--store", str(store), "--port", "0"]
     limit = [] if memory is None else ["--memory", str(memory)]
     with (
         tempfile.TemporaryFile("w+") as log,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import permutations
 
 import pytest
@@ -55,10 +54,15 @@ def test_a_replica_that_holds_the_adapter_comes_first_and_every_replica_is_in_th
 
 
 def test_of_several_replicas_that_hold_the_adapter_the_least_busy_comes_first() -> None:
-    assert (
-        ordered("key", [RankedReplica("a", True, 3), RankedReplica("b", True, 1), RankedReplica("c", False, 0)])[0]
-        == "b"
-    )
+    for loads in ((3, 1), (1, 3), (SPILL, 0)):
+        least = min(zip(loads, "ab", strict=True))[1]
+        of = [RankedReplica(name, True, load) for load, name in zip(loads, "ab", strict=True)]
+        assert ordered("key", [*of, RankedReplica("c", False, 0)])[0] == least
+
+
+def test_an_adapter_that_no_replica_holds_goes_to_the_one_with_the_fewest_unless_it_is_busy() -> None:
+    assert ordered("key", [RankedReplica("a", False, 0, 7), RankedReplica("b", False, SPILL - 1, 6)])[0] == "b"
+    assert ordered("key", [RankedReplica("a", False, 0, 7), RankedReplica("b", False, SPILL, 6)])[0] == "a"
 
 
 def test_requests_for_an_adapter_spill_over_to_another_replica_if_its_own_one_is_much_busier() -> None:
@@ -86,8 +90,6 @@ def test_adapters_that_no_replica_holds_spread_over_the_replicas() -> None:
     held: dict[str, set[str]] = {name: set() for name in "abc"}
     for number in range(60):
         key = affinity_key(f"acme/task-{number}")
-        candidates = [RankedReplica(name, key in keys, 0) for name, keys in held.items()]
+        candidates = [RankedReplica(name, key in keys, 0, len(keys)) for name, keys in held.items()]
         held[ordered(key, candidates)[0]].add(key)
-    assert sum(map(len, held.values())) == 60
-    counts = Counter({name: len(keys) for name, keys in held.items()})
-    assert min(counts.values()) >= 10, counts
+    assert [len(keys) for keys in held.values()] == [20, 20, 20]

@@ -1,0 +1,430 @@
+"""`afina serve --ray` on a cluster of three nodes, on one store in PostgreSQL: as one server, also while replicas end.
+
+The tests share one deployment with two replicas. The last tests replace it and end it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from afina import AdapterStore, Backbone
+from afina.server.core import Core
+from afina.server.limits import Settings
+from afina.serving.engine import Engine
+from command import PROGRAM, Command
+from crowd import adapter
+from fakes import Backbones
+from raylets import Raylets
+from servers import PRICE, TAGS, TOLD, running, within
+from services import Postgres, free_port
+from test_typed_pages import DOCS, Typist, lines, two_results
+
+pytestmark = pytest.mark.slow
+
+MANY = 10
+"""Adapters `acme/task-N`, which only the test of routing asks for."""
+
+TEXT = "the soup was bright."
+AGREED = 1.0
+"""Seconds within which all replicas serve a moved alias."""
+
+
+@dataclass
+class OnRay:
+    """A deployment on Ray: its processes are those of the cluster's nodes, its command is a process here."""
+
+    url: str
+    cluster: Raylets
+    store: AdapterStore
+    secrets: dict[str, str]
+    command: list[str]
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def client(self, who: str = "acme") -> httpx2.Client:
+        headers = {"Authorization": f"Bearer {self.secrets[who]}"}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=60)
+
+    def begin(self, *more: str) -> subprocess.Popen[str]:
+        """Type the command, with more options, and wait until it serves."""
+        process = subprocess.Popen(
+            [*self.command, *more],
+            env=self.cluster.driver,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        if not re.fullmatch(rf"serving \S+ on {self.url}\n", said):
+            _, error = process.communicate(timeout=30)
+            raise AssertionError(said + error)
+        return process
+
+    @property
+    def replicas(self) -> list[psutil.Process]:
+        return [one for node in self.cluster.nodes for one in node.children("ServeReplica")]
+
+    def metric(self, name: str) -> dict[str, float]:
+        """A metric without labels of its own, by replica."""
+        with self.client("admin") as web:
+            found = web.get("/metrics")
+        assert found.status_code == 200, found.text
+        families = {one.name: one for one in text_string_to_metric_families(found.text)}
+        return {one.labels["replica"]: one.value for one in families[name].samples}
+
+    @property
+    def up(self) -> set[str]:
+        return {name for name, value in self.metric("afina_replica_up").items() if value}
+
+
+@pytest.fixture(scope="module")
+def on_ray(
+    _running: Raylets, gpt2: Backbone, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OnRay]:
+    place = tmp_path_factory.mktemp("served-on-ray")
+    store = AdapterStore(url := postgres.database())
+    store.init(str(place / "blobs"))
+    made = {
+        "acme/reviews": [adapter(gpt2, "lora", {"r": 2}, seed=1), adapter(gpt2, "lora", {"r": 4}, seed=2)],
+        "acme/tags": [adapter(gpt2, "bitfit", seed=3, **TAGS)],
+        "acme/price": [adapter(gpt2, "ia3", seed=4, **PRICE)],
+        "acme/told": [adapter(gpt2, "lora", {"r": 2}, seed=5, **TOLD)],
+    }
+    made |= {f"acme/task-{number}": [adapter(gpt2, "lora", {"r": 2}, seed=10 + number)] for number in range(MANY)}
+    for name, versions in made.items():
+        for number, one in enumerate(versions):
+            one.save(path := place / f"{name.replace('/', '-')}-{number}")
+            store.publish(path, name, message="why")
+        store.alias(f"{name}@1")
+    secrets = {"acme": store.create_key("acme", ["predict"]).secret}
+    secrets |= {scope: store.create_key("acme", [scope]).secret for scope in ("admin", "publish")}
+    _running.keep(3)
+    port = free_port()
+    command = [*PROGRAM, "serve", "--backbone", gpt2.address, "--store", url, "--port", str(port)]
+    command += ["--ray", "--ray-address", _running.address, "--replicas", "2"]
+    found = OnRay(f"http://127.0.0.1:{port}", _running, store, secrets, command)
+    try:
+        found.begin()
+        yield found
+    finally:
+        for process in found.processes:
+            process.send_signal(signal.SIGINT)
+        for process in found.processes:
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            for pipe in (process.stdout, process.stderr):
+                assert pipe is not None
+                pipe.close()
+
+
+def test_the_commands_of_the_page_work_in_their_order(
+    afina: Command, backbones: Backbones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = DOCS / "how-to" / "serve-on-ray.md"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AFINA_STORE", "adapters")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    tiny = Backbone.load(str(backbones.path("gpt2")))
+    typist = Typist(afina, tiny)
+    try:
+        two_results(tiny)
+        for line in lines(page):
+            typist.type(line)
+        assert {"store", "keys"} <= {*typist.done}
+        assert typist.server is not None
+    finally:
+        typist.leave()
+    assert typist.server.returncode == 0, Path("server.log").read_text(encoding="utf-8")
+
+
+REQUESTS: list[tuple[str, str, Any]] = [
+    ("POST", "/predict", {"model": "acme/reviews@production", "inputs": TEXT}),
+    ("POST", "/predict?model=acme/reviews", {"inputs": [[TEXT], ["it broke."]]}),
+    ("POST", "/classify", {"model": "acme/tags", "input": [TEXT, "it broke."]}),
+    ("POST", "/models/acme/reviews", {"inputs": TEXT, "parameters": {"top_k": 1}}),
+    (
+        "POST",
+        "/v2/models/acme/reviews/versions/2/infer",
+        {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [TEXT]}]},
+    ),
+    ("GET", "/v2/models/acme/reviews", None),
+    ("GET", "/v2/models/acme/reviews/ready", None),
+    ("GET", "/v2", None),
+    ("GET", "/v1/models", None),
+    ("POST", "/tasks", {"text": TEXT, "models": ["acme/reviews", "acme/tags", "acme/price"]}),
+    ("POST", "/bulk?model=acme/reviews", f'{{"text": "{TEXT}"}}\n{{"text": "b", "model": "acme/none"}}\n'),
+    ("POST", "/v1/completions", {"model": "acme/told", "prompt": [TEXT, "it broke."], "max_tokens": 6}),
+    ("POST", "/v1/completions", {"model": "acme/told", "prompt": TEXT, "temperature": 1.0, "seed": 7, "n": 2}),
+    ("POST", "/v1/completions", {"model": "acme/told", "prompt": TEXT, "stream": True}),
+    ("GET", "/shadows/acme/reviews", None),
+    ("GET", "/openapi.json", None),
+    ("GET", "/health/live", None),
+    ("GET", "/health/ready", None),
+    ("GET", "/", None),
+    # Refused requests, in the format of each protocol.
+    ("POST", "/predict", {"model": "acme/none", "inputs": TEXT}),
+    ("POST", "/v1/completions", {"model": "acme/none", "prompt": TEXT}),
+    ("POST", "/v1/completions", {"model": "acme/reviews", "prompt": TEXT}),
+    ("POST", "/classify", {"model": "acme/tags", "input": []}),
+    ("POST", "/predict", "{"),
+    ("POST", "/predict", {"model": "acme/reviews", "inputs": "x" * 200_000}),
+    ("POST", "/predict", "x" * (1 << 21)),
+    ("GET", "/nowhere", None),
+    ("DELETE", "/predict", None),
+    ("GET", "/metrics", None),
+]
+
+VARIES = {"id", "created"}
+"""Fields of an answer that no two answers share."""
+
+
+def said(response: httpx2.Response) -> Any:
+    """An answer without what varies, and without the last digits of numbers."""
+
+    def plain(found: Any) -> Any:
+        if isinstance(found, dict):
+            return {name: plain(value) for name, value in found.items() if name not in VARIES}
+        if isinstance(found, list):
+            return [plain(one) for one in found]
+        return float(f"{found:.4g}") if isinstance(found, float) else found
+
+    if response.headers["Content-Type"].startswith("text/event-stream"):
+        events = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+        assert events.pop() == "[DONE]"
+        choices = [choice for event in events for choice in json.loads(event)["choices"]]
+        return "".join(one["text"] for one in choices), choices[-1]["finish_reason"]
+    try:
+        return [plain(json.loads(line)) for line in response.text.splitlines()]
+    except ValueError:
+        return response.text
+
+
+def test_answers_are_those_of_one_server_in_every_protocol(on_ray: OnRay, gpt2: Backbone) -> None:
+    with Engine(gpt2, on_ray.store) as engine:
+        core = Core(engine, on_ray.store, Settings())
+        with running(core) as (url, _), on_ray.client() as ray_web, on_ray.client() as web:
+            web.base_url = url
+            for method, path, content in REQUESTS:
+                body: Any = {"content": content} if isinstance(content, str) else {"json": content}
+                ours, theirs = (one.request(method, path, **body) for one in (ray_web, web))
+                about = (method, path, str(content)[:60])
+                assert ours.status_code == theirs.status_code, (about, ours.text, theirs.text)
+                assert said(ours) == said(theirs), about
+                kept = {name: value for name, value in theirs.headers.items() if name.startswith("afina-")}
+                assert {name: ours.headers.get(name) for name in kept} == kept, about
+                assert ours.headers["content-type"] == theirs.headers["content-type"], about
+            nobody = httpx2.post(f"{on_ray.url}/predict", json={"model": "acme/reviews", "inputs": TEXT}, timeout=30)
+            assert (nobody.status_code, nobody.headers["Afina-Error"]) == (401, "unauthorized")
+
+
+def test_an_adapter_is_loaded_by_one_replica_and_by_another_one_when_that_is_busy(on_ray: OnRay) -> None:
+    assert len(on_ray.up) == 2
+    before = on_ray.metric("afina_adapter_loads")
+    placed: defaultdict[str, set[str]] = defaultdict(set)
+    with on_ray.client() as web:
+        for turn in range(4):
+            for number in range(MANY):
+                model = f"acme/task-{(number * (turn + 1) + turn) % MANY}"
+                found = web.post("/predict", json={"model": model, "inputs": f"{TEXT} {turn}"})
+                assert found.status_code == 200, found.text
+                placed[model].add(found.headers["Afina-Replica"])
+    assert {len(of) for of in placed.values()} == {1}
+    after = on_ray.metric("afina_adapter_loads")
+    assert sum(after.values()) - sum(before.values()) == len(placed)
+    assert len(set.union(*placed.values())) == 2
+    counts: Counter[str] = Counter()
+
+    def busy(number: int) -> str:
+        with on_ray.client() as web:
+            body = {"model": "acme/task-0", "input": [f"{TEXT} {number} {one}" for one in range(64)]}
+            found = web.post("/classify", json=body)
+            assert found.status_code == 200, found.text
+            return found.headers["Afina-Replica"]
+
+    with ThreadPoolExecutor(24) as pool:
+        counts.update(pool.map(busy, range(96)))
+    assert len(counts) == 2, counts
+
+
+def test_both_replicas_serve_a_moved_alias_within_a_second(on_ray: OnRay) -> None:
+    """The best of three moves, for other tests run beside."""
+    seen: list[tuple[float, str, str]] = []
+    over = threading.Event()
+
+    def asks() -> None:
+        with on_ray.client() as web:
+            while not over.is_set():
+                sent = time.monotonic()
+                found = web.post("/predict", json={"model": "acme/reviews@production", "inputs": TEXT})
+                assert found.status_code == 200, found.text
+                version = found.headers["Afina-Receipt"].split("@")[1][0]
+                seen.append((sent, found.headers["Afina-Replica"], version))
+
+    def both_serve(version: int, since: float) -> bool:
+        return {replica for sent, replica, found in seen if sent > since and found == str(version)} == both
+
+    took, both = [], on_ray.up
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(asks) for _ in range(8)]  # more than one replica takes at a time
+        try:
+            assert within(20, lambda: both_serve(1, 0.0))
+            for target in (2, 1, 2):
+                with on_ray.client("publish") as web:
+                    found = web.put("/aliases/acme/reviews/production", json={"version": target, "message": "better"})
+                assert found.status_code == 200, found.text
+                moved = time.monotonic()
+                assert within(20, lambda target=target, moved=moved: both_serve(target, moved))
+                time.sleep(0.3)
+                took.append(max((sent - moved for sent, _, found in seen if found != str(target)), default=0.0))
+                assert both_serve(target, moved + took[-1])
+        finally:
+            over.set()
+        for one in asking:
+            one.result()
+    assert min(took) < AGREED, took
+
+
+@dataclass
+class Load:
+    """Requests of several clients that repeat them on 503, as the documentation says. `failed`: what else came."""
+
+    answered: Counter[str] = field(default_factory=Counter)
+    failed: list[str] = field(default_factory=list)
+    repeats: int = 0
+
+
+@contextmanager
+def load(on_ray: OnRay, clients: int = 4) -> Iterator[Load]:
+    """Send requests until the block ends: classifications, generations and streams, with pauses of 0.05 seconds."""
+    found, over = Load(), threading.Event()
+
+    def ask(web: httpx2.Client, path: str, body: dict[str, Any]) -> bool:
+        """Whether the answer is whole."""
+        response = web.post(path, json=body)
+        if response.status_code == 503 and "Retry-After" in response.headers:
+            return False
+        if response.status_code != 200:
+            raise AssertionError(f"{response.status_code} {response.text}")
+        if body.get("stream") and '"code": "unavailable"' in response.text:
+            return False
+        assert not body.get("stream") or response.text.endswith("data: [DONE]\n\n")
+        found.answered[response.headers["Afina-Replica"]] += 1
+        return True
+
+    def go_on(client: int) -> None:
+        bodies: list[tuple[str, dict[str, Any]]] = [
+            ("/predict", {"model": f"acme/task-{client % MANY}", "inputs": TEXT}),
+            ("/v1/completions", {"model": "acme/told", "prompt": TEXT, "stream": client % 2 == 0}),
+        ]
+        with on_ray.client() as web:
+            number = 0
+            while not over.is_set():
+                path, body = bodies[number % len(bodies)]
+                number += 1
+                time.sleep(0.05)
+                try:
+                    while not ask(web, path, body):
+                        found.repeats += 1
+                        time.sleep(1.0)
+                except (httpx2.HTTPError, AssertionError) as error:
+                    found.failed.append(f"{type(error).__name__}: {error}")
+
+    threads = [threading.Thread(target=go_on, args=(client,)) for client in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(90)
+
+
+def test_a_killed_replica_is_replaced_and_no_request_is_lost(on_ray: OnRay) -> None:
+    with load(on_ray) as found:
+        before = on_ray.up
+        assert len(before) == 2
+        assert within(30, lambda: len(found.answered) == 2)
+        on_ray.replicas[0].kill()
+        assert within(60, lambda: len(on_ray.up - before) == 1 and len(on_ray.up) == 2)
+        assert within(30, lambda: len(found.answered) == 3)
+    assert found.failed == []
+
+
+def test_a_new_deployment_replaces_the_replicas_and_no_request_is_lost(on_ray: OnRay) -> None:
+    (process,), before = on_ray.processes, on_ray.up
+    with load(on_ray) as found:
+        on_ray.begin("--timeout", "31")
+        assert process.wait(30) == 0
+        assert within(30, lambda: len(on_ray.up) == 2 and not on_ray.up & before)
+        last = sum(found.answered.values())
+        assert within(30, lambda: sum(found.answered.values()) > last + 5)
+    assert found.failed == []
+    assert set(found.answered) & before
+    assert set(found.answered) - before
+
+
+def test_a_server_that_ends_finishes_the_streams_that_have_begun(on_ray: OnRay) -> None:
+    process, begun = on_ray.processes[-1], threading.Semaphore(0)
+    body = {"model": "acme/told", "prompt": TEXT, "max_tokens": 200, "n": 8, "temperature": 1.0, "stream": True}
+
+    def stream(seed: int) -> tuple[float, str]:
+        """When it ended, and its last line."""
+        with on_ray.client() as web, web.stream("POST", "/v1/completions", json=body | {"seed": seed}) as response:
+            assert response.status_code == 200
+            lines = response.iter_lines()
+            kept = [next(lines)]
+            begun.release()
+            kept += [line for line in lines if line]
+            assert not any('"error"' in line for line in kept), kept[-2:]
+            return time.monotonic(), kept[-1]
+
+    with ThreadPoolExecutor(8) as pool:
+        streams = [pool.submit(stream, seed) for seed in range(8)]
+        for _ in streams:
+            assert begun.acquire(timeout=60)
+        process.send_signal(signal.SIGTERM)
+        signalled = time.monotonic()
+        ends = [one.result() for one in streams]
+    assert {last for _, last in ends} == {"data: [DONE]"}
+    assert max(at for at, _ in ends) > signalled
+    assert process.wait(40) == 0
+    assert within(10, lambda: on_ray.replicas == [])
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{on_ray.url}/health/live", timeout=5)
+
+
+def test_blobs_that_a_node_does_not_see_are_refused_by_the_nodes_name(on_ray: OnRay, postgres: Postgres) -> None:
+    blobs, url = on_ray.cluster.hidden / "blobs", postgres.database()
+    AdapterStore(url).init(str(blobs))
+    command = [url if "postgresql" in word else word for word in on_ray.command]
+    try:
+        done = subprocess.run(command, env=on_ray.cluster.driver, capture_output=True, text=True, timeout=60)
+    finally:
+        shutil.rmtree(blobs)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    said = " ".join(done.stderr.split())
+    assert f"{blobs} is not a directory on node" in said
+    assert all(node.address in said for node in on_ray.cluster.nodes), said
