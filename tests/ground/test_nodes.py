@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("ray")
-
 from afina.cluster import connection, nodes
 from afina.cluster.nodes import Node, NodeFacts, Room
 from afina.errors import AfinaError, InvalidStudy, Refused

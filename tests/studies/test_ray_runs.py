@@ -1,0 +1,335 @@
+"""Runs on the hosts of a cluster, without a cluster: calls of hosts are made in threads of this process."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import ray
+
+from afina import Backbone, Study
+from afina.cluster.host_pool import Host, HostDied
+from afina.cluster.nodes import Node, Room
+from afina.errors import AfinaError, RunFailed
+from afina.events import Progress
+from afina.studies.runs import ray_executor, ray_host, ray_run
+from afina.studies.runs.execute import execute, try_out
+from afina.studies.runs.executor import Cancelled, MemoryForecast, Overrun
+from afina.studies.runs.ray_executor import RayExecutor
+from afina.studies.runs.ray_host import RunHost
+from afina.studies.runs.worker import CarryOut, Failed, GoOn, Message, Progressed, Recorded, Scored, Stop
+from afina.studies.schedule import Watcher
+from command import HereExecutor
+from fakes import sentences, write_csv
+
+
+class Calls:
+    """A handle of a host: a call runs in a thread, and its reference is a future. A dead host answers nothing."""
+
+    def __init__(self, host: RunHost) -> None:
+        self.host, self.dead = host, threading.Event()
+
+    def __getattr__(self, method: str) -> Any:
+        return SimpleNamespace(remote=lambda *arguments: self._call(getattr(self.host, method), arguments))
+
+    def _call(self, work: Callable[..., object], arguments: tuple[object, ...]) -> Future[object]:
+        made: Future[object] = Future()
+
+        def answer() -> None:
+            try:
+                made.set_result(work(*arguments))
+            except Exception as error:  # noqa: BLE001 - as Ray does with every error of a method
+                made.set_exception(ray.exceptions.RayTaskError(work.__name__, "traceback", error))
+
+        threading.Thread(target=answer, daemon=True).start()
+        return made
+
+
+def get(ref: Future[object], timeout: float | None = None) -> object:
+    try:
+        return ref.result(60 if timeout is None else timeout)
+    except TimeoutError:
+        raise ray.exceptions.GetTimeoutError from None
+
+
+class Worker:
+    """What a worker's process does, in a thread; `ends` says how it ends, after how many steps."""
+
+    ends: ClassVar[list[tuple[str, int]]] = []
+    one_at_a_time: ClassVar[Any] = threading.Lock()
+    """torch's random numbers are those of the whole process."""
+
+    def __init__(
+        self, request: Any, until: float | None, threads: int | None, *, environment: Mapping[str, str | None], **_: Any
+    ) -> None:
+        self.request, self.environment = request, environment
+        self.how, self.after = self.ends.pop(0) if self.ends else ("done", 0)
+        self.problem: Failed | None = None
+        self.process = SimpleNamespace(returncode=0)
+        self.replies: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.cancelled = False
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def send(self, message: Message) -> None:
+        self.replies.put(message)
+
+    def cancel(self, *, at_once: bool) -> None:
+        self.cancelled = True
+        self.replies.put(Stop())
+
+    def answers(self, listen: Callable[[Progress], None]) -> Iterator[Message]:
+        with self.one_at_a_time:
+            yield from self._answers(listen)
+
+    def _answers(self, listen: Callable[[Progress], None]) -> Iterator[Message]:
+        if self.how == "raises":
+            self.process.returncode = 1
+            return
+        request, how = self.request, {"listen": self._stopping(listen), "located": self.request.located}
+        try:
+            if isinstance(request, CarryOut):
+                yield Recorded(record=execute(request.run, Path(request.out), study=request.study, **how))
+                return
+            for score in try_out(request.run, request.shares, limit=request.limit, **how):
+                yield Scored(score=score, last=score.step >= score.steps)
+                if score.step < score.steps and not isinstance(self.replies.get(timeout=60), GoOn):
+                    return
+        except AfinaError as error:
+            self.problem = Failed(error=str(error), code=error.code, fields=error.fields)
+            self.process.returncode = error.exit_code
+        except KeyboardInterrupt:
+            self.process.returncode = -9
+
+    def _stopping(self, listen: Callable[[Progress], None]) -> Callable[[Progress], None]:
+        def hear(progress: Progress) -> None:
+            listen(progress)
+            if self.how != "done" and progress.phase == "train" and progress.step > self.after:
+                raise KeyboardInterrupt
+
+        return hear
+
+    def failure(self) -> Exception:
+        if self.how == "overrun":
+            return Overrun()
+        if self.cancelled or self.how == "cancelled":
+            return Cancelled()
+        return RunFailed("", code="run.killed" if self.process.returncode < 0 else "run.fault")
+
+
+class Pool:
+    """Hosts as they are asked for, and those that were given back."""
+
+    def __init__(self) -> None:
+        self.idle: list[Host] = []
+        self.discarded: list[Host] = []
+        self.rooms: list[Room] = []
+        self.made = 0
+
+    def acquire(self, room: Room, waits: Callable[[str], object], check: Callable[[], object]) -> Host:
+        check()
+        self.rooms.append(room)
+        if self.idle:
+            return self.idle.pop()
+        self.made += 1
+        return Host(Calls(RunHost()), room, Node("a" * 16, "10.0.0.1", "host", Room(1)))
+
+    def release(self, host: Host) -> None:
+        self.idle.append(host)
+
+    def discard(self, host: Host) -> None:
+        self.discarded.append(host)
+
+
+class Scribe(Watcher):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.steps: list[int] = []
+
+    def says(self, words: str) -> None:
+        self.said.append(words)
+
+    def progress(self, run: Any, progress: Progress) -> None:
+        if progress.phase == "train" and progress.step:
+            self.steps.append(progress.step)
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
+    monkeypatch.setattr(ray_host, "WorkerProcess", Worker)
+    monkeypatch.setattr(ray_host.assets, "cache_directory", lambda: tmp_path / "node")
+    monkeypatch.setattr(ray_run.ray, "get", get)
+    monkeypatch.setattr(ray_executor.nodes, "living", lambda: [])
+    monkeypatch.setattr(Worker, "ends", [])
+    return Pool()
+
+
+@pytest.fixture
+def executor(pool: Pool) -> Callable[..., RayExecutor]:
+    def make(**how: Any) -> RayExecutor:
+        made = RayExecutor(slots=2, **{"ship_backbone": True, **how})
+        made._pool = pool  # type: ignore[assignment]
+        made._here = object()  # type: ignore[assignment]
+        made._checked = {("a" * 16, "")}
+        forecast = lambda runs: MemoryForecast(0, {run.key: 2**30 for run in runs})  # noqa: E731
+        made._local.foresee = forecast  # type: ignore[method-assign]
+        return made
+
+    return make
+
+
+@pytest.fixture
+def own(gpt2: Backbone, tmp_path: Path) -> dict[str, Any]:
+    rows = [(text, ("bad", "good")[label]) for text, label in sentences(60)]
+    shutil.copytree(gpt2.path, tmp_path / "driver" / "model")
+    write_csv(tmp_path / "driver" / "rows.csv", rows)
+    return {
+        "name": "remote",
+        "backbone": str(tmp_path / "driver" / "model"),
+        "task": str(tmp_path / "driver" / "rows.csv"),
+        "train": {"max_steps": 6, "batch_size": 4, "dtype": "float32", "checkpoint_seconds": 0},
+        "methods": {"lora": {}},
+    }
+
+
+SAME = {"key", "name", "seed", "digest", "predictions_digest", "losses", "task", "backbone", "adapter"}
+
+
+def run_of(content: dict[str, Any], out: Path, executor: Any, watcher: Watcher | None = None) -> Any:
+    return Study.parse(content, "remote").run(out, watcher, executor=executor)
+
+
+def test_a_run_on_a_host_gives_the_same_digests_from_files_that_were_sent_once(
+    own: dict[str, Any], tmp_path: Path, pool: Pool, executor: Callable[..., RayExecutor]
+) -> None:
+    content = own | {"seeds": [0, 1]}
+    here = run_of(content, tmp_path / "here", HereExecutor())
+    there = run_of(content, tmp_path / "there", executor())
+    assert [one.model_dump(include=SAME) for one in there.records] == [
+        one.model_dump(include=SAME) for one in here.records
+    ]
+    assert pool.rooms[0] == Room(1, 2**30 + ray_executor.ROUNDED * 2)
+    assert {path.name for path in (tmp_path / "node" / "cluster" / "files").glob("*") if not path.suffix} >= {
+        file.digest.removeprefix("sha256:")
+        for part in (Study.parse(content, "remote").runs()[0].inputs(),)
+        for file in (*part.task.files, *part.backbone.files)
+    }
+    assert not list((tmp_path / "there").rglob("checkpoints/*"))
+    said = next((tmp_path / "there").rglob("manifest.json")).read_text(encoding="utf-8")
+    assert str(tmp_path / "node") not in said
+
+
+def test_trials_on_hosts_are_those_of_this_machine(
+    own: dict[str, Any], tmp_path: Path, executor: Callable[..., RayExecutor]
+) -> None:
+    content = own | {"tune": {"candidates": 2, "validation": 0.3, "at_once": 2}}
+    here = run_of(content, tmp_path / "here", HereExecutor())
+    there = run_of(content, tmp_path / "there", executor())
+    tried = [[(one.setting, one.steps, one.value) for one in made.tuned[0].trials] for made in (here, there)]
+    assert tried[0] == tried[1]
+    assert here.records[0].digest == there.records[0].digest
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_run_whose_process_is_killed_goes_on_from_its_checkpoint(
+    own: dict[str, Any], tmp_path: Path, executor: Callable[..., RayExecutor], stored: bool
+) -> None:
+    reference = run_of(own, tmp_path / "here", HereExecutor())
+    Worker.ends[:] = [("killed", 3)]
+    scribe, storage = Scribe(), tmp_path / "storage"
+    made = executor(storage=str(storage) if stored else None)
+    made._storage_checked = True
+    there = run_of(own, tmp_path / "there", made, scribe)
+    assert there.records[0].digest == reference.records[0].digest
+    assert scribe.steps.count(1) == 1, "it began anew"
+    (lost,) = [line for line in scribe.said if "lost" in line]
+    assert "signal 9 killed its process on node host (10.0.0.1, aaaaaaaa)" in lost
+    assert not list((tmp_path / "there").rglob("checkpoints/*"))
+    assert not [path for path in storage.rglob("*") if path.is_file()]
+
+
+def test_a_host_that_dies_is_a_lost_machine_and_not_used_again(
+    own: dict[str, Any],
+    tmp_path: Path,
+    pool: Pool,
+    executor: Callable[..., RayExecutor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events, left = RunHost.next_events, [True]
+
+    def next_events(host: RunHost) -> list[Any]:
+        found = events(host)
+        if left and any(isinstance(one, Progressed) and one.progress.phase == "train" for one in found):
+            left.clear()
+            raise HostDied("node host died", of_node=True)
+        return found
+
+    def get_or_die(ref: Future[object], timeout: float | None = None) -> object:
+        try:
+            return get(ref, timeout)
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, HostDied) else error) from None
+
+    monkeypatch.setattr(RunHost, "next_events", next_events)
+    monkeypatch.setattr(ray_run.ray, "get", get_or_die)
+    scribe = Scribe()
+    there = run_of(own, tmp_path / "there", executor(), scribe)
+    assert len(there.records) == 1
+    assert any("node host died" in line for line in scribe.said)
+    assert len(pool.discarded) == 1
+    assert pool.made == 2
+
+
+def test_an_error_of_a_run_names_what_the_run_names_and_no_path_of_the_node(
+    own: dict[str, Any], tmp_path: Path, executor: Callable[..., RayExecutor]
+) -> None:
+    content = own | {"train": own["train"] | {"learning_rate": 1e20}}
+    here = run_of(content, tmp_path / "here", HereExecutor())
+    there = run_of(content, tmp_path / "there", executor())
+    assert [one.error for one in there.failed] == [one.error for one in here.failed]
+    assert not list((tmp_path / "there").rglob("checkpoints/*")), "training would diverge again"
+
+
+def test_a_bug_in_one_run_is_told_and_is_not_repeated(
+    own: dict[str, Any], tmp_path: Path, pool: Pool, executor: Callable[..., RayExecutor]
+) -> None:
+    Worker.ends[:] = [("raises", 0)]
+    there = run_of(own | {"seeds": [0, 1]}, tmp_path / "there", executor())
+    (failure,) = there.failed
+    assert "a bug in afina" in failure.error
+    assert len(there.records) == 1
+    assert pool.discarded == []
+
+
+def test_a_backbone_that_is_not_sent_keeps_its_place_and_one_of_the_hub_its_commit(
+    own: dict[str, Any], tmp_path: Path
+) -> None:
+    (run,) = Study.parse(own, "remote").runs()
+    inputs = run.inputs()
+    kept = ray_run.inputs_to_send(inputs, ship_backbone=False)
+    assert kept.backbone.address == own["backbone"]
+    assert kept.backbone.files == ()
+    assert set(kept.content) == {file.digest for file in inputs.task.files}
+    assert ray_run.inputs_to_send(inputs, ship_backbone=True) == inputs
+    hub = replace(inputs, backbone=replace(inputs.backbone, address="owner/model", digest="abc", files=()))
+    assert ray_run.inputs_to_send(hub, ship_backbone=False).backbone.address == "owner/model@abc"
+
+
+def test_threads_of_a_run_are_the_same_on_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    assert ray_run.variables() == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": None}
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert ray_run.threads() == 3
