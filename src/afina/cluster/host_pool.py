@@ -182,11 +182,12 @@ class HostPool:
         node = next((node for node in nodes.living() if node.key == key), None)
         if node is None:
             raise HostDied("its node died before the run began", of_node=True)
+        self._held.add(waiting.room)
         return Host(actor, waiting.room, node)
 
     def _missing(self, room: Room, waited: float) -> str:
         """Return what is missing for a place. Raises RunFailed if no node can ever have it."""
-        rooms = [node.room for node in nodes.living()]
+        rooms = [node.room for node in nodes.living()] or [Room(0)]
         if any(one.holds(room) for one in rooms):
             self._held.add(room)
             return f"a node with {room}" if waited >= SLOW or not self._has_place(room) else ""
