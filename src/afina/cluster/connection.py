@@ -164,7 +164,8 @@ def _greet(ray: Any, address: str) -> None:
 
     client, errors = ray._raylet.GcsClient, ray.exceptions
     try:
-        client(address=address)
+        with _without_stderr():
+            client(address=address)
     except errors.AuthenticationError:
         if AUTHENTICATION in os.environ or not authentication_token_setup.maybe_enable_token_auth_if_token_available(
             warn_if_disabled=False
@@ -185,8 +186,8 @@ def _init(ray: Any, address: str, **options: Any) -> None:
 def _rejected(address: str, error: Exception) -> AfinaError:
     return Refused(
         f"Ray cluster {address}: the cluster rejects the token of this process, or there is none "
-        f"({_first_line(error)}). Copy the cluster's token to ~/.ray/auth_token, or set RAY_AUTH_TOKEN, and set "
-        "RAY_AUTH_MODE=token.",
+        f"({_first_line(error).partition('. ')[0]}). Copy the cluster's token to ~/.ray/auth_token, or set "
+        "RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token.",
         code="cluster.token-rejected",
         address=address,
     )
@@ -207,6 +208,19 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Drop what Ray's C++ code writes to standard error in the block; the caller's error says the same."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextmanager
 def _quietly() -> Iterator[None]:
     """Keep this process's handler of SIGTERM, which Ray replaces, and keep Ray's lines off the terminal.
 
@@ -215,6 +229,7 @@ def _quietly() -> Iterator[None]:
     """
     from ray._private import worker
 
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     worker.print_to_stdstream = lambda *_, **__: None  # type: ignore[assignment]
     before = signal.getsignal(signal.SIGTERM)
     try:
