@@ -16,12 +16,13 @@ import torch
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
 from afina import device, meter
-from afina.cluster.connection import connect
+from afina.cluster.connection import ClusterConnection, connect
 from afina.cluster.nodes import living
-from afina.errors import Refused, RunFailed
+from afina.errors import NotFound, Refused, RunFailed
 from afina.models.backbone_spec import check_backbone, directory_of, moved_address
 from afina.server import logs_and_traces
 from afina.server.limits import Settings
@@ -61,27 +62,47 @@ def serve_on_ray(
         Busy: the port is in use.
         RunFailed: the replicas did not start.
         UnknownName: the dtype is unknown.
+        NotFound: the cluster does not answer.
     """
     settings = Settings(**options.settings)  # type: ignore[arg-type]
     options = options.model_copy(update={"backbone": _anywhere(options.backbone)})
     device.precision(options.dtype, torch.device("cpu"))  # a wrong name is said before anything is started
-    with _connected(address), _Signals() as signals:
+    with _connected(address) as connection, _Signals() as signals:
         nodes = living()
         check_cluster(nodes, AdapterStore(options.store))
-        port = port or _free_port(host)
-        began = _begin_serve(host, port)
+        planned = planned_options(options, nodes, ray.available_resources())
         try:
-            planned = planned_options(options, nodes, ray.available_resources())
-            if _deploy(planned, signals):
-                listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-                if _watch(planned.owner, signals):
-                    logs_and_traces.note("another command has taken over the deployment")
-                    return
-        except BaseException:
-            if began:
-                serve.shutdown()
-            raise
-        _end(settings, signals)
+            _serve(planned, settings, host, port or _free_port(host), listening, signals)
+        except (ray.exceptions.RayError, RayServeException, ConnectionError) as error:
+            raise NotFound(
+                f"Ray cluster {connection.address}: the cluster does not answer any more ({type(error).__name__}). See "
+                "`ray status`, and start the command again: it takes over a deployment that still runs.",
+                code="cluster.unreachable",
+                address=connection.address,
+            ) from None
+
+
+def _serve(
+    options: DeploymentOptions,
+    settings: Settings,
+    host: str,
+    port: int,
+    listening: Callable[[str], None],
+    signals: _Signals,
+) -> None:
+    """Start Ray Serve and the deployment, watch it, and end it."""
+    began = _begin_serve(host, port)
+    try:
+        if _deploy(options, signals):
+            listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            if _watch(options.owner, signals):
+                logs_and_traces.note("another command has taken over the deployment, or has ended it")
+                return
+    except BaseException:
+        if began:
+            serve.shutdown()
+        raise
+    _end(settings, signals)
 
 
 def _anywhere(backbone: str) -> str:
@@ -92,14 +113,14 @@ def _anywhere(backbone: str) -> str:
 
 
 @contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[None]:
+def _connected(address: str | None) -> Iterator[ClusterConnection]:
     connection = connect(address)
     logs_and_traces.note("connected to a Ray cluster", address=connection.address, found=connection.found)
     logging.getLogger("ray").setLevel(logging.WARNING)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     logs_and_traces.adopt_loggers()
     try:
-        yield
+        yield connection
     finally:
         ray.shutdown()
 
@@ -250,5 +271,6 @@ def _end(settings: Settings, signals: _Signals) -> None:
         with contextlib.suppress(Exception):  # a replica that cannot be told is ended all the same
             serve.get_app_handle(NAME).broadcast("drain").results(timeout_s=5)
         signals.drain(settings.drain)
-    serve.delete(NAME)
+    with contextlib.suppress(TimeoutError):  # after a minute; replicas end within `shutdown` seconds
+        serve.delete(NAME)
     serve.shutdown()
