@@ -1,4 +1,4 @@
-"""Which stores replicas on several machines can share, and the resources of a replica."""
+"""What a cluster must have for replicas, and what a replica gets of it. Without a cluster."""
 
 from __future__ import annotations
 
@@ -7,50 +7,76 @@ from pathlib import Path
 import pytest
 
 from afina import AdapterStore
-from afina.errors import Refused
-from raises import raises
+from afina.errors import InvalidStudy, Refused
 
 pytest.importorskip("ray.serve", reason="needs the extra afina[ray]")
 
 from afina.cluster.nodes import Node, Room
-from afina.server.ray_serve.deployment import DeploymentOptions
+from afina.server.ray_serve import lifecycle
+from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange, application
 from afina.server.ray_serve.placement import check_machines, planned_options
 
 
-def node(address: str, host: str = "one", cpus: int = 4, gpus: int = 0) -> Node:
-    return Node(key=f"{address} {host}", address=address, host=host, room=Room(cpus, 0, gpus))
+def _node(host: str, address: str, cpus: int = 4, gpus: int = 0) -> Node:
+    return Node(f"{host}{address}", address, host, Room(cpus, 0, gpus))
 
 
-def test_a_store_in_a_directory_serves_the_nodes_of_one_machine_only(tmp_path: Path) -> None:
-    store = AdapterStore(tmp_path / "store")
-    check_machines([node("10.0.0.1"), node("10.0.0.1")], store)
-    check_machines([node("127.0.0.2"), node("127.0.0.3")], store)
-    with raises(Refused, code="store.not-shared"):
-        check_machines([node("10.0.0.1", "one"), node("10.0.0.2", "two")], store)
+@pytest.mark.parametrize(("text", "expected"), [("2", (2, 2)), ("1:4", (1, 4)), (" 3:3 ", (3, 3))])
+def test_replicas_are_a_number_or_a_range(text: str, expected: tuple[int, int]) -> None:
+    assert ReplicaRange.parse(text) == expected
 
 
-def planned(*nodes: Node, replicas: str = "2", free: dict[str, float] | None = None) -> DeploymentOptions:
-    return planned_options(DeploymentOptions(backbone="embedded", replicas=replicas), nodes, free or {})
+@pytest.mark.parametrize("text", ["0", "-1", "4:1", "0:2", "two", "1:2:3", "", "1.5"])
+def test_other_words_for_replicas_are_refused(text: str) -> None:
+    with pytest.raises(InvalidStudy, match="`replicas`") as raised:
+        application(DeploymentOptions(backbone="embedded", replicas=text))
+    assert raised.value.code == "option.invalid"
 
 
-def test_replicas_share_the_processors_of_their_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_in_a_directory_is_of_one_machine_however_many_nodes_that_has(tmp_path: Path) -> None:
+    directory, database = AdapterStore(tmp_path), AdapterStore("postgresql://db.example/adapters")
+    one = [_node("a", "127.0.0.1"), _node("a", "127.0.0.2")]
+    two = [_node("a", "10.0.0.1"), _node("a", "10.0.0.2")]
+    check_machines(one, directory)
+    check_machines(two, database)
+    with pytest.raises(Refused, match="2 machines") as raised:
+        check_machines(two, directory)
+    assert raised.value.code == "store.not-shared"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "threads", "expected"),
+    [("1", None, 4), ("2", None, 4), ("3", None, 2), ("16", None, 1), ("2", "3", 3), ("2", "0", 4)],
+)
+def test_replicas_share_the_processors_of_their_node_unless_threads_are_given(
+    monkeypatch: pytest.MonkeyPatch, replicas: str, threads: str | None, expected: int
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
-    head = node("10.0.0.1", cpus=0)
-    assert planned(head, node("10.0.0.2")).threads == 2
-    assert planned(head, node("10.0.0.2"), node("10.0.0.3")).threads == 4
-    assert planned(head, node("10.0.0.2"), node("10.0.0.3", cpus=2), replicas="1:4").threads == 1
-    assert planned(node("10.0.0.2", cpus=1), replicas="8").threads == 1
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert planned(head, node("10.0.0.2")).threads == 3
+    if threads is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    nodes = [_node("head", "10.0.0.1", 0), _node("a", "10.0.0.2", 4), _node("b", "10.0.0.3", 8)]
+    found = planned_options(DeploymentOptions(backbone="embedded", replicas=replicas), nodes, {"CPU": 12.0})
+    assert (found.threads, found.gpus, found.surge) == (expected, 0, 1)
 
 
-def test_each_replica_has_a_gpu_where_the_cluster_has_any() -> None:
-    assert planned(node("10.0.0.2")).gpus == 0
-    assert planned(node("10.0.0.2"), node("10.0.0.3", gpus=2)).gpus == 1
-
-
-def test_a_new_replica_starts_before_an_old_one_ends_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_replica_comes_before_an_old_one_ends_only_if_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert planned(node("10.0.0.2"), free={"CPU": 2.0}).surge == 1
-    assert planned(node("10.0.0.2"), free={"CPU": 1.0}).surge == 0
-    assert planned(node("10.0.0.2", gpus=2), free={"CPU": 4.0}).surge == 0
+    nodes = [_node("a", "10.0.0.2", 4, gpus=1)]
+    options = DeploymentOptions(backbone="embedded")
+    surges = [planned_options(options, nodes, free).surge for free in ({"CPU": 2.0, "GPU": 1.0}, {"CPU": 1.0}, {})]
+    assert surges == [1, 0, 0]
+    assert planned_options(options, nodes, {}).gpus == 1
+
+
+def test_replicas_that_do_not_start_are_an_error_with_their_own_reason() -> None:
+    trace = (
+        "A replica failed to start with exception. Retrying 1 more time(s). Error:\n"
+        "Traceback (most recent call last):\n"
+        '  File "engine.py", line 70, in __init__\n'
+        "afina.errors.NotFound: backbone x: there is no directory x.\n"
+    )
+    found = lifecycle._failed(trace)
+    assert "backbone x: there is no directory x." in str(found)
+    assert "Traceback" not in str(found)
+    assert found.code == "server.replicas-failed"
+    assert "no reason is known" in str(lifecycle._failed(""))

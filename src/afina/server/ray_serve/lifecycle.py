@@ -74,9 +74,10 @@ def serve_on_ray(
         try:
             _serve(planned, settings, host, port or _free_port(host), listening, signals)
         except (ray.exceptions.RayError, RayServeException, ConnectionError) as error:
+            said = next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__
             raise NotFound(
-                f"Ray cluster {connection.address}: the cluster does not answer any more ({type(error).__name__}). See "
-                "`ray status`, and start the command again: it takes over a deployment that still runs.",
+                f"Ray cluster {connection.address}: Ray Serve does not answer any more ({said}). See `ray status`, and "
+                "start the command again: it takes over a deployment that still runs.",
                 code="cluster.unreachable",
                 address=connection.address,
             ) from None
