@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from afina import AdapterStore
-from afina.errors import InvalidStudy, Refused
+from afina.errors import InvalidStudy, NotFound, Refused
 
 pytest.importorskip("ray.serve", reason="needs the extra afina[ray]")
 
@@ -80,3 +82,49 @@ def test_replicas_that_do_not_start_are_an_error_with_their_own_reason() -> None
     assert "Traceback" not in str(found)
     assert found.code == "server.replicas-failed"
     assert "no reason is known" in str(lifecycle._failed(""))
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the foreground command does on a cluster that is only pretended, in its order."""
+    done: list[str] = []
+    connection = SimpleNamespace(address="10.0.0.1:6379", found="as given")
+    monkeypatch.setattr(lifecycle, "_connected", lambda address: nullcontext(connection))
+    monkeypatch.setattr(lifecycle, "living", lambda: [_node("a", "127.0.0.1")])
+    monkeypatch.setattr(lifecycle, "check_cluster", lambda nodes, store: done.append("check"))
+    monkeypatch.setattr(lifecycle.ray, "available_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(lifecycle, "_begin_serve", lambda host, port: bool(port))
+    monkeypatch.setattr(lifecycle, "_deploy", lambda options, signals: done.append(f"deploy {options.threads}") or True)
+    monkeypatch.setattr(lifecycle, "_watch", lambda owner, signals: False)
+    monkeypatch.setattr(lifecycle, "_end", lambda settings, signals: done.append(f"end {settings.drain:g}"))
+    monkeypatch.setattr(lifecycle.serve, "shutdown", lambda: done.append("shutdown"))
+    return done
+
+
+def _run(steps: list[str]) -> None:
+    options = DeploymentOptions(backbone="embedded", settings={"drain": 3.0})
+    lifecycle.serve_on_ray(options, "10.0.0.1:6379", "127.0.0.1", 0, lambda url: steps.append(url.rpartition(":")[0]))
+
+
+def test_a_command_deploys_says_where_and_ends_the_deployment(steps: list[str]) -> None:
+    _run(steps)
+    assert steps == ["check", "deploy 1", "http://127.0.0.1", "end 3"]
+
+
+def test_a_command_leaves_a_deployment_that_another_one_has_taken_over(
+    steps: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_watch", lambda owner, signals: True)
+    _run(steps)
+    assert steps[-1] == "http://127.0.0.1"
+
+
+def test_a_cluster_that_is_lost_is_an_error_that_says_so(steps: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(owner: str, signals: object) -> bool:
+        raise lifecycle.ray.exceptions.ActorDiedError()
+
+    monkeypatch.setattr(lifecycle, "_watch", lost)
+    with pytest.raises(NotFound, match=r"10\.0\.0\.1:6379: Ray Serve does not answer any more") as raised:
+        _run(steps)
+    assert raised.value.code == "cluster.unreachable"
+    assert steps[-1] == "shutdown"
