@@ -69,8 +69,8 @@ class Driver:
         answer: dict[str, Any] = json.loads(self.end())
         return answer
 
-    def digests(self) -> dict[str, str]:
-        """The digests of its runs, by name and seed."""
+    def digests(self) -> dict[str, tuple[str, str]]:
+        """The digests of its runs' adapters and predictions, by name and seed."""
         return digests(self.object()["records"])
 
     @property
@@ -94,9 +94,9 @@ def driving(*arguments: Any, **more: Any) -> Iterator[Driver]:
         driver.process.communicate()
 
 
-def digests(records: list[dict[str, Any]]) -> dict[str, str]:
-    """Digests of adapters by name and seed, of records as JSON."""
-    return {f"{one['name']}/{one['seed']}": one["digest"] for one in records}
+def digests(records: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Digests of adapters and of predictions by name and seed, of records as JSON."""
+    return {f"{one['name']}/{one['seed']}": (one["digest"], one["predictions_digest"]) for one in records}
 
 
 def settings(*values: str) -> list[str]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from afina import Backbone, Study
+from afina import Backbone, Study, assets
 from afina.studies.results import Results
 from afina.studies.runs.output_directory import SCRATCH
 from command import HereExecutor
@@ -30,7 +32,7 @@ PAUSE = 4.0
 """Seconds from one kill to the next, while runs are in progress."""
 
 
-def here(out: Path, source: object, *changes: str) -> dict[str, str]:
+def here(out: Path, source: object, *changes: str) -> dict[str, tuple[str, str]]:
     """The digests of a study whose runs are carried out in this process, with one thread."""
     results = Study.load(str(source), changes).run(out, executor=HereExecutor())
     assert not results.failed
@@ -116,3 +118,78 @@ def test_nodes_that_are_killed_and_replaced_change_no_digest(
     assert told.count("the node of this run was lost") >= KILLS
     assert found == here(tmp_path, several)
     assert_whole(place / "ray")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_is_ended_half_way_leaves_no_run_and_goes_on_when_it_is_started_again(
+    cluster: Raylets, place: Path, several: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
+    told = (cluster, place / "ray", several, "--ship-backbone", "--json")
+    with driving(*told) as driver:
+        until(lambda: len(driver.checkpoints) >= 2, driver.process)
+        assert any(node.runs for node in cluster.nodes)
+        driver.process.send_signal(sent)
+        driver.end({signal.SIGINT: 130, signal.SIGKILL: -9}[sent])
+        before = driver.recorded
+    cluster.assert_tidy()
+    assert len(before) < 6
+    assert_whole(place / "ray")
+    if sent == signal.SIGINT:
+        assert "To continue from the last checkpoint: afina study" in driver.told
+        assert len(driver.checkpoints) >= 2
+        return  # from here on, it is the other test
+    with driving(*told) as driver:
+        assert driver.digests() == here(tmp_path, several)
+    assert driver.checkpoints == []
+
+
+@pytest.mark.assets
+def test_a_node_reads_the_embedded_backbone_by_itself(
+    cluster: Raylets, place: Path, task: Path, tmp_path: Path
+) -> None:
+    cluster.keep(1)  # each node would read it from the package index
+    changes = [f"task={task}", *FEW, "train.max_steps=1", "methods={lora={}}"]
+    mine = {"AFINA_CACHE": str(assets.cache_directory())}
+    with driving(cluster, place / "ray", "quickstart", *settings(*changes), "--json", environment=mine) as driver:
+        found = driver.digests()
+    assert found == here(tmp_path, "quickstart", *changes)
+
+
+def test_a_tuned_study_tries_and_chooses_the_same_each_time(
+    cluster: Raylets, place: Path, task: Path, backbone: Path, tmp_path: Path
+) -> None:
+    source = place / "tuned.toml"
+    source.write_text(
+        f"""
+        name = "tuned"
+        backbone = {json.dumps(str(backbone))}
+        task = {json.dumps(str(task))}
+        [train]
+        max_steps = 8
+        batch_size = 4
+        dtype = "float32"
+        [tune]
+        candidates = 4
+        at_once = 4
+        validation = 0.2
+        pruner = "median"
+        [methods.baseline]
+        [methods.lora]
+        """,
+        encoding="utf-8",
+    )
+    found = here(tmp_path, source)
+    expected = tried(tmp_path)
+    assert sum(len(trials) for _, trials in expected) >= 4
+    for out in (place / "once", place / "twice"):
+        with driving(cluster, out, source, "--ship-backbone", "--json") as driver:
+            assert driver.digests() == found
+        assert tried(out) == expected
+
+
+def tried(out: Path) -> list[Any]:
+    """The settings, steps and scores of all trials, and which setting was chosen."""
+    return [
+        (tuned.setting, [(one.setting, one.steps, one.value) for one in tuned.trials])
+        for tuned in Results.read(out).tuned
+    ]
