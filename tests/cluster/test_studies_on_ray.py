@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from afina import Backbone, Study, assets
+from afina import Backbone, Study
 from afina.studies.results import Results
 from afina.studies.runs.output_directory import SCRATCH
 from command import HereExecutor
@@ -141,18 +141,6 @@ def test_a_driver_that_is_ended_half_way_leaves_no_run_and_goes_on_when_it_is_st
     with driving(*told) as driver:
         assert driver.digests() == here(tmp_path, several)
     assert driver.checkpoints == []
-
-
-@pytest.mark.assets
-def test_a_node_reads_the_embedded_backbone_by_itself(
-    cluster: Raylets, place: Path, task: Path, tmp_path: Path
-) -> None:
-    cluster.keep(1)  # each node would read it from the package index
-    changes = [f"task={task}", *FEW, "train.max_steps=1", "methods={lora={}}"]
-    mine = {"AFINA_CACHE": str(assets.cache_directory())}
-    with driving(cluster, place / "ray", "quickstart", *settings(*changes), "--json", environment=mine) as driver:
-        found = driver.digests()
-    assert found == here(tmp_path, "quickstart", *changes)
 
 
 def test_a_tuned_study_tries_and_chooses_the_same_each_time(
