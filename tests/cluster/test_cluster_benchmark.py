@@ -26,4 +26,4 @@ def test_the_benchmark_of_studies_on_ray_ends_in_its_figures() -> None:
     assert found["beyond_startup"] == pytest.approx(ratio)
     assert row.startswith("| 2 runs that sleep for 1 s, 2 slots | ")
     for arm in ("local", "ray"):
-        assert found[arm]["work"] >= 1
+        assert found[arm]["work"] > 0.9  # from the first message of a run, which arrives after its sleep has begun

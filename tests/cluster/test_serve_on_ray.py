@@ -368,7 +368,8 @@ def test_a_killed_replica_is_replaced_and_no_request_is_lost(on_ray: OnRay) -> N
         assert within(30, lambda: len(found.answered) == 2)
         on_ray.replicas[0].kill()
         assert within(60, lambda: len(on_ray.up - before) == 1 and len(on_ray.up) == 2)
-        assert within(30, lambda: len(found.answered) == 3)
+        done = found.answered.total()
+        assert within(30, lambda: found.answered.total() >= done + 20)
     assert found.failed == []
 
 

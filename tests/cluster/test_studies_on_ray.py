@@ -115,7 +115,7 @@ def test_nodes_that_are_killed_and_replaced_change_no_digest(
         found = driver.digests()
         told = driver.told
     assert killed.count(True) == KILLS, "a node was killed that carried out no run, so this test shows nothing"
-    assert told.count("the node of this run was lost") >= KILLS
+    assert told.count("the machine of this run was lost") >= KILLS
     assert found == here(tmp_path, several)
     assert_whole(place / "ray")
 
