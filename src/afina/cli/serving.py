@@ -78,8 +78,8 @@ RayAddressOption = Annotated[
     str | None,
     typer.Option(
         "--ray-address",
-        help="Address of the Ray cluster. Default: the variable RAY_ADDRESS, else a cluster of this machine, which is "
-        "started if there is none.",
+        help="Address of the Ray cluster. Default: the variable RAY_ADDRESS, else a cluster that runs on "
+        "this machine, else a new one.",
         metavar="HOST:PORT",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Connection to a Ray cluster: which cluster, and what is said if there is none.
+"""Connection to a Ray cluster: which cluster, and the errors if no cluster can be used.
 
 Ray keeps one connection per process, so a connection that exists already is used. Does not know what the cluster is
 used for.
@@ -113,7 +113,7 @@ def disconnect(connection: ClusterConnection) -> None:
 
 
 def _named(address: str | None) -> tuple[str | None, str]:
-    """Return the address that is given, and where it is given; None if there is none."""
+    """Return the address that is given, and where it is given; None if no address is given."""
     named, found = address, "as given"
     if named is None:
         named, found = os.environ.get(ADDRESS) or None, f"from {ADDRESS}"
@@ -185,7 +185,7 @@ def _init(ray: Any, address: str, **options: Any) -> None:
 
 def _rejected(address: str, error: Exception) -> AfinaError:
     return Refused(
-        f"Ray cluster {address}: the cluster rejects the token of this process, or there is none "
+        f"Ray cluster {address}: the cluster rejects this process, whose token is wrong or missing "
         f"({_first_line(error).partition('. ')[0]}). Copy the cluster's token to ~/.ray/auth_token, or set "
         "RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token.",
         code="cluster.token-rejected",

@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Room:
-    """What a piece of work needs, or what a node has.
+    """Resources that a piece of work needs, or that a node has.
 
     Attributes:
         cpus: Processors.
@@ -121,7 +121,7 @@ def scales() -> bool:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What a node computes with.
+    """The software and the processor of a node.
 
     Attributes:
         versions: Versions by package; None: not installed. `sources` is the digest of afina's Python files.

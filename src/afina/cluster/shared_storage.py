@@ -37,7 +37,7 @@ class SharedStorage:
         return self.blobs.size(_place(name)) is not None
 
     def get(self, name: str, path: Path) -> bool:
-        """Write the file with this name to `path`; False if there is none. Raises CannotWrite or NotFound."""
+        """Write the file with this name to `path`; False if no such file exists. Raises CannotWrite or NotFound."""
         if not self.has(name):
             return False
         try:

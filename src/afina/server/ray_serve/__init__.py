@@ -2,5 +2,5 @@
 
 `application` is a replica, `lifecycle` starts and ends the deployment. In the processes of Serve's HTTP proxies,
 `proxy` repeats requests whose replica died, and `routing` prefers replicas that hold the adapter. These two, and
-`autoscaling`, import neither torch nor the engine. This package does not know how answers are computed.
+`autoscaling`, do not import torch or the engine. This package does not know how answers are computed.
 """

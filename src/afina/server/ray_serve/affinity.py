@@ -119,7 +119,7 @@ class RoutedRequest:
 
 @dataclass(eq=False)
 class ProxyState:
-    """What the middleware and the router of a proxy tell each other. They may run in different threads.
+    """State that the middleware and the router of a proxy share. They may run in different threads.
 
     Attributes:
         requests: requests by the id that the middleware gave them.

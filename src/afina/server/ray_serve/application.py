@@ -23,7 +23,7 @@ from afina.store.adapter_store import AdapterStore
 
 
 class ReplicaOptions(Frozen):
-    """What a replica serves, as JSON values.
+    """Settings of a replica, as JSON values.
 
     Attributes:
         backbone: Address of the backbone.

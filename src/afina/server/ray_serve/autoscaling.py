@@ -1,6 +1,6 @@
 """The number of replicas by their load: waiting tokens, and the share of time in which they compute.
 
-Serve pickles this module by value into its controller, which imports neither torch nor the engine.
+Serve pickles this module by value into its controller, which does not import torch or the engine.
 """
 
 from __future__ import annotations

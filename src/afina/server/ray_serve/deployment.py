@@ -61,7 +61,7 @@ class ReplicaRange(NamedTuple):
 
 
 class DeploymentOptions(ReplicaOptions):
-    """What a deployment consists of, as JSON values: also the arguments of `build`.
+    """Settings of a deployment, as JSON values: also the arguments of `build`.
 
     Attributes:
         replicas: Number of replicas, or the least and the most, such as "1:4".

@@ -1,4 +1,4 @@
-"""What a cluster must have for replicas, and the resources of a replica that suit the cluster."""
+"""Conditions that a cluster must meet for replicas, and the resources of a replica that suit the cluster."""
 
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ class RepeatingProxy:
     async def _handed_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
-        except Exception as error:  # noqa: BLE001 - whatever fails in Serve's proxy, another replica may answer
+        except Exception as error:  # noqa: BLE001 - Serve's proxy may fail in any way; another replica may answer
             _log.warning(f"Request failed in the proxy: {type(error).__name__}")
 
     async def _of_all(self, scope: Scope, client: ClientEnd, send: Send) -> None:
