@@ -43,7 +43,7 @@ class RunEnd:
 
     Attributes:
         outcome: "done", "failed", "fault" (a bug), "killed", "overrun" or "cancelled".
-        error: The message of an error; empty if there is none.
+        error: The message of an error; empty without an error.
         cause, of_cause: Code and fields of the error.
         sizes: The size in bytes of each file that the run left, by its path in the output directory.
         content: The content of these files, if they are small.
