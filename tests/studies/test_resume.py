@@ -174,9 +174,14 @@ def test_interrupted_without_a_terminal_before_it_trains_it_says_how_to_go_on(
     for _ in range(10):
         for worker in running:
             worker.send_signal(signal.SIGINT)
-        time.sleep(0.05)
+        time.sleep(0.02)
+    for worker in running:  # on a busy machine the run could reach its first step before the study hears the signal
+        worker.suspend()
     assert all(map(alive, running)), "a run hears Ctrl-C by itself, and would say so"
     os.killpg(process.pid, signal.SIGINT)
+    time.sleep(1)
+    for worker in running:
+        worker.resume()
     out, err = process.communicate(timeout=PATIENCE)
     assert_ended(running)
     assert (process.returncode, out) == (130, "")

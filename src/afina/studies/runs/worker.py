@@ -13,6 +13,7 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
@@ -144,16 +145,22 @@ INTERRUPTED = 130
 """Exit status after Stop."""
 
 
-def _hear(replies: queue.SimpleQueue[Message], reporter: _Reporter) -> None:
-    # Not sys.stdin: a thread that waits in its buffer makes the interpreter abort at shutdown.
-    heard = b""
+def _received() -> Iterator[Message]:
+    """Yield the messages from standard input until it closes."""
+    # Not sys.stdin: a thread that waits in its buffer makes the interpreter abort at shutdown, and a buffer keeps a
+    # Stop that arrived together with the request.
+    rest = b""
     while part := os.read(0, 1 << 16):
-        *lines, heard = (heard + part).split(b"\n")
-        for message in map(decode, lines):
-            if isinstance(message, Stop):
-                reporter.stop()
-            else:
-                replies.put(message)
+        *lines, rest = (rest + part).split(b"\n")
+        yield from map(decode, lines)
+
+
+def _hear(messages: Iterator[Message], replies: queue.SimpleQueue[Message], reporter: _Reporter) -> None:
+    for message in messages:
+        if isinstance(message, Stop):
+            reporter.stop()
+        else:
+            replies.put(message)
     os._exit(1)
 
 
@@ -230,13 +237,13 @@ def main() -> int:
     # Output that a library prints must not mix with the messages.
     reporter = _Reporter(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
-    line = sys.stdin.buffer.readline()
-    if not line.endswith(b"\n"):
+    messages = _received()
+    request = next(messages, None)
+    if request is None:
         return 1  # the study ended before it sent a request
-    request = decode(line)
     assert isinstance(request, Request)
     replies: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    threading.Thread(target=_hear, args=(replies, reporter), daemon=True).start()
+    threading.Thread(target=_hear, args=(messages, replies, reporter), daemon=True).start()
 
     try:
         if isinstance(request, TryOut):
