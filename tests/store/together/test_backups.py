@@ -18,7 +18,9 @@ from services import S3, Postgres
 MANY = 8
 
 
-@pytest.mark.parametrize("seconds", [1.0, pytest.param(60.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seconds", [1.0, pytest.param(15.0, marks=pytest.mark.slow), pytest.param(60.0, marks=pytest.mark.endurance)]
+)
 def test_a_backup_taken_while_eight_processes_publish_loses_nothing_that_was_acknowledged(
     store: AdapterStore, url: str, adapters: Adapters, crew: Crew, tmp_path: Path, seconds: float
 ) -> None:
