@@ -34,6 +34,7 @@ class Packed:
         targets: The targets in the objective's form. For each sequence: [B, ...], such as int64 labels, -1 if
             unknown. For each token: int64 [T], IGNORED for tokens that are left out of the loss.
         per_token: Whether there is a target for each token.
+        types: Token types, int64 [T]: 1 from the second text of a pair on, else 0. None: no token types.
     """
 
     tokens: Tensor
@@ -41,6 +42,7 @@ class Packed:
     bounds: Tensor
     targets: Tensor
     per_token: bool = False
+    types: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -58,7 +60,8 @@ class Packed:
     def to(self, device: torch.device | str) -> Packed:
         """Return the same batch on another device."""
         tokens, positions, bounds = (part.to(device) for part in (self.tokens, self.positions, self.bounds))
-        return Packed(tokens, positions, bounds, self.targets.to(device), self.per_token)
+        types = None if self.types is None else self.types.to(device)
+        return Packed(tokens, positions, bounds, self.targets.to(device), self.per_token, types)
 
     def by_sequence(self, row: Tensor) -> list[Tensor]:
         """Return a row [T, ...] of the tokens, split into the sequences."""
@@ -69,7 +72,10 @@ class Packed:
         sequences = self.by_sequence(self.tokens)
         targets = self.by_sequence(self.targets) if self.per_token else self.targets
         kept, right = ([row[int(index)].numpy() for index in chosen] for row in (sequences, targets))
-        return pack(kept, right, per_token=self.per_token)
+        if self.types is None:
+            return pack(kept, right, per_token=self.per_token)
+        first = [int((row == 0).sum()) for row in self.by_sequence(self.types)]
+        return pack(kept, right, per_token=self.per_token, second=np.array(first)[np.asarray(chosen)])
 
 
 def pack(
@@ -77,12 +83,14 @@ def pack(
     targets: Sequence[int] | Sequence[np.ndarray] | np.ndarray | None = None,
     *,
     per_token: bool = False,
+    second: np.ndarray | None = None,
 ) -> Packed:
     """Concatenate token sequences (integer arrays of length 1 or more) into a packed batch.
 
     Args:
         targets: A target for each sequence; None: unknown.
         per_token: Each target is an integer array as long as its sequence.
+        second: As `Encoded.second`.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     if not len(lengths) or not lengths.all():
@@ -102,7 +110,14 @@ def pack(
         bounds=torch.from_numpy(bounds.astype(np.int32)),
         targets=torch.from_numpy(known.astype(np.float32 if known.dtype.kind == "f" else np.int64)),
         per_token=per_token,
+        types=None if second is None else torch.from_numpy((positions >= np.repeat(second, lengths)).astype(np.int64)),
     )
+
+
+def pack_some(encoded: Encoded, chosen: Sequence[int] | np.ndarray, targets: np.ndarray | None = None) -> Packed:
+    """Return a batch of the sequences at `chosen`, with their token types; `targets` are theirs, None: unknown."""
+    second = None if encoded.second is None else encoded.second[chosen]
+    return pack([encoded[int(index)] for index in chosen], targets, second=second)
 
 
 def unpack(packed: Packed) -> list[Tensor]:
@@ -220,10 +235,10 @@ class Loader:
             yield order[position * self.batch_size : (position + 1) * self.batch_size]
 
     def _packed(self, chosen: np.ndarray) -> Packed:
-        sequences = [self.encoded[index] for index in chosen]
         if isinstance(self.labels, Encoded):
+            sequences = [self.encoded[index] for index in chosen]
             return pack(sequences, [self.labels[index] for index in chosen], per_token=True)
-        return pack(sequences, self.labels[chosen])
+        return pack_some(self.encoded, chosen, self.labels[chosen])
 
 
 def by_length(
@@ -242,7 +257,7 @@ def by_length(
     order = np.argsort(lengths, kind="stable") if among is None else among[np.argsort(lengths[among], kind="stable")]
     for first, last in runs(lengths[order] + before, budget):
         chosen = order[first:last]
-        yield chosen, pack([encoded[index] for index in chosen])
+        yield chosen, pack_some(encoded, chosen)
 
 
 def runs(lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,7 @@ from afina.data.leakage import TextHashes
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
-from afina.data.tokenize import Encoded, Template, encode, pieces
+from afina.data.tokenize import Encoded, Template, encode, has_types, pieces
 from afina.errors import CannotWrite, InvalidData
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ CACHE_LIMIT = 4 * 2**30
 """Bytes of encodings that are kept; beyond this, the least recently used encodings are removed."""
 
 _FORMAT = 1
-_TOKENS, _OFFSETS, _ABOUT = "tokens.npy", "offsets.npy", "about.json"
+_TOKENS, _OFFSETS, _SECOND, _ABOUT = "tokens.npy", "offsets.npy", "second.npy", "about.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +197,7 @@ def encode_split(
     """Return `afina.data.tokenize.encode` of a split, as memory-mapped arrays in the cache."""
     if not len(split):
         return encode(tokenizer, [], max_length=max_length)
+    typed = has_types(tokenizer, pairs=split.pairs is not None, template=template)
     asked = {
         "format": _FORMAT,
         "split": split.digest,
@@ -207,27 +208,34 @@ def encode_split(
         "max_length": max_length,
         **({"template": template.source} if template else {}),
         **({} if template is None or template.special_tokens else {"special_tokens": False}),
+        **({"token_types": True} if typed else {}),
         "versions": {name: version(name) for name in ("tokenizers", "transformers")},
     }
     place = assets.cache_directory() / "encodings" / digest.of_json(asked).removeprefix(digest.PREFIX)[:32]
     texts, pairs = split.texts, split.pairs
-    found = _open(place, len(split))
+    found = _open(place, len(split), typed)
     if found is None:
         with suppress(OSError, CannotWrite):  # not writable, full, or written by another process meanwhile
-            _make(place, pieces(tokenizer, texts, pairs, max_length=max_length, template=template, where=where))
+            made = pieces(tokenizer, texts, pairs, max_length=max_length, template=template, where=where)
+            _make(place, made, typed)
             _trim(place)
-        found = _open(place, len(split))
+        found = _open(place, len(split), typed)
     return found or encode(tokenizer, texts, pairs, max_length=max_length, template=template, where=where)
 
 
-def _open(place: Path, count: int) -> Encoded | None:
+def _files(typed: bool) -> tuple[str, ...]:
+    """Return the names of an encoding's arrays; `typed`: whether the tokens have types."""
+    return (_TOKENS, _OFFSETS, _SECOND) if typed else (_TOKENS, _OFFSETS)
+
+
+def _open(place: Path, count: int, typed: bool) -> Encoded | None:
     """Return the cached encoding of `count` texts; None if it is missing or damaged."""
     try:
         about = json.loads((place / _ABOUT).read_text(encoding="utf-8"))
-        if about["files"] != digest.of_files(place, (_TOKENS, _OFFSETS)):
+        if about["files"] != digest.of_files(place, _files(typed)):
             return None
-        tokens, offsets = (np.load(place / name, mmap_mode="r") for name in (_TOKENS, _OFFSETS))
-        encoded = Encoded(tokens, offsets, about["truncated"])
+        tokens, offsets, *second = (np.load(place / name, mmap_mode="r") for name in _files(typed))
+        encoded = Encoded(tokens, offsets, about["truncated"], *second)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     with suppress(OSError):
@@ -235,22 +243,30 @@ def _open(place: Path, count: int) -> Encoded | None:
     return encoded if len(encoded) == count else None
 
 
-def _make(place: Path, parts: Iterator[tuple[np.ndarray, np.ndarray, int]]) -> None:
-    with file_io.replacing(place) as fresh:
+def _make(place: Path, parts: Iterator[Encoded], typed: bool) -> None:
+    with file_io.replacing(place) as fresh, ExitStack() as stack:
         fresh.mkdir()
-        truncated = 0
-        with (fresh / _TOKENS).open("wb") as tokens, (fresh / _OFFSETS).open("wb") as offsets:
-            _header(tokens, np.int32, 0)
-            _header(offsets, np.int64, 0)
-            offsets.write(np.zeros(1, np.int64).tobytes())
-            total, count = 0, 0
-            for ids, lengths, cut in parts:
-                tokens.write(ids.tobytes())
-                offsets.write((total + np.cumsum(lengths)).tobytes())
-                total, count, truncated = total + len(ids), count + len(lengths), truncated + cut
-            _header(tokens, np.int32, total)
-            _header(offsets, np.int64, count + 1)
-        about = {"truncated": truncated, "files": digest.of_files(fresh, (_TOKENS, _OFFSETS))}
+        tokens, offsets, *second = (stack.enter_context((fresh / name).open("wb")) for name in _files(typed))
+        _header(tokens, np.int32, 0)
+        _header(offsets, np.int64, 0)
+        for file in second:
+            _header(file, np.int32, 0)
+        offsets.write(np.zeros(1, np.int64).tobytes())
+        total, count, truncated = 0, 0, 0
+        for part in parts:
+            tokens.write(part.tokens.tobytes())
+            offsets.write((total + part.offsets[1:]).tobytes())
+            for file in second:
+                assert part.second is not None
+                file.write(part.second.tobytes())
+            total, count, truncated = total + len(part.tokens), count + len(part), truncated + part.truncated
+        _header(tokens, np.int32, total)
+        _header(offsets, np.int64, count + 1)
+        for file in second:
+            _header(file, np.int32, count)
+        for written in (tokens, offsets, *second):
+            written.close()
+        about = {"truncated": truncated, "files": digest.of_files(fresh, _files(typed))}
         (fresh / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,17 +22,36 @@ class Encoded:
         tokens: int32 [total].
         offsets: int64 [N + 1]; sequence i is tokens[offsets[i]:offsets[i + 1]].
         truncated: The number of texts that were longer than the maximum length.
+        second: int32 [N], the place in each sequence of the first token of type 1 (of the second text of a pair); the
+            sequence's length if no token has type 1. None: no token types, which is the same as type 0 everywhere.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     truncated: int
+    second: np.ndarray | None = None
 
     @classmethod
-    def of(cls, sequences: Sequence[np.ndarray], truncated: int = 0) -> Encoded:
-        """Return these sequences of integers, end to end."""
+    def of(
+        cls, sequences: Sequence[np.ndarray], truncated: int = 0, second: Sequence[int | None] | None = None
+    ) -> Encoded:
+        """Return these sequences of integers, end to end; `second` is None for sequences without token types."""
         offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
-        return cls(np.concatenate([np.zeros(0, np.int32), *sequences]).astype(np.int32), offsets, truncated)
+        tokens = np.concatenate([np.zeros(0, np.int32), *sequences]).astype(np.int32)
+        return cls(tokens, offsets, truncated, seconds_of(sequences, second))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Encoded]) -> Encoded:
+        """Return the sequences of all parts, which all have token types or all have none."""
+        given = list(parts)
+        seconds = [part.second for part in given if part.second is not None]
+        lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths for part in given)])
+        return cls(
+            np.concatenate([np.zeros(0, np.int32), *(part.tokens for part in given)]),
+            np.cumsum(lengths),
+            sum(part.truncated for part in given),
+            np.concatenate(seconds) if seconds else None,
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -43,12 +62,26 @@ class Encoded:
     def first(self, count: int) -> Encoded:
         """Return the first `count` sequences, or all if there are fewer; `truncated` stays that of the whole."""
         count = min(count, len(self))
-        return Encoded(self.tokens[: self.offsets[count]], self.offsets[: count + 1], self.truncated)
+        second = None if self.second is None else self.second[:count]
+        return Encoded(self.tokens[: self.offsets[count]], self.offsets[: count + 1], self.truncated, second)
 
     @property
     def lengths(self) -> np.ndarray:
         """The lengths, int64 [N]."""
         return np.diff(self.offsets)
+
+
+def seconds_of(sequences: Sequence[np.ndarray], second: Sequence[int | None] | None) -> np.ndarray | None:
+    """Return `Encoded.second`, int32 [N], given the place of each sequence's first token of type 1, or None."""
+    if second is None or all(place is None for place in second):
+        return None
+    places = zip(sequences, second, strict=True)
+    return np.array([len(one) if place is None else place for one, place in places], dtype=np.int32)
+
+
+def has_types(tokenizer: PreTrainedTokenizerBase, *, pairs: bool, template: Template | None) -> bool:
+    """Whether `encode` returns token types: for pairs without a template, if the model reads them."""
+    return pairs and template is None and "token_type_ids" in tokenizer.model_input_names
 
 
 def encode(
@@ -61,7 +94,7 @@ def encode(
     where: str = "text",
     before: int = 0,
 ) -> Encoded:
-    """Encode texts as the tokenizer's own call does: its special tokens, pair format and truncation side.
+    """Encode texts as the tokenizer's own call does: special tokens, pair format, token types and truncation side.
 
     With a template, the template and the text are one string for the tokenizer, and only the text is truncated.
 
@@ -71,13 +104,9 @@ def encode(
 
     Raises InvalidData for a text without tokens.
     """
-    tokens, lengths, truncated = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)], 0
-    made = pieces(tokenizer, texts, pairs, max_length=max_length, template=template, where=where, before=before)
-    for ids, sizes, cut in made:
-        tokens.append(ids)
-        lengths.append(sizes)
-        truncated += cut
-    return Encoded(np.concatenate(tokens), np.cumsum(np.concatenate(lengths)), truncated)
+    return Encoded.joined(
+        pieces(tokenizer, texts, pairs, max_length=max_length, template=template, where=where, before=before)
+    )
 
 
 def pieces(
@@ -89,29 +118,56 @@ def pieces(
     template: Template | None = None,
     where: str = "text",
     before: int = 0,
-) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield the parts of `encode`, thousands of texts each: (tokens int32 [T], lengths int64 [N], truncated)."""
+) -> Iterator[Encoded]:
+    """Yield the parts of `encode`, thousands of texts each."""
     if template:
         template.check_pairs(pairs is not None)
         template.check_length(tokenizer, max_length)
+    typed = has_types(tokenizer, pairs=pairs is not None, template=template)
     for start in range(0, len(texts), _CHUNK):
         batch = list(texts[start : start + _CHUNK])
-        second = None if pairs is None else list(pairs[start : start + _CHUNK])
+        others = None if pairs is None else list(pairs[start : start + _CHUNK])
+        types: list[Sequence[int]] | None = None
         if template:
-            ids, truncated = _in_template(tokenizer, template, batch, second, max_length)
+            ids, truncated = _in_template(tokenizer, template, batch, others, max_length)
         else:
-            result = tokenizer(batch, second, truncation=True, max_length=max_length, return_attention_mask=False)
+            result = tokenizer(
+                batch,
+                others,
+                truncation=True,
+                max_length=max_length,
+                return_attention_mask=False,
+                return_token_type_ids=typed,
+            )
             ids = [np.asarray(each, dtype=np.int32) for each in result["input_ids"]]
             truncated = sum(1 for encoding in result.encodings if encoding.overflowing)
-        sizes = np.array([len(each) for each in ids], dtype=np.int64)
-        if not sizes.all():
-            row = start + int(np.argmin(sizes))
+            types = result["token_type_ids"] if typed else None
+        made = Encoded.of(ids, truncated)
+        if not made.lengths.all():
+            row = start + int(np.argmin(made.lengths))
             raise InvalidData(
                 f"{where} {before + row + 1}: {texts[row]!r} gives no tokens. Remove empty texts, or fill them in.",
                 code="data.text-empty",
                 row=before + row + 1,
             )
-        yield np.concatenate(ids), sizes, truncated
+        yield made if types is None else replace(made, second=_seconds(made.offsets, types))
+
+
+def _seconds(offsets: np.ndarray, types: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return `Encoded.second`, given the token types of each sequence. Raises InvalidStudy unless 1 follows 0."""
+    row = np.concatenate([np.asarray(each, dtype=np.int32) for each in types])
+    lengths = np.diff(offsets)
+    second = lengths - np.add.reduceat(row, offsets[:-1])
+    places = np.arange(len(row)) - np.repeat(offsets[:-1], lengths)
+    if not np.array_equal(row, places >= np.repeat(second, lengths)):
+        found = sorted(set(row.tolist()))
+        raise InvalidStudy(
+            f"pairs of texts: the tokenizer gives the tokens of a pair the types {found} in an order that is not "
+            "supported. Expected type 0 for the first tokens and type 1 for the others. Choose another backbone.",
+            code="backbone.unsupported",
+            found=found,
+        )
+    return second.astype(np.int32)
 
 
 def _in_template(

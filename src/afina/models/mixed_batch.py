@@ -29,10 +29,17 @@ from afina.models.kernels.patches import Patch, call_of, patch, patches_of
 
 
 class AdapterGroup(NamedTuple):
-    """An adapter and its texts, each an integer array of at least one token id."""
+    """An adapter and its texts.
+
+    Attributes:
+        adapter: The adapter.
+        sequences: The texts, each an integer array of at least one token id.
+        second: For each text, the place of the first token of type 1, or None; None: no token types.
+    """
 
     adapter: BatchedAdapter
     sequences: Sequence[np.ndarray]
+    second: Sequence[int | None] | None = None
 
 
 class MixedBatchModel:

@@ -28,17 +28,25 @@ from afina.serving.work import SinglePass
 
 
 class EncodedRequest(NamedTuple):
-    """A text's tokens, integers [length], and the adapter that answers."""
+    """A text's tokens, integers [length], and the adapter that answers.
+
+    Attributes:
+        resident: The adapter.
+        tokens: The tokens.
+        second: The place of the first token of type 1. None: no token types.
+    """
 
     resident: SharedResident
     tokens: np.ndarray
+    second: int | None = None
 
 
 class Sequences(NamedTuple):
-    """Distinct token sequences, the adapter of each, and the sequence of each request."""
+    """Distinct token sequences, the adapter of each, where type 1 begins in each, and the sequence of each request."""
 
     batched_adapters: list[BatchedAdapter]
     tokens: list[np.ndarray]
+    second: list[int | None]
     asked: np.ndarray
 
 
@@ -76,19 +84,21 @@ def _together(host: MixedBatchModel, questions: Sequence[EncodedRequest]) -> lis
 
 def _distinct(questions: Sequence[EncodedRequest]) -> Sequences:
     bare = BatchedAdapter()
-    places: dict[tuple[int, bytes], int] = {}
+    places: dict[tuple[int, bytes, int | None], int] = {}
     batched_adapters: list[BatchedAdapter] = []
     tokens: list[np.ndarray] = []
+    second: list[int | None] = []
     asked: list[int] = []
-    for resident, sequence in questions:
+    for resident, sequence, place in questions:
         batched = bare if resident.batched.is_empty else resident.batched
-        key = id(batched), sequence.tobytes()
+        key = id(batched), sequence.tobytes(), place
         if key not in places:
             places[key] = len(tokens)
             batched_adapters.append(batched)
             tokens.append(sequence)
+            second.append(place)
         asked.append(places[key])
-    return Sequences(batched_adapters, tokens, np.array(asked, dtype=np.int64))
+    return Sequences(batched_adapters, tokens, second, np.array(asked, dtype=np.int64))
 
 
 def _features(host: MixedBatchModel, given: Sequences) -> Tensor:
@@ -118,7 +128,12 @@ def _adapter_groups(given: Sequences, among: np.ndarray) -> tuple[list[AdapterGr
         by_adapter.setdefault(id(given.batched_adapters[index]), []).append(index)
     groups = sorted(by_adapter.values(), key=lambda group: bool(given.batched_adapters[group[0]].prefix))
     adapter_groups = [
-        AdapterGroup(given.batched_adapters[group[0]], [given.tokens[index] for index in group]) for group in groups
+        AdapterGroup(
+            given.batched_adapters[group[0]],
+            [given.tokens[index] for index in group],
+            [given.second[index] for index in group],
+        )
+        for group in groups
     ]
     return adapter_groups, np.array([index for group in groups for index in group], dtype=np.int64)
 
@@ -179,7 +194,10 @@ class MixedBatches:
                 self._answer_separately(rows, mine, made)
             else:
                 shared += mine
-        questions = [EncodedRequest(_shared(rows[index]), rows[index].encoded.tokens) for index in shared]
+        questions = [
+            EncodedRequest(_shared(rows[index]), rows[index].encoded.tokens, rows[index].encoded.second)
+            for index in shared
+        ]
         outputs = dict(zip(shared, mixed_outputs(self._host, questions), strict=True)) if questions else {}
         for mine in _by_adapter(rows):
             if mine[0] in outputs:
@@ -193,7 +211,8 @@ class MixedBatches:
         predictor, encoded = resident.predictor, [rows[index].encoded for index in mine]
         if isinstance(predictor, ModelPredictor):
             with self._host.computing:
-                outputs = logits(predictor.classifier, Encoded.of([one.tokens for one in encoded]))
+                tokens, second = [one.tokens for one in encoded], [one.second for one in encoded]
+                outputs = logits(predictor.classifier, Encoded.of(tokens, second=second))
         else:
             pairs = [one.pair for one in encoded if one.pair is not None]
             outputs = predictor.outputs([one.text for one in encoded], pairs or None)

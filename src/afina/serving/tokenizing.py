@@ -45,6 +45,7 @@ class ConcurrentTokenizer:
     Attributes:
         truncation_side: "right" or "left", the side at which a text loses tokens.
         eos_token_id: The end-of-sequence token. None: the tokenizer has none.
+        model_input_names: The inputs of the model, which say whether it reads token types.
 
     Args:
         tokenizer: transformers' fast tokenizer; copied.
@@ -57,6 +58,7 @@ class ConcurrentTokenizer:
         self._inner.no_padding()
         self.truncation_side = str(tokenizer.truncation_side)
         self.eos_token_id = tokenizer.eos_token_id
+        self.model_input_names = tokenizer.model_input_names
         self._splits_words = _splits_words(json.loads(self._inner.to_str()))
 
     def __call__(
@@ -83,21 +85,20 @@ class ConcurrentTokenizer:
         made = []
         for given, found in zip(inputs, encodings, strict=True):
             over = truncation and len(found.ids) > max_length
-            made.append(
-                SimpleNamespace(ids=self._truncated(given, max_length) if over else found.ids, overflowing=over)
-            )
-        return _Batch({"input_ids": [each.ids for each in made]}, made)
+            kept = self._truncated(given, max_length) if over else found
+            made.append(SimpleNamespace(ids=kept.ids, types=kept.type_ids, overflowing=over))
+        results = {"input_ids": [each.ids for each in made], "token_type_ids": [each.types for each in made]}
+        return _Batch(results, made)
 
-    def _truncated(self, given: str | tuple[str, str], max_length: int) -> list[int]:
-        """Return the ids of a text or pair that has more than `max_length` tokens, as the tokenizers library does."""
+    def _truncated(self, given: str | tuple[str, str], max_length: int) -> Any:
+        """Return the encoding of a text or pair that is too long, cut as the tokenizers library does."""
         parts = [given] if isinstance(given, str) else [*given]
         encodings = self._inner.encode_batch(parts, add_special_tokens=False)
         room = max_length - self._inner.num_special_tokens_to_add(len(parts) == 2)
         lengths = [room] if len(parts) == 1 else _longest_first(len(encodings[0]), len(encodings[1]), room)
         for encoding, length in zip(encodings, lengths, strict=True):
             encoding.truncate(length, direction=self.truncation_side)
-        ids: list[int] = self._inner.post_process(*encodings, add_special_tokens=True).ids
-        return ids
+        return self._inner.post_process(*encodings, add_special_tokens=True)
 
     def shortened(self, text: str, most: int) -> str:
         """Return a text with the same first (last, if the left side is truncated) `most` tokens, also in a template.
@@ -125,7 +126,7 @@ _SPECIAL = 8
 
 
 class _Batch(dict[str, Any]):
-    """Results of texts: `input_ids`, and `encodings` with `overflowing`."""
+    """Results of texts: `input_ids`, `token_type_ids`, and `encodings` with `overflowing`."""
 
     def __init__(self, made: dict[str, Any], encodings: list[Any]) -> None:
         super().__init__(made)
@@ -235,7 +236,11 @@ class TextEncoder:
                 for text, pair in zip(texts, seconds, strict=True)
             ]
         cut = made.truncated > 0
-        return [EncodedText(made[place], cut, *both) for place, both in enumerate(zip(texts, seconds, strict=True))]
+        second = [None] * len(texts) if made.second is None else made.second.tolist()
+        return [
+            EncodedText(made[place], cut, *both, second[place])
+            for place, both in enumerate(zip(texts, seconds, strict=True))
+        ]
 
     def _read(
         self, resident: Resident, texts: list[str], pairs: list[str] | None, template: Template | None

@@ -27,12 +27,14 @@ class EncodedText:
         truncated: Whether the text was truncated.
         text: The text itself.
         pair: The second text of a pair. None: a single text.
+        second: The place of the first token of type 1. None: no token types.
     """
 
     tokens: np.ndarray
     truncated: bool
     text: str
     pair: str | None = None
+    second: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

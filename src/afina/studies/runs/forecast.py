@@ -17,7 +17,7 @@ import torch
 
 from afina import device as devices
 from afina import meter
-from afina.data.batch import TOKEN_BUDGET, Loader, Packed, by_length, pack
+from afina.data.batch import TOKEN_BUDGET, Loader, Packed, by_length, pack, pack_some
 from afina.data.readers.target_kinds import of_kind
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
@@ -133,9 +133,9 @@ def _evaluation(task: EncodedTask, run: RunSpec, before: int) -> tuple[Packed, G
         sequences, targets = split.references.sequences(split.encoded)
     batches = (indices for indices, _ in by_length(sequences, before=before))
     heaviest = max(batches, key=lambda chosen: int(sequences.lengths[chosen].sum()) + before * len(chosen))
-    rows = [sequences[index] for index in heaviest]
     if targets is None:
-        return pack(rows), None
+        return pack_some(sequences, heaviest), None
+    rows = [sequences[index] for index in heaviest]
     most = run.generate.max_new_tokens or task.answer_tokens or 1
     return pack(rows, [targets[index] for index in heaviest], per_token=True), GenerationLoad(
         split.encoded, most, run.generate.beams
