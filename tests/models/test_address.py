@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from afina.assets import ASSETS
+from afina.errors import InvalidStudy
+from afina.models.backbone_spec import PACKAGED, WELL_KNOWN, backbone_revision, check_backbone, directory_of
+from afina.models.pretrained import locate
 from fakes import Backbones
+from raises import raises
 
 LOCATE = """
 import sys
@@ -31,3 +36,25 @@ def test_processes_that_want_the_same_weights_at_once_get_the_one_directory_that
     assert [process.returncode for process in several] == [0, 0, 0]
     assert len(found) == 1, found
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [Path(found.pop().split()[0]).name]
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_packaged_model_is_known_without_its_weights(name: str) -> None:
+    check_backbone(name)
+    assert directory_of(name) is None
+    assert backbone_revision(name) == f"sha256:{ASSETS[PACKAGED[name]].sha256}"
+    assert name in WELL_KNOWN
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_directory_of_a_packaged_models_name_is_refused_if_it_has_a_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    assert directory_of(name) is None
+    (tmp_path / name / "config.json").write_text("{}")
+    for use in (check_backbone, directory_of, backbone_revision, locate):
+        with raises(InvalidStudy, code="backbone.ambiguous", backbone=name):
+            use(name)
+    assert directory_of(f"./{name}") == Path(name)

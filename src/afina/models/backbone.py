@@ -38,7 +38,8 @@ class Backbone(ReprCard):
     """A pretrained causal language model that can be opened as a classifier.
 
     Attributes:
-        address: As the user wrote it: a Hub id with optional `@revision`, a directory, `embedded`, or `random:DIR`.
+        address: As the user wrote it: a Hub id with optional `@revision`, a directory, `embedded`, `minilm`, or
+            `random:DIR`.
         path: A directory that every `from_pretrained` of transformers opens.
         config: transformers' configuration.
         tokenizer: transformers' fast tokenizer.

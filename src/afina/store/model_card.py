@@ -16,7 +16,7 @@ from afina import hub
 from afina.data.addresses import GLUE, HUB, SST2, named
 from afina.data.readers.hub_datasets import REPOSITORY
 from afina.models.adapter import PEFT_TENSORS
-from afina.models.backbone_spec import EMBEDDED, RANDOM
+from afina.models.backbone_spec import PACKAGED, RANDOM
 from afina.models.manifest import Manifest
 from afina.repr_html import figure
 from afina.stats.metrics import METRICS
@@ -132,7 +132,7 @@ def _labels(made: Manifest) -> Iterator[str]:
 def _usage(made: Manifest, merged: bool) -> Iterator[str]:
     library, labels, kind = _library(made), len(made.label_names), kinds.of(made)
     local = made.backbone is None or _is_local(made.backbone)
-    asks = local and made.backbone != EMBEDDED and made.vocabulary_digest is None
+    asks = local and made.backbone not in PACKAGED and made.vocabulary_digest is None
     named_ = f", `BACKBONE` for one of {_code(_model(made.backbone))}" if made.backbone and local else ""
     yield "## How to use"
     yield f"`DIRECTORY` stands for a local copy of these files{'' if merged else named_}."
@@ -243,7 +243,7 @@ def _is_local(backbone: str) -> bool:
 
     An ambiguous address is local if a directory of that name exists.
     """
-    return not _HUB_NAME.fullmatch(backbone) or backbone == EMBEDDED or Path(backbone).is_dir()
+    return not _HUB_NAME.fullmatch(backbone) or backbone in PACKAGED or Path(backbone).is_dir()
 
 
 def _model(backbone: str | None) -> str:

@@ -59,7 +59,7 @@ def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
     if one.files and ship_backbone:
         return inputs
     address = absolute(one.address)
-    if not one.files and one.address != backbone_spec.EMBEDDED and one.digest and "@" not in address:
+    if not one.files and one.address not in backbone_spec.PACKAGED and one.digest and "@" not in address:
         address = f"{address}@{one.digest}"
     task = [file.digest for part in (inputs.task, inputs.evaluation) for file in (part.files if part else ())]
     content = {each: path for each, path in inputs.content.items() if each in task}
