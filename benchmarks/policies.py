@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from afina.studies.choosing.candidate_trainings import FEWEST
-from afina.studies.choosing.candidates import CHEAPEST, DEAREST
+from afina.studies.choosing.candidates import CHEAPEST
+from afina.studies.choosing.setup import DEAREST
+from afina.studies.choosing.step_times import FEWEST
 from afina.studies.choosing.time_budget import MEASURED
 from afina.studies.choosing.training_length import ROOM
 from learning_curves import HELD_OUT, Cell, curves, unpacked

@@ -179,18 +179,19 @@ def test_the_page_has_the_tables_that_the_recorded_curves_give(choose: ModuleTyp
 
 def test_what_is_built_in_is_what_the_recorded_curves_teach(choose: ModuleType) -> None:
     from afina.methods import make
-    from afina.studies.choosing.candidates import AHEAD, COUNTS, LEARNT
+    from afina.studies.choosing.learned_order import LEARNED
     from learning_curves import KEPT, cells, read
     from policies import learnt, recorded
 
     kept = read(KEPT)
     taught = learnt([recorded(kept, cell) for cell in cells()])
-    rates = {one: float(f"{one[1] * make(one[0]).learning_rate:.3g}") for one in LEARNT}
-    built_in = [(method, rates[method, factor]) for method, factor in LEARNT]
+    order = LEARNED[frozenset({"causal"})]
+    rates = {one: float(f"{one[2] * make(one[1]).learning_rate:.3g}") for one in order.order}
+    built_in = [(one[1], rates[one]) for one in order.order]
     assert built_in == taught.order[: len(built_in)]
-    ahead = {(method, rates[method, factor]): value for (method, factor), value in AHEAD.items()}
+    ahead = {(one[1], rates[one]): value for one, value in order.ahead.items()}
     assert ahead == {setting: round(value, 3) for setting, value in taught.ahead.items()}
-    assert round(taught.counts, -1) == COUNTS
+    assert round(taught.counts, -1) == order.counts
 
 
 def test_what_is_expected_counts_as_much_as_it_differs_little_between_cells(there: list[Any]) -> None:

@@ -17,7 +17,7 @@ from afina.events import Listener, ValidationScore
 from afina.meter import now
 from afina.models import objectives
 from afina.studies import results, tuning
-from afina.studies.choosing.candidates import ChoiceSetup
+from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.runs.executor import LocalExecutor
 from afina.studies.runs.inputs import DataDigests
@@ -310,8 +310,8 @@ def test_a_recommendation_s_runs_are_of_the_data_as_they_are(file: Path) -> None
     def run() -> Run:
         task, asked = Task.load(str(file)), objectives.make(("negative", "positive"))
         clock, executor = TimeBudget(now(), 1.0), InventedExecutor()
-        setting = ChoiceSetup(task, Data(), "gpt2", Ask(), clock, Watcher(), executor, asked, "accuracy")
-        return setting.run("lora", train_examples=20)
+        setting = ChoiceSetup(task, Data(), ("gpt2",), Ask(), clock, Watcher(), executor, asked, "accuracy")
+        return setting.run(Way("gpt2", "lora"), train_examples=20)
 
     first = run()
     assert first.data_digest is not None

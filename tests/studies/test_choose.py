@@ -6,8 +6,9 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +26,14 @@ from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed
 from afina.events import Progress, ValidationScore
 from afina.inference.evaluation import evaluate, trained
 from afina.models import objectives
-from afina.report.recommendation import as_json, evidence, sentences
+from afina.report.recommendation import evidence, sentences
 from afina.report.verdicts import ONE_SEED
+from afina.report.writers.recommendation_json import as_json
 from afina.stats.comparison import compare
-from afina.studies.choosing import candidate_trainings, candidates, floors, linear_floors, time_budget
+from afina.studies.choosing import candidate_trainings, candidates, floors, learned_order, linear_floors, time_budget
 from afina.studies.choosing.recommend import recommend
 from afina.studies.choosing.recommendation import Recommendation, decide
+from afina.studies.choosing.setup import ChoiceSetup, Way, short_names
 from afina.studies.choosing.time_budget import MEASURED, StepTime, measure_step_time
 from afina.studies.results import Results, find_adapter
 from afina.studies.runs import executors, forecast
@@ -49,6 +52,23 @@ GIB = 2**30
 LOAD = Task.load
 
 
+LEARNED = [(method, factor) for _, method, factor in learned_order.LEARNED[frozenset({"causal"})].order]
+
+
+def learn(monkeypatch: pytest.MonkeyPatch, order: Sequence[tuple[str, float]]) -> None:
+    """Replace the order of causal backbones."""
+    causal = learned_order.LEARNED[frozenset({"causal"})]
+    changed = replace(causal, order=tuple(("causal", method, factor) for method, factor in order))
+    monkeypatch.setattr(learned_order, "LEARNED", {frozenset({"causal"}): changed})
+
+
+def in_order(methods: Iterable[str], kind: Any) -> list[candidates.Candidate]:
+    """The candidates of these methods on one backbone."""
+    setting = SimpleNamespace(objective=SimpleNamespace(kind=kind), backbones=("embedded",), names={"embedded": ""})
+    setting.name = partial(ChoiceSetup.name, setting)
+    return candidates.in_order([Way("embedded", one) for one in methods], {"embedded": "causal"}, setting)  # type: ignore[arg-type]
+
+
 @cache
 def right_answers(task: str, examples: int | None) -> np.ndarray:
     return LOAD(task, evaluation_examples=examples).evaluation.labels
@@ -63,6 +83,8 @@ class World(Executor):
         self.right = {"full": 1.0, "lora": 0.98, "prelayer": 0.9, "head": 0.3, "zero-shot": 0.2}
         self.opening, self.text = 10.0, 0.01
         self.slower = 1.0
+        self.speed: dict[str, float] = {}
+        self.worse: dict[str, float] = {}
         self.waits: list[float] = []
         self.largest: int | None = None
         self.enough = 0
@@ -125,28 +147,32 @@ class World(Executor):
         self.tried.append(run)
         assert limit == MEASURED
         self.places(listen)
-        self.passes(self.opening, listen, until)
-        self.passes(limit * self.step[run.method], listen, until)
-        self.passes(60 * self.text, listen, until)
-        return ValidationScore(limit, limit, 60, 0.5, 0.7, limit * self.step[run.method], 60 * self.text)
+        speed = self.speed.get(run.backbone, 1.0)
+        step, text = self.step[run.method] / speed, self.text / speed
+        self.passes(self.opening / speed, listen, until)
+        self.passes(limit * step, listen, until)
+        self.passes(60 * text, listen, until)
+        return ValidationScore(limit, limit, 60, 0.5, 0.7, limit * step, 60 * text)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
         assert run.data.validation is None
         self.places(listen)
         (self.carried if run.method in self.step else self.asked).append(run)
         gold = right_answers(run.task, run.data.evaluation_examples)
-        predicted, right = gold.copy(), self.right[run.method] * self.learnt(run)
+        predicted, right = gold.copy(), self.right[run.method] * self.learnt(run) * self.worse.get(run.backbone, 1.0)
         wrong = round(len(gold) * (1 - right))
         predicted[:wrong] = 1 - predicted[:wrong]
         steps = run.training.max_steps or 0
         aside = round((run.data.selection or 0) * (run.data.train_examples or 0))
-        train = steps * self.step.get(run.method, 0) * self.slower
-        evaluate = (len(gold) + aside) * self.text * 3 * self.slower
-        self.passes(2 * self.opening * 0.9 * self.slower + train + evaluate, listen, until)
+        slower = self.slower / self.speed.get(run.backbone, 1.0)
+        train = steps * self.step.get(run.method, 0) * slower
+        evaluate = (len(gold) + aside) * self.text * 3 * slower
+        self.passes(2 * self.opening * 0.9 * slower + train + evaluate, listen, until)
         changes = {
             "key": run.key,
             "name": run.title,
             "steps": steps,
+            "backbone": run.backbone,
             "training": {"learning_rate": run.training.learning_rate, "max_length": 128},
             "train_examples": (run.data.train_examples or 0) - aside,
             "examples": len(gold),
@@ -243,17 +269,18 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_candidates_come_in_the_order_that_was_learnt_and_others_after_them() -> None:
-    learnt = list(dict.fromkeys(method for method, _ in candidates.LEARNT))
-    made = candidates.in_order(["last", *reversed(learnt)], "classes")
-    assert [one.method for one in made] == [*(method for method, _ in candidates.LEARNT), "last"]
-    assert made[-1] == candidates.Candidate("last", METHODS["last"].learning_rate, "last")
-    assert [one.method for one in candidates.in_order(["last", "lora"], "classes")][-1] == "last"
+    learnt = list(dict.fromkeys(method for method, _ in LEARNED))
+    made = in_order(["last", *reversed(learnt)], "classes")
+    assert [one.way.method for one in made] == [*(method for method, _ in LEARNED), "last"]
+    last = candidates.Candidate(Way("embedded", "last"), METHODS["last"].learning_rate, "last", 0.0, 370)
+    assert made[-1] == last
+    assert [one.way.method for one in in_order(["last", "lora"], "classes")][-1] == "last"
 
 
 def test_a_candidate_is_called_by_its_rate_where_that_is_not_the_methods_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "LEARNT", (("lora", 3.0), ("full", 1 / 3), ("lora", 1.0)))
-    made = candidates.in_order(["full", "lora"], "classes")
-    assert [(one.method, one.name) for one in made] == [
+    learn(monkeypatch, (("lora", 3.0), ("full", 1 / 3), ("lora", 1.0)))
+    made = in_order(["full", "lora"], "classes")
+    assert [(one.way.method, one.name) for one in made] == [
         ("lora", "lora-0.003"),
         ("full", "full-3.33e-05"),
         ("lora", "lora"),
@@ -262,12 +289,10 @@ def test_a_candidate_is_called_by_its_rate_where_that_is_not_the_methods_own(mon
 
 
 def test_on_a_kind_without_recorded_trainings_every_method_comes_before_another_rate_and_none_is_ahead() -> None:
-    learnt = list(dict.fromkeys(method for method, _ in candidates.LEARNT))
-    made = candidates.in_order(["last", *learnt], "text")
+    learnt = list(dict.fromkeys(method for method, _ in LEARNED))
+    made = in_order(["last", *learnt], "text")
     assert [one.name for one in made[: len(learnt)]] == learnt
-    assert sorted(one.name for one in made) == sorted(
-        one.name for one in candidates.in_order(["last", *learnt], "classes")
-    )
+    assert sorted(one.name for one in made) == sorted(one.name for one in in_order(["last", *learnt], "classes"))
     assert {one.ahead for one in made} == {None}
     assert made[0].weighed(0.5, 20) is None
 
@@ -280,8 +305,8 @@ def test_what_recorded_trainings_say_counts_beside_few_texts(
     world: World, tmp_path: Path, right: float, chosen: str
 ) -> None:
     """They have full 1.7 points ahead of LoRA, which tells as much as 370 texts do, and 240 are set aside."""
-    ours = {one.name: one for one in candidates.in_order(["full", "lora"], "classes")}
-    assert (ours["full"].ahead - ours["lora"].ahead, candidates.COUNTS) == (pytest.approx(0.017), 370)
+    ours = {one.name: one for one in in_order(["full", "lora"], "classes")}
+    assert (ours["full"].ahead - ours["lora"].ahead, ours["full"].counts) == (pytest.approx(0.017), 370)
     world.right |= {"lora": right, "full": 0.86, "prelayer": 0.5}
     world.best = {"full": "full", "lora": "lora"}
     made = world.choose(tmp_path / "out", 60)
@@ -296,7 +321,7 @@ def test_where_there_is_no_time_for_all_texts_what_was_measured_counts_alone(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Short trainings end otherwise than those that are recorded."""
-    monkeypatch.setattr(candidates, "LEARNT", (("full", 1.0), ("lora", 1.0)))
+    learn(monkeypatch, (("full", 1.0), ("lora", 1.0)))
     world.step = dict.fromkeys(world.step, 4.0)
     world.right |= {"lora": 0.865, "full": 0.86, "prelayer": 0.5}
     made = world.choose(tmp_path / "out", 10)
@@ -385,14 +410,14 @@ def test_it_keeps_to_the_minutes_and_makes_use_of_them(
     assert len(world.carried) >= 2  # another setting, or the selected one again
     # Much time is left over only where everything was trained, and the selected one on half of the texts.
     early = made.seconds < 0.5 * 60 * minutes
-    assert not early or (len(ours) == len(candidates.in_order(world.step, "classes")) and made.fewer is not None)
+    assert not early or (len(ours) == len(in_order(world.step, "classes")) and made.fewer is not None)
 
 
 def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = (("full", 1.0), ("lora", 1.0), ("prelayer", 1.0), ("lora", 3.0), ("full", 3.0), ("full", 1 / 3))
-    monkeypatch.setattr(candidates, "LEARNT", order)
+    learn(monkeypatch, order)
     world.step = {"full": 1.2, "lora": 1.0, "prelayer": 0.1}  # what begins last of three ends first
     alone = world.choose(tmp_path / "one", 10)
     several = Several(world.task, monkeypatch, 3)
@@ -401,7 +426,7 @@ def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
     assert several.most == made.at_once == 3
     trained = [[one.name for one in each.contenders if one.trained] for each in (alone, made)]
     assert len(trained[1]) > len(trained[0])
-    names = [one.name for one in candidates.in_order(world.step, "classes")]
+    names = [one.name for one in in_order(world.step, "classes")]
     assert trained[1] == [name for name in names if name in trained[1]], "not in the order of the portfolio"
     kept = [one.name for one in read_records(tmp_path / "three" / "records.jsonl") if one.selection]
     assert kept == sorted(kept, key=names.index)
@@ -414,7 +439,7 @@ def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
 def test_the_step_time_is_measured_in_no_more_processes_than_there_are_candidates(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "LEARNT", (("full", 1.0), ("lora", 1.0), ("prelayer", 1.0)))
+    learn(monkeypatch, (("full", 1.0), ("lora", 1.0), ("prelayer", 1.0)))
     several = Several(world.task, monkeypatch, 240)
     made = several.choose(tmp_path / "out", 10)
     assert made.at_once == len(several.tried) == 3
@@ -424,7 +449,7 @@ def test_the_step_time_is_measured_in_no_more_processes_than_there_are_candidate
 def test_time_without_a_place_in_a_cluster_is_not_thought_to_be_that_of_a_run(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
 ) -> None:
-    monkeypatch.setattr(candidates, "LEARNT", (("full", 1.0), ("full", 3.0), ("full", 1 / 3)))
+    learn(monkeypatch, (("full", 1.0), ("full", 3.0), ("full", 1 / 3)))
     monkeypatch.setattr(METHODS["zero-shot"], "head", None)
     world.step["full"] = 0.9
     world.waits = list(waits)
@@ -481,7 +506,7 @@ def test_all_trainings_are_of_one_length_which_the_time_decides(world: World, tm
 def test_what_a_training_took_corrects_what_the_next_of_its_method_is_thought_to_take(
     world: World, tmp_path: Path, slower: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "LEARNT", (("lora", 1.0), ("lora", 3.0), ("lora", 1 / 3), ("full", 1.0)))
+    learn(monkeypatch, (("lora", 1.0), ("lora", 3.0), ("lora", 1 / 3), ("full", 1.0)))
     world.slower = slower
     made = world.choose(tmp_path / "out", 12)
     assert made.seconds <= 12 * 60
@@ -506,7 +531,7 @@ def test_after_a_measurement_on_a_busy_machine_trainings_are_made_longer_once(wo
 def test_each_method_is_measured_once_and_only_when_its_turn_comes_and_the_dearest_stands_for_those_after_it(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "LEARNT", (("lora", 1.0), ("lora", 3.0), ("full", 1.0), ("full", 1 / 3)))
+    learn(monkeypatch, (("lora", 1.0), ("lora", 3.0), ("full", 1.0), ("full", 1 / 3)))
     made = world.choose(tmp_path / "out", 60)
     assert [run.method for run in world.tried] == ["lora", "full"]
     assert made.contender("prelayer").trained
@@ -525,7 +550,7 @@ def test_nothing_is_measured_that_there_is_no_time_to_train(world: World, tmp_pa
 def test_a_method_is_measured_where_the_dearest_leaves_it_no_time_and_it_may_be_cheaper(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "LEARNT", (("full", 1.0), ("lora", 1.0)))
+    learn(monkeypatch, (("full", 1.0), ("lora", 1.0)))
     world.step = {"full": 4.0, "lora": 0.8, "prelayer": 4.0}
     made = world.choose(tmp_path / "out", 14)
     assert [run.method for run in world.tried] == ["full", "lora"]
@@ -661,7 +686,7 @@ def test_what_there_was_no_time_for_is_what_more_minutes_would_do(world: World, 
 def test_fewer_passes_than_there_could_be_are_what_more_minutes_would_add(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "LEARNT", (("full", 1.0),))
+    learn(monkeypatch, (("full", 1.0),))
     world.step = dict.fromkeys(world.step, 1.0)
     world.needs |= {"lora": 99 * GIB, "prelayer": 99 * GIB}
     made = world.choose(tmp_path / "out", 7, memory=8 * GIB)
@@ -680,7 +705,7 @@ def test_what_was_trained_again_and_what_was_trained_on_half_leave_no_adapters(w
 def test_learning_rates_of_a_method_have_rows_of_their_own_and_the_best_is_compared(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "LEARNT", (("lora", 1.0), ("lora", 3.0), ("full", 1.0)))
+    learn(monkeypatch, (("lora", 1.0), ("lora", 3.0), ("full", 1.0)))
     world.best, world.right = {"lora": "lora-0.003"}, world.right | {"lora": 0.99, "full": 0.7}
     made = world.choose(tmp_path / "out", 60)
     assert made.recommended == "lora-0.003"
@@ -728,11 +753,11 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(world: World, t
     assert scribe.told[1] == "fitting baselines without a language model"
     assert scribe.told[2:4] == [
         "forecasting which methods fit in memory",
-        f"measuring the time of a step of {candidates.LEARNT[0][0]}",
+        f"measuring the time of a step of {LEARNED[0][0]}",
     ]
     assert scribe.told[4:6] == ["started zero-shot 1/1", "finished zero-shot"]
     started = [line.split()[1] for line in scribe.told if line.startswith("started ")]
-    order = [method for method, _ in candidates.LEARNT if method in world.step]
+    order = [method for method, _ in LEARNED if method in world.step]
     assert started[: 1 + len(order)] == ["zero-shot", *order]
     held = Task.load(results.task, **results.data.model_dump()).evaluation
     assert {len(one.targets) for one in results.results} == {len(held)}
@@ -938,6 +963,67 @@ def test_a_pace_buys_fewer_steps_the_more_texts_are_scored() -> None:
     assert pace.steps(100, 100) == 160
     assert pace.steps(5, 0) < 0
     assert pace.seconds(180, 0) == 100
+
+
+# Several backbones
+
+
+def test_of_several_backbones_a_method_on_one_of_them_is_recommended(world: World, tmp_path: Path) -> None:
+    world.worse = {"embedded": 0.9}
+    results = world.recommend(tmp_path / "out", 60, backbone=["embedded", "gpt2"])
+    made = results.recommendation
+    assert made is not None
+    assert (made.backbone, made.backbones) == ("gpt2", ("embedded", "gpt2"))
+    chosen = made.contender(made.recommended)
+    assert (chosen.method, chosen.backbone) == ("full", "gpt2")
+    trained = [one.name for one in made.contenders if one.trained]
+    expected = [f"{one.name}-on-{name}" for one in in_order(world.step, "classes") for name in ("embedded", "gpt2")]
+    assert sorted(trained) == sorted(expected)
+    assert trained[:4] == ["full-on-embedded", "full-on-gpt2", "full-0.0003-on-embedded", "full-0.0003-on-gpt2"]
+    assert {run.backbone for run in world.tried} == {"embedded", "gpt2"}
+    compared = {name.partition("-on-")[2] for one in made.comparisons for name in (one.first, one.second)}
+    assert compared == {"", "embedded", "gpt2"}
+    assert re.match(r"Use full fine-tuning( at 3\.33e-05)? on gpt2: accuracy 1\.00 on ", sentences(made)[0])
+    assert "Other methods on the held-out texts: LoRA on gpt2 0.9" in sentences(made)[1]
+    assert "zero-shot on embedded" in [row[0] for row in evidence(made).rows]
+    told = as_json(made, tmp_path / "out")
+    assert (told["backbone"], told["backbones"]) == ("gpt2", ["embedded", "gpt2"])
+    assert {row["backbone"] for row in told["rows"]} == {None, "embedded", "gpt2"}
+    assert Results.read(tmp_path / "out") == results
+    assert find_adapter(tmp_path / "out", "lora-on-embedded").name.startswith("lora-on-embedded-seed0-")
+
+
+def test_trainings_on_a_fast_backbone_are_longer_than_those_on_a_slow_one(world: World, tmp_path: Path) -> None:
+    world.speed, world.worse = {"gpt2": 15.0}, {"gpt2": 0.95}
+    world.step = dict.fromkeys(world.step, 4.0)
+    made = world.choose(tmp_path / "out", 20, backbone=["embedded", "gpt2"])
+    steps = {
+        name: {run.training.max_steps for run in world.carried if run.backbone == name and run.data.selection}
+        for name in ("embedded", "gpt2")
+    }
+    assert steps["gpt2"] == {candidates.EPOCHS * math.ceil(1_200 * 0.8 / 16)}
+    assert len(steps["embedded"]) == 1
+    assert max(steps["embedded"]) <= math.ceil(1_200 * 0.8 / 16)
+    assert made.contender(made.recommended).backbone == "embedded"
+
+
+@pytest.mark.parametrize("given", [[], ["embedded", "gpt2", "embedded"]], ids=["none", "twice"])
+def test_each_backbone_is_given_once(given: list[str], toy: str, tmp_path: Path) -> None:
+    with raises(InvalidData, code="argument.invalid", found=given):
+        recommend(toy, 1.0, backbone=given, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("addresses", "names"),
+    [
+        (["embedded", "org/name@main", "random:/models/tiny gpt"], ["embedded", "name-main", "tiny-gpt"]),
+        (["a/model", "b/model", "./model/"], ["model", "model-2", "model-3"]),
+        (["."], ["backbone"]),
+    ],
+)
+def test_backbones_have_short_names_of_their_own(addresses: list[str], names: list[str]) -> None:
+    assert list(short_names(addresses).values()) == names
 
 
 # As a user types it

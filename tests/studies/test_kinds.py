@@ -284,7 +284,7 @@ def test_of_errors_a_selection_and_tuning_prefer_the_lower() -> None:
         )
         for v in (0.9, 0.2)
     ]
-    made: Any = CandidateTrainings(*(SimpleNamespace(),) * 2, lowered=False)  # type: ignore[arg-type]
+    made: Any = CandidateTrainings(*(SimpleNamespace(),) * 3)  # type: ignore[arg-type]
     made.results = {name: SimpleNamespace(record=each) for name, each in zip(("high", "low"), records, strict=True)}
     assert made.ranked == ["low", "high"]
 

@@ -29,6 +29,15 @@ BackboneOption = Annotated[
         metavar="ADDRESS",
     ),
 ]
+BackbonesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backbone",
+        help="Pretrained model: Hub id, directory, random:DIRECTORY or 'embedded' (the default); repeat to compare "
+        "several.",
+        metavar="ADDRESS",
+    ),
+]
 TaskOption = Annotated[
     str,
     typer.Option(

@@ -16,6 +16,7 @@ import typer
 from afina.cli.options import (
     AllowLeakage,
     BackboneOption,
+    BackbonesOption,
     EvaluationOption,
     ExecutorOption,
     FreshOption,
@@ -196,7 +197,7 @@ def choose(
     task: TaskOption,
     minutes: Annotated[float, typer.Option("--minutes", help="Time limit in minutes; use at least 5.")] = 30.0,
     memory: MemoryLimit = None,
-    backbone: BackboneOption = "embedded",
+    backbones: BackbonesOption = None,
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
     evaluation: EvaluationOption = None,
     text: TextColumn = None,
@@ -223,7 +224,7 @@ def choose(
     storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
-    """Recommend a method for your texts, within the given minutes.
+    """Recommend a method for your texts, and a backbone if you give several, within the given minutes.
 
     Prints the evidence, and saves the adapter of the recommended method.
     """
@@ -238,7 +239,12 @@ def choose(
         text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive, target=target
     )
     data |= file_options(missing, merge_labels, sheet, long)
-    asked: dict[str, Any] = {"backbone": backbone, "out": out, "data": data, "ask": ask_options(template, words)}
+    asked: dict[str, Any] = {
+        "backbone": backbones or "embedded",
+        "out": out,
+        "data": data,
+        "ask": ask_options(template, words),
+    }
     asked |= {"metric": metric, "memory": read_size(memory) if memory is not None else None}
     watcher = Minutes(began, lambda line: print(line, file=sys.stderr))
     run_in = ExecutorOptions(executor, jobs, ship_backbone, storage)

@@ -1,4 +1,4 @@
-"""A recommendation in a few sentences, as a table of evidence, and as the JSON object that `--json` prints.
+"""A recommendation in a few sentences, and as a table of evidence.
 
 The functions are pure. The module does not know how a recommendation is made.
 """
@@ -8,13 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf, isnan
-from pathlib import Path
-from typing import Any
 
 from afina.methods import METHODS
 from afina.report.formatting import (
-    ACCURACY,
-    F1,
     NOTHING,
     ask_notes,
     count,
@@ -29,12 +25,13 @@ from afina.report.formatting import (
 )
 from afina.report.tables import EVIDENCE, Column, Table
 from afina.report.verdicts import ONE_SEED
-from afina.schema import figures_as_json, null_where_undefined
 from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
 from afina.studies.choosing import floors
-from afina.studies.choosing.candidates import EPOCHS, RECORDED
+from afina.studies.choosing.candidates import EPOCHS
+from afina.studies.choosing.learned_order import RECORDED
 from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
+from afina.studies.choosing.setup import ON
 from afina.studies.runs.spec import Training
 
 BATCH = Training().batch_size
@@ -79,7 +76,7 @@ def more_minutes(made: Recommendation) -> str:
     read = max((one.examples or 0 for one in trained), default=0)
     more = []
     if waiting:
-        more.append(f"{'also ' if trained else ''}train {listed([title(name) for name in waiting])}")
+        more.append(f"{'also ' if trained else ''}train {_names(waiting)}")
     if trained and read < FEW_LEFT * made.train_examples:
         more.append(f"read all {made.train_examples:,} training texts instead of {read:,}")
     passes = min((round((one.steps or 0) * BATCH / max(1, one.examples or 1)) for one in trained), default=EPOCHS)
@@ -117,12 +114,13 @@ def _settings(count: int) -> str:
 
 def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     trained = [one for one in made.contenders if one.trained]
-    others = [one for one in trained if one.method != chosen.method] + _simple(made)
+    others = [one for one in trained if _way(one) != _way(chosen)] + _simple(made)
     figures = {one.name: one.metrics[made.metric] for one in others if made.metric in one.metrics}
     defined = [each for each in figures.items() if not isnan(each[1])]
-    best: dict[str, str] = {}
+    best: dict[object, str] = {}
     for name, figure in sorted(defined, key=lambda each: each[1], reverse=not METRICS[made.metric].lower):
-        best.setdefault(made.contender(name).method or name, f"{title(name)} {share(figure)}")  # its best rate
+        one = made.contender(name)
+        best.setdefault(_way(one) if one.method else name, f"{title(name)} {share(figure)}")  # its best rate
     beside = ", ".join([*best.values()][:MOST])
     memory = f" and {size(chosen.memory)} of memory" if chosen.memory else ""
     mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
@@ -134,6 +132,11 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
         f"took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{memory}.",
         _sure(mine, title(chosen.name)),
     )
+
+
+def _way(one: Contender) -> tuple[str | None, str | None]:
+    """The backbone and the method of a contender."""
+    return one.backbone, one.method
 
 
 def _why_it(made: Recommendation, chosen: Contender) -> str:
@@ -238,7 +241,7 @@ def evidence(made: Recommendation) -> Table:
             *(NOTHING if figure is None else share(figure) for figure in map(one.metrics.get, names)),
             *(NOTHING if figure is None else count(figure) for figure in (one.examples, one.steps, one.seconds)),
             NOTHING if one.memory is None else size(one.memory),
-            _trained(one, made.metric) or one.setting or _asked(one),
+            setting_note(one, made.metric) or one.setting or _asked(one),
         )
         for one in made.contenders
     ]
@@ -274,8 +277,16 @@ def _left_out(dropped: Mapping[str, Dropped]) -> list[str]:
     """A note per reason, with all methods that were left out for it."""
     reasons: dict[str, list[str]] = {}
     for name, one in dropped.items():
-        reasons.setdefault(_why(one), []).append(title(name))
-    return [f"Left out: {listed(names)}: {why}." for why, names in reasons.items()]
+        reasons.setdefault(why_left_out(one), []).append(name)
+    return [f"Left out: {_names(names)}: {why}." for why, names in reasons.items()]
+
+
+def _names(names: Sequence[str]) -> str:
+    """The titles of contenders; of many on several backbones, the first ones and the number of the others."""
+    titles = [title(name) for name in names]
+    if len(titles) <= MOST or not any(ON in name for name in names):
+        return listed(titles)
+    return listed([*titles[: MOST - 1], f"{len(titles) - MOST + 1} other settings"])
 
 
 def _time(made: Recommendation) -> str:
@@ -289,52 +300,6 @@ _VALIDATION = (
 )
 
 
-def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[str, Any]:
-    """Return JSON values, whose keys never change; adapters are paths that begin with the output directory `out`."""
-    return {
-        "task": made.task,
-        "backbone": made.backbone,
-        "kind": made.kind,
-        "metric": made.metric,
-        "recommended": made.recommended,
-        "recommendation": list(sentences(made, interval)),
-        "adapter": None if made.adapter is None else str(out / made.adapter),
-        "rows": [
-            {
-                "name": one.name,
-                "accuracy": null_where_undefined(one.metrics.get(ACCURACY)),
-                "f1": null_where_undefined(one.metrics.get(F1)),
-                "metrics": figures_as_json(one.metrics),
-                "method": one.method,
-                "rate": one.rate,
-                "ended": one.ended,
-                "race": _trained(one, made.metric),
-                "validation": one.validation,
-                "validation_accuracy": one.validation if made.metric == ACCURACY else None,
-                "validation_examples": one.validation_examples,
-                "weighed": one.weighed,
-                "examples": one.examples,
-                "steps": one.steps,
-                "seconds": one.seconds,
-                "memory": one.memory,
-                "adapter": None if one.adapter is None else str(out / one.adapter),
-                "remark": one.setting,
-            }
-            for one in made.contenders
-        ],
-        "comparisons": [titled(one).words for one in made.comparisons],
-        "dropped": {name: _why(one) for name, one in made.dropped.items()},
-        "fewer": None
-        if made.fewer is None
-        else {"name": made.fewer.name, "examples": made.fewer.examples, "metrics": figures_as_json(made.fewer.metrics)},
-        "train_examples": made.train_examples,
-        "examples": made.examples,
-        "minutes": made.minutes,
-        "seconds": made.seconds,
-        "stages": made.stages,
-    }
-
-
 def _metrics(made: Recommendation) -> list[str]:
     """The headline metric and one other metric."""
     there = next((one.metrics for one in made.contenders if one.metrics), {})
@@ -345,8 +310,8 @@ def _asked(one: Contender) -> str:
     return "asked in words, not trained" if one.ask.words and not one.trained else ""
 
 
-def _trained(one: Contender, metric: str) -> str:
-    """The learning rate, and the figure on the validation texts."""
+def setting_note(one: Contender, metric: str) -> str:
+    """Return the learning rate, and the figure on the validation texts."""
     if one.rate is None:
         return ""
     setting = f"learning rate {one.rate:.2g}"
@@ -357,7 +322,8 @@ def _trained(one: Contender, metric: str) -> str:
     )
 
 
-def _why(one: Dropped) -> str:
+def why_left_out(one: Dropped) -> str:
+    """Return why a method was left out, as a clause."""
     match one.why:
         case "memory":
             assert one.needed is not None
@@ -379,7 +345,13 @@ def titled(one: Comparison) -> Comparison:
 
 
 def title(name: str) -> str:
-    """Return a method's title, with the learning rate if not the default; a baseline's name is returned unchanged."""
+    """Return a method's title, with the learning rate if not the default, and the backbone if several are compared.
+
+    A baseline's name is returned unchanged.
+    """
+    stem, on, backbone = name.partition(ON)
+    if on and (stem in METHODS or title(stem) != stem):
+        return f"{title(stem)} on {backbone}"
     if name in METHODS:
         return METHODS[name].title
     for method, kind in METHODS.items():

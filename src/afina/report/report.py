@@ -158,10 +158,10 @@ class Report:
     def summary(self) -> dict[str, object]:
         """One JSON object, for scripts."""
         if self.results.recommendation:
-            from afina.report import recommendation
+            from afina.report.writers.recommendation_json import as_json
 
             found = conclusion.interval(self.results.recommendation, self.arms)
-            return recommendation.as_json(self.results.recommendation, self.results.out, found)
+            return as_json(self.results.recommendation, self.results.out, found)
         return json_csv.summary(self.results, self.results.out / MARKDOWN, self.sentences, self.verdicts, self.claims)
 
     def files(self, names: Sequence[str] = FILES) -> dict[str, str]:
@@ -188,7 +188,8 @@ class Report:
     def _lead(self) -> list[str]:
         made = self.results.recommendation
         if made:
-            return [f"`{made.backbone}`, {made.train_examples:,} training and {made.examples:,} held-out texts."]
+            backbones = ", ".join(f"`{one}`" for one in made.backbones or (made.backbone,))
+            return [f"{backbones}, {made.train_examples:,} training and {made.examples:,} held-out texts."]
         if not self.arms:
             return ["No run has finished."]
         first = self.arms[0].record

@@ -1,10 +1,10 @@
 """Trainings of candidates under a time limit, one of which is selected; as many at once as the executor has slots.
 
-The time of a step is measured before the first training and updated from each training. The most expensive method's
-step time stands for that of an unmeasured method. Another method is measured only if the most expensive one leaves no
-time for a training, but the cheapest possible one would. All trainings have the same length. Enough time is kept back
-to train the selected candidate again on all texts. Time that is left then trains it on half of the texts, to estimate
-what more labels would gain.
+The time of a step is measured before the first training on a backbone and updated from each training. The most
+expensive method's step time stands for that of an unmeasured method. Another method is measured only if the most
+expensive one leaves no time for a training, but the cheapest possible one would. All trainings on a backbone have the
+same length. Enough time is kept back to train the selected candidate again on all texts. Time that is left then trains
+it on half of the texts, to estimate what more labels would gain.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import PurePosixPath
 
 from afina import meter
@@ -20,10 +19,12 @@ from afina.errors import AfinaError
 from afina.events import Listener, ignore
 from afina.stats.metrics import METRICS
 from afina.studies.choosing import time_budget
-from afina.studies.choosing.candidates import BATCH, CHEAPEST, DEAREST, Candidate, ChoiceSetup, reason
+from afina.studies.choosing.candidates import BATCH, CHEAPEST, Candidate, reason
 from afina.studies.choosing.recommendation import NAME, Dropped
-from afina.studies.choosing.time_budget import MEASURED, StepTime, Stopwatch, measure_step_time
-from afina.studies.choosing.training_length import AT_LEAST, SHARE, share_aside, training_length
+from afina.studies.choosing.setup import ChoiceSetup, Way
+from afina.studies.choosing.step_times import FEWEST, StepTimes
+from afina.studies.choosing.time_budget import MEASURED, StepTime, Stopwatch
+from afina.studies.choosing.training_length import AT_LEAST, TrainingLength, training_length
 from afina.studies.runs.executor import MemoryForecast, Overrun
 from afina.studies.runs.output_directory import OutputLock
 from afina.studies.runs.record import Record, Result
@@ -36,8 +37,8 @@ FASTER = 1.5
 A machine that was busy while the step time was measured would otherwise make every training too short.
 """
 
-EVALUATION_SHARE, FEWEST = 0.3, 100
-"""The largest share of a training's time for scoring held-out texts, and the number of texts that are always scored."""
+EVALUATION_SHARE = 0.3
+"""The largest share of a training's time for scoring held-out texts."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,11 @@ class CandidateTrainings:
     """The trainings of a recommendation and their results.
 
     Attributes:
-        lowered: Whether training computes in bfloat16.
+        times: The step times that are known so far.
         texts: The number of held-out texts on which each candidate is evaluated.
-        steps, used: The steps and the training texts of each training; `used` counts texts set aside for selecting too.
+        lengths: The length of each training, by backbone.
         number: The number of candidates.
         candidates: Candidates by name.
-        paces: Step times by method, updated as better ones are known.
         results: Results by the names of candidates, in their order.
         ended: When each training ended, in seconds from the start.
         again, half: The selected candidate, trained on all texts and on half of them.
@@ -75,13 +75,11 @@ class CandidateTrainings:
 
     setting: ChoiceSetup
     held: OutputLock
-    lowered: bool
+    times: StepTimes
     texts: int = 0
-    steps: int = 0
-    used: int = 0
+    lengths: dict[str, TrainingLength] = field(default_factory=dict)
     number: int = 0
     candidates: dict[str, Candidate] = field(default_factory=dict)
-    paces: dict[str, StepTime] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
     dropped: dict[str, Dropped] = field(default_factory=dict)
@@ -92,52 +90,66 @@ class CandidateTrainings:
     at_once: int = 1
 
     def plan(self, candidates: Sequence[Candidate]) -> None:
-        """Measure the first candidate that can be trained, and set `texts`. Raises an error if none can be trained."""
+        """Measure the first candidate of each backbone that can be trained, and set `texts`.
+
+        Raises an error if no candidate can be trained.
+        """
         self.number = len(candidates)
         self.texts = len(self.setting.task.evaluation)
-        self.memory = self.setting.memory_of(list(dict.fromkeys(one.method for one in candidates)))
-        problem: AfinaError | None = None
-        for number, one in enumerate(candidates):
-            try:
-                self._measure(one)
-            except AfinaError as error:
-                problem = error
-            if one.method in self.paces:
-                share = self.setting.clock.left / min(len(candidates) - number, AT_LEAST + 1) * EVALUATION_SHARE
-                bought = int(share / max(self.paces[one.method].text, 1e-9))
-                self.texts = min(self.texts, max(FEWEST, bought))
-                return
-        if problem:
+        self.memory = self.setting.memory_of(list(dict.fromkeys(one.way for one in candidates)))
+        backbones = dict.fromkeys(one.way.backbone for one in candidates)
+        problems = [self._measure_first(backbone, candidates, alone=len(backbones) == 1) for backbone in backbones]
+        problem = next((one for one in problems if one), None)
+        if problem and not self.times.known:
             raise problem  # no candidate can be trained: the user needs the reason
 
-    def evaluate(self, methods: Sequence[str], seconds: float) -> None:
-        """Evaluate methods that train nothing, each within `seconds`."""
-        for number, method in enumerate(methods, start=1):
+    def _measure_first(self, backbone: str, candidates: Sequence[Candidate], *, alone: bool) -> AfinaError | None:
+        """Measure the first candidate of a backbone that can be trained; return the last error if there is none."""
+        problem: AfinaError | None = None
+        for number, one in enumerate(candidates):
+            if one.way.backbone != backbone:
+                continue
+            try:
+                self._measure(one.way)
+            except AfinaError as error:
+                problem = error
+            if pace := self.times.known.get(one.way):
+                left = self.setting.clock.left
+                if alone or pace.steps(left, FEWEST) >= 1:  # else it is never trained
+                    share = left / min(len(candidates) - number, AT_LEAST + 1) * EVALUATION_SHARE
+                    self.texts = min(self.texts, max(FEWEST, int(share / max(pace.text, 1e-9))))
+                return None
+        return problem
+
+    def evaluate(self, ways: Sequence[Way], seconds: float) -> None:
+        """Evaluate ways that train nothing, each within `seconds`."""
+        for number, way in enumerate(ways, start=1):
+            name = self.setting.name(way)
             if seconds > 0:
                 read = self.setting.read_first
-                run = self.setting.run(method, train_examples=read, evaluation_examples=self.texts)
+                run = self.setting.run(way, train_examples=read, evaluation_examples=self.texts)
                 with self.setting.stages.of(time_budget.ASKING):
-                    made = self._execute(run, number, len(methods), meter.now() + seconds)
+                    made = self._execute(run, number, len(ways), meter.now() + seconds)
                 if made:
-                    self.results[method] = made
+                    self.results[name] = made
             else:
-                self.dropped[method] = Dropped(why="start")
+                self.dropped[name] = Dropped(why="start")
 
     def carry_out(self, candidates: Sequence[Candidate]) -> None:
         """Train each candidate for which there is time, and then train the selected candidate again."""
         self.candidates = {one.name: one for one in candidates}
-        if self.paces:
-            self._set_length(next(iter(self.paces.values())))
         with _Slots(self.setting.executor) as slots:
             for number, one in enumerate(candidates, start=1):
-                if self._has_failed(one.method):
+                if self._has_failed(one.way):
                     continue
-                if self._should_measure(one):
+                self._settle_length(one.way.backbone)
+                if self._should_measure(one.way):
                     try:
-                        self._measure(one)
+                        self._measure(one.way)
                     except AfinaError as error:
                         self.setting.watcher.says(str(error))
-                if self._pace(one.method) is not None:
+                    self._settle_length(one.way.backbone)
+                if self.times.of(one.way) is not None:
                     self._wait_for_memory(one, slots)
                     self._train(one, number, slots)
                 while slots.full:
@@ -163,11 +175,12 @@ class CandidateTrainings:
     def weighed(self, name: str) -> float | None:
         """Return the metric on the texts for selecting, combined with recorded trainings, since few texts tell little.
 
-        None for metrics other than shares, unrecorded kinds of task, and if there is no time to read all texts.
+        None for metrics other than shares, unrecorded kinds of task, and if there is no time to read all texts on every
+        backbone.
         """
         made = self.results[name].record
         metric, seen = METRICS[made.metric], made.selection
-        if not seen or math.isnan(seen.value) or not metric.share or self.used < len(self.setting.task.train):
+        if not seen or math.isnan(seen.value) or not metric.share or not self._reads_all:
             return None
         return self.candidates[name].weighed(seen.value, seen.examples)
 
@@ -185,84 +198,75 @@ class CandidateTrainings:
         return self.again if self.again and name == self.selected else self.results[name]
 
     @property
-    def share(self) -> float:
-        """The share of the texts read that is set aside for selecting."""
-        return share_aside(self.used)
+    def _reads_all(self) -> bool:
+        """Whether the trainings on every backbone read all training texts."""
+        return all(one.used >= len(self.setting.task.train) for one in self.lengths.values())
 
-    def _pace(self, method: str) -> StepTime | None:
-        """Return the method's step time, or else that of the most expensive method."""
-        return self.paces.get(method) or self.paces.get(DEAREST)
+    def _has_failed(self, way: Way) -> bool:
+        """Return whether the way could not even begin to train."""
+        name = self.setting.name(way)
+        why = self.dropped[name].why if name in self.dropped else "train"
+        return way not in self.times.known and why in ("start", "error")
 
-    def _has_failed(self, method: str) -> bool:
-        """Return whether the method could not even begin to train."""
-        why = self.dropped[method].why if method in self.dropped else "train"
-        return method not in self.paces and why in ("start", "error")
-
-    def _should_measure(self, one: Candidate) -> bool:
-        """Return whether the step time is unknown and decides whether there is time to train the candidate."""
-        if one.method in self.paces:
+    def _should_measure(self, way: Way) -> bool:
+        """Return whether the step time is unknown and decides whether there is time to train the way."""
+        if way in self.times.known:
             return False
-        dearest = self.paces.get(DEAREST)
+        dearest = self.times.dearest(way.backbone)
         if dearest is None:
             return True
-        if self._takes(dearest) <= self.setting.clock.left:
+        if self._takes(way.backbone, dearest) <= self.setting.clock.left:
             return False
         least = dearest.at_least(CHEAPEST)
-        return least.seconds(MEASURED, FEWEST) + self._takes(least) <= self.setting.clock.left
+        return least.seconds(MEASURED, FEWEST) + self._takes(way.backbone, least) <= self.setting.clock.left
 
-    def _takes(self, pace: StepTime) -> float:
+    def _takes(self, backbone: str, pace: StepTime) -> float:
         """Return the seconds of a training at this step time, including the time to keep back."""
-        scored = self.texts + math.ceil(self.share * self.used)
-        return pace.seconds(self.steps, scored) + self._kept_back(pace)
+        length = self.lengths[backbone]
+        scored = self.texts + math.ceil(length.share * length.used)
+        return pace.seconds(length.steps, scored) + self._kept_back(backbone, pace)
 
-    def _measure(self, one: Candidate) -> None:
-        setting, clock = self.setting, self.setting.clock
-        if clock.left <= 0:
-            self.dropped[one.method] = Dropped(why="start")
-            return
-        read = setting.read_first
-        run = setting.run(one.method, train_examples=read, validation=min(SHARE, FEWEST / read))
-        setting.watcher.says(f"measuring the time of a step of {one.method}")
-        listen = partial(setting.watcher.progress, run)
-        until = meter.now() + clock.left / AT_LEAST
-        try:
-            with setting.stages.of(time_budget.STEP_TIME):
-                beside = self._fitting(one.method)
-                self.paces[one.method] = measure_step_time(
-                    run, setting.executor, listen, until, lowered=self.lowered, at_once=beside
-                )
-        except Overrun:
-            self.dropped[one.method] = Dropped(why="start")
-        except AfinaError as error:
-            self.dropped[one.method] = Dropped(why="error", message=reason(run, error))
-            raise
+    def _measure(self, way: Way) -> None:
+        self.times.measure(way, self._fitting(way), self.dropped)
 
-    def _fitting(self, method: str) -> int:
+    def _fitting(self, way: Way) -> int:
         """Return how many measurements fit beside the trainings in progress, which slow each other down.
 
         There are never more than candidates, which are all that can be trained at once.
         """
-        asked = self.setting.run_like(method)
+        asked = self.setting.run_like(way)
         free = min(self.setting.executor.slots, self.number) - len(self.begun)
         while free > 1 and self.memory and self.memory.left(asked, [asked] * (free - 1)) is not None:
             free -= 1
         return max(1, free)
 
-    def _set_length(self, pace: StepTime) -> None:
-        there = len(self.setting.task.train)
-        self.steps, self.used = training_length(pace, self.setting.clock.left, there, self.texts)
+    def _settle_length(self, backbone: str) -> None:
+        """Set the length of trainings on a backbone when the first step time is known; later calls change nothing."""
+        pace = self.times.first(backbone)
+        if pace is not None and backbone not in self.lengths:
+            self._set_length(backbone, pace)
 
-    def _longer(self, first: Result) -> bool:
-        """Set the length again from the time of the first training; if longer, discard `first` and return True."""
-        before = self.steps, self.used
-        self._set_length(self.paces[first.record.method])
-        if self.steps < FASTER * before[0]:
-            self.steps, self.used = before
+    def _set_length(self, backbone: str, pace: StepTime) -> None:
+        there = len(self.setting.task.train)
+        self.lengths[backbone] = training_length(pace, self.setting.clock.left, there, self.texts)
+
+    def _longer(self, name: str, first: Result) -> bool:
+        """Set the length again from the time of a first training; if longer, discard the training and return True."""
+        way = self.candidates[name].way
+        before = self.lengths[way.backbone]
+        self._set_length(way.backbone, self.times.known[way])
+        if self.lengths[way.backbone].steps < FASTER * before.steps:
+            self.lengths[way.backbone] = before
             return False
-        name = next(iter(self.ended))
         del self.results[name], self.ended[name]
         self._forget(first)
         return True
+
+    def _is_first(self, name: str) -> bool:
+        """Whether a training that has ended is the only one on its backbone that has begun."""
+        backbone = self.candidates[name].way.backbone
+        there = [one for one in (*self.ended, *self.begun) if self.candidates[one].way.backbone == backbone]
+        return there == [name]
 
     def _place(self, name: str) -> int:
         """Return a candidate's position; -1 for results of other runs."""
@@ -270,18 +274,19 @@ class CandidateTrainings:
 
     def _wait_for_memory(self, one: Candidate, slots: _Slots) -> None:
         def beside() -> list[Run]:
-            return [self.setting.run_like(self.begun[name].candidate.method) for name in slots.busy]
+            return [self.setting.run_like(self.begun[name].candidate.way) for name in slots.busy]
 
-        asked = self.setting.run_like(one.method)
+        asked = self.setting.run_like(one.way)
         wait_for_memory(asked, self.memory, beside, lambda: self._end(slots, slots.next), self.setting.watcher)
 
     def _train(self, one: Candidate, number: int, slots: _Slots) -> None:
-        pace, clock = self._pace(one.method), self.setting.clock
+        pace, clock = self.times.of(one.way), self.setting.clock
         assert pace is not None
-        if self.steps < 1 or clock.left <= 0 or self._takes(pace) > clock.left:
+        length = self.lengths[one.way.backbone]
+        if length.steps < 1 or clock.left <= 0 or self._takes(one.way.backbone, pace) > clock.left:
             self.dropped[one.name] = Dropped(why="train")
             return
-        run = self._run(one, self.steps, self.used, selection=self.share)
+        run = self._run(one, length.steps, length.used, selection=length.share)
         begun = _Begun(one, number, run, Stopwatch())
         carry_out = self._begin(run, number, len(self.candidates), clock.end, begun.stopwatch.hear)
         self.begun[one.name] = begun
@@ -307,34 +312,32 @@ class CandidateTrainings:
             return
         one = begun.candidate
         self.results[name], self.ended[name] = made, self.setting.clock.spent
-        self.paces[one.method] = StepTime.of_run(made.record, ended - begun.stopwatch.began)
-        if [*self.ended] == [name] and not slots.busy and self._longer(made):
+        self.times.known[one.way] = StepTime.of_run(made.record, ended - begun.stopwatch.began)
+        if self._is_first(name) and self._longer(name, made):
             self._train(one, begun.number, slots)
 
-    def _kept_back(self, pace: StepTime) -> float:
+    def _kept_back(self, backbone: str, pace: StepTime) -> float:
         """Return the seconds to keep back for training the selected candidate again; 0 if there is no time in any case.
 
         The selected candidate is a candidate with this step time, or the one that is selected now.
         """
-        selected, there = self.selected, len(self.setting.task.train)
-        if selected is None or self.used < there:
+        if self.selected is None:
             return 0.0
-        steps = self._epochs * math.ceil(there / BATCH)
-        now, then = (
-            each.seconds(steps, self.texts) for each in (self.paces[self.results[selected].record.method], pace)
-        )
+        way = self.candidates[self.selected].way
+        now, then = self._again(way.backbone, self.times.known[way]), self._again(backbone, pace)
         return max(now, then) if now <= self.setting.clock.left else 0.0
 
-    @property
-    def _epochs(self) -> int:
-        """Epochs of trainings on all texts."""
-        there = len(self.setting.task.train)
-        return max(1, round(self.steps / math.ceil(there * (1 - self.share) / BATCH)))
+    def _again(self, backbone: str, pace: StepTime) -> float:
+        """Return the seconds of a training on all texts; 0 if there are more texts than time."""
+        length, there = self.lengths[backbone], len(self.setting.task.train)
+        if length.used < there:
+            return 0.0
+        return pace.seconds(length.epochs(there) * math.ceil(there / BATCH), self.texts)
 
     def _confirm(self, one: Candidate) -> None:
         """Train the selected candidate on all texts, then on half of them, if there is time."""
         there = len(self.setting.task.train)
-        if self.used < there:
+        if self.lengths[one.way.backbone].used < there:
             return  # there are more texts than time: a second training would show nothing
         with self.setting.stages.of(time_budget.AGAIN):
             self.again = self._once_more(one, there)
@@ -351,14 +354,15 @@ class CandidateTrainings:
         self.held.forget(result.record, PurePosixPath(result.record.adapter).name)
 
     def _once_more(self, one: Candidate, examples: int) -> Result | None:
-        steps = self._epochs * math.ceil(examples / BATCH)
-        if self.paces[one.method].seconds(steps, self.texts) > self.setting.clock.left:
+        epochs = self.lengths[one.way.backbone].epochs(len(self.setting.task.train))
+        steps = epochs * math.ceil(examples / BATCH)
+        if self.times.known[one.way].seconds(steps, self.texts) > self.setting.clock.left:
             return None
         return self._execute(self._run(one, steps, examples), 1, 1, self.setting.clock.end, noted=False)
 
     def _run(self, one: Candidate, steps: int, examples: int, selection: float | None = None) -> Run:
         data = {"train_examples": examples, "evaluation_examples": self.texts, "selection": selection}
-        run = self.setting.run(one.method, rate=one.rate, steps=steps, **data)
+        run = self.setting.run(one.way, rate=one.rate, steps=steps, **data)
         return run.model_copy(update={"name": one.name})
 
     def _execute(self, run: Run, number: int, total: int, until: float, *, noted: bool = True) -> Result | None:

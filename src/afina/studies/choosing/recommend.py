@@ -1,9 +1,9 @@
 """Recommend which method to use for a task, within a number of minutes. Starts without torch.
 
-The steps, in order: baselines (`floors.py`), a memory forecast (`forecast.py`), the time of a step (`time_budget.py`),
-the untrained model, and then whole trainings one after the other (`candidate_trainings.py`), in the order of
-`candidates.py`. One candidate is selected on training texts that no candidate was trained on. The held-out texts only
-measure how good each contender is.
+The steps, in order: baselines (`floors.py`), what can be tried (`eligibility.py`), the time of a step
+(`step_times.py`), the untrained model, and then whole trainings one after the other (`candidate_trainings.py`), in the
+order of `candidates.py`. One candidate is selected on training texts that no candidate was trained on. The held-out
+texts only measure how good each contender is.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from afina.data.readers import splitting
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
-from afina.errors import InvalidData, InvalidStudy
-from afina.methods import METHODS, make
+from afina.errors import InvalidData
 from afina.models import objectives
 from afina.models.objective import Objective, metric_for
 from afina.schema import null_where_undefined
@@ -31,9 +30,12 @@ from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Metric
 from afina.studies.choosing import floors, time_budget
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
-from afina.studies.choosing.candidates import DEAREST, MORE, ChoiceSetup, in_order
+from afina.studies.choosing.candidates import in_order
+from afina.studies.choosing.eligibility import Eligible, eligible
 from afina.studies.choosing.floor import Floor
-from afina.studies.choosing.recommendation import HALF, Contender, Dropped, Fewer, Recommendation, decide
+from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Recommendation, decide
+from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
+from afina.studies.choosing.step_times import StepTimes
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.choosing.training_length import AT_LEAST
 from afina.studies.results import Results, of_recommendation
@@ -51,7 +53,7 @@ def recommend(
     minutes: float,
     *,
     memory: int | None = None,
-    backbone: str = "embedded",
+    backbone: str | Sequence[str] = "embedded",
     out: str | Path = "results/choose",
     data: Mapping[str, Any] | None = None,
     ask: Mapping[str, Any] | None = None,
@@ -68,6 +70,7 @@ def recommend(
         minutes: The time for everything; 5 minutes or more give a useful answer.
         memory: The bytes that a run may use: GPU memory if it trains on a GPU. None: the memory available here, or that
             of the largest node of a cluster.
+        backbone: The address of the backbone, or several addresses; then a method on a backbone is recommended.
         data: Columns, labels and `allow_leakage`, as in `Data`.
         ask: How texts are asked about, as in `Ask`.
         metric: The metric by which methods are chosen. None: the metric of the task, or of its kind.
@@ -79,17 +82,13 @@ def recommend(
         The results of the trained contenders; their `recommendation` has the answer.
 
     Raises:
-        InvalidData: `minutes` is not valid, or the task cannot be read.
-        NotFound: The task or the backbone does not exist.
+        InvalidData: `minutes` or `backbone` is not valid, or the task cannot be read.
+        InvalidStudy: A backbone is not supported, or no backbone supports the task.
+        NotFound: The task or a backbone does not exist.
         Busy: Another process writes to `out`.
     """
-    if not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
-        found = f"{minutes:g}" if isinstance(minutes, int | float) else str(minutes)
-        raise InvalidData(
-            f"`minutes` {found}: expected more than 0. Give 5 or more for a useful answer.",
-            code="argument.invalid",
-            found=found,
-        )
+    _check_minutes(minutes)
+    backbones = _checked_backbones(backbone)
     clock = TimeBudget(meter.now() if began is None else began, minutes)
     asked = checked(Data, {**(data or {}), "allow_leakage": True}, "recommend: data")
     how = checked(Ask, ask or {}, "recommend: ask")
@@ -99,12 +98,34 @@ def recommend(
     _check_defined(metric, objective, whole)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         chosen = executor or executors.make(None)
-        setting = ChoiceSetup(whole, asked, backbone, how, clock, watcher, chosen, objective, metric)
+        setting = ChoiceSetup(whole, asked, backbones, how, clock, watcher, chosen, objective, metric)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
         results = of_recommendation(held, made)
         watcher.changed(results)
     return results
+
+
+def _check_minutes(minutes: float) -> None:
+    if not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
+        found = f"{minutes:g}" if isinstance(minutes, int | float) else str(minutes)
+        raise InvalidData(
+            f"`minutes` {found}: expected more than 0. Give 5 or more for a useful answer.",
+            code="argument.invalid",
+            found=found,
+        )
+
+
+def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the addresses in their order. Raises InvalidData if there are none, or an address is given twice."""
+    backbones = (given,) if isinstance(given, str) else tuple(given)
+    twice = [one for number, one in enumerate(backbones) if one in backbones[:number]]
+    if not backbones or twice:
+        found = f"{twice[0]} is given twice" if twice else "no backbone is given"
+        raise InvalidData(
+            f"`backbone`: {found}. Give each backbone once.", code="argument.invalid", found=list(backbones)
+        )
+    return backbones
 
 
 def _check_defined(metric: str, objective: Objective, task: Task) -> None:
@@ -121,7 +142,8 @@ def _check_defined(metric: str, objective: Objective, task: Task) -> None:
 
 def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Recommendation:
     task, clock = setting.task, setting.clock
-    setting.executor.check_machines(setting.run(DEAREST))
+    for backbone in setting.backbones:
+        setting.executor.check_machines(setting.run(Way(backbone, DEAREST)))
     setting.watcher.says(task.told)
     setting.watcher.says("fitting baselines without a language model")
     with setting.stages.of(time_budget.SIMPLE):
@@ -129,15 +151,14 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
         handed = {floor.name: _hand_over(floor, setting, held.directory) for floor in fitted if floor.model}
     setting.watcher.says("forecasting which methods fit in memory")
     with setting.stages.of(time_budget.MEMORY):
-        names, lowered, dropped = _that_fit(setting, memory)
-    untrained = [name for name in names if METHODS[name].head == "words"]
-    chosen = in_order([name for name in names if name not in untrained], setting.objective.kind)
-    trainings = CandidateTrainings(setting, held, lowered)
+        tried = eligible(setting, memory)
+    chosen = in_order(tried.trained, tried.kinds, setting)
+    trainings = CandidateTrainings(setting, held, StepTimes(setting, tried.lowered))
     trainings.plan(chosen)
-    trainings.evaluate(untrained, clock.left / (1 + AT_LEAST))
+    trainings.evaluate(tried.untrained, clock.left / (1 + AT_LEAST))
     trainings.carry_out(chosen)
-    trainings.dropped |= dropped
-    return _answer(setting, fitted, handed, trainings)
+    trainings.dropped |= tried.dropped
+    return _answer(setting, fitted, handed, trainings, tried)
 
 
 def _hand_over(floor: Floor, setting: ChoiceSetup, directory: OutputDirectory) -> str:
@@ -163,48 +184,12 @@ def _hand_over(floor: Floor, setting: ChoiceSetup, directory: OutputDirectory) -
     return directory.relative(path)
 
 
-def _that_fit(setting: ChoiceSetup, memory: int | None) -> tuple[list[str], bool, dict[str, Dropped]]:
-    """Return the methods that fit in memory, whether training computes in bfloat16, and the methods that do not fit."""
-    from afina import device  # these load torch
-    from afina.methods.attachment import applicable
-    from afina.studies.runs import forecast
-
-    elsewhere = setting.executor.largest_memory()
-    gpu = meter.gpu_memory(device.choose()) if elsewhere is None else None
-    there = [meter.memory_available(), meter.machine_memory()] if elsewhere is None else [elsewhere]
-    there = [gpu] if gpu is not None else there
-    limit = memory if memory is not None else min((size for size in there if size is not None), default=None)
-    considered = [name for name, kind in METHODS.items() if kind.practical or kind.head == "words"]
-    adapting = applicable(setting.backbone, considered, setting.objective.opening)
-    runs = [setting.run(name) for name in adapting]
-    encodings = forecast.Encodings(setting.task)
-    fitting, dropped, lowered = [], {}, False
-    most: int | None = None  # the memory of the most expensive method
-    for run in sorted(runs, key=lambda one: one.method != DEAREST):
-        try:
-            texts = encodings.of(run)
-        except InvalidStudy as error:
-            if make(run.method).head is None:
-                raise
-            dropped[run.method] = Dropped(why="error", message=str(error))  # the labels are not words
-            continue
-        if most is not None and limit is not None and MORE * most <= limit:
-            fitting.append(run.method)  # a forecast of its memory would take seconds
-            continue
-        one = forecast.forecast_run(run, texts, memory=limit, calibrate=False)
-        lowered = one.terms.dtype == "bfloat16"
-        fits, needed = (one.fits, one.peak) if gpu is None else (bool(one.fits_gpu), one.gpu_peak)
-        if fits:
-            fitting.append(one.method)
-        else:
-            dropped[one.method] = Dropped(why="memory", needed=needed, available=one.terms.memory)
-        if one.method == DEAREST:
-            most = needed
-    return [run.method for run in runs if run.method in fitting], lowered, dropped
-
-
 def _answer(
-    setting: ChoiceSetup, fitted: Sequence[Floor], handed: Mapping[str, str], trainings: CandidateTrainings
+    setting: ChoiceSetup,
+    fitted: Sequence[Floor],
+    handed: Mapping[str, str],
+    trainings: CandidateTrainings,
+    tried: Eligible,
 ) -> Recommendation:
     task, objective, metric = setting.task, setting.objective, METRICS[setting.metric]
     held_out = splitting.first(task.evaluation, trainings.texts, "evaluation_examples")
@@ -222,12 +207,17 @@ def _answer(
     of_floors = [
         contender_of_floor(floor, objective.metrics(answered[floor.name]), handed.get(floor.name)) for floor in fitted
     ]
-    as_they_are = [with_measurements(Contender(name=name), one) for name, one in untrained.items()]
+    several = len(setting.backbones) > 1
+    as_they_are = [
+        with_measurements(Contender(name=name, backbone=one.record.backbone if several else None), one)
+        for name, one in untrained.items()
+    ]
     chosen = finalists.get(recommended) or untrained.get(recommended)
     return Recommendation(
         task=task.address,
         data=setting.data.model_copy(update={"evaluation_examples": read}),
-        backbone=setting.backbone,
+        backbone=chosen.record.backbone if chosen else setting.backbones[0],
+        backbones=setting.backbones if several else (),
         kind=task.kind,
         metric=metric.name,
         recommended=recommended,
@@ -277,12 +267,14 @@ def contender_of_floor(floor: Floor, figures: Mapping[str, float], adapter: str 
 
 
 def best_of_each_method(trainings: CandidateTrainings) -> dict[str, Result]:
-    """Return each method's best candidate, best first; the selected candidate with its last training."""
-    found: dict[str, Result] = {}
+    """Return the best candidate of each method on each backbone, best first.
+
+    The selected candidate is returned with its last training.
+    """
+    found: dict[Way, str] = {}
     for name in trainings.ranked:
-        if trainings.results[name].record.method not in {one.record.method for one in found.values()}:
-            found[name] = trainings.last(name)
-    return found
+        found.setdefault(trainings.candidates[name].way, name)
+    return {name: trainings.last(name) for name in found.values()}
 
 
 def trained_contenders(trainings: CandidateTrainings) -> list[Contender]:
@@ -295,6 +287,7 @@ def trained_contenders(trainings: CandidateTrainings) -> list[Contender]:
         one = Contender(
             name=name,
             method=result.record.method,
+            backbone=result.record.backbone if len(trainings.setting.backbones) > 1 else None,
             rate=result.record.training["learning_rate"],
             validation=null_where_undefined(selection.value),
             validation_examples=selection.examples,

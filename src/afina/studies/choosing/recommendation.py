@@ -24,12 +24,14 @@ NAME = "choose"
 """The study name in the records of a recommendation's runs: the name of the command."""
 
 
-class Contender(Frozen):
+class Contender(Sparing):
     """A baseline or a method that was tried, and its scores.
 
     Attributes:
-        name: The baseline's name, or the method's key, with the learning rate if that is not the default.
+        name: The baseline's name, or the method's key, with the learning rate if that is not the default, and with the
+            backbone if several are compared.
         method: The method's key; None for a baseline and for the untrained model.
+        backbone: The address of the backbone if several are compared; None for a baseline without a language model.
         setting: The setting that a baseline chose by cross-validation.
         rate: The learning rate.
         validation: The headline metric on texts that were set aside for selecting. The selected candidate may be
@@ -47,8 +49,11 @@ class Contender(Frozen):
         adapter: The path of its adapter, relative to the output directory.
     """
 
+    unwritten: ClassVar[frozenset[str]] = frozenset({"backbone"})
+
     name: str
     method: str | None = None
+    backbone: str | None = None
     setting: str = ""
     rate: float | None = None
     validation: float | None = None
@@ -136,6 +141,8 @@ class Recommendation(Sparing, Sealed):
 
     Attributes:
         data: How the task was read.
+        backbone: The backbone of the recommended method; the first one if a baseline is recommended.
+        backbones: The backbones that were compared; empty if there was only one.
         kind: The kind of the task.
         metric: The metric by which methods were chosen.
         recommended: A method's key, or the name of a baseline.
@@ -152,12 +159,13 @@ class Recommendation(Sparing, Sealed):
         at_once: The largest number of trainings at the same time.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "backbones"})
 
     name: str = NAME
     task: str
     data: Data
     backbone: str
+    backbones: tuple[str, ...] = ()
     kind: Kind = CLASSES
     metric: str = "accuracy"
     recommended: str

@@ -6,6 +6,7 @@ Starts without torch. The module knows no task.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from afina.studies.choosing.candidates import BATCH, EPOCHS
 from afina.studies.choosing.time_budget import StepTime
@@ -26,8 +27,28 @@ def share_aside(used: int) -> float:
     return min(SHARE, MOST / max(1, used))
 
 
-def training_length(pace: StepTime, left: float, there: int, texts: int) -> tuple[int, int]:
-    """Return the steps and the training texts of each training, for which `left` seconds suffice.
+class TrainingLength(NamedTuple):
+    """The steps and the training texts of each training on a backbone.
+
+    Attributes:
+        used: Training texts, including the texts that are set aside for selecting.
+    """
+
+    steps: int
+    used: int
+
+    @property
+    def share(self) -> float:
+        """The share of the training texts that is set aside for selecting."""
+        return share_aside(self.used)
+
+    def epochs(self, there: int) -> int:
+        """Return the epochs of trainings on all `there` texts."""
+        return max(1, round(self.steps / math.ceil(there * (1 - self.share) / BATCH)))
+
+
+def training_length(pace: StepTime, left: float, there: int, texts: int) -> TrainingLength:
+    """Return the length of each training, for which `left` seconds suffice.
 
     Args:
         there: The number of training texts.
@@ -39,7 +60,7 @@ def training_length(pace: StepTime, left: float, there: int, texts: int) -> tupl
     for epochs in range(EPOCHS, 0, -1):
         steps = epochs * epoch
         if ROOM * pace.seconds(steps, scored) <= left:
-            return steps, there
+            return TrainingLength(steps, there)
     bought = pace.steps(left / ROOM, scored)
     steps = min(epoch, bought if bought >= 1 else pace.steps(left, scored))
-    return steps, min(there, math.ceil(max(1, steps) * BATCH + share * there))
+    return TrainingLength(steps, min(there, math.ceil(max(1, steps) * BATCH + share * there)))

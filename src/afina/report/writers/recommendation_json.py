@@ -1,0 +1,62 @@
+"""A recommendation as the JSON object that `--json` prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from afina.report.formatting import ACCURACY, F1
+from afina.report.recommendation import Interval, sentences, setting_note, titled, why_left_out
+from afina.schema import figures_as_json, null_where_undefined
+from afina.studies.choosing.recommendation import Recommendation
+
+
+def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[str, Any]:
+    """Return JSON values, whose keys never change; adapters are paths that begin with the output directory `out`.
+
+    `backbones`, and the `backbone` of a row, are there if several backbones were compared.
+    """
+    return {
+        "task": made.task,
+        "backbone": made.backbone,
+        **({"backbones": list(made.backbones)} if made.backbones else {}),
+        "kind": made.kind,
+        "metric": made.metric,
+        "recommended": made.recommended,
+        "recommendation": list(sentences(made, interval)),
+        "adapter": None if made.adapter is None else str(out / made.adapter),
+        "rows": [
+            {
+                "name": one.name,
+                "accuracy": null_where_undefined(one.metrics.get(ACCURACY)),
+                "f1": null_where_undefined(one.metrics.get(F1)),
+                "metrics": figures_as_json(one.metrics),
+                "method": one.method,
+                **({"backbone": one.backbone} if made.backbones else {}),
+                "rate": one.rate,
+                "ended": one.ended,
+                "race": setting_note(one, made.metric),
+                "validation": one.validation,
+                "validation_accuracy": one.validation if made.metric == ACCURACY else None,
+                "validation_examples": one.validation_examples,
+                "weighed": one.weighed,
+                "examples": one.examples,
+                "steps": one.steps,
+                "seconds": one.seconds,
+                "memory": one.memory,
+                "adapter": None if one.adapter is None else str(out / one.adapter),
+                "remark": one.setting,
+            }
+            for one in made.contenders
+        ],
+        "comparisons": [titled(one).words for one in made.comparisons],
+        "dropped": {name: why_left_out(one) for name, one in made.dropped.items()},
+        "fewer": None
+        if made.fewer is None
+        else {"name": made.fewer.name, "examples": made.fewer.examples, "metrics": figures_as_json(made.fewer.metrics)},
+        "train_examples": made.train_examples,
+        "examples": made.examples,
+        "minutes": made.minutes,
+        "seconds": made.seconds,
+        "stages": made.stages,
+    }

@@ -1,0 +1,168 @@
+"""Which methods on which backbones a recommendation can try: supported, in memory, and fast enough.
+
+The module does not know how candidates are trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from afina import meter
+from afina.data.readers.target_kinds import TARGETS
+from afina.errors import InvalidStudy
+from afina.methods import METHODS, make
+from afina.models.architectures import ARCHITECTURES
+from afina.studies.choosing.learned_order import RECORDED_ON, BackboneKind
+from afina.studies.choosing.recommendation import Dropped
+from afina.studies.choosing.setup import DEAREST, MORE, ChoiceSetup, Way
+from afina.studies.runs.run import Run
+
+
+@dataclass
+class Eligible:
+    """The ways that can be tried, and why others cannot.
+
+    Attributes:
+        ways: By backbone in the given order, and by method.
+        kinds: The kind of each backbone, by address.
+        lowered: Whether training computes in bfloat16.
+        dropped: Reasons by the names of ways, and of backbones that are left out whole.
+    """
+
+    ways: list[Way] = field(default_factory=list)
+    kinds: dict[str, BackboneKind] = field(default_factory=dict)
+    lowered: bool = False
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+
+    @property
+    def untrained(self) -> list[Way]:
+        """The ways that train nothing: the language models as they are, asked in words."""
+        return [way for way in self.ways if METHODS[way.method].head == "words"]
+
+    @property
+    def trained(self) -> list[Way]:
+        """The ways that are trained."""
+        return [way for way in self.ways if METHODS[way.method].head != "words"]
+
+
+def kind_of(address: str) -> BackboneKind:
+    """Return the kind of a backbone from its configuration. Raises NotFound or InvalidStudy."""
+    from afina.models.pretrained import meta_model  # loads torch
+
+    entry = ARCHITECTURES[meta_model(address).config.model_type]
+    return "encoder" if entry.mask == "bidirectional" else "causal"
+
+
+def every_method_on(backbone: str) -> str:
+    """Return the key in `Eligible.dropped` of a backbone that is left out whole."""
+    return f"every method on {backbone}"
+
+
+def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
+    """Return the ways that the backbones support and that fit in memory.
+
+    Args:
+        memory: The bytes that a run may use. None: the memory of this machine, or of the largest node of a cluster.
+
+    Raises:
+        NotFound: A backbone does not exist.
+        InvalidStudy: A backbone is not supported, or no backbone supports the task.
+    """
+    made = Eligible()
+    limit = _limit(setting, memory)
+    for backbone in setting.backbones:
+        made.kinds[backbone] = kind = kind_of(backbone)
+        if problem := _unsupported(setting, backbone, kind):
+            made.dropped[every_method_on(setting.names[backbone])] = Dropped(why="error", message=problem)
+            continue
+        _say_what_is_recorded(setting, backbone, kind)
+        _add_what_fits(setting, backbone, made, limit)
+    if len(made.kinds) == sum(name.startswith(every_method_on("")) for name in made.dropped):
+        raise InvalidStudy(
+            f"no backbone supports the task: {next(iter(made.dropped.values())).message}.",
+            code="backbone.unsupported",
+            backbones=list(setting.backbones),
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """The memory of a run in bytes, and whether it is GPU memory."""
+
+    size: int | None
+    on_gpu: bool
+
+
+def _limit(setting: ChoiceSetup, memory: int | None) -> _Limit:
+    from afina import device  # loads torch
+
+    elsewhere = setting.executor.largest_memory()
+    gpu = meter.gpu_memory(device.choose()) if elsewhere is None else None
+    there = [meter.memory_available(), meter.machine_memory()] if elsewhere is None else [elsewhere]
+    there = [gpu] if gpu is not None else there
+    size = memory if memory is not None else min((size for size in there if size is not None), default=None)
+    return _Limit(size, gpu is not None)
+
+
+def _unsupported(setting: ChoiceSetup, backbone: str, kind: BackboneKind) -> str:
+    """Return why no method on the backbone can do the task, as a clause; empty if some can."""
+    if kind != "encoder":
+        return ""
+    if TARGETS[setting.objective.kind].written:
+        return f"{backbone} is an encoder, which cannot write texts. Give a causal language model"
+    if setting.ask.head == "words" or setting.ask.words:
+        return (
+            f"{backbone} is an encoder, which cannot be asked in words. Leave the words out, or give a causal language "
+            "model"
+        )
+    return ""
+
+
+def _say_what_is_recorded(setting: ChoiceSetup, backbone: str, kind: BackboneKind) -> None:
+    if backbone != RECORDED_ON[kind]:
+        setting.watcher.says(
+            f"backbone {backbone}: no learning curve of this backbone was recorded. Its order of settings is that of "
+            f"{RECORDED_ON[kind]}, which is {'an encoder' if kind == 'encoder' else 'a causal model'} too"
+        )
+
+
+def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _Limit) -> None:
+    """Add the methods on a backbone that fit in memory, and the reasons why others do not."""
+    from afina.methods.attachment import applicable  # these load torch
+    from afina.studies.runs import forecast
+
+    considered = [
+        name
+        for name, kind in METHODS.items()
+        if kind.practical or (kind.head == "words" and made.kinds[backbone] == "causal")
+    ]
+    runs = [setting.run(Way(backbone, name)) for name in applicable(backbone, considered, setting.objective.opening)]
+    encodings = forecast.Encodings(setting.task)
+    fitting: set[str] = set()
+    most: int | None = None  # the memory of the most expensive method
+    for run in sorted(runs, key=lambda one: one.method != DEAREST):
+        try:
+            texts = encodings.of(run)
+        except InvalidStudy as error:
+            if make(run.method).head is None:
+                raise
+            made.dropped[run.title] = Dropped(why="error", message=str(error))  # the labels are not words
+            continue
+        if most is not None and limit.size is not None and MORE * most <= limit.size:
+            fitting.add(run.method)  # a forecast of its memory would take seconds
+            continue
+        one = forecast.forecast_run(run, texts, memory=limit.size, calibrate=False)
+        made.lowered = one.terms.dtype == "bfloat16"
+        fits, needed = (bool(one.fits_gpu), one.gpu_peak) if limit.on_gpu else (one.fits, one.peak)
+        if fits:
+            fitting.add(one.method)
+        else:
+            made.dropped[run.title] = Dropped(why="memory", needed=needed, available=one.terms.memory)
+        if one.method == DEAREST:
+            most = needed
+    made.ways += [_way(run) for run in runs if run.method in fitting]
+
+
+def _way(run: Run) -> Way:
+    return Way(run.backbone, run.method)

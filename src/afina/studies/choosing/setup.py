@@ -1,0 +1,136 @@
+"""The setup of a recommendation: the values that stay the same while it is made, and the runs of its task.
+
+A `Way` is a method on a backbone: the thing that is recommended. Starts without torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from afina.data.addresses import reads_files
+from afina.data.task import Task
+from afina.models.objective import Objective
+from afina.studies.choosing import time_budget
+from afina.studies.choosing.time_budget import StageSeconds, TimeBudget
+from afina.studies.runs.executor import Executor, MemoryForecast
+from afina.studies.runs.run import Run
+from afina.studies.runs.spec import Ask, Data, Training
+from afina.studies.schedule import Watcher
+
+DEAREST = "full"
+"""The method with the slowest steps, whose step time stands for that of an unmeasured method on the same backbone."""
+
+MORE = 2
+"""No method takes more than this many times the memory of the most expensive method."""
+
+AT_FIRST = 2_000
+"""Training texts that are read before it is known for how many there is time."""
+
+ON = "-on-"
+"""Joins a method and a backbone in the name of a candidate."""
+
+
+class Way(NamedTuple):
+    """A method on a backbone."""
+
+    backbone: str
+    method: str
+
+
+def short_names(backbones: Sequence[str]) -> dict[str, str]:
+    """Return a name for each address that can be part of a file name: its last part, numbered if two are the same."""
+    names: dict[str, str] = {}
+    for address in backbones:
+        last = PurePath(address.partition(":")[2] or address).name
+        name = short = re.sub(r"[^A-Za-z0-9._]+", "-", last).strip("-.")[:40] or "backbone"
+        number = 1
+        while name in names.values():
+            number += 1
+            name = f"{short}-{number}"
+        names[address] = name
+    return names
+
+
+@dataclass(frozen=True)
+class ChoiceSetup:
+    """Values that stay the same while a recommendation is made.
+
+    Attributes:
+        task: The whole task, read once.
+        objective: The objective of the task.
+        backbones: The addresses of the backbones that are compared, at least one.
+        ask: How the runs ask about the texts.
+        data: How the runs read the task. Leakage was checked in the whole task, so the runs do not check their part of
+            it.
+        metric: The metric by which methods are chosen.
+        stages: The time that each stage has taken so far.
+    """
+
+    task: Task
+    data: Data
+    backbones: tuple[str, ...]
+    ask: Ask
+    clock: TimeBudget
+    watcher: Watcher
+    executor: Executor
+    objective: Objective
+    metric: str
+    stages: StageSeconds = field(default_factory=StageSeconds)
+
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """The short names of the backbones, by address."""
+        return short_names(self.backbones)
+
+    def name(self, way: Way, rate: str = "") -> str:
+        """Return the name of a way in tables and files: the method's key, and the backbone if there are several.
+
+        `rate` is the learning rate if it is not the method's default.
+        """
+        stem = f"{way.method}-{rate}" if rate else way.method
+        return f"{stem}{ON}{self.names[way.backbone]}" if len(self.backbones) > 1 else stem
+
+    def run(self, way: Way, *, rate: float | None = None, steps: int | None = None, **data: Any) -> Run:
+        """Return a run on the task; `data` overrides fields of `Data`."""
+        return Run(
+            backbone=way.backbone,
+            task=self.task.address,
+            method=way.method,
+            name=self.name(way) if len(self.backbones) > 1 else "",
+            data=self.data.model_copy(update=data),
+            ask=self.ask,
+            training=Training(learning_rate=rate, max_steps=steps),
+            metric=self.metric,
+            data_digest=self.task.data_digest if reads_files(self.task.address, self.data.evaluation) else None,
+        )
+
+    @property
+    def read_first(self) -> int:
+        """The number of training texts that are read before it is known for how many there is time."""
+        return min(AT_FIRST, len(self.task.train))
+
+    def run_like(self, way: Way) -> Run:
+        """Return a run that needs as much memory as the trainings of a way."""
+        return self.run(way, train_examples=self.read_first)
+
+    def memory_of(self, ways: Sequence[Way]) -> MemoryForecast | None:
+        """Return the memory of trainings of these ways; None if memory does not limit them."""
+        executor = self.executor
+        if executor.slots == 1:
+            return None
+        with self.stages.of(time_budget.MEMORY):
+            dearest = [self.run_like(way) for way in ways if way.method == DEAREST]
+            if {run.backbone for run in dearest} == {way.backbone for way in ways}:
+                found = executor.foresee(dearest)  # a forecast of each other method would take seconds
+                if found is None:
+                    return None
+                needed = max(found.needed.get(run.key, math.inf) for run in dearest)
+                if executor.slots * MORE * needed <= found.available:
+                    return None
+            return executor.foresee([self.run_like(way) for way in ways])
