@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from afina import Backbone, Run
@@ -31,50 +29,61 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.spec import UNASKED, Training
 from afina.training.fit import Fit
 from afina.training.optimizer import Recipe
-
-END, BEGIN = "<|endoftext|>", "<|begin|>"
-VOCABULARY = 320
-LONGEST = 256
-BATCH = 8
-WINDOW = 12
-"""Mistral's; far shorter than LONG, so that it cuts."""
-
-WITHOUT_BIAS = {"llama", "mistral", "qwen3"}
-
-GOOD = ("bright", "warm", "honest", "clever", "lovely")
-BAD = ("dull", "cold", "clumsy", "tired", "sour")
-THINGS = ("soup", "play", "lamp", "ferry", "novel", "garden", "quartet", "bicycle")
-FRAMES = (
-    "the {thing} was {word}.",
-    "What a {word} {thing}!",
-    "A {word} {thing}, and we stayed for hours; nobody had told us that it would be like that",
-    "{word} {thing}",
-    "Our {thing} turned out {word} in the end, said the neighbour.",
-)
-
-LONG = " ".join(f"On day {day} the {thing} kept us waiting" for day, thing in enumerate(THINGS))
-TEXTS = (
-    "a",
+from vocabularies import (
+    BAD,
+    BATCH,
+    BEGIN,
+    END,
+    FRAMES,
+    GOOD,
     LONG,
-    "What a warm ferry!",
-    "the novel was dull.",
-    "Zoë’s café – naïve, 50 € … 日本",
-    "bicycle",
-    "   leading spaces and\na line break\t",
-    "A clumsy quartet, and we stayed for hours; nobody had told us that it would be like that",
+    LONGEST,
+    TEXTS,
+    THINGS,
+    TOKENIZERS,
+    VOCABULARY,
+    WINDOW,
+    WITHOUT_BIAS,
+    byte_pairs,
+    sentences,
+    tokenizer,
 )
-"""Among them a single token, one text much longer than the others, and characters outside ASCII."""
 
-
-def sentences(count: int, seed: int = 0) -> list[tuple[str, int]]:
-    """Distinct invented sentences and their labels, 1 where the word is a good one."""
-    every = [
-        (frame.format(thing=thing, word=word), int(word in GOOD))
-        for frame in FRAMES
-        for thing in THINGS
-        for word in (*GOOD, *BAD)
-    ]
-    return random.Random(seed).sample(every, count)
+__all__ = [
+    "BAD",
+    "BATCH",
+    "BEGIN",
+    "END",
+    "FRAMES",
+    "GOOD",
+    "LONG",
+    "LONGEST",
+    "RESIZED",
+    "TEXTS",
+    "THINGS",
+    "TOKENIZERS",
+    "UNUSUAL",
+    "VOCABULARY",
+    "WINDOW",
+    "WITHOUT_BIAS",
+    "Backbones",
+    "Runs",
+    "changed",
+    "configuration",
+    "difference",
+    "encoded",
+    "fit_of",
+    "logits_of",
+    "opened",
+    "predict",
+    "reference",
+    "save",
+    "sentences",
+    "serves",
+    "tokenizer",
+    "write_csv",
+]
+"""With the names of `vocabularies` that tests take from here."""
 
 
 def write_csv(path: Path, rows: Sequence[Sequence[object]], header: Sequence[str] = ("text", "label")) -> Path:
@@ -83,28 +92,6 @@ def write_csv(path: Path, rows: Sequence[Sequence[object]], header: Sequence[str
         writer.writerow(header)
         writer.writerows(rows)
     return path
-
-
-def tokenizer(*, begin: bool) -> PreTrainedTokenizerFast:
-    """Byte-level BPE; with `begin`, each text, also of a pair, starts with a token of its own, as LLaMA's do."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[END, BEGIN],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    inner.train_from_iterator([*(text for text, _ in sentences(200)), *TEXTS], trainer)
-    inner.post_processor = processors.ByteLevel(trim_offsets=False)
-    if begin:
-        special = [(BEGIN, inner.token_to_id(BEGIN))]
-        inner.post_processor = processors.TemplateProcessing(
-            single=f"{BEGIN} $A", pair=f"{BEGIN} $A {BEGIN} $B", special_tokens=special
-        )
-    marks = {"eos_token": END, "bos_token": BEGIN if begin else END}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=LONGEST, **marks)
 
 
 def configuration(family: str, dropout: float = 0.1, **changes: Any) -> Any:
@@ -122,6 +109,16 @@ def configuration(family: str, dropout: float = 0.1, **changes: Any) -> Any:
     }
     old = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": LONGEST}
     old |= {"attn_pdrop": dropout, "embd_pdrop": dropout, "resid_pdrop": dropout}
+    encoder = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": LONGEST,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+    }
+    after_padding = {"pad_token_id": 1, "max_position_embeddings": LONGEST + 2}
     special: dict[str, dict[str, Any]] = {
         "gpt2": old,
         "gptj": old | {"rotary_dim": 4, "tie_word_embeddings": False},
@@ -139,6 +136,33 @@ def configuration(family: str, dropout: float = 0.1, **changes: Any) -> Any:
         "mistral": modern | {"sliding_window": WINDOW},
         "qwen2": modern,
         "qwen3": modern | {"head_dim": 12},
+        "bert": encoder,
+        "roberta": encoder | after_padding,
+        "xlm-roberta": encoder | after_padding,
+        "distilbert": {
+            "dim": 32,
+            "hidden_dim": 48,
+            "n_layers": 2,
+            "n_heads": 4,
+            "max_position_embeddings": LONGEST,
+            "dropout": dropout,
+            "attention_dropout": dropout,
+            "seq_classif_dropout": dropout,
+        },
+        "electra": encoder | {"embedding_size": 16},
+        "modernbert": {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": LONGEST,
+            "local_attention": WINDOW,
+            "global_attn_every_n_layers": 2,
+            "pad_token_id": 0,
+            "cls_token_id": 2,
+            "sep_token_id": 3,
+            **{f"{part}_dropout": dropout for part in ("attention", "embedding", "mlp", "classifier")},
+        },
     }
     return AutoConfig.for_model(family, **(common | special[family] | changes))
 
@@ -151,6 +175,12 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None, "num_key_value_heads": 1},
     "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
     "qwen3": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0, "head_dim": 8},
+    "bert": {"hidden_act": "gelu_new", "type_vocab_size": 1},
+    "roberta": {"hidden_act": "relu", "type_vocab_size": 1},
+    "xlm-roberta": {"num_attention_heads": 2},
+    "distilbert": {"activation": "relu", "sinusoidal_pos_embds": True},
+    "electra": {"embedding_size": 32, "type_vocab_size": 3},
+    "modernbert": {"classifier_pooling": "mean", "norm_bias": True, "classifier_bias": True, "local_attention": 2},
 }
 """Settings of each family that its models seldom have."""
 
@@ -162,6 +192,12 @@ RESIZED: dict[str, dict[str, Any]] = {
     "mistral": {"num_key_value_heads": 4, "head_dim": 4},
     "qwen2": {"num_key_value_heads": 1},
     "qwen3": {"attention_bias": True},
+    "bert": {"type_vocab_size": 5},
+    "roberta": {"type_vocab_size": 1},
+    "xlm-roberta": {"intermediate_size": 72},
+    "distilbert": {"hidden_dim": 72},
+    "electra": {"embedding_size": 32},
+    "modernbert": {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True},
 }
 """Settings of each family that change the shape of its weights."""
 
@@ -203,13 +239,13 @@ class Backbones:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._tokenizers: dict[bool, PreTrainedTokenizerFast] = {}
+        self._tokenizers: dict[Callable[[], PreTrainedTokenizerFast], PreTrainedTokenizerFast] = {}
 
     def tokenizer(self, family: str) -> PreTrainedTokenizerFast:
-        begin = family in {"llama", "mistral"}
-        if begin not in self._tokenizers:
-            self._tokenizers[begin] = tokenizer(begin=begin)
-        return self._tokenizers[begin]
+        make = TOKENIZERS.get(family, byte_pairs)
+        if make not in self._tokenizers:
+            self._tokenizers[make] = make()
+        return self._tokenizers[make]
 
     def path(self, family: str, *, dropout: float = 0.1, seed: int = 0) -> Path:
         path = self.root / f"{family}-{dropout}-{seed}"

@@ -135,6 +135,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "serving.kind-mismatch": "An adapter was asked for another kind of answer than it gives.",
         "ask.kind-unsupported": "A language model cannot be asked in words about this kind of task.",
         "backbone.ambiguous": "A name is that of a packaged model, and of a directory with a model.",
+        "backbone.encoder-unsupported": "An encoder cannot answer in words or write texts.",
         "backbone.unsupported": (
             "A backbone is of a family, or has a configuration or tokenizer, that afina does not support."
         ),

@@ -19,7 +19,7 @@ from fakes import configuration
 
 SOURCE = Path(afina.__file__).parent
 
-TABLES = {"models/architectures.py", "models/backbone_spec.py"}
+TABLES = {*(f"models/architectures/{file}.py" for file in ("entry", "decoders", "encoders")), "models/backbone_spec.py"}
 """The entries, and the published configurations of well-known backbones."""
 
 ADDRESSES = {"hub.py", "report/paper_figures.py"}
@@ -39,6 +39,9 @@ PREFIXES = {"models", "methods", "training", "inference", "serving", "store"}
 
 OWN = {"score"}
 """Attributes of a class of afina's own that is no model."""
+
+PLAIN = {"norm", "dense", "query", "key", "value", "output", "classifier", "head", "layers", "attention"}
+"""Names of modules that are also words of their own."""
 
 
 def _prose(tree: ast.Module) -> set[int]:
@@ -61,20 +64,19 @@ def strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def offences(files: Mapping[str, str], entries: Mapping[str, Architecture]) -> set[str]:
     """Where a file names a family, or, in a string without spaces, a module of a family or a head; and which word."""
-    heads = {part for entry in entries.values() for path in entry.head for part in path.split(".")}
+    heads = {part for entry in entries.values() for path in entry.head for part in path.split(".")} - PLAIN
     modules = {
         name.rpartition(".")[2]
         for entry in entries.values()
-        for name in (*entry.block.linear, *entry.norms, *entry.embeddings, entry.output_embedding)
-    }
-    plain = {"norm", "dense"}  # words of their own, too
+        for name in (*entry.block.linear, *entry.norms, *entry.embeddings, *entry.outer, entry.output_embedding)
+    } | {entry.pooler for entry in entries.values() if entry.pooler}
     found = set()
     for file, text in files.items():
         if file in TABLES:
             continue
         tree = ast.parse(text)
         families = set(entries) - ({"gpt2"} if file in ADDRESSES else set())
-        names = (modules - plain) | (set() if file in SCORES else heads)
+        names = (modules - PLAIN) | (set() if file in SCORES else heads)
         for line, said in strings(tree):
             known = families if re.search(r"\s", said) else families | names
             found |= {f"{file}:{line} {word!r}" for word in set(re.findall(r"\w+", said)) & known}
@@ -136,22 +138,23 @@ def complete(entry: Architecture, model: Any) -> None:
     names = {name for name, _ in body.named_parameters()}
     assert entry == ARCHITECTURES[model.config.model_type]
     assert len(blocks_of(body)) == model.config.num_hidden_layers == 2
-    assert [layer.out_features for layer in head_of(model)][-1] == 3
+    assert head_of(model)[-1].out_features == 3
     assert {name for name, _ in model.named_parameters() if is_output(name)} <= {
         name for name, _ in model.named_parameters() if is_head(name)
     }
     assert not any(is_head(name) for name in names)
+    layers = set()
     for block in blocks_of(body):
         inside = {path for path, _ in block.named_modules()}
         assert {entry.block.attention, entry.block.mlp, *entry.block.linear, *entry.block.norms} <= inside
-        assert {path.rpartition(".")[0] for path, _ in block.named_parameters()} == {
-            *entry.block.linear,
-            *entry.block.norms,
-        }
+        layers |= {path.rpartition(".")[0] for path, _ in block.named_parameters()}
         if entry.block.pre_norm is not None:
             assert {entry.block.pre_norm.first, entry.block.pre_norm.second} <= inside
+    assert layers == {*entry.block.linear, *entry.block.norms}  # a family's first block may lack a norm
     outside = {name.rpartition(".")[0] for name in names if entry.block.find(name) is None}
-    assert outside == {*entry.embeddings, entry.embedding_norm, entry.block.final_norm} - {None}
+    assert outside == {*entry.embeddings, *entry.outer, entry.embedding_norm, entry.block.final_norm} - {None}
+    assert {path for path, _ in model.named_modules()} >= {*entry.head}
+    assert entry.pooler is None or any(name.startswith(f"{entry.pooler}.") for name in names)
     assert all(any(path.endswith(f".{target}") for path, _ in body.named_modules()) for target in entry.lora_targets)
 
 

@@ -75,7 +75,7 @@ def test_names_that_only_look_like_a_block_are_in_none(backbones: Backbones) -> 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "bert"}, "models of type 'bert' are not supported. Supported: gpt2, "),
+        ({"model_type": "bart"}, "models of type 'bart' are not supported. Supported: gpt2, "),
         ({"model_type": ["gpt2"]}, "are not supported"),
         ({"n_embd": "32"}, "n_embd is '32', expected an integer of at least 1"),
         ({"n_layer": 0}, "n_layer is 0"),

@@ -1,7 +1,9 @@
-"""An encoder is one entry: RoBERTa, which afina does not support yet, computes as in transformers by its entry."""
+"""Encoders: what the files lack, what an encoder cannot do, and the pooling of each text."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,74 +12,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_architecture_law import complete
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
 from afina import Backbone
 from afina.data.batch import pack
-from afina.errors import InvalidStudy
+from afina.errors import InvalidStudy, NotFound
 from afina.methods import make
 from afina.methods.attachment import attach
-from afina.models.architectures import ARCHITECTURES, Architecture, Block, Sizes, is_head, is_output
+from afina.models.architectures import ARCHITECTURES, REFUSED, head_of, is_head, is_output
 from afina.models.classifier import Classifier
-from afina.models.kernels.attention import NAME
 from afina.models.kernels.layout import Layout, pool
-from afina.models.kernels.patches import Patch, patches_of
+from afina.models.objective import Opening
 from afina.models.pretrained import meta_from_config
-from fakes import LONGEST, VOCABULARY, difference, tokenizer
+from fakes import VOCABULARY, Backbones, configuration, difference
 from raises import raises
 
-PAD, LABELS = 1, ("no", "perhaps", "yes")
-
-ENTRY = Architecture(
-    "roberta",
-    Block(
-        "encoder.layer",
-        "attention.self",
-        linear={
-            **{f"attention.self.{name}": ("hidden", "hidden") for name in ("query", "key", "value")},
-            "attention.output.dense": ("hidden", "hidden"),
-            "intermediate.dense": ("hidden", "inner"),
-            "output.dense": ("inner", "hidden"),
-        },
-        norms={"attention.output.LayerNorm": "hidden", "output.LayerNorm": "hidden"},
-        final_norm=None,
-        pre_norm=None,
-        mlp="output",
-    ),
-    Sizes(50265, 768, 12, 12, 3072, 512),
-    embeddings=tuple(f"embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type")),
-    embedding_norm="embeddings.LayerNorm",
-    lora_targets=("query", "key", "value"),
-    head=("classifier.dense", "classifier.out_proj"),
-    logits=lambda model, pooled: model.classifier(pooled[:, None]),
-    pooling="first",
-    mask="bidirectional",
-    position_offset=PAD + 1,
-    language_model="AutoModelForMaskedLM",
-    output_embedding="lm_head.decoder",
-    takes_virtual_tokens=False,
-)
+LABELS = ("no", "perhaps", "yes")
+ENCODERS = [family for family, entry in ARCHITECTURES.items() if entry.is_encoder]
 
 
 @pytest.fixture
-def encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Backbone:
-    monkeypatch.setitem(ARCHITECTURES, ENTRY.family, ENTRY)
-    config = AutoConfig.for_model(
-        ENTRY.family,
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=LONGEST + PAD + 1,
-        pad_token_id=PAD,
-        initializer_range=0.2,
-    )
-    torch.manual_seed(0)
-    AutoModelForMaskedLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
-    tokenizer(begin=True).save_pretrained(tmp_path)
-    return Backbone.load(str(tmp_path))
+def bert(backbones: Backbones) -> Backbone:
+    return Backbone.load(str(backbones.path("bert")))
 
 
 def sequences(count: int = 9) -> list[np.ndarray]:
@@ -85,78 +42,153 @@ def sequences(count: int = 9) -> list[np.ndarray]:
     return [random.integers(2, VOCABULARY, size) for size in random.integers(1, 40, count)]
 
 
-@torch.inference_mode()
-def padded(backbone: Backbone, classifier: Classifier, rows: list[np.ndarray]) -> torch.Tensor:
-    """transformers' own logits of a right-padded batch."""
-    model = AutoModelForSequenceClassification.from_pretrained(
-        backbone.path, num_labels=len(LABELS), dtype=torch.float32, attn_implementation="sdpa"
-    )
-    model.load_state_dict(classifier.model.state_dict())
-    ids = torch.full((len(rows), max(map(len, rows))), PAD)
-    for row, one in zip(ids, rows, strict=True):
-        row[: len(one)] = torch.from_numpy(one)
-    return model.eval()(input_ids=ids, attention_mask=(ids != PAD).long()).logits
+def changed(backbone: Backbone, place: Path, **settings: Any) -> Path:
+    """A copy of a backbone with another configuration."""
+    shutil.copytree(backbone.path, place)
+    config = json.loads((place / "config.json").read_text()) | settings
+    (place / "config.json").write_text(json.dumps(config))
+    return place
 
 
-def test_packed_logits_of_an_encoder_are_transformers_own(encoder: Backbone) -> None:
-    classifier = Classifier.open(encoder, LABELS, seed=0).eval()
-    assert classifier.model.config._attn_implementation == NAME
-    with torch.inference_mode():
-        found = classifier(pack(sequences()))
-    assert difference(found, padded(encoder, classifier, sequences())) <= 1e-5
-    assert encoder.longest == LONGEST
+def without(backbone: Backbone, place: Path, part: str, **settings: Any) -> Backbone:
+    """A copy of a backbone whose files lack the weights with `part` in their names."""
+    changed(backbone, place, **settings)
+    tensors = {name: one for name, one in load_file(place / "model.safetensors").items() if part not in name}
+    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+    return Backbone.load(str(place))
 
 
-def test_the_digest_of_an_encoder_is_of_what_the_classifier_reads(encoder: Backbone) -> None:
-    state = torch.get_rng_state()
-    classifier = Classifier.open(encoder, LABELS, seed=0)
-    again = Backbone.load(str(encoder.path))
-    assert encoder.weights_digest == Backbone.load(str(encoder.path)).weights_digest
-    assert again.digest_of(classifier.body) == encoder.digest
-    torch.set_rng_state(state)
+def test_a_pooler_that_the_files_lack_is_the_same_at_each_opening(bert: Backbone, tmp_path: Path) -> None:
+    lacking = without(bert, tmp_path / "bert", "pooler")
+    torch.manual_seed(1)
+    first = Classifier.open(lacking, LABELS, seed=0)
+    torch.manual_seed(2)
+    second = Classifier.open(lacking, LABELS, seed=5)
+    weight = first.body.pooler.dense.weight
+    assert torch.equal(weight, second.body.pooler.dense.weight)
+    assert weight.std() > 0
+    assert not first.body.pooler.dense.bias.any()
+    torch.manual_seed(3)
+    assert Backbone.load(str(lacking.path)).digest == Backbone.load(str(lacking.path)).digest_of(first.body)
+    assert lacking.weights_digest != bert.weights_digest
+    assert torch.equal(Classifier.open(bert, LABELS, seed=0).body.pooler.dense.bias, pooler(bert)["bias"])
 
 
-def test_a_digest_draws_nothing_where_no_weight_is_missing(gpt2: Backbone) -> None:
-    state = torch.get_rng_state()
-    assert Backbone.load(gpt2.address).weights_digest.startswith("sha256:")
-    assert torch.equal(torch.get_rng_state(), state)
+def pooler(backbone: Backbone) -> dict[str, torch.Tensor]:
+    tensors = load_file(backbone.path / "model.safetensors")
+    return {kind: tensors[f"bert.pooler.dense.{kind}"] for kind in ("weight", "bias")}
 
 
-def test_its_entry_is_complete(encoder: Backbone) -> None:
-    complete(ENTRY, meta_from_config(type(encoder.config).from_dict(encoder.config.to_dict()), 3))
+def test_files_that_lack_another_weight_are_refused(bert: Backbone, tmp_path: Path) -> None:
+    lacking = without(bert, tmp_path / "bert", "layer.1.output.dense.weight")
+    with raises(NotFound, code="backbone.unreadable", tensor="encoder.layer.1.output.dense.weight"):
+        Classifier.open(lacking, LABELS, seed=0)
+    smaller = changed(bert, tmp_path / "smaller", intermediate_size=40)
+    with raises(NotFound, code="backbone.unreadable", tensor="encoder.layer.0.intermediate.dense.bias"):
+        Classifier.open(Backbone.load(str(smaller)), LABELS, seed=0)
 
 
-def test_its_blocks_are_computed_whole_and_its_head_has_two_layers(encoder: Backbone) -> None:
-    model = Classifier.open(encoder, LABELS, seed=0).model
-    assert all(Patch.LAST_BLOCK not in patches_of(module) for module in model.modules())
-    head = {name for name, _ in model.named_parameters() if is_head(name)}
-    layers = {f"classifier.{layer}" for layer in ("dense", "out_proj")}
-    assert head == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
-    assert {name for name in head if is_output(name)} == {f"classifier.out_proj.{kind}" for kind in ("weight", "bias")}
-    assert ENTRY.block.index("roberta.encoder.layer.1.output.dense.weight") == 1
-    with raises(InvalidStudy, code="backbone.unsupported", family="roberta"):
-        encoder.open(LABELS, 0, [[5], [6], [7]])
+def test_checkpoints_with_the_old_names_of_norms_open(bert: Backbone, tmp_path: Path) -> None:
+    place = tmp_path / "bert"
+    shutil.copytree(bert.path, place)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    tensors = load_file(place / "model.safetensors")
+    for new, former in old.items():
+        tensors = {name.replace(new, former): tensor for name, tensor in tensors.items()}
+    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+    assert any("gamma" in name for name in tensors)
+    assert Backbone.load(str(place)).weights_digest == bert.weights_digest
+
+
+def test_a_checkpoint_with_a_head_for_other_labels_opens_under_a_new_head(bert: Backbone, tmp_path: Path) -> None:
+    five = Classifier.open(bert, tuple("abcde"), seed=0)
+    five.model.save_pretrained(tmp_path)
+    bert.tokenizer.save_pretrained(tmp_path)
+    opened = Classifier.open(Backbone.load(str(tmp_path)), LABELS, seed=0)
+    assert torch.equal(opened.model.classifier.weight, Classifier.open(bert, LABELS, seed=0).model.classifier.weight)
+
+
+def test_a_head_that_pretraining_trains_is_kept_and_another_is_drawn_from_the_seed(
+    backbones: Backbones, tmp_path: Path
+) -> None:
+    modern = Backbone.load(str(backbones.path("modernbert")))
+    inner = load_file(modern.path / "model.safetensors")
+    model = Classifier.open(modern, LABELS, seed=0).model
+    assert torch.equal(model.head.dense.weight, inner["head.dense.weight"])
+    assert torch.equal(model.head.norm.weight, inner["head.norm.weight"])
+    lacking = without(modern, tmp_path / "modernbert", "head.")
+    first, again, other = (Classifier.open(lacking, LABELS, seed=seed).model.head for seed in (0, 0, 1))
+    assert torch.equal(first.dense.weight, again.dense.weight)
+    assert not torch.equal(first.dense.weight, other.dense.weight)
+    assert (first.norm.weight == 1).all()
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_an_encoder_neither_answers_in_words_nor_writes_texts(backbones: Backbones, family: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    with raises(InvalidStudy, code="backbone.encoder-unsupported", family=family):
+        backbone.open(LABELS, 0, [[5], [6], [7]])
+    with raises(InvalidStudy, code="backbone.encoder-unsupported", family=family):
+        backbone.open(("answer",), 0, opening=Opening("", "language_model"))
+    with raises(InvalidStudy, code="backbone.encoder-unsupported", family=family):
+        meta_from_config(configuration(family), 1, Opening("", "language_model"))
+
+
+def test_a_decoder_and_a_pooling_that_the_entry_does_not_know_are_refused(
+    bert: Backbone, backbones: Backbones, tmp_path: Path
+) -> None:
+    decoder = {"is_decoder": True, "position_embedding_type": "relative_key", "chunk_size_feed_forward": 2}
+    for number, (field, value) in enumerate(decoder.items()):
+        place = changed(bert, tmp_path / str(number), **{field: value})
+        with raises(InvalidStudy, code="backbone.unsupported", field=field):
+            Backbone.load(str(place))
+    modern = Backbone.load(str(backbones.path("modernbert")))
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    both = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    with raises(InvalidStudy, code="backbone.unsupported", rope_type="dynamic"):
+        Backbone.load(str(changed(modern, tmp_path / "rope", rope_parameters=both)))
+
+
+def test_deberta_is_refused_with_the_reason(bert: Backbone, tmp_path: Path) -> None:
+    place = changed(bert, tmp_path / "deberta", model_type="deberta-v2")
+    with raises(InvalidStudy, code="backbone.unsupported", family="deberta-v2") as caught:
+        Backbone.load(str(place))
+    assert REFUSED["deberta-v2"] in str(caught.value)
+
+
+def test_the_output_layer_of_one_family_is_not_a_module_of_another_familys_head() -> None:
+    assert is_output("base_model.model.classifier.weight")
+    assert is_output("classifier.out_proj.bias")
+    for inner in ("classifier.dense.weight", "pre_classifier.weight", "head.dense.weight", "head.norm.weight"):
+        assert is_head(inner)
+        assert not is_output(inner)
 
 
 @pytest.mark.parametrize("name", ["full", "last", "head", "bitfit", "layernorm", "lora", "adapter", "prelayer"])
-def test_methods_attach_to_an_encoder_and_train(encoder: Backbone, name: str) -> None:
-    method = make(name, {"blocks": 1} if name == "last" else {}).for_family(encoder.family)
-    classifier = Classifier.open(encoder, LABELS, seed=0)
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_methods_attach_to_an_encoder_and_train(backbones: Backbones, family: str, name: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    method = make(name, {"blocks": 1} if name == "last" else {}).for_family(family)
+    classifier = Classifier.open(backbone, LABELS, seed=0)
     attach(classifier, method)
     classifier.train()
     torch.nn.functional.cross_entropy(classifier(pack(sequences())), torch.arange(9) % 3).backward()
     trained = method.trainable(classifier.model)
     assert {name for name, parameter in trained.items() if parameter.grad is None} == set()
     assert all(parameter.grad.any() for name, parameter in trained.items() if is_head(name))
-    meta = method.attach(meta_from_config(type(encoder.config).from_dict(encoder.config.to_dict()), len(LABELS)))
+    meta = method.attach(meta_from_config(type(backbone.config).from_dict(backbone.config.to_dict()), len(LABELS)))
     shapes = {name: parameter.shape for name, parameter in method.trainable(meta).items()}
     assert shapes == {name: parameter.shape for name, parameter in trained.items()}
 
 
-def test_a_method_of_virtual_tokens_is_refused(encoder: Backbone) -> None:
-    for name in ("prompt", "prefix"):
-        with raises(InvalidStudy, code="method.family-unsupported", family="roberta"):
-            make(name).for_family(encoder.family)
+@pytest.mark.parametrize("family", ENCODERS)
+def test_the_positions_of_an_encoder_leave_room_for_the_longest_text(backbones: Backbones, family: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    classifier = Classifier.open(backbone, LABELS, seed=0).eval()
+    longest = np.full(backbone.longest, 7)
+    with torch.inference_mode():
+        assert classifier(pack([longest, longest[:3]])).isfinite().all()
+    assert len(head_of(classifier.model)[-1].weight) == len(LABELS)
 
 
 @pytest.mark.parametrize("before", [0, 2])

@@ -168,13 +168,13 @@ class Full(Selective):
         """Return learning-rate multipliers by depth, if `layer_decay` is not 1."""
         if self.layer_decay == 1:
             return {}
-        blocks, there = architecture_of(model).block, model.config.num_hidden_layers
+        entry, there = architecture_of(model), model.config.num_hidden_layers
         found = {}
         for name, _ in model.named_parameters():
-            index = blocks.index(name)
+            index = entry.block.index(name)
             if index is not None:
                 found[name] = self.layer_decay ** (there - index)
-            elif not is_head(name) and blocks.final_norm not in name.split("."):
+            elif not is_head(name) and not entry.is_above(name):
                 found[name] = self.layer_decay ** (there + 1)
         return found
 
@@ -213,7 +213,7 @@ class Last(Selective):
 
     def chosen(self, model: Any) -> set[str]:
         """Return the last blocks, final norm and head. Raises InvalidStudy if the model has fewer blocks."""
-        names, there = architecture_of(model).block, model.config.num_hidden_layers
+        entry, there = architecture_of(model), model.config.num_hidden_layers
         if self.blocks > there:
             raise InvalidStudy(
                 f"method {self.name}: blocks is {self.blocks:,}, but this model has {there}. Set fewer, or use method "
@@ -224,8 +224,8 @@ class Last(Selective):
             )
         found = set()
         for name in set.union(*weight_names(model)):
-            index = names.index(name)
-            above = is_head(name) or names.final_norm in name.split(".")
+            index = entry.block.index(name)
+            above = is_head(name) or entry.is_above(name)
             if above if index is None else index >= there - self.blocks:
                 found.add(name)
         return found

@@ -119,7 +119,7 @@ def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
     layout, training, entry = Layout(bounds), body.training, architecture_of(body)
     body.eval()(
         inputs_embeds=rows[None],
-        position_ids=layout.positions[None] + entry.position_offset,
+        position_ids=layout.positions[None] + entry.position_offset(body.config),
         use_cache=False,
         layout=layout,
         causal=entry.mask == "causal",

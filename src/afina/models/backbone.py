@@ -1,4 +1,4 @@
-"""Backbone: a pretrained causal language model and its tokenizer, by address. Does not know tasks or methods."""
+"""Backbone: a pretrained language model or encoder and its tokenizer, by address. Does not know tasks or methods."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from transformers import (
 
 from afina import digest
 from afina.digest import derive_seed
-from afina.errors import InvalidStudy, NotFound
+from afina.errors import NotFound
 from afina.models import verbalizer
-from afina.models.architectures import ARCHITECTURES, Architecture, head_of
+from afina.models.architectures import ARCHITECTURES, Architecture, check_asked, head_of
 from afina.models.backbone_spec import RANDOM
 from afina.models.kernels import attention
 from afina.models.kernels.linear import held_tensors
@@ -35,7 +35,7 @@ from afina.tensorfile import SafetensorError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Backbone(ReprCard):
-    """A pretrained causal language model that can be opened as a classifier.
+    """A pretrained causal language model or encoder that can be opened as a classifier.
 
     Attributes:
         address: As the user wrote it: a Hub id with optional `@revision`, a directory, `embedded`, `minilm`, or
@@ -95,7 +95,7 @@ class Backbone(ReprCard):
     @property
     def longest(self) -> int:
         """Maximum number of tokens of a text."""
-        return int(self.config.max_position_embeddings) - self.architecture.position_offset
+        return int(self.config.max_position_embeddings) - self.architecture.position_offset(self.config)
 
     @property
     def complete(self) -> bool:
@@ -128,22 +128,19 @@ class Backbone(ReprCard):
 
         Raises:
             NotFound: The weights cannot be opened.
-            InvalidStudy: `tokens` is given and the head has several layers.
+            InvalidStudy: `tokens` is given, or a language model is wanted, and the backbone is an encoder.
         """
-        if tokens is not None and self.architecture.logits is not None:
-            raise InvalidStudy(
-                f"backbone {self.address}: the head of {self.family} has several layers, so the head cannot start from "
-                "words. Set head=random.",
-                code="backbone.unsupported",
-                family=self.family,
-            )
+        if tokens is not None or opening.auto_class == "language_model":
+            check_asked(self.architecture, f"backbone {self.address}")
         with quiet():
             try:
-                model = auto_class(getattr(self.architecture, opening.auto_class)).from_pretrained(
+                model, found = auto_class(getattr(self.architecture, opening.auto_class)).from_pretrained(
                     self.path,
                     config=self._labelled(dict(enumerate(label_names)), opening),
                     dtype=torch.float32,
                     attn_implementation=attention.NAME,
+                    ignore_mismatched_sizes=True,  # of a head for other labels
+                    output_loading_info=True,
                 )
             except (OSError, ValueError, SafetensorError) as error:
                 raise NotFound(
@@ -152,20 +149,55 @@ class Backbone(ReprCard):
                     code="backbone.unreadable",
                     backbone=self.address,
                 ) from None
+        lacking = _lacking(found)
+        self._fill(model.base_model, lacking, f"{model.base_model_prefix}.")
         if opening.auto_class == "language_model":
             return cast(PreTrainedModel, model), None
-        head, offset = head_of(model), None
+        offset = None
         size = getattr(self.config, "initializer_range", 0.02)
         with torch.no_grad():
             if tokens is None:
-                _draw(head, size, torch.Generator().manual_seed(derive_seed(seed, "head")))
+                _draw(self._new_head(model, lacking), size, torch.Generator().manual_seed(derive_seed(seed, "head")))
             else:
                 rows, offset = self._answering(model, tokens)
                 if not exact:
                     rows, offset = rows - rows.mean(0), None
                     rows *= size / rows.square().mean().sqrt()
-                head[-1].weight.copy_(rows)
+                head_of(model)[-1].weight.copy_(rows)
         return cast(PreTrainedModel, model), offset if offset is not None and offset.any() else None
+
+    def _new_head(self, model: PreTrainedModel, lacking: set[str]) -> list[nn.Module]:
+        """Return the modules of the head except those that pretraining has trained."""
+        kept = f"{self.architecture.pretrained_head}."
+        paths = self.architecture.head
+        return [model.get_submodule(path) for path in paths if not path.startswith(kept) or f"{path}.weight" in lacking]
+
+    def _fill(self, body: nn.Module, lacking: set[str], prefix: str = "") -> None:
+        """Draw the weights of the body's pooler that the files lack; the same weights at each opening.
+
+        Args:
+            body: The model without its head.
+            lacking: Names of weights that the files lack or have in another size.
+            prefix: Stands before the body's names.
+
+        Raises:
+            NotFound: The files lack other weights of the body.
+        """
+        own = {name: body.get_submodule(name.rpartition(".")[0]) for name, _ in body.named_parameters()}
+        names = sorted(name for name in own if prefix + name in lacking)
+        for name in names:
+            if self.architecture.pooler != name.partition(".")[0]:
+                raise NotFound(
+                    f"backbone {self.address}: the weight files have no {name} of the size in config.json. Copy the "
+                    "backbone again, or save it again with save_pretrained.",
+                    code="backbone.unreadable",
+                    backbone=self.address,
+                    tensor=name,
+                )
+        size = getattr(self.config, "initializer_range", 0.02)
+        layers = [own[name] for name in names if name.endswith(".weight")]
+        with torch.no_grad():
+            _draw(layers, size, torch.Generator().manual_seed(derive_seed(0, "missing weights")))
 
     def _answering(self, model: PreTrainedModel, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return the means of each label's output embeddings, [labels, width], and biases, [labels]."""
@@ -196,10 +228,12 @@ class Backbone(ReprCard):
         Only tensors that the classifier's body has are covered: AutoModel may add a randomly drawn pooler.
         """
         with quiet():
-            body = AutoModel.from_pretrained(self.path, dtype=torch.float32)
+            body, found = AutoModel.from_pretrained(self.path, dtype=torch.float32, output_loading_info=True)
             with torch.device("meta"):
                 classifier = auto_class(self.architecture.classifier).from_config(self.config)
-        return _hash(body, {name for name, _ in classifier.base_model.named_parameters()})
+        read = {name for name, _ in classifier.base_model.named_parameters()}
+        self._fill(body, _lacking(found) & read)
+        return _hash(body, read)
 
     def digest_of(self, body: Any, tokenizer_digest: str | None = None) -> str:
         """Return the backbone's digest, computed from an open, unchanged body, so that the weights are opened once.
@@ -228,12 +262,17 @@ class Backbone(ReprCard):
 
 
 def _draw(head: Sequence[nn.Module], size: float, generator: torch.Generator) -> None:
-    """Draw a head's weights from a normal distribution with standard deviation `size`; set biases to 0."""
-    for parameter in (parameter for layer in head for parameter in layer.parameters()):
+    """Draw weights from a normal distribution with standard deviation `size`; set biases to 0, and norms to 1."""
+    for name, parameter in (named for layer in head for named in layer.named_parameters()):
         if parameter.dim() > 1:
             parameter.normal_(0.0, size, generator=generator)
         else:
-            parameter.zero_()
+            parameter.fill_(float(name.rpartition(".")[2] == "weight"))
+
+
+def _lacking(found: dict[str, Any]) -> set[str]:
+    """Return the names of weights that the files lack or have in another size, given what transformers reports."""
+    return {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
 
 
 def _hash(body: Any, names: set[str]) -> str:

@@ -144,6 +144,7 @@ _FIELDS = {
     **{"vocabulary": "vocab_size", "hidden": "hidden_size", "layers": "num_hidden_layers"},
     **{"heads": "num_attention_heads", "inner": "intermediate_size", "positions": "max_position_embeddings"},
     **{"key_heads": "num_key_value_heads", "head": "head_dim"},
+    **{"types": "type_vocab_size", "embedding": "embedding_size"},
 }
 """transformers' standard names of sizes. A size that is computed from others comes after them."""
 
@@ -173,7 +174,8 @@ class Dimensions:
         heads: Key heads of a block, and the width of a head.
         linear: Linear layers of a block, by path from the block.
         norms: Widths of a block's norms, by path from the block.
-        outside: Shapes of parameters outside blocks (embeddings, last norm, head), by the end of their names.
+        outer: Linear layers of the body outside blocks, by path from the body.
+        outside: Shapes of parameters outside blocks (embeddings, norms, linear layers, head), by the end of their names.
     """
 
     architecture: Architecture
@@ -182,6 +184,7 @@ class Dimensions:
     heads: tuple[int, int]
     linear: Mapping[str, Linear]
     norms: Mapping[str, int]
+    outer: Mapping[str, Linear]
     outside: Mapping[str, tuple[int, ...]]
 
     @property
@@ -207,10 +210,12 @@ def dimensions(configuration: Mapping[str, Any], labels: int, where: str = "conf
     sizes = _sizes(configuration, entry, where)
     hidden = sizes["hidden"]
     of: dict[Size, int] = {
-        **{"hidden": hidden, "inner": sizes["inner"], "head": sizes["head"], "qkv": 3 * hidden},
+        **{"hidden": hidden, "inner": sizes["inner"], "gated": 2 * sizes["inner"], "head": sizes["head"]},
+        **{"qkv": 3 * hidden, "embedding": sizes["embedding"]},
         **{"queries": sizes["heads"] * sizes["head"], "keys": sizes["key_heads"] * sizes["head"]},
     }
     block = entry.block
+    outer = {name: Linear(of[a], of[b], entry.fan_in_fan_out) for name, (a, b) in entry.outer.items()}
     return Dimensions(
         entry,
         hidden,
@@ -218,26 +223,32 @@ def dimensions(configuration: Mapping[str, Any], labels: int, where: str = "conf
         (sizes["key_heads"], sizes["head"]),
         {name: Linear(of[a], of[b], entry.fan_in_fan_out) for name, (a, b) in block.linear.items()},
         {name: of[size] for name, size in block.norms.items()},
-        _outside(entry, sizes, labels),
+        outer,
+        _outside(entry, sizes, labels)
+        | {f"{name}.{kind}": shape for name, layer in outer.items() for kind, shape in layer.shapes().items()},
     )
 
 
 def _outside(entry: Architecture, sizes: Mapping[str, int], labels: int) -> dict[str, tuple[int, ...]]:
-    hidden = sizes["hidden"]
-    rows = zip(entry.embeddings, (sizes["vocabulary"], sizes["positions"]), strict=False)
-    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (count, hidden) for name, count in rows}
-    for norm in (entry.embedding_norm, entry.block.final_norm):
+    hidden, width = sizes["hidden"], sizes["embedding"]
+    rows = zip(entry.embeddings, (sizes["vocabulary"], sizes["positions"], sizes["types"]), strict=False)
+    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (count, width) for name, count in rows}
+    for norm, size in ((entry.embedding_norm, width), (entry.block.final_norm, hidden), (entry.head_norm, hidden)):
         if norm is not None:
-            shapes |= {f"{norm}.weight": (hidden,), f"{norm}.bias": (hidden,)}
+            shapes |= {f"{norm}.weight": (size,), f"{norm}.bias": (size,)}
     for name in entry.head:
-        outputs = labels if name == entry.head[-1] else hidden
-        shapes |= {f"{name}.weight": (outputs, hidden), f"{name}.bias": (outputs,)}
+        if name != entry.head_norm:
+            outputs = labels if name == entry.head[-1] else hidden
+            shapes |= {f"{name}.weight": (outputs, hidden), f"{name}.bias": (outputs,)}
     return shapes
 
 
 def _sizes(configuration: Mapping[str, Any], entry: Architecture, where: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for size, name in _FIELDS.items():
+        if size in _RARE and getattr(entry.sizes, size) is None:
+            found[size] = found[_RARE[size]]
+            continue
         names = [name, *([entry.sizes.fields[size]] if size in entry.sizes.fields else ())]
         given = [configuration[each] for each in names if configuration.get(each) is not None]
         value = given[-1] if given else getattr(entry.sizes, size)
@@ -254,6 +265,10 @@ def _sizes(configuration: Mapping[str, Any], entry: Architecture, where: str) ->
             )
         found[size] = value
     return found
+
+
+_RARE = {"types": "hidden", "embedding": "hidden"}
+"""Sizes that few families have. Other families do not read the field, and have the size that stands here instead."""
 
 
 def _follows(size: str, found: Mapping[str, int]) -> int:

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 from afina.data.batch import Packed
 from afina.models.added_modules import layout_of, prompt_of
-from afina.models.architectures import architecture_of, head_of, is_head, output_embedding_of
+from afina.models.architectures import architecture_of, head_of, is_after_pooling, is_head, output_embedding_of
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS
 from afina.models.kernels import linear
@@ -92,8 +92,9 @@ class Classifier(nn.Module):
         self.precision = precision
         held = PRECISIONS[precision].hold
         if held is not None:
-            for layer in [layer for layer in self.body.modules() if linear.is_linear(layer)]:
-                hold(layer, held(linear.frozen_weight(layer).dequantize()))
+            for path, layer in list(self.body.named_modules()):
+                if linear.is_linear(layer) and not is_after_pooling(path):
+                    hold(layer, held(linear.frozen_weight(layer).dequantize()))
 
     def wrap(self, attach: Callable[[Any], Any]) -> None:
         """Let `attach` of a method prepare or wrap the model; `afina.methods.attachment` checks the result."""
@@ -101,7 +102,7 @@ class Classifier(nn.Module):
         apply_kernels(self.model, self.body)
 
     def lower(self, dtype: torch.dtype, *, packs: bool = True, unlowered: Collection[str] = ()) -> None:
-        """Convert all weights except the head's to `dtype`, for prediction (they then have no useful gradients).
+        """Convert all weights up to the pooling to `dtype`, for prediction (they then have no useful gradients).
 
         Args:
             dtype: The compute dtype.
@@ -110,7 +111,7 @@ class Classifier(nn.Module):
         """
         read, output = read_layers(self.model), output_embedding_of(self.model)
         for path, module in self.model.named_modules():
-            if is_head(path):
+            if is_after_pooling(path):
                 continue
             for name, parameter in module.named_parameters(prefix=path, recurse=False):
                 if name not in unlowered:
@@ -174,11 +175,11 @@ class Classifier(nn.Module):
             **options: Passed to `afina.models.kernels.attention.packed_attention`.
         """
         entry = architecture_of(self.body)
-        positions = row["position_ids"]
-        given = {**row, "position_ids": positions + entry.position_offset if entry.position_offset else positions}
-        causal = entry.mask == "causal"
-        output = self.body(**given, use_cache=False, layout=layout, causal=causal, **options)
-        return pool(output.last_hidden_state.squeeze(0), layout, entry.pooling).float()
+        config = self.body.config
+        offset = entry.position_offset(config)
+        given = {**row, "position_ids": row["position_ids"] + offset} if offset else row
+        output = self.body(**given, use_cache=False, layout=layout, causal=not entry.is_encoder, **options)
+        return pool(output.last_hidden_state.squeeze(0), layout, entry.pooling_of(config)).float()
 
     def answer(self, features: Tensor) -> Tensor:
         """Return the head's logits, float32 [B, number of labels], for features, float32 [B, width]."""
@@ -189,9 +190,16 @@ class Classifier(nn.Module):
         return logits if self.offset is None else logits + self.offset
 
     def _row(self, packed: Packed, layout: Layout) -> dict[str, Tensor]:
-        prompt = prompt_of(self.body)
+        prompt, types = prompt_of(self.body), self._types(packed)
         if prompt is None:
             positions = packed.positions + layout.prefix if layout.prefix else packed.positions
-            return {"input_ids": packed.tokens[None], "position_ids": positions[None]}
+            return {"input_ids": packed.tokens[None], "position_ids": positions[None], **types}
         rows = insert(self.body.get_input_embeddings()(packed.tokens), prompt.weight, layout)
-        return {"inputs_embeds": rows[None], "position_ids": layout.positions[None]}
+        return {"inputs_embeds": rows[None], "position_ids": layout.positions[None], **types}
+
+    def _types(self, packed: Packed) -> dict[str, Tensor]:
+        """Return the token types as an input of the body, if the batch has some and the body tells them apart."""
+        types = getattr(packed, "types", None)
+        if types is None or not architecture_of(self.body).token_types or self.body.config.type_vocab_size < 2:
+            return {}
+        return {"token_type_ids": types[None]}

@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from afina import allocator, assets, digest, file_io, hub, meter, tensorfile
 from afina.digest import derive_seed
 from afina.errors import InvalidStudy, NotFound
-from afina.models.architectures import ARCHITECTURES
+from afina.models.architectures import ARCHITECTURES, check_asked
 from afina.models.backbone_spec import EMBEDDED, RANDOM, WELL_KNOWN, check_config, check_family, directory_of, packaged
 from afina.models.kernels import attention
 from afina.models.objective import SINGLE_LABEL, Opening
@@ -92,7 +92,8 @@ def _random(source: Path, address: str) -> Path:
     def draw(fresh: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(0, "random backbone"))
-            AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(fresh)
+            opener = auto_class(ARCHITECTURES[config.model_type].language_model)
+            opener.from_config(config, dtype=torch.float32).save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
 
     return _once(target, draw)
@@ -136,15 +137,35 @@ def read_config(path: Path, address: str) -> PreTrainedConfig:
         ) from None
     check_family(config.model_type, address)
     rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in _UNSTEADY:
-        raise InvalidStudy(
-            f"backbone {address}: the position encoding {rope['rope_type']!r} is not supported: a long text would "
-            "change the results of other texts in its batch. Choose another backbone.",
-            code="backbone.unsupported",
-            backbone=address,
-            rope_type=rope["rope_type"],
-        )
+    for each in (rope, *rope.values()):  # some families have one encoding for each kind of layer
+        if isinstance(each, dict) and each.get("rope_type") in _UNSTEADY:
+            raise InvalidStudy(
+                f"backbone {address}: the position encoding {each['rope_type']!r} is not supported: a long text would "
+                "change the results of other texts in its batch. Choose another backbone.",
+                code="backbone.unsupported",
+                backbone=address,
+                rope_type=each["rope_type"],
+            )
+    _check_settings(config, address)
     return cast(PreTrainedConfig, config)
+
+
+def _check_settings(config: PreTrainedConfig, address: str) -> None:
+    """Raise InvalidStudy if a field of the configuration has a value that the family's entry does not allow."""
+    entry = ARCHITECTURES[config.model_type]
+    allowed = {name: (value,) for name, value in entry.settings.items()}
+    if entry.pooling_field is not None:
+        allowed[entry.pooling_field] = tuple(entry.poolings)
+    for name, values in allowed.items():
+        if (found := getattr(config, name, values[0])) not in values:
+            raise InvalidStudy(
+                f"backbone {address}: config.json has {name}={found!r}, expected {' or '.join(map(repr, values))}. "
+                "Choose another backbone.",
+                code="backbone.unsupported",
+                backbone=address,
+                field=name,
+                found=str(found)[:40],
+            )
 
 
 def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
@@ -211,7 +232,13 @@ def meta_model(address: str, labels: int = 2, opening: Opening = SINGLE_LABEL) -
 
 
 def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
-    """Return transformers' model on the `meta` device; sets `config.num_labels` for a classifier."""
+    """Return transformers' model on the `meta` device; sets `config.num_labels` for a classifier.
+
+    Raises:
+        InvalidStudy: A language model is wanted, and the configuration is an encoder's.
+    """
+    if opening.auto_class == "language_model":
+        check_asked(ARCHITECTURES[config.model_type], "backbone")
     if opening.auto_class == "classifier":  # a language model has no labels
         config.num_labels = labels
     with torch.device("meta"), quiet():

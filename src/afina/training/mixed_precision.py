@@ -2,7 +2,7 @@
 
 In float32, both are the same tensors. In bfloat16, the model holds bfloat16 weights, so no step casts a frozen weight.
 Each trained weight has a float32 master copy: the optimiser updates the copy, and the bfloat16 weight is written from
-it after every step. The head stays float32. Does not know batches or steps.
+it after every step. The head and the pooler stay float32. Does not know batches or steps.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from afina.methods.method import Method
-from afina.models.architectures import Block, architecture_of, is_head, output_embedding_of
+from afina.models.architectures import Architecture, architecture_of, is_after_pooling, is_head, output_embedding_of
 from afina.models.kernels.linear import HeldWeight, can_pack
 from afina.models.kernels.patches import Patch, pack, patch
 
 
 class WorkingWeights:
-    """The weights of `model` in `dtype`, except for the head, which stays float32.
+    """The weights of `model` in `dtype`, except for the head and the pooler, which stay float32.
 
     Attributes:
         parameters: Trained parameters by name.
@@ -47,11 +47,11 @@ class WorkingWeights:
         self._rows: list[_Rows] = []
         self._masters: list[_Master] = []
         names = {id(parameter): name for name, parameter in parameters.items()}
-        blocks = architecture_of(model).block
-        first = first_with_gradient(blocks, parameters)
+        entry = architecture_of(model)
+        blocks, first = entry.block, first_with_gradient(entry, parameters)
         output = output_embedding_of(model)
         for path, module in model.named_modules():
-            if is_head(path):
+            if is_after_pooling(path):
                 continue
             for name, parameter in module.named_parameters(prefix=path, recurse=False):
                 if self.lowered and name not in unlowered:
@@ -118,14 +118,14 @@ def _is_tied(embedding: nn.Embedding, output: Any) -> bool:
     return output is not None and output.weight is embedding.weight
 
 
-def first_with_gradient(blocks: Block, trained: Iterable[str]) -> float:
+def first_with_gradient(entry: Architecture, trained: Iterable[str]) -> float:
     """Return the first block (from 0) that a gradient passes through if `trained` train; infinity: no block."""
     first = math.inf
     for name in trained:
-        index = blocks.index(name)
+        index = entry.block.index(name)
         if index is not None:
             first = min(first, index)
-        elif not is_head(name) and blocks.final_norm not in name.split("."):
+        elif not is_head(name) and not entry.is_above(name):
             return 0
     return first
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from afina.errors import InvalidStudy
 from afina.models.added_modules import prefix_of
 from afina.models.kernels.elementwise import scaled_mask
 from afina.models.kernels.key_values import KeyValueRow
@@ -134,7 +133,8 @@ def packed_attention(
         attention_mask: Ignored; the layout determines what is visible.
         scaling: Factor of the scores. None: 1 / sqrt(D).
         dropout: Dropout probability of the attention weights.
-        sliding_window: Number of tokens that a token attends to, itself included; the prefix is always visible.
+        sliding_window: Number of tokens in each direction that a token attends to, itself included; the prefix is always
+            visible.
         causal: Whether a token attends only to itself and earlier tokens.
         keep: Receives key and value by module, if given.
         segments: Parts of the row with prefixes of their own; together they cover the row, in order.
@@ -142,11 +142,7 @@ def packed_attention(
 
     Returns:
         [1, T, H, D], and None in place of attention weights.
-
-    Raises:
-        InvalidStudy: A sliding window in both directions is not supported.
     """
-    _check_window(sliding_window, causal=causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have returned float32
     row = query.squeeze(0), key.squeeze(0), value.squeeze(0)
@@ -169,14 +165,6 @@ def packed_attention(
             cached.write_prefix(module, columns, cells)
         parts.append(_attend(q, k, v, columns, own, scale, dropout, sliding_window, causal=causal))
     return torch.cat(parts)[None], None
-
-
-def _check_window(window: int | None, *, causal: bool) -> None:
-    if window is not None and not causal:
-        raise InvalidStudy(
-            "attention: a sliding window is supported for causal models only. Choose another backbone.",
-            code="backbone.unsupported",
-        )
 
 
 def _attend(
@@ -253,6 +241,7 @@ def _varlen(
 ) -> Tensor:
     """Compute [T, H, D] from query [H, T, D], key and value [G, T, D]."""
     bounds, longest = layout.bounds, layout.longest
+    reach = -1 if window is None else window - 1
     mixed = varlen_attn(
         query.transpose(0, 1),
         key.transpose(0, 1),
@@ -262,7 +251,7 @@ def _varlen(
         longest,
         longest,
         scale=scale,
-        window_size=(-1 if window is None else window - 1, 0 if causal else -1),
+        window_size=(reach, 0 if causal else reach),
         enable_gqa=query.shape[0] != key.shape[0],
     )
     assert isinstance(mixed, Tensor)

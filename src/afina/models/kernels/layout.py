@@ -73,16 +73,16 @@ class Grid:
         Empty cells attend to each other, so that no softmax is empty.
 
         Args:
-            window: Number of tokens that a query attends to, itself included. None: no limit.
+            window: Number of tokens in each direction that a query attends to, itself included. None: no limit.
             always: Number of tokens at a line's start that are visible at any distance; for one sequence a line.
             causal: Whether a query attends only to itself and earlier tokens.
         """
-        if not causal:
+        if not causal and window is None:
             return self._same()
         steps = torch.arange(self.length, device=self.tokens.device)
         distance = steps[:, None] - steps
-        near = (distance >= 0) & ((distance < (window or self.length)) | (steps < always))
-        return near & self._same()
+        near = (distance.abs() < (window or self.length)) | (steps < always)
+        return (near & (distance >= 0) if causal else near) & self._same()
 
     def _same(self) -> Tensor:
         return self.sequences[:, :, None] == self.sequences[:, None, :]

@@ -47,6 +47,9 @@ class Patch(IntEnum):
     """Forward of peft's VeRA layer; like LORA."""
     LAST_BLOCK = auto()
     """Forward of the last block."""
+    POOLER = auto()
+    """Forward of a pretrained pooler. The body would call it for the first text only; the entry's `logits` calls its
+    layers for every text."""
 
     # By `afina.training`, when it is known what trains. HELD also by `Classifier`: for prediction, and before a method
     # is attached if the backbone has another precision.
@@ -138,6 +141,12 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
     entry = architecture_of(body)
     if entry.pooling == "last" and entry.block.pre_norm is not None:
         patch(blocks_of(body)[-1], Patch.LAST_BLOCK, last_block, entry.block, entry.block.pre_norm)
+    if entry.pooler is not None:
+        patch(body.get_submodule(entry.pooler), Patch.POOLER, _skip)
+
+
+def _skip(module: nn.Module, hidden: Tensor) -> None:
+    """Compute nothing."""
 
 
 def accelerate(layer: nn.Module) -> None:

@@ -232,7 +232,7 @@ def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
     backbone = Backbone.load(run.backbone, weights=False)
     length = longest_text(run, backbone.longest)
     texts = texts or read_task(run)
-    template = question_of(run, texts, backbone.tokenizer).template
+    template = question_of(run, texts, backbone).template
     return EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length, template)
 
 

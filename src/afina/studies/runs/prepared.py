@@ -13,7 +13,6 @@ from afina.data.addresses import reads_files
 from afina.data.batch import Loader, MicroBatchLimits
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask, check_positions
-from afina.data.tokenize import Tokenizer
 from afina.digest import derive_seed
 from afina.errors import AfinaError, InvalidData, InvalidStudy
 from afina.events import Listener, Progress, ignore
@@ -24,6 +23,7 @@ from afina.methods import make
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models import objectives
+from afina.models.architectures import check_asked
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
@@ -115,7 +115,7 @@ def prepare(
         run = of_data(run, texts)
         objective, metric = aim_of(run, texts)
         backbone = opened_backbone or (located.open(run) if located else Backbone.load(run.backbone))
-        question = question_of(run, texts, backbone.tokenizer)
+        question = question_of(run, texts, backbone)
         length = longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_family(backbone.family)
         classifier = opened(backbone, objective, question, method, run.seed)
@@ -179,9 +179,11 @@ def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
     return made, metric_for(made, run.metric, task.metric)
 
 
-def question_of(run: RunSpec, task: Task | TaskFacts, tokenizer: Tokenizer) -> Verbalizer:
+def question_of(run: RunSpec, task: Task | TaskFacts, backbone: Backbone) -> Verbalizer:
     """Return how `run` asks about the texts of its task. Raises InvalidStudy."""
-    asked, kind = run.asked, OBJECTIVES[task.kind]
+    asked, kind, tokenizer = run.asked, OBJECTIVES[task.kind], backbone.tokenizer
+    if kind.auto_class == "language_model" or asked.head == "words" or asked.words or asked.offset:
+        check_asked(backbone.architecture, f"backbone {backbone.address}")
     prompt = kind.prompt(run.ask.template, task.columns, pairs=task.pairs, tokenizer=tokenizer)
     if prompt is not None:
         return Verbalizer(prompt)
@@ -192,6 +194,8 @@ def question_of(run: RunSpec, task: Task | TaskFacts, tokenizer: Tokenizer) -> V
                 code="ask.kind-unsupported",
                 kind=task.kind,
             )
+        asked = asked.model_copy(update={"head": "random"})
+    if backbone.architecture.is_encoder:
         asked = asked.model_copy(update={"head": "random"})
     return Verbalizer.of(task.label_names, tokenizer, pairs=task.pairs, **asked.model_dump())
 
@@ -290,12 +294,12 @@ def _warmup(asked: float, steps: int) -> int:
 
 def check_words(run: RunSpec, task: TaskFacts) -> None:
     """Raise the error with which `run` would end if its label words do not suit the labels or each other."""
-    question_of(run, task, Backbone.load(run.backbone, weights=False).tokenizer)
+    question_of(run, task, Backbone.load(run.backbone, weights=False))
 
 
 def can_be_asked(run: RunSpec) -> bool:
     """Return whether the labels have words that the tokenizer tells apart; False also if reading either fails."""
     try:
-        return question_of(run, labels_of(run), Backbone.load(run.backbone, weights=False).tokenizer).words is not None
+        return question_of(run, labels_of(run), Backbone.load(run.backbone, weights=False)).words is not None
     except AfinaError:
         return False

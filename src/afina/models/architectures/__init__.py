@@ -1,0 +1,109 @@
+"""Architectures: one entry for each family of models, by transformers' `model_type`.
+
+No other module names a family or a module inside one. Knows only names and numbers, and does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from afina.errors import InvalidStudy
+from afina.models.architectures.decoders import DECODERS
+from afina.models.architectures.encoders import ENCODERS, REFUSED
+from afina.models.architectures.entry import Architecture, Block, Mask, Pooling, PreNorm, Size, Sizes
+
+__all__ = ["REFUSED", "Architecture", "Block", "Mask", "Pooling", "PreNorm", "Size", "Sizes"]
+
+ARCHITECTURES: dict[str, Architecture] = {entry.family: entry for entry in (*DECODERS, *ENCODERS)}
+"""Architectures by transformers' `model_type`."""
+
+
+def supported(family: object, where: str) -> Architecture:
+    """Return the entry of a family; `where` begins the error message.
+
+    Raises:
+        InvalidStudy: The family is not supported.
+    """
+    entry = ARCHITECTURES.get(family) if isinstance(family, str) else None
+    if entry is None:
+        said = family if family is None else str(family)[:40]
+        if said in REFUSED:
+            raise InvalidStudy(
+                f"{where}: models of type {said!r} are not supported: {REFUSED[said]}.",
+                code="backbone.unsupported",
+                family=said,
+            )
+        raise InvalidStudy(
+            f"{where}: models of type {said!r} are not supported. Supported: {', '.join(ARCHITECTURES)}.",
+            code="backbone.unsupported",
+            family=said,
+        )
+    return entry
+
+
+def check_asked(entry: Architecture, where: str) -> None:
+    """Raise InvalidStudy if a model of this family cannot answer in words; `where` begins the error message."""
+    if entry.is_encoder:
+        raise InvalidStudy(
+            f"{where}: a model of type {entry.family} is an encoder, which cannot continue a text, so it cannot answer "
+            "in words or write texts. Set head=random, or choose a causal language model such as embedded.",
+            code="backbone.encoder-unsupported",
+            family=entry.family,
+        )
+
+
+def architecture_of(model: Any) -> Architecture:
+    """Return the entry of a transformers model, of its body, or of one of its attentions."""
+    return ARCHITECTURES[model.config.model_type]
+
+
+def blocks_of(body: Any) -> Any:
+    """Return the transformer blocks of a model without its head, from the first to the last."""
+    return body.get_submodule(architecture_of(body).block.layers)
+
+
+def head_of(model: Any) -> list[Any]:
+    """Return the modules of a sequence classifier's head; the last module returns the logits.
+
+    Empty for a language model, whose output embedding belongs to the pretrained model.
+    """
+    return [model.get_submodule(path) for path in architecture_of(model).head] if has_head(model) else []
+
+
+def has_head(model: Any) -> bool:
+    """Whether a model, possibly wrapped by peft, has a classification head."""
+    return any(is_head(name) for name, _ in model.named_modules())
+
+
+def output_embedding_of(model: Any) -> Any:
+    """Return the layer of a language model, possibly wrapped by peft, that returns the logits; None: a classifier."""
+    return None if has_head(model) else model.get_output_embeddings()
+
+
+def head_names() -> list[str]:
+    """Return the names that the heads of all families have in a sequence classifier."""
+    return sorted({path.partition(".")[0] for entry in ARCHITECTURES.values() for path in entry.head})
+
+
+def is_head(name: str) -> bool:
+    """Whether a layer or tensor with this name belongs to a classification head of any family."""
+    return not set(head_names()).isdisjoint(name.split("."))
+
+
+def is_after_pooling(name: str) -> bool:
+    """Whether a layer or tensor with this name reads pooled hidden states: in a head, or in the pooler of any body."""
+    return is_head(name) or not _POOLERS.isdisjoint(name.split("."))
+
+
+_POOLERS = frozenset(entry.pooler for entry in ARCHITECTURES.values() if entry.pooler)
+
+
+def is_output(name: str) -> bool:
+    """Whether a tensor with this name belongs to the layer that returns the logits, one row for each label.
+
+    The last layer of one family's head may be a module of layers in the head of another family: the longest path of a
+    head that is in the name decides.
+    """
+    heads = [entry.head for entry in ARCHITECTURES.values()]
+    found = [path for head in heads for path in head if f".{path}." in f".{name}."]
+    return bool(found) and max(found, key=len) in {head[-1] for head in heads}
