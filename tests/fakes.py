@@ -53,6 +53,8 @@ __all__ = [
     "BAD",
     "BATCH",
     "BEGIN",
+    "CAUSAL",
+    "ENCODERS",
     "END",
     "FRAMES",
     "GOOD",
@@ -84,6 +86,9 @@ __all__ = [
     "write_csv",
 ]
 """With the names of `vocabularies` that tests take from here."""
+
+CAUSAL = tuple(family for family, entry in ARCHITECTURES.items() if not entry.is_encoder)
+ENCODERS = tuple(family for family, entry in ARCHITECTURES.items() if entry.is_encoder)
 
 
 def write_csv(path: Path, rows: Sequence[Sequence[object]], header: Sequence[str] = ("text", "label")) -> Path:

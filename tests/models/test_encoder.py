@@ -25,11 +25,10 @@ from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout, pool
 from afina.models.objective import Opening
 from afina.models.pretrained import meta_from_config
-from fakes import VOCABULARY, Backbones, configuration, difference
+from fakes import ENCODERS, VOCABULARY, Backbones, configuration, difference
 from raises import raises
 
 LABELS = ("no", "perhaps", "yes")
-ENCODERS = [family for family, entry in ARCHITECTURES.items() if entry.is_encoder]
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from afina.data.leakage import EvaluationSet
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.inference.evaluation import evaluate, trained
 from afina.models.adapter import Adapter
-from afina.models.architectures import ARCHITECTURES
+from afina.models.architectures import ARCHITECTURES, is_output
 from afina.models.objective import Opening
 from afina.stats.classification import probabilities
 from fakes import TEXTS, Backbones, Runs, difference, logits_of
@@ -78,11 +78,12 @@ def lora(**changes: Any) -> LoraConfig:
 def test_peft_opens_a_lora_adapter_of_afina_with_the_same_logits_head_included(runs: Runs, family: str) -> None:
     path, backbone = runs.adapter(family, "lora"), Backbone.load(str(runs.backbones.path(family)))
     plain = base(backbone.path)
-    head = plain.score.weight.detach().clone()
+    (path_of_head,) = {name.rpartition(".")[0] for name, _ in plain.named_parameters() if is_output(name)}
+    head = plain.get_submodule(path_of_head).weight.detach().clone()
     expected = theirs(PeftModel.from_pretrained(plain, path), AutoTokenizer.from_pretrained(backbone.path))
     assert difference(ours(path, backbone), expected) <= TOLERANCE
-    saved = Adapter.load(path).tensors["base_model.model.score.weight"]
-    assert torch.equal(plain.score.modules_to_save["default"].weight, saved)
+    saved = Adapter.load(path).tensors[f"base_model.model.{path_of_head}.weight"]
+    assert torch.equal(plain.get_submodule(path_of_head).weight, saved)
     assert not torch.equal(saved, head)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from afina import Backbone
-from afina.data.batch import pack
+from afina.data.batch import pack, pack_some
 from afina.data.tokenize import encode
 from afina.errors import InvalidStudy
 from afina.models.architectures import ARCHITECTURES
@@ -45,7 +45,9 @@ class Pair:
     def theirs(self, texts: Any, pairs: Any = None) -> torch.Tensor:
         """Right-padded by the tokenizer itself."""
         batch = self.backbone.tokenizer(list(texts), pairs, padding=True, padding_side="right", return_tensors="pt")
-        return self.padded(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        typed = self.backbone.architecture.token_types and self.backbone.config.type_vocab_size > 1
+        names = ("input_ids", "attention_mask", *(("token_type_ids",) if typed else ()))
+        return self.padded(**{name: batch[name] for name in names if name in batch}).logits
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -106,11 +108,16 @@ def test_neighbours_and_order_never_change_a_row(pair: Pair, seed: int) -> None:
         assert difference(found, alone[order]) <= TOLERANCE
 
 
+@torch.inference_mode()
 def test_pairs_are_joined_as_the_tokenizer_joins_them(pair: Pair) -> None:
     seconds = list(reversed(TEXTS[2:]))
-    found = pair.ours(pair.sequences(TEXTS[2:], seconds))
+    encoded = encode(pair.backbone.tokenizer, TEXTS[2:], seconds, max_length=pair.backbone.longest)
+    found = pair.packed(pack_some(encoded, range(len(encoded))))
     assert difference(found, pair.theirs(TEXTS[2:], seconds)) <= TOLERANCE
     assert difference(found, pair.ours(pair.sequences(TEXTS[2:]))) > 1000 * TOLERANCE
+    untyped = pair.ours([encoded[index] for index in range(len(encoded))])
+    typed = encoded.second is not None and pair.backbone.architecture.token_types
+    assert (difference(found, untyped) > 1000 * TOLERANCE) if typed else torch.equal(found, untyped)
 
 
 def test_a_text_that_is_cut_gives_the_logits_of_what_is_left_of_it(pair: Pair) -> None:

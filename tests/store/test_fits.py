@@ -12,10 +12,9 @@ import pytest
 from afina import METHODS, Backbone
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods import make
-from afina.models.architectures import ARCHITECTURES
 from afina.store.intake.admission import SMALL, fits
 from afina.store.intake.inspection import Header, TensorEntry
-from fakes import Backbones, Runs, opened, serves
+from fakes import CAUSAL, Backbones, Runs, opened, serves
 
 SPECIAL: dict[str, tuple[str, dict[str, Any]]] = {
     "dora": ("lora", {"dora": True}),
@@ -35,11 +34,11 @@ def configuration_of(path: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", [*CAUSAL, "bert", "roberta"])
 def test_what_every_method_saves_fits_its_backbone(family: str, backbones: Backbones) -> None:
     path = backbones.path(family)
     backbone = Backbone.load(str(path))
-    wider = {**configuration_of(path), "n_embd": 48, "hidden_size": 48}
+    wider = {**configuration_of(path), "n_embd": 48, "hidden_size": 48, "dim": 48}
     for key in (*METHODS, *SPECIAL):
         name, settings = SPECIAL.get(key, (key, {}))
         if not all(serves(family, part) for part in name.split("+")):
@@ -51,9 +50,7 @@ def test_what_every_method_saves_fits_its_backbone(family: str, backbones: Backb
         fits(header, configuration_of(path), 2)
         with pytest.raises(AfinaError):
             fits(header, wider, 2)
-        with pytest.raises(
-            CorruptAdapter, match=r"its head '.*score\.weight' has shape \[2, 32\], but the adapter has 3 labels"
-        ):
+        with pytest.raises(CorruptAdapter, match=r"its head '.*' has shape \[2(, 32)?\], but the adapter has 3 labels"):
             fits(header, configuration_of(path), 3)
 
 
@@ -111,8 +108,8 @@ def test_what_does_not_fit_says_which_tensor_and_what_would(
 
 
 def test_a_configuration_of_another_kind_of_model_is_refused() -> None:
-    with pytest.raises(InvalidStudy, match="models of type 'bert' are not supported"):
-        fits(header_of(GOOD), {"model_type": "bert"}, 2)
+    with pytest.raises(InvalidStudy, match="models of type 'bart' are not supported"):
+        fits(header_of(GOOD), {"model_type": "bart"}, 2)
 
 
 def test_an_adapter_of_one_backbone_does_not_fit_another(runs: Runs, backbones: Backbones) -> None:

@@ -175,7 +175,7 @@ class Dimensions:
         linear: Linear layers of a block, by path from the block.
         norms: Widths of a block's norms, by path from the block.
         outer: Linear layers of the body outside blocks, by path from the body.
-        outside: Shapes of parameters outside blocks (embeddings, norms, linear layers, head), by the end of their names.
+        outside: Shapes of parameters outside blocks (embeddings, norms, linear, head), by the end of their names.
     """
 
     architecture: Architecture

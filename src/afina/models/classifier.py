@@ -190,16 +190,18 @@ class Classifier(nn.Module):
         return logits if self.offset is None else logits + self.offset
 
     def _row(self, packed: Packed, layout: Layout) -> dict[str, Tensor]:
-        prompt, types = prompt_of(self.body), self._types(packed)
+        prompt, types = prompt_of(self.body), packed.types
         if prompt is None:
             positions = packed.positions + layout.prefix if layout.prefix else packed.positions
-            return {"input_ids": packed.tokens[None], "position_ids": positions[None], **types}
+            return {"input_ids": packed.tokens[None], "position_ids": positions[None], **types_of(self.body, types)}
         rows = insert(self.body.get_input_embeddings()(packed.tokens), prompt.weight, layout)
-        return {"inputs_embeds": rows[None], "position_ids": layout.positions[None], **types}
+        if types is not None:
+            types = types.new_zeros(rows.shape[0]).index_copy(0, layout.cells[0], types)
+        return {"inputs_embeds": rows[None], "position_ids": layout.positions[None], **types_of(self.body, types)}
 
-    def _types(self, packed: Packed) -> dict[str, Tensor]:
-        """Return the token types as an input of the body, if the batch has some and the body tells them apart."""
-        types = getattr(packed, "types", None)
-        if types is None or not architecture_of(self.body).token_types or self.body.config.type_vocab_size < 2:
-            return {}
-        return {"token_type_ids": types[None]}
+
+def types_of(body: Any, types: Tensor | None) -> dict[str, Tensor]:
+    """Return token types, int64 [T], as an input of the body; nothing for a body that does not tell them apart."""
+    if types is None or not architecture_of(body).token_types or body.config.type_vocab_size < 2:
+        return {}
+    return {"token_type_ids": types[None]}

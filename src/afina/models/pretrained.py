@@ -153,7 +153,7 @@ def read_config(path: Path, address: str) -> PreTrainedConfig:
 def _check_settings(config: PreTrainedConfig, address: str) -> None:
     """Raise InvalidStudy if a field of the configuration has a value that the family's entry does not allow."""
     entry = ARCHITECTURES[config.model_type]
-    allowed = {name: (value,) for name, value in entry.settings.items()}
+    allowed: dict[str, tuple[Any, ...]] = {name: (value,) for name, value in entry.settings.items()}
     if entry.pooling_field is not None:
         allowed[entry.pooling_field] = tuple(entry.poolings)
     for name, values in allowed.items():

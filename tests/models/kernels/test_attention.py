@@ -10,12 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afina.errors import InvalidStudy
 from afina.models.added_modules import PREFIX, Prefix
 from afina.models.kernels import attention
 from afina.models.kernels.attention import packed_attention
 from afina.models.kernels.layout import Grid, Layout
-from raises import raises
 
 LENGTHS = ([5], [1, 1, 1], [7, 2, 3, 1, 6, 2], [2, 9], [4, 4, 4, 4])
 
@@ -35,7 +33,7 @@ def one_by_one(
         q, k, v = (states[0, :, start : start + length] for states in (query, key, value))
         scores = q @ k.transpose(1, 2) * query.shape[-1] ** -0.5
         for i, j in itertools.product(range(length), repeat=2):
-            if (causal and j > i) or (window and i - j >= window):
+            if (causal and j > i) or (window and abs(i - j) >= window):
                 scores[:, i, j] = float("-inf")
         pieces.append((scores.softmax(-1) @ v).transpose(0, 1))
         start += length
@@ -50,7 +48,7 @@ def states(lengths: list[int], heads: int, groups: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("short", [True, False], ids=["own backward", "torch's kernel"])
-@pytest.mark.parametrize(("window", "causal"), [(None, True), (3, True), (None, False)])
+@pytest.mark.parametrize(("window", "causal"), [(None, True), (3, True), (None, False), (3, False), (1, False)])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2)])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_attention_on_the_grid_is_plain_attention(
@@ -76,13 +74,6 @@ def test_attention_on_the_grid_is_plain_attention(
     expected = gradients(lambda q, k, v: one_by_one(q, k, v, lengths, window, causal=causal))
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
-
-
-def test_a_window_in_both_directions_is_refused() -> None:
-    with raises(InvalidStudy, code="backbone.unsupported"):
-        packed_attention(
-            nn.Identity(), *states([4], 2, 2), None, layout=Layout(bounds([4])), sliding_window=2, causal=False
-        )
 
 
 @pytest.mark.parametrize("short", [True, False], ids=["own backward", "torch's kernel"])
@@ -170,14 +161,16 @@ def test_short_sequences_share_lines() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_attention_on_a_gpu_is_plain_attention(lengths: list[int], window: int | None) -> None:
+def test_attention_on_a_gpu_is_plain_attention(lengths: list[int], window: int | None, causal: bool) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     inputs = [each.detach().cuda().bfloat16() for each in states(lengths, 4, 2)]
     layout = Layout(bounds(lengths).cuda())
     assert attention.serves_varlen(inputs[0], 0.0)
-    found, _ = packed_attention(nn.Identity(), *inputs, None, layout=layout, sliding_window=window)
-    expected = one_by_one(*(each.float() for each in inputs), lengths, window)
+    options: dict[str, Any] = {"layout": layout, "sliding_window": window, "causal": causal}
+    found, _ = packed_attention(nn.Identity(), *inputs, None, **options)
+    expected = one_by_one(*(each.float() for each in inputs), lengths, window, causal=causal)
     torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)

@@ -32,7 +32,7 @@ _PLAIN = {
 
 def _encoder(family: str, block: Block, sizes: Sizes, **parts: Any) -> Architecture:
     """Return the entry of an encoder whose first token is pooled."""
-    shared = {
+    shared: dict[str, Any] = {
         "mask": "bidirectional",
         "pooling": "first",
         "settings": _PLAIN,

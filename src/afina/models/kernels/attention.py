@@ -133,8 +133,8 @@ def packed_attention(
         attention_mask: Ignored; the layout determines what is visible.
         scaling: Factor of the scores. None: 1 / sqrt(D).
         dropout: Dropout probability of the attention weights.
-        sliding_window: Number of tokens in each direction that a token attends to, itself included; the prefix is always
-            visible.
+        sliding_window: Number of tokens in each direction that a token attends to, itself included. The prefix is
+            always visible.
         causal: Whether a token attends only to itself and earlier tokens.
         keep: Receives key and value by module, if given.
         segments: Parts of the row with prefixes of their own; together they cover the row, in order.
