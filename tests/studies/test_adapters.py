@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from afina.errors import AfinaError
+from afina.studies.adapter_paths import find_adapter
 from afina.studies.choosing.floors import TFIDF
 from afina.studies.choosing.recommendation import Contender, Recommendation
-from afina.studies.results import StudyRequest, find_adapter
+from afina.studies.results import StudyRequest
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record, write_records
 from afina.studies.runs.spec import Data

@@ -16,7 +16,7 @@ from afina.errors import InvalidData, NotFound
 from afina.events import Listener, ValidationScore
 from afina.meter import now
 from afina.models import objectives
-from afina.studies import results, tuning
+from afina.studies import adapter_paths, tuning
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.runs.executor import LocalExecutor
@@ -140,7 +140,7 @@ def test_data_that_changed_are_another_run_and_the_earlier_results_stay(
     ]
     assert all(path.read_bytes() == content for path, content in before.items())
     assert Results.read(out).records == other.records
-    assert results.find_adapter(out, "lora") == out / other.records[1].adapter
+    assert adapter_paths.find_adapter(out, "lora") == out / other.records[1].adapter
     assert asked(file, **more).run(out, told, executor=executor).records == other.records
     assert len(told.words) == 1
 
@@ -173,7 +173,7 @@ def test_a_file_that_is_gone_or_empty_is_an_error_and_its_results_stay_readable(
         asked(file).run(out, executor=executor)
     assert str(raised.value).endswith(f"The results in {out} stay readable: afina show {out}")
     assert Results.read(str(out)).records == first.records
-    assert results.find_adapter(str(out), "lora") == out / first.records[1].adapter
+    assert adapter_paths.find_adapter(str(out), "lora") == out / first.records[1].adapter
     assert not (tmp_path / "new").exists()
     with pytest.raises(kind):
         asked(file).run(tmp_path / "new", executor=executor)

@@ -30,12 +30,13 @@ from afina.report.recommendation import evidence, sentences
 from afina.report.verdicts import ONE_SEED
 from afina.report.writers.recommendation_json import as_json
 from afina.stats.comparison import compare
+from afina.studies.adapter_paths import find_adapter
 from afina.studies.choosing import candidate_trainings, candidates, floors, learned_order, linear_floors, time_budget
 from afina.studies.choosing.recommend import recommend
 from afina.studies.choosing.recommendation import Recommendation, decide
 from afina.studies.choosing.setup import ChoiceSetup, Way, short_names
 from afina.studies.choosing.time_budget import MEASURED, StepTime, measure_step_time
-from afina.studies.results import Results, find_adapter
+from afina.studies.results import Results
 from afina.studies.runs import executors, forecast
 from afina.studies.runs.executor import Executor, LocalExecutor, Overrun
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory

@@ -19,7 +19,7 @@ from afina import Adapter, AdapterStore, Predictor, Results, Run, Study, recomme
 from afina.errors import AfinaError, CorruptAdapter, InvalidData
 from afina.models.manifest import MANIFEST, read_manifest
 from afina.models.objective import Predictions
-from afina.studies import results
+from afina.studies import adapter_paths, results
 from afina.studies.choosing.recommendation import Contender, Recommendation
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
@@ -68,7 +68,7 @@ def test_a_record_that_was_edited_is_refused_by_all_that_read_it(
     content = {"name": "two", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
     for read in (
         lambda: Results.read(out),
-        lambda: results.find_adapter(out, "lora"),
+        lambda: adapter_paths.find_adapter(out, "lora"),
         lambda: Study.parse(content, "two").run(out, executor=InventedExecutor()),
     ):
         with raises(InvalidData, code="results.changed", where="records.jsonl, line 2", run="lora", seed=0):
@@ -251,7 +251,7 @@ def test_paths_and_strings_are_taken_alike_and_what_is_no_path_is_an_error(out: 
     content = {"name": "two", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
     study, executor = Study.parse(content, "two"), InventedExecutor()
     assert Results.read(str(out)).records == Results.read(out).records == study.run(str(out), executor=executor).records
-    assert results.find_adapter(str(out), "lora") == results.find_adapter(out, "lora")
+    assert adapter_paths.find_adapter(str(out), "lora") == adapter_paths.find_adapter(out, "lora")
     for odd in ("a\0b", "x" * 5000, str(out / "study.json"), str(out / "study.json" / "below")):
         with pytest.raises(AfinaError):
             Results.read(odd)

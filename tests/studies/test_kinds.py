@@ -22,8 +22,8 @@ from afina.report.paper_claims import claims
 from afina.report.report import Report
 from afina.report.verdicts import CURVES
 from afina.stats.metrics import METRICS
+from afina.studies.adapter_paths import find_adapter
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
-from afina.studies.results import find_adapter
 from afina.studies.runs.record import Selection
 from afina.studies.runs.spec import UNASKED, Data, Training
 from afina.studies.tuning import _value

@@ -104,7 +104,7 @@ def evaluate(
     """
     from afina.data.addresses import check_address
 
-    open_adapter = locate(adapter, method, seed)
+    open_adapter = locate(adapter, method, seed, backbone)
     check_address(task)  # before anything that takes time
     opened = open_adapter()
     from afina.data.leakage import EvaluationSet
@@ -178,7 +178,7 @@ def predict(
     generation = decoding_options(
         max_new_tokens, beams, length_penalty, no_repeat_ngram, temperature, top_p, top_k, sample_seed, stop
     )
-    opened = locate(adapter, method, seed)()
+    opened = locate(adapter, method, seed, backbone)()
     said = _Answers(opened, as_json=as_json)
     own, alone = opened.manifest.data, nullcontext([Chunk.of(texts or [])])
     with chunks(file, text, text_pair, sheet, own, _writes(opened)) if file else alone as parts:
@@ -320,7 +320,7 @@ def compare(
     """
     from afina.data.addresses import check_address
 
-    open_both = [locate(each, None, None) for each in (first, second)]
+    open_both = [locate(each, None, None, backbone) for each in (first, second)]
     check_address(task)
     one, other = (open_it() for open_it in open_both)
     from afina.report import evaluation

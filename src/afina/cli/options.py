@@ -47,8 +47,17 @@ TaskOption = Annotated[
         metavar="ADDRESS",
     ),
 ]
+SeveralBackbones = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backbone", help="Use another backbone; may be repeated to compare several backbones.", metavar="ADDRESS"
+    ),
+]
 OwnBackbone = Annotated[
-    str | None, typer.Option("--backbone", help="Address of the adapter's backbone, if it has moved.")
+    str | None,
+    typer.Option(
+        "--backbone", help="Address of the adapter's backbone: if it has moved, or of a study of several backbones."
+    ),
 ]
 EvaluationOption = Annotated[
     str | None,
@@ -304,13 +313,14 @@ AdapterArgument = Annotated[
 ]
 
 
-def locate(adapter: str, method: str | None, seed: int | None) -> Callable[[], Adapter]:
+def locate(adapter: str, method: str | None, seed: int | None, backbone: str | None = None) -> Callable[[], Adapter]:
     """Check at once that the adapter exists, and return a function that opens it.
 
     Args:
         adapter: Directory of an adapter or a study, or store:CLIENT/TASK@VERSION.
         method: The method, in a study.
         seed: The seed, in a study.
+        backbone: The address of the backbone; in a study of several, it chooses.
 
     Raises:
         InvalidStudy: `method` or `seed` is given for a version of a store.
@@ -328,9 +338,9 @@ def locate(adapter: str, method: str | None, seed: int | None) -> Callable[[], A
 
         store = AdapterStore()
         return partial(store.adapter, store.show(adapter))
-    from afina.studies.results import find_adapter
+    from afina.studies.adapter_paths import find_adapter
 
-    return partial(_load, find_adapter(Path(adapter), method, seed))
+    return partial(_load, find_adapter(Path(adapter), method, seed, backbone))
 
 
 def _load(place: Path) -> Adapter:

@@ -60,7 +60,7 @@ def show_results(
         several = not results.recommendation and len(results.records) > 1
         for record in dict.fromkeys([made.of_use.key, *_asked_for(results)]):
             one = next(each for each in results.records if each.key == record)
-            print(f"To use {one.title if several else 'it'}: {_use(results, one)}")
+            print(f"To use {made.title_of(one) if several else 'it'}: {_use(results, one)}")
     elif results.recommendation and results.recommendation.adapter:  # a baseline without a language model
         print(f"To use it: {_command([str(results.out / results.recommendation.adapter)], results.data.text_pair)}")
     if published:
@@ -91,8 +91,8 @@ def _asked_for(results: Results) -> list[str]:
     return trained if len(trained) == 1 and not results.recommendation else []
 
 
-def _trained(results: Results) -> set[str]:
-    return {one.name for one in results.records if one.steps}
+def _trained(results: Results) -> set[tuple[str, str]]:
+    return {(one.name, one.backbone) for one in results.records if one.steps}
 
 
 def _use(results: Results, record: Record) -> str:
@@ -101,6 +101,8 @@ def _use(results: Results, record: Record) -> str:
 
     alone = results.recommendation or len(_trained(results)) < 2
     where = [str(results.out / record.adapter)] if alone else [str(results.out), "--method", record.name]
+    if not alone and len({one.backbone for one in results.records if one.name == record.name}) > 1:
+        where += ["--backbone", record.backbone]
     return _command(where, results.data.text_pair or asks_pairs(record.ask))
 
 
@@ -167,6 +169,6 @@ def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[s
         why = "a run failed" if results.failed else "the recommended method has no adapter"
         print(f"No version of {name} was published: {why}.", file=sys.stderr)
         return None
-    what = f"{made.of_use.title}, seed {made.of_use.seed}, of {results.name}. " if made.of_use else ""
+    what = f"{made.title_of(made.of_use)}, seed {made.of_use.seed}, of {results.name}. " if made.of_use else ""
     said = f"{what}{' '.join(made.sentences)}"
     return AdapterStore().publish(results.out / adapter, name, message=said.strip()[:MOST], texts=texts).as_json()

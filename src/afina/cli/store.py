@@ -173,7 +173,7 @@ def publish(
 
     If the name already has this adapter, no new version is made.
     """
-    from afina.studies.results import find_adapter
+    from afina.studies.adapter_paths import find_adapter
 
     store = opened(context)
     found = find_adapter(adapter, method, seed)

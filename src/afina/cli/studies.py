@@ -35,6 +35,7 @@ from afina.cli.options import (
     PositiveOption,
     PublishOption,
     SeparatorOption,
+    SeveralBackbones,
     SheetOption,
     ShipBackboneOption,
     StorageOption,
@@ -80,13 +81,14 @@ class ExecutorOptions:
 
 def study(
     source: Annotated[
-        str, typer.Argument(help="Study file (TOML), or preset: quickstart, fair, methods or paper.", metavar="STUDY")
+        str,
+        typer.Argument(help="Study file (TOML), or preset: quickstart, fair, methods, paper or e2e.", metavar="STUDY"),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Directory of the results; by default results/NAME.")
     ] = None,
     overrides: Overrides = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="Use another backbone.", metavar="ADDRESS")] = None,
+    backbone: SeveralBackbones = None,
     task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
     evaluation: EvaluationOption = None,
     template: TemplateOption = None,
@@ -101,7 +103,7 @@ def study(
     storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
-    """Compare methods, by a study file or a preset.
+    """Compare methods, and backbones, by a study file or a preset.
 
     Runs every method and seed of the study and prints tables and a conclusion. Recorded runs are not repeated. After an
     interruption, the same command continues from the last checkpoint.
@@ -110,8 +112,10 @@ def study(
 
     check_publishing(publish)
     given = list(overrides or [])
-    named = {"backbone": backbone, "task": task, "data.evaluation": evaluation}
+    named = {"task": task, "data.evaluation": evaluation}
     given += [f"{key}={_toml(value)}" for key, value in named.items() if value is not None]
+    if backbone:
+        given.append(f"backbones={_toml(backbone)}" if backbone[1:] else f"backbone={_toml(backbone[0])}")
     given += ["data.allow_leakage=true"] if allow_leakage else []
     given += [f"ask.{key}={_toml(value)}" for key, value in ask_options(template, words).items()]
     chosen = Study.load(source, given)
@@ -306,9 +310,9 @@ def _write_publish_show(results: Results, name: str | None, as_json: bool, *, te
     show_results(results, as_json, publish_winner(results, name, texts=texts) if name is not None else None)
 
 
-def _toml(value: str | dict[str, list[str]]) -> str:
+def _toml(value: str | list[str] | dict[str, list[str]]) -> str:
     """The value as TOML: JSON strings and lists are valid TOML."""
-    if isinstance(value, str):
+    if isinstance(value, str | list):
         return json.dumps(value, ensure_ascii=False)
     return (
         "{" + ", ".join(f"{_toml(key)} = {json.dumps(given, ensure_ascii=False)}" for key, given in value.items()) + "}"

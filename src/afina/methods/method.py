@@ -116,12 +116,15 @@ class Adaptation(ABC):
         starts_apart: Whether attaching changes the logits, because the additions cannot start without effect.
         packs: Whether frozen weights may be packed during bfloat16 training. False if the additions read the weights
             of a layer instead of calling the layer.
+        adds_parameters: Whether trained parameters outside the head are added to the backbone's, rather than being the
+            backbone's own. None: some of them.
     """
 
     trains_body: ClassVar[bool] = True
     head: ClassVar[Literal["random", "words"] | None] = None
     starts_apart: ClassVar[bool] = False
     packs: ClassVar[bool] = True
+    adds_parameters: ClassVar[bool | None] = True
 
     def for_family(self, family: str) -> Self:
         """Return the method with the family's defaults. Raises InvalidStudy if the family is not supported."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class Selective(Method):
     """Base class: trains parameters chosen by name (`trains`), or in another way (`chosen`)."""
 
+    adds_parameters: ClassVar[bool | None] = False
+
     def trains(self, name: str) -> bool:
         """Whether the parameter with this name trains."""
         raise NotImplementedError

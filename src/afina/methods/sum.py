@@ -70,6 +70,9 @@ class Sum(Method):
             "practical": False,
             "starts_apart": any(part.starts_apart for part in methods),
             "packs": all(part.packs for part in methods),
+            "adds_parameters": methods[0].adds_parameters
+            if len({part.adds_parameters for part in methods}) == 1
+            else None,
             "tensor_file": self._wrap.tensor_file if self._wrap and self._peft_opens else Method.tensor_file,
         }
         for key, value in described.items():  # set on the instance because they depend on the parts

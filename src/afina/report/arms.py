@@ -15,6 +15,7 @@ import numpy as np
 
 from afina.report.formatting import ask_settings, in_words
 from afina.stats.metrics import METRICS
+from afina.studies.backbones import backbone_names, on_backbone
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.spec import NO_EFFECT
 
@@ -140,8 +141,13 @@ class Arm:
         return Arm(self.label, kept, self.place) if kept else None
 
 
-def arms(results: Iterable[Result]) -> list[Arm]:
-    """Group results into arms, in the order of their first results."""
+def arms(results: Iterable[Result], backbones: Sequence[str] = ()) -> list[Arm]:
+    """Group results into arms, in the order of their first results.
+
+    Args:
+        results: The results of a study or a recommendation.
+        backbones: The addresses of the study's backbones. Of several, each label names its backbone.
+    """
     groups: list[list[Result]] = []
     for result in results:
         for group in groups:
@@ -151,8 +157,13 @@ def arms(results: Iterable[Result]) -> list[Arm]:
         else:
             groups.append([result])
     ordered = [tuple(sorted(group, key=lambda one: one.record.seed)) for group in groups]
-    labels = _labels([group[0].record for group in ordered])
+    labels = _labels([group[0].record for group in ordered], backbones)
     return [Arm(label, group, place) for place, (label, group) in enumerate(zip(labels, ordered, strict=True))]
+
+
+def has_several_backbones(arms: Sequence[Arm]) -> bool:
+    """Return whether the arms have different backbones."""
+    return len({arm.record.backbone for arm in arms}) > 1
 
 
 def is_curve(arms: Sequence[Arm]) -> bool:
@@ -211,9 +222,22 @@ def _settings(record: Record) -> dict[str, object]:
     }
 
 
-def _labels(records: Sequence[Record]) -> list[str]:
+def titles_of(records: Sequence[Record], backbones: Sequence[str] = ()) -> list[str]:
+    """Return the title of the method of each record; of several backbones, such as `LoRA on minilm`."""
+    return _on([record.title for record in records], records, backbones)
+
+
+def _on(texts: Sequence[str], records: Sequence[Record], backbones: Sequence[str]) -> list[str]:
+    """The texts, each with the name of its record's backbone if there are several backbones."""
+    names = backbone_names([*backbones, *(record.backbone for record in records)])
+    if len(names) < 2:
+        return list(texts)
+    return [on_backbone(text, names[record.backbone]) for text, record in zip(texts, records, strict=True)]
+
+
+def _labels(records: Sequence[Record], backbones: Sequence[str]) -> list[str]:
     """A unique label for each record; equal labels get the settings in which the records differ."""
-    plain = [_label(record) for record in records]
+    plain = _on([_label(record) for record in records], records, backbones)
     shared = Counter(plain)
     named = []
     for record, text in zip(records, plain, strict=True):

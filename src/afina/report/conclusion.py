@@ -13,6 +13,7 @@ from functools import cached_property
 from math import isnan
 from typing import TYPE_CHECKING
 
+from afina.report.answer_costs import faster_sentence
 from afina.report.arms import Arm, is_curve
 from afina.report.formatting import (
     NOTHING,
@@ -53,7 +54,8 @@ def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = 
     if isnan(field.leader.headline):
         return [field.headline()]
     ground = [field.leader, *field.others]
-    said = [field.answer(), field.compared(), field.cheaper(), field.settle(), *learning_curve_sentences(arms, found)]
+    said = [field.answer(), field.compared(), field.cheaper(), faster_sentence(field.leader, field.others, found)]
+    said += [field.settle(), *learning_curve_sentences(arms, found)]
     said.append(_absent(arms, arms if is_curve(arms) else ground, failed, waiting))
     return [sentence for sentence in said if sentence]
 

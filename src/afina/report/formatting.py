@@ -213,6 +213,12 @@ def ask_notes(asked: Sequence[Prompting]) -> list[str]:
     return [f"Asked in words: {one}." for one in said]
 
 
+def backbone_digests(records: Sequence[Record]) -> list[str]:
+    """Return a line with the digests of each backbone and its tokenizer."""
+    found = {(one.backbone, one.environment.backbone_digest, one.environment.tokenizer_digest): None for one in records}
+    return [f"Backbone `{address}`: `{weights}`, tokenizer `{tokenizer}`" for address, weights, tokenizer in found]
+
+
 def quoted(text: str) -> str:
     """Return the text in double quotes on one line."""
     return '"' + text.replace("\\", "\\\\").replace("\n", "\\n") + '"'

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from afina import file_io
 from afina.methods import make
 from afina.report import conclusion, paper_claims, paper_figures, sections, verdicts
-from afina.report.arms import Arm, arms, is_curve, of_greatest_size
+from afina.report.answer_costs import ANSWERS, answer_cost_table, are_comparable
+from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
 from afina.report.conclusion import Headline
 from afina.report.examples.disagreements import EvaluationTexts, sections_of
+from afina.report.formatting import listed
 from afina.report.paper_claims import Claim
 from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS, Presentation
@@ -25,11 +27,12 @@ from afina.report.sections import Notes, Section, tuning_table
 from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables
 from afina.report.verdicts import CURVES, Verdicts
 from afina.report.writers import json_csv, markdown
+from afina.studies.backbones import backbone_names
 from afina.studies.runs.record import Record
 
 if TYPE_CHECKING:  # the imports load scipy
     from afina.report.plots.comparison import MethodDifference
-    from afina.studies.results import Results
+    from afina.studies.results import Failure, Results
 
 MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.json"
 FILES = (MARKDOWN, PAGE, CSV, JSON)
@@ -51,20 +54,37 @@ class Report:
     @classmethod
     def of(cls, results: Results, evaluated: EvaluationTexts | None = None) -> Report:
         """Return the report of `results`; it shows row numbers instead of texts unless `evaluated` has the texts."""
-        return cls(results, tuple(arms(results.results)), evaluated or EvaluationTexts())
+        return cls(results, tuple(arms(results.results, results.backbones)), evaluated or EvaluationTexts())
 
     @cached_property
     def tables(self) -> list[Table]:
         """Performance, baselines, parameters and time, memory, GPU memory if it was measured, and the tuning budget.
 
+        For several backbones, the time and memory of answers come after the performance and the baselines.
         In a study named `paper`, the tables include the paper's figures and footnotes.
         """
         beside = paper_figures.beside(self.arms) if self._is_of_the_paper else Beside()
         notes, headed = sections.notes(self.arms, self.results.data), not self.arms or _presentation(self.arms).headed
         tables = all_tables(self.arms, beside, notes, headed=headed)
-        baseline = verdicts.baseline_table(self.results.baselines, self.arms)
-        tables[1:1] = [baseline] if baseline else []
-        return [*tables, *([tuning_table(self.results.tuned)] if self.results.tuned else [])]
+        more = verdicts.baseline_table(self.results.baselines, self.arms), answer_cost_table(self.arms)
+        tables[1:1] = [table for table in more if table]
+        tuned = tuning_table(self.results.tuned, self.backbone_names) if self.results.tuned else None
+        return [*tables, *([tuned] if tuned else [])]
+
+    @cached_property
+    def backbone_names(self) -> Mapping[str, str]:
+        """The name of each backbone of a study of several by its address; empty for one backbone."""
+        names = backbone_names([*self.results.backbones, *(arm.record.backbone for arm in self.arms)])
+        return names if len(names) > 1 else {}
+
+    @cached_property
+    def failed(self) -> tuple[Failure, ...]:
+        """The failed runs; with several backbones, their names contain the backbone."""
+        return tuple(one.named(self.backbone_names) for one in self.results.failed)
+
+    def title_of(self, record: Record) -> str:
+        """Return the title of a run's method, with its backbone if there are several."""
+        return titles_of([record], tuple(self.backbone_names))[0]
 
     @cached_property
     def verdicts(self) -> Verdicts:
@@ -105,7 +125,7 @@ class Report:
         made = self.results.recommendation
         if made:
             return recommendation.sentences(made, conclusion.interval(made, self.arms))
-        return tuple(conclusion.sentences(self.arms, self.verdicts, self.results.failed, self.results.waiting))
+        return tuple(conclusion.sentences(self.arms, self.verdicts, self.failed, self.results.waiting))
 
     @cached_property
     def headline(self) -> Headline | None:
@@ -146,7 +166,7 @@ class Report:
         """A fragment of HTML for a notebook: the answer, figures and costs, and the paths of the adapters."""
         from afina.report.writers.html import fragment
 
-        found = self._first(self._plots((ANSWER, EVIDENCE, CURVES, PERFORMANCE, COST)))
+        found = self._first(self._plots((ANSWER, EVIDENCE, CURVES, PERFORMANCE, ANSWERS, COST)))
         if self.arms:
             found.append(
                 Section(
@@ -193,8 +213,9 @@ class Report:
         if not self.arms:
             return ["No run has finished."]
         first = self.arms[0].record
+        backbones = listed([f"`{address}`" for address in self.backbone_names or (first.backbone,)])
         return [
-            f"`{first.backbone}` on `{first.task}`: {first.train_examples:,} training and {first.examples:,} "
+            f"{backbones} on `{first.task}`: {first.train_examples:,} training and {first.examples:,} "
             f"evaluation texts, {_presentation(self.arms).asked(first.label_names)}."
         ]
 
@@ -214,7 +235,7 @@ class Report:
 
     def _first(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
         """The first sections: the answer, failed runs, verdicts, figures."""
-        failed = self.results.failed
+        failed = self.failed
         answer = plots.get(ANSWER, ())
         made = [
             sections.of_recommendation(self.sentences, table, answer, plots.get(table.title, ()))
@@ -240,11 +261,16 @@ class Report:
             compared, name = list(self.verdicts.compared), conclusion.leading(self.arms, self.verdicts)[1].label
         return MethodDifference.all_of(name, compared)
 
+    @property
+    def _times_answers(self) -> bool:
+        """Whether the time of answers can be compared between backbones."""
+        return has_several_backbones(self.arms) and are_comparable(self.arms)
+
     def _plots(self, titles: Sequence[str] = ()) -> dict[str, list[Plot]]:
         """The plots by the title of their section; `titles` selects sections, by default all."""
         if not self.arms:
             return {}
-        from afina.report.plots import comparison, svg
+        from afina.report.plots import comparison, svg, training
 
         asked, greatest = self.results.recommendation, of_greatest_size(self.arms)
         metric = asked.metric if asked else self.arms[0].record.metric
@@ -254,8 +280,9 @@ class Report:
                 CURVES: lambda: [comparison.learning_curves(self.arms)] if is_curve(self.arms) else [],
                 ANSWER: lambda: [comparison.forest(self._deciding(), metric)],
                 PERFORMANCE: lambda: [comparison.headline(self.arms), comparison.against_parameters(self.arms)],
+                ANSWERS: lambda: [comparison.against_answers(self.arms)] if self._times_answers else [],
                 COST: lambda: [comparison.against_time(self.arms), comparison.against_memory(self.arms)],
-                TRAINING: lambda: [comparison.losses(self.arms), comparison.phases(self.arms)],
+                TRAINING: lambda: [training.losses(self.arms), training.phases(self.arms)],
                 **{title: partial(draw, greatest) for title, draw in _presentation(self.arms).plots.items()},
             }
             return {title: [plot for plot in made[title]() if plot is not None] for title in titles or made}

@@ -6,7 +6,7 @@ The module knows the content of a report. It does not know the formats, which ar
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from afina.data.addresses import named
 from afina.data.kinds import columns_in_words
 from afina.methods import make
-from afina.report.arms import Arm, differing, training
+from afina.report.arms import Arm, differing, has_several_backbones, training
 from afina.report.examples.side_by_side import Examples
 from afina.report.formatting import (
     NOTHING,
     ask_notes,
+    backbone_digests,
     count,
     in_words,
     listed,
@@ -36,6 +37,7 @@ from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS
 from afina.report.tables import Column, Table
 from afina.stats.metrics import METRICS
+from afina.studies.backbones import on_backbone
 from afina.studies.runs.record import Environment, Record
 from afina.studies.runs.spec import Data
 from afina.studies.trials import Tuned
@@ -211,29 +213,32 @@ def _adapters(arms: Sequence[Arm]) -> Table:
 
 def _environments(arms: Sequence[Arm]) -> list[Block]:
     """One list per distinct environment; nearly always there is only one environment."""
-    distinct: list[tuple[Environment, list[str]]] = []
+    several, distinct = has_several_backbones(arms), list[tuple[Environment, list[str]]]()
+    backbones = backbone_digests([record for arm in arms for record in arm.records]) if several else []
     for arm in arms:
         for record in arm.records:
-            made = f"{arm.label}, seed {record.seed}"
+            made, where = f"{arm.label}, seed {record.seed}", record.environment
+            if backbones:
+                where = where.model_copy(update={"backbone_digest": "", "tokenizer_digest": ""})
             for known, made_there in distinct:
-                if known == record.environment:
+                if known == where:
                     made_there.append(made)
                     break
             else:
-                distinct.append((record.environment, [made]))
+                distinct.append((where, [made]))
     if len(distinct) == 1:
-        return [_environment(distinct[0][0])]
+        return [_environment(distinct[0][0], backbones)]
     said = f"The runs were made in {len(distinct)} environments: compare their times and memory with care."
     if len({environment.processor for environment, _ in distinct}) > 1:
         said += " Digests from different processors are not compared."
     parts: list[Block] = [Prose(said)]
     for number, (environment, made_there) in enumerate(distinct, start=1):
         there = Prose(f"Made there: {'; '.join(made_there)}.")
-        parts += [Subheading(f"Environment {number}"), there, _environment(environment)]
+        parts += [Subheading(f"Environment {number}"), there, _environment(environment, backbones)]
     return parts
 
 
-def _environment(environment: Environment) -> Notes:
+def _environment(environment: Environment, backbones: Sequence[str]) -> Notes:
     state = {None: "", False: ", clean tree", True: ", with changes not committed"}[environment.git_dirty]
     commit = f"`{environment.git_commit}`{state}" if environment.git_commit else "none"
     return Notes(
@@ -242,8 +247,10 @@ def _environment(environment: Environment) -> Notes:
             f"Machine: {environment.platform}, {environment.processor}",
             "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(environment.versions.items())),
             f"Git commit: {commit}",
-            f"Backbone: `{environment.backbone_digest}`",
-            f"Tokenizer: `{environment.tokenizer_digest}`",
+            *(
+                backbones
+                or (f"Backbone: `{environment.backbone_digest}`", f"Tokenizer: `{environment.tokenizer_digest}`")
+            ),
             f"Training split: `{environment.train_digest}`",
             f"Evaluation split: `{environment.evaluation_digest}`",
         )
@@ -265,12 +272,14 @@ def _on_texts(arms: Sequence[Arm], data: Data) -> list[str]:
     made = [f"{split_of(*one)}." for one in sorted(files)]
     made += dict.fromkeys(f"Columns: {columns_in_words(one.columns)}." for one in records if one.columns)
     made += dict.fromkeys(note for one in records for note in one.notes)
+    several = has_several_backbones(arms)
+    cut = {
+        (one.truncated, one.train_examples, one.examples, one.training.get("max_length"), one.backbone * several)
+        for one in records
+    }
     made += [
-        texts_cut(truncated, train + held_out, length)
-        for truncated, train, held_out, length in sorted(
-            {(one.truncated, one.train_examples, one.examples, one.training.get("max_length")) for one in records},
-            key=str,
-        )
+        f"`{backbone}`: " * several + texts_cut(truncated, train + held_out, length)
+        for truncated, train, held_out, length, backbone in sorted(cut, key=str)
         if truncated
     ]
     made += [
@@ -333,15 +342,17 @@ def _monotonous(label: str, record: Record, answers: list[object]) -> list[str]:
     return [f"{label}, seed {record.seed}, answered {same} to every text."] if same else []
 
 
-def tuning_table(tuned: Sequence[Tuned]) -> Table:
+def tuning_table(tuned: Sequence[Tuned], names: Mapping[str, str]) -> Table:
     """Return a row per method: candidates, stopped early, steps, seconds and the chosen setting.
+
+    `names` has the name of each backbone by its address if there are several.
 
     Figures on the validation texts are not shown: these figures chose the setting, so the figures are optimistic.
     """
     held = max((one.validation_examples for one in tuned), default=0)
     lines = [
         (
-            make(one.method).title + ("" if one.name == one.method else f" ({one.name})"),
+            _tuned_title(one, names),
             count(len(one.trials)),
             count(one.stopped),
             count(one.steps),
@@ -366,6 +377,12 @@ def tuning_table(tuned: Sequence[Tuned]) -> Table:
             "nothing to tune.",
         ),
     )
+
+
+def _tuned_title(one: Tuned, names: Mapping[str, str]) -> str:
+    title = make(one.method).title + ("" if one.name == one.method else f" ({one.name})")
+    backbone = names.get(one.backbone or "")
+    return on_backbone(title, backbone) if backbone else title
 
 
 def _rounded(setting: dict[str, object]) -> dict[str, object]:

@@ -153,6 +153,11 @@ def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure
     return Measure(heading, cell)
 
 
+def table_of(title: str, measures: Sequence[Measure], arms: Sequence[Arm], notes: Sequence[str]) -> Table:
+    """Return a table with a row per arm and a column per measure."""
+    return _table(title, measures, arms, notes, Beside())
+
+
 def _table(title: str, ours: Sequence[Measure], arms: Sequence[Arm], notes: Sequence[str], beside: Beside) -> Table:
     shown = [each for one in ours for each in (one, *beside.measures.get(one.key, ()))]
     means = [arm for arm in arms if len(arm.results) > 1]

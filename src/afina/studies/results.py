@@ -6,7 +6,7 @@ only: `afina.report` makes words, tables and pages. Starts without torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,12 +16,12 @@ from pydantic import ValidationError
 
 from afina import repr_html
 from afina.data.addresses import reads_files
-from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName
-from afina.models.adapter import check_there
+from afina.errors import InvalidData, NotFound, UnknownName
 from afina.repr_html import ReprCard, figure
 from afina.schema import Frozen
 from afina.stats.metrics import METRICS
 from afina.studies import baselines, trials
+from afina.studies.backbones import backbone_names, of_one_backbone, on_backbone
 from afina.studies.baselines import MeasuredBaseline
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.runs import output_directory
@@ -35,12 +35,22 @@ from afina.studies.trials import Tuned
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that ended in an error. A failed run has no record, so the next call of the study tries the run again."""
+    """A run that ended in an error. A failed run has no record, so the next call of the study tries the run again.
+
+    Attributes:
+        backbone: The address of the backbone, in a study of several; else None.
+    """
 
     name: str
     method: str
     seed: int
     error: str
+    backbone: str | None = None
+
+    def named(self, names: Mapping[str, str]) -> Failure:
+        """Return the failure with the backbone in its name; `names` has the name of each backbone by its address."""
+        backbone = names.get(self.backbone or "")
+        return replace(self, name=on_backbone(self.name, backbone)) if backbone else self
 
 
 class StudyRequest(Frozen):
@@ -70,6 +80,7 @@ class Results(ReprCard):
         recommendation: The recommendation, if the directory holds one. Then `results` has its contenders.
         baselines: The baselines without a language model, if the study asks for them.
         waiting: The number of runs that have no result and, in this call, no error.
+        backbones: The addresses of the backbones of the study.
     """
 
     name: str
@@ -83,6 +94,7 @@ class Results(ReprCard):
     data: Data = field(default_factory=Data)
     waiting: int = 0
     baselines: tuple[MeasuredBaseline, ...] = ()
+    backbones: tuple[str, ...] = ()
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -99,28 +111,34 @@ class Results(ReprCard):
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
+        names = backbone_names(self.backbones) if self.backbones[1:] else {}
         return {
             "name": self.name,
             "directory": self.out,
             "task": self.task,
             "recommended": self.recommendation.recommended if self.recommendation else None,
             "results": tuple(
-                f"{one.name}, seed {one.seed}: {one.metric} {figure(one.metrics[one.metric])}" for one in self.records
+                f"{on_backbone(one.name, names[one.backbone]) if names else one.name}, seed {one.seed}: {one.metric} "
+                f"{figure(one.metrics[one.metric])}"
+                for one in self.records
             ),
-            "failed": tuple(f"{one.name}, seed {one.seed}" for one in self.failed),
+            "failed": tuple(f"{one.named(names).name}, seed {one.seed}" for one in self.failed),
         }
 
     def _repr_html_(self) -> str:
         return repr_html.results_as_html(self) or super()._repr_html_()
 
-    def adapter(self, name: str | None = None, seed: int | None = None) -> Path:
-        """Return the directory of an adapter, for `Predictor.load`. Raises UnknownName or NotFound.
+    def adapter(self, name: str | None = None, seed: int | None = None, backbone: str | None = None) -> Path:
+        """Return the directory of an adapter, for `Predictor.load`. Raises UnknownName, NotFound or InvalidStudy.
 
         Args:
             name: The name of the run, such as `lora`. Default: the recommended method, or the only name in the results.
             seed: The seed of the run. Default: the first seed of that name.
+            backbone: The address of the run's backbone. Default: the only backbone of that name.
         """
-        records = self.records
+        records = tuple(one for one in self.records if backbone in (None, one.backbone))
+        if not records and self.records:
+            raise UnknownName("backbone", str(backbone), [one.backbone for one in self.records], str(self.out))
         if name is None:
             name = self.recommendation.recommended if self.recommendation else None
             name = name or (records[0].name if len({one.name for one in records}) == 1 else None)
@@ -135,7 +153,7 @@ class Results(ReprCard):
                 run=name,
                 seed=seed,
             )
-        return self.out / found[0].adapter
+        return self.out / of_one_backbone(found, backbone, self.out)[0].adapter
 
     @staticmethod
     def hold(out: str | Path) -> AbstractContextManager[OutputLock]:
@@ -174,7 +192,14 @@ class Results(ReprCard):
             task=request.task,
             data=request.data,
             baselines=baselines.read(held.directory) if request.study.get("baselines") else (),
+            backbones=_backbones(request.study),
         )
+
+
+def _backbones(study: Mapping[str, Any]) -> tuple[str, ...]:
+    """The addresses of the backbones of a study, from its fields."""
+    only = study.get("backbone")
+    return tuple(study.get("backbones", ())) if only is None else (only,)
 
 
 def of_recommendation(held: OutputLock, made: Recommendation) -> Results:
@@ -236,98 +261,6 @@ def read_recommendation(path: Path) -> Recommendation:
             path=path,
         )
     return made
-
-
-def find_adapter(place: str | Path, method: str | None = None, seed: int | None = None) -> Path:
-    """Return the adapter's directory: `place` itself, or a directory within the results in `place`.
-
-    Args:
-        place: An adapter's directory, or the output directory of a study or a recommendation.
-        method: The method's name in the study. Default: the recommended method, or the only method that was trained. If
-            the study has several sizes of the training split, the largest counts.
-        seed: Default: the first seed of the study.
-
-    Raises NotFound, UnknownName, InvalidData or InvalidStudy; the message lists the adapters that exist.
-    """
-    place = Path(place)
-    directory = OutputDirectory(place)
-    if not directory.holds_results:
-        if place.is_dir() and (method is not None or seed is not None):
-            option = "method" if method is not None else "seed"
-            raise InvalidData(
-                f"{place}: the directory has no results of a study, so `{option}` has nothing to choose from. "
-                f"Remove `{option}`.",
-                code="data.option-inapplicable",
-                path=place,
-                option=option,
-            )
-        check_there(place)
-        return place
-    records = directory.read()
-    if directory.recommendation.is_file():
-        made = read_recommendation(directory.recommendation)
-        keys = tuple(one.key for one in made.contenders if one.key is not None)
-        records = _first(records, keys)
-        if method is None and seed is None:
-            return place / _recommended(place, made, records)
-        name = method or made.recommended
-    else:
-        keys = read_request(directory.study).keys
-        records = _first(records, keys)
-        asked = [one for one in records if one.key in keys]
-        name = method or _only(place, asked or records)  # the last request may have no finished run
-    return place / _of(place, records, keys, name, seed).adapter
-
-
-def _first(records: Sequence[Record], keys: Sequence[str]) -> list[Record]:
-    """Return the records with these keys in the keys' order, then the records that were made earlier."""
-    order = {key: place for place, key in enumerate(keys)}
-    return sorted(records, key=lambda one: order.get(one.key, len(order)))
-
-
-def _recommended(place: Path, made: Recommendation, records: Sequence[Record]) -> str:
-    if made.adapter is None:
-        raise NotFound(
-            f"{place}: the recommended {made.recommended} has no adapter. "
-            f"Name another method with `method`: {_names(records)}.",
-            code="adapter.missing",
-            path=place,
-            method=made.recommended,
-        )
-    return made.adapter
-
-
-def _only(place: Path, records: Sequence[Record]) -> str:
-    trained = [one for one in records if one.steps]
-    names = {one.name for one in trained or records}
-    if len(names) != 1:
-        raise InvalidStudy(
-            f"{place}: several adapters. Choose with `method`: {_names(records)}.", code="adapter.ambiguous", path=place
-        )
-    return names.pop()
-
-
-def _of(place: Path, records: Sequence[Record], keys: Sequence[str], name: str, seed: int | None) -> Record:
-    """Return the record of this name and seed; runs of the last request come before runs on earlier data."""
-    named = [one for one in records if one.name == name]
-    named.sort(key=lambda one: (one.key not in keys, -one.train_examples))
-    if not named:
-        raise UnknownName("method", name, {one.name for one in records}, str(place))
-    found = next((one for one in named if seed is None or one.seed == seed), None)
-    if found is None:
-        seeds = ", ".join(map(str, sorted({one.seed for one in named})))
-        raise NotFound(
-            f"{place}: no adapter of {name} with `seed` {seed}. Available seeds: {seeds}.",
-            code="adapter.missing",
-            path=place,
-            method=name,
-            seed=seed,
-        )
-    return found
-
-
-def _names(records: Sequence[Record]) -> str:
-    return ", ".join(dict.fromkeys(one.name for one in records)) or "none"
 
 
 Look = Callable[[Run], DataDigests | None]

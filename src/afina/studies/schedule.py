@@ -340,7 +340,8 @@ class Schedule:
         except AfinaError as error:
             message = self.held.give_up(run.label, str(error))
             self.watcher.failed(run, message)
-            self.failed[number] = Failure(run.title, run.method, run.seed, message)
+            on = run.backbone if len(self.before.backbones) > 1 else None
+            self.failed[number] = Failure(run.title, run.method, run.seed, message, on)
             return
         later = {self.runs[other - 1].key for other in self.results if other > number}
         self._show(number, self.held.keep(record, run.label, later), now=True)

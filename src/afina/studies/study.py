@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -23,13 +24,24 @@ from afina.models.objective import metric_for
 from afina.repr_html import ReprCard
 from afina.schema import Frozen, Sparing
 from afina.studies import baselines, schedule, trials, tuning
+from afina.studies.backbones import (
+    BACKBONES,
+    BY_BACKBONE,
+    backbones_of,
+    check_backbones,
+    on_backbone,
+    settled_tables,
+    table_on,
+)
+from afina.studies.named_runs import WithBackbones
 from afina.studies.results import Failure, RecordedRuns, Results, StudyRequest
 from afina.studies.runs import executors
 from afina.studies.runs.executor import Executor
 from afina.studies.runs.output_directory import OutputLock, check_name
-from afina.studies.runs.run import MOST_SEED, Run
+from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Data, Training
 from afina.studies.schedule import Watcher, other_data_note, watching
+from afina.studies.study_checks import check_budgets, check_seeds, check_sizes
 from afina.studies.study_file import check_asked, check_template, explain, override, read
 from afina.studies.trials import Space, Tune, Tuned
 
@@ -37,11 +49,13 @@ Part = TypeVar("Part", bound=Frozen)
 
 
 class Study(ReprCard, Sparing):
-    """A comparison of methods on one task with one backbone.
+    """A comparison of methods on one task, with one backbone or several.
 
     Attributes:
         name: The study's name, and the default name of its output directory.
-        backbone, task: Addresses of the pretrained model and of the task.
+        backbone: The address of the pretrained model.
+        backbones: The addresses of several pretrained models, in place of `backbone`. Every method runs on each.
+        task: The address of the task.
         seeds: Seeds of the head, the order of texts and dropout. Every run is made with each seed.
         metric: The headline metric of tables, tuning and verdicts. None: the default of the task or of its kind.
         sizes: Numbers of training texts. Every run is made with each size, with as many steps as the largest size
@@ -54,13 +68,15 @@ class Study(ReprCard, Sparing):
             No result depends on the executor.
         methods: A table for each run. `method` names the method (default: the table's own name). Other keys are
             hyperparameters of the method, and fields of [train] and [ask] that differ for this run. `search` is a table
-            of the values that tuning may choose.
+            of the values that tuning may choose. `backbones` names those of the study's backbones that the method runs
+            on, by default all; `by_backbone.ADDRESS` is a table of settings that differ on one backbone.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"generate", "baselines", "executor"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"backbone", "backbones", "generate", "baselines", "executor"})
 
     name: str
-    backbone: str
+    backbone: str | None = None
+    backbones: tuple[str, ...] = ()
     task: str
     seeds: tuple[int, ...] = (0,)
     metric: str | None = None
@@ -79,10 +95,16 @@ class Study(ReprCard, Sparing):
         return {
             "name": self.name,
             "backbone": self.backbone,
+            "backbones": self.backbones,
             "task": self.task,
             "methods": tuple(self.methods),
             "seeds": self.seeds,
         }
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses of the backbones, at least one."""
+        return self.backbones if self.backbone is None else (self.backbone,)
 
     @classmethod
     def load(cls, source: str | Path, overrides: str | Iterable[str] = ()) -> Self:
@@ -121,6 +143,7 @@ class Study(ReprCard, Sparing):
     def _check(self, where: str) -> None:
         check_name(self.name, f"{where}: name")
         executors.check_executor(self.executor, f"{where}: executor")
+        check_backbones(self.backbone, self.backbones, where)
         if not self.methods:
             raise InvalidStudy(
                 f"{where}: no methods. Add a table such as [methods.lora]. Known methods: {', '.join(METHODS)}.",
@@ -130,26 +153,11 @@ class Study(ReprCard, Sparing):
             )
         for name in self.methods:
             check_name(name, f"{where}: methods")
-        if wrong := next((seed for seed in self.seeds if not 0 <= seed < MOST_SEED), None):
-            raise InvalidStudy(
-                f"{where}: seed {wrong}. Expected 0 or more, below 2**63.", code="study.value-invalid", where=where
-            )
-        if not self.seeds:
-            raise InvalidStudy(
-                f"{where}: no seeds. Give at least one, such as seeds = [0].", code="study.value-invalid", where=where
-            )
-        if len(set(self.seeds)) < len(self.seeds):
-            again = next(seed for seed in self.seeds if self.seeds.count(seed) > 1)
-            raise InvalidStudy(
-                f"{where}: seed {again} is given more than once, which would repeat the same run. Give each seed once.",
-                code="study.value-invalid",
-                where=where,
-                seed=again,
-            )
-        self._check_sizes(where)
+        check_seeds(self.seeds, where)
+        check_sizes(self.sizes, self.data.train_examples, where)
         self.runs(where)
         if self.tune:
-            self._check_budgets(where)
+            check_budgets(self.methods, self.data.validation, where)
             self.spaces(where)
         elif searching := next((name for name, entry in self.methods.items() if "search" in entry), None):
             raise InvalidStudy(
@@ -160,49 +168,15 @@ class Study(ReprCard, Sparing):
                 keys=[f"methods.{searching}.search", "tune"],
             )
 
-    def _check_sizes(self, where: str) -> None:
-        if not self.sizes:
-            return
-        if min(self.sizes) < 1 or len(set(self.sizes)) < len(self.sizes):
-            raise InvalidStudy(
-                f"{where}: sizes = {list(self.sizes)}. Expected different numbers of texts, from 1 up.",
-                code="study.value-invalid",
-                where=where,
-                found=self.sizes,
-            )
-        if self.data.train_examples is not None:
-            raise InvalidStudy(
-                f"{where}: data.train_examples and sizes both set the number of training texts. Remove one of them.",
-                code="study.contradiction",
-                where=where,
-                keys=["data.train_examples", "sizes"],
-            )
-
-    def _check_budgets(self, where: str) -> None:
-        for name, entry in self.methods.items():
-            for key in ("epochs", "batch_size", "accumulate", "max_steps"):
-                if key in entry:
-                    raise InvalidStudy(
-                        f"{where}, methods.{name}: {key} differs from the other methods, so a budget in steps would "
-                        f"not be the same for all. Set train.{key} instead.",
-                        code="study.contradiction",
-                        where=where,
-                        keys=[f"methods.{name}.{key}", f"train.{key}"],
-                    )
-        if self.data.validation is not None:
-            raise InvalidStudy(
-                f"{where}: data.validation cannot be combined with a [tune] section. Set tune.validation instead.",
-                code="study.contradiction",
-                where=where,
-                keys=["data.validation", "tune"],
-            )
-
     def spaces(self, where: str = "study") -> dict[str, tuple[Run, Space | None]]:
-        """Return each run that is tuned with its search space, by the names in `methods`; None: nothing to tune."""
+        """Return each run that is tuned with its search space; None: nothing to tune.
+
+        The keys are the names in `methods`, or `NAME on BACKBONE` if the study has several backbones.
+        """
         found = {}
-        for name, entry in self.methods.items():
-            place = f"{where}, methods.{name}"
-            run, search = self._run(name, self.seeds[0], place, max(self.sizes, default=None)), entry.get("search", {})
+        for backbone, name in self._arms(where):
+            place, search = f"{where}, methods.{name}", self.methods[name].get("search", {})
+            run = self._run(name, backbone, self.seeds[0], place, max(self.sizes, default=None))
             if not isinstance(search, Mapping):
                 raise InvalidStudy(
                     f"{place}.search = {search!r}: expected a table.",
@@ -210,26 +184,40 @@ class Study(ReprCard, Sparing):
                     where=place,
                     found=search,
                 )
-            found[name] = (run, Space.of(run, search, place))
+            found[on_backbone(name, backbone) if self.backbones[1:] else name] = (run, Space.of(run, search, place))
         return found
 
     def settle(self, chosen: Iterable[Tuned]) -> Self:
         """Return the study with the settings that tuning chose, for those methods that have a chosen setting."""
-        settings = {one.name: one.setting for one in chosen if one.setting is not None}
-        methods = {name: entry | settings[name] for name, entry in self.methods.items() if name in settings}
-        return self.model_copy(update={"methods": methods})
+        settings = {(one.name, one.backbone): one.setting for one in chosen if one.setting is not None}
+        return self.model_copy(update={"methods": settled_tables(self.methods, settings, self.addresses)})
 
     def runs(self, where: str = "study") -> list[Run]:
-        """Return every run, with the settings in `methods`: by seed, then by size, then in the order of the methods."""
+        """Return every run, with the settings in `methods`: by seed, by size, by backbone, in the methods' order."""
+        arms = self._arms(where)
         return [
-            self._run(name, seed, f"{where}, methods.{name}", size)
+            self._run(name, backbone, seed, f"{where}, methods.{name}", size)
             for seed in self.seeds
             for size in self.sizes or (None,)
-            for name in self.methods
+            for backbone, name in arms
         ]
 
-    def _run(self, name: str, seed: int, where: str, size: int | None = None) -> Run:
-        entry = {key: value for key, value in self.methods[name].items() if key != "search"}
+    def _arms(self, where: str) -> list[tuple[str, str]]:
+        """The address of a backbone and the name of a method on it, by backbone."""
+        known = self.addresses
+        asked = {name: backbones_of(one, known, f"{where}, methods.{name}") for name, one in self.methods.items()}
+        if unused := [address for address in known if not any(address in each for each in asked.values())]:
+            raise InvalidStudy(
+                f"{where}: no method runs on backbone {unused[0]}. Remove this backbone, or add a method for it.",
+                code="study.contradiction",
+                where=where,
+                keys=[BACKBONES],
+            )
+        return [(address, name) for address in known for name in self.methods if address in asked[name]]
+
+    def _run(self, name: str, backbone: str, seed: int, where: str, size: int | None = None) -> Run:
+        entry = table_on(self.methods[name], backbone, where)
+        entry.pop("search", None)
         method = entry.pop("method", name)
         own = accepted(str(method), where)
         hyperparameters = {key: entry.pop(key) for key in list(entry) if key in own}
@@ -237,14 +225,14 @@ class Study(ReprCard, Sparing):
         check_asked(made, entry, where)
         for key in entry:
             if key not in (*Training.model_fields, *Ask.model_fields):
-                known = [*own, *Training.model_fields, *Ask.model_fields, "method", "search"]
+                known = [*own, *Training.model_fields, *Ask.model_fields, "method", "search", BACKBONES, BY_BACKBONE]
                 raise UnknownName("key", key, known, where)
         # a random head does not use the label words of the other methods
         shared = Ask(template=self.ask.template) if entry.get("head") == "random" else self.ask
         training, ask = _changed(self.train, entry, where), _changed(shared, entry, where)
         check_template(ask.template)
         return Run(
-            backbone=self.backbone,
+            backbone=backbone,
             task=self.task,
             method=method,
             hyperparameters=made.hyperparameters,
@@ -286,10 +274,11 @@ class Study(ReprCard, Sparing):
             AfinaError: Any other error that would end every run.
         """
         with Results.hold(out) as held, watching(watcher) as watcher, self._opened(executor, watcher) as executor:
+            watcher = WithBackbones.of(watcher, self.addresses)
             recorded = RecordedRuns(held, executor.look)
             self._check_data(recorded)
-            if (fresh or not self._is_done(recorded)) and (warning := executor.check(self.runs()[0])):
-                watcher.says(warning)
+            if fresh or not self._is_done(recorded):
+                self._check_runs(executor, watcher)
             tuned, failed = self._tune(recorded, executor, watcher, fresh=fresh)
             settled = self.settle(tuned) if self.tune else self
             runs = [recorded.find(run) for run in settled.runs()]
@@ -299,7 +288,10 @@ class Study(ReprCard, Sparing):
             request = settled._request(runs, tuple(command))
             held.describe(held.directory.study, request.model_dump_json())
             so_far = Results(
-                *(request.name, held.out, (), failed, request.command, tuned), task=request.task, data=request.data
+                *(request.name, held.out, (), failed, request.command, tuned),
+                task=request.task,
+                data=request.data,
+                backbones=self.addresses,
             )
             if self.baselines:
                 watcher.says("fitting baselines without a language model")
@@ -320,10 +312,20 @@ class Study(ReprCard, Sparing):
                 error.args = (f"{error} The results in {out} stay readable: afina show {shlex.quote(str(out))}",)
             raise
 
+    def _check_runs(self, executor: Executor, watcher: Watcher) -> None:
+        """Check the first run on each backbone: the task, the backbone and how it is asked."""
+        first: dict[str, Run] = {}
+        for run in self.runs():
+            first.setdefault(run.backbone, run)
+        for warning in dict.fromkeys(map(executor.check, first.values())):
+            if warning:
+                watcher.says(warning)
+
     def _is_done(self, recorded: RecordedRuns) -> bool:
         """Return whether all runs are recorded, so the backbone and data from the network are not needed."""
-        settled = self.settle(trials.read_tuned(recorded.held.out)) if self.tune else self
-        done = (recorded.held.has(recorded.find(run).key) for run in settled.runs())
+        tuned = trials.read_tuned(recorded.held.out)
+        settled = self.settle(tuned) if self.tune else self
+        done = (recorded.held.has(recorded.find(run).key) for run in settled.runs()) if settled.methods else ()
         return len(settled.methods) == len(self.methods) and all(done)
 
     def _request(self, runs: Sequence[Run], command: tuple[str, ...]) -> StudyRequest:
@@ -336,23 +338,24 @@ class Study(ReprCard, Sparing):
     ) -> tuple[tuple[Tuned, ...], tuple[Failure, ...]]:
         if self.tune is None:
             return (), ()
-        out = recorded.held.out
-        found: dict[str, Tuned] = {}
+        out, several = recorded.held.out, len(self.addresses) > 1
+        found: dict[tuple[str, str | None], Tuned] = {}
         failed: list[Failure] = []
 
-        def keep(so_far: Tuned) -> None:
-            found[so_far.name] = so_far
+        def keep(on: str | None, so_far: Tuned) -> None:
+            found[so_far.name, on] = so_far.on(on)
             trials.write_tuned(out, found.values())
 
         for asked, space in self.spaces().values():
-            run = recorded.to_tune(asked)
+            run, on = recorded.to_tune(asked), asked.backbone if several else None
+            kept = partial(keep, on)
             try:
-                keep(tuning.tune(run, space, self.tune, out, executor, watcher, keep, fresh=fresh))
+                kept(tuning.tune(run, space, self.tune, out, executor, watcher, kept, fresh=fresh))
             except AfinaError as error:
                 watcher.failed(run, str(error))
-                failed.append(Failure(run.title, run.method, run.seed, str(error)))
-                if run.title in found:  # a choice made with part of the budget would not be fair
-                    keep(found[run.title].model_copy(update={"setting": None}))
+                failed.append(Failure(run.title, run.method, run.seed, str(error), on))
+                if (run.title, on) in found:  # a choice made with part of the budget would not be fair
+                    kept(found[run.title, on].model_copy(update={"setting": None}))
         return tuple(found.values()), tuple(failed)
 
 

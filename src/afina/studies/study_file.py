@@ -94,8 +94,14 @@ TEXT, CHAT = "{text}", "chat"
 _IN_BRACES = re.compile(r"\{[^{}]+\}")
 
 
+_EITHER = {"backbone": "backbones", "backbones": "backbone"}
+
+
 def override(content: dict[str, Any], item: str) -> None:
-    """Set one `key=value` in `content`. The value is parsed as TOML if possible; otherwise it is text."""
+    """Set one `key=value` in `content`. The value is parsed as TOML if possible; otherwise it is text.
+
+    A new `backbone` replaces the `backbones` of the study, and the other way round.
+    """
     key, found, text = item.partition("=")
     parts = key.strip().split(".")
     if not found or not all(parts):
@@ -123,6 +129,8 @@ def override(content: dict[str, Any], item: str) -> None:
                 key=part,
             )
     table[parts[-1]] = value
+    if table is content and parts[-1] in _EITHER:  # a study has one of the two keys
+        content.pop(_EITHER[parts[-1]], None)
 
 
 def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:

@@ -172,11 +172,12 @@ class Trial(Frozen):
     seconds: float
 
 
-class Tuned(Frozen):
+class Tuned(Sparing):
     """The outcome of tuning one method.
 
     Attributes:
         name: The name of the run in its study.
+        backbone: The address of the backbone, in a study of several. Left out of the JSON otherwise.
         method: The method's key.
         length: Optimizer steps of a trial that is not stopped early.
         budget: Optimizer steps that each method of the study may take.
@@ -185,13 +186,20 @@ class Tuned(Frozen):
         validation_examples: The number of texts in the validation split.
     """
 
+    unwritten: ClassVar[frozenset[str]] = frozenset({"backbone"})
+
     name: str
     method: str
+    backbone: str | None = None
     length: int = 0
     budget: int = 0
     trials: tuple[Trial, ...] = ()
     setting: dict[str, Any] | None = None
     validation_examples: int = 0
+
+    def on(self, backbone: str | None) -> Tuned:
+        """Return the outcome with the address of its backbone; None: the only backbone of the study."""
+        return self.model_copy(update={"backbone": backbone})
 
     @property
     def steps(self) -> int:

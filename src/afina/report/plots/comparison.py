@@ -1,4 +1,4 @@
-"""Plots that compare methods: accuracy, differences, learning curves, Pareto fronts, losses, time.
+"""Plots that compare methods: accuracy, differences, learning curves, Pareto fronts, trainings in time.
 
 docs/reference/figures.md defines what each plot shows.
 """
@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate, cycle
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from afina.meter import PHASES
+from afina.report.answer_costs import milliseconds_a_text
 from afina.report.arms import Arm, Value
 from afina.report.formatting import brief, metric_heading, share
 from afina.report.plots import svg
@@ -195,6 +193,18 @@ def against_memory(arms: Sequence[Arm]) -> Plot | None:
     )
 
 
+def against_answers(arms: Sequence[Arm]) -> Plot | None:
+    """Return a plot of the headline metric against the time of an answer, with the Pareto front."""
+    return _against_cost(
+        arms,
+        "answers",
+        f"{_headline(arms)} against the time of an answer",
+        "Milliseconds a text",
+        milliseconds_a_text,
+        "{:,.3g} ms",
+    )
+
+
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     """Return the indices of the points on the Pareto front (lower cost, higher value), by rising cost."""
     both = list(zip(costs, values, strict=True))
@@ -251,84 +261,6 @@ def _headline(arms: Sequence[Arm]) -> str:
 
 def _gib(size: int | None) -> float | None:
     return None if size is None else size / 2**30
-
-
-HATCHES = ("", "////", "", "\\\\\\\\", "xxxx")
-"""Hatches of the phases, in the order of PHASES."""
-
-
-def losses(arms: Sequence[Arm]) -> Plot | None:
-    """Return a plot of the training loss of every run, as recorded and as running mean."""
-    shown = [arm for arm in arms if any(record.losses for record in arm.records if record.steps)]
-    if not shown:
-        return None
-    figure, axes = canvas(3.0 + 0.17 * len(shown))
-    said = []
-    for arm in shown:
-        for record in arm.records:
-            steps, values = map(np.array, zip(*record.losses, strict=True))
-            smooth = _running(values, max(1, len(values) // 15))
-            tone = svg.colour(arm.place)
-            axes.plot(steps, values, color=tone, linewidth=0.7, alpha=0.25)
-            marks = {"marker": svg.marker(arm.place), "markevery": max(1, len(steps) // 6), "markersize": 5}
-            axes.plot(steps, smooth, color=tone, linewidth=1.6, **marks)
-        ends = [record.losses[-1][1] for record in arm.records]
-        said.append(f"{brief(arm.label)} ends at {sum(ends) / len(ends):.3f}")
-    legend(axes, shown)
-    axes.set_xlabel("Step")
-    axes.set_ylabel("Training loss")
-    axes.set_ylim(bottom=0)
-    return finish(
-        figure,
-        "losses",
-        "Training loss",
-        said,
-        "One line per seed. Pale: mean loss between two recorded steps. Strong: running mean over a fifteenth of the "
-        "run.",
-    )
-
-
-def phases(arms: Sequence[Arm]) -> Plot:
-    """Return a plot of each arm's seconds by phase."""
-    from matplotlib.patches import Patch
-
-    figure, axes = canvas(1.4 + 0.36 * len(arms))
-    said = []
-    for row, arm in enumerate(arms):
-        start, parts = 0.0, []
-        for number, phase in enumerate(PHASES):
-            taken = sum(getattr(record.seconds, phase) for record in arm.records) / len(arm.records)
-            axes.barh(row, taken, left=start, height=0.6, **_fill(number, svg.colour(arm.place)))
-            start += taken
-            parts.append(f"{phase} {taken:.1f}")
-        said.append(f"{brief(arm.label)}: {', '.join(parts)} seconds")
-    rows_of(axes, [brief(arm.label) for arm in arms])
-    axes.grid(False, axis="y")
-    axes.set_xlabel("Seconds")
-    patches = [Patch(label=phase, **_fill(number, svg.INK)) for number, phase in enumerate(PHASES)]
-    figure.legend(handles=patches, loc="outside lower left", ncols=5, handlelength=1.2, columnspacing=0.9)
-    return finish(figure, "phases", "Time by phase", said, "Means over the seeds.")
-
-
-def _fill(number: int, tone: str) -> dict[str, Any]:
-    """The style of a phase's bar: training solid, the other phases pale with their own hatch."""
-    from matplotlib.colors import to_rgba
-
-    return {
-        "facecolor": to_rgba(tone, (0.15, 0.3, 1.0, 0.3, 0.15)[number]),
-        "hatch": HATCHES[number],
-        "edgecolor": svg.INK,
-        "linewidth": 0.5,
-    }
-
-
-def _running(values: np.ndarray, width: int) -> np.ndarray:
-    """The running mean over a centred window of about `width` values."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    places = np.arange(len(values))
-    low, high = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))
-    means: np.ndarray = (sums[high] - sums[low]) / (high - low)
-    return means
 
 
 def trainings_in_time(made: Recommendation) -> Plot | None:

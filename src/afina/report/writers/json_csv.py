@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina.meter import PHASES
-from afina.report.arms import Arm, Value, lines
+from afina.report.answer_costs import answer_costs_as_json
+from afina.report.arms import Arm, Value, has_several_backbones, lines
 from afina.report.formatting import ACCURACY, F1, metric_value
 from afina.report.paper_claims import Claim, claims_as_json
 from afina.report.verdicts import Verdicts, verdicts_as_json
@@ -57,7 +58,8 @@ def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
     """Return the rows of each table by its name: `method`, `seed` (a number or "mean"), then the columns.
 
     A value is null if not measured or undefined. A row of means also has the standard deviation (n - 1) of each
-    column, under the column's name with `_sd`.
+    column, under the column's name with `_sd`. The table `answers`, without standard deviations, is there for results
+    of several backbones only.
     """
     names = list(arms[0].record.metrics) if arms else []
     performance = {name: metric_value(name) for name in names} | {"examples": lambda record: record.examples}
@@ -67,6 +69,7 @@ def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
         "cost": _lines(arms, COST),
         "seconds": _lines(arms, seconds),
         "memory": _lines(arms, MEMORY),
+        **({"answers": answer_costs_as_json(arms)} if has_several_backbones(arms) else {}),
     }
     for found, arm in zip(made["performance"], lines(arms), strict=True):
         for name in names:
@@ -161,6 +164,7 @@ def _tuned(one: Tuned) -> dict[str, object]:
     return {
         "name": one.name,
         "method": one.method,
+        **({"backbone": one.backbone} if one.backbone is not None else {}),
         "candidates": len(one.trials),
         "stopped": one.stopped,
         "steps": one.steps,
@@ -190,6 +194,7 @@ def _failed(failure: Failure) -> dict[str, object]:
             "method": failure.method,
             "seed": failure.seed,
             "status": "failed",
+            "backbone": failure.backbone,
             "error": failure.error,
         }
     )

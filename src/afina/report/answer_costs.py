@@ -1,0 +1,159 @@
+"""The cost of answers, where backbones are compared: seconds a text, bytes to serve, and which method answers faster.
+
+docs/reference/figures.md defines both figures. Times are compared only between runs of one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, isnan
+
+from afina.methods import make
+from afina.models.backbone_spec import FLOAT
+from afina.report.arms import Arm, has_several_backbones, lines
+from afina.report.formatting import metric_heading, metric_value, share, size
+from afina.report.tables import Measure, Table, measure, table_of
+from afina.report.verdicts import Verdicts
+from afina.stats.metrics import METRICS, Metric
+from afina.studies.runs.record import Record
+
+ANSWERS = "Time and memory of answers"
+
+FASTER = 1.5
+"""The conclusion names a method that answers at least this many times as fast as the leader."""
+
+_FLOAT32 = 4
+"""Bytes of a weight. Runs are evaluated, and adapters are opened by default, in float32."""
+
+
+def seconds_a_text(record: Record) -> float | None:
+    """Return the seconds of the `evaluate` phase per text; None if the phase answered an unknown number of texts."""
+    texts = record.examples + (record.selection.examples if record.selection else 0)
+    if record.training.get("temperature") or not texts:
+        return None
+    return record.seconds.evaluate / texts
+
+
+def milliseconds_a_text(record: Record) -> float | None:
+    """Return `seconds_a_text` in milliseconds."""
+    found = seconds_a_text(record)
+    return None if found is None else 1000 * found
+
+
+def bytes_to_serve(record: Record) -> int | None:
+    """Return the bytes of the backbone's weights and the adapter in float32; weights that were trained count once.
+
+    None if the weights are stored in another precision, or if the record does not tell which weights were added.
+    """
+    adds = make(record.method).adds_parameters
+    if record.training.get("precision", FLOAT) != FLOAT or (adds is None and record.body):
+        return None
+    return _FLOAT32 * (record.total + (record.body if adds else 0))
+
+
+def are_comparable(arms: Sequence[Arm]) -> bool:
+    """Return whether the times of the arms were measured on one machine, beside the same number of runs."""
+    machines = set().union(*(arm.machines for arm in arms))
+    return len(machines) == 1 and len({record.at_once for arm in arms for record in arm.records}) == 1
+
+
+def answer_cost_table(arms: Sequence[Arm]) -> Table | None:
+    """Return a row per method: headline metric, milliseconds a text and bytes to serve; None for one backbone."""
+    if not has_several_backbones(arms):
+        return None
+    metric, environment = arms[0].record.metric, arms[0].record.environment
+    milliseconds = measure("Milliseconds a text", milliseconds_a_text, _three_digits)
+    columns: list[Measure] = [
+        measure(metric_heading(metric, arms[0].record.label_names), metric_value(metric), share),
+        milliseconds,
+        measure("To serve", bytes_to_serve, size),
+    ]
+    where = f"{environment.device}, {environment.threads} threads"
+    timed = f" on {where}" if are_comparable(arms) else "; the runs had different conditions, so compare with care"
+    notes = (
+        f"Milliseconds a text: the `evaluate` phase per text, in packed batches in float32{timed}. Reading, tokenizing "
+        "and opening the model are not included, and single texts take longer each.",
+        "To serve: the weights of the backbone with its head and the adapter, in float32.",
+    )
+    return table_of(ANSWERS, columns, arms, notes)
+
+
+def answer_costs_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:
+    """Return the plain numbers of the table for each row: `backbone`, `seconds_a_text`, `bytes_to_serve`."""
+    found: list[dict[str, object]] = []
+    for arm in lines(arms):
+        found.append(
+            {
+                "method": arm.label,
+                "seed": arm.record.seed if len(arm.results) == 1 else "mean",
+                "backbone": arm.record.backbone,
+                "seconds_a_text": arm.mean(seconds_a_text),
+                "bytes_to_serve": arm.mean(bytes_to_serve),
+            }
+        )
+    return found
+
+
+def faster_sentence(leader: Arm, others: Sequence[Arm], found: Verdicts) -> str:
+    """Return how close the best of the much faster methods on other backbones is to the leader; empty without any.
+
+    The distance is the end of the interval of the difference that is worse for the faster method.
+    """
+    other = [arm for arm in others if arm.record.backbone != leader.record.backbone and _answers(arm)]
+    fast = [arm for arm in other if _times_as_fast(arm, leader) >= FASTER]
+    if not fast:
+        return ""
+    arm = max(fast, key=lambda one: one.gain)
+    between = found.between(leader.label, arm.label)
+    if between is None or isnan(between[0].interval.low):
+        return ""
+    comparison, turned = between
+    metric = METRICS[comparison.metric]
+    ends = (-comparison.interval.low, -comparison.interval.high) if turned else (
+        comparison.interval.low, comparison.interval.high
+    )  # fmt: skip
+    worst = -min(ends) if metric.lower else max(ends)
+    mine, slow = _mean_milliseconds(arm), _mean_milliseconds(leader)
+    level = f"{100 * comparison.level:g} % interval"
+    said = (
+        f"{arm.label} ({share(arm.headline)}) is within {_distance(max(worst, 0.0), metric)} of {leader.label} "
+        f"({level} of the difference) and answers {_times(slow / mine)} times as fast: {_three_digits(mine)} ms "
+        f"instead of {_three_digits(slow)} ms a text"
+    )
+    bytes_of = [one.mean(bytes_to_serve) for one in (arm, leader)]
+    if bytes_of[0] is not None and bytes_of[1] is not None and bytes_of[0] < bytes_of[1]:
+        said += f", with {size(bytes_of[0])} to serve instead of {size(bytes_of[1])}"
+    return f"{said}."
+
+
+def _answers(arm: Arm) -> bool:
+    """Whether the arm's answers mean something: not those of an untrained model under a random head."""
+    return not isnan(arm.headline) and (arm.trained or make(arm.record.method).head != "random")
+
+
+def _times_as_fast(arm: Arm, leader: Arm) -> float:
+    """How many times as fast as the leader the arm answers; 0 if the times are unknown or not comparable."""
+    mine, theirs = arm.mean(seconds_a_text), leader.mean(seconds_a_text)
+    return theirs / mine if mine and theirs and are_comparable([arm, leader]) else 0.0
+
+
+def _mean_milliseconds(arm: Arm) -> float:
+    return 1000 * (arm.mean(seconds_a_text) or 0.0)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _times(ratio: float) -> str:
+    """A ratio rounded down, so that it is never exaggerated: `15`, `2.4`."""
+    return f"{int(ratio):,}" if ratio >= 10 else f"{int(10 * ratio) / 10:g}"
+
+
+def _distance(worst: float, metric: Metric) -> str:
+    """A distance rounded up, such as `3 points`, `0.4 points` or `0.0512`."""
+    if not metric.points:
+        return f"{ceil(10_000 * worst) / 10_000:g}"
+    points = 100 * worst
+    rounded = ceil(points) if points >= 1 else ceil(10 * points) / 10
+    return f"{rounded:g} point{'s' * (rounded != 1)}"

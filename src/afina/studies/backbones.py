@@ -1,0 +1,165 @@
+"""The backbones of a study: their names, the backbones of each method, and the records of one backbone.
+
+A run has one backbone and does not know of the others. So keys, records and adapters of a run are the same in a study
+of one backbone and in a study of several. Starts without torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from afina.errors import InvalidStudy, UnknownName
+from afina.models.backbone_spec import RANDOM
+from afina.studies.runs.record import Record
+
+BACKBONES, BY_BACKBONE = "backbones", "by_backbone"
+"""Keys of a method's table: the backbones that the method runs on, and settings that differ between backbones."""
+
+
+def backbone_names(addresses: Iterable[str]) -> dict[str, str]:
+    """Return a short name for each address: the last part of a path or Hub id, without a revision.
+
+    If several addresses would have the same name, these addresses keep their whole address as name.
+    """
+    short = {address: _short(address) for address in addresses}
+    count = Counter(short.values())
+    return {address: name if count[name] == 1 else address for address, name in short.items()}
+
+
+def _short(address: str) -> str:
+    place = address.removeprefix(RANDOM)
+    if not place.startswith((".", "/", "~")):
+        place = place.partition("@")[0]
+    return PurePath(place).name or address
+
+
+def on_backbone(name: str, backbone: str) -> str:
+    """Return the name of a method on a backbone, such as `LoRA on minilm`."""
+    return f"{name} on {backbone}"
+
+
+def check_backbones(backbone: str | None, backbones: Sequence[str], where: str) -> None:
+    """Raise InvalidStudy unless a study names one `backbone`, or different `backbones`."""
+    if backbone is not None and backbones:
+        raise InvalidStudy(
+            f"{where}: backbone and backbones are both given. Remove one of them.",
+            code="study.contradiction",
+            where=where,
+            keys=["backbone", BACKBONES],
+        )
+    if backbone is None and not backbones:
+        raise InvalidStudy(
+            f"{where}: backbone is missing. Add this key, or backbones = [...] to compare several.",
+            code="study.key-missing",
+            where=where,
+            key="backbone",
+        )
+    _check_different(backbones, f"{where}: {BACKBONES}", where)
+
+
+def backbones_of(entry: Mapping[str, Any], known: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the backbones that a method's table asks for, in the study's order: `backbones`, or all that are `known`.
+
+    Raises InvalidStudy or UnknownName.
+    """
+    asked, apart = entry.get(BACKBONES, list(known)), entry.get(BY_BACKBONE, {})
+    place = f"{where}.{BACKBONES}"
+    if not isinstance(asked, list | tuple) or not asked or not all(isinstance(one, str) for one in asked):
+        raise InvalidStudy(
+            f"{place} = {asked!r}: expected a list of backbones of the study, such as [{known[0]!r}].",
+            code="study.value-invalid",
+            where=where,
+            found=asked,
+        )
+    _check_different(asked, place, where)
+    if not isinstance(apart, Mapping) or not all(isinstance(table, Mapping) for table in apart.values()):
+        raise InvalidStudy(
+            f"{where}.{BY_BACKBONE} = {apart!r}: expected a table of settings for a backbone.",
+            code="study.value-invalid",
+            where=where,
+            found=apart,
+        )
+    for address in asked:
+        if address not in known:
+            raise UnknownName("backbone", address, known, place)
+    for address in apart:
+        if address not in asked:
+            raise UnknownName("backbone", address, asked, f"{where}.{BY_BACKBONE}")
+    return tuple(address for address in known if address in asked)
+
+
+def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, Any]:
+    """Return a method's table as it is for one backbone: without `backbones`, and with its `by_backbone` settings.
+
+    Raises InvalidStudy.
+    """
+    own = dict(entry.get(BY_BACKBONE, {}).get(backbone, {}))
+    if fixed := [key for key in ("method", "search", BACKBONES, BY_BACKBONE) if key in own]:
+        raise InvalidStudy(
+            f"{where}.{BY_BACKBONE}: {fixed[0]} cannot differ between backbones. Add another table of the method.",
+            code="study.contradiction",
+            where=where,
+            keys=[f"{BY_BACKBONE}.{fixed[0]}"],
+        )
+    return {key: value for key, value in entry.items() if key not in (BACKBONES, BY_BACKBONE)} | own
+
+
+def of_one_backbone(records: Sequence[Record], backbone: str | None, place: object) -> list[Record]:
+    """Return the records of one backbone, of records of one method.
+
+    Args:
+        records: At least one record.
+        backbone: The address of a backbone of the records. None or any other address: their only backbone.
+        place: The directory of the results, for the message.
+
+    Raises:
+        InvalidStudy: The records have several backbones, and `backbone` is none of them.
+    """
+    addresses = list(dict.fromkeys(one.backbone for one in records))
+    if len(addresses) > 1 and backbone not in addresses:
+        given = "" if backbone is None else f" `backbone` {backbone} is none of them."
+        raise InvalidStudy(
+            f"{place}: {records[0].name} was trained on several backbones.{given} "
+            f"Choose with `backbone`: {', '.join(addresses)}.",
+            code="adapter.ambiguous",
+            path=place,
+            method=records[0].name,
+            backbones=addresses,
+        )
+    return [one for one in records if len(addresses) == 1 or one.backbone == backbone]
+
+
+def settled_tables(
+    methods: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[tuple[str, str | None], Mapping[str, Any]],
+    backbones: Sequence[str],
+) -> dict[str, dict[str, Any]]:
+    """Return the tables of methods with chosen settings; methods, and backbones of a method, without one are left out.
+
+    Args:
+        methods: The tables by name.
+        settings: The chosen settings by the name of the method and the backbone; None: the only backbone.
+        backbones: The study's backbones.
+    """
+    made: dict[str, dict[str, Any]] = {}
+    for name, entry in methods.items():
+        if (name, None) in settings:
+            made[name] = {**entry, **settings[name, None]}
+        elif on := [backbone for backbone in backbones if (name, backbone) in settings]:
+            apart = {one: {**entry.get(BY_BACKBONE, {}).get(one, {}), **settings[name, one]} for one in on}
+            made[name] = {**entry, BACKBONES: on, BY_BACKBONE: apart}
+    return made
+
+
+def _check_different(addresses: Sequence[str], what: str, where: str) -> None:
+    again = next((one for one in addresses if list(addresses).count(one) > 1), None)
+    if again is not None:
+        raise InvalidStudy(
+            f"{what}: {again} is given more than once, which would repeat the same runs. Give each backbone once.",
+            code="study.value-invalid",
+            where=where,
+            backbone=again,
+        )
