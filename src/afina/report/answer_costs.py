@@ -12,12 +12,10 @@ from afina.methods import make
 from afina.models.backbone_spec import FLOAT
 from afina.report.arms import Arm, has_several_backbones, lines
 from afina.report.formatting import metric_heading, metric_value, share, size
-from afina.report.tables import Measure, Table, measure, table_of
+from afina.report.tables import ANSWERS, Measure, Table, measure, table_of
 from afina.report.verdicts import Verdicts
 from afina.stats.metrics import METRICS, Metric
 from afina.studies.runs.record import Record
-
-ANSWERS = "Time and memory of answers"
 
 FASTER = 1.5
 """The conclusion names a method that answers at least this many times as fast as the leader."""
@@ -57,8 +55,11 @@ def are_comparable(arms: Sequence[Arm]) -> bool:
     return len(machines) == 1 and len({record.at_once for arm in arms for record in arm.records}) == 1
 
 
-def answer_cost_table(arms: Sequence[Arm]) -> Table | None:
-    """Return a row per method: headline metric, milliseconds a text and bytes to serve; None for one backbone."""
+def answer_cost_table(arms: Sequence[Arm], more: Sequence[str] = ()) -> Table | None:
+    """Return a row per method: headline metric, milliseconds a text and bytes to serve; None for one backbone.
+
+    `more` are further notes.
+    """
     if not has_several_backbones(arms):
         return None
     metric, environment = arms[0].record.metric, arms[0].record.environment
@@ -74,6 +75,7 @@ def answer_cost_table(arms: Sequence[Arm]) -> Table | None:
         f"Milliseconds a text: the `evaluate` phase per text, in packed batches in float32{timed}. Reading, tokenizing "
         "and opening the model are not included, and single texts take longer each.",
         "To serve: the weights of the backbone with its head and the adapter, in float32.",
+        *more,
     )
     return table_of(ANSWERS, columns, arms, notes)
 

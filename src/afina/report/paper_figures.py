@@ -14,6 +14,7 @@ from afina.report.arms import Arm
 from afina.report.formatting import NOTHING, value_in_words
 from afina.report.tables import (
     ALLOCATED_END,
+    ANSWERS,
     COST,
     GPU_MEMORY,
     MEMORY,
@@ -137,6 +138,7 @@ def beside(arms: Sequence[Arm]) -> Beside:
         },
         notes={
             PERFORMANCE: (*warning, *FOOTNOTES[PERFORMANCE], PADDING),
+            ANSWERS: tuple(brief),
             COST: (*brief, *FOOTNOTES[COST], elsewhere, PADDING_COST),
             (GPU_MEMORY if on_gpu else MEMORY): (*brief, *FOOTNOTES[MEMORY], elsewhere, PADDING_COST),
         },

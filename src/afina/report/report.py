@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from afina import file_io
 from afina.methods import make
 from afina.report import conclusion, paper_claims, paper_figures, sections, verdicts
-from afina.report.answer_costs import ANSWERS, answer_cost_table, are_comparable
+from afina.report.answer_costs import answer_cost_table, are_comparable
 from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
 from afina.report.conclusion import Headline
 from afina.report.examples.disagreements import EvaluationTexts, sections_of
@@ -24,7 +24,7 @@ from afina.report.paper_claims import Claim
 from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS, Presentation
 from afina.report.sections import Notes, Section, tuning_table
-from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables
+from afina.report.tables import ANSWERS, COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables
 from afina.report.verdicts import CURVES, Verdicts
 from afina.report.writers import json_csv, markdown
 from afina.studies.backbones import backbone_names
@@ -66,7 +66,10 @@ class Report:
         beside = paper_figures.beside(self.arms) if self._is_of_the_paper else Beside()
         notes, headed = sections.notes(self.arms, self.results.data), not self.arms or _presentation(self.arms).headed
         tables = all_tables(self.arms, beside, notes, headed=headed)
-        more = verdicts.baseline_table(self.results.baselines, self.arms), answer_cost_table(self.arms)
+        more = (
+            verdicts.baseline_table(self.results.baselines, self.arms),
+            answer_cost_table(self.arms, beside.notes.get(ANSWERS, ())),
+        )
         tables[1:1] = [table for table in more if table]
         tuned = tuning_table(self.results.tuned, self.backbone_names) if self.results.tuned else None
         return [*tables, *([tuned] if tuned else [])]

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from afina.data.addresses import named
@@ -342,7 +343,7 @@ def _monotonous(label: str, record: Record, answers: list[object]) -> list[str]:
     return [f"{label}, seed {record.seed}, answered {same} to every text."] if same else []
 
 
-def tuning_table(tuned: Sequence[Tuned], names: Mapping[str, str]) -> Table:
+def tuning_table(tuned: Sequence[Tuned], names: Mapping[str, str] = MappingProxyType({})) -> Table:
     """Return a row per method: candidates, stopped early, steps, seconds and the chosen setting.
 
     `names` has the name of each backbone by its address if there are several.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # the import loads torch
 
 EVIDENCE, PUBLISHED = "Evidence", "as published"
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
-FURTHER = "Further figures"
+ANSWERS, FURTHER = "Time and memory of answers", "Further figures"
 EACH_SEED = "Each seed by itself"
 """The heading that unfolds the rows of single seeds."""
 
