@@ -137,6 +137,7 @@ class InventedExecutor(HereExecutor):
         if run.title in self.failing:
             raise RunFailed(f"run {run.title}: it was made to fail.")
         asked = {"key": run.key, "study": study, "name": run.title, "seed": run.seed, "task": run.task}
+        asked["backbone"] = run.backbone
         return carried_out(out, [0, 1, 0, 0, 1], [0, 1, 1, 0, 1], run.method, run.label, **asked)
 
 

@@ -34,7 +34,7 @@ from afina.studies.adapter_paths import find_adapter
 from afina.studies.choosing import candidate_trainings, candidates, floors, learned_order, linear_floors, time_budget
 from afina.studies.choosing.recommend import recommend
 from afina.studies.choosing.recommendation import Recommendation, decide
-from afina.studies.choosing.setup import ChoiceSetup, Way, short_names
+from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.time_budget import MEASURED, StepTime, measure_step_time
 from afina.studies.results import Results
 from afina.studies.runs import executors, forecast
@@ -1013,18 +1013,6 @@ def test_each_backbone_is_given_once(given: list[str], toy: str, tmp_path: Path)
     with raises(InvalidData, code="argument.invalid", found=given):
         recommend(toy, 1.0, backbone=given, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("addresses", "names"),
-    [
-        (["embedded", "org/name@main", "random:/models/tiny gpt"], ["embedded", "name-main", "tiny-gpt"]),
-        (["a/model", "b/model", "./model/"], ["model", "model-2", "model-3"]),
-        (["."], ["backbone"]),
-    ],
-)
-def test_backbones_have_short_names_of_their_own(addresses: list[str], names: list[str]) -> None:
-    assert list(short_names(addresses).values()) == names
 
 
 # As a user types it

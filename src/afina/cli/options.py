@@ -69,6 +69,10 @@ MethodOption = Annotated[
 SeedOption = Annotated[
     int | None, typer.Option("--seed", help="For the directory of a study: the seed; by default the first.")
 ]
+StudyBackbone = Annotated[
+    str | None,
+    typer.Option("--backbone", help="For the directory of a study of several backbones: the address of the backbone."),
+]
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.", metavar="NAME")]
 PairColumn = Annotated[str | None, typer.Option("--text-pair", help="Column of a second text.", metavar="NAME")]
 LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the label.", metavar="NAME")]

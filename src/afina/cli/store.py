@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from afina.cli.help import CommandGroup
-from afina.cli.options import Json, MethodOption, SeedOption
+from afina.cli.options import Json, MethodOption, SeedOption, StudyBackbone
 from afina.cli.terminal import print_columns, print_created, printable
 from afina.errors import InvalidName, NotFound
 
@@ -166,6 +166,7 @@ def publish(
     message: MessageOption,
     method: MethodOption = None,
     seed: SeedOption = None,
+    backbone: StudyBackbone = None,
     no_texts: NoHashes = False,
     as_json: Json = False,
 ) -> None:
@@ -176,7 +177,7 @@ def publish(
     from afina.studies.adapter_paths import find_adapter
 
     store = opened(context)
-    found = find_adapter(adapter, method, seed)
+    found = find_adapter(adapter, method, seed, backbone)
     is_new = not store.exists()
     made = store.publish(found, name, message=message, texts=not no_texts)
     if is_new:

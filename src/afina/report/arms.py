@@ -15,7 +15,7 @@ import numpy as np
 
 from afina.report.formatting import ask_settings, in_words
 from afina.stats.metrics import METRICS
-from afina.studies.backbones import backbone_names, on_backbone
+from afina.studies.backbones import ON, backbone_names, on_backbone
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.spec import NO_EFFECT
 
@@ -227,17 +227,26 @@ def titles_of(records: Sequence[Record], backbones: Sequence[str] = ()) -> list[
     return _on([record.title for record in records], records, backbones)
 
 
+def _names(records: Sequence[Record], backbones: Sequence[str]) -> dict[str, str]:
+    """The name of each backbone by its address; empty for one backbone."""
+    names = backbone_names([*backbones, *(record.backbone for record in records)])
+    return names if len(names) > 1 else {}
+
+
 def _on(texts: Sequence[str], records: Sequence[Record], backbones: Sequence[str]) -> list[str]:
     """The texts, each with the name of its record's backbone if there are several backbones."""
-    names = backbone_names([*backbones, *(record.backbone for record in records)])
-    if len(names) < 2:
+    names = _names(records, backbones)
+    if not names:
         return list(texts)
     return [on_backbone(text, names[record.backbone]) for text, record in zip(texts, records, strict=True)]
 
 
 def _labels(records: Sequence[Record], backbones: Sequence[str]) -> list[str]:
     """A unique label for each record; equal labels get the settings in which the records differ."""
-    plain = _on([_label(record) for record in records], records, backbones)
+    names = _names(records, backbones)
+    ends = [f"{ON}{names[record.backbone]}" if names else "" for record in records]  # of a recommendation
+    called = [record.name.removesuffix(end) for record, end in zip(records, ends, strict=True)]
+    plain = _on([_label(*one) for one in zip(records, called, strict=True)], records, backbones)
     shared = Counter(plain)
     named = []
     for record, text in zip(records, plain, strict=True):
@@ -258,9 +267,9 @@ def _texts(size: int) -> str:
     return f"{size:,} texts"
 
 
-def _label(record: Record) -> str:
-    """The title of the method, with the run's name if the two differ, and whether PreLayer's head was trained."""
-    remarks = [] if record.name == record.method else [record.name]
+def _label(record: Record, name: str) -> str:
+    """The title of the method, with the run's `name` if the two differ, and whether PreLayer's head was trained."""
+    remarks = [] if name == record.method else [name]
     train_head = record.hyperparameters.get("train_head")
     if train_head is False:
         remarks.append("head frozen")

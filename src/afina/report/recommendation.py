@@ -27,11 +27,11 @@ from afina.report.tables import EVIDENCE, Column, Table
 from afina.report.verdicts import ONE_SEED
 from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
+from afina.studies.backbones import ON
 from afina.studies.choosing import floors
 from afina.studies.choosing.candidates import EPOCHS
 from afina.studies.choosing.learned_order import RECORDED
 from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
-from afina.studies.choosing.setup import ON
 from afina.studies.runs.spec import Training
 
 BATCH = Training().batch_size

@@ -6,9 +6,9 @@ of one backbone and in a study of several. Starts without torch.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from afina.errors import InvalidStudy, UnknownName
@@ -19,21 +19,41 @@ BACKBONES, BY_BACKBONE = "backbones", "by_backbone"
 """Keys of a method's table: the backbones that the method runs on, and settings that differ between backbones."""
 
 
+ON = "-on-"
+"""Joins a method and a backbone in the name of a candidate of a recommendation."""
+
+_DEEPEST, _LONGEST = 8, 40
+"""The most parts of an address that a name has, and the most characters."""
+
+
 def backbone_names(addresses: Iterable[str]) -> dict[str, str]:
-    """Return a short name for each address: the last part of a path or Hub id, without a revision.
+    """Return a different name for each address, which can be part of a file name.
 
-    If several addresses would have the same name, these addresses keep their whole address as name.
+    The name is the last part of a path, or of a Hub id without its revision. Addresses whose names would be the same
+    get more of their parts, such as `a-model` and `b-model`, and in the end a number.
     """
-    short = {address: _short(address) for address in addresses}
-    count = Counter(short.values())
-    return {address: name if count[name] == 1 else address for address, name in short.items()}
+    names = {address: _name(address, 1) for address in addresses}
+    for depth in range(2, _DEEPEST):
+        count = Counter(names.values())
+        names = {address: name if count[name] == 1 else _name(address, depth) for address, name in names.items()}
+    made: dict[str, str] = {}
+    for address, name in names.items():
+        tried, number = name, 1
+        while tried in made.values():
+            number += 1
+            tried = f"{name}-{number}"
+        made[address] = tried
+    return made
 
 
-def _short(address: str) -> str:
-    place = address.removeprefix(RANDOM)
+def _name(address: str, depth: int) -> str:
+    """The last `depth` parts of an address, and its revision if `depth` is above 1."""
+    place, revision = address.removeprefix(RANDOM), ""
     if not place.startswith((".", "/", "~")):
-        place = place.partition("@")[0]
-    return PurePath(place).name or address
+        place, _, revision = place.partition("@")
+    parts = [part for part in ("random" * address.startswith(RANDOM), *place.split("/")) if part not in ("", ".")]
+    shown = "-".join([*parts[-depth:], *([revision] if revision and depth > 1 else [])])
+    return re.sub(r"[^A-Za-z0-9._]+", "-", shown)[-_LONGEST:].strip("-.") or "backbone"
 
 
 def on_backbone(name: str, backbone: str) -> str:

@@ -6,16 +6,15 @@ A `Way` is a method on a backbone: the thing that is recommended. Starts without
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from afina.data.addresses import reads_files
 from afina.data.task import Task
 from afina.models.objective import Objective
+from afina.studies.backbones import ON, backbone_names
 from afina.studies.choosing import time_budget
 from afina.studies.choosing.time_budget import StageSeconds, TimeBudget
 from afina.studies.runs.executor import Executor, MemoryForecast
@@ -32,29 +31,12 @@ MORE = 2
 AT_FIRST = 2_000
 """Training texts that are read before it is known for how many there is time."""
 
-ON = "-on-"
-"""Joins a method and a backbone in the name of a candidate."""
-
 
 class Way(NamedTuple):
     """A method on a backbone."""
 
     backbone: str
     method: str
-
-
-def short_names(backbones: Sequence[str]) -> dict[str, str]:
-    """Return a name for each address that can be part of a file name: its last part, numbered if two are the same."""
-    names: dict[str, str] = {}
-    for address in backbones:
-        last = PurePath(address.partition(":")[2] or address).name
-        name = short = re.sub(r"[^A-Za-z0-9._]+", "-", last).strip("-.")[:40] or "backbone"
-        number = 1
-        while name in names.values():
-            number += 1
-            name = f"{short}-{number}"
-        names[address] = name
-    return names
 
 
 @dataclass(frozen=True)
@@ -86,7 +68,7 @@ class ChoiceSetup:
     @cached_property
     def names(self) -> Mapping[str, str]:
         """The short names of the backbones, by address."""
-        return short_names(self.backbones)
+        return backbone_names(self.backbones)
 
     def name(self, way: Way, rate: str = "") -> str:
         """Return the name of a way in tables and files: the method's key, and the backbone if there are several.
