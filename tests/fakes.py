@@ -61,6 +61,7 @@ __all__ = [
     "LONG",
     "LONGEST",
     "RESIZED",
+    "SLOW",
     "TEXTS",
     "THINGS",
     "TOKENIZERS",
@@ -88,6 +89,8 @@ __all__ = [
 """With the names of `vocabularies` that tests take from here."""
 
 CAUSAL = tuple(family for family, entry in ARCHITECTURES.items() if not entry.is_encoder)
+SLOW = ("roberta", "xlm-roberta", "distilbert", "electra", "modernbert")
+"""Families whose methods `make test-slow` tests. BERT stands for the encoders in every run."""
 ENCODERS = tuple(family for family, entry in ARCHITECTURES.items() if entry.is_encoder)
 
 

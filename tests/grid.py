@@ -8,6 +8,14 @@ from typing import Any
 import pytest
 
 
+def by_family(cases: Iterable[Any], slow: Collection[str]) -> list[Any]:
+    """Parameters of a test or fixture: families, or tuples that begin with one. Those of `slow` families are slow."""
+    return [
+        pytest.param(*each, marks=pytest.mark.slow if each[0] in slow else ())
+        for each in ((case,) if isinstance(case, str) else case for case in cases)
+    ]
+
+
 def some_slow(cases: Iterable[Any], quick: Collection[Any]) -> list[Any]:
     """Parameters of a test: each case that is not in `quick` is marked slow, which says nothing of what it finds."""
     cases = list(cases)

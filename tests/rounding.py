@@ -35,20 +35,24 @@ class Exact:
     bounds: np.ndarray
 
     @classmethod
-    def of(cls, adapter: Adapter, backbone: Backbone, texts: Sequence[str]) -> Exact:
+    def of(
+        cls, adapter: Adapter, backbone: Backbone, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> Exact:
         """What `of_predictor` gives for an adapter that is at hand."""
-        return cls.of_predictor(Predictor.of(adapter, backbone), texts)
+        return cls.of_predictor(Predictor.of(adapter, backbone), texts, pairs)
 
     @classmethod
-    def of_predictor(cls, plain: Predictor, texts: Sequence[str]) -> Exact:
+    def of_predictor(cls, plain: Predictor, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Exact:
         """Compute `texts` in float32, each alone, all together and in another order; then in float64.
 
         The predictor stays in float64.
         """
-        together, turned = plain.outputs(texts), plain.outputs(texts[::-1])[::-1]
-        alone = np.concatenate([plain.outputs([text]) for text in texts])
+        others: Sequence[str | None] = pairs or [None] * len(texts)
+        together, turned = plain.outputs(texts, pairs), plain.outputs(texts[::-1], pairs and pairs[::-1])[::-1]
+        each = zip(texts, others, strict=True)
+        alone = np.concatenate([plain.outputs([text], None if pair is None else [pair]) for text, pair in each])
         plain.classifier.lower(torch.float64)  # type: ignore[attr-defined]
-        outputs = plain.outputs(texts)
+        outputs = plain.outputs(texts, pairs)
         errors = np.max([np.abs(one - outputs).max(axis=1) for one in (together, turned, alone)], axis=0)
         return cls(outputs, FACTOR * np.maximum(errors, UNIT * np.abs(outputs).max()))
 

@@ -16,7 +16,8 @@ from afina.methods import make
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.kernels.patches import Patch, patches_of
-from fakes import CAUSAL, TEXTS, Backbones, logits_of, opened, reference
+from fakes import SLOW, TEXTS, Backbones, logits_of, opened, reference
+from grid import by_family
 from raises import raises
 
 KINDS = ("pfeiffer", "houlsby", "parallel")
@@ -32,12 +33,25 @@ def formula(adapter: Any, inputs: Tensor, kind: str, scale: float) -> Tensor:
 def with_hooks(model: Any, classifier: Classifier, kind: str, scale: float) -> Any:
     """transformers' model, whose modules add what the adapters of `classifier` do."""
     names = ARCHITECTURES[model.config.model_type].block
-    prefix = model.base_model_prefix
-    blocks, adapted = (getattr(getattr(each, prefix), names.layers) for each in (model, classifier.model))
+    blocks, adapted = (each.base_model.get_submodule(names.layers) for each in (model, classifier.model))
     for block, other in zip(blocks, adapted, strict=True):
-        for part in ([names.attention] if kind == "houlsby" else []) + ["mlp"]:
-            getattr(block, part).register_forward_hook(hook(getattr(other, part).bottleneck, kind, scale))
+        for part in ([names.attended] if kind == "houlsby" else []) + [names.mlp]:
+            module, adapter = block.get_submodule(part), other.get_submodule(part).bottleneck
+            if kind == "parallel" and names.attended != names.attention:
+                module.register_forward_pre_hook(before(adapter, kind, scale))
+            else:
+                module.register_forward_hook(hook(adapter, kind, scale))
     return model
+
+
+def before(adapter: Any, kind: str, scale: float) -> Any:
+    """For an MLP of several modules, whose last one adds its second input."""
+
+    def add(_: Any, inputs: Any) -> Any:
+        inner, read = inputs
+        return inner, read + formula(adapter, read, kind, scale)
+
+    return add
 
 
 def hook(adapter: Any, kind: str, scale: float) -> Any:
@@ -50,7 +64,7 @@ def hook(adapter: Any, kind: str, scale: float) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("family", by_family(ARCHITECTURES, SLOW))
 def test_an_adapters_logits_and_gradients_are_the_formulas(backbones: Backbones, family: str, kind: str) -> None:
     backbone = Backbone.load(str(backbones.path(family, dropout=0.0)))
     method = make("adapter", {"kind": kind, "reduction": 4, "scale": 3.0})

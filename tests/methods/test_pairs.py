@@ -19,7 +19,7 @@ from fakes import TEXTS, Backbones, encoded, fit_of, logits_of, opened, sentence
 KEYS = [key for key, kind in METHODS.items() if kind.trains_body and not kind().trains_nothing]
 CASES = [
     (family, "+".join(pair))
-    for family in ("gpt2", "llama")
+    for family in ("gpt2", "llama", "bert")
     for pair in combinations([key for key in KEYS if serves(family, key)], 2)
 ]
 GIVEN = {"last": {"blocks": 1}, "adapter": {"reduction": 4}, "vera": {"r": 8}}

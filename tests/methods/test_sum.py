@@ -36,6 +36,8 @@ PAIRS = [
     ("llama", "lora+layernorm"),
     ("llama", "last+adapter"),
     ("qwen3", "lora+layernorm+adapter"),
+    ("bert", "lora+bitfit"),
+    ("bert", "prelayer+last+adapter"),
 ]
 """A sample of what is legal: with and without peft, with and without added modules, of several families."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,20 @@ from afina import Backbone, Predictor
 from afina.data.leakage import EvaluationSet
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.inference.evaluation import evaluate, trained
+from afina.methods.method import plain_name
 from afina.models.adapter import Adapter
-from afina.models.architectures import ARCHITECTURES, is_output
+from afina.models.architectures import ARCHITECTURES, is_head
 from afina.models.objective import Opening
 from afina.stats.classification import probabilities
-from fakes import TEXTS, Backbones, Runs, difference, logits_of
+from fakes import SLOW, TEXTS, Backbones, Runs, difference, logits_of
+from grid import by_family
 from raises import raises
 
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 TOLERANCE = 1e-5
+FAMILIES = by_family(ARCHITECTURES, SLOW)
 
 
 @torch.inference_mode()
@@ -74,17 +78,21 @@ def lora(**changes: Any) -> LoraConfig:
     return LoraConfig(**(settings | {"fan_in_fan_out": True, "lora_dropout": 0.3} | changes))
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_peft_opens_a_lora_adapter_of_afina_with_the_same_logits_head_included(runs: Runs, family: str) -> None:
     path, backbone = runs.adapter(family, "lora"), Backbone.load(str(runs.backbones.path(family)))
     plain = base(backbone.path)
-    (path_of_head,) = {name.rpartition(".")[0] for name, _ in plain.named_parameters() if is_output(name)}
-    head = plain.get_submodule(path_of_head).weight.detach().clone()
-    expected = theirs(PeftModel.from_pretrained(plain, path), AutoTokenizer.from_pretrained(backbone.path))
+    head = {name: parameter.detach().clone() for name, parameter in plain.named_parameters() if is_head(name)}
+    opened = PeftModel.from_pretrained(plain, path)
+    expected = theirs(opened, AutoTokenizer.from_pretrained(backbone.path))
     assert difference(ours(path, backbone), expected) <= TOLERANCE
-    saved = Adapter.load(path).tensors[f"base_model.model.{path_of_head}.weight"]
-    assert torch.equal(plain.get_submodule(path_of_head).weight, saved)
-    assert not torch.equal(saved, head)
+    tensors = {plain_name(name): tensor for name, tensor in Adapter.load(path).tensors.items()}
+    saved = {name: tensor for name, tensor in tensors.items() if is_head(name)}
+    assert saved.keys() == head.keys()
+    for name, parameter in opened.named_parameters():
+        if ".modules_to_save." in name:
+            assert torch.equal(parameter, saved[plain_name(name)])
+            assert not torch.equal(parameter, head[plain_name(name)])
 
 
 def test_the_settings_for_peft_name_the_backbone_and_are_the_same_in_every_process(runs: Runs) -> None:
@@ -102,7 +110,7 @@ def test_an_adapter_of_afina_that_peft_saved_again_opens_in_afina(runs: Runs, gp
     assert torch.equal(ours(tmp_path, gpt2), ours(path, gpt2))
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["full", "prelayer"])
 def test_a_state_of_a_plain_method_is_named_as_transformers_names_it(runs: Runs, family: str, method: str) -> None:
     path, backbone = runs.adapter(family, method), Backbone.load(str(runs.backbones.path(family)))
@@ -112,7 +120,7 @@ def test_a_state_of_a_plain_method_is_named_as_transformers_names_it(runs: Runs,
     assert difference(ours(path, backbone), theirs(model, AutoTokenizer.from_pretrained(backbone.path))) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_opens_a_full_fine_tuning_with_its_labels_and_tokenizer(runs: Runs, family: str) -> None:
     path, backbone = runs.adapter(family, "full"), Backbone.load(str(runs.backbones.path(family)))
     model, loading = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
@@ -157,10 +165,27 @@ def test_an_adapter_made_by_peft_gives_pefts_logits(gpt2: Backbone, tmp_path: Pa
     assert difference(ours(tmp_path, gpt2), expected) <= TOLERANCE
 
 
-def test_an_adapter_made_by_peft_for_another_family_gives_pefts_logits(llama: Backbone, tmp_path: Path) -> None:
-    settings = lora(target_modules=["o_proj", "down_proj"], fan_in_fan_out=False)
-    expected = made_by_peft(llama, settings, tmp_path, labels=4)
-    assert difference(ours(tmp_path, llama), expected) <= TOLERANCE
+PLAIN = {"fan_in_fan_out": False}
+OF_FAMILIES = [
+    ("llama", lora(target_modules=["o_proj", "down_proj"], **PLAIN)),
+    ("bert", lora(target_modules=None, **PLAIN)),
+    ("bert", lora(target_modules="all-linear", use_dora=True, **PLAIN)),
+    ("bert", IA3Config(task_type="SEQ_CLS")),
+    ("roberta", lora(target_modules="all-linear", bias="all", **PLAIN)),
+    ("distilbert", lora(target_modules=["q_lin", "ffn.lin2"], **PLAIN)),
+    ("electra", lora(target_modules=None, **PLAIN)),
+    ("modernbert", lora(target_modules=["Wqkv"], modules_to_save=["head"], **PLAIN)),
+    ("modernbert", lora(target_modules=["Wqkv", "mlp.Wo"], **PLAIN)),
+]
+
+
+@pytest.mark.parametrize(("family", "settings"), by_family(OF_FAMILIES, SLOW))
+def test_an_adapter_made_by_peft_for_another_family_gives_pefts_logits(
+    backbones: Backbones, family: str, settings: Any, tmp_path: Path
+) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    expected = made_by_peft(backbone, deepcopy(settings), tmp_path, labels=4)
+    assert difference(ours(tmp_path, backbone), expected) <= TOLERANCE
 
 
 def test_an_adapter_made_by_peft_evaluates_with_the_tasks_labels(gpt2: Backbone, toy: str, tmp_path: Path) -> None:

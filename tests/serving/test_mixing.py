@@ -18,7 +18,8 @@ from afina.errors import CorruptAdapter
 from afina.models.mixed_batch import MixedBatchModel
 from afina.serving.engine import Engine
 from crowd import adapter
-from fakes import TEXTS, Backbones, sentences
+from fakes import ENCODERS, SLOW, TEXTS, Backbones, sentences, serves
+from grid import by_family
 from rounding import Exact
 
 RIDING: list[tuple[str, dict[str, Any]]] = [
@@ -139,7 +140,7 @@ def test_only_what_changes_a_matrix_or_an_embedding_has_a_model_of_its_own(crowd
 
 @pytest.mark.parametrize(
     "family",
-    ["gptj", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt_neox", "mistral", "qwen2", "qwen3"))],
+    by_family(["gptj", "gpt_neox", "mistral", "qwen2", "qwen3"], ["gpt_neox", "mistral", "qwen2", "qwen3"]),
 )
 def test_other_families(backbones: Backbones, family: str) -> None:
     backbone = Backbone.load(str(backbones.path(family)))
@@ -157,6 +158,52 @@ def test_other_families(backbones: Backbones, family: str) -> None:
     made = Crowd(backbone, adapters, TEXTS)
     with made.engine:
         assert all(one.shares_model for one in made.engine.load(*adapters))
+        made.check([(which, text) for which in range(len(adapters)) for text in range(len(TEXTS))])
+
+
+@pytest.mark.parametrize("family", by_family(ENCODERS, SLOW))
+def test_encoders(backbones: Backbones, family: str) -> None:
+    """With the layers of each head, with pairs that have token types or none, and with a changed pooler."""
+    backbone = Backbone.load(str(backbones.path(family)))
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    backbone.tokenizer.model_input_names = names if backbone.architecture.token_types else names[::2]
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("lora", {"dora": True}),
+        ("lora", {}),
+        ("layernorm", {}),
+        ("ia3", {}),
+        ("vera", {"r": 8}),
+        ("adapter", {"kind": "houlsby", "reduction": 4}),
+        ("adapter", {}),
+        ("head", {}),
+        ("lora+bitfit", {}) if serves(family, "bitfit") else ("lora+layernorm", {}),
+        ("bitfit", {}) if serves(family, "bitfit") else ("baseline", {}),
+    ]
+    adapters = [adapter(backbone, *one, seed=seed, **KINDS[seed % len(KINDS)]) for seed, one in enumerate(cases)]
+    paired = [adapter(backbone, *one, seed=seed, pairs=True, max_length=90) for seed, one in enumerate(cases[::3])]
+    made = Crowd(backbone, adapters, TEXTS)
+    others = list(TEXTS[::-1])
+    alone = [Exact.of(one, backbone, TEXTS, others) for one in paired]
+    with made.engine:
+        assert all(one.shares_model for one in made.engine.load(*adapters, *paired))
+        made.check([(which, text) for which in range(len(adapters)) for text in range(len(TEXTS))])
+        asked = [(which, text) for text in range(len(TEXTS)) for which in range(len(paired))]
+        requests = [(paired[which], TEXTS[text], others[text]) for which, text in asked]
+        found = made.engine.predict([one for pair in requests for one in (pair, (adapters[0], pair[1]))])
+        for (which, text), one in zip(asked, found[::2], strict=True):
+            assert alone[which].explains(one.outputs, text), paired[which].manifest.method
+        for (_, text), one in zip(asked, found[1::2], strict=True):
+            assert made.alone[0].explains(one.outputs, text)
+
+
+@pytest.mark.parametrize("family", ["bert"])
+def test_an_adapter_that_adds_to_the_pooler_has_a_model_of_its_own(backbones: Backbones, family: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    cases: list[tuple[str, dict[str, Any]]] = [("lora", {"targets": "all-linear"}), ("adapter", {"kind": "parallel"})]
+    adapters = [adapter(backbone, *one) for one in cases]
+    made = Crowd(backbone, adapters, TEXTS)
+    with made.engine:
+        assert not any(one.shares_model for one in made.engine.load(*adapters))
         made.check([(which, text) for which in range(len(adapters)) for text in range(len(TEXTS))])
 
 

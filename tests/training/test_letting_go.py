@@ -22,7 +22,8 @@ from afina.models.classifier import Classifier
 from afina.studies.runs import prepared
 from afina.training.fit import Fit
 from crowd import adapter
-from fakes import Backbones, Runs, encoded, fit_of, opened, sentences
+from fakes import SLOW, Backbones, Runs, encoded, fit_of, opened, sentences
+from grid import by_family
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def alive(references: list[weakref.ref[Any]]) -> list[str]:
 
 
 @pytest.mark.usefixtures("uncollected")
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", by_family(ARCHITECTURES, SLOW))
 def test_a_classifier_that_nobody_has_any_more_is_gone(backbones: Backbones, family: str) -> None:
     backbone = Backbone.load(str(backbones.path(family)))
     for name in ("full", "lora"):

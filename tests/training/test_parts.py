@@ -14,13 +14,14 @@ from afina import METHODS, Backbone, Run
 from afina.data.batch import IGNORED, Loader, MicroBatchLimits, Packed
 from afina.data.tokenize import Encoded
 from afina.methods.method import Method
-from afina.models.architectures import ARCHITECTURES, blocks_of
+from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import UNASKED, Training
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, checkpoint_blocks
-from fakes import LONG, Backbones, changed, encoded, fit_of, opened, sentences, serves
+from fakes import LONG, SLOW, Backbones, changed, encoded, fit_of, opened, sentences, serves
+from grid import by_family
 
 TOLERANCE = 1e-5
 ROWS = [*sentences(30), (LONG, 1), (f"{LONG}, {LONG}", 0)]
@@ -215,14 +216,14 @@ def test_checkpointed_training_is_the_same_bit_for_bit_with_dropout(
     assert trained(limited(other, tokens=BUDGET)).losses != expected.losses  # dropout is on
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "prefix"])
-@pytest.mark.parametrize("family", ARCHITECTURES)
+BLOCKS = [(family, name) for family in ARCHITECTURES for name in ("full", "lora", "prefix") if serves(family, name)]
+
+
+@pytest.mark.parametrize(("family", "name"), by_family(BLOCKS, SLOW))
 def test_every_block_of_every_family_keeps_its_input_only(backbones: Backbones, family: str, name: str) -> None:
     """Every block's forward is entered again by the backward pass, and only in training."""
-    if not serves(family, name):
-        pytest.skip("no virtual tokens")
     fit = fitted(backbones, name, family, dropout=0.1)
-    blocks = blocks_of(fit.classifier.body)
+    blocks = fit.classifier.body.get_submodule(ARCHITECTURES[family].block.layers)
     entered: list[int] = []
 
     def watched(index: int, forward: Any) -> Any:

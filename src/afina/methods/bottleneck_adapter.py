@@ -1,7 +1,8 @@
 """Adapters: small bottleneck modules in every block train, the rest of the body stays frozen.
 
 `houlsby`: behind attention and MLP (Houlsby et al. 2019). `pfeiffer`: behind the MLP (Pfeiffer et al. 2021).
-`parallel`: beside the MLP, scaled (He et al. 2022). Houlsby et al. also train the norms: `adapter+layernorm`.
+`parallel`: beside the MLP, scaled (He et al. 2022). Houlsby et al. also train the norms: `adapter+layernorm`. In
+families whose modules contain the norms (BERT, RoBERTa, ELECTRA), "behind" means behind the norm too.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class BottleneckAdapter(Method):
         width, names = int(model.config.hidden_size), architecture_of(model).block
         activation, scale = "gelu" if self.kind == "houlsby" else "relu", self.scale if self.kind == "parallel" else 1.0
         for block in blocks_of(model.base_model):
-            for path in (names.attention, names.mlp) if self.kind == "houlsby" else (names.mlp,):
+            for path in (names.attended, names.mlp) if self.kind == "houlsby" else (names.mlp,):
                 module = block.get_submodule(path)
                 device = next(module.parameters()).device
                 narrow = max(1, width // self.reduction)
@@ -81,18 +82,21 @@ class BottleneckAdapter(Method):
         return BOTTLENECK in name.split(".") or is_head(name)
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return each bottleneck as a change of the module that it belongs to."""
+        """Return each bottleneck as a change of its module; None if it changes what goes into the module."""
         from afina.models.added_modules import BOTTLENECK, BottleneckChange
         from afina.models.kernels.layer_changes import BatchedAdapter
 
         changes: dict[str, tuple[LayerChange, ...]] = {}
         tensor_names: set[str] = set()
+        beside = self.kind == "parallel"
+        block = architecture_of(model).block
+        if beside and block.attended != block.attention:
+            return None
         for full, module in model.named_modules():
             if full.rpartition(".")[2] != BOTTLENECK:
                 continue
             names = [f"{full}.{layer}.{kind}" for layer in ("down", "up") for kind in ("weight", "bias")]
             down, down_bias, up, up_bias = (state[name] for name in names)
-            beside = self.kind == "parallel"
             made = BottleneckChange(down, down_bias, up, up_bias, module.activation, module.scale, beside)
             changes[plain_name(full).removesuffix(f".{BOTTLENECK}")] = (made,)
             tensor_names.update(names)

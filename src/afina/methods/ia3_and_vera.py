@@ -18,8 +18,9 @@ class Ia3(PeftMethod):
     Each target has one vector, which starts as ones.
 
     Attributes:
-        targets: Names of the scaled modules. Default: peft's for the family. For GPT-2, peft names the fused
-            projection, so queries are scaled too.
+        targets: Names of the scaled modules. Default: peft's for the family; in a family that peft has no targets
+            for, the projections of keys and values, and the MLP's last layer. If the projection of keys is fused with
+            that of queries (GPT-2, ModernBERT), queries are scaled too.
         feedforward: Targets whose input is scaled instead of their output. Default: peft's, among the targets.
     """
 
@@ -50,12 +51,11 @@ class Ia3(PeftMethod):
             TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as TARGETS,
         )
 
-        if self.targets and (self.feedforward or not set(self.targets) & set(INNER[family])):
+        usual, inner = TARGETS.get(family, _usual_vectors(family)), INNER.get(family, _last_of_mlp(family))
+        if self.targets and (self.feedforward or not set(self.targets) & set(inner)):
             return self
-        targets = self.targets or tuple(TARGETS[family])
-        return replace(
-            self, targets=targets, feedforward=self.feedforward or tuple(t for t in targets if t in INNER[family])
-        )
+        targets = self.targets or tuple(usual)
+        return replace(self, targets=targets, feedforward=self.feedforward or tuple(t for t in targets if t in inner))
 
     def settings(self, model: Any) -> Any:
         """Return peft's configuration. Raises InvalidStudy for a target that the model does not have."""
@@ -73,6 +73,16 @@ class Ia3(PeftMethod):
     def decays(self, model: Any) -> set[str]:
         """Return the parameters with weight decay, without the vectors: decay would move them from 1 towards 0."""
         return {name for name in super().decays(model) if "ia3_l" not in name.split(".")}
+
+
+def _usual_vectors(family: str) -> tuple[str, ...]:
+    """Return default targets of (IA)^3: the projections of keys and values, and the MLP's last layer."""
+    projections = ARCHITECTURES[family].lora_targets
+    return (*(projections[1:] or projections), *_last_of_mlp(family))
+
+
+def _last_of_mlp(family: str) -> tuple[str, ...]:
+    return tuple(path for path, sizes in ARCHITECTURES[family].block.linear.items() if sizes[0] == "inner")
 
 
 MOST_RANK = 16_384

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from afina.errors import InvalidStudy
 from afina.methods.method import later
 from afina.methods.peft import PeftMethod, check_targets
-from afina.models.architectures import ARCHITECTURES, architecture_of, is_head
+from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, is_head
 
 MOST_ALPHA = 1e6
 """Maximum of `alpha`, far above useful values and small enough for float arithmetic."""
@@ -150,6 +150,7 @@ class Lora(PeftMethod):
             use_rslora=self.rslora,
             use_dora=self.dora,
             init_lora_weights=INITS[self.init],  # type: ignore[arg-type]  # a word of peft's
+            exclude_modules=(_first_of_head(family) or None) if everything else None,
         )
 
     def _adapted(self, model: Any, *, everything: bool) -> Iterator[Sequence[int]]:
@@ -176,3 +177,8 @@ class Lora(PeftMethod):
     def unlowered(self, model: Any) -> set[str]:
         """Return DoRA's row lengths, which stay float32: updates are too small for bfloat16's three digits."""
         return {name for name, _ in model.named_parameters() if "lora_magnitude_vector" in name.split(".")}
+
+
+def _first_of_head(family: Architecture) -> list[str]:
+    """Return the linear layers of a head that peft would adapt and train whole: it leaves out the last layer only."""
+    return [path for path in family.head[:-1] if "." not in path]

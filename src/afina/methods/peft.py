@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.errors import InvalidStudy
 from afina.methods.method import Method, check_names, plain_name
-from afina.models.architectures import has_head
+from afina.models.architectures import architecture_of, has_head
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +36,14 @@ OF_PEFT = (
 
 @dataclass(frozen=True)
 class PeftMethod(Method):
-    """A method that wraps the model with peft. Trains what peft adds, and the head if the settings say so."""
+    """A method that wraps the model with peft. Trains what peft adds, and the head if the settings say so.
+
+    Attributes:
+        saves_head: Whether every module of the head trains and is saved, also modules that peft leaves out.
+    """
 
     tensor_file: ClassVar[str] = "adapter_model.safetensors"
+    saves_head: ClassVar[bool] = True
 
     @abstractmethod
     def settings(self, model: Any) -> Any:
@@ -55,6 +60,8 @@ class PeftMethod(Method):
                 settings = self.settings(model)
                 if not has_head(model):
                     settings.task_type = "CAUSAL_LM"
+                elif self.saves_head:
+                    _save_head(settings, model)
                 with dequantized_weights(model):
                     return get_peft_model(model, settings)
             except ValueError as error:
@@ -147,6 +154,16 @@ def quiet() -> Iterator[None]:
         for message, category in _SAID:
             warnings.filterwarnings("ignore", message=message, category=category)
         yield
+
+
+def _save_head(settings: Any, model: Any) -> None:
+    """Name the modules of the head that peft would neither train nor save: peft knows heads by two names only."""
+    from peft.utils.constants import SEQ_CLS_HEAD_NAMES as KNOWN
+
+    modules = sorted({path.partition(".")[0] for path in architecture_of(model).head})
+    unknown = [name for name in modules if not name.endswith(tuple(KNOWN))]
+    if unknown:
+        settings.modules_to_save = [*(settings.modules_to_save or ()), *unknown]
 
 
 def check_targets(name: str, model: Any, targets: Sequence[str], usual: Sequence[str]) -> None:

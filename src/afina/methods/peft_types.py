@@ -228,6 +228,7 @@ class SavedPeft(PeftMethod):
     title: ClassVar[str] = "peft"
     summary: ClassVar[str] = "an adapter made by peft"
     packs: ClassVar[bool] = False
+    saves_head: ClassVar[bool] = False
 
     saved: dict[str, Any] = field(default_factory=dict)
 

@@ -86,7 +86,8 @@ def layout_of(body: Any, bounds: Tensor) -> Layout:
     """Return the layout of the row that `body` computes for texts with these bounds, virtual tokens included."""
     prompt, prefix = prompt_of(body), prefix_of(next(attentions(body)))
     before = 0 if prefix is None else len(prefix)
-    return Layout(bounds, 0, before) if prompt is None else Layout(bounds).grown(len(prompt), before)
+    made = Layout(bounds, 0, before) if prompt is None else Layout(bounds).grown(len(prompt), before)
+    return made.pooling(architecture_of(body).pooling_of(body.config))
 
 
 @torch.no_grad()
@@ -184,9 +185,15 @@ def behind(module: Any, plain: Callable[..., Any], *inputs: Any, **options: Any)
     return (hidden, *others) if isinstance(outputs, tuple) else hidden
 
 
-def beside(module: Any, plain: Callable[..., Any], inputs: Tensor) -> Any:
-    """Compute plain(inputs) + bottleneck(inputs); `plain` is the module's own forward."""
-    return plain(inputs) + module.get_submodule(BOTTLENECK)(inputs)
+def beside(module: Any, plain: Callable[..., Any], *inputs: Tensor) -> Any:
+    """Compute plain(inputs) + bottleneck(inputs); `plain` is the module's own forward.
+
+    If the module is the last of several that form an MLP, it is called with inner values and with the values that the
+    MLP read, and adds its result to the latter. The bottleneck then adds to them too.
+    """
+    *inner, read = inputs
+    added = module.get_submodule(BOTTLENECK)(read)
+    return plain(*inner, read + added) if inner else plain(read) + added
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import Parameter
 
 from afina.data.batch import Packed
@@ -198,6 +200,32 @@ class Classifier(nn.Module):
         if types is not None:
             types = types.new_zeros(rows.shape[0]).index_copy(0, layout.cells[0], types)
         return {"inputs_embeds": rows[None], "position_ids": layout.positions[None], **types_of(self.body, types)}
+
+
+class FamilyHead(nn.Module):
+    """All layers of a family after the pooling, computed with weights that each call gives. Thread-safe.
+
+    Args:
+        model: A `...ForSequenceClassification` on the `meta` device, whose body is not used.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self._computing = Lock()
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Return logits [B, labels] for pooled hidden states [B, width]."""
+        compute = architecture_of(self.model).logits
+        assert compute is not None
+        logits: Tensor = compute(self.model, pooled)
+        return logits
+
+    def logits(self, weights: Mapping[str, Tensor], pooled: Tensor) -> Tensor:
+        """Return logits [B, labels], given the weights by name and pooled hidden states [B, width]."""
+        with self._computing:  # the weights are in the model during the call
+            found: Tensor = functional_call(self, {f"model.{name}": one for name, one in weights.items()}, (pooled,))
+        return found
 
 
 def types_of(body: Any, types: Tensor | None) -> dict[str, Tensor]:

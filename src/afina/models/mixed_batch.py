@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from afina.allocator import keep_freed
+from afina.data.tokenize import seconds_of
 from afina.models import verbalizer
+from afina.models.architectures import architecture_of
 from afina.models.backbone import Backbone
-from afina.models.classifier import Classifier
+from afina.models.classifier import Classifier, types_of
 from afina.models.kernels.key_values import KeyValueRow
 from afina.models.kernels.layer_changes import BatchedAdapter, PlacedChange, RowChanges, RowSegment, changed_forward
 from afina.models.kernels.layout import Layout
@@ -113,8 +115,10 @@ class MixedBatchModel:
         """
         row = _Row.of(groups, self.device)
         with self._computing(row.length, row.changes):
-            segments = self._segments(row)
-            return self.classifier.read(self._given(row, groups), row.layout, segments=segments, cached=cached)
+            given, segments = self._given(row, groups), self._segments(row)
+            entry, config = architecture_of(self.classifier.body), self.classifier.body.config
+            layout = row.layout.pooling(entry.pooling_of(config))
+            return self.classifier.read(given, layout, segments=segments, cached=cached)
 
     def next_features(
         self, tokens: Tensor, positions: Tensor, changes: dict[str, list[PlacedChange]], cached: KeyValueRow
@@ -143,15 +147,15 @@ class MixedBatchModel:
                 self._row_changes.changes = {}
 
     def _given(self, row: _Row, groups: Sequence[AdapterGroup]) -> dict[str, Tensor]:
-        positions = row.positions[None]
+        given = {"position_ids": row.positions[None], **types_of(self.classifier.body, row.types)}
         if all(group.adapter.prompt is None for group in groups):
-            return {"input_ids": row.tokens[None], "position_ids": positions}
+            return {"input_ids": row.tokens[None], **given}
         embedded = self.classifier.body.get_input_embeddings()(row.tokens)
         rows = embedded.new_empty(row.length, embedded.shape[1])
         rows[~row.virtual] = embedded
         prompts = [(one.adapter.prompt, len(one.sequences)) for one in groups]
         rows[row.virtual] = torch.cat([prompt.repeat(count, 1) for prompt, count in prompts if prompt is not None])
-        return {"inputs_embeds": rows[None], "position_ids": positions}
+        return {"inputs_embeds": rows[None], **given}
 
     def _segments(self, row: _Row) -> list[RowSegment] | None:
         """Return one segment for each prefix, and one for each run of adapters without a prefix."""
@@ -179,6 +183,7 @@ class _Row(NamedTuple):
         layout: Where the sequences are in the row.
         placed: Each group's adapter, and the slice of its sequences.
         changes: The adapters' changes by path of a layer.
+        types: Token types, int64 [T]. None: no text has types.
     """
 
     tokens: Tensor
@@ -187,6 +192,7 @@ class _Row(NamedTuple):
     layout: Layout
     placed: Sequence[tuple[BatchedAdapter, slice]]
     changes: dict[str, list[PlacedChange]]
+    types: Tensor | None
 
     @property
     def length(self) -> int:
@@ -204,6 +210,9 @@ class _Row(NamedTuple):
         steps = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
         ends = np.concatenate([[0], np.cumsum(counts)]).tolist()
         placed = [(group.adapter, slice(*two)) for group, two in zip(groups, pairwise(ends), strict=True)]
+        given = [place for group in groups for place in group.second or [None] * len(group.sequences)]
+        second = seconds_of(sequences, given)
+        types = None if second is None else (steps >= np.repeat(before + second, lengths)).astype(np.int64)
 
         def there(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
@@ -215,6 +224,7 @@ class _Row(NamedTuple):
             layout=Layout(there(bounds.astype(np.int32))),
             placed=placed,
             changes=_changes(placed, bounds.tolist()),
+            types=None if types is None else there(types),
         )
 
 

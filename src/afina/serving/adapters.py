@@ -15,16 +15,18 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.nn.functional import linear
 
 from afina import digest, meter
 from afina.errors import CorruptAdapter, InvalidStudy
 from afina.inference.predictor import ModelPredictor, Predictor
 from afina.inference.reading import Reading, check_backbone, method_of
-from afina.methods.method import Method, check_names
+from afina.methods.method import Method, check_names, plain_name
 from afina.models import objectives
 from afina.models.adapter import Adapter
-from afina.models.architectures import is_head
+from afina.models.architectures import is_after_pooling, is_head
 from afina.models.backbone import Backbone
+from afina.models.classifier import FamilyHead
 from afina.models.mixed_batch import MixedBatchModel
 from afina.models.objective import Opening
 from afina.models.pretrained import meta_from_config
@@ -142,10 +144,26 @@ _KEPT = 64
 
 @dataclass(frozen=True, eq=False)
 class EmptyModel:
-    """A model without values with a method attached, and the tensors that it would save, by name."""
+    """A model without values with a method attached.
+
+    Attributes:
+        model: The model.
+        saved: The tensors that it would save, by name.
+        layers: Computes the layers after the pooling. None: one linear layer, or the model answers with texts.
+        head_names: Names of the weights of these layers; empty for a model that answers with texts.
+    """
 
     model: Any
     saved: Mapping[str, Tensor]
+    layers: FamilyHead | None
+    head_names: frozenset[str]
+
+    def head_of(self, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return the head with these weights, as `SharedResident.head`."""
+        if self.layers is not None:
+            return partial(self.layers.logits, weights)
+        (weight,) = weights.values()
+        return partial(linear, weight=weight)
 
 
 class AdapterLoader:
@@ -192,8 +210,6 @@ class AdapterLoader:
     def _shared(self, adapter: Adapter) -> SharedResident | None:
         """Return None if the adapter cannot share the model, or was trained with another precision."""
         manifest, tensors = adapter.manifest, adapter.tensors
-        if self.backbone.architecture.logits is not None:
-            return None  # the engine only computes heads with one linear layer
         if manifest.precision != self.host.classifier.precision:
             return None
         method = method_of(adapter, self.backbone)
@@ -201,25 +217,31 @@ class AdapterLoader:
         opening = objectives.make(manifest.label_names, manifest.objective).opening
         empty_model = self._empty_model(adapter, method, opening)
         check_names(empty_model.saved, tensors)
-        heads = [tensor for name, tensor in tensors.items() if is_head(name)]
         generates = opening.auto_class == "language_model"
         with torch.no_grad():
             batched = method.batched(empty_model.model, tensors, self.host.model)
-            if (
-                batched is None
-                or len(heads) != (0 if generates else 1)
-                or batched.tensor_names != {name for name in tensors if not is_head(name)}
-            ):
+            if batched is None or batched.tensor_names != {name for name in tensors if not is_head(name)}:
+                return None
+            weights = {} if generates else self._above(tensors)
+            if weights.keys() != empty_model.head_names:
                 return None
             batched = self.host.admit(batched)
         if generates:
             self._opened(self.host.open_output(self.backbone))
-        device = self.host.device
-        head = None if generates else heads[0].to(device, torch.float32)
-        offset = None if manifest.offset is None else torch.tensor(manifest.offset, device=device)
+        offset = None if manifest.offset is None else torch.tensor(manifest.offset, device=self.host.device)
         reading = Reading(manifest, adapter.where, self.backbone, method)
-        size = batched.size + (0 if head is None else head.numel() * head.element_size())
+        own = [weight for name, weight in weights.items() if is_head(name)]
+        size = batched.size + sum(weight.numel() * weight.element_size() for weight in own)
+        head = None if generates else empty_model.head_of(weights)
         return SharedResident(adapter.digest, manifest, adapter.where, size, reading, batched, head, offset)
+
+    def _above(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the float32 weights of the layers after the pooling: the frozen model's, with the adapter's own."""
+        frozen = self.host.classifier.model.named_parameters()
+        weights = {name: one.detach() for name, one in frozen if is_after_pooling(name) and not is_head(name)}
+        own = ((plain_name(name), tensor) for name, tensor in tensors.items())
+        device = self.host.device
+        return weights | {name: one.to(device, torch.float32) for name, one in own if is_after_pooling(name)}
 
     def _empty_model(self, adapter: Adapter, method: Method, opening: Opening) -> EmptyModel:
         """Return the model for the adapter's method, settings, class and number of labels; built the first time."""
@@ -231,8 +253,12 @@ class AdapterLoader:
                 config = type(self.backbone.config).from_dict(self.backbone.config.to_dict())
                 empty = meta_from_config(config, width, opening)
                 method.check(empty, adapter.tensors)
+                names = frozenset(name for name, _ in empty.named_parameters() if is_after_pooling(name))
+                several = self.backbone.architecture.logits is not None
+                layers = FamilyHead(meta_from_config(config, width, opening)) if several else None
                 model = method.attach(empty)
-                self._empty_models[key] = EmptyModel(model, method.state(model))
+                names = names if opening.auto_class == "classifier" else frozenset()
+                self._empty_models[key] = EmptyModel(model, method.state(model), layers, names)
                 if len(self._empty_models) > _KEPT:
                     self._empty_models.popitem(last=False)
             self._empty_models.move_to_end(key)

@@ -18,7 +18,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from afina.errors import Busy, Refused
 from afina.inference.predictor import Predictor
@@ -72,7 +71,8 @@ class SharedResident(Resident):
 
     Attributes:
         batched: The adapter's changes of the model.
-        head: float32 [width of the head, width of the model]. None: the model's output embedding, for answers in text.
+        head: Returns outputs, float32 [N, width of the head], for features, float32 [N, width of the model]. None: the
+            model's output embedding, for answers in text.
         offset: [width of the head], added to outputs. None: no offset.
     """
 
@@ -80,14 +80,14 @@ class SharedResident(Resident):
 
     reading: Reading
     batched: BatchedAdapter
-    head: Tensor | None
+    head: Callable[[Tensor], Tensor] | None
     offset: Tensor | None
 
     def answer(self, features: Tensor) -> np.ndarray:
         """Return outputs, float32 [N, width of the head], for features [N, width of the model]."""
         assert self.head is not None
         with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
-            outputs = linear(features, self.head)
+            outputs = self.head(features)
             found: np.ndarray = (outputs if self.offset is None else outputs + self.offset).cpu().numpy()
         return found
 

@@ -19,7 +19,8 @@ from afina.models.kernels.elementwise import Dropout
 from afina.models.kernels.patches import Patch, exchange, patch, patches_of
 from afina.training.fit import checkpoint_blocks
 from afina.training.mixed_precision import WorkingWeights
-from fakes import Backbones, logits_of, opened
+from fakes import SLOW, Backbones, logits_of, opened
+from grid import by_family
 
 
 def counted(classifier: Classifier) -> Counter[tuple[Patch, ...]]:
@@ -58,7 +59,7 @@ def test_an_exchanged_child_goes_on_training_or_evaluating(training: bool) -> No
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", by_family(ARCHITECTURES, SLOW))
 def test_no_patch_adds_renames_or_moves_a_parameter(backbones: Backbones, family: str, name: str) -> None:
     path = backbones.path(family)
     plain: Any = AutoModelForSequenceClassification.from_pretrained(path)

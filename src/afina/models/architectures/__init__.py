@@ -10,9 +10,9 @@ from typing import Any
 from afina.errors import InvalidStudy
 from afina.models.architectures.decoders import DECODERS
 from afina.models.architectures.encoders import ENCODERS, REFUSED
-from afina.models.architectures.entry import Architecture, Block, Mask, Pooling, PreNorm, Size, Sizes
+from afina.models.architectures.entry import Architecture, Block, Mask, Pooling, PostNorm, PreNorm, Size, Sizes
 
-__all__ = ["REFUSED", "Architecture", "Block", "Mask", "Pooling", "PreNorm", "Size", "Sizes"]
+__all__ = ["REFUSED", "Architecture", "Block", "Mask", "Pooling", "PostNorm", "PreNorm", "Size", "Sizes"]
 
 ARCHITECTURES: dict[str, Architecture] = {entry.family: entry for entry in (*DECODERS, *ENCODERS)}
 """Architectures by transformers' `model_type`."""

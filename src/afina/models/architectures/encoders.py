@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from afina.models.architectures.entry import Architecture, Block, PreNorm, Sizes
+from afina.models.architectures.entry import Architecture, Block, PostNorm, PreNorm, Sizes
 
 _BERT = Block(
     "encoder.layer",
@@ -18,7 +18,7 @@ _BERT = Block(
     },
     norms={"attention.output.LayerNorm": "hidden", "output.LayerNorm": "hidden"},
     final_norm=None,
-    pre_norm=None,
+    post_norm=PostNorm("attention.output", "output", inner="intermediate"),
     mlp="output",
 )
 _EMBEDDINGS = tuple(f"embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type"))
@@ -97,7 +97,7 @@ ENCODERS = (
             },
             norms={"sa_layer_norm": "hidden", "output_layer_norm": "hidden"},
             final_norm=None,
-            pre_norm=None,
+            post_norm=PostNorm("sa_layer_norm", "output_layer_norm"),
             mlp="ffn",
         ),
         Sizes(

@@ -33,6 +33,22 @@ class PreNorm:
 
 
 @dataclass(frozen=True)
+class PostNorm:
+    """Norms of a block that computes x = first(h + attention(h)), then second(x + mlp(x)).
+
+    Attributes:
+        first: Path from the block to the norm after the attention.
+        second: Path from the block to the norm after the MLP.
+        inner: Path from the block to the first part of the MLP. Then `first` and `second` are modules that project, add
+            and normalise: x = first(attention(h), h), then second(inner(x), x). None: both are only norms.
+    """
+
+    first: str
+    second: str
+    inner: str | None = None
+
+
+@dataclass(frozen=True)
 class Block:
     """Names of the transformer blocks and of the modules inside a block.
 
@@ -42,8 +58,9 @@ class Block:
         linear: Input and output size of each linear layer, by path from a block.
         norms: Width of each norm, by path from a block.
         final_norm: Path from the body to the norm after the last block. None: no such norm.
-        pre_norm: The block's norms. None: another kind of block, so the last block is computed at every token.
-        mlp: Path from a block to the MLP.
+        pre_norm: The block's norms, if they come before attention and MLP.
+        post_norm: The block's norms, if they come after. With neither, the last block is computed at every token.
+        mlp: Path from a block to the MLP, or to `post_norm.second` if that is more than a norm.
     """
 
     layers: str
@@ -51,8 +68,14 @@ class Block:
     linear: Mapping[str, tuple[Size, Size]]
     norms: Mapping[str, Size]
     final_norm: str | None
-    pre_norm: PreNorm | None
+    pre_norm: PreNorm | None = None
+    post_norm: PostNorm | None = None
     mlp: str = "mlp"
+
+    @property
+    def attended(self) -> str:
+        """Path from a block to the module that returns what the attention adds, or the sum with it."""
+        return self.attention if self.post_norm is None or self.post_norm.inner is None else self.post_norm.first
 
     def find(self, name: str) -> tuple[int, str] | None:
         """Return the block (from 0) that a parameter is in, and its name inside the block; None: outside all blocks.

@@ -140,6 +140,16 @@ class Layout:
         cells = self.cells[0].index_select(0, tokens) if self.before else tokens
         return Layout(self.bounds, self.before, self.prefix, cells)
 
+    def pooling(self, *poolings: Pooling) -> Layout:
+        """Return this layout, reading the outputs that these poolings need."""
+        needed = set(poolings)
+        if needed <= {"last"}:
+            return self
+        cells = self.bounds[:-1].long() + self.before
+        if needed != {"first"}:
+            cells = torch.arange(self._bounds[-1], device=self.bounds.device)
+        return Layout(self.bounds, self.before, self.prefix, cells)
+
     @cached_property
     def read(self) -> Tensor:
         """Cells whose outputs are read, int64 [M]: the chosen cells, or each sequence's last token."""

@@ -15,7 +15,7 @@ from weakref import ref
 
 from torch import Tensor, nn
 
-from afina.models.architectures import Block, PreNorm, architecture_of, blocks_of
+from afina.models.architectures import Block, PostNorm, PreNorm, architecture_of, blocks_of
 from afina.models.kernels import linear, lora
 from afina.models.kernels.elementwise import Dropout, TanhGELU
 from afina.models.kernels.ia3_and_vera import vera_adapter, vera_layer
@@ -139,8 +139,8 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
         elif (adapter := vera_adapter(layer)) is not None:
             patch(layer, Patch.VERA, vera_layer, adapter)
     entry = architecture_of(body)
-    if entry.pooling == "last" and entry.block.pre_norm is not None:
-        patch(blocks_of(body)[-1], Patch.LAST_BLOCK, last_block, entry.block, entry.block.pre_norm)
+    if entry.pooling_of(body.config) != "mean" and (entry.block.pre_norm or entry.block.post_norm):
+        patch(blocks_of(body)[-1], Patch.LAST_BLOCK, last_block, entry.block)
     if entry.pooler is not None:
         patch(body.get_submodule(entry.pooler), Patch.POOLER, _skip)
 
@@ -173,21 +173,43 @@ def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
     return held
 
 
-def last_block(
-    block: Any, names: Block, norms: PreNorm, hidden: Tensor, *_: Any, layout: Any, **options: Any
-) -> Tensor:
+def last_block(block: Any, names: Block, hidden: Tensor, *_: Any, layout: Any, **options: Any) -> Tensor:
     """Compute the last block only where its output is read, [1, T, width] -> [1, T, width]; 0 elsewhere.
 
     Keys and values need every token. The residual stream and the MLP, two thirds of the block, need only the tokens
-    that are read: each sequence's last token, or the tokens that a language model is trained on.
+    that are read: each sequence's last or first token, or the tokens that a language model is trained on.
     """
-    options.pop("cache", None)
-    first, second = getattr(block, norms.first), getattr(block, norms.second)
-    normed = first(hidden)
+    for unused in ("cache", "encoder_attention_mask"):
+        options.pop(unused, None)
+    norms = names.pre_norm
+    normed = hidden if norms is None else getattr(block, norms.first)(hidden)
     options["attention_mask"] = None
     attended = block.get_submodule(names.attention)(normed, layout=layout, **options)[0]
     attended, stream = (read_rows(rows[0], layout)[None] for rows in (attended, hidden))
-    mlp = block.get_submodule(names.mlp)
+    if norms is not None:
+        stream = _then_mlp(block, names, norms, stream, attended)
+    else:
+        assert names.post_norm is not None
+        stream = _then_norms(block, names, names.post_norm, stream, attended)
+    return hidden.new_zeros(hidden.shape).index_copy(1, layout.read, stream)
+
+
+def _then_norms(block: Any, names: Block, norms: PostNorm, stream: Tensor, attended: Tensor) -> Tensor:
+    """Return the output of a block whose norms come last, given the block's input and its attention's output."""
+    first, second = block.get_submodule(norms.first), block.get_submodule(norms.second)
+    result: Tensor
+    if norms.inner is None:
+        stream = first(attended + stream)
+        result = second(block.get_submodule(names.mlp)(stream) + stream)
+    else:
+        stream = first(attended, stream)
+        result = second(block.get_submodule(norms.inner)(stream), stream)
+    return result
+
+
+def _then_mlp(block: Any, names: Block, norms: PreNorm, stream: Tensor, attended: Tensor) -> Tensor:
+    """Return the output of a block whose norms come first, given the block's input and its attention's output."""
+    mlp, second = block.get_submodule(names.mlp), getattr(block, norms.second)
     after_attention = getattr(block, "post_attention_dropout", nn.Identity())
     after_mlp = getattr(block, "post_mlp_dropout", nn.Identity())
     attended = after_attention(attended)
@@ -196,4 +218,4 @@ def last_block(
     else:
         stream = stream + attended
         stream = stream + after_mlp(mlp(second(stream)))
-    return hidden.new_zeros(hidden.shape).index_copy(1, layout.read, stream)
+    return stream
