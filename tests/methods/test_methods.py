@@ -24,6 +24,7 @@ from raises import raises
 COUNTS = {
     "baseline": (0, 0),
     "zero-shot": (0, 0),
+    "linear_probe": (0, 1_536),
     "head": (0, 1_536),
     "full": (124_439_808, 1_536),
     "last": (2 * 7_087_872 + 1_536, 1_536),

@@ -148,7 +148,7 @@ def method_of(adapter: Adapter, backbone: Backbone) -> Method:
     manifest = adapter.manifest
     method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
     _check_sizes(adapter, backbone, method.takes_positions)
-    return method.for_family(backbone.family)
+    return method.for_backbone(backbone)
 
 
 def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:

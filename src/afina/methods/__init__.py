@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods.bottleneck_adapter import BottleneckAdapter
 from afina.methods.ia3_and_vera import Ia3, Vera
+from afina.methods.linear_probe import LinearProbe
 from afina.methods.lora import Lora
 from afina.methods.method import REQUIRED, Method
 from afina.methods.peft_types import PeftType, SavedPeft
@@ -77,7 +78,7 @@ def _load(entry: EntryPoint, taken: set[str], methods: dict[str, type[Method]]) 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        *(Baseline, ZeroShot, Head, Full, Last, BitFit, LayerNorm, Lora, Ia3, Vera),
+        *(Baseline, ZeroShot, LinearProbe, Head, Full, Last, BitFit, LayerNorm, Lora, Ia3, Vera),
         *(BottleneckAdapter, PromptTuning, PrefixTuning, PreLayer, PreLayer46080),
     )
 }
@@ -132,6 +133,11 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
             setting=problem.field,
             found=problem.found,
         ) from None
+
+
+def is_fitted(name: str) -> bool:
+    """Return whether scikit-learn fits the head of the method with this key, without gradient steps."""
+    return name in METHODS and METHODS[name].is_fitted
 
 
 def accepted(name: str, where: str = "") -> set[str]:

@@ -118,6 +118,8 @@ class Adaptation(ABC):
             of a layer instead of calling the layer.
         adds_parameters: Whether trained parameters outside the head are added to the backbone's, rather than being the
             backbone's own. None: some of them.
+        is_fitted: Whether scikit-learn fits the head to features of the frozen body, without gradient steps.
+        ignores: Settings of training and asking without effect on the method; a run that sets one is refused.
     """
 
     trains_body: ClassVar[bool] = True
@@ -125,6 +127,12 @@ class Adaptation(ABC):
     starts_apart: ClassVar[bool] = False
     packs: ClassVar[bool] = True
     adds_parameters: ClassVar[bool | None] = True
+    is_fitted: ClassVar[bool] = False
+    ignores: ClassVar[frozenset[str]] = frozenset()
+
+    def for_backbone(self, backbone: Backbone) -> Self:
+        """Return the method with the backbone's defaults; by default those of its family. Raises as `for_family`."""
+        return self.for_family(backbone.family)
 
     def for_family(self, family: str) -> Self:
         """Return the method with the family's defaults. Raises InvalidStudy if the family is not supported."""

@@ -1,6 +1,6 @@
 """Selective methods: train some of the model's own parameters, or none, and add none.
 
-Zero-shot, untrained baseline, linear probe, full fine-tuning, last blocks, BitFit, norms, and PreLayer (the
+Zero-shot, untrained baseline, linear probe by gradient, full fine-tuning, last blocks, BitFit, norms, and PreLayer (the
 embeddings). Knows which parameters train, and not how layers compute. Does not import torch.
 """
 
@@ -123,11 +123,14 @@ class ZeroShot(_Untrained):
 
 @dataclass(frozen=True)
 class Head(Selective):
-    """Linear probe: trains the head on features of a frozen body without dropout, which reads each text once."""
+    """Linear probe by gradient: trains the head on features of a frozen body without dropout.
+
+    The body reads each text once. The method `linear_probe` fits the same head by scikit-learn.
+    """
 
     name: ClassVar[str] = "head"
     title: ClassVar[str] = "head only"
-    summary: ClassVar[str] = "a linear head trains on what the frozen body gives, which is computed once"
+    summary: ClassVar[str] = "a linear head trains by gradient steps on what the frozen body gives, computed once"
     learning_rate: ClassVar[float] = 1e-2
     trains_body: ClassVar[bool] = False
 

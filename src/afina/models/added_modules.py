@@ -1,9 +1,9 @@
-"""Modules that methods add to a transformers model: prompts, prefixes and bottleneck adapters.
+"""Modules that methods add to a transformers model: prompts, prefixes, bottleneck adapters and readouts.
 
 A prompt is trained rows of the model's input; a prefix is trained keys and values in every attention. Both act as
 virtual tokens before every text. A bottleneck is two small linear layers with a nonlinearity between them, placed
-beside or behind a module of a block. Each module has a fixed name, so its parameters are saved like any other.
-Knows where the modules are in a model; does not know methods.
+beside or behind a module of a block. A readout replaces the pooling of the hidden states. Each module has a fixed name,
+so its parameters are saved like any other. Knows where the modules are in a model; does not know methods.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from torch.nn.functional import gelu, linear, relu
 
 from afina.models.architectures import architecture_of, blocks_of
 from afina.models.kernels.layer_changes import LayerChange
-from afina.models.kernels.layout import Layout
+from afina.models.kernels.layout import Layout, Pooled
 
 PROMPT = "prompt"
 """Name of the `Prompt` module in a body."""
 
 PREFIX = "prefix"
 """Name of the `Prefix` module in an attention."""
+
+READOUT = "readout"
+"""Name of the `Readout` module in a body."""
 
 
 class Prompt(nn.Module):
@@ -63,6 +66,26 @@ class Prefix(nn.Module):
         return self.key.transpose(0, 1), self.value.transpose(0, 1)
 
 
+class Readout(nn.Module):
+    """The head's input from the hidden states, in place of the family's own pooling. Has no parameters.
+
+    The result goes to the last layer of the head. Other layers of the head, such as a pooler, are left out.
+
+    Attributes:
+        settings: The pooling, and whether the result is normalised.
+    """
+
+    def __init__(self, settings: Pooled) -> None:
+        super().__init__()
+        self.settings = settings
+
+
+def readout_of(body: nn.Module) -> Pooled | None:
+    """Return how the head's input is made in place of the family's pooling; None: by the family's pooling."""
+    found = body._modules.get(READOUT)
+    return found.settings if isinstance(found, Readout) else None
+
+
 def prompt_of(body: nn.Module) -> Prompt | None:
     """Return the prompt of a transformer without its head; None: no prompt."""
     found = body._modules.get(PROMPT)
@@ -87,7 +110,8 @@ def layout_of(body: Any, bounds: Tensor) -> Layout:
     prompt, prefix = prompt_of(body), prefix_of(next(attentions(body)))
     before = 0 if prefix is None else len(prefix)
     made = Layout(bounds, 0, before) if prompt is None else Layout(bounds).grown(len(prompt), before)
-    return made.pooling(architecture_of(body).pooling_of(body.config))
+    readout = readout_of(body)
+    return made.pooling(architecture_of(body).pooling_of(body.config) if readout is None else readout.pooling)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import Parameter
 
 from afina.data.batch import Packed
-from afina.models.added_modules import layout_of, prompt_of
+from afina.models.added_modules import layout_of, prompt_of, readout_of
 from afina.models.architectures import architecture_of, head_of, is_after_pooling, is_head, output_embedding_of
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS
@@ -129,6 +129,11 @@ class Classifier(nn.Module):
         inner = self._inner()
         return getattr(inner, inner.base_model_prefix)
 
+    @property
+    def output_layer(self) -> Any:
+        """The last layer of the classification head, a linear layer with one row for each output."""
+        return head_of(self._inner())[-1]
+
     def _inner(self) -> Any:
         unwrap = getattr(self.model, "get_base_model", None)
         return unwrap() if unwrap else self.model
@@ -176,19 +181,37 @@ class Classifier(nn.Module):
             layout: The row's layout.
             **options: Passed to `afina.models.kernels.attention.packed_attention`.
         """
+        hidden, readout = self.hidden(row, layout, **options), readout_of(self.body)
+        if readout is not None:
+            return readout.of(hidden, layout)
+        return pool(hidden, layout, architecture_of(self.body).pooling_of(self.body.config)).float()
+
+    def hidden(self, row: Mapping[str, Tensor], layout: Layout, **options: Any) -> Tensor:
+        """Return the body's output for a row, [T, width]; arguments as in `read`. Right where the layout reads it."""
         entry = architecture_of(self.body)
         config = self.body.config
         offset = entry.position_offset(config)
         given = {**row, "position_ids": row["position_ids"] + offset} if offset else row
         output = self.body(**given, use_cache=False, layout=layout, causal=not entry.is_encoder, **options)
-        return pool(output.last_hidden_state.squeeze(0), layout, entry.pooling_of(config)).float()
+        found: Tensor = output.last_hidden_state.squeeze(0)
+        return found
+
+    def head_input(self, packed: Packed, layout: Layout | None = None) -> Tensor:
+        """Return the input of the head's last layer, [B, width], with which a linear model can replace that layer."""
+        found: list[Tensor] = []
+        hook = self.output_layer.register_forward_pre_hook(lambda _, given: found.append(given[0]))
+        try:
+            self(packed, layout)
+        finally:
+            hook.remove()
+        return found[0]
 
     def answer(self, features: Tensor) -> Tensor:
         """Return the head's logits, float32 [B, number of labels], for features, float32 [B, width]."""
         with torch.autocast(features.device.type, enabled=False):
             inner = self._inner()
-            compute = architecture_of(inner).logits
-            logits: Tensor = head_of(inner)[-1](features) if compute is None else compute(inner, features)
+            compute = None if readout_of(self.body) is not None else architecture_of(inner).logits
+            logits: Tensor = self.output_layer(features) if compute is None else compute(inner, features)
         return logits if self.offset is None else logits + self.offset
 
     def _row(self, packed: Packed, layout: Layout) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ once for the whole row. Does not know methods, tasks or texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby, pairwise
 from threading import Lock
@@ -24,7 +24,7 @@ from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, types_of
 from afina.models.kernels.key_values import KeyValueRow
 from afina.models.kernels.layer_changes import BatchedAdapter, PlacedChange, RowChanges, RowSegment, changed_forward
-from afina.models.kernels.layout import Layout
+from afina.models.kernels.layout import Layout, Pooled
 from afina.models.kernels.linear import is_linear
 from afina.models.kernels.lora import Masks, prepare_dora, share_products
 from afina.models.kernels.patches import Patch, call_of, patch, patches_of
@@ -115,10 +115,15 @@ class MixedBatchModel:
         """
         row = _Row.of(groups, self.device)
         with self._computing(row.length, row.changes):
-            given, segments = self._given(row, groups), self._segments(row)
-            entry, config = architecture_of(self.classifier.body), self.classifier.body.config
-            layout = row.layout.pooling(entry.pooling_of(config))
-            return self.classifier.read(given, layout, segments=segments, cached=cached)
+            given, options = self._given(row, groups), {"segments": self._segments(row), "cached": cached}
+            own = architecture_of(self.classifier.body).pooling_of(self.classifier.body.config)
+            ways = [group.adapter.pooled for group in groups]
+            layout = row.layout.pooling(*(own if way is None else way.pooling for way in ways))
+            if not any(ways):
+                return self.classifier.read(given, layout, **options)
+            hidden = self.classifier.hidden(given, layout, **options)
+            made = {way: (way or Pooled(own)).of(hidden, layout) for way in set(ways)}
+            return torch.cat([made[way][texts] for way, (_, texts) in zip(ways, row.placed, strict=True)])
 
     def next_features(
         self, tokens: Tensor, positions: Tensor, changes: dict[str, list[PlacedChange]], cached: KeyValueRow

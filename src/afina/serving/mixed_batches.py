@@ -21,6 +21,7 @@ from afina.errors import AfinaError, InvalidStudy
 from afina.inference import reading
 from afina.inference.predictor import ModelPredictor, logits
 from afina.models.kernels.layer_changes import BatchedAdapter
+from afina.models.kernels.layout import Pooled
 from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
 from afina.models.objective import Predictions
 from afina.serving.residents import Resident, SeparateResident, SharedResident
@@ -83,14 +84,16 @@ def _together(host: MixedBatchModel, questions: Sequence[EncodedRequest]) -> lis
 
 
 def _distinct(questions: Sequence[EncodedRequest]) -> Sequences:
-    bare = BatchedAdapter()
+    bare: dict[Pooled | None, BatchedAdapter] = {}
     places: dict[tuple[int, bytes, int | None], int] = {}
     batched_adapters: list[BatchedAdapter] = []
     tokens: list[np.ndarray] = []
     second: list[int | None] = []
     asked: list[int] = []
     for resident, sequence, place in questions:
-        batched = bare if resident.batched.is_empty else resident.batched
+        batched = resident.batched
+        if batched.is_empty:
+            batched = bare.setdefault(batched.pooled, batched)
         key = id(batched), sequence.tobytes(), place
         if key not in places:
             places[key] = len(tokens)

@@ -24,8 +24,9 @@ from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS
 from afina.studies.choosing import floors
 from afina.studies.choosing.floor import Floor
+from afina.studies.measurements import Duration
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
-from afina.studies.runs.record import Below, Duration, Printable, Result
+from afina.studies.runs.record import Below, Printable, Result
 from afina.studies.runs.spec import RunSpec
 
 LABEL = "without-a-model-{}"

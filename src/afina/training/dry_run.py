@@ -27,9 +27,9 @@ from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
 from afina.models.language_model import open_without_weights
 from afina.models.objective import Objective, Opening
-from afina.training.fit import Fit
 from afina.training.inputs import inputs_of
 from afina.training.optimizer import Recipe
+from afina.training.probe_fit import fit_of
 
 _STEPS = 2
 """Two, because the optimiser's state exists only from the second step on."""
@@ -91,7 +91,7 @@ def dry_run(
     made, evaluation_layout = inputs_of(method).rehearsal(loader, recipe, layout), layout(evaluation).made()
     generation = None if load is None else load.rehearsal(shapes[0].before, layout)
     with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
-        fit = Fit(_fake(shapes.pop()), method, objective, loader, recipe, dtype)
+        fit = fit_of(method)(_fake(shapes.pop()), method, objective, loader, recipe, dtype)
         if fit.parameters:
             fit.begin()
             for _ in range(_STEPS):
@@ -100,9 +100,9 @@ def dry_run(
         kept, activations, beyond = fit.state_bytes, None, 0
         if fit.parameters:
             beyond = alive.peak - kept
-            if not recipe.checkpointing:
-                beyond = activations = fit.activation_bytes(parts[0])
-        copies = fit.weights.copies
+            if not recipe.checkpointing and (activations := fit.activation_bytes(parts[0])) is not None:
+                beyond = activations
+        copies, most = fit.weights.copies, kept + fit.beside_bytes
         counts = count_parameters(fit.parameters)
         classifier = fit.finish(lambda: _fake(shapes.pop()))
         disk_bytes = tensorfile.size(method.state(classifier.model))
@@ -111,7 +111,7 @@ def dry_run(
             if generation is not None:
                 generation.run(classifier)
             classifier(evaluation, evaluation_layout)
-    return DryRun(counts, kept, kept - copies, activations, beyond, alive.peak, disk_bytes)
+    return DryRun(counts, kept, kept - copies, activations, beyond, max(alive.peak, most), disk_bytes)
 
 
 def _shape(address: str, labels: int, opening: Opening, method: Method, precision: str) -> Classifier:

@@ -97,6 +97,11 @@ class Fit:
         self.average = WeightAverage(recipe.average, recipe.steps, trained)
 
     @property
+    def learning_rate(self) -> float | None:
+        """The largest learning rate; None if no gradient step is taken."""
+        return self.recipe.learning_rate if self.parameters else None
+
+    @property
     def device(self) -> torch.device:
         """Device of the parameters."""
         return next(self.classifier.parameters()).device
@@ -253,9 +258,21 @@ class Fit:
         held = [*self.inputs.held, *self.pull.held, *self.average.weights.values()]
         return meter.state_bytes([*weights, *held], self.optimizer)
 
-    def activation_bytes(self, part: MicroBatch) -> int:
-        """Return the bytes that a forward pass over `part` keeps for the backward pass."""
+    @property
+    def beside_bytes(self) -> int:
+        """Bytes of arrays that are no tensors, at their peak."""
+        return 0
+
+    def activation_bytes(self, part: MicroBatch) -> int | None:
+        """Return the bytes that a forward pass over `part` keeps for the backward pass; None: there is no such pass."""
         return meter.activation_bytes(self.classifier, lambda: self._loss(part))
+
+    def pace(self, first: int, count: int) -> float:
+        """Return the seconds of a token, measured over `count` steps after `first` steps; ends the session."""
+        self.advance(first)
+        tokens, seconds = self.account.tokens, self.account.seconds["train"]
+        self.advance(first + count)
+        return (self.account.seconds["train"] - seconds) / (self.account.tokens - tokens)
 
     def measure(self) -> Measured:
         """Measure memory after the last step: the state, and the activations of the largest part of a batch."""

@@ -1,4 +1,4 @@
-"""Inputs of a training step: packed texts through the whole model, or features of texts if only the head trains.
+"""Inputs of a training step: packed texts through the whole model, or features of texts if only the head changes.
 
 Features are the frozen body's outputs. They are computed once for each text and kept, so all steps together cost one
 forward pass over each text. They are computed without dropout, in the batches of prediction and the compute dtype of
@@ -192,6 +192,8 @@ that a pause loses little."""
 
 def inputs_of(method: Method) -> type[Inputs]:
     """Return the class of inputs that the steps of `method` use."""
+    if method.is_fitted:
+        return AllFeatures
     return FeatureInputs if method.trains_head and not method.trains_body else PackedInputs
 
 
@@ -274,8 +276,11 @@ class FeatureInputs(Inputs):
     def _compute(self, laid: TextBatch, rows: Tensor) -> None:
         assert self._kept is not None
         with torch.inference_mode():
-            features = self.classifier.features(laid.packed.to(self.device), laid.layout)
-            self._kept.index_copy_(0, rows.to(self.device), features)
+            self._kept.index_copy_(0, rows.to(self.device), self._features(laid))
+
+    def _features(self, laid: TextBatch) -> Tensor:
+        """Return the features that are kept, float32 [B, width]."""
+        return self.classifier.features(laid.packed.to(self.device), laid.layout)
 
     def outputs(self, part: FeatureBatch) -> Tensor:
         """Return the head's logits."""
@@ -312,6 +317,45 @@ class FeatureInputs(Inputs):
         read = chain.from_iterable(_batches(loader, examples, start, stop) for start, stop in stretches)
         heaviest = max((packed for _, packed in read), key=lambda packed: len(packed.tokens))
         return [TextBatch(heaviest, layout(heaviest).made()), TextBatch(cls.largest(loader, recipe))]
+
+
+class AllFeatures(FeatureInputs):
+    """Features of all texts, [N, width], for a head that is fitted at once: the inputs of the head's last layer."""
+
+    def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
+        super().__init__(classifier, loader, recipe)
+        self._examples = np.arange(len(loader.encoded))
+
+    def compute(self) -> Iterator[Packed]:
+        """Compute the features of all texts, and yield each batch after it is computed."""
+        for indices, packed in by_length(self.loader.encoded):
+            self._compute(TextBatch(packed), torch.from_numpy(indices))
+            yield packed
+
+    @property
+    def computed_features(self) -> np.ndarray:
+        """The features of all texts in the loader's order, float32 [N, width], once `compute` has ended."""
+        assert self._kept is not None
+        return self._kept.cpu().numpy()
+
+    def _features(self, laid: TextBatch) -> Tensor:
+        return self.classifier.head_input(laid.packed.to(self.device), laid.layout)
+
+    @classmethod
+    def largest(cls, loader: Loader, recipe: Recipe) -> Packed:
+        """Return the largest batch of texts that is computed."""
+        return max((packed for _, packed in by_length(loader.encoded)), key=lambda packed: len(packed.tokens))
+
+    @classmethod
+    def computed(cls, loader: Loader, steps: int) -> int:
+        """Return the number of tokens of all texts."""
+        return int(loader.encoded.lengths.sum())
+
+    @classmethod
+    def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
+        """Return the largest batch of texts that is computed, which also stands for the step's batch."""
+        heaviest = cls.largest(loader, recipe)
+        return [TextBatch(heaviest, layout(heaviest).made())] * 2
 
 
 def _examples(loader: Loader, steps: int) -> np.ndarray:

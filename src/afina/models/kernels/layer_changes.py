@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from afina.models.kernels.layout import Layout
+from afina.models.kernels.layout import Layout, Pooled
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +106,14 @@ class BatchedAdapter:
         prompt: Rows before the embeddings of each text, [K, width].
         prefix: Keys and values by path of an attention, with the same P everywhere.
         tensor_names: The saved tensors that are covered. An adapter with other tensors needs a model of its own.
+        pooled: How the head's input is made of hidden states. None: by the family's own pooling.
     """
 
     changes: Mapping[str, tuple[LayerChange, ...]] = field(default_factory=dict)
     prompt: Tensor | None = None
     prefix: Mapping[str, KeyValues] = field(default_factory=dict)
     tensor_names: frozenset[str] = frozenset()
+    pooled: Pooled | None = None
 
     @classmethod
     def joined(cls, adapters: Sequence[BatchedAdapter]) -> BatchedAdapter:
@@ -122,10 +124,10 @@ class BatchedAdapter:
             prefix |= one.prefix
             for path, more in one.changes.items():
                 changes[path] = changes.get(path, ()) + more
-        prompts = [one.prompt for one in adapters if one.prompt is not None]
-        return cls(
-            changes, prompts[0] if prompts else None, prefix, frozenset().union(*(one.tensor_names for one in adapters))
-        )
+        prompt = next((one.prompt for one in adapters if one.prompt is not None), None)
+        pooled = next((one.pooled for one in adapters if one.pooled is not None), None)
+        names = frozenset[str]().union(*(one.tensor_names for one in adapters))
+        return cls(changes, prompt, prefix, names, pooled)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> BatchedAdapter:
         """Return the adapter with all weights on the device, in the frozen model's dtype."""
@@ -138,7 +140,7 @@ class BatchedAdapter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no change, so that features are the frozen model's own."""
+        """Whether there is no change, so that hidden states are the frozen model's own."""
         return not self.changes and self.prompt is None and not self.prefix
 
     @property

@@ -10,11 +10,11 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from afina.models.architectures import Pooling
 
@@ -272,6 +272,21 @@ class _TakeOut(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (own,) = ctx.saved_tensors
         return grads[0].new_zeros(ctx.shape).index_copy_(0, own, grads[0]), None
+
+
+class Pooled(NamedTuple):
+    """How the head's input is made of hidden states: pooled, and then divided by the Euclidean norm if `normalize`."""
+
+    pooling: Pooling
+    normalize: bool = False
+
+    def of(self, hidden: Tensor, layout: Layout) -> Tensor:
+        """Return the head's input, float32 [B, D], for hidden states, [T, D]."""
+        if self.pooling == "last":
+            features = hidden.index_select(0, layout.bounds[1:].long() - 1).float()
+        else:
+            features = pool(hidden, layout, self.pooling).float()
+        return nn.functional.normalize(features, dim=-1) if self.normalize else features
 
 
 def pool(hidden: Tensor, layout: Layout, pooling: Pooling) -> Tensor:

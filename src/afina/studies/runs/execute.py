@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective, Predictions
+from afina.studies.measurements import HeadFit
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import Prepared, prepare
@@ -29,6 +30,7 @@ from afina.studies.runs.record import Environment, Memory, Prompting, Record, Se
 from afina.studies.runs.spec import RunSpec
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Measured
+from afina.training.probe_fit import ProbeFit
 
 CURVE_POINTS = 400
 
@@ -101,6 +103,7 @@ class _Execution:
         self.run = prepared.run
         if fit.parameters:
             self._train(fit, prepared)
+            prepared = prepared.trained(fit.classifier)
         measured = fit.measure()
         classifier = fit.finish(prepared.reopen)
         objective = self._calibrated(classifier, fit, prepared)
@@ -108,7 +111,7 @@ class _Execution:
         scores = objective.metrics(predictions)
         selection = self._selection(classifier, fit, prepared)
         training = self.run.training.model_dump(mode="json") | {
-            "learning_rate": fit.recipe.learning_rate if fit.parameters else None,
+            "learning_rate": fit.learning_rate,
             "max_length": prepared.max_length,
         }
         self.listen(Progress("save"))
@@ -269,6 +272,7 @@ class _Execution:
             environment=_environment(prepared),
             data_digest=run.data_digest,
             too_long_rows=task.evaluation.left_out.rows,
+            fitted=_fitted(fit, prepared),
         )
 
     def _memory(self, account: Account, measured: Measured) -> Memory:
@@ -281,6 +285,13 @@ class _Execution:
             allocated_peak=self.meter.allocated_peak,
             reserved_peak=self.meter.reserved_peak,
         )
+
+
+def _fitted(fit: Fit, prepared: Prepared) -> HeadFit | None:
+    """Return how scikit-learn fitted the head; None: the head was not fitted."""
+    if not isinstance(fit, ProbeFit) or fit.fitted is None:
+        return None
+    return HeadFit(**asdict(fit.fitted), **prepared.features)
 
 
 def _environment(prepared: Prepared) -> Environment:

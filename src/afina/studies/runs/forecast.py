@@ -36,8 +36,8 @@ from afina.studies.runs.prepared import aim_of, attached, loader_of, longest_tex
 from afina.studies.runs.run import Forecast, Terms
 from afina.studies.runs.spec import Ask, Data, RunSpec, Training
 from afina.training.dry_run import dry_run
-from afina.training.fit import Fit
 from afina.training.inputs import inputs_of
+from afina.training.probe_fit import fit_of
 
 MADE_UP = "texts of one length"
 """The task of a run that is forecast from the backbone's configuration alone."""
@@ -311,10 +311,7 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
         attached(classifier, method, run.seed, device)
         recipe = replace(recipe_of(run, method, loader), steps=WARM_UP + MEASURED)
         dtype = devices.precision(run.training.dtype, device)
-        fit = Fit(classifier, method, objective, loader, recipe, dtype)
-        fit.advance(WARM_UP)
-        tokens, seconds = fit.account.tokens, fit.account.seconds["train"]
-        fit.advance()
+        fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype)
+        return fit.pace(WARM_UP, MEASURED)
     except torch.OutOfMemoryError:
         raise OutOfMemory(run.title) from None
-    return (fit.account.seconds["train"] - seconds) / (fit.account.tokens - tokens)

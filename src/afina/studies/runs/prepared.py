@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from afina.events import Listener, Progress, ignore
 from afina.inference.predictor import predicted
 from afina.inference.prompting import calibrated_offset
 from afina.meter import Meter
-from afina.methods import make
+from afina.methods import is_fitted, make
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models import objectives
@@ -34,6 +34,7 @@ from afina.studies.runs.inputs import Located, TaskFacts, labels_of
 from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
 from afina.training.optimizer import Recipe
+from afina.training.probe_fit import fit_of
 
 DEFAULT_LENGTH = 512
 
@@ -79,10 +80,21 @@ class Prepared:
             "offset": None if self.offset is None else tuple(self.offset.tolist()),
         }
 
+    @property
+    def features(self) -> dict[str, Any]:
+        """How a linear probe's features are made, in the form of `HeadFit`: `pooling`, `normalize`."""
+        made = self.method.hyperparameters
+        own = self.backbone.architecture.pooling
+        return {"pooling": own if made["pooling"] == "family" else made["pooling"], "normalize": made["normalize"]}
+
     def predict(self, classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:
         """Return the classifier's predictions for a split, with its targets."""
         given = classifier, split.encoded, self.objective, self.backbone.tokenizer, listen
         return predicted(*given, targets=split.labels, references=split.references)
+
+    def trained(self, classifier: Classifier) -> Prepared:
+        """Return the parts with the offset of the trained classifier: a fitted head may have one."""
+        return self if classifier.offset is self.offset else replace(self, offset=classifier.offset)
 
     def reopen(self) -> Classifier:
         """Open the classifier again, in its state before training."""
@@ -117,7 +129,7 @@ def prepare(
         backbone = opened_backbone or (located.open(run) if located else Backbone.load(run.backbone))
         question = question_of(run, texts, backbone)
         length = longest_text(run, backbone.longest)
-        method = make(run.method, run.hyperparameters).for_family(backbone.family)
+        method = make(run.method, run.hyperparameters).for_backbone(backbone)
         classifier = opened(backbone, objective, question, method, run.seed)
         digest = backbone.digest_of(classifier.body)
         total = sum(parameter.numel() for parameter in classifier.parameters())
@@ -147,7 +159,9 @@ def prepare(
         device=meter.device,
     )
     loader = loader_of(run, task.train, objective)
-    return prepared, Fit(classifier, method, objective, loader, recipe_of(run, method, loader), prepared.dtype)
+    return prepared, fit_of(method)(
+        classifier, method, objective, loader, recipe_of(run, method, loader), prepared.dtype
+    )
 
 
 def read_task(run: RunSpec) -> Task:
@@ -197,7 +211,8 @@ def question_of(run: RunSpec, task: Task | TaskFacts, backbone: Backbone) -> Ver
         asked = asked.model_copy(update={"head": "random"})
     if backbone.architecture.is_encoder:
         asked = asked.model_copy(update={"head": "random"})
-    return Verbalizer.of(task.label_names, tokenizer, pairs=task.pairs, **asked.model_dump())
+    made = Verbalizer.of(task.label_names, tokenizer, pairs=task.pairs, **asked.model_dump())
+    return Verbalizer(made.template) if is_fitted(run.method) else made  # the head does not start from words
 
 
 def opened(backbone: Backbone, objective: Objective, question: Verbalizer, method: Method, seed: int) -> Classifier:

@@ -30,6 +30,7 @@ from afina.repr_html import ReprCard
 from afina.schema import Count, Figure, Frozen, Problem, Sealed, Sparing
 from afina.stats import classification, metrics
 from afina.stats.metrics import METRICS, Answered
+from afina.studies.measurements import Duration, HeadFit
 
 TOLD = 2
 """The number of metrics that a card shows beside the headline metric; a record has more."""
@@ -55,7 +56,6 @@ def _printable(text: str) -> str:
 
 
 Printable = Annotated[str, AfterValidator(_printable)]
-Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Seconds(Frozen):
@@ -151,10 +151,12 @@ class Record(ReprCard, Sparing, Sealed):
             Left out of the JSON if empty.
         at_once: The largest number of runs that this machine executed at the same time as this run, which lengthens
             `seconds`. Left out of the JSON if this run was alone.
+        fitted: How scikit-learn fitted the head. None: trained by gradient steps, or not trained. Left out of the JSON
+            if None.
         content_digest: The digest of every other field.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "signatures", "too_long_rows"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "fitted", "signatures", "too_long_rows"})
 
     key: str
     study: Printable
@@ -200,6 +202,7 @@ class Record(ReprCard, Sparing, Sealed):
     data_digest: str | None = None
     too_long_rows: tuple[Count, ...] = ()
     at_once: int = Field(default=1, ge=1)
+    fitted: HeadFit | None = None
 
     def beside(self, most: int) -> Self:
         """Return the record with `at_once` set to `most`: the number of runs at the same time, this run included."""

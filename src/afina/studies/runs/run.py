@@ -23,6 +23,7 @@ from afina.data.task import Task
 from afina.errors import InvalidStudy
 from afina.events import Listener, Progress, ignore
 from afina.methods import make
+from afina.methods.method import Method
 from afina.models.backbone_spec import FLOAT
 from afina.studies.runs import output_directory
 from afina.studies.runs.inputs import RunInputs, facts_of
@@ -48,7 +49,7 @@ class Run(RunSpec):
 
     @model_validator(mode="after")
     def _can_be_carried_out(self) -> Self:
-        make(self.method, self.hyperparameters, "run")
+        self._check_ignored(make(self.method, self.hyperparameters, "run"))
         if self.name:
             output_directory.check_name(self.name, "run")
         if not 0 <= self.seed < MOST_SEED:
@@ -59,6 +60,25 @@ class Run(RunSpec):
                 seed=self.seed,
             )
         return self
+
+    def _check_ignored(self, method: Method) -> None:
+        """Raise InvalidStudy for a setting without effect on the method."""
+        given = [
+            name
+            for part in (self.training, self.ask)
+            for name, field in type(part).model_fields.items()
+            if name in method.ignores and getattr(part, name) != field.default
+        ]
+        given += ["head"] if method.is_fitted and self.ask.head == "words" else []
+        if given:
+            raise InvalidStudy(
+                f"run {self.title}: `{given[0]}` has no effect on method {method.name}, whose head scikit-learn fits. "
+                f"Leave `{given[0]}` out, or set it in the tables of other methods only.",
+                code="option.inapplicable",
+                run=self.title,
+                option=given[0],
+                method=method.name,
+            )
 
     def execute(self, out: str | Path, listen: Listener | None = None, task: Task | None = None) -> Record:
         """Execute the run in this process, and write the adapter and the predictions below `out`.

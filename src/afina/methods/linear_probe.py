@@ -1,0 +1,191 @@
+"""Linear probe: scikit-learn fits the head to features of the frozen body, without gradient steps.
+
+The method says how features are pooled, and what is saved. `afina.training` computes the features, and
+`afina.stats.linear_models` fits. Reads how a sentence-transformers directory pools. Does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
+from afina import file_io
+from afina.errors import CorruptAdapter, InvalidStudy
+from afina.methods.selective import Selective
+from afina.models.architectures import Pooling, architecture_of, is_head
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from afina.models.backbone import Backbone
+    from afina.models.kernels.layer_changes import BatchedAdapter
+
+PoolingChoice = Literal["auto", "family", "first", "last", "mean"]
+"""`auto`: as sentence-transformers' files beside the backbone say, else as the family does."""
+
+
+@dataclass(frozen=True)
+class LinearProbe(Selective):
+    """Linear probe: scikit-learn fits the head to features of the frozen body (logistic or ridge regression).
+
+    The method `head` trains the same head by gradient steps. The strength of regularization is chosen by
+    cross-validation on the training texts. The seed does not change the result if the head is one layer.
+
+    Attributes:
+        pooling: How features are pooled. `family`: as the family's own classifier does, so that the result is a
+            classifier of transformers. `first`, `last`, `mean`: of the last hidden states of a text's tokens.
+        normalize: Whether features are divided by their Euclidean norm. None: as sentence-transformers' files beside
+            the backbone say if `pooling` is `auto`, else False.
+    """
+
+    name: ClassVar[str] = "linear_probe"
+    title: ClassVar[str] = "linear probe"
+    summary: ClassVar[str] = "scikit-learn fits a linear head to what the frozen body gives, without gradient steps"
+    search: ClassVar[None] = None
+    trains_body: ClassVar[bool] = False
+    starts_apart: ClassVar[bool] = True  # another pooling changes the logits
+    is_fitted: ClassVar[bool] = True
+    ignores: ClassVar[frozenset[str]] = frozenset(
+        ("learning_rate", "weight_decay", "clip", "warmup", "label_smoothing", "average", "pull", "words", "offset")
+    )
+
+    pooling: PoolingChoice = "auto"
+    normalize: bool | None = None
+
+    def trains(self, name: str) -> bool:
+        """Whether the parameter belongs to the head."""
+        return is_head(name)
+
+    def for_family(self, family: str) -> Self:
+        """Return the method with the family's own pooling in place of `auto`."""
+        pooling: PoolingChoice = "family" if self.pooling == "auto" else self.pooling
+        return replace(self, pooling=pooling, normalize=bool(self.normalize))
+
+    def for_backbone(self, backbone: Backbone) -> Self:
+        """Return the method with the pooling that sentence-transformers' files say, in place of `auto`."""
+        if self.pooling == "auto" and (said := sentence_pooling(backbone.path)) is not None:
+            normalize = said.normalize if self.normalize is None else self.normalize
+            return replace(self, pooling=said.pooling, normalize=normalize)
+        return self.for_family(backbone.family)
+
+    def attach(self, model: Any) -> Any:
+        """Freeze the body, and let the head read the features as the settings say."""
+        from afina.models.added_modules import READOUT, Readout
+
+        model = super().attach(model)
+        if (pooled := self._pooled(model)) is not None:
+            body = getattr(model, model.base_model_prefix)
+            setattr(body, READOUT, Readout(pooled))
+        return model
+
+    def _pooled(self, model: Any) -> Any:
+        """Return how features are made; None: by the family's own pooling and head."""
+        from afina.models.kernels.layout import Pooled
+
+        if self.pooling != "auto" and self.pooling != "family":
+            return Pooled(self.pooling, bool(self.normalize))
+        if not self.normalize:
+            return None
+        entry = architecture_of(model)
+        if entry.logits is None:
+            return Pooled(entry.pooling, normalize=True)
+        raise InvalidStudy(
+            f"method {self.name}: normalize is true, but the head of {entry.family} has further layers behind its own "
+            'pooling. Set pooling to "first", "last" or "mean".',
+            code="method.setting-invalid",
+            method=self.name,
+            normalize=True,
+        )
+
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
+        """Return an adapter that changes nothing below the pooling."""
+        from afina.models.kernels.layer_changes import BatchedAdapter
+
+        return BatchedAdapter(pooled=self._pooled(model))
+
+    def merged(self, model: Any) -> Any:
+        """Return the model, which is a classifier of transformers if the pooling is the family's own.
+
+        Raises InvalidStudy for another pooling, or normalised features.
+        """
+        if self._pooled(model) is None:
+            return model
+        how = f"pooling is {self.pooling}" if self.pooling != "family" else "normalize is true"
+        raise InvalidStudy(
+            f"its {how}, which transformers' classifier of this family does not compute. For export, fit the probe "
+            'with pooling = "family" and normalize = false.',
+            code="method.setting-invalid",
+            method=self.name,
+            pooling=self.pooling,
+        )
+
+
+class SentencePooling(NamedTuple):
+    """How a sentence-transformers model makes one vector of a text's hidden states."""
+
+    pooling: Pooling
+    normalize: bool
+
+
+MODULES, POOLING_CONFIG = "modules.json", "config.json"
+_MODES: Mapping[str, Pooling] = {
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+    **{"cls": "first", "mean": "mean", "lasttoken": "last"},
+}
+"""Poolings by the switch, or the name, in the configuration of a Pooling module."""
+
+
+def sentence_pooling(directory: Path) -> SentencePooling | None:
+    """Return what the sentence-transformers files in `directory` say; None if there are none.
+
+    Raises:
+        InvalidStudy: The files are malformed, or ask for a pooling or a layer that the probe does not have.
+    """
+    modules = directory / MODULES
+    if not modules.is_file():
+        return None
+    content, pooling, normalize = _read(modules), None, False
+    for each in content if isinstance(content, list) else []:
+        kind = str(each.get("type")).rpartition(".")[2] if isinstance(each, dict) else "?"
+        if kind == "Pooling":
+            pooling = _mode(directory / Path(str(each.get("path"))).name / POOLING_CONFIG)
+        elif kind == "Normalize":
+            normalize = True
+        elif kind != "Transformer":
+            raise _unsupported(modules, f"a module of type {kind[:40]}")
+    if pooling is None:
+        raise _unsupported(modules, "no module of type Pooling")
+    return SentencePooling(pooling, normalize)
+
+
+def _mode(file: Path) -> Pooling:
+    content = _read(file)
+    if not isinstance(content, dict):
+        raise _unsupported(file, f"a {type(content).__name__}")
+    named = content.get("pooling_mode")
+    switched = [key for key, value in content.items() if key.startswith("pooling_mode_") and value is True]
+    modes = [named] if isinstance(named, str) else switched
+    found = [_MODES.get(mode) for mode in modes]
+    if len(found) != 1 or found[0] is None:
+        raise _unsupported(file, f"the pooling {' and '.join(modes)[:80] or 'none'}")
+    return found[0]
+
+
+def _read(file: Path) -> Any:
+    try:
+        return file_io.read_json(file)
+    except CorruptAdapter:
+        raise _unsupported(file, "a file that cannot be read") from None
+
+
+def _unsupported(file: Path, found: str) -> InvalidStudy:
+    return InvalidStudy(
+        f"{file}: {found}, expected a Transformer, a Pooling by the first, last or mean token, and optionally a "
+        'Normalize. Set pooling to "family", "first", "last" or "mean".',
+        code="method.setting-invalid",
+        path=file,
+    )

@@ -1,0 +1,34 @@
+"""Measurements that only some runs have, as parts of a record. docs/reference/figures.md defines each figure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from afina.schema import Count, Frozen
+
+Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A time in seconds."""
+
+
+class HeadFit(Frozen):
+    """How scikit-learn fitted the head of a linear probe.
+
+    Attributes:
+        parameter: The name of the regularization parameter, `C` or `alpha`.
+        strength: The value that cross-validation on the training texts chose.
+        seconds: The time of the fit on the features, a part of `seconds.train`.
+        iterations: The iterations of the solver. None: a closed formula.
+        converged: Whether the solver converged.
+        pooling: How the features were pooled: "first", "last" or "mean".
+        normalize: Whether the features were divided by their Euclidean norm.
+    """
+
+    parameter: Literal["C", "alpha"]
+    strength: float
+    seconds: Duration
+    iterations: Count | None
+    converged: bool
+    pooling: Literal["first", "last", "mean"]
+    normalize: bool

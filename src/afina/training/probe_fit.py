@@ -1,0 +1,191 @@
+"""ProbeFit: a session in which scikit-learn fits the head to features of all texts, in place of gradient steps.
+
+The whole fit counts as one step. Does not know tasks or runs, and writes no checkpoint: a fit that is interrupted
+starts again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afina import meter
+from afina.data.batch import Loader
+from afina.errors import Diverged, InvalidStudy
+from afina.events import Listener, Progress, ignore
+from afina.methods.method import Method
+from afina.models.classifier import Classifier
+from afina.models.objective import Objective
+from afina.stats.linear_models import LINEAR_KINDS, LinearFit, fit_dense
+from afina.training.checkpoint import Account
+from afina.training.fit import Fit, Measured
+from afina.training.inputs import AllFeatures, MicroBatch
+from afina.training.optimizer import Recipe
+
+COPIES = 3
+"""Copies of all features in float64 that a fit holds at its peak: the features, and the parts of a fold."""
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """The result of a fit.
+
+    Attributes:
+        parameter: Name of the regularization parameter: `C` or `alpha`.
+        strength: The value that cross-validation chose.
+        seconds: Time of the fit on the features, without computing the features.
+        iterations: Iterations of the solver. None: a closed formula.
+        converged: Whether the solver converged.
+    """
+
+    parameter: str
+    strength: float
+    seconds: float
+    iterations: int | None
+    converged: bool
+
+
+class ProbeFit(Fit):
+    """A session that computes the features of all texts once, and fits the last layer of the head to them.
+
+    Attributes:
+        fitted: The result. None: not fitted yet.
+    """
+
+    inputs: AllFeatures
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        method: Method,
+        objective: Objective,
+        loader: Loader,
+        recipe: Recipe,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(classifier, method, objective, loader, replace(recipe, steps=1, warmup=0), dtype)
+        self.fitted: FittedHead | None = None
+
+    @property
+    def learning_rate(self) -> float | None:
+        """None: no gradient step is taken."""
+        return None
+
+    def advance(
+        self,
+        stop: int | None = None,
+        *,
+        keep: Callable[[Account], None] | None = None,
+        listen: Listener = ignore,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Compute the features and fit the head, unless that is done; `keep` is not called.
+
+        Raises:
+            Diverged: A feature is NaN or infinite.
+            InvalidStudy: All texts have the same class.
+        """
+        if self.fitted is not None:
+            return
+        self.begin()
+        LINEAR_KINDS[self.objective.kind].model()  # imports scikit-learn, which takes a second and is no part of a fit
+        began, tokens, done = meter.now(), AllFeatures.computed(self.loader, 1), 0
+        texts, computed = len(self.loader.encoded), 0
+        for packed in self.inputs.compute():
+            done, computed = done + len(packed), computed + len(packed.tokens)
+            pace = computed / (meter.now() - began)
+            listen(Progress("train", done, texts, None, pace, (tokens - computed) / pace))
+            if stopped():
+                raise KeyboardInterrupt
+        self._fit(self.inputs.computed_features)
+        self.account.step, self.account.tokens = 1, tokens
+        self.account.seconds["train"] = meter.now() - began
+
+    def _fit(self, features: np.ndarray) -> None:
+        began, linear = meter.now(), LINEAR_KINDS[self.objective.kind]
+        targets = np.asarray(self.loader.labels)
+        if not np.isfinite(features).all():
+            raise Diverged(
+                "the frozen body gives NaN or infinite features. Set `dtype` to float32, or use another backbone."
+            )
+        if not linear.can_fit(targets):
+            raise InvalidStudy(
+                f"method {self.method.name}: all {len(targets):,} training texts have the same label, but a fit needs "
+                "texts of two labels. Give more texts.",
+                code="method.one-label",
+                method=self.method.name,
+                texts=len(targets),
+            )
+        made = fit_dense(
+            self.objective.kind,
+            features,
+            targets,
+            self.objective.width,
+            intercept=self.classifier.output_layer.bias is not None,
+            weights=_weights(self.objective, targets),
+        )
+        self._write(made)
+        spent = meter.now() - began
+        self.fitted = FittedHead(linear.parameter, made.strength, spent, made.iterations, made.converged)
+
+    def _write(self, made: LinearFit) -> None:
+        """Write the head's last layer; biases that the layer has no place for become the classifier's offset."""
+        last = self.classifier.output_layer
+        with torch.no_grad():
+            last.weight.copy_(torch.from_numpy(made.weights))
+            biases = torch.from_numpy(made.biases).float()
+            if last.bias is not None:
+                last.bias.copy_(biases)
+            elif made.biases.any():
+                self.classifier.offset = biases.to(self.device)
+
+    def update(self, parts: Sequence[MicroBatch]) -> Tensor:
+        """Do nothing: there is no gradient step."""
+        return torch.zeros(())
+
+    def resume(self, path: Path, key: str) -> None:
+        """Do nothing: there is no checkpoint."""
+
+    @property
+    def beside_bytes(self) -> int:
+        """Bytes of the features in float64."""
+        width = int(self.classifier.output_layer.in_features)
+        return COPIES * len(self.loader.encoded) * width * np.dtype(np.float64).itemsize
+
+    def activation_bytes(self, part: MicroBatch) -> int | None:
+        """Return None: there is no backward pass."""
+        return None
+
+    def pace(self, first: int, count: int) -> float:
+        """Return the seconds of a token, measured over `count` batches of features after `first` batches."""
+        self.begin()
+        began, spent, tokens = meter.now(), 0.0, 1
+        batches = self.inputs.compute()
+        for packed in islice(batches, first):
+            spent, tokens = meter.now() - began, len(packed.tokens)
+        began = meter.now()
+        if measured := [len(packed.tokens) for packed in islice(batches, count)]:
+            spent, tokens = meter.now() - began, sum(measured)
+        return spent / tokens
+
+    def measure(self) -> Measured:
+        """Measure the memory of the state; nothing is kept for a backward pass."""
+        return Measured(self.state_bytes)
+
+
+def _weights(objective: Objective, targets: np.ndarray) -> np.ndarray | None:
+    """Return the weight of each text in the loss, [N]; None: all 1."""
+    of_labels: Any = getattr(objective, "weights", None)
+    return None if of_labels is None else np.asarray(of_labels)[targets]
+
+
+def fit_of(method: Method) -> type[Fit]:
+    """Return the class of sessions that train `method`."""
+    return ProbeFit if method.is_fitted else Fit
