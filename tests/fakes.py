@@ -19,6 +19,7 @@ from afina.data.token_cache import EncodedSplit
 from afina.data.tokenize import Encoded, encode
 from afina.events import Listener, ignore
 from afina.inference.predictor import predictions
+from afina.methods import is_fitted
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
@@ -27,6 +28,7 @@ from afina.models.objective import Predictions
 from afina.models.objectives import Classes
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import UNASKED, Training
+from afina.training import probe_fit
 from afina.training.fit import Fit
 from afina.training.optimizer import Recipe
 from vocabularies import (
@@ -270,7 +272,8 @@ class Runs:
         self._done: dict[str, Record] = {}
 
     def run(self, family: str, method: str, hyperparameters: Mapping[str, Any] | None = None, **changes: Any) -> Run:
-        settings = {"max_steps": 6, "batch_size": 8, "dtype": "float32", "learning_rate": 5e-3}
+        settings = {"max_steps": 6, "batch_size": 8, "dtype": "float32"}
+        settings |= {} if is_fitted(method) else {"learning_rate": 5e-3}
         return Run(
             backbone=str(self.backbones.path(family)),
             task=self.task,
@@ -317,7 +320,7 @@ def fit_of(
     settings = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "clip": 1.0, "seed": 0}
     recipe = Recipe(**(settings | changes))
     objective = Classes(("bad", "good"))
-    return Fit(classifier, method, objective, Loader(*data, BATCH, recipe.seed), recipe, dtype)
+    return probe_fit.fit_of(method)(classifier, method, objective, Loader(*data, BATCH, recipe.seed), recipe, dtype)
 
 
 def changed(fit: Fit, loader: Loader | None = None, **changes: Any) -> Fit:

@@ -64,7 +64,8 @@ OWNERS = {
     "pyarrow": "data.readers.formats",
     "openpyxl": "data.readers.formats",
     "psutil": "meter",
-    "sklearn": "stats.classification studies.choosing.linear_floors studies.choosing.text_floors estimators.*",
+    "sklearn": "stats.classification stats.linear_models studies.choosing.linear_floors studies.choosing.text_floors "
+    "estimators.*",
     "scipy": "stats.classification stats.intervals stats.significance report.paper_claims",
     "rouge_score": "stats.text",
     "sacrebleu": "stats.overlap",

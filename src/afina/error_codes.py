@@ -144,6 +144,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "method.changes-logits": "A method changes the logits before the first training step.",
         "method.family-unsupported": "A method is not defined for this family of models.",
         "method.head-missing": "A method consists of a classification head, which a task of kind text does not have.",
+        "method.one-label": "All training texts have the same label, so that no linear probe can be fitted.",
         "method.package-unusable": "A method of another package cannot be loaded.",
         "method.precision-unsupported": "A method needs weights in a form that the run's precision does not keep.",
         "method.setting-invalid": "A hyperparameter has a value that the method or the model does not allow.",

@@ -17,7 +17,7 @@ import torch
 
 from afina import METHODS, Backbone, Run, Task
 from afina.events import Progress
-from afina.methods import make
+from afina.methods import is_fitted, make
 from afina.models.adapter import Adapter
 from afina.studies.runs.execute import execute
 from afina.studies.runs.output_directory import OutputDirectory
@@ -106,7 +106,10 @@ def test_the_same_run_twice_gives_the_same_digest(
 
 
 @pytest.mark.parametrize(
-    "method", some_slow([name for name in METHODS if name != "zero-shot"], quick=["full", "lora", *SOME_METHODS])
+    "method",
+    some_slow(
+        [name for name in METHODS if name != "zero-shot" and not is_fitted(name)], quick=["full", "lora", *SOME_METHODS]
+    ),
 )
 def test_another_seed_gives_another_digest(run: Callable[..., Run], tmp_path: Path, method: str) -> None:
     first, second = (run(method, seed=seed, max_steps=2).execute(tmp_path) for seed in (0, 1))
@@ -143,7 +146,7 @@ def test_a_result_does_not_depend_on_what_ran_before_in_the_process(run: Callabl
 @pytest.mark.parametrize(
     "name",
     some_slow(
-        [*(key for key, kind in METHODS.items() if not kind().trains_nothing), "lora+prefix"],
+        [*(key for key, kind in METHODS.items() if not (kind().trains_nothing or kind.is_fitted)), "lora+prefix"],
         quick=["full", *SOME_METHODS, "lora+prefix"],
     ),
 )

@@ -176,7 +176,7 @@ def methods(as_json: Json = False) -> None:
         settings = [
             f"{key}={'by family' if value == [] else repr(value)}" for key, value in described["defaults"].items()
         ]
-        rate = [f"learning_rate={described['learning_rate']:g}"] if described["trains"] else []
+        rate = [] if described["learning_rate"] is None else [f"learning_rate={described['learning_rate']:g}"]
         print_item(name, method.summary, ", ".join([*settings, *rate]))
     for name, method in NEEDS_SETTINGS.items():
         asked = [*sorted(method.accepts(), reverse=True), f"learning_rate={method.learning_rate:g}"]
@@ -197,7 +197,7 @@ def _method_as_json(method: Method) -> dict[str, Any]:
         "title": method.title,
         "summary": method.summary,
         "trains": not method.trains_nothing,
-        "learning_rate": None if method.trains_nothing else method.learning_rate,
+        "learning_rate": None if method.trains_nothing or method.is_fitted else method.learning_rate,
         "defaults": {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()},
         "search": None if method.search is None else {key: list(value) for key, value in method.search.items()},
         "practical": method.practical,

@@ -306,7 +306,7 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
     if predictor.manifest.offset is not None:
         raise Refused(
             f"{predictor.where}: the adapter adds an offset to its logits, and transformers' head has no bias for it. "
-            "Train the adapter without `offset`, or use it with afina.",
+            "Train the adapter without `offset` (a linear probe: on texts of every label), or use it with afina.",
             code="merge.impossible",
             where=predictor.where,
             field="offset",

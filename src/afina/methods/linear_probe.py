@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 from afina import file_io
 from afina.errors import CorruptAdapter, InvalidStudy
 from afina.methods.selective import Selective
-from afina.models.architectures import Pooling, architecture_of, is_head
+from afina.models.architectures import ARCHITECTURES, Pooling, architecture_of, is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +44,8 @@ class LinearProbe(Selective):
     title: ClassVar[str] = "linear probe"
     summary: ClassVar[str] = "scikit-learn fits a linear head to what the frozen body gives, without gradient steps"
     search: ClassVar[None] = None
+    practical: ClassVar[bool] = False  # choose has its own place for it
     trains_body: ClassVar[bool] = False
-    starts_apart: ClassVar[bool] = True  # another pooling changes the logits
     is_fitted: ClassVar[bool] = True
     ignores: ClassVar[frozenset[str]] = frozenset(
         ("learning_rate", "weight_decay", "clip", "warmup", "label_smoothing", "average", "pull", "words", "offset")
@@ -54,12 +54,28 @@ class LinearProbe(Selective):
     pooling: PoolingChoice = "auto"
     normalize: bool | None = None
 
+    def __post_init__(self) -> None:
+        own = self.pooling in ("auto", "family") and not self.normalize
+        object.__setattr__(self, "starts_apart", not own)  # another pooling changes the logits
+
     def trains(self, name: str) -> bool:
         """Whether the parameter belongs to the head."""
         return is_head(name)
 
     def for_family(self, family: str) -> Self:
-        """Return the method with the family's own pooling in place of `auto`."""
+        """Return the method with the family's own pooling in place of `auto`.
+
+        Raises InvalidStudy for the first token of a causal model, which sees no other token.
+        """
+        if self.pooling == "first" and ARCHITECTURES[family].mask == "causal":
+            raise InvalidStudy(
+                f"method {self.name}: pooling is first, but in a model of type {family}, a text's first token sees "
+                'no other token. Set pooling to "family", "last" or "mean".',
+                code="method.setting-invalid",
+                method=self.name,
+                pooling=self.pooling,
+                family=family,
+            )
         pooling: PoolingChoice = "family" if self.pooling == "auto" else self.pooling
         return replace(self, pooling=pooling, normalize=bool(self.normalize))
 
@@ -67,17 +83,17 @@ class LinearProbe(Selective):
         """Return the method with the pooling that sentence-transformers' files say, in place of `auto`."""
         if self.pooling == "auto" and (said := sentence_pooling(backbone.path)) is not None:
             normalize = said.normalize if self.normalize is None else self.normalize
-            return replace(self, pooling=said.pooling, normalize=normalize)
+            return replace(self, pooling=said.pooling, normalize=normalize).for_family(backbone.family)
         return self.for_family(backbone.family)
 
     def attach(self, model: Any) -> Any:
         """Freeze the body, and let the head read the features as the settings say."""
-        from afina.models.added_modules import READOUT, Readout
+        from afina.models.added_modules import READOUT, PoolingReadout
 
         model = super().attach(model)
         if (pooled := self._pooled(model)) is not None:
             body = getattr(model, model.base_model_prefix)
-            setattr(body, READOUT, Readout(pooled))
+            setattr(body, READOUT, PoolingReadout(pooled))
         return model
 
     def _pooled(self, model: Any) -> Any:

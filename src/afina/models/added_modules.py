@@ -28,7 +28,7 @@ PREFIX = "prefix"
 """Name of the `Prefix` module in an attention."""
 
 READOUT = "readout"
-"""Name of the `Readout` module in a body."""
+"""Name of the `PoolingReadout` in a body."""
 
 
 class Prompt(nn.Module):
@@ -66,7 +66,7 @@ class Prefix(nn.Module):
         return self.key.transpose(0, 1), self.value.transpose(0, 1)
 
 
-class Readout(nn.Module):
+class PoolingReadout(nn.Module):
     """The head's input from the hidden states, in place of the family's own pooling. Has no parameters.
 
     The result goes to the last layer of the head. Other layers of the head, such as a pooler, are left out.
@@ -83,7 +83,7 @@ class Readout(nn.Module):
 def readout_of(body: nn.Module) -> Pooled | None:
     """Return how the head's input is made in place of the family's pooling; None: by the family's pooling."""
     found = body._modules.get(READOUT)
-    return found.settings if isinstance(found, Readout) else None
+    return found.settings if isinstance(found, PoolingReadout) else None
 
 
 def prompt_of(body: nn.Module) -> Prompt | None:

@@ -132,7 +132,7 @@ FIRST = (
     "seconds", "memory", "adapter", "digest",
 )  # fmt: skip
 LEFT_OUT = {"losses", "content_digest"}
-WHERE_GIVEN = {"at_once", "signatures", "too_long_rows"}
+WHERE_GIVEN = Record.unwritten
 """Fields that a record has only if they differ from the default; a failed run has none of these fields."""
 AT_TOP = (ACCURACY, F1)
 """Metrics that are also written beside the record's fields; null if the kind of task lacks them."""
