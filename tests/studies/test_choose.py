@@ -352,11 +352,11 @@ def test_tfidf_is_the_pipeline_that_scikit_learns_grid_search_chooses(kind: str)
     objective = objectives.make(("no", "yes") if kind != "number" else ("score",), {"kind": kind}).of(targets)
     kind = floors.FLOORS[objective.kind]
     words, last = kind.pipeline(train, objective)
-    _, grid = kind.last()
+    grid = kind.linear.grid(linear_floors.CHOICES)
     named = {f"last__{name}": values for name, values in grid.items()}
     pipeline = make_pipeline(clone(words), clone(last))
     pipeline.steps[1] = ("last", pipeline.steps[1][1])
-    search = GridSearchCV(pipeline, named, cv=kind.folds(train.labels), scoring=kind.scoring)
+    search = GridSearchCV(pipeline, named, cv=kind.linear.folds(train.labels), scoring=kind.linear.scoring)
     best = search.fit(train.texts, objective.loss_targets(targets)).best_estimator_
     found, expected = (one.get_params() for one in (last, best[-1]))
     assert {name: found[name] for name in grid} == {name: expected[name] for name in grid}

@@ -67,7 +67,7 @@ class LinearProbe(Selective):
 
         Raises InvalidStudy for the first token of a causal model, which sees no other token.
         """
-        if self.pooling == "first" and ARCHITECTURES[family].mask == "causal":
+        if self.pooling == "first" and not ARCHITECTURES[family].is_encoder:
             raise InvalidStudy(
                 f"method {self.name}: pooling is first, but in a model of type {family}, a text's first token sees "
                 'no other token. Set pooling to "family", "last" or "mean".',
@@ -106,7 +106,7 @@ class LinearProbe(Selective):
             return None
         entry = architecture_of(model)
         if entry.logits is None:
-            return Pooled(entry.pooling, normalize=True)
+            return Pooled(entry.pooling_of(model.config), normalize=True)
         raise InvalidStudy(
             f"method {self.name}: normalize is true, but the head of {entry.family} has further layers behind its own "
             'pooling. Set pooling to "first", "last" or "mean".',

@@ -6,7 +6,7 @@ once for the whole row. Does not know methods, tasks or texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, pairwise
 from threading import Lock

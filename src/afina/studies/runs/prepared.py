@@ -84,7 +84,7 @@ class Prepared:
     def features(self) -> dict[str, Any]:
         """How a linear probe's features are made, in the form of `HeadFit`: `pooling`, `normalize`."""
         made = self.method.hyperparameters
-        own = self.backbone.architecture.pooling
+        own = self.backbone.architecture.pooling_of(self.backbone.config)
         return {"pooling": own if made["pooling"] == "family" else made["pooling"], "normalize": made["normalize"]}
 
     def predict(self, classifier: Classifier, split: EncodedSplit, listen: Listener = ignore) -> Predictions:
