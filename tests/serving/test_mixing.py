@@ -163,7 +163,7 @@ def test_other_families(backbones: Backbones, family: str) -> None:
 
 @pytest.mark.parametrize("family", by_family(ENCODERS, SLOW))
 def test_encoders(backbones: Backbones, family: str) -> None:
-    """With the layers of each head, with pairs that have token types or none, and with a changed pooler."""
+    """With the layers of each head, poolings of their own, a changed pooler, and pairs with token types or none."""
     backbone = Backbone.load(str(backbones.path(family)))
     names = ["input_ids", "token_type_ids", "attention_mask"]
     backbone.tokenizer.model_input_names = names if backbone.architecture.token_types else names[::2]
@@ -178,6 +178,9 @@ def test_encoders(backbones: Backbones, family: str) -> None:
         ("head", {}),
         ("lora+bitfit", {}) if serves(family, "bitfit") else ("lora+layernorm", {}),
         ("bitfit", {}) if serves(family, "bitfit") else ("baseline", {}),
+        ("linear_probe", {"pooling": "mean", "normalize": True}),
+        ("linear_probe", {"pooling": "last"}),
+        ("linear_probe", {"pooling": "family"}),
     ]
     adapters = [adapter(backbone, *one, seed=seed, **KINDS[seed % len(KINDS)]) for seed, one in enumerate(cases)]
     paired = [adapter(backbone, *one, seed=seed, pairs=True, max_length=90) for seed, one in enumerate(cases[::3])]

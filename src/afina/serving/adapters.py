@@ -151,19 +151,25 @@ class EmptyModel:
         saved: The tensors that it would save, by name.
         layers: Computes the layers after the pooling. None: one linear layer, or the model answers with texts.
         head_names: Names of the weights of these layers; empty for a model that answers with texts.
+        output: Path of the layer that returns the outputs.
     """
 
     model: Any
     saved: Mapping[str, Tensor]
     layers: FamilyHead | None
     head_names: frozenset[str]
+    output: str
 
-    def head_of(self, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
-        """Return the head with these weights, as `SharedResident.head`."""
-        if self.layers is not None:
+    def head_of(self, weights: Mapping[str, Tensor], *, pooled: bool) -> Callable[[Tensor], Tensor]:
+        """Return the head with these weights, as `SharedResident.head`.
+
+        Args:
+            weights: A weight for each of `head_names`.
+            pooled: Whether the adapter has a pooling of its own, whose result goes to the last layer at once.
+        """
+        if self.layers is not None and not pooled:
             return partial(self.layers.logits, weights)
-        (weight,) = weights.values()
-        return partial(linear, weight=weight)
+        return partial(linear, weight=weights[f"{self.output}.weight"], bias=weights.get(f"{self.output}.bias"))
 
 
 class AdapterLoader:
@@ -232,7 +238,7 @@ class AdapterLoader:
         reading = Reading(manifest, adapter.where, self.backbone, method)
         own = [weight for name, weight in weights.items() if is_head(name)]
         size = batched.size + sum(weight.numel() * weight.element_size() for weight in own)
-        head = None if generates else empty_model.head_of(weights)
+        head = None if generates else empty_model.head_of(weights, pooled=batched.pooled is not None)
         return SharedResident(adapter.digest, manifest, adapter.where, size, reading, batched, head, offset)
 
     def _above(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -254,11 +260,11 @@ class AdapterLoader:
                 empty = meta_from_config(config, width, opening)
                 method.check(empty, adapter.tensors)
                 names = frozenset(name for name, _ in empty.named_parameters() if is_after_pooling(name))
-                several = self.backbone.architecture.logits is not None
-                layers = FamilyHead(meta_from_config(config, width, opening)) if several else None
+                entry = self.backbone.architecture
+                layers = None if entry.logits is None else FamilyHead(meta_from_config(config, width, opening))
                 model = method.attach(empty)
                 names = names if opening.auto_class == "classifier" else frozenset()
-                self._empty_models[key] = EmptyModel(model, method.state(model), layers, names)
+                self._empty_models[key] = EmptyModel(model, method.state(model), layers, names, entry.head[-1])
                 if len(self._empty_models) > _KEPT:
                     self._empty_models.popitem(last=False)
             self._empty_models.move_to_end(key)
