@@ -59,7 +59,13 @@ TARGETS = {
     "gpt2": ("c_attn",),
     "gpt_neox": ("query_key_value",),
     **dict.fromkeys(("gptj", "llama", "mistral", "qwen2", "qwen3"), ("q_proj", "k_proj", "v_proj")),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), ("query", "key", "value")),
+    "distilbert": ("q_lin", "k_lin", "v_lin"),
+    "modernbert": ("Wqkv",),
 }
+HEADS = {"distilbert": ["pre_classifier"], "modernbert": ["head"]}
+"""Modules of a head that peft does not know of."""
+
 TRAINED = {
     "head": (".score.",),
     "full": ("",),
@@ -124,6 +130,7 @@ def by_transformers(backbone: Backbone, method: Method) -> Any:
             bias="all" if method.name == "lora+bitfit" else "none",
             target_modules=list(TARGETS[backbone.family]),
             fan_in_fan_out=backbone.family == "gpt2",
+            modules_to_save=HEADS.get(backbone.family),
         )
         torch.manual_seed(SEED)
         return get_peft_model(model, settings)
@@ -200,6 +207,7 @@ QUICK = {
     ("gpt2", "lora"),
     ("llama", "full"),
     ("llama", "lora"),
+    ("bert", "full"),
     ("gpt_neox", "prelayer"),
     ("qwen2", "head"),
 }
@@ -538,7 +546,7 @@ def _targets(kind: str, rows: Sequence[tuple[str, int]]) -> np.ndarray:
     return np.array([2 if len(text) > 60 else label for text, label in rows], dtype=np.int64)
 
 
-@pytest.mark.parametrize("family", some_slow(["gpt2", "llama"], quick=["gpt2"]))
+@pytest.mark.parametrize("family", some_slow(["gpt2", "llama", "bert", "modernbert"], quick=["gpt2"]))
 @pytest.mark.parametrize("kind", ["number", "labels", "balanced"])
 def test_losses_of_every_kind_of_task_are_trainers(
     backbones: Backbones, kind: str, family: str, tmp_path: Path

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from afina.errors import InvalidStudy
 from afina.methods.method import Method, later, plain_name, weight_names
-from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, is_head
+from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, check_can_be_asked, is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,6 +119,11 @@ class ZeroShot(_Untrained):
     title: ClassVar[str] = "zero-shot"
     summary: ClassVar[str] = "the language model as it is, asked in words: what it answers before anything is trained"
     head: ClassVar[Literal["random", "words"] | None] = "words"
+
+    def for_family(self, family: str) -> Self:
+        """Return the method. Raises InvalidStudy for encoders, which cannot be asked."""
+        check_can_be_asked(ARCHITECTURES[family], f"method {self.name}")
+        return self
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from afina import digest
 from afina.digest import derive_seed
 from afina.errors import NotFound
 from afina.models import verbalizer
-from afina.models.architectures import ARCHITECTURES, Architecture, check_asked, head_of
+from afina.models.architectures import ARCHITECTURES, Architecture, check_can_be_asked, check_can_write, head_of
 from afina.models.backbone_spec import RANDOM
 from afina.models.kernels import attention
 from afina.models.kernels.linear import held_tensors
@@ -130,8 +130,10 @@ class Backbone(ReprCard):
             NotFound: The weights cannot be opened.
             InvalidStudy: `tokens` is given, or a language model is wanted, and the backbone is an encoder.
         """
-        if tokens is not None or opening.auto_class == "language_model":
-            check_asked(self.architecture, f"backbone {self.address}")
+        if tokens is not None:
+            check_can_be_asked(self.architecture, f"backbone {self.address}")
+        if opening.auto_class == "language_model":
+            check_can_write(self.architecture, f"backbone {self.address}")
         with quiet():
             try:
                 model, found = auto_class(getattr(self.architecture, opening.auto_class)).from_pretrained(

@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from afina import allocator, assets, digest, file_io, hub, meter, tensorfile
 from afina.digest import derive_seed
 from afina.errors import InvalidStudy, NotFound
-from afina.models.architectures import ARCHITECTURES, check_asked
+from afina.models.architectures import ARCHITECTURES, check_can_write
 from afina.models.backbone_spec import EMBEDDED, RANDOM, WELL_KNOWN, check_config, check_family, directory_of, packaged
 from afina.models.kernels import attention
 from afina.models.objective import SINGLE_LABEL, Opening
@@ -238,7 +238,7 @@ def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = S
         InvalidStudy: A language model is wanted, and the configuration is an encoder's.
     """
     if opening.auto_class == "language_model":
-        check_asked(ARCHITECTURES[config.model_type], "backbone")
+        check_can_write(ARCHITECTURES[config.model_type], "backbone")
     if opening.auto_class == "classifier":  # a language model has no labels
         config.num_labels = labels
     with torch.device("meta"), quiet():

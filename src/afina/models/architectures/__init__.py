@@ -41,12 +41,23 @@ def supported(family: object, where: str) -> Architecture:
     return entry
 
 
-def check_asked(entry: Architecture, where: str) -> None:
+def check_can_be_asked(entry: Architecture, where: str) -> None:
     """Raise InvalidStudy if a model of this family cannot answer in words; `where` begins the error message."""
     if entry.is_encoder:
         raise InvalidStudy(
-            f"{where}: a model of type {entry.family} is an encoder, which cannot continue a text, so it cannot answer "
-            "in words or write texts. Set head=random, or choose a causal language model such as embedded.",
+            f"{where}: models of type {entry.family} are encoders, which predict no next word, so they cannot be asked "
+            "in words. Set head=random and train a method, or choose a causal language model such as embedded.",
+            code="backbone.encoder-unsupported",
+            family=entry.family,
+        )
+
+
+def check_can_write(entry: Architecture, where: str) -> None:
+    """Raise InvalidStudy if a model of this family cannot write texts; `where` begins the error message."""
+    if entry.is_encoder:
+        raise InvalidStudy(
+            f"{where}: models of type {entry.family} are encoders, which cannot continue a text, so tasks of kind text "
+            "are not supported. Choose a causal language model such as embedded.",
             code="backbone.encoder-unsupported",
             family=entry.family,
         )

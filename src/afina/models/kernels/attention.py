@@ -213,11 +213,16 @@ def _by_torch(
     grid = layout.single
     q, k, v = (grid.fill(states).transpose(0, 1) for states in (query, key, value))
     plain = causal and window is None
+    mask = None
+    if not causal and window is None:
+        mask = None if grid.filled is None else grid.filled[:, None, None]  # no mask of the length's square
+    elif not plain:
+        mask = grid.visible(window, always, causal=causal)[:, None]
     mixed = scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=None if plain else grid.visible(window, always, causal=causal)[:, None],
+        attn_mask=mask,
         dropout_p=dropout,
         is_causal=plain,
         scale=scale,

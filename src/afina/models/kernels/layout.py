@@ -59,6 +59,11 @@ class Grid:
         """L, the length of the longest sequence."""
         return self.sequences.shape[1]
 
+    @property
+    def filled(self) -> Tensor | None:
+        """Whether each cell has a token, bool [N, L]; None: all cells have one."""
+        return None if len(self.cells) == self.lines * self.length else self.sequences >= 0
+
     def fill(self, rows: Tensor) -> Tensor:
         """Turn [H, T, D] into [H, N, L, D], contiguous."""
         return rows.index_select(1, self.tokens).view(rows.shape[0], self.lines, self.length, rows.shape[2])

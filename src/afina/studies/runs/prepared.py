@@ -23,7 +23,7 @@ from afina.methods import is_fitted, make
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models import objectives
-from afina.models.architectures import check_asked
+from afina.models.architectures import check_can_be_asked, check_can_write
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
@@ -196,8 +196,10 @@ def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
 def question_of(run: RunSpec, task: Task | TaskFacts, backbone: Backbone) -> Verbalizer:
     """Return how `run` asks about the texts of its task. Raises InvalidStudy."""
     asked, kind, tokenizer = run.asked, OBJECTIVES[task.kind], backbone.tokenizer
-    if kind.auto_class == "language_model" or asked.head == "words" or asked.words or asked.offset:
-        check_asked(backbone.architecture, f"backbone {backbone.address}")
+    if kind.auto_class == "language_model":
+        check_can_write(backbone.architecture, f"backbone {backbone.address}")
+    elif asked.head == "words" or asked.words or asked.offset:
+        check_can_be_asked(backbone.architecture, f"backbone {backbone.address}")
     prompt = kind.prompt(run.ask.template, task.columns, pairs=task.pairs, tokenizer=tokenizer)
     if prompt is not None:
         return Verbalizer(prompt)
