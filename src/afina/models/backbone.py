@@ -134,6 +134,24 @@ class Backbone(ReprCard):
             check_can_be_asked(self.architecture, f"backbone {self.address}")
         if opening.auto_class == "language_model":
             check_can_write(self.architecture, f"backbone {self.address}")
+        model, lacking = self._open(opening, label_names)
+        if opening.auto_class == "language_model":
+            return cast(PreTrainedModel, model), None
+        offset = None
+        size = getattr(self.config, "initializer_range", 0.02)
+        with torch.no_grad():
+            if tokens is None:
+                _draw(self._new_head(model, lacking), size, torch.Generator().manual_seed(derive_seed(seed, "head")))
+            else:
+                rows, offset = self._answering(model, tokens)
+                if not exact:
+                    rows, offset = rows - rows.mean(0), None
+                    rows *= size / rows.square().mean().sqrt()
+                head_of(model)[-1].weight.copy_(rows)
+        return cast(PreTrainedModel, model), offset if offset is not None and offset.any() else None
+
+    def _open(self, opening: Opening, label_names: Sequence[str]) -> tuple[Any, set[str]]:
+        """Return a model whose body is complete, and the names of weights that the files lack."""
         with quiet():
             try:
                 model, found = auto_class(getattr(self.architecture, opening.auto_class)).from_pretrained(
@@ -153,20 +171,7 @@ class Backbone(ReprCard):
                 ) from None
         lacking = _lacking(found)
         self._fill(model.base_model, lacking, f"{model.base_model_prefix}.")
-        if opening.auto_class == "language_model":
-            return cast(PreTrainedModel, model), None
-        offset = None
-        size = getattr(self.config, "initializer_range", 0.02)
-        with torch.no_grad():
-            if tokens is None:
-                _draw(self._new_head(model, lacking), size, torch.Generator().manual_seed(derive_seed(seed, "head")))
-            else:
-                rows, offset = self._answering(model, tokens)
-                if not exact:
-                    rows, offset = rows - rows.mean(0), None
-                    rows *= size / rows.square().mean().sqrt()
-                head_of(model)[-1].weight.copy_(rows)
-        return cast(PreTrainedModel, model), offset if offset is not None and offset.any() else None
+        return model, lacking
 
     def _new_head(self, model: PreTrainedModel, lacking: set[str]) -> list[nn.Module]:
         """Return the modules of the head except those that pretraining has trained."""
