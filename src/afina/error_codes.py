@@ -134,6 +134,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "decoding.no-token": "A grammar, or `no_repeat_ngram`, allows no further token.",
         "serving.kind-mismatch": "An adapter was asked for another kind of answer than it gives.",
         "ask.kind-unsupported": "A language model cannot be asked in words about this kind of task.",
+        "choose.too-slow": "No model answers a single text within the latency that is allowed.",
         "backbone.ambiguous": "A name is that of a packaged model, and of a directory with a model.",
         "backbone.encoder-unsupported": "An encoder cannot answer in words or write texts.",
         "backbone.unsupported": (

@@ -31,18 +31,27 @@ from afina.report.verdicts import ONE_SEED
 from afina.report.writers.recommendation_json import as_json
 from afina.stats.comparison import compare
 from afina.studies.adapter_paths import find_adapter
-from afina.studies.choosing import candidate_trainings, candidates, floors, learned_order, linear_floors, time_budget
+from afina.studies.choosing import (
+    candidate_trainings,
+    candidates,
+    floors,
+    latency,
+    learned_order,
+    linear_floors,
+    time_budget,
+)
 from afina.studies.choosing.recommend import recommend
 from afina.studies.choosing.recommendation import Recommendation, decide
 from afina.studies.choosing.setup import ChoiceSetup, Way
-from afina.studies.choosing.time_budget import MEASURED, StepTime, measure_step_time
+from afina.studies.choosing.time_budget import MEASURED, StepTime, TimeBudget, measure_step_time
 from afina.studies.results import Results
 from afina.studies.runs import executors, forecast
 from afina.studies.runs.executor import Executor, LocalExecutor, Overrun
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
+from afina.studies.runs.prepared import answer_seconds
 from afina.studies.runs.record import Record, Seconds, Selection, read_records, write_records
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import RunSpec
+from afina.studies.runs.spec import Ask, Data, RunSpec
 from afina.studies.schedule import Slots, Watcher
 from command import Command
 from fakes import write_csv
@@ -1008,6 +1017,72 @@ def test_trainings_on_a_fast_backbone_are_longer_than_those_on_a_slow_one(world:
     assert made.contender(made.recommended).backbone == "embedded"
 
 
+# Latency
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> dict[Any, float]:
+    """Milliseconds of an answer: by backbone without a method, and by way; those that were measured say so."""
+    times: dict[Any, float] = {}
+
+    def milliseconds(setting: ChoiceSetup, way: Way, *, bare: bool) -> float:
+        return times[way.backbone if bare else way]
+
+    monkeypatch.setattr(latency, "milliseconds", milliseconds)
+    return times
+
+
+def test_a_backbone_that_answers_too_slowly_is_left_out_whole(
+    world: World, tmp_path: Path, answers: dict[Any, float]
+) -> None:
+    answers |= {"embedded": 40.0, "gpt2": 4.0}
+    made = world.choose(tmp_path / "out", 60, backbone=["embedded", "gpt2"], latency=20)
+    assert {one.backbone for one in made.contenders} == {None, "gpt2"}
+    assert reasons(made) == {"every method on embedded": "an answer takes 40 ms, which is more than allowed"}
+    assert {run.backbone for run in world.tried + world.carried + world.asked} == {"gpt2"}
+    assert sentences(made)[0].endswith(" An answer to a single text takes 4 ms here; at most 20 ms are allowed.")
+    told = "Answers to single texts, on the machine that chose: embedded 40 ms, gpt2 4 ms (median of"
+    assert any(note.startswith(told) for note in evidence(made).notes)
+    assert as_json(made, Path())["latencies"] == {"embedded": 40.0, "gpt2": 4.0}
+
+
+def test_a_method_is_measured_where_what_it_adds_may_make_it_too_slow(
+    world: World, tmp_path: Path, answers: dict[Any, float]
+) -> None:
+    each = {"full": 15.0, "lora": 22.0, "prelayer": 15.0, "zero-shot": 25.0}
+    answers |= {"embedded": 15.0} | {Way("embedded", method): time for method, time in each.items()}
+    made = world.choose(tmp_path / "out", 60, latency=20)
+    assert reasons(made) == {
+        "lora": "an answer takes 22 ms, which is more than allowed",
+        "zero-shot": "an answer takes 25 ms, which is more than allowed",
+    }
+    assert made.latencies == {"embedded": 15.0} | each
+    assert {run.method for run in world.carried + world.asked} == {"full", "prelayer"}
+    assert "An answer to a single text takes 15 ms here" in sentences(made)[0]
+
+
+def test_where_no_model_is_fast_enough_the_error_has_what_was_measured(
+    world: World, tmp_path: Path, answers: dict[Any, float]
+) -> None:
+    answers |= {"embedded": 40.25, "gpt2": 4.0}
+    with raises(InvalidStudy, code="choose.too-slow", measured=answers) as caught:
+        world.choose(tmp_path / "out", backbone=["embedded", "gpt2"], latency=2)
+    assert "Measured: embedded 40.2 ms, gpt2 4 ms." in str(caught.value)
+    assert not world.tried
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_time_of_an_answer_is_measured_in_a_process_of_its_own(gpt2: Backbone, toy: str) -> None:
+    task, objective = Task.load(toy), objectives.make(("bad", "good"))
+    clock = TimeBudget(meter.now(), 1.0)
+    given = (task, Data(), (gpt2.address,), Ask(), clock, Watcher(), LocalExecutor(), objective, "accuracy")
+    setting = ChoiceSetup(*given)
+    bare = latency.milliseconds(setting, Way(gpt2.address, "lora"), bare=True)
+    assert 0.1 < bare < 1_000
+    run = setting.run(Way(gpt2.address, "lora"), train_examples=20, evaluation_examples=9)
+    assert [len(answer_seconds(run, texts, bare=False)) for texts in (4, 20)] == [4, 6]
+
+
 @pytest.mark.parametrize("given", [[], ["embedded", "gpt2", "embedded"]], ids=["none", "twice"])
 def test_each_backbone_is_given_once(given: list[str], toy: str, tmp_path: Path) -> None:
     with raises(InvalidData, code="argument.invalid", found=given):
@@ -1074,6 +1149,8 @@ def test_rubbish_is_told_and_leaves_nothing(afina: Command, content: str, told: 
     [
         (("--minutes", "0"), "--minutes 0: expected more than 0"),
         (("--minutes", "inf"), "--minutes inf: expected more than 0"),
+        (("--latency", "0"), "--latency 0: expected more than 0. Give milliseconds."),
+        (("--backbone", "gpt2", "--backbone", "gpt2"), "--backbone: gpt2 is given twice. Give each backbone once."),
         (("--memory", "much"), "memory 'much': expected a size with its unit, such as 8GiB"),
         (("--backbone", "./nope"), "backbone ./nope: there is no directory ./nope."),
     ],

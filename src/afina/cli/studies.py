@@ -197,11 +197,22 @@ MemoryLimit = Annotated[
 ]
 
 
+LatencyOption = Annotated[
+    float | None,
+    typer.Option(
+        "--latency",
+        help="Leave out models that take longer to answer a single text on this machine, in milliseconds.",
+        metavar="MS",
+    ),
+]
+
+
 def choose(
     task: TaskOption,
     minutes: Annotated[float, typer.Option("--minutes", help="Time limit in minutes; use at least 5.")] = 30.0,
     memory: MemoryLimit = None,
     backbones: BackbonesOption = None,
+    latency: LatencyOption = None,
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
     evaluation: EvaluationOption = None,
     text: TextColumn = None,
@@ -249,7 +260,7 @@ def choose(
         "data": data,
         "ask": ask_options(template, words),
     }
-    asked |= {"metric": metric, "memory": read_size(memory) if memory is not None else None}
+    asked |= {"metric": metric, "latency": latency, "memory": read_size(memory) if memory is not None else None}
     watcher = Minutes(began, lambda line: print(line, file=sys.stderr))
     run_in = ExecutorOptions(executor, jobs, ship_backbone, storage)
     with _ended_without_checkpoint(command), run_in.opened(watcher.says) as opened:

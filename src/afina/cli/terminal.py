@@ -138,6 +138,7 @@ FLAGS = {
     "head": "head",
     "label": "--label",
     "label_smoothing": "label_smoothing",
+    "latency": "--latency",
     "length_penalty": "generate.length_penalty",
     "kind": "--kind",
     "labels": "--labels",

@@ -52,8 +52,17 @@ def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...
     """
     chosen = made.contender(made.recommended)
     said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
-    answer = f"{headline(made, interval)} on {made.examples:,} held-out texts."
+    answer = f"{headline(made, interval)} on {made.examples:,} held-out texts.{_speed(made, chosen)}"
     return (answer, *said, more_minutes(made), more_labels(made))
+
+
+def _speed(made: Recommendation, chosen: Contender) -> str:
+    """A sentence on the time of an answer if a limit was given; empty for a baseline without a language model."""
+    if made.latency is None or chosen.key is None:
+        return ""
+    on = chosen.name.partition(ON)[2] or next(iter(made.latencies))
+    measured = made.latencies.get(chosen.name) or made.latencies[on]
+    return f" An answer to a single text takes {measured:,.3g} ms here; at most {made.latency:g} ms are allowed."
 
 
 def headline(made: Recommendation, interval: Interval = None) -> str:
@@ -253,6 +262,7 @@ def evidence(made: Recommendation) -> Table:
         *([_GUESS] if made.kind not in RECORDED and any(one.trained for one in made.contenders) else []),
         *([_time(made)] if made.stages else []),
         *([_AT_ONCE.format(made.at_once)] if made.at_once > 1 else []),
+        *([_latencies(made)] if made.latency is not None else []),
         *ask_notes([one.ask for one in made.contenders if one.adapter]),
         *_left_out(made.dropped),
     ]
@@ -271,6 +281,15 @@ _AT_ONCE = (
     "Up to {} trainings ran at once, so more settings were tried than one after the other. Their seconds were measured "
     "beside each other."
 )
+
+
+def _latencies(made: Recommendation) -> str:
+    """The measured times of an answer."""
+    each = ", ".join(f"{title(name)} {time:,.3g} ms" for name, time in made.latencies.items())
+    return (
+        f"Answers to single texts, on the machine that chose: {each} (median of held-out texts, before training, "
+        f"float32). Allowed: {made.latency:g} ms."
+    )
 
 
 def _left_out(dropped: Mapping[str, Dropped]) -> list[str]:
@@ -337,6 +356,8 @@ def why_left_out(one: Dropped) -> str:
             return "the last training took longer than the time left"
         case "error":
             return one.message
+        case "latency":
+            return f"an answer takes {one.milliseconds:,.3g} ms, which is more than allowed"
 
 
 def titled(one: Comparison) -> Comparison:

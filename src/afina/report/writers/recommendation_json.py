@@ -14,7 +14,8 @@ from afina.studies.choosing.recommendation import Recommendation
 def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[str, Any]:
     """Return JSON values, whose keys never change; adapters are paths that begin with the output directory `out`.
 
-    `backbones`, and the `backbone` of a row, are there if several backbones were compared.
+    `backbones`, and the `backbone` of a row, are there if several backbones were compared; `latency` and `latencies`
+    if a latency was allowed.
     """
     return {
         "task": made.task,
@@ -59,4 +60,5 @@ def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[
         "minutes": made.minutes,
         "seconds": made.seconds,
         "stages": made.stages,
+        **({"latency": made.latency, "latencies": made.latencies} if made.latency is not None else {}),
     }

@@ -27,12 +27,14 @@ class Eligible:
         kinds: The kind of each backbone, by address.
         lowered: Whether training computes in bfloat16.
         dropped: Reasons by the names of ways, and of backbones that are left out whole.
+        latencies: The milliseconds of an answer, by the names of backbones and ways, where they were measured.
     """
 
     ways: list[Way] = field(default_factory=list)
     kinds: dict[str, BackboneKind] = field(default_factory=dict)
     lowered: bool = False
     dropped: dict[str, Dropped] = field(default_factory=dict)
+    latencies: dict[str, float] = field(default_factory=dict)
 
     @property
     def untrained(self) -> list[Way]:

@@ -33,6 +33,7 @@ from afina.studies.choosing.candidate_trainings import CandidateTrainings
 from afina.studies.choosing.candidates import in_order
 from afina.studies.choosing.eligibility import Eligible, eligible
 from afina.studies.choosing.floor import Floor
+from afina.studies.choosing.latency import leave_out_slow
 from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Recommendation, decide
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTimes
@@ -58,6 +59,7 @@ def recommend(
     data: Mapping[str, Any] | None = None,
     ask: Mapping[str, Any] | None = None,
     metric: str | None = None,
+    latency: float | None = None,
     watcher: Watcher | None = None,
     executor: Executor | None = None,
     command: Sequence[str] = (),
@@ -74,6 +76,7 @@ def recommend(
         data: Columns, labels and `allow_leakage`, as in `Data`.
         ask: How texts are asked about, as in `Ask`.
         metric: The metric by which methods are chosen. None: the metric of the task, or of its kind.
+        latency: Leave out models that take more milliseconds to answer a single text on this machine. None: any time.
         executor: Default: each run in a process of its own on this machine.
         command: The command line arguments that repeat the recommendation.
         began: The start time by `meter.now()`, if work began before this call.
@@ -82,12 +85,14 @@ def recommend(
         The results of the trained contenders; their `recommendation` has the answer.
 
     Raises:
-        InvalidData: `minutes` or `backbone` is not valid, or the task cannot be read.
-        InvalidStudy: A backbone is not supported, or no backbone supports the task.
+        InvalidData: `minutes`, `backbone` or `latency` is not valid, or the task cannot be read.
+        InvalidStudy: A backbone is not supported, no backbone supports the task, or no model is fast enough.
         NotFound: The task or a backbone does not exist.
         Busy: Another process writes to `out`.
     """
-    _check_minutes(minutes)
+    _check_above_zero("minutes", minutes, "Give 5 or more for a useful answer.")
+    if latency is not None:
+        _check_above_zero("latency", latency, "Give milliseconds.")
     backbones = _checked_backbones(backbone)
     clock = TimeBudget(meter.now() if began is None else began, minutes)
     asked = checked(Data, {**(data or {}), "allow_leakage": True}, "recommend: data")
@@ -98,7 +103,7 @@ def recommend(
     _check_defined(metric, objective, whole)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         chosen = executor or executors.make(None)
-        setting = ChoiceSetup(whole, asked, backbones, how, clock, watcher, chosen, objective, metric)
+        setting = ChoiceSetup(whole, asked, backbones, how, clock, watcher, chosen, objective, metric, latency)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
         results = of_recommendation(held, made)
@@ -106,14 +111,10 @@ def recommend(
     return results
 
 
-def _check_minutes(minutes: float) -> None:
-    if not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
-        found = f"{minutes:g}" if isinstance(minutes, int | float) else str(minutes)
-        raise InvalidData(
-            f"`minutes` {found}: expected more than 0. Give 5 or more for a useful answer.",
-            code="argument.invalid",
-            found=found,
-        )
+def _check_above_zero(name: str, value: float, instead: str) -> None:
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        found = f"{value:g}" if isinstance(value, int | float) else str(value)
+        raise InvalidData(f"`{name}` {found}: expected more than 0. {instead}", code="argument.invalid", found=found)
 
 
 def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -152,6 +153,7 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
     setting.watcher.says("forecasting which methods fit in memory")
     with setting.stages.of(time_budget.MEMORY):
         tried = eligible(setting, memory)
+    leave_out_slow(setting, tried)
     chosen = in_order(tried.trained, tried.kinds, setting)
     trainings = CandidateTrainings(setting, held, StepTimes(setting, tried.lowered))
     trainings.plan(chosen)
@@ -232,6 +234,8 @@ def _answer(
         seconds=setting.clock.spent,
         stages=dict(setting.stages.seconds),
         at_once=trainings.at_once,
+        latency=setting.latency,
+        latencies=tried.latencies,
     )
 
 

@@ -96,24 +96,30 @@ class Contender(Sparing):
         return self
 
 
-class Dropped(Frozen):
+class Dropped(Sparing):
     """Why a method, or one of its learning rates, was not trained.
 
     Attributes:
         why: memory: the method does not fit (`needed` and `available`, in bytes). start: no time was left to measure
             its step time. train: no time was left to train and evaluate it. overrun: the training exceeded the time
-            limit. error: the training failed with `message`.
+            limit. error: the training failed with `message`. latency: an answer takes `milliseconds`, which is longer
+            than allowed.
     """
 
-    why: Literal["memory", "start", "train", "overrun", "error"]
+    unwritten: ClassVar[frozenset[str]] = frozenset({"milliseconds"})
+
+    why: Literal["memory", "start", "train", "overrun", "error", "latency"]
     needed: Count | None = None
     available: Count | None = None
     message: str = ""
+    milliseconds: float | None = None
 
     @model_validator(mode="after")
     def _says_what_lacked(self) -> Self:
         if self.why == "memory" and None in (self.needed, self.available):
             raise ValueError("why is 'memory', but needed or available is missing")
+        if self.why == "latency" and self.milliseconds is None:
+            raise ValueError("why is 'latency', but milliseconds is missing")
         return self
 
 
@@ -157,9 +163,12 @@ class Recommendation(Sparing, Sealed):
         seconds: The time taken.
         stages: Seconds by stage; empty in files of earlier versions.
         at_once: The largest number of trainings at the same time.
+        latency: The most milliseconds of an answer to a single text; None: any time.
+        latencies: The median milliseconds of an answer to a single text, by the short name of the backbone, and by the
+            name of a method on it where that was measured. Empty if `latency` is None.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "backbones"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "backbones", "latency", "latencies"})
 
     name: str = NAME
     task: str
@@ -180,6 +189,8 @@ class Recommendation(Sparing, Sealed):
     seconds: float
     stages: dict[str, float] = Field(default_factory=dict)
     at_once: int = Field(default=1, ge=1)
+    latency: float | None = None
+    latencies: dict[str, float] = Field(default={})
     command: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -51,6 +51,7 @@ class ChoiceSetup:
         data: How the runs read the task. Leakage was checked in the whole task, so the runs do not check their part of
             it.
         metric: The metric by which methods are chosen.
+        latency: The most milliseconds of an answer to a single text; None: any time.
         stages: The time that each stage has taken so far.
     """
 
@@ -63,6 +64,7 @@ class ChoiceSetup:
     executor: Executor
     objective: Objective
     metric: str
+    latency: float | None = None
     stages: StageSeconds = field(default_factory=StageSeconds)
 
     @cached_property

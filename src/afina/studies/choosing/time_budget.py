@@ -60,6 +60,7 @@ class Stopwatch:
 
 
 SIMPLE, MEMORY, STEP_TIME = "simple models", "what fits in memory", "measuring paces"
+LATENCY = "measuring how fast models answer"
 ASKING, TRAINING, AGAIN, HALF = "asking in words", "training", "training the selected one again", "half of the texts"
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from afina import device as devices
+from afina import meter as clock
 from afina.data.addresses import reads_files
 from afina.data.batch import Loader, MicroBatchLimits
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask, check_positions
+from afina.data.tokenize import encode
 from afina.digest import derive_seed
 from afina.errors import AfinaError, InvalidData, InvalidStudy
 from afina.events import Listener, Progress, ignore
@@ -162,6 +164,44 @@ def prepare(
     return prepared, fit_of(method)(
         classifier, method, objective, loader, recipe_of(run, method, loader), prepared.dtype
     )
+
+
+WARM_UP, AT_LEAST, SECONDS = 3, 3, 10.0
+"""Texts before the answers that count, the fewest answers that count, and the seconds after which no text follows."""
+
+
+def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
+    """Return the seconds of each answer of the untrained model of `run`, to single held-out texts of the task.
+
+    An answer takes a text to tokens, and computes in float32, as `Predictor` does.
+
+    Args:
+        texts: The most answers that count; fewer if these take more than SECONDS.
+        bare: Measure the frozen model without the method.
+
+    Raises the same errors as `prepare`.
+    """
+    task = read_task(run)
+    objective, _ = aim_of(run, task)
+    backbone = Backbone.load(run.backbone)
+    tokenizer, question = backbone.tokenizer, question_of(run, task, backbone.tokenizer)
+    method = make(run.method, run.hyperparameters).for_family(backbone.family)
+    classifier, device = opened(backbone, objective, question, method, run.seed), devices.choose()
+    classifier = classifier.to(device).eval() if bare else attached(classifier, method, run.seed, device)
+    length = longest_text(run, backbone.longest)
+    encoded = EncodedTask.of(task, tokenizer, backbone.tokenizer_digest, length, question.template)
+    chat = question.template is not None and not question.template.special_tokens
+    objective = objective.generating(encoded.answer_tokens, run.generate, chat=chat)
+    found: list[float] = []
+    began = clock.now()
+    for number in range(min(texts + WARM_UP, len(task.evaluation))):
+        if number >= WARM_UP + AT_LEAST and clock.now() - began > SECONDS:
+            break
+        start, one = clock.now(), task.evaluation.take([number])
+        tokens = encode(tokenizer, one.texts, one.pairs, max_length=encoded.max_length, template=question.template)
+        predicted(classifier, tokens, objective, tokenizer)
+        found.append(clock.now() - start)
+    return found[WARM_UP:] or found
 
 
 def read_task(run: RunSpec) -> Task:

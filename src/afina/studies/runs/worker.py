@@ -1,9 +1,9 @@
 """Worker: one run in a process of its own, `python -m afina.studies.runs.worker`, started by a WorkerProcess.
 
-Messages are lines of JSON in both directions. The worker reads one request from standard input: CarryOut, TryOut or
-Foresee. It writes Progressed messages to standard output, and Failed if the run ends in an error that the user can
-correct. The worker ends at once when its standard input closes, so no run outlives its caller. At Stop it ends after a
-checkpoint.
+Messages are lines of JSON in both directions. The worker reads one request from standard input: CarryOut, TryOut,
+Foresee or TimeAnswers. It writes Progressed messages to standard output, and Failed if the run ends in an error that
+the user can correct. The worker ends at once when its standard input closes, so no run outlives its caller. At Stop it
+ends after a checkpoint.
 """
 
 from __future__ import annotations
@@ -68,6 +68,20 @@ class Foresee(_Message):
     runs: tuple[Run, ...]
 
 
+class TimeAnswers(_Message):
+    """To a worker: time answers to single texts of the untrained model of `run`. The worker answers with AnswersTimed.
+
+    Attributes:
+        texts: The most answers that count.
+        bare: Time the frozen model without the method.
+    """
+
+    kind: Literal["time answers"] = "time answers"
+    run: Run
+    texts: int
+    bare: bool
+
+
 class GoOn(_Message):
     """To a worker: train until the next score."""
 
@@ -110,6 +124,13 @@ class MemoryForeseen(_Message):
     needed: dict[str, int]
 
 
+class AnswersTimed(_Message):
+    """From a worker: the seconds of each answer."""
+
+    kind: Literal["answers timed"] = "answers timed"
+    seconds: tuple[float, ...]
+
+
 class Failed(_Message):
     """From a worker: an error that the user can correct."""
 
@@ -119,10 +140,10 @@ class Failed(_Message):
     fields: dict[str, JsonValue]
 
 
-Request = CarryOut | TryOut | Foresee
+Request = CarryOut | TryOut | Foresee | TimeAnswers
 """A request that a worker is started with."""
 
-Message = Request | GoOn | Stop | Progressed | Scored | Recorded | MemoryForeseen | Failed
+Message = Request | GoOn | Stop | Progressed | Scored | Recorded | MemoryForeseen | AnswersTimed | Failed
 
 _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
@@ -232,6 +253,13 @@ def _foresee(request: Foresee, reporter: _Reporter) -> None:
     reporter.send(MemoryForeseen(available=meter.memory_available() if gpu is None else gpu, needed=needed))
 
 
+def _time_answers(request: TimeAnswers, reporter: _Reporter) -> None:
+    from afina.studies.runs.prepared import answer_seconds
+
+    seconds = answer_seconds(request.run, request.texts, bare=request.bare)
+    reporter.send(AnswersTimed(seconds=tuple(seconds)))
+
+
 def main() -> int:
     """Execute the request from standard input; return 0 on success, 2 for an error that the user can correct."""
     # Output that a library prints must not mix with the messages.
@@ -250,6 +278,8 @@ def main() -> int:
             _try_out(request, reporter, replies)
         elif isinstance(request, Foresee):
             _foresee(request, reporter)
+        elif isinstance(request, TimeAnswers):
+            _time_answers(request, reporter)
         else:
             _carry_out(request, reporter)
     except AfinaError as error:
