@@ -4,6 +4,9 @@
     python benchmarks/learning_curves.py --shard 0/2     the curves that are not recorded yet; shards may run at once
     python benchmarks/learning_curves.py --keep          what is recorded, into docs/learning-curves.jsonl
 
+`--backbone minilm` records the packaged encoder in place of the packaged language model. `--minutes 9` ends after the
+curve that is being recorded then; the same command continues.
+
 Each domain has `SIZES` training texts, from which `afina choose` cuts its validation set, and `HELD_OUT` other texts.
 Every setting is trained twice: to the end, and to an eighth of the steps with its own learning-rate decay, because a
 short run ends differently from a long run at the same step. A curve counts steps, not seconds; the step times are
@@ -47,6 +50,14 @@ HELD_OUT = 300
 FACTORS = {"full": (1 / 3, 1.0, 3.0), "lora": (1 / 3, 1.0, 3.0), "head": (1.0,), "ia3": (1.0,)}
 """For each method, multiples of its default learning rate."""
 
+OF_ENCODERS = {"full": (1.0, 3.0, 10.0), "lora": (1.0, 3.0, 10.0), "head": (1.0, 10.0), "ia3": (1.0, 10.0)}
+"""The same for an encoder: a third of the default rate of `full` and `lora` left minilm at the most frequent label."""
+
+FACTORS_OF = {"embedded": FACTORS, "minilm": OF_ENCODERS}
+
+FITTED = "linear_probe"
+"""The method that scikit-learn fits: it has no learning rate and no steps, so its curve is one point."""
+
 SHORT = 1 / 8
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
 HELD_OUT_AT = (1 / 2, 1.0)
@@ -85,6 +96,12 @@ class Curve:
     method: str
     rate: float
     steps: int
+    backbone: str = "embedded"
+
+    def described(self) -> dict[str, Any]:
+        """The fields in the form of the records, where the embedded model is left out."""
+        fields = asdict(self)
+        return fields if self.backbone != "embedded" else {k: v for k, v in fields.items() if k != "backbone"}
 
 
 def cells() -> list[Cell]:
@@ -92,22 +109,25 @@ def cells() -> list[Cell]:
     return [Cell(domain, size) for size in SIZES for domain in DOMAINS]
 
 
-def curves() -> Iterator[Curve]:
-    """All curves, cell by cell."""
-    for cell, (method, factors) in itertools.product(cells(), FACTORS.items()):
+def curves(backbone: str = "embedded") -> Iterator[Curve]:
+    """All curves of a backbone, cell by cell."""
+    for cell, (method, factors) in itertools.product(cells(), FACTORS_OF[backbone].items()):
         for factor, share in itertools.product(factors, (1.0, SHORT)):
             rate = float(f"{factor * make(method).learning_rate:.3g}")
-            yield Curve(cell, method, rate, max(1, round(share * cell.steps)))
+            yield Curve(cell, method, rate, max(1, round(share * cell.steps)), backbone)
+    for cell in cells():
+        yield Curve(cell, FITTED, 0.0, 1, backbone)
 
 
 def run_of(curve: Curve) -> RunSpec:
     """The run of a curve, scored on the validation cut."""
+    trained = {"learning_rate": curve.rate, "max_steps": curve.steps} if curve.method != FITTED else {}
     return RunSpec(
-        backbone="embedded",
+        backbone=curve.backbone,
         task=f"snippets:{curve.cell.domain}",
         method=curve.method,
         data=Data(train_examples=curve.cell.size, validation=curve.cell.cut),
-        training=Training(epochs=EPOCHS, batch_size=BATCH, learning_rate=curve.rate, max_steps=curve.steps),
+        training=Training(epochs=EPOCHS, batch_size=BATCH, **trained),
     )
 
 
@@ -120,16 +140,16 @@ def record(curve: Curve) -> dict[str, Any]:
     """Train it, scoring on the way."""
     prepared, fit = prepare(run_of(curve), Meter(devices.choose()), ignore)
     others = _encoded(prepared, held_out(curve.cell))
-    short = curve.steps < curve.cell.steps
+    short = curve.steps < curve.cell.steps  # also the single step of a fit
     points = []
     for share in (1.0,) if short else SHARES:
         fit.advance(max(1, round(share * curve.steps)))
-        score = fit.score(prepared.task.evaluation, "accuracy")
+        score = fit.score(prepared.task.evaluation, "accuracy", prepared.predict)
         point: dict[str, Any] = {"step": score.step, "validation": score.value, "loss": score.loss}
         if short or share in HELD_OUT_AT:
             point["right"] = packed(_right(fit, others))
         points.append({key: round(each, 5) if isinstance(each, float) else each for key, each in point.items()})
-    return {"curve": asdict(curve), "points": points}
+    return {"curve": curve.described(), "points": points}
 
 
 def untrained(cell: Cell) -> dict[str, Any]:
@@ -164,15 +184,15 @@ def unpacked(told: str) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(told), np.uint8))[:HELD_OUT].astype(bool)
 
 
-def paces() -> dict[str, Any]:
+def paces(backbone: str = "embedded") -> dict[str, Any]:
     """Seconds per method of a step, of scoring a text and of starting a process, measured as in `choose`."""
     from afina.studies.choosing.time_budget import measure_step_time
     from afina.studies.runs.executor import LocalExecutor
     from afina.studies.runs.run import Run
 
     found = {}
-    for method in FACTORS:
-        curve = Curve(Cell(DOMAINS[0], SIZES[-1]), method, make(method).learning_rate, 8)
+    for method in FACTORS_OF[backbone]:
+        curve = Curve(Cell(DOMAINS[0], SIZES[-1]), method, make(method).learning_rate, 8, backbone)
         run = Run.model_validate(run_of(curve).model_dump())
         each = [measure_step_time(run, LocalExecutor(), ignore, meter.now() + 600) for _ in range(3)]
         found[method] = {
@@ -180,7 +200,7 @@ def paces() -> dict[str, Any]:
             for name in ("opening", "step", "text")
         }
         print(method, found[method], flush=True)
-    return {"paces": found, "machine": machine.describe()}
+    return {"paces": found, "backbone": backbone, "machine": machine.describe()}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -206,6 +226,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paces", action="store_true", help="measure what steps and scoring cost")
     parser.add_argument("--shard", default="0/1", help="every N-th curve, from the one given on")
+    parser.add_argument("--backbone", default="embedded", choices=[*FACTORS_OF])
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no curve after so many minutes")
     parser.add_argument("--keep", action="store_true", help="put what is recorded into docs/")
     options = parser.parse_args()
     if options.keep:
@@ -215,14 +237,18 @@ def main() -> None:
         RECORDS.parent.mkdir(exist_ok=True)
         RECORDS.write_bytes(KEPT.read_bytes())
     if options.paces:
-        add(paces())
+        add(paces(options.backbone))
         return
+    start = meter.now()
     mine, of = map(int, options.shard.split("/"))
     for number, cell in enumerate(cells()):
         if number % of == mine and asdict(cell) not in [one.get("untrained") for one in read(RECORDS)]:
             add(untrained(cell))
-    for number, curve in enumerate(curves()):
-        if number // 2 % of == mine and asdict(curve) not in [one.get("curve") for one in read(RECORDS)]:
+    for number, curve in enumerate(curves(options.backbone)):
+        if meter.now() - start > 60 * options.minutes:
+            print("there is more to record", flush=True)
+            return
+        if number // 2 % of == mine and curve.described() not in [one.get("curve") for one in read(RECORDS)]:
             began = meter.now()
             add(record(curve))
             print(f"{curve}: {meter.now() - began:.0f} s", flush=True)

@@ -20,10 +20,18 @@ from afina.studies.choosing.setup import DEAREST
 from afina.studies.choosing.step_times import FEWEST
 from afina.studies.choosing.time_budget import MEASURED
 from afina.studies.choosing.training_length import ROOM
-from learning_curves import HELD_OUT, Cell, curves, unpacked
+from learning_curves import FITTED, HELD_OUT, Cell, curves, unpacked
 
 Setting = tuple[str, float]
-"""Method and learning rate."""
+"""Method and learning rate. The method is called `full`, or `full-on-minilm` where a cell has several backbones."""
+
+ON = "-on-"
+
+
+def suffix(method: str) -> str:
+    """`-on-minilm`, or nothing where a cell has one backbone."""
+    return "".join(method.partition(ON)[1:])
+
 
 FLOORS = 10.0
 """Seconds that reading, the floors and the report take."""
@@ -116,8 +124,8 @@ Policy = Callable[[Recorded, float, Sequence[Recorded]], Kept | None]
 
 
 def asked(cell: Recorded) -> float:
-    """Seconds before any policy begins: floors, and the model as it is."""
-    return FLOORS + cell.seconds("head", 0, HELD_OUT)
+    """Seconds before any policy begins: floors, and the language model as it is."""
+    return FLOORS + cell.seconds("head" if "head" in cell.paces else f"head{ON}embedded", 0, HELD_OUT)
 
 
 @dataclass(frozen=True)
@@ -214,26 +222,33 @@ def in_order(
 
     As `afina.studies.choosing.candidate_trainings` has it: a method's pace is measured before its first training,
     unless the dearest one's is known and leaves time for it, or leaves none to the cheapest that it could be. The
-    length is such that there would be time for ROOM times the first, and time is kept to train on all texts again: the
-    curves do not say what that gains. stop: so many without beating a floor end it.
+    length on a backbone is such that there would be time for ROOM times the first, and time is kept to train on all
+    texts again: the curves do not say what that gains. stop: so many without beating a floor end it.
     """
     texts, kept, known = cell.cut + HELD_OUT, [], set[str]()
-    steps = 0
+    lengths: dict[str, int] = {}
 
     def takes(pace: str, share: float = 1.0) -> float:
         selected = max(kept, key=standing, default=None)
-        return cell.seconds(pace, share * steps, texts) + _kept_back(cell, selected, pace, steps, left, share)
+        seconds = cell.seconds(pace, share * lengths.get(suffix(pace), 0), texts)
+        return seconds + _kept_back(cell, selected, pace, lengths, left, share)
 
     for setting in order:
         method = setting[0]
-        by = method if method in known else DEAREST if DEAREST in known else None
+        if method.startswith(FITTED):
+            if cell.seconds(method, 1, texts) <= left:
+                left -= cell.seconds(method, 1, texts)
+                kept.append(cell.ends[setting])
+            continue
+        dearest = DEAREST + suffix(method)
+        by = method if method in known else dearest if dearest in known else None
         if by is None or (by != method and takes(by) > left):
             least = 0.0 if by is None else cell.seconds(by, CHEAPEST * MEASURED, FEWEST) + takes(by, CHEAPEST)
             if left <= 0 or least > left:
                 continue
             left -= cell.seconds(method, MEASURED, FEWEST)
             known.add(by := method)
-        steps = steps or _length(cell, method, left, texts)
+        steps = lengths.setdefault(suffix(method), _length(cell, method, left, texts))
         if steps < 1 or takes(by) > left:
             continue
         left -= cell.seconds(method, steps, texts)
@@ -246,16 +261,22 @@ def in_order(
 
 
 def _kept_back(
-    cell: Recorded, selected: Kept | None, method: str, steps: int, left: float, share: float = 1.0
+    cell: Recorded, selected: Kept | None, method: str, lengths: Mapping[str, int], left: float, share: float = 1.0
 ) -> float:
     """Seconds that training the selected one on all texts is to have; none where there are not so many.
 
     share  of the method's steps' time
     """
-    if selected is None or steps < cell.cell.steps:
+
+    def again(method: str, share: float) -> float:
+        if method.startswith(FITTED):
+            return cell.seconds(method, 1, HELD_OUT)
+        steps = lengths.get(suffix(method), 0)
+        return 0.0 if steps < cell.cell.steps else cell.seconds(method, share * steps / (1 - cell.cell.cut), HELD_OUT)
+
+    if selected is None:
         return 0.0
-    again = steps / (1 - cell.cell.cut)
-    now, then = cell.seconds(selected.setting[0], again, HELD_OUT), cell.seconds(method, share * again, HELD_OUT)
+    now, then = again(selected.setting[0], 1.0), again(method, share)
     return max(now, then) if now <= left else 0.0
 
 
@@ -459,13 +480,20 @@ POLICIES: Mapping[str, Policy] = {
 }
 
 
-def recorded(lines: Sequence[Mapping[str, Any]], cell: Cell) -> Recorded:
-    """A cell of the records, of the settings whose two lengths are there."""
-    paces = next(one["paces"] for one in reversed(lines) if "paces" in one)
+def recorded(
+    lines: Sequence[Mapping[str, Any]], cell: Cell, backbone: str = "embedded", *, beside: bool = False
+) -> Recorded:
+    """A cell of the records of one backbone, of the settings whose two lengths are there.
+
+    beside  with the paces that were measured for both backbones on one machine, and with the fitted method
+    """
+    paces = _paces(lines, cell, backbone, beside=beside)
     untrained = next(one["right"] for one in lines if one.get("untrained") == vars(cell))
     long, ends, short = {}, {}, {}
     for one in lines:
         if "curve" not in one or one["curve"]["cell"] != vars(cell):
+            continue
+        if one["curve"].get("backbone", "embedded") != backbone:
             continue
         setting = one["curve"]["method"], one["curve"]["rate"]
         last = one["points"][-1]
@@ -476,12 +504,14 @@ def recorded(lines: Sequence[Mapping[str, Any]], cell: Cell) -> Recorded:
             math.inf if diverged else last["loss"],
             np.zeros(HELD_OUT, bool) if diverged else unpacked(last["right"]),
         )
-        if one["curve"]["steps"] < cell.steps:
+        if setting[0] == FITTED:
+            ends[setting], short[setting], long[setting] = kept, (0, kept), [(1, kept.validation, kept.loss)]
+        elif one["curve"]["steps"] < cell.steps:
             short[setting] = one["curve"]["steps"], replace(kept, whole=False)
         else:
             ends[setting] = kept
             long[setting] = [(p["step"], p["validation"] or 0.0, p["loss"] or math.inf) for p in one["points"]]
-    asked = {(curve.method, curve.rate) for curve in curves()}
+    asked = {(curve.method, curve.rate) for curve in curves(backbone) if beside or curve.method != FITTED}
     both = [setting for setting in ends if setting in short and setting in asked]
     return Recorded(
         cell,
@@ -491,3 +521,14 @@ def recorded(lines: Sequence[Mapping[str, Any]], cell: Cell) -> Recorded:
         {name: unpacked(each) for name, each in untrained.items()},
         paces,
     )
+
+
+def _paces(
+    lines: Sequence[Mapping[str, Any]], cell: Cell, backbone: str, *, beside: bool
+) -> dict[str, Mapping[str, float]]:
+    """Seconds by method. The fitted method opens as `head` does, and reads every text once."""
+    wanted = backbone if beside else None
+    found = next(one["paces"] for one in reversed(lines) if "paces" in one and one.get("backbone") == wanted)
+    head = found["head"]
+    fitted = {FITTED: {**head, "step": head["text"] * cell.size}} if beside else {}
+    return {**found, **fitted}

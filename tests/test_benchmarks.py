@@ -427,13 +427,14 @@ def test_a_stores_figures_are_of_what_was_published(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_recommended_is_measured_beside_whole_runs(path: str, tmp_path: Path) -> None:
-    options = ["--domain", "editorials", "--texts", "60", "--minutes", "1", "--backbone", path]
+    options = ["--task", "snippets:editorials", "--texts", "60", "--minutes", "1", "--backbone", path]
     command = [sys.executable, str(BENCHMARKS / "real_regret.py"), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = last_line(done.stdout)
-    assert set(found) == {"recommended", "accuracy", "minutes", "whole", "untrained", "regret"}
-    assert set(found["whole"]) == {"head", "full", "ia3", "lora", "prelayer"}
+    assert set(found) == {"recommended", "accuracy", "minutes", "trained", "whole", "untrained", "regret"}
+    methods = {name.partition("-")[0] for name in found["whole"]}
+    assert methods == {"linear_probe", "head", "full", "ia3", "lora", "prelayer"}
     assert found["regret"] == pytest.approx(max(found["whole"].values()) - found["accuracy"], abs=1e-3)
 
 

@@ -62,7 +62,8 @@ GIB = 2**30
 LOAD = Task.load
 
 
-LEARNED = [(method, factor) for _, method, factor in learned_order.LEARNED[frozenset({"causal"})].order]
+LEARNED = [(method, factor) for _, method, factor in learned_order.LEARNED[frozenset({"causal"})].order[1:]]
+"""The learned order, without the linear probe, which comes before all others."""
 
 
 def learn(monkeypatch: pytest.MonkeyPatch, order: Sequence[tuple[str, float]]) -> None:
@@ -90,7 +91,7 @@ class World(Executor):
     def __init__(self, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.task, self.time = task, 1_000.0
         self.step = {"full": 1.2, "lora": 0.8, "prelayer": 0.6}
-        self.right = {"full": 1.0, "lora": 0.98, "prelayer": 0.9, "head": 0.3, "zero-shot": 0.2}
+        self.right = {"full": 1.0, "lora": 0.98, "prelayer": 0.9, "head": 0.3, "zero-shot": 0.2, "linear_probe": 0.7}
         self.opening, self.text = 10.0, 0.01
         self.slower = 1.0
         self.speed: dict[str, float] = {}
@@ -108,11 +109,13 @@ class World(Executor):
             "lora": int(2.6 * GIB),
             "prelayer": int(2.4 * GIB),
             "head": int(1.2 * GIB),
+            "linear_probe": int(1.2 * GIB),
             "zero-shot": int(1.2 * GIB),
         }
         self.gpu: int | None = None
         for name in ("head", "ia3", "last", "adapter"):  # these have tests of their own
             monkeypatch.setattr(METHODS[name], "practical", False)
+        monkeypatch.setattr(METHODS["linear_probe"], "is_fitted", False)
         monkeypatch.setattr(meter, "now", lambda: self.time)
         monkeypatch.setattr(meter, "gpu_memory", lambda device: self.gpu)
         monkeypatch.setattr(forecast, "forecast_run", self.forecast_run)
@@ -167,12 +170,12 @@ class World(Executor):
     def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
         assert run.data.validation is None
         self.places(listen)
-        (self.carried if run.method in self.step else self.asked).append(run)
+        (self.carried if run.method in self.right.keys() - {"zero-shot"} else self.asked).append(run)
         gold = right_answers(run.task, run.data.evaluation_examples)
         predicted, right = gold.copy(), self.right[run.method] * self.learnt(run) * self.worse.get(run.backbone, 1.0)
         wrong = round(len(gold) * (1 - right))
         predicted[:wrong] = 1 - predicted[:wrong]
-        steps = run.training.max_steps or 0
+        steps = 1 if run.method == "linear_probe" else run.training.max_steps or 0
         aside = round((run.data.selection or 0) * (run.data.train_examples or 0))
         slower = self.slower / self.speed.get(run.backbone, 1.0)
         train = steps * self.step.get(run.method, 0) * slower
@@ -580,7 +583,7 @@ def test_where_memory_is_plenty_only_that_of_the_dearest_method_is_foreseen(
     assert foreseen == ["full"]
     foreseen.clear()
     world.choose(tmp_path / "little", 60, memory=5 * GIB)
-    assert set(foreseen) == {*world.needs} - {"head"}
+    assert set(foreseen) == {*world.needs} - {"head", "linear_probe"}
 
 
 def test_it_says_what_the_time_went_to(world: World, tmp_path: Path) -> None:
@@ -973,6 +976,89 @@ def test_a_pace_buys_fewer_steps_the_more_texts_are_scored() -> None:
     assert pace.steps(100, 100) == 160
     assert pace.steps(5, 0) < 0
     assert pace.seconds(180, 0) == 100
+
+
+# A linear probe
+
+
+@pytest.fixture
+def probed(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """With the linear probe among the candidates."""
+    monkeypatch.setattr(METHODS["linear_probe"], "is_fitted", True)
+    return world
+
+
+def test_the_linear_probe_comes_first_and_has_no_rate_and_is_not_measured(probed: World, tmp_path: Path) -> None:
+    made = probed.choose(tmp_path / "out", 60)
+    assert next(one.name for one in made.contenders if one.trained) == "linear_probe"
+    assert probed.tried[0].method == "full"
+    (first, *others) = [run for run in probed.carried if run.data.selection]
+    assert (first.method, first.training.learning_rate, first.training.max_steps) == ("linear_probe", None, None)
+    assert {run.data.train_examples for run in others} == {first.data.train_examples}
+    assert [run.training.max_steps for run in others] == [180] * len(others)
+    row = next(row for row in evidence(made).rows if row[0] == "linear probe")
+    assert re.match(r"accuracy 0\.7000 on 240 validation texts$", row[-1])
+    assert sentences(made)[4].startswith("More minutes would change little")
+
+
+def test_a_linear_probe_that_is_best_is_fitted_again_on_all_texts_and_on_half_of_them(
+    probed: World, tmp_path: Path
+) -> None:
+    probed.right |= {"linear_probe": 1.0, "full": 0.8, "lora": 0.8, "prelayer": 0.8}
+    made = probed.choose(tmp_path / "out", 60)
+    assert made.recommended == "linear_probe"
+    assert [(run.method, run.data.train_examples) for run in probed.carried[-2:]] == [
+        ("linear_probe", 1_200),
+        ("linear_probe", 600),
+    ]
+    assert sentences(made)[0].startswith("Use linear probe: accuracy 1.00")
+
+
+def test_words_are_not_asked_for_a_linear_probe(probed: World, tmp_path: Path) -> None:
+    ask = {"words": {"no": ["bad"], "yes": ["good"]}, "head": "words"}
+    probed.choose(tmp_path / "out", 60, ask=ask)
+    heads = {run.method: run.ask for run in probed.carried}
+    assert heads["linear_probe"] == Ask(head="random")
+    assert heads["full"].words == {"no": ("bad",), "yes": ("good",)}
+
+
+# Encoders
+
+
+def test_an_encoder_is_not_asked_in_words_and_a_causal_model_beside_it_is(
+    world: World, tmp_path: Path, backbones: Any
+) -> None:
+    encoder = str(backbones.path("bert"))
+    made = world.choose(tmp_path / "out", 60, backbone=["embedded", encoder])
+    assert [run.backbone for run in world.asked] == ["embedded"]
+    assert encoder in {one.backbone for one in made.contenders if one.trained}
+
+
+@pytest.mark.parametrize(
+    ("kind", "ask", "told"),
+    [
+        ("text", {}, "an encoder, which cannot write texts"),
+        ("classes", {"words": {"no": ["bad"], "yes": ["good"]}}, "an encoder, which cannot be asked in words"),
+    ],
+)
+def test_an_encoder_that_cannot_do_the_task_is_left_out_with_the_reason_or_refused(
+    world: World, tmp_path: Path, backbones: Any, kind: str, ask: Any, told: str
+) -> None:
+    encoder = str(backbones.path("bert"))
+    if kind == "text":
+        rows = [(text, f"the answer {label}") for text, label in fakes.sentences(60)]
+        path = str(write_csv(tmp_path / "text.csv", rows, ("text", "target")))
+        with raises(InvalidStudy, code="backbone.encoder-unsupported"):
+            recommend(path, 1.0, backbone=encoder, out=tmp_path / "refused", data={"label": "target", "kind": "text"})
+        return
+    with raises(InvalidStudy, code="backbone.encoder-unsupported", backbones=[Path(encoder).name]) as caught:
+        world.choose(tmp_path / "refused", 60, backbone=encoder, ask=ask)
+    assert told in str(caught.value)
+    assert not (tmp_path / "refused").exists()
+    made = world.choose(tmp_path / "out", 60, backbone=["embedded", encoder], ask=ask)
+    assert {one.backbone for one in made.contenders if one.method} == {"embedded"}
+    (why,) = [why for name, why in reasons(made).items() if name.startswith("every method on ")]
+    assert told in why
 
 
 # Several backbones

@@ -88,7 +88,8 @@ def more_minutes(made: Recommendation) -> str:
         more.append(f"{'also ' if trained else ''}train {_names(waiting)}")
     if trained and read < FEW_LEFT * made.train_examples:
         more.append(f"read all {made.train_examples:,} training texts instead of {read:,}")
-    passes = min((round((one.steps or 0) * BATCH / max(1, one.examples or 1)) for one in trained), default=EPOCHS)
+    in_steps = [one for one in trained if one.rate is not None]
+    passes = min((round((one.steps or 0) * BATCH / max(1, one.examples or 1)) for one in in_steps), default=EPOCHS)
     if trained and not more and passes < EPOCHS:
         more.append(f"train {EPOCHS} epochs instead of {passes}")
     if more:
@@ -331,14 +332,11 @@ def _asked(one: Contender) -> str:
 
 def setting_note(one: Contender, metric: str) -> str:
     """Return the learning rate, and the figure on the validation texts."""
-    if one.rate is None:
-        return ""
-    setting = f"learning rate {one.rate:.2g}"
-    if one.validation is None or one.validation_examples is None:
-        return setting
-    return (
-        f"{setting}; {metric_name(metric)} {share(one.validation)} on {count(one.validation_examples)} validation texts"
-    )
+    said = [] if one.rate is None else [f"learning rate {one.rate:.2g}"]
+    if one.validation is not None and one.validation_examples is not None:
+        figure = f"{metric_name(metric)} {share(one.validation)}"
+        said.append(f"{figure} on {count(one.validation_examples)} validation texts")
+    return "; ".join(said)
 
 
 def why_left_out(one: Dropped) -> str:

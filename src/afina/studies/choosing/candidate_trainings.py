@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from afina import meter
 from afina.errors import AfinaError
 from afina.events import Listener, ignore
+from afina.methods import is_fitted
 from afina.stats.metrics import METRICS
 from afina.studies.choosing import time_budget
 from afina.studies.choosing.candidates import BATCH, CHEAPEST, Candidate, reason
@@ -107,7 +108,7 @@ class CandidateTrainings:
         """Measure the first candidate of a backbone that can be trained; return the last error if there is none."""
         problem: AfinaError | None = None
         for number, one in enumerate(candidates):
-            if one.way.backbone != backbone:
+            if one.way.backbone != backbone or is_fitted(one.way.method):
                 continue
             try:
                 self._measure(one.way)
@@ -210,21 +211,21 @@ class CandidateTrainings:
 
     def _should_measure(self, way: Way) -> bool:
         """Return whether the step time is unknown and decides whether there is time to train the way."""
-        if way in self.times.known:
+        if way in self.times.known or is_fitted(way.method):
             return False
         dearest = self.times.dearest(way.backbone)
         if dearest is None:
             return True
-        if self._takes(way.backbone, dearest) <= self.setting.clock.left:
+        if self._takes(way, dearest) <= self.setting.clock.left:
             return False
         least = dearest.at_least(CHEAPEST)
-        return least.seconds(MEASURED, FEWEST) + self._takes(way.backbone, least) <= self.setting.clock.left
+        return least.seconds(MEASURED, FEWEST) + self._takes(way, least) <= self.setting.clock.left
 
-    def _takes(self, backbone: str, pace: StepTime) -> float:
+    def _takes(self, way: Way, pace: StepTime) -> float:
         """Return the seconds of a training at this step time, including the time to keep back."""
-        length = self.lengths[backbone]
+        length = self.lengths[way.backbone]
         scored = self.texts + math.ceil(length.share * length.used)
-        return pace.seconds(length.steps, scored) + self._kept_back(backbone, pace)
+        return self.times.seconds(way, pace, length.steps, scored, length.used) + self._kept_back(way, pace)
 
     def _measure(self, way: Way) -> None:
         self.times.measure(way, self._fitting(way), self.dropped)
@@ -263,10 +264,10 @@ class CandidateTrainings:
         return True
 
     def _is_first(self, name: str) -> bool:
-        """Whether a training that has ended is the only one on its backbone that has begun."""
-        backbone = self.candidates[name].way.backbone
-        there = [one for one in (*self.ended, *self.begun) if self.candidates[one].way.backbone == backbone]
-        return there == [name]
+        """Whether a training that has ended is the only one on its backbone that has begun, apart from fits."""
+        ways = {one: self.candidates[one].way for one in (*self.ended, *self.begun)}
+        alike = [one for one, way in ways.items() if way.backbone == ways[name].backbone and not is_fitted(way.method)]
+        return alike == [name]
 
     def _place(self, name: str) -> int:
         """Return a candidate's position; -1 for results of other runs."""
@@ -283,7 +284,7 @@ class CandidateTrainings:
         pace, clock = self.times.of(one.way), self.setting.clock
         assert pace is not None
         length = self.lengths[one.way.backbone]
-        if length.steps < 1 or clock.left <= 0 or self._takes(one.way.backbone, pace) > clock.left:
+        if length.steps < 1 or clock.left <= 0 or self._takes(one.way, pace) > clock.left:
             self.dropped[one.name] = Dropped(why="train")
             return
         run = self._run(one, length.steps, length.used, selection=length.share)
@@ -316,23 +317,23 @@ class CandidateTrainings:
         if self._is_first(name) and self._longer(name, made):
             self._train(one, begun.number, slots)
 
-    def _kept_back(self, backbone: str, pace: StepTime) -> float:
+    def _kept_back(self, way: Way, pace: StepTime) -> float:
         """Return the seconds to keep back for training the selected candidate again; 0 if there is no time in any case.
 
         The selected candidate is a candidate with this step time, or the one that is selected now.
         """
         if self.selected is None:
             return 0.0
-        way = self.candidates[self.selected].way
-        now, then = self._again(way.backbone, self.times.known[way]), self._again(backbone, pace)
+        selected = self.candidates[self.selected].way
+        now, then = self._again(selected, self.times.known[selected]), self._again(way, pace)
         return max(now, then) if now <= self.setting.clock.left else 0.0
 
-    def _again(self, backbone: str, pace: StepTime) -> float:
+    def _again(self, way: Way, pace: StepTime) -> float:
         """Return the seconds of a training on all texts; 0 if there are more texts than time."""
-        length, there = self.lengths[backbone], len(self.setting.task.train)
+        length, there = self.lengths[way.backbone], len(self.setting.task.train)
         if length.used < there:
             return 0.0
-        return pace.seconds(length.epochs(there) * math.ceil(there / BATCH), self.texts)
+        return self.times.seconds(way, pace, length.epochs(there) * math.ceil(there / BATCH), self.texts, there)
 
     def _confirm(self, one: Candidate) -> None:
         """Train the selected candidate on all texts, then on half of them, if there is time."""
@@ -356,13 +357,14 @@ class CandidateTrainings:
     def _once_more(self, one: Candidate, examples: int) -> Result | None:
         epochs = self.lengths[one.way.backbone].epochs(len(self.setting.task.train))
         steps = epochs * math.ceil(examples / BATCH)
-        if self.times.known[one.way].seconds(steps, self.texts) > self.setting.clock.left:
+        pace = self.times.known[one.way]
+        if self.times.seconds(one.way, pace, steps, self.texts, examples) > self.setting.clock.left:
             return None
         return self._execute(self._run(one, steps, examples), 1, 1, self.setting.clock.end, noted=False)
 
     def _run(self, one: Candidate, steps: int, examples: int, selection: float | None = None) -> Run:
         data = {"train_examples": examples, "evaluation_examples": self.texts, "selection": selection}
-        run = self.setting.run(one.way, rate=one.rate, steps=steps, **data)
+        run = self.setting.run(one.way, rate=one.rate, steps=None if one.rate is None else steps, **data)
         return run.model_copy(update={"name": one.name})
 
     def _execute(self, run: Run, number: int, total: int, until: float, *, noted: bool = True) -> Result | None:

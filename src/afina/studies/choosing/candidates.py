@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from afina.errors import AfinaError
-from afina.methods import make
+from afina.methods import is_fitted, make
 from afina.studies.choosing import learned_order
 from afina.studies.choosing.learned_order import RECORDED, BackboneKind, LearnedOrder, Setting
 from afina.studies.choosing.setup import ChoiceSetup, Way
@@ -35,6 +35,7 @@ class Candidate:
     """A method with a learning rate on a backbone.
 
     Attributes:
+        rate: The learning rate; None for a method that is fitted without gradient steps.
         name: The name of its run and of its table row (`ChoiceSetup.name`).
         ahead: The expected accuracy minus that of the mean candidate, before the task is known; 0 if nothing is
             recorded of the setting. None: nothing is recorded of the kind of task, or of such backbones.
@@ -42,7 +43,7 @@ class Candidate:
     """
 
     way: Way
-    rate: float
+    rate: float | None
     name: str
     ahead: float | None = 0.0
     counts: int = 0
@@ -85,8 +86,9 @@ def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: Ch
 
 
 def _candidate(way: Way, one: Setting, order: LearnedOrder, setting: ChoiceSetup) -> Candidate:
-    factor = one[2]
-    rate = float(f"{factor * make(way.method).learning_rate:.3g}")
+    factor, rate = one[2], None
+    if not is_fitted(way.method):
+        rate = float(f"{factor * make(way.method).learning_rate:.3g}")
     name = setting.name(way, "" if factor == 1 else f"{rate:g}")
     recorded = setting.objective.kind in RECORDED
     return Candidate(way, rate, name, order.ahead.get(one, 0.0) if recorded else None, order.counts)

@@ -52,7 +52,7 @@ def kind_of(address: str) -> BackboneKind:
     from afina.models.pretrained import meta_model  # loads torch
 
     entry = ARCHITECTURES[meta_model(address).config.model_type]
-    return "encoder" if entry.mask == "bidirectional" else "causal"
+    return "encoder" if entry.is_encoder else "causal"
 
 
 def every_method_on(backbone: str) -> str:
@@ -82,7 +82,7 @@ def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
     if len(made.kinds) == sum(name.startswith(every_method_on("")) for name in made.dropped):
         raise InvalidStudy(
             f"no backbone supports the task: {next(iter(made.dropped.values())).message}.",
-            code="backbone.unsupported",
+            code="backbone.encoder-unsupported",
             backbones=list(setting.backbones),
         )
     return made
@@ -137,7 +137,7 @@ def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _
     considered = [
         name
         for name, kind in METHODS.items()
-        if kind.practical or (kind.head == "words" and made.kinds[backbone] == "causal")
+        if kind.practical or kind.is_fitted or (kind.head == "words" and made.kinds[backbone] == "causal")
     ]
     runs = [setting.run(Way(backbone, name)) for name in applicable(backbone, considered, setting.objective.opening)]
     encodings = forecast.Encodings(setting.task)

@@ -36,6 +36,7 @@ class LearnedOrder:
 
 _CAUSAL = LearnedOrder(
     (
+        ("causal", "linear_probe", 1.0),
         ("causal", "full", 1.0),
         ("causal", "full", 3.0),
         ("causal", "full", 1 / 3),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from afina.data.addresses import reads_files
 from afina.data.task import Task
+from afina.methods import is_fitted
 from afina.models.objective import Objective
 from afina.studies.backbones import ON, backbone_names
 from afina.studies.choosing import time_budget
@@ -30,6 +31,9 @@ MORE = 2
 
 AT_FIRST = 2_000
 """Training texts that are read before it is known for how many there is time."""
+
+
+_WITHOUT_WORDS = {"words": None, "offset": False}
 
 
 class Way(NamedTuple):
@@ -82,13 +86,16 @@ class ChoiceSetup:
 
     def run(self, way: Way, *, rate: float | None = None, steps: int | None = None, **data: Any) -> Run:
         """Return a run on the task; `data` overrides fields of `Data`."""
+        ask = self.ask
+        if is_fitted(way.method):  # the head does not start from words
+            ask = ask.model_copy(update={"head": "random" if ask.head == "words" else ask.head, **_WITHOUT_WORDS})
         return Run(
             backbone=way.backbone,
             task=self.task.address,
             method=way.method,
             name=self.name(way) if len(self.backbones) > 1 else "",
             data=self.data.model_copy(update=data),
-            ask=self.ask,
+            ask=ask,
             training=Training(learning_rate=rate, max_steps=steps),
             metric=self.metric,
             data_digest=self.task.data_digest if reads_files(self.task.address, self.data.evaluation) else None,

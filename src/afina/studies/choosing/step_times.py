@@ -10,6 +10,7 @@ from functools import partial
 
 from afina import meter
 from afina.errors import AfinaError
+from afina.methods import is_fitted
 from afina.studies.choosing import time_budget
 from afina.studies.choosing.candidates import reason
 from afina.studies.choosing.recommendation import Dropped
@@ -36,16 +37,32 @@ class StepTimes:
     known: dict[Way, StepTime] = field(default_factory=dict)
 
     def of(self, way: Way) -> StepTime | None:
-        """Return the way's step time, or else that of the most expensive method on its backbone."""
-        return self.known.get(way) or self.dearest(way.backbone)
+        """Return the way's step time, or else that of the most expensive method on its backbone.
+
+        A fit, which takes no steps, needs the step time of any method.
+        """
+        other = self.first if is_fitted(way.method) else self.dearest
+        return self.known.get(way) or other(way.backbone)
 
     def dearest(self, backbone: str) -> StepTime | None:
         """Return the step time of the most expensive method on a backbone, if it is known."""
         return self.known.get(Way(backbone, DEAREST))
 
     def first(self, backbone: str) -> StepTime | None:
-        """Return the step time that was known first on a backbone, as it is now."""
-        return next((time for way, time in self.known.items() if way.backbone == backbone), None)
+        """Return the step time of the method in steps that was known first on a backbone, as it is now."""
+        trained = (way for way in self.known if way.backbone == backbone and not is_fitted(way.method))
+        return next((self.known[way] for way in trained), None)
+
+    def seconds(self, way: Way, pace: StepTime, steps: int, scored: int, read: int) -> float:
+        """Return the seconds of a training at this step time.
+
+        Args:
+            scored: The number of texts that are scored.
+            read: The number of training texts. A fit reads each text once and takes one step, if that was measured.
+        """
+        if not is_fitted(way.method):
+            return pace.seconds(steps, scored)
+        return pace.seconds(1, scored) if way in self.known else pace.seconds(0, scored + read)
 
     def measure(self, way: Way, at_once: int, dropped: dict[str, Dropped]) -> None:
         """Measure the step time of a way in `at_once` processes, or note in `dropped` why it is unknown.
