@@ -111,6 +111,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "request.texts-count": "A request has too many texts, or none.",
         "results.changed": "A file of results was changed after it was written.",
         "results.damaged": "A file of results is missing or cannot be read.",
+        "retention.texts-unusable": "No loss can be measured on sentences, or the task of a run holds one of them.",
         "server.counts-malformed": "The counts that a server sent do not have the format of this version of afina.",
         "task.files-ambiguous": "A directory has several files for one split.",
     },
@@ -136,7 +137,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "ask.kind-unsupported": "A language model cannot be asked in words about this kind of task.",
         "choose.too-slow": "No model answers a single text within the latency that is allowed.",
         "backbone.ambiguous": "A name is that of a packaged model, and of a directory with a model.",
-        "backbone.encoder-unsupported": "An encoder cannot answer in words or write texts.",
+        "backbone.encoder-unsupported": "An encoder cannot answer in words, write texts or predict a next token.",
         "backbone.unsupported": (
             "A backbone is of a family, or has a configuration or tokenizer, that afina does not support."
         ),

@@ -23,7 +23,7 @@ from afina.models.architectures import architecture_of, head_of, is_after_poolin
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS
 from afina.models.kernels import linear
-from afina.models.kernels.layout import Layout, insert, pool
+from afina.models.kernels.layout import Layout, insert, pool, read_rows
 from afina.models.kernels.linear import HeldWeight, can_pack
 from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, hold, pack
@@ -195,6 +195,11 @@ class Classifier(nn.Module):
         output = self.body(**given, use_cache=False, layout=layout, causal=not entry.is_encoder, **options)
         found: Tensor = output.last_hidden_state.squeeze(0)
         return found
+
+    def states(self, packed: Packed, tokens: Tensor) -> Tensor:
+        """Return the body's output at some tokens of a batch, int64 [M] in rising order: [M, width]."""
+        layout = self.layout(packed).reading(tokens)
+        return read_rows(self.hidden(self._row(packed, layout), layout), layout)
 
     def head_input(self, packed: Packed, layout: Layout | None = None) -> Tensor:
         """Return the input of the head's last layer, [B, width], with which a linear model can replace that layer."""

@@ -18,6 +18,8 @@ from afina.report import conclusion, paper_claims, paper_figures, sections, verd
 from afina.report.answer_costs import answer_cost_table, are_comparable
 from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
 from afina.report.conclusion import Headline
+from afina.report.details.fitted_heads import fitted_table
+from afina.report.details.retention import RETENTION, retention_table
 from afina.report.examples.disagreements import EvaluationTexts, sections_of
 from afina.report.formatting import listed
 from afina.report.paper_claims import Claim
@@ -60,6 +62,7 @@ class Report:
     def tables(self) -> list[Table]:
         """Performance, baselines, parameters and time, memory, GPU memory if it was measured, and the tuning budget.
 
+        Tables of linear probes and of retention come before the tuning budget, if runs have such figures.
         For several backbones, the time and memory of answers come after the performance and the baselines.
         In a study named `paper`, the tables include the paper's figures and footnotes.
         """
@@ -72,7 +75,8 @@ class Report:
         )
         tables[1:1] = [table for table in more if table]
         tuned = tuning_table(self.results.tuned, self.backbone_names) if self.results.tuned else None
-        return [*tables, *([tuned] if tuned else [])]
+        details = (fitted_table(self.arms, self.verdicts), retention_table(self.arms), tuned)
+        return [*tables, *(table for table in details if table)]
 
     @cached_property
     def backbone_names(self) -> Mapping[str, str]:
@@ -285,6 +289,7 @@ class Report:
                 PERFORMANCE: lambda: [comparison.headline(self.arms), comparison.against_parameters(self.arms)],
                 ANSWERS: lambda: [comparison.against_answers(self.arms)] if self._times_answers else [],
                 COST: lambda: [comparison.against_time(self.arms), comparison.against_memory(self.arms)],
+                RETENTION: lambda: [comparison.against_retention(self.arms)],
                 TRAINING: lambda: [training.losses(self.arms), training.phases(self.arms)],
                 **{title: partial(draw, greatest) for title, draw in _presentation(self.arms).plots.items()},
             }

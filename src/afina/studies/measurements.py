@@ -32,3 +32,33 @@ class HeadFit(Frozen):
     converged: bool
     pooling: Literal["first", "last", "mean"]
     normalize: bool
+
+
+class Retention(Frozen):
+    """The language-model loss of a model on neutral sentences, before and after its adaptation.
+
+    Losses are nats per token, means over all tokens. Each interval is a 95 % interval over sentences.
+
+    Attributes:
+        source: Where the sentences come from.
+        texts_digest: The digest of the sentences.
+        sentences: The number of sentences.
+        tokens: The number of tokens that were predicted.
+        before: The loss of the backbone.
+        after: The loss of the adapted model.
+        change: `after` minus `before`; positive if the adaptation made the model worse on other texts.
+        before_interval, after_interval, change_interval: The intervals; that of the change compares the same sentences.
+        seconds: The time of both measurements, which no phase contains.
+    """
+
+    source: str
+    texts_digest: str
+    sentences: Count
+    tokens: Count
+    before: float
+    after: float
+    change: float
+    before_interval: tuple[float, float]
+    after_interval: tuple[float, float]
+    change_interval: tuple[float, float]
+    seconds: Duration

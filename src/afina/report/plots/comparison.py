@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from afina.report.answer_costs import milliseconds_a_text
 from afina.report.arms import Arm, Value
+from afina.report.details.retention import change_ends, figure_of, measured_arms
 from afina.report.formatting import brief, metric_heading, share
 from afina.report.plots import svg
 from afina.report.plots.svg import Plot, canvas, finish, legend, rows_of, scatter
@@ -202,6 +203,30 @@ def against_answers(arms: Sequence[Arm]) -> Plot | None:
         "Milliseconds a text",
         milliseconds_a_text,
         "{:,.3g} ms",
+    )
+
+
+def against_retention(arms: Sequence[Arm]) -> Plot | None:
+    """Return a plot of the headline metric against the change of the loss on neutral sentences; None if unmeasured."""
+    measured = measured_arms(arms)
+    if not measured:
+        return None
+    figure, axes = canvas(3.0 + 0.17 * len(measured))
+    axes.axvline(0, color=svg.INK, linewidth=0.8)
+    changes = [arm.mean(figure_of("change")) or 0.0 for arm in measured]
+    for arm in measured:
+        axes.plot(change_ends(arm), [arm.headline] * 2, color=svg.colour(arm.place), linewidth=1.2, alpha=0.6)
+    scatter(axes, measured, changes)
+    axes.set_xlabel("Change of the language-model loss (nats per token)")
+    both = zip(measured, changes, strict=True)
+    said = [f"{brief(arm.label)} {change:+.3f}, {share(arm.headline)}".replace("-", "−") for arm, change in both]
+    return finish(
+        figure,
+        "retention",
+        f"{_headline(measured)} against forgetting",
+        said,
+        "Means over the seeds; the lines are 95 % intervals of the change. Right of 0, the adapted model predicts "
+        "neutral sentences worse than the backbone did.",
     )
 
 

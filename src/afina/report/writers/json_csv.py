@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from afina.meter import PHASES
 from afina.report.answer_costs import answer_costs_as_json
 from afina.report.arms import Arm, Value, has_several_backbones, lines
+from afina.report.details.retention import retention_as_json
 from afina.report.formatting import ACCURACY, F1, metric_value
 from afina.report.paper_claims import Claim, claims_as_json
 from afina.report.verdicts import Verdicts, verdicts_as_json
@@ -58,8 +59,8 @@ def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
     """Return the rows of each table by its name: `method`, `seed` (a number or "mean"), then the columns.
 
     A value is null if not measured or undefined. A row of means also has the standard deviation (n - 1) of each
-    column, under the column's name with `_sd`. The table `answers`, without standard deviations, is there for results
-    of several backbones only.
+    column, under the column's name with `_sd`. Two tables have no standard deviations: `answers`, for results of
+    several backbones only, and `retention`, for runs that measured it.
     """
     names = list(arms[0].record.metrics) if arms else []
     performance = {name: metric_value(name) for name in names} | {"examples": lambda record: record.examples}
@@ -70,6 +71,7 @@ def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
         "seconds": _lines(arms, seconds),
         "memory": _lines(arms, MEMORY),
         **({"answers": answer_costs_as_json(arms)} if has_several_backbones(arms) else {}),
+        **({"retention": retained} if (retained := retention_as_json(arms)) else {}),
     }
     for found, arm in zip(made["performance"], lines(arms), strict=True):
         for name in names:

@@ -110,6 +110,7 @@ class _Execution:
         predictions = self._evaluate(classifier, fit, prepared, prepared.task.evaluation)
         scores = objective.metrics(predictions)
         selection = self._selection(classifier, fit, prepared)
+        retained = prepared.retention and prepared.retention.after(classifier, prepared.backbone)
         training = self.run.training.model_dump(mode="json") | {
             "learning_rate": fit.learning_rate,
             "max_length": prepared.max_length,
@@ -120,7 +121,9 @@ class _Execution:
             saved = self._save(adapter, classifier, prepared, predictions)
         made = self._record(prepared, objective, fit, measured, training, scores, saved)
         signatures = objective.signatures(predictions.right)
-        return made.model_copy(update={"selection": selection, "signatures": signatures}).sealed()
+        return made.model_copy(
+            update={"selection": selection, "signatures": signatures, "retention": retained}
+        ).sealed()
 
     def _train(self, fit: Fit, prepared: Prepared) -> None:
         path = OutputDirectory(self.out).checkpoint(self.run.label)

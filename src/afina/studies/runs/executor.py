@@ -183,6 +183,10 @@ class LocalExecutor(Executor):
             from afina.studies.runs.prepared import check_words  # loads torch
 
             check_words(run, facts)
+        if run.training.retention:
+            from afina.studies.retention import check_run  # loads torch
+
+            check_run(run)
         return facts.told
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:

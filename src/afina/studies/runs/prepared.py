@@ -32,6 +32,7 @@ from afina.models.language_model import open_model
 from afina.models.objective import Objective, Predictions, metric_for
 from afina.models.objectives import OBJECTIVES
 from afina.models.verbalizer import Verbalizer
+from afina.studies.retention import RetentionBefore
 from afina.studies.runs.inputs import Located, TaskFacts, labels_of
 from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
@@ -53,6 +54,7 @@ class Prepared:
         backbone_digest: The digest of the body of the classifier without the adapter.
         total: The number of parameters of the classifier without the adapter, including the head.
         max_length: In tokens; longer texts, or prompts, are truncated.
+        retention: The neutral sentences with the backbone's losses. None: not asked for.
     """
 
     run: RunSpec
@@ -67,6 +69,7 @@ class Prepared:
     total: int
     max_length: int
     device: torch.device
+    retention: RetentionBefore | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -136,6 +139,7 @@ def prepare(
         digest = backbone.digest_of(classifier.body)
         total = sum(parameter.numel() for parameter in classifier.parameters())
         classifier.hold(run.training.precision)
+        before = RetentionBefore.of(run, texts, backbone, classifier, length)
         attached(classifier, method, run.seed, meter.device)
     listen(Progress("encode"))
     with meter.phase("encode"):
@@ -159,6 +163,7 @@ def prepare(
         total=total,
         max_length=task.max_length,
         device=meter.device,
+        retention=before,
     )
     loader = loader_of(run, task.train, objective)
     return prepared, fit_of(method)(

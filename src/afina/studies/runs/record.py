@@ -30,7 +30,7 @@ from afina.repr_html import ReprCard
 from afina.schema import Count, Figure, Frozen, Problem, Sealed, Sparing
 from afina.stats import classification, metrics
 from afina.stats.metrics import METRICS, Answered
-from afina.studies.measurements import Duration, HeadFit
+from afina.studies.measurements import Duration, HeadFit, Retention
 
 TOLD = 2
 """The number of metrics that a card shows beside the headline metric; a record has more."""
@@ -153,10 +153,11 @@ class Record(ReprCard, Sparing, Sealed):
             `seconds`. Left out of the JSON if this run was alone.
         fitted: How scikit-learn fitted the head. None: trained by gradient steps, or not trained. Left out of the JSON
             if None.
+        retention: The language-model loss on neutral sentences, if the run asked for it. Left out of the JSON if None.
         content_digest: The digest of every other field.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "fitted", "signatures", "too_long_rows"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "fitted", "retention", "signatures", "too_long_rows"})
 
     key: str
     study: Printable
@@ -203,6 +204,7 @@ class Record(ReprCard, Sparing, Sealed):
     too_long_rows: tuple[Count, ...] = ()
     at_once: int = Field(default=1, ge=1)
     fitted: HeadFit | None = None
+    retention: Retention | None = None
 
     def beside(self, most: int) -> Self:
         """Return the record with `at_once` set to `most`: the number of runs at the same time, this run included."""

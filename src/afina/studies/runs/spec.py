@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -113,10 +113,12 @@ class Training(Sparing):
         checkpoint_seconds: Seconds between two checkpoints.
         warmup: The first steps, in which the learning rate rises linearly from 0. A number below 1 is a share of all
             steps, as in transformers' `warmup_steps`. 0: the first step has the largest learning rate.
+        retention: Measure the language-model loss on neutral sentences before and after the training. True: sentences
+            of `snippets:editorials`. Text: a file of sentences. Causal backbones only.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
-    unwritten: ClassVar[frozenset[str]] = frozenset({"precision", "warmup"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"precision", "retention", "warmup"})
 
     epochs: int = Field(default=2, ge=1, le=MOST)
     batch_size: int = Field(default=16, ge=1, le=MOST)
@@ -137,6 +139,7 @@ class Training(Sparing):
     pull: float = Field(default=0.0, ge=0)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     warmup: float = Field(default=0.0, ge=0, le=MOST)
+    retention: bool | Annotated[str, Field(min_length=1)] = False
 
     @field_validator("warmup")
     @classmethod

@@ -1,0 +1,100 @@
+"""Neutral texts: sentences on which a language model's loss is measured before and after an adaptation.
+
+The sentences must be new to the adaptation, so a task that holds one of them is refused. Does not know models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from afina import digest
+from afina.data.readers import texts as readers
+from afina.data.split import Split, normalised
+from afina.data.task import Task
+from afina.errors import InvalidData
+
+USUAL = "snippets:editorials"
+"""The task whose evaluation texts are the usual neutral sentences."""
+
+MOST = 200
+"""Sentences that are measured. In the interval of a difference, more sentences hardly matter."""
+
+
+@dataclass(frozen=True)
+class NeutralTexts:
+    """Neutral sentences.
+
+    Attributes:
+        source: The address or the file that they come from.
+        texts: The sentences.
+    """
+
+    source: str
+    texts: tuple[str, ...]
+
+    @classmethod
+    def load(cls, asked: str | bool, task: Task) -> Self:
+        """Return the sentences that a run asks for.
+
+        Args:
+            asked: True: the usual sentences. Otherwise a file with a column of texts, or one text a line.
+            task: The run's task.
+
+        Raises:
+            NotFound: There is no such file.
+            InvalidData: The file cannot be read or has no text, or the task holds one of its sentences.
+        """
+        source = USUAL if asked is True else str(asked)
+        made = cls(source, tuple(_chosen(_usual() if asked is True else _of_file(source))))
+        if not made.texts:
+            raise InvalidData(
+                f"`retention` {source}: no text there. Give a file of sentences.",
+                code="retention.texts-unusable",
+                source=source,
+            )
+        made._check_new(task)
+        return made
+
+    @property
+    def digest(self) -> str:
+        """Digest of the sentences."""
+        return digest.of_strings(self.texts)
+
+    def _check_new(self, task: Task) -> None:
+        mine = {normalised(text): text for text in self.texts}
+        parts = (task.train, task.evaluation, task.calibration, task.selection)
+        shared = [text for part in parts if part is not None for text in _both(part) if normalised(text) in mine]
+        if shared:
+            raise InvalidData(
+                f"`retention` {self.source}: the task {task.address} holds some of these sentences, such as "
+                f"{shared[0][:60]!r}, so they are not neutral. Name another file of sentences with `retention`.",
+                code="retention.texts-unusable",
+                source=self.source,
+                task=task.address,
+            )
+
+
+def _usual() -> Iterable[str]:
+    return Task.load(USUAL).evaluation.texts
+
+
+def _of_file(file: str) -> Iterator[str]:
+    readers.check_there(Path(file))
+    with readers.chunks(file) as stream:
+        for chunk in stream:
+            yield from chunk.texts
+
+
+def _chosen(texts: Iterable[str]) -> list[str]:
+    """Return at most MOST different sentences with letters or digits, by a stable hash, in their order."""
+    once = list({normalised(text): text for text in texts if normalised(text)}.values())
+    kept = set(sorted(once, key=lambda text: digest.of_strings([text]))[:MOST])
+    return [text for text in once if text in kept]
+
+
+def _both(split: Split) -> Iterator[str]:
+    yield from split.texts
+    yield from split.pairs or ()

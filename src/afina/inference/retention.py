@@ -1,0 +1,104 @@
+"""Retention: the language-model loss of a backbone or an adapted model on sentences. Does not know tasks or methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from afina import meter
+from afina.data.batch import by_length
+from afina.data.tokenize import Encoded
+from afina.errors import InvalidData
+from afina.models import verbalizer
+from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier
+from afina.models.kernels.token_loss import token_losses
+from afina.models.language_model import LanguageModel
+from afina.stats.answered import of_ratio
+from afina.stats.intervals import around_mean
+
+
+@dataclass(frozen=True, eq=False)
+class SentenceLosses:
+    """Losses on N sentences, in nats.
+
+    Attributes:
+        sums: The loss of each sentence, summed over its predicted tokens, float64 [N].
+        tokens: Predicted tokens of each sentence, int64 [N].
+        seconds: Time of the measurement.
+    """
+
+    sums: np.ndarray
+    tokens: np.ndarray
+    seconds: float
+
+    def mean(self) -> tuple[float, tuple[float, float]]:
+        """Return the mean loss of a token, and its 95 % interval over sentences."""
+        return _mean(self.sums, self.tokens)
+
+    def change_from(self, before: SentenceLosses) -> tuple[float, tuple[float, float]]:
+        """Return the mean of the change of a token's loss, and its 95 % interval over the same sentences."""
+        return _mean(self.sums - before.sums, self.tokens)
+
+
+def _mean(sums: np.ndarray, tokens: np.ndarray) -> tuple[float, tuple[float, float]]:
+    values = of_ratio(sums, tokens.astype(np.float64))
+    mean = float(values.mean())
+    found = around_mean(mean, float(np.square(values - mean).sum()), len(values))
+    return mean, (found.low, found.high)
+
+
+def check_measurable(encoded: Encoded, source: str) -> Encoded:
+    """Return the sentences of two tokens or more.
+
+    Raises:
+        InvalidData: Fewer than two sentences are left, so that no interval exists.
+    """
+    kept = [encoded[place] for place in range(len(encoded)) if len(encoded[place]) > 1]
+    if len(kept) < 2:
+        raise InvalidData(
+            f"`retention` {source}: {len(kept)} sentences have two tokens or more, expected at least two sentences. "
+            "Give a file of whole sentences.",
+            code="retention.texts-unusable",
+            source=source,
+            sentences=len(kept),
+        )
+    return Encoded.of(kept)
+
+
+def sentence_losses(classifier: Classifier, backbone: Backbone, encoded: Encoded) -> SentenceLosses:
+    """Return the loss of each token of the sentences after the tokens before it, in the weights' dtype.
+
+    A classifier is measured under the backbone's output embedding. If the output embedding is tied to the input
+    embedding, it is the classifier's own.
+
+    Args:
+        classifier: The model, on a causal backbone.
+        backbone: The backbone.
+        encoded: N sentences of two tokens or more.
+
+    Raises:
+        NotFound: The weight files have no output embedding.
+    """
+    began, device = meter.now(), next(classifier.parameters()).device
+    if isinstance(classifier, LanguageModel):
+        head = classifier.output_embedding
+    else:
+        head = verbalizer.output_embedding(backbone.path, backbone.config, classifier.body).to(device)
+    sums, training = np.zeros(len(encoded)), classifier.training
+    classifier.eval()
+    with torch.inference_mode():
+        for indices, packed in by_length(encoded, before=classifier.before):
+            ends = packed.bounds[1:].long() - 1
+            targets = packed.tokens.roll(-1)
+            read = torch.ones(len(packed.tokens), dtype=torch.bool)
+            read[ends] = False
+            cells = read.nonzero()[:, 0]
+            hidden = classifier.states(packed.to(device), cells.to(device))
+            found = token_losses(hidden.to(head.weight.dtype), head.weight, targets[cells].to(device), head.bias)
+            owners = torch.searchsorted(packed.bounds[1:].long(), cells, right=True).numpy()
+            sums[indices] = np.bincount(owners, found.double().cpu().numpy(), len(indices))
+    classifier.train(training)
+    return SentenceLosses(sums, encoded.lengths - 1, meter.now() - began)

@@ -1,0 +1,76 @@
+"""The table of linear probes: how scikit-learn fitted each head, and whether gradient steps do better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from afina.methods import make
+from afina.report.arms import Arm
+from afina.report.formatting import seconds
+from afina.report.tables import Measure, Table, measure, table_of
+from afina.report.verdicts import Verdicts
+from afina.studies.measurements import HeadFit
+from afina.studies.runs.record import Record
+
+FITTED = "Linear probes"
+
+
+def fitted_table(arms: Sequence[Arm], found: Verdicts) -> Table | None:
+    """Return a row for each arm whose head scikit-learn fitted; None if there is none."""
+    fitted = [arm for arm in arms if arm.record.fitted is not None]
+    if not fitted:
+        return None
+    columns = [
+        _text("Pooling", lambda made: made.pooling),
+        _text("Normalized", lambda made: "yes" if made.normalize else "no"),
+        measure(_parameter(fitted), lambda record: _of(record).strength, "{:g}".format),
+        measure("Fit (s)", lambda record: _of(record).seconds, seconds),
+        _text("Converged", lambda made: "yes" if made.converged else "no"),
+    ]
+    notes = (
+        f"{_parameter(fitted)}: the strength of regularization that cross-validation on the training texts chose. "
+        "Fit: the time of scikit-learn, a part of the training time; the rest computed the features.",
+        *_not_converged(fitted),
+        *_against_gradient(arms, fitted, found),
+    )
+    return table_of(FITTED, columns, fitted, notes)
+
+
+def _of(record: Record) -> HeadFit:
+    assert record.fitted is not None
+    return record.fitted
+
+
+def _parameter(fitted: Sequence[Arm]) -> str:
+    return _of(fitted[0].record).parameter
+
+
+def _text(heading: str, value: Callable[[HeadFit], str]) -> Measure:
+    def cell(arm: Arm) -> str:
+        return " or ".join(sorted({value(_of(record)) for record in arm.records}))
+
+    return Measure(heading, cell)
+
+
+def _not_converged(fitted: Sequence[Arm]) -> Iterator[str]:
+    for arm in fitted:
+        if not all(_of(record).converged for record in arm.records):
+            yield (
+                f"{arm.label}: the solver stopped before it converged, so the weights depend on where it stopped. More "
+                "training texts may help."
+            )
+
+
+def _against_gradient(arms: Sequence[Arm], fitted: Sequence[Arm], found: Verdicts) -> Iterator[str]:
+    """Yield a sentence for each probe and each arm that trains the head alone by gradient steps."""
+    for probe in fitted:
+        for arm in arms:
+            same = (arm.record.backbone, arm.size) == (probe.record.backbone, probe.size)
+            between = found.between(probe.label, arm.label) if same and _trains_head_alone(arm) else None
+            if between is not None:
+                yield f"The same linear head, by scikit-learn and by gradient steps: {between[0].words}"
+
+
+def _trains_head_alone(arm: Arm) -> bool:
+    method = make(arm.record.method, arm.record.hyperparameters)
+    return method.trains_head and not method.trains_body and not method.is_fitted

@@ -1,0 +1,96 @@
+"""Retention of a run: the neutral sentences that it asks for, and the losses on them before and after the training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from afina.data.neutral_texts import NeutralTexts
+from afina.data.task import Task
+from afina.data.tokenize import Encoded, encode
+from afina.errors import InvalidStudy
+from afina.inference.retention import SentenceLosses, check_measurable, sentence_losses
+from afina.models.architectures import Architecture
+from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier
+from afina.studies.measurements import Retention
+from afina.studies.runs.spec import RunSpec
+
+
+def check_causal(backbone: str, architecture: Architecture) -> None:
+    """Raise InvalidStudy for an encoder, which has no loss of a next token."""
+    if architecture.is_encoder:
+        raise InvalidStudy(
+            f"`retention`: backbone {backbone} of type {architecture.family} is an encoder, which predicts no next "
+            "token, so it has no language-model loss. Leave `retention` out, or use a causal backbone.",
+            code="backbone.encoder-unsupported",
+            backbone=backbone,
+            option="retention",
+        )
+
+
+def check_run(run: RunSpec) -> None:
+    """Raise, before any run begins, the error with which `run` would end: `RetentionBefore.of` lists the errors."""
+    if run.training.retention:
+        check_causal(run.backbone, Backbone.load(run.backbone, weights=False).architecture)
+        how = {**run.data.model_dump(), "allow_leakage": True, "calibration": run.training.temperature}
+        NeutralTexts.load(run.training.retention, Task.load(run.task, **how))
+
+
+@dataclass(frozen=True, eq=False)
+class RetentionBefore:
+    """Neutral sentences, and the backbone's losses on them.
+
+    Attributes:
+        texts: The sentences.
+        encoded: Their tokens.
+        losses: The losses of the backbone without the adapter.
+    """
+
+    texts: NeutralTexts
+    encoded: Encoded
+    losses: SentenceLosses
+
+    @classmethod
+    def of(
+        cls, run: RunSpec, task: Task, backbone: Backbone, classifier: Classifier, length: int
+    ) -> RetentionBefore | None:
+        """Measure the backbone, if `run` asks for it; else return None.
+
+        Args:
+            run: The run.
+            task: The run's task, which must not hold the sentences.
+            backbone: The backbone.
+            classifier: The backbone without a method, in the precision of the run.
+            length: The maximum number of tokens of a sentence, which leaves room for the method's virtual tokens.
+
+        Raises:
+            InvalidStudy: The backbone is an encoder.
+            NotFound: The file of sentences, or the backbone's output embedding, does not exist.
+            InvalidData: The sentences cannot be read, or the task holds one of them.
+        """
+        if not run.training.retention:
+            return None
+        check_causal(run.backbone, backbone.architecture)
+        texts = NeutralTexts.load(run.training.retention, task)
+        encoded = check_measurable(encode(backbone.tokenizer, texts.texts, max_length=length), texts.source)
+        return cls(texts, encoded, sentence_losses(classifier, backbone, encoded))
+
+    def after(self, classifier: Classifier, backbone: Backbone) -> Retention:
+        """Measure the adapted model, and return both measurements."""
+        found = sentence_losses(classifier, backbone, self.encoded)
+        before, before_interval = self.losses.mean()
+        after, after_interval = found.mean()
+        change, change_interval = found.change_from(self.losses)
+        return Retention(
+            source=self.texts.source,
+            texts_digest=self.texts.digest,
+            sentences=len(self.encoded),
+            tokens=int(found.tokens.sum()),
+            before=before,
+            after=after,
+            change=change,
+            before_interval=before_interval,
+            after_interval=after_interval,
+            change_interval=change_interval,
+            seconds=self.losses.seconds + found.seconds,
+        )

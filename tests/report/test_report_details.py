@@ -1,0 +1,87 @@
+"""Tables and plots of what only some runs measure: linear probes and retention."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from afina.report.details.fitted_heads import FITTED
+from afina.report.details.retention import RETENTION
+from afina.report.report import Report
+from afina.report.tables import Table
+from afina.studies.measurements import HeadFit, Retention
+from records import answering, results
+
+
+def fitted(**changes: Any) -> HeadFit:
+    told = {"parameter": "C", "strength": 0.01, "seconds": 0.4, "iterations": 30, "converged": True}
+    return HeadFit(**(told | {"pooling": "mean", "normalize": True} | changes))
+
+
+def retained(change: float) -> Retention:
+    return Retention(
+        source="snippets:editorials",
+        texts_digest="sha256:texts",
+        sentences=200,
+        tokens=4_321,
+        before=3.5,
+        after=3.5 + change,
+        change=change,
+        before_interval=(3.4, 3.6),
+        after_interval=(3.4 + change, 3.6 + change),
+        change_interval=(change - 0.02, change + 0.02),
+        seconds=2.0,
+    )
+
+
+def table(report: Report, title: str) -> Table:
+    return next(one for one in report.tables if one.title == title)
+
+
+def test_a_report_on_other_runs_has_neither_table_and_no_plot() -> None:
+    report = Report.of(results([answering("lora", range(10)), answering("head", range(20))]))
+    assert {FITTED, RETENTION}.isdisjoint(one.title for one in report.tables)
+    assert RETENTION not in report.markdown()
+    assert "retention" not in json.loads(report.files(("tables.json",))["tables.json"])["tables"]
+
+
+def test_linear_probes_say_how_they_were_fitted_and_whether_gradient_steps_are_better() -> None:
+    probe = answering("linear_probe", range(5), steps=1, fitted=fitted())
+    report = Report.of(results([probe, answering("head", range(60)), answering("lora", range(10))]))
+    found = table(report, FITTED)
+    assert [column.heading for column in found.columns] == [
+        "Method", "Pooling", "Normalized", "C", "Fit (s)", "Converged",
+    ]  # fmt: skip
+    assert found.rows == (("linear probe", "mean", "yes", "0.01", "0.40", "yes"),)
+    (sentence,) = [note for note in found.notes if note.startswith("The same linear head")]
+    assert "linear probe is better than head only" in sentence
+    assert "LoRA" not in " ".join(found.notes)
+
+
+def test_a_fit_that_did_not_converge_is_said() -> None:
+    probe = answering("linear_probe", range(5), steps=1, fitted=fitted(converged=False, iterations=1000))
+    (note,) = [note for note in table(Report.of(results([probe])), FITTED).notes if "converged" in note]
+    assert note.startswith("linear probe: the solver stopped before it converged")
+
+
+def test_retention_is_a_table_a_plot_and_rows_of_json() -> None:
+    runs = [
+        answering("lora", range(10), retention=retained(0.3)),
+        answering("head", range(20), retention=retained(0.0)),
+        answering("full", range(5)),
+    ]
+    report = Report.of(results(runs))
+    found = table(report, RETENTION)
+    assert [row[0] for row in found.rows] == ["LoRA", "head only"]
+    assert found.rows[0][2:] == ("3.500", "3.800", "+0.300", "+0.280 to +0.320")
+    rows = json.loads(report.files(("tables.json",))["tables.json"])["tables"]["retention"]
+    assert [row["method"] for row in rows] == ["LoRA", "head only"]
+    assert (rows[0]["change"], round(rows[0]["change_low"], 6)) == (0.3, 0.28)
+    assert "against forgetting" in report.page()
+
+
+def test_seeds_are_averaged_in_the_table_of_retention() -> None:
+    runs = [answering("lora", range(10), seed=seed, retention=retained(0.1 + 0.2 * seed)) for seed in (0, 1)]
+    found = table(Report.of(results(runs)), RETENTION)
+    assert found.rows[0][-2:] == ("+0.200 ± +0.141", "+0.180 to +0.220")
+    assert len(found.singles) == 2
