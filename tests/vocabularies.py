@@ -91,7 +91,13 @@ def word_pieces() -> PreTrainedTokenizerFast:
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
         special_tokens=[(name, inner.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
     )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=LONGEST, mask_token="[MASK]", **special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        model_max_length=LONGEST,
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **special,
+    )
 
 
 def byte_pairs_with_ends() -> PreTrainedTokenizerFast:

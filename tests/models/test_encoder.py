@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from afina import Backbone
+from afina import Backbone, hub
 from afina.data.batch import pack
 from afina.errors import InvalidStudy, NotFound
 from afina.methods import make
@@ -59,10 +60,12 @@ def without(backbone: Backbone, place: Path, part: str, **settings: Any) -> Back
 
 def test_a_pooler_that_the_files_lack_is_the_same_at_each_opening(bert: Backbone, tmp_path: Path) -> None:
     lacking = without(bert, tmp_path / "bert", "pooler")
+    assert lacking.drawn == ()
     torch.manual_seed(1)
     first = Classifier.open(lacking, LABELS, seed=0)
     torch.manual_seed(2)
     second = Classifier.open(lacking, LABELS, seed=5)
+    assert lacking.drawn == ("pooler.dense.bias", "pooler.dense.weight")
     weight = first.body.pooler.dense.weight
     assert torch.equal(weight, second.body.pooler.dense.weight)
     assert weight.std() > 0
@@ -97,6 +100,52 @@ def test_checkpoints_with_the_old_names_of_norms_open(bert: Backbone, tmp_path: 
     save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
     assert any("gamma" in name for name in tensors)
     assert Backbone.load(str(place)).weights_digest == bert.weights_digest
+
+
+def test_a_checkpoint_of_the_hub_with_a_vocabulary_file_and_other_heads_is_the_same_backbone(
+    bert: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As bert-base-uncased and sentence-transformers have it: `cls` heads, a buffer, gamma, files of others."""
+    tensors = load_file(bert.path / "model.safetensors")
+    assert any(name.startswith("cls.predictions") for name in tensors)
+    tensors["bert.embeddings.position_ids"] = torch.arange(bert.longest)[None]
+    tensors = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): one for name, one in tensors.items()}
+    (tmp_path / "1_Pooling").mkdir()
+    shutil.copy(bert.path / "config.json", tmp_path)
+    words = bert.tokenizer.get_vocab()
+    contents = {
+        "vocab.txt": "\n".join(sorted(words, key=lambda word: words[word])) + "\n",
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "BertTokenizer"}),
+        "modules.json": json.dumps([{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]),
+        "1_Pooling/config.json": json.dumps({"pooling_mode_mean_tokens": True}),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    asked: list[str] = []
+
+    def download(repository: str, *, allow_patterns: list[str], **_: Any) -> str:
+        asked.append(repository)
+        assert all(any(fnmatch(name, one) for one in allow_patterns) for name in contents)
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    found = Backbone.load("acme/bert-base")
+    assert asked == ["acme/bert-base"]
+    assert found.weights_digest == bert.weights_digest
+    assert found.drawn == ()
+    for texts in (("What a warm ferry!",), ("the novel", "was dull.")):
+        assert found.tokenizer(*texts) == bert.tokenizer(*texts)
+
+
+def test_the_directory_of_the_model_inside_one_of_sentence_transformers_is_named(
+    bert: Backbone, tmp_path: Path
+) -> None:
+    shutil.copytree(bert.path, tmp_path / "0_Transformer")
+    with raises(NotFound, code="backbone.missing") as caught:
+        Backbone.load(str(tmp_path))
+    assert "Give the directory 0_Transformer inside" in str(caught.value)
+    assert Backbone.load(str(tmp_path / "0_Transformer")).digest == bert.digest
 
 
 def test_a_checkpoint_with_a_head_for_other_labels_opens_under_a_new_head(bert: Backbone, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -43,12 +43,15 @@ class Backbone(ReprCard):
         path: A directory that every `from_pretrained` of transformers opens.
         config: transformers' configuration.
         tokenizer: transformers' fast tokenizer.
+        drawn: Names of pretrained weights that the files lack, known after the weights were opened. These weights are
+            drawn from a fixed seed, so the backbone is the same at each opening.
     """
 
     address: str
     path: Path
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
+    drawn: tuple[str, ...] = field(default=(), init=False)
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
@@ -58,6 +61,7 @@ class Backbone(ReprCard):
             "layers": int(self.config.num_hidden_layers),
             "width": int(self.config.hidden_size),
             "longest text, in tokens": self.longest,
+            "drawn, as the files lack it": self.drawn or None,
         }
 
     @classmethod
@@ -202,6 +206,7 @@ class Backbone(ReprCard):
                     tensor=name,
                 )
         size = getattr(self.config, "initializer_range", 0.02)
+        object.__setattr__(self, "drawn", tuple(names))
         layers = [own[name] for name in names if name.endswith(".weight")]
         with torch.no_grad():
             _draw(layers, size, torch.Generator().manual_seed(derive_seed(0, "missing weights")))

@@ -124,8 +124,10 @@ def backbone_revision(address: str) -> str | None:
 def check_config(path: Path, address: str) -> None:
     """Raise NotFound if `path` has no config.json."""
     if not (path / "config.json").is_file():
+        inner = sorted(file.parent.name for file in path.glob("*_Transformer/config.json"))  # sentence-transformers'
+        found = f"the directory {inner[0]} inside, which has the model" if inner else None
         raise NotFound(
-            f"backbone {address}: no config.json in {path}. Give a directory that save_pretrained wrote.",
+            f"backbone {address}: no config.json in {path}. Give {found or 'a directory that save_pretrained wrote'}.",
             code="backbone.missing",
             backbone=address,
             file="config.json",

@@ -136,6 +136,8 @@ def prepare(
         length = longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_backbone(backbone)
         classifier = opened(backbone, objective, question, method, run.seed)
+        if backbone.drawn:
+            listen(Progress("draw", note=", ".join(backbone.drawn)))
         digest = backbone.digest_of(classifier.body)
         total = sum(parameter.numel() for parameter in classifier.parameters())
         classifier.hold(run.training.precision)
