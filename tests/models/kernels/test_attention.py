@@ -16,6 +16,7 @@ from afina.models.kernels.attention import packed_attention
 from afina.models.kernels.layout import Grid, Layout
 
 LENGTHS = ([5], [1, 1, 1], [7, 2, 3, 1, 6, 2], [2, 9], [4, 4, 4, 4])
+LONGER = ([40, 3, 1, 17], [13])
 
 
 def bounds(lengths: list[int]) -> Tensor:
@@ -153,6 +154,27 @@ def test_every_token_has_one_cell_and_sees_its_own_sequence_up_to_itself(lengths
         }
         assert seen == {other for other in range(token + 1) if sequence[other] == sequence[token]}
     assert visible.any(-1).all()  # a line of no visible key would give nan
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.parametrize("lengths", LONGER, ids=str)
+def test_a_window_in_both_directions_is_computed_by_blocks(
+    lengths: list[int], window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "SHORT", 0)
+    layout, blocks = Layout(bounds(lengths)), Layout.in_blocks
+    asked: list[int] = []
+    monkeypatch.setattr(Layout, "in_blocks", lambda self, size: asked.append(size) or blocks(self, size))
+    found, expected = states(lengths, 4, 2), states(lengths, 4, 2)
+    result, _ = packed_attention(nn.Identity(), *found, None, layout=layout, sliding_window=window, causal=False)
+    plain = one_by_one(*expected, lengths, window, causal=False)
+    torch.testing.assert_close(result, plain, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(8))
+    result.backward(upstream)
+    plain.backward(upstream)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-5)
+    assert asked == [window]
 
 
 def test_short_sequences_share_lines() -> None:

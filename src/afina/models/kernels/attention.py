@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from afina.models.added_modules import prefix_of
@@ -210,6 +210,8 @@ def _by_torch(
     """Compute [T, H, D] with torch's kernels; shapes as in `_attend`, `always` as in `Grid.visible`."""
     if query.device.type == "cuda" and serves_varlen(query, dropout) and not (always and window):
         return _varlen(query, key, value, layout, scale, window, causal=causal)
+    if not causal and window is not None and not always and 3 * window < layout.longest:
+        return _by_blocks(query, key, value, layout, scale, dropout, window)
     grid = layout.single
     q, k, v = (grid.fill(states).transpose(0, 1) for states in (query, key, value))
     plain = causal and window is None
@@ -229,6 +231,30 @@ def _by_torch(
         enable_gqa=query.shape[0] != key.shape[0],
     )
     return grid.read(mixed.transpose(0, 1).contiguous())
+
+
+def _by_blocks(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, dropout: float, window: int
+) -> Tensor:
+    """Compute [T, H, D] for a window in both directions, at a cost of T times the window.
+
+    The row is cut into blocks of `window` tokens. What a token attends to lies in its own block and in its neighbours.
+    """
+    visible = layout.in_blocks(window)
+    count, total = len(visible), query.shape[1]
+    rest = count * window - total
+    blocks = pad(query, (0, 0, 0, rest)).unflatten(1, (count, window)).transpose(0, 1)
+    k, v = (pad(each, (0, 0, window, window + rest)).unfold(1, 3 * window, window) for each in (key, value))
+    mixed = scaled_dot_product_attention(
+        blocks,
+        k.permute(1, 0, 3, 2),
+        v.permute(1, 0, 3, 2),
+        attn_mask=visible[:, None],
+        dropout_p=dropout,
+        scale=scale,
+        enable_gqa=query.shape[0] != key.shape[0],
+    )
+    return mixed.transpose(1, 2).flatten(0, 1)[:total].contiguous()
 
 
 def serves_varlen(query: Tensor, dropout: float) -> bool:

@@ -212,6 +212,29 @@ class Layout:
             self._hidden[window, causal] = hidden
         return self._hidden[window, causal]
 
+    @cached_property
+    def _in_blocks(self) -> dict[int, Tensor]:
+        return {}
+
+    def in_blocks(self, window: int) -> Tensor:
+        """Return what the tokens of each block of `window` tokens attend to, computed once for all layers.
+
+        Cells after the row attend to each other, so that no cell attends to nothing.
+
+        Returns:
+            bool [N, window, 3 * window] for N blocks: the keys are those of the block before, the block and the next.
+        """
+        if window not in self._in_blocks:
+            bounds = np.array(self._bounds)
+            count = -(-bounds[-1] // window)
+            sequences = np.full((count + 2) * window, -1)
+            sequences[window : window + bounds[-1]] = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+            keys = np.lib.stride_tricks.sliding_window_view(sequences, 3 * window)[::window]
+            near = np.abs(np.arange(window)[:, None] + window - np.arange(3 * window)) < window
+            same = keys[:, window : 2 * window, None] == keys[:, None]
+            self._in_blocks[window] = torch.from_numpy(near & same).to(self.bounds.device)
+        return self._in_blocks[window]
+
 
 def insert(rows: Tensor, virtual: Tensor, layout: Layout) -> Tensor:
     """Insert the same K rows before each sequence.
