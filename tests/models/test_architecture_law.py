@@ -1,4 +1,4 @@
-"""Only its entry in models/architectures.py knows a family: nothing else names one, a module of one, or a head."""
+"""Only its entry in models/architectures knows a family: nothing else names one, a module of one, or a head."""
 
 from __future__ import annotations
 

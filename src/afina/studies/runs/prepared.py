@@ -135,9 +135,7 @@ def prepare(
         question = question_of(run, texts, backbone)
         length = longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_backbone(backbone)
-        classifier = opened(backbone, objective, question, method, run.seed)
-        if backbone.drawn:
-            listen(Progress("draw", note=", ".join(backbone.drawn)))
+        classifier = opened(backbone, objective, question, method, run.seed, listen)
         digest = backbone.digest_of(classifier.body)
         total = sum(parameter.numel() for parameter in classifier.parameters())
         classifier.hold(run.training.precision)
@@ -264,10 +262,20 @@ def question_of(run: RunSpec, task: Task | TaskFacts, backbone: Backbone) -> Ver
     return Verbalizer(made.template) if is_fitted(run.method) else made  # the head does not start from words
 
 
-def opened(backbone: Backbone, objective: Objective, question: Verbalizer, method: Method, seed: int) -> Classifier:
+def opened(
+    backbone: Backbone,
+    objective: Objective,
+    question: Verbalizer,
+    method: Method,
+    seed: int,
+    listen: Listener = ignore,
+) -> Classifier:
     """Open a classifier whose head starts as `question` says, without a method."""
     names, exact = objective.label_names, method.trains_nothing
-    return open_model(backbone, names, seed, objective.opening, question.tokens, exact=exact)
+    classifier = open_model(backbone, names, seed, objective.opening, question.tokens, exact=exact)
+    if backbone.drawn:
+        listen(Progress("draw", note=", ".join(backbone.drawn)))
+    return classifier
 
 
 def attached(classifier: Classifier, method: Method, seed: int, device: torch.device) -> Classifier:
