@@ -76,23 +76,35 @@ def hidden(backbone: Backbone, texts: list[str]) -> list[torch.Tensor]:
         ]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+ENCODERS = ("bert", "roberta", "modernbert")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", *ENCODERS])
 @pytest.mark.parametrize(
     ("settings", "pooled"),
     [
-        ({}, lambda states: states[-1]),
+        ({"pooling": "last"}, lambda states: states[-1]),
         ({"pooling": "mean"}, lambda states: states.mean(0)),
         ({"pooling": "mean", "normalize": True}, lambda states: normalize(states.mean(0), dim=0)),
-        ({"normalize": True}, lambda states: normalize(states[-1], dim=0)),
+        ({"pooling": "last", "normalize": True}, lambda states: normalize(states[-1], dim=0)),
     ],
 )
 def test_a_head_reads_what_transformers_gives_pooled_as_the_settings_say(
     backbones: Backbones, family: str, settings: dict[str, Any], pooled: Any
 ) -> None:
-    backbone = Backbone.load(str(backbones.path(family)))
+    assert_reads(Backbone.load(str(backbones.path(family))), settings, pooled)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_a_head_reads_the_first_token_of_an_encoder(backbones: Backbones, family: str) -> None:
+    assert_reads(Backbone.load(str(backbones.path(family))), {"pooling": "first"}, lambda states: states[0])
+
+
+def assert_reads(backbone: Backbone, settings: dict[str, Any], pooled: Any) -> None:
     method = make("linear_probe", settings).for_backbone(backbone)
     classifier = opened(backbone, method)
-    expected = torch.stack([pooled(each) for each in hidden(backbone, TEXTS)]) @ classifier.output_layer.weight.T
+    features = torch.stack([pooled(each) for each in hidden(backbone, TEXTS)])
+    expected = classifier.output_layer(features)
     assert difference(logits_of(classifier, backbone, TEXTS), expected.detach()) < 1e-5
 
 
@@ -138,14 +150,14 @@ def test_the_head_is_scikit_learns_regression_at_the_chosen_strength(
     assert difference(head[1] - head[0], fitted.coef_[0] / scale) < 1e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("family", "kind"), [*(("llama", kind) for kind in KINDS), ("bert", "classes")])
 def test_every_kind_is_answered_alike_by_predictor_engine_and_in_a_mixed_batch(
-    backbones: Backbones, kind: str, tmp_path: Path
+    backbones: Backbones, family: str, kind: str, tmp_path: Path
 ) -> None:
     rows = [(text, KINDS[kind](label, place)) for place, (text, label) in enumerate(sentences(90))]
     task = write_csv(tmp_path / "task.csv", rows)
     records = [
-        run(backbones, task, family="llama", **settings).execute(tmp_path)
+        run(backbones, task, family=family, **settings).execute(tmp_path)
         for settings in ({}, {"pooling": "mean"}, {"pooling": "last", "normalize": True})
     ]
     assert {record.kind for record in records} == {kind}
@@ -184,18 +196,20 @@ def test_the_first_token_of_a_causal_model_is_no_feature() -> None:
         make("linear_probe", {"pooling": "first"}).for_family("gpt2")
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_a_merged_probe_opens_with_transformers_and_another_pooling_is_refused(
-    backbones: Backbones, task: Path, out: Path, tmp_path: Path
+    backbones: Backbones, task: Path, tmp_path: Path, family: str
 ) -> None:
-    predictor = Predictor.load(out / run(backbones, task).execute(out).adapter)
+    out = tmp_path / "out"
+    predictor = Predictor.load(out / run(backbones, task, family).execute(out).adapter)
     import_and_merge.merge(predictor, tmp_path / "merged")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     rows = encode(Backbone.load(str(tmp_path / "merged")).tokenizer, TEXTS, max_length=256)
     with torch.inference_mode():
         found = [model(torch.from_numpy(rows[i].astype(np.int64))[None]).logits[0].numpy() for i in range(len(rows))]
     assert difference(np.stack(found), predictor.outputs(TEXTS)) < 1e-5
-    for settings in ({"pooling": "mean"}, {"normalize": True}):
-        other = Predictor.load(out / run(backbones, task, **settings).execute(out).adapter)
+    for settings in ({"pooling": "mean"}, {"pooling": "last", "normalize": True}):
+        other = Predictor.load(out / run(backbones, task, family, **settings).execute(out).adapter)
         with raises(Refused, code="merge.impossible"):
             import_and_merge.merge(other, tmp_path / "other")
 

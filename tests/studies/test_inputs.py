@@ -13,6 +13,7 @@ import pytest
 from afina import Backbone, Study, Task, digest
 from afina.errors import InvalidData
 from afina.events import Listener, ValidationScore
+from afina.methods.linear_probe import sentence_pooling
 from afina.studies.runs.execute import execute, try_out
 from afina.studies.runs.executor import Executor, LocalExecutor
 from afina.studies.runs.inputs import Located, RunInputs
@@ -149,6 +150,16 @@ def test_the_key_of_a_run_is_the_same_wherever_its_inputs_are(own: Mapping[str, 
     assert task.address == run.task
     assert task.data_digest == Task.load(run.task, **run.data.model_dump()).data_digest
     assert where.open(run).address == run.backbone
+
+
+def test_the_pooling_of_a_sentence_transformers_directory_is_sent_too(own: Mapping[str, Path], tmp_path: Path) -> None:
+    (own["backbone"] / "modules.json").write_text('[{"path": "1_Pooling", "type": "st.Pooling"}]', encoding="utf-8")
+    (own["backbone"] / "1_Pooling").mkdir()
+    (own["backbone"] / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}', encoding="utf-8")
+    (run,) = study(own, "linear_probe").runs()
+    inputs = run.inputs()
+    where = inputs.materialise(tmp_path / "there", lambda name, path: shutil.copy(inputs.content[name], path))
+    assert sentence_pooling(where.open(run).path) == ("mean", False)
 
 
 @pytest.mark.parametrize("task", ["directory", "glue"])

@@ -91,7 +91,8 @@ def directory_of(address: str) -> Path | None:
 def backbone_files(address: str) -> list[Path]:
     """Return the files of a backbone in a local directory; empty for a backbone that every machine can download.
 
-    For `random:` addresses the weights are drawn, so weight files are left out.
+    For `random:` addresses the weights are drawn, so weight files are left out. The pooling of a sentence-transformers
+    directory lies in a directory below.
     """
     path = directory_of(address)
     if path is None:
@@ -100,7 +101,13 @@ def backbone_files(address: str) -> list[Path]:
     found = [file for pattern in patterns for file in sorted(path.glob(pattern)) if file.is_file()]
     if not address.startswith(RANDOM) and not any(path.glob("*.safetensors")):
         found += sorted(path.glob("pytorch_model*.bin"))
-    return found
+    return [*found, *(file for file in sorted(path.glob("*_Pooling/config.json")) if file.is_file())]
+
+
+def name_in_backbone(address: str, file: Path) -> str:
+    """Return the name of a file of `backbone_files`, with the directory below the backbone's if there is one."""
+    path = directory_of(address)
+    return file.name if path is None else file.relative_to(path).as_posix()
 
 
 def moved_address(address: str, directory: Path) -> str:

@@ -90,7 +90,11 @@ def forecast_run(
     available = meter.machine_memory()
     limit = memory or available
     task = task or encoded(run)
-    method = make(run.method, run.hyperparameters).for_family(meta_model(run.backbone).config.model_type)
+    method = make(run.method, run.hyperparameters)
+    if run.task == MADE_UP:  # the configuration may be all that is there
+        method = method.for_family(meta_model(run.backbone).config.model_type)
+    else:
+        method = method.for_backbone(Backbone.load(run.backbone, weights=False))
     objective, _ = aim_of(run, task)
     loader = loader_of(run, task.train, objective)
     recipe, dtype = recipe_of(run, method, loader), devices.precision(run.training.dtype, devices.choose())

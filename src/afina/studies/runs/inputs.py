@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -105,6 +107,7 @@ class RunInputs:
                 backbone_spec.backbone_files(run.backbone),
                 content,
                 backbone_spec.backbone_revision(run.backbone),
+                partial(backbone_spec.name_in_backbone, run.backbone),
             ),
             content=content,
         )
@@ -131,9 +134,20 @@ class RunInputs:
         )
 
 
-def _input(address: str, files: Sequence[Path], content: dict[str, Path], known: str | None = None) -> Input:
-    """Return an input, and add its paths to `content`; `known` is the input's digest if it is known already."""
-    found = [InputFile(path.name, digest.of_file(path), path.stat().st_size) for path in files]
+def _input(
+    address: str,
+    files: Sequence[Path],
+    content: dict[str, Path],
+    known: str | None = None,
+    name: Callable[[Path], str] = attrgetter("name"),
+) -> Input:
+    """Return an input, and add its paths to `content`.
+
+    Args:
+        known: The input's digest if it is known already.
+        name: Returns the name that a file gets on another machine.
+    """
+    found = [InputFile(name(path), digest.of_file(path), path.stat().st_size) for path in files]
     content.update((file.digest, path) for file, path in zip(found, files, strict=True))
     of_files = digest.of_json({file.name: file.digest for file in found}) if found else None
     return Input(address, known or of_files, tuple(found))

@@ -303,7 +303,7 @@ def _line(found: ClusterConnection) -> str:
 def _check_directory(address: str, there: Sequence[Node]) -> None:
     """Raise NotFound if a node lacks the files of the backbone at a directory, or has other files there."""
     place = absolute(address)
-    mine = {path.name: digest.of_file(path) for path in backbone_spec.backbone_files(address)}
+    mine = _digests_of(address)
     found = nodes.on_each(there, _digests, place)
     missing = [node.name for node in there if found.get(node.key, mine) is None]
     other = [node.name for node in there if found.get(node.key) not in (None, mine) and node.key in found]
@@ -319,10 +319,15 @@ def _check_directory(address: str, there: Sequence[Node]) -> None:
         )
 
 
+def _digests_of(address: str) -> dict[str, str]:
+    files = backbone_spec.backbone_files(address)
+    return {backbone_spec.name_in_backbone(address, file): digest.of_file(file) for file in files}
+
+
 def _digests(address: str) -> dict[str, str] | None:
     """Return the digests of a backbone's files on this machine; None if the directory is missing."""
     try:
-        return {path.name: digest.of_file(path) for path in backbone_spec.backbone_files(address)}
+        return _digests_of(address)
     except NotFound:
         return None
 
