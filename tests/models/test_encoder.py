@@ -19,13 +19,18 @@ from transformers import AutoModel
 from afina import Backbone, hub
 from afina.data.batch import pack
 from afina.errors import InvalidStudy, NotFound
+from afina.events import Progress
 from afina.methods import make
 from afina.methods.attachment import attach
 from afina.models.architectures import ARCHITECTURES, REFUSED, head_of, is_head, is_output
 from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout, pool
 from afina.models.objective import Opening
+from afina.models.objectives import Classes
 from afina.models.pretrained import meta_from_config
+from afina.models.verbalizer import Verbalizer
+from afina.report.progress import doing
+from afina.studies.runs.prepared import opened
 from fakes import ENCODERS, VOCABULARY, Backbones, configuration, difference
 from raises import raises
 
@@ -74,6 +79,14 @@ def test_a_pooler_that_the_files_lack_is_the_same_at_each_opening(bert: Backbone
     assert Backbone.load(str(lacking.path)).digest == Backbone.load(str(lacking.path)).digest_of(first.body)
     assert lacking.weights_digest != bert.weights_digest
     assert torch.equal(Classifier.open(bert, LABELS, seed=0).body.pooler.dense.bias, pooler(bert)["bias"])
+
+
+def test_a_run_says_which_weights_are_drawn(bert: Backbone, tmp_path: Path) -> None:
+    said: list[Progress] = []
+    for backbone in (bert, without(bert, tmp_path / "bert", "pooler")):
+        opened(backbone, Classes(LABELS), Verbalizer(), make("head"), 0, said.append)
+    assert [each.phase for each in said] == ["draw"]
+    assert doing(said[0]).startswith("draws pooler.dense.bias, pooler.dense.weight, ")
 
 
 def pooler(backbone: Backbone) -> dict[str, torch.Tensor]:

@@ -37,7 +37,7 @@ def figures(progress: Progress) -> str:
 def doing(progress: Progress) -> str:
     """Return the phase, or what the run waits for, such as `waits for a node with 3.1 GiB and 1 CPU`."""
     if progress.phase == "draw":
-        return f"draws {progress.note} at random, which the backbone's files lack"
+        return f"draws {progress.note}, which the backbone's files lack; peft would draw other weights"
     return f"waits for {progress.note}" if progress.phase == "wait" and progress.note else progress.phase
 
 
