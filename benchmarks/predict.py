@@ -1,11 +1,13 @@
 """The speed of prediction compared with the usual alternatives: texts in, labels out, including tokenisation.
 
     python benchmarks/predict.py --onnx VENV/bin/python
+    python benchmarks/predict.py --backbone minilm --encode VENV/bin/python
 
 Each arm has a separate process. The arms take turns on the same texts: a random sample of the evaluation split with its
 mean number of real tokens. The time of an arm is the median of its turns. All arms have the same weights, and their
-labels are compared. `--onnx` names an interpreter that has optimum-onnx and ONNX Runtime. The last line of the output
-is one JSON object.
+labels are compared. `--onnx` names an interpreter that has optimum-onnx and ONNX Runtime. `--encode` names one that has
+sentence-transformers, for a backbone with its files: `encode` and afina then pool the mean and normalise, so their
+labels are other ones. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import tables
 from afina import Backbone, Task, meter
 from afina.data.tokenize import encode
 from afina.inference import predictor
+from afina.methods import make
 from afina.models.classifier import Classifier
 from arm import CPU, LENGTH, SEED
 from elsewhere import Elsewhere
@@ -55,8 +58,14 @@ ONNX = {
     "onnx-int8": "the given order, products in int8 (dynamic quantisation)",
     "onnx-int8-sorted": "the same, sorted by length",
 }
+MEAN = {
+    "encode": f"SentenceTransformer.encode(batch_size={BATCH_SIZE}), fp32, which sorts by length, and a linear head",
+    "D-mean": "afina.inference.predictor with the same pooling, normalisation and head, fp32",
+}
 LOWERED = "-bf16"
 """Ends the names of arms in bfloat16."""
+
+PROBE = make("linear_probe", {"pooling": "mean", "normalize": True})
 
 Answer = Callable[[list[str]], list[int]]
 """Texts to labels."""
@@ -94,6 +103,8 @@ def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Answer
     tokenizer, longest = backbone.tokenizer, min(LENGTH, backbone.longest)
     dtype = torch.bfloat16 if name.endswith(LOWERED) else torch.float32
     if name.startswith("D"):
+        if name == "D-mean":
+            classifier.wrap(PROBE.for_family(backbone.family).attach)
         if dtype != torch.float32:
             classifier.lower(dtype)
 
@@ -161,6 +172,18 @@ def onnx(python: str, address: str, label_names: Sequence[str], texts: list[str]
         yield turns
 
 
+@contextmanager
+def encode_arm(python: str, address: str, label_names: Sequence[str], texts: list[str]) -> Iterator[dict[str, Turn]]:
+    """sentence-transformers' arm, and afina's with the same pooling."""
+    backbone = Backbone.load(address)
+    with tempfile.TemporaryDirectory() as scratch, here("D-mean", address, label_names, texts) as ours:
+        layer, file = Classifier.open(backbone, label_names, SEED).output_layer, Path(scratch) / "head.npz"
+        np.savez(file, weight=layer.weight.detach().numpy(), bias=layer.bias.detach().numpy())
+        arm = Elsewhere(python, "encode_arm.py", str(backbone.path), str(file), str(min(LENGTH, backbone.longest)))
+        yield {"encode": partial(told, arm, {"texts": texts}), "D-mean": ours}
+        arm.close()
+
+
 def told(arm: Elsewhere, asked: dict[str, Any]) -> tuple[float, list[int]]:
     """A turn of it."""
     answer = arm(asked)
@@ -175,6 +198,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
     parser.add_argument("--task", default=f"{DATA}/sst2")
     parser.add_argument("--onnx", metavar="PYTHON", help="an interpreter that has optimum-onnx and ONNX Runtime")
+    parser.add_argument("--encode", metavar="PYTHON", help="an interpreter that has sentence-transformers")
     parser.add_argument("--markdown", type=Path, help="write the table and the machine to this file")
     options = parser.parse_args()
     if min(options.texts, options.repeats) < 1:
@@ -191,6 +215,8 @@ def measure(texts: list[str], label_names: Sequence[str], options: argparse.Name
         turns = {name: stack.enter_context(here(name, *common)) for name in ARMS}
         if options.onnx:
             turns |= stack.enter_context(onnx(options.onnx, *common))
+        if options.encode:
+            turns |= stack.enter_context(encode_arm(options.encode, *common))
         for repeat in range(options.repeats):
             for name, turn in turns.items():
                 spent, found = turn()
@@ -209,11 +235,12 @@ def summary(seconds: dict[str, list[float]], labels: dict[str, np.ndarray], toke
             "seconds": spent,
             "texts_per_second": len(labels[name]) / spent,
             "tokens_per_second": tokens / spent,
-            "agreement": float((labels[name] == labels["padded"]).mean()),
+            "agreement": float((labels[name] == labels["encode" if name in MEAN else "padded"]).mean()),
         }
     quotients = [("D", other) for other in ("pipeline", "padded", "sorted")]
     quotients += [("D-bf16", other) for other in ("pipeline", "padded", "sorted", "sorted-bf16", "D")]
     quotients += [(ours, other) for ours in ("D", "D-bf16") for other in ONNX if other in result]
+    quotients += [("D-mean", "encode")] if "encode" in result else []
     for ours, other in quotients:
         result[f"{ours}/{other}"] = result[ours]["tokens_per_second"] / result[other]["tokens_per_second"]
     return result
@@ -231,7 +258,7 @@ def tabled(arms: Sequence[str], result: dict[str, Any]) -> str:
         )
         for name in arms
     ]
-    header = ("arm", "seconds", "texts/s", "real tokens/s", "labels as `padded`")
+    header = ("arm", "seconds", "texts/s", "real tokens/s", "labels as `padded` or `encode`")
     ratios = ", ".join(f"{key} {tables.ratio(result[key])}" for key in sorted(result) if "/" in key)
     return f"{tables.table(header, rows)}\n\nReal tokens/s: {ratios}."
 
@@ -256,7 +283,7 @@ def main() -> None:
             f"- backbone `{options.backbone}`, task `{Path(options.task).name}`: {len(texts)} of {len(every)} "
             f"evaluation texts, {tokens:,} tokens, predicted {options.repeats} times",
             "",
-            *(f"- {name}: {(ARMS | ONNX)[name]}" for name in seconds),
+            *(f"- {name}: {(ARMS | ONNX | MEAN)[name]}" for name in seconds),
             "",
             tabled([*seconds], result),
             "",

@@ -19,7 +19,7 @@ from afina.inference.import_and_merge import merge
 from afina.inference.predictor import WordsPredictor
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
-from fakes import TEXTS, Runs, difference, logits_of, opened
+from fakes import TEXTS, Backbones, Runs, difference, logits_of, opened
 from raises import raises
 
 # peft asks transformers for a property that transformers has renamed.
@@ -66,11 +66,11 @@ def by_transformers(directory: Path, texts: Sequence[str]) -> np.ndarray:
 
 
 MADE: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
-    "lora": (("gpt2", "llama"), "lora", {}),
+    "lora": (("gpt2", "llama", "bert"), "lora", {}),
     "rslora": (("gpt2", "llama"), "lora", {"rslora": True, "r": 3}),
     "dora": (("gpt2", "llama"), "lora", {"dora": True}),
-    "all-linear": (("gpt2", "llama"), "lora", {"targets": ["all-linear"]}),
-    "ia3": (("gpt2", "llama"), "ia3", {}),
+    "all-linear": (("gpt2", "llama", "bert"), "lora", {"targets": ["all-linear"]}),
+    "ia3": (("gpt2", "llama", "bert"), "ia3", {}),
     "vera": (("gpt2", "llama"), "vera", {"r": 16}),
     "hira": (("gpt2",), "peft", {"type": "HIRA", "settings": {"r": 4}}),
     "loha": (("llama",), "peft", {"type": "LOHA"}),
@@ -81,7 +81,7 @@ MADE: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
     "bitfit": (("gpt2",), "bitfit", {}),
     "baseline": (("gpt2",), "baseline", {}),
     "prelayer": (("gpt2",), "prelayer", {}),
-    "lora+bitfit": (("gpt2",), "lora+bitfit", {}),
+    "lora+bitfit": (("gpt2", "bert"), "lora+bitfit", {}),
     "layernorm+lora": (("llama",), "layernorm+lora", {}),
     "layernorm+prelayer": (("llama",), "layernorm+prelayer", {}),
 }
@@ -94,9 +94,9 @@ MADE: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
 )
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
 def test_transformers_gives_the_logits_of_the_adapter_from_the_merged_model_alone(
-    request: pytest.FixtureRequest, family: str, made: tuple[str, dict[str, Any]], tmp_path: Path
+    backbones: Backbones, family: str, made: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    backbone: Backbone = request.getfixturevalue(family)
+    backbone = Backbone.load(str(backbones.path(family)))
     predictor = Predictor.of(invented(backbone, *made), backbone)
     assert merge(predictor, tmp_path / "merged") == ()
     expected = predictor.outputs(TEXTS)

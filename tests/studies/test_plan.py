@@ -148,6 +148,8 @@ CASES = [
     *((family, name, "float32") for family in ("llama", "mistral", "qwen3") for name in ("prompt", "prefix")),
     ("llama", "lora+prefix", "bfloat16"),
     ("gpt2", "prompt+prefix", "bfloat16"),
+    *(("bert", name, "bfloat16") for name in ("full", "lora", "bitfit", "head")),
+    *((family, "lora", "float32") for family in ("bert", "distilbert", "electra", "modernbert")),
 ]
 
 QUICK = {
@@ -157,6 +159,8 @@ QUICK = {
     ("llama", "full", "bfloat16"),
     ("mistral", "prefix", "float32"),
     ("llama", "lora+prefix", "bfloat16"),
+    ("bert", "lora", "float32"),
+    ("bert", "full", "bfloat16"),
 }
 
 

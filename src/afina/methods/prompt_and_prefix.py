@@ -48,8 +48,8 @@ class VirtualTokens(Method):
         """Return the method. Raises InvalidStudy if the family cannot use tokens before a text."""
         if not ARCHITECTURES[family].takes_virtual_tokens:
             raise InvalidStudy(
-                f"method {self.name}: models of type {family} cannot use virtual tokens. Use lora, which trains "
-                "as few parameters.",
+                f"method {self.name}: models of type {family} are encoders, whose heads read a text's first token. "
+                "Virtual tokens would take its place. Use lora, which trains as few parameters.",
                 code="method.family-unsupported",
                 method=self.name,
                 family=family,
