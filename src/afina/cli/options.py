@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-BackboneOption = Annotated[
-    str,
-    typer.Option(
-        "--backbone",
-        help="Pretrained model: Hub id, directory, random:DIRECTORY or 'embedded' (from the package index).",
-        metavar="ADDRESS",
-    ),
-]
+_PRETRAINED = "Pretrained model: Hub id, directory, random:DIRECTORY or 'embedded' (from the package index)."
+BackboneOption = Annotated[str, typer.Option("--backbone", help=_PRETRAINED, metavar="ADDRESS")]
+OneBackbone = Annotated[list[str], typer.Option("--backbone", help=_PRETRAINED, metavar="ADDRESS")]
+"""A list, so that a second backbone is refused (`only`) and does not replace the first."""
+
+EMBEDDED = ["embedded"]
+"""The default of `OneBackbone`."""
+
 BackbonesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -198,6 +198,32 @@ Overrides = Annotated[
         "--set", help="Override a field of the study, such as train.epochs=1; may be repeated.", metavar="KEY=VALUE"
     ),
 ]
+
+
+def check_different(backbones: list[str]) -> list[str]:
+    """Return the backbones. Raises InvalidStudy if one is given twice."""
+    again = next((one for one in backbones if backbones.count(one) > 1), None)
+    if again is not None:
+        raise InvalidStudy(
+            f"`backbone` {again} is given more than once. Give each backbone once.",
+            code="option.invalid",
+            option="backbone",
+            found=again,
+        )
+    return backbones
+
+
+def only(backbones: list[str]) -> str:
+    """Return the only backbone. Raises InvalidStudy if several are given."""
+    if len(backbones) > 1:
+        raise InvalidStudy(
+            f"`backbone`: found {', '.join(backbones)}. This command takes one backbone; `afina study` and `afina "
+            "choose` compare several.",
+            code="option.invalid",
+            option="backbone",
+            found=backbones,
+        )
+    return backbones[0]
 
 
 def data_options(

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina.cli.options import (
+    EMBEDDED,
     AllowLeakage,
-    BackboneOption,
+    BackbonesOption,
     EvaluationOption,
     Json,
     KindOption,
@@ -21,6 +22,7 @@ from afina.cli.options import (
     LongOption,
     MergeOption,
     MissingOption,
+    OneBackbone,
     PairColumn,
     SeparatorOption,
     SheetOption,
@@ -30,8 +32,10 @@ from afina.cli.options import (
     TextColumn,
     WordsOption,
     ask_options,
+    check_different,
     data_options,
     file_options,
+    only,
     template_option,
     words_option,
 )
@@ -58,7 +62,7 @@ MemoryOption = Annotated[
 ]
 
 
-def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None:
+def params(backbone: OneBackbone = EMBEDDED, as_json: Json = False) -> None:
     """Count the parameters that each method trains.
 
     Only the configuration of the backbone is read, not its weights; well-known models need no network. PreLayer is
@@ -68,11 +72,12 @@ def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None
     from afina.report.paper_figures import HYPERPARAMETERS
     from afina.report.tables import counts_as_json, counts_table
 
-    counted = count(backbone, HYPERPARAMETERS)
+    address = only(backbone)
+    counted = count(address, HYPERPARAMETERS)
     if as_json:
-        print(json.dumps(counts_as_json(backbone, counted)))
+        print(json.dumps(counts_as_json(address, counted)))
     else:
-        print_tables(counts_table(backbone, counted))
+        print_tables(counts_table(address, counted))
 
 
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16, or auto (as in training).")]
@@ -92,7 +97,7 @@ MethodsOption = Annotated[
 
 
 def plan(
-    backbone: BackboneOption = "embedded",
+    backbone: BackbonesOption = None,
     task: Annotated[str | None, typer.Option("--task", help="Labelled texts to plan for.", metavar="ADDRESS")] = None,
     method: MethodsOption = None,
     dtype: DtypeOption = "auto",
@@ -121,7 +126,7 @@ def plan(
     allow_leakage: AllowLeakage = False,
     as_json: Json = False,
 ) -> None:
-    """Estimate memory, disk and time of each method before training.
+    """Estimate memory, disk and time of each method before training, on each backbone.
 
     Memory is computed from the configuration of the backbone, without its weights; well-known models need no network.
     """
@@ -136,21 +141,25 @@ def plan(
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
     read = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, target=target)
-    found = forecast_methods(
-        backbone,
-        [make(name) for name in method] if method else None,
-        task=task,
-        data=Data(**read | file_options(missing, merge_labels, sheet, long)),
-        ask=Ask(**ask_options(template, words)),
-        training=Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
-        memory=read_size(memory) if memory is not None else None,
-        calibrate=calibrate,
-        says=print_progress("plan"),
-    )
+    found = [
+        forecast_methods(
+            address,
+            [make(name) for name in method] if method else None,
+            task=task,
+            data=Data(**read | file_options(missing, merge_labels, sheet, long)),
+            ask=Ask(**ask_options(template, words)),
+            training=Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
+            memory=read_size(memory) if memory is not None else None,
+            calibrate=calibrate,
+            says=print_progress("plan"),
+        )
+        for address in check_different(backbone or ["embedded"])
+    ]
     if as_json:
-        print(json.dumps({**found[0].terms.summary, "methods": {one.method: one.summary for one in found}}))
+        made = [{**each[0].terms.summary, "methods": {one.method: one.summary for one in each}} for each in found]
+        print(json.dumps({"backbones": made} if made[1:] else made[0]))
     else:
-        print_tables(forecast_table(found))
+        print_tables(*map(forecast_table, found))
 
 
 def _check_there(task: str | None, evaluation: str | None) -> None:
@@ -223,7 +232,7 @@ def ask(
     template: TemplatesOption = None,
     words: WordsOption = None,
     offset: OffsetOption = False,
-    backbone: BackboneOption = "embedded",
+    backbone: OneBackbone = EMBEDDED,
     evaluation: EvaluationOption = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
@@ -244,6 +253,7 @@ def ask(
     from afina.cli.progress import print_progress
     from afina.data.task import Task
 
+    address = only(backbone)
     how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, target=target)
     read = Task.load(task, **how, **file_options(missing, merge_labels, sheet))
     from afina.inference.prompting import ask  # importing these takes seconds: report mistakes before
@@ -253,14 +263,14 @@ def ask(
 
     print(with_flags(read.told), split_of(task, len(read.train), len(read.evaluation)), sep="\n", file=sys.stderr)
     templates, says = [*map(template_option, template or [])], print_progress("ask")
-    answer = ask(Backbone.load(backbone), read, templates, words_option(words), offset=offset, says=says)
+    answer = ask(Backbone.load(address), read, templates, words_option(words), offset=offset, says=says)
     if as_json:
         print(json.dumps({"task": task, **_answer_as_json(answer)}))
         return
     print_tables(*template_tables(answer))
     print_prose(answer_sentence(answer))
     named = {
-        "--backbone": backbone if backbone != "embedded" else None,
+        "--backbone": address if address != "embedded" else None,
         "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,
         **{"--eval": evaluation, "--text": text, "--text-pair": text_pair, "--label": label, "--labels": labels},
         **{"--target": target, "--kind": kind, "--missing": missing, "--sheet": sheet},

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina.cli.options import (
+    EMBEDDED,
     AllowLeakage,
-    BackboneOption,
     BackbonesOption,
     EvaluationOption,
     ExecutorOption,
@@ -30,6 +30,7 @@ from afina.cli.options import (
     MetricOption,
     MissingOption,
     NoTexts,
+    OneBackbone,
     Overrides,
     PairColumn,
     PositiveOption,
@@ -47,6 +48,7 @@ from afina.cli.options import (
     ask_options,
     data_options,
     file_options,
+    only,
 )
 from afina.cli.results import check_publishing, note_unsealed, publish_winner, show_results, write_report, write_text
 from afina.cli.terminal import exit_status, sigterm_as_ctrl_c
@@ -136,7 +138,7 @@ TrainingOverrides = Annotated[
 
 def train(
     task: TaskOption,
-    backbone: BackboneOption = "embedded",
+    backbone: OneBackbone = EMBEDDED,
     method: Annotated[str, typer.Option("--method", help="Method; 'afina methods' lists them.")] = "lora",
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/train"),
     seed: Annotated[int, typer.Option("--seed", help="Random seed of head, order of texts and dropout.", min=0)] = 0,
@@ -176,7 +178,7 @@ def train(
         override(settings, item.removeprefix("train."))  # here all are of the one method, there of the whole study
     content = {
         "name": "train",
-        "backbone": backbone,
+        "backbone": only(backbone),
         "task": task,
         "seeds": [seed],
         "metric": metric,
