@@ -140,7 +140,7 @@ def test_the_quickstart_preset_is_the_embedded_model_on_movie_sentences() -> Non
 
 
 def test_every_preset_is_read_by_the_same_code_as_a_file(tmp_path: Path) -> None:
-    assert study_file.presets() == ["e2e", "fair", "methods", "paper", "quickstart"]
+    assert study_file.presets() == ["backbones", "e2e", "fair", "methods", "paper", "quickstart"]
     for name in study_file.presets():
         text = (Path(study_file.__file__).parent / "presets" / f"{name}.toml").read_text(encoding="utf-8")
         assert Study.load(write(tmp_path / "copy.toml", text)) == Study.load(name)

@@ -84,7 +84,9 @@ class ExecutorOptions:
 def study(
     source: Annotated[
         str,
-        typer.Argument(help="Study file (TOML), or preset: quickstart, fair, methods, paper or e2e.", metavar="STUDY"),
+        typer.Argument(
+            help="Study file (TOML), or preset: quickstart, fair, methods, backbones, paper or e2e.", metavar="STUDY"
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Directory of the results; by default results/NAME.")
@@ -111,6 +113,7 @@ def study(
     interruption, the same command continues from the last checkpoint.
     """
     from afina.studies.study import Study
+    from afina.studies.study_file import presets
 
     check_publishing(publish)
     given = list(overrides or [])
@@ -121,6 +124,8 @@ def study(
     given += ["data.allow_leakage=true"] if allow_leakage else []
     given += [f"ask.{key}={_toml(value)}" for key, value in ask_options(template, words).items()]
     chosen = Study.load(source, given)
+    if task is not None and source in presets():
+        chosen = _suited(chosen)
     run_in = ExecutorOptions(executor or chosen.executor, jobs, ship_backbone, storage)
     _carry_out(chosen, out, as_json, run_in, texts=not no_texts, publish=publish, fresh=fresh)
 
@@ -305,6 +310,31 @@ def report(
     note_unsealed(results)
     for path in write_report(results, texts=not no_texts):
         print(path)
+
+
+def _suited(study: Study) -> Study:
+    """Return a preset without methods that answer in words, if its task is of a kind without words for labels.
+
+    A preset is for any task, and its user has not chosen the methods.
+    """
+    from afina.methods import make
+    from afina.models.objectives import OBJECTIVES
+    from afina.studies.runs.inputs import labels_of
+
+    runs = study.runs()
+    asking = {run.title for run in runs if make(run.method, run.hyperparameters).head == "words"}
+    if not asking or asking == set(study.methods):
+        return study
+    try:
+        kind = labels_of(runs[0]).kind
+    except AfinaError:
+        return study  # running the study reports the error
+    if OBJECTIVES[kind].can_be_asked or OBJECTIVES[kind].auto_class == "language_model":
+        return study
+    print(f"Left out, because a task of kind {kind} has no labels with words: {', '.join(asking)}", file=sys.stderr)
+    return study.model_copy(
+        update={"methods": {name: one for name, one in study.methods.items() if name not in asking}}
+    )
 
 
 def _with_the_untrained(study: Study) -> Study:

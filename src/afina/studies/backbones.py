@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from afina.errors import InvalidStudy, UnknownName
-from afina.models.backbone_spec import RANDOM
+from afina.methods import make
+from afina.models.backbone_spec import RANDOM, is_encoder
 from afina.studies.runs.record import Record
+from afina.studies.runs.spec import RunSpec
 
 BACKBONES, BY_BACKBONE = "backbones", "by_backbone"
 """Keys of a method's table: the backbones that the method runs on, and settings that differ between backbones."""
@@ -125,6 +127,29 @@ def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, A
             keys=[f"{BY_BACKBONE}.{fixed[0]}"],
         )
     return {key: value for key, value in entry.items() if key not in (BACKBONES, BY_BACKBONE)} | own
+
+
+def check_words(run: RunSpec, *, alone: bool) -> None:
+    """Raise InvalidStudy if a run asks an encoder in words; the backbone must have been located before.
+
+    Args:
+        run: The run.
+        alone: Whether the study has no other backbone.
+    """
+    asked, table = run.asked, f"methods.{run.title}"
+    if not (asked.head == "words" or asked.words or asked.offset) or not is_encoder(run.backbone):
+        return
+    if make(run.method, run.hyperparameters).head == "words":
+        instead = f"Remove {table}"
+    else:
+        instead = f'Set head = "random" in {table}{f" or in its {BY_BACKBONE} for this backbone" * (not alone)}'
+    others = "" if alone else f", or name the language models in {table}.{BACKBONES}"
+    raise InvalidStudy(
+        f"{table}: backbone {run.backbone} is an encoder, which cannot be asked in words. {instead}{others}.",
+        code="backbone.encoder-unsupported",
+        backbone=run.backbone,
+        method=run.title,
+    )
 
 
 def of_one_backbone(records: Sequence[Record], backbone: str | None, place: object) -> list[Record]:

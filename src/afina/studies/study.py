@@ -29,6 +29,7 @@ from afina.studies.backbones import (
     BY_BACKBONE,
     backbones_of,
     check_backbones,
+    check_words,
     on_backbone,
     settled_tables,
     table_on,
@@ -313,13 +314,16 @@ class Study(ReprCard, Sparing):
             raise
 
     def _check_runs(self, executor: Executor, watcher: Watcher) -> None:
-        """Check the first run on each backbone: the task, the backbone and how it is asked."""
+        """Check the task and each backbone by its first run, and that no run asks an encoder in words."""
         first: dict[str, Run] = {}
-        for run in self.runs():
+        for run in (runs := self.runs()):
             first.setdefault(run.backbone, run)
+            check_words(run, alone=len(self.addresses) == 1)
         for warning in dict.fromkeys(map(executor.check, first.values())):
             if warning:
                 watcher.says(warning)
+        for run in runs:  # the check of a backbone of the Hub has fetched its configuration
+            check_words(run, alone=len(self.addresses) == 1)
 
     def _is_done(self, recorded: RecordedRuns) -> bool:
         """Return whether all runs are recorded, so the backbone and data from the network are not needed."""

@@ -19,9 +19,10 @@ from afina import digest
 from afina.data import addresses
 from afina.data.addresses import stamp
 from afina.data.kinds import Kind
+from afina.data.readers.target_kinds import of_kind
 from afina.data.split import Split
 from afina.data.task import Task, check_leaked
-from afina.errors import InvalidData
+from afina.errors import InvalidData, InvalidStudy
 from afina.models import backbone_spec, objectives
 from afina.models.objective import metric_for
 from afina.studies.runs.record import Record
@@ -227,7 +228,14 @@ class TaskFacts:
         check_leaked(self.address, self.leaked, self.examples, allow=run.data.allow_leakage)
 
     def check(self, run: RunSpec) -> None:
-        """Raise InvalidStudy or UnknownName if the task's kind does not support the metric or settings of `run`."""
+        """Raise InvalidStudy or UnknownName if the task's kind does not suit the backbone, metric or settings."""
+        if of_kind(self.kind).written and backbone_spec.is_encoder(run.backbone):
+            raise InvalidStudy(
+                f"backbone {run.backbone}: an encoder, which cannot write the texts of {self.address}. Choose a causal "
+                "language model, such as embedded.",
+                code="backbone.encoder-unsupported",
+                backbone=run.backbone,
+            )
         objective, training = objectives.make(self.label_names, {"kind": self.kind}), run.training
         metric_for(objective, run.metric, self.metric)
         objective.check(
