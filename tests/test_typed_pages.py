@@ -43,9 +43,11 @@ FEWER = {
 FEW = ["--set", "data.train_examples=64", "--set", "data.evaluation_examples=64"]
 MODELS = {"embedded", "gpt2", "path/to/gpt2"}
 """Addresses in whose place the tiny model is used."""
+ENCODER = "minilm"
+"""The address in whose place the tiny encoder is used."""
 LLAMA = {"add-a-method"}
 """Pages with a method that peft has for `torch.nn.Linear` alone, which GPT-2 does not use."""
-LONG = {"choose", "paper", "fair", "methods", "replay"}
+LONG = {"choose", "paper", "fair", "methods", "backbones", "replay"}
 """Words of commands that take minutes or need the Hub: other tests type them."""
 
 
@@ -81,12 +83,13 @@ def fetch_snippets() -> None:
         pytest.skip(str(error))
 
 
-def write_files(page: Path, backbone: str, port: str) -> None:
+def write_files(page: Path, backbone: str, encoder: str, port: str) -> None:
     """Write every file that a page shows: its name in backquotes, a colon, and a block of code."""
     for name, text in re.findall(
         r"`([\w.-]+)`:\n\n```\w+\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     ):
         text = text.replace('"embedded"', f'"{backbone}"').replace("8000", port)
+        text = text.replace(f'"{ENCODER}"', f'"{encoder}"').replace(f".{ENCODER}]", f'."{encoder}"]')
         Path(name).write_text(text, encoding="utf-8")
 
 
@@ -144,8 +147,8 @@ FIRST = {
 class Typist:
     """A person who types the lines of a page, in one directory."""
 
-    def __init__(self, afina: Command, tiny: Backbone) -> None:
-        self.afina, self.tiny, self.port = afina, tiny, str(free_port())
+    def __init__(self, afina: Command, tiny: Backbone, encoder: str) -> None:
+        self.afina, self.tiny, self.encoder, self.port = afina, tiny, encoder, str(free_port())
         self.server: subprocess.Popen[bytes] | None = None
         self.done: list[str] = []
 
@@ -180,11 +183,13 @@ class Typist:
     def _path(self, word: str) -> str:
         if word.endswith("/ADAPTER"):
             return str(min(Path(word).parent.iterdir()))
-        return self.tiny.address if word in MODELS else word
+        return self.encoder if word == ENCODER else self.tiny.address if word in MODELS else word
 
     def _tiny(self, words: list[str]) -> list[str]:
         made = FEWER.get(words[0], []) + (FEW if "quickstart" in words and "--task" not in words else [])
-        return [*made, *(["--backbone", self.tiny.address] if words[0] in TINY and "--backbone" not in words else [])]
+        names = any(Path(word).suffix == ".toml" and "backbones = [" in Path(word).read_text() for word in words)
+        own = words[0] not in TINY or "--backbone" in words or names
+        return [*made, *([] if own else ["--backbone", self.tiny.address])]
 
     def _serve(self, words: list[str]) -> None:
         with open("server.log", "wb") as log:
@@ -225,9 +230,10 @@ def test_the_commands_of_a_page_work_in_their_order(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AFINA_STORE", "adapters")
     tiny = Backbone.load(str(backbones.path("llama" if page.stem in LLAMA else "gpt2")))
-    typist = Typist(afina, tiny)
+    encoder = str(backbones.path("bert"))
+    typist = Typist(afina, tiny, encoder)
     try:
-        write_files(page, tiny.address, typist.port)
+        write_files(page, tiny.address, encoder, typist.port)
         invent("reviews.csv")
         BEFORE.get(page.stem, lambda _: None)(tiny)
         for line in [*FIRST.get(page.stem, []), *lines(page)]:

@@ -264,12 +264,12 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
     [
         (
             ("study", "papr"),
-            "unknown preset 'papr'. Did you mean 'paper'? Known: e2e, fair, methods, paper, quickstart.",
+            "unknown preset 'papr'. Did you mean 'paper'? Known: backbones, e2e, fair, methods, paper, quickstart.",
         ),
         (
             ("study", "nope.toml"),
-            "study file nope.toml does not exist. Give an existing file, or one of the presets: e2e, fair, methods, "
-            "paper, quickstart.",
+            "study file nope.toml does not exist. Give an existing file, or one of the presets: backbones, e2e, fair, "
+            "methods, paper, quickstart.",
         ),
         (
             ("study", "quickstart", "--set", "train.epoch=1"),

@@ -115,6 +115,29 @@ def test_a_new_backbone_takes_the_place_of_several_and_the_other_way_round(tmp_p
     assert Study.load(one).addresses == ("gpt2",)
 
 
+def test_fewer_backbones_take_what_the_tables_say_of_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "several.toml"
+    file.write_text(
+        """
+        name = "a"
+        backbones = ["gpt2", "llama"]
+        task = "sst2"
+        [methods.zero-shot]
+        backbones = ["gpt2"]
+        [methods.full]
+        backbones = ["gpt2", "llama"]
+        [methods.full.by_backbone.gpt2]
+        learning_rate = 1e-5
+        """
+    )
+    full = {run.backbone: run for run in Study.load(file).runs() if run.method == "full"}
+    assert Study.load(file, "backbone=llama").runs() == [full["llama"]]
+    assert [run.title for run in Study.load(file, 'backbones=["gpt2"]').runs()] == ["zero-shot", "full"]
+    assert Study.load(file, "backbone=gpt2").runs()[1] == full["gpt2"]
+    with raises(UnknownName, code="name.unknown"):
+        Study.load(file, "backbone=embedded")
+
+
 # Tuning
 
 

@@ -266,7 +266,9 @@ def test_a_study_without_methods_is_refused(tmp_path: Path) -> None:
         Study.load(source)
 
 
-NO_FILE = "does not exist. Give an existing file, or one of the presets: e2e, fair, methods, paper, quickstart."
+NO_FILE = (
+    "does not exist. Give an existing file, or one of the presets: backbones, e2e, fair, methods, paper, quickstart."
+)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,7 @@ NO_FILE = "does not exist. Give an existing file, or one of the presets: e2e, fa
         (
             "papr",
             UnknownName,
-            "unknown preset 'papr'. Did you mean 'paper'? Known: e2e, fair, methods, paper, quickstart.",
+            "unknown preset 'papr'. Did you mean 'paper'? Known: backbones, e2e, fair, methods, paper, quickstart.",
         ),
         ("nope.toml", NotFound, f"study file nope.toml {NO_FILE}"),
         ("some/where", NotFound, f"study file some/where {NO_FILE}"),

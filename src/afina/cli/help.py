@@ -30,7 +30,7 @@ EXAMPLES = {
     "compare": "afina compare results/a results/b --task more.csv",
     "predict": 'afina predict results/train "A lovely day."',
     "params": "afina params --backbone embedded",
-    "plan": "afina plan --backbone embedded --memory 8GiB",
+    "plan": "afina plan --backbone embedded --backbone minilm --memory 8GiB",
     "methods": "afina methods",
     "show": "afina show results/reviews",
     "report": "afina report results/reviews --no-texts",

@@ -129,6 +129,33 @@ def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, A
     return {key: value for key, value in entry.items() if key not in (BACKBONES, BY_BACKBONE)} | own
 
 
+def narrow(content: dict[str, Any], before: object) -> None:
+    """Leave out, in the tables of methods, the backbones that were left out of a study.
+
+    Nothing changes unless all backbones of the study are among its earlier ones. A method that ran on other backbones
+    only is left out.
+
+    Args:
+        content: The fields of a study file, changed in place.
+        before: The earlier `backbones` of the file.
+    """
+    now, methods = content.get(BACKBONES, [content.get("backbone")]), content.get("methods")
+    if not isinstance(before, list) or not isinstance(now, list) or not isinstance(methods, dict):
+        return
+    if now == before or not all(one in before for one in now):
+        return
+    for name, entry in list(methods.items()):
+        if not isinstance(entry, dict):
+            continue
+        asked, apart = entry.get(BACKBONES), entry.get(BY_BACKBONE)
+        if isinstance(asked, list):
+            entry[BACKBONES] = [one for one in asked if one in now or one not in before]
+            if asked and not entry[BACKBONES]:
+                del methods[name]
+        if isinstance(apart, dict):
+            entry[BY_BACKBONE] = {one: table for one, table in apart.items() if one in now or one not in before}
+
+
 def check_words(run: RunSpec, *, alone: bool) -> None:
     """Raise InvalidStudy if a run asks an encoder in words; the backbone must have been located before.
 

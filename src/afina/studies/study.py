@@ -30,6 +30,7 @@ from afina.studies.backbones import (
     backbones_of,
     check_backbones,
     check_words,
+    narrow,
     on_backbone,
     settled_tables,
     table_on,
@@ -113,11 +114,14 @@ class Study(ReprCard, Sparing):
 
         Args:
             source: A path, or the name of a preset.
-            overrides: Changes to single fields, such as `train.epochs=1`: a dotted key and a value.
+            overrides: Changes to single fields, such as `train.epochs=1`: a dotted key and a value. If fewer of the
+                study's backbones are left, the tables of methods lose what they say of the others.
         """
         content, where = read(str(source))
+        before = content.get(BACKBONES)
         for item in [overrides] if isinstance(overrides, str) else overrides:
             override(content, str(item))
+        narrow(content, before)
         return cls.parse(content, where)
 
     @classmethod
