@@ -127,8 +127,8 @@ def study_files_page() -> str:
         "## Keys of [methods.NAME]\n",
         "NAME is the name of a run in the report. The key `method` names the method; its default is NAME. A table of a",
         "method also takes any key of `[train]` and `[ask]`, for this run alone, and the method's hyperparameters.",
-        "`backbones` lists the study's backbones that the method runs on; the default is all. `by_backbone.ADDRESS` is a",
-        "table of keys that differ on one backbone ([Compare models](../how-to/compare-models.md)).\n",
+        "`backbones` lists the study's backbones that the method runs on; the default is all. `by_backbone.ADDRESS` is",
+        "a table of keys that differ on one backbone ([Compare models](../how-to/compare-models.md)).\n",
         "| Method | Hyperparameters and their defaults |",
         "| --- | --- |",
     ]

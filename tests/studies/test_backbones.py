@@ -20,6 +20,7 @@ from afina.studies.schedule import Watcher
 from afina.studies.trials import Trial, Tuned
 from command import Command, HereExecutor, InventedExecutor
 from fakes import Backbones as Models
+from fakes import sentences, write_csv
 from raises import raises
 
 
@@ -297,3 +298,82 @@ def test_a_report_of_one_backbone_has_no_answers(runs: Any, tmp_path: Path, aske
     assert [arm.label for arm in report.arms] == ["LoRA"]
     assert "answers" not in json.loads(report.files(["tables.json"])["tables.json"])["tables"]
     assert "To serve" not in report.markdown()
+
+
+# Presets, plans, encoders
+
+
+def test_a_preset_leaves_out_methods_that_answer_in_words_where_labels_have_none(
+    afina: Command, asked: Study, tmp_path: Path
+) -> None:
+    numbers = write_csv(tmp_path / "numbers.csv", [(text, len(text)) for text, _ in sentences(60)], ("text", "rating"))
+    gpt2 = asked.backbones[0]
+    few = ("--set", "train.max_steps=1", "--set", "methods.zero-shot.backbones=['" + gpt2 + "']")
+    given = ("--task", numbers, "--backbone", gpt2, "--backbone", asked.backbones[1], "--out", "out", "--json")
+    answer = afina("study", "backbones", *given, *few)
+    found = answer.object()["records"]
+    assert {one["method"] for one in found} == {"full", "lora", "linear_probe"}
+    assert {one["backbone"] for one in found} == set(asked.backbones)
+    assert "Left out, because labels of this kind have no words: zero-shot" in answer.err
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        f'name = "mine"\nbackbone = "{gpt2}"\ntask = "{numbers}"\n[methods.zero-shot]\n[methods.baseline]\n'
+    )
+    failed = afina("study", mine, "--out", "mine")
+    assert failed.code == 2, "a file of the user's own asks for it"
+
+
+def test_costs_are_planned_for_each_backbone(afina: Command, asked: Study) -> None:
+    both = [part for address in asked.backbones for part in ("--backbone", address)]
+    planned = afina("plan", *both, "--method", "lora", "--json").object()["backbones"]
+    assert [one["backbone"] for one in planned] == list(asked.backbones)
+    alone = afina("plan", *both[:2], "--method", "lora", "--json").object()
+    assert {**alone, "memory": 0} == {**planned[0], "memory": 0}
+    shown = " ".join(afina("plan", *both, "--method", "lora").out.split())
+    assert all(f"Plan for {address}" in shown for address in asked.backbones)
+    assert "more than once" in afina("plan", *both[:2], *both[:2]).error
+
+
+@pytest.mark.parametrize("command", [("train", "--task", "reviews.csv"), ("ask", "--task", "reviews.csv"), ("params",)])
+def test_commands_for_one_backbone_refuse_a_second_one(command: tuple[str, ...], afina: Command) -> None:
+    assert "found gpt2, embedded" in afina(*command, "--backbone", "gpt2", "--backbone", "embedded").error
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"methods": {"zero-shot": {}, "lora": {}}}, "name the language models in methods.zero-shot.backbones"),
+        ({"methods": {"lora": {"head": "words"}}}, 'Set head = "random" in methods.lora'),
+        ({"ask": {"words": {"bad": ["bad"], "good": ["good"]}}}, 'Set head = "random" in methods.lora'),
+    ],
+)
+def test_an_encoder_that_is_asked_in_words_is_refused_before_a_run(
+    changes: dict[str, Any], told: str, backbones: Models, toy: str, tmp_path: Path
+) -> None:
+    causal, encoder = (str(backbones.path(family)) for family in ("gpt2", "bert"))
+    this = study(backbones=[causal, encoder], task=toy, **changes)
+    with raises(InvalidStudy, code="backbone.encoder-unsupported", method=next(iter(changes.get("methods", ["lora"])))):
+        this.run(tmp_path / "out", executor=HereExecutor())
+    with pytest.raises(InvalidStudy) as caught:
+        this.run(tmp_path / "out", executor=HereExecutor())
+    assert told in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_beside_a_language_model_that_is_asked_in_words(backbones: Models, toy: str, tmp_path: Path) -> None:
+    causal, encoder = (str(backbones.path(family)) for family in ("gpt2", "bert"))
+    methods = {"zero-shot": {"backbones": [causal]}, "lora": {}}
+    this = study(backbones=[causal, encoder], task=toy, methods=methods, train={"max_steps": 1, "batch_size": 8})
+    results = this.run(tmp_path / "out", executor=HereExecutor())
+    assert not results.failed
+    heads = {(one.method, one.backbone): one.ask.words is not None for one in results.records}
+    assert heads == {("zero-shot", causal): True, ("lora", causal): True, ("lora", encoder): False}
+
+
+def test_an_encoder_does_not_write_texts(backbones: Models, tmp_path: Path) -> None:
+    rows = [(text, text.upper()) for text, _ in sentences(40)]
+    task = str(write_csv(tmp_path / "upper.csv", rows, ("document", "summary")))
+    this = study(backbones=[str(backbones.path("bert"))], task=task, data={"kind": "text"})
+    with raises(InvalidStudy, code="backbone.encoder-unsupported"):
+        this.run(tmp_path / "out", executor=HereExecutor())
+    assert not (tmp_path / "out").exists()

@@ -141,20 +141,15 @@ def plan(
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
     read = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, target=target)
-    found = [
-        forecast_methods(
-            address,
-            [make(name) for name in method] if method else None,
-            task=task,
-            data=Data(**read | file_options(missing, merge_labels, sheet, long)),
-            ask=Ask(**ask_options(template, words)),
-            training=Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
-            memory=read_size(memory) if memory is not None else None,
-            calibrate=calibrate,
-            says=print_progress("plan"),
-        )
-        for address in check_different(backbone or ["embedded"])
-    ]
+    asked: dict[str, Any] = {
+        "methods": [make(name) for name in method] if method else None,
+        "data": Data(**read | file_options(missing, merge_labels, sheet, long)),
+        "ask": Ask(**ask_options(template, words)),
+        "training": Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
+        "memory": read_size(memory) if memory is not None else None,
+    }
+    says, addresses = print_progress("plan"), check_different(backbone or EMBEDDED)
+    found = [forecast_methods(one, task=task, calibrate=calibrate, says=says, **asked) for one in addresses]
     if as_json:
         made = [{**each[0].terms.summary, "methods": {one.method: one.summary for one in each}} for each in found]
         print(json.dumps({"backbones": made} if made[1:] else made[0]))

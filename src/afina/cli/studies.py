@@ -113,6 +113,7 @@ def study(
     interruption, the same command continues from the last checkpoint.
     """
     from afina.studies.study import Study
+    from afina.studies.study_changes import suited_to_task
     from afina.studies.study_file import presets
 
     check_publishing(publish)
@@ -125,7 +126,9 @@ def study(
     given += [f"ask.{key}={_toml(value)}" for key, value in ask_options(template, words).items()]
     chosen = Study.load(source, given)
     if task is not None and source in presets():
-        chosen = _suited(chosen)
+        chosen, left_out = suited_to_task(chosen)
+        if left_out:
+            print(f"Left out, because labels of this kind have no words: {', '.join(left_out)}", file=sys.stderr)
     run_in = ExecutorOptions(executor or chosen.executor, jobs, ship_backbone, storage)
     _carry_out(chosen, out, as_json, run_in, texts=not no_texts, publish=publish, fresh=fresh)
 
@@ -176,6 +179,7 @@ def train(
     A recorded run with the same texts and settings is not repeated.
     """
     from afina.studies.study import Study
+    from afina.studies.study_changes import with_the_untrained
     from afina.studies.study_file import override
 
     settings: dict[str, Any] = {}
@@ -196,7 +200,7 @@ def train(
     }
     chosen = Study.parse(content, "afina train")
     run_in = ExecutorOptions(executor, None, ship_backbone, storage)
-    _carry_out(chosen, out, as_json, run_in, then=_with_the_untrained, fresh=fresh)
+    _carry_out(chosen, out, as_json, run_in, then=with_the_untrained, fresh=fresh)
 
 
 MemoryLimit = Annotated[
@@ -310,41 +314,6 @@ def report(
     note_unsealed(results)
     for path in write_report(results, texts=not no_texts):
         print(path)
-
-
-def _suited(study: Study) -> Study:
-    """Return a preset without methods that answer in words, if its task is of a kind without words for labels.
-
-    A preset is for any task, and its user has not chosen the methods.
-    """
-    from afina.methods import make
-    from afina.models.objectives import OBJECTIVES
-    from afina.studies.runs.inputs import labels_of
-
-    runs = study.runs()
-    asking = {run.title for run in runs if make(run.method, run.hyperparameters).head == "words"}
-    if not asking or asking == set(study.methods):
-        return study
-    try:
-        kind = labels_of(runs[0]).kind
-    except AfinaError:
-        return study  # running the study reports the error
-    if OBJECTIVES[kind].can_be_asked or OBJECTIVES[kind].auto_class == "language_model":
-        return study
-    print(f"Left out, because a task of kind {kind} has no labels with words: {', '.join(asking)}", file=sys.stderr)
-    return study.model_copy(
-        update={"methods": {name: one for name, one in study.methods.items() if name not in asking}}
-    )
-
-
-def _with_the_untrained(study: Study) -> Study:
-    """Return the study with a prompted, untrained model as a baseline, if the labels have words to prompt for."""
-    from afina.methods import METHODS
-    from afina.studies.runs.prepared import can_be_asked
-
-    asking = [name for name, kind in METHODS.items() if kind.head == "words" and name not in study.methods]
-    more = study.model_copy(update={"methods": {**study.methods, **{name: {} for name in asking}}})
-    return more if all(can_be_asked(run) for run in more.runs() if run.method in asking) else study
 
 
 def _write_publish_show(results: Results, name: str | None, as_json: bool, *, texts: bool) -> None:

@@ -1,0 +1,37 @@
+"""Changes to the methods of a study that suit its task. Starts without torch."""
+
+from __future__ import annotations
+
+from afina.errors import AfinaError
+from afina.methods import METHODS, make
+from afina.models.objectives import OBJECTIVES
+from afina.studies.runs.inputs import labels_of
+from afina.studies.study import Study
+
+
+def suited_to_task(study: Study) -> tuple[Study, list[str]]:
+    """Return a preset without methods that answer in words if the task's labels have no words, and their names.
+
+    A preset is for any task, and its user has not chosen the methods.
+    """
+    runs = study.runs()
+    asking = {run.title: None for run in runs if make(run.method, run.hyperparameters).head == "words"}
+    if not asking or len(asking) == len(study.methods):
+        return study, []
+    try:
+        kind = OBJECTIVES[labels_of(runs[0]).kind]
+    except AfinaError:
+        return study, []  # running the study reports the error
+    if kind.can_be_asked or kind.auto_class == "language_model":
+        return study, []
+    methods = {name: one for name, one in study.methods.items() if name not in asking}
+    return study.model_copy(update={"methods": methods}), list(asking)
+
+
+def with_the_untrained(study: Study) -> Study:
+    """Return the study with a prompted, untrained model as a baseline, if the labels have words to prompt for."""
+    from afina.studies.runs.prepared import can_be_asked  # loads torch
+
+    asking = [name for name, kind in METHODS.items() if kind.head == "words" and name not in study.methods]
+    more = study.model_copy(update={"methods": {**study.methods, **{name: {} for name in asking}}})
+    return more if all(can_be_asked(run) for run in more.runs() if run.method in asking) else study
