@@ -19,7 +19,7 @@ from pydantic import AfterValidator
 
 from afina import assets, digest, hub
 from afina.errors import InvalidStudy, NotFound, UnknownName
-from afina.models.architectures import ARCHITECTURES, Architecture, Size, supported
+from afina.models.architectures import Architecture, Size, supported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,24 +144,6 @@ def check_config(path: Path, address: str) -> None:
 def check_family(model_type: str | None, address: str) -> None:
     """Raise InvalidStudy if afina does not support the model type."""
     supported(model_type, f"backbone {address}")
-
-
-def is_encoder(address: str) -> bool | None:
-    """Return whether a backbone is an encoder; None if that is unknown without the network."""
-    entry = ARCHITECTURES.get(_model_type(address) or "")
-    return None if entry is None else entry.is_encoder
-
-
-def _model_type(address: str) -> str | None:
-    if packaged(address) is None:
-        path = directory_of(address)
-        file = hub.cached(address, "config.json") if path is None else path / "config.json"
-        if file is not None and file.is_file():
-            try:
-                return str(json.loads(file.read_bytes()).get("model_type"))
-            except (ValueError, AttributeError):
-                return None  # opening the backbone reports the damaged file
-    return str(WELL_KNOWN[address]["model_type"]) if address in WELL_KNOWN else None
 
 
 LARGEST = 1 << 31

@@ -13,7 +13,8 @@ from typing import Any
 
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import make
-from afina.models.backbone_spec import RANDOM, is_encoder
+from afina.models.backbone_spec import RANDOM
+from afina.studies.runs.inputs import is_encoder
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec
 

@@ -7,6 +7,7 @@ torch. The module knows no executor and does not know how a file is sent.
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from afina import digest
+from afina import digest, hub
 from afina.data import addresses
 from afina.data.addresses import stamp
 from afina.data.kinds import Kind
@@ -24,6 +25,7 @@ from afina.data.split import Split
 from afina.data.task import Task, check_leaked
 from afina.errors import InvalidData, InvalidStudy
 from afina.models import backbone_spec, objectives
+from afina.models.architectures import ARCHITECTURES
 from afina.models.objective import metric_for
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Data, RunSpec
@@ -168,6 +170,24 @@ def _put(file: InputFile, path: Path, fetch: Fetch) -> None:
         )
 
 
+def is_encoder(address: str) -> bool | None:
+    """Return whether a backbone is an encoder; None if that is unknown without the network."""
+    entry = ARCHITECTURES.get(_model_type(address) or "")
+    return None if entry is None else entry.is_encoder
+
+
+def _model_type(address: str) -> str | None:
+    if backbone_spec.packaged(address) is None:
+        path = backbone_spec.directory_of(address)
+        file = hub.cached(address, "config.json") if path is None else path / "config.json"
+        if file is not None and file.is_file():
+            try:
+                return str(json.loads(file.read_bytes()).get("model_type"))
+            except (ValueError, AttributeError):
+                return None  # opening the backbone reports the damaged file
+    return str(backbone_spec.WELL_KNOWN[address]["model_type"]) if address in backbone_spec.WELL_KNOWN else None
+
+
 KEPT = 4 * 2**20
 """The largest number of characters of an evaluation split that is kept for the report; a longer split is read again."""
 
@@ -229,7 +249,7 @@ class TaskFacts:
 
     def check(self, run: RunSpec) -> None:
         """Raise InvalidStudy or UnknownName if the task's kind does not suit the backbone, metric or settings."""
-        if of_kind(self.kind).written and backbone_spec.is_encoder(run.backbone):
+        if of_kind(self.kind).written and is_encoder(run.backbone):
             raise InvalidStudy(
                 f"backbone {run.backbone}: an encoder, which cannot write the texts of {self.address}. Choose a causal "
                 "language model, such as embedded.",
