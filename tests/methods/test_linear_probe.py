@@ -207,7 +207,8 @@ def test_a_merged_probe_opens_with_transformers_and_another_pooling_is_refused(
     rows = encode(Backbone.load(str(tmp_path / "merged")).tokenizer, TEXTS, max_length=256)
     with torch.inference_mode():
         found = [model(torch.from_numpy(rows[i].astype(np.int64))[None]).logits[0].numpy() for i in range(len(rows))]
-    assert difference(np.stack(found), predictor.outputs(TEXTS)) < 1e-5
+    # Features that hardly vary have large weights and a large bias against them: rounding is 1.2e-5 of a logit here.
+    assert difference(np.stack(found), predictor.outputs(TEXTS)) < import_and_merge.MERGE_TOLERANCE
     for settings in ({"pooling": "mean"}, {"pooling": "last", "normalize": True}):
         other = Predictor.load(out / run(backbones, task, family, **settings).execute(out).adapter)
         with raises(Refused, code="merge.impossible"):
@@ -291,6 +292,22 @@ def test_texts_of_one_label_are_refused(gpt2: Backbone) -> None:
     loader = Loader(tokens, np.ones(9, np.int64), 4, 0)
     with raises(InvalidStudy, code="method.one-label"):
         fit_of(method)(opened(gpt2, method), method, Classes(("bad", "good")), loader, recipe).advance()
+
+
+def test_a_fit_that_is_stopped_starts_again(gpt2: Backbone) -> None:
+    method = make("linear_probe").for_family("gpt2")
+    recipe = Recipe(steps=9, learning_rate=1.0, weight_decay=0.0, clip=1.0, seed=0)
+    loader = Loader(*encoded(gpt2, sentences(200)), 4, 0)
+    fits = [fit_of(method)(opened(gpt2, method), method, Classes(("bad", "good")), loader, recipe) for _ in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        fits[0].advance(stopped=lambda: True)
+    assert fits[0].account.step == 0
+    for fit in fits:
+        fit.advance()
+        fit.advance()  # nothing is left to do
+        assert fit.account.step == 1
+    weights = [fit.classifier.output_layer.weight for fit in fits]
+    assert torch.equal(*weights)
 
 
 def test_what_cannot_be_combined_or_has_no_labels_is_refused(gpt2: Backbone) -> None:

@@ -342,11 +342,6 @@ class AllFeatures(FeatureInputs):
         return self.classifier.head_input(laid.packed.to(self.device), laid.layout)
 
     @classmethod
-    def largest(cls, loader: Loader, recipe: Recipe) -> Packed:
-        """Return the largest batch of texts that is computed."""
-        return max((packed for _, packed in by_length(loader.encoded)), key=lambda packed: len(packed.tokens))
-
-    @classmethod
     def computed(cls, loader: Loader, steps: int) -> int:
         """Return the number of tokens of all texts."""
         return int(loader.encoded.lengths.sum())
@@ -354,7 +349,7 @@ class AllFeatures(FeatureInputs):
     @classmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
         """Return the largest batch of texts that is computed, which also stands for the step's batch."""
-        heaviest = cls.largest(loader, recipe)
+        heaviest = max((packed for _, packed in by_length(loader.encoded)), key=lambda packed: len(packed.tokens))
         return [TextBatch(heaviest, layout(heaviest).made())] * 2
 
 
