@@ -17,7 +17,7 @@ from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
 from afina.methods import make
 from afina.models.decoding import Decoding
 from afina.report import per_label
-from afina.report.arms import Arm
+from afina.report.arms import Arm, has_several_backbones
 from afina.report.formatting import listed, metric_heading, share
 from afina.report.per_label import LabelFigures
 from afina.report.plots import predictions
@@ -186,8 +186,9 @@ class _Classes(Presentation):
             "random."
             for arm in drawn[:1]
         ]
+        which = "its model" if has_several_backbones(arms) else "the same model"
         made += [
-            f"{arm.label} asks the same model in words, and trains nothing: what it knows of the labels beforehand."
+            f"{arm.label} asks {which} in words, and trains nothing: what it knows of the labels beforehand."
             for arm in answering[:1]
         ]
         if not answering:
