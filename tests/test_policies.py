@@ -170,29 +170,80 @@ def test_answers_are_kept_a_bit_each() -> None:
 
 
 def test_the_page_has_the_tables_that_the_recorded_curves_give(choose: ModuleType) -> None:
+    import several_backbones
     from learning_curves import KEPT, cells, read
     from policies import recorded
 
     kept = read(KEPT)
-    assert choose.tables([recorded(kept, cell) for cell in cells()]) in choose.PAGE.read_text(encoding="utf-8")
+    page = choose.PAGE.read_text(encoding="utf-8")
+    assert choose.tables([recorded(kept, cell) for cell in cells()]) in page
+    assert several_backbones.tables(kept) in page
 
 
-def test_what_is_built_in_is_what_the_recorded_curves_teach(choose: ModuleType) -> None:
-    from afina.methods import make
+@pytest.mark.parametrize("backbones", [("embedded",), ("minilm",), ("embedded", "minilm")], ids="+".join)
+def test_what_is_built_in_is_what_the_recorded_curves_teach(backbones: tuple[str, ...]) -> None:
     from afina.studies.choosing.learned_order import LEARNED
-    from learning_curves import KEPT, cells, read
-    from policies import learnt, recorded
+    from learning_curves import KEPT, read
+    from several_backbones import KINDS, built_in
 
-    kept = read(KEPT)
-    taught = learnt([recorded(kept, cell) for cell in cells()])
-    order = LEARNED[frozenset({"causal"})]
-    assert order.order[0][1] == "linear_probe"
-    rates = {one: float(f"{one[2] * make(one[1]).learning_rate:.3g}") for one in order.order[1:]}
-    built_in = [(one[1], rates[one]) for one in order.order[1:]]
-    assert built_in == taught.order[: len(built_in)]
-    ahead = {(one[1], rates[one]): value for one, value in order.ahead.items()}
-    assert ahead == {setting: round(value, 3) for setting, value in taught.ahead.items()}
-    assert round(taught.counts, -1) == order.counts
+    order = LEARNED[frozenset(KINDS[one] for one in backbones)]
+    assert built_in(read(KEPT), backbones) == ([*order.order], dict(order.ahead), order.counts)
+    assert [one[1] for one in order.order[: len(backbones)]] == ["linear_probe"] * len(backbones)
+
+
+def two() -> list[dict[str, Any]]:
+    """Records of two backbones: on minilm everything is 5 points worse, and 20 times as fast."""
+    import learning_curves as recorder
+
+    made = lines()
+    paces = made[0]["paces"]
+    fast = {name: {key: value / 20 for key, value in pace.items()} for name, pace in paces.items()}
+    made += [{"paces": paces, "backbone": "embedded"}, {"paces": fast, "backbone": "minilm"}]
+    for curve in recorder.curves("minilm"):
+        if curve.method != recorder.FITTED:
+            end = 0.85 if curve.method == "full" and curve.rate == 3e-4 else 0.6
+            made.append(_record(curve, end if curve.steps == curve.cell.steps else end - 0.2))
+    for backbone in ("embedded", "minilm"):
+        made += [_record(curve, 0.7) for curve in recorder.curves(backbone) if curve.method == recorder.FITTED]
+    return made
+
+
+def _record(curve: Any, end: float) -> dict[str, Any]:
+    import learning_curves as recorder
+
+    shares = recorder.SHARES if curve.steps == curve.cell.steps else (1.0,)
+    points = [
+        {
+            "step": max(1, round(share_ * curve.steps)),
+            "validation": end,
+            "loss": 1 - end,
+            "right": recorder.packed(share(end, recorder.HELD_OUT)),
+        }
+        for share_ in shares
+    ]
+    return {"curve": curve.described(), "points": points}
+
+
+def test_over_backbones_the_order_is_that_of_the_gain_for_time() -> None:
+    from learning_curves import cells
+    from several_backbones import POLICIES, built_in, taught, together
+
+    known = [together(two(), cell) for cell in cells()]
+    order = taught(known).order
+    assert [one[0] for one in order[:2]] == ["linear_probe-on-embedded", "linear_probe-on-minilm"]
+    assert order[2:4] == [("full-on-minilm", 3e-4), ("full-on-embedded", 1e-4)]
+    assert taught(known, timed=False).order[2] == ("full-on-embedded", 1e-4)
+    assert sorted(order) == sorted(known[0].settings)
+    of_causal, ahead, _ = built_in(two(), ("embedded",))
+    assert of_causal[:2] == [("causal", "linear_probe", 1.0), ("causal", "full", 1.0)]
+    assert ahead["causal", "linear_probe", 1.0] == pytest.approx(0.7 - np.mean([*ENDS.values()]), abs=2e-3)
+    short, long = (
+        {name: policy(known[2], seconds, known).setting[0] for name, policy in POLICIES.items()}
+        for seconds in (80, 9e4)
+    )
+    assert (short["minilm alone"], long["minilm alone"]) == ("full-on-minilm", "full-on-minilm")
+    assert short["both backbones, by gain for time"] == "full-on-minilm"
+    assert long["both backbones, by gain for time"] == "full-on-embedded"
 
 
 def test_what_is_expected_counts_as_much_as_it_differs_little_between_cells(there: list[Any]) -> None:

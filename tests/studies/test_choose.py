@@ -1082,6 +1082,7 @@ def test_of_several_backbones_a_method_on_one_of_them_is_recommended(world: Worl
     assert re.match(r"Use full fine-tuning( at 3\.33e-05)? on gpt2: accuracy 1\.00 on ", sentences(made)[0])
     assert "Other methods on the held-out texts: LoRA on gpt2 0.9" in sentences(made)[1]
     assert "zero-shot on embedded" in [row[0] for row in evidence(made).rows]
+    assert any(note.startswith("No training was recorded on gpt2: the order") for note in evidence(made).notes)
     told = as_json(made, tmp_path / "out")
     assert (told["backbone"], told["backbones"]) == ("gpt2", ["embedded", "gpt2"])
     assert {row["backbone"] for row in told["rows"]} == {None, "embedded", "gpt2"}
@@ -1266,4 +1267,18 @@ def test_with_a_real_model_it_ends_in_time_with_an_adapter_that_works(
     assert recommended is not None
     # The command adds the interval of the answer, which it computes from the predictions.
     assert as_json(recommended, Path("out")) | {"recommendation": made["recommendation"]} == made
+    assert afina("show", "out", "--json").object() == made
+
+
+@pytest.mark.slow
+def test_over_a_language_model_and_an_encoder_it_ends_with_adapters_that_work(
+    afina: Command, gpt2: Backbone, backbones: Any, tmp_path: Path
+) -> None:
+    task, encoder = write_csv(tmp_path / "hard.csv", hard(120)), str(backbones.path("bert"))
+    options = ("--backbone", encoder, "--backbone", gpt2.address, "--minutes", 0.6, "--json", "--out", "out")
+    made = afina("choose", "--task", task, *options).object()
+    assert made["backbones"] == [encoder, gpt2.address]
+    (probe,) = [row for row in made["rows"] if row["method"] == "linear_probe" and row["backbone"] == encoder]
+    again = afina("evaluate", probe["adapter"], "--task", task, "--check-probe", "--json").object()
+    assert again["accuracy"] == pytest.approx(probe["accuracy"], abs=1e-9)
     assert afina("show", "out", "--json").object() == made

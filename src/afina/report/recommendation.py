@@ -30,7 +30,7 @@ from afina.stats.metrics import METRICS
 from afina.studies.backbones import ON
 from afina.studies.choosing import floors
 from afina.studies.choosing.candidates import EPOCHS
-from afina.studies.choosing.learned_order import RECORDED
+from afina.studies.choosing.learned_order import RECORDED, RECORDED_ON
 from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
 from afina.studies.runs.spec import Training
 
@@ -261,6 +261,7 @@ def evidence(made: Recommendation) -> Table:
         *([f"Figures on {number_of_texts(made.examples)}{too_few(made.examples)}."] if too_few(made.examples) else []),
         *([_VALIDATION] if any(one.validation is not None for one in made.contenders) else []),
         *([_GUESS] if made.kind not in RECORDED and any(one.trained for one in made.contenders) else []),
+        *_unrecorded(made),
         *([_time(made)] if made.stages else []),
         *([_AT_ONCE.format(made.at_once)] if made.at_once > 1 else []),
         *([_latencies(made)] if made.latency is not None else []),
@@ -277,6 +278,18 @@ _GUESS = (
     "No training on a task of this kind was recorded, so the order in which the settings were trained is a guess: it "
     "is the order for tasks of classes, with the default learning rates first."
 )
+
+
+def _unrecorded(made: Recommendation) -> list[str]:
+    """A note on backbones without recorded trainings, if several backbones were compared by recorded trainings."""
+    others = [one for one in made.backbones if one not in RECORDED_ON.values()]
+    if not others or made.kind not in RECORDED:
+        return []
+    return [
+        f"No training was recorded on {listed(others)}: the order and the expected advantages are those of "
+        f"{listed([*RECORDED_ON.values()])}, by type of backbone."
+    ]
+
 
 _AT_ONCE = (
     "Up to {} trainings ran at once, so more settings were tried than one after the other. Their seconds were measured "
