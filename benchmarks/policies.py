@@ -144,20 +144,21 @@ class Learnt:
     def standing(self, cell: Recorded) -> Standing:
         """Rank by validation score and prior, weighed as in `afina.studies.choosing.candidates`."""
 
-        def stands(one: Kept) -> tuple[float, float]:
+        def stands(one: Kept) -> Order:
             if not one.whole:
                 return one.order
             weighed = cell.cut * one.validation + self.counts * self.ahead.get(one.setting, 0.0)
             return weighed / (cell.cut + self.counts), -one.loss
 
-        return stands
+        return lambda kept: stands
 
 
-Standing = Callable[[Kept], tuple[float, float]]
-"""The key by which trainings are ranked; greater is better."""
+Order = tuple[float, float]
+Standing = Callable[[Sequence[Kept]], Callable[[Kept], Order]]
+"""From all trainings, the key by which they are ranked; greater is better."""
 
 
-def by_validation(one: Kept) -> tuple[float, float]:
+def by_validation(one: Kept) -> Order:
     """Alone."""
     return one.order
 
@@ -215,7 +216,7 @@ def in_order(
     left: float,
     order: Sequence[Setting],
     *,
-    standing: Standing = by_validation,
+    standing: Standing = lambda kept: by_validation,
     stop: int | None = None,
 ) -> Kept | None:
     """Trainings of one length in turn while there is time for one, and of them the best.
@@ -228,8 +229,11 @@ def in_order(
     texts, kept, known = cell.cut + HELD_OUT, [], set[str]()
     lengths: dict[str, int] = {}
 
+    def best() -> Kept | None:
+        return max(kept, key=standing(kept), default=None)
+
     def takes(pace: str, share: float = 1.0) -> float:
-        selected = max(kept, key=standing, default=None)
+        selected = best()
         seconds = cell.seconds(pace, share * lengths.get(suffix(pace), 0), texts)
         return seconds + _kept_back(cell, selected, pace, lengths, left, share)
 
@@ -257,7 +261,7 @@ def in_order(
         floor = max(one.mean() for one in cell.untrained.values())
         if stop and len(kept) >= stop and max(one.validation for one in kept) < floor:
             break
-    return max(kept, key=standing, default=None)
+    return best()
 
 
 def _kept_back(

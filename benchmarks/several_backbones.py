@@ -4,9 +4,10 @@
     python benchmarks/several_backbones.py --page     put it there
     python benchmarks/several_backbones.py --orders   what `afina.studies.choosing.learned_order` has built in
 
-The order is greedy: each next setting is the one that adds most held-out accuracy for its seconds to the settings
-before it, of which the best on the validation set is kept. The fitted method comes before all others. Seconds are those
-of both backbones on one machine. Each cell is judged with what was learnt from the other domain.
+The fitted method comes before all others. Then the orders of both backbones are merged: each next setting is the one
+that adds most held-out accuracy for its seconds to the settings before it, of which the best on the validation set is
+kept. Seconds are those of both backbones on one machine. Each cell is judged with what was learnt from the other
+domain.
 """
 
 from __future__ import annotations
@@ -14,18 +15,33 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from afina.methods import make
+from afina.studies.choosing.candidates import backbone_levels
 from choose import MINUTES, PAGE, grid, points, regret
 from learning_curves import FITTED, HELD_OUT, KEPT, Cell, cells, read
-from policies import ON, Kept, Learnt, Policy, Recorded, Setting, asked, by_validation, in_order, learnt, recorded
+from policies import (
+    MOST_COUNTS,
+    ON,
+    Kept,
+    Learnt,
+    Order,
+    Policy,
+    Recorded,
+    Setting,
+    Standing,
+    asked,
+    by_validation,
+    in_order,
+    learnt,
+    recorded,
+)
 
 BACKBONES = ("embedded", "minilm")
 KINDS = {"embedded": "causal", "minilm": "encoder"}
@@ -70,29 +86,28 @@ def _is_fitted(setting: Setting) -> bool:
     return setting[0].startswith(FITTED)
 
 
-def by_time(known: Sequence[Recorded], *, timed: bool = True) -> list[Setting]:
-    """Settings in greedy order: each adds most for its seconds, over cells, to the settings before it.
+def by_time(known: Sequence[Recorded], orders: Sequence[Sequence[Setting]], *, timed: bool = True) -> list[Setting]:
+    """Merge the orders of backbones: each next setting is the one that adds most for its seconds, over cells.
 
-    Settings that add nothing come last, the best on the validation set first. timed: count the seconds.
+    Of the settings so far, the best on the validation set is kept. Of settings that add nothing, the cheapest is next.
+    timed: count the seconds.
     """
-    there = [one for one in known[0].settings if all(one in each.ends for each in known)]
-    order = [one for one in there if _is_fitted(one)]
-    floor = float(np.mean([max(one.mean() for one in cell.untrained.values()) for cell in known]))
+    order = [one for one in known[0].settings if _is_fitted(one)]
+    rest = [[one for one in each if not _is_fitted(one)] for each in orders]
 
-    def reached(settings: Sequence[Setting]) -> tuple[float, float]:
-        if not settings:
-            return floor, 0.0
+    def reached(settings: Sequence[Setting]) -> float:
         kept = [max((each.ends[one] for one in settings), key=by_validation) for each in known]
-        return float(np.mean([one.right.mean() for one in kept])), float(np.mean([one.validation for one in kept]))
+        return float(np.mean([one.right.mean() for one in kept]))
 
     def gains(one: Setting, before: float) -> tuple[float, float]:
-        accuracy, validation = reached([*order, one])
-        gain = accuracy - before
-        return (gain / _seconds(known, one) if timed and gain > 0 else gain), validation
+        gain, seconds = reached([*order, one]) - before, _seconds(known, one)
+        return (max(gain, 0.0) / (seconds if timed else 1.0), -seconds)
 
-    while len(order) < len(there):
-        before = reached(order)[0]
-        order.append(max((one for one in there if one not in order), key=partial(gains, before=before)))
+    while any(rest):
+        before = reached(order)
+        following = [each for each in rest if each]
+        chosen = max(following, key=lambda each: gains(each[0], before))
+        order.append(chosen.pop(0))
     return order
 
 
@@ -101,24 +116,80 @@ def _seconds(known: Sequence[Recorded], setting: Setting) -> float:
     return float(np.mean([cell.seconds(setting[0], cell.cell.steps, cell.cut + HELD_OUT) for cell in known]))
 
 
-def taught(known: Sequence[Recorded], *, timed: bool = True) -> Learnt:
-    """What cells teach. Advantages are over the mean of the settings that are trained in steps."""
+@dataclass(frozen=True)
+class LearntOver:
+    """What cells teach of several backbones: what is learnt of each, and the order over all."""
+
+    each: Mapping[str, Learnt]
+    order: Sequence[Setting]
+    levels: Mapping[str, float]
+    level_counts: float
+
+    def standing(self, cell: Recorded) -> Standing:
+        """Rank as in `afina.studies.choosing.candidates`: the prior is of each backbone, around its own level."""
+
+        def of_all(kept: Sequence[Kept]) -> Callable[[Kept], Order]:
+            whole = all(one.whole for one in kept)
+            residuals: dict[str, list[float]] = {}
+            for one in kept:
+                name = _backbone(one.setting)
+                residuals.setdefault(name, []).append(one.validation - self.each[name].ahead[one.setting])
+            counts = {name: mine.counts for name, mine in self.each.items()}
+            levels = backbone_levels(residuals, counts, self.levels, self.level_counts, cell.cut) if kept else {}
+
+            def stands(one: Kept) -> Order:
+                if not whole:
+                    return one.order
+                mine = self.each[_backbone(one.setting)]
+                prior = levels[_backbone(one.setting)] + mine.ahead[one.setting]
+                weighed = (cell.cut * one.validation + mine.counts * prior) / (cell.cut + mine.counts)
+                return float(weighed), -one.loss
+
+            return stands
+
+        return of_all
+
+
+def taught(known: Sequence[Recorded], *, timed: bool = True) -> LearntOver:
+    """What cells teach of the backbones that they have."""
+    backbones = dict.fromkeys(_backbone(one) for one in known[0].settings)
+    each = {name: _of_one([_only(cell, [name]) for cell in known]) for name in backbones}
+    orders = [each[name].order for name in backbones]
+    order = by_time(known, orders, timed=timed) if len(orders) > 1 else orders[0]
+    return LearntOver(each, order, *_levels(known, [*backbones]))
+
+
+def _levels(known: Sequence[Recorded], backbones: Sequence[str]) -> tuple[dict[str, float], float]:
+    """Each backbone's mean accuracy beside the mean of all, and its weight in texts, as `_counts` has it for settings.
+
+    The weight is the variance of an answer on one text, divided by the variance of a backbone's level between cells.
+    """
+    settings = [one for one in known[0].settings if not _is_fitted(one)]
+    right = np.array([[cell.ends[one].right for one in settings] for cell in known], float)
+    names = np.array([_backbone(one) for one in settings])
+    means = np.stack([right[:, names == name].mean(axis=(1, 2)) for name in backbones], axis=1)
+    beside = means - means.mean(axis=1, keepdims=True)
+    levels = dict(zip(backbones, beside.mean(axis=0).tolist(), strict=True))
+    rest = right - right.mean(1, keepdims=True) - right.mean(2, keepdims=True) + right.mean((1, 2), keepdims=True)
+    of_a_text = float((rest**2).sum()) / (len(known) * (len(settings) - 1) * (right.shape[2] - 1))
+    freedom = max(1, (len(known) - 1) * (len(backbones) - 1))
+    between = float(((beside - beside.mean(axis=0)) ** 2).sum()) / freedom
+    return levels, min(MOST_COUNTS, of_a_text / max(between, 1e-9))
+
+
+def _of_one(known: Sequence[Recorded]) -> Learnt:
+    """What cells teach of one backbone. Advantages are over the mean of the settings that are trained in steps."""
+    fitted = [one for one in known[0].settings if _is_fitted(one)]
     trained = [
-        replace(cell, ends={one: kept for one, kept in cell.ends.items() if not _is_fitted(one)}) for cell in known
+        replace(cell, ends={one: kept for one, kept in cell.ends.items() if one not in fitted}) for cell in known
     ]
     found = learnt(trained)
-    ahead = dict(found.ahead)
-    for one in known[0].settings:
-        if _is_fitted(one):
-            each = [
-                cell.ends[one].right.mean() - np.mean([kept.right.mean() for kept in mine.ends.values()])
-                for cell, mine in zip(known, trained, strict=True)
-            ]
-            ahead[one] = float(np.mean(each))
-    several = len({one[0].partition(ON)[2] for one in known[0].settings}) > 1
-    fitted = [one for one in known[0].settings if _is_fitted(one)]
-    order = by_time(known, timed=timed) if several else [*fitted, *found.order]
-    return Learnt(order, ahead, found.counts)
+    means = [np.mean([kept.right.mean() for kept in mine.ends.values()]) for mine in trained]
+    ahead = {
+        one: float(np.mean([cell.ends[one].right.mean() - mean for cell, mean in zip(known, means, strict=True)]))
+        for one in fitted
+    }
+    return Learnt([*fitted, *found.order], {**found.ahead, **ahead}, found.counts)
 
 
 def policy(backbones: Sequence[str], *, timed: bool = True) -> Policy:
@@ -132,8 +203,11 @@ def policy(backbones: Sequence[str], *, timed: bool = True) -> Policy:
 
 
 def _only(cell: Recorded, backbones: Sequence[str]) -> Recorded:
-    ends = {one: kept for one, kept in cell.ends.items() if one[0].partition(ON)[2] in backbones}
-    return replace(cell, ends=ends)
+    return replace(cell, ends={one: kept for one, kept in cell.ends.items() if _backbone(one) in backbones})
+
+
+def _backbone(setting: Setting) -> str:
+    return setting[0].partition(ON)[2]
 
 
 POLICIES: Mapping[str, Policy] = {
@@ -159,10 +233,11 @@ def tables(lines: Sequence[Mapping[str, Any]], scale: float = 1.0) -> str:
         if one[0].endswith(f"{ON}minilm") or _is_fitted(one)
     ]
     mine = taught(there)
-    order = ", ".join(f"{_words(one)} ({100 * mine.ahead[one]:+.1f})" for one in mine.order)
+    order = ", ".join(f"{_words(one)} ({100 * mine.each[_backbone(one)].ahead[one]:+.1f})" for one in mine.order)
+    counts = " and ".join(f"{each.counts:.0f} on {name}" for name, each in mine.each.items())
     said = (
         "The order over both backbones, and the points by which each setting is above the mean of the trained "
-        f"settings: {order}. This prior counts as {mine.counts:.0f} validation texts."
+        f"settings on its backbone: {order}. This prior counts as so many validation texts: {counts}."
     )
     of_policies = grid(["policy", *(f"{minutes} minutes" for minutes in MINUTES)], rows)
     return f"{of_policies}\n{grid(heading, of_settings)}\n{said}\n"
@@ -173,23 +248,41 @@ def _words(one: Setting) -> str:
     return f"linear probe on {backbone}" if _is_fitted(one) else f"{method} at {one[1]:g} on {backbone}"
 
 
-Built = tuple[list[tuple[str, str, float]], dict[tuple[str, str, float], float], int]
-"""Order, advantages and weight in the form of `LearnedOrder`."""
+Names = tuple[str, str, float]
+"""A setting in the form of `learned_order`: the kind of backbone, the method, and the factor of its default rate."""
 
 
-def built_in(lines: Sequence[Mapping[str, Any]], backbones: Sequence[str]) -> Built:
-    """What these backbones' curves teach, in the form of `LearnedOrder`."""
-    known = [together(lines, cell, backbones) for cell in cells()]
-    mine = taught(known)
+@dataclass(frozen=True)
+class BuiltIn:
+    """What the curves of all cells teach, with the names and figures of `afina.studies.choosing.learned_order`."""
 
-    def setting(one: Setting) -> tuple[str, str, float]:
-        method, _, backbone = one[0].partition(ON)
-        factor = 1.0 if _is_fitted(one) else one[1] / make(method).learning_rate
-        near = min((1 / 3, 1.0, 3.0, 10.0), key=lambda each: abs(np.log(each / factor)))
-        return KINDS[backbone], method, near
+    order: tuple[Names, ...]
+    orders: Mapping[str, tuple[Names, ...]]
+    ahead: Mapping[Names, float]
+    counts: Mapping[str, int]
+    levels: Mapping[str, float]
+    level_counts: int
 
-    ahead = {setting(one): round(mine.ahead[one], 3) for one in mine.order}
-    return [*map(setting, mine.order)], ahead, int(round(mine.counts, -1))
+
+def built_in(lines: Sequence[Mapping[str, Any]]) -> BuiltIn:
+    """What the curves of all cells teach."""
+    mine = taught([together(lines, cell) for cell in cells()])
+    each = {KINDS[name]: one for name, one in mine.each.items()}
+    return BuiltIn(
+        tuple(map(_named_setting, mine.order)),
+        {kind: tuple(map(_named_setting, one.order)) for kind, one in each.items()},
+        {_named_setting(name): round(value, 3) for one in each.values() for name, value in one.ahead.items()},
+        {kind: int(round(one.counts, -1)) for kind, one in each.items()},
+        {KINDS[name]: round(value, 3) for name, value in mine.levels.items()},
+        int(round(mine.level_counts, -1)),
+    )
+
+
+def _named_setting(one: Setting) -> Names:
+    method, _, backbone = one[0].partition(ON)
+    factor = 1.0 if _is_fitted(one) else one[1] / make(method).learning_rate
+    near = min((1 / 3, 1.0, 3.0, 10.0), key=lambda each: abs(float(np.log(each / factor))))
+    return KINDS[backbone], method, near
 
 
 def main() -> None:
@@ -202,11 +295,11 @@ def main() -> None:
     options = parser.parse_args()
     lines = read(options.curves)
     if options.orders:
-        for backbones in (("embedded",), ("minilm",), BACKBONES):
-            order, ahead, counts = built_in(lines, backbones)
-            print(backbones, counts)
-            for one in order:
-                print(f"    {one}: {ahead[one]},")
+        made = built_in(lines)
+        for name, value in vars(made).items():
+            print(
+                name, *(value.items() if isinstance(value, dict) else value if name == "order" else [value]), sep="\n  "
+            )
         return
     text = tables(lines, options.scale)
     print(text)

@@ -180,15 +180,16 @@ def test_the_page_has_the_tables_that_the_recorded_curves_give(choose: ModuleTyp
     assert several_backbones.tables(kept) in page
 
 
-@pytest.mark.parametrize("backbones", [("embedded",), ("minilm",), ("embedded", "minilm")], ids="+".join)
-def test_what_is_built_in_is_what_the_recorded_curves_teach(backbones: tuple[str, ...]) -> None:
-    from afina.studies.choosing.learned_order import LEARNED
+def test_what_is_built_in_is_what_the_recorded_curves_teach() -> None:
+    from afina.studies.choosing.learned_order import AHEAD, COUNTS, LEVEL_COUNTS, LEVELS, ORDERS
     from learning_curves import KEPT, read
-    from several_backbones import KINDS, built_in
+    from several_backbones import built_in
 
-    order = LEARNED[frozenset(KINDS[one] for one in backbones)]
-    assert built_in(read(KEPT), backbones) == ([*order.order], dict(order.ahead), order.counts)
-    assert [one[1] for one in order.order[: len(backbones)]] == ["linear_probe"] * len(backbones)
+    taught = built_in(read(KEPT))
+    assert taught.order == ORDERS[frozenset({"causal", "encoder"})]
+    assert taught.orders == {kind: ORDERS[frozenset({kind})] for kind in ("causal", "encoder")}
+    assert taught.ahead == AHEAD
+    assert (taught.counts, taught.levels, taught.level_counts) == (COUNTS, LEVELS, LEVEL_COUNTS)
 
 
 def two() -> list[dict[str, Any]]:
@@ -234,9 +235,11 @@ def test_over_backbones_the_order_is_that_of_the_gain_for_time() -> None:
     assert order[2:4] == [("full-on-minilm", 3e-4), ("full-on-embedded", 1e-4)]
     assert taught(known, timed=False).order[2] == ("full-on-embedded", 1e-4)
     assert sorted(order) == sorted(known[0].settings)
-    of_causal, ahead, _ = built_in(two(), ("embedded",))
-    assert of_causal[:2] == [("causal", "linear_probe", 1.0), ("causal", "full", 1.0)]
-    assert ahead["causal", "linear_probe", 1.0] == pytest.approx(0.7 - np.mean([*ENDS.values()]), abs=2e-3)
+    taught_names = built_in(two())
+    assert taught_names.orders["causal"][:2] == (("causal", "linear_probe", 1.0), ("causal", "full", 1.0))
+    ahead = taught_names.ahead["causal", "linear_probe", 1.0]
+    assert ahead == pytest.approx(0.7 - np.mean([*ENDS.values()]), abs=2e-3)
+    assert taught_names.levels["causal"] == -taught_names.levels["encoder"] > 0
     short, long = (
         {name: policy(known[2], seconds, known).setting[0] for name, policy in POLICIES.items()}
         for seconds in (80, 9e4)

@@ -7,7 +7,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -62,15 +61,14 @@ GIB = 2**30
 LOAD = Task.load
 
 
-LEARNED = [(method, factor) for _, method, factor in learned_order.LEARNED[frozenset({"causal"})].order[1:]]
+LEARNED = [(method, factor) for _, method, factor in learned_order.ORDERS[frozenset({"causal"})][1:]]
 """The learned order, without the linear probe, which comes before all others."""
 
 
 def learn(monkeypatch: pytest.MonkeyPatch, order: Sequence[tuple[str, float]]) -> None:
     """Replace the order of causal backbones."""
-    causal = learned_order.LEARNED[frozenset({"causal"})]
-    changed = replace(causal, order=tuple(("causal", method, factor) for method, factor in order))
-    monkeypatch.setattr(learned_order, "LEARNED", {frozenset({"causal"}): changed})
+    changed = tuple(("causal", method, factor) for method, factor in order)
+    monkeypatch.setattr(learned_order, "ORDERS", {frozenset({"causal"}): changed})
 
 
 def in_order(methods: Iterable[str], kind: Any) -> list[candidates.Candidate]:
@@ -285,7 +283,7 @@ def test_candidates_come_in_the_order_that_was_learnt_and_others_after_them() ->
     learnt = list(dict.fromkeys(method for method, _ in LEARNED))
     made = in_order(["last", *reversed(learnt)], "classes")
     assert [one.way.method for one in made] == [*(method for method, _ in LEARNED), "last"]
-    last = candidates.Candidate(Way("embedded", "last"), METHODS["last"].learning_rate, "last", 0.0, 370)
+    last = candidates.Candidate(Way("embedded", "last"), METHODS["last"].learning_rate, "last", 0.0, 370, 0.049)
     assert made[-1] == last
     assert [one.way.method for one in in_order(["last", "lora"], "classes")][-1] == "last"
 

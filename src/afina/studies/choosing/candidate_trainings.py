@@ -10,8 +10,9 @@ it on half of the texts, to estimate what more labels would gain.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 
 from afina import meter
@@ -20,7 +21,7 @@ from afina.events import Listener, ignore
 from afina.methods import is_fitted
 from afina.stats.metrics import METRICS
 from afina.studies.choosing import time_budget
-from afina.studies.choosing.candidates import BATCH, CHEAPEST, Candidate, reason
+from afina.studies.choosing.candidates import BATCH, CHEAPEST, Candidate, reason, weighed
 from afina.studies.choosing.recommendation import NAME, Dropped
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.step_times import FEWEST, StepTimes
@@ -171,36 +172,35 @@ class CandidateTrainings:
     def ranked(self) -> list[str]:
         """The names of the trained candidates, best first."""
         trained = [name for name, one in self.results.items() if one.record.selection]
-        return sorted(trained, key=self._standing, reverse=True)
+        return sorted(trained, key=partial(self._standing, among=self._weighed()), reverse=True)
 
     def weighed(self, name: str) -> float | None:
         """Return the metric on the texts for selecting, combined with recorded trainings, since few texts tell little.
 
-        None for metrics other than shares, unrecorded kinds of task, and if there is no time to read all texts on every
-        backbone.
+        None for metrics other than shares, unrecorded kinds of task, and if there is no time to read all texts.
         """
-        made = self.results[name].record
-        metric, seen = METRICS[made.metric], made.selection
-        if not seen or math.isnan(seen.value) or not metric.share or not self._reads_all:
-            return None
-        return self.candidates[name].weighed(seen.value, seen.examples)
+        return self._weighed().get(name)
 
-    def _standing(self, name: str) -> tuple[float, float]:
-        """Return a sort key: greater is better; the lower loss wins among equals."""
-        made, weighed = self.results[name].record, self.weighed(name)
+    def _weighed(self) -> dict[str, float]:
+        scored = [
+            (self.candidates[name], seen.value, seen.examples)
+            for name, one in self.results.items()
+            if (seen := one.record.selection) and METRICS[one.record.metric].share and not math.isnan(seen.value)
+        ]
+        return weighed(scored, several=len(self.setting.backbones) > 1) if scored and self._reads_all() else {}
+
+    def _standing(self, name: str, among: Mapping[str, float]) -> tuple[float, float]:
+        """Return a sort key: greater is better; the lower loss wins among equals. `among`: weighed values."""
+        made = self.results[name].record
         assert made.selection
         measured = -made.selection.value if METRICS[made.metric].lower else made.selection.value
-        if math.isnan(measured):
-            return -math.inf, -made.selection.loss
-        return measured if weighed is None else weighed, -made.selection.loss
+        return -math.inf if math.isnan(measured) else among.get(name, measured), -made.selection.loss
 
     def last(self, name: str) -> Result:
         """Return a candidate's final result: for the selected candidate, that of its second training."""
         return self.again if self.again and name == self.selected else self.results[name]
 
-    @property
-    def _reads_all(self) -> bool:
-        """Whether the trainings on every backbone read all training texts."""
+    def _reads_all(self) -> bool:  # the trainings on every backbone
         return all(one.used >= len(self.setting.task.train) for one in self.lengths.values())
 
     def _has_failed(self, way: Way) -> bool:
