@@ -1088,6 +1088,39 @@ def test_of_several_backbones_a_method_on_one_of_them_is_recommended(world: Worl
     assert find_adapter(tmp_path / "out", "lora-on-embedded").name.startswith("lora-on-embedded-seed0-")
 
 
+@pytest.mark.parametrize(
+    ("examples", "expected"),
+    [
+        (1_000_000, {"a": 0.7, "b": 0.9}),  # what was measured
+        (1e-6, {"a": 0.85, "b": 0.75}),  # what was expected, around the level of the task
+        (100, {"a": 0.775, "b": 0.825}),  # both count alike
+    ],
+)
+def test_the_level_of_a_backbone_is_between_what_was_measured_and_what_was_expected(
+    examples: float, expected: dict[str, float]
+) -> None:
+    residuals = {"a": [0.6, 0.8], "b": [0.9, 0.9, 0.9]}
+    counts, levels = {"a": 1e9, "b": 1e9}, {"a": 0.05, "b": -0.05}
+    found = candidates.backbone_levels(residuals, counts, levels, 100, examples)  # type: ignore[arg-type]
+    assert found == pytest.approx(expected, abs=1e-4)
+    alone = candidates.backbone_levels({"a": [0.6, 0.8]}, counts, levels, 100, examples)  # type: ignore[arg-type]
+    assert alone == pytest.approx({"a": 0.7})
+
+
+@pytest.mark.parametrize(("texts", "chosen"), [(150, "embedded"), (1_500, "bert")])
+def test_with_few_texts_the_backbone_that_was_better_in_recorded_trainings_is_chosen(
+    world: World, tmp_path: Path, backbones: Any, texts: int, chosen: str
+) -> None:
+    """The encoder is 4 points better here, and was 10 points worse there."""
+    world.task = str(write_csv(tmp_path / "few.csv", hard(texts)))
+    encoder = str(backbones.path("bert"))
+    world.right |= {"full": 0.9, "lora": 0.9, "prelayer": 0.9}
+    world.worse = {"embedded": 0.96}
+    made = world.choose(tmp_path / "out", 120, backbone=["embedded", encoder])
+    ranked = sorted((one for one in made.contenders if one.weighed), key=lambda one: one.weighed or 0, reverse=True)
+    assert ranked[0].backbone == {"embedded": "embedded", "bert": encoder}[chosen]
+
+
 def test_trainings_on_a_fast_backbone_are_longer_than_those_on_a_slow_one(world: World, tmp_path: Path) -> None:
     world.speed, world.worse = {"gpt2": 15.0}, {"gpt2": 0.95}
     world.step = dict.fromkeys(world.step, 4.0)
