@@ -530,9 +530,12 @@ def recorded(
 def _paces(
     lines: Sequence[Mapping[str, Any]], cell: Cell, backbone: str, *, beside: bool
 ) -> dict[str, Mapping[str, float]]:
-    """Seconds by method. The fitted method opens as `head` does, and reads every text once."""
-    wanted = backbone if beside else None
-    found = next(one["paces"] for one in reversed(lines) if "paces" in one and one.get("backbone") == wanted)
+    """Seconds by method, the newest of the backbone. The fitted method opens as `head` does, and reads every text once.
+
+    beside  also those that were measured beside another backbone
+    """
+    of_backbone = [one for one in lines if "paces" in one and one.get("backbone", "embedded") == backbone]
+    found = next(one["paces"] for one in reversed(of_backbone) if beside or "backbone" not in one)
     head = found["head"]
     fitted = {FITTED: {**head, "step": head["text"] * cell.size}} if beside else {}
     return {**found, **fitted}

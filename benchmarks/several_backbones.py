@@ -271,7 +271,7 @@ def built_in(lines: Sequence[Mapping[str, Any]]) -> BuiltIn:
     return BuiltIn(
         tuple(map(_named_setting, mine.order)),
         {kind: tuple(map(_named_setting, one.order)) for kind, one in each.items()},
-        {_named_setting(name): round(value, 3) for one in each.values() for name, value in one.ahead.items()},
+        {_named_setting(name): round(float(value), 3) for one in each.values() for name, value in one.ahead.items()},
         {kind: int(round(one.counts, -1)) for kind, one in each.items()},
         {KINDS[name]: round(value, 3) for name, value in mine.levels.items()},
         int(round(mine.level_counts, -1)),
