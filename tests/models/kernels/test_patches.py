@@ -6,14 +6,16 @@ import copy
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from afina import Backbone
+from afina.data.batch import pack
 from afina.methods import make
-from afina.models.architectures import ARCHITECTURES
+from afina.models.architectures import ARCHITECTURES, blocks_of
 from afina.models.classifier import Classifier
 from afina.models.kernels.elementwise import Dropout
 from afina.models.kernels.patches import Patch, exchange, patch, patches_of
@@ -102,3 +104,25 @@ def test_a_copy_of_a_patched_module_computes_by_itself() -> None:
         other.bias.fill_(7.0)
     del module
     assert other(torch.ones(2)).tolist() == [7, 7]
+
+
+@pytest.mark.parametrize("family", by_family(ARCHITECTURES, SLOW))
+def test_the_last_block_projects_only_the_rows_that_the_head_reads(backbones: Backbones, family: str) -> None:
+    """In the last block, the last layer of the MLP gets one row for each text; without the patch, all rows."""
+    backbone = Backbone.load(str(backbones.path(family)))
+    classifier = Classifier.open(backbone, ("bad", "good"), seed=0).eval()
+    packed = pack([np.arange(1, length) for length in (5, 9, 3)])
+    names = ARCHITECTURES[family].block
+    path = [path for path, (inputs, _) in names.linear.items() if inputs == "inner"][-1]
+    blocks = blocks_of(classifier.body)
+    rows: list[int] = []
+    for block in blocks:
+        block.get_submodule(path).register_forward_hook(lambda _, inputs, output: rows.append(output.shape[1]))
+    with torch.inference_mode():
+        found = classifier(packed)
+        assert rows == [14, 3]
+        blocks[-1].__dict__.pop("forward")
+        rows.clear()
+        expected = classifier(packed)
+    assert rows == [14, 14]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
