@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from afina import file_io
 from afina.errors import CorruptAdapter, InvalidStudy
+from afina.methods.method import weight_names
 from afina.methods.selective import Selective
-from afina.models.architectures import ARCHITECTURES, Pooling, architecture_of, is_head
+from afina.models.architectures import ARCHITECTURES, Pooling, architecture_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,9 +59,10 @@ class LinearProbe(Selective):
         own = self.pooling in ("auto", "family") and not self.normalize
         object.__setattr__(self, "starts_apart", not own)  # another pooling changes the logits
 
-    def trains(self, name: str) -> bool:
-        """Whether the parameter belongs to the head."""
-        return is_head(name)
+    def chosen(self, model: Any) -> set[str]:
+        """Return the parameters of the head's last layer; other layers of a head keep their drawn weights."""
+        last = f"{architecture_of(model).head[-1]}."
+        return {name for name in set.union(*weight_names(model)) if name.startswith(last)}
 
     def for_family(self, family: str) -> Self:
         """Return the method with the family's own pooling in place of `auto`.
