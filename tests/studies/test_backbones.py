@@ -17,6 +17,7 @@ from afina.studies.results import Results
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.schedule import Watcher
+from afina.studies.study_changes import suited_to_backbones
 from afina.studies.trials import Trial, Tuned
 from command import Command, HereExecutor, InventedExecutor
 from fakes import Backbones as Models
@@ -366,6 +367,28 @@ def test_an_encoder_beside_a_language_model_that_is_asked_in_words(backbones: Mo
     assert not results.failed
     heads = {(one.method, one.backbone): one.ask.words is not None for one in results.records}
     assert heads == {("zero-shot", causal): True, ("lora", causal): True, ("lora", encoder): False}
+
+
+def test_a_preset_on_an_encoder_leaves_out_what_answers_in_words(backbones: Models, toy: str) -> None:
+    causal, encoder = (str(backbones.path(family)) for family in ("gpt2", "bert"))
+    alone, left_out = suited_to_backbones(study(backbones=[encoder], task=toy, methods={"zero-shot": {}, "lora": {}}))
+    assert (list(alone.methods), left_out) == (["lora"], ["zero-shot"])
+    both = study(backbones=[causal, encoder], task=toy, methods={"zero-shot": {}, "lora": {}})
+    changed, left_out = suited_to_backbones(both)
+    assert {(run.method, run.backbone) for run in changed.runs()} == {
+        *(("lora", one) for one in (causal, encoder)),
+        ("zero-shot", causal),
+    }
+    assert left_out == [f"zero-shot on {Path(encoder).name}"]
+    nothing = study(backbones=[encoder], task=toy, methods={"zero-shot": {}})
+    assert suited_to_backbones(nothing) == (nothing, [])
+
+
+def test_the_quickstart_runs_on_an_encoder(afina: Command, backbones: Models, toy: str) -> None:
+    few = [part for one in ("train.max_steps=1", "data.evaluation_examples=8") for part in ("--set", one)]
+    answer = afina("study", "quickstart", "--task", toy, "--backbone", backbones.path("bert"), *few, "--json")
+    assert {one["method"] for one in answer.object()["records"]} == {"baseline", "full", "lora", "prelayer"}
+    assert "Left out, because an encoder cannot be asked in words: zero-shot" in answer.err
 
 
 def test_an_encoder_does_not_write_texts(backbones: Models, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def study(
     interruption, the same command continues from the last checkpoint.
     """
     from afina.studies.study import Study
-    from afina.studies.study_changes import suited_to_task
+    from afina.studies.study_changes import suited_to_backbones, suited_to_task
     from afina.studies.study_file import presets
 
     check_publishing(publish)
@@ -129,6 +129,10 @@ def study(
         chosen, left_out = suited_to_task(chosen)
         if left_out:
             print(f"Left out, because labels of this kind have no words: {', '.join(left_out)}", file=sys.stderr)
+    if backbone and source in presets():
+        chosen, left_out = suited_to_backbones(chosen)
+        if left_out:
+            print(f"Left out, because an encoder cannot be asked in words: {', '.join(left_out)}", file=sys.stderr)
     run_in = ExecutorOptions(executor or chosen.executor, jobs, ship_backbone, storage)
     _carry_out(chosen, out, as_json, run_in, texts=not no_texts, publish=publish, fresh=fresh)
 

@@ -1,11 +1,12 @@
-"""Changes to the methods of a study that suit its task. Starts without torch."""
+"""Changes to the methods of a study that suit its task and its backbones. Starts without torch."""
 
 from __future__ import annotations
 
 from afina.errors import AfinaError
 from afina.methods import METHODS, make
 from afina.models.objectives import OBJECTIVES
-from afina.studies.runs.inputs import labels_of
+from afina.studies.backbones import BACKBONES, backbone_names, backbones_of, on_backbone
+from afina.studies.runs.inputs import is_encoder, labels_of
 from afina.studies.study import Study
 
 
@@ -26,6 +27,33 @@ def suited_to_task(study: Study) -> tuple[Study, list[str]]:
         return study, []
     methods = {name: one for name, one in study.methods.items() if name not in asking}
     return study.model_copy(update={"methods": methods}), list(asking)
+
+
+def suited_to_backbones(study: Study) -> tuple[Study, list[str]]:
+    """Return a preset in which no encoder is asked in words, and the names of what was left out.
+
+    A preset is for any backbone, and its user has not chosen the methods. If nothing would be left, the preset is
+    returned unchanged, and running it raises the error.
+    """
+    encoders = {address for address in study.addresses if is_encoder(address)}
+    asking = dict.fromkeys(
+        run.title
+        for run in study.runs()
+        if run.backbone in encoders and make(run.method, run.hyperparameters).head == "words"
+    )
+    if not asking:
+        return study, []
+    names, left_out, methods = backbone_names(study.addresses), [], dict(study.methods)
+    for name in asking:
+        on = backbones_of(methods[name], study.addresses, f"methods.{name}")
+        rest = [address for address in on if address not in encoders]
+        lacking = [names[address] for address in on if address in encoders]
+        left_out += [on_backbone(name, one) if len(names) > 1 else name for one in lacking]
+        if rest:
+            methods[name] = {**methods[name], BACKBONES: rest}
+        else:
+            del methods[name]
+    return (study.model_copy(update={"methods": methods}), left_out) if methods else (study, [])
 
 
 def with_the_untrained(study: Study) -> Study:
