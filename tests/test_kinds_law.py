@@ -15,10 +15,14 @@ from afina.models.objectives import OBJECTIVES
 from afina.report.presentation import PRESENTATIONS
 from afina.server.answer_formats import ANSWER_FORMATS
 from afina.stats import metrics
+from afina.stats.linear_models import LINEAR_KINDS
 from afina.store.kinds import ADAPTER_KINDS
 from afina.studies.choosing import floors
 
-TABLES = {"stats.metrics", "studies.choosing.floors", "report.presentation", "server.answer_formats", "store.kinds"}
+TABLES = {
+    *("stats.metrics", "stats.linear_models", "studies.choosing.floors", "report.presentation"),
+    *("server.answer_formats", "store.kinds"),
+}
 """The modules that may ask for a kind, since a table of theirs is written with the kinds as keys."""
 
 ENTRIES: dict[str, Callable[[str], object]] = {
@@ -47,6 +51,10 @@ SOURCE = Path(package.__file__).parent
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_table_has_every_kind(name: str, kind: str) -> None:
     assert ENTRIES[name](kind), f"the table of {name} has no entry for {kind}"
+
+
+def test_every_kind_but_texts_has_a_linear_model() -> None:
+    assert LINEAR_KINDS.keys() == {*KINDS} - {TEXT}
 
 
 class Asking:

@@ -204,7 +204,7 @@ def test_one_that_gives_what_is_no_number_spoils_nothing(served: Served, gpt2: A
     served.store.shadow(other)
     assert within(10, lambda: (told(served)["shadow"], told(served)["state"]) == (3, "riding"))
     (resident,) = [one for one in served.core.engine.residents if one.digest == made.digest]
-    resident.head.fill_(float("inf"))
+    resident.head.keywords["weight"].fill_(float("inf"))
     found, _ = ask(served, TEXTS)
     assert torch.tensor(found) == pytest.approx(torch.tensor(before), abs=1e-5)
     assert told(served)["faults"] == len(TEXTS)
