@@ -146,7 +146,7 @@ def test_the_commands_of_the_page_work_in_their_order(
     monkeypatch.setenv("AFINA_STORE", "adapters")
     monkeypatch.setenv("RAY_ADDRESS", "local")
     tiny = Backbone.load(str(backbones.path("gpt2")))
-    typist = Typist(afina, tiny)
+    typist = Typist(afina, tiny, str(backbones.path("bert")))
     try:
         two_results(tiny)
         for line in lines(page):

@@ -171,7 +171,9 @@ def test_no_answer_is_a_5xx_or_differs_from_the_description(
 def test_no_answer_of_many_is_a_5xx_or_differs_from_the_description(
     route: str, schema: Any, server: Listening, session: requests.Session
 ) -> None:
-    assert 200 in held_to(route, schema, server, session, MANY)
+    codes = held_to(route, schema, server, session, MANY)
+    # hypothesis draws constants of all modules that are loaded, so the tests before this one change what it sends
+    assert 200 in codes or 200 in held_to(route, schema, server, session, 4 * MANY)
 
 
 def undescribed(schema: Any, where: str) -> Iterator[str]:

@@ -49,7 +49,7 @@ def run_of(backbones: Backbones, task: str, family: str, method: str, **changes:
     )
 
 
-LEARNING = [name for name in METHODS if name not in ("baseline", "head")]
+LEARNING = [name for name in METHODS if name not in ("baseline", "head", "linear_probe")]
 CASES = [
     *(("gpt2", method, dtype) for method in LEARNING if method != "peft" for dtype in ("float32", "bfloat16")),
     *((family, "lora", "float32") for family in ("gptj", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")),

@@ -45,7 +45,7 @@ def furthest(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) 
     return max(float((found[name] - one).abs().max()) for name, one in expected.items()) / scale
 
 
-LEARNING = [name for name in METHODS if name not in ("baseline", "zero-shot", "head", "peft")]
+LEARNING = [name for name in METHODS if name not in ("baseline", "zero-shot", "head", "linear_probe", "peft")]
 CASES = [(family, name) for family in ("gpt2", "llama") for name in LEARNING if serves(family, name)]
 QUICK = {
     ("gpt2", "full"),
