@@ -157,7 +157,7 @@ def quiet() -> Iterator[None]:
 
 
 def _save_head(settings: Any, model: Any) -> None:
-    """Name the modules of the head that peft would neither train nor save: peft knows heads by two names only."""
+    """Name the modules of the head that peft would not train and save: peft knows heads by two names only."""
     from peft.utils.constants import SEQ_CLS_HEAD_NAMES as KNOWN
 
     modules = sorted({path.partition(".")[0] for path in architecture_of(model).head})

@@ -16,7 +16,7 @@ FITTED = "Linear probes"
 
 
 def fitted_table(arms: Sequence[Arm], found: Verdicts) -> Table | None:
-    """Return a row for each arm whose head scikit-learn fitted; None if there is none."""
+    """Return a row for each arm whose head scikit-learn fitted; None without such arms."""
     fitted = [arm for arm in arms if arm.record.fitted is not None]
     if not fitted:
         return None

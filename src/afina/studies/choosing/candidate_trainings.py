@@ -106,7 +106,7 @@ class CandidateTrainings:
             raise problem  # no candidate can be trained: the user needs the reason
 
     def _measure_first(self, backbone: str, candidates: Sequence[Candidate], *, alone: bool) -> AfinaError | None:
-        """Measure the first candidate of a backbone that can be trained; return the last error if there is none."""
+        """Measure the first candidate of a backbone that can be trained; return the last error if all fail."""
         problem: AfinaError | None = None
         for number, one in enumerate(candidates):
             if one.way.backbone != backbone or is_fitted(one.way.method):

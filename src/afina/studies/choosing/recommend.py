@@ -118,7 +118,7 @@ def _check_above_zero(name: str, value: float, instead: str) -> None:
 
 
 def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the addresses in their order. Raises InvalidData if there are none, or an address is given twice."""
+    """Return the addresses in their order. Raises InvalidData for an empty list or a repeated address."""
     backbones = (given,) if isinstance(given, str) else tuple(given)
     twice = [one for number, one in enumerate(backbones) if one in backbones[:number]]
     if not backbones or twice:
