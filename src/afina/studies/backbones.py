@@ -189,11 +189,11 @@ def of_one_backbone(records: Sequence[Record], backbone: str | None, place: obje
         place: The directory of the results, for the message.
 
     Raises:
-        InvalidStudy: The records have several backbones, and `backbone` is none of them.
+        InvalidStudy: The records have several backbones, and `backbone` is not one of them.
     """
     addresses = list(dict.fromkeys(one.backbone for one in records))
     if len(addresses) > 1 and backbone not in addresses:
-        given = "" if backbone is None else f" `backbone` {backbone} is none of them."
+        given = "" if backbone is None else f" `backbone` {backbone} is not one of them."
         raise InvalidStudy(
             f"{place}: {records[0].name} was trained on several backbones.{given} "
             f"Choose with `backbone`: {', '.join(addresses)}.",
