@@ -18,7 +18,7 @@ import afina as package
 from afina import METHODS, Adapter, Backbone, assets, cli
 from afina.cli.help import EXAMPLES, START
 from afina.methods import NEEDS_SETTINGS
-from afina.models.backbone_spec import WELL_KNOWN
+from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.objective import Predictions
 from afina.models.pretrained import meta_model
 from afina.stats.intervals import wilson

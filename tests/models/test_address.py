@@ -11,7 +11,8 @@ import pytest
 
 from afina.assets import ASSETS
 from afina.errors import InvalidStudy
-from afina.models.backbone_spec import PACKAGED, WELL_KNOWN, backbone_revision, check_backbone, directory_of
+from afina.models.architectures.well_known import WELL_KNOWN
+from afina.models.backbone_spec import PACKAGED, backbone_revision, check_backbone, directory_of
 from afina.models.pretrained import locate
 from fakes import Backbones
 from raises import raises

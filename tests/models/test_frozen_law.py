@@ -20,7 +20,8 @@ from afina.inference.predictor import ModelPredictor
 from afina.methods import make
 from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision
 from afina.models.classifier import Classifier
-from afina.models.kernels.linear import HeldWeight, held_by, held_tensors, is_linear, multiply
+from afina.models.kernels.int8 import Int8Weight
+from afina.models.kernels.linear import HeldWeight, frozen_weight, held_by, held_tensors, is_linear, multiply
 from afina.server.receipts import Receipt
 from afina.serving.engine import Engine
 from afina.studies.runs.forecast import forecast_run
@@ -29,7 +30,7 @@ from crowd import adapter
 from fakes import TEXTS, Runs, encoded, fit_of, logits_of, sentences
 from raises import raises
 
-HIDDEN = "hidden"
+HIDDEN, INT8 = "hidden", "int8"
 
 
 class Hidden(HeldWeight):
@@ -86,8 +87,8 @@ def _guarded(layer: Any) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def _guard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRECISIONS, HIDDEN, Precision(Hidden))
-    monkeypatch.setitem(PRECISIONS, "rounded", Precision(Rounded))
+    monkeypatch.setitem(PRECISIONS, HIDDEN, Precision("the weight itself", Hidden))
+    monkeypatch.setitem(PRECISIONS, "rounded", Precision("bfloat16", Rounded))
     for kind in (nn.Linear, Conv1D):
         monkeypatch.setattr(kind, "weight", property(_guarded), raising=False)
 
@@ -198,6 +199,41 @@ def test_an_engine_answers_for_a_mix_of_adapters_as_one_with_plain_weights(gpt2:
         (apart,) = other.load(plain[0])
         assert not apart.shares_model
         assert close(other.predict([(plain[0], TEXTS[1])])[0].outputs, expected[1].outputs, 0.1)
+
+
+@pytest.mark.parametrize("case", METHODS, ids=named)
+def test_int8_predicts_by_the_weights_that_its_codes_stand_for(
+    gpt2: Backbone, case: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, rounded = (
+        replace(made, manifest=made.manifest.model_copy(update={"precision": precision}))
+        for made in [adapter(gpt2, *case)]
+        for precision in (INT8, "dequantized")
+    )
+    monkeypatch.setitem(
+        PRECISIONS, "dequantized", Precision("", lambda weight: Hidden(Int8Weight(weight).dequantize()))
+    )
+    found, expected = (Predictor.of(one, gpt2).outputs(TEXTS) for one in (held, rounded))
+    assert close(found, expected)
+
+
+def test_an_int8_run_trains_by_the_weights_that_its_codes_stand_for(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        PRECISIONS, "dequantized", Precision("", lambda weight: Hidden(Int8Weight(weight).dequantize()))
+    )
+    found, expected = (
+        runs.run("gpt2", *METHODS[1], precision=one).execute(tmp_path / one) for one in (INT8, "dequantized")
+    )
+    assert np.allclose(found.losses, expected.losses, rtol=1e-4)
+    foreseen = forecast_run(runs.run("gpt2", *METHODS[1], precision=INT8), calibrate=False)
+    assert found.memory.state_bytes == foreseen.state_bytes
+    assert found.memory.activation_bytes == foreseen.activation_bytes
+    layers = Classifier.open(Backbone.load(found.backbone), ("0", "1"), 0).body.modules()
+    shapes = [frozen_weight(layer).shape for layer in layers if is_linear(layer)]
+    saved = sum(3 * outputs * inputs - 4 * outputs for outputs, inputs in shapes)  # codes of 1 byte, scales of 4
+    assert expected.memory.state_bytes - found.memory.state_bytes == saved
 
 
 @pytest.mark.parametrize("case", [METHODS[0], METHODS[2], METHODS[4]], ids=named)

@@ -2,9 +2,8 @@
 
 An address names a directory or a model to download. Shapes are computed from the configuration and the architecture's
 entry. Tensors from untrusted adapters are checked against these shapes before memory is allocated, and no model is
-built from an untrusted configuration. A test compares the shapes with transformers' model on the `meta` device.
-Well-known configurations are stored here, so counting parameters and planning need no network. Does not import torch,
-and does not know models that are open.
+built from an untrusted configuration. A test compares the shapes with transformers' model on the `meta` device. Does
+not import torch, and does not know models that are open.
 """
 
 from __future__ import annotations
@@ -287,86 +286,35 @@ def _follows(size: str, found: Mapping[str, int]) -> int:
     return found["heads"] if size == "key_heads" else found["hidden"] // found["heads"]
 
 
-def _gpt2(layers: int, heads: int, width: int) -> dict[str, Any]:
-    return {
-        "model_type": "gpt2",
-        "vocab_size": 50257,
-        "n_positions": 1024,
-        "n_layer": layers,
-        "n_head": heads,
-        "n_embd": width,
-    }
-
-
-def _llama(layers: int, heads: int, width: int, inner: int) -> dict[str, Any]:
-    return {
-        "model_type": "llama",
-        "vocab_size": 32000,
-        "max_position_embeddings": 2048,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False,
-    }
-
-
-WELL_KNOWN: dict[str, dict[str, Any]] = {
-    "embedded": {
-        **_llama(30, 9, 576, 1536),
-        "vocab_size": 49152,
-        "max_position_embeddings": 8192,
-        "num_key_value_heads": 3,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True,
-    },
-    "minilm": {
-        "model_type": "bert",
-        "vocab_size": 30522,
-        "type_vocab_size": 2,
-        "max_position_embeddings": 512,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "hidden_size": 384,
-        "intermediate_size": 1536,
-        "pad_token_id": 0,
-    },
-    "gpt2": _gpt2(12, 12, 768),
-    "gpt2-medium": _gpt2(24, 16, 1024),
-    "gpt2-large": _gpt2(36, 20, 1280),
-    "gpt2-xl": _gpt2(48, 25, 1600),
-    "EleutherAI/gpt-j-6b": {
-        "model_type": "gptj",
-        "vocab_size": 50400,
-        "n_positions": 2048,
-        "n_layer": 28,
-        "n_head": 16,
-        "n_embd": 4096,
-        "rotary_dim": 64,
-    },
-    "huggyllama/llama-7b": _llama(32, 32, 4096, 11008),
-    "huggyllama/llama-13b": _llama(40, 40, 5120, 13824),
-}
-"""Published configurations by address, reduced to the fields that determine weight shapes."""
-
-
 @dataclass(frozen=True)
 class Precision:
     """How the frozen weights of a backbone's linear layers are stored, apart from the compute dtype.
 
     Attributes:
+        words: What is stored, in a few words, for help and documentation.
         hold: Turns a float32 weight [M, K] into a `HeldWeight`. None: weights stay parameters in the compute dtype.
+        needs: The optional extra of afina that must be installed. None: no extra.
     """
 
+    words: str
     hold: Callable[[Tensor], HeldWeight] | None = None
+    needs: str | None = None
 
 
 FLOAT = "float"
 """The default precision: not written into keys, manifests, digests or receipts."""
 
-PRECISIONS: dict[str, Precision] = {FLOAT: Precision()}
+
+def _int8(weight: Tensor) -> HeldWeight:
+    from afina.models.kernels.int8 import Int8Weight  # imports torch
+
+    return Int8Weight(weight)
+
+
+PRECISIONS: dict[str, Precision] = {
+    FLOAT: Precision("weights in the compute dtype"),
+    "int8": Precision("1 byte for a weight, with a scale for each output channel", _int8),
+}
 
 
 def precision_of(name: str, where: str) -> Precision:

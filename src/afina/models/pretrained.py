@@ -31,7 +31,8 @@ from afina import allocator, assets, digest, file_io, hub, meter, tensorfile
 from afina.digest import derive_seed
 from afina.errors import InvalidStudy, NotFound
 from afina.models.architectures import ARCHITECTURES, check_can_write
-from afina.models.backbone_spec import EMBEDDED, RANDOM, WELL_KNOWN, check_config, check_family, directory_of, packaged
+from afina.models.architectures.well_known import WELL_KNOWN
+from afina.models.backbone_spec import EMBEDDED, RANDOM, check_config, check_family, directory_of, packaged
 from afina.models.kernels import attention
 from afina.models.objective import SINGLE_LABEL, Opening
 

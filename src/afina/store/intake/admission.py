@@ -17,7 +17,8 @@ from afina.methods import peft_settings
 from afina.methods.peft_settings import disagreement
 from afina.models.adapter import PEFT_SETTINGS, Adapter, answers_with_texts
 from afina.models.architectures import ARCHITECTURES, head_names, is_output
-from afina.models.backbone_spec import WELL_KNOWN, Dimensions, dimensions, directory_of
+from afina.models.architectures.well_known import WELL_KNOWN
+from afina.models.backbone_spec import Dimensions, dimensions, directory_of
 from afina.models.manifest import MANIFEST, read_manifest
 from afina.store.intake import IntakeLimits
 from afina.store.intake.inspection import Header, inspect

@@ -26,6 +26,7 @@ from afina.data.task import Task, check_leaked
 from afina.errors import InvalidData, InvalidStudy
 from afina.models import backbone_spec, objectives
 from afina.models.architectures import ARCHITECTURES
+from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.objective import metric_for
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Data, RunSpec
@@ -185,7 +186,7 @@ def _model_type(address: str) -> str | None:
                 return str(json.loads(file.read_bytes()).get("model_type"))
             except (ValueError, AttributeError):
                 return None  # opening the backbone reports the damaged file
-    return str(backbone_spec.WELL_KNOWN[address]["model_type"]) if address in backbone_spec.WELL_KNOWN else None
+    return str(WELL_KNOWN[address]["model_type"]) if address in WELL_KNOWN else None
 
 
 KEPT = 4 * 2**20

@@ -1,0 +1,129 @@
+"""A frozen weight in int8: one code for each number, and one scale for each output channel.
+
+One copy serves both directions. A product casts the codes to the compute dtype, multiplies by oneDNN or torch, and
+scales the result: x W^T = (x codes^T) * scales, and g W = (g * scales) codes. Codes and scales are exact in bfloat16,
+so bfloat16 and float32 compute with the same weight. Does not know models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from afina.models.kernels.linear import HeldWeight, multiply
+
+LEVELS = 127
+"""The largest code; -128 is not used, so the codes are symmetric."""
+
+BLOCK = 1 << 22
+"""Codes that are cast at once, which bounds the memory of a product; smaller blocks are not faster (docs/LOG.md)."""
+
+FEW_ROWS = 16
+"""Up to this many input rows in bfloat16, torch's int8 kernel for decoding is faster than a cast and a product."""
+
+
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return codes, int8 [M, K], and scales, float32 [M], of a float32 weight [M, K].
+
+    A row's largest absolute value has code 127 or -127. A scale is rounded to a bfloat16 value. The error of a weight
+    is at most half a scale. A row with NaN or infinity gets a scale of NaN or infinity, so no product hides it.
+    """
+    largest = weight.abs().amax(1).float()
+    scales = (largest / LEVELS).to(torch.bfloat16).float().clamp_(min=_SMALLEST)
+    codes = (weight / scales[:, None]).round_().clamp_(-LEVELS, LEVELS)
+    return codes.to(torch.int8, memory_format=torch.contiguous_format), scales  # Conv1D's weight is a transposed view
+
+
+_SMALLEST = 2.0**-100
+"""The smallest scale; a bias divided by it is finite. Smaller weights are 0."""
+
+
+class Int8Weight(HeldWeight):
+    """A weight as int8 codes with a float32 scale for each output channel; `to(dtype)` keeps both."""
+
+    codes: Tensor
+    scales: Tensor
+    like: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        codes, scales = quantize(weight)
+        self._keep(codes=codes, scales=scales, like=weight.new_empty(0))
+
+    def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Multiply by the codes and scale the result; a bias is divided by the scales first."""
+        rows, scales = self.codes.shape[0], self.scales.to(inputs.dtype)
+        if _decodes(inputs):
+            few: Tensor = torch._weight_int8pack_mm(inputs.contiguous(), self.codes, scales)
+            return few if bias is None else few.add_(bias)
+        if bias is not None:
+            bias = (bias / self.scales).to(inputs.dtype)
+        step = self._rows_at_once
+        if step >= rows:
+            return multiply(inputs, self.codes.to(inputs.dtype), bias).mul_(scales)
+        result = inputs.new_empty(inputs.shape[0], rows)
+        for at in range(0, rows, step):
+            some = slice(at, at + step)
+            codes = self.codes[some].to(inputs.dtype)
+            part = multiply(inputs, codes, None if bias is None else bias[some])
+            torch.mul(part, scales[some], out=result[:, some])
+        return result
+
+    def transposed_product(self, grads: Tensor) -> Tensor:
+        """Scale the gradients and multiply by the codes; parts of a large weight are summed in float32."""
+        rows, scaled = self.codes.shape[0], grads * self.scales.to(grads.dtype)
+        step = self._rows_at_once
+        if step >= rows:
+            return multiply(scaled, self.codes.to(grads.dtype).t())
+        result = grads.new_zeros(grads.shape[0], self.codes.shape[1], dtype=torch.float32)
+        for at in range(0, rows, step):
+            result += multiply(scaled[:, at : at + step], self.codes[at : at + step].to(grads.dtype).t())
+        return result.to(grads.dtype)
+
+    def dequantize(self) -> Tensor:
+        """Return codes times scales, rounded to `dtype`."""
+        return (self.codes * self.scales[:, None]).to(self.dtype)
+
+    @property
+    def _rows_at_once(self) -> int:
+        return max(1, BLOCK // self.codes.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the codes."""
+        rows, columns = self.codes.shape
+        return rows, columns
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of products: that of the weight before it was quantized, or of the last `to`."""
+        return self.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the codes."""
+        return self.codes.device
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        scales = self.scales
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.scales = scales.to(self.codes.device)
+        return self
+
+
+def _decodes(inputs: Tensor) -> bool:
+    """Whether torch's int8 kernel for decoding is faster for these inputs [N, K], and correct.
+
+    The kernel reads beyond the end of a row whose length is no multiple of its vector's, and then crashes or returns
+    other numbers (torch 2.13).
+    """
+    rows, columns = inputs.shape
+    fits = 0 < rows <= FEW_ROWS and columns % _VECTOR == 0
+    return fits and inputs.device.type == "cpu" and inputs.dtype == torch.bfloat16
+
+
+_VECTOR = 32
+"""Numbers in the longest vector of a processor, in bfloat16."""
