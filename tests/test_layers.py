@@ -56,7 +56,7 @@ DOORS = {"__init__", "__main__"}
 
 OWNERS = {
     "transformers": "data.tokenize data.token_cache models.backbone models.pretrained models.verbalizer "
-    "models.kernels.attention models.kernels.linear",
+    "models.kernels.attention models.kernels.linear models.weights.held",
     "peft": "methods.*",
     "re2": "methods.peft_settings",
     "safetensors": "tensorfile",

@@ -78,6 +78,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return _read(path, "pt")
 
 
+def names(path: Path) -> list[str]:
+    """Return the names of the tensors in a file. Raises SafetensorError or OSError."""
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
 def read_rows(path: Path, name: str, rows: Sequence[int] | None) -> Tensor | None:
     """Return some rows (None: all) of one tensor, and read no others; None if the file has no tensor of this name."""
     import torch

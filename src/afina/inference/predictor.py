@@ -294,9 +294,8 @@ class ModelPredictor(Predictor):
         manifest = adapter.manifest
         method = reading.method_of(adapter, backbone)
         asked = objectives.make(manifest.label_names, manifest.objective)
-        classifier = open_model(backbone, asked.label_names, 0, asked.opening)
+        classifier = open_model(backbone, asked.label_names, 0, asked.opening, precision=manifest.precision)
         reading.check_backbone(adapter, backbone, classifier.body)
-        classifier.hold(manifest.precision)
         method.check(classifier.model, adapter.tensors)
         classifier.wrap(method.attach)
         method.restore(classifier.model, adapter.tensors)

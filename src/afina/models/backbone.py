@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,21 @@ from afina.digest import derive_seed
 from afina.errors import NotFound
 from afina.models import verbalizer
 from afina.models.architectures import ARCHITECTURES, Architecture, check_can_be_asked, check_can_write, head_of
-from afina.models.backbone_spec import RANDOM
+from afina.models.backbone_spec import FLOAT, PRECISIONS, RANDOM
 from afina.models.kernels import attention
-from afina.models.kernels.linear import held_tensors
+from afina.models.kernels.linear import held_by
 from afina.models.objective import SINGLE_LABEL, Opening
-from afina.models.pretrained import auto_class, first_line, locate, quiet, read_config, read_tokenizer
+from afina.models.pretrained import (
+    auto_class,
+    first_line,
+    locate,
+    meta_from_config,
+    quiet,
+    read_config,
+    read_tokenizer,
+)
+from afina.models.weights.held import hold_layers, open_held
+from afina.models.weights.stored import FloatWeights, StoredTensor, stored_tensors
 from afina.repr_html import ReprCard
 from afina.tensorfile import SafetensorError
 
@@ -52,6 +62,7 @@ class Backbone(ReprCard):
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     drawn: tuple[str, ...] = field(default=(), init=False)
+    _sources: Mapping[str, StoredTensor] = field(default_factory=dict, init=False)
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
@@ -118,8 +129,12 @@ class Backbone(ReprCard):
         *,
         exact: bool = False,
         opening: Opening = SINGLE_LABEL,
+        precision: str = FLOAT,
     ) -> tuple[PreTrainedModel, Tensor | None]:
         """Return a float32 classifier of transformers with a new head, and an offset to add to its outputs (or None).
+
+        In another precision, weights are held as they are read from safetensors files: memory is the model as held and
+        one tensor in float32. Other weight files are opened in float32 first.
 
         Args:
             label_names: Names of the labels, in the head's order.
@@ -129,6 +144,7 @@ class Backbone(ReprCard):
             exact: If True, outputs are the language model's logits, and the offset is the mean of the tokens' biases.
                 If False, rows are centred and scaled like drawn rows, which training can change (background/words.md).
             opening: `Objective.opening`. A language model keeps its own head and has no offset.
+            precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`.
 
         Raises:
             NotFound: The weights cannot be opened.
@@ -138,7 +154,7 @@ class Backbone(ReprCard):
             check_can_be_asked(self.architecture, f"backbone {self.address}")
         if opening.auto_class == "language_model":
             check_can_write(self.architecture, f"backbone {self.address}")
-        model, lacking = self._open(opening, label_names)
+        model, lacking = self._open(opening, label_names, precision)
         if opening.auto_class == "language_model":
             return cast(PreTrainedModel, model), None
         offset = None
@@ -154,18 +170,25 @@ class Backbone(ReprCard):
                 head_of(model)[-1].weight.copy_(rows)
         return cast(PreTrainedModel, model), offset if offset is not None and offset.any() else None
 
-    def _open(self, opening: Opening, label_names: Sequence[str]) -> tuple[Any, set[str]]:
+    def _open(self, opening: Opening, label_names: Sequence[str], precision: str) -> tuple[Any, set[str]]:
         """Return a model whose body is complete, and the names of weights that the files lack."""
+        hold = PRECISIONS[precision].hold
+        names = dict(enumerate(label_names))
+        options: dict[str, Any] = {
+            "config": self._labelled(names, opening),
+            "dtype": torch.float32,
+            "attn_implementation": attention.NAME,
+            "ignore_mismatched_sizes": True,  # of a head for other labels
+        }
         with quiet():
             try:
-                model, found = auto_class(getattr(self.architecture, opening.auto_class)).from_pretrained(
-                    self.path,
-                    config=self._labelled(dict(enumerate(label_names)), opening),
-                    dtype=torch.float32,
-                    attn_implementation=attention.NAME,
-                    ignore_mismatched_sizes=True,  # of a head for other labels
-                    output_loading_info=True,
-                )
+                stored = None if hold is None else stored_tensors(self.path)
+                if hold is None or stored is None:
+                    opener = auto_class(getattr(self.architecture, opening.auto_class))
+                    model, found = opener.from_pretrained(self.path, output_loading_info=True, **options)
+                else:
+                    kind = type(meta_from_config(self._labelled(names, opening), len(names), opening))
+                    model, found, vars(self)["_sources"] = open_held(kind, self.path, stored, hold, **options)
             except (OSError, ValueError, SafetensorError) as error:
                 raise NotFound(
                     f"backbone {self.address}: its weights cannot be opened ({first_line(error)}). "
@@ -175,6 +198,9 @@ class Backbone(ReprCard):
                 ) from None
         lacking = _lacking(found)
         self._fill(model.base_model, lacking, f"{model.base_model_prefix}.")
+        if hold is not None and stored is None:
+            self.digest_of(model.base_model)  # hashed while the weights are float32
+            hold_layers(model.base_model, hold)
         return model, lacking
 
     def _new_head(self, model: PreTrainedModel, lacking: set[str]) -> list[nn.Module]:
@@ -245,24 +271,24 @@ class Backbone(ReprCard):
                 classifier = auto_class(self.architecture.classifier).from_config(self.config)
         read = {name for name, _ in classifier.base_model.named_parameters()}
         self._fill(body, _lacking(found) & read)
-        return _hash(body, read)
+        return _hash(body, read, {})
 
     def digest_of(self, body: Any, tokenizer_digest: str | None = None) -> str:
         """Return the backbone's digest, computed from an open, unchanged body, so that the weights are opened once.
 
-        The weights are hashed the first time only.
+        The weights are hashed the first time only. Weights that `open` has held are read again from their files, which
+        takes the time of one reading.
 
         Args:
             body: The open model without its head.
             tokenizer_digest: Digest of another tokenizer. None: the backbone's own.
 
         Raises:
-            ValueError: A layer already holds its weight in another form.
+            ValueError: A layer holds its weight in another form since the backbone was opened.
         """
         if "weights_digest" not in vars(self):
-            vars(self)["weights_digest"] = _hash(
-                body, {name for name, _ in body.named_parameters()}
-            )  # where cached_property stores its value
+            names = {name for name, _ in body.named_parameters()}
+            vars(self)["weights_digest"] = _hash(body, names, self._sources)  # where cached_property stores its value
         return digest.of_json([self.weights_digest, tokenizer_digest or self.tokenizer_digest])
 
     @cached_property
@@ -287,9 +313,9 @@ def _lacking(found: dict[str, Any]) -> set[str]:
     return {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
 
 
-def _hash(body: Any, names: set[str]) -> str:
-    if held_tensors(body):
+def _hash(body: Any, names: set[str], sources: Mapping[str, StoredTensor]) -> str:
+    """Return the digest of the weights `names` of a body as float32, and of the weights that `sources` has instead."""
+    if any(held_by(layer) is not None and f"{path}.weight" not in sources for path, layer in body.named_modules()):
         raise ValueError("a layer already holds its weight in another form; hash the backbone's weights before that")
-    return digest.of_tensors(
-        {name: parameter.detach().float() for name, parameter in body.named_parameters() if name in names}
-    )
+    parameters = {name: parameter for name, parameter in body.named_parameters() if name in names}
+    return digest.of_tensors(FloatWeights(parameters, sources))

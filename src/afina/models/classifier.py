@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ from afina.models.kernels import linear
 from afina.models.kernels.layout import Layout, insert, pool, read_rows
 from afina.models.kernels.linear import HeldWeight, can_pack
 from afina.models.kernels.lora import read_layers
-from afina.models.kernels.patches import apply_kernels, hold, pack
+from afina.models.kernels.patches import apply_kernels, pack
 from afina.models.objective import SINGLE_LABEL, Opening
+from afina.models.weights.held import hold_layers
 
 
 @dataclass(frozen=True)
@@ -79,24 +80,27 @@ class Classifier(nn.Module):
         *,
         exact: bool = False,
         opening: Opening = SINGLE_LABEL,
-    ) -> Classifier:
+        precision: str = FLOAT,
+    ) -> Self:
         """Open a backbone under a new head; `Backbone.open` describes the arguments."""
-        return cls(*backbone.open(label_names, seed, tokens, exact=exact, opening=opening))
+        opened = backbone.open(label_names, seed, tokens, exact=exact, opening=opening, precision=precision)
+        classifier = cls(*opened)
+        classifier.precision = precision
+        return classifier
 
     def hold(self, precision: str) -> None:
         """Store the weights of the body's linear layers in another precision, frozen and no longer as parameters.
 
-        Call this on float32 weights, after computing the backbone's digest and before attaching a method.
+        Call this on float32 weights, after computing the backbone's digest and before attaching a method. `open` with
+        this precision gives the same model in less memory.
 
         Args:
             precision: A key of `PRECISIONS`.
         """
         self.precision = precision
-        held = PRECISIONS[precision].hold
-        if held is not None:
-            for path, layer in list(self.body.named_modules()):
-                if linear.is_linear(layer) and not is_after_pooling(path):
-                    hold(layer, held(linear.frozen_weight(layer).dequantize()))
+        hold = PRECISIONS[precision].hold
+        if hold is not None:
+            hold_layers(self.body, hold)
 
     def wrap(self, attach: Callable[[Any], Any]) -> None:
         """Let `attach` of a method prepare or wrap the model; `afina.methods.attachment` checks the result."""
@@ -147,6 +151,12 @@ class Classifier(nn.Module):
         """Number of virtual tokens before each text."""
         empty = layout_of(self.body, torch.zeros(1, dtype=torch.int32))
         return empty.before + empty.prefix
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of parameters, including weights that layers store in another form."""
+        held = sum(rows * columns for rows, columns in (each.shape for each in linear.held_weights(self.model)))
+        return held + sum(int(parameter.numel()) for parameter in self.model.parameters())
 
     @property
     def size(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from afina.data.batch import Packed
 from afina.models.architectures import output_embedding_of
 from afina.models.backbone import Backbone
+from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.token_loss import token_losses
@@ -67,12 +68,14 @@ def open_model(
     tokens: Sequence[Sequence[int]] | None = None,
     *,
     exact: bool = False,
+    precision: str = FLOAT,
 ) -> Classifier:
     """Open a backbone as `opening` says: a classifier under a new head, or a language model under its own.
 
     `Backbone.open` describes the arguments.
     """
-    return _wrapper(opening)(*backbone.open(label_names, seed, tokens, exact=exact, opening=opening))
+    kind = _wrapper(opening)
+    return kind.open(backbone, label_names, seed, tokens, exact=exact, opening=opening, precision=precision)
 
 
 def open_without_weights(address: str, labels: int, opening: Opening) -> Classifier:

@@ -76,9 +76,8 @@ class Engine(ReprCard):
         computed = devices.precision(dtype, devices.choose())
         precision_of(precision, "engine")
         self.backbone = Backbone.load(backbone) if isinstance(backbone, str) else backbone
-        classifier = Classifier.open(self.backbone, ("0", "1"), seed=0)
-        self.backbone.digest_of(classifier.body)  # hashed while the weights are float32
-        classifier.hold(precision)
+        classifier = Classifier.open(self.backbone, ("0", "1"), seed=0, precision=precision)
+        self.backbone.digest_of(classifier.body)  # hashed before the weights change
         classifier.to(devices.choose())
         self.host = MixedBatchModel(classifier)
         if computed != torch.float32:

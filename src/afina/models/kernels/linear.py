@@ -229,9 +229,14 @@ def hold_weight(layer: Any, held: HeldWeight) -> None:
     layer.add_module(_HELD, held.train(layer.training))
 
 
+def held_weights(model: nn.Module) -> list[HeldWeight]:
+    """Return all held weights in a model."""
+    return [module for module in model.modules() if isinstance(module, HeldWeight)]
+
+
 def held_tensors(model: nn.Module) -> list[Tensor]:
     """Return all tensors of held weights in a model."""
-    return [tensor for module in model.modules() if isinstance(module, HeldWeight) for tensor in module.tensors]
+    return [tensor for held in held_weights(model) for tensor in held.tensors]
 
 
 def round_weights(body: nn.Module, hold: Callable[[Tensor], HeldWeight]) -> None:

@@ -309,9 +309,8 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
     """
     device = devices.choose()
     try:
-        names, opening = objective.label_names, objective.opening
-        classifier = open_model(Backbone.load(run.backbone), names, run.seed, opening)
-        classifier.hold(run.training.precision)
+        names, opening, precision = objective.label_names, objective.opening, run.training.precision
+        classifier = open_model(Backbone.load(run.backbone), names, run.seed, opening, precision=precision)
         attached(classifier, method, run.seed, device)
         recipe = replace(recipe_of(run, method, loader), steps=WARM_UP + MEASURED)
         dtype = devices.precision(run.training.dtype, device)

@@ -103,9 +103,8 @@ class Prepared:
 
     def reopen(self) -> Classifier:
         """Open the classifier again, in its state before training."""
-        classifier = opened(self.backbone, self.objective, self.question, self.method, self.run.seed)
+        classifier = opened(self.backbone, self.objective, self.question, self.method, self.run)
         classifier.offset = self.offset
-        classifier.hold(self.run.training.precision)
         return attached(classifier, self.method, self.run.seed, self.device)
 
 
@@ -135,10 +134,8 @@ def prepare(
         question = question_of(run, texts, backbone)
         length = longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_backbone(backbone)
-        classifier = opened(backbone, objective, question, method, run.seed, listen)
-        digest = backbone.digest_of(classifier.body)
-        total = sum(parameter.numel() for parameter in classifier.parameters())
-        classifier.hold(run.training.precision)
+        classifier = opened(backbone, objective, question, method, run, listen)
+        digest, total = backbone.digest_of(classifier.body), classifier.parameter_count
         before = RetentionBefore.of(run, texts, backbone, classifier, length)
         attached(classifier, method, run.seed, meter.device)
     listen(Progress("encode"))
@@ -191,7 +188,7 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
     backbone = Backbone.load(run.backbone)
     tokenizer, question = backbone.tokenizer, question_of(run, task, backbone)
     method = make(run.method, run.hyperparameters).for_backbone(backbone)
-    classifier, device = opened(backbone, objective, question, method, run.seed), devices.choose()
+    classifier, device = opened(backbone, objective, question, method, run), devices.choose()
     classifier = classifier.to(device).eval() if bare else attached(classifier, method, run.seed, device)
     length = longest_text(run, backbone.longest)
     encoded = EncodedTask.of(task, tokenizer, backbone.tokenizer_digest, length, question.template)
@@ -267,12 +264,19 @@ def opened(
     objective: Objective,
     question: Verbalizer,
     method: Method,
-    seed: int,
+    run: RunSpec,
     listen: Listener = ignore,
 ) -> Classifier:
-    """Open a classifier whose head starts as `question` says, without a method."""
-    names, exact = objective.label_names, method.trains_nothing
-    classifier = open_model(backbone, names, seed, objective.opening, question.tokens, exact=exact)
+    """Open a classifier whose head starts as `question` says, in the run's precision and without a method."""
+    classifier = open_model(
+        backbone,
+        objective.label_names,
+        run.seed,
+        objective.opening,
+        question.tokens,
+        exact=method.trains_nothing,
+        precision=run.training.precision,
+    )
     if backbone.drawn:
         listen(Progress("draw", note=", ".join(backbone.drawn)))
     return classifier

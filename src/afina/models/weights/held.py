@@ -1,0 +1,176 @@
+"""Open a model whose linear layers hold their weights in another precision, without all weights in float32.
+
+transformers reads, renames and ties the weights as always. A quantizer of transformers receives each tensor: it keeps
+the held form of a linear layer's weight, and a copy of any other tensor. At most one tensor is in float32 at a time,
+beside the model. Does not know heads, except which layers come after the pooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.core_model_loading import ConversionOps
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.auto import register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from afina import allocator
+from afina.models.architectures import is_after_pooling
+from afina.models.kernels import patches
+from afina.models.kernels.linear import HeldWeight, is_linear
+from afina.models.weights.stored import StoredTensor
+
+Hold = Callable[[Tensor], HeldWeight]
+"""Turns a float32 weight [M, K] into its held form: `Precision.hold`."""
+
+_NAME = "afina"
+
+
+class HeldModel(NamedTuple):
+    """An open model with held weights.
+
+    Attributes:
+        model: The model.
+        found: What transformers reports of missing and mismatched weights.
+        sources: Where the float weight of each held layer is stored, by the weight's name in the body.
+    """
+
+    model: PreTrainedModel
+    found: dict[str, Any]
+    sources: Mapping[str, StoredTensor]
+
+
+def open_held(
+    opener: type[PreTrainedModel], path: Path, stored: Mapping[str, StoredTensor], hold: Hold, **options: Any
+) -> HeldModel:
+    """Open a model from stored tensors; the body's linear layers up to the pooling hold their weights.
+
+    Args:
+        opener: The model's class.
+        path: Directory of the model.
+        stored: All tensors in the directory's files by name.
+        hold: Returns the held form of a weight [M, K].
+        **options: Of `from_pretrained`, such as `config`.
+    """
+    holding = _Holding(hold)
+    try:
+        opened: Any = opener.from_pretrained(
+            None, state_dict=dict(stored), quantization_config=holding, output_loading_info=True, **options
+        )
+    except RuntimeError as error:
+        raise holding.error or error from None  # transformers reports every error of a conversion as a RuntimeError
+    model, found = opened
+    model.name_or_path = model.config.name_or_path = str(path)
+    allocator.give_back()
+    return HeldModel(model, found, {name: stored[source] for name, source in holding.sources.items()})
+
+
+def held_layers(body: Any) -> dict[str, Any]:
+    """Return the layers of a body that another precision holds, by path: its linear layers up to the pooling."""
+    return {path: layer for path, layer in body.named_modules() if is_linear(layer) and not is_after_pooling(path)}
+
+
+def hold_layers(body: Any, hold: Hold) -> None:
+    """Hold the float32 weights of an open body."""
+    for layer in held_layers(body).values():
+        patches.hold(layer, hold(_matrix(layer, layer.weight.detach())))
+
+
+def _matrix(layer: Any, weight: Tensor) -> Tensor:
+    """Return a layer's weight as [M, K]."""
+    return weight.t() if isinstance(layer, Conv1D) else weight
+
+
+class _Holding(QuantizationConfigMixin):
+    """How one model is opened, and what is known when it is open. transformers copies configurations, but not this."""
+
+    def __init__(self, hold: Hold) -> None:
+        self.quant_method: Any = _NAME
+        self.hold = hold
+        self.sources: dict[str, str] = {}
+        self.error: Exception | None = None
+
+    def __deepcopy__(self, memo: Any) -> _Holding:
+        return self
+
+
+@register_quantizer(_NAME)
+class _Quantizer(HfQuantizer):
+    """Receives every parameter in float32 as it is read."""
+
+    def __init__(self, quantization_config: _Holding, **options: Any) -> None:
+        super().__init__(quantization_config, **options)
+        self.holding = quantization_config
+
+    def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
+        self.prefix = f"{model.base_model_prefix}."
+        self.expected = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.layers = {f"{self.prefix}{path}.weight": layer for path, layer in held_layers(model.base_model).items()}
+        self.held: dict[str, HeldWeight] = {}
+        self.mismatched: set[str] = set()
+
+    def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
+        return param_name in self.expected and param_name not in self.mismatched
+
+    def get_quantize_ops(self) -> ConversionOps:
+        return _Take(self)
+
+    def take(self, name: str, source: str, weight: Tensor) -> dict[str, Tensor]:
+        """Take a weight that was read; return it under its name if it is to be a parameter."""
+        if weight.shape != self.expected[name]:
+            self.mismatched.add(name)
+        elif (layer := self.layers.get(name)) is not None:
+            self.held[name] = self.holding.hold(_matrix(layer, weight))
+            self.holding.sources[name.removeprefix(self.prefix)] = source
+            layer.weight._is_hf_initialized = True
+            return {}
+        return {name: weight.clone()}  # the file is unmapped
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
+        # Not earlier: transformers would replace the tensors of a held weight, which are buffers that are not saved.
+        for name, held in self.held.items():
+            patches.hold(self.layers[name], held)
+        self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                module.config.__dict__.pop("_is_quantized", None)
+
+    def is_serializable(self) -> bool:
+        return False
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+
+class _Take(ConversionOps):
+    """Gives every tensor that was read to a `_Quantizer`."""
+
+    def __init__(self, quantizer: _Quantizer) -> None:
+        self.quantizer = quantizer
+
+    @torch.no_grad()
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        **given: Any,
+    ) -> dict[str, Any]:
+        """Return the tensor if it stays a parameter, under its name."""
+        (value,) = input_dict.values()
+        weight = value[0] if isinstance(value, list) else value
+        try:
+            kept = self.quantizer.take(given["full_layer_name"], source_patterns[0], weight)
+        except Exception as error:  # any: transformers would only log it
+            self.quantizer.holding.error = error
+            raise
+        if not kept:
+            given["missing_keys"].discard(given["full_layer_name"])
+        return kept

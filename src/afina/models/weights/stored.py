@@ -1,0 +1,73 @@
+"""Tensors in the safetensors files of a directory, each read when it is asked for.
+
+A tensor is mapped into memory alone and unmapped with its last reference. Memory is therefore one tensor, not one file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import EllipsisType
+
+import torch
+from torch import Tensor
+
+from afina import tensorfile
+
+_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file; `stored[...]` reads it, as transformers does."""
+
+    file: Path
+    name: str
+
+    def __getitem__(self, all_of_it: EllipsisType) -> Tensor:
+        found = tensorfile.read_rows(self.file, self.name, None)
+        if found is None:
+            raise KeyError(self.name)
+        return found
+
+
+def stored_tensors(directory: Path) -> dict[str, StoredTensor] | None:
+    """Return the tensors in a directory's safetensors files by name; None: the directory has no such files.
+
+    Raises:
+        OSError: A file that the index names is missing.
+        SafetensorError: A file is damaged.
+        ValueError: The index is damaged.
+    """
+    index = directory / f"{_FILE}.index.json"
+    if (directory / _FILE).is_file():
+        files = [directory / _FILE]
+    elif index.is_file():
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        files = [directory / name for name in sorted(set(listed))]
+    else:
+        return None
+    return {name: StoredTensor(file, name) for file in files for name in tensorfile.names(file)}
+
+
+class FloatWeights(Mapping[str, Tensor]):
+    """Float32 weights by name: those of an open model, and the others from their files, read at each access.
+
+    Args:
+        open_weights: Weights in memory by name.
+        stored: Other weights by name.
+    """
+
+    def __init__(self, open_weights: Mapping[str, Tensor], stored: Mapping[str, StoredTensor]) -> None:
+        self._weights: dict[str, Tensor | StoredTensor] = {**stored, **open_weights}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._weights[name][...].detach().to(torch.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
