@@ -27,6 +27,7 @@ from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.architectures import check_can_be_asked, check_can_write
 from afina.models.backbone import Backbone
+from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
 from afina.models.objective import Objective, Predictions, metric_for
@@ -103,7 +104,8 @@ class Prepared:
 
     def reopen(self) -> Classifier:
         """Open the classifier again, in its state before training."""
-        classifier = opened(self.backbone, self.objective, self.question, self.method, self.run)
+        given = self.backbone, self.objective, self.question, self.method
+        classifier = opened(*given, self.run.seed, precision=self.run.training.precision)
         classifier.offset = self.offset
         return attached(classifier, self.method, self.run.seed, self.device)
 
@@ -134,7 +136,8 @@ def prepare(
         question = question_of(run, texts, backbone)
         length = longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_backbone(backbone)
-        classifier = opened(backbone, objective, question, method, run, listen)
+        precision = run.training.precision
+        classifier = opened(backbone, objective, question, method, run.seed, listen, precision)
         digest, total = backbone.digest_of(classifier.body), classifier.parameter_count
         before = RetentionBefore.of(run, texts, backbone, classifier, length)
         attached(classifier, method, run.seed, meter.device)
@@ -188,7 +191,8 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
     backbone = Backbone.load(run.backbone)
     tokenizer, question = backbone.tokenizer, question_of(run, task, backbone)
     method = make(run.method, run.hyperparameters).for_backbone(backbone)
-    classifier, device = opened(backbone, objective, question, method, run), devices.choose()
+    precision, device = run.training.precision, devices.choose()
+    classifier = opened(backbone, objective, question, method, run.seed, precision=precision)
     classifier = classifier.to(device).eval() if bare else attached(classifier, method, run.seed, device)
     length = longest_text(run, backbone.longest)
     encoded = EncodedTask.of(task, tokenizer, backbone.tokenizer_digest, length, question.template)
@@ -264,18 +268,19 @@ def opened(
     objective: Objective,
     question: Verbalizer,
     method: Method,
-    run: RunSpec,
+    seed: int,
     listen: Listener = ignore,
+    precision: str = FLOAT,
 ) -> Classifier:
-    """Open a classifier whose head starts as `question` says, in the run's precision and without a method."""
+    """Open a classifier whose head starts as `question` says, without a method."""
     classifier = open_model(
         backbone,
         objective.label_names,
-        run.seed,
+        seed,
         objective.opening,
         question.tokens,
         exact=method.trains_nothing,
-        precision=run.training.precision,
+        precision=precision,
     )
     if backbone.drawn:
         listen(Progress("draw", note=", ".join(backbone.drawn)))
