@@ -9,39 +9,26 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_frozen_law import Hidden, Rounded
 from transformers import AutoModelForCausalLM
 
 from afina import Backbone
-from afina.errors import NotFound
+from afina.errors import InvalidStudy, NotFound
 from afina.models.architectures import ARCHITECTURES
 from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision
 from afina.models.classifier import Classifier
-from afina.models.kernels.linear import held_tensors
+from afina.models.kernels.linear import HeldWeight, held_tensors
 from afina.models.kernels.patches import patches_of
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.objectives import make
 from fakes import Backbones
 from raises import raises
 
-ROUNDED = "rounded"
+INT8 = "int8"
 
 FAMILIES = [
     family if family in ("gpt2", "gptj", "llama", "bert") else pytest.param(family, marks=pytest.mark.slow)
     for family in ARCHITECTURES
 ]
-
-
-class Failing(Hidden):
-    """Cannot hold anything."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        raise NotFound(f"no room for {tuple(weight.shape)}", code="backbone.unreadable")
-
-
-@pytest.fixture(autouse=True)
-def _precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRECISIONS, ROUNDED, Precision(Rounded))
 
 
 @pytest.fixture
@@ -79,11 +66,11 @@ def test_a_model_opened_in_a_precision_is_the_one_that_was_held_after_opening(fa
     plain, backbone = Backbone.load(path), Backbone.load(path)
     expected = Classifier.open(plain, ("bad", "good"), 3)
     digest, count = plain.digest_of(expected.body), expected.parameter_count
-    expected.hold(ROUNDED)
-    found = Classifier.open(backbone, ("bad", "good"), 3, precision=ROUNDED)
+    expected.hold(INT8)
+    found = Classifier.open(backbone, ("bad", "good"), 3, precision=INT8)
     assert held_tensors(found)
     assert same(found, expected)
-    assert (found.precision, found.parameter_count) == (ROUNDED, count)
+    assert (found.precision, found.parameter_count) == (INT8, count)
     assert backbone.digest_of(found.body) == digest == Backbone.load(path).digest
     assert backbone.drawn == plain.drawn
     assert found.model.config.to_dict() == expected.model.config.to_dict()
@@ -95,8 +82,8 @@ def test_a_model_opened_in_a_precision_is_the_one_that_was_held_after_opening(fa
 def test_a_language_model_is_opened_in_a_precision_with_its_own_head(llama: Backbone) -> None:
     opening = make((), {"kind": "text"}).opening
     expected = open_model(llama, (), 0, opening)
-    expected.hold(ROUNDED)
-    found = open_model(llama, (), 0, opening, precision=ROUNDED)
+    expected.hold(INT8)
+    found = open_model(llama, (), 0, opening, precision=INT8)
     assert isinstance(found, LanguageModel)
     assert same(found, expected)
     assert found.output_embedding.weight.dtype == torch.float32
@@ -109,8 +96,8 @@ def test_weights_in_half_precision_are_held_as_float32_ones(backbones: Backbones
     plain, backbone = Backbone.load(str(path)), Backbone.load(str(path))
     expected = Classifier.open(plain, ("bad", "good"), 0)
     digest = plain.digest_of(expected.body)
-    expected.hold(ROUNDED)
-    found = Classifier.open(backbone, ("bad", "good"), 0, precision=ROUNDED)
+    expected.hold(INT8)
+    found = Classifier.open(backbone, ("bad", "good"), 0, precision=INT8)
     assert same(found, expected)
     assert backbone.digest_of(found.body) == digest
 
@@ -123,7 +110,7 @@ def test_names_of_older_versions_are_understood(backbones: Backbones, tmp_path: 
     assert old.keys() != weights.keys()
     save_file({name.removeprefix("bert."): each for name, each in old.items()}, path / "model.safetensors")
     backbone = Backbone.load(str(path))
-    found = Classifier.open(backbone, ("bad", "good"), 0, precision=ROUNDED)
+    found = Classifier.open(backbone, ("bad", "good"), 0, precision=INT8)
     assert backbone.digest_of(found.body) == Backbone.load(str(backbones.path("bert"))).digest
 
 
@@ -132,8 +119,8 @@ def test_pickled_weights_are_opened_in_float32_and_then_held(backbones: Backbone
     torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
     (path / "model.safetensors").unlink()
     backbone, safe = Backbone.load(str(path)), Backbone.load(str(backbones.path("gpt2")))
-    found = Classifier.open(backbone, ("bad", "good"), 0, precision=ROUNDED)
-    assert same(found, Classifier.open(safe, ("bad", "good"), 0, precision=ROUNDED))
+    found = Classifier.open(backbone, ("bad", "good"), 0, precision=INT8)
+    assert same(found, Classifier.open(safe, ("bad", "good"), 0, precision=INT8))
     assert backbone.digest_of(found.body) == safe.digest
 
 
@@ -155,7 +142,7 @@ def test_damaged_weights_are_the_same_error_in_every_precision(damage: str, shar
         for each in path.glob("*.safetensors*"):
             each.unlink()
     said = []
-    for precision in (FLOAT, ROUNDED):
+    for precision in (FLOAT, INT8):
         with raises(NotFound, code="backbone.unreadable", backbone="llama") as caught:
             Classifier.open(Backbone.load(str(path)), ("bad", "good"), 0, precision=precision)
         said.append(caught.value)
@@ -165,6 +152,9 @@ def test_damaged_weights_are_the_same_error_in_every_precision(damage: str, shar
 
 
 def test_an_error_of_a_precision_is_raised_as_it_is(gpt2: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRECISIONS, "failing", Precision(Failing))
-    with raises(NotFound, code="backbone.unreadable"):
+    def fail(weight: torch.Tensor) -> HeldWeight:
+        raise InvalidStudy(f"cannot hold {tuple(weight.shape)}", code="method.precision-unsupported")
+
+    monkeypatch.setitem(PRECISIONS, "failing", Precision("nothing", fail))
+    with raises(InvalidStudy, code="method.precision-unsupported"):
         Classifier.open(gpt2, ("bad", "good"), 0, precision="failing")
