@@ -40,6 +40,10 @@ _CONVERSION = 1
 """Version of the conversion of `embedded`: increase it when the conversion changes, so that old caches are not used."""
 
 
+_SHARD = "200MB"
+"""Largest weight file of a drawn model; a file of many gigabytes is slower to copy to another machine."""
+
+
 def locate(address: str, *, weights: bool = True) -> Path:
     """Return the directory of a backbone.
 
@@ -94,7 +98,7 @@ def _random(source: Path, address: str) -> Path:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(0, "random backbone"))
             opener = auto_class(ARCHITECTURES[config.model_type].language_model)
-            opener.from_config(config, dtype=torch.float32).save_pretrained(fresh)
+            opener.from_config(config, dtype=torch.float32).save_pretrained(fresh, max_shard_size=_SHARD)
         tokenizer.save_pretrained(fresh)
 
     return _once(target, draw)

@@ -1,0 +1,144 @@
+"""Memory of opening a model that is larger than it is held: `python benchmarks/opening.py [--precision int8]`.
+
+Draws a LLaMA of 1.1 billion parameters (TinyLlama's shape) into files of 200 MB, once and into the cache. Then opens
+the model in a second process, measures resident memory, trains ten steps of LoRA and predicts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from afina import meter
+
+SHAPE = {"layers": 22, "width": 2048, "inner": 5632, "heads": 32, "key_heads": 4, "vocabulary": 32000}
+"""TinyLlama-1.1B's. Its output embedding is not tied to its input embedding."""
+
+LABELS, STEPS, TEXTS = ("bad", "good"), 10, 16
+MIB = 2**20
+
+
+def describe(directory: Path, layers: int) -> None:
+    """Write a configuration and a tokenizer; the weights are drawn by `random:`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+    LlamaConfig(
+        vocab_size=SHAPE["vocabulary"],
+        hidden_size=SHAPE["width"],
+        intermediate_size=SHAPE["inner"],
+        num_hidden_layers=layers,
+        num_attention_heads=SHAPE["heads"],
+        num_key_value_heads=SHAPE["key_heads"],
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        pad_token_id=2,
+    ).save_pretrained(directory)
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2, "good": 3, "bad": 4, "film": 5}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    ).save_pretrained(directory)
+
+
+def draw(address: str) -> dict[str, float]:
+    """Draw the weights, in this process."""
+    from afina import Backbone
+
+    began = meter.now()
+    path = Backbone.load(address).path
+    files = sorted(path.glob("*.safetensors"))
+    return {
+        "seconds": meter.now() - began,
+        "files": len(files),
+        "file bytes": sum(file.stat().st_size for file in files),
+    }
+
+
+def measure(address: str, precision: str, dtype: str) -> dict[str, float]:
+    """Open the model in this process; bytes beyond those after imports, and seconds."""
+    import numpy as np
+    import torch
+
+    from afina import Backbone
+    from afina import device as devices
+    from afina.data.batch import Loader, pack
+    from afina.data.tokenize import encode
+    from afina.methods import make
+    from afina.methods.attachment import attach
+    from afina.models.classifier import Classifier
+    from afina.models.objectives import Classes
+    from afina.training.fit import Fit
+    from afina.training.optimizer import Recipe
+
+    backbone = Backbone.load(address)
+    torch.ones(64, 64) @ torch.ones(64, 64)  # libraries for products are loaded
+    meter.forget_peak()
+    start, began = meter.rss(), meter.now()
+    classifier = Classifier.open(backbone, LABELS, 0, precision=precision)
+    found = {"opened": meter.rss() - start, "opening peak": (meter.rss_peak() or 0) - start}
+    found |= {"opening seconds": meter.now() - began, "parameters": classifier.parameter_count}
+    found["model bytes"] = classifier.size
+    meter.forget_peak()
+    began = meter.now()
+    backbone.digest_of(classifier.body)
+    found |= {"digest seconds": meter.now() - began, "digest peak": (meter.rss_peak() or 0) - start}
+    method = make("lora").for_family(backbone.family)
+    attach(classifier, method)
+    texts = [" ".join((LABELS[at % 2], *["film"] * (at % 7 + 20))) for at in range(TEXTS)]
+    encoded, labels = encode(backbone.tokenizer, texts, max_length=64), np.arange(TEXTS) % 2
+    recipe = Recipe(steps=STEPS, learning_rate=1e-4, weight_decay=0.0, clip=1.0, seed=0)
+    computed = devices.precision(dtype, torch.device("cpu"))
+    meter.forget_peak()
+    began = meter.now()
+    fit = Fit(classifier, method, Classes(LABELS), Loader(encoded, labels, 4, 0), recipe, computed)
+    fit.advance()
+    losses = fit.account.losses
+    assert len(losses) == STEPS
+    assert np.isfinite(losses).all()
+    found |= {"training seconds": meter.now() - began, "training peak": (meter.rss_peak() or 0) - start}
+    began = meter.now()
+    classifier.eval()
+    with torch.inference_mode():
+        logits = classifier.outputs(pack([encoded[index] for index in range(4)]))
+    assert np.isfinite(logits).all()
+    return found | {"prediction seconds": meter.now() - began, "loss": losses[-1]}
+
+
+def main() -> None:
+    """Print a line for each figure and one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", default="int8")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--layers", type=int, default=SHAPE["layers"])
+    parser.add_argument("--part", choices=["draw", "measure"], help=argparse.SUPPRESS)
+    parser.add_argument("--address", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.part == "draw":
+        print(json.dumps(draw(asked.address)))
+        return
+    if asked.part == "measure":
+        print(json.dumps(measure(asked.address, asked.precision, asked.dtype)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "shape"
+        describe(directory, asked.layers)
+        found: dict[str, object] = {"precision": asked.precision, "dtype": asked.dtype, "layers": asked.layers}
+        for part in ("draw", "measure"):
+            command = [sys.executable, __file__, "--part", part, "--address", f"random:{directory}"]
+            command += ["--precision", asked.precision, "--dtype", asked.dtype]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found[part] = figures = json.loads(done.stdout.splitlines()[-1])
+            for name, value in figures.items():
+                large = name == "opened" or name.endswith(("bytes", "peak"))
+                print(f"{part}: {name}: {value / MIB:,.0f} MiB" if large else f"{part}: {name}: {value:,.6g}")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
