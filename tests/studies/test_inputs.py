@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -107,6 +108,8 @@ def test_an_executor_never_changes_a_digest(own: Mapping[str, Path], tmp_path: P
     there = this.run(tmp_path / "there", executor=executors[name]).records
     same = {"key", "name", "seed", "digest", "predictions_digest", "losses", "task", "backbone", "adapter", "columns"}
     assert [one.model_dump(include=same) for one in there] == [one.model_dump(include=same) for one in here]
+    assert {one.at_once for one in there} == {executors[name].slots}
+    assert all(json.loads(one.model_dump_json()).get("at_once", 1) == executors[name].slots for one in there)
     for one in there:
         left, right = (tmp_path / place / one.adapter for place in ("here", "there"))
         assert sorted(path.name for path in left.iterdir()) == sorted(path.name for path in right.iterdir())
