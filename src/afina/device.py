@@ -9,15 +9,19 @@ import platform
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from afina.errors import UnknownName
+from afina.errors import InvalidStudy, UnknownName
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+INT8 = "int8"
+"""The compute type that only predictions have."""
 
 
 Found = TypeVar("Found")
@@ -47,9 +51,15 @@ def computes_bfloat16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    read = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch that afina allows
-    capabilities = read() if read else {}
+    capabilities = _capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _capabilities() -> dict[str, Any]:
+    """Return the processor's capabilities as torch names them; empty if torch cannot tell."""
+    read = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch that afina allows
+    found: dict[str, Any] = read() if read else {}
+    return found
 
 
 def precision(setting: str, device: torch.device) -> torch.dtype:
@@ -67,6 +77,70 @@ def precision(setting: str, device: torch.device) -> torch.dtype:
     if setting not in DTYPES:
         raise UnknownName("dtype", setting, ["auto", *DTYPES])
     return DTYPES[setting]
+
+
+@dataclass(frozen=True)
+class ComputeType:
+    """The types in which a prediction is computed.
+
+    Attributes:
+        name: "float32", "bfloat16" or "int8".
+        dtype: Dtype of activations and of all weights that are not in int8.
+    """
+
+    name: str
+    dtype: torch.dtype
+
+
+def compute_type(setting: str, device: torch.device) -> ComputeType:
+    """Return the compute type of predictions for a setting on this device.
+
+    Args:
+        setting: "int8", or a setting of `precision`. "int8": the products of the backbone's linear layers in int8,
+            all else in the dtype of "auto".
+        device: the device that computes.
+
+    Raises:
+        UnknownName: for any other setting.
+        InvalidStudy: the device does not multiply int8 natively.
+    """
+    check_compute_type(setting)
+    if setting == INT8:
+        check_int8(device)
+        return ComputeType(INT8, precision("auto", device))
+    dtype = precision(setting, device)
+    return ComputeType(str(dtype).removeprefix("torch."), dtype)
+
+
+def check_compute_type(setting: str) -> None:
+    """Raise UnknownName for a setting that `compute_type` has on no device."""
+    if setting not in (known := ["auto", *DTYPES, INT8]):
+        raise UnknownName("dtype", setting, known)
+
+
+def check_int8(device: torch.device) -> None:
+    """Raise InvalidStudy, with the reason, if the device does not multiply int8 natively.
+
+    Without these instructions, oneDNN adds products in 16 bits, which overflow.
+    """
+    if device.type != "cpu":
+        reason = f"int8 predictions are computed on a processor only, and this process uses {describe(device)}"
+    elif not torch.backends.mkldnn.is_available():
+        reason = "this build of torch has no oneDNN, which computes products in int8"
+    elif not any(_capabilities().get(name) for name in _INT8):
+        reason = f"the processor ({processor()}) has none of AVX512-VNNI, AVX-VNNI and AMX-int8"
+    else:
+        return
+    raise InvalidStudy(
+        f"dtype int8: {reason}. Use float32, bfloat16 or auto.",
+        code="dtype.unsupported",
+        dtype=INT8,
+        device=device.type,
+    )
+
+
+_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Instructions that multiply int8 and add in int32, as torch names them."""
 
 
 def describe(device: torch.device) -> str:

@@ -141,6 +141,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "backbone.unsupported": (
             "A backbone is of a family, or has a configuration or tokenizer, that afina does not support."
         ),
+        "dtype.unsupported": "The device, or the adapter's method, cannot compute in this dtype.",
         "dtype.unsuitable": "A predictor computes in a dtype that this use does not allow.",
         "method.changes-backbone": "A setting would change the weights of the backbone that all methods share.",
         "method.changes-logits": "A method changes the logits before the first training step.",

@@ -61,7 +61,7 @@ DtypeOption = Annotated[
     str,
     typer.Option(
         "--dtype",
-        help="Precision: float32, bfloat16, or auto (bfloat16 if the device supports it, about twice as fast).",
+        help="Precision: float32, bfloat16, auto (bfloat16 if the device supports it, about twice as fast), or int8.",
     ),
 ]
 

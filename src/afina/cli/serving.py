@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from afina.serving.engine import Engine
     from afina.store.adapter_store import AdapterStore
 
-DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16 or auto.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16, int8 or auto.")]
 
 
 MemoryOption = Annotated[

@@ -14,14 +14,15 @@ from typing import Any, Self, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from afina import device as devices
 from afina.allocator import keep_freed
 from afina.data.answer_tokens import References, encode_references
-from afina.data.batch import by_length
+from afina.data.batch import by_length, pack_some
 from afina.data.readers.texts import as_lists
 from afina.data.split import Split
-from afina.data.tokenize import Encoded, Template, Tokenizer
+from afina.data.tokenize import Encoded, Template, Tokenizer, encode
 from afina.errors import InvalidStudy, NotFound
 from afina.events import Listener, Progress, ignore
 from afina.inference import reading
@@ -33,6 +34,7 @@ from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.bag_of_words import BagOfWords, joined
 from afina.models.classifier import Classifier
+from afina.models.kernels import int8_products
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective, Predictions
@@ -125,16 +127,17 @@ class Predictor(ReprCard, ABC):
         Args:
             adapter: The adapter.
             backbone: The backbone. None: only for an adapter that needs no backbone.
-            dtype: "float32", "bfloat16", or "auto": bfloat16 if the device computes it natively, else float32.
+            dtype: "float32", "bfloat16", "auto" (bfloat16 if the device computes it natively, else float32), or "int8":
+                products of the backbone's linear layers in int8, all else as with "auto".
 
         Raises:
             UnknownName: There is no such dtype.
             NotFound: The adapter needs a backbone and `backbone` is None.
             WrongBackbone: The backbone's digest differs from the manifest's.
             CorruptAdapter: The tensors do not fit.
-            InvalidStudy: The backbone does not support the method.
+            InvalidStudy: The backbone does not support the method, or the device or method does not support the dtype.
         """
-        devices.precision(dtype, devices.choose())
+        devices.compute_type(dtype, devices.choose())
         if adapter.vocabulary is not None:
             return WordsPredictor(adapter.manifest, adapter.where, BagOfWords.of(adapter))
         if backbone is None:
@@ -143,7 +146,7 @@ class Predictor(ReprCard, ABC):
                 code="backbone.unnamed",
                 where=adapter.where,
             )
-        made = ModelPredictor.on(adapter, backbone)
+        made = ModelPredictor.on(adapter, backbone, calibrates=dtype == devices.INT8)
         made.lower(dtype)
         return made
 
@@ -169,7 +172,7 @@ class Predictor(ReprCard, ABC):
     @property
     @abstractmethod
     def dtype(self) -> str:
-        """The compute dtype."""
+        """Name of the compute type, such as "float32"."""
 
     @abstractmethod
     def lower(self, dtype: str) -> None:
@@ -288,14 +291,20 @@ class ModelPredictor(Predictor):
     backbone: Backbone
     method: Method
 
+    def facts(self) -> dict[str, object]:
+        """Return the facts that the repr shows."""
+        return {**super().facts(), "not in int8": self.classifier.not_in_int8}
+
     @classmethod
-    def on(cls, adapter: Adapter, backbone: Backbone) -> Self:
-        """Open the adapter in float32. Raises the errors of `Predictor.of`."""
+    def on(cls, adapter: Adapter, backbone: Backbone, *, calibrates: bool = False) -> Self:
+        """Open the adapter in float32; `calibrates`: also measure `int8_factors`. Raises the errors of `of`."""
         manifest = adapter.manifest
         method = reading.method_of(adapter, backbone)
         asked = objectives.make(manifest.label_names, manifest.objective)
         classifier = open_model(backbone, asked.label_names, 0, asked.opening, precision=manifest.precision)
         reading.check_backbone(adapter, backbone, classifier.body)
+        if calibrates:
+            int8_factors(backbone, manifest.precision, classifier)
         method.check(classifier.model, adapter.tensors)
         classifier.wrap(method.attach)
         method.restore(classifier.model, adapter.tensors)
@@ -305,15 +314,30 @@ class ModelPredictor(Predictor):
 
     @property
     def dtype(self) -> str:
-        """Dtype of the backbone's weights; the head is always float32."""
-        return str(next(self.classifier.body.parameters()).dtype).removeprefix("torch.")
+        """Name of the compute type of the backbone; the head is always float32."""
+        return self.classifier.computes
 
     def lower(self, dtype: str) -> None:
-        """Convert the body's weights to `dtype`, packed if that is faster."""
-        wanted = devices.precision(dtype, next(self.classifier.parameters()).device)
-        if wanted != torch.float32 and self.dtype == "float32":
-            unlowered = self.method.unlowered(self.classifier.model)
-            self.classifier.lower(wanted, packs=self.method.packs, unlowered=unlowered)
+        """Convert the body's weights to `dtype`, packed if that is faster.
+
+        Raises the errors of `compute_type`, and InvalidStudy for int8 if the method reads the backbone's weights.
+        """
+        wanted, method = devices.compute_type(dtype, next(self.classifier.parameters()).device), self.method
+        if self.dtype != "float32":
+            return
+        if wanted.name == devices.INT8:
+            if not method.packs:
+                raise InvalidStudy(
+                    f"{self.where}: method {method.name} reads the backbone's weights as floats, so products cannot be "
+                    "in int8. Use float32, bfloat16 or auto.",
+                    code="dtype.unsupported",
+                    dtype=wanted.name,
+                    method=method.name,
+                )
+            self.classifier.use_int8(int8_factors(self.backbone, self.manifest.precision))
+        if wanted.dtype != torch.float32:
+            unlowered = method.unlowered(self.classifier.model)
+            self.classifier.lower(wanted.dtype, packs=method.packs, unlowered=unlowered)
 
     @cached_property
     def reading(self) -> Reading:
@@ -355,3 +379,20 @@ class ModelPredictor(Predictor):
         encoded = self.encode(texts, pairs, where=where, before=before)
         found = predicted(self.classifier, encoded, self.objective, self.backbone.tokenizer)
         return reading.finite(found, self.where), encoded.truncated
+
+
+def int8_factors(backbone: Backbone, precision: str, opened: Classifier | None = None) -> dict[str, Tensor]:
+    """Return what `Classifier.use_int8` needs, measured on the built-in sentences of the golden probe.
+
+    No method is attached for this. So every adapter has the same layers in int8, with the same factors, in a predictor,
+    in an engine with many adapters, and in `afina replay`. Measured once for each precision of the frozen weights.
+    `opened` is the open backbone in float32 and this precision, without a method; None: open the backbone for this.
+    """
+    if precision not in backbone.int8_factors:
+        if opened is None:
+            opened = Classifier.open(backbone, ("0", "1"), seed=0, precision=precision)
+        classifier, encoded = opened.eval(), encode(backbone.tokenizer, reading.PROBE, max_length=backbone.longest)
+        batch = pack_some(encoded, range(len(encoded)))
+        measured = int8_products.int8_factors(classifier.own_linear, lambda: classifier.features(batch))
+        backbone.int8_factors[precision] = measured
+    return backbone.int8_factors[precision]

@@ -6,6 +6,7 @@ import numpy as np
 
 from afina.data.answer_tokens import References, encode_references
 from afina.data.tokenize import PAIR, Encoded, Template, Tokenizer, encode
+from afina.device import INT8, choose, compute_type
 from afina.errors import CorruptAdapter, InvalidStudy
 from afina.inference.answers import token_losses_of
 from afina.inference.predictor import ModelPredictor, Predictor, backbone_of, logits
@@ -73,6 +74,7 @@ def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, ch
 
     Raises the errors of `Predictor.of` and `check`.
     """
+    compute_type(dtype, choose())
     made = Predictor.of(adapter, backbone_of(adapter, backbone), "float32" if checked else dtype)
     if checked:
         check(made)
@@ -83,7 +85,7 @@ def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, ch
 def check(predictor: Predictor) -> None:
     """Raise CorruptAdapter if the outputs for the built-in sentences differ from the manifest's.
 
-    Raises InvalidStudy if the manifest has no probe, or if the predictor computes in bfloat16.
+    Raises InvalidStudy if the manifest has no probe, or if the predictor computes in bfloat16 or int8.
     """
     found = difference(predictor)
     if not found <= TOLERANCE:
@@ -104,15 +106,16 @@ def difference(predictor: Predictor) -> float:
         The largest difference, divided by the largest recorded output.
 
     Raises:
-        InvalidStudy: The manifest has no probe, or the predictor computes in bfloat16.
+        InvalidStudy: The manifest has no probe, or the predictor computes in bfloat16 or int8.
         CorruptAdapter: The number of outputs differs.
     """
     expected = recorded(predictor.manifest, predictor.where)
-    if predictor.dtype == "bfloat16":
+    if predictor.dtype in ("bfloat16", INT8):
         raise InvalidStudy(
-            "the probe was recorded in float32, but this predictor computes in bfloat16. Check the probe in float32.",
+            f"the probe was recorded in float32, but this predictor computes in {predictor.dtype}. Check the probe in "
+            "float32.",
             code="dtype.unsuitable",
-            dtype="bfloat16",
+            dtype=predictor.dtype,
         )
     if isinstance(predictor, ModelPredictor) and isinstance(predictor.classifier, LanguageModel):
         reading = predictor.classifier, predictor.backbone, predictor.max_length, predictor.template

@@ -55,6 +55,7 @@ class Backbone(ReprCard):
         tokenizer: transformers' fast tokenizer.
         drawn: Names of pretrained weights that the files lack, known after the weights were opened. These weights are
             drawn from a fixed seed, so the backbone is the same at each opening.
+        int8_factors: What `afina.inference.predictor.int8_factors` has measured, by precision.
     """
 
     address: str
@@ -62,6 +63,7 @@ class Backbone(ReprCard):
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     drawn: tuple[str, ...] = field(default=(), init=False)
+    int8_factors: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
     _sources: Mapping[str, StoredTensor] = field(default_factory=dict, init=False)
 
     def facts(self) -> dict[str, object]:

@@ -18,11 +18,12 @@ from torch.func import functional_call
 from torch.nn import Parameter
 
 from afina.data.batch import Packed
+from afina.device import INT8
 from afina.models.added_modules import layout_of, prompt_of, readout_of
 from afina.models.architectures import architecture_of, head_of, is_after_pooling, is_head, output_embedding_of
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS
-from afina.models.kernels import linear
+from afina.models.kernels import int8_products, linear, patches
 from afina.models.kernels.layout import Layout, insert, pool, read_rows
 from afina.models.kernels.linear import HeldWeight, can_pack
 from afina.models.kernels.lora import read_layers
@@ -59,15 +60,22 @@ class Classifier(nn.Module):
         model: A `...ForSequenceClassification` with attention `afina.models.kernels.attention`, or peft's wrapper.
         offset: float32 [number of labels], added to the head's output; never trained. None: no offset.
         precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`; see `hold`.
+        in_int8: Paths of the body's linear layers whose products are in int8. None: `use_int8` was not called.
     """
 
     offset: Tensor | None
+    in_int8: frozenset[str] | None = None
 
     def __init__(self, model: Any, offset: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
         self.precision = FLOAT
         self.register_buffer("offset", offset, persistent=False)
+        self._own_linear = {
+            path: layer
+            for path, layer in self.body.named_modules()
+            if linear.is_linear(layer) and not is_after_pooling(path)
+        }
         apply_kernels(model, self.body)
 
     @classmethod
@@ -126,6 +134,38 @@ class Classifier(nn.Module):
                 module.to(dtype)
             if packs and module not in read and module is not output and can_pack(module, dtype):
                 pack(module, backward=False)
+
+    @property
+    def own_linear(self) -> Mapping[str, nn.Module]:
+        """The linear layers of the body, by path in the body without a method; those of a method are not among them."""
+        return self._own_linear
+
+    def use_int8(self, factors: Mapping[str, Tensor]) -> None:
+        """Compute products of the body's own linear layers in int8, for prediction. Call this before `lower`.
+
+        Args:
+            factors: Factors of input channels, float32 [K], by path, a key of `own_linear`. Layers without factors stay
+                as they are.
+        """
+        for path, of in factors.items():
+            layer = self._own_linear[path]
+            patches.hold(layer, int8_products.DynamicInt8Weight.of(linear.frozen_weight(layer), of))
+        self.in_int8 = frozenset(factors)
+
+    @property
+    def not_in_int8(self) -> str | None:
+        """The linear layers that `use_int8` has left as they are, in words; None: all are in int8, or all are not."""
+        kept = [] if self.in_int8 is None else [path for path in self._own_linear if path not in self.in_int8]
+        if not kept:
+            return None
+        some = ", ".join(kept[:3]) + (", ..." if len(kept) > 3 else "")
+        return f"{len(kept)} of {len(self._own_linear)} linear layers: {some}"
+
+    @property
+    def computes(self) -> str:
+        """Name of the compute type: "int8" after `use_int8`, else the dtype of the body's weights."""
+        own: Tensor = next(self.body.parameters())
+        return str(own.dtype).removeprefix("torch.") if self.in_int8 is None else INT8
 
     @property
     def body(self) -> Any:

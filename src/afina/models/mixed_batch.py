@@ -82,6 +82,11 @@ class MixedBatchModel:
         """Compute dtype; features are float32."""
         return self._weight.dtype
 
+    @property
+    def computes(self) -> str:
+        """Name of the compute type: "float32", "bfloat16" or "int8"."""
+        return self.classifier.computes
+
     def admit(self, adapter: BatchedAdapter) -> BatchedAdapter:
         """Return the adapter on the model's device and in its dtype; patches the layers that the adapter changes."""
         with self._patching:

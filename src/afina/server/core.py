@@ -170,8 +170,8 @@ class Core:
 
     @property
     def dtype(self) -> str:
-        """The dtype of the computation, such as "float32"."""
-        return str(self.engine.host.dtype).removeprefix("torch.")
+        """Name of the compute type, such as "float32"."""
+        return self.engine.host.computes
 
     def version(self, key: Key, model: str) -> Version:
         """Return the version of a model name for this key. Raises Missing."""

@@ -18,7 +18,7 @@ from afina.serving.residents import Lease
 from afina.serving.work import SinglePass
 from afina.store.versions import Version
 
-TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4}
+TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4, "int8": 0.4}
 """Largest difference in a golden test, by dtype, as a share of the largest output.
 
 Of 31 adapters of the embedded model, the largest difference is 0.24 in bfloat16 and 0.00003 in float32 (docs/LOG.md).
@@ -39,7 +39,7 @@ class GoldenTests:
 
     def __init__(self, engine: Engine, batching: Batcher, metrics: Metrics) -> None:
         self._engine, self._batching, self._metrics = engine, batching, metrics
-        self.dtype = str(engine.host.dtype).removeprefix("torch.")
+        self.dtype = engine.host.computes
 
     def run(self, version: Version) -> None:
         """Load a version and run its golden test.

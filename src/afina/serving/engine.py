@@ -14,6 +14,7 @@ import torch
 from afina import device as devices
 from afina.data.tokenize import Template
 from afina.errors import AfinaError, Busy, NotFound
+from afina.inference.predictor import int8_factors
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, precision_of
@@ -71,17 +72,19 @@ class Engine(ReprCard):
         Raises:
             UnknownName: There is no such dtype or precision.
             NotFound: There is no such backbone.
-            InvalidStudy: The backbone is not supported.
+            InvalidStudy: The backbone is not supported, or the device does not support the dtype.
         """
-        computed = devices.precision(dtype, devices.choose())
+        computed = devices.compute_type(dtype, devices.choose())
         precision_of(precision, "engine")
         self.backbone = Backbone.load(backbone) if isinstance(backbone, str) else backbone
         classifier = Classifier.open(self.backbone, ("0", "1"), seed=0, precision=precision)
         self.backbone.digest_of(classifier.body)  # hashed before the weights change
         classifier.to(devices.choose())
         self.host = MixedBatchModel(classifier)
-        if computed != torch.float32:
-            classifier.lower(computed)
+        if computed.name == devices.INT8:
+            classifier.use_int8(int8_factors(self.backbone, precision, classifier))
+        if computed.dtype != torch.float32:
+            classifier.lower(computed.dtype)
         self._residents = Residents(limit, loaders)
         self._loader = AdapterLoader(self.host, self.backbone, dtype, self._residents.hold)
         self._sources = AdapterSources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
@@ -94,7 +97,8 @@ class Engine(ReprCard):
         apart = [one for one in residents if not one.shares_model]
         return {
             "backbone": self.backbone.address,
-            "computes in": str(self.host.dtype).removeprefix("torch."),
+            "computes in": self.host.computes,
+            "not in int8": self.host.classifier.not_in_int8,
             "adapters": len(residents),
             "bytes of adapters": sum(one.size for one in residents),
             "with a separate model": len(apart),

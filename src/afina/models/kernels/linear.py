@@ -224,8 +224,9 @@ def weight_trains(layer: nn.Module) -> bool:
 
 
 def hold_weight(layer: Any, held: HeldWeight) -> None:
-    """Replace a linear layer's parameter by `held`. `patches.hold` also sets a forward that uses it."""
-    del layer.weight
+    """Replace a linear layer's parameter or held weight by `held`. `patches.hold` also sets a forward that uses it."""
+    if held_by(layer) is None:
+        del layer.weight
     layer.add_module(_HELD, held.train(layer.training))
 
 

@@ -28,7 +28,7 @@ class ReplicaOptions(Frozen):
     Attributes:
         backbone: Address of the backbone.
         store: Address of the store, with its password. None: $AFINA_STORE of the replica's node.
-        dtype: Precision: float32, bfloat16 or auto.
+        dtype: Precision: float32, bfloat16, int8 or auto.
         memory: Most MiB for adapters, in addition to the backbone. None: no limit.
         settings: Values of `Settings` that are not the defaults.
         log_format: Format of log lines: json or text.

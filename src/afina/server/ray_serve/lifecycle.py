@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import ray
-import torch
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.context import _get_global_client
@@ -66,7 +65,7 @@ def serve_on_ray(
     """
     settings = Settings(**options.settings)  # type: ignore[arg-type]
     options = options.model_copy(update={"backbone": _anywhere(options.backbone)})
-    device.precision(options.dtype, torch.device("cpu"))  # a wrong name is said before anything is started
+    device.check_compute_type(options.dtype)  # a wrong name is said before anything is started
     with _connected(address) as connection, _Signals() as signals:
         nodes = living()
         check_cluster(nodes, AdapterStore(options.store))

@@ -1,0 +1,177 @@
+"""Products in int8: a frozen weight in int8, multiplied by inputs that are quantised for each token at run time.
+
+For a token x and an output channel with codes c and scale s, the result is (x / t . c) s t, where t = max |x| / 127 and
+x / t is rounded to an integer. oneDNN adds up the products of integers in int32, so only the rounding of x and of the
+weight differs from a product of floats. A token's scale does not depend on other tokens, so its result does not depend
+on its batch.
+
+Some input channels of a language model are 20 times as large as the others, for every token. With one scale for all
+channels, little would be left of the others. So each channel of the inputs is divided by a factor, and the weight's
+channel is multiplied by it (SmoothQuant: Xiao et al. 2023, equation 4 with alpha = 0.5).
+
+oneDNN is faster for unsigned inputs: the codes of inputs are shifted by 128, and oneDNN subtracts the shift again. For
+signed inputs, torch 2.13 takes a reference kernel that needs seconds (docs/LOG.md). Does not know models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from afina.models.kernels.int8 import LEVELS, quantize
+from afina.models.kernels.linear import FrozenWeight, HeldWeight, frozen_weight, multiply
+
+SHIFT = 128
+"""Added to the codes of inputs, which makes them unsigned."""
+
+ROWS = 512
+"""Input rows that are multiplied at once, which bounds the memory of quantised inputs and int32 sums."""
+
+SENSITIVE = 0.05
+"""Largest relative change of a layer's results with which its products are in int8; see `int8_factors`."""
+
+FLOOR = 0.25
+"""Smallest size of an input channel in `smoothing`, as a share of the mean over channels."""
+
+_SMALLEST = 2.0**-100
+"""The smallest largest value of a token, so that a token of zeros is divided by a number."""
+
+
+class DynamicInt8Weight(HeldWeight):
+    """A weight [M, K] in int8, in oneDNN's order; inputs are quantised dynamically (at run time, for each token).
+
+    Results are in the dtype of the inputs. `to(dtype)` keeps codes, scales and factors.
+
+    Args:
+        weight: float32 [M, K].
+        factors: float32 [K], the factor of each input channel.
+        like: A tensor of the compute dtype.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    inverse: Tensor
+    zeros: Tensor
+    like: Tensor
+
+    def __init__(self, weight: Tensor, factors: Tensor, like: Tensor) -> None:
+        super().__init__()
+        self._shape = weight.shape[0], weight.shape[1]
+        codes, scales = quantize(weight * factors)
+        self._keep(
+            packed=torch.ops.onednn.qlinear_prepack(codes, None),
+            scales=scales,
+            inverse=1 / factors,
+            zeros=torch.zeros(len(scales), dtype=torch.int64),
+            like=like.new_empty(0),
+        )
+
+    @classmethod
+    def of(cls, own: FrozenWeight, factors: Tensor) -> Self:
+        """Return a weight in int8, given the weight in any form and the factor of each input channel."""
+        weight = own.dequantize()
+        return cls(weight.float(), factors, weight)
+
+    def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Quantise the inputs, multiply in int8, and scale the result; the bias is added in float32."""
+        bias = None if bias is None else bias.float()
+        if 0 < len(inputs) <= ROWS:
+            return self._product(inputs, bias).to(inputs.dtype)
+        result = inputs.new_empty(len(inputs), self._shape[0])
+        for at in range(0, len(inputs), ROWS):
+            result[at : at + ROWS] = self._product(inputs[at : at + ROWS], bias)
+        return result
+
+    def _product(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        codes, scales = quantize_tokens(inputs * self.inverse)
+        given = (codes, 1.0, SHIFT, self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32)
+        sums: Tensor = torch.ops.onednn.qlinear_pointwise(*given, "none", [], "")
+        return sums.mul_(scales) if bias is None else torch.addcmul(bias, sums, scales, out=sums)
+
+    def transposed_product(self, grads: Tensor) -> Tensor:
+        """Multiply by the dequantised weight: nothing is trained in int8, so this is rare."""
+        return multiply(grads, self.dequantize().to(grads.dtype).t())
+
+    def dequantize(self) -> Tensor:
+        """Return codes times scales, divided by the factors and rounded to `dtype`."""
+        return (self.packed.to_dense().t() * self.scales[:, None] * self.inverse).to(self.dtype)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the original weight."""
+        return self._shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the original weight, or of the last `to`."""
+        return self.like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Always the CPU."""
+        return self.scales.device
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        scales, inverse = self.scales, self.inverse
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.scales, self.inverse = scales, inverse
+        return self
+
+
+def quantize_tokens(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return codes plus SHIFT, uint8 [N, K], and scales, float32 [N, 1], of float32 inputs [N, K].
+
+    A token with NaN or infinity gets a scale of NaN or infinity, so its results are NaN or infinite.
+    """
+    largest = inputs.abs().amax(1, keepdim=True).clamp_(min=_SMALLEST)
+    codes = (inputs * (LEVELS / largest)).round_().to(torch.int8)
+    return codes.view(torch.uint8).bitwise_xor_(SHIFT), largest.mul_(1 / LEVELS)
+
+
+def smoothing(inputs: Tensor, weight: Tensor) -> Tensor:
+    """Return the factor of each input channel, float32 [K], given typical inputs [N, K] and the weight [M, K].
+
+    The factor is the root of the channel's largest input divided by its largest weight; the mean of their logarithms is
+    0. A channel that is small in all typical inputs counts as larger than it is, because other inputs may be large.
+    """
+    sizes, weights = inputs.abs().amax(0).float(), weight.abs().amax(0).float()
+    sizes = torch.maximum(sizes, FLOOR * sizes.mean()).clamp_(min=_SMALLEST)
+    weights = torch.maximum(weights, FLOOR * weights.mean()).clamp_(min=_SMALLEST)
+    logarithms = (sizes.log() - weights.log()) / 2
+    return (logarithms - logarithms.mean()).exp()
+
+
+def int8_factors(layers: Mapping[str, nn.Module], compute: Callable[[], object]) -> dict[str, Tensor]:
+    """Return the factors of the layers that may compute in int8, measured in a float32 computation.
+
+    A layer is left out if its results would change by more than SENSITIVE, or if `compute` does not call the layer: the
+    norm of the changes of all results, divided by the norm of the results without a bias.
+
+    Args:
+        layers: Linear layers by name.
+        compute: Computes the model that the layers belong to, once.
+
+    Returns:
+        Factors, float32 [K], by name.
+    """
+    found: dict[str, Tensor] = {}
+    hooks = [layer.register_forward_pre_hook(partial(_measure, found, name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            compute()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _measure(found: dict[str, Tensor], name: str, layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+    own, inputs = frozen_weight(layer), given[0].reshape(-1, given[0].shape[-1])
+    exact, factors = own.product(inputs), smoothing(inputs, own.dequantize())
+    change = DynamicInt8Weight.of(own, factors).product(inputs) - exact
+    if change.norm() <= SENSITIVE * exact.norm():
+        found[name] = factors

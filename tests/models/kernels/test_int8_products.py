@@ -1,0 +1,173 @@
+"""Products in int8: equal to exact integer arithmetic, the same in every batch, and smoothed before rounding."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from afina import device
+from afina.models.kernels import int8_products
+from afina.models.kernels.int8 import quantize
+from afina.models.kernels.int8_products import DynamicInt8Weight, int8_factors, quantize_tokens, smoothing
+from afina.models.kernels.linear import PlainWeight
+from afina.models.kernels.patches import hold
+
+SHAPES = [(1, 8, 1), (2, 1, 3), (3, 31, 40), (17, 130, 48), (5, 64, 96), (64, 96, 130), (33, 33, 7)]
+"""Tokens, inputs and outputs, most of them no multiples of a vector's length."""
+
+UNITS = 8 * 2.0**-24
+"""Eight roundings in float32; a product of codes has four: of the sum, of two scales, and of a bias."""
+
+
+@pytest.fixture(autouse=True)
+def _int8() -> None:
+    if not has_int8():
+        pytest.skip("the processor has no instructions for int8")
+
+
+def has_int8() -> bool:
+    try:
+        device.check_int8(torch.device("cpu"))
+    except device.InvalidStudy:
+        return False
+    return True
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def made(weight: Tensor, factors: Tensor | None = None) -> DynamicInt8Weight:
+    return DynamicInt8Weight(weight, torch.ones(weight.shape[1]) if factors is None else factors, weight)
+
+
+def expected(inputs: Tensor, weight: Tensor, factors: Tensor) -> Tensor:
+    """The product of the codes in int64, times the scales in float64."""
+    codes, scales = quantize(weight * factors)
+    shifted, tokens = quantize_tokens(inputs * (1 / factors))
+    sums = (shifted.long() - int8_products.SHIFT) @ codes.long().t()
+    return sums.double() * scales.double() * tokens.double()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_product_is_that_of_exact_integers(shape: tuple[int, int, int]) -> None:
+    count, columns, rows = shape
+    inputs, weight, bias = 3 * drawn(count, columns), drawn(rows, columns, seed=1), drawn(rows, seed=2)
+    factors = smoothing(inputs, weight)
+    held, exact = made(weight, factors), expected(inputs, weight, factors)
+    assert bool(((held.product(inputs).double() - exact).abs() <= UNITS * exact.abs()).all())
+    added = held.product(inputs, bias).double() - (exact + bias)
+    assert bool((added.abs() <= UNITS * (exact.abs() + bias.abs())).all())
+
+
+def test_the_largest_codes_do_not_overflow() -> None:
+    inputs, weight = torch.ones(4, 4096), torch.ones(16, 4096)
+    inputs[1], weight[::2] = -1, -1
+    found = made(weight).product(inputs)
+    assert bool(((found.abs() - 4096).abs() <= 4096 * 2.0**-8).all()), "a scale is a bfloat16 number"
+    assert torch.equal(found.sign(), (inputs[:, :1] * weight[:, :1].t()).sign())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_has_the_same_result_in_every_batch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, bias, held = drawn(40, 96).to(dtype), drawn(50).to(dtype), made(drawn(50, 96, seed=1))
+    inputs[7] *= 100
+    together = held.product(inputs, bias)
+    assert together.dtype == dtype
+    assert all(torch.equal(held.product(inputs[one : one + 1], bias)[0], together[one]) for one in range(40))
+    monkeypatch.setattr(int8_products, "ROWS", 16)
+    assert torch.equal(held.product(inputs, bias), together), "in blocks of rows"
+    assert held.product(inputs[:0], bias).shape == (0, 50)
+
+
+def test_nan_infinity_and_zeros_stay_in_their_own_token() -> None:
+    inputs, bias, held = drawn(5, 64), drawn(32), made(drawn(32, 64, seed=1))
+    plain = held.product(inputs, bias)
+    inputs[1, 3], inputs[2, 4], inputs[3] = torch.nan, torch.inf, 0
+    found = held.product(inputs, bias)
+    assert torch.equal(found[[0, 4]], plain[[0, 4]])
+    assert not bool(found[1:3].isfinite().any())
+    assert torch.equal(found[3], bias)
+
+
+def test_smoothing_keeps_what_outlying_channels_would_hide() -> None:
+    inputs, weight = drawn(64, 256), drawn(64, 256, seed=1)
+    inputs[:, :4] *= 30  # as in language models: the same few channels for every token
+    exact = inputs @ weight.t()
+    rough, smooth = made(weight), made(weight, smoothing(inputs, weight))
+    errors = [float((each.product(inputs) - exact).norm() / exact.norm()) for each in (rough, smooth)]
+    assert errors[1] < errors[0] / 3
+
+
+def test_a_channel_that_is_silent_in_typical_inputs_may_speak_later() -> None:
+    inputs, weight = drawn(64, 256), drawn(64, 256, seed=1)
+    silent = inputs.clone()
+    silent[:, ::2] = 0
+    held, exact = made(weight, smoothing(silent, weight)), inputs @ weight.t()
+    assert float((held.product(inputs) - exact).norm() / exact.norm()) < 0.02
+
+
+def test_the_weight_comes_back_and_a_dtype_changes_neither_codes_nor_scales() -> None:
+    weight = drawn(48, 40)
+    held = made(weight, smoothing(drawn(9, 40, seed=1), weight))
+    back = held.dequantize()
+    assert (held.shape, held.dtype, back.shape) == ((48, 40), torch.float32, (48, 40))
+    assert float((back - weight).norm() / weight.norm()) < 0.01
+    grads = drawn(3, 48, seed=2)
+    assert torch.allclose(held.transposed_product(grads), grads @ back, atol=1e-4)
+    inputs = drawn(3, 40, seed=3)
+    before = held.product(inputs)
+    held.to(torch.bfloat16)
+    assert (held.dtype, held.dequantize().dtype) == (torch.bfloat16, torch.bfloat16)
+    assert torch.equal(held.product(inputs), before)
+
+
+def test_a_layer_that_would_lose_too_much_gets_no_factors() -> None:
+    calm, wild = nn.Linear(64, 32), nn.Linear(64, 32)
+    inputs, spikes = drawn(32, 64), drawn(32, 64, seed=1)
+    spikes[torch.arange(32), 2 * torch.arange(32)] = 300  # in other channels for each token, which no factor mends,
+    spikes[torch.arange(32), 2 * torch.arange(32) + 1] = 300
+    wild.weight.data[:, 1::2] = -wild.weight.data[:, ::2]  # and without effect on the results
+    calls = [(calm, inputs), (wild, spikes)]
+    found = int8_factors({"calm": calm, "wild": wild, "idle": nn.Linear(2, 2)}, lambda: [a(b) for a, b in calls])
+    assert found.keys() == {"calm"}
+    assert torch.equal(found["calm"], smoothing(inputs, calm.weight.detach()))
+    assert not calm._forward_pre_hooks, "the hooks are gone"
+
+
+def test_a_held_layer_can_be_held_in_int8() -> None:
+    layer, inputs = nn.Linear(64, 32), drawn(5, 64)
+    exact = layer(inputs).detach()
+    for _ in range(2):  # the second time, the layer has no parameter any more
+        own = PlainWeight(layer.weight.detach()) if "weight" in layer._parameters else layer._modules["frozen"]
+        hold(layer, DynamicInt8Weight.of(own, torch.ones(64)))
+    with torch.no_grad():
+        assert float((layer(inputs) - exact).norm() / exact.norm()) < 0.02
+    assert dict(layer.named_parameters()).keys() == {"bias"}
+
+
+_PROGRAM = """
+import torch
+from afina.models.kernels import int8_products as made
+from test_int8_products import UNITS, drawn, expected
+inputs, weight, ones = drawn(33, 200), drawn(70, 200, seed=1), torch.ones(200)
+exact = expected(inputs, weight, ones)
+found = made.DynamicInt8Weight(weight, ones, weight).product(inputs)
+assert bool(((found.double() - exact).abs() <= UNITS * exact.abs()).all())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["AVX2_VNNI", "AVX512_CORE_VNNI"])
+def test_other_processors_instructions_give_exact_integers_too(isa: str) -> None:
+    needed = {"AVX2_VNNI": "avx_vnni", "AVX512_CORE_VNNI": "avx512_vnni"}[isa]
+    if not torch.cpu.get_capabilities().get(needed):
+        pytest.skip(f"the processor has no {needed}")
+    paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa, "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", _PROGRAM], env=environment, check=True)
