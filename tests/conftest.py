@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
+from shares import in_shares
+
 if TYPE_CHECKING:  # torch is imported by the fixtures that need it, so that the other tests start at once
     from playwright.sync_api import Browser
 
@@ -26,6 +28,14 @@ def pytest_configure() -> None:
     """Hear Ctrl-C, and so the processes that tests start: in the background of a script, it is ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put slow tests that several processes carry out in another order; the others are short in any order."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if count > 1 and all(item.get_closest_marker("slow") for item in items):
+        items[:] = in_shares(items, count)
 
 
 @pytest.fixture
