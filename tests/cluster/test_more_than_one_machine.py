@@ -74,7 +74,7 @@ class Machines:
         if "afina" in words:
             words += FEW_STEPS
         if "quickstart" in words:
-            words += ["--backbone", self.tiny.address]
+            words += ["--backbone", self.tiny.address, "--set", "methods={baseline={}, lora={}}"]
         done = subprocess.run(
             words, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=LONGEST_S * 4
         )

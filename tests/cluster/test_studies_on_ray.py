@@ -51,10 +51,8 @@ def backbone(place: Path, gpt2: Backbone) -> Path:
     return Path(shutil.copytree(gpt2.address, place / "gpt2"))
 
 
-@pytest.fixture
-def several(place: Path, task: Path, backbone: Path) -> Path:
+def six_runs(source: Path, task: object, backbone: object) -> Path:
     """A study of six runs, four of which train for some seconds and write checkpoints."""
-    source = place / "several.toml"
     source.write_text(
         f"""
         name = "several"
@@ -73,6 +71,19 @@ def several(place: Path, task: Path, backbone: Path) -> Path:
         encoding="utf-8",
     )
     return source
+
+
+@pytest.fixture
+def several(place: Path, task: Path, backbone: Path) -> Path:
+    """The study of six runs, where no node sees it."""
+    return six_runs(place / "several.toml", task, backbone)
+
+
+@pytest.fixture(scope="module")
+def expected(toy: str, gpt2: Backbone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """The digests of `several` on one machine; they are the same at other addresses."""
+    folder = tmp_path_factory.mktemp("one-machine")
+    return here(folder / "out", six_runs(folder / "several.toml", toy, gpt2.address))
 
 
 def assert_whole(out: Path) -> None:
@@ -97,7 +108,7 @@ def test_the_quickstart_ends_in_the_digests_of_one_machine(
 
 
 def test_nodes_that_are_killed_and_replaced_change_no_digest(
-    cluster: Raylets, place: Path, several: Path, tmp_path: Path
+    cluster: Raylets, place: Path, several: Path, expected: dict[str, tuple[str, str]]
 ) -> None:
     drawn = random.Random(31)
     killed = []
@@ -116,13 +127,13 @@ def test_nodes_that_are_killed_and_replaced_change_no_digest(
         told = driver.told
     assert killed.count(True) == KILLS, "a node was killed that carried out no run, so this test shows nothing"
     assert told.count("the machine of this run was lost") >= KILLS
-    assert found == here(tmp_path, several)
+    assert found == expected
     assert_whole(place / "ray")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_that_is_ended_half_way_leaves_no_run_and_goes_on_when_it_is_started_again(
-    cluster: Raylets, place: Path, several: Path, tmp_path: Path, sent: signal.Signals
+    cluster: Raylets, place: Path, several: Path, expected: dict[str, tuple[str, str]], sent: signal.Signals
 ) -> None:
     told = (cluster, place / "ray", several, "--ship-backbone", "--json")
     with driving(*told) as driver:
@@ -139,7 +150,7 @@ def test_a_driver_that_is_ended_half_way_leaves_no_run_and_goes_on_when_it_is_st
         assert len(driver.checkpoints) >= 2
         return  # from here on, it is the other test
     with driving(*told) as driver:
-        assert driver.digests() == here(tmp_path, several)
+        assert driver.digests() == expected
     assert driver.checkpoints == []
 
 
