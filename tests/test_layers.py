@@ -79,6 +79,7 @@ OWNERS = {
     "sqlalchemy": "store.*",
     "obstore": "blobs.remote",
     "llguidance": "inference.guides",
+    "bitsandbytes": "models.kernels.nf4",
     "fastapi": "server.http.*",
     "starlette": "server.http.* server.ray_serve.*",
     "ray": "cluster.* studies.runs.ray_host studies.runs.ray_run server.ray_serve.*",
@@ -190,7 +191,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 LATER = (
     "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
     "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu "
-    "llguidance ray"
+    "llguidance ray bitsandbytes"
 )
 """Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
 

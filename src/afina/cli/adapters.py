@@ -30,6 +30,7 @@ from afina.cli.options import (
     NgramOption,
     OwnBackbone,
     PairColumn,
+    PeftPrecisionOption,
     PositiveOption,
     SampleSeedOption,
     SeedOption,
@@ -83,6 +84,7 @@ def evaluate(
     seed: SeedOption = None,
     check_probe: CheckProbeOption = False,
     dtype: DtypeOption = "float32",
+    precision: PeftPrecisionOption = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
@@ -104,7 +106,7 @@ def evaluate(
     """
     from afina.data.addresses import check_address
 
-    open_adapter = locate(adapter, method, seed, backbone)
+    open_adapter = locate(adapter, method, seed, backbone, precision)
     check_address(task)  # before anything that takes time
     opened = open_adapter()
     from afina.data.leakage import EvaluationSet
@@ -146,6 +148,7 @@ def predict(
     seed: SeedOption = None,
     check_probe: CheckProbeOption = False,
     dtype: DtypeOption = "float32",
+    precision: PeftPrecisionOption = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
     sheet: SheetOption = None,
@@ -178,7 +181,7 @@ def predict(
     generation = decoding_options(
         max_new_tokens, beams, length_penalty, no_repeat_ngram, temperature, top_p, top_k, sample_seed, stop
     )
-    opened = locate(adapter, method, seed, backbone)()
+    opened = locate(adapter, method, seed, backbone, precision)()
     said = _Answers(opened, as_json=as_json)
     own, alone = opened.manifest.data, nullcontext([Chunk.of(texts or [])])
     with chunks(file, text, text_pair, sheet, own, _writes(opened)) if file else alone as parts:

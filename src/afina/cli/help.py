@@ -109,6 +109,7 @@ METAVARS = {
     "pair": "TEXT",
     "backbone": "ADDRESS",
     "port": "PORT",
+    "precision": "PRECISION",
     "reason": "TEXT",
     "scope": "SCOPE",
     "seed": "N",

@@ -343,7 +343,19 @@ AdapterArgument = Annotated[
 ]
 
 
-def locate(adapter: str, method: str | None, seed: int | None, backbone: str | None = None) -> Callable[[], Adapter]:
+PeftPrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        help="For an adapter of peft, whose files do not say: how the backbone's frozen weights were stored in "
+        "training, such as nf4 (4-bit of bitsandbytes). Default: float.",
+    ),
+]
+
+
+def locate(
+    adapter: str, method: str | None, seed: int | None, backbone: str | None = None, precision: str | None = None
+) -> Callable[[], Adapter]:
     """Check at once that the adapter exists, and return a function that opens it.
 
     Args:
@@ -351,14 +363,15 @@ def locate(adapter: str, method: str | None, seed: int | None, backbone: str | N
         method: The method, in a study.
         seed: The seed, in a study.
         backbone: The address of the backbone; in a study of several, it chooses.
+        precision: As in `Adapter.load`.
 
     Raises:
-        InvalidStudy: `method` or `seed` is given for a version of a store.
+        InvalidStudy: `method`, `seed` or `precision` is given for a version of a store.
         NotFound: There is no such adapter.
     """
     if adapter.startswith(PREFIX):
-        if method is not None or seed is not None:
-            option = "method" if method is not None else "seed"
+        given = {"method": method, "seed": seed, "precision": precision}
+        if option := next((name for name, value in given.items() if value is not None), None):
             raise InvalidStudy(
                 f"{adapter}: a version is one adapter, so `{option}` cannot be used. Leave `{option}` out.",
                 code="option.inapplicable",
@@ -370,10 +383,10 @@ def locate(adapter: str, method: str | None, seed: int | None, backbone: str | N
         return partial(store.adapter, store.show(adapter))
     from afina.studies.adapter_paths import find_adapter
 
-    return partial(_load, find_adapter(Path(adapter), method, seed, backbone))
+    return partial(_load, find_adapter(Path(adapter), method, seed, backbone), precision)
 
 
-def _load(place: Path) -> Adapter:
+def _load(place: Path, precision: str | None) -> Adapter:
     from afina.models.adapter import Adapter
 
-    return Adapter.load(place)
+    return Adapter.load(place, precision)

@@ -15,6 +15,7 @@ from afina.cli.options import (
     Labels,
     OwnBackbone,
     PairColumn,
+    PeftPrecisionOption,
     SeparatorOption,
     TargetColumn,
     TextColumn,
@@ -185,12 +186,13 @@ def import_adapter(
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="For a model of transformers: the backbone that was fine-tuned.")
     ] = None,
+    precision: PeftPrecisionOption = None,
     as_json: Json = False,
 ) -> None:
     """Publish an adapter from another library, from the Hugging Face Hub or from another store."""
     store = opened(context)
     is_new = not store.exists()
-    made = store.import_from(source, name, message=message, backbone=backbone)
+    made = store.import_from(source, name, message=message, backbone=backbone, precision=precision)
     if is_new:
         print_created(store.address.shown)
     if as_json:

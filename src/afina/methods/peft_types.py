@@ -215,6 +215,9 @@ def _as_its_weight(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...
 
 _LARGEST = 3e38
 
+ON_HELD_WEIGHTS = ("LORA", "IA3", "VERA")
+"""Types whose layers afina computes itself, or that read no frozen weight."""
+
 
 @dataclass(frozen=True)
 class SavedPeft(PeftMethod):
@@ -251,7 +254,21 @@ class SavedPeft(PeftMethod):
         return _read(given)
 
     def attach(self, model: Any) -> Any:
-        """Wrap the model with peft, given settings that anybody may have written."""
+        """Wrap the model with peft, given settings that anybody may have written.
+
+        Raises InvalidStudy also for a type whose layers read frozen weights, if these are stored in another form.
+        """
+        from afina.models.kernels.linear import held_tensors
+
+        kind = self.saved["peft_type"]
+        if kind not in ON_HELD_WEIGHTS and held_tensors(model):
+            raise InvalidStudy(
+                f"the adapter's peft type {kind} needs the backbone's weights as floats. On weights in another "
+                f"precision, afina opens {', '.join(ON_HELD_WEIGHTS)}. If the adapter was trained on floats, leave "
+                "`precision` out.",
+                code="method.precision-unsupported",
+                type=kind,
+            )
         try:
             return super().attach(model)
         except OF_PEFT as error:

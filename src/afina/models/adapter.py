@@ -18,8 +18,9 @@ from afina import digest, file_io, tensorfile
 from afina.data import leakage
 from afina.data.kinds import NUMBER, TEXT
 from afina.data.leakage import TextHashes
-from afina.errors import CorruptAdapter, NotFound
+from afina.errors import CorruptAdapter, InvalidStudy, NotFound
 from afina.models.architectures import head_names, is_output
+from afina.models.backbone_spec import FLOAT, precision_of
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
 from afina.repr_html import ReprCard
 
@@ -109,17 +110,34 @@ class Adapter(ReprCard):
             (fresh / MANIFEST).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path) -> Adapter:
+    def load(cls, path: str | Path, precision: str | None = None) -> Adapter:
         """Read an adapter that afina or peft saved.
+
+        Args:
+            path: The adapter's directory.
+            precision: How the backbone's frozen weights were stored when peft trained the adapter, a key of
+                `PRECISIONS`; peft's files do not say. None: as floats, or as the manifest of an adapter of afina says.
 
         Raises:
             NotFound: The directory has no adapter.
             CorruptAdapter: A file is damaged or differs from the manifest.
+            UnknownName: There is no such precision.
+            InvalidStudy: The manifest says another precision.
         """
         path = Path(path)
+        if precision is not None:
+            precision_of(precision, str(path))
         if not _lies(path / MANIFEST):
-            return cls._load_peft(path)
+            return cls._load_peft(path, FLOAT if precision is None else precision)
         manifest = read_manifest(path)
+        if precision not in (None, manifest.precision):
+            raise InvalidStudy(
+                f"{path}: the manifest says that the adapter was trained on weights in {manifest.precision}, not in "
+                f"{precision}. Leave `precision` out.",
+                code="option.inapplicable",
+                path=path,
+                option="precision",
+            )
         tensors, _ = tensorfile.read(path / manifest.tensor_file)
         words = None if manifest.vocabulary_digest is None else read_vocabulary(path / VOCABULARY)
         made = cls(manifest, tensors, str(path), words, _trained_on(path))
@@ -138,13 +156,14 @@ class Adapter(ReprCard):
         return made
 
     @classmethod
-    def _load_peft(cls, path: Path) -> Adapter:
+    def _load_peft(cls, path: Path, precision: str) -> Adapter:
         check_there(path)
         settings = file_io.read_object(path / PEFT_SETTINGS)
         tensors, _ = tensorfile.read(path / PEFT_TENSORS)
         heads = [tensor for name, tensor in tensors.items() if is_output(name) and name.endswith("weight")]
         if not heads and answers_with_texts(settings):
-            return cls._of_peft(path, settings, tensors, ("answer",), objective={"kind": TEXT}, template="{text}")
+            facts: dict[str, Any] = {"objective": {"kind": TEXT}, "template": "{text}"}
+            return cls._of_peft(path, settings, tensors, ("answer",), precision=precision, **facts)
         if not heads or heads[0].dim() != 2 or not len(heads[0]):
             raise CorruptAdapter(
                 f"{path}: the adapter has no classification head ({', '.join(head_names())}). "
@@ -155,7 +174,8 @@ class Adapter(ReprCard):
         width = heads[0].shape[0]
         names = tuple(f"LABEL_{index}" for index in range(width))
         # transformers treats a head with one row as regression
-        return cls._of_peft(path, settings, tensors, names, objective=None if width > 1 else {"kind": NUMBER})
+        objective = None if width > 1 else {"kind": NUMBER}
+        return cls._of_peft(path, settings, tensors, names, precision=precision, objective=objective)
 
     @classmethod
     def _of_peft(

@@ -311,9 +311,16 @@ def _int8(weight: Tensor) -> HeldWeight:
     return Int8Weight(weight)
 
 
+def _nf4(weight: Tensor) -> HeldWeight:
+    from afina.models.kernels.nf4 import Nf4Weight  # imports torch
+
+    return Nf4Weight(weight)
+
+
 PRECISIONS: dict[str, Precision] = {
     FLOAT: Precision("weights in the compute dtype"),
     "int8": Precision("1 byte for a weight, with a scale for each output channel", _int8),
+    "nf4": Precision("4 bits for a weight, in blocks of 64 with a scale each, by bitsandbytes", _nf4, needs="quant"),
 }
 
 

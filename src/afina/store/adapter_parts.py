@@ -216,7 +216,7 @@ def _is_of(adapter: Adapter, directory: Path) -> bool:
     try:
         if (directory / MANIFEST).exists():
             return read_manifest(directory).digest == adapter.digest
-        return Adapter.load(directory).digest == adapter.digest
+        return Adapter.load(directory, adapter.manifest.precision).digest == adapter.digest
     except (AfinaError, OSError, ValueError):
         return False
 

@@ -139,6 +139,7 @@ class AdapterStore(StoreReader):
         source: str | None = None,
         links: bool = False,
         texts: bool = True,
+        precision: str | None = None,
     ) -> PublishOutcome:
         """Add the adapter in a directory as the next version of a name, or return the version with this adapter.
 
@@ -151,6 +152,7 @@ class AdapterStore(StoreReader):
             source: the adapter's origin, if it is not from a run.
             links: whether the files may be symbolic links, as in the Hub's cache.
             texts: whether to keep hashes of the training texts. Without them, leakage cannot be detected later.
+            precision: as in `Adapter.load`.
         """
         wanted, why = Name.parse(name), audit_log.check_reason(message, "message")
         by = audit_log.check_words(who, "who") if who else self.who
@@ -162,7 +164,7 @@ class AdapterStore(StoreReader):
         from afina.store.intake import admission
 
         configuration = admission.admit(directory, self.limits, links=links)
-        opened = Adapter.load(directory)
+        opened = Adapter.load(directory, precision)
         opened.manifest.check_claims(directory / MANIFEST)
         admission.check_agrees(directory, opened)
         if opened.manifest.method == FOREIGN and configuration is not None:
@@ -306,7 +308,9 @@ class AdapterStore(StoreReader):
         flips = recompute.flips_between(one, other, texts, backbone, names=(str(before), str(after)))
         return Diff(str(before), str(after), found, flips)
 
-    def import_from(self, source: str, name: str, *, message: str, backbone: str | None = None) -> PublishOutcome:
+    def import_from(
+        self, source: str, name: str, *, message: str, backbone: str | None = None, precision: str | None = None
+    ) -> PublishOutcome:
         """Publish an adapter of peft or transformers, a bundle, or a repository on the Hub.
 
         Details: `exchange.bring_in`.
@@ -314,7 +318,8 @@ class AdapterStore(StoreReader):
         from afina.store.intake import exchange
 
         publish = partial(self.publish, name=name)
-        return exchange.bring_in(source, publish, self.limits, message=message, backbone=backbone)
+        given = {"message": message, "backbone": backbone, "precision": precision}
+        return exchange.bring_in(source, publish, self.limits, **given)  # type: ignore[arg-type]
 
     def export(
         self,

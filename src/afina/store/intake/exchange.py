@@ -34,7 +34,13 @@ _WITH_HASHES = (
 
 
 def bring_in(
-    source: str, publish: Callable[..., PublishOutcome], limits: IntakeLimits, *, message: str, backbone: str | None
+    source: str,
+    publish: Callable[..., PublishOutcome],
+    limits: IntakeLimits,
+    *,
+    message: str,
+    backbone: str | None,
+    precision: str | None,
 ) -> PublishOutcome:
     """Publish the adapter at `source` with `AdapterStore.publish`.
 
@@ -46,27 +52,29 @@ def bring_in(
         message: the reason, for the audit log.
         backbone: for a transformers classifier, the backbone that it was fine-tuned from. Adapters of afina and peft
             name their backbone.
+        precision: for an adapter of peft, how the backbone's weights were stored in training, as in `Adapter.load`.
     """
     keep = partial(publish, message=message, source=_shown(source))
     if source.startswith(HUB):
         directory = hub.download(source.removeprefix(HUB))
-        return _directory(directory, keep, limits, backbone, links=True)
+        return _directory(directory, keep, limits, backbone, precision, links=True)
     path = Path(source)
     if path.is_dir():
-        return _directory(path, keep, limits, backbone)
+        return _directory(path, keep, limits, backbone, precision)
     if not os.path.lexists(path):
         raise NotFound(
             f"{source}: there is no such file or directory. Give a directory, a bundle (.tar), or hub:owner/name.",
             code="file.missing",
             path=source,
         )
-    if backbone is not None:
-        raise InvalidStudy(
-            f"{source}: a bundle names its backbone itself. Leave `backbone` out.",
-            code="option.inapplicable",
-            path=source,
-            option="backbone",
-        )
+    for option, given in (("backbone", backbone), ("precision", precision)):
+        if given is not None:
+            raise InvalidStudy(
+                f"{source}: a bundle names its {option} itself. Leave `{option}` out.",
+                code="option.inapplicable",
+                path=source,
+                option=option,
+            )
     with _workshop() as place:
         about = bundle.read(path, place / "parts", limits)
         parts, manifest = _parts(path, about, place / "parts"), about["manifest"]
@@ -96,7 +104,13 @@ def _parts(path: Path, about: Mapping[str, Any], place: Path) -> dict[str, Path]
 
 
 def _directory(
-    path: Path, keep: Callable[..., PublishOutcome], limits: IntakeLimits, backbone: str | None, *, links: bool = False
+    path: Path,
+    keep: Callable[..., PublishOutcome],
+    limits: IntakeLimits,
+    backbone: str | None,
+    precision: str | None,
+    *,
+    links: bool = False,
 ) -> PublishOutcome:
     if os.path.lexists(path / MANIFEST) or os.path.lexists(path / PEFT_SETTINGS):
         if backbone is not None:
@@ -106,7 +120,7 @@ def _directory(
                 path=path,
                 option="backbone",
             )
-        return keep(path, links=links)
+        return keep(path, links=links, precision=precision)
     if not os.path.lexists(path / _PRETRAINED):
         raise NotFound(
             f"{path}: no adapter ({MANIFEST} or {PEFT_SETTINGS}) and no model ({_PRETRAINED}) found. Name a "
@@ -119,6 +133,13 @@ def _directory(
             f"{path}: this is a transformers model. Give the model that was fine-tuned, with `backbone`.",
             code="option.missing",
             path=path,
+        )
+    if precision is not None:
+        raise InvalidStudy(
+            f"{path}: this is a transformers model, whose own weights are published. Leave `precision` out.",
+            code="option.inapplicable",
+            path=path,
+            option="precision",
         )
     from afina.inference import import_and_merge
 

@@ -178,6 +178,10 @@ class LocalExecutor(Executor):
         facts.check_leakage(run)
         backbone_spec.check_backbone(run.backbone)
         facts.check(run)
+        if backbone_spec.PRECISIONS[run.training.precision].needs:
+            from afina.studies.runs.prepared import check_precision  # loads torch
+
+            check_precision(run)
         template = run.ask.template
         if run.ask.words or (template is not None and "{text}" not in template):
             from afina.studies.runs.prepared import check_words  # loads torch

@@ -27,7 +27,7 @@ from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.architectures import check_can_be_asked, check_can_write
 from afina.models.backbone import Backbone
-from afina.models.backbone_spec import FLOAT
+from afina.models.backbone_spec import FLOAT, PRECISIONS
 from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
 from afina.models.objective import Objective, Predictions, metric_for
@@ -108,6 +108,13 @@ class Prepared:
         classifier = opened(*given, self.run.seed, precision=self.run.training.precision)
         classifier.offset = self.offset
         return attached(classifier, self.method, self.run.seed, self.device)
+
+
+def check_precision(run: RunSpec) -> None:
+    """Raise NotFound if the package that stores weights in the run's precision is not installed."""
+    hold = PRECISIONS[run.training.precision].hold
+    if hold is not None:
+        hold(torch.zeros(1, 1))
 
 
 def prepare(

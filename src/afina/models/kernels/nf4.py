@@ -1,0 +1,152 @@
+"""Frozen weights in 4-bit NormalFloat (nf4) with double quantization, as QLoRA holds them; kernels by bitsandbytes.
+
+The codes and scales are those of bitsandbytes' `Linear4bit(quant_type="nf4", compress_statistics=True)`, so adapters on
+such layers open here and there. Each product dequantizes the weight in the compute dtype. bitsandbytes' own layer is
+not used: on a CPU with AVX512-BF16, in evaluation, that layer changes its weight to a layout without gradients, and
+rounds the scales to bfloat16. Does not know models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from math import prod
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from afina.errors import NotFound
+from afina.models.kernels.linear import HeldWeight, multiply
+
+BLOCK, NESTED_BLOCK = 64, 256
+"""Number of weights with a common scale (absmax), and of scales with a common scale."""
+
+_PART = 1 << 20
+"""Number of weights that are quantized at once: bitsandbytes needs more than 16 bytes for each meanwhile."""
+
+
+class Nf4Weight(HeldWeight):
+    """Two weights in a byte, a scale of 8 bits for 64 weights, and a float32 scale for 256 of these scales.
+
+    Attributes:
+        codes: uint8 [M * K / 2, 1], the indices of two NormalFloat values each, in the order of the rows.
+        absmax: uint8 [blocks], the scale of each block as an index of bitsandbytes' dynamic map.
+        nested_absmax: float32 [blocks / 256], the scales of `absmax`.
+        offset: float32 scalar, the mean scale, which is added to each scale.
+    """
+
+    codes: Tensor
+    absmax: Tensor
+    nested_absmax: Tensor
+    offset: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self._shape, self._dtype = tuple(weight.shape), weight.dtype
+        self._keep(**(_empty(weight) if _has_no_values(weight) else _quantized(weight)))
+
+    def _apply(self, convert: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the tensors with the model. A conversion to another dtype changes the compute dtype only."""
+        self._dtype = convert(torch.empty(0, dtype=self._dtype, device=self.device)).dtype
+        for name, tensor in self._buffers.items():
+            assert tensor is not None
+            bits = tensor.view(torch.int32) if tensor.is_floating_point() else tensor
+            self._buffers[name] = convert(bits).view(tensor.dtype)
+        return self
+
+    def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Dequantize and multiply."""
+        return multiply(inputs, self.dequantize(), bias)
+
+    def transposed_product(self, grads: Tensor) -> Tensor:
+        """Dequantize and multiply."""
+        return multiply(grads, self.dequantize().t())
+
+    def dequantize(self) -> Tensor:
+        """Return a new matrix [M, K]."""
+        if _has_no_values(self.codes):
+            _ = self.absmax.new_empty(self.absmax.shape, dtype=torch.float32)  # the scales, for memory figures
+            return self.codes.new_empty(self._shape, dtype=self._dtype)
+        kernels = _kernels()
+        absmax = kernels.dequantize_blockwise(
+            self.absmax, self.nested_absmax, _dynamic_map(self.device), NESTED_BLOCK, torch.float32
+        )
+        absmax += self.offset
+        # Rows of one block, which threads share, not the weight's rows: if these do not end with a block, bitsandbytes'
+        # kernel for AVX-512 uses the scales of other blocks.
+        size = prod(self._shape)
+        rows = [size // BLOCK, BLOCK] if size % BLOCK == 0 else [1, size]
+        flat: Tensor = kernels.dequantize_4bit(self.codes, absmax, BLOCK, "nf4", rows, self._dtype)
+        return flat.view(self._shape)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the original weight."""
+        rows, columns = self._shape
+        return rows, columns
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the last conversion, at first that of the original weight."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the codes."""
+        return self.codes.device
+
+
+def _has_no_values(tensor: Tensor) -> bool:
+    """Whether memory alone is computed (`afina.training.dry_run`), which does not need bitsandbytes."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def _empty(weight: Tensor) -> dict[str, Tensor]:
+    blocks = -(-weight.numel() // BLOCK)
+    return {
+        "codes": weight.new_empty(((weight.numel() + 1) // 2, 1), dtype=torch.uint8),
+        "absmax": weight.new_empty((blocks,), dtype=torch.uint8),
+        "nested_absmax": weight.new_empty((-(-blocks // NESTED_BLOCK),), dtype=torch.float32),
+        "offset": weight.new_empty((), dtype=torch.float32),
+    }
+
+
+def _quantized(weight: Tensor) -> dict[str, Tensor]:
+    kernels, flat = _kernels(), weight.contiguous().view(-1)
+    parts = [kernels.quantize_4bit(part, BLOCK, "nf4", torch.uint8) for part in flat.split(_PART)]
+    scales = torch.cat([absmax for _, absmax in parts])
+    offset = scales.mean()
+    absmax, nested = kernels.quantize_blockwise(scales - offset, _dynamic_map(weight.device), NESTED_BLOCK)
+    return {
+        "codes": torch.cat([codes for codes, _ in parts]),
+        "absmax": absmax,
+        "nested_absmax": nested,
+        "offset": offset,
+    }
+
+
+@cache
+def _kernels() -> Any:
+    """Return bitsandbytes' operations. Raises NotFound if bitsandbytes is not installed."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise NotFound(
+            "weights in nf4 need bitsandbytes: pip install 'afina[quant]'",
+            code="extra.missing",
+            extra="quant",
+            package=error.name,
+        ) from None
+    return torch.ops.bitsandbytes
+
+
+@cache
+def _dynamic_map(device: torch.device) -> Tensor:
+    """Return bitsandbytes' map of 8-bit codes to scales, float32 [256]."""
+    from bitsandbytes.functional import create_dynamic_map
+
+    with torch.inference_mode(False):
+        made: Tensor = create_dynamic_map().to(device)
+    return made
