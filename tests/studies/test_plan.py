@@ -24,7 +24,7 @@ from afina.methods import make
 from afina.models.manifest import read_manifest
 from afina.models.objectives import Classes
 from afina.models.verbalizer import GENERAL
-from afina.report.tables import forecast_table
+from afina.report.details.plans import forecast_table
 from afina.schema import read_size
 from afina.studies.runs.forecast import MADE_UP, forecast_methods, forecast_run
 from afina.studies.runs.forecast import encoded as encoded_task

@@ -219,7 +219,12 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     "evaluate": {"precision": "--precision"},
     "store": {"precision": "--precision"},
     "replay": {"choice": "--choice", "guide": "--guide", "stop": "--stop"},
-    "plan": {"batch_size": "--batch-size", "epochs": "--epochs", "max_length": "--length"},
+    "plan": {
+        "batch_size": "--batch-size",
+        "epochs": "--epochs",
+        "max_length": "--length",
+        "precision": "--precision",
+    },
     "study": {
         "batch_size": "train.batch_size",
         "class_weights": "train.class_weights",
