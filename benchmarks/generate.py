@@ -39,8 +39,8 @@ from afina.inference.predictor import ModelPredictor
 from afina.models.decoding import Decoding
 from elsewhere import Elsewhere
 
-LOWERED = "-bf16"
-"""Ends the names of arms in bfloat16."""
+LOWERED, INT8 = "-bf16", "-int8"
+"""Ends the names of arms in bfloat16, and of afina's arms in int8, which only `--arms` takes."""
 
 OURS = "D"
 """Begins the names of afina's arms; a number is that of the sequences that take a step together."""
@@ -63,6 +63,7 @@ def names(batches: Sequence[int]) -> dict[str, str]:
         rows = "as shipped" if size is None else f"at most {size} sequences a step"
         arms[f"{OURS}{size or ''}"] = f"afina.inference.generation, the LoRA not merged, {rows}, fp32"
         arms[f"{OURS}{size or ''}{LOWERED}"] = "the same, --dtype bfloat16"
+        arms[f"{OURS}{size or ''}{INT8}"] = "the same, --dtype int8"
     return arms
 
 
@@ -105,7 +106,7 @@ def merged(predictor: ModelPredictor, adapter: str, dtype: torch.dtype) -> Any:
 def prepare(name: str, adapter: str, backbone: str | None, new: int) -> Callable[[list[str]], Tokens]:
     """The arm of that name."""
     predictor = opened(adapter, backbone)
-    kind, end = name.removesuffix(LOWERED), int(predictor.backbone.tokenizer.eos_token_id)
+    kind, end = name.removesuffix(LOWERED).removesuffix(INT8), int(predictor.backbone.tokenizer.eos_token_id)
     lowered = name.endswith(LOWERED)
 
     def prompts(texts: list[str]) -> list[np.ndarray]:
@@ -113,8 +114,8 @@ def prepare(name: str, adapter: str, backbone: str | None, new: int) -> Callable
         return [encoded[number] for number in range(len(encoded))]
 
     if kind.startswith(OURS):
-        if lowered:
-            predictor.lower("bfloat16")
+        if lowered or name.endswith(INT8):
+            predictor.lower("bfloat16" if lowered else "int8")
         limits = {"rows": int(kind[1:])} if kind[1:] else {}
 
         def ours(texts: list[str]) -> Tokens:
@@ -252,7 +253,7 @@ def main() -> None:
         inputs = [row[0] for row in csv.reader(file)][1:]
     texts = list(dict.fromkeys(inputs))[: options.texts]
     every = names(options.batches)
-    arms = options.arms or list(every)
+    arms = options.arms or [name for name in every if not name.endswith(INT8)]
     seconds, tokens = measure(texts, arms, options)
     result = summary(seconds, tokens)
     lengths = opened(options.adapter, options.backbone).encode(texts).lengths

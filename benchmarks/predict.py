@@ -34,7 +34,9 @@ from transformers.utils import logging as transformers_logging
 import machine
 import tables
 from afina import Backbone, Task, meter
+from afina import device as devices
 from afina.data.tokenize import encode
+from afina.errors import AfinaError
 from afina.inference import predictor
 from afina.methods import make
 from afina.models.classifier import Classifier
@@ -51,6 +53,7 @@ ARMS = {
     "sorted-bf16": "the same, the model opened in bfloat16",
     "D": "afina.inference.predictor, fp32 as shipped",
     "D-bf16": "the same, --dtype bfloat16",
+    "D-int8": "the same, --dtype int8",
 }
 ONNX = {
     "onnx": "the same model in ONNX Runtime, fp32, padded batches in the given order",
@@ -62,8 +65,8 @@ MEAN = {
     "encode": f"SentenceTransformer.encode(batch_size={BATCH_SIZE}), fp32, which sorts by length, and a linear head",
     "D-mean": "afina.inference.predictor with the same pooling, normalisation and head, fp32",
 }
-LOWERED = "-bf16"
-"""Ends the names of arms in bfloat16."""
+LOWERED, INT8 = "-bf16", "-int8"
+"""Ends the names of arms in bfloat16, and of afina's arm in int8, which a processor without int8 lacks."""
 
 PROBE = make("linear_probe", {"pooling": "mean", "normalize": True})
 
@@ -105,6 +108,9 @@ def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Answer
     if name.startswith("D"):
         if name == "D-mean":
             classifier.wrap(PROBE.for_family(backbone.family).attach)
+        if name.endswith(INT8):
+            classifier.use_int8(predictor.int8_factors(backbone, "float", classifier))
+            dtype = devices.compute_type("int8", CPU).dtype
         if dtype != torch.float32:
             classifier.lower(dtype)
 
@@ -190,6 +196,15 @@ def told(arm: Elsewhere, asked: dict[str, Any]) -> tuple[float, list[int]]:
     return answer["seconds"], answer["labels"]
 
 
+def has_int8() -> bool:
+    """Whether this processor computes int8."""
+    try:
+        devices.check_int8(CPU)
+    except AfinaError:
+        return False
+    return True
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Prediction speed beside transformers' pipeline and padded batches.")
@@ -199,8 +214,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--task", default=f"{DATA}/sst2")
     parser.add_argument("--onnx", metavar="PYTHON", help="an interpreter that has optimum-onnx and ONNX Runtime")
     parser.add_argument("--encode", metavar="PYTHON", help="an interpreter that has sentence-transformers")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS], help="only these arms, and `padded`")
     parser.add_argument("--markdown", type=Path, help="write the table and the machine to this file")
     options = parser.parse_args()
+    if not has_int8():
+        options.arms.remove("D-int8")
     if min(options.texts, options.repeats) < 1:
         parser.error("--texts and --repeats must be at least 1")
     return options
@@ -212,7 +230,7 @@ def measure(texts: list[str], label_names: Sequence[str], options: argparse.Name
     labels: dict[str, np.ndarray] = {}
     with ExitStack() as stack:
         common = (options.backbone, label_names, texts)
-        turns = {name: stack.enter_context(here(name, *common)) for name in ARMS}
+        turns = {name: stack.enter_context(here(name, *common)) for name in ARMS if name in {*options.arms, "padded"}}
         if options.onnx:
             turns |= stack.enter_context(onnx(options.onnx, *common))
         if options.encode:
@@ -239,9 +257,10 @@ def summary(seconds: dict[str, list[float]], labels: dict[str, np.ndarray], toke
         }
     quotients = [("D", other) for other in ("pipeline", "padded", "sorted")]
     quotients += [("D-bf16", other) for other in ("pipeline", "padded", "sorted", "sorted-bf16", "D")]
-    quotients += [(ours, other) for ours in ("D", "D-bf16") for other in ONNX if other in result]
-    quotients += [("D-mean", "encode")] if "encode" in result else []
-    for ours, other in quotients:
+    quotients += [("D-int8", other) for other in ("sorted", "sorted-bf16", "D", "D-bf16")]
+    quotients += [(ours, other) for ours in ("D", "D-bf16", "D-int8") for other in ONNX]
+    quotients += [("D-mean", "encode")]
+    for ours, other in [pair for pair in quotients if result.keys() >= set(pair)]:
         result[f"{ours}/{other}"] = result[ours]["tokens_per_second"] / result[other]["tokens_per_second"]
     return result
 

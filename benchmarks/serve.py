@@ -2,7 +2,8 @@
 
 A batch is 32 real sentences with K distinct adapters (LoRA, r = 4, each with its own head), including tokenisation.
 Each arm has a separate process. The arms take turns in any order, batch by batch; the time of an arm for a batch is the
-median of its turns. All arms have the same weights, and their predictions are compared. Then one text is sent to one
+median of its turns. All arms have the same weights, and their predictions are compared. In int8, transformers' and
+peft's arms compute in bfloat16. Then one text is sent to one
 adapter after the other, and adapters are loaded from a store. The last line of the output is one JSON object.
 """
 
@@ -29,7 +30,8 @@ from transformers.utils import logging as transformers_logging
 import machine
 import tables
 from afina import Adapter, AdapterStore, Backbone, Predictor, Task, digest, meter
-from afina.inference.predictor import ModelPredictor, logits
+from afina import device as devices
+from afina.inference.predictor import ModelPredictor, int8_factors, logits
 from afina.methods import make
 from afina.models import objectives
 from afina.models.classifier import Classifier
@@ -91,7 +93,7 @@ def merged(backbone: Backbone, root: Path) -> tuple[Any, ModelPredictor]:
 
 def prepare(name: str, backbone: Backbone, root: Path, count: int, dtype: str) -> Answer:
     """The arm of that name."""
-    precision, tokenizer = getattr(torch, dtype), backbone.tokenizer
+    types, tokenizer = devices.compute_type(dtype, torch.device("cpu")), backbone.tokenizer
     if name == "mixed":
         engine = Engine(backbone, dtype=dtype)
         adapters = [root / str(index) for index in range(count)]
@@ -105,8 +107,10 @@ def prepare(name: str, backbone: Backbone, root: Path, count: int, dtype: str) -
     model, predictor = merged(backbone, root)
     if name == "merged":
         classifier = Classifier(model)
-        if dtype != "float32":
-            classifier.lower(precision)
+        if dtype == devices.INT8:
+            classifier.use_int8(int8_factors(backbone, "float"))
+        if types.dtype != torch.float32:
+            classifier.lower(types.dtype)
         return lambda texts, _: logits(classifier, predictor.encode(texts))
     plain: Any = AutoModelForSequenceClassification.from_pretrained(
         backbone.path, num_labels=len(LABELS), pad_token_id=tokenizer.pad_token_id, dtype=torch.float32
@@ -119,7 +123,7 @@ def prepare(name: str, backbone: Backbone, root: Path, count: int, dtype: str) -
         plain = PeftModel.from_pretrained(plain, root / "0", adapter_name="0")
         for index in range(1, count):
             plain.load_adapter(root / str(index), adapter_name=str(index))
-    plain = plain.to(precision).eval()
+    plain = plain.to(types.dtype).eval()
 
     def padded(texts: Sequence[str], which: Sequence[int]) -> np.ndarray:
         inputs = tokenizer(list(texts), truncation=True, max_length=backbone.longest, padding=True, return_tensors="pt")
@@ -179,7 +183,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Batches of many adapters beside one merged, and beside peft's.")
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
     parser.add_argument("--task", default=f"{DATA}/sst2")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
     parser.add_argument("--adapters", type=lambda text: [*map(int, text.split(","))], default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--batches", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="how often each batch is timed")

@@ -101,7 +101,7 @@ def _begin(crowd: dict[str, Adapter], directory: Path) -> dict[str, str]:
 
 @contextmanager
 def prepared(
-    gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: Any
+    gpt2: Backbone, crowd: dict[str, Adapter], root: Path, *, dtype: str = "float32", **settings: Any
 ) -> Iterator[tuple[Core, dict[str, str]]]:
     """A core that is not begun, on a store of its own, and secrets of its keys by whose they are."""
     begun = next((one for one in _BEGUN if one[0] is crowd), None)
@@ -111,7 +111,7 @@ def prepared(
     _, directory, secrets = begun
     shutil.copytree(directory, root / "store")
     store = AdapterStore(root / "store", who="ada")
-    with Engine(gpt2, store) as engine:
+    with Engine(gpt2, store, dtype=dtype) as engine:
         yield (
             Core(engine, store, Settings(**({"delay": 0.001, "every": 0.05, "refusals_a_second": 10_000} | settings))),
             dict(secrets),

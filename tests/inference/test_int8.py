@@ -23,7 +23,8 @@ from fakes import TEXTS
 from raises import raises
 
 ALLOWED = 0.1
-"""Share of the largest output that int8 may change. Measured for the cases here: at most 0.05."""
+"""Share of the largest output by which int8 may be farther from float32 than bfloat16 is. Measured for four seeds of
+each case here: at most 0.043."""
 
 CASES = [
     ("gpt2", "lora", {"targets": "all-linear"}),
@@ -64,7 +65,9 @@ def test_int8_gives_nearly_the_outputs_of_float32(
     exact, quantised = Predictor.of(one, backbone), Predictor.of(one, backbone, "int8")
     assert (exact.dtype, quantised.dtype) == ("float32", "int8")
     expected, found = exact.outputs(TEXTS), quantised.outputs(TEXTS)
-    assert 0 < np.abs(found - expected).max() < ALLOWED * np.abs(expected).max()
+    lowered = Predictor.of(one, backbone, "bfloat16").outputs(TEXTS)
+    allowed = np.abs(lowered - expected).max() + ALLOWED * np.abs(expected).max()
+    assert 0 < np.abs(found - expected).max() < allowed
     classifier = quantised.classifier  # type: ignore[attr-defined]
     assert len(in_int8(classifier.model)) == len(classifier.own_linear) > 0
     assert quantised.facts()["not in int8"] is None

@@ -10,7 +10,6 @@ from dataclasses import replace
 from math import inf, isnan
 
 from afina.methods import METHODS
-from afina.report.details.plans import in_int8
 from afina.report.formatting import (
     NOTHING,
     ask_notes,
@@ -359,8 +358,7 @@ def why_left_out(one: Dropped) -> str:
         case "memory":
             assert one.needed is not None
             assert one.available is not None
-            said = f"it needs about {size(one.needed)} of memory, and {size(one.available)} is available"
-            return said if one.smaller is None else f"{said}; {in_int8(one.smaller)}"
+            return f"it needs about {size(one.needed)} of memory, and {size(one.available)} is available"
         case "start":
             return "there was no time left to start"
         case "train":

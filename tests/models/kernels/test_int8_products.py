@@ -49,7 +49,8 @@ def made(weight: Tensor, factors: Tensor | None = None) -> DynamicInt8Weight:
 def expected(inputs: Tensor, weight: Tensor, factors: Tensor) -> Tensor:
     """The product of the codes in int64, times the scales in float64."""
     codes, scales = quantize(weight * factors)
-    shifted, tokens = quantize_tokens(inputs * (1 / factors))
+    wide = inputs * (1 / factors)
+    shifted, tokens = quantize_tokens(wide, wide.dtype, wide.clone(), torch.empty_like(wide, dtype=torch.int8))
     sums = (shifted.long() - int8_products.SHIFT) @ codes.long().t()
     return sums.double() * scales.double() * tokens.double()
 
