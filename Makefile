@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
+QUANT := .venv/quant
 # Two workers of one thread each: more threads than idle cores take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal --durations 12
 
-.PHONY: help install wheel study serve test test-slow endurance errors docs bench clean
+.PHONY: help install wheel study serve test test-slow test-quant endurance errors docs bench clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +36,12 @@ test: $(READY) ## format, lint and type checks, and the tests but the slow ones
 
 test-slow: $(READY) ## the tests that take more than ten seconds each
 	$(PYTEST) -m 'slow and not endurance'
+
+# Apart from the environment: with bitsandbytes in it, every process that imports peft takes two seconds longer.
+test-quant: $(READY) ## the tests of nf4, with the extra `quant` in a directory of its own
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(QUANT) \
+		"$$($(BIN)/python -c 'import tomllib; [need] = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["quant"]; print(need)')"
+	PYTHONPATH=$(QUANT) OMP_NUM_THREADS=1 $(BIN)/pytest tests/models/kernels/test_nf4.py tests/models/test_nf4_interop.py
 
 endurance: $(READY) ## stores under kills and contention, for minutes
 	$(PYTEST) -m endurance

@@ -430,7 +430,7 @@ def test_a_stores_figures_are_of_what_was_published(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_recommended_is_measured_beside_whole_runs(path: str, tmp_path: Path) -> None:
-    options = ["--task", "snippets:editorials", "--texts", "60", "--minutes", "1", "--backbone", path]
+    options = ["--task", "snippets:editorials", "--texts", "60", "--minutes", "0.5", "--backbone", path]
     command = [sys.executable, str(BENCHMARKS / "real_regret.py"), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -85,6 +85,7 @@ def test_every_flag_is_an_option_of_a_command() -> None:
     for group in ("store", "keys"):
         commands |= {f"{group} {name}": command for name, command in commands[group].commands.items()}
     of = {name: {o for one in command.params for o in one.opts} for name, command in commands.items()}
+    of["store"] |= set().union(*(opts for name, opts in of.items() if name.startswith("store ")))
     assert {flag for flag in FLAGS.values() if flag.startswith("--")} <= set().union(*of.values())
     for name, words in COMMANDS.items():
         assert words.keys() <= FLAGS.keys()

@@ -113,6 +113,9 @@ def test_an_adapter_that_peft_made_on_4_bits_opens_here(backbone: Backbone, tmp_
     stored = store.adapter("acme/reviews@1")
     assert stored.manifest.precision == NAME
     store.export("acme/reviews@1", str(tmp_path / "exported"))
+    name = ("acme/by-command", "--message", "by peft")
+    assert "taken as float" in afina("store", "import", "peft", *name).err
+    assert "taken as float" not in afina("store", "import", "peft", *name, "--precision", NAME).err
     again = Adapter.load(tmp_path / "exported")
     assert again.digest == adapter.digest
     assert differ(ours(again, backbone), expected) <= TOLERANCE

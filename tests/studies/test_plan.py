@@ -24,7 +24,7 @@ from afina.methods import make
 from afina.models.manifest import read_manifest
 from afina.models.objectives import Classes
 from afina.models.verbalizer import GENERAL
-from afina.report.tables import forecast_table
+from afina.report.details.plans import forecast_table
 from afina.schema import read_size
 from afina.studies.runs.forecast import MADE_UP, forecast_methods, forecast_run
 from afina.studies.runs.forecast import encoded as encoded_task
@@ -62,6 +62,10 @@ FIGURES = {
 TERMS = {"backbone", "task", "dtype", "texts", "tokens", "longest", "epochs", "memory", "process", "gpu"}
 
 
+PARTS = ("trainable", "body", "head")
+"""Counts of parameters that `params` has too, of a run."""
+
+
 def texts(length: int, **settings: Any) -> Training:
     """Made-up texts of that many tokens."""
     return Training(max_length=length, **({"dtype": "float32"} | settings))
@@ -96,6 +100,10 @@ def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(
         assert found["methods"][name]["allocated_end"] / GIB == pytest.approx(published, rel=tolerance)
     assert found["methods"]["full"]["trainable"] == 124_441_344
     assert found["methods"]["lora"]["trainable"] == 148_992
+    counted = afina("params", "--backbone", "gpt2", "--json").object()["methods"]
+    assert {name: {part: one[part] for part in PARTS} for name, one in found["methods"].items()} == {
+        name: one["as_run"] for name, one in counted.items()
+    }
     assert {name: one["train_seconds"] for name, one in found["methods"].items()} == {
         name: 0.0 if name in ("baseline", "zero-shot") else None for name in METHODS
     }

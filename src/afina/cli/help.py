@@ -80,7 +80,8 @@ GROUPS = {
         ("overrides", "template", "words", "offset", "allow_leakage", "fresh", "jobs", "seed", "batch_size", "length"),
         _RUN,
     ),
-    **dict.fromkeys(("epochs", "calibrate", "dtype", "check_probe", "executor", "ship_backbone", "storage"), _RUN),
+    **dict.fromkeys(("epochs", "calibrate", "dtype", "precision", "check_probe", "executor", "ship_backbone"), _RUN),
+    "storage": _RUN,
     **dict.fromkeys(
         ("generation_timeout", "max_new_tokens", "beams", "length_penalty", "no_repeat_ngram", "temperature"),
         _GENERATION,

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from dataclasses import asdict, fields
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from afina.inference.prompting import Answer
     from afina.methods.method import Method
+    from afina.studies.runs.run import Forecast
 
 
 _MOST = 2**31 - 1
@@ -81,6 +83,13 @@ def params(backbone: OneBackbone = EMBEDDED, as_json: Json = False) -> None:
 
 
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16, or auto (as in training).")]
+PrecisionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision",
+        help="Storage of the backbone's frozen weights: float, or int8 to use less memory. Several are compared.",
+    ),
+]
 CalibrateOption = Annotated[
     bool,
     typer.Option(
@@ -101,6 +110,7 @@ def plan(
     task: Annotated[str | None, typer.Option("--task", help="Labelled texts to plan for.", metavar="ADDRESS")] = None,
     method: MethodsOption = None,
     dtype: DtypeOption = "auto",
+    precision: PrecisionsOption = None,
     memory: MemoryOption = None,
     batch_size: Annotated[int, _amount("--batch-size", "Texts in a training batch.")] = 16,
     length: Annotated[
@@ -133,28 +143,50 @@ def plan(
     _check_there(task, evaluation)
     from afina.cli.progress import print_progress
     from afina.methods import make
-    from afina.report.tables import forecast_table
     from afina.schema import read_size
     from afina.studies.runs.forecast import forecast_methods
     from afina.studies.runs.spec import DTYPES, Ask, Data, Training
 
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
+    precisions = _different(precision)
     read = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, target=target)
     asked: dict[str, Any] = {
         "methods": [make(name) for name in method] if method else None,
         "data": Data(**read | file_options(missing, merge_labels, sheet, long)),
         "ask": Ask(**ask_options(template, words)),
-        "training": Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
         "memory": read_size(memory) if memory is not None else None,
     }
-    says, addresses = print_progress("plan"), check_different(backbone or EMBEDDED)
-    found = [forecast_methods(one, task=task, calibrate=calibrate, says=says, **asked) for one in addresses]
+    trains = partial(Training, dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs)
+    asked |= {"calibrate": calibrate, "compares": len(precisions) > 1, "says": print_progress("plan")}
+    found = [
+        [forecast_methods(one, task=task, training=trains(precision=each), **asked) for each in precisions]
+        for one in check_different(backbone or EMBEDDED)
+    ]
+    _print_plans([[plan for plan in plans if plan] for plans in found], as_json=as_json)
+
+
+def _different(precisions: Sequence[str] | None) -> list[str]:
+    """Return each precision once, by default float; raise UnknownName."""
+    from afina.models.backbone_spec import FLOAT, precision_of
+
+    found = list(dict.fromkeys(precisions or [FLOAT]))
+    for one in found:
+        precision_of(one, "plan")
+    return found
+
+
+def _print_plans(found: Sequence[Sequence[Sequence[Forecast]]], *, as_json: bool) -> None:
+    """Print the plans of each backbone, one for each precision."""
+    from afina.report.details.plans import forecast_table, precision_table
+
+    every = [plan for plans in found for plan in plans]
     if as_json:
-        made = [{**each[0].terms.summary, "methods": {one.method: one.summary for one in each}} for each in found]
+        made = [{**each[0].terms.summary, "methods": {one.method: one.summary for one in each}} for each in every]
         print(json.dumps({"backbones": made} if made[1:] else made[0]))
-    else:
-        print_tables(*map(forecast_table, found))
+        return
+    print_tables(*map(forecast_table, every))
+    print_tables(*(precision_table(plans) for plans in found if len(plans) > 1))
 
 
 def _check_there(task: str | None, evaluation: str | None) -> None:

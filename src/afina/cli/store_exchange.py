@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -195,6 +196,9 @@ def import_adapter(
     made = store.import_from(source, name, message=message, backbone=backbone, precision=precision)
     if is_new:
         print_created(store.address.shown)
+    manifest = made.version.manifest
+    if precision is None and "peft_type" in manifest["hyperparameters"] and "precision" not in manifest:
+        print("the backbone's weights are taken as float: peft's files do not say (--precision)", file=sys.stderr)
     if as_json:
         print(json.dumps(made.as_json()))
     else:

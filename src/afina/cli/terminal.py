@@ -217,9 +217,14 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "top_p": "--top-p",
     },
     "evaluate": {"precision": "--precision"},
-    "store": {"precision": "--precision"},
+    "store import": {"precision": "--precision"},
     "replay": {"choice": "--choice", "guide": "--guide", "stop": "--stop"},
-    "plan": {"batch_size": "--batch-size", "epochs": "--epochs", "max_length": "--length"},
+    "plan": {
+        "batch_size": "--batch-size",
+        "epochs": "--epochs",
+        "max_length": "--length",
+        "precision": "--precision",
+    },
     "study": {
         "batch_size": "train.batch_size",
         "class_weights": "train.class_weights",
@@ -260,7 +265,8 @@ def with_flags(message: str) -> str:
     """Return a message of the library with options in place of the field names in backquotes."""
     if " ".join(sys.argv[1:2]) not in WITH_STORE:
         message = message.replace("Give another with `store`", "Set AFINA_STORE")
-    flags = {**FLAGS, **COMMANDS.get(" ".join(sys.argv[1:2]), {})}
+    named = (" ".join(sys.argv[1:words]) for words in (3, 2))
+    flags = {**FLAGS, **next((COMMANDS[name] for name in named if name in COMMANDS), {})}
     return _FIELD.sub(lambda found: flags.get(found[1], found[0]), message)
 
 

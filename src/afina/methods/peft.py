@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import warnings
 from abc import abstractmethod
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from afina.models.kernels.ia3_and_vera import VeraMatrices
     from afina.models.kernels.layer_changes import BatchedAdapter, LayerChange
 
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+"""peft imports bitsandbytes if it is installed, which then warns that an optional kernel for decoding is missing."""
 
 OF_PEFT = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError),

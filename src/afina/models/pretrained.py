@@ -141,6 +141,15 @@ def read_config(path: Path, address: str) -> PreTrainedConfig:
             file="config.json",
         ) from None
     check_family(config.model_type, address)
+    if saved := getattr(config, "quantization_config", None):
+        how = saved.get("quant_method") if isinstance(saved, dict) else None
+        raise InvalidStudy(
+            f"backbone {address}: the weights are saved quantised ({how or 'quantization_config in config.json'}). "
+            "Give the model with float weights; `precision` says how afina stores them, such as nf4.",
+            code="backbone.unsupported",
+            backbone=address,
+            field="quantization_config",
+        )
     rope = getattr(config, "rope_parameters", None) or {}
     for each in (rope, *rope.values()):  # some families have one encoding for each kind of layer
         if isinstance(each, dict) and each.get("rope_type") in _UNSTEADY:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from math import inf, isnan
 
 from afina.methods import METHODS
+from afina.report.details.plans import in_int8
 from afina.report.formatting import (
     NOTHING,
     ask_notes,
@@ -358,7 +359,8 @@ def why_left_out(one: Dropped) -> str:
         case "memory":
             assert one.needed is not None
             assert one.available is not None
-            return f"it needs about {size(one.needed)} of memory, and {size(one.available)} is available"
+            said = f"it needs about {size(one.needed)} of memory, and {size(one.available)} is available"
+            return said if one.smaller is None else f"{said}; {in_int8(one.smaller)}"
         case "start":
             return "there was no time left to start"
         case "train":

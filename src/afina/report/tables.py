@@ -29,7 +29,6 @@ from afina.report.formatting import (
     span,
 )
 from afina.studies.runs.record import Record
-from afina.studies.runs.run import Forecast
 
 if TYPE_CHECKING:  # the import loads torch
     from afina.methods.attachment import BackboneCounts
@@ -40,9 +39,6 @@ PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training 
 ANSWERS, FURTHER = "Time and memory of answers", "Further figures"
 EACH_SEED = "Each seed by itself"
 """The heading that unfolds the rows of single seeds."""
-
-_HEADINGS = ("Trainable", "State", "Activations", "Peak on a CPU", "Peak on a GPU", "On disk")
-"""The headings of the columns of a forecast."""
 
 STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserved, peak"
 
@@ -290,67 +286,6 @@ _GPU_NOTE = (
     "As PyTorch's allocator reports them for the `train` phase. End: after the last step, before gradients are freed. "
     "Reserved: held by the allocator, in use or not."
 )
-
-
-def forecast_table(forecasts: Sequence[Forecast]) -> Table:
-    """Return a row for each method; notes give the assumptions and the methods that fit in memory.
-
-    Expects at least one forecast. The column of training time is left out if no forecast has a time.
-    """
-    terms = forecasts[0].terms
-    limit = size(terms.memory)
-    source = f"the largest training batch of `{terms.task}`" if terms.task else "one batch (no task was given)"
-    timed = any(one.train_seconds for one in forecasts)
-    rows = tuple(
-        (
-            one.title,
-            count(one.trainable),
-            size(one.state_bytes),
-            NOTHING if one.activation_bytes is None else size(one.activation_bytes),
-            size(one.peak),
-            size(one.gpu_peak),
-            size(one.disk_bytes),
-            *([seconds(one.train_seconds) if one.train_seconds else NOTHING] if timed else []),
-            "yes" if one.fits else "no",
-        )
-        for one in forecasts
-    )
-    return Table(
-        f"Plan for {terms.backbone}, training in {terms.dtype}",
-        (Column("Method", "left"), *map(Column, (*_HEADINGS, *["Training (s)"] * timed, "Fits"))),
-        rows,
-        (
-            _fitting_note(forecasts, limit),
-            f"Training computes in {terms.dtype}. Without `--dtype`, that is what `afina train` chooses here.",
-            f"Activations are those of {source}: {terms.texts:,} texts, {terms.tokens:,} tokens, {terms.longest:,} in "
-            "the longest text. In float32, state is also what PyTorch has allocated on a GPU after the last step.",
-            f"Peak on a CPU: every tensor of a run at its height, and {size(terms.process)} for Python and the "
-            "libraries. Peak on a GPU: state and activations, an estimate.",
-            _time_note(forecasts),
-        ),
-    )
-
-
-def _fitting_note(forecasts: Sequence[Forecast], limit: str) -> str:
-    on_cpu = f"What fits in {limit} of main memory: {_titles([one.title for one in forecasts if one.fits])}."
-    gpu = forecasts[0].terms.gpu
-    if gpu is None:
-        return f"{on_cpu} There is no GPU here; `--memory` says how much another machine's has."
-    on_gpu = _titles([one.title for one in forecasts if one.fits_gpu])
-    return f"{on_cpu} On a GPU with {size(gpu)}, by estimate: {on_gpu}."
-
-
-def _titles(titles: Sequence[str]) -> str:
-    return ", ".join(titles) or "nothing"
-
-
-def _time_note(forecasts: Sequence[Forecast]) -> str:
-    if any(one.train_seconds for one in forecasts):
-        epochs = forecasts[0].terms.epochs
-        return (
-            f"Training time is for {epochs} epoch(s) on this machine, from a few steps of each method that fits in it."
-        )
-    return "Training time is foreseen where a task is given and the backbone's weights are here."
 
 
 def counts_table(backbone: str, counted: BackboneCounts) -> Table:

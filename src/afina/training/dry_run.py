@@ -114,6 +114,18 @@ def dry_run(
     return DryRun(counts, kept, kept - copies, activations, beyond, max(alive.peak, most), disk_bytes)
 
 
+def serving_bytes(
+    address: str, method: Method, objective: Objective, dtype: torch.dtype, precision: str = FLOAT
+) -> int:
+    """Return the size of all weights of an adapter on its backbone, opened to predict in `dtype` on the CPU."""
+    shape = _shape(address, objective.width, objective.opening, method, precision)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        classifier = _fake(shape)
+        if dtype != torch.float32:
+            classifier.lower(dtype, packs=method.packs, unlowered=method.unlowered(classifier.model))
+        return classifier.size
+
+
 def _shape(address: str, labels: int, opening: Opening, method: Method, precision: str) -> Classifier:
     classifier = open_without_weights(address, labels, opening)
     classifier.hold(precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from afina import Adapter, Predictor
-from afina.errors import NotFound
+from afina import Adapter, Backbone, Predictor
+from afina.errors import InvalidStudy, NotFound
 from afina.models.kernels import nf4
 from afina.models.kernels.linear import frozen_weight
 from afina.models.kernels.nf4 import Nf4Weight
 from afina.models.kernels.patches import hold
+from afina.studies.runs.executor import LocalExecutor
 from afina.studies.runs.forecast import forecast_run
 from fakes import TEXTS, Runs
 from raises import raises
@@ -157,10 +159,20 @@ def test_a_run_takes_what_is_foreseen_and_its_adapter_predicts_what_it_learnt(
     assert np.isfinite(predictor.outputs(TEXTS)).all()
 
 
+def test_a_backbone_that_is_saved_quantised_is_refused(gpt2: Backbone, tmp_path: Path) -> None:
+    content = json.loads((gpt2.path / "config.json").read_text())
+    saved = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": NAME}
+    (tmp_path / "config.json").write_text(json.dumps(content | {"quantization_config": saved}))
+    with raises(InvalidStudy, code="backbone.unsupported", field="quantization_config"):
+        Backbone.load(str(tmp_path))
+
+
 def test_without_bitsandbytes_a_run_names_the_extra(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nf4._kernels.cache_clear()
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with raises(NotFound, code="extra.missing", extra="quant", package="bitsandbytes"):
-        runs.run("gpt2", "lora", precision=NAME).execute(tmp_path)
+    run = runs.run("gpt2", "lora", precision=NAME)
+    for begin in (lambda: LocalExecutor().check(run), lambda: run.execute(tmp_path)):
+        with raises(NotFound, code="extra.missing", extra="quant", package="bitsandbytes"):
+            begin()

@@ -8,6 +8,7 @@ rounds the scales to bfloat16. Does not know models.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from math import prod
@@ -130,6 +131,7 @@ def _quantized(weight: Tensor) -> dict[str, Tensor]:
 @cache
 def _kernels() -> Any:
     """Return bitsandbytes' operations. Raises NotFound if bitsandbytes is not installed."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # as in `afina.methods.peft`
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:

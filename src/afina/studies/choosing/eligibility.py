@@ -143,6 +143,7 @@ def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _
     encodings = forecast.Encodings(setting.task)
     fitting: set[str] = set()
     most: int | None = None  # the memory of the most expensive method
+    least: tuple[int, Run] | None = None  # the smallest memory that is too much, and its run
     for run in sorted(runs, key=lambda one: one.method != DEAREST):
         try:
             texts = encodings.of(run)
@@ -161,8 +162,15 @@ def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _
             fitting.add(one.method)
         else:
             made.dropped[run.title] = Dropped(why="memory", needed=needed, available=one.terms.memory)
+            least = min(least or (needed, run), (needed, run), key=lambda found: found[0])
         if one.method == DEAREST:
             most = needed
+    if not fitting and least is not None:
+        _, run = least
+        other = forecast.smaller(run, encodings.of(run), limit.size, on_gpu=limit.on_gpu)
+        if other is not None:
+            smaller = other.gpu_peak if limit.on_gpu else other.peak
+            made.dropped[run.title] = made.dropped[run.title].model_copy(update={"smaller": smaller})
     made.ways += [_way(run) for run in runs if run.method in fitting]
 
 

@@ -104,15 +104,17 @@ class Dropped(Sparing):
             its step time. train: no time was left to train and evaluate it. overrun: the training exceeded the time
             limit. error: the training failed with `message`. latency: an answer takes `milliseconds`, which is longer
             than allowed.
+        smaller: The bytes that the method needs with weights in int8, if no method fits and this one would.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"milliseconds"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"milliseconds", "smaller"})
 
     why: Literal["memory", "start", "train", "overrun", "error", "latency"]
     needed: Count | None = None
     available: Count | None = None
     message: str = ""
     milliseconds: float | None = None
+    smaller: Count | None = None
 
     @model_validator(mode="after")
     def _says_what_lacked(self) -> Self:

@@ -29,13 +29,14 @@ from afina.methods import make
 from afina.methods.attachment import applicable
 from afina.methods.method import Method
 from afina.models.backbone import Backbone
+from afina.models.backbone_spec import FLOAT
 from afina.models.language_model import open_model
 from afina.models.objective import Objective
 from afina.models.pretrained import meta_model
 from afina.studies.runs.prepared import aim_of, attached, loader_of, longest_text, question_of, read_task, recipe_of
 from afina.studies.runs.run import Forecast, Terms
 from afina.studies.runs.spec import Ask, Data, RunSpec, Training
-from afina.training.dry_run import dry_run
+from afina.training.dry_run import dry_run, serving_bytes
 from afina.training.inputs import inputs_of
 from afina.training.probe_fit import fit_of
 
@@ -90,18 +91,15 @@ def forecast_run(
     available = meter.machine_memory()
     limit = memory or available
     task = task or encoded(run)
-    method = make(run.method, run.hyperparameters)
-    if run.task == MADE_UP:  # the configuration may be all that is there
-        method = method.for_family(meta_model(run.backbone).config.model_type)
-    else:
-        method = method.for_backbone(Backbone.load(run.backbone, weights=False))
+    method = _method(run)
     objective, _ = aim_of(run, task)
     loader = loader_of(run, task.train, objective)
     recipe, dtype = recipe_of(run, method, loader), devices.precision(run.training.dtype, devices.choose())
     _check_steps(run, recipe.steps)
     before = method.takes_positions
     evaluation, load = _evaluation(task, run, before)
-    seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, run.training.precision, load)
+    precision = run.training.precision
+    seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, precision, load)
     inputs = inputs_of(method)
     gpu = memory or meter.gpu_memory(devices.choose())
     terms = _terms(run, inputs.largest(loader, recipe), str(dtype).removeprefix("torch."), limit, gpu)
@@ -127,6 +125,37 @@ def forecast_run(
         pace = seconds_per_token(run, method, objective, loader)
         one = replace(one, train_seconds=pace * inputs.computed(loader, recipe.steps))
     return one
+
+
+def _method(run: RunSpec) -> Method:
+    """Return the run's method, with the defaults for its backbone."""
+    method = make(run.method, run.hyperparameters)
+    if run.task == MADE_UP:  # the configuration may be all that is there
+        return method.for_family(meta_model(run.backbone).config.model_type)
+    return method.for_backbone(Backbone.load(run.backbone, weights=False))
+
+
+OFFERED = "int8"
+"""The precision that is offered where a run does not fit in memory."""
+
+
+def smaller(run: RunSpec, task: EncodedTask, memory: int | None, *, on_gpu: bool = False) -> Forecast | None:
+    """Return the forecast of the same run in OFFERED; None: the run does not fit, or the method needs float weights.
+
+    Args:
+        run: A run with weights in float.
+        task: The run's task as `encoded` returns it.
+        memory: The bytes that must suffice.
+        on_gpu: Whether these are bytes of GPU memory.
+    """
+    training = run.training.model_copy(update={"precision": OFFERED})
+    try:
+        made = forecast_run(run.model_copy(update={"training": training}), task, memory=memory, calibrate=False)
+    except InvalidStudy as error:
+        if error.code != "method.precision-unsupported":
+            raise
+        return None
+    return made if (made.fits_gpu if on_gpu else made.fits) else None
 
 
 def _evaluation(task: EncodedTask, run: RunSpec, before: int) -> tuple[Packed, GenerationLoad | None]:
@@ -156,9 +185,10 @@ def forecast_methods(
     training: Training = PLAIN,
     memory: int | None = None,
     calibrate: bool = True,
+    compares: bool = False,
     says: Says = silent,
 ) -> list[Forecast]:
-    """Return the `forecast_run` of each method.
+    """Return the `forecast_run` of each method, with `smaller` where a run does not fit in memory.
 
     Without `task`, all texts have `training.max_length` tokens (default LENGTH) and one of two labels. Raises
     InvalidStudy for a kind of target texts without `task`.
@@ -166,18 +196,13 @@ def forecast_methods(
     Args:
         methods: Default: all methods that suit the backbone's family and the task's labels.
         ask: How the task's texts are asked about, which sets their template.
+        compares: Whether precisions are compared: forecast `serving_bytes`, and leave out methods that need floats.
         says: Called with a line when slow work begins.
     """
     if task:
         says(f"reading {task} and the backbone's tokenizer")
-    elif data.kind is not None and of_kind(data.kind).written:
-        raise InvalidStudy(
-            f"`kind` {data.kind}: the cost of learning to write texts depends on the lengths of inputs and targets. "
-            "Give a `task`.",
-            code="option.inapplicable",
-            option="kind",
-            found=data.kind,
-        )
+    else:
+        _check_kind(data)
     runs = [
         RunSpec(
             backbone=backbone,
@@ -201,8 +226,37 @@ def forecast_methods(
             continue  # the labels are not words, or the method's virtual tokens leave no room for such texts
         if encodings.texts is not None and not found:
             says(encodings.texts.told)
-        found.append(forecast_run(run, texts, memory=memory, calibrate=calibrate, says=says))
+        try:
+            one = forecast_run(run, texts, memory=memory, calibrate=calibrate, says=says)
+        except InvalidStudy as error:
+            if error.code != "method.precision-unsupported" or (methods is not None and not compares):
+                raise
+            says(f"left out: {error}")
+        else:
+            found.append(_beside(one, run, texts, memory, compares=compares))
     return found
+
+
+def _check_kind(data: Data) -> None:
+    """Raise InvalidStudy for targets that are texts, whose lengths only a task tells."""
+    if data.kind is not None and of_kind(data.kind).written:
+        raise InvalidStudy(
+            f"`kind` {data.kind}: the cost of learning to write texts depends on the lengths of inputs and targets. "
+            "Give a `task`.",
+            code="option.inapplicable",
+            option="kind",
+            found=data.kind,
+        )
+
+
+def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, *, compares: bool) -> Forecast:
+    """Return a forecast with what a plan says of other precisions, and of serving."""
+    precision = run.training.precision
+    if not compares:
+        offers = not one.fits and one.trainable and precision == FLOAT
+        return replace(one, smaller=smaller(run, task, memory)) if offers else one
+    objective, dtype = aim_of(run, task)[0], getattr(torch, one.terms.dtype)
+    return replace(one, serving_bytes=serving_bytes(run.backbone, _method(run), objective, dtype, precision))
 
 
 class Encodings:

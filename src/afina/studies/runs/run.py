@@ -218,6 +218,11 @@ class Terms:
     precision: str = FLOAT
 
     @property
+    def computing(self) -> str:
+        """The dtype of computing, and the precision of the frozen weights if it is another one."""
+        return self.dtype if self.precision == FLOAT else f"{self.dtype} on weights in {self.precision}"
+
+    @property
     def summary(self) -> dict[str, Any]:
         """The terms as JSON values; the default precision is left out."""
         return {key: value for key, value in asdict(self).items() if key != "precision" or value != FLOAT}
@@ -233,6 +238,8 @@ class Forecast:
         gpu_peak: The peak of GPU memory.
         disk_bytes: The size of the adapter's tensor file.
         train_seconds: None if unknown.
+        serving_bytes: The size of all weights when the adapter predicts in the dtype of the terms. None: not computed.
+        smaller: The forecast in another precision that fits in memory, if this one does not fit.
     """
 
     method: str
@@ -249,6 +256,8 @@ class Forecast:
     disk_bytes: int
     train_seconds: float | None
     terms: Terms
+    serving_bytes: int | None = None
+    smaller: Forecast | None = None
 
     @property
     def fits(self) -> bool:
@@ -263,5 +272,15 @@ class Forecast:
     @property
     def summary(self) -> dict[str, Any]:
         """The forecast as JSON values, without the terms, which all methods share."""
-        figures = {key: value for key, value in asdict(self).items() if key not in ("method", "title", "terms")}
-        return figures | {"fits": self.fits, "fits_gpu": self.fits_gpu}
+        figures = {key: value for key, value in asdict(self).items() if key not in _APART}
+        figures |= {"fits": self.fits, "fits_gpu": self.fits_gpu}
+        if self.serving_bytes is not None:
+            figures["serving_bytes"] = self.serving_bytes
+        if (other := self.smaller) is not None:
+            kept = {"precision": other.terms.precision, "peak": other.peak, "gpu_peak": other.gpu_peak}
+            figures["smaller"] = kept
+        return figures
+
+
+_APART = ("method", "title", "terms", "serving_bytes", "smaller")
+"""Fields of a forecast that are not figures of every forecast."""

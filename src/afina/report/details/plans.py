@@ -1,0 +1,130 @@
+"""Plans: a table of the forecast costs of each method, and one of several precisions of the frozen weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from afina.report.formatting import NOTHING, count, seconds, size
+from afina.report.tables import Column, Table
+from afina.studies.runs.run import Forecast
+
+_HEADINGS = ("Trainable", "State", "Activations", "Peak on a CPU", "Peak on a GPU", "On disk")
+"""The headings of the columns of a forecast."""
+
+
+PRICE = (
+    "Each frozen weight is then rounded to 8 bits, so results can differ a little; the adapter is for a backbone in "
+    "this precision only."
+)
+"""The cost of int8, in a sentence or two."""
+
+
+def forecast_table(forecasts: Sequence[Forecast]) -> Table:
+    """Return a row for each method; notes give the assumptions and the methods that fit in memory.
+
+    Expects at least one forecast. The column of training time is left out if no forecast has a time.
+    """
+    terms = forecasts[0].terms
+    limit = size(terms.memory)
+    source = f"the largest training batch of `{terms.task}`" if terms.task else "one batch (no task was given)"
+    timed = any(one.train_seconds for one in forecasts)
+    rows = tuple(
+        (
+            one.title,
+            count(one.trainable),
+            size(one.state_bytes),
+            NOTHING if one.activation_bytes is None else size(one.activation_bytes),
+            size(one.peak),
+            size(one.gpu_peak),
+            size(one.disk_bytes),
+            *([seconds(one.train_seconds) if one.train_seconds else NOTHING] if timed else []),
+            "yes" if one.fits else "no",
+        )
+        for one in forecasts
+    )
+    return Table(
+        f"Plan for {terms.backbone}, training in {terms.computing}",
+        (Column("Method", "left"), *map(Column, (*_HEADINGS, *["Training (s)"] * timed, "Fits"))),
+        rows,
+        (
+            _fitting_note(forecasts, limit),
+            *_offer(forecasts),
+            f"Training computes in {terms.dtype}. Without `--dtype`, that is what `afina train` chooses here.",
+            f"Activations are those of {source}: {terms.texts:,} texts, {terms.tokens:,} tokens, {terms.longest:,} in "
+            "the longest text. In float32, state is also what PyTorch has allocated on a GPU after the last step.",
+            f"Peak on a CPU: every tensor of a run at its height, and {size(terms.process)} for Python and the "
+            "libraries. Peak on a GPU: state and activations, an estimate.",
+            _time_note(forecasts),
+        ),
+    )
+
+
+def _fitting_note(forecasts: Sequence[Forecast], limit: str) -> str:
+    on_cpu = f"What fits in {limit} of main memory: {_titles([one.title for one in forecasts if one.fits])}."
+    gpu = forecasts[0].terms.gpu
+    if gpu is None:
+        return f"{on_cpu} There is no GPU here; `--memory` says how much another machine's has."
+    on_gpu = _titles([one.title for one in forecasts if one.fits_gpu])
+    return f"{on_cpu} On a GPU with {size(gpu)}, by estimate: {on_gpu}."
+
+
+def _titles(titles: Sequence[str]) -> str:
+    return ", ".join(titles) or "nothing"
+
+
+def _time_note(forecasts: Sequence[Forecast]) -> str:
+    if any(one.train_seconds for one in forecasts):
+        epochs = forecasts[0].terms.epochs
+        return (
+            f"Training time is for {epochs} epoch(s) on this machine, from a few steps of each method that fits in it."
+        )
+    return "Training time is foreseen where a task is given and the backbone's weights are here."
+
+
+def in_int8(needed: int) -> str:
+    """Return what a recommendation says of a method that would fit in memory in int8, as a clause."""
+    return f"`afina train` with `precision` int8 needs about {size(needed)}, but rounds each frozen weight to 8 bits"
+
+
+def _offer(forecasts: Sequence[Forecast]) -> Iterator[str]:
+    """Yield a note on the methods that fit in memory in another precision only."""
+    fitting = [(one.title, one.smaller) for one in forecasts if one.smaller is not None]
+    if fitting:
+        named = ", ".join(f"{title} ({size(other.peak)})" for title, other in fitting)
+        yield f"With `precision` {fitting[0][1].terms.precision}, these fit too: {named}. {PRICE}"
+
+
+def precision_table(plans: Sequence[Sequence[Forecast]]) -> Table:
+    """Return a row for each method and precision of one backbone, given a plan in each precision."""
+    terms = plans[0][0].terms
+    titles = dict.fromkeys(one.title for plan in plans for one in plan)
+    rows = [_row(one) for title in titles for plan in plans for one in plan if one.title == title]
+    missing = [
+        f"{plan[0].terms.precision}: {', '.join(absent)}"
+        for plan in plans
+        if (absent := [title for title in titles if title not in {one.title for one in plan}])
+    ]
+    return Table(
+        f"Memory of {terms.backbone} by precision, computing in {terms.dtype}",
+        (
+            *(Column(name, "left") for name in ("Method", "Precision")),
+            *map(Column, ("Training, CPU", "Training, GPU", "Serving", "Fits")),
+        ),
+        tuple(rows),
+        (
+            "Training: the peak of a run, as in the tables above. Serving: the weights of backbone, head and adapter "
+            f"in memory when they predict in {terms.dtype}; batches and libraries come on top.",
+            *([f"Not possible in a precision: {'; '.join(missing)}."] if missing else []),
+        ),
+    )
+
+
+def _row(one: Forecast) -> tuple[str, ...]:
+    return (
+        one.title,
+        one.terms.precision,
+        size(one.peak),
+        size(one.gpu_peak),
+        NOTHING if one.serving_bytes is None else size(one.serving_bytes),
+        "yes" if one.fits else "no",
+    )

@@ -1,0 +1,83 @@
+"""What `afina plan` foresees of other precisions, and what it offers where a method does not fit in memory."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from afina import Backbone, Predictor
+from afina.inference.predictor import ModelPredictor
+from afina.methods import make
+from afina.models.classifier import Classifier
+from afina.models.objectives import Classes
+from afina.report.details.plans import PRICE, forecast_table
+from afina.studies.runs.forecast import forecast_methods
+from afina.studies.runs.spec import Training
+from afina.training.dry_run import serving_bytes
+from command import Command
+from crowd import adapter
+from fakes import encoded, fit_of, opened, sentences
+
+INT8 = "int8"
+
+
+def test_a_method_that_does_not_fit_is_offered_in_int8(gpt2: Backbone) -> None:
+    methods, training = [make("lora"), make("full")], Training(dtype="bfloat16", batch_size=1, max_length=8)
+    plain = forecast_methods(gpt2.address, methods, training=training)
+    held = forecast_methods(gpt2.address, methods[:1], training=training.model_copy(update={"precision": INT8}))[0]
+    assert held.peak < plain[0].peak
+    lora, full = forecast_methods(gpt2.address, methods, training=training, memory=held.peak)
+    assert lora.smaller == replace(held, terms=replace(held.terms, memory=held.peak, gpu=held.peak))
+    assert full.smaller is None  # it trains the weights
+    assert lora.summary["smaller"] == {"precision": INT8, "peak": held.peak, "gpu_peak": held.gpu_peak}
+    assert "smaller" not in full.summary | plain[0].summary
+    (note,) = [note for note in forecast_table([lora, full]).notes if INT8 in note]
+    assert note.startswith("With `precision` int8, these fit too: LoRA (")
+    assert note.endswith(PRICE)
+    less = forecast_methods(gpt2.address, methods[:1], training=training, memory=held.peak - 1)
+    assert less[0].smaller is None
+    assert not any(INT8 in note for note in forecast_table(less).notes)
+
+
+def test_precisions_are_compared(afina: Command, gpt2: Backbone) -> None:
+    asked = ["plan", "--backbone", gpt2.address, "--method", "lora", "--method", "full", "--dtype", "bfloat16"]
+    both = json.loads(afina(*asked, "--precision", "float", "--precision", INT8, "--json").out)["backbones"]
+    assert [one.get("precision") for one in both] == [None, INT8]
+    assert [list(one["methods"]) for one in both] == [["lora", "full"], ["lora"]]
+    serving = [one["methods"]["lora"]["serving_bytes"] for one in both]
+    assert serving[0] > serving[1] > 0
+    shown = afina(*asked, "--precision", "float", "--precision", INT8).out
+    assert "by precision" in shown
+    assert "Not possible in a precision: int8: full" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("precision", ["float", INT8])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_serving_takes_is_what_an_open_adapter_takes(gpt2: Backbone, precision: str, dtype: str) -> None:
+    made = adapter(gpt2, "lora")
+    made = replace(made, manifest=made.manifest.model_copy(update={"precision": precision}))
+    served = Predictor.of(made, gpt2, dtype=dtype)
+    assert isinstance(served, ModelPredictor)
+    method, kind = make("lora").for_family("gpt2"), getattr(torch, dtype)
+    assert serving_bytes(gpt2.address, method, Classes(("bad", "good")), kind, precision) == served.classifier.size
+
+
+def test_a_model_in_int8_is_freed_before_it_is_opened_again(gpt2: Backbone) -> None:
+    method = make("lora").for_family("gpt2")
+    classifier = Classifier.open(gpt2, ("bad", "good"), 0, precision=INT8)
+    classifier.wrap(method.attach)
+    fit = fit_of(classifier, method, encoded(gpt2, sentences(20)), dtype=torch.bfloat16, steps=1)
+    fit.advance()
+    alive = weakref.ref(classifier)
+    del classifier
+
+    def reopen() -> Any:
+        assert alive() is None
+        return opened(gpt2, method)
+
+    assert fit.finish(reopen).training is not None
