@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from afina.models.kernels.linear import HeldWeight, held_tensors
 from afina.models.kernels.patches import patches_of
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.objectives import make
-from fakes import Backbones
+from fakes import Backbones, configuration, save
 from raises import raises
 
 INT8 = "int8"
@@ -158,3 +161,34 @@ def test_an_error_of_a_precision_is_raised_as_it_is(gpt2: Backbone, monkeypatch:
     monkeypatch.setitem(PRECISIONS, "failing", Precision("nothing", fail))
     with raises(InvalidStudy, code="method.precision-unsupported"):
         Classifier.open(gpt2, ("bad", "good"), 0, precision="failing")
+
+
+OPEN = """
+import json, sys
+import torch
+from afina import Backbone, meter
+from afina.models.classifier import Classifier
+backbone = Backbone.load(sys.argv[1])
+Classifier.open(Backbone.load(sys.argv[2]), ("bad", "good"), 0, precision="int8")  # libraries are loaded
+meter.forget_peak()
+before = meter.rss()
+classifier = Classifier.open(backbone, ("bad", "good"), 0, precision="int8")
+opened, peak = meter.rss() - before, meter.rss_peak() - before
+backbone.digest_of(classifier.body)
+print(json.dumps({"opened": opened, "peak": peak, "digest": meter.rss_peak() - before, "size": classifier.size}))
+"""
+
+
+@pytest.mark.slow
+def test_opening_takes_the_model_as_held_and_one_tensor(backbones: Backbones, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 16}
+    save(configuration("llama", **sizes), backbones.tokenizer("llama"), tmp_path / "large")
+    in_float32 = (tmp_path / "large" / "model.safetensors").stat().st_size
+    assert in_float32 > 180 * 10**6
+    asked = [sys.executable, "-c", OPEN, str(tmp_path / "large"), str(backbones.path("llama"))]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    largest = 4 * 512 * 1408
+    assert found["size"] < 0.27 * in_float32
+    assert found["opened"] < found["size"] + 2 * largest
+    assert max(found["peak"], found["digest"]) < found["size"] + 8 * largest
