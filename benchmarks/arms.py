@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from afina import Backbone
 from afina.methods import make
+from afina.models.backbone_spec import FLOAT, PRECISIONS
 from afina.studies.runs.spec import Training
 from arm import Arm
 from packed_arm import PackedArm
@@ -17,13 +18,25 @@ ARMS = {
     "C": "afina, fp32; A's batches",
     "D": "afina as shipped (train.dtype auto); A's batches",
 }
+ON_PRECISIONS = {f"D-{name}": name for name, precision in PRECISIONS.items() if precision.hold is not None}
+"""Arms of `quantised.py` and `train_step.py`: the precision of the frozen weights, by arm."""
+ARMS |= {arm: f"D with the frozen weights in {name} (train.precision)" for arm, name in ON_PRECISIONS.items()}
+
+DEFAULT = ("A", "B1", "B2", "C", "D")
+HELD = frozenset({"lora"})
+"""Methods of the benchmark that leave the weights of linear layers frozen."""
+
+
+def suits(name: str, method_name: str) -> bool:
+    """Whether the method can be trained in this arm."""
+    return name not in ON_PRECISIONS or method_name in HELD
 
 
 def build(name: str, method_name: str, backbone: Backbone, label_names: Sequence[str], steps: int) -> Arm:
     """The arm of that name. steps: in the whole training, the horizon of the decay."""
     method = make(method_name).for_family(backbone.family)
-    if name in ("C", "D"):
-        setting = Training(dtype="float32") if name == "C" else Training()
+    if name in ("C", "D", *ON_PRECISIONS):
+        setting = Training(dtype="float32") if name == "C" else Training(precision=ON_PRECISIONS.get(name, FLOAT))
         return PackedArm(backbone, label_names, method, setting, steps)
     from padded_arm import TrainerArm  # here, so that afina's memory is measured without it
 

@@ -40,7 +40,8 @@ class PackedArm:
         at_once: MicroBatchLimits = MicroBatchLimits(),  # noqa: B008 - frozen
     ) -> None:
         allocator.keep_kernels(allocator.MANY)  # as the process of a run has it
-        classifier = attached(Classifier.open(backbone, label_names, SEED), method, SEED, CPU)
+        opened = Classifier.open(backbone, label_names, SEED, precision=setting.precision)
+        classifier = attached(opened, method, SEED, CPU)
         recipe = Recipe(
             steps=steps,
             learning_rate=setting.learning_rate or method.learning_rate,

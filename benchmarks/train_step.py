@@ -29,14 +29,14 @@ import sample
 import tables
 from afina import Backbone, meter
 from arm import BATCH_SIZE, EPOCHS, Arm
-from arms import ARMS, build
+from arms import ARMS, DEFAULT, build, suits
 from plan import Plan
 
 DATA = "../shared/data"
 METHODS = {"lora": ("LoRA", 4), "full": ("Full fine-tuning", 6), "prelayer": ("PreLayer", 4)}
 """Title, and useful FLOP for a token and body parameter: 2 forward, 2 for inputs' gradients, 2 for weights'."""
 
-RATIOS = (("D", "A"), ("D", "B1"), ("D", "B2"), ("C", "A"))
+RATIOS = (("D", "A"), ("D", "B1"), ("D", "B2"), ("C", "A"), ("D-int8", "D"))
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -48,7 +48,7 @@ def say(text: str) -> None:
 def time_steps(method: str, plan: Plan, repeats: int, peaks: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     """For each arm: seconds_per_step, tokens_per_second, dtype."""
     arms: dict[str, Arm] = {}
-    for name in plan.chosen:
+    for name in (name for name in plan.chosen if suits(name, method)):
         say(f"{method}: preparing {name}")
         arms[name] = build(name, method, plan.backbone, plan.label_names, plan.steps)
         warm = plan.heaviest(name)
@@ -143,7 +143,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=16, help="batches an arm (default: about 15 minutes in all)")
     parser.add_argument("--repeats", type=int, default=3, help="how often each batch is timed")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS))
-    parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS))
+    parser.add_argument("--arms", type=lambda text: text.split(","), default=list(DEFAULT))
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
     parser.add_argument("--task", default=f"{DATA}/sst2")
     parser.add_argument("--markdown", type=Path, help="write the tables and the machine to this file")

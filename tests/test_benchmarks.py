@@ -512,3 +512,34 @@ def test_the_arms_of_texts_take_turns_and_their_losses_are_compared() -> None:
     assert result["D"]["tokens_per_second"] == 1
     assert result["D"]["loss_difference"] == pytest.approx(1e-5)
     assert "| D | 2.500 | 1 | 1.0e-05 |" in text
+
+
+def test_a_base_in_each_precision_is_measured_with_its_bytes(
+    path: str, toy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import quantised
+
+    monkeypatch.setattr(quantised.train_step, "memory", lambda method, name, plan, options: 2**30)
+    monkeypatch.setattr(quantised.machine, "peak", lambda dtype: 4e9)
+    options = ["--only", "speed", "--steps", "1", "--repeats", "1", "--backbone", path, "--task", toy]
+    monkeypatch.setattr(sys, "argv", ["quantised.py", *options])
+    quantised.main()
+    found = last_line(capsys.readouterr().out)["speed"]
+    weights = 2 * 12 * 32 * 32
+    scales = 4 * 2 * (3 + 1 + 4 + 1) * 32
+    assert found["C"]["linear_bytes"] == 4 * weights
+    assert found["D-int8"]["linear_bytes"] == weights + scales
+    assert found["D-int8"]["bytes_per_weight"] == 1 + scales / weights
+    assert found["D-int8"]["of_bfloat16"] == found["D-int8"]["tokens_per_second"] / found["D"]["tokens_per_second"]
+
+
+@pytest.mark.slow
+def test_quality_on_a_base_in_each_precision_has_verdicts_and_is_not_measured_twice(
+    path: str, toy: str, tmp_path: Path
+) -> None:
+    options = ["--only", "quality", "--embedded", path, "--tasks", toy, "--seeds", "2", "--max-steps", "2"]
+    options += ["--train", "64", "--out", str(tmp_path)]
+    first, again = (last_line(run("quantised.py", *options).stdout)["quality"][toy] for _ in range(2))
+    assert first == again
+    assert {"float32", "bfloat16", "int8"} <= first["metrics"].keys()
+    assert len(first["verdicts"]) == len(first["metrics"]) - 1

@@ -22,6 +22,7 @@ from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision
 from afina.models.classifier import Classifier
 from afina.models.kernels.int8 import Int8Weight
 from afina.models.kernels.linear import HeldWeight, frozen_weight, held_by, held_tensors, is_linear, multiply
+from afina.report.answer_costs import bytes_to_serve
 from afina.server.receipts import Receipt
 from afina.serving.engine import Engine
 from afina.studies.runs.forecast import forecast_run
@@ -186,6 +187,22 @@ def test_in_bfloat16_a_held_weight_computes_in_bfloat16(gpt2: Backbone, case: tu
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
 
 
+@pytest.mark.parametrize("case", [METHODS[2], METHODS[3], METHODS[4], METHODS[9]], ids=named)
+def test_int8_trains_in_bfloat16_as_in_float32(gpt2: Backbone, case: tuple[str, dict[str, Any]]) -> None:
+    method = make(*case).for_family("gpt2")
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        classifier = Classifier.open(gpt2, ("bad", "good"), 0, precision=INT8)
+        torch.manual_seed(0)
+        classifier.wrap(method.attach)
+        fit = fit_of(classifier, method, encoded(gpt2, sentences(40)), dtype=dtype)
+        held = [module for module in classifier.modules() if isinstance(module, HeldWeight)]
+        assert {module.dtype for module in held} == {dtype}
+        fit.advance()
+        losses.append(fit.account.losses)
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_engine_answers_for_a_mix_of_adapters_as_one_with_plain_weights(gpt2: Backbone, dtype: str) -> None:
     plain = [adapter(gpt2, *case, seed=seed) for seed, case in enumerate(METHODS)]
@@ -234,6 +251,8 @@ def test_an_int8_run_trains_by_the_weights_that_its_codes_stand_for(
     shapes = [frozen_weight(layer).shape for layer in layers if is_linear(layer)]
     saved = sum(3 * outputs * inputs - 4 * outputs for outputs, inputs in shapes)  # codes of 1 byte, scales of 4
     assert expected.memory.state_bytes - found.memory.state_bytes == saved
+    assert bytes_to_serve(found) == 4 * (found.total + found.body) - saved
+    assert '"weight_bytes"' not in runs.record("gpt2", "lora").model_dump_json()
 
 
 @pytest.mark.parametrize("case", [METHODS[0], METHODS[2], METHODS[4]], ids=named)
@@ -275,7 +294,11 @@ def test_a_method_that_reads_frozen_weights_is_refused(runs: Runs, tmp_path: Pat
     assert caught.value.code == "method.precision-unsupported"
 
 
-@pytest.mark.parametrize("case", [("full", {}), ("last", {"blocks": 1}), ("last+lora", {})], ids=named)
+@pytest.mark.parametrize(
+    "case",
+    [("full", {}), ("last", {"blocks": 1}), ("last+lora", {}), ("prelayer", {}), ("lora+prelayer", {})],
+    ids=named,
+)
 def test_a_method_that_would_train_a_held_weight_is_refused(
     runs: Runs, case: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:

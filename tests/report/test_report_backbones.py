@@ -116,6 +116,8 @@ def test_bytes_to_serve_are_those_of_weights_that_a_server_holds() -> None:
     several = [lora.model_copy(update={"method": name}) for name in ("lora+adapter", "lora+bitfit")]
     assert answer_costs.bytes_to_serve(several[0]) == 4 * (lora.total + lora.body)
     assert answer_costs.bytes_to_serve(several[1]) is None, "how many of its parameters are added is not known"
+    held = several[1].model_copy(update={"training": {"precision": "int8"}, "weight_bytes": 1_234})
+    assert answer_costs.bytes_to_serve(held) == 1_234
 
 
 def test_selection_texts_are_answered_too() -> None:

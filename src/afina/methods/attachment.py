@@ -39,7 +39,7 @@ def attach(classifier: Classifier, method: Method) -> None:
 
     Raises:
         InvalidStudy: Other parts train than the method states, or the logits change, or the method reads frozen
-            weights that are stored in another precision.
+            weights that are stored in another precision, or trains matrices of a backbone in another precision.
     """
     if classifier.precision != FLOAT and not method.packs:
         raise InvalidStudy(
@@ -54,6 +54,8 @@ def attach(classifier: Classifier, method: Method) -> None:
     before = _logits(classifier) if compares else None
     classifier.wrap(method.attach)
     classifier.eval()
+    if classifier.precision != FLOAT:
+        _check_stays_frozen(method, classifier)
     _check_parts(method, method.trainable(classifier.model), has_head(classifier.model))
     if before is None:
         return
@@ -80,6 +82,24 @@ def _check_needs_no_head(method: Method) -> None:
         code="method.head-missing",
         method=method.name,
     )
+
+
+def _check_stays_frozen(method: Method, classifier: Classifier) -> None:
+    """Raise InvalidStudy for a method that trains matrices of the backbone: they would be stored and saved as floats.
+
+    Biases and norms are small, and may train.
+    """
+    trained = method.pretrained(classifier.model)
+    for name, parameter in classifier.model.named_parameters():
+        if name in trained and parameter.dim() > 1:
+            raise InvalidStudy(
+                f"method {method.name}: the method trains {name}, a matrix of the backbone, but with precision "
+                f"{classifier.precision} the backbone's matrices stay frozen. Leave `precision` out, or use a method "
+                "that adds to frozen weights, such as lora.",
+                code="method.precision-unsupported",
+                method=method.name,
+                parameter=name,
+            )
 
 
 def _check_parts(method: Method, trained: Mapping[str, Parameter], headed: bool) -> None:

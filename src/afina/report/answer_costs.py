@@ -39,12 +39,14 @@ def milliseconds_a_text(record: Record) -> float | None:
 
 
 def bytes_to_serve(record: Record) -> int | None:
-    """Return the bytes of the backbone's weights and the adapter in float32; weights that were trained count once.
+    """Return the bytes of the backbone's weights and the adapter, in float32 apart from weights in another precision.
 
-    None if the weights are stored in another precision, or if the record does not tell which weights were added.
+    Weights that were trained count once. None if the record does not tell which weights were added.
     """
+    if record.training.get("precision", FLOAT) != FLOAT:
+        return record.weight_bytes
     adds = make(record.method).adds_parameters
-    if record.training.get("precision", FLOAT) != FLOAT or (adds is None and record.body):
+    if adds is None and record.body:
         return None
     return _FLOAT32 * (record.total + (record.body if adds else 0))
 
@@ -74,10 +76,17 @@ def answer_cost_table(arms: Sequence[Arm], more: Sequence[str] = ()) -> Table | 
     notes = (
         f"Milliseconds a text: the `evaluate` phase per text, in packed batches in float32{timed}. Reading, tokenizing "
         "and opening the model are not included, and single texts take longer each.",
-        "To serve: the weights of the backbone with its head and the adapter, in float32.",
+        f"To serve: the weights of the backbone with its head and the adapter, in float32{_beside_float32(arms)}.",
         *more,
     )
     return table_of(ANSWERS, columns, arms, notes)
+
+
+def _beside_float32(arms: Sequence[Arm]) -> str:
+    """Return the precisions of the arms' frozen weights that are not float, as the end of a sentence."""
+    used = {str(record.training.get("precision", FLOAT)) for arm in arms for record in arm.records}
+    others = sorted(used - {FLOAT})
+    return f", and frozen weights in {' or '.join(others)} where the method has this `precision`" if others else ""
 
 
 def answer_costs_as_json(arms: Sequence[Arm]) -> list[dict[str, object]]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from afina.models.kernels.linear import HeldWeight, multiply
+from afina.models.kernels.linear import HeldWeight, multiply, multiply_fused
 
 LEVELS = 127
 """The largest code; -128 is not used, so the codes are symmetric."""
@@ -63,12 +63,12 @@ class Int8Weight(HeldWeight):
             bias = (bias / self.scales).to(inputs.dtype)
         step = self._rows_at_once
         if step >= rows:
-            return multiply(inputs, self.codes.to(inputs.dtype), bias).mul_(scales)
+            return multiply_fused(inputs, self.codes.to(inputs.dtype), bias).mul_(scales)
         result = inputs.new_empty(inputs.shape[0], rows)
         for at in range(0, rows, step):
             some = slice(at, at + step)
             codes = self.codes[some].to(inputs.dtype)
-            part = multiply(inputs, codes, None if bias is None else bias[some])
+            part = multiply_fused(inputs, codes, None if bias is None else bias[some])
             torch.mul(part, scales[some], out=result[:, some])
         return result
 

@@ -52,6 +52,14 @@ def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     return plain_linear(inputs, weight, bias)
 
 
+def multiply_fused(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the same as `multiply` for a weight [M, K]; in bfloat16, oneDNN adds the bias without rounding before."""
+    if bias is not None and _ONEDNN_BFLOAT16 and weight.device.type == "cpu" and weight.dtype == torch.bfloat16:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+        return result
+    return multiply(inputs, weight, bias)
+
+
 def by_onednn(weight: Tensor) -> bool:
     """Whether oneDNN multiplies a plain weight on this machine."""
     return _ONEDNN_FLOAT32 and weight.device.type == "cpu" and weight.dtype == torch.float32

@@ -19,6 +19,7 @@ from afina.inference import probes
 from afina.meter import Meter, rss_peak
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
+from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective, Predictions
@@ -122,7 +123,12 @@ class _Execution:
         made = self._record(prepared, objective, fit, measured, training, scores, saved)
         signatures = objective.signatures(predictions.right)
         return made.model_copy(
-            update={"selection": selection, "signatures": signatures, "retention": retained}
+            update={
+                "selection": selection,
+                "signatures": signatures,
+                "retention": retained,
+                "weight_bytes": None if classifier.precision == FLOAT else _weight_bytes(classifier),
+            }
         ).sealed()
 
     def _train(self, fit: Fit, prepared: Prepared) -> None:
@@ -288,6 +294,12 @@ class _Execution:
             allocated_peak=self.meter.allocated_peak,
             reserved_peak=self.meter.reserved_peak,
         )
+
+
+def _weight_bytes(classifier: Classifier) -> int:
+    """Return the bytes of all weights, without the head that peft keeps beside the trained one."""
+    unused = (one.nbytes for name, one in classifier.named_parameters() if ".original_module." in name)
+    return classifier.size - sum(unused)
 
 
 def _fitted(fit: Fit, prepared: Prepared) -> HeadFit | None:

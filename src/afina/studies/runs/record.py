@@ -154,10 +154,14 @@ class Record(ReprCard, Sparing, Sealed):
         fitted: How scikit-learn fitted the head. None: trained by gradient steps, or not trained. Left out of the JSON
             if None.
         retention: The language-model loss on neutral sentences, if the run asked for it. Left out of the JSON if None.
+        weight_bytes: The bytes of all weights, the adapter's included, as the run evaluated them. None: `precision` is
+            "float", so each parameter has four bytes. Left out of the JSON if None.
         content_digest: The digest of every other field.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "fitted", "retention", "signatures", "too_long_rows"})
+    unwritten: ClassVar[frozenset[str]] = frozenset(
+        {"at_once", "fitted", "retention", "signatures", "too_long_rows", "weight_bytes"}
+    )
 
     key: str
     study: Printable
@@ -205,6 +209,7 @@ class Record(ReprCard, Sparing, Sealed):
     at_once: int = Field(default=1, ge=1)
     fitted: HeadFit | None = None
     retention: Retention | None = None
+    weight_bytes: Count | None = None
 
     def beside(self, most: int) -> Self:
         """Return the record with `at_once` set to `most`: the number of runs at the same time, this run included."""

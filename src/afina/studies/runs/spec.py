@@ -95,6 +95,7 @@ class Training(Sparing):
         max_steps: None: as many steps as `epochs` takes. The decay of the learning rate ends at the last step.
         dtype: "auto": bfloat16 if the device computes bfloat16 natively, else float32.
         precision: How the backbone's frozen linear weights are stored, a key of PRECISIONS. "float": in `dtype`.
+            "int8": one byte each, with a scale for each output channel.
         accumulate: Batches per optimizer step. The gradient is that of the mean over all their examples.
         token_budget: The largest number of tokens that are computed at once. A larger batch is computed in parts of
             whole texts whose gradients add up. A limit of memory: it changes only rounding and dropout masks. Texts of
