@@ -21,7 +21,8 @@ from afina.store.versions import Version
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4, "int8": 0.4}
 """Largest difference in a golden test, by dtype, as a share of the largest output.
 
-Of 31 adapters of the embedded model, the largest difference is 0.24 in bfloat16 and 0.00003 in float32 (docs/LOG.md).
+Of 31 adapters of the embedded model, the largest difference is 0.24 in bfloat16 and 0.00003 in float32. Of 27 adapters
+of the embedded model and of minilm, it is 0.19 in int8, where it is 0.04 in bfloat16 (docs/LOG.md).
 """
 
 LOADING = 20.0
