@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 QUANT := $(CURDIR)/.venv/quant
+# Compiled once: where PYTHONDONTWRITEBYTECODE is set, each process of a test would compile afina anew.
+COMPILE := $(BIN)/python -m compileall -q src
 # Two workers of one thread each: more threads than idle cores take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal --durations 12
 
@@ -32,9 +34,11 @@ test: $(READY) ## format, lint and type checks, and the tests but the slow ones
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(COMPILE)
 	$(PYTEST) -m 'not slow and not endurance'
 
 test-slow: $(READY) ## the tests that take more than ten seconds each
+	$(COMPILE)
 	$(PYTEST) -m 'slow and not endurance'
 
 # Apart from the environment: with bitsandbytes in it, every process that imports peft takes two seconds longer.
