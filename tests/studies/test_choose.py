@@ -575,7 +575,7 @@ def test_where_nothing_fits_the_cheapest_method_is_offered_in_int8(world: World,
     assert offered.smaller == world.needs["head"] // 4
     (said,) = [reason for reason in reasons(made).values() if "int8" in reason]
     assert said == (
-        "it needs about 1.20 GiB of memory, and 1.00 GiB is available; `afina train` with `precision` int8 needs about "
+        "it needs about 1.20 GiB of memory, and 1.00 GiB is available; `afina train --set precision=int8` needs about "
         "0.30 GiB, but rounds each frozen weight to 8 bits"
     )
     some = world.choose(tmp_path / "some", 30, memory=2 * GIB)

@@ -37,7 +37,7 @@ def test_a_method_that_does_not_fit_is_offered_in_int8(gpt2: Backbone) -> None:
     assert lora.summary["smaller"] == {"precision": INT8, "peak": held.peak, "gpu_peak": held.gpu_peak}
     assert "smaller" not in full.summary | plain[0].summary
     (note,) = [note for note in forecast_table([lora, full]).notes if INT8 in note]
-    assert note.startswith("With `precision` int8, these fit too: LoRA (")
+    assert note.startswith("With `--precision int8`, these fit too: LoRA (")
     assert note.endswith(PRICE)
     less = forecast_methods(gpt2.address, methods[:1], training=training, memory=held.peak - 1)
     assert less[0].smaller is None

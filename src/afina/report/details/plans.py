@@ -83,7 +83,7 @@ def _time_note(forecasts: Sequence[Forecast]) -> str:
 
 def in_int8(needed: int) -> str:
     """Return what a recommendation says of a method that would fit in memory in int8, as a clause."""
-    return f"`afina train` with `precision` int8 needs about {size(needed)}, but rounds each frozen weight to 8 bits"
+    return f"`afina train --set precision=int8` needs about {size(needed)}, but rounds each frozen weight to 8 bits"
 
 
 def _offer(forecasts: Sequence[Forecast]) -> Iterator[str]:
@@ -91,7 +91,7 @@ def _offer(forecasts: Sequence[Forecast]) -> Iterator[str]:
     fitting = [(one.title, one.smaller) for one in forecasts if one.smaller is not None]
     if fitting:
         named = ", ".join(f"{title} ({size(other.peak)})" for title, other in fitting)
-        yield f"With `precision` {fitting[0][1].terms.precision}, these fit too: {named}. {PRICE}"
+        yield f"With `--precision {fitting[0][1].terms.precision}`, these fit too: {named}. {PRICE}"
 
 
 def precision_table(plans: Sequence[Sequence[Forecast]]) -> Table:
