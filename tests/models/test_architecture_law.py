@@ -19,7 +19,7 @@ from fakes import configuration
 
 SOURCE = Path(afina.__file__).parent
 
-TABLES = {*(f"models/architectures/{file}.py" for file in ("entry", "decoders", "encoders")), "models/backbone_spec.py"}
+TABLES = {f"models/architectures/{file}.py" for file in ("entry", "decoders", "encoders", "well_known")}
 """The entries, and the published configurations of well-known backbones."""
 
 ADDRESSES = {"hub.py", "report/paper_figures.py"}
