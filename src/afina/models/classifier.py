@@ -29,7 +29,7 @@ from afina.models.kernels.linear import HeldWeight, can_pack
 from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, pack
 from afina.models.objective import SINGLE_LABEL, Opening
-from afina.models.weights.held import hold_layers
+from afina.models.weights.held import held_layers, hold_layers
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,7 @@ class Classifier(nn.Module):
         self.model = model
         self.precision = FLOAT
         self.register_buffer("offset", offset, persistent=False)
-        self._own_linear = {
-            path: layer
-            for path, layer in self.body.named_modules()
-            if linear.is_linear(layer) and not is_after_pooling(path)
-        }
+        self._own_linear = held_layers(self.body)
         apply_kernels(model, self.body)
 
     @classmethod
