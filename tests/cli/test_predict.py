@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -77,6 +78,24 @@ def test_every_row_has_an_answer_with_its_number_and_blank_ones_a_reason(afina: 
     assert [(row["id"], row["predicted_label"]) for row in done] == [
         ("7", rows[0]["label"]), ("8", ""), ("9", ""), ("10", rows[3]["label"]),
     ]  # fmt: skip
+
+
+def test_a_guessed_precision_of_a_base_is_said_once_and_beside_the_answers(
+    afina: Command, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, "by-peft", ignore=shutil.ignore_patterns("manifest.json"))
+    table = tmp_path / "labelled.csv"
+    table.write_text("text,label\n" + "".join(f"a cold ferry {n},LABEL_{n % 2}\n" for n in range(40)), encoding="utf-8")
+    asked = (("predict", "by-peft", *SAID[:2]), ("evaluate", "by-peft", "--task", str(table), "--json"))
+    for command in asked:
+        guessed, given = afina(*command), afina(*command, "--precision", "float")
+        assert guessed.err.count("taken as float") == 1
+        assert "--precision nf4" in guessed.err
+        assert "taken as float" not in given.err
+        assert "taken as float" not in guessed.out
+        assert len(guessed.lines()) == (2 if command[0] == "predict" else 1)
+    assert "taken as float" not in afina("predict", trained, SAID[0]).err
+    assert "taken as float" in afina("compare", "by-peft", "by-peft", "--task", str(table)).err
 
 
 def test_predict_gives_one_object_where_that_is_asked_for(afina: Command, trained: Path) -> None:

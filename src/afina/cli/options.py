@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from afina.cli.terminal import print_assumed_precision
 from afina.data.kinds import KINDS
 from afina.errors import InvalidStudy
 from afina.store.versions import PREFIX
@@ -387,6 +388,9 @@ def locate(
 
 
 def _load(place: Path, precision: str | None) -> Adapter:
-    from afina.models.adapter import Adapter
+    from afina.models.adapter import Adapter, is_of_peft
 
-    return Adapter.load(place, precision)
+    opened = Adapter.load(place, precision)
+    if precision is None and is_of_peft(place):
+        print_assumed_precision(str(place))
+    return opened

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +22,7 @@ from afina.cli.options import (
     data_options,
 )
 from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened
-from afina.cli.terminal import print_created, print_prose, printable
+from afina.cli.terminal import print_assumed_precision, print_created, print_prose, printable
 from afina.errors import AfinaError, InvalidData
 
 if TYPE_CHECKING:
@@ -198,7 +197,7 @@ def import_adapter(
         print_created(store.address.shown)
     manifest = made.version.manifest
     if precision is None and "peft_type" in manifest["hyperparameters"] and "precision" not in manifest:
-        print("the backbone's weights are taken as float: peft's files do not say (--precision)", file=sys.stderr)
+        print_assumed_precision(source)
     if as_json:
         print(json.dumps(made.as_json()))
     else:

@@ -335,6 +335,16 @@ def print_created(store: str) -> None:
     print(f"store {store}: created, because it did not exist", file=sys.stderr)
 
 
+def print_assumed_precision(where: str) -> None:
+    """Print that the precision of the base of peft's adapter `where` is a guess, and how to give it."""
+    print(
+        f"Note: {where}: peft's files do not say how the backbone's frozen weights were stored in training. The "
+        "weights are taken as float. If this is wrong, give the option --precision, such as --precision nf4, to "
+        "`afina predict`, `afina evaluate` or `afina store import`.",
+        file=sys.stderr,
+    )
+
+
 def printable(text: str) -> str:
     """Return a foreign text on one line, without control characters."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

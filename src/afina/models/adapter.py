@@ -204,6 +204,11 @@ def answers_with_texts(settings: Mapping[str, Any]) -> bool:
     return settings.get("task_type") == "CAUSAL_LM"
 
 
+def is_of_peft(path: Path) -> bool:
+    """Return whether `Adapter.load` reads peft's files in `path`, which do not say the precision of the base."""
+    return not _lies(path / MANIFEST) and _lies(path / PEFT_SETTINGS)
+
+
 def check_there(path: Path) -> None:
     """Raise NotFound if `path` has no adapter; opens no file."""
     if not _lies(path / MANIFEST) and not _lies(path / PEFT_SETTINGS):
