@@ -18,17 +18,20 @@ from afina.errors import InvalidStudy, UnknownName
 from afina.inference.import_and_merge import merge
 from afina.inference.predictor import ModelPredictor
 from afina.methods import make
+from afina.models.architectures import ARCHITECTURES
 from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision
 from afina.models.classifier import Classifier
 from afina.models.kernels.int8 import Int8Weight
 from afina.models.kernels.linear import HeldWeight, frozen_weight, held_by, held_tensors, is_linear, multiply
+from afina.models.objectives import Classes
 from afina.report.answer_costs import bytes_to_serve
 from afina.server.receipts import Receipt
 from afina.serving.engine import Engine
 from afina.studies.runs.forecast import forecast_run
 from afina.studies.runs.spec import RunSpec, Training
+from afina.training.dry_run import serving_bytes
 from crowd import adapter
-from fakes import TEXTS, Runs, encoded, fit_of, logits_of, sentences
+from fakes import TEXTS, Backbones, Runs, encoded, fit_of, logits_of, sentences
 from raises import raises
 
 HIDDEN, INT8 = "hidden", "int8"
@@ -144,7 +147,7 @@ def test_a_weight_that_another_reads_is_found_out(gpt2: Backbone) -> None:
         *(
             pytest.param("llama", case, marks=pytest.mark.slow)
             for case in METHODS[1:]
-            if case[0] in ("ia3", "lora", "vera")
+            if case[0] in ("adapter", "ia3", "lora", "vera")
         ),
     ],
     ids=lambda given: given if isinstance(given, str) else named(given),
@@ -168,6 +171,26 @@ def test_a_run_trains_saves_and_predicts_the_same(
     assert held_tensors(model.classifier)
     assert model.classifier.size == plain_model.classifier.size
     assert close(model.outputs(TEXTS), plain_model.outputs(TEXTS), 1e-3)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        name if name in ("gpt2", "llama", "bert") else pytest.param(name, marks=pytest.mark.slow)
+        for name in ARCHITECTURES
+    ],
+)
+def test_a_method_that_suits_a_family_opens_on_its_base_in_int8(backbones: Backbones, family: str) -> None:
+    address, suited = str(backbones.path(family)), 0
+    for case in METHODS:
+        try:
+            method = make(*case).for_family(family)
+            plain = serving_bytes(address, method, Classes(("bad", "good")), torch.float32)
+        except InvalidStudy:
+            continue
+        assert 0 < serving_bytes(address, method, Classes(("bad", "good")), torch.float32, INT8) < plain
+        suited += 1
+    assert suited >= len(METHODS) // 2
 
 
 @pytest.mark.parametrize("case", [METHODS[0], METHODS[2], METHODS[3], METHODS[4], METHODS[5]], ids=named)
@@ -203,11 +226,15 @@ def test_int8_trains_in_bfloat16_as_in_float32(gpt2: Backbone, case: tuple[str, 
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_an_engine_answers_for_a_mix_of_adapters_as_one_with_plain_weights(gpt2: Backbone, dtype: str) -> None:
-    plain = [adapter(gpt2, *case, seed=seed) for seed, case in enumerate(METHODS)]
+@pytest.mark.parametrize(("family", "dtype"), [("gpt2", "float32"), ("gpt2", "bfloat16"), ("llama", "float32")])
+def test_an_engine_answers_for_a_mix_of_adapters_as_one_with_plain_weights(
+    backbones: Backbones, family: str, dtype: str
+) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    cases = [case for case in METHODS if family == "gpt2" or "bitfit" not in case[0]]  # LLaMA has no biases
+    plain = [adapter(backbone, *case, seed=seed) for seed, case in enumerate(cases)]
     held = [replace(one, manifest=one.manifest.model_copy(update={"precision": HIDDEN})) for one in plain]
-    with Engine(gpt2, dtype=dtype) as engine, Engine(gpt2, dtype=dtype, precision=HIDDEN) as other:
+    with Engine(backbone, dtype=dtype) as engine, Engine(backbone, dtype=dtype, precision=HIDDEN) as other:
         expected = engine.predict((one, text) for one in plain for text in TEXTS)
         found = other.predict((one, text) for one in held for text in TEXTS)
         assert all(resident.shares_model for resident in other.load(*held))

@@ -65,11 +65,11 @@ class BottleneckAdapter(Method):
         for layer in head_of(model):
             layer.requires_grad_(True)
         width, names = int(model.config.hidden_size), architecture_of(model).block
+        device = next(model.parameters()).device  # of the model: a module whose weights are held may have no parameter
         activation, scale = "gelu" if self.kind == "houlsby" else "relu", self.scale if self.kind == "parallel" else 1.0
         for block in blocks_of(model.base_model):
             for path in (names.attended, names.mlp) if self.kind == "houlsby" else (names.mlp,):
                 module = block.get_submodule(path)
-                device = next(module.parameters()).device
                 narrow = max(1, width // self.reduction)
                 module.add_module(BOTTLENECK, Bottleneck(width, narrow, activation, scale, device))
                 patch(module, Patch.BOTTLENECK, beside if self.kind == "parallel" else behind, call_of(module))
