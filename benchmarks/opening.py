@@ -1,7 +1,8 @@
 """Memory of opening a model that is larger than it is held: `python benchmarks/opening.py [--precision int8]`.
 
 Draws a LLaMA of 1.1 billion parameters (TinyLlama's shape) into files of 200 MB, once and into the cache. Then opens
-the model in a second process, measures resident memory, trains ten steps of LoRA and predicts.
+the model in a process each: without a quantised copy, so that a copy is written, and from the copy. Measures resident
+memory and seconds, in the first of these processes also of ten steps of LoRA and a prediction.
 """
 
 from __future__ import annotations
@@ -11,15 +12,23 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from afina import meter
+
+if TYPE_CHECKING:
+    from afina import Backbone
+    from afina.models.classifier import Classifier
 
 SHAPE = {"layers": 22, "width": 2048, "inner": 5632, "heads": 32, "key_heads": 4, "vocabulary": 32000}
 """TinyLlama-1.1B's. Its output embedding is not tied to its input embedding."""
 
 LABELS, STEPS, TEXTS = ("bad", "good"), 10, 16
 MIB = 2**20
+
+PLAIN, FIRST, SECOND = "without a copy", "first, writes a copy", "second, reads the copy"
 
 
 def describe(directory: Path, layers: int) -> None:
@@ -60,34 +69,48 @@ def draw(address: str) -> dict[str, float]:
     }
 
 
-def measure(address: str, precision: str, dtype: str) -> dict[str, float]:
-    """Open the model in this process; bytes beyond those after imports, and seconds."""
-    import numpy as np
+def open_once(address: str, precision: str, part: str) -> tuple[Backbone, Classifier, dict[str, float], int]:
+    """Open the model in this process; bytes beyond those after imports, seconds, and the bytes after imports."""
     import torch
 
     from afina import Backbone
+    from afina.models.classifier import Classifier
+    from afina.models.weights import copies
+
+    copies.LEAST = sys.maxsize if part == PLAIN else 0
+    backbone = Backbone.load(address)
+    torch.ones(64, 64) @ torch.ones(64, 64)  # libraries for products are loaded
+    meter.forget_peak()
+    start, began, worked = meter.rss(), meter.now(), time.process_time()
+    classifier = Classifier.open(backbone, LABELS, 0, precision=precision)
+    found = {"opened": meter.rss() - start, "opening peak": (meter.rss_peak() or 0) - start}
+    found |= {"opening seconds": meter.now() - began, "opening processor seconds": time.process_time() - worked}
+    assert bool(backbone.copy_note) == (part == FIRST), backbone.copy_note
+    found |= {"parameters": classifier.parameter_count, "model bytes": classifier.size}
+    meter.forget_peak()
+    began, worked = meter.now(), time.process_time()
+    backbone.digest_of(classifier.body)
+    found |= {"digest seconds": meter.now() - began, "digest processor seconds": time.process_time() - worked}
+    return backbone, classifier, found | {"digest peak": (meter.rss_peak() or 0) - start}, start
+
+
+def measure(address: str, precision: str, dtype: str, part: str) -> dict[str, float]:
+    """Open the model in this process, and train and predict if there is no copy."""
+    import numpy as np
+    import torch
+
     from afina import device as devices
     from afina.data.batch import Loader, pack
     from afina.data.tokenize import encode
     from afina.methods import make
     from afina.methods.attachment import attach
-    from afina.models.classifier import Classifier
     from afina.models.objectives import Classes
     from afina.training.fit import Fit
     from afina.training.optimizer import Recipe
 
-    backbone = Backbone.load(address)
-    torch.ones(64, 64) @ torch.ones(64, 64)  # libraries for products are loaded
-    meter.forget_peak()
-    start, began = meter.rss(), meter.now()
-    classifier = Classifier.open(backbone, LABELS, 0, precision=precision)
-    found = {"opened": meter.rss() - start, "opening peak": (meter.rss_peak() or 0) - start}
-    found |= {"opening seconds": meter.now() - began, "parameters": classifier.parameter_count}
-    found["model bytes"] = classifier.size
-    meter.forget_peak()
-    began = meter.now()
-    backbone.digest_of(classifier.body)
-    found |= {"digest seconds": meter.now() - began, "digest peak": (meter.rss_peak() or 0) - start}
+    backbone, classifier, found, start = open_once(address, precision, part)
+    if part != PLAIN:
+        return found
     method = make("lora").for_family(backbone.family)
     attach(classifier, method)
     texts = [" ".join((LABELS[at % 2], *["film"] * (at % 7 + 20))) for at in range(TEXTS)]
@@ -116,20 +139,20 @@ def main() -> None:
     parser.add_argument("--precision", default="int8")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--layers", type=int, default=SHAPE["layers"])
-    parser.add_argument("--part", choices=["draw", "measure"], help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=["draw", PLAIN, FIRST, SECOND], help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.part == "draw":
         print(json.dumps(draw(asked.address)))
         return
-    if asked.part == "measure":
-        print(json.dumps(measure(asked.address, asked.precision, asked.dtype)))
+    if asked.part is not None:
+        print(json.dumps(measure(asked.address, asked.precision, asked.dtype, asked.part)))
         return
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "shape"
         describe(directory, asked.layers)
         found: dict[str, object] = {"precision": asked.precision, "dtype": asked.dtype, "layers": asked.layers}
-        for part in ("draw", "measure"):
+        for part in ("draw", PLAIN, FIRST, SECOND):
             command = [sys.executable, __file__, "--part", part, "--address", f"random:{directory}"]
             command += ["--precision", asked.precision, "--dtype", asked.dtype]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

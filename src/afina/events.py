@@ -13,14 +13,15 @@ class Progress:
 
     Attributes:
         phase: "load", "encode", "train", "evaluate" or "save"; "wait" before the run has a place; "draw" if pretrained
-            weights are drawn because the files of the backbone lack them.
+            weights are drawn because the files of the backbone lack them; "copy" if a quantised copy of the backbone
+            was written, or could not be.
         step: steps done. This and the following attributes are set while training or evaluating.
         steps: number of steps in total.
         loss: training loss.
         tokens_per_second: training speed.
         seconds_left: estimate for the phase, in seconds.
         note: while the phase is "wait": what the run waits for, such as "a node with 3.1 GiB and 1 CPU". While the
-            phase is "draw": the weights.
+            phase is "draw": the weights. While the phase is "copy": a sentence without a subject.
     """
 
     phase: str

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import json
 import math
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -99,7 +100,11 @@ def sweep_killed(path: Path) -> None:
     """Remove what killed processes left of `replacing` for the same path; that of living processes stays."""
     if not path.parent.is_dir():
         return
-    for leftover in [each for each in path.parent.iterdir() if each.name.startswith(f"{TEMPORARY}{path.name}-")]:
+    _remove_killed(path.parent.glob(f"{TEMPORARY}{glob.escape(path.name)}-*"))
+
+
+def _remove_killed(temporaries: Iterable[Path]) -> None:
+    for leftover in list(temporaries):
         with suppress(OSError):
             lock = os.open(leftover, os.O_RDONLY)
             try:
@@ -107,6 +112,26 @@ def sweep_killed(path: Path) -> None:
                     shutil.rmtree(leftover, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+def trim(kept: Path, most: int) -> None:
+    """Remove the least recently used files and directories beside `kept` until all take at most `most` bytes.
+
+    `kept` stays, and so does what a living process writes with `replacing`. Temporaries of killed processes go.
+    """
+    _remove_killed(kept.parent.glob(f"{TEMPORARY}*"))
+    room = most - _size(kept)
+    others = [each for each in kept.parent.iterdir() if each != kept and not each.name.startswith(TEMPORARY)]
+    for each in sorted(others, key=lambda each: each.stat().st_mtime, reverse=True):
+        room -= _size(each)
+        if room < 0 and each.is_dir():
+            shutil.rmtree(each, ignore_errors=True)
+        elif room < 0:
+            each.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    return sum(each.stat().st_size for each in [path, *path.rglob("*")] if each.is_file())
 
 
 def _take_place(fresh: Path, path: Path, previous: Path) -> None:

@@ -84,6 +84,24 @@ def names(path: Path) -> list[str]:
         return list(file.keys())
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """Return the strings in a file. Raises SafetensorError or OSError."""
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+def shape(path: Path, name: str) -> tuple[int, ...]:
+    """Return the shape of a tensor in a file. Raises SafetensorError or OSError."""
+    with safe_open(path, framework="pt") as file:
+        return tuple(file.get_slice(name).get_shape())
+
+
+def read_named(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return some tensors of a file, each under the key of its name in `wanted`. Raises SafetensorError or OSError."""
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(name) for key, name in wanted.items()}
+
+
 def read_rows(path: Path, name: str, rows: Sequence[int] | None) -> Tensor | None:
     """Return some rows (None: all) of one tensor, and read no others; None if the file has no tensor of this name."""
     import torch

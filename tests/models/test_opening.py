@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from afina import Backbone
 from afina.errors import InvalidStudy, NotFound
@@ -24,6 +23,7 @@ from afina.models.kernels.patches import patches_of
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.objectives import make
 from fakes import Backbones, configuration, save
+from openings import same, shard
 from raises import raises
 
 INT8 = "int8"
@@ -38,29 +38,7 @@ FAMILIES = [
 def sharded(backbones: Backbones, tmp_path: Path) -> Any:
     """Return a function that copies a tiny model in shards of a few tensors."""
 
-    def shard(family: str) -> Path:
-        source, target = backbones.path(family), tmp_path / family
-        shutil.copytree(source, target)
-        if not ARCHITECTURES[family].is_encoder:
-            (target / "model.safetensors").unlink()
-            AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).save_pretrained(
-                target, max_shard_size="20KB"
-            )
-            assert len(list(target.glob("*.safetensors"))) > 2
-        return target
-
-    return shard
-
-
-def tensors(classifier: Classifier) -> dict[str, torch.Tensor]:
-    return {**dict(classifier.named_parameters()), **dict(classifier.named_buffers())}
-
-
-def same(one: Classifier, other: Classifier) -> bool:
-    left, right = tensors(one), tensors(other)
-    return left.keys() == right.keys() and all(
-        torch.equal(each, right[name]) and each.dtype == right[name].dtype for name, each in left.items()
-    )
+    return lambda family: shard(backbones, family, tmp_path / family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

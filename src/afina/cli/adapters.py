@@ -201,6 +201,9 @@ def _write(parts: Iterable[Chunk], predictor: Predictor, said: _Answers, file: P
     from afina.inference import prediction_files
     from afina.report.formatting import texts_cut
 
+    backbone = getattr(predictor, "backbone", None)  # a bag of words has no backbone
+    if backbone is not None and backbone.copy_note:
+        print(f"Note: backbone {backbone.address}: {backbone.copy_note}", file=sys.stderr)
     separator = predictor.manifest.data.get("separator")
     made = prediction_files.writing_rows(out, predictor.objective, separator) if out else nullcontext(said.add)
     with made as write:

@@ -150,7 +150,9 @@ class Bars(PlainLines):
                 self.stop()
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Update the bar of the run."""
+        """Update the bar of the run; write what a later phase should not hide."""
+        if progress.phase == "copy":
+            super().progress(run, progress)
         if self.bars and run.label in self.tasks:
             self.bars.update(
                 self.tasks[run.label],

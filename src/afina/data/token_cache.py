@@ -7,7 +7,6 @@ is damaged, full or not writable costs time or memory, but never fails a run.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -218,7 +217,7 @@ def encode_split(
         with suppress(OSError, CannotWrite):  # not writable, full, or written by another process meanwhile
             made = pieces(tokenizer, texts, pairs, max_length=max_length, template=template, where=where)
             _make(place, made, typed)
-            _trim(place)
+            file_io.trim(place, CACHE_LIMIT)
         found = _open(place, len(split), typed)
     return found or encode(tokenizer, texts, pairs, max_length=max_length, template=template, where=where)
 
@@ -275,16 +274,3 @@ def _header(file: BinaryIO, dtype: type, length: int) -> None:
     file.seek(0)
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": (length,)})
-
-
-def _trim(kept: Path) -> None:
-    """Remove the least recently used encodings, except `kept`, until the cache is within CACHE_LIMIT."""
-    sizes = {}
-    for place in sorted(kept.parent.iterdir(), key=lambda place: place.stat().st_mtime, reverse=True):
-        if place != kept:
-            sizes[place] = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-    room = CACHE_LIMIT - sum(file.stat().st_size for file in kept.iterdir())
-    for place, size in sizes.items():
-        room -= size
-        if room < 0:
-            shutil.rmtree(place, ignore_errors=True)

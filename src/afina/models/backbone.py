@@ -37,7 +37,8 @@ from afina.models.pretrained import (
     read_config,
     read_tokenizer,
 )
-from afina.models.weights.held import hold_layers, open_held
+from afina.models.weights.copies import CopyPlace
+from afina.models.weights.held import HeldModel, held_layers, hold_layers, open_held
 from afina.models.weights.stored import FloatWeights, StoredTensor, stored_tensors
 from afina.repr_html import ReprCard
 from afina.tensorfile import SafetensorError
@@ -56,6 +57,8 @@ class Backbone(ReprCard):
         drawn: Names of pretrained weights that the files lack, known after the weights were opened. These weights are
             drawn from a fixed seed, so the backbone is the same at each opening.
         int8_factors: What `afina.inference.predictor.int8_factors` has measured, by precision.
+        copy_note: A sentence on the quantised copy that the last opening wrote, or on why it wrote none; "" if there is
+            nothing to say.
     """
 
     address: str
@@ -64,6 +67,7 @@ class Backbone(ReprCard):
     tokenizer: PreTrainedTokenizerBase
     drawn: tuple[str, ...] = field(default=(), init=False)
     int8_factors: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
+    copy_note: str = field(default="", init=False)
     _sources: Mapping[str, StoredTensor] = field(default_factory=dict, init=False)
 
     def facts(self) -> dict[str, object]:
@@ -75,6 +79,7 @@ class Backbone(ReprCard):
             "width": int(self.config.hidden_size),
             "longest text, in tokens": self.longest,
             "drawn, as the files lack it": self.drawn or None,
+            "quantised copy": self.copy_note or None,
         }
 
     @classmethod
@@ -182,6 +187,7 @@ class Backbone(ReprCard):
             "attn_implementation": attention.NAME,
             "ignore_mismatched_sizes": True,  # of a head for other labels
         }
+        place = opened = None
         with quiet():
             try:
                 stored = None if hold is None else stored_tensors(self.path)
@@ -189,8 +195,10 @@ class Backbone(ReprCard):
                     opener = auto_class(getattr(self.architecture, opening.auto_class))
                     model, found = opener.from_pretrained(self.path, output_loading_info=True, **options)
                 else:
-                    kind = type(meta_from_config(self._labelled(names, opening), len(names), opening))
-                    model, found, vars(self)["_sources"] = open_held(kind, self.path, stored, hold, **options)
+                    meta = meta_from_config(self._labelled(names, opening), len(names), opening)
+                    place = self._place_of_copy(precision, meta, stored)
+                    opened = open_held(type(meta), self.path, stored, hold, place, **options)
+                    model, found, vars(self)["_sources"] = opened.model, opened.found, opened.sources
             except (OSError, ValueError, SafetensorError) as error:
                 raise NotFound(
                     f"backbone {self.address}: its weights cannot be opened ({first_line(error)}). "
@@ -203,7 +211,36 @@ class Backbone(ReprCard):
         if hold is not None and stored is None:
             self.digest_of(model.base_model)  # hashed while the weights are float32
             hold_layers(model.base_model, hold)
+        vars(self)["copy_note"] = "" if opened is None else self._keep(opened, place)
         return model, lacking
+
+    def _place_of_copy(self, precision: str, meta: Any, stored: Mapping[str, StoredTensor]) -> CopyPlace | None:
+        """Return the place of the copy of a model on the `meta` device; None: no copy is kept."""
+        form = PRECISIONS[precision].form
+        if form is None:
+            return None
+        settings = self.config.to_dict()
+        settings.pop("_name_or_path", None)  # the same files in another directory have the same copy
+        shapes = {name: list(parameter.shape) for name, parameter in meta.base_model.named_parameters()}
+        decisive = {
+            "settings": repr(sorted(settings.items())),
+            "shapes": shapes,
+            "held": sorted(held_layers(meta.base_model)),
+        }
+        return CopyPlace.of(self.path, stored, {"precision": precision, **form()}, decisive)
+
+    def _keep(self, opened: HeldModel, place: CopyPlace | None) -> str:
+        """Take the digest from the copy that was read, or write a copy; return a sentence for the user, or ""."""
+        if place is None:
+            return ""
+        if opened.copy is not None:
+            vars(self).setdefault("weights_digest", opened.copy.weights_digest)
+            return ""
+        body = opened.model.base_model
+        weights_digest = _hash(body, {name for name, _ in body.named_parameters()}, opened.sources)
+        vars(self).setdefault("weights_digest", weights_digest)
+        said = place.write(opened.by_source(), weights_digest)
+        return f"{opened.damage}; {said}" if opened.damage else said
 
     def _new_head(self, model: PreTrainedModel, lacking: set[str]) -> list[nn.Module]:
         """Return the modules of the head except those that pretraining has trained."""

@@ -294,11 +294,14 @@ class Precision:
         words: What is stored, in a few words, for help and documentation.
         hold: Turns a float32 weight [M, K] into a `HeldWeight`. None: weights stay parameters in the compute dtype.
         needs: The optional extra of afina that must be installed. None: no extra.
+        form: Returns all that decides the held form beside the weight: versions, and the processor where it matters.
+            Kept copies are named by it. None: no copy is kept.
     """
 
     words: str
     hold: Callable[[Tensor], HeldWeight] | None = None
     needs: str | None = None
+    form: Callable[[], dict[str, object]] | None = None
 
 
 FLOAT = "float"
@@ -311,16 +314,30 @@ def _int8(weight: Tensor) -> HeldWeight:
     return Int8Weight(weight)
 
 
+def _int8_form() -> dict[str, object]:
+    from afina.models.kernels import int8  # imports torch
+
+    return int8.form()
+
+
 def _nf4(weight: Tensor) -> HeldWeight:
     from afina.models.kernels.nf4 import Nf4Weight  # imports torch
 
     return Nf4Weight(weight)
 
 
+def _nf4_form() -> dict[str, object]:
+    from afina.models.kernels import nf4  # imports torch
+
+    return nf4.form()
+
+
 PRECISIONS: dict[str, Precision] = {
     FLOAT: Precision("weights in the compute dtype"),
-    "int8": Precision("1 byte for a weight, with a scale for each output channel", _int8),
-    "nf4": Precision("4 bits for a weight, in blocks of 64 with a scale each, by bitsandbytes", _nf4, needs="quant"),
+    "int8": Precision("1 byte for a weight, with a scale for each output channel", _int8, form=_int8_form),
+    "nf4": Precision(
+        "4 bits for a weight, in blocks of 64 with a scale each, by bitsandbytes", _nf4, "quant", _nf4_form
+    ),
 }
 
 

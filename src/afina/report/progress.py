@@ -38,6 +38,8 @@ def doing(progress: Progress) -> str:
     """Return the phase, or what the run waits for, such as `waits for a node with 3.1 GiB and 1 CPU`."""
     if progress.phase == "draw":
         return f"draws {progress.note}, which the backbone's files lack; peft would draw other weights"
+    if progress.phase == "copy":
+        return progress.note
     return f"waits for {progress.note}" if progress.phase == "wait" and progress.note else progress.phase
 
 

@@ -18,6 +18,9 @@ from afina.models.kernels.linear import HeldWeight, multiply, multiply_fused
 LEVELS = 127
 """The largest code; -128 is not used, so the codes are symmetric."""
 
+FORM = 1
+"""Version of `quantize`: increase it when a weight would get other codes or scales, so that old copies are not used."""
+
 BLOCK = 1 << 22
 """Codes that are cast at once, which bounds the memory of a product; smaller blocks are not faster (docs/LOG.md)."""
 
@@ -37,6 +40,11 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8, memory_format=torch.contiguous_format), scales  # Conv1D's weight is a transposed view
 
 
+def form() -> dict[str, object]:
+    """Return all that decides codes and scales, beside the weight."""
+    return {"version": FORM, "torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
+
+
 _SMALLEST = 2.0**-100
 """The smallest scale; a bias divided by it is finite. Smaller weights are 0."""
 
@@ -50,7 +58,10 @@ class Int8Weight(HeldWeight):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        codes, scales = quantize(weight)
+        if weight.is_meta:  # torch computes on this device in Python, a hundredth of a second for each weight
+            codes, scales = weight.new_empty(weight.shape, dtype=torch.int8), weight.new_empty(weight.shape[0])
+        else:
+            codes, scales = quantize(weight)
         self._keep(codes=codes, scales=scales, like=weight.new_empty(0))
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:

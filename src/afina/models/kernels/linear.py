@@ -13,7 +13,7 @@ in that layout once for each direction, which saves a sixth of a product. Result
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -140,6 +140,16 @@ class HeldWeight(nn.Module, FrozenWeight):
     def _keep(self, **tensors: Tensor) -> None:
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the tensors that the same weight had before, by name. Raises ValueError for others."""
+        own, given = (
+            {name: (each.shape, each.dtype) for name, each in some} for some in (self.named_buffers(), tensors.items())
+        )
+        if own != given:
+            raise ValueError("tensors of another weight")
+        for name, tensor in tensors.items():
+            setattr(self, name, tensor)
 
     @property
     def tensors(self) -> list[Tensor]:

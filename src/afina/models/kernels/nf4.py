@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from math import prod
 from typing import Any, Self
 
@@ -23,6 +24,9 @@ from afina.models.kernels.linear import HeldWeight, multiply
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Number of weights with a common scale (absmax), and of scales with a common scale."""
+
+FORM = 1
+"""Version of `Nf4Weight`: increase it when a weight would get other tensors, so that old copies are not used."""
 
 _PART = 1 << 20
 """Number of weights that are quantized at once: bitsandbytes needs more than 16 bytes for each meanwhile."""
@@ -97,6 +101,18 @@ class Nf4Weight(HeldWeight):
     def device(self) -> torch.device:
         """Device of the codes."""
         return self.codes.device
+
+
+def form() -> dict[str, object]:
+    """Return all that decides the tensors of `Nf4Weight`, beside the weight. Raises NotFound without bitsandbytes."""
+    _kernels()
+    return {
+        "version": FORM,
+        "torch": torch.__version__,
+        "bitsandbytes": version("bitsandbytes"),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),  # the mean of all scales is summed in as many parts
+    }
 
 
 def _has_no_values(tensor: Tensor) -> bool:

@@ -7,9 +7,11 @@ beside the model. Does not know heads, except which layers come after the poolin
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +25,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from afina import allocator
 from afina.models.architectures import is_after_pooling
 from afina.models.kernels import patches
-from afina.models.kernels.linear import HeldWeight, is_linear
+from afina.models.kernels.linear import HeldWeight, held_by, is_linear
+from afina.models.weights.copies import CopyPlace, DamagedCopy, HeldCopy, StandIn
 from afina.models.weights.stored import StoredTensor
 
 Hold = Callable[[Tensor], HeldWeight]
@@ -32,22 +35,38 @@ Hold = Callable[[Tensor], HeldWeight]
 _NAME = "afina"
 
 
-class HeldModel(NamedTuple):
+@dataclass(frozen=True)
+class HeldModel:
     """An open model with held weights.
 
     Attributes:
         model: The model.
         found: What transformers reports of missing and mismatched weights.
         sources: Where the float weight of each held layer is stored, by the weight's name in the body.
+        copy: The copy that the held weights were read from. None: they were computed.
+        damage: Why the copy could not be used; "" if it was used, or if there is no copy.
     """
 
     model: PreTrainedModel
     found: dict[str, Any]
     sources: Mapping[str, StoredTensor]
+    copy: HeldCopy | None = None
+    damage: str = ""
+
+    def by_source(self) -> dict[str, HeldWeight]:
+        """Return the held weights by the names that they have in the model's files."""
+        layers = {f"{path}.weight": layer for path, layer in held_layers(self.model.base_model).items()}
+        held = {source.name: held_by(layers[name]) for name, source in self.sources.items()}
+        return {name: weight for name, weight in held.items() if weight is not None}
 
 
 def open_held(
-    opener: type[PreTrainedModel], path: Path, stored: Mapping[str, StoredTensor], hold: Hold, **options: Any
+    opener: type[PreTrainedModel],
+    path: Path,
+    stored: Mapping[str, StoredTensor],
+    hold: Hold,
+    place: CopyPlace | None = None,
+    **options: Any,
 ) -> HeldModel:
     """Open a model from stored tensors; the body's linear layers up to the pooling hold their weights.
 
@@ -56,19 +75,41 @@ def open_held(
         path: Directory of the model.
         stored: All tensors in the directory's files by name.
         hold: Returns the held form of a weight [M, K].
+        place: Where the copy of the held weights may be. A damaged copy is not used. None: no copy is used.
         **options: Of `from_pretrained`, such as `config`.
     """
-    holding = _Holding(hold)
+    damage = ""
+    if place is not None:
+        try:
+            if (copy := place.read()) is not None:
+                return _open(opener, path, stored, _Holding(hold, copy), options)
+        except DamagedCopy as error:
+            damage = f"the quantised copy {place.path} cannot be used ({error})"
+            gc.collect()  # the weights that were read before the damage was found
+    return replace(_open(opener, path, stored, _Holding(hold), options), damage=damage)
+
+
+def _open(
+    opener: type[PreTrainedModel],
+    path: Path,
+    stored: Mapping[str, StoredTensor],
+    holding: _Holding,
+    options: Mapping[str, Any],
+) -> HeldModel:
+    copied = set() if holding.copy is None else holding.copy.layers.keys()
+    read = {name: StandIn(each) if name in copied else each for name, each in stored.items()}
     try:
         opened: Any = opener.from_pretrained(
-            None, state_dict=dict(stored), quantization_config=holding, output_loading_info=True, **options
+            None, state_dict=read, quantization_config=holding, output_loading_info=True, **options
         )
     except RuntimeError as error:
         raise holding.error or error from None  # transformers reports every error of a conversion as a RuntimeError
+    if holding.copy is not None and copied != set(holding.sources.values()):
+        raise DamagedCopy("it has other layers")
     model, found = opened
     model.name_or_path = model.config.name_or_path = str(path)
     allocator.give_back()
-    return HeldModel(model, found, {name: stored[source] for name, source in holding.sources.items()})
+    return HeldModel(model, found, {name: stored[source] for name, source in holding.sources.items()}, holding.copy)
 
 
 def held_layers(body: Any) -> dict[str, Any]:
@@ -90,14 +131,21 @@ def _matrix(layer: Any, weight: Tensor) -> Tensor:
 class _Holding(QuantizationConfigMixin):
     """How one model is opened, and what is known when it is open. transformers copies configurations, but not this."""
 
-    def __init__(self, hold: Hold) -> None:
+    def __init__(self, hold: Hold, copy: HeldCopy | None = None) -> None:
         self.quant_method: Any = _NAME
         self.hold = hold
+        self.copy = copy
         self.sources: dict[str, str] = {}
         self.error: Exception | None = None
 
     def __deepcopy__(self, memo: Any) -> _Holding:
         return self
+
+    def held(self, weight: Tensor, source: str) -> HeldWeight:
+        """Return the held form of a weight [M, K]; `source`: its name in the backbone's files."""
+        if self.copy is None:
+            return self.hold(weight)
+        return self.copy.fill(self.hold(torch.empty(weight.shape, device="meta")), source)
 
 
 @register_quantizer(_NAME)
@@ -126,7 +174,7 @@ class _Quantizer(HfQuantizer):
         if weight.shape != self.expected[name]:
             self.mismatched.add(name)
         elif (layer := self.layers.get(name)) is not None:
-            self.held[name] = self.holding.hold(_matrix(layer, weight))
+            self.held[name] = self.holding.held(_matrix(layer, weight), source)
             self.holding.sources[name.removeprefix(self.prefix)] = source
             layer.weight._is_hf_initialized = True
             return {}

@@ -32,6 +32,11 @@ class StoredTensor:
             raise KeyError(self.name)
         return found
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor, which is not read."""
+        return tensorfile.shape(self.file, self.name)
+
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor] | None:
     """Return the tensors in a directory's safetensors files by name; None: the directory has no such files.

@@ -291,6 +291,8 @@ def opened(
     )
     if backbone.drawn:
         listen(Progress("draw", note=", ".join(backbone.drawn)))
+    if backbone.copy_note:
+        listen(Progress("copy", note=backbone.copy_note))
     return classifier
 
 
