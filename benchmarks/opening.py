@@ -1,14 +1,17 @@
 """Memory of opening a model that is larger than it is held: `python benchmarks/opening.py [--precision int8]`.
 
-Draws a LLaMA of 1.1 billion parameters (TinyLlama's shape) into files of 200 MB, once and into the cache. Then opens
-the model in a process each: without a quantised copy, so that a copy is written, and from the copy. Measures resident
-memory and seconds, in the first of these processes also of ten steps of LoRA and a prediction.
+Draws a LLaMA of 1.1 billion parameters (TinyLlama's shape) into files of 200 MB, in a temporary directory. Then opens
+the model in a process each: without a quantised copy, so that a copy is written, from the copy, and from the copy with
+the weight files named as in the Hub's cache. Measures resident memory and seconds, in the first of these processes also
+of ten steps of LoRA and a prediction.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +32,8 @@ LABELS, STEPS, TEXTS = ("bad", "good"), 10, 16
 MIB = 2**20
 
 PLAIN, FIRST, SECOND = "without a copy", "first, writes a copy", "second, reads the copy"
+HUB_FIRST, HUB_SECOND = "as in the Hub's cache, first", "as in the Hub's cache, second"
+PARTS = (PLAIN, FIRST, SECOND, HUB_FIRST, HUB_SECOND)
 
 
 def describe(directory: Path, layers: int) -> None:
@@ -69,6 +74,19 @@ def draw(address: str) -> dict[str, float]:
     }
 
 
+def name_as_in_the_hub(directory: Path) -> None:
+    """Replace weight files by links to files that are named by their sha256, and remove the copies."""
+    from afina import assets, digest
+
+    blobs = directory.parent / "blobs"
+    blobs.mkdir()
+    for file in sorted(directory.glob("*.safetensors")):
+        blob = blobs / digest.of_file(file).removeprefix(digest.PREFIX)
+        file.rename(blob)
+        file.symlink_to(blob)
+    shutil.rmtree(assets.cache_directory() / "quantised")
+
+
 def open_once(address: str, precision: str, part: str) -> tuple[Backbone, Classifier, dict[str, float], int]:
     """Open the model in this process; bytes beyond those after imports, seconds, and the bytes after imports."""
     import torch
@@ -79,13 +97,15 @@ def open_once(address: str, precision: str, part: str) -> tuple[Backbone, Classi
 
     copies.LEAST = sys.maxsize if part == PLAIN else 0
     backbone = Backbone.load(address)
+    if part == HUB_FIRST:
+        name_as_in_the_hub(backbone.path)
     torch.ones(64, 64) @ torch.ones(64, 64)  # libraries for products are loaded
     meter.forget_peak()
     start, began, worked = meter.rss(), meter.now(), time.process_time()
     classifier = Classifier.open(backbone, LABELS, 0, precision=precision)
     found = {"opened": meter.rss() - start, "opening peak": (meter.rss_peak() or 0) - start}
     found |= {"opening seconds": meter.now() - began, "opening processor seconds": time.process_time() - worked}
-    assert bool(backbone.copy_note) == (part == FIRST), backbone.copy_note
+    assert bool(backbone.copy_note) == (part in (FIRST, HUB_FIRST)), backbone.copy_note
     found |= {"parameters": classifier.parameter_count, "model bytes": classifier.size}
     meter.forget_peak()
     began, worked = meter.now(), time.process_time()
@@ -139,7 +159,7 @@ def main() -> None:
     parser.add_argument("--precision", default="int8")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--layers", type=int, default=SHAPE["layers"])
-    parser.add_argument("--part", choices=["draw", PLAIN, FIRST, SECOND], help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=["draw", *PARTS], help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.part == "draw":
@@ -151,11 +171,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "shape"
         describe(directory, asked.layers)
+        environment = os.environ | {"AFINA_CACHE": f"{folder}/cache"}
         found: dict[str, object] = {"precision": asked.precision, "dtype": asked.dtype, "layers": asked.layers}
-        for part in ("draw", PLAIN, FIRST, SECOND):
+        for part in ("draw", *PARTS):
             command = [sys.executable, __file__, "--part", part, "--address", f"random:{directory}"]
             command += ["--precision", asked.precision, "--dtype", asked.dtype]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
             found[part] = figures = json.loads(done.stdout.splitlines()[-1])
             for name, value in figures.items():
                 large = name == "opened" or name.endswith(("bytes", "peak"))

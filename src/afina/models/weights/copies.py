@@ -34,7 +34,7 @@ from afina.models.kernels.linear import HeldWeight
 from afina.models.weights.stored import StoredTensor
 
 LEAST = 1 << 30
-"""Bytes of weight files below which no copy is kept: opening saves less than two seconds (docs/LOG.md)."""
+"""Bytes of weight files below which no copy is kept: a copy of 0.5 GiB of float32 files saves nothing (docs/LOG.md)."""
 
 LIMIT = 16 << 30
 """Bytes of copies that are kept; beyond this, the least recently used copies are removed."""
