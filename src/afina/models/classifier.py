@@ -6,6 +6,7 @@ names and saved files are therefore those of transformers and peft. Does not kno
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -140,12 +141,13 @@ class Classifier(nn.Module):
         """Compute products of the body's own linear layers in int8, for prediction. Call this before `lower`.
 
         Args:
-            factors: Factors of input channels, float32 [K], by path, a key of `own_linear`. Layers without factors stay
-                as they are.
+            factors: Factors of input channels, float32 [K], by path, a key of `own_linear`. The inputs of layers with
+                the same tensor are quantised once. Layers without factors stay as they are.
         """
+        readers = Counter(map(id, factors.values()))
         for path, of in factors.items():
             layer = self._own_linear[path]
-            patches.hold(layer, int8_products.DynamicInt8Weight.of(linear.frozen_weight(layer), of))
+            patches.hold(layer, int8_products.DynamicInt8Weight.of(linear.frozen_weight(layer), of, readers[id(of)]))
         self.in_int8 = frozenset(factors)
 
     @property

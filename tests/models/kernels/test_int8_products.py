@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from afina import device
 from afina.models.kernels import int8_products
@@ -22,6 +26,22 @@ SHAPES = [(1, 8, 1), (2, 1, 3), (3, 31, 40), (17, 130, 48), (5, 64, 96), (64, 96
 
 UNITS = 8 * 2.0**-24
 """Eight roundings in float32; a product of codes has four: of the sum, of two scales, and of a bias."""
+
+
+Counted = list[int]
+"""Numbers of tokens that `quantize_tokens` was called with."""
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    counts: Counted = []
+
+    def counting(inputs: Tensor, *given: Any) -> Any:
+        counts.append(len(inputs))
+        return quantize_tokens(inputs, *given)
+
+    monkeypatch.setattr(int8_products, "quantize_tokens", counting)
+    return counts
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +159,91 @@ def test_a_layer_that_would_lose_too_much_gets_no_factors() -> None:
     assert found.keys() == {"calm"}
     assert torch.equal(found["calm"], smoothing(inputs, calm.weight.detach()))
     assert not calm._forward_pre_hooks, "the hooks are gone"
+
+
+def siblings(readers: int = 2) -> list[DynamicInt8Weight]:
+    factors = smoothing(drawn(9, 64), *(weights := [drawn(16 + one, 64, seed=one) for one in range(readers)]))
+    return [DynamicInt8Weight(weight, factors, weight, readers) for weight in weights]
+
+
+def alone(weight: DynamicInt8Weight, inputs: Tensor) -> Tensor:
+    other = copy(weight)
+    other._readers = 1
+    return other.product(inputs)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_siblings_quantise_their_inputs_once(mode: Any, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_products, "ROWS", 16)
+    held = siblings(3)
+    with mode():
+        for seed in range(2):
+            inputs = drawn(40, 64, seed=seed)
+            expected = [alone(each, inputs) for each in held]
+            counted.clear()
+            found = [each.product(inputs.view(40, 64)) for each in held]
+            assert counted == [16, 16, 8]
+            assert all(map(torch.equal, found, expected))
+    assert int8_products._last.found is None, "codes are gone after the last sibling"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_siblings_never_get_the_codes_of_other_inputs(mode: Any) -> None:
+    (one, other), (third, fourth) = siblings(), siblings()
+    with mode():
+        inputs = drawn(8, 64)
+        one.product(inputs)
+        for given in (inputs[:4], inputs[4:], inputs[:, :64].clone(), inputs.to(torch.bfloat16), inputs.flip(0)):
+            assert torch.equal(other.product(given), alone(other, given))
+            one.product(inputs)
+        assert torch.equal(third.product(inputs), alone(third, inputs)), "with other factors"
+        fourth.product(inputs)
+        one.product(inputs)
+        inputs.mul_(2)
+        assert torch.equal(one.product(inputs), alone(one, inputs)), "in the memory of the old ones, for a new pass"
+        other.product(inputs)
+        for seed in range(20):  # memory that is free is used again
+            one.product(drawn(8, 64, seed=seed))
+            given = drawn(8, 64, seed=seed + 1)
+            assert torch.equal(other.product(given), alone(other, given))
+
+
+def test_a_change_in_place_between_siblings_is_seen() -> None:
+    one, other = siblings()
+    inputs = drawn(8, 64)
+    one.product(inputs)
+    inputs.mul_(2)
+    assert torch.equal(other.product(inputs), alone(other, inputs))
+
+
+def test_codes_keep_no_inputs_alive_and_stay_in_their_thread() -> None:
+    one, other = siblings()
+    inputs = drawn(8, 64)
+    expected, storage = alone(other, inputs), StorageWeakRef(inputs.untyped_storage())
+    one.product(inputs)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(one.product, drawn(8, 64, seed=1)).result()
+        assert torch.equal(pool.submit(other.product, inputs).result(), expected)
+        assert int8_products._last.found is not None, "each thread has codes of its own"
+        assert torch.equal(other.product(inputs), expected)
+        one.product(inputs)
+    del inputs
+    assert storage.expired()
+
+
+def test_layers_that_read_one_tensor_have_the_same_factors() -> None:
+    first, second, third = (nn.Linear(64, 8 * size) for size in (1, 2, 3))
+    inputs = drawn(32, 64)
+
+    def compute() -> None:
+        first(inputs)
+        third(inputs.clone())
+        second(inputs)
+
+    found = int8_factors({"first": first, "second": second, "third": third}, compute)
+    assert found["first"] is found["second"]
+    assert torch.equal(found["first"], smoothing(inputs, first.weight.detach(), second.weight.detach()))
+    assert torch.equal(found["third"], smoothing(inputs, third.weight.detach()))
 
 
 def test_a_held_layer_can_be_held_in_int8() -> None:

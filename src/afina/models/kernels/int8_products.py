@@ -7,7 +7,8 @@ on its batch.
 
 Some input channels of a language model are 20 times as large as the others, for every token. With one scale for all
 channels, little would be left of the others. So each channel of the inputs is divided by a factor, and the weight's
-channel is multiplied by it (SmoothQuant: Xiao et al. 2023, equation 4 with alpha = 0.5).
+channel is multiplied by it (SmoothQuant: Xiao et al. 2023, equation 4 with alpha = 0.5). Layers that read one tensor,
+such as the projections to queries, keys and values, have the same factors, and the tensor is quantised once for them.
 
 oneDNN is faster for unsigned inputs: the codes of inputs are shifted by 128, and oneDNN subtracts the shift again. For
 signed inputs, torch 2.13 takes a reference kernel that needs seconds (docs/LOG.md). Does not know models.
@@ -15,12 +16,15 @@ signed inputs, torch 2.13 takes a reference kernel that needs seconds (docs/LOG.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from threading import local
 from typing import Any, Self
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from afina.models.kernels.int8 import LEVELS, quantize
 from afina.models.kernels.linear import FrozenWeight, HeldWeight, frozen_weight, multiply
@@ -53,6 +57,8 @@ class DynamicInt8Weight(HeldWeight):
         weight: float32 [M, K].
         factors: float32 [K], the factor of each input channel.
         like: A tensor of the compute dtype.
+        readers: Number of weights that have this very tensor of factors, because they multiply the same inputs. Each
+            of them multiplies the inputs once before any of them gets other inputs.
     """
 
     packed: Tensor
@@ -61,9 +67,9 @@ class DynamicInt8Weight(HeldWeight):
     zeros: Tensor
     like: Tensor
 
-    def __init__(self, weight: Tensor, factors: Tensor, like: Tensor) -> None:
+    def __init__(self, weight: Tensor, factors: Tensor, like: Tensor, readers: int = 1) -> None:
         super().__init__()
-        self._shape = weight.shape[0], weight.shape[1]
+        self._shape, self._factors, self._readers = (weight.shape[0], weight.shape[1]), factors, readers
         codes, scales = quantize(weight * factors)
         self._keep(
             packed=torch.ops.onednn.qlinear_prepack(codes, None),
@@ -74,22 +80,18 @@ class DynamicInt8Weight(HeldWeight):
         )
 
     @classmethod
-    def of(cls, own: FrozenWeight, factors: Tensor) -> Self:
-        """Return a weight in int8, given the weight in any form and the factor of each input channel."""
+    def of(cls, own: FrozenWeight, factors: Tensor, readers: int = 1) -> Self:
+        """Return a weight in int8, given the weight in any form and the other arguments of the class."""
         weight = own.dequantize()
-        return cls(weight.float(), factors, weight)
+        return cls(weight.float(), factors, weight, readers)
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
         """Quantise the inputs, multiply in int8, and scale the result by token in the dtype of the inputs."""
-        count, columns = inputs.shape
-        dtype, most = inputs.dtype, min(count, ROWS)
-        result = inputs.new_empty(count, self._shape[0])
+        dtype = inputs.dtype
+        result = inputs.new_empty(len(inputs), self._shape[0])
         bias = None if bias is None else bias.to(dtype)
-        buffers = torch.empty(most, columns), torch.empty(most, columns), torch.empty(most, columns, dtype=torch.int8)
-        for at in range(0, count, ROWS):
-            rows, into = inputs[at : at + ROWS], result[at : at + ROWS]
-            wide, spare, codes = (each[: len(rows)] for each in buffers)
-            shifted, scales = quantize_tokens(wide.copy_(rows).mul_(self.inverse), dtype, spare, codes)
+        for at, (shifted, scales) in enumerate(self._quantized(inputs)):
+            into = result[at * ROWS : (at + 1) * ROWS]
             given = (shifted, 1.0, SHIFT, self.packed, self.scales, self.zeros, None, 1.0, 0, dtype)
             sums: Tensor = torch.ops.onednn.qlinear_pointwise(*given, "none", [], "")
             if bias is None:
@@ -97,6 +99,18 @@ class DynamicInt8Weight(HeldWeight):
             else:
                 torch.addcmul(bias, sums, scales, out=into)
         return result
+
+    def _quantized(self, inputs: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        if self._readers == 1:
+            return quantized_blocks(inputs, self.inverse)
+        found = _last.found
+        if found is None or not found.gives(inputs, self._factors, self):
+            blocks = [*quantized_blocks(inputs, self.inverse, kept=True)]
+            found = _last.found = _Quantized(blocks, inputs, self._factors)
+        found.given.append(id(self))
+        if len(found.given) == self._readers:
+            _last.found = None
+        return found.blocks
 
     def transposed_product(self, grads: Tensor) -> Tensor:
         """Multiply by the dequantised weight: nothing is trained in int8, so this is rare."""
@@ -128,6 +142,57 @@ class DynamicInt8Weight(HeldWeight):
         return self
 
 
+class _Quantized:
+    """Quantised inputs that several weights multiply, and to which of them they were given. Keeps no inputs alive."""
+
+    def __init__(self, blocks: Sequence[tuple[Tensor, Tensor]], inputs: Tensor, factors: Tensor) -> None:
+        self.blocks, self.given = blocks, list[int]()
+        self._storage, self._view, self._factors = StorageWeakRef(inputs.untyped_storage()), _view(inputs), factors
+
+    def gives(self, inputs: Tensor, factors: Tensor, to: DynamicInt8Weight) -> bool:
+        """Whether the blocks are of these inputs and factors, and the weight has not had them.
+
+        A storage has no equal while a weak reference to it is left, even if its memory is used again. A weight that
+        asks again is computing new inputs, possibly in the memory of the old ones.
+        """
+        same = factors is self._factors and _view(inputs) == self._view
+        return same and StorageWeakRef(inputs.untyped_storage()) == self._storage and id(to) not in self.given
+
+
+def _view(inputs: Tensor) -> tuple[object, ...]:
+    """Return the part of its storage that a tensor is, and the number of changes in place if the tensor counts them."""
+    version = None if inputs.is_inference() else inputs._version
+    return inputs.data_ptr(), inputs.shape, inputs.stride(), inputs.dtype, version
+
+
+class _Last(local):
+    """The last inputs that several weights multiply, of each thread."""
+
+    found: _Quantized | None = None
+
+
+_last = _Last()
+
+
+def quantized_blocks(inputs: Tensor, inverse: Tensor, *, kept: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the results of `quantize_tokens` for inputs [N, K] times `inverse`, float32 [K], in blocks of ROWS tokens.
+
+    Args:
+        inputs: float32 or bfloat16.
+        inverse: 1 / factors.
+        kept: Whether a block stays valid after the next one is computed.
+    """
+    count, columns = inputs.shape
+    most = min(count, ROWS)
+    wide, spare = torch.empty(most, columns), torch.empty(most, columns)
+    codes = torch.empty(count if kept else most, columns, dtype=torch.int8)
+    for at in range(0, count, ROWS):
+        rows, begin = inputs[at : at + ROWS], at if kept else 0
+        some = len(rows)
+        scaled = wide[:some].copy_(rows).mul_(inverse)
+        yield quantize_tokens(scaled, inputs.dtype, spare[:some], codes[begin : begin + some])
+
+
 def quantize_tokens(inputs: Tensor, dtype: torch.dtype, spare: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Return codes plus SHIFT, uint8 [N, K], and scales [N, 1] in `dtype`, of float32 inputs [N, K].
 
@@ -145,21 +210,26 @@ def quantize_tokens(inputs: Tensor, dtype: torch.dtype, spare: Tensor, codes: Te
     return codes.view(torch.uint8).bitwise_xor_(SHIFT), scales
 
 
-def smoothing(inputs: Tensor, weight: Tensor) -> Tensor:
-    """Return the factor of each input channel, float32 [K], given typical inputs [N, K] and the weight [M, K].
+def smoothing(inputs: Tensor, *weights: Tensor) -> Tensor:
+    """Return the factor of each input channel, float32 [K].
 
     The factor is the root of the channel's largest input divided by its largest weight; the mean of their logarithms is
     0. A channel that is small in all typical inputs counts as larger than it is, because other inputs may be large.
+
+    Args:
+        inputs: Typical inputs [N, K]; the largest of each channel alone, [1, K], give the same.
+        weights: All weights that the inputs are multiplied by, [M, K] each.
     """
-    sizes, weights = inputs.abs().amax(0).float(), weight.abs().amax(0).float()
+    sizes = inputs.abs().amax(0).float()
+    largest = torch.stack([weight.abs().amax(0).float() for weight in weights]).amax(0)
     sizes = torch.maximum(sizes, FLOOR * sizes.mean()).clamp_(min=_SMALLEST)
-    weights = torch.maximum(weights, FLOOR * weights.mean()).clamp_(min=_SMALLEST)
-    logarithms = (sizes.log() - weights.log()) / 2
+    largest = torch.maximum(largest, FLOOR * largest.mean()).clamp_(min=_SMALLEST)
+    logarithms = (sizes.log() - largest.log()) / 2
     return (logarithms - logarithms.mean()).exp()
 
 
 def int8_factors(layers: Mapping[str, nn.Module], compute: Callable[[], object]) -> dict[str, Tensor]:
-    """Return the factors of the layers that may compute in int8, measured in a float32 computation.
+    """Return the factors of the layers that may compute in int8, measured in float32 computations.
 
     A layer is left out if `compute` does not call it, or if its results would change by more than SENSITIVE. The change
     is the norm of the change of a token's results, divided by the norm of the results without a bias; the mean over all
@@ -167,25 +237,63 @@ def int8_factors(layers: Mapping[str, nn.Module], compute: Callable[[], object])
 
     Args:
         layers: Linear layers by name.
-        compute: Computes the model that the layers belong to, once.
+        compute: Computes the model that the layers belong to, with the same inputs at every call.
 
     Returns:
-        Factors, float32 [K], by name.
+        Factors, float32 [K], by name: the same tensor for layers that read the same inputs.
     """
-    found: dict[str, Tensor] = {}
-    hooks = [layer.register_forward_pre_hook(partial(_measure, found, name)) for name, layer in layers.items()]
+    read: list[_Read] = []
+    _observe(layers, compute, partial(_see, read))
+    factors = {name: of for one in read for of in [one.factors(layers)] for name in one.names}
+    changes: dict[str, float] = {}
+    _observe({name: layers[name] for name in factors}, compute, partial(_measure, factors, changes))
+    return {name: of for name, of in factors.items() if changes[name] <= SENSITIVE}
+
+
+def _observe(
+    layers: Mapping[str, nn.Module], compute: Callable[[], object], see: Callable[[str, nn.Module, Tensor], None]
+) -> None:
+    """Call `see(name, layer, inputs)` before each computation of a layer."""
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, given, name=name: see(name, layer, given[0]))  # type: ignore[misc]
+        for name, layer in layers.items()
+    ]
     try:
         with torch.no_grad():
             compute()
     finally:
         for hook in hooks:
             hook.remove()
-    return found
 
 
-def _measure(found: dict[str, Tensor], name: str, layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-    own, inputs = frozen_weight(layer), given[0].reshape(-1, given[0].shape[-1])
-    exact, factors = own.product(inputs), smoothing(inputs, own.dequantize())
-    change = DynamicInt8Weight.of(own, factors).product(inputs) - exact
-    if (change.norm(dim=1) / exact.norm(dim=1).clamp_(min=_SMALLEST)).mean() <= SENSITIVE:
-        found[name] = factors
+class _Read:
+    """A tensor that layers read: its largest inputs, and the names of the layers. Does not keep the tensor alive."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        self.names: list[str] = []
+        self._largest = inputs.reshape(-1, inputs.shape[-1]).abs().amax(0, keepdim=True)
+        self._inputs, self._version = ref(inputs), inputs._version
+
+    def is_of(self, inputs: Tensor) -> bool:
+        """Whether this is the tensor, unchanged."""
+        return self._inputs() is inputs and self._version == inputs._version
+
+    def factors(self, layers: Mapping[str, nn.Module]) -> Tensor:
+        """Return the factors of the channels for all layers together."""
+        return smoothing(self._largest, *(frozen_weight(layers[name]).dequantize() for name in self.names))
+
+
+def _see(read: list[_Read], name: str, _: nn.Module, inputs: Tensor) -> None:
+    one = next((one for one in read if one.is_of(inputs)), None)
+    if one is None:
+        read.append(one := _Read(inputs))
+    one.names.append(name)
+
+
+def _measure(
+    factors: Mapping[str, Tensor], changes: dict[str, float], name: str, layer: nn.Module, inputs: Tensor
+) -> None:
+    own, inputs = frozen_weight(layer), inputs.reshape(-1, inputs.shape[-1])
+    exact = own.product(inputs)
+    change = DynamicInt8Weight.of(own, factors[name]).product(inputs) - exact
+    changes[name] = float((change.norm(dim=1) / exact.norm(dim=1).clamp_(min=_SMALLEST)).mean())
