@@ -133,6 +133,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "cluster.another": "The process is connected to another Ray cluster already.",
         "adapter.ambiguous": "A directory has several adapters; choose one with `method`.",
         "decoding.no-token": "A grammar, or `no_repeat_ngram`, allows no further token.",
+        "engine.host-limit": "The memory limit has no room for the backbone in another precision.",
         "serving.kind-mismatch": "An adapter was asked for another kind of answer than it gives.",
         "ask.kind-unsupported": "A language model cannot be asked in words about this kind of task.",
         "choose.too-slow": "No model answers a single text within the latency that is allowed.",

@@ -85,8 +85,8 @@ def test_layers_that_lose_too_much_are_left_and_said(gpt2: Backbone, monkeypatch
     opened = Predictor.of(one, backbone, "int8")
     assert opened.facts()["not in int8"] == f"2 of {len(everything)} linear layers: {', '.join(left)}"
     with Engine(backbone, dtype="int8") as engine:
+        assert len(in_int8(engine.hosts.of("float").model)) == len(kept)
         assert engine.facts()["not in int8"] == opened.facts()["not in int8"]
-        assert len(in_int8(engine.host.model)) == len(kept)
 
 
 def test_the_same_factors_whenever_int8_is_asked_for(trained: Path) -> None:

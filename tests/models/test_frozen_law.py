@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from afina import Adapter, Backbone, Predictor
-from afina.errors import InvalidStudy, UnknownName
+from afina.errors import InvalidStudy
 from afina.inference.import_and_merge import merge
 from afina.inference.predictor import ModelPredictor
 from afina.methods import make
@@ -234,14 +234,14 @@ def test_an_engine_answers_for_a_mix_of_adapters_as_one_with_plain_weights(
     cases = [case for case in METHODS if family == "gpt2" or "bitfit" not in case[0]]  # LLaMA has no biases
     plain = [adapter(backbone, *case, seed=seed) for seed, case in enumerate(cases)]
     held = [replace(one, manifest=one.manifest.model_copy(update={"precision": HIDDEN})) for one in plain]
-    with Engine(backbone, dtype=dtype) as engine, Engine(backbone, dtype=dtype, precision=HIDDEN) as other:
+    with Engine(backbone, dtype=dtype) as engine, Engine(backbone, dtype=dtype) as other:
         expected = engine.predict((one, text) for one in plain for text in TEXTS)
         found = other.predict((one, text) for one in held for text in TEXTS)
         assert all(resident.shares_model for resident in other.load(*held))
         for left, right in zip(expected, found, strict=True):
             assert close(right.outputs, left.outputs, 1e-4 if dtype == "float32" else 0.1)
-        (apart,) = other.load(plain[0])
-        assert not apart.shares_model
+        assert other.load(plain[0])[0].shares_model
+        assert list(other.hosts.sizes) == [HIDDEN, FLOAT]
         assert close(other.predict([(plain[0], TEXTS[1])])[0].outputs, expected[1].outputs, 0.1)
 
 
@@ -340,7 +340,8 @@ def test_a_backbones_digest_is_of_its_weights_before_any_is_held(gpt2: Backbone)
     classifier.hold("rounded")
     with pytest.raises(ValueError, match="already holds its weight"):
         backbone.digest_of(classifier.body)
-    with Engine(Backbone.load(gpt2.address), precision="rounded") as engine:
+    with Engine(Backbone.load(gpt2.address)) as engine:
+        engine.hosts.of("rounded")
         assert engine.backbone.digest == gpt2.digest
 
 
@@ -367,10 +368,8 @@ def test_another_precision_is_another_run_and_another_adapter(runs: Runs) -> Non
     assert held.model_dump()["precision"] == HIDDEN
 
 
-def test_an_unknown_precision_is_an_error(runs: Runs, gpt2: Backbone) -> None:
+def test_an_unknown_precision_is_an_error(runs: Runs) -> None:
     with raises(InvalidStudy, code="study.value-invalid", key="training.precision", where="run", found="int3"):
         runs.run("gpt2", "lora").model_copy().__class__(
             backbone="x", task="y", method="lora", training={"precision": "int3"}
         )
-    with raises(UnknownName, code="name.unknown", where="engine", name="int3", kind="precision"):
-        Engine(gpt2, precision="int3")

@@ -151,7 +151,7 @@ def test_any_mix_with_arrivals_and_cancellations_answers_as_each_adapter_alone(c
     draw, texts = random.Random(seed), [*TEXTS, *(text for text, _ in sentences(6))]
     made: dict[Generation, int] = {}
     cancelled, found = set[Generation](), dict[Generation, GeneratedText | AfinaError]()
-    generations = Generations(crowd.engine.host, crowd.engine._residents, crowd.backbone.tokenizer)
+    generations = Generations(crowd.engine.hosts.computing, crowd.engine._residents, crowd.backbone.tokenizer)
     with ExitStack() as stack:
         while len(made) < 14 or generations.active:
             for _ in range(draw.randrange(4) if len(made) < 14 else 0):
@@ -458,7 +458,7 @@ def test_an_output_embedding_of_its_own_counts_once(backbones: Backbones) -> Non
     backbone = Backbone.load(str(backbones.path("llama")))
     with Engine(backbone) as engine:
         engine.load(*(adapter(backbone, "lora", seed=seed, template=TEMPLATES[0], **TOLD) for seed in range(3)))
-        weight = engine.host.output_embedding
+        weight = engine.hosts.of("float").output_embedding
         assert weight is not None
         assert engine._residents.reserved == 4 * weight.weight.numel()
     with Engine(gpt2 := Backbone.load(str(backbones.path("gpt2")))) as engine:

@@ -61,6 +61,7 @@ def test_a_version_of_a_store_is_hashed_once_until_it_answers(
 ) -> None:
     bytes_of_it = size(directory)
     with Engine(gpt2, store) as engine:
+        engine.hosts.of("float")  # its hashing does not count
         passes.clear()
         engine.predict([(f"store:{NAME}", TEXTS[0])])
     beside = sum(blob.size for role, blob in store.show(NAME).parts.items() if role not in ("body", "head"))
@@ -72,6 +73,7 @@ def test_an_adapter_in_a_directory_is_hashed_once_until_it_answers(
 ) -> None:
     bytes_of_it = size(directory)
     with Engine(gpt2) as engine:
+        engine.hosts.of("float")  # its hashing does not count
         passes.clear()
         engine.predict([(directory, TEXTS[0])])
     assert passes == {"tensors": bytes_of_it}
@@ -80,6 +82,7 @@ def test_an_adapter_in_a_directory_is_hashed_once_until_it_answers(
 def test_a_callers_adapter_is_hashed_once_by_the_engine(directory: Path, gpt2: Backbone, passes: Counter[str]) -> None:
     mine = Adapter.load(directory)
     with Engine(gpt2) as engine:
+        engine.hosts.of("float")  # its hashing does not count
         passes.clear()
         engine.predict([(mine, TEXTS[0])])
         engine.predict([(mine, TEXTS[1])])

@@ -132,7 +132,7 @@ def test_only_what_changes_a_matrix_or_an_embedding_has_a_model_of_its_own(crowd
         "prelayer",
         "prelayer+lora",
     ]
-    whole = sum(each.numel() * 4 for each in crowd.engine.host.model.base_model.parameters())
+    whole = sum(each.numel() * 4 for each in crowd.engine.hosts.of("float").model.base_model.parameters())
     for one, source in zip(found, [*crowd.adapters, *apart], strict=True):
         file = sum(tensor.numel() * 4 for tensor in source.tensors.values())
         assert one.size >= whole if not one.shares_model else file * 0.9 <= one.size <= 1.2 * file

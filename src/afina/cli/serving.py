@@ -29,7 +29,7 @@ DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, b
 
 
 MemoryOption = Annotated[
-    int | None, typer.Option("--memory", min=1, help="Most MiB for adapters, in addition to the backbone.")
+    int | None, typer.Option("--memory", min=1, help="Most MiB for adapters, in addition to one copy of the backbone.")
 ]
 RateOption = Annotated[
     int | None, typer.Option("--rate", min=1, help="Tokens per minute for clients whose key has no rate.")
@@ -141,7 +141,8 @@ def serve(
 ) -> None:
     """Serve the adapters of a store over HTTP.
 
-    All adapters must have the same backbone. Clients need keys: see `afina keys`.
+    All adapters must have the same backbone. Adapters that were trained on the backbone in one precision, such as int8,
+    share one copy of it. Clients need keys: see `afina keys`.
     """
     _needs_packages(ray, {"`ray_address`": ray_address, "`replicas`": replicas})
     from afina.server import logs_and_traces
@@ -175,6 +176,7 @@ def serve(
         ready(opened := AdapterStore(store), create)
         engine = stack.enter_context(_opened(backbone, opened, dtype, memory))
         core = Core(engine, opened, chosen, logs_and_traces.make_traces())
+        core.open_backbone()
         run(core, sockets, lambda url: _say(opened.address.shown, url))
 
 
@@ -217,12 +219,10 @@ def _on_ray(
 
 
 def _opened(backbone: str, store: AdapterStore, dtype: str, memory: int | None) -> Engine:
-    """Open the engine. `memory`: most MiB for adapters; None: no limit."""
-    from afina import device
+    """Return the engine. `memory`: most MiB for adapters; None: no limit."""
     from afina.serving.engine import Engine
 
-    limit = None if memory is None else memory << 20
-    return device.in_thread_that_ends(lambda: Engine(backbone, store, dtype=dtype, limit=limit))
+    return Engine(backbone, store, dtype=dtype, limit=None if memory is None else memory << 20)
 
 
 def _say(store: str, url: str) -> None:

@@ -48,15 +48,20 @@ class MixedBatchModel:
     """A frozen classifier without a method, whose own head is unused. Thread-safe: computes one row at a time.
 
     Attributes:
-        computing: Lock that is held during a forward pass.
+        classifier: The frozen classifier.
+        computing: Lock that is held during a forward pass. Models with the same lock compute one after the other.
         output_embedding: The layer that returns the logits of all tokens. None: not opened (`open_output`).
+
+    Args:
+        classifier: As above.
+        computing: As above.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, computing: Lock) -> None:
         self.classifier = classifier.eval()
         self._modules: dict[str, nn.Module] = dict(classifier.model.named_modules())
         self._row_changes = RowChanges()
-        self.computing, self._patching = Lock(), Lock()
+        self.computing, self._patching = computing, Lock()
         self.output_embedding: nn.Linear | None = None
         for layer in classifier.body.modules():
             if is_linear(layer):

@@ -68,10 +68,32 @@ class Core:
         self.tenants = Tenants(store, chosen.tokens_per_minute, chosen.writes_per_minute)
         self.metrics.watch(self._looked)
         self.metrics.watch_versions(lambda: self.current.damaged)
+        self.metrics.watch_backbone(lambda: engine.hosts.sizes)
         self._encoder = RequestEncoder(engine)
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="afina-watcher", daemon=True)
         self._follows, self._news, self._draining = True, False, False
+        self._noted: set[str] = set()
+
+    def open_backbone(self) -> None:
+        """Open the backbone in the precisions of the store's adapters, and log what each takes.
+
+        Raises the errors of opening in the first precision. Errors of further precisions are logged.
+        """
+        for error in self.engine.open_for_store():
+            logs_and_traces.note("backbone not opened", logging.WARNING, problem=str(error))
+        if not self.engine.hosts.all():
+            about = "the store has no adapter of the backbone yet: the first adapter opens the backbone"
+            logs_and_traces.note(about, backbone=self.engine.backbone.address)
+        self._note_hosts()
+
+    def _note_hosts(self) -> None:
+        """Log what the backbone takes in each precision that was opened since the last call."""
+        for precision, size in self.engine.hosts.sizes.items():
+            if precision not in self._noted:
+                self._noted.add(precision)
+                address = self.engine.backbone.address
+                logs_and_traces.note("backbone opened", backbone=address, precision=precision, bytes=size)
 
     def start(self) -> None:
         """Start the computing thread and the thread that watches the store."""
@@ -120,6 +142,7 @@ class Core:
     def _watch(self) -> None:
         while not self._over.wait(self.settings.every):
             try:
+                self._note_hosts()
                 self._news |= self.current.refresh()
                 if self._news:
                     self.tenants.refresh()
@@ -171,7 +194,7 @@ class Core:
     @property
     def dtype(self) -> str:
         """Name of the compute type, such as "float32"."""
-        return self.engine.host.computes
+        return self.engine.computes
 
     def version(self, key: Key, model: str) -> Version:
         """Return the version of a model name for this key. Raises Missing."""

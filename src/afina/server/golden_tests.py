@@ -40,7 +40,7 @@ class GoldenTests:
 
     def __init__(self, engine: Engine, batching: Batcher, metrics: Metrics) -> None:
         self._engine, self._batching, self._metrics = engine, batching, metrics
-        self.dtype = engine.host.computes
+        self.dtype = engine.computes
 
     def run(self, version: Version) -> None:
         """Load a version and run its golden test.

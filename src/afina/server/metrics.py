@@ -189,6 +189,10 @@ class Metrics:
         """Add gauges of versions that cannot be served: their number, and the names of at most `NAMED`."""
         self.registry.register(_Versions(damaged))
 
+    def watch_backbone(self, sizes: Callable[[], Mapping[str, int]]) -> None:
+        """Add a gauge of the backbone's bytes in memory, by precision."""
+        self.registry.register(_Backbone(sizes))
+
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -205,6 +209,18 @@ class _Versions(Collector):
         for version in found[:NAMED]:
             named.add_metric((version,), 1.0)
         yield named
+
+
+class _Backbone(Collector):
+    def __init__(self, sizes: Callable[[], Mapping[str, int]]) -> None:
+        self._sizes = sizes
+
+    def collect(self) -> Iterable[Metric]:
+        about = "Bytes of the backbone in memory, by the precision of its frozen weights."
+        found = GaugeMetricFamily("afina_backbone_bytes", about, labels=("precision",))
+        for precision, size in self._sizes().items():
+            found.add_metric((precision,), size)
+        yield found
 
 
 class _Looked(Collector):

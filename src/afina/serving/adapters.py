@@ -1,7 +1,8 @@
 """Turn an address into an adapter in memory: resolve the address to a digest, and load the adapter.
 
-An adapter whose method supports mixed batches is loaded as a SharedResident, any other adapter as a SeparateResident
-with a model of its own. Does not know methods by name, and keeps no adapter.
+An adapter whose method supports mixed batches is loaded as a SharedResident, on the frozen model in its precision. Any
+other adapter is loaded as a SeparateResident with a model of its own. Does not know methods by name, and keeps no
+adapter.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from afina.methods.method import Method, check_names, plain_name
 from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_after_pooling, is_head
-from afina.models.backbone import Backbone
 from afina.models.classifier import FamilyHead
+from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.mixed_batch import MixedBatchModel
 from afina.models.objective import Opening
 from afina.models.pretrained import meta_from_config
+from afina.serving.hosts import Hosts
 from afina.serving.residents import Resident, SeparateResident, SharedResident
 from afina.store.reader import StoreReader
 from afina.store.versions import PREFIX, Version
@@ -173,29 +175,22 @@ class EmptyModel:
 
 
 class AdapterLoader:
-    """Loads adapters for a shared frozen model. Thread-safe.
+    """Loads adapters for the shared frozen models of a backbone. Thread-safe.
 
     Attributes:
-        host: The shared frozen model.
-        backbone: Its backbone.
+        hosts: The shared frozen models.
+        backbone: Their backbone.
         dtype: Compute dtype of adapters with a model of their own, as in `Predictor.of`.
 
     Args:
-        host: As above.
-        backbone: As above.
+        hosts: As above.
         dtype: As above.
         opened: Receives the bytes of the language model's output embedding, if the first adapter that answers with
             texts opens it.
     """
 
-    def __init__(
-        self,
-        host: MixedBatchModel,
-        backbone: Backbone,
-        dtype: str,
-        opened: Callable[[int], object] = lambda size: None,
-    ) -> None:
-        self.host, self.backbone, self.dtype = host, backbone, dtype
+    def __init__(self, hosts: Hosts, dtype: str, opened: Callable[[int], object]) -> None:
+        self.hosts, self.backbone, self.dtype = hosts, hosts.backbone, dtype
         self._opened = opened
         self._empty_models: OrderedDict[str, EmptyModel] = OrderedDict()
         self._attaching = Lock()
@@ -214,40 +209,47 @@ class AdapterLoader:
         return shared or self._separate(adapter)
 
     def _shared(self, adapter: Adapter) -> SharedResident | None:
-        """Return None if the adapter cannot share the model, or was trained with another precision."""
+        """Return None if the adapter cannot share a model."""
         manifest, tensors = adapter.manifest, adapter.tensors
-        if manifest.precision != self.host.classifier.precision:
-            return None
         method = method_of(adapter, self.backbone)
-        check_backbone(adapter, self.backbone, self.host.classifier.body)
         opening = objectives.make(manifest.label_names, manifest.objective).opening
+        host = self._host(adapter, method, opening)
+        if host is None:
+            return None
+        check_backbone(adapter, self.backbone, host.classifier.body)
         empty_model = self._empty_model(adapter, method, opening)
         check_names(empty_model.saved, tensors)
         generates = opening.auto_class == "language_model"
         with torch.no_grad():
-            batched = method.batched(empty_model.model, tensors, self.host.model)
-            if batched is None or batched.tensor_names != {name for name in tensors if not is_head(name)}:
+            batched = _batched(adapter, method, empty_model, host.model)
+            weights = {} if generates else _above(host, tensors)
+            if batched is None or weights.keys() != empty_model.head_names:
                 return None
-            weights = {} if generates else self._above(tensors)
-            if weights.keys() != empty_model.head_names:
-                return None
-            batched = self.host.admit(batched)
+            batched = host.admit(batched)
         if generates:
-            self._opened(self.host.open_output(self.backbone))
-        offset = None if manifest.offset is None else torch.tensor(manifest.offset, device=self.host.device)
+            self._opened(host.open_output(self.backbone))
+        offset = None if manifest.offset is None else torch.tensor(manifest.offset, device=host.device)
         reading = Reading(manifest, adapter.where, self.backbone, method)
         own = [weight for name, weight in weights.items() if is_head(name)]
         size = batched.size + sum(weight.numel() * weight.element_size() for weight in own)
         head = None if generates else empty_model.head_of(weights, pooled=batched.pooled is not None)
-        return SharedResident(adapter.digest, manifest, adapter.where, size, reading, batched, head, offset)
+        return SharedResident(adapter.digest, manifest, adapter.where, size, reading, host, batched, head, offset)
 
-    def _above(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the float32 weights of the layers after the pooling: the frozen model's, with the adapter's own."""
-        frozen = self.host.classifier.model.named_parameters()
-        weights = {name: one.detach() for name, one in frozen if is_after_pooling(name) and not is_head(name)}
-        own = ((plain_name(name), tensor) for name, tensor in tensors.items())
-        device = self.host.device
-        return weights | {name: one.to(device, torch.float32) for name, one in own if is_after_pooling(name)}
+    def _host(self, adapter: Adapter, method: Method, opening: Opening) -> MixedBatchModel | None:
+        """Return the shared model in the adapter's precision.
+
+        None: the model in this precision is not open, another one is, and the adapter could not share it.
+        """
+        there, precision = self.hosts.all(), adapter.manifest.precision
+        if there and precision not in there:  # a further model takes much memory, so it is opened only for use
+            other = next(iter(there.values()))
+            check_backbone(adapter, self.backbone, other.classifier.body)
+            empty_model = self._empty_model(adapter, method, opening)
+            check_names(empty_model.saved, adapter.tensors)
+            with torch.no_grad():
+                if _batched(adapter, method, empty_model, other.model) is None:
+                    return None
+        return self.hosts.of(precision)
 
     def _empty_model(self, adapter: Adapter, method: Method, opening: Opening) -> EmptyModel:
         """Return the model for the adapter's method, settings, class and number of labels; built the first time."""
@@ -280,3 +282,18 @@ class AdapterLoader:
             words = sum(len(word.encode()) for word in adapter.vocabulary or ())
             size = words + sum(tensor.numel() * tensor.element_size() for tensor in adapter.tensors.values())
         return SeparateResident(adapter.digest, adapter.manifest, adapter.where, size, reading, predictor)
+
+
+def _batched(adapter: Adapter, method: Method, empty_model: EmptyModel, base: Any) -> BatchedAdapter | None:
+    """Return the adapter's changes of a frozen model; None if it needs a model of its own."""
+    made = method.batched(empty_model.model, adapter.tensors, base)
+    names = {name for name in adapter.tensors if not is_head(name)}
+    return None if made is None or made.tensor_names != names else made
+
+
+def _above(host: MixedBatchModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the float32 weights of the layers after the pooling: the frozen model's, with the adapter's own."""
+    frozen = host.classifier.model.named_parameters()
+    weights = {name: one.detach() for name, one in frozen if is_after_pooling(name) and not is_head(name)}
+    own = ((plain_name(name), tensor) for name, tensor in tensors.items())
+    return weights | {name: one.to(host.device, torch.float32) for name, one in own if is_after_pooling(name)}

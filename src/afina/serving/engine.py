@@ -1,4 +1,7 @@
-"""Engine: one backbone in memory that answers requests for many adapters in mixed batches."""
+"""Engine: one backbone in memory that answers requests for many adapters in mixed batches.
+
+The backbone is in memory once for each precision in which adapters were trained on it (`serving.hosts`).
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from afina import device as devices
 from afina.data.tokenize import Template
 from afina.errors import AfinaError, Busy, NotFound
-from afina.inference.predictor import int8_factors
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
-from afina.models.backbone_spec import FLOAT, precision_of
-from afina.models.classifier import Classifier
-from afina.models.mixed_batch import MixedBatchModel
 from afina.repr_html import ReprCard
 from afina.serving.adapters import AdapterLoader, AdapterSources, Address
 from afina.serving.generations import Generations, decoding_of, generated
+from afina.serving.hosts import Hosts, precisions_of
 from afina.serving.mixed_batches import MixedBatches, Outcome, Prediction
 from afina.serving.probing import probe_outputs
 from afina.serving.residents import Lease, Resident, ResidentCounts, Residents
@@ -52,58 +51,74 @@ class Engine(ReprCard):
         store: StoreReader | str | Path | None = None,
         *,
         dtype: str = "float32",
-        precision: str = FLOAT,
         limit: int | None = None,
         loaders: int = 2,
         fresh: float = 0.5,
     ) -> None:
-        """Open the backbone.
+        """Open the backbone's configuration and tokenizer. The first adapter opens the weights, in its precision.
+
+        Adapters that were trained on the backbone in one precision share one frozen model in this precision.
 
         Args:
             backbone: The backbone, or its address.
             store: Store for references such as `store:client/task`.
             dtype: As in `Predictor.of`.
-            precision: How the backbone's frozen weights are stored, a key of `PRECISIONS`. An adapter that was trained
-                with another precision gets a model of its own.
-            limit: Maximum memory of adapters in bytes, beside the backbone; see `Residents`. None: no limit.
+            limit: Maximum memory of adapters in bytes, beside the backbone; see `Residents`. If the backbone is needed
+                in further precisions, these count too. None: no limit.
             loaders: Number of threads that load adapters.
             fresh: Time in seconds for which a resolved reference is reused, so a moved alias is seen this much later.
 
         Raises:
-            UnknownName: There is no such dtype or precision.
+            UnknownName: There is no such dtype.
             NotFound: There is no such backbone.
             InvalidStudy: The backbone is not supported, or the device does not support the dtype.
         """
-        computed = devices.compute_type(dtype, devices.choose())
-        precision_of(precision, "engine")
+        devices.compute_type(dtype, devices.choose())
         self.backbone = Backbone.load(backbone) if isinstance(backbone, str) else backbone
-        classifier = Classifier.open(self.backbone, ("0", "1"), seed=0, precision=precision)
-        self.backbone.digest_of(classifier.body)  # hashed before the weights change
-        classifier.to(devices.choose())
-        self.host = MixedBatchModel(classifier)
-        if computed.name == devices.INT8:
-            classifier.use_int8(int8_factors(self.backbone, precision, classifier))
-        if computed.dtype != torch.float32:
-            classifier.lower(computed.dtype)
         self._residents = Residents(limit, loaders)
-        self._loader = AdapterLoader(self.host, self.backbone, dtype, self._residents.hold)
+        self.hosts = Hosts(self.backbone, dtype, self._residents)
+        self._loader = AdapterLoader(self.hosts, dtype, self._residents.hold)
         self._sources = AdapterSources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
-        self._batches = MixedBatches(self.host)
+        self._batches = MixedBatches(self.hosts.computing)
         self._encoder = TextEncoder(self.backbone.tokenizer)
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
-        residents = self.residents
+        residents, hosts = self.residents, self.hosts.all().values()
+        left = dict.fromkeys(words for host in hosts if (words := host.classifier.not_in_int8))
         apart = [one for one in residents if not one.shares_model]
         return {
             "backbone": self.backbone.address,
-            "computes in": self.host.computes,
-            "not in int8": self.host.classifier.not_in_int8,
+            "bytes of the backbone": tuple(f"{size:,} in {name}" for name, size in self.hosts.sizes.items()),
+            "computes in": self.computes,
+            "not in int8": "; ".join(left),
             "adapters": len(residents),
             "bytes of adapters": sum(one.size for one in residents),
             "with a separate model": len(apart),
             "bytes with a separate model": sum(one.size for one in apart),
         }
+
+    def open_for_store(self) -> Sequence[AfinaError]:
+        """Open the backbone in the precisions of the store's adapters now, so that no request waits for that.
+
+        Only versions with an alias and newest versions count. Raises the errors of opening in the first precision;
+        those of further precisions are returned.
+        """
+        manifests = [] if self._sources.store is None else self._sources.store.served_manifests()
+        errors = []
+        for precision in precisions_of(manifests, self.backbone):
+            try:
+                self.hosts.of(precision)
+            except AfinaError as error:
+                if not self.hosts.all():
+                    raise
+                errors.append(error)
+        return errors
+
+    @property
+    def computes(self) -> str:
+        """Name of the compute type: "float32", "bfloat16" or "int8"."""
+        return self.hosts.computes.name
 
     @property
     def residents(self) -> tuple[Resident, ...]:
@@ -238,7 +253,7 @@ class Engine(ReprCard):
         return self._new_generations()
 
     def _new_generations(self) -> Generations:
-        return Generations(self.host, self._residents, self.backbone.tokenizer)
+        return Generations(self.hosts.computing, self._residents, self.backbone.tokenizer)
 
     def probe(self, lease: Lease) -> np.ndarray:
         """Return the outputs of an adapter for the built-in sentences, as a manifest records them.
@@ -247,7 +262,7 @@ class Engine(ReprCard):
             [sentence, label], or the log-probabilities of given tokens, [sentence, token], if the adapter answers with
             texts.
         """
-        return probe_outputs(self.host, self._batches, self._encoder, lease)
+        return probe_outputs(self.hosts.computing, self._batches, self._encoder, lease)
 
     def compute(self, rows: Sequence[SinglePass]) -> list[Outcome]:
         """Return the prediction or error of each text, in order; texts of all adapters share forward passes."""

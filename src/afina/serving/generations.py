@@ -1,7 +1,7 @@
 """Generations: answers in text for many adapters at once, step by step.
 
-Adapters that share the frozen model are generated in one continuous batch, of any number. Each adapter with a
-model of its own has a batch of its own. The keys and values of all running answers are reserved under the limit of
+Adapters that share a frozen model are generated in one continuous batch, of any number. Each adapter with a model of
+its own has a batch of its own. The keys and values of all running answers are reserved under the limit of
 `Residents`, so that adapters without a lease are evicted to make room.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from threading import Lock
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -31,10 +32,6 @@ from afina.serving.work import GeneratedText, Generation, NewTokens
 
 Ended = list[tuple[Generation, GeneratedText | AfinaError]]
 """Generations that have ended, with their outcomes."""
-
-
-SHARED = ""
-"""The key of the batch of all adapters that share the frozen model; other batches have their adapter's digest."""
 
 
 class ReservedMemory:
@@ -87,16 +84,16 @@ class Generations:
             together.
 
     Args:
-        host: The shared frozen model.
+        computing: Lock that is held during a forward pass, also by the shared models.
         residents: The adapters in memory, whose limit includes keys and values.
         tokenizer: The backbone's tokenizer, which decodes answers.
     """
 
-    def __init__(self, host: MixedBatchModel, residents: Residents, tokenizer: Tokenizer) -> None:
-        self._host, self._residents, self._tokenizer = host, residents, tokenizer
+    def __init__(self, computing: Lock, residents: Residents, tokenizer: Tokenizer) -> None:
+        self._computing, self._residents, self._tokenizer = computing, residents, tokenizer
         self._ends = [tokenizer.eos_token_id]
         self._memory = ReservedMemory(residents)
-        self._batches: dict[str, ContinuousBatch] = {}
+        self._batches: dict[MixedBatchModel | str, ContinuousBatch] = {}
         self._models: WeakKeyDictionary[Resident, OwnNextTokenModel] = WeakKeyDictionary()
         self._all: dict[Generation, _Running] = {}
         self._cancelled: set[Generation] = set()
@@ -153,8 +150,8 @@ class Generations:
         self._all[generation] = _Running(batch, request)
 
     def _batch(self, resident: Resident) -> ContinuousBatch:
-        """Return the batch of an adapter: the shared one, or its own."""
-        key = SHARED if resident.shares_model else resident.digest
+        """Return the batch of an adapter: that of its shared model, or its own, by its digest."""
+        key = resident.host if isinstance(resident, SharedResident) else resident.digest
         if key not in self._batches:
             model = self._model(resident)
             made = ContinuousBatch(model, self._ends, self._tokenizer, memory=self._memory, checked=True)
@@ -163,7 +160,7 @@ class Generations:
 
     def _model(self, resident: Resident) -> NextTokenModel:
         if isinstance(resident, SharedResident):
-            return MixedNextTokenModel(self._host)
+            return MixedNextTokenModel(resident.host)
         found = self._models.get(resident)
         if found is None:
             assert isinstance(resident, SeparateResident)
@@ -190,7 +187,7 @@ class Generations:
             if outcome is not None:
                 self._drop(one)
                 ended.append((one, self._outcome(one, outcome)))
-        self._batches = {key: one for key, one in self._batches.items() if one.active or key == SHARED}
+        self._batches = {key: one for key, one in self._batches.items() if one.active or not isinstance(key, str)}
         return ended
 
     def _stepped(self) -> tuple[dict[Generation, Continuation | Exception], dict[Generation, int]]:
@@ -202,11 +199,11 @@ class Generations:
             if not mine:
                 continue
             try:
-                if key == SHARED:  # takes the lock of the shared model at each forward pass
-                    ended = batch.step()
-                else:
-                    with self._host.computing:
+                if isinstance(key, str):
+                    with self._computing:
                         ended = batch.step()
+                else:  # takes the lock of the shared model at each forward pass
+                    ended = batch.step()
             except Exception as error:  # noqa: BLE001 - the other batches go on
                 outcomes |= dict.fromkeys(mine.values(), error)
                 del self._batches[key]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -180,15 +181,19 @@ def kind_mismatch(resident: Resident, asked: str) -> InvalidStudy:
 
 
 class MixedBatches:
-    """Answers texts with the shared frozen model, or with an adapter's own model, one forward pass at a time."""
+    """Answers texts with shared frozen models, or with an adapter's own model, one forward pass at a time.
 
-    def __init__(self, host: MixedBatchModel) -> None:
-        self._host = host
+    Args:
+        computing: Lock that is held during a forward pass, also by the shared models.
+    """
+
+    def __init__(self, computing: Lock) -> None:
+        self._computing = computing
 
     def outcomes(self, rows: Sequence[SinglePass]) -> list[Outcome]:
         """Return the prediction or error of each text, in order."""
         made: dict[int, Outcome] = {}
-        shared = list[int]()
+        shared = dict[MixedBatchModel, list[int]]()
         for mine in _by_adapter(rows):
             resident = rows[mine[0]].lease.resident()
             if resident.generates:
@@ -196,12 +201,14 @@ class MixedBatches:
             elif isinstance(resident, SeparateResident):
                 self._answer_separately(rows, mine, made)
             else:
-                shared += mine
-        questions = [
-            EncodedRequest(_shared(rows[index]), rows[index].encoded.tokens, rows[index].encoded.second)
-            for index in shared
-        ]
-        outputs = dict(zip(shared, mixed_outputs(self._host, questions), strict=True)) if questions else {}
+                shared.setdefault(_shared(rows[mine[0]]).host, []).extend(mine)
+        outputs = dict[int, np.ndarray]()
+        for host, indices in shared.items():
+            questions = [
+                EncodedRequest(_shared(rows[index]), rows[index].encoded.tokens, rows[index].encoded.second)
+                for index in indices
+            ]
+            outputs |= zip(indices, mixed_outputs(host, questions), strict=True)
         for mine in _by_adapter(rows):
             if mine[0] in outputs:
                 made |= _predictions(rows, mine, [outputs[index] for index in mine])
@@ -213,7 +220,7 @@ class MixedBatches:
         assert isinstance(resident, SeparateResident)
         predictor, encoded = resident.predictor, [rows[index].encoded for index in mine]
         if isinstance(predictor, ModelPredictor):
-            with self._host.computing:
+            with self._computing:
                 tokens, second = [one.tokens for one in encoded], [one.second for one in encoded]
                 outputs = logits(predictor.classifier, Encoded.of(tokens, second=second))
         else:

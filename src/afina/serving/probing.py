@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -12,9 +13,9 @@ from afina.errors import AfinaError
 from afina.inference import probes
 from afina.inference.next_token import Readout
 from afina.inference.predictor import ModelPredictor
-from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
+from afina.models.mixed_batch import AdapterGroup
 from afina.serving.mixed_batches import MixedBatches, Prediction
-from afina.serving.residents import Lease, Resident, SeparateResident, SharedResident
+from afina.serving.residents import Lease, SeparateResident, SharedResident
 from afina.serving.tokenizing import TextEncoder
 from afina.serving.work import EncodedText, SinglePass
 
@@ -22,8 +23,14 @@ Read = TypeVar("Read", EncodedText, Prediction)
 """An outcome that is no error."""
 
 
-def probe_outputs(host: MixedBatchModel, batches: MixedBatches, encoder: TextEncoder, lease: Lease) -> np.ndarray:
+def probe_outputs(computing: Lock, batches: MixedBatches, encoder: TextEncoder, lease: Lease) -> np.ndarray:
     """Return the outputs of an adapter for the built-in sentences; `Engine.probe` describes them.
+
+    Args:
+        computing: Lock that is held during a forward pass of an adapter's own model.
+        batches: Computes predictions.
+        encoder: Encodes the sentences.
+        lease: A lease on the adapter.
 
     Raises:
         AfinaError: An output cannot be computed, or is NaN or infinite.
@@ -32,11 +39,11 @@ def probe_outputs(host: MixedBatchModel, batches: MixedBatches, encoder: TextEnc
     if not resident.generates:
         return _predicted(batches, encoder, lease)
     if isinstance(resident, SharedResident):
-        return _log_probabilities(host, encoder, resident)
+        return _log_probabilities(encoder, resident)
     assert isinstance(resident, SeparateResident)
     predictor = resident.predictor
     assert isinstance(predictor, ModelPredictor)
-    with host.computing:
+    with computing:
         reading = predictor.classifier, predictor.backbone, predictor.max_length, predictor.template
         return np.array(probes.probe(*reading))
 
@@ -54,7 +61,7 @@ def _read(outcome: Read | AfinaError) -> Read:
     return outcome
 
 
-def _log_probabilities(host: MixedBatchModel, encoder: TextEncoder, resident: SharedResident) -> np.ndarray:
+def _log_probabilities(encoder: TextEncoder, resident: SharedResident) -> np.ndarray:
     """Return the log-probabilities of given tokens: each after the prompt and the right tokens before it."""
     reading, tokenizer = resident.reading, encoder.tokenizer
     assert reading.template is not None
@@ -67,17 +74,15 @@ def _log_probabilities(host: MixedBatchModel, encoder: TextEncoder, resident: Sh
         sequences += [np.concatenate([prompts[number], answer[:count]]) for count in range(len(answer))]
         targets += answer.tolist()
     found = [
-        _of_tokens(host, resident, sequences[first:last], targets[first:last])
+        _of_tokens(resident, sequences[first:last], targets[first:last])
         for first, last in runs(np.array([len(one) for one in sequences]), TOKEN_BUDGET)
     ]
     return np.concatenate(found).reshape(len(prompts), -1)
 
 
-def _of_tokens(
-    host: MixedBatchModel, resident: Resident, sequences: list[np.ndarray], targets: list[int]
-) -> np.ndarray:
+def _of_tokens(resident: SharedResident, sequences: list[np.ndarray], targets: list[int]) -> np.ndarray:
     """Return the log-probability of the token after each sequence, float64 [N]."""
-    assert isinstance(resident, SharedResident)
+    host = resident.host
     with torch.inference_mode():
         logits = Readout(host.output_embedding)(host.features([AdapterGroup(resident.batched, sequences)])).double()
         chosen = logits.log_softmax(-1).gather(1, torch.tensor(targets, device=logits.device)[:, None])

@@ -25,6 +25,7 @@ from afina.inference.reading import Reading
 from afina.models import objectives
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.manifest import Manifest
+from afina.models.mixed_batch import MixedBatchModel
 from afina.models.objective import Objective
 from afina.repr_html import ReprCard
 
@@ -70,6 +71,7 @@ class SharedResident(Resident):
     """An adapter that shares the frozen model.
 
     Attributes:
+        host: The frozen model, in the precision that the manifest names.
         batched: The adapter's changes of the model.
         head: Returns outputs, float32 [N, width of the head], for features, float32 [N, width of the model]. None: the
             model's output embedding, for answers in text.
@@ -79,6 +81,7 @@ class SharedResident(Resident):
     shares_model = True
 
     reading: Reading
+    host: MixedBatchModel
     batched: BatchedAdapter
     head: Callable[[Tensor], Tensor] | None
     offset: Tensor | None
@@ -288,8 +291,8 @@ class Residents:
         with self._lock:
             self._reserved -= size
 
-    def room(self, digest: str) -> int | None:
-        """Return the most bytes that `reserve` could ever reserve for an adapter; None: no limit.
+    def room(self, digest: str | None = None) -> int | None:
+        """Return the most bytes that `reserve` could ever reserve for an adapter, or beside all; None: no limit.
 
         Pinned adapters, the adapter itself and what `hold` reserved stay; all else may leave.
         """

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, CursorResult, func, insert, select
+from sqlalchemy import Connection, CursorResult, func, insert, select, tuple_
 from sqlalchemy.engine import Row
 
 from afina import digest
@@ -59,6 +59,16 @@ def summaries(connection: Connection, client: str | None = None) -> list[NameSum
         if row.name in names
     ]
     return sorted(made, key=lambda one: one.name)
+
+
+def served_manifests(connection: Connection) -> list[dict[str, Any]]:
+    """Return the manifests of all versions that have an alias or are the newest of their name."""
+    of_live = VERSIONS.c.state == LIVE
+    newest = select(VERSIONS.c.name, func.max(VERSIONS.c.number)).where(of_live).group_by(VERSIONS.c.name)
+    numbered = tuple_(VERSIONS.c.name, VERSIONS.c.number)
+    served = numbered.in_(newest) | numbered.in_(select(ALIASES.c.name, ALIASES.c.number))
+    asked = select(VERSIONS.c.manifest).where(of_live, served, VERSIONS.c.manifest.is_not(None))
+    return [dict(json.loads(row.manifest)) for row in connection.execute(asked)]
 
 
 def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]:

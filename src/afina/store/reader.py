@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import Connection, select
 
@@ -146,6 +146,11 @@ class StoreReader:
                 client=client,
             )
         return found
+
+    def served_manifests(self) -> Sequence[Mapping[str, Any]]:
+        """Return the manifests of all versions that have an alias or are the newest of their name, as JSON values."""
+        with self._database.reading() as connection:
+            return catalog.served_manifests(connection)
 
     def show(self, reference: str | Version) -> Version:
         """Return the version that a reference means."""

@@ -26,7 +26,6 @@ from afina.errors import Diverged, InvalidStudy
 from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.methods.method import Method
 from afina.models.architectures import blocks_of
-from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
 from afina.models.kernels.patches import Patch, call_of, patch
@@ -295,8 +294,7 @@ class Fit:
         del self.weights, self.optimizer, self.inputs, self.pull, self.average
         if lowered:
             trained = {name: each.detach().clone() for name, each in self.method.state(self.classifier.model).items()}
-            if self.classifier.precision != FLOAT:  # such a model may fill the memory, so it is freed before
-                del self.classifier
+            del self.classifier  # freed before the weights are read again: a model may fill the memory
             self.classifier = reopen()
             self.method.restore(self.classifier.model, trained)
         return self.classifier

@@ -11,7 +11,7 @@ from pydantic import Field
 from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from afina import device, meter
+from afina import meter
 from afina.schema import Frozen
 from afina.server import logs_and_traces
 from afina.server.core import Core
@@ -61,8 +61,9 @@ class Replica:
         store = AdapterStore(given.store)
         store.make_ready()
         limit = None if given.memory is None else given.memory << 20
-        engine = device.in_thread_that_ends(lambda: Engine(given.backbone, store, dtype=given.dtype, limit=limit))
+        engine = Engine(given.backbone, store, dtype=given.dtype, limit=limit)
         self.core = Core(engine, store, Settings(**given.settings), logs_and_traces.make_traces())  # type: ignore[arg-type]
+        self.core.open_backbone()
         self._measured = meter.now(), 0.0
 
     def _named(self, record: logging.LogRecord) -> bool:
