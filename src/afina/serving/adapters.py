@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -193,7 +192,6 @@ class AdapterLoader:
         self.hosts, self.backbone, self.dtype = hosts, hosts.backbone, dtype
         self._opened = opened
         self._empty_models: OrderedDict[str, EmptyModel] = OrderedDict()
-        self._attaching = Lock()
 
     def load(self, adapter: Adapter) -> Resident:
         """Load an adapter, ready to answer. Raises the errors of `Predictor.of`."""
@@ -256,7 +254,7 @@ class AdapterLoader:
         manifest = adapter.manifest
         width = len(manifest.label_names)
         key = digest.canonical_json([manifest.method, manifest.hyperparameters, width, opening.auto_class])
-        with self._attaching:
+        with self.hosts.attaching:
             if key not in self._empty_models:
                 config = type(self.backbone.config).from_dict(self.backbone.config.to_dict())
                 empty = meta_from_config(config, width, opening)
@@ -273,7 +271,7 @@ class AdapterLoader:
             return self._empty_models[key]
 
     def _separate(self, adapter: Adapter) -> SeparateResident:
-        with self._attaching:
+        with self.hosts.attaching:
             predictor = Predictor.of(adapter, self.backbone, self.dtype)
         reading = None
         if isinstance(predictor, ModelPredictor):

@@ -31,6 +31,7 @@ class Hosts:
         backbone: The backbone.
         computes: The compute type of all hosts.
         computing: Lock that is held during each forward pass of a host.
+        attaching: Lock that is held while a model is made, because transformers and peft change global state meanwhile.
 
     Args:
         backbone: As above.
@@ -40,11 +41,10 @@ class Hosts:
 
     def __init__(self, backbone: Backbone, dtype: str, residents: Residents) -> None:
         self.backbone, self.computes = backbone, devices.compute_type(dtype, devices.choose())
-        self.computing = Lock()
+        self.computing, self.attaching = Lock(), Lock()
         self._residents = residents
         self._models: dict[str, MixedBatchModel] = {}
         self._sizes: dict[str, int] = {}
-        self._opening = Lock()
 
     def all(self) -> dict[str, MixedBatchModel]:
         """Return the open hosts by precision, in the order of opening."""
@@ -62,7 +62,7 @@ class Hosts:
             InvalidStudy: The limit of memory leaves no room for another host.
             NotFound: The backbone's weights cannot be opened, or a package that the precision needs is missing.
         """
-        with self._opening:
+        with self.attaching:
             if precision not in self._models:
                 self._check_room(precision)
                 made = devices.in_thread_that_ends(lambda: self._open(precision))
