@@ -26,6 +26,7 @@ from afina.errors import Diverged, InvalidStudy
 from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.methods.method import Method
 from afina.models.architectures import blocks_of
+from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
 from afina.models.kernels.patches import Patch, call_of, patch
@@ -294,7 +295,8 @@ class Fit:
         del self.weights, self.optimizer, self.inputs, self.pull, self.average
         if lowered:
             trained = {name: each.detach().clone() for name, each in self.method.state(self.classifier.model).items()}
-            del self.classifier  # freed before the weights are read again: a model may fill the memory
+            if self.classifier.precision != FLOAT:  # such a model may fill the memory, so it is freed before
+                del self.classifier
             self.classifier = reopen()
             self.method.restore(self.classifier.model, trained)
         return self.classifier
