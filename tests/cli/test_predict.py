@@ -16,6 +16,7 @@ from pyarrow import parquet
 from afina import Backbone
 from afina.data.readers.texts import MOST
 from afina.inference.predictor import Predictor
+from afina.models.weights import copies
 from command import PROGRAM, Command
 from raises import raises
 
@@ -96,6 +97,21 @@ def test_a_guessed_precision_of_a_base_is_said_once_and_beside_the_answers(
         assert len(guessed.lines()) == (2 if command[0] == "predict" else 1)
     assert "taken as float" not in afina("predict", trained, SAID[0]).err
     assert "taken as float" in afina("compare", "by-peft", "by-peft", "--task", str(table)).err
+
+
+def test_a_quantised_copy_is_told_once_and_beside_the_answers(
+    afina: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "LEAST", 0)
+    monkeypatch.setenv("AFINA_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(trained, "by-peft", ignore=shutil.ignore_patterns("manifest.json"))
+    command = ("predict", "by-peft", SAID[0], "--precision", "int8")
+    first, second = afina(*command), afina(*command)
+    (copy,) = (tmp_path / "cache" / "quantised").iterdir()
+    assert "keeps a quantised copy of" in first.err
+    assert first.err.count(str(copy)) == 1
+    assert "quantised copy" not in second.err + first.out
+    assert second.lines() == first.lines()
 
 
 def test_predict_gives_one_object_where_that_is_asked_for(afina: Command, trained: Path) -> None:
