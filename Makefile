@@ -45,7 +45,7 @@ test-slow: $(READY) ## the tests that take more than ten seconds each
 test-quant: $(READY) ## the tests of nf4, with the extra `quant` in a directory of its own
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(QUANT) \
 		"$$($(BIN)/python -c 'import tomllib; [need] = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["quant"]; print(need)')"
-	PYTHONPATH=$(QUANT) OMP_NUM_THREADS=1 $(BIN)/pytest tests/models/kernels/test_nf4.py tests/models/test_nf4_interop.py
+	PYTHONPATH=$(QUANT) OMP_NUM_THREADS=1 $(BIN)/pytest tests/models/kernels/test_nf4.py tests/models/test_nf4_interop.py tests/models/test_copies.py -k nf4
 
 endurance: $(READY) ## stores under kills and contention, for minutes
 	$(PYTEST) -m endurance

@@ -375,6 +375,11 @@ def test_small_backbones_have_no_copy(llama: Path, cache: Path, monkeypatch: pyt
     assert not cache.exists()
     monkeypatch.setattr(copies, "LEAST", size)
     assert_right(llama, "keeps")
+    monkeypatch.setattr(copies, "LEAST", 4 * size + 4)
+    monkeypatch.setitem(PRECISIONS, "slow", replace(PRECISIONS[INT8], cost=4))
+    assert_right(llama, "", "slow")
+    monkeypatch.setattr(copies, "LEAST", 4 * size)
+    assert_right(llama, "keeps", "slow")
 
 
 def test_a_run_says_where_a_copy_is(llama: Path, cache: Path) -> None:

@@ -216,8 +216,8 @@ class Backbone(ReprCard):
 
     def _place_of_copy(self, precision: str, meta: Any, stored: Mapping[str, StoredTensor]) -> CopyPlace | None:
         """Return the place of the copy of a model on the `meta` device; None: no copy is kept."""
-        form = PRECISIONS[precision].form
-        if form is None:
+        made = PRECISIONS[precision]
+        if made.form is None:
             return None
         settings = self.config.to_dict()
         settings.pop("_name_or_path", None)  # the same files in another directory have the same copy
@@ -227,7 +227,7 @@ class Backbone(ReprCard):
             "shapes": shapes,
             "held": sorted(held_layers(meta.base_model)),
         }
-        return CopyPlace.of(self.path, stored, {"precision": precision, **form()}, decisive)
+        return CopyPlace.of(self.path, stored, {"precision": precision, **made.form()}, decisive, made.cost)
 
     def _keep(self, opened: HeldModel, place: CopyPlace | None) -> str:
         """Take the digest from the copy that was read, or write a copy; return a sentence for the user, or ""."""

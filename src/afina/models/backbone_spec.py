@@ -296,12 +296,14 @@ class Precision:
         needs: The optional extra of afina that must be installed. None: no extra.
         form: Returns all that decides the held form beside the weight: versions, and the processor where it matters.
             Kept copies are named by it. None: no copy is kept.
+        cost: Time to compute the held form, as a multiple of int8's. So much smaller backbones have a kept copy.
     """
 
     words: str
     hold: Callable[[Tensor], HeldWeight] | None = None
     needs: str | None = None
     form: Callable[[], dict[str, object]] | None = None
+    cost: int = 1
 
 
 FLOAT = "float"
@@ -336,7 +338,7 @@ PRECISIONS: dict[str, Precision] = {
     FLOAT: Precision("weights in the compute dtype"),
     "int8": Precision("1 byte for a weight, with a scale for each output channel", _int8, form=_int8_form),
     "nf4": Precision(
-        "4 bits for a weight, in blocks of 64 with a scale each, by bitsandbytes", _nf4, "quant", _nf4_form
+        "4 bits for a weight, in blocks of 64 with a scale each, by bitsandbytes", _nf4, "quant", _nf4_form, 4
     ),
 }
 

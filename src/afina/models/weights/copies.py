@@ -34,7 +34,7 @@ from afina.models.kernels.linear import HeldWeight
 from afina.models.weights.stored import StoredTensor
 
 LEAST = 1 << 30
-"""Bytes of weight files below which no copy is kept: a copy of 0.5 GiB of float32 files saves nothing (docs/LOG.md)."""
+"""Bytes of weight files below which no int8 copy is kept: a copy of 0.5 GiB of files saves nothing (docs/LOG.md)."""
 
 LIMIT = 16 << 30
 """Bytes of copies that are kept; beyond this, the least recently used copies are removed."""
@@ -107,7 +107,12 @@ class CopyPlace:
 
     @classmethod
     def of(
-        cls, directory: Path, stored: Mapping[str, StoredTensor], form: Mapping[str, object], model: object
+        cls,
+        directory: Path,
+        stored: Mapping[str, StoredTensor],
+        form: Mapping[str, object],
+        model: object,
+        cost: int = 1,
     ) -> CopyPlace | None:
         """Return the place for a backbone; None: its weight files are so small that no copy is kept.
 
@@ -116,9 +121,10 @@ class CopyPlace:
             stored: All tensors in the directory's files by name.
             form: How weights are held: name of the precision, and all that decides codes beside the weights.
             model: JSON value of all that decides which layers are held, and what the float digest is of.
+            cost: Time to compute the held form, as a multiple of int8's.
         """
         files = tuple(sorted({each.file for each in stored.values()}))
-        if sum(file.stat().st_size for file in files) < LEAST:
+        if sum(file.stat().st_size for file in files) < LEAST // cost:
             return None
         names = [file.relative_to(directory).as_posix() for file in files]
         rest = {"format": _FORMAT, "transformers": version("transformers"), "form": form, "model": model}
