@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
+from afina import allocator
 from shares import in_shares
 
 if TYPE_CHECKING:  # torch is imported by the fixtures that need it, so that the other tests start at once
@@ -25,7 +26,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C, and so the processes that tests start: in the background of a script, it is ignored."""
+    """Hear Ctrl-C, and so the processes that tests start: in the background of a script, it is ignored.
+
+    Python's collector runs as seldom as in processes of afina.
+    """
+    allocator.collect_seldom()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

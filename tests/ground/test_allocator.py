@@ -1,4 +1,4 @@
-"""How much a process keeps of what it has made: kernels, by what it is for."""
+"""How much a process keeps of what it has made: kernels, by what it is for; and how often it looks for garbage."""
 
 from __future__ import annotations
 
@@ -66,3 +66,44 @@ def test_kernels_for_ever_other_numbers_of_tokens_take_a_bounded_amount_of_memor
     if "no oneDNN" in done.stderr:
         pytest.skip(done.stderr.strip())
     assert int(done.stdout) < 80 * 2**20, done.stderr
+
+
+GARBAGE = """
+    import gc, sys
+    from afina import allocator
+
+    class Cycle:
+        def __init__(self):
+            self.cycle = self
+
+        def __del__(self):
+            print("collected", flush=True)
+
+    for step in sys.argv[1:]:
+        getattr(allocator, step)()
+        print(*gc.get_threshold(), flush=True)
+    kept = [Cycle()]
+    kept.clear()
+    others = [[] for _ in range(50_000)]
+    print("ends", flush=True)
+"""
+
+
+SELDOM = "100000 20 20"
+USUAL = " ".join(map(str, allocator._THRESHOLDS))
+
+
+@pytest.mark.parametrize(
+    ("steps", "printed"),
+    [
+        ((), ["collected", "ends"]),
+        (("collect_seldom",), [SELDOM, "ends"]),
+        (("collect_seldom", "collect_as_usual"), [SELDOM, USUAL, "collected", "ends"]),
+    ],
+)
+def test_a_process_of_afina_looks_for_garbage_seldom_and_not_at_its_end_and_a_server_as_usual(
+    steps: tuple[str, ...], printed: list[str]
+) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(GARBAGE), *steps]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == printed

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import logging
 import os
 import resource
@@ -26,7 +25,7 @@ import uvicorn
 from h11 import LocalProtocolError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from afina import meter
+from afina import allocator, meter
 from afina.errors import Busy, NotFound, Refused
 from afina.server import logs_and_traces
 from afina.server.core import Core
@@ -212,17 +211,6 @@ def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[st
     return Server(config, core, sockets, listening)
 
 
-def settle() -> None:
-    """Remove all current objects from Python's garbage collection.
-
-    They are about a million objects of libraries and the model, which stay alive. A collection over all of them took
-    0.8 s on a busy machine and blocked every thread. A flood of requests creates enough objects to trigger such
-    collections.
-    """
-    gc.collect()
-    gc.freeze()
-
-
 def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str], None] = lambda url: None) -> Never:
     """Serve until SIGTERM or SIGINT, then end the process. Arguments as for `server`.
 
@@ -234,7 +222,7 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` makes the process ignore SIGHUP
         signal.signal(signal.SIGHUP, made.handle_exit)
     threading.Thread(target=made.limit, name="afina-shutdown", daemon=True).start()
-    settle()
+    allocator.collect_as_usual()
     made.run()
     if made.force_exit:
         logs_and_traces.note("shutdown: a further signal stopped the process at once", logging.WARNING)

@@ -344,7 +344,7 @@ def _process() -> int:
     A run loads scikit-learn at its end, so the script loads it too.
     """
     script = (
-        "import numpy; from afina import meter; "
+        "import numpy; from afina import allocator, meter; allocator.collect_seldom(); "
         "from afina.stats import classification; import afina.studies.runs.execute; "
         "classification.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
     )

@@ -20,7 +20,7 @@ from typing import Annotated, Literal, TextIO
 
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
-from afina import meter
+from afina import allocator, meter
 from afina.errors import AfinaError
 from afina.events import Progress, ValidationScore
 from afina.schema import Frozen
@@ -262,6 +262,7 @@ def _time_answers(request: TimeAnswers, reporter: _Reporter) -> None:
 
 def main() -> int:
     """Execute the request from standard input; return 0 on success, 2 for an error that the user can correct."""
+    allocator.collect_seldom()
     # Output that a library prints must not mix with the messages.
     reporter = _Reporter(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
