@@ -34,7 +34,7 @@ from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.bag_of_words import BagOfWords, joined
 from afina.models.classifier import Classifier
-from afina.models.kernels import int8_products
+from afina.models.kernels import int8_calibration
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective, Predictions
@@ -393,6 +393,7 @@ def int8_factors(backbone: Backbone, precision: str, opened: Classifier | None =
             opened = Classifier.open(backbone, ("0", "1"), seed=0, precision=precision)
         classifier, encoded = opened.eval(), encode(backbone.tokenizer, reading.PROBE, max_length=backbone.longest)
         batch = pack_some(encoded, range(len(encoded)))
-        measured = int8_products.int8_factors(classifier.own_linear, lambda: classifier.features(batch))
+        layers, bounds = classifier.own_linear, batch.bounds
+        measured = int8_calibration.int8_factors(layers, lambda: classifier.features(batch), bounds)
         backbone.int8_factors[precision] = measured
     return backbone.int8_factors[precision]

@@ -17,7 +17,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from afina import device
 from afina.models.kernels import int8_products
 from afina.models.kernels.int8 import quantize
-from afina.models.kernels.int8_products import DynamicInt8Weight, int8_factors, quantize_tokens, smoothing
+from afina.models.kernels.int8_calibration import smoothing
+from afina.models.kernels.int8_products import DynamicInt8Weight, quantize_tokens
 from afina.models.kernels.linear import PlainWeight
 from afina.models.kernels.patches import hold
 
@@ -116,23 +117,6 @@ def test_nan_infinity_and_zeros_stay_in_their_own_token() -> None:
     assert torch.equal(found[3], bias)
 
 
-def test_smoothing_keeps_what_outlying_channels_would_hide() -> None:
-    inputs, weight = drawn(64, 256), drawn(64, 256, seed=1)
-    inputs[:, :4] *= 30  # as in language models: the same few channels for every token
-    exact = inputs @ weight.t()
-    rough, smooth = made(weight), made(weight, smoothing(inputs, weight))
-    errors = [float((each.product(inputs) - exact).norm() / exact.norm()) for each in (rough, smooth)]
-    assert errors[1] < errors[0] / 3
-
-
-def test_a_channel_that_is_silent_in_typical_inputs_may_speak_later() -> None:
-    inputs, weight = drawn(64, 256), drawn(64, 256, seed=1)
-    silent = inputs.clone()
-    silent[:, ::2] = 0
-    held, exact = made(weight, smoothing(silent, weight)), inputs @ weight.t()
-    assert float((held.product(inputs) - exact).norm() / exact.norm()) < 0.02
-
-
 def test_the_weight_comes_back_and_a_dtype_changes_neither_codes_nor_scales() -> None:
     weight = drawn(48, 40)
     held = made(weight, smoothing(drawn(9, 40, seed=1), weight))
@@ -146,19 +130,6 @@ def test_the_weight_comes_back_and_a_dtype_changes_neither_codes_nor_scales() ->
     held.to(torch.bfloat16)
     assert (held.dtype, held.dequantize().dtype) == (torch.bfloat16, torch.bfloat16)
     assert torch.equal(held.product(inputs), before)
-
-
-def test_a_layer_that_would_lose_too_much_gets_no_factors() -> None:
-    calm, wild = nn.Linear(64, 32), nn.Linear(64, 32)
-    inputs, spikes = drawn(32, 64), drawn(32, 64, seed=1)
-    spikes[torch.arange(32), 2 * torch.arange(32)] = 300  # in other channels for each token, which no factor mends,
-    spikes[torch.arange(32), 2 * torch.arange(32) + 1] = 300
-    wild.weight.data[:, 1::2] = -wild.weight.data[:, ::2]  # and without effect on the results
-    calls = [(calm, inputs), (wild, spikes)]
-    found = int8_factors({"calm": calm, "wild": wild, "idle": nn.Linear(2, 2)}, lambda: [a(b) for a, b in calls])
-    assert found.keys() == {"calm"}
-    assert torch.equal(found["calm"], smoothing(inputs, calm.weight.detach()))
-    assert not calm._forward_pre_hooks, "the hooks are gone"
 
 
 def siblings(readers: int = 2) -> list[DynamicInt8Weight]:
@@ -229,21 +200,6 @@ def test_codes_keep_no_inputs_alive_and_stay_in_their_thread() -> None:
         one.product(inputs)
     del inputs
     assert storage.expired()
-
-
-def test_layers_that_read_one_tensor_have_the_same_factors() -> None:
-    first, second, third = (nn.Linear(64, 8 * size) for size in (1, 2, 3))
-    inputs = drawn(32, 64)
-
-    def compute() -> None:
-        first(inputs)
-        third(inputs.clone())
-        second(inputs)
-
-    found = int8_factors({"first": first, "second": second, "third": third}, compute)
-    assert found["first"] is found["second"]
-    assert torch.equal(found["first"], smoothing(inputs, first.weight.detach(), second.weight.detach()))
-    assert torch.equal(found["third"], smoothing(inputs, third.weight.detach()))
 
 
 def test_a_held_layer_can_be_held_in_int8() -> None:

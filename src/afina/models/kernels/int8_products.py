@@ -16,18 +16,16 @@ signed inputs, torch 2.13 takes a reference kernel that needs seconds (docs/LOG.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import local
 from typing import Any, Self
-from weakref import ref
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from afina.models.kernels.int8 import LEVELS, quantize
-from afina.models.kernels.linear import FrozenWeight, HeldWeight, frozen_weight, multiply
+from afina.models.kernels.linear import FrozenWeight, HeldWeight, multiply
 
 SHIFT = 128
 """Added to the codes of inputs, which makes them unsigned."""
@@ -35,16 +33,7 @@ SHIFT = 128
 ROWS = 256
 """Input rows that are multiplied at once. More rows take more memory, and are not faster (docs/LOG.md)."""
 
-SENSITIVE = 0.04
-"""Largest relative change of a layer's results with which its products are in int8; see `int8_factors`.
-
-Of the 210 layers of the embedded model, one is above: the layer that gives a text's first token its extreme values.
-"""
-
-FLOOR = 0.25
-"""Smallest size of an input channel in `smoothing`, as a share of the mean over channels."""
-
-_SMALLEST = 2.0**-100
+SMALLEST = 2.0**-100
 """The smallest scale of a token, so that a token of zeros is divided by a number."""
 
 
@@ -205,95 +194,6 @@ def quantize_tokens(inputs: Tensor, dtype: torch.dtype, spare: Tensor, codes: Te
         codes: int8 [N, K], which becomes the first result.
     """
     largest = torch.abs(inputs, out=spare).amax(1, keepdim=True)
-    scales = largest.mul_(1 / LEVELS).clamp_(min=_SMALLEST).to(dtype)
+    scales = largest.mul_(1 / LEVELS).clamp_(min=SMALLEST).to(dtype)
     codes.copy_(inputs.mul_(scales.float().reciprocal()).round_())
     return codes.view(torch.uint8).bitwise_xor_(SHIFT), scales
-
-
-def smoothing(inputs: Tensor, *weights: Tensor) -> Tensor:
-    """Return the factor of each input channel, float32 [K].
-
-    The factor is the root of the channel's largest input divided by its largest weight; the mean of their logarithms is
-    0. A channel that is small in all typical inputs counts as larger than it is, because other inputs may be large.
-
-    Args:
-        inputs: Typical inputs [N, K]; the largest of each channel alone, [1, K], give the same.
-        weights: All weights that the inputs are multiplied by, [M, K] each.
-    """
-    sizes = inputs.abs().amax(0).float()
-    largest = torch.stack([weight.abs().amax(0).float() for weight in weights]).amax(0)
-    sizes = torch.maximum(sizes, FLOOR * sizes.mean()).clamp_(min=_SMALLEST)
-    largest = torch.maximum(largest, FLOOR * largest.mean()).clamp_(min=_SMALLEST)
-    logarithms = (sizes.log() - largest.log()) / 2
-    return (logarithms - logarithms.mean()).exp()
-
-
-def int8_factors(layers: Mapping[str, nn.Module], compute: Callable[[], object]) -> dict[str, Tensor]:
-    """Return the factors of the layers that may compute in int8, measured in float32 computations.
-
-    A layer is left out if `compute` does not call it, or if its results would change by more than SENSITIVE. The change
-    is the norm of the change of a token's results, divided by the norm of the results without a bias; the mean over all
-    tokens counts.
-
-    Args:
-        layers: Linear layers by name.
-        compute: Computes the model that the layers belong to, with the same inputs at every call.
-
-    Returns:
-        Factors, float32 [K], by name: the same tensor for layers that read the same inputs.
-    """
-    read: list[_Read] = []
-    _observe(layers, compute, partial(_see, read))
-    factors = {name: of for one in read for of in [one.factors(layers)] for name in one.names}
-    changes: dict[str, float] = {}
-    _observe({name: layers[name] for name in factors}, compute, partial(_measure, factors, changes))
-    return {name: of for name, of in factors.items() if changes[name] <= SENSITIVE}
-
-
-def _observe(
-    layers: Mapping[str, nn.Module], compute: Callable[[], object], see: Callable[[str, nn.Module, Tensor], None]
-) -> None:
-    """Call `see(name, layer, inputs)` before each computation of a layer."""
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, given, name=name: see(name, layer, given[0]))  # type: ignore[misc]
-        for name, layer in layers.items()
-    ]
-    try:
-        with torch.no_grad():
-            compute()
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-class _Read:
-    """A tensor that layers read: its largest inputs, and the names of the layers. Does not keep the tensor alive."""
-
-    def __init__(self, inputs: Tensor) -> None:
-        self.names: list[str] = []
-        self._largest = inputs.reshape(-1, inputs.shape[-1]).abs().amax(0, keepdim=True)
-        self._inputs, self._version = ref(inputs), inputs._version
-
-    def is_of(self, inputs: Tensor) -> bool:
-        """Whether this is the tensor, unchanged."""
-        return self._inputs() is inputs and self._version == inputs._version
-
-    def factors(self, layers: Mapping[str, nn.Module]) -> Tensor:
-        """Return the factors of the channels for all layers together."""
-        return smoothing(self._largest, *(frozen_weight(layers[name]).dequantize() for name in self.names))
-
-
-def _see(read: list[_Read], name: str, _: nn.Module, inputs: Tensor) -> None:
-    one = next((one for one in read if one.is_of(inputs)), None)
-    if one is None:
-        read.append(one := _Read(inputs))
-    one.names.append(name)
-
-
-def _measure(
-    factors: Mapping[str, Tensor], changes: dict[str, float], name: str, layer: nn.Module, inputs: Tensor
-) -> None:
-    own, inputs = frozen_weight(layer), inputs.reshape(-1, inputs.shape[-1])
-    exact = own.product(inputs)
-    change = DynamicInt8Weight.of(own, factors[name]).product(inputs) - exact
-    changes[name] = float((change.norm(dim=1) / exact.norm(dim=1).clamp_(min=_SMALLEST)).mean())
