@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from afina import Adapter, AdapterStore, Backbone, Predictor
+from afina.models.weights import copies
 from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.limits import Settings
@@ -75,6 +76,22 @@ def test_a_store_of_int8_adapters_is_served_on_one_int8_model(
             assert receipt.base == gpt2.digest
         assert sizes(served) == {"int8": opened(caplog)[0]["bytes"]}
         assert all(one.shares_model for one in served.core.engine.residents)
+
+
+def test_the_log_says_where_the_quantised_copy_of_a_backbone_is(
+    gpt2: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(copies, "LEAST", 0)
+    monkeypatch.setenv("AFINA_CACHE", str(tmp_path / "cache"))
+    made = on_int8(adapter(gpt2, "lora"))
+    for place in ("one", "other"):
+        with served_by(Backbone.load(gpt2.address), tmp_path / place, reviews=made):
+            pass
+    first, second = opened(caplog)
+    (copy,) = (tmp_path / "cache" / "quantised").glob("*.safetensors")
+    assert first["copy"].endswith(str(copy))
+    assert "copy" not in second
 
 
 def test_adapters_in_two_precisions_have_a_model_each(

@@ -92,8 +92,14 @@ class Core:
         for precision, size in self.engine.hosts.sizes.items():
             if precision not in self._noted:
                 self._noted.add(precision)
-                address = self.engine.backbone.address
-                logs_and_traces.note("backbone opened", backbone=address, precision=precision, bytes=size)
+                about: dict[str, Any] = {
+                    "backbone": self.engine.backbone.address,
+                    "precision": precision,
+                    "bytes": size,
+                }
+                if said := self.engine.hosts.copy_notes.get(precision):
+                    about["copy"] = said
+                logs_and_traces.note("backbone opened", **about)
 
     def start(self) -> None:
         """Start the computing thread and the thread that watches the store."""

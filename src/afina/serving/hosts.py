@@ -32,6 +32,7 @@ class Hosts:
         computes: The compute type of all hosts.
         computing: Lock that is held during each forward pass of a host.
         attaching: Lock that is held while a model is made, because transformers and peft change global state meanwhile.
+        copy_notes: `Backbone.copy_note` of the opening of each host, by precision.
 
     Args:
         backbone: As above.
@@ -45,6 +46,7 @@ class Hosts:
         self._residents = residents
         self._models: dict[str, MixedBatchModel] = {}
         self._sizes: dict[str, int] = {}
+        self.copy_notes: dict[str, str] = {}
 
     def all(self) -> dict[str, MixedBatchModel]:
         """Return the open hosts by precision, in the order of opening."""
@@ -69,6 +71,7 @@ class Hosts:
                 size = made.classifier.size
                 if self._models:
                     self._residents.hold(size)
+                self.copy_notes[precision] = self.backbone.copy_note
                 self._models[precision], self._sizes[precision] = made, size
             return self._models[precision]
 
