@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,7 +56,10 @@ class Driver:
     @property
     def checkpoints(self) -> list[str]:
         """Names of the runs that have a checkpoint on the driver."""
-        return [path.name.partition("-")[0] for path in self.out.rglob("checkpoints/*.safetensors")]
+        # Not `rglob`, which ends with an error when a file goes that it has listed.
+        places = (names for place, _, names in os.walk(self.out) if Path(place).name == "checkpoints")
+        found = [name for names in places for name in names if name.endswith(".safetensors") and name[0] != "."]
+        return [name.partition("-")[0] for name in found]
 
     def end(self, code: int = 0) -> str:
         """Wait until it has ended, with this status; return its output."""
