@@ -73,7 +73,7 @@ class Engine(ReprCard):
             NotFound: There is no such backbone.
             InvalidStudy: The backbone is not supported, or the device does not support the dtype.
         """
-        devices.compute_type(dtype, devices.choose())
+        devices.compute_type(dtype, devices.choose())  # an unsuitable dtype is an error before any file is read
         self.backbone = Backbone.load(backbone) if isinstance(backbone, str) else backbone
         self._residents = Residents(limit, loaders)
         self.hosts = Hosts(self.backbone, dtype, self._residents)
