@@ -31,9 +31,6 @@ from afina.training.inputs import inputs_of
 from afina.training.optimizer import Recipe
 from afina.training.probe_fit import fit_of
 
-_STEPS = 2
-"""Two, because the optimiser's state exists only from the second step on."""
-
 
 @dataclass(frozen=True)
 class DryRun:
@@ -94,9 +91,11 @@ def dry_run(
         fit = fit_of(method)(_fake(shapes.pop()), method, objective, loader, recipe, dtype)
         if fit.parameters:
             fit.begin()
-            for _ in range(_STEPS):
-                parts = fit.inputs.rehearse(made)
-                fit.update(parts)
+            # A second step: the optimiser has its state, and features are computed while an earlier batch exists.
+            parts = fit.inputs.rehearse(made)
+            fit.warm_up()
+            parts = fit.inputs.rehearse(made)
+            fit.update(parts)
         kept, activations, beyond = fit.state_bytes, None, 0
         if fit.parameters:
             beyond = alive.peak - kept
@@ -159,7 +158,10 @@ class Alive(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self._follow, result)
+        if isinstance(result, Tensor):
+            self._follow(result)
+        elif isinstance(result, (tuple, list)):
+            tree_map_only(Tensor, self._follow, result)
         return result
 
     def _follow(self, tensor: Tensor) -> None:

@@ -188,12 +188,21 @@ class Fit:
         """Update the weights with the gradients of a batch's parts; return the batch's mean loss, float32, detached."""
         self.weights.clear()
         loss = self._backward(parts)
+        self._take()
+        return loss
+
+    def warm_up(self) -> None:
+        """Update with gradients of zero: the optimiser has its state afterwards, as after a first step."""
+        for weight in self.weights.trained.values():
+            weight.grad = torch.zeros_like(weight)
+        self._take()
+
+    def _take(self) -> None:
         clip(self.optimizer, self.weights.norm(), self.recipe.clip)
         self.optimizer.step()
         self.pull.apply(self.recipe.rate(self.account.step))
         self.average.take(self.account.step + 1)
         self.weights.refresh()
-        return loss
 
     def _backward(self, parts: Sequence[MicroBatch]) -> torch.Tensor:
         learnt = [part.learnt for part in parts]

@@ -150,6 +150,9 @@ class ProbeFit(Fit):
         """Do nothing: there is no gradient step."""
         return torch.zeros(())
 
+    def warm_up(self) -> None:
+        """Do nothing: there is no gradient step."""
+
     def resume(self, path: Path, key: str) -> None:
         """Do nothing: there is no checkpoint."""
 

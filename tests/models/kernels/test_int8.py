@@ -15,6 +15,7 @@ from afina.models.kernels import int8
 from afina.models.kernels.int8 import FEW_ROWS, LEVELS, Int8Weight, quantize
 from afina.models.kernels.linear import frozen_weight
 from afina.models.kernels.patches import hold
+from afina.training.dry_run import Alive
 
 LAYERS = [nn.Linear(32, 40), nn.Linear(24, 40, bias=False), Conv1D(40, 24), Conv1D(24, 32)]
 ROWS = [1, FEW_ROWS, FEW_ROWS + 1, 50]
@@ -65,6 +66,23 @@ def test_values_and_gradients_are_those_of_the_dequantized_weight(
         assert (found - expected).abs().max() <= bound * expected.abs().max()
     with torch.inference_mode():
         assert (quantized(given).float() - plain(given.float())).abs().max() <= bound * plain(given.float()).abs().max()
+
+
+@pytest.mark.parametrize("block", [int8.BLOCK, 100, 33 * 32, 20 * 32], ids=["whole", "many", "a short second", "two"])
+def test_a_product_without_values_takes_the_memory_of_a_product(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "BLOCK", block)
+
+    def peak(weight: Int8Weight, inputs: Tensor, grads: Tensor) -> list[int]:
+        found = []
+        for product, given in ((weight.product, inputs), (weight.transposed_product, grads)):
+            with Alive() as alive:
+                product(given)
+            found.append(alive.peak)
+        return found
+
+    with FakeTensorMode():
+        foreseen = peak(Int8Weight(torch.empty(40, 32)), torch.empty(50, 32), torch.empty(50, 40))
+    assert foreseen == peak(Int8Weight(torch.randn(40, 32)), torch.randn(50, 32), torch.randn(50, 40))
 
 
 def test_no_weight_is_further_off_than_half_a_scale(weight: Tensor) -> None:

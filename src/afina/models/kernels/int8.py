@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from afina.models.kernels.linear import HeldWeight, multiply, multiply_fused
 
@@ -76,7 +77,7 @@ class Int8Weight(HeldWeight):
         if step >= rows:
             return multiply_fused(inputs, self.codes.to(inputs.dtype), bias).mul_(scales)
         result = inputs.new_empty(inputs.shape[0], rows)
-        for at in range(0, rows, step):
+        for at in self._blocks:
             some = slice(at, at + step)
             codes = self.codes[some].to(inputs.dtype)
             part = multiply_fused(inputs, codes, None if bias is None else bias[some])
@@ -90,7 +91,7 @@ class Int8Weight(HeldWeight):
         if step >= rows:
             return multiply(scaled, self.codes.to(grads.dtype).t())
         result = grads.new_zeros(grads.shape[0], self.codes.shape[1], dtype=torch.float32)
-        for at in range(0, rows, step):
+        for at in self._blocks:
             result += multiply(scaled[:, at : at + step], self.codes[at : at + step].to(grads.dtype).t())
         return result.to(grads.dtype)
 
@@ -101,6 +102,14 @@ class Int8Weight(HeldWeight):
     @property
     def _rows_at_once(self) -> int:
         return max(1, BLOCK // self.codes.shape[1])
+
+    @property
+    def _blocks(self) -> range:
+        """First rows of the blocks of a product."""
+        rows, step = self.codes.shape[0], self._rows_at_once
+        if isinstance(self.codes, FakeTensor):  # in a dry run (`afina.training.dry_run`), two need the memory of all
+            rows = min(rows, 2 * step)
+        return range(0, rows, step)
 
     @property
     def shape(self) -> tuple[int, int]:
