@@ -25,7 +25,7 @@ from workers import until
 
 pytestmark = pytest.mark.slow
 
-KILLS = 3
+KILLS = 2
 """Nodes that are killed during a study."""
 
 PAUSE = 4.0

@@ -152,7 +152,7 @@ def held_to(route: str, schema: Any, server: Listening, session: requests.Sessio
     return codes
 
 
-FEW, MANY = 8, 200
+FEW, MANY = 8, 100
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -248,7 +248,7 @@ def test_bits_of_the_database_that_flip_are_found_or_show_in_nothing(
 def test_many_bits_of_the_database_that_flip_are_found_or_show_in_nothing(
     whole: Path, before: dict[str, Any], tmp_path: Path
 ) -> None:
-    for seed in range(2, 8):
+    for seed in range(2, 5):
         check_flips(whole, before, tmp_path / f"copy-{seed}", 300, seed)
 
 

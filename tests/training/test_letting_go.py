@@ -137,8 +137,7 @@ FLAT = 64
 
 @pytest.mark.slow
 @pytest.mark.assets
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["full", "lora"])
+@pytest.mark.parametrize(("name", "dtype"), [("full", "bfloat16"), ("lora", "float32")])
 def test_runs_in_one_process_take_no_more_memory_from_the_second_on(name: str, dtype: str, tmp_path: Path) -> None:
     if dtype == "bfloat16" and not device.computes_bfloat16(torch.device("cpu")):
         pytest.skip("this processor emulates bfloat16, minutes a step, and so never trains in it by default")
