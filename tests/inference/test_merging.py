@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,19 @@ def test_the_merged_model_names_its_labels_pads_and_cuts_and_is_a_batch_away(gpt
         found = model.eval()(**batch).logits.numpy()
     assert difference(found, predictor.outputs(TEXTS)) <= TOLERANCE
     assert "afina" not in (tmp_path / "merged" / "config.json").read_text()
+
+
+def test_a_tokenizer_without_a_maximum_length_of_its_own_gets_the_adapters(gpt2: Backbone, tmp_path: Path) -> None:
+    """As the embedded model's, for which transformers writes 1e30 as a whole number."""
+    directory = shutil.copytree(gpt2.address, tmp_path / "backbone")
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    settings.pop("model_max_length", None)
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    backbone = Backbone.load(str(directory))
+    AutoTokenizer.from_pretrained(directory).save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())["model_max_length"] > 2**63
+    merge(Predictor.of(invented(backbone, "lora", max_length=20), backbone), tmp_path / "merged")
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").model_max_length == 20
 
 
 def test_the_predictor_answers_as_before_and_the_merged_model_does_not_depend_on_it(

@@ -381,7 +381,8 @@ def _check(predictor: ModelPredictor, model: Any) -> None:
 
 def _cut_at(settings: Path, longest: int) -> None:
     """Set the maximum length of a saved tokenizer, used when truncation is on."""
-    content = file_io.read_object(settings) | {"model_max_length": longest}
+    # Not by `file_io`: transformers writes 1e30 as a whole number where a tokenizer has no maximum length.
+    content = json.loads(settings.read_text(encoding="utf-8")) | {"model_max_length": longest}
     settings.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
