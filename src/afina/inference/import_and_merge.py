@@ -380,8 +380,7 @@ def _check(predictor: ModelPredictor, model: Any) -> None:
 
 
 def _cut_at(settings: Path, longest: int) -> None:
-    """Set the maximum length of a saved tokenizer, used when truncation is on."""
-    # Not by `file_io`: transformers writes 1e30 as a whole number where a tokenizer has no maximum length.
+    """Set the maximum length of a saved tokenizer; `file_io` would refuse 1e30, which transformers writes for none."""
     content = json.loads(settings.read_text(encoding="utf-8")) | {"model_max_length": longest}
     settings.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
