@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from afina import Backbone, Predictor
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Refused, WrongBackbone
 from afina.inference import probes
 from afina.inference.import_and_merge import merge, read_pretrained
-from fakes import TEXTS, Backbones, difference
+from afina.models.manifest import MANIFEST
+from fakes import TEXTS, Backbones, Runs, difference
 from raises import raises
 
 TOLERANCE = 1e-5
@@ -219,6 +221,15 @@ def test_another_backbone_is_refused_before_its_weights_are_compared(
     source = fine_tuned(gpt2, tmp_path / "theirs")
     with raises(WrongBackbone, code="backbone.mismatch", field="activation_function", path="config.json"):
         read_pretrained(source, llama.address)
+
+
+def test_a_full_fine_tuning_of_afina_without_its_manifest_is_not_imported_without_its_template(
+    runs: Runs, gpt2: Backbone, tmp_path: Path
+) -> None:
+    shutil.copytree(runs.adapter("gpt2", "full"), tmp_path / "full")
+    (tmp_path / "full" / MANIFEST).unlink()
+    with raises(CorruptAdapter, code="adapter.file-missing", file=MANIFEST):
+        read_pretrained(tmp_path / "full", str(gpt2.path))
 
 
 def test_a_causal_language_model_is_no_classifier(gpt2: Backbone, tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from afina import METHODS, Backbone, Predictor, Run
+from afina.data import leakage
 from afina.errors import CorruptAdapter, NotFound, WrongBackbone
 from afina.inference import probes
 from afina.inference.probes import PROBE
-from afina.models.adapter import Adapter
+from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import ALWAYS, MANIFEST, OUTSIDE, WHERE_GIVEN, Manifest, read_manifest
 from afina.studies.runs.spec import Training
 from afina.tensorfile import read
@@ -201,6 +202,15 @@ def test_a_directory_without_an_adapter_says_what_was_looked_for(tmp_path: Path)
     for path in (tmp_path, tmp_path / "absent"):
         with raises(NotFound, code="adapter.missing"):
             Adapter.load(path)
+
+
+def test_an_adapter_of_afina_without_its_manifest_is_not_opened_as_one_of_peft(copy: Path) -> None:
+    """Its labels would be called LABEL_0 and LABEL_1, and its template would be gone."""
+    (copy / MANIFEST).unlink()
+    with raises(CorruptAdapter, code="adapter.file-missing", path=copy.name, file=MANIFEST):
+        Adapter.load(copy)
+    (copy / leakage.HASHES_FILE).unlink()
+    assert Adapter.load(copy).manifest.method == FOREIGN, "nothing in the directory says that afina made it"
 
 
 def _same_weights_other_tokenizer(backbones: Backbones, path: Path) -> Path:

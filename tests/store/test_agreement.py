@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from afina import Adapter
+from afina import Adapter, Backbone, Engine, Predictor
 from afina.errors import CorruptAdapter, CorruptStore
 from afina.methods.peft_settings import disagreement
 from afina.store.adapter_store import AdapterStore
@@ -77,12 +77,26 @@ def test_what_peft_would_answer_otherwise_is_refused_and_names_the_setting(
         store.publish(path, "acme/reviews", message="why")
 
 
+@pytest.mark.parametrize("changes", [{"lora_alpha": 1600}, {"r": 16}, {"target_modules": ["c_fc"]}], ids=str)
+def test_edited_settings_are_refused_by_whatever_opens_the_adapter(
+    trained: Path, gpt2: Backbone, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    path = changed(trained, tmp_path / "changed", **changes)
+    engine = Engine(gpt2)
+    for open_it in (Predictor.load, engine.load):
+        with raises(CorruptAdapter, code="adapter.file-malformed", path=SETTINGS):
+            open_it(path)
+    shutil.copy(trained / SETTINGS, path)
+    (resident,) = engine.load(path)
+    assert resident.digest == Predictor.load(path).manifest.digest
+
+
 def test_one_that_an_earlier_afina_kept_is_named_by_verify_and_not_exported(
     trained: Path, store: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = changed(trained, tmp_path / "changed", lora_alpha=1600)
     with monkeypatch.context() as earlier:
-        earlier.setattr("afina.store.intake.admission.check_agrees", lambda *_: None)
+        earlier.setattr("afina.methods.peft_settings.check_agrees", lambda *_: None)
         store.publish(path, "acme/reviews", message="why")
     store.publish(trained, "acme/others", message="why")
     (damage,) = store.verify()

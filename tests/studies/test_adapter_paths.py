@@ -6,7 +6,12 @@ import shutil
 from pathlib import Path
 
 from afina import Adapter, Results, Study
-from afina.errors import NotFound, UnknownName
+from afina.data.leakage import HASHES_FILE
+from afina.errors import CorruptAdapter, NotFound, UnknownName
+from afina.models.manifest import MANIFEST
+from afina.studies.adapter_paths import find_adapter
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import write_records
 from command import InventedExecutor
 from fakes import Runs
 from raises import raises
@@ -47,3 +52,15 @@ def test_a_run_says_where_its_adapter_will_be(runs: Runs, tmp_path: Path) -> Non
     record = run.execute(str(tmp_path))
     assert run.adapter(str(tmp_path)) == tmp_path / record.adapter
     assert Adapter.load(str(run.adapter(tmp_path))).digest == record.digest
+
+
+def test_a_recorded_adapter_without_its_manifest_is_not_taken_for_one_of_peft(runs: Runs, tmp_path: Path) -> None:
+    record = runs.record("gpt2", "lora")
+    place = tmp_path / record.adapter
+    shutil.copytree(runs.adapter("gpt2", "lora"), place)
+    (place / MANIFEST).unlink()
+    (place / HASHES_FILE).unlink()
+    assert find_adapter(place) == place, "no record says that it is one of afina"
+    write_records(OutputDirectory(tmp_path).records, [record])
+    with raises(CorruptAdapter, code="adapter.file-missing", path=place.name, file=MANIFEST):
+        find_adapter(place)

@@ -23,7 +23,7 @@ from afina.inference.predictor import ModelPredictor, Predictor
 from afina.methods.method import Method, check_names
 from afina.methods.selective import Full
 from afina.models import objectives
-from afina.models.adapter import Adapter
+from afina.models.adapter import Adapter, refuse_incomplete
 from afina.models.architectures import is_head
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import PRECISIONS
@@ -77,7 +77,7 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
     Raises:
         NotFound: A file is missing.
         Refused: The weights are pickled.
-        CorruptAdapter: The weights are damaged or incomplete.
+        CorruptAdapter: The weights are damaged or incomplete, or the directory is an adapter without its manifest.
         InvalidStudy: afina does not support the task.
         WrongBackbone: Shape, settings or tokenizer differ from the backbone's.
     """
@@ -112,7 +112,8 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
 
 
 def _check_files(directory: Path) -> None:
-    """Raise NotFound or Refused before transformers opens a file."""
+    """Raise NotFound, Refused or CorruptAdapter before transformers opens a file."""
+    refuse_incomplete(directory)
     if not (directory / CONFIG).is_file():
         raise NotFound(
             f"{directory}: no {CONFIG} there. Give a directory that a classifier's save_pretrained wrote.",

@@ -12,6 +12,7 @@ from afina.data.readers.texts import refuse_blank
 from afina.data.tokenize import Encoded, Template, Tokenizer, encode
 from afina.errors import CorruptAdapter, InvalidData, WrongBackbone
 from afina.methods.method import Method
+from afina.methods.peft_settings import check_agrees
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_output
 from afina.models.backbone import Backbone
@@ -143,8 +144,9 @@ def method_of(adapter: Adapter, backbone: Backbone) -> Method:
     Raises:
         UnknownName: There is no such method.
         InvalidStudy: The hyperparameters are not supported.
-        CorruptAdapter: A size in the manifest is impossible.
+        CorruptAdapter: A size in the manifest is impossible, or the settings for peft differ from the manifest.
     """
+    check_agrees(adapter)
     manifest = adapter.manifest
     method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
     _check_sizes(adapter, backbone, method.takes_positions)

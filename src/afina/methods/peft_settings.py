@@ -4,8 +4,8 @@ Anybody may have written the settings. peft runs patterns of module names as reg
 peft also imports the module that `megatron_core` names, and allocates any size. Therefore afina matches patterns in
 linear time (RE2), and gives peft the matching names.
 
-No digest covers the settings: an edited scale changes peft's answers, but not afina's. `disagreement` therefore
-compares the settings with the manifest. Does not import torch.
+No digest covers the settings: an edited scale changes peft's answers, but not afina's. `disagreement` and
+`check_agrees` therefore compare the settings with the manifest. Does not import torch.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 import re2
 
-from afina.errors import InvalidStudy
+from afina import file_io
+from afina.errors import CorruptAdapter, InvalidStudy
 from afina.methods.ia3_and_vera import Ia3, Vera
 from afina.methods.lora import ALL_LINEAR, REWRITING, Lora
 from afina.methods.method import Method, plain_name
+from afina.models.adapter import PEFT_SETTINGS, Adapter
 
 MOST = 16_384
 """Maximum of a size in the settings."""
@@ -281,6 +284,19 @@ _FREE = {
 
 _ADAPTED = (".lora_A.", ".lora_embedding_A", ".ia3_l", ".vera_lambda_b")
 """Text after a module's name in the names of an adapter's tensors."""
+
+
+def check_agrees(adapter: Adapter) -> None:
+    """Raise CorruptAdapter if the settings for peft beside an adapter of afina differ from its manifest."""
+    if adapter.peft_settings is None:
+        return
+    if problem := disagreement(adapter.manifest.model_dump(mode="json"), adapter.peft_settings, adapter.tensors):
+        file = Path(adapter.where) / PEFT_SETTINGS
+        raise CorruptAdapter(
+            f"{file}: {problem}. With peft, the adapter would give other answers. {file_io.AGAIN}",
+            code="adapter.file-malformed",
+            path=file,
+        )
 
 
 def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tensors: Iterable[str] = ()) -> str | None:

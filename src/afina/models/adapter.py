@@ -36,6 +36,9 @@ PEFT_TENSORS = "adapter_model.safetensors"
 FOREIGN = "peft"
 """`method` in the manifest of an adapter that peft saved and afina did not train."""
 
+_OWN_FILES = (leakage.HASHES_FILE, VOCABULARY)
+"""Files that only afina writes, and always beside a manifest."""
+
 
 class Mismatch(NamedTuple):
     """The part of an adapter that differs from its manifest (`tensors` or `words`), with both digests."""
@@ -55,6 +58,8 @@ class Adapter(ReprCard):
         where: The directory that the adapter was read from, used in messages.
         vocabulary: Terms (words or word sequences) that the tensors' columns stand for. None: no vocabulary.
         trained_on: Hashes of the training texts. None: unknown. Not part of the adapter's digest.
+        peft_settings: Content of the file of peft's settings beside the manifest. None: there is no such file. Not
+            part of the adapter's digest; `methods.peft_settings.check_agrees` compares it with the manifest.
     """
 
     manifest: Manifest
@@ -62,6 +67,7 @@ class Adapter(ReprCard):
     where: str = "adapter"
     vocabulary: tuple[str, ...] | None = None
     trained_on: TextHashes | None = None
+    peft_settings: Mapping[str, Any] | None = None
     _matched: bool = field(default=False, init=False)
 
     def facts(self) -> dict[str, object]:
@@ -140,7 +146,8 @@ class Adapter(ReprCard):
             )
         tensors, _ = tensorfile.read(path / manifest.tensor_file)
         words = None if manifest.vocabulary_digest is None else read_vocabulary(path / VOCABULARY)
-        made = cls(manifest, tensors, str(path), words, _trained_on(path))
+        settings = file_io.read_object(path / PEFT_SETTINGS) if _lies(path / PEFT_SETTINGS) else None
+        made = cls(manifest, tensors, str(path), words, _trained_on(path), settings)
         if (wrong := made.mismatch()) is not None:
             if wrong.what == "words":
                 raise CorruptAdapter(
@@ -158,6 +165,7 @@ class Adapter(ReprCard):
     @classmethod
     def _load_peft(cls, path: Path, precision: str) -> Adapter:
         check_there(path)
+        refuse_incomplete(path)
         settings = file_io.read_object(path / PEFT_SETTINGS)
         tensors, _ = tensorfile.read(path / PEFT_TENSORS)
         heads = [tensor for name, tensor in tensors.items() if is_output(name) and name.endswith("weight")]
@@ -194,7 +202,7 @@ class Adapter(ReprCard):
             max_length=0,
             **facts,
         )
-        made = cls(manifest, tensors, str(path), trained_on=_trained_on(path))
+        made = cls(manifest, tensors, str(path))
         object.__setattr__(made, "_matched", True)  # the manifest's digest was just computed from these tensors
         return made
 
@@ -217,6 +225,26 @@ def check_there(path: Path) -> None:
             "Give an adapter's directory, such as results/adapters/lora-seed0-....",
             code="adapter.missing",
             path=path,
+        )
+
+
+def refuse_incomplete(path: Path, own: str | None = None) -> None:
+    """Raise CorruptAdapter if `path` has no manifest, but is the directory of an adapter of afina.
+
+    Other files do not have the label names, the template and the maximum length: the answers would be others.
+
+    Args:
+        path: The directory.
+        own: Words for what says that afina wrote the directory. None: one of its files has to say so.
+    """
+    own = own or next((name for name in _OWN_FILES if _lies(path / name)), None)
+    if own is not None and not _lies(path / MANIFEST):
+        raise CorruptAdapter(
+            f"{path}: {MANIFEST} is missing, but {own} says that afina made this adapter. Without {MANIFEST}, its "
+            "label names and its template are unknown. Copy the adapter again with all its files, or train it again.",
+            code="adapter.file-missing",
+            path=path,
+            file=MANIFEST,
         )
 
 

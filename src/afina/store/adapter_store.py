@@ -158,6 +158,7 @@ class AdapterStore(StoreReader):
         by = audit_log.check_words(who, "who") if who else self.who
         directory = Path(adapter)
         from afina.data import leakage
+        from afina.methods.peft_settings import check_agrees
         from afina.models.adapter import FOREIGN, Adapter
         from afina.models.manifest import MANIFEST
         from afina.store import adapter_parts
@@ -166,7 +167,7 @@ class AdapterStore(StoreReader):
         configuration = admission.admit(directory, self.limits, links=links)
         opened = Adapter.load(directory, precision)
         opened.manifest.check_claims(directory / MANIFEST)
-        admission.check_agrees(directory, opened)
+        check_agrees(opened)
         if opened.manifest.method == FOREIGN and configuration is not None:
             from afina.inference import import_and_merge
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName
-from afina.models.adapter import check_there
+from afina.models.adapter import check_there, refuse_incomplete
+from afina.models.manifest import MANIFEST
 from afina.studies.backbones import of_one_backbone
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.results import read_recommendation, read_request
@@ -27,7 +28,8 @@ def find_adapter(
         backbone: The address of a backbone, if the method was trained on several. Any other address chooses nothing:
             it is the present place of a backbone that has moved.
 
-    Raises NotFound, UnknownName, InvalidData or InvalidStudy; the message lists the adapters that exist.
+    Raises NotFound, UnknownName, InvalidData or InvalidStudy; the message lists the adapters that exist. Raises
+    CorruptAdapter for a recorded adapter without its manifest.
     """
     place = Path(place)
     directory = OutputDirectory(place)
@@ -42,21 +44,31 @@ def find_adapter(
                 option=option,
             )
         check_there(place)
-        return place
+        return _intact(place)
     records = directory.read()
     if directory.recommendation.is_file():
         made = read_recommendation(directory.recommendation)
         keys = tuple(one.key for one in made.contenders if one.key is not None)
         records = _first(records, keys)
         if method is None and seed is None:
-            return place / _recommended(place, made, records)
+            return _intact(place / _recommended(place, made, records))
         name = method or made.recommended
     else:
         keys = read_request(directory.study).keys
         records = _first(records, keys)
         asked = [one for one in records if one.key in keys] or records  # the last request may have no finished run
         name = method or _only(place, [one for one in asked if one.backbone == backbone] or asked)
-    return place / _of(place, records, keys, name, seed, backbone).adapter
+    return _intact(place / _of(place, records, keys, name, seed, backbone).adapter)
+
+
+def _intact(adapter: Path) -> Path:
+    """Return the directory. Raises CorruptAdapter if records name it, and its manifest is missing."""
+    place = adapter.absolute()
+    directory = OutputDirectory(place.parent.parent)
+    missing = not (place / MANIFEST).is_file() and directory.records.is_file()
+    if missing and directory.relative(place) in {one.adapter for one in directory.read()}:
+        refuse_incomplete(adapter, str(directory.records))
+    return adapter
 
 
 def _first(records: Sequence[Record], keys: Sequence[str]) -> list[Record]:

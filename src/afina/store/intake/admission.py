@@ -6,7 +6,6 @@ torch is not imported. Knows no database.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 from afina import file_io, hub
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods import peft_settings
-from afina.methods.peft_settings import disagreement
-from afina.models.adapter import PEFT_SETTINGS, Adapter, answers_with_texts
+from afina.models.adapter import PEFT_SETTINGS, answers_with_texts
 from afina.models.architectures import ARCHITECTURES, head_names, is_output
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.backbone_spec import Dimensions, dimensions, directory_of
@@ -58,19 +56,6 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Mapp
         return None
     fits(found.header, configuration, labels, str(directory))
     return configuration
-
-
-def check_agrees(directory: Path, adapter: Adapter) -> None:
-    """Raise CorruptAdapter if the settings for peft differ from the adapter's manifest."""
-    file = directory / PEFT_SETTINGS
-    if os.path.lexists(directory / MANIFEST) and os.path.lexists(file):
-        manifest = adapter.manifest.model_dump(mode="json")
-        if problem := disagreement(manifest, file_io.read_object(file), adapter.tensors):
-            raise CorruptAdapter(
-                f"{file}: {problem}. With peft, the adapter would give other answers. {file_io.AGAIN}",
-                code="adapter.file-malformed",
-                path=file,
-            )
 
 
 def at_hand(address: str) -> Mapping[str, Any] | None:
