@@ -97,6 +97,6 @@ The page is at $url/, its keys are in $OUT/acme.key and $OUT/bolt.key. Ctrl-C en
 LINES
 
 if [[ -t 1 ]]; then
-    (until curl --silent --fail --output "$OUT/ready" "$url/health/ready"; do sleep 1; done && python3 -m webbrowser "$url/") &
+    (until curl --silent --fail --output "$OUT/ready" "$url/health/ready"; do sleep 1; done && python3 -I -m webbrowser "$url/") &
 fi
 exec afina serve --backbone "$BACKBONE" --port "$PORT"

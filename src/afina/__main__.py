@@ -1,4 +1,4 @@
-"""Run the command line as `python -m afina`."""
+"""Run the command line as `python -P -m afina`."""
 
 from afina.cli import main
 

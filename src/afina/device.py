@@ -186,9 +186,13 @@ def git_state() -> tuple[str | None, bool | None]:
     return commit.strip(), bool((_git("status", "--porcelain", "--untracked-files=no") or "").strip())
 
 
+_GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+"""git, without the programs that the repository around the current folder names for `status`."""
+
+
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run([*_GIT, *arguments], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

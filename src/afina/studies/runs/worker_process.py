@@ -1,6 +1,6 @@
 """WorkerProcess: a process that works on one request, on this machine; used by executors and by hosts on nodes.
 
-The process is `python -m afina.studies.runs.worker`. Its peak memory is its own, a crash does not affect other runs,
+The process is `python -P -m afina.studies.runs.worker`. Its peak memory is its own, a crash does not affect other runs,
 and it ends with its caller. Starts without torch. The module knows no executor.
 """
 
@@ -56,7 +56,7 @@ class WorkerProcess:
     def __enter__(self) -> WorkerProcess:
         with _ctrl_c_later():
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "afina.studies.runs.worker"],
+                [sys.executable, "-P", "-m", "afina.studies.runs.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
