@@ -79,7 +79,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "data.kind-mismatch": "Data, adapters or options are about different kinds of task.",
         "data.label-malformed": "A label is not written as its kind asks.",
         "data.label-unknown": "A label is not a label of the task or the adapter.",
-        "data.labels-alike": "Labels differ only by case, spaces or the Unicode form of a character.",
+        "data.labels-alike": "Labels differ only by case, spaces, Unicode form, or the way to write a number or truth.",
         "data.labels-mismatch": "Labels that were given or found differ from those of the task or the adapter.",
         "data.lengths-differ": "Texts, labels or second texts differ in number.",
         "data.no-labels": "No row has a label.",

@@ -75,6 +75,7 @@ def test_a_mistake_in_the_template_is_told_before_anything_is_touched(afina: Com
     before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
     for wrong, told_of in (
         (["--template", "{txt} Sentiment:"], "--template '{txt} Sentiment:': expected {text} once"),
+        (["--template", "{text} Title: {title}"], "{title} is no column of the input"),
         (["--words", "fine=great", "--words", "bad=awful"], "fine"),
     ):
         answer = afina("train", "--task", toy, "--backbone", gpt2.address, *SHORT, *wrong)

@@ -67,6 +67,18 @@ def test_a_template_that_cannot_be_used_is_told_in_a_line(
     assert error.value.code == "template.invalid"
 
 
+@pytest.mark.parametrize("text", ["prompt", "Prompt", "input", "mr", "document", "question", "text", "anything"])
+@pytest.mark.parametrize("pair", [None, "question", "prompt"])
+def test_words_or_a_line_break_separate_the_input_from_the_answer(
+    text: str, pair: str | None, backbones: Backbones
+) -> None:
+    columns = {"text": text} | ({"text_pair": pair} if pair else {})
+    made = prompt_of(None, columns, pairs=pair is not None, tokenizer=backbones.tokenizer("gpt2"))
+    last = made.render("soup", "lamp" if pair else None).rpartition("lamp" if pair else "soup")[2]
+    assert last.startswith("\n")
+    assert last.endswith(":")
+
+
 def test_other_braces_are_literal(backbones: Backbones) -> None:
     given = 'Fill {"name": 1, {} {3} { x }: {mr}'
     made = prompt_of(given, COLUMNS, pairs=False, tokenizer=backbones.tokenizer("gpt2"))

@@ -334,18 +334,65 @@ COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC",
         ("very  good", "very good", "bad"),
         (COMPOSED, DECOMPOSED, "bad"),
         ("good", "good\u200b", "bad"),
+        ("01", "1", "2"),
+        ("1", "1.0", "neutral"),
+        ("1,0", "1", "0"),
+        ("true", "1", "no"),
+        ("0", "False", "neutral"),
     ],
 )
 def test_labels_that_differ_in_their_spelling_are_refused_or_merged(tmp_path: Path, labels: Sequence[str]) -> None:
     first, second, other = labels
     mine = table_of(tmp_path, [*[first] * 6, *[second] * 4, *[other] * 6])
-    told = refused(mine)
-    assert "labels differ only by case, spaces or the Unicode form of a character: " in told
-    assert "merge spellings with `merge_labels`. If they are different labels, name all labels with `labels`" in told
+    with raises(AfinaError, code="data.labels-alike"):
+        Task.load(mine)
     task = Task.load(mine, merge_labels=True)
     assert set(task.label_names) == {first, other}
     assert f"{second!r} is read as {first!r}" in task.told
     assert set(Task.load(mine, labels=labels).label_names) == set(labels)
+
+
+def test_true_and_1_in_one_jsonl_are_two_ways_to_write_one_label(tmp_path: Path) -> None:
+    mine = lists_of(tmp_path, [True, True, 1, 0] * 5)
+    with raises(AfinaError, code="data.labels-alike"):
+        Task.load(mine)
+    task = Task.load(mine, merge_labels=True)
+    assert task.label_names == ("0", "true")
+    assert sum(task.train.labels) + sum(task.evaluation.labels) == 15
+    assert Task.load(lists_of(tmp_path, [True, False] * 10)).label_names == ("false", "true")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"), [(("+1", "-1"), ("-1", "1")), (("1,0", "0,0"), ("0,0", "1,0")), (("10 %", "5 %"), None)]
+)
+def test_two_whole_numbers_are_classes_in_every_notation(tmp_path: Path, labels: Any, names: Any) -> None:
+    task = Task.load(table_of(tmp_path, labels * 10))
+    assert (task.kind, task.label_names) == ("classes", names or labels)
+    assert "`kind` number reads them as numbers" in task.told
+    assert Task.load(table_of(tmp_path, labels * 10), kind="number").kind == "number"
+    assert Task.load(table_of(tmp_path, labels * 10), labels=labels[::-1]).label_names == tuple(labels[::-1])
+
+
+def test_digits_of_another_script_are_refused_unless_the_kind_is_given(tmp_path: Path) -> None:
+    mine = table_of(tmp_path, ["１", "２", "３"] * 8)
+    with raises(AfinaError, code="data.number-malformed", found="１"):
+        Task.load(mine)
+    assert Task.load(mine, kind="classes").label_names == ("１", "２", "３")
+
+
+@pytest.mark.parametrize("separator", [",", ", "])
+def test_classes_that_look_like_several_labels_between_commas_are_said(tmp_path: Path, separator: str) -> None:
+    mine = table_of(tmp_path, [f"a{separator}b", "b", "c"] * 8)
+    task = Task.load(mine)
+    assert (task.kind, len(task.label_names)) == ("classes", 3)
+    assert f"`kind` labels reads a cell such as 'a{separator}b' as several labels" in task.told
+    assert Task.load(mine, kind="labels").label_names == ("a", "b", "c")
+    assert "labels" not in Task.load(table_of(tmp_path, ["Bed, bath", "Food, drink"] * 8)).told
+
+
+@pytest.mark.parametrize("separator", [";", "|"])
+def test_labels_between_semicolons_and_bars_are_several(tmp_path: Path, separator: str) -> None:
+    assert Task.load(table_of(tmp_path, [f"a{separator}b", "b", "c"] * 8)).label_names == ("a", "b", "c")
 
 
 def test_labels_of_a_cell_and_of_another_file_are_merged_too(tmp_path: Path) -> None:

@@ -226,7 +226,8 @@ def load_labels(directory: Path, values: list[str], **options: Any) -> Task:
         (["1", "0", "1"], ("0", "1"), [1, 0, 1]),
         (["10", "9", "-1"], ("-1", "9", "10"), [2, 1, 0]),
         (["1.0", "0", "1"], ("0", "1"), [1, 0, 1]),
-        (["007", "7", "007"], ("007", "7"), [0, 1, 0]),
+        (["007", "8", "007"], ("007", "8"), [0, 1, 0]),
+        (["+1", "-1", "+1"], ("-1", "1"), [1, 0, 1]),
         (["1", "0", "neutral"], ("0", "1", "neutral"), [1, 0, 2]),
         (
             ["12345678901234567891", "12345678901234567890", "0"],
@@ -234,7 +235,7 @@ def load_labels(directory: Path, values: list[str], **options: Any) -> Task:
             [2, 1, 0],
         ),
     ],
-    ids=["strings are sorted", "0 and 1", "integers by value", "whole floats", "codes", "mixed", "huge"],
+    ids=["strings are sorted", "0 and 1", "integers by value", "whole floats", "codes", "signs", "mixed", "huge"],
 )
 def test_labels_keep_the_order_of_integers_or_are_sorted(
     tmp_path: Path, values: list[str], names: tuple[str, ...], indices: list[int]
@@ -377,6 +378,48 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
 def test_a_mistake_in_a_csv_file_is_told_with_its_line(directory: Path, content: str, told: str) -> None:
     (directory / "train.csv").write_text(content, encoding="utf-8")
     assert told in message(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        (
+            "mine.jsonl",
+            '{"text": "a", "label": "b"}\n{"text": "c", "label": "b", "label": "d"}\n',
+            "mine.jsonl, line 2",
+        ),
+        ("mine.json", '[{"text": "a", "text": "b", "label": "c"}]', "mine.json"),
+        ("mine.jsonl", '{"text": "a", "label": "b", "more": {"x": 1, "x": 2}}\n', "mine.jsonl, line 1"),
+    ],
+)
+def test_a_key_that_stands_twice_in_an_object_is_refused(tmp_path: Path, name: str, content: str, where: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with raises(InvalidData, code="data.column-repeated", where=where):
+        Task.load(tmp_path / name)
+
+
+def test_a_parquet_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    columns = [pyarrow.array(["one", "two"] * 9), pyarrow.array(["a", "b"] * 9), pyarrow.array(["c", "d"] * 9)]
+    parquet.write_table(pyarrow.Table.from_arrays(columns, ["text", "label", "label"]), tmp_path / "mine.parquet")
+    with raises(InvalidData, code="data.column-repeated", column="label", where="mine.parquet"):
+        Task.load(tmp_path / "mine.parquet")
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\u200b \u2060\ufeff", "\u00ad", "\x7f"])
+def test_a_text_in_which_nothing_is_shown_is_empty(tmp_path: Path, text: str) -> None:
+    mine = write_csv(tmp_path / "mine.csv", [(f"text {i}", "yn"[i % 2]) for i in range(20)] + [(text, "y")])
+    with raises(InvalidData, code="data.value-missing", where="mine.csv, line 22: column 'text'"):
+        Task.load(mine)
+    assert len(Task.load(mine, missing="skip").train.texts) == 16
+
+
+def test_an_address_without_characters_is_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for stem in ("train", "dev"):
+        write_csv(tmp_path / f"{stem}.csv", [(f"{stem} {i}", "yn"[i % 2]) for i in range(4)])
+    monkeypatch.chdir(tmp_path)
+    assert len(Task.load(".").train.texts) == 4
+    with raises(UnknownName, code="name.unknown", name=""):
+        Task.load("")
 
 
 def test_a_mistake_in_a_tsv_file_is_told_with_its_line(directory: Path) -> None:

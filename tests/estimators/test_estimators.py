@@ -228,6 +228,7 @@ def test_rubbish_is_a_value_error_that_says_what_is_wrong(
         ({"class_weight": {"bad": 2}}, InvalidStudy, "class_weights"),
         ({"words": {"good": ["great"], "fine": ["ok"]}}, UnknownName, "fine"),
         ({"template": "no place"}, AfinaError, "{text}"),
+        ({"template": "{text} Title: {title}"}, AfinaError, "{title} is no column"),
         ({"random_state": -1}, InvalidStudy, "seed"),
         ({"backbone": "nowhere/at-all/here"}, AfinaError, "nowhere"),
     ],

@@ -129,6 +129,13 @@ def test_the_head_is_drawn_where_labels_do_not_name_themselves(
         ),
         (LABELS, {"head": "random", "offset": True}, {"code": "option.inapplicable", "option": "offset"}),
         (LABELS, {"template": "no place"}, {"code": "template.invalid", "template": "no place"}),
+        (LABELS, {"template": "{text} Title: {title}"}, {"code": "template.invalid", "found": "{title}"}),
+        (LABELS, {"template": "{text} {label}", "head": "random"}, {"code": "template.invalid", "found": "{label}"}),
+        (
+            LABELS,
+            {"template": "{text} {title} {text_pair}", "pairs": True},
+            {"code": "template.invalid", "found": "{title}"},
+        ),
         (
             LABELS,
             {"template": "{text} {text_pair}"},

@@ -253,7 +253,7 @@ def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike
 def find(address: str) -> Path:
     """Return the file or directory at an address that names no origin. Raises NotFound or UnknownName."""
     path = Path(address).expanduser()
-    if os.path.exists(path):  # Path.exists raises on names that are too long.
+    if address and os.path.exists(path):  # Path.exists raises on names that are too long.
         return path
     if not address.startswith(SCHEMES) and ("/" in address or os.sep in address or path.suffix):
         raise NotFound(

@@ -19,7 +19,6 @@ USUAL = {
     ("question", None): "Question: {text}\nAnswer:",
     ("context", "question"): "{text}\n\nQuestion: {text_pair}\nAnswer:",
     ("document", None): "{text}\n\nSummary:",
-    ("prompt", None): "{text}",
     ("mr", None): "{text}\n\nDescription:",
 }
 """Templates by the names of the columns of the input and of its second part."""
@@ -28,7 +27,6 @@ OTHERWISE = "{text}\n\nOutput:"
 OTHERWISE_PAIR = "{text}\n{text_pair}\n\nOutput:"
 
 _IN_BRACES = re.compile(r"\{[^{}]+\}")
-_NAME_IN_BRACES = re.compile(r"\{[^\W\d]\w*\}")
 
 _ANSWER = "\x1fanswer\x1f"
 """Stands for the answer while a chat template is read; no text has these characters."""
@@ -56,14 +54,7 @@ def prompt_of(asked: str | None, columns: Mapping[str, str], *, pairs: bool, tok
     named = _IN_BRACES.sub(lambda found: marks.get(found[0], found[0]), asked)
     made = Template(named)
     made.check_pairs(pairs)
-    if unknown := [each for each in _NAME_IN_BRACES.findall(named) if each not in (TEXT, PAIR)]:
-        raise InvalidStudy(
-            f"`template`: {unknown[0][:80]} is no column of the input, so it would stand in each prompt as it is. "
-            f"Expected {' and '.join(marks or ([TEXT, PAIR] if pairs else [TEXT]))}.",
-            code="template.invalid",
-            template=asked,
-            found=unknown[0],
-        )
+    made.check_fields(list(marks))
     return made
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from afina import assets
 from afina.data.kinds import TEXT
-from afina.data.readers import files, formats
+from afina.data.readers import files, formats, source
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.formats import FileTable
 from afina.data.readers.splitting import TaskData
@@ -135,12 +135,8 @@ def _there(place: Path) -> str:
 
 def _questions(path: Path) -> FileTable:
     """Return the questions of a file, one a row."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise InvalidData(
-            f"{path}: not JSON ({error}). Expected a json file of SQuAD.", code="data.row-malformed", where=str(path)
-        ) from None
+    with source.opened(path) as file:
+        content = formats.parsed(str(path), file.stream.read(), "a json file of SQuAD")
     columns: dict[str, list[Any]] = {"title": [], "context": [], "question": [], "answers": []}
     places, left_out, number = [], 0, 0
     for number, row in enumerate(_rows(content, str(path)), start=1):

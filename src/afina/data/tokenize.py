@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -203,6 +204,8 @@ _BRIEF = 80
 
 TEXT, PAIR = "{text}", "{text_pair}"
 
+_NAME_IN_BRACES = re.compile(r"\{[^\W\d]\w*\}")
+
 
 @dataclass(frozen=True)
 class Template:
@@ -247,6 +250,22 @@ class Template:
                 code="template.invalid",
                 template=self.source,
                 pairs=pairs,
+            )
+
+    def check_fields(self, columns: Sequence[str] = ()) -> None:
+        """Raise InvalidStudy for another name in braces, which would stand in each prompt as it is.
+
+        columns: The names in braces that the user may give, for the message; empty: those of the texts.
+        """
+        texts = [TEXT, PAIR] if self.takes_pairs else [TEXT]
+        unknown = [each for each in _NAME_IN_BRACES.findall(self.source) if each not in (TEXT, PAIR)]
+        if unknown:
+            raise InvalidStudy(
+                f"`template` {self._brief}: {unknown[0][:_BRIEF]} is no column of the input, so it would stand in each "
+                f"prompt as it is. Expected {' and '.join(columns or texts)}.",
+                code="template.invalid",
+                template=self.source,
+                found=unknown[0],
             )
 
     def ids(self, tokenizer: PreTrainedTokenizerBase, rendered: list[str]) -> list[list[int]]:

@@ -103,6 +103,7 @@ class Verbalizer:
         made = Template(template) if template is not None and template != "{text}" else None
         if made:
             made.check_pairs(pairs)
+            made.check_fields()
         if head == "random":
             return cls(made)
         chosen = complete_words(words or own_names(label_names), label_names)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from afina.data.readers.formats import FileTable
+from afina.data.readers.source import is_blank
 from afina.errors import InvalidData
 
 _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+|True|False|None)"""
@@ -178,12 +179,12 @@ ANY_CASE = frozenset({"nan", "<na>"})
 
 
 def is_empty(value: Any) -> bool:
-    """Return whether a cell is empty, or has only white space."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or value == "" or _blank(value)
+    """Return whether a cell is empty, or has nothing visible."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or _blank(value)
 
 
 def _blank(value: Any) -> bool:
-    return isinstance(value, str) and not value.strip()
+    return isinstance(value, str) and is_blank(value)
 
 
 def means_missing(value: Any) -> bool:
@@ -195,14 +196,14 @@ def means_missing(value: Any) -> bool:
 
 
 # Numbers with leading zeros are codes: such labels stay strings.
-WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0*)?", re.ASCII)
+WHOLE = re.compile(r"([-+]?(?:0|[1-9]\d*))(?:\.0*)?", re.ASCII)
 
 _CODE = re.compile(r"[-+]?0\d", re.ASCII)
 _POINT = re.compile(r"[-+]?(?:\d*\.\d+|\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[-+]?(?:\d*,\d+|\d{1,3}(?:\.\d{3})+(?:,\d+)?|\d+)", re.ASCII)
 _THOUSANDS = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+)", re.ASCII)
-_LIKE = re.compile(r"[-+−–]?\s*[\d.,'’\s]*\d[\d.,'’\s]*%?", re.ASCII)
-_ODD = re.compile(r"[,'’%−–\s]")
+_LIKE = re.compile(r"[-+−–]?\s*[\d.,'’\s]*\d[\d.,'’\s]*%?")
+_ODD = re.compile(r"[,'%\s]|[^\x00-\x7f]")
 
 Comma = Literal["decimal", "thousands"]
 
@@ -278,5 +279,5 @@ def plain_number(cell: Any) -> float | None:
 
 
 def looks_like_one(cell: Any) -> bool:
-    """Return whether a cell holds only digits with commas, percent signs, spaces or apostrophes."""
+    """Return whether a cell holds only digits with commas, percent signs, spaces or apostrophes, or other digits."""
     return isinstance(cell, str) and _LIKE.fullmatch(cell) is not None and _ODD.search(cell) is not None

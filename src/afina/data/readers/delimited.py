@@ -288,7 +288,7 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
             code="data.no-rows",
             path=path,
         )
-    check_header(path, header, "line 1")
+    check_header(f"{path}, line 1", header)
 
     def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
         for line, fields in filled:
@@ -305,13 +305,13 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
     return RowStream(str(path), header, rows(), lambda: file.share, notes=lambda: tuple(file.notes))
 
 
-def check_header(path: Path, header: Sequence[str], where: str) -> None:
-    """Raise InvalidData if two columns have the same name."""
-    repeated = sorted({name for name in header if name and header.count(name) > 1})
+def check_header(where: str, header: Sequence[str]) -> None:
+    """Raise InvalidData if two columns, or two keys of an object, have the same name."""
+    repeated = sorted(name for name, number in Counter(header).items() if name and number > 1)
     if repeated:
         raise InvalidData(
-            f"{path}, {where}: column {repeated[0]!r} occurs more than once. Rename one of them.",
+            f"{where}: column {repeated[0]!r} occurs more than once. Rename one of them.",
             code="data.column-repeated",
-            path=path,
+            where=where,
             column=repeated[0],
         )

@@ -6,6 +6,7 @@ files make a task. `formats` knows the formats, and `columns` the columns.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,10 @@ from afina.data.readers.labels import (
     LabelOptions,
     form_found,
     form_of_several,
+    spelled,
 )
 from afina.data.readers.rows import check_how, labelled
-from afina.data.readers.splitting import LabelledRows, TaskData, hold_out, identities
+from afina.data.readers.splitting import LabelledRows, TaskData, classes_of, hold_out, identities
 from afina.data.readers.target_kinds import TARGETS, of_kind, splits
 from afina.errors import InvalidData, NotFound
 
@@ -226,10 +228,19 @@ GROUPS_SHOWN = 5
 """The number of groups of labels that a message shows."""
 
 
+_WHOLE = re.compile(r"([-+]?)0*(\d+)(?:\.0*|,0{1,2})?")
+
+
 def folded(name: str) -> str:
-    """Return a label without differences of case, white space, invisible characters and Unicode form."""
+    """Return a label without differences of case, white space, invisible characters and Unicode form.
+
+    Ways to write a whole number (`+1`, `01`, `1.0`) are the same label, and so are `true` and 1, `false` and 0.
+    """
     shown = (character for character in unicodedata.normalize("NFKC", name) if unicodedata.category(character) != "Cf")
-    return " ".join("".join(shown).casefold().split())
+    same = " ".join("".join(shown).casefold().split())
+    if number := _WHOLE.fullmatch(same):
+        return number[2] if number[1] != "-" or number[2] == "0" else f"-{number[2]}"
+    return {"true": "1", "false": "0"}.get(same, same)
 
 
 @dataclass(frozen=True)
@@ -250,7 +261,11 @@ class Spellings:
         spellings of a group are among the user's `labels`, they are different labels. Raises InvalidData if labels
         differ only in spelling and are not merged.
         """
-        counts = Counter(name for label in rows.labels for name in TARGETS[rows.kind].names(label))
+        if not TARGETS[rows.kind].named:
+            return cls({})
+        _, whole = classes_of(rows)
+        names_in = TARGETS[rows.kind].names
+        counts = Counter(spelled(name, whole) for label in rows.labels for name in names_in(label))
         groups: dict[str, list[str]] = {}
         for name in sorted(counts):
             groups.setdefault(folded(name), []).append(name)
@@ -261,12 +276,12 @@ class Spellings:
         alike = [names for names in groups.values() if len(names) > 1 and not set(names) <= given]
         if alike:
             shown = "; ".join(" and ".join(map(repr, names)) for names in alike[:GROUPS_SHOWN])
-            names_in = TARGETS[rows.kind].names
-            place = next(i for i, label in enumerate(rows.labels) if alike[0][1] in names_in(label))
+            places = ((i, name) for i, label in enumerate(rows.labels) for name in names_in(label))
+            place = next(i for i, name in places if spelled(name, whole) == alike[0][1])
             raise InvalidData(
-                f"{rows.where(place)}: labels differ only by case, spaces or the Unicode form of a character: {shown}. "
-                "Spell each label in one way, or merge spellings with `merge_labels`. If they are different labels, "
-                "name all labels with `labels`.",
+                f"{rows.where(place)}: labels differ only by case, spaces, the Unicode form of a character or the way "
+                f"to write a number or truth: {shown}. Spell each label in one way, or merge spellings with "
+                "`merge_labels`. If they are different labels, name all labels with `labels`.",
                 code="data.labels-alike",
                 where=rows.where(place),
             )
@@ -289,7 +304,8 @@ class Spellings:
             if isinstance(label, tuple):
                 found.append(tuple(dict.fromkeys(map(written, label))))
             else:
-                found.append(written(label) if isinstance(label, str) else label)
+                kept = written(str(label))
+                found.append(label if kept == str(label) else kept)
         if not changed:
             return rows
         changes = ", ".join(f"{name!r} is read as {kept!r}" for name, kept in sorted(changed.items()))

@@ -138,17 +138,28 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[st
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            yield number, _object(where, _parsed(where, line, "one JSON object a line"), "one JSON object a line")
+            yield number, _object(where, parsed(where, line, "one JSON object a line"), "one JSON object a line")
 
 
 def _items(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, item in enumerate(_parsed(str(path), text, "a list of JSON objects"), start=1):
+    for number, item in enumerate(parsed(str(path), text, "a list of JSON objects"), start=1):
         yield number, _object(f"{path}, item {number}", item, "a list of JSON objects")
 
 
-def _parsed(where: str, text: str, expected: str) -> Any:
+def parsed(where: str, text: str | bytes, expected: str) -> Any:
+    """Return a JSON value; `expected` says in words what is expected.
+
+    Raises InvalidData, also if a key occurs twice in an object.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            check_header(where, [name for name, _ in pairs])
+        return made
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and deep nesting
         why = error.msg if isinstance(error, json.JSONDecodeError) else "a number is too long, or nesting too deep"
         raise InvalidData(
@@ -173,7 +184,7 @@ def _sheet(file: Source, path: Path, sheet: str | None) -> RowStream:
     note = f"{path}: the sheet {name!r} is read."
     _, header = next(found, (0, ()))
     names = ["" if cell is None else str(cell) for cell in header]
-    check_header(path, names, "row 1")
+    check_header(f"{path}, row 1", names)
     if not any(names):
         raise InvalidData(
             f"{path}: the sheet {name!r} is empty. Expected a first row that names the columns.",
@@ -211,6 +222,7 @@ def _parquet(file: Source, path: Path) -> RowStream:
         raise InvalidData(
             f"{path}: not a parquet file ({str(error).splitlines()[0]}).", code="data.file-damaged", path=path
         ) from None
+    check_header(str(path), names)
     count = found.metadata.num_rows
 
     def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -40,6 +40,7 @@ _INFINITE = re.compile(r"[-+]?inf(?:inity)?", re.IGNORECASE)
 _TRUTH = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 _AS_NUMBERS, _AS_CLASSES = "`kind` number reads them as numbers", "`kind` classes reads them as names of classes"
+_AS_LABELS = "`kind` labels reads a cell such as {!r} as several labels"
 
 
 @dataclass(frozen=True)
@@ -151,21 +152,26 @@ def form_found(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
         return form_of_several(column, None, asked)
     plain = [value for value in known if plain_number(value) is not None]
     if known and len(plain) == len(known):
-        return _of_numbers(column, asked)
+        return _of_numbers(column, asked, PLAIN)
     if not asked.published and known:
         notation = _of_odd_numbers(column)
         if notation is not None:
-            return LabelFormat(NUMBER, notation=notation, keeps=asked.keeps, other=_AS_CLASSES)
+            return _of_numbers(column, asked, notation)
     measured = any(WHOLE.fullmatch(str(value)) is None for value in plain)
     if 2 * len(plain) > len(known) and (measured or (column.said(*RATED) and not asked.published)):
         _refuse_text(column)
     separator = _occurring(known, TELLING)
-    if separator:
-        distinct = [{part.strip() for part in cell.split(separator)} for cell in set(map(str, known))]
-        cells_of = Counter(part for parts in distinct for part in parts)
-        if max(cells_of.values()) > 1:
-            return form_of_several(column, separator, asked)
-    return LabelFormat(CLASSES, keeps=asked.keeps)
+    if separator and _recur(known, separator):
+        return form_of_several(column, separator, asked)
+    joined = next((value for value in known if isinstance(value, str) and "," in value), None)
+    doubt = joined is not None and _recur(known, ",")
+    return LabelFormat(CLASSES, keeps=asked.keeps, other=_AS_LABELS.format(str(joined)[:40]) if doubt else "")
+
+
+def _recur(known: Sequence[Any], separator: str) -> bool:
+    """Return whether a name between separators occurs in different cells."""
+    distinct = [{part.strip() for part in cell.split(separator)} for cell in set(map(str, known))]
+    return max(Counter(part for parts in distinct for part in parts).values()) > 1
 
 
 def _of_odd_numbers(column: LabelColumn) -> Notation | None:
@@ -222,10 +228,13 @@ def _refuse_text(column: LabelColumn) -> None:
     )
 
 
-def _of_numbers(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
-    """Return how to read a column of plain numbers, and the alternative, by the rule in docs/reference/tasks.md."""
-    numbers = LabelFormat(NUMBER, notation=PLAIN, keeps=asked.keeps, other=_AS_CLASSES)
+def _of_numbers(column: LabelColumn, asked: LabelOptions, notation: Notation) -> LabelFormat:
+    """Return how to read a column of numbers, and the alternative, by the rule in docs/reference/tasks.md."""
+    numbers = LabelFormat(NUMBER, notation=notation, keeps=asked.keeps, other=_AS_CLASSES)
     classes = LabelFormat(CLASSES, keeps=asked.keeps, other=_AS_NUMBERS)
+    if notation != PLAIN:
+        values = {notation.value(value) or 0.0 for value in column.values}
+        return classes if len(values) <= 2 and all(map(float.is_integer, values)) else numbers
     if not all(WHOLE.fullmatch(str(value)) for value in column.values):
         return numbers
     distinct = {int(float(value)) for value in column.values}

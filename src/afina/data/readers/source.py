@@ -10,6 +10,7 @@ import gzip
 import os
 import stat
 import sys
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,11 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def is_whole(text: str) -> bool:
     """Return whether a text has no half of a surrogate pair, which no encoding can write."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text is empty, or has only white space and characters that are not shown, such as U+200B."""
+    return all(one.isspace() or unicodedata.category(one) in ("Cf", "Cc") for one in text)
 
 
 def kind(path: Path) -> str:

@@ -239,7 +239,7 @@ def splits_of_classes(
     train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
 ) -> TaskData:
     """Return both splits, with the classes of the training texts. Raises InvalidData with the row of another class."""
-    known, whole = _known(train)
+    known, whole = classes_of(train)
     if labels is None:
         named = {str(i): name for i, name in enumerate(names)}
         order, label_names = known, tuple(named.get(label, label) for label in known)
@@ -287,7 +287,7 @@ def matched_classes(
     return _split(rows, index, whole)
 
 
-def _known(train: LabelledRows) -> tuple[list[str], bool]:
+def classes_of(train: LabelledRows) -> tuple[list[str], bool]:
     """Return the training labels in their natural order, and whether all are integers."""
     names = {str(label) for label in train.labels}
     if all(WHOLE.fullmatch(label) for label in names):
@@ -298,8 +298,9 @@ def _known(train: LabelledRows) -> tuple[list[str], bool]:
 def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
     """Return the data's labels in the order of `labels`."""
     _check_names(labels)
-    if set(labels) == set(known):
-        return list(labels)
+    same = [spelled(label, whole) for label in labels]
+    if set(same) == set(known):
+        return same
     if whole and known == [str(i) for i in range(len(labels))]:
         return known
     raise InvalidData(

@@ -224,7 +224,7 @@ def refuse_blank(
                     row=number,
                     found=type(text).__name__,
                 )
-            if not text.strip():
+            if source.is_blank(text):
                 raise InvalidData(
                     f"{which}{where} {number}: {text!r} is blank. Give it some content, or leave it out.",
                     code="data.text-empty",
@@ -242,7 +242,7 @@ def _of_lines(file: Source) -> Iterator[Row]:
     for number, line in enumerate(file.lines(western=True), start=1):
         text = line.removesuffix("\n").removesuffix("\r")
         where = f"{file.name}, line {number}"
-        yield Row(number, where, text if text.strip() else None, columns={TEXT: text})
+        yield Row(number, where, None if source.is_blank(text) else text, columns={TEXT: text})
 
 
 @dataclass(frozen=True)

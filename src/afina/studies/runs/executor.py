@@ -182,8 +182,9 @@ class LocalExecutor(Executor):
             from afina.studies.runs.prepared import check_precision  # loads torch
 
             check_precision(run)
-        template = run.ask.template
-        if run.ask.words or (template is not None and "{text}" not in template):
+        template = run.ask.template or "{text}"
+        others = template.replace("{text_pair}", "").replace("{text}", "", 1)
+        if run.ask.words or "{" in others or "{text}" not in template:  # names that only the task's columns settle
             from afina.studies.runs.prepared import check_words  # loads torch
 
             check_words(run, facts)
