@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from afina.data.label_words import Cost
 from afina.report.plots.svg import LIGHT, MARKERS
 from afina.stats import intervals
 from afina.stats.intervals import Estimate
@@ -46,7 +47,29 @@ def tables(records: Records) -> str:
             lines.append([name, f"{rate:g}" if rate else "", *figures])
         heading = ["", "rate", *(f"{labels:,} labels" for labels in SIZES)]
         made.append(f"### {TITLES[task].capitalize()}\n\n{grid(heading, lines)}")
-    return "\n".join(made)
+    return "\n".join([*made, cost_table(records)])
+
+
+def costs(records: Records) -> dict[int, Cost]:
+    """By the number of texts: the points that a random head loses to one of words, over all tasks and methods."""
+    made = {}
+    for size in SIZES:
+        both = [
+            [found(records, task, size, method, head) for head in ("words", "random")]
+            for task in TASKS
+            for method in RATES
+        ]
+        lost = [100 * (words.mean - random.mean) for words, random in both if words and random]
+        if lost:
+            made[size] = Cost(*(round(float(one), 1) for one in (np.mean(lost), min(lost), max(lost))))
+    return made
+
+
+def cost_table(records: Records) -> str:
+    """The costs, in Markdown."""
+    lines = [[f"{size:,}", f"{one.mean:g}", f"{one.least:g} to {one.most:g}"] for size, one in costs(records).items()]
+    heading = ["labels", "points of accuracy, mean", "least to most"]
+    return f"### What labels without words cost\n\n{grid(heading, lines)}"
 
 
 def arms() -> list[tuple[str, str, str]]:

@@ -68,6 +68,8 @@ def invent(line: str) -> None:
             continue
         if "ratings" in path.name:
             write_csv(path, [(text, 1.5 + len(text) / 50) for text, _ in texts], ("text", "rating"))
+        elif "stars" in path.name:
+            write_csv(path, sentences(120))
         elif "tags" in path.name:
             write_csv(path, [(text, f"{label};long") for text, label in texts], ("text", "tags"))
         else:

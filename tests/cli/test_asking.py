@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from afina import Backbone, Predictor, Task
 from afina.cli.options import words_option
+from afina.data.label_words import no_words_note
 from afina.errors import InvalidStudy
 from afina.inference.prompting import Answer, TemplateComparison, _chosen, ask
 from afina.models.manifest import read_manifest
@@ -159,12 +161,25 @@ def test_train_asks_without_being_told_how_and_shows_the_untrained_answer_beside
 
 
 def test_labels_that_are_numbers_keep_a_head_that_is_drawn(afina: Command, gpt2: Backbone, numbered: str) -> None:
-    made = afina("train", "--task", numbered, "--backbone", gpt2.address, "--out", OUT, *SHORT, "--json").object()
+    answer = afina("train", "--task", numbered, "--backbone", gpt2.address, "--out", OUT, *SHORT, "--json")
+    made = answer.object()
     (record,) = made["records"]
     manifest = read_manifest(Path(record["adapter"]))
     assert (manifest.template, manifest.words) == (None, None)
+    note = no_words_note(("0", "1"), 48)
+    assert note in answer.err.split("\n"), "before training"
+    assert made["conclusion"][0] == note, "before the answer"
     report = " ".join((OUT / "report.md").read_text(encoding="utf-8").split())
-    assert "when it is asked in words was not measured here; `afina ask --task numbered.csv" in report
+    assert "--words 0=negative,1=positive" in report
+    assert "afina ask" not in report, "it would be an error"
+
+
+def test_the_option_of_the_note_is_understood_and_ends_it(afina: Command, gpt2: Backbone, numbered: str) -> None:
+    words = shlex.split(re.search(r"--words \S+", no_words_note(("0", "1"), 48))[0])  # type: ignore[index]
+    answer = afina("train", "--task", numbered, "--backbone", gpt2.address, "--out", OUT, *SHORT, *words, "--json")
+    (path,) = OUT.glob("adapters/lora-*")
+    assert read_manifest(path).words == {"0": (" negative",), "1": (" positive",)}
+    assert "not words" not in answer.err + " ".join(answer.object()["conclusion"])
 
 
 def test_a_study_takes_words_and_templates_a_method_may_have_its_own(
@@ -262,7 +277,9 @@ def test_settings_that_contradict_a_method_are_an_error(
 
 def test_words_are_typed_without_the_space_before_them() -> None:
     assert words_option(["a=great, good", "b = bad ", "a=fine"]) == {"a": [" great", " good", " fine"], "b": [" bad"]}
+    assert words_option(["0=negative,1=positive,fine"]) == {"0": [" negative"], "1": [" positive", " fine"]}
+    assert words_option(["a, b=x,c=y"]) == {"a, b": [" x"], "c": [" y"]}
     assert words_option(None) is words_option([]) is None
-    for wrong in ("a", "a=", "=b", "a= , "):
+    for wrong in ("a", "a=", "=b", "a= , ", "a=x,b=", "a=x,=y"):
         with raises(InvalidStudy, code="option.invalid", option="words"):
             words_option([wrong])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,11 +99,22 @@ def test_every_form_of_texts_gives_the_same_answers(fitted: TextClassifier, give
     ],
 )
 def test_labels_keep_their_type(made: TextClassifier, labels: Any, classes: list[Any]) -> None:
-    made.set_params(method="head", training={"max_steps": 1}).fit(TEXTS, labels)
+    made.set_params(method="head", head="random", training={"max_steps": 1}).fit(TEXTS, labels)
     assert made.classes_.tolist() == classes
     assert made.predict_proba(TEXTS[:2]).shape == (2, len(classes))
     assert made.predict(TEXTS).dtype == made.classes_.dtype
     assert set(made.predict(TEXTS)) <= set(classes)
+
+
+def test_labels_that_are_not_words_are_warned_of_with_the_parameter_to_give(made: TextClassifier) -> None:
+    numbers = [int(label == "good") for label in LABELS]
+    with pytest.warns(UserWarning, match="The labels `0` and `1` are not words") as told:
+        made.fit(TEXTS, numbers)
+    assert Path(told[0].filename).name == Path(__file__).name
+    given = re.search(r"words=(\{.*?\}) \(", str(told[0].message))
+    assert given is not None
+    made.set_params(words=ast.literal_eval(given[1])).fit(TEXTS, numbers)
+    assert made.adapter_.manifest.words == {"0": (" negative",), "1": (" positive",)}
 
 
 def test_pairs_are_two_columns_in_their_order(made: TextClassifier) -> None:

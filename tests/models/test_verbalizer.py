@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from afina import Backbone
+from afina.data.label_words import are_words
 from afina.errors import InvalidStudy, UnknownName
-from afina.models import verbalizer
 from afina.models.verbalizer import GENERAL, GENERAL_PAIR, SENTIMENT, TEMPLATES, Verbalizer
 from raises import raises
 
@@ -31,14 +31,14 @@ def question(backbone: Backbone, labels: tuple[str, ...] = LABELS, *, pairs: boo
     ids=str,
 )
 def test_labels_that_are_words(labels: tuple[str, ...]) -> None:
-    assert verbalizer.are_words(labels)
+    assert are_words(labels)
 
 
 @pytest.mark.parametrize(
     "labels", [("0", "1"), ("LABEL_0", "LABEL_1"), ("A", "B"), ("good", "c3"), ("2.5", "3.5"), ("", "x")], ids=str
 )
 def test_labels_that_are_none(labels: tuple[str, ...]) -> None:
-    assert not verbalizer.are_words(labels)
+    assert not are_words(labels)
 
 
 def test_a_label_is_answered_for_by_its_name_after_a_space(gpt2: Backbone) -> None:

@@ -17,7 +17,7 @@ from afina.studies.results import Results
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.schedule import Watcher
-from afina.studies.study_changes import suited_to_backbones
+from afina.studies.study_changes import suited_to_backbones, suited_to_task
 from afina.studies.trials import Trial, Tuned
 from command import Command, HereExecutor, InventedExecutor
 from fakes import Backbones as Models
@@ -315,13 +315,26 @@ def test_a_preset_leaves_out_methods_that_answer_in_words_where_labels_have_none
     found = answer.object()["records"]
     assert {one["method"] for one in found} == {"full", "lora", "linear_probe"}
     assert {one["backbone"] for one in found} == set(asked.backbones)
-    assert "Left out, because labels of this kind have no words: zero-shot" in answer.err
+    assert "Left out, because the labels have no words: zero-shot" in answer.err
     mine = tmp_path / "mine.toml"
     mine.write_text(
         f'name = "mine"\nbackbone = "{gpt2}"\ntask = "{numbers}"\n[methods.zero-shot]\n[methods.baseline]\n'
     )
     failed = afina("study", mine, "--out", "mine")
     assert failed.code == 2, "a file of the user's own asks for it"
+
+
+def test_a_preset_leaves_out_methods_that_answer_in_words_where_labels_are_not_words(
+    asked: Study, tmp_path: Path
+) -> None:
+    numbered = write_csv(tmp_path / "numbered.csv", sentences(60))
+    preset = Study.load("quickstart", [f'task="{numbered}"', f'backbone="{asked.backbones[0]}"'])
+    suited, left_out = suited_to_task(preset)
+    assert left_out == ["zero-shot"]
+    assert set(suited.methods) == set(preset.methods) - {"zero-shot"}
+    words = {"0": (" dull",), "1": (" warm",)}
+    given = preset.model_copy(update={"ask": preset.ask.model_copy(update={"head": "words", "words": words})})
+    assert suited_to_task(given) == (given, [])
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from sklearn import clone
 
 import fakes
 from afina import METHODS, Adapter, Backbone, Task, meter
+from afina.data.label_words import no_words_note
 from afina.data.leakage import EvaluationSet
 from afina.data.split import Split
 from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed
@@ -841,14 +842,14 @@ def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path)
     assert made.recommended == floors.TFIDF
     contender = made.contender(floors.TFIDF)
     assert made.adapter == contender.adapter
-    assert "its adapter needs no backbone" in sentences(made)[2]
+    assert "its adapter needs no backbone" in sentences(made)[3]
     adapter = Adapter.load(find_adapter(tmp_path / "out"))
     texts = EvaluationSet.read(world.task, trained(adapter))
     assert texts.held_out
     found = evaluate(adapter, texts)
     assert (found.metrics["accuracy"], found.metrics["f1"]) == (contender.metrics["accuracy"], contender.metrics["f1"])
-    assert sentences(made)[0].startswith("Use TF-IDF + logistic regression, without a language model: accuracy ")
-    assert sentences(made)[1].startswith("No trained language model is better")
+    assert sentences(made)[1].startswith("Use TF-IDF + logistic regression, without a language model: accuracy ")
+    assert sentences(made)[2].startswith("No trained language model is better")
 
 
 def test_an_answer_that_is_always_the_same_is_nothing_to_open(world: World, tmp_path: Path) -> None:
@@ -912,14 +913,32 @@ def test_labels_that_are_no_words_are_not_asked_for_and_it_says_why(
 ) -> None:
     def encoded(run: RunSpec, task: Task) -> Task:
         if run.asked.head == "words":
-            raise InvalidStudy("the labels '0', '1' are no words that a language model could answer with.")
+            raise InvalidStudy("the labels '0', '1' are no words", code="words.missing")
         return task
 
+    rows = [(text, str(label)) for text, label in fakes.sentences(400)]
+    world.task = str(write_csv(tmp_path / "numbered.csv", rows))
     monkeypatch.setattr(forecast, "encoded", encoded)
-    made = world.choose(tmp_path / "out", 60)
-    assert made.contender(made.recommended).method == "full"
-    assert reasons(made) == {"zero-shot": "the labels '0', '1' are no words that a language model could answer with."}
+    told: list[str] = []
+    watcher = Watcher()
+    monkeypatch.setattr(watcher, "says", told.append)
+    made = world.choose(tmp_path / "out", 60, watcher=watcher)
+    assert made.dropped["zero-shot"].why == "words"
     assert not world.asked
+    note = no_words_note(("0", "1"), made.train_examples)
+    assert sentences(made)[0] == note
+    assert told.index(note) == 1, "after the line on the data"
+    (left_out,) = [one for one in evidence(made).notes if one.startswith("Left out: zero-shot")]
+    assert "--words" in left_out
+    assert ".." not in left_out
+
+
+def test_labels_that_are_words_or_have_some_need_no_note(world: World, tmp_path: Path) -> None:
+    assert sentences(world.choose(tmp_path / "words", 60))[0].startswith("Use ")
+    rows = [(text, str(label)) for text, label in fakes.sentences(400)]
+    world.task = str(write_csv(tmp_path / "numbered.csv", rows))
+    made = world.choose(tmp_path / "given", 60, ask={"words": {"0": [" dull"], "1": [" warm"]}})
+    assert made.unasked == ()
 
 
 def test_a_method_that_does_not_fit_is_dropped_with_the_reason(world: World, tmp_path: Path) -> None:

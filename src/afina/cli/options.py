@@ -135,8 +135,8 @@ WordsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--words",
-        help="Verbalizer: words for a label, such as positive=great,good; repeat for each label. Default: the "
-        "label's name.",
+        help="Verbalizer: words for the labels, such as 0=negative,1=positive or positive=great,good; can be "
+        "repeated. Default: the label's name.",
         metavar="LABEL=WORD,...",
     ),
 ]
@@ -267,16 +267,27 @@ def words_option(words: list[str] | None) -> dict[str, list[str]] | None:
         return None
     found: dict[str, list[str]] = {}
     for item in words:
-        label, equals, listed = item.partition("=")
-        given = [f" {word.strip()}" for word in listed.split(",") if word.strip()]
-        if not equals or not label.strip() or not given:
-            raise InvalidStudy(
-                f"`words` {item}: expected LABEL=WORD,WORD, such as positive=great,good.",
-                code="option.invalid",
-                option="words",
-                found=item,
-            )
-        found.setdefault(label.strip(), []).extend(given)
+        for label, given in _words_by_label(item):
+            if not label or not given:
+                raise InvalidStudy(
+                    f"`words` {item}: expected LABEL=WORD,WORD, such as positive=great,good.",
+                    code="option.invalid",
+                    option="words",
+                    found=item,
+                )
+            found.setdefault(label, []).extend(f" {word}" for word in given)
+    return found
+
+
+def _words_by_label(item: str) -> list[tuple[str, list[str]]]:
+    """Return each label of `a=x,y,b=z` with its words; a label may contain commas if it is the first."""
+    first, _, rest = item.partition("=")
+    found: list[tuple[str, list[str]]] = [(first.strip(), [])]
+    for part in rest.split(","):
+        label, another, word = part.rpartition("=")
+        if another:
+            found.append((label.strip(), []))
+        found[-1][1].extend([word.strip()] if word.strip() else [])
     return found
 
 

@@ -128,7 +128,7 @@ def study(
     if task is not None and source in presets():
         chosen, left_out = suited_to_task(chosen)
         if left_out:
-            print(f"Left out, because labels of this kind have no words: {', '.join(left_out)}", file=sys.stderr)
+            print(f"Left out, because the labels have no words: {', '.join(left_out)}", file=sys.stderr)
     if backbone and source in presets():
         chosen, left_out = suited_to_backbones(chosen)
         if left_out:

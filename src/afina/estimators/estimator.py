@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral
@@ -21,6 +22,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from afina.data.kinds import CLASSES, NUMBER, Kind
+from afina.data.label_words import no_words_note, word_examples
 from afina.data.readers import splitting
 from afina.data.split import Split
 from afina.data.task import CALIBRATION, Task
@@ -30,6 +32,7 @@ from afina.events import ignore
 from afina.models.adapter import Adapter
 from afina.models.manifest import MANIFEST
 from afina.models.objective import Predictions
+from afina.studies.runs.inputs import lacks_words
 from afina.studies.runs.run import Run
 
 if TYPE_CHECKING:
@@ -62,6 +65,10 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
     def _fit(self, inputs: TextInputs, targets: np.ndarray, label_names: tuple[str, ...], ask: dict[str, Any]) -> Self:
         out = _place(self.out)
         run, task = self._run(inputs, ask), self._task(inputs, targets, label_names)
+        if run.ask.head != "random" and lacks_words(run, task):
+            words = ", ".join(f"{name!r}: [{f' {word}'!r}]" for name, word in word_examples(label_names))
+            note = no_words_note(label_names, len(task.train), f"words={{{words}{', ...' * (len(label_names) > 2)}}}")
+            warnings.warn(f'{note} head="random" leaves this warning out.', stacklevel=3)
         directory = Path(tempfile.mkdtemp(prefix="afina-"))
         try:
             record = run.execute(directory, ignore, task)
@@ -176,7 +183,8 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         method, hyperparameters: As `afina methods` lists them, such as "lora" and {"r": 8}.
         backbone: The address of the language model.
         template, words, head: How texts are asked about, as in `afina.studies.runs.spec.Ask`. Default: what suits the
-            labels (docs/background/words.md).
+            labels (docs/background/words.md). `fit` warns if the labels are not words, because training then starts
+            from a random head.
         epochs, batch_size: Of training.
         learning_rate: None: the method's default.
         max_length: In tokens. None: 512, or the backbone's limit if that is lower.

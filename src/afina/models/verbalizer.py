@@ -9,7 +9,6 @@ methods or runs.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from afina import tensorfile
+from afina.data.label_words import are_words
 from afina.data.tokenize import Template, Tokenizer
 from afina.errors import InvalidStudy, NotFound, UnknownName
 from afina.models.architectures import ARCHITECTURES
@@ -128,13 +128,6 @@ def _suitable(label_names: Sequence[str], pairs: bool) -> str:
 
 _BEFORE = ":"
 """Text before a word when it is tokenised: a tokenizer may treat the first word of a text differently."""
-
-_NAME = re.compile(r"[^\W\d_]{2,}(?:[ _/&'’-]+[^\W\d_]+)*")
-
-
-def are_words(label_names: Sequence[str]) -> bool:
-    """Whether all label names are words (at least two letters, no digits), not numbers, codes or ids."""
-    return all(_NAME.fullmatch(name) for name in label_names)
 
 
 def own_names(label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,8 @@ from functools import cached_property
 from math import isnan
 from typing import TYPE_CHECKING
 
+from afina.data.label_words import needs_words, no_words_note
+from afina.methods import make
 from afina.report.answer_costs import faster_sentence
 from afina.report.arms import Arm, is_curve
 from afina.report.formatting import (
@@ -29,11 +31,13 @@ from afina.report.formatting import (
 from afina.report.tables import measured_on_gpu
 from afina.report.verdicts import ONE_SEED, Verdicts, alike, learning_curve_sentences
 from afina.stats.metrics import METRICS
+from afina.studies.runs.inputs import is_encoder
 
 if TYPE_CHECKING:  # the imports load scipy
     from afina.stats.comparison import Comparison
     from afina.studies.choosing.recommendation import Contender, Recommendation
     from afina.studies.results import Failure
+    from afina.studies.runs.spec import Data
 
 MOST = 3
 """The most failed runs that the conclusion names; the report lists all failed runs."""
@@ -58,6 +62,20 @@ def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = 
     said += [field.settle(), *learning_curve_sentences(arms, found)]
     said.append(_absent(arms, arms if is_curve(arms) else ground, failed, waiting))
     return [sentence for sentence in said if sentence]
+
+
+def unasked(arms: Sequence[Arm], data: Data) -> list[str]:
+    """Return what labels that are not words cost, if a method started from a random head because of them.
+
+    `data` has the settings by which the task was read.
+    """
+    for arm in arms:
+        one = arm.record
+        pairs = data.text_pair is not None or "text_pair" in one.columns
+        by_steps = one.steps and one.fitted is None and make(one.method).head is None and not one.ask.words
+        if by_steps and needs_words(one.kind, one.label_names, pairs=pairs) and is_encoder(one.backbone) is False:
+            return [no_words_note(one.label_names, one.train_examples)]
+    return []
 
 
 def leading(arms: Sequence[Arm], found: Verdicts) -> tuple[str, Arm]:

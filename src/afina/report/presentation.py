@@ -14,6 +14,7 @@ import numpy as np
 
 from afina.data.addresses import named
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
+from afina.data.label_words import are_words
 from afina.methods import make
 from afina.models.decoding import Decoding
 from afina.report import per_label
@@ -191,7 +192,7 @@ class _Classes(Presentation):
             f"{arm.label} asks {which} in words, and trains nothing: what it knows of the labels beforehand."
             for arm in answering[:1]
         ]
-        if not answering:
+        if not answering and are_words(arms[0].record.label_names):
             made.append(
                 "What the untrained model answers when it is asked in words was not measured here; "
                 f"`afina ask --task {arms[0].record.task}` does, in seconds."

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf, isnan
 
+from afina.data.label_words import no_words_note
 from afina.methods import METHODS
 from afina.report.details.plans import in_int8
 from afina.report.formatting import (
@@ -47,14 +48,15 @@ Interval = tuple[float, float] | None
 
 
 def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...]:
-    """Return the recommendation in sentences, the answer first.
+    """Return the recommendation in sentences, the answer first; before it, what labels that are not words cost.
 
     The other sentences give the reason, the costs, the confidence, and the probable effect of more minutes and labels.
     """
     chosen = made.contender(made.recommended)
     said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
     answer = f"{headline(made, interval)} on {made.examples:,} held-out texts.{_speed(made, chosen)}"
-    return (answer, *said, more_minutes(made), more_labels(made))
+    unasked = [no_words_note(made.unasked, made.train_examples)] if made.unasked else []
+    return (*unasked, answer, *said, more_minutes(made), more_labels(made))
 
 
 def _speed(made: Recommendation, chosen: Contender) -> str:
@@ -312,7 +314,7 @@ def _left_out(dropped: Mapping[str, Dropped]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for name, one in dropped.items():
         reasons.setdefault(why_left_out(one), []).append(name)
-    return [f"Left out: {_names(names)}: {why}." for why, names in reasons.items()]
+    return [f"Left out: {_names(names)}: {why.removesuffix('.')}." for why, names in reasons.items()]
 
 
 def _names(names: Sequence[str]) -> str:
@@ -369,6 +371,11 @@ def why_left_out(one: Dropped) -> str:
             return "the last training took longer than the time left"
         case "error":
             return one.message
+        case "words":
+            return (
+                "a language model cannot answer with the labels, because they are not words or begin alike; `--words` "
+                "gives each label a word"
+            )
         case "latency":
             return f"an answer takes {one.milliseconds:,.3g} ms, which is more than allowed"
 

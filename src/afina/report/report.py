@@ -132,7 +132,8 @@ class Report:
         made = self.results.recommendation
         if made:
             return recommendation.sentences(made, conclusion.interval(made, self.arms))
-        return tuple(conclusion.sentences(self.arms, self.verdicts, self.failed, self.results.waiting))
+        said = conclusion.sentences(self.arms, self.verdicts, self.failed, self.results.waiting)
+        return (*conclusion.unasked(self.arms, self.results.data), *said)
 
     @cached_property
     def headline(self) -> Headline | None:

@@ -39,6 +39,7 @@ from afina.studies.named_runs import WithBackbones
 from afina.studies.results import Failure, RecordedRuns, Results, StudyRequest
 from afina.studies.runs import executors
 from afina.studies.runs.executor import Executor
+from afina.studies.runs.inputs import may_start_from_words
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Data, Training
@@ -318,14 +319,17 @@ class Study(ReprCard, Sparing):
             raise
 
     def _check_runs(self, executor: Executor, watcher: Watcher) -> None:
-        """Check the task and each backbone by its first run, and that no run asks an encoder in words."""
+        """Check the task and each backbone by its first run, and that no run asks an encoder in words.
+
+        A run whose head may start from words comes first, so that labels that are not words are said.
+        """
         first: dict[str, Run] = {}
         for run in (runs := self.runs()):
-            first.setdefault(run.backbone, run)
             check_words(run, alone=len(self.addresses) == 1)
-        for warning in dict.fromkeys(map(executor.check, first.values())):
-            if warning:
-                watcher.says(warning)
+        for run in sorted(runs, key=lambda run: not may_start_from_words(run)):
+            first.setdefault(run.backbone, run)
+        if said := dict.fromkeys(line for run in first.values() for line in executor.check(run).splitlines()):
+            watcher.says("\n".join(said))
         for run in runs:  # the check of a backbone of the Hub has fetched its configuration
             check_words(run, alone=len(self.addresses) == 1)
 

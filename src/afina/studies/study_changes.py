@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from afina.data.label_words import are_words
 from afina.errors import AfinaError
 from afina.methods import METHODS, make
 from afina.models.objectives import OBJECTIVES
@@ -20,10 +21,11 @@ def suited_to_task(study: Study) -> tuple[Study, list[str]]:
     if not asking or len(asking) == len(study.methods):
         return study, []
     try:
-        kind = OBJECTIVES[labels_of(runs[0]).kind]
+        task = labels_of(runs[0])
     except AfinaError:
         return study, []  # running the study reports the error
-    if kind.can_be_asked or kind.auto_class == "language_model":
+    kind, has_words = OBJECTIVES[task.kind], study.ask.words is not None or are_words(task.label_names)
+    if kind.auto_class == "language_model" or (kind.can_be_asked and has_words):
         return study, []
     methods = {name: one for name, one in study.methods.items() if name not in asking}
     return study.model_copy(update={"methods": methods}), list(asking)

@@ -150,7 +150,8 @@ def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _
         except InvalidStudy as error:
             if make(run.method).head is None:
                 raise
-            made.dropped[run.title] = Dropped(why="error", message=str(error))  # the labels are not words
+            unasked = error.code in ("words.missing", "words.ambiguous")
+            made.dropped[run.title] = Dropped(why="words") if unasked else Dropped(why="error", message=str(error))
             continue
         if most is not None and limit.size is not None and MORE * most <= limit.size:
             fitting.add(run.method)  # a forecast of its memory would take seconds

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from afina import digest, meter
+from afina.data.label_words import no_words_note
 from afina.data.leakage import TextHashes
 from afina.data.readers import splitting
 from afina.data.readers.target_kinds import TARGETS
@@ -146,6 +147,8 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
     for backbone in setting.backbones:
         setting.executor.check_machines(setting.run(Way(backbone, DEAREST)))
     setting.watcher.says(task.told)
+    if setting.lacks_words:
+        setting.watcher.says(no_words_note(task.label_names, len(task.train)))
     setting.watcher.says("fitting baselines without a language model")
     with setting.stages.of(time_budget.SIMPLE):
         fitted = floors.fit(task.train, setting.objective)
@@ -221,6 +224,7 @@ def _answer(
         backbone=chosen.record.backbone if chosen else setting.backbones[0],
         backbones=setting.backbones if several else (),
         kind=task.kind,
+        unasked=task.label_names if setting.lacks_words else (),
         metric=metric.name,
         recommended=recommended,
         adapter=chosen.record.adapter if chosen else handed.get(recommended),

@@ -103,13 +103,13 @@ class Dropped(Sparing):
         why: memory: the method does not fit (`needed` and `available`, in bytes). start: no time was left to measure
             its step time. train: no time was left to train and evaluate it. overrun: the training exceeded the time
             limit. error: the training failed with `message`. latency: an answer takes `milliseconds`, which is longer
-            than allowed.
+            than allowed. words: a language model cannot answer with the labels.
         smaller: The bytes that the method needs with weights in int8, if no method fits and this one would.
     """
 
     unwritten: ClassVar[frozenset[str]] = frozenset({"milliseconds", "smaller"})
 
-    why: Literal["memory", "start", "train", "overrun", "error", "latency"]
+    why: Literal["memory", "start", "train", "overrun", "error", "latency", "words"]
     needed: Count | None = None
     available: Count | None = None
     message: str = ""
@@ -152,6 +152,7 @@ class Recommendation(Sparing, Sealed):
         backbone: The backbone of the recommended method; the first one if a baseline is recommended.
         backbones: The backbones that were compared; empty if there was only one.
         kind: The kind of the task.
+        unasked: The labels if they are not words, so that training started from a random head; empty otherwise.
         metric: The metric by which methods were chosen.
         recommended: A method's key, or the name of a baseline.
         adapter: The path of the recommended adapter, relative to the output directory; None for the majority class.
@@ -170,7 +171,7 @@ class Recommendation(Sparing, Sealed):
             name of a method on it where that was measured. Empty if `latency` is None.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "backbones", "latency", "latencies"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "backbones", "latency", "latencies", "unasked"})
 
     name: str = NAME
     task: str
@@ -178,6 +179,7 @@ class Recommendation(Sparing, Sealed):
     backbone: str
     backbones: tuple[str, ...] = ()
     kind: Kind = CLASSES
+    unasked: tuple[str, ...] = ()
     metric: str = "accuracy"
     recommended: str
     adapter: Below | None

@@ -19,6 +19,7 @@ from afina.studies.backbones import ON, backbone_names
 from afina.studies.choosing import time_budget
 from afina.studies.choosing.time_budget import StageSeconds, TimeBudget
 from afina.studies.runs.executor import Executor, MemoryForecast
+from afina.studies.runs.inputs import lacks_words
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Data, Training
 from afina.studies.schedule import Watcher
@@ -100,6 +101,11 @@ class ChoiceSetup:
             metric=self.metric,
             data_digest=self.task.data_digest if reads_files(self.task.address, self.data.evaluation) else None,
         )
+
+    @property
+    def lacks_words(self) -> bool:
+        """Whether training starts from a random head on some backbone because the labels are not words."""
+        return any(lacks_words(self.run(Way(backbone, DEAREST)), self.task) for backbone in self.backbones)
 
     @property
     def read_first(self) -> int:

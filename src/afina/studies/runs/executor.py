@@ -17,9 +17,10 @@ from pathlib import Path
 
 from afina import meter
 from afina.data.addresses import is_at_hand, is_pinned, reads_files
+from afina.data.label_words import no_words_note
 from afina.events import Listener, ValidationScore, ignore
 from afina.models import backbone_spec
-from afina.studies.runs.inputs import DataDigests, TaskFacts, facts_of
+from afina.studies.runs.inputs import DataDigests, TaskFacts, facts_of, lacks_words
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.worker import CarryOut, Foresee, GoOn, MemoryForeseen, Recorded, Request, Scored, TryOut
@@ -79,7 +80,7 @@ class Executor(ABC):
     def check(self, run: Run) -> str:
         """Check, before any run begins, that the task and the backbone of `run` and of similar runs can be loaded.
 
-        Returns a line about the task that was read; empty if this executor cannot check. Raises the error that each of
+        Returns lines about the task that was read; empty if this executor cannot check. Raises the error that each of
         the runs would end with.
         """
         return ""
@@ -192,7 +193,8 @@ class LocalExecutor(Executor):
             from afina.studies.retention import check_run  # loads torch
 
             check_run(run)
-        return facts.told
+        unasked = [no_words_note(facts.label_names, facts.train_examples)] if lacks_words(run, facts) else []
+        return "\n".join([facts.told, *unasked])
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         """Execute `run` in a process of its own."""

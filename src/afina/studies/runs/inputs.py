@@ -20,10 +20,12 @@ from afina import digest, hub
 from afina.data import addresses
 from afina.data.addresses import stamp
 from afina.data.kinds import Kind
+from afina.data.label_words import needs_words
 from afina.data.readers.target_kinds import of_kind
 from afina.data.split import Split
 from afina.data.task import Task, check_leaked
 from afina.errors import InvalidData, InvalidStudy
+from afina.methods import make
 from afina.models import backbone_spec, objectives
 from afina.models.architectures import ARCHITECTURES
 from afina.models.architectures.well_known import WELL_KNOWN
@@ -202,7 +204,7 @@ class TaskFacts:
 
     Attributes:
         pairs: Whether the examples are pairs of texts.
-        examples: The number of evaluation texts.
+        train_examples, examples: The numbers of training and evaluation texts.
         told: A line that says how the columns were read.
         data_digest: The digest of everything at the address.
         train_digest, evaluation_digest: The digests of the splits.
@@ -216,6 +218,7 @@ class TaskFacts:
     pairs: bool
     columns: Mapping[str, str]
     leaked: int
+    train_examples: int
     examples: int
     told: str
     data_digest: str | None
@@ -236,6 +239,7 @@ class TaskFacts:
             pairs=task.pairs,
             columns=task.columns,
             leaked=task.leaked,
+            train_examples=len(task.train),
             examples=len(held_out),
             told=task.told,
             data_digest=task.data_digest,
@@ -262,6 +266,22 @@ class TaskFacts:
         objective.check(
             smoothing=training.label_smoothing, temperature=training.temperature, class_weights=training.class_weights
         )
+
+
+def lacks_words(run: RunSpec, task: Task | TaskFacts) -> bool:
+    """Whether the head of `run` is drawn at random only because the labels are not words, and no words are given."""
+    return (
+        needs_words(task.kind, task.label_names, pairs=task.pairs)
+        and may_start_from_words(run)
+        and not run.ask.words
+        and is_encoder(run.backbone) is False
+    )
+
+
+def may_start_from_words(run: RunSpec) -> bool:
+    """Whether the method trains a head by gradient steps, whose start the user may choose."""
+    method = make(run.method, run.hyperparameters)
+    return method.head is None and not method.is_fitted
 
 
 _Stamp = tuple[object, ...]

@@ -1,0 +1,85 @@
+"""Label words: which label names a language model can answer with, and what training costs where there are none.
+
+The module does not know models. Starts without torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from afina.data.kinds import CLASSES
+
+_NAME = re.compile(r"[^\W\d_]{2,}(?:[ _/&'’-]+[^\W\d_]+)*")
+
+
+def are_words(label_names: Sequence[str]) -> bool:
+    """Whether all label names are words (at least two letters, no digits), not numbers, codes or ids."""
+    return all(_NAME.fullmatch(name) for name in label_names)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The points of accuracy that a random head loses to a head of label words: the mean, the least and the most."""
+
+    mean: float
+    least: float
+    most: float
+
+
+COSTS: Mapping[int, Cost] = {
+    16: Cost(18.9, 5.3, 27.6),
+    64: Cost(6.7, 2.6, 10.5),
+    256: Cost(4.5, 1.7, 8.3),
+    1024: Cost(1.7, 0.3, 3.7),
+}
+"""By the number of training texts, from docs/words.jsonl: three tasks, LoRA and full fine-tuning on SmolLM2-135M.
+
+A test computes the figures again. docs/background/words.md has the same figures in a table.
+"""
+
+
+def no_words_note(label_names: Sequence[str], texts: int, how: str = "") -> str:
+    """Return a note on labels that are not words: what a random head cost, and how to give words.
+
+    Args:
+        label_names: The names of all labels.
+        texts: The number of training texts.
+        how: An example of how to give words. Default: of the command line's option.
+    """
+    size = min(COSTS, key=lambda known: abs(math.log(known / max(texts, 1))))
+    cost, examples = COSTS[size], word_examples(label_names)
+    names = " and ".join(f"`{name}`" for name, _ in examples)
+    which = f"The labels {names}" if len(label_names) <= len(examples) else f"The labels ({names}, ...)"
+    return (
+        f"{which} are not words. A language model cannot be asked for them, so training starts from a random head. In "
+        f"recorded trainings on {size:,} texts, a random head cost {cost.mean:g} points of accuracy on average "
+        f"({cost.least:g} to {cost.most:g} over three tasks, LoRA and full fine-tuning). If the labels have a meaning, "
+        f"give each label a word: {how or _option(label_names)} ({' and '.join(word for _, word in examples)} are only "
+        "examples: put your own words there)."
+    )
+
+
+def word_examples(label_names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the first two labels with words that show the form of an option, and say nothing about the labels."""
+    words = ("negative", "positive") if len(label_names) == 2 else ("sport", "politics")
+    return list(zip(label_names, words, strict=False))
+
+
+def _option(label_names: Sequence[str]) -> str:
+    """Return an example of the option that gives words; a label with a comma has an option of its own."""
+    pairs = [f"{name}={word}" for name, word in word_examples(label_names)]
+    parts = pairs if any("," in name for name in label_names) else [",".join(pairs)]
+    more = ",..." * (len(label_names) > len(pairs))
+    return " ".join(f"--words {shlex.quote(part)}" for part in parts) + more
+
+
+def needs_words(kind: str, label_names: Sequence[str], *, pairs: bool) -> bool:
+    """Whether training would start from words if words were given: classes of single texts whose names are not words.
+
+    A head for pairs of texts starts from words only on request.
+    """
+    return kind == CLASSES and not pairs and not are_words(label_names)
