@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from afina import Adapter, digest
+from afina.data.leakage import HASHES_FILE
 from afina.errors import CorruptAdapter
 from afina.models.manifest import FORMAT, MANIFEST, Manifest, read_manifest
 from command import Command
@@ -136,6 +137,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(
 ) -> None:
     if name == "adapter_config.json":
         (copy / MANIFEST).unlink()
+        (copy / HASHES_FILE).unlink()
     replace(copy / name)
     with raises(CorruptAdapter, code="adapter.file-unreadable"):
         Adapter.load(copy)
@@ -176,6 +178,7 @@ def test_what_is_no_plain_json_object_is_refused(copy: Path, kind: str, name: st
     written, told = NO_JSON[kind]
     if name != MANIFEST:
         (copy / MANIFEST).unlink()
+        (copy / HASHES_FILE).unlink()
     (copy / name).write_bytes(written if isinstance(written, bytes) else written.encode())
     with pytest.raises(CorruptAdapter, match=rf"{name}: .*{told}"):
         Adapter.load(copy)
