@@ -48,7 +48,6 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "model.file-missing": "A directory of a fine-tuned classifier lacks a file.",
         "out.not-directory": "The directory `out` cannot be made.",
         "results.missing": "A directory has no finished run.",
-        "run.missing": "Results have no such run.",
         "server.host-missing": "An address is not one of this machine.",
         "server.unreachable": "No server of afina answers at the address.",
         "store.missing": "There is no store at the address.",

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from afina import Backbone
+from afina.studies.descriptions import StudyRequest
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import write_records
+from afina.studies.runs.spec import Data
 from command import Command
 from fakes import Runs
 
@@ -117,3 +122,30 @@ def test_a_file_without_a_text_is_told(afina: Command, runs: Runs) -> None:
         answer = afina("predict", runs.adapter("gpt2", "lora"), "--file", name)
         assert (answer.code, answer.out.count("null")) == (0, 3 * (name == "empty.txt"))
         assert told_of in answer.err
+
+
+def test_each_command_says_which_of_several_trainings_of_a_method_it_takes(
+    afina: Command, runs: Runs, toy: str, tmp_path: Path
+) -> None:
+    made, out = runs.record("gpt2", "lora"), Path("results/train")
+    directory = OutputDirectory(out)
+    earlier = made.model_copy(
+        update={"key": "earlier", "adapter": "adapters/none", "training": made.training | {"max_steps": 2}}
+    )
+    head = runs.record("gpt2", "head")
+    for one in (made, head):
+        shutil.copytree(runs.root / "gpt2" / one.adapter, out / one.adapter)
+    write_records(directory.records, [one.sealed() for one in (earlier, made, head)])
+    request = StudyRequest(name="train", task=toy, data=Data(), keys=(head.key,), study={})
+    directory.study.write_text(request.model_dump_json(), encoding="utf-8")
+    for command in (
+        ("predict", out, "A text.", "--method", "lora"),
+        ("evaluate", out, "--task", toy, "--method", "lora", "--seed", made.seed),
+        ("store", "--store", tmp_path / "store", "publish", out, "a/b", "--method", "lora", "--message", "m"),
+    ):
+        answer = afina(*command)
+        assert answer.code == 0, answer.err
+        (note,) = [line for line in answer.err.splitlines() if line.startswith(f"Note: {out}: 2 runs of lora match")]
+        assert f"Taken: {made.adapter} (max_steps 6)" in note
+        assert "Others: adapters/none (max_steps 2)" in note
+    assert "Note" not in afina("predict", out, "A text.").err, "the last request has one run, of another method"

@@ -27,7 +27,8 @@ from afina.stats.comparison import compare
 from afina.studies import trials
 from afina.studies.choosing import floors
 from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
-from afina.studies.results import Results, StudyRequest
+from afina.studies.descriptions import StudyRequest
+from afina.studies.results import Results
 from afina.studies.runs import record
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.spec import Data

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from afina import Adapter, Results, Study
 from afina.data.leakage import HASHES_FILE
-from afina.errors import CorruptAdapter, NotFound, UnknownName
+from afina.errors import CorruptAdapter, InvalidStudy, NotFound, UnknownName
 from afina.models.manifest import MANIFEST
 from afina.studies.adapter_paths import find_adapter
 from afina.studies.runs.output_directory import OutputDirectory
@@ -39,12 +39,30 @@ def test_one_method_alone_needs_no_name(tmp_path: Path) -> None:
 
 def test_a_name_or_seed_that_is_not_there_is_an_error_that_says_what_is(tmp_path: Path) -> None:
     made = results(tmp_path, "full", "prelayer")
-    with raises(UnknownName, code="name.unknown", name="ful", kind="run", nearest="full"):
+    with raises(UnknownName, code="name.unknown", name="ful", kind="method", nearest="full"):
         made.adapter("ful")
-    with raises(UnknownName, code="name.unknown", name="None", kind="run"):
+    with raises(InvalidStudy, code="adapter.ambiguous"):
         made.adapter()
-    with raises(NotFound, code="run.missing", run="full", seed=7):
+    with raises(NotFound, code="adapter.missing", method="full", seed=7):
         made.adapter("full", seed=7)
+
+
+def test_a_run_of_an_earlier_study_of_the_directory_is_found_as_the_commands_find_it(tmp_path: Path) -> None:
+    first, last = results(tmp_path, "full", "prelayer"), results(tmp_path, "lora")
+    assert [one.name for one in OutputDirectory(tmp_path).read()] == ["full", "prelayer"] * 2 + ["lora"] * 2
+    for made in (last, Results.read(tmp_path)):
+        found = made.find_adapter("full")
+        assert found == find_adapter(tmp_path, "full")
+        assert (found.path, found.of_last_request) == (first.adapter("full", seed=1), False), "the latest record"
+        assert found.note
+    again = first.find_adapter("full")
+    assert (again.path.name[:10], again.of_last_request) == ("full-seed0", True), "the first seed of these results"
+
+
+def test_a_run_that_a_study_adds_is_a_later_record_than_those_that_it_found(tmp_path: Path) -> None:
+    results(tmp_path, "full")
+    results(tmp_path, "lora", "full")
+    assert [one.name for one in OutputDirectory(tmp_path).read()] == ["full", "full", "lora", "lora"]
 
 
 def test_a_run_says_where_its_adapter_will_be(runs: Runs, tmp_path: Path) -> None:
@@ -60,7 +78,7 @@ def test_a_recorded_adapter_without_its_manifest_is_not_taken_for_one_of_peft(ru
     shutil.copytree(runs.adapter("gpt2", "lora"), place)
     (place / MANIFEST).unlink()
     (place / HASHES_FILE).unlink()
-    assert find_adapter(place) == place, "no record says that it is one of afina"
+    assert find_adapter(place).path == place, "no record says that it is one of afina"
     write_records(OutputDirectory(tmp_path).records, [record])
     with raises(CorruptAdapter, code="adapter.file-missing", path=place.name, file=MANIFEST):
         find_adapter(place)

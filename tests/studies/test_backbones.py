@@ -234,11 +234,11 @@ def test_recorded_runs_are_not_repeated_nor_is_a_backbone_that_is_added(asked: S
 def test_an_adapter_is_found_by_method_and_backbone(asked: Study, compared: Path) -> None:
     gpt2, llama = asked.backbones
     there = {(one.name, one.backbone): compared / one.adapter for one in Results.read(compared).records}
-    assert find_adapter(compared, "full") == there["full", llama]
-    assert find_adapter(compared, "full", backbone="moved/llama") == there["full", llama], "the only one has moved"
-    assert find_adapter(compared, backbone=gpt2) == there["lora", gpt2], "the only method on this backbone"
+    assert find_adapter(compared, "full").path == there["full", llama]
+    assert find_adapter(compared, "full", backbone="moved/llama").path == there["full", llama], "the only one has moved"
+    assert find_adapter(compared, backbone=gpt2).path == there["lora", gpt2], "the only method on this backbone"
     for backbone in asked.backbones:
-        assert find_adapter(compared, "lora", backbone=backbone) == there["lora", backbone]
+        assert find_adapter(compared, "lora", backbone=backbone).path == there["lora", backbone]
         assert Results.read(compared).adapter("lora", backbone=backbone) == there["lora", backbone]
     for given in (None, "moved/llama"):
         with raises(InvalidStudy, code="adapter.ambiguous", method="lora") as caught:

@@ -140,7 +140,7 @@ def test_data_that_changed_are_another_run_and_the_earlier_results_stay(
     ]
     assert all(path.read_bytes() == content for path, content in before.items())
     assert Results.read(out).records == other.records
-    assert adapter_paths.find_adapter(out, "lora") == out / other.records[1].adapter
+    assert adapter_paths.find_adapter(out, "lora").path == out / other.records[1].adapter
     assert asked(file, **more).run(out, told, executor=executor).records == other.records
     assert len(told.words) == 1
 
@@ -173,7 +173,7 @@ def test_a_file_that_is_gone_or_empty_is_an_error_and_its_results_stay_readable(
         asked(file).run(out, executor=executor)
     assert str(raised.value).endswith(f"The results in {out} stay readable: afina show {out}")
     assert Results.read(str(out)).records == first.records
-    assert adapter_paths.find_adapter(str(out), "lora") == out / first.records[1].adapter
+    assert adapter_paths.find_adapter(str(out), "lora").path == out / first.records[1].adapter
     assert not (tmp_path / "new").exists()
     with pytest.raises(kind):
         asked(file).run(tmp_path / "new", executor=executor)

@@ -843,7 +843,7 @@ def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path)
     contender = made.contender(floors.TFIDF)
     assert made.adapter == contender.adapter
     assert "its adapter needs no backbone" in sentences(made)[3]
-    adapter = Adapter.load(find_adapter(tmp_path / "out"))
+    adapter = Adapter.load(find_adapter(tmp_path / "out").path)
     texts = EvaluationSet.read(world.task, trained(adapter))
     assert texts.held_out
     found = evaluate(adapter, texts)
@@ -1118,7 +1118,7 @@ def test_of_several_backbones_a_method_on_one_of_them_is_recommended(world: Worl
     assert (told["backbone"], told["backbones"]) == ("gpt2", ["embedded", "gpt2"])
     assert {row["backbone"] for row in told["rows"]} == {None, "embedded", "gpt2"}
     assert Results.read(tmp_path / "out") == results
-    assert find_adapter(tmp_path / "out", "lora-on-embedded").name.startswith("lora-on-embedded-seed0-")
+    assert find_adapter(tmp_path / "out", "lora-on-embedded").path.name.startswith("lora-on-embedded-seed0-")
 
 
 @pytest.mark.parametrize(

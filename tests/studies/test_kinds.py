@@ -242,7 +242,7 @@ def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
         ("LoRA, 64 texts", "full fine-tuning, 64 texts")
     }
     assert "by the number of training texts" in report.page()
-    assert Adapter.load(find_adapter(tmp_path, "lora")).manifest.data["train_examples"] == 64
+    assert Adapter.load(find_adapter(tmp_path, "lora").path).manifest.data["train_examples"] == 64
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from afina.cli.terminal import print_assumed_precision
+from afina.cli.terminal import print_assumed_precision, print_choice
 from afina.data.kinds import KINDS
 from afina.errors import InvalidStudy
 from afina.store.versions import PREFIX
@@ -395,7 +395,9 @@ def locate(
         return partial(store.adapter, store.show(adapter))
     from afina.studies.adapter_paths import find_adapter
 
-    return partial(_load, find_adapter(Path(adapter), method, seed, backbone), precision)
+    found = find_adapter(Path(adapter), method, seed, backbone)
+    print_choice(adapter, found.note)
+    return partial(_load, found.path, precision)
 
 
 def _load(place: Path, precision: str | None) -> Adapter:

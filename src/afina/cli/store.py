@@ -18,7 +18,7 @@ import typer
 
 from afina.cli.help import CommandGroup
 from afina.cli.options import Json, MethodOption, SeedOption, StudyBackbone
-from afina.cli.terminal import print_columns, print_created, printable
+from afina.cli.terminal import print_choice, print_columns, print_created, printable
 from afina.errors import InvalidName, NotFound
 
 if TYPE_CHECKING:
@@ -179,7 +179,8 @@ def publish(
     store = opened(context)
     found = find_adapter(adapter, method, seed, backbone)
     is_new = not store.exists()
-    made = store.publish(found, name, message=message, texts=not no_texts)
+    print_choice(str(adapter), found.note)
+    made = store.publish(found.path, name, message=message, texts=not no_texts)
     if is_new:
         print_created(store.address.shown)
     if as_json:

@@ -335,6 +335,12 @@ def print_created(store: str) -> None:
     print(f"store {store}: created, because it did not exist", file=sys.stderr)
 
 
+def print_choice(where: str, note: str | None) -> None:
+    """Print on standard error which run's adapter was taken, if other recorded runs match too."""
+    if note is not None:
+        print(printable(f"Note: {where}: {note}"), file=sys.stderr)
+
+
 def print_assumed_precision(where: str) -> None:
     """Print that the precision of the base of peft's adapter `where` is a guess, and how to give it."""
     print(

@@ -1,8 +1,13 @@
-"""The directory of an adapter within the results of a study or a recommendation, by method, seed and backbone."""
+"""The directory of an adapter within the results of a study or a recommendation, by method, seed and backbone.
+
+Of several runs that match, a run of the last request counts; else the latest recorded run. `AdapterChoice` names the
+others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName
@@ -10,20 +15,55 @@ from afina.models.adapter import check_there, refuse_incomplete
 from afina.models.manifest import MANIFEST
 from afina.studies.backbones import of_one_backbone
 from afina.studies.choosing.recommendation import Recommendation
-from afina.studies.results import read_recommendation, read_request
+from afina.studies.descriptions import read_recommendation, read_request
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
+from afina.studies.runs.spec import NO_EFFECT
+
+SHOWN = 3
+"""The largest number of other runs that a note names."""
+
+
+@dataclass(frozen=True)
+class AdapterChoice:
+    """An adapter's directory, and the recorded runs among which it was chosen.
+
+    Attributes:
+        path: The directory.
+        record: The record of the adapter's run; None if no method, seed or backbone had to be chosen.
+        others: Other runs that match as well, the latest first.
+        of_last_request: Whether the run belongs to the last request.
+    """
+
+    path: Path
+    record: Record | None = None
+    others: tuple[Record, ...] = ()
+    of_last_request: bool = True
+
+    @property
+    def note(self) -> str | None:
+        """A sentence on which run was taken, if others match too; else None."""
+        if self.record is None or not self.others:
+            return None
+        runs = [self.record, *self.others]
+        told = [f"{one.adapter}{settings}" for one, settings in zip(runs, _differences(runs), strict=True)]
+        rest = f" and {len(told) - 1 - SHOWN} more" * (len(told) - 1 > SHOWN)
+        why = "of the last request" if self.of_last_request else "the latest recorded run"
+        return (
+            f"{len(runs)} runs of {self.record.name} match. Taken: {told[0]}, {why}. "
+            f"Others: {', '.join(told[1 : SHOWN + 1])}{rest}. To take another, give its directory."
+        )
 
 
 def find_adapter(
     place: str | Path, method: str | None = None, seed: int | None = None, backbone: str | None = None
-) -> Path:
+) -> AdapterChoice:
     """Return the adapter's directory: `place` itself, or a directory within the results in `place`.
 
     Args:
         place: An adapter's directory, or the output directory of a study or a recommendation.
-        method: The method's name in the study. Default: the recommended method, or the only method that was trained. If
-            the study has several sizes of the training split, the largest counts.
+        method: The method, or the run's name in the study. Default: the recommended method, or the only method that the
+            last request trained. If the study has several sizes of the training split, the largest counts.
         seed: Default: the first seed of the study.
         backbone: The address of a backbone, if the method was trained on several. Any other address chooses nothing:
             it is the present place of a backbone that has moved.
@@ -44,37 +84,61 @@ def find_adapter(
                 option=option,
             )
         check_there(place)
-        return _intact(place)
+        return _intact(AdapterChoice(place))
     records = directory.read()
     if directory.recommendation.is_file():
         made = read_recommendation(directory.recommendation)
-        keys = tuple(one.key for one in made.contenders if one.key is not None)
-        records = _first(records, keys)
-        if method is None and seed is None:
-            return _intact(place / _recommended(place, made, records))
-        name = method or made.recommended
-    else:
-        keys = read_request(directory.study).keys
-        records = _first(records, keys)
-        asked = [one for one in records if one.key in keys] or records  # the last request may have no finished run
-        name = method or _only(place, [one for one in asked if one.backbone == backbone] or asked)
-    return _intact(place / _of(place, records, keys, name, seed, backbone).adapter)
+        return _intact(of_recommendation(place, records, made, method, seed, backbone))
+    return _intact(of_study(place, records, read_request(directory.study).keys, method, seed, backbone))
 
 
-def _intact(adapter: Path) -> Path:
-    """Return the directory. Raises CorruptAdapter if records name it, and its manifest is missing."""
-    place = adapter.absolute()
+def _intact(chosen: AdapterChoice) -> AdapterChoice:
+    """Return the choice. Raises CorruptAdapter if records name its adapter, and the manifest is missing."""
+    place = chosen.path.absolute()
     directory = OutputDirectory(place.parent.parent)
     missing = not (place / MANIFEST).is_file() and directory.records.is_file()
     if missing and directory.relative(place) in {one.adapter for one in directory.read()}:
-        refuse_incomplete(adapter, str(directory.records))
-    return adapter
+        refuse_incomplete(chosen.path, str(directory.records))
+    return chosen
 
 
-def _first(records: Sequence[Record], keys: Sequence[str]) -> list[Record]:
-    """Return the records with these keys in the keys' order, then the records that were made earlier."""
-    order = {key: place for place, key in enumerate(keys)}
-    return sorted(records, key=lambda one: order.get(one.key, len(order)))
+def of_recommendation(
+    place: Path,
+    records: Sequence[Record],
+    made: Recommendation,
+    method: str | None = None,
+    seed: int | None = None,
+    backbone: str | None = None,
+) -> AdapterChoice:
+    """Return an adapter of a recommendation: the recommended one unless a method or seed is given.
+
+    Args:
+        records: All records in `place`, in the order in which they were made.
+    """
+    if method is None and seed is None:
+        return AdapterChoice(place / _recommended(place, made, records))
+    keys = tuple(one.key for one in made.contenders if one.key is not None)
+    return _of(place, records, keys, method or made.recommended, seed, backbone)
+
+
+def of_study(
+    place: Path,
+    records: Sequence[Record],
+    keys: Sequence[str],
+    method: str | None = None,
+    seed: int | None = None,
+    backbone: str | None = None,
+) -> AdapterChoice:
+    """Return an adapter of a study.
+
+    Args:
+        records: All records in `place`, in the order in which they were made.
+        keys: The keys of the last request's runs, in the study's order.
+    """
+    if method is None:
+        asked = [one for one in records if one.key in keys] or records  # the last request may have no finished run
+        method = _only(place, [one for one in asked if one.backbone == backbone] or asked)
+    return _of(place, records, keys, method, seed, backbone)
 
 
 def _recommended(place: Path, made: Recommendation, records: Sequence[Record]) -> str:
@@ -101,18 +165,13 @@ def _only(place: Path, records: Sequence[Record]) -> str:
 
 def _of(
     place: Path, records: Sequence[Record], keys: Sequence[str], name: str, seed: int | None, backbone: str | None
-) -> Record:
-    """Return the record of this name, seed and backbone; runs of the last request come before earlier runs."""
-    named = [one for one in records if one.name == name]
-    named.sort(key=lambda one: (one.key not in keys, -one.train_examples))
+) -> AdapterChoice:
+    """Return the run of this name, seed and backbone: of the last request, else the latest recorded one."""
+    named = [one for one in records if one.name == name] or [one for one in records if one.method == name]
     if not named:
         raise UnknownName("method", name, {one.name for one in records}, str(place))
-    if not any(one.backbone == backbone for one in named):  # the only backbone of the last request
-        asked = of_one_backbone([one for one in named if one.key in keys] or named, backbone, place)
-        backbone = asked[0].backbone
-    named = [one for one in named if one.backbone == backbone]
-    found = next((one for one in named if seed is None or one.seed == seed), None)
-    if found is None:
+    matching = [one for one in named if seed in (None, one.seed)]
+    if not matching:
         seeds = ", ".join(map(str, sorted({one.seed for one in named})))
         raise NotFound(
             f"{place}: no adapter of {name} with `seed` {seed}. Available seeds: {seeds}.",
@@ -121,7 +180,57 @@ def _of(
             method=name,
             seed=seed,
         )
-    return found
+    matching = [one for one in matching if one.backbone == backbone] or matching
+    last = sorted((one for one in matching if one.key in keys), key=lambda one: keys.index(one.key))
+    found = last or matching
+    _check_one_setting(place, name, found, alike=bool(last))
+    found = of_one_backbone(found, backbone, place)
+    if not last:
+        found = [one for one in found if one.seed == found[-1].seed and _settings(one) == _settings(found[-1])]
+    taken = max(found, key=lambda one: one.train_examples)
+    others = tuple(one for one in reversed(matching) if one is not taken and one.backbone == taken.backbone)
+    return AdapterChoice(place / taken.adapter, taken, others, bool(last))
+
+
+def _check_one_setting(place: Path, name: str, records: Sequence[Record], *, alike: bool) -> None:
+    """Raise InvalidStudy if runs have different names or, with `alike`, different settings on one backbone."""
+    if len({one.name for one in records}) > 1:
+        raise InvalidStudy(
+            f"{place}: {name} was trained with several settings. Choose with `method`: {_names(records)}.",
+            code="adapter.ambiguous",
+            path=place,
+            method=name,
+        )
+    if alike and any(_settings(one) != _settings(other) for one in records for other in records if _same(one, other)):
+        told = [f"{one.adapter}{settings}" for one, settings in zip(records, _differences(records), strict=True)]
+        raise InvalidStudy(
+            f"{place}: {name} was trained with several settings. Give the directory of one of them: {', '.join(told)}.",
+            code="adapter.ambiguous",
+            path=place,
+            method=name,
+        )
+
+
+def _same(one: Record, other: Record) -> bool:
+    return (one.seed, one.backbone, one.train_examples) == (other.seed, other.backbone, other.train_examples)
+
+
+def _settings(record: Record) -> dict[str, object]:
+    """The settings of a run that can change its result, without seed, backbone and number of texts."""
+    training = {key: value for key, value in record.training.items() if key not in NO_EFFECT}
+    return {"method": record.method, "task": record.task, **training, **record.hyperparameters}
+
+
+def _differences(records: Sequence[Record]) -> list[str]:
+    """What differs between the records, for each in parentheses."""
+    all_settings = [
+        {"seed": one.seed, "backbone": one.backbone, "training texts": one.train_examples, **_settings(one)}
+        for one in records
+    ]
+    keys = dict.fromkeys(key for one in all_settings for key in one)
+    told = [key for key in keys if any(one.get(key) != all_settings[0].get(key) for one in all_settings)]
+    each = (", ".join(f"{key} {one[key]}" for key in told if one.get(key) is not None) for one in all_settings)
+    return [f" ({one})" if one else "" for one in each]
 
 
 def _names(records: Sequence[Record]) -> str:

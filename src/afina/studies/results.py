@@ -12,18 +12,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from afina import repr_html
 from afina.data.addresses import reads_files
-from afina.errors import InvalidData, NotFound, UnknownName
+from afina.errors import NotFound, UnknownName
 from afina.repr_html import ReprCard, figure
-from afina.schema import Frozen
 from afina.stats.metrics import METRICS
-from afina.studies import baselines, trials
-from afina.studies.backbones import backbone_names, of_one_backbone, on_backbone
+from afina.studies import adapter_paths, baselines, trials
+from afina.studies.adapter_paths import AdapterChoice
+from afina.studies.backbones import backbone_names, on_backbone
 from afina.studies.baselines import MeasuredBaseline
 from afina.studies.choosing.recommendation import Recommendation
+from afina.studies.descriptions import StudyRequest, read_recommendation, read_request
 from afina.studies.runs import output_directory
 from afina.studies.runs.inputs import DataDigests
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
@@ -51,23 +50,6 @@ class Failure:
         """Return the failure with the backbone in its name; `names` has the name of each backbone by its address."""
         backbone = names.get(self.backbone or "")
         return replace(self, name=on_backbone(self.name, backbone)) if backbone else self
-
-
-class StudyRequest(Frozen):
-    """The request of a study: the content of `study.json`.
-
-    Attributes:
-        keys: The keys of the study's runs, in the study's order.
-        study: The fields of `Study`, with the settings that tuning chose.
-        command: The command line arguments that repeat the study; empty if unknown.
-    """
-
-    name: str
-    task: str
-    data: Data
-    keys: tuple[str, ...]
-    study: dict[str, Any]
-    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,29 +113,27 @@ class Results(ReprCard):
     def adapter(self, name: str | None = None, seed: int | None = None, backbone: str | None = None) -> Path:
         """Return the directory of an adapter, for `Predictor.load`. Raises UnknownName, NotFound or InvalidStudy.
 
+        Of several runs that match, a run of these results counts; else the latest recorded run in the directory.
+
         Args:
-            name: The name of the run, such as `lora`. Default: the recommended method, or the only name in the results.
+            name: The name of the run, such as `lora`. Default: the recommended method, or the only trained method.
             seed: The seed of the run. Default: the first seed of that name.
             backbone: The address of the run's backbone. Default: the only backbone of that name.
         """
-        records = tuple(one for one in self.records if backbone in (None, one.backbone))
-        if not records and self.records:
-            raise UnknownName("backbone", str(backbone), [one.backbone for one in self.records], str(self.out))
-        if name is None:
-            name = self.recommendation.recommended if self.recommendation else None
-            name = name or (records[0].name if len({one.name for one in records}) == 1 else None)
-        if name is None or name not in {one.name for one in records}:
-            raise UnknownName("run", str(name), [one.name for one in records], str(self.out))
-        found = [one for one in records if one.name == name and seed in (None, one.seed)]
-        if not found:
-            raise NotFound(
-                f"{self.out}: no run {name} with seed {seed}. Give the seed of a run in this directory.",
-                code="run.missing",
-                path=self.out,
-                run=name,
-                seed=seed,
-            )
-        return self.out / of_one_backbone(found, backbone, self.out)[0].adapter
+        return self.find_adapter(name, seed, backbone).path
+
+    def find_adapter(
+        self, name: str | None = None, seed: int | None = None, backbone: str | None = None
+    ) -> AdapterChoice:
+        """Return what `adapter` returns, as `path`, and a `note` if other recorded runs match too."""
+        made, keys = self.recommendation, tuple(one.key for one in self.records)
+        earlier = [one for one in OutputDirectory(self.out).read() if one.key not in keys]
+        records = [*earlier, *self.records]
+        if backbone is not None and records and backbone not in {one.backbone for one in records}:
+            raise UnknownName("backbone", backbone, [one.backbone for one in records], str(self.out))
+        if made is not None:
+            return adapter_paths.of_recommendation(self.out, records, made, name, seed, backbone)
+        return adapter_paths.of_study(self.out, records, keys, name, seed, backbone)
 
     @staticmethod
     def hold(out: str | Path) -> AbstractContextManager[OutputLock]:
@@ -230,37 +210,6 @@ def measured_in(result: Result, metric: str | None) -> Result:
     if METRICS[metric].values is None:
         return result
     return replace(result, record=result.record.model_copy(update={"metric": metric}))
-
-
-def read_request(path: Path) -> StudyRequest:
-    """Read a `study.json`. Raises InvalidData if the file is missing or damaged."""
-    try:
-        return StudyRequest.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        raise InvalidData(
-            f"{path}: the file is missing or damaged. Run the study again; recorded runs are skipped.",
-            code="results.damaged",
-            path=path,
-        ) from None
-
-
-def read_recommendation(path: Path) -> Recommendation:
-    """Read a `recommendation.json`. Raises InvalidData if the file is damaged or was changed by hand."""
-    try:
-        text = path.read_bytes()
-        made = Recommendation.model_validate_json(text)
-    except (OSError, ValidationError):
-        raise InvalidData(
-            f"{path}: the file is damaged. Ask for the recommendation again.", code="results.damaged", path=path
-        ) from None
-    if problem := made.refuses(text):
-        raise InvalidData(
-            f"{path}: the file was changed after afina wrote it: {problem}. Restore the file, or ask for the "
-            "recommendation again.",
-            code="results.changed",
-            path=path,
-        )
-    return made
 
 
 Look = Callable[[Run], DataDigests | None]

@@ -2,8 +2,8 @@
 
 `Slots` executes several pieces of work at the same time, each in its own thread. Calls to the watcher and to the locked
 directory are made in the thread that waits, so neither has to be thread-safe. With one slot, the waiting thread does
-the work itself. Runs that share memory wait until it is free (`wait_for_memory`). Results and records stand in the
-study's order, regardless of the order in which runs end. Starts without torch. The module knows no display.
+the work itself. Runs that share memory wait until it is free (`wait_for_memory`). Results and new records stand in
+the study's order, regardless of the order in which runs end. Starts without torch. The module knows no display.
 """
 
 from __future__ import annotations
@@ -290,6 +290,7 @@ class Schedule:
     Attributes:
         results: Results by the number of the run, from 1.
         failed: Failures by the number of the run, from 1.
+        made: The numbers of the runs that this call recorded. Earlier records stay before these records in the file.
     """
 
     runs: Sequence[Run]
@@ -299,6 +300,7 @@ class Schedule:
     watcher: Watcher
     results: dict[int, Result] = field(default_factory=dict)
     failed: dict[int, Failure] = field(default_factory=dict)
+    made: set[int] = field(default_factory=set)
 
     @property
     def so_far(self) -> Results:
@@ -343,7 +345,8 @@ class Schedule:
             on = run.backbone if len(self.before.backbones) > 1 else None
             self.failed[number] = Failure(run.title, run.method, run.seed, message, on)
             return
-        later = {self.runs[other - 1].key for other in self.results if other > number}
+        later = {self.runs[other - 1].key for other in self.made if other > number}
+        self.made.add(number)
         self._show(number, self.held.keep(record, run.label, later), now=True)
 
     def _show(self, number: int, found: Result, *, now: bool) -> None:

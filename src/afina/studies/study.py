@@ -35,8 +35,9 @@ from afina.studies.backbones import (
     settled_tables,
     table_on,
 )
+from afina.studies.descriptions import StudyRequest
 from afina.studies.named_runs import WithBackbones
-from afina.studies.results import Failure, RecordedRuns, Results, StudyRequest
+from afina.studies.results import Failure, RecordedRuns, Results
 from afina.studies.runs import executors
 from afina.studies.runs.executor import Executor
 from afina.studies.runs.inputs import may_start_from_words
