@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from afina.errors import AfinaError, InvalidStudy, NotFound
+from afina.models.manifest import MANIFEST
 from afina.studies.adapter_paths import find_adapter
 from afina.studies.choosing.floors import TFIDF
 from afina.studies.choosing.recommendation import Contender, Recommendation
@@ -25,9 +26,17 @@ def made(name: str, seed: int = 0, method: str = "lora", **changes: object) -> R
     )
 
 
-def study(out: Path, records: Sequence[Record], keys: Sequence[str] | None = None) -> Path:
+def write(out: Path, records: Sequence[Record]) -> None:
+    """Write the records, and the manifest of each adapter."""
     out.mkdir()
     write_records(OutputDirectory(out).records, records)
+    for one in records:
+        (out / one.adapter).mkdir(parents=True, exist_ok=True)
+        (out / one.adapter / MANIFEST).touch()
+
+
+def study(out: Path, records: Sequence[Record], keys: Sequence[str] | None = None) -> Path:
+    write(out, records)
     asked = tuple(one.key for one in records) if keys is None else tuple(keys)
     request = StudyRequest(name="mine", task="t", data=Data(), keys=asked, study={})
     OutputDirectory(out).study.write_text(request.model_dump_json(), encoding="utf-8")
@@ -35,8 +44,7 @@ def study(out: Path, records: Sequence[Record], keys: Sequence[str] | None = Non
 
 
 def recommendation(out: Path, recommended: str) -> Path:
-    out.mkdir()
-    write_records(OutputDirectory(out).records, [made("full", method="full"), made("lora")])
+    write(out, [made("full", method="full"), made("lora")])
     contenders = tuple(
         Contender(name=name, metrics={"accuracy": 0.5}, key=f"{name}-0", adapter=f"adapters/{name}-seed0-0123")
         for name in ("full", "lora")
