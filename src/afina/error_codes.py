@@ -126,6 +126,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "input.surrogate": "A label of y has an unpaired surrogate.",
         "input.target-missing": "y, or a label of y, is missing.",
         "input.types-mixed": "The labels of y have several types.",
+        "input.weights-invalid": "sample_weight is not a number of 0 or more for each text.",
     },
     "InvalidStudy": {
         "cluster.address-invalid": "An address cannot be that of a Ray cluster, or is one of Ray Client.",

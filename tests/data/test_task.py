@@ -126,6 +126,15 @@ def test_a_split_iterates_over_examples_and_takes_by_index() -> None:
     assert len(whole.take([])) == 0
 
 
+def test_weights_go_with_the_texts_and_count_in_the_digest_only_where_there_are_any() -> None:
+    plain, weighted = Split(["a", "b", "c"], np.arange(3)), Split(["a", "b", "c"], np.arange(3), weights=np.arange(3.0))
+    assert weighted.take([2, 0]).weights.tolist() == [2.0, 0.0]
+    assert plain.take([2, 0]).weights is None
+    assert plain.digest == Split(["a", "b", "c"], np.arange(3), weights=None).digest != weighted.digest
+    with raises(InvalidData, code="data.lengths-differ"):
+        Split(["a", "b"], np.arange(2), weights=np.ones(3))
+
+
 def test_the_digest_of_a_split_depends_on_texts_pairs_labels_and_order() -> None:
     base = split("a", "b")
     others = [split("b", "a"), split("a", "c"), split("a", "b", pairs=["x", "y"]), Split(["a", "b"], np.array([1, 0]))]

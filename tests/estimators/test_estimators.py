@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import pickle
 import re
 import subprocess
@@ -13,16 +14,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from afina import Adapter, AfinaError, Backbone, Predictor, TextClassifier, TextRegressor
-from afina.errors import InvalidData, InvalidStudy, UnknownName
-from fakes import sentences
+from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, UnknownName
+from fakes import Backbones, sentences
 from raises import raises
 
 SHORT = {"max_steps": 3, "dtype": "float32"}
@@ -47,7 +49,7 @@ def test_it_fits_predicts_and_scores(fitted: TextClassifier) -> None:
     assert (answers == fitted.classes_[chances.argmax(axis=1)]).all()
     assert chances.sum(axis=1) == pytest.approx(1.0)
     assert fitted.score(TEXTS, LABELS) == accuracy_score(LABELS, answers)
-    assert (fitted.n_iter_, len(fitted.loss_curve_), fitted.n_features_in_) == (3, 3, 1)
+    assert (fitted.n_iter_, len(fitted.loss_curve_)) == (3, 3)
     assert is_classifier(fitted)
 
 
@@ -142,6 +144,96 @@ def test_it_is_cloned_copied_and_pickled(fitted: TextClassifier) -> None:
     assert fresh.get_params() == fitted.get_params()
     with pytest.raises(NotFittedError, match="not fitted yet"):
         fresh.predict(TEXTS)
+
+
+def test_the_state_has_the_adapter_as_bytes(fitted: TextClassifier) -> None:
+    def kinds(value: Any) -> set[type]:
+        inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+        return {type(value)}.union(*map(kinds, inner))
+
+    state = fitted.__getstate__()
+    assert kinds(state) <= {dict, list, str, bytes, int, float, bool, type(None), np.ndarray}
+    assert {"manifest.json", "adapter_model.safetensors"} <= state["adapter_"].keys()
+    again = TextClassifier()
+    again.__setstate__(state)
+    assert np.array_equal(again.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+    assert again.adapter_.digest == fitted.adapter_.digest
+    assert np.array_equal(copy.deepcopy(fitted).predict_proba(TEXTS[:3]), fitted.predict_proba(TEXTS[:3]))
+
+
+def test_a_state_of_an_earlier_version_and_a_changed_state_are_refused(fitted: TextClassifier) -> None:
+    state = fitted.__getstate__()
+    with raises(CorruptAdapter, code="adapter.file-missing", found="Adapter"):
+        TextClassifier().__setstate__({**state, "adapter_": fitted.adapter_})
+    cut = {**state["adapter_"], "adapter_model.safetensors": b"cut"}
+    with raises(CorruptAdapter, code="adapter.file-malformed"):
+        TextClassifier().__setstate__({**state, "adapter_": cut})
+    with raises(CorruptAdapter, code="adapter.file-malformed", path="../manifest.json"):
+        TextClassifier().__setstate__({**state, "adapter_": {"../manifest.json": b""}})
+
+
+def test_only_inputs_with_columns_have_a_number_of_columns(fitted: TextClassifier, made: TextClassifier) -> None:
+    """MAPIE, for one, gives rows of numbers to an estimator that says how many columns it takes."""
+    assert not hasattr(fitted, "n_features_in_")
+    made.set_params(method="head", training={"max_steps": 1})
+    assert made.fit(pd.DataFrame({"text": TEXTS}), LABELS).n_features_in_ == 1
+    assert not hasattr(made.fit(np.array(TEXTS), LABELS), "n_features_in_")
+
+
+@pytest.mark.parametrize("method", ["bitfit", "head"])
+def test_whole_weights_train_as_repeated_texts_do(backbones: Backbones, method: str) -> None:
+    """All texts are one batch, and there is no dropout: the gradient is that of the weighted mean."""
+    made = TextClassifier(method, backbone=str(backbones.path("gpt2", dropout=0.0)), batch_size=64)
+    made.set_params(class_weight="balanced", training={"max_steps": 2, "dtype": "float32"})
+    weights = [1 + number % 3 for number in range(24)]
+    repeated = np.repeat(np.arange(24), weights)
+    chances = made.fit(TEXTS, LABELS, sample_weight=weights).predict_proba(TEXTS)
+    plain = clone(made).fit([TEXTS[i] for i in repeated], [LABELS[i] for i in repeated])
+    assert chances == pytest.approx(plain.predict_proba(TEXTS), abs=1e-5)
+    assert abs(chances - clone(made).fit(TEXTS, LABELS).predict_proba(TEXTS)).max() > 1e-4
+
+
+def test_equal_weights_change_nothing_and_texts_of_weight_0_are_left_out(made: TextClassifier) -> None:
+    made.set_params(method="head", training={"max_steps": 2})
+    whole = made.fit(TEXTS, LABELS).adapter_.digest
+    assert made.fit(TEXTS, LABELS, sample_weight=np.full(24, 0.3)).adapter_.digest == whole
+    part = made.fit(TEXTS[:16], LABELS[:16]).adapter_.digest
+    assert made.fit(TEXTS, LABELS, sample_weight=[2] * 16 + [0] * 8).adapter_.digest == part != whole
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ([1.0] * 23, "inconsistent numbers of samples"),
+        ([1.0] * 23 + [float("nan")], "sample_weight contains NaN"),
+        ([1.0] * 23 + [-1.0], "sample_weight: found -1"),
+        ([0.0] * 24, "sample_weight: all weights are zero"),
+        (np.ones((24, 2)), "Sample weights must be 1D"),
+        (3.0, "Sample weights must be 1D"),
+        ([float(label == "bad") for label in LABELS], "texts have one class"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused(made: TextClassifier, weights: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        made.fit(TEXTS, LABELS, sample_weight=weights)
+
+
+@pytest.mark.parametrize("changes", [{"method": "zero-shot"}, {"training": {"temperature": True}}])
+def test_weights_without_effect_are_refused(made: TextClassifier, changes: dict[str, Any]) -> None:
+    with raises(InvalidStudy, code="option.inapplicable", option="sample_weight"):
+        made.set_params(**changes).fit(TEXTS, LABELS, sample_weight=range(1, 25))
+
+
+def test_weights_are_routed_as_scikit_learn_does(made: TextClassifier) -> None:
+    quick, weights = made.set_params(method="head", training={"max_steps": 1}), np.arange(1.0, 25)
+    with config_context(enable_metadata_routing=True):
+        asking = clone(quick).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        found = cross_validate(asking, np.array(TEXTS), LABELS, cv=2, params={"sample_weight": weights})
+    piped = make_pipeline(FunctionTransformer(), quick).fit(TEXTS, LABELS, textclassifier__sample_weight=weights)
+    right = piped.predict(TEXTS) == np.array(LABELS)
+    assert len(found["test_score"]) == 2
+    assert piped.score(TEXTS, LABELS, sample_weight=weights) == pytest.approx(np.average(right, weights=weights))
+    assert piped[-1].adapter_.digest == clone(quick).fit(TEXTS, LABELS, sample_weight=weights).adapter_.digest
 
 
 def test_it_works_in_a_pipeline_a_search_and_a_cross_validation(made: TextClassifier) -> None:
@@ -269,6 +361,9 @@ def test_a_regressor_answers_in_the_unit_of_its_numbers(gpt2: Backbone) -> None:
     assert (answers.shape, answers.dtype) == ((24,), np.float64)
     assert min(prices) - 500 < answers.mean() < max(prices) + 500
     assert made.score(TEXTS, prices) == r2_score(prices, answers)
+    weights = np.arange(24.0)
+    heavy = clone(made).fit(TEXTS, prices, sample_weight=weights)
+    assert heavy.adapter_.manifest.objective["mean"] == pytest.approx(np.average(prices, weights=weights))
     assert made.adapter_.manifest.label_names == ("price",)
     assert is_regressor(made)
     for wrong, told in (([1.0] * 24, "all 24 texts have the number 1"), (["a"] * 24, "could not convert")):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
+from torch.nn import functional
 
 from afina.errors import InvalidStudy, UnknownName
 from afina.models import objectives
@@ -62,6 +63,27 @@ def test_the_loss_of_several_labels_is_that_of_arrays() -> None:
     assert smoothed.item() == pytest.approx(0.8 * given.item() + 0.2 * towards.item(), rel=1e-5)
 
 
+def test_weights_of_texts_multiply_the_losses_of_torch() -> None:
+    outputs, weights = torch.tensor(OUTPUTS[:16]), torch.linspace(0.2, 1.8, 16)
+    classes, several = torch.tensor(CLASSES[:16]), torch.tensor(SEVERAL[:16].astype(np.float32))
+    numbers = torch.linspace(-1, 1, 16)
+    plain = {
+        Classes(NAMES): (outputs, classes, functional.cross_entropy(outputs, classes, reduction="none")),
+        Labels(NAMES): (
+            outputs,
+            several,
+            functional.binary_cross_entropy_with_logits(outputs, several, reduction="none").mean(1),
+        ),
+        Number(("price",)): (outputs[:, :1], numbers, (outputs[:, 0] - numbers) ** 2),
+    }
+    for asked, (given, targets, losses) in plain.items():
+        assert asked.loss(given, targets).item() == pytest.approx(losses.mean().item(), rel=1e-6)
+        weighted = asked.loss(given, targets, weights=weights)
+        assert weighted.item() == pytest.approx(((losses * weights).sum() / weights.sum()).item(), rel=1e-6)
+    with raises(InvalidStudy, code="option.inapplicable", option="weights"):
+        objectives.make(("answer",), {"kind": "text"}).of(np.array([("a",)], dtype=object), weights=np.ones(1))
+
+
 def test_balanced_weights_are_scikit_learns_and_add_up_over_parts_of_a_batch() -> None:
     targets = np.array([0] * 12 + [1] * 3 + [2])
     asked = Classes(NAMES).of(targets, "balanced")
@@ -72,6 +94,9 @@ def test_balanced_weights_are_scikit_learns_and_add_up_over_parts_of_a_batch() -
     parts = [asked.loss(outputs[part], given[part]) for part in (slice(0, 4), slice(4, 16))]
     assert whole.item() == pytest.approx((4 * parts[0] + 12 * parts[1]).item() / 16, rel=1e-6)
     assert np.mean(np.array(asked.weights)[targets]) == pytest.approx(1)
+    own = np.linspace(0.5, 2, 16)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=targets, sample_weight=own)
+    assert Classes(NAMES).of(targets, "balanced", own).weights == pytest.approx(tuple(expected))
     absent = Classes(NAMES).of(np.array([0, 0, 2]), "balanced")
     assert absent.weights is not None
     assert absent.weights[1] == 0.0

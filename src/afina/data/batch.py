@@ -35,6 +35,7 @@ class Packed:
             unknown. For each token: int64 [T], IGNORED for tokens that are left out of the loss.
         per_token: Whether there is a target for each token.
         types: Token types, int64 [T]: 1 from the second text of a pair on, else 0. None: no token types.
+        weights: float32 [B], the weight of each sequence in the loss. None: all 1.
     """
 
     tokens: Tensor
@@ -43,6 +44,7 @@ class Packed:
     targets: Tensor
     per_token: bool = False
     types: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -60,8 +62,8 @@ class Packed:
     def to(self, device: torch.device | str) -> Packed:
         """Return the same batch on another device."""
         tokens, positions, bounds = (part.to(device) for part in (self.tokens, self.positions, self.bounds))
-        types = None if self.types is None else self.types.to(device)
-        return Packed(tokens, positions, bounds, self.targets.to(device), self.per_token, types)
+        types, weights = (None if part is None else part.to(device) for part in (self.types, self.weights))
+        return Packed(tokens, positions, bounds, self.targets.to(device), self.per_token, types, weights)
 
     def by_sequence(self, row: Tensor) -> list[Tensor]:
         """Return a row [T, ...] of the tokens, split into the sequences."""
@@ -72,10 +74,12 @@ class Packed:
         sequences = self.by_sequence(self.tokens)
         targets = self.by_sequence(self.targets) if self.per_token else self.targets
         kept, right = ([row[int(index)].numpy() for index in chosen] for row in (sequences, targets))
+        weights = None if self.weights is None else self.weights.numpy()[np.asarray(chosen)]
         if self.types is None:
-            return pack(kept, right, per_token=self.per_token)
+            return pack(kept, right, per_token=self.per_token, weights=weights)
         first = [int((row == 0).sum()) for row in self.by_sequence(self.types)]
-        return pack(kept, right, per_token=self.per_token, second=np.array(first)[np.asarray(chosen)])
+        second = np.array(first)[np.asarray(chosen)]
+        return pack(kept, right, per_token=self.per_token, second=second, weights=weights)
 
 
 def pack(
@@ -84,6 +88,7 @@ def pack(
     *,
     per_token: bool = False,
     second: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> Packed:
     """Concatenate token sequences (integer arrays of length 1 or more) into a packed batch.
 
@@ -91,6 +96,7 @@ def pack(
         targets: A target for each sequence; None: unknown.
         per_token: Each target is an integer array as long as its sequence.
         second: As `Encoded.second`.
+        weights: As `Packed.weights`.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     if not len(lengths) or not lengths.all():
@@ -111,13 +117,19 @@ def pack(
         targets=torch.from_numpy(known.astype(np.float32 if known.dtype.kind == "f" else np.int64)),
         per_token=per_token,
         types=None if second is None else torch.from_numpy((positions >= np.repeat(second, lengths)).astype(np.int64)),
+        weights=None if weights is None else torch.from_numpy(weights.astype(np.float32)),
     )
 
 
-def pack_some(encoded: Encoded, chosen: Sequence[int] | np.ndarray, targets: np.ndarray | None = None) -> Packed:
-    """Return a batch of the sequences at `chosen`, with their token types; `targets` are theirs, None: unknown."""
+def pack_some(
+    encoded: Encoded,
+    chosen: Sequence[int] | np.ndarray,
+    targets: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> Packed:
+    """Return a batch of the sequences at `chosen`, with their token types; `targets` and `weights` are theirs."""
     second = None if encoded.second is None else encoded.second[chosen]
-    return pack([encoded[int(index)] for index in chosen], targets, second=second)
+    return pack([encoded[int(index)] for index in chosen], targets, second=second, weights=weights)
 
 
 def unpack(packed: Packed) -> list[Tensor]:
@@ -175,12 +187,14 @@ class Loader:
     Attributes:
         encoded: N sequences.
         labels: The targets, as in `Packed.targets`: [N, ...] for sequences, or as long as the sequences for tokens.
+        weights: float64 [N], the weight of each sequence in the loss. None: all 1.
     """
 
     encoded: Encoded
     labels: np.ndarray | Encoded
     batch_size: int
     seed: int
+    weights: np.ndarray | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -238,7 +252,8 @@ class Loader:
         if isinstance(self.labels, Encoded):
             sequences = [self.encoded[index] for index in chosen]
             return pack(sequences, [self.labels[index] for index in chosen], per_token=True)
-        return pack_some(self.encoded, chosen, self.labels[chosen])
+        weights = None if self.weights is None else self.weights[chosen]
+        return pack_some(self.encoded, chosen, self.labels[chosen], weights)
 
 
 def by_length(

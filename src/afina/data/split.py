@@ -43,12 +43,14 @@ class Split(ReprCard):
         pairs: N strings, or None if an example is a single text.
         groups: N strings: examples of one group, such as an article, are never on both sides of a cut. None: each
             text is a group.
+        weights: float64 [N], the weight of each text in the loss, relative to their mean. None: all 1.
     """
 
     texts: Sequence[str]
     labels: np.ndarray
     pairs: Sequence[str] | None = None
     groups: Sequence[str] | None = None
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name in ("texts", "pairs", "groups"):
@@ -73,11 +75,13 @@ class Split(ReprCard):
                 argument="labels",
                 found=self.labels.dtype,
             )
-        sizes = {len(one) for one in (self.texts, self.labels, self.pairs, self.groups) if one is not None}
+        sizes = {
+            len(one) for one in (self.texts, self.labels, self.pairs, self.groups, self.weights) if one is not None
+        }
         if len(sizes) != 1:
             raise InvalidData(
-                f"a split's texts, labels, pairs and groups: found different lengths, {sorted(sizes)}. Expected equal "
-                "lengths.",
+                f"a split's texts, labels, pairs, groups and weights: found different lengths, {sorted(sizes)}. "
+                "Expected equal lengths.",
                 code="data.lengths-differ",
                 found=sorted(sizes),
             )
@@ -115,12 +119,13 @@ class Split(ReprCard):
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
         """Return the examples at `indices`, in that order."""
         pairs, groups = (None if each is None else [each[i] for i in indices] for each in (self.pairs, self.groups))
-        labels = self.labels[np.asarray(indices, dtype=np.int64)]
-        return Split([self.texts[i] for i in indices], labels, pairs, groups)
+        chosen = np.asarray(indices, dtype=np.int64)
+        weights = None if self.weights is None else self.weights[chosen]
+        return Split([self.texts[i] for i in indices], self.labels[chosen], pairs, groups, weights)
 
     @cached_property
     def digest(self) -> str:
-        """The digest of texts, pairs, labels and, if there are any, groups, in order."""
+        """The digest of texts, pairs, labels and, if there are any, groups and weights, in order."""
         pairs = self.pairs if self.pairs is not None else []
         if self._are_texts:
             ends = np.cumsum([len(one) for one in self.labels], dtype="<i8")
@@ -129,7 +134,9 @@ class Split(ReprCard):
         else:
             labels = digest.of_bytes(self.labels.astype("<f8" if self.labels.dtype.kind == "f" else "<i8").tobytes())
         groups = [] if self.groups is None else [digest.of_strings(self.groups)]
-        return digest.of_json([digest.of_strings(self.texts), digest.of_strings(pairs), labels, *groups])
+        weights = {} if self.weights is None else {"weights": digest.of_bytes(self.weights.astype("<f8").tobytes())}
+        parts = [digest.of_strings(self.texts), digest.of_strings(pairs), labels, *groups, *weights.items()]
+        return digest.of_json(parts)
 
 
 def are_references(found: Iterable[object]) -> bool:

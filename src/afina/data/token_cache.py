@@ -44,6 +44,7 @@ class EncodedSplit:
     Attributes:
         digest: The digest of the split as it was read, before targets that are too long were left out.
         references: The tokens of targets that are texts; `encoded` then has the prompts.
+        weights: As `Split.weights`.
     """
 
     encoded: Encoded
@@ -51,6 +52,7 @@ class EncodedSplit:
     digest: str
     references: References | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -59,7 +61,8 @@ class EncodedSplit:
         """Return the training batches; `targets` are the labels in the form that the loss takes."""
         if self.references is not None:
             return Loader(*self.references.sequences(self.encoded), batch_size, seed)
-        return Loader(self.encoded, targets, batch_size, seed)
+        weights = None if self.weights is None else self.weights / self.weights.mean()
+        return Loader(self.encoded, targets, batch_size, seed, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +122,7 @@ class EncodedTask:
         def encoded(split: Split, where: str) -> EncodedSplit:
             kept, references, left_out = train if split is task.train else fitting(split, where)
             made = encode_split(tokenizer, tokenizer_digest, kept, max_length=length, template=template, where=where)
-            return EncodedSplit(made, kept.labels, split.digest, references, left_out)
+            return EncodedSplit(made, kept.labels, split.digest, references, left_out, kept.weights)
 
         train = fitting(task.train, "training text")
         answer_tokens = train[1].longest if train[1] else None

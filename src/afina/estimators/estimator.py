@@ -26,9 +26,10 @@ from afina.data.label_words import no_words_note, word_examples
 from afina.data.readers import splitting
 from afina.data.split import Split
 from afina.data.task import CALIBRATION, Task
-from afina.errors import InvalidStudy
+from afina.errors import CorruptAdapter, InvalidStudy
 from afina.estimators.inputs import InvalidInput, TextInputs, classes_of, numbers_of
 from afina.events import ignore
+from afina.methods import make
 from afina.models.adapter import Adapter
 from afina.models.manifest import MANIFEST
 from afina.models.objective import Predictions
@@ -56,15 +57,44 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         adapter_: The `Adapter`, manifest and tensors, after `fit`.
         loss_curve_: The mean training loss of each step, or of groups of steps if there are many.
         n_iter_: The number of steps.
-        n_features_in_: 1, or 2 if X has pairs of texts.
+        n_features_in_: The number of columns, if X was a frame, an array of two dimensions or a list of pairs.
         feature_names_in_: The column names, if X was a frame.
     """
 
     kind: ClassVar[Kind]
 
-    def _fit(self, inputs: TextInputs, targets: np.ndarray, label_names: tuple[str, ...], ask: dict[str, Any]) -> Self:
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state with the adapter as its files, {name: bytes}: skops and pickle need no class of torch."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "adapter_" in state:
+            state["adapter_"] = _as_files(state["adapter_"])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the state. Raises CorruptAdapter for other files, and for the state of an earlier version."""
+        files = state.get("adapter_")
+        if files is not None and not isinstance(files, dict):
+            raise CorruptAdapter(
+                f"{type(self).__name__}: the state was saved by an earlier version of afina, and has no files of an "
+                "adapter. Fit the estimator again, and save it again.",
+                code="adapter.file-missing",
+                found=type(files).__name__,
+            )
+        super().__setstate__(state if files is None else {**state, "adapter_": _of_files(files)})
+
+    def _fit(
+        self,
+        inputs: TextInputs,
+        targets: np.ndarray,
+        weights: np.ndarray | None,
+        label_names: tuple[str, ...],
+        ask: dict[str, Any],
+    ) -> Self:
         out = _place(self.out)
-        run, task = self._run(inputs, ask), self._task(inputs, targets, label_names)
+        run, whole = self._run(inputs, ask), Split(inputs.texts, targets, inputs.pairs, weights=weights)
+        if weights is not None:
+            _check_weighted(run)
+        task = self._task(whole, label_names)
         if run.ask.head != "random" and lacks_words(run, task):
             words = ", ".join(f"{name!r}: [{f' {word}'!r}]" for name, word in word_examples(label_names))
             note = no_words_note(label_names, len(task.train), f"words={{{words}{', ...' * (len(label_names) > 2)}}}")
@@ -77,8 +107,10 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
             shutil.rmtree(directory, ignore_errors=True)
         self.loss_curve_ = [loss for _, loss in record.losses]
         self.n_iter_ = record.steps
-        self.n_features_in_ = inputs.width
-        self.__dict__.pop("feature_names_in_", None)
+        for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
+        if inputs.columns is not None:
+            self.n_features_in_ = inputs.columns
         if inputs.names is not None:
             self.feature_names_in_ = np.asarray(inputs.names, dtype=object)
         _OPENED.pop(self, None)
@@ -114,8 +146,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
             seed=_seed(self.random_state),
         )
 
-    def _task(self, inputs: TextInputs, targets: np.ndarray, label_names: tuple[str, ...]) -> Task:
-        whole = Split(inputs.texts, targets, inputs.pairs)
+    def _task(self, whole: Split, label_names: tuple[str, ...]) -> Task:
         shares = {"calibration": CALIBRATION} if (self.training or {}).get("temperature") else {}
         train, aside = splitting.cuts(whole, shares)
         seen = whole.take(range(min(EVALUATED, len(whole))))
@@ -142,11 +173,9 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _predictions(self, X: Any) -> Predictions:
         predictor = self.predictor_
-        inputs = TextInputs.of(X)
-        if inputs.width != self.n_features_in_:
-            found, known = (
-                ("single texts", "pairs of texts")[width - 1] for width in (inputs.width, self.n_features_in_)
-            )
+        inputs, pairs = TextInputs.of(X), self.adapter_.manifest.pairs
+        if (inputs.pairs is not None) != pairs:
+            known, found = ("pairs of texts", "single texts")[:: 1 if pairs else -1]
             raise InvalidInput(
                 f"X: found {found}. {type(self).__name__} was fitted on {known}. Give {known}.",
                 code="input.pairs-mismatch",
@@ -230,13 +259,21 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         self.out = out
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train on all texts. Raises InvalidInput (a ValueError) for X and y, AfinaError for parameters."""
-        inputs = TextInputs.of(X)
-        classes, indices = classes_of(y, inputs.texts)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on all texts.
+
+        Args:
+            X, y: The texts and their labels.
+            sample_weight: A weight of 0 or more for each text, by which its loss is multiplied; only the weights'
+                ratios count. Texts of weight 0 are left out. None: equal weights.
+
+        Raises InvalidInput (a ValueError) for X, y and sample_weight, AfinaError for parameters.
+        """
+        inputs, labels, weights = TextInputs.of(X).weighted(y, sample_weight)
+        classes, indices = classes_of(labels)
         names = tuple(map(str, classes.tolist()))
         words = None if self.words is None else {str(label): given for label, given in self.words.items()}
-        self._fit(inputs, indices, names, {"head": self.head, "template": self.template, "words": words})
+        self._fit(inputs, indices, weights, names, {"head": self.head, "template": self.template, "words": words})
         self.classes_ = classes
         return self
 
@@ -293,12 +330,12 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
         self.out = out
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train on all texts. Raises InvalidInput (a ValueError) for X and y, AfinaError for parameters."""
-        inputs = TextInputs.of(X)
-        numbers = numbers_of(y, inputs.texts)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on all texts; the arguments and errors are those of `TextClassifier.fit`."""
+        inputs, labels, weights = TextInputs.of(X).weighted(y, sample_weight)
+        numbers = numbers_of(labels)
         name = getattr(y, "name", None)
-        return self._fit(inputs, numbers, (str(name) if name else "value",), {"template": self.template})
+        return self._fit(inputs, numbers, weights, (str(name) if name else "value",), {"template": self.template})
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the number of each text, float64 [N], in the unit of y."""
@@ -321,6 +358,24 @@ def _seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
+def _check_weighted(run: Run) -> None:
+    """Raise InvalidStudy if the weights of texts would have no effect on the run, or not on all of it."""
+    if make(run.method, run.hyperparameters).trains_nothing:
+        raise InvalidStudy(
+            f"`sample_weight` has no effect on method {run.method}, which trains nothing. Leave `sample_weight` out.",
+            code="option.inapplicable",
+            option="sample_weight",
+            method=run.method,
+        )
+    if run.training.temperature:
+        raise InvalidStudy(
+            "`sample_weight`: a temperature is fitted on texts without weights. Leave out `sample_weight` or "
+            "`temperature`.",
+            code="option.inapplicable",
+            option="sample_weight",
+        )
+
+
 def _place(out: str | Path | None) -> Path | None:
     """Return where to write the adapter. Raises InvalidStudy, before training, if something else is there."""
     if out is None:
@@ -333,6 +388,27 @@ def _place(out: str | Path | None) -> Path | None:
             path=out,
         )
     return path
+
+
+def _as_files(adapter: Adapter) -> dict[str, bytes]:
+    """Return the files of an adapter's directory by name."""
+    with tempfile.TemporaryDirectory(prefix="afina-") as directory:
+        adapter.save(place := Path(directory) / "adapter")
+        return {file.name: file.read_bytes() for file in sorted(place.iterdir())}
+
+
+def _of_files(files: Mapping[str, bytes]) -> Adapter:
+    """Return the adapter in files by name. Raises CorruptAdapter if a file is damaged or its name is a path."""
+    with tempfile.TemporaryDirectory(prefix="afina-") as directory:
+        for name, content in files.items():
+            if Path(name).name != name:
+                raise CorruptAdapter(
+                    f"adapter: the file name {name!r} is a path. Expected the names of an adapter's files.",
+                    code="adapter.file-malformed",
+                    path=name,
+                )
+            (Path(directory) / name).write_bytes(content)
+        return replace(Adapter.load(directory), where="adapter")
 
 
 def _handed_over(found: Path, out: Path | None) -> Adapter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,19 @@ class InvalidInput(InvalidData, ValueError):
 
 @dataclass(frozen=True)
 class TextInputs:
-    """The content of X: texts, the second texts of pairs or None, and the column names of a frame or None."""
+    """The content of X.
+
+    Attributes:
+        texts: The texts.
+        pairs: The second texts of pairs, or None.
+        names: The column names of a frame, or None.
+        columns: The number of columns: of a frame or an array of two dimensions, and 2 for pairs; else None.
+    """
 
     texts: list[str]
     pairs: list[str] | None
     names: list[str] | None
+    columns: int | None
 
     @classmethod
     def of(cls, X: Any) -> TextInputs:
@@ -42,21 +50,49 @@ class TextInputs:
         if not len(texts):
             raise InvalidInput("X: found 0 sample(s), expected at least 1 text.", code="input.empty")
         second = None if pairs is None else [str(text) for text in pairs]
-        return cls([str(text) for text in texts], second, column_names(X))
+        has_columns = second is not None or len(getattr(X, "shape", ())) == 2
+        columns = (1 if second is None else 2) if has_columns else None
+        return cls([str(text) for text in texts], second, column_names(X), columns)
 
-    @property
-    def width(self) -> int:
-        """The number of columns: 2 for pairs, else 1."""
-        return 1 if self.pairs is None else 2
+    def weighted(self, y: Any, sample_weight: Any) -> tuple[TextInputs, np.ndarray, np.ndarray | None]:
+        """Return the texts, labels and weights of the texts whose weight is not 0; weights None: all are equal.
+
+        Raises InvalidInput, and scikit-learn's ValueError if a length differs or a weight is not a finite number.
+        """
+        labels = _column(y, self.texts)
+        if sample_weight is None:
+            return self, labels, None
+        given = np.asarray(sample_weight)
+        if given.ndim != 1:
+            raise InvalidInput(
+                f"sample_weight: found {given.ndim} dimensions. Sample weights must be 1D: a number for each text.",
+                code="input.weights-invalid",
+                found=given.ndim,
+            )
+        weights = check_array(given, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+        check_consistent_length(self.texts, weights)
+        if (weights < 0).any() or not weights.any():
+            what = "all weights are zero" if not weights.any() else f"found {weights.min():g}"
+            raise InvalidInput(
+                f"sample_weight: {what}. Expected numbers of 0 or more, and some above 0.",
+                code="input.weights-invalid",
+                found=float(weights.min()),
+            )
+        kept = np.flatnonzero(weights)
+        if len(kept) < len(weights):
+            pairs = None if self.pairs is None else [self.pairs[i] for i in kept]
+            seen = replace(self, texts=[self.texts[i] for i in kept], pairs=pairs)
+        else:
+            seen = self
+        weights = weights[kept]
+        return seen, labels[kept], None if (weights == weights[0]).all() else weights
 
 
-def classes_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def classes_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted classes, and the index of each label among them, int64 [N].
 
-    Raises InvalidInput, and scikit-learn's ValueError if the labels are not classes or their number is not that of the
-    texts.
+    Raises InvalidInput, and scikit-learn's ValueError if the labels are not classes.
     """
-    labels = _column(y, texts)
     try:
         check_classification_targets(labels)
         classes, indices = np.unique(labels, return_inverse=True)
@@ -76,9 +112,9 @@ def classes_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return classes, indices.astype(np.int64)
 
 
-def numbers_of(y: Any, texts: Sequence[str]) -> np.ndarray:
+def numbers_of(labels: np.ndarray) -> np.ndarray:
     """Return the numbers, float64 [N]. Raises InvalidInput, and scikit-learn's ValueError for NaN and non-numbers."""
-    numbers: np.ndarray = check_array(_column(y, texts), ensure_2d=False, dtype=np.float64, input_name="y")
+    numbers: np.ndarray = check_array(labels, ensure_2d=False, dtype=np.float64, input_name="y")
     if len(np.unique(numbers)) < 2:
         found = "one sample has" if len(numbers) == 1 else f"all {len(numbers):,} texts have"
         raise InvalidInput(

@@ -178,6 +178,7 @@ class Objective(ABC):
         column: Name of the answer in predictions for users.
         has_probabilities: Whether an answer has probabilities.
         can_be_weighted: Whether labels may have weights in the loss.
+        texts_can_be_weighted: Whether texts may have weights in the loss.
         can_be_asked: Whether label words exist, so that an untrained language model can answer.
         label_names: Names of the labels; for a number, its own name.
     """
@@ -188,6 +189,7 @@ class Objective(ABC):
     column: ClassVar[str]
     has_probabilities: ClassVar[bool] = True
     can_be_weighted: ClassVar[bool] = False
+    texts_can_be_weighted: ClassVar[bool] = True
     can_be_asked: ClassVar[bool] = False
 
     label_names: tuple[str, ...]
@@ -222,9 +224,19 @@ class Objective(ABC):
     def settings(self) -> dict[str, Any] | None:
         """All settings except the label names, as JSON values for `objectives.make`; None: classes with defaults."""
 
-    def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
-        """Return the objective fitted to a training split's targets. Raises InvalidStudy for unsupported weights."""
+    def of(self, targets: np.ndarray, class_weights: str | None = None, weights: np.ndarray | None = None) -> Self:
+        """Return the objective fitted to a training split's targets, with the weights of its texts.
+
+        Raises InvalidStudy for unsupported weights.
+        """
         self._check_weights(class_weights)
+        if weights is not None and not self.texts_can_be_weighted:
+            raise InvalidStudy(
+                f"`weights`: tasks of kind {self.kind} have no weights of texts. Leave them out.",
+                code="option.inapplicable",
+                option="weights",
+                kind=self.kind,
+            )
         return self
 
     def check(self, *, smoothing: float, temperature: bool, class_weights: str | None = None) -> None:
@@ -282,13 +294,18 @@ class Objective(ABC):
         """Return targets in the form that `loss` takes."""
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """Return the mean loss of a batch, a float32 scalar.
+
+        Weights multiply the losses of the texts, and the mean over the batch is not divided by the sum of weights:
+        their mean over the training split is 1. Gradient accumulation over parts of a batch therefore gives the
+        gradient of the whole batch.
 
         Args:
             outputs: [B, width].
             targets: As returned by `loss_targets`.
             smoothing: Share of each target that label smoothing spreads over all labels.
+            weights: float32 [B]. None: all 1.
         """
 
     @abstractmethod

@@ -49,31 +49,30 @@ class Classes(Objective):
         """The kind and the temperature; None: the temperature is 1."""
         return None if self.temperature == 1.0 else {"kind": self.kind, "temperature": self.temperature}
 
-    def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
-        """Return the objective with class weights; balanced: N / (C count) as in scikit-learn, 0 for absent classes."""
+    def of(self, targets: np.ndarray, class_weights: str | None = None, weights: np.ndarray | None = None) -> Self:
+        """Return the objective with class weights; balanced: N / (C count) as in scikit-learn, 0 for absent classes.
+
+        If texts have weights, N is their sum and the count is the sum of the weights of the class.
+        """
         if class_weights is None:
             return self
-        counts = np.bincount(targets, minlength=self.width)
-        weights = np.divide(len(targets), self.width * counts, out=np.zeros(self.width), where=counts > 0)
-        return replace(self, weights=tuple(weights.tolist()))
+        counts = np.bincount(targets, weights, minlength=self.width)
+        balanced = np.divide(counts.sum(), self.width * counts, out=np.zeros(self.width), where=counts > 0)
+        return replace(self, weights=tuple(balanced.tolist()))
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
         """Return the targets unchanged."""
         return targets
 
-    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Return the cross-entropy, optionally with label smoothing (Szegedy et al. 2016).
-
-        With weights, each text's loss is multiplied by its weight, and the mean over the batch is not divided by the
-        sum of weights. Balanced weights have mean 1 over the training split. Gradient accumulation over parts of a
-        batch therefore gives the gradient of the whole batch.
-        """
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+        """Return the cross-entropy, optionally with label smoothing (Szegedy et al. 2016) and class weights."""
         from torch.nn.functional import cross_entropy
 
-        if self.weights is None:
+        if self.weights is None and weights is None:
             return cross_entropy(outputs, targets, label_smoothing=smoothing)
-        weights = outputs.new_tensor(self.weights)
-        return cross_entropy(outputs, targets, weights, label_smoothing=smoothing, reduction="none").mean()
+        of_labels = None if self.weights is None else outputs.new_tensor(self.weights)
+        losses = cross_entropy(outputs, targets, of_labels, label_smoothing=smoothing, reduction="none")
+        return _weighted_mean(losses, weights)
 
     def mean_loss(self, predictions: Predictions) -> float:
         """Return the cross-entropy in nats."""
@@ -136,21 +135,27 @@ class Number(Objective):
         """The kind, mean and scale, which turn outputs into the user's unit."""
         return {"kind": self.kind, "mean": self.mean, "scale": self.scale}
 
-    def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
-        """Return the objective with the targets' mean and standard deviation."""
-        made = super().of(targets, class_weights)
-        return replace(made, mean=float(targets.mean()), scale=float(targets.std()) or 1.0)
+    def of(self, targets: np.ndarray, class_weights: str | None = None, weights: np.ndarray | None = None) -> Self:
+        """Return the objective with the targets' mean and standard deviation, weighted if texts have weights."""
+        made = super().of(targets, class_weights, weights)
+        if weights is None:
+            return replace(made, mean=float(targets.mean()), scale=float(targets.std()) or 1.0)
+        mean = float(np.average(targets, weights=weights))
+        spread = float(np.sqrt(np.average((targets - mean) ** 2, weights=weights)))
+        return replace(made, mean=mean, scale=spread or 1.0)
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
         """Return standardised targets, float32 [N]."""
         standardised: np.ndarray = ((targets - self.mean) / self.scale).astype(np.float32)
         return standardised
 
-    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """Return the mean squared error of the standardised numbers."""
         from torch.nn.functional import mse_loss
 
-        return mse_loss(outputs.squeeze(-1), targets)
+        if weights is None:
+            return mse_loss(outputs.squeeze(-1), targets)
+        return _weighted_mean(mse_loss(outputs.squeeze(-1), targets, reduction="none"), weights)
 
     def mean_loss(self, predictions: Predictions) -> float:
         """Return the mean squared error of the standardised numbers."""
@@ -208,13 +213,16 @@ class Labels(Objective):
         """Return the targets as float32."""
         return targets.astype(np.float32)
 
-    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """Return the binary cross-entropy, averaged over texts and labels; smoothing moves targets towards 0.5."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         if smoothing:
             targets = targets * (1 - smoothing) + smoothing / 2
-        return binary_cross_entropy_with_logits(outputs, targets)
+        if weights is None:
+            return binary_cross_entropy_with_logits(outputs, targets)
+        losses = binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        return _weighted_mean(losses.mean(dim=1), weights)
 
     def mean_loss(self, predictions: Predictions) -> float:
         """Return the binary cross-entropy in nats."""
@@ -274,6 +282,7 @@ class Texts(Objective):
     auto_class: ClassVar[AutoClass] = "language_model"
     column: ClassVar[str] = "answer"
     has_probabilities: ClassVar[bool] = False
+    texts_can_be_weighted: ClassVar[bool] = False
 
     answer_tokens: int | None = None
     chat: bool = False
@@ -319,7 +328,7 @@ class Texts(Objective):
         """Return the targets unchanged; the loader has their tokens."""
         return targets
 
-    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
         """Return the mean of `outputs`, which are the losses of the tokens that are learnt, [M]."""
         return outputs.mean()
 
@@ -348,6 +357,11 @@ class Texts(Objective):
         """Yield the answer."""
         for answer in predictions.outputs.tolist():
             yield {"answer": answer}
+
+
+def _weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean over a batch of the losses, [B], each multiplied by its weight."""
+    return losses.mean() if weights is None else (losses * weights).mean()
 
 
 def _temperature(objective: Objective, predictions: Predictions) -> float:

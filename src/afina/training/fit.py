@@ -218,7 +218,8 @@ class Fit:
         return total
 
     def _loss(self, part: MicroBatch) -> torch.Tensor:
-        return self.objective.loss(self.inputs.outputs(part), part.targets, self.recipe.label_smoothing)
+        outputs = self.inputs.outputs(part)
+        return self.objective.loss(outputs, part.targets, self.recipe.label_smoothing, part.weights)
 
     def score(
         self,

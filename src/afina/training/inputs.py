@@ -36,6 +36,10 @@ class MicroBatch(Protocol):
     def targets(self) -> Tensor:
         """Targets as the objective's loss takes them."""
 
+    @property
+    def weights(self) -> Tensor | None:
+        """The weight of each example in the loss, float32 [B]; None: all 1."""
+
     def __len__(self) -> int:
         """Return the number of examples."""
 
@@ -51,6 +55,11 @@ class TextBatch:
     def targets(self) -> Tensor:
         """Targets of the batch."""
         return self.packed.targets
+
+    @property
+    def weights(self) -> Tensor | None:
+        """Weights of the batch."""
+        return self.packed.weights
 
     @property
     def learnt(self) -> int:
@@ -205,11 +214,13 @@ class FeatureBatch:
         rows: int64 [B], rows of the features.
         targets: [B, ...].
         tokens: Number of tokens of the texts.
+        weights: float32 [B]. None: all 1.
     """
 
     rows: Tensor
     targets: Tensor
     tokens: int
+    weights: Tensor | None = None
 
     @property
     def learnt(self) -> int:
@@ -255,11 +266,14 @@ class FeatureInputs(Inputs):
                 torch.from_numpy(self._rows[chosen]),
                 torch.from_numpy(np.asarray(self.loader.labels)[chosen]),
             )
-            yield FeatureBatch(rows, targets, int(self._lengths[chosen].sum()))
+            given = self.loader.weights
+            weights = None if given is None else torch.from_numpy(given[chosen].astype(np.float32))
+            yield FeatureBatch(rows, targets, int(self._lengths[chosen].sum()), weights)
 
     def parts(self, batch: FeatureBatch) -> Sequence[FeatureBatch]:
         """Return the whole batch as one part."""
-        return [FeatureBatch(batch.rows.to(self.device), batch.targets.to(self.device), batch.tokens)]
+        weights = None if batch.weights is None else batch.weights.to(self.device)
+        return [FeatureBatch(batch.rows.to(self.device), batch.targets.to(self.device), batch.tokens, weights)]
 
     def tokens(self, batch: FeatureBatch) -> int:
         """Return the number of tokens of the batch's texts, computed now or earlier."""

@@ -129,7 +129,7 @@ class ProbeFit(Fit):
             targets,
             self.objective.width,
             intercept=self.classifier.output_layer.bias is not None,
-            weights=_weights(self.objective, targets),
+            weights=_weights(self.objective, targets, self.loader.weights),
         )
         self._write(made)
         spent = meter.now() - began
@@ -183,10 +183,13 @@ class ProbeFit(Fit):
         return Measured(self.state_bytes)
 
 
-def _weights(objective: Objective, targets: np.ndarray) -> np.ndarray | None:
-    """Return the weight of each text in the loss, [N]; None: all 1."""
+def _weights(objective: Objective, targets: np.ndarray, of_texts: np.ndarray | None) -> np.ndarray | None:
+    """Return the weight of each text in the loss, [N], by its label and its own weight; None: all 1."""
     of_labels: Any = getattr(objective, "weights", None)
-    return None if of_labels is None else np.asarray(of_labels)[targets]
+    if of_labels is None:
+        return of_texts
+    by_label: np.ndarray = np.asarray(of_labels)[targets]
+    return by_label if of_texts is None else by_label * of_texts
 
 
 def fit_of(method: Method) -> type[Fit]:

@@ -241,7 +241,9 @@ def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
     Raises InvalidStudy if the kind does not support the training settings or the metric.
     """
     training = run.training
-    made = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels, training.class_weights)
+    made = objectives.make(task.label_names, {"kind": task.kind}).of(
+        task.train.labels, training.class_weights, task.train.weights
+    )
     made.check(smoothing=training.label_smoothing, temperature=training.temperature)
     return made, metric_for(made, run.metric, task.metric)
 
