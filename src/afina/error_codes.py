@@ -72,6 +72,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "data.columns-differ": "Rows or files that belong together have different columns.",
         "data.encoding-wrong": "A file is not text in UTF-8 or another encoding that is read.",
         "data.file-damaged": "A file is cut short, or is not of the format of its suffix.",
+        "data.file-expands": "Far more bytes come out of a compressed file than it has.",
         "data.format-unknown": "A file has a suffix that is not read or written.",
         "data.header-malformed": "The column names are not in the first row, or take several rows.",
         "data.kind-ambiguous": "Labels may be of several kinds; name one with `kind`.",

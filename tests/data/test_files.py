@@ -1,5 +1,7 @@
 """Tasks from files: what is read, what the labels mean, and what every mistake in a file is told as."""
 
+import datetime
+import decimal
 import json
 import re
 from collections.abc import Callable
@@ -10,6 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from afina.data.leakage import EvaluationSet, TrainingInfo
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.errors import AfinaError, InvalidData, Leakage, NotFound, UnknownName
@@ -405,6 +408,108 @@ def test_a_parquet_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
         Task.load(tmp_path / "mine.parquet")
 
 
+TEXTS = [f"text {i}" for i in range(20)]
+
+
+def parquet_of(path: Path, features: dict[str, Any] | None = None, **columns: Any) -> Path:
+    table = pyarrow.table({"text": TEXTS} | columns)
+    if features:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(table, path)
+    return path
+
+
+DAY = datetime.datetime(2020, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("cells", "text"),
+    [
+        (pyarrow.array([DAY.date()] * 20), "2020-01-01"),
+        (pyarrow.array([DAY] * 20), "2020-01-01 00:00:00.000000"),
+        (pyarrow.array([10**9 + 1] * 20).cast(pyarrow.timestamp("ns")), "1970-01-01 00:00:01.000000001"),
+        (pyarrow.array([DAY] * 20).cast(pyarrow.timestamp("ms", "UTC")), "2020-01-01 00:00:00.000Z"),
+    ],
+    ids=["date", "datetime", "nanoseconds", "zone"],
+)
+def test_dates_of_a_parquet_file_are_texts_and_no_labels(tmp_path: Path, cells: Any, text: str) -> None:
+    mine = parquet_of(tmp_path / "mine.parquet", label=["y", "n"] * 10, when=cells)
+    assert set(Task.load(mine, text="text", text_pair="when").train.pairs or ()) == {text}
+    with raises(InvalidData, code="data.label-malformed", column="when", found=text):
+        Task.load(mine, label="when")
+
+
+def test_dates_of_a_csv_are_classes_only_if_the_kind_is_given(tmp_path: Path) -> None:
+    mine = write_csv(tmp_path / "mine.csv", [(text, f"2020-01-0{1 + i % 2}") for i, text in enumerate(TEXTS)])
+    with raises(InvalidData, code="data.label-malformed", column="label", found="2020-01-01"):
+        Task.load(mine)
+    assert Task.load(mine, kind="classes").label_names == ("2020-01-01", "2020-01-02")
+
+
+def test_decimals_of_a_parquet_file_are_numbers(tmp_path: Path) -> None:
+    halves = [decimal.Decimal(i % 5) / 2 for i in range(20)]
+    task = Task.load(parquet_of(tmp_path / "a.parquet", label=halves))
+    assert task.kind == "number"
+    assert {*task.train.labels, *task.evaluation.labels} == {0, 0.5, 1, 1.5, 2}
+    whole = [decimal.Decimal(i % 2) for i in range(20)]
+    assert Task.load(parquet_of(tmp_path / "b.parquet", label=whole)).label_names == ("0", "1")
+    ids = pyarrow.array([decimal.Decimal(10**17 + i % 2) for i in range(20)])
+    found = Task.load(parquet_of(tmp_path / "c.parquet", label=ids)).label_names
+    assert found == ("100000000000000000", "100000000000000001")
+
+
+def test_a_text_column_of_numbers_is_read_and_said(tmp_path: Path) -> None:
+    labels = ["y", "n"] * 10
+    for mine in (
+        write_csv(tmp_path / "a.csv", [(str(i), label) for i, label in enumerate(labels)]),
+        parquet_of(tmp_path / "b.parquet", text=list(range(20)), label=labels),
+        parquet_of(tmp_path / "c.parquet", text=[float(i) for i in range(20)], label=labels),
+    ):
+        task = Task.load(mine)
+        assert {*task.train.texts, *task.evaluation.texts} == set(map(str, range(20)))
+        assert "column 'text' has only numbers or dates, such as 0" in task.told
+    some = tmp_path / "d.jsonl"
+    rows = [
+        {"text": 7 if i == 3 else text, "label": label}
+        for i, (text, label) in enumerate(zip(TEXTS, labels, strict=True))
+    ]
+    some.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    task = Task.load(some)
+    assert "7" in {*task.train.texts, *task.evaluation.texts}
+    assert "numbers in column 'text' are read as texts (line 4)" in task.told
+
+
+MOODS = {"label": {"names": ["sad", "glad", "angry"], "_type": "ClassLabel"}}
+
+
+def test_classes_of_a_parquet_file_of_datasets_have_their_names_in_their_order(tmp_path: Path) -> None:
+    mine = parquet_of(tmp_path / "mine.parquet", MOODS, label=[i % 2 for i in range(20)])
+    task = Task.load(mine)
+    assert (task.kind, task.label_names) == ("classes", ("sad", "glad"))
+    assert Task.load(mine, kind="number").kind == "number"
+    assert Task.load(mine, labels=("glad", "sad")).label_names == ("glad", "sad")
+    plain = Task.load(parquet_of(tmp_path / "plain.parquet", label=[i % 2 for i in range(20)]))
+    assert task.train.labels.tolist() == plain.train.labels.tolist()
+    assert plain.label_names == ("0", "1")
+
+
+def test_each_parquet_file_names_its_own_classes(tmp_path: Path) -> None:
+    mine = parquet_of(tmp_path / "mine.parquet", MOODS, label=[i % 2 for i in range(20)])
+    turned = {"label": {"names": ["glad", "sad"], "_type": "ClassLabel"}}
+    other = parquet_of(tmp_path / "other.parquet", turned, text=[f"new {i}" for i in range(20)], label=[0] * 20)
+    assert Task.load(mine, evaluation=other).evaluation.labels.tolist() == [1] * 20
+    named, numbered = TrainingInfo(2, ("sad", "glad")), TrainingInfo(2, ("0", "1"))
+    assert EvaluationSet.read(other, named).split.labels.tolist() == [1] * 20
+    assert EvaluationSet.read(other, numbered).split.labels.tolist() == [0] * 20
+
+
+def test_the_class_index_of_a_row_without_a_label_is_a_missing_value(tmp_path: Path) -> None:
+    mine = parquet_of(tmp_path / "mine.parquet", MOODS, label=[i % 2 for i in range(19)] + [-1])
+    with raises(InvalidData, code="data.value-missing", where="mine.parquet, row 20: column 'label'"):
+        Task.load(mine)
+    assert "1 row is left out" in Task.load(mine, missing="skip").told
+
+
 @pytest.mark.parametrize("text", ["\u200b", "\u200b \u2060\ufeff", "\u00ad", "\x7f"])
 def test_a_text_in_which_nothing_is_shown_is_empty(tmp_path: Path, text: str) -> None:
     mine = write_csv(tmp_path / "mine.csv", [(f"text {i}", "yn"[i % 2]) for i in range(20)] + [(text, "y")])
@@ -445,7 +550,7 @@ def test_a_mistake_in_a_tsv_file_is_told_with_its_line(directory: Path) -> None:
         ('{"text": "a", "label": 1}\n{"text": "b", "label": NaN}', "line 2: column 'label' is empty."),
         ('{"text": "a", "label": {}}', "line 1: column 'label' holds a dict, expected a name or an integer."),
         ('{"text": "a", "label": [0.5]}', "line 1: column 'label' holds [0.5], expected names of labels."),
-        ('{"text": 5, "label": 1}', "line 1: column 'text' holds a int. Expected a text."),
+        ('{"text": true, "label": 1}', "line 1: column 'text' holds a bool. Expected a text."),
         ('{"text": "\\ud83d", "label": 1}', "line 1: column 'text' holds half a surrogate pair."),
         (
             '{"text": "a", "label": 1.5}\n{"text": "b", "label": "x"}\n{"text": "c", "label": 2}',
@@ -515,9 +620,8 @@ def test_two_files_for_one_split_are_refused(directory: Path) -> None:
 
 def test_a_file_of_another_kind_is_refused_with_the_kinds_that_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "data.ods").write_bytes(b"PK")
-    assert "data.ods: cannot read .ods. Expected .csv, .tsv, .jsonl, .ndjson, .json, .parquet, .xlsx, .xlsm." in (
-        message(tmp_path / "data.ods")
-    )
+    with raises(InvalidData, code="data.format-unknown", path="data.ods"):
+        Task.load(tmp_path / "data.ods")
 
 
 @pytest.mark.parametrize(("count", "held"), [(2, 2), (9, 2), (60, 12), (300, 60), (1000, 200)])

@@ -286,7 +286,7 @@ GOOD = numbered(6, input="i", output="o")
         ({"input": "a", "output": {"text": []}}, "data.value-missing", "line 7: column 'output' is empty."),
         ({"input": "", "output": "b"}, "data.value-missing", "line 7: column 'input' is empty. Expected a text."),
         ({"input": None, "output": "b"}, "data.value-missing", "line 7: column 'input' is empty. Expected a text."),
-        ({"input": 3, "output": "b"}, "data.type-wrong", "line 7: column 'input' holds a int. Expected a text."),
+        ({"input": True, "output": "b"}, "data.type-wrong", "line 7: column 'input' holds a bool. Expected a text."),
         ({"input": ["a"], "output": "b"}, "data.type-wrong", "line 7: column 'input' holds a list. Expected a text."),
         ({"input": "a", "output": 3}, "data.type-wrong", "line 7: column 'output' holds a int. Expected a text"),
         ({"input": "a", "output": True}, "data.type-wrong", "line 7: column 'output' holds a bool. Expected a text"),
@@ -335,7 +335,7 @@ def test_a_word_for_a_missing_value_is_kept_if_asked(tmp_path: Path) -> None:
         ("".join(f'{{"input": "a {i}", "output": "b"}}\n' for i in range(9)), "data.one-value"),
         ('{"input": "a", "output": "b"\n', "data.row-malformed"),
         ('["a", "b"]\n', "data.row-malformed"),
-        ("", "data.column-missing"),
+        ("", "data.no-rows"),
     ],
 )
 def test_a_file_of_which_nothing_can_be_learnt_is_refused(tmp_path: Path, content: str, code: str) -> None:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
+import io
+import lzma
+import zipfile
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from afina.data.readers import formats
+from afina.data.readers import formats, source
 from afina.data.readers.texts import chunks
 from afina.data.task import Task
 from afina.errors import InvalidData
+from raises import raises
 
 CSV = 'text,label\n"warm, very",good\nnaïve ☕,bad\n'
+
+
+def zipped(**files: bytes) -> bytes:
+    """A zip archive with these files."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return made.getvalue()
 
 
 def columns(path: Path, content: bytes) -> dict[str, list[str]]:
@@ -33,12 +49,31 @@ EXPECTED = {"text": ["warm, very", "naïve ☕"], "label": ["good", "bad"]}
         ("a.csv", b"\xfe\xff" + CSV.encode("utf-16-be")),
         ("a.csv", CSV.replace("\n", "\r").encode()),
         ("a.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
+        ("a.csv.bz2", bz2.compress(CSV.encode())),
+        ("a.CSV.XZ", lzma.compress(CSV.encode())),
+        ("a.zip", zipped(**{"data/a.csv": CSV.encode(), "__MACOSX/data/._a.csv": b"\0", "data/.DS_Store": b"\0"})),
+        ("a.csv.zip", zipped(**{"b.tsv": b"text\tlabel\nwarm, very\tgood\n" + "naïve ☕\tbad\n".encode()})),
         ("a.csv", b"text;label\nwarm, very;good\n" + "naïve ☕;bad\n".encode()),
         ("a.csv", b'"text";"label"\r\n"warm, very";"good"\r\n' + "naïve ☕;bad\r\n".encode()),
         ("a.csv", b"text\tlabel\nwarm, very\tgood\n" + "naïve ☕\tbad\n".encode()),
         ("a.tsv", 'text\tlabel\r\n"warm, very"\tgood\r\nnaïve ☕\tbad\r\n'.encode("utf-16")),
     ],
-    ids=["CSV", "mark", "UTF-16", "UTF-16 BE", "old Mac", "gz", "semicolon", "quoted header", "tabs", "Unicode text"],
+    ids=[
+        "CSV",
+        "mark",
+        "UTF-16",
+        "UTF-16 BE",
+        "old Mac",
+        "gz",
+        "bz2",
+        "xz",
+        "zip",
+        "zip of tsv",
+        "semicolon",
+        "quoted header",
+        "tabs",
+        "Unicode text",
+    ],
 )
 def test_a_table_is_read_as_programs_write_it(tmp_path: Path, name: str, content: bytes) -> None:
     assert columns(tmp_path / name, content) == EXPECTED
@@ -72,7 +107,16 @@ def test_a_table_is_read_as_programs_write_it(tmp_path: Path, name: str, content
         ),
         ("a.csv", ("text,label\n" + "хорошо,добро\n" * 9).encode("cp1251"), "more accented letters than any language"),
         ("a.csv", CSV.encode("utf-32"), "UTF-32, which is not read."),
-        ("a.zip", b"PK", "cannot read .zip. Expected .csv, .tsv,"),
+        ("a.csv.bz2", bz2.compress(CSV.encode())[:-9], "not a whole .bz2 file ("),
+        ("a.csv.bz2", CSV.encode(), "not a whole .bz2 file ("),
+        ("a.csv.xz", lzma.compress(CSV.encode())[:-9], "not a whole .xz file ("),
+        ("a.parquet.xz", lzma.compress(CSV.encode())[:-9], "not a parquet file ("),
+        ("a.zip", b"PK", "not a readable .zip file (File is not a zip file)"),
+        ("a.zip", zipped(**{"a.csv": CSV.encode()})[:-9], "not a readable .zip file ("),
+        ("a.zip", zipped(**{"a.csv": CSV.encode(), "b.txt": b"b"}), "the archive has 2 files: a.csv, b.txt."),
+        ("a.zip", zipped(), "the archive has 0 files. Expected one."),
+        ("a.zip", zipped(**{"a.pdf": b"%PDF"}), "cannot read .pdf."),
+        ("a.csv.zst", b"junk", "cannot read .zst."),
     ],
 )
 def test_what_cannot_be_read_says_what_to_do(tmp_path: Path, name: str, content: bytes, told: str) -> None:
@@ -88,8 +132,46 @@ def test_a_field_of_a_csv_may_be_longer_than_the_csv_module_lets_it(tmp_path: Pa
     assert csv.field_size_limit() > 131_072
 
 
-def test_a_directory_may_hold_compressed_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zip"])
+def test_far_more_bytes_than_a_compressed_file_has_are_not_read(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "EXPANDED", 1 << 16)
+    bomb = b"text,label\n" + b"a" * (1 << 20)
+    made = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zip": lambda it: zipped(**{"a.csv": it})}
+    with raises(InvalidData, code="data.file-expands", most=1 << 16):
+        columns(tmp_path / f"a.csv.{suffix}", made[suffix](bomb))
+    assert len(columns(tmp_path / "a.csv", bomb[:-1] + b",b\n")["text"]) == 1
+
+
+def test_texts_are_read_one_a_line_from_compressed_files_too(tmp_path: Path) -> None:
+    content = b"one\ntwo,\n"
+    for name, made in (
+        ("a.txt", content),
+        ("a.txt.gz", gzip.compress(content)),
+        ("a.bz2", bz2.compress(content)),
+        ("a.zip", zipped(**{"texts.txt": content})),
+    ):
+        (tmp_path / name).write_bytes(made)
+        with chunks(tmp_path / name) as parts:
+            assert [text for part in parts for text in part.texts] == ["one", "two,"]
+        with raises(InvalidData, code="data.format-unknown"):
+            Task.load(tmp_path / name)
+
+
+def test_a_table_in_a_zip_may_have_any_format(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped(**{"a.jsonl": b'{"text": "a", "label": 1}\n'}))
+    assert formats.read(tmp_path / "a.zip").columns == {"text": ["a"], "label": [1]}
+    parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "a.parquet")
+    (tmp_path / "b.zip").write_bytes(zipped(**{"a.parquet": (tmp_path / "a.parquet").read_bytes()}))
+    assert formats.read(tmp_path / "b.zip").columns == {"text": ["a"]}
+
+
+@pytest.mark.parametrize("suffix", ["csv.gz", "zip"])
+def test_a_directory_may_hold_compressed_files(tmp_path: Path, suffix: str) -> None:
     for stem in ("train", "dev"):
         content = "".join(f"{stem} {word},{label}\n" for word, label in (("warm", "good"), ("cold", "bad")))
-        (tmp_path / f"{stem}.csv.gz").write_bytes(gzip.compress(f"text,label\n{content}".encode()))
+        whole = f"text,label\n{content}".encode()
+        made = zipped(**{"a.csv": whole}) if suffix == "zip" else gzip.compress(whole)
+        (tmp_path / f"{stem}.{suffix}").write_bytes(made)
     assert len(Task.load(str(tmp_path)).evaluation) == 2

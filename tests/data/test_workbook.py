@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_of_several_sheets_one_is_named(tmp_path: Path) -> None:
         ([("text", "text"), *ROWS[1:]], "row 1: column 'text' occurs more than once."),
         ([*ROWS, (None, 3)], "row 32: column 'text' is empty."),
         ([*ROWS, ("x", "#N/A")], "row 32: column 'stars' holds '#N/A', a word for a missing value."),
-        ([*ROWS, (5, 3)], "row 32: column 'text' holds a int. Expected a text."),
+        ([*ROWS, (True, 3)], "row 32: column 'text' holds a bool. Expected a text."),
     ],
 )
 def test_what_is_wrong_in_a_sheet_is_told_with_its_row(tmp_path: Path, rows: list[Any], told: str) -> None:
@@ -72,3 +73,15 @@ def test_a_file_that_is_no_workbook_is_refused(tmp_path: Path) -> None:
     assert "mine.xlsx: not a readable xlsx file (" in refused(tmp_path / "mine.xlsx")
     (tmp_path / "mine.csv").write_text("text,label\na,b\n")
     assert "`sheet` One:" in refused(tmp_path / "mine.csv", sheet="One")
+
+
+def test_dates_and_numbers_of_a_sheet_are_texts(tmp_path: Path) -> None:
+    rows = [("text", "label", "when"), *((f"t {i}", "yn"[i % 2], datetime.datetime(2020, 1, 1 + i)) for i in range(20))]
+    mine = workbook(tmp_path, One=[*rows, (2012, "y", datetime.datetime(2020, 2, 1, 9, 30))])
+    task = Task.load(mine, text="text", text_pair="when")
+    pairs = dict(
+        zip([*task.train.texts, *task.evaluation.texts], [*task.train.pairs, *task.evaluation.pairs], strict=True)
+    )
+    assert (pairs["t 3"], pairs["2012"]) == ("2020-01-04", "2020-02-01 09:30:00")
+    assert "numbers in column 'text' are read as texts (row 22)" in task.told
+    assert "holds dates, such as '2020-01-01'" in refused(mine, label="when")

@@ -273,6 +273,14 @@ def notations(cells: Sequence[Any]) -> list[Notation]:
     return [other for other in _OTHERS if other.reads(cells)]
 
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d.*)?", re.ASCII)
+
+
+def is_date(cell: Any) -> bool:
+    """Return whether a cell holds a date in ISO form, with or without a time."""
+    return isinstance(cell, str) and _DATE.fullmatch(cell) is not None
+
+
 def plain_number(cell: Any) -> float | None:
     """Return the finite number in a cell in plain notation, else None."""
     return PLAIN.value(cell)

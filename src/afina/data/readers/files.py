@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from afina.data.kinds import LABELS
+from afina.data.kinds import CLASSES, LABELS
 from afina.data.readers import columns, formats, source
 from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import (
@@ -59,12 +60,63 @@ def load(path: Path, asked: ReadOptions, names: Sequence[str] | None, evaluation
 
     `names` are the labels in their order, as in `splits`.
     """
-    train = formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)
-    if evaluation is None and not path.is_dir():
-        return of_tables(train, asked=asked, names=names)
-    held_out = evaluation or _find(path, EVALUATION)
-    sheet = asked.sheet if formats.has_sheet(held_out, asked.sheet) else None
-    return of_tables(train, formats.read(held_out, sheet), asked=asked, names=names)
+    tables = [formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)]
+    if evaluation is not None or path.is_dir():
+        held_out = evaluation or _find(path, EVALUATION)
+        tables.append(formats.read(held_out, asked.sheet if formats.has_sheet(held_out, asked.sheet) else None))
+    named, asked, names = with_class_names(tables, asked, names)
+    return of_tables(*named, asked=asked, names=names)
+
+
+UNLABELLED = -1
+"""The class index of rows without a label, such as those of a test split whose labels are not published."""
+
+
+def with_class_names(
+    tables: Sequence[FileTable],
+    asked: ReadOptions,
+    labels: Sequence[str] | None,
+    *,
+    first: bool = False,
+    known: Sequence[str] = (),
+) -> tuple[Sequence[FileTable], ReadOptions, Sequence[str] | None]:
+    """Return the tables with names instead of class indices, if the files name the classes of the label column.
+
+    Also return what is asked, with the column and kind, and the labels: `labels`, or those that occur, in the order of
+    the names.
+
+    Args:
+        first: As in `columns.choose`.
+        known: The labels that may occur; the indices stay if none is a name.
+    """
+    chosen = columns.choose(tables[0], asked.text, asked.text_pair, asked.label, first=first, kind=asked.kind)
+    column = chosen.labels[0] if len(chosen.labels) == 1 else ""
+    names = tables[0].classes.get(column, ())
+    indices = known and not set(known) & set(names)
+    if not names or indices or (asked.kind is not None and not of_kind(asked.kind).named):
+        return tables, asked, labels
+    tables = [_named(each, column, each.classes.get(column, names)) for each in tables]
+    cells = tables[0].columns[column]
+    single = not any(isinstance(cell, list) for cell in cells)
+    occurring = {name for cell in cells for name in (cell if isinstance(cell, list) else [cell])}
+    labels = [name for name in names if name in occurring] if labels is None else labels
+    kind = CLASSES if single and asked.kind is None else asked.kind
+    return tables, replace(asked, label=column, kind=kind), labels
+
+
+def _named(found: FileTable, column: str, names: Sequence[str]) -> FileTable:
+    """Return the table with names of classes instead of class indices, and None instead of UNLABELLED."""
+
+    def name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [name(each) for each in value]
+        if not isinstance(value, int):
+            return value
+        return None if value == UNLABELLED else names[value] if 0 <= value < len(names) else value
+
+    if column not in found.columns:  # choosing the columns reports the missing column
+        return found
+    return replace(found, columns=found.columns | {column: [name(value) for value in found.columns[column]]})
 
 
 def of_tables(
@@ -140,6 +192,9 @@ def to_measure(
     there = {key: name for key, name in columns.items() if name and _has(found, name)}
     there |= {key: getattr(usual, key) for key in ("missing", "merge_labels") if getattr(usual, key)}
     asked = replace(ReadOptions(**there), **{key: name for key, name in vars(asked).items() if name is not None})
+    if form is not None:
+        asked = replace(asked, kind=form.kind)
+    (found,), asked, _ = with_class_names([found], asked, labels, known=known)
     rows, _, _ = _rows(found, asked, labels, form=form, known=known)
     kind = TARGETS[rows.kind]
     rows = replace(rows, notes=(*rows.notes, *contradictions(rows), *kind.findings(rows)))

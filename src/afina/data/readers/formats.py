@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date, datetime, time
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +23,9 @@ from afina.errors import InvalidData, NotFound
 
 AT_ONCE = 1024
 """Rows of a parquet file that are decoded together."""
+
+_DIGITS = 18
+"""The number of decimal digits that always fit into 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
     reader = READERS.get(source.kind(path))
     if reader is None:
         raise InvalidData(
-            f"{path}: cannot read {path.suffix or 'a file without a suffix'}. Expected {', '.join(READERS)}.",
+            f"{path}: cannot read {source.kind(path) or path.suffix or 'a file without a suffix'}. Expected "
+            f"{', '.join(READERS)}, or one of these with {', '.join(source.COMPRESSED)}.",
             code="data.format-unknown",
             path=path,
         )
@@ -84,6 +87,10 @@ def read(path: str | Path, sheet: str | None = None) -> FileTable:
             for name, values in columns.items():
                 values.append(row.get(name))
             places.append(place)
+        if not columns:
+            raise InvalidData(
+                f"{path}: the file is empty. Expected at least one example.", code="data.no-rows", path=path
+            )
         if not all(map(source.is_whole, columns)):
             raise InvalidData(
                 f"{path}: a column name holds half of a surrogate pair. Repair the name.", code="data.surrogate"
@@ -203,10 +210,17 @@ def _sheet(file: Source, path: Path, sheet: str | None) -> RowStream:
                         path=path,
                         row=number,
                     )
-            yield number, {name: cell for name, cell in zip(names, cells, strict=False) if name}
+            yield number, {name: _written(cell) for name, cell in zip(names, cells, strict=False) if name}
 
     filled = [name for name in names if name]
     return RowStream(str(path), filled, rows(), lambda: file.share, "row", notes=lambda: (note,))
+
+
+def _written(cell: Any) -> Any:
+    """Return a date or a time of a sheet as an ISO text; other values unchanged."""
+    if isinstance(cell, datetime) and cell.time() == time():
+        return cell.date().isoformat()
+    return str(cell) if isinstance(cell, date | time) else cell
 
 
 def _parquet(file: Source, path: Path) -> RowStream:
@@ -214,7 +228,7 @@ def _parquet(file: Source, path: Path) -> RowStream:
     from pyarrow import parquet
 
     done = 0
-    damaged = (pyarrow.ArrowException, OSError, UnicodeDecodeError)
+    damaged = (pyarrow.ArrowException, ValueError, *source.DAMAGED)
     try:
         found = parquet.ParquetFile(file.stream)
         names = found.schema_arrow.names
@@ -229,7 +243,7 @@ def _parquet(file: Source, path: Path) -> RowStream:
         nonlocal done
         try:
             for batch in found.iter_batches(AT_ONCE):
-                for row in batch.to_pylist():
+                for row in _plain(batch).to_pylist():
                     done += 1
                     yield done, row
         except damaged as error:
@@ -242,6 +256,23 @@ def _parquet(file: Source, path: Path) -> RowStream:
 
     classes = _classes((found.schema_arrow.metadata or {}).get(b"huggingface", b""))
     return RowStream(str(path), names, rows(), lambda: done / count if count else None, "row", classes)
+
+
+def _plain(batch: Any) -> Any:
+    """Return a batch of a parquet file with dates and times as ISO texts, and decimals as whole numbers or floats."""
+    import pyarrow
+    from pyarrow import types
+
+    for place, column in enumerate(batch.schema):
+        made = None
+        if types.is_date(column.type) or types.is_time(column.type) or types.is_timestamp(column.type):
+            made = pyarrow.string()
+        elif types.is_decimal(column.type):
+            whole = column.type.scale == 0 and column.type.precision <= _DIGITS
+            made = pyarrow.int64() if whole else pyarrow.float64()
+        if made is not None:
+            batch = batch.set_column(place, column.name, batch.column(place).cast(made))
+    return batch
 
 
 def _classes(metadata: bytes) -> dict[str, Sequence[str]]:
@@ -273,7 +304,7 @@ READERS: dict[str, Callable[[Source, Path], RowStream]] = {
 
 WORKBOOKS = (".xlsx", ".xlsm")
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, ParseError, OSError, EOFError, LookupError, ValueError, TypeError)
+_DAMAGED = (*source.DAMAGED, ParseError, LookupError, ValueError, TypeError)
 
 
 def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, Iterator[tuple[int, Sequence[Any]]]]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from afina.data.kinds import CLASSES, NUMBER, Kind
-from afina.data.readers import columns, files, formats, source
+from afina.data.readers import files, formats, source
 from afina.data.readers.files import SST2, ReadOptions
 from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import Label
 from afina.data.readers.splitting import LabelledRows, TaskData
-from afina.data.readers.target_kinds import of_kind, splits
+from afina.data.readers.target_kinds import splits
 from afina.errors import InvalidData, NotFound
 
 REPOSITORY = "nyu-mll/glue"
@@ -294,10 +294,6 @@ def _score(found: FileTable, row: int, value: Any) -> float:
     return score
 
 
-UNLABELLED = -1
-"""The class index of rows in a test split whose labels are not published."""
-
-
 @dataclass(frozen=True)
 class HubDataset:
     """A data set `owner/name:config` on the Hub. No config: the only configuration, or `default`."""
@@ -333,20 +329,12 @@ def load_dataset(
         formats.joined(f"{place.repository}, {split}", [formats.read(path) for path in paths])
         for split, paths in found.items()
     ]
-    chosen = columns.choose(tables[0], asked.text, asked.text_pair, asked.label, first=True, kind=asked.kind)
-    named = chosen.labels[0] if len(chosen.labels) == 1 else ""
-    names = tables[0].classes.get(named, ())
-    if not names or (asked.kind is not None and not of_kind(asked.kind).named):
-        return files.of_tables(*tables, asked=asked, names=labels, published=True)
-    tables = [_labelled(_named(each, named, names), named) for each in tables]
-    if len(tables) == 2 and not tables[1].places:  # a test split without published labels
-        tables = tables[:1]
-    single = not any(isinstance(value, list) for value in tables[0].columns[named])
-    if labels is None:
-        occurring = {name for value in tables[0].columns[named] for name in ([value] if single else value or ())}
-        labels = [name for name in names if name in occurring]
-    asked = replace(asked, kind=CLASSES) if single and asked.kind is None else asked
-    return files.of_tables(*tables, asked=asked, names=labels, published=True)
+    named, asked, labels = files.with_class_names(tables, asked, labels, first=True)
+    if named is not tables and asked.label:
+        named = [_labelled(each, asked.label) for each in named]
+        if len(named) == 2 and not named[1].places:  # a test split without published labels
+            named = named[:1]
+    return files.of_tables(*named, asked=asked, names=labels, published=True)
 
 
 def is_dataset_cached(place: HubDataset) -> bool:
@@ -360,21 +348,9 @@ def is_dataset_cached(place: HubDataset) -> bool:
     return True
 
 
-def _named(found: FileTable, column: str, names: Sequence[str]) -> FileTable:
-    """Return the table with names of classes instead of class indices."""
-
-    def name(value: Any) -> Any:
-        if isinstance(value, list):
-            return [name(each) for each in value]
-        return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
-
-    if column not in found.columns:  # choosing the columns reports the missing column
-        return found
-    return replace(found, columns=found.columns | {column: [name(value) for value in found.columns[column]]})
-
-
 def _labelled(found: FileTable, column: str) -> FileTable:
-    kept = [i for i, value in enumerate(found.columns.get(column, found.places)) if value != UNLABELLED]
+    """Return the rows that have a label."""
+    kept = [i for i, value in enumerate(found.columns.get(column, found.places)) if value is not None]
     return replace(
         found,
         columns={name: [values[i] for i in kept] for name, values in found.columns.items()},

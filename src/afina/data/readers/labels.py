@@ -153,6 +153,15 @@ def form_found(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
     plain = [value for value in known if plain_number(value) is not None]
     if known and len(plain) == len(known):
         return _of_numbers(column, asked, PLAIN)
+    if not asked.published and known and all(map(cell_values.is_date, known)):
+        raise InvalidData(
+            f"{column.table.path}: column {column.name!r} holds dates, such as {known[0]!r}, which are neither numbers "
+            "nor names of classes. Name another column with `label`; if each date is a class, set `kind` classes.",
+            code="data.label-malformed",
+            path=column.table.path,
+            column=column.name,
+            found=known[0],
+        )
     if not asked.published and known:
         notation = _of_odd_numbers(column)
         if notation is not None:
@@ -326,7 +335,7 @@ def _several(table: FileTable, name: str, row: int, form: LabelFormat) -> tuple[
     parts = cell_values.split_labels(value, form.separator)
     if form.hot:
         return cell_values.multi_hot_labels(table, name, row, parts, form.hot)
-    if any(isinstance(part, dict | list | tuple | bool | float) or part is None for part in parts):
+    if not all(isinstance(part, str | int) and not isinstance(part, bool) for part in parts):
         raise InvalidData(
             f"{table.where(row)}: column {name!r} holds {str(value)[:60]}, expected names of labels.",
             code="data.label-malformed",

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from afina.data.kinds import HOWS, How
-from afina.data.readers.cell_values import is_empty, means_missing
+from afina.data.readers.cell_values import is_date, is_empty, means_missing, plain_number
 from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import WORKBOOKS, FileTable
 from afina.data.readers.labels import LabelFormat
@@ -34,6 +34,7 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
         )
     _refuse_names(table, (*columns.texts, *columns.labels))
     notes = (*table.notes, *_said(table, columns.labels, form))
+    notes += tuple(note for name in columns.texts if (note := _numbers_said(table, name)))
     kind = TARGETS[form.kind]
     if how is not None:
         optional = kind.optional(form, columns.labels)
@@ -89,23 +90,39 @@ def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str
     return notes
 
 
+def _numbers_said(table: FileTable, name: str) -> str:
+    """Return a note about numbers and dates in a column of texts: if all cells are such, or some are not texts."""
+    filled = {row: value for row, value in enumerate(table.columns[name]) if not is_empty(value)}
+    if filled and all(plain_number(value) is not None or is_date(value) for value in filled.values()):
+        return (
+            f"{table.path}: column {name!r} has only numbers or dates, such as {next(iter(filled.values()))}, which "
+            "are read as texts. If another column has the texts, name it with `text`."
+        )
+    rows = [row for row, value in filled.items() if not isinstance(value, str)]
+    return f"{table.path}: numbers in column {name!r} are read as texts ({rows_in_words(table, rows)})." if rows else ""
+
+
 def _texts(table: FileTable, name: str) -> list[str]:
-    values = table.columns[name]
-    for i, value in enumerate(values):
-        if text_of(value, name, partial(table.where, i)) is None:
+    texts = []
+    for i, value in enumerate(table.columns[name]):
+        text = text_of(value, name, partial(table.where, i))
+        if text is None:
             raise InvalidData(
                 f"{table.where(i)}: column {name!r} is empty. Expected a text. Fill it in or remove the row.",
                 code="data.text-empty",
                 where=table.where(i),
                 column=name,
             )
-    return values
+        texts.append(text)
+    return texts
 
 
 def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
-    """Return the text in column `name`; None if it is empty. Raises InvalidData if the value is not a text."""
+    """Return the text in column `name`, also of a number; None if it is empty. Raises InvalidData for other values."""
     if is_empty(value):
         return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value)
     if not isinstance(value, str):
         raise InvalidData(
             f"{where()}: column {name!r} holds a {type(value).__name__}. Expected a text.",

@@ -5,12 +5,15 @@ The module knows encodings and compression. It does not know formats.
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
+import lzma
 import os
 import stat
 import sys
 import unicodedata
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +24,23 @@ from typing import Any, BinaryIO, cast
 from afina.errors import InvalidData, NotFound
 
 STANDARD_INPUT = "-"
-COMPRESSED = ".gz"
+ARCHIVE = ".zip"
+_OPENERS: Mapping[str, Callable[[BinaryIO], Any]] = {
+    ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+}
+COMPRESSED = (*_OPENERS, ARCHIVE)
+"""Suffixes of compressed files. A zip archive has a single file."""
+
+DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+"""Errors of reading a compressed file that is damaged."""
+
+EXPANDED, RATIO = 1 << 30, 200
+"""A compressed file is refused if more than EXPANDED bytes come out, and more than RATIO times its size."""
+
+_AT_ONCE = 1 << 24
+"""The number of bytes of a compressed line that are read at once."""
 
 FEW_LETTERS, MOST_ACCENTED = 20, 0.3
 """A file with more accented letters than both limits, a number and a share, is not Windows-1252: Cyrillic and Greek,
@@ -41,13 +60,48 @@ def is_blank(text: str) -> bool:
 
 
 def kind(path: Path) -> str:
-    """Return the suffix of the format, in lower case: `.csv` for `more.CSV` and for `more.csv.gz`."""
-    return (Path(path.stem) if path.suffix.lower() == COMPRESSED else path).suffix.lower()
+    """Return the suffix of the format, in lower case: `.csv` for `more.CSV`, `more.csv.gz`, and a zip with a csv file.
+
+    Raises InvalidData for a zip archive that does not have a single file.
+    """
+    if path.suffix.lower() == ARCHIVE and path.is_file():
+        with opened(path) as found:
+            return found.inner.suffix.lower()
+    return (Path(path.stem) if path.suffix.lower() in COMPRESSED else path).suffix.lower()
 
 
 def stem(path: Path) -> str:
     """Return the name without the suffixes of format and compression."""
-    return Path(path.stem).stem if path.suffix.lower() == COMPRESSED else path.stem
+    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
+
+
+def _only_file(path: Path, raw: BinaryIO) -> tuple[BinaryIO, zipfile.ZipInfo]:
+    """Return the only file in a zip archive. Files that macOS adds are left out. Raises InvalidData."""
+    try:
+        archive = zipfile.ZipFile(raw)
+        there = [one for one in archive.infolist() if not one.is_dir()]
+        files = [
+            one
+            for one in there
+            if not one.filename.startswith("__MACOSX/") and not Path(one.filename).name.startswith(".")
+        ]
+        if len(files) != 1:
+            names = [one.filename for one in files]
+            raise InvalidData(
+                f"{path}: the archive has {len(files):,} files{': ' if files else ''}{', '.join(names[:10])}"
+                f"{', ...' if len(files) > 10 else ''}. Expected one. Unpack the archive, and give a file, or a "
+                "directory with train.* and dev.* files.",
+                code="task.files-ambiguous",
+                path=path,
+                found=names[:10],
+            )
+        return cast(BinaryIO, archive.open(files[0])), files[0]
+    except (*DAMAGED, RuntimeError, NotImplementedError) as error:  # a password, or an unknown compression
+        raise InvalidData(
+            f"{path}: not a readable {ARCHIVE} file ({error}). Unpack it, and give the file inside.",
+            code="data.file-damaged",
+            path=path,
+        ) from None
 
 
 class _Western:
@@ -108,6 +162,7 @@ class Source:
     """An open file or standard input, made by `opened`.
 
     name    the name in messages
+    inner   the file's name without compression
     stream  the decompressed bytes
     notes   sentences about unexpected findings so far
     """
@@ -115,16 +170,23 @@ class Source:
     def __init__(self, path: Path, raw: BinaryIO) -> None:
         self.name = "standard input" if str(path) == STANDARD_INPUT else str(path)
         self.notes: list[str] = []
-        self._raw = raw
         status = os.fstat(raw.fileno())
         self._size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-        compressed = path.suffix.lower() == COMPRESSED
-        self.stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if compressed else raw
+        suffix = path.suffix.lower()
+        self.inner = Path(path.stem) if suffix in COMPRESSED else path
+        self.stream, self._expanded = raw, 0 if suffix in COMPRESSED else None
+        self._told, self._length = raw, self._size
+        if suffix == ARCHIVE:
+            self.stream, about = _only_file(path, raw)
+            self.inner = Path(about.filename)
+            self._told, self._length = self.stream, about.file_size
+        elif suffix in COMPRESSED:
+            self.stream = cast(BinaryIO, _OPENERS[suffix](raw))
 
     @property
     def share(self) -> float | None:
         """The share of the file that was read; None if its size is unknown."""
-        return min(1.0, self._raw.tell() / self._size) if self._size else None
+        return min(1.0, self._told.tell() / self._length) if self._length else None
 
     @property
     def can_be_read_again(self) -> bool:
@@ -138,7 +200,7 @@ class Source:
         Raises InvalidData with the line.
         """
         try:
-            first = self.stream.readline()
+            first = self._line()
             if first.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
                 raise InvalidData(
                     f"{self.name}: UTF-32, which is not read. Save the file as UTF-8.",
@@ -158,12 +220,35 @@ class Source:
                     line=1,
                 )
             yield from self._eight_bit(line, utf8=line != first, western=_Western(self.name) if western else None)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except DAMAGED as error:
+            if self._expanded is None:
+                raise
             raise InvalidData(
-                f"{self.name}: not a whole {COMPRESSED} file ({error}). Compress it again.",
+                f"{self.name}: not a whole {Path(self.name).suffix} file ({error}). Compress it again.",
                 code="data.file-damaged",
                 path=self.name,
             ) from None
+
+    def _line(self) -> bytes:
+        """Return the next line. Raises InvalidData if far more bytes come out than the compressed file has."""
+        if self._expanded is None:
+            return self.stream.readline()
+        parts = []
+        while part := self.stream.readline(_AT_ONCE):
+            parts.append(part)
+            self._expanded += len(part)
+            if self._expanded > max(EXPANDED, RATIO * self._size):
+                raise InvalidData(
+                    f"{self.name}: more than {EXPANDED:,} bytes come out of {self._size:,}. If that is right, "
+                    "decompress the file, and give the file inside.",
+                    code="data.file-expands",
+                    path=self.name,
+                    bytes=self._size,
+                    most=EXPANDED,
+                )
+            if part.endswith(b"\n"):
+                break
+        return b"".join(parts)
 
     def _eight_bit(self, line: bytes, *, utf8: bool, western: _Western | None) -> Iterator[str]:
         """Yield the lines from `line`, the first, on. utf8: the file begins with the byte order mark of UTF-8."""
@@ -195,7 +280,7 @@ class Source:
                     text = western.decoded(line, number)
                     self.notes.append(western.note)
             yield text
-            line = self.stream.readline()
+            line = self._line()
         if western:
             western.check()
 
@@ -206,7 +291,7 @@ class Source:
                 *whole, left = (left + decoder.decode(data)).split("\n")
                 number += len(whole)
                 yield from (f"{line}\n" for line in whole)
-                data = self.stream.readline()
+                data = self._line()
             left += decoder.decode(b"", final=True)
         except UnicodeDecodeError:
             raise InvalidData(

@@ -149,7 +149,7 @@ class TextStream:
 
 
 NO_TEXT = frozenset(
-    (".xls", ".ods", ".doc", ".docx", ".odt", ".pdf", ".zip", ".7z", ".tar", ".tgz", ".bz2", ".xz", ".zst")
+    (".xls", ".ods", ".doc", ".docx", ".odt", ".pdf", ".7z", ".tar", ".tgz", ".tbz2", ".txz", ".zst")
 ) | {".npy", ".npz", ".pkl", ".pickle", ".pt", ".feather", ".arrow", ".db", ".sqlite", ".safetensors"}
 """Suffixes of files that are not text. They are refused, because each line would be read as a text."""
 
