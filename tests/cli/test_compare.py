@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +90,7 @@ def test_adapters_of_other_labels_or_kinds_are_refused_before_anything_is_comput
         (("--task", "gone.csv"), "task gone.csv: no such file"),
         (("--task", "more.csv", "--metric", "rmse"), "--metric rmse: not available for the task's kind, classes"),
         (("--task", "more.csv", "--metric", "nonsense"), "unknown metric"),
-        (("--task", "more.csv", "--positive", "fine"), "more.csv: --positive 'fine' is not a label."),
+        (("--task", "more.csv", "--positive", "fine"), "more.csv: the adapter has no label 'fine' for --positive"),
         (("--task", "more.csv", "--text", "body"), "more.csv: no column 'body'"),
     ],
 )
@@ -97,3 +99,38 @@ def test_what_cannot_be_compared_is_told(
 ) -> None:
     second = () if arguments[0] == "absent" else (both[1],)
     assert told in afina("compare", both[0], *second, *arguments).error
+
+
+def test_the_same_adapter_is_said_to_be_the_same_and_nothing_more(
+    afina: Command, both: tuple[Path, Path], more: str
+) -> None:
+    shown = afina("compare", both[0], both[0], "--task", more).out
+    assert shown.splitlines()[-1].endswith(f"are the same adapter, {Adapter.load(both[0]).digest[:19]}.")
+    assert "settle" not in shown
+    found = afina("compare", both[0], both[0], "--task", more, "--json").object()
+    assert (found["verdict"], found["difference"], found["interval"], found["p"]) == ("same", 0.0, None, None)
+
+
+def test_compare_reads_a_file_as_evaluate_does(afina: Command, both: tuple[Path, Path], tmp_path: Path) -> None:
+    rows = [(text, (" Bad", "good")[label]) for text, label in sentences(160)[140:]]
+    write_csv(Path("odd.csv"), [*rows, ("", "good"), rows[0]])
+    assert "--missing skip" in afina("compare", *both, "--task", "odd.csv").error
+    answer = afina("compare", *both, "--task", "odd.csv", "--missing", "skip", "--merge-labels")
+    assert answer.code == 0
+    assert answer.err == afina("evaluate", both[0], "--task", "odd.csv", "--missing", "skip", "--merge-labels").err
+    assert "21 rows, 2 classes (bad, good): kind classes" in answer.err
+    assert answer.out.count(" on 21 texts of odd.csv; too few to say anything: below 30") == 2
+    assert "1 of 21 texts of odd.csv repeats another text." in answer.out
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare", "store diff"])
+def test_commands_that_measure_have_every_option_of_reading(command: str) -> None:
+    from typer.main import get_command
+
+    from afina import cli
+
+    found: Any = get_command(cli.app)
+    for name in command.split():
+        found = found.commands[name]
+    reading = inspect.signature(EvaluationSet.read).parameters.keys() - {"address", "trained"}
+    assert reading <= {one.name for one in found.params}

@@ -135,7 +135,9 @@ def test_labels_are_matched_by_name_and_some_are_enough(tmp_path: Path, mine: Pa
     assert EvaluationSet.read(str(ones), about).split.labels.tolist() == [1, 0, 1, 0], "as its own file was read"
     named = write(tmp_path / "named.csv", 4, "other", ["yes", "no"])
     assert EvaluationSet.read(str(named), about).split.labels.tolist() == [1, 0, 1, 0]
-    assert EvaluationSet.read(str(ones), trained(mine), labels=["good", "bad"]).split.labels.tolist() == [0, 1, 0, 1]
+    turned = EvaluationSet.read(str(ones), trained(mine), labels=["good", "bad"])
+    assert [turned.label_names[label] for label in turned.split.labels] == ["bad", "good", "bad", "good"]
+    assert turned.label_names == ("good", "bad")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from scipy import stats as scipy_stats
 
 from afina.stats.comparison import Comparison, compare
-from afina.stats.intervals import accuracy_estimate, bent, estimate, size_of, wilson
+from afina.stats.intervals import accuracy_estimate, bent, estimate, f1_estimate, size_of, wilson
 from afina.stats.metrics import METRICS, Answered
 
 LOSSES = ["log_loss", "brier", "rmse", "mae", "loss"]
@@ -192,7 +192,28 @@ def test_what_is_perfect_in_few_examples_is_not_certain(seeds: int) -> None:
         for limit in limits:
             found = estimate(np.full((seeds, 20), limit), METRICS[name])
             assert found.mean == limit
-            assert found.interval.contains(limit)
+            if METRICS[name].range == (0.0, 1.0):
+                assert found.interval.contains(limit)
+                assert found.interval.high - found.interval.low > 0.1
+            else:
+                assert np.isnan(found.interval.low)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_metric_that_counts_no_answers_has_no_interval_for_few_or_equal_values(name: str) -> None:
+    low = max(METRICS[name].range[0], -1.0)
+    values = low + 0.5 + 0.1 * np.arange(10)[None] / 10
+    assert np.isnan(estimate(values[:, :9], METRICS[name]).interval.low)
+    found = estimate(values, METRICS[name]).interval
+    assert found.high > found.low
+    assert np.isnan(estimate(np.full((1, 50), low + 0.5), METRICS[name]).interval.low)
+
+
+def test_macro_f1_has_no_interval_for_few_examples() -> None:
+    gold, found = np.arange(12) % 3, np.arange(12)[None] % 4 % 3
+    assert np.isnan(f1_estimate(gold[:9], found[:, :9], 3).interval.low)
+    assert f1_estimate(gold, found, 3).interval.low > 0
+    assert f1_estimate(gold[:9] > 0, found[:, :9] > 0, 2).interval.low > 0
 
 
 def test_bent_intervals_by_hand() -> None:

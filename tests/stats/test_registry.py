@@ -188,9 +188,8 @@ def test_a_figure_is_in_its_range_or_undefined_as_are_its_values_and_its_interva
         if metric.values:
             assert metric.values(answered).mean() == pytest.approx(found, abs=1e-9, nan_ok=True)
             values, interval = metric.values(answered), intervals.estimate_of_answers([answered], metric).interval
-            # One value has no spread. Shares of right answers, and bounds of shares, do not need one (Wilson).
-            needs_spread = not (metric.counted or (metric.range == (0.0, 1.0) and found in metric.range))
-            undefined = np.isnan(found) or (len(values) == 1 and needs_spread)
+            assert len(values) < intervals.FEWEST
+            undefined = np.isnan(found) or not (metric.counted or metric.name == "f1")
             assert np.isnan([interval.low, interval.high]).tolist() == [undefined] * 2
 
 

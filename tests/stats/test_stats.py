@@ -491,10 +491,11 @@ def test_so_many_more_seeds_settle_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["rouge_l", "bleu", "rmse", "loss"])
-def test_a_single_example_has_no_interval_unless_its_share_is_a_bound(name: str) -> None:
-    found = estimate(np.array([0.4]), METRICS[name])
-    assert found.mean == 0.4
-    assert np.isnan([found.interval.low, found.interval.high]).all()
-    assert estimate(np.array([0.4, 0.5]), METRICS[name]).interval.contains(0.45)
+def test_few_examples_have_no_interval(name: str) -> None:
+    for values in ([0.4], [0.4, 0.5], [1.0] * 9):
+        found = estimate(np.array(values), METRICS[name])
+        assert found.mean == pytest.approx(np.mean(values))
+        assert np.isnan([found.interval.low, found.interval.high]).all()
+    assert estimate(np.array([0.4, 0.5] * 5), METRICS[name]).interval.contains(0.45)
     if METRICS[name].range == (0.0, 1.0):
-        assert estimate(np.array([1.0]), METRICS[name]).interval == wilson(1, 1)
+        assert estimate(np.ones(10), METRICS[name]).interval == wilson(10, 10)

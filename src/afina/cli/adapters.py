@@ -17,15 +17,9 @@ from afina.cli.options import (
     AdapterArgument,
     BeamsOption,
     Json,
-    KeepTrained,
-    LabelColumn,
-    Labels,
     LengthPenaltyOption,
-    LongOption,
-    MergeOption,
     MethodOption,
     MetricOption,
-    MissingOption,
     NewTokensOption,
     NgramOption,
     OwnBackbone,
@@ -34,22 +28,19 @@ from afina.cli.options import (
     PositiveOption,
     SampleSeedOption,
     SeedOption,
-    SeparatorOption,
     SheetOption,
     StopOption,
-    TargetColumn,
     TaskOption,
     TemperatureOption,
     TextColumn,
     TopKOption,
     TopPOption,
-    data_options,
     decoding_options,
-    file_options,
     locate,
+    reads_texts,
 )
 from afina.cli.store_exchange import print_flips
-from afina.cli.terminal import print_tables, printable, with_flags
+from afina.cli.terminal import print_reading, print_tables, printable
 from afina.errors import InvalidData
 
 if TYPE_CHECKING:
@@ -76,6 +67,7 @@ CheckProbeOption = Annotated[
 ]
 
 
+@reads_texts
 def evaluate(
     adapter: AdapterArgument,
     task: TaskOption,
@@ -85,20 +77,11 @@ def evaluate(
     check_probe: CheckProbeOption = False,
     dtype: DtypeOption = "float32",
     precision: PeftPrecisionOption = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    target: TargetColumn = None,
-    labels: Labels = None,
-    separator: SeparatorOption = None,
-    missing: MissingOption = None,
-    long: LongOption = None,
-    merge_labels: MergeOption = False,
-    sheet: SheetOption = None,
     positive: PositiveOption = None,
     metric: MetricOption = None,
-    allow_leakage: KeepTrained = False,
     as_json: Json = False,
+    *,
+    data: dict[str, Any],
 ) -> None:
     """Measure an adapter on labelled texts.
 
@@ -113,9 +96,8 @@ def evaluate(
     from afina.inference.evaluation import evaluate, trained
 
     _print_notes(opened)
-    how = data_options(text, text_pair, label, labels, allow_leakage, separator=separator, target=target)
-    texts = EvaluationSet.read(task, trained(opened), **how, **file_options(missing, merge_labels, sheet, long))
-    _print_reading(texts.told)
+    texts = EvaluationSet.read(task, trained(opened), **data)
+    print_reading(texts.told)
     found = evaluate(
         opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype, metric=metric, positive=positive
     )
@@ -283,7 +265,7 @@ def _answer(
 
     with file_progress() as read:
         for chunk in parts:
-            _print_reading(parts.news() if isinstance(parts, TextStream) else "")
+            print_reading(parts.news() if isinstance(parts, TextStream) else "")
             answers, truncated = prediction_files.answered_rows(predictor, chunk)
             said.rows, said.texts = said.rows + len(chunk.rows), said.texts + len(chunk.texts)
             said.truncated += truncated
@@ -291,17 +273,12 @@ def _answer(
             read(chunk)
 
 
-def _print_reading(note: str) -> None:
-    """Print how the columns were read, if there is something to print."""
-    if note:
-        print(with_flags(note), file=sys.stderr)
-
-
 def _print_notes(adapter: Adapter) -> None:
     for note in adapter.manifest.notes:
         print(f"Note: {adapter.where}: {note}", file=sys.stderr)
 
 
+@reads_texts
 def compare(
     first: Annotated[
         str, typer.Argument(help="First adapter: its directory, or store:CLIENT/TASK@VERSION.", metavar="A")
@@ -309,16 +286,11 @@ def compare(
     second: Annotated[str, typer.Argument(help="Second adapter.", metavar="B")],
     task: TaskOption,
     backbone: OwnBackbone = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    target: TargetColumn = None,
-    labels: Labels = None,
-    separator: SeparatorOption = None,
     metric: MetricOption = None,
     positive: PositiveOption = None,
-    allow_leakage: KeepTrained = False,
     as_json: Json = False,
+    *,
+    data: dict[str, Any],
 ) -> None:
     """Compare two adapters on the same labelled texts.
 
@@ -330,10 +302,9 @@ def compare(
     check_address(task)
     one, other = (open_it() for open_it in open_both)
     from afina.report import evaluation
-    from afina.report.formatting import metric_figure
+    from afina.report.formatting import metric_figure, too_few
     from afina.store import recompute
 
-    data = data_options(text, text_pair, label, labels, allow_leakage, separator=separator, target=target)
     texts = recompute.read_texts(task, (one, other), names=(first, second), **data)
     if positive is not None:
         texts = texts.with_positive(positive)
@@ -346,11 +317,7 @@ def compare(
     where = evaluation.texts_evaluated(texts.where, flips.examples, texts.held_out)
     for name, figure in zip(flips.names, flips.figures, strict=True):
         measured = metric_figure(flips.metric, figure, texts.label_names)
-        print(printable(f"{name}: {measured} on {where}"))
-    if one.digest == other.digest:
-        print(f"Both are the same adapter, {one.digest[:19]}.")
+        print(printable(f"{name}: {measured} on {where}{too_few(flips.examples)}"))
     print_flips(flips)
-    for line in evaluation.leakage_notes(texts.where, texts.leaked, texts.left_out, "an adapter was"):
-        print(line)
     if texts.leaked is None:
         print("It is unknown whether both adapters were trained on any of these texts.", file=sys.stderr)

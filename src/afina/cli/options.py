@@ -5,8 +5,9 @@ The module does not know any command.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -250,6 +251,40 @@ def file_options(missing: str | None, merge_labels: bool, sheet: str | None, lon
     """Return the options of reading a file that were given, under the same names."""
     given = {"missing": missing, "merge_labels": merge_labels, "sheet": sheet, "long": long}
     return {name: value for name, value in given.items() if value}
+
+
+def _reading(
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    target: TargetColumn = None,
+    labels: Labels = None,
+    separator: SeparatorOption = None,
+    missing: MissingOption = None,
+    long: LongOption = None,
+    merge_labels: MergeOption = False,
+    sheet: SheetOption = None,
+    allow_leakage: KeepTrained = False,
+) -> dict[str, Any]:
+    """Return the options of reading texts to measure on, as arguments of `EvaluationSet.read`."""
+    data = data_options(text, text_pair, label, labels, allow_leakage, separator=separator, target=target)
+    return data | file_options(missing, merge_labels, sheet, long)
+
+
+def reads_texts(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with the options of `_reading`. The command takes what `_reading` returns as `data`."""
+    own, more = (inspect.signature(one, eval_str=True).parameters for one in (command, _reading))
+
+    @wraps(command)
+    def run(*given: Any, **options: Any) -> None:
+        data = _reading(**{name: options.pop(name) for name in more})
+        command(*given, **options, data=data)
+
+    parameters = [*(one for name, one in own.items() if name != "data"), *more.values()]
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
 
 
 def template_option(template: str) -> str:

@@ -10,19 +10,12 @@ import typer
 
 from afina.cli.options import (
     Json,
-    KeepTrained,
-    LabelColumn,
-    Labels,
     OwnBackbone,
-    PairColumn,
     PeftPrecisionOption,
-    SeparatorOption,
-    TargetColumn,
-    TextColumn,
-    data_options,
+    reads_texts,
 )
 from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened
-from afina.cli.terminal import print_assumed_precision, print_created, print_prose, printable
+from afina.cli.terminal import print_assumed_precision, print_created, print_prose, print_reading, printable
 from afina.errors import AfinaError, InvalidData
 
 if TYPE_CHECKING:
@@ -37,6 +30,7 @@ MANY = 5
 """The largest number of layers, and of flips, that are shown. The largest changes and new errors are first."""
 
 
+@reads_texts
 def diff(
     context: typer.Context,
     first: VersionArgument,
@@ -46,28 +40,22 @@ def diff(
         typer.Option("--task", help="Labelled texts; the predictions for these texts are compared.", metavar="ADDRESS"),
     ] = None,
     backbone: OwnBackbone = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    target: TargetColumn = None,
-    labels: Labels = None,
-    separator: SeparatorOption = None,
-    allow_leakage: KeepTrained = False,
     as_json: Json = False,
+    *,
+    data: dict[str, Any],
 ) -> None:
     """Compare the settings and the weights of two versions.
 
     With --task, their predictions are compared too.
     """
-    given = data_options(text, text_pair, label, labels, allow_leakage, separator=separator, target=target)
-    if task is None and (named := next((name for name, value in given.items() if value), None)):
+    if task is None and (named := next((name for name, value in data.items() if value), None)):
         raise InvalidData(
             f"`{named}`: found without `task`. `{named}` says how the file of `task` is read. Give `task`, or leave "
             f"`{named}` out.",
             code="data.option-inapplicable",
             option=named,
         )
-    made = opened(context).diff(first, second, task=task, backbone=backbone, **(given if task else {}))
+    made = opened(context).diff(first, second, task=task, backbone=backbone, **(data if task else {}))
     if as_json:
         print(json.dumps(made.as_json(), ensure_ascii=False))
         return
@@ -81,9 +69,15 @@ def diff(
 
 
 def print_flips(flips: Flips) -> None:
-    """Print how many predictions differ, the first of them, and the verdict."""
+    """Print how many predictions differ, the first of them, the verdict, and notes on the texts."""
+    from afina.data.readers.splitting import repetition_notes
+    from afina.report import evaluation
     from afina.store.kinds import ADAPTER_KINDS
 
+    print_reading(flips.texts.told)
+    if flips.same:
+        print_prose(flips.same)
+        return
     found: dict[str, Any] = flips.as_json()
     writes = ADAPTER_KINDS[flips.kind].generates
     if writes:
@@ -109,6 +103,13 @@ def print_flips(flips: Flips) -> None:
     if found["flipped"] and found["flipped"] > MANY:
         print("  ... (--json prints more)")
     print_prose(flips.words)
+    texts = flips.texts
+    for line in (
+        *evaluation.label_notes(texts.label_names, texts.unmeasured),
+        *evaluation.leakage_notes(texts.where, texts.leaked, texts.left_out, "an adapter was"),
+        *repetition_notes(texts.repeated, len(texts.split), texts.where),
+    ):
+        print(line)
 
 
 def _line(text: str) -> str:

@@ -341,6 +341,12 @@ def print_choice(where: str, note: str | None) -> None:
         print(printable(f"Note: {where}: {note}"), file=sys.stderr)
 
 
+def print_reading(note: str) -> None:
+    """Print on standard error how data were read, if there is something to print."""
+    if note:
+        print(with_flags(note), file=sys.stderr)
+
+
 def print_assumed_precision(where: str) -> None:
     """Print that the precision of the base of peft's adapter `where` is a guess, and how to give it."""
     print(

@@ -25,14 +25,14 @@ import numpy as np
 
 from afina import digest, file_io
 from afina.data.addresses import find, is_at_hand, named
-from afina.data.kinds import CLASSES, Kind, Long, columns_in_words
+from afina.data.kinds import CLASSES, Kind, Long
 from afina.data.readers import files
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
-from afina.data.readers.splitting import LabelledRows
+from afina.data.readers.splitting import LabelledRows, repeated
 from afina.data.readers.target_kinds import TARGETS, check_long, matched, of_target, splits
 from afina.data.split import Example, Split, key
-from afina.data.task import Task, names_of
+from afina.data.task import Task, names_of, told
 from afina.errors import AfinaError, CorruptAdapter, InvalidData, Leakage
 
 
@@ -83,6 +83,9 @@ class EvaluationSet:
         metric: The standard metric of a benchmark's task.
         columns, notes: For a file, as in `Task`.
         long: As in `Task`.
+        unmeasured: Labels of the adapter that are not among `label_names`, because the data do not say which texts
+            have them.
+        chosen: Whether somebody chose the order of the labels, so that the second of two is the positive label.
     """
 
     address: str
@@ -97,11 +100,19 @@ class EvaluationSet:
     columns: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     long: Long = "refuse"
+    unmeasured: tuple[str, ...] = ()
+    chosen: bool = False
 
     @property
     def told(self) -> str:
-        """The roles of the columns, and notes about unexpected findings, a line each; empty if there are none."""
-        return "\n".join([*([f"{columns_in_words(self.columns)}."] if self.columns else []), *self.notes])
+        """How the data were read, in the words of `Task.told`, and notes about unexpected findings; a line each."""
+        what = TARGETS[self.kind].shown(self.label_names, self.split.labels)
+        return told(self.where, self.columns, len(self.split) + self.left_out, what, self.kind, "", self.notes)
+
+    @property
+    def repeated(self) -> int:
+        """The number of texts that occur earlier in the set too."""
+        return repeated(self.split)
 
     @classmethod
     def read(
@@ -129,7 +140,7 @@ class EvaluationSet:
 
         Args:
             target: The column of references, for an adapter that writes texts; as `label`.
-            labels: The names of the integers 0..n-1 in the data.
+            labels: The labels in order: names of the integers 0..n-1 in the data; the second of two is positive.
             long: As in `Task.load`.
 
         Raises the errors of `Task.load`, and Leakage if all texts were trained on.
@@ -143,7 +154,8 @@ class EvaluationSet:
             if again and "evaluation" not in trained.data:
                 more: dict[str, Any] = {"columns": again.columns, "notes": again.notes, "metric": again.metric}
                 given = address, address, again.label_names, again.evaluation, again.kind, True
-                return cls(*given, long=how, **more).unseen_by(trained, allow_leakage=allow_leakage)
+                own = cls(*given, long=how, **more).in_order(labels)
+                return own.unseen_by(trained, allow_leakage=allow_leakage)
         listed = labels if labels is not None else trained.data.get("labels")
         rows, names, where, metric = _rows(address, asked, trained, listed)
         if trained.label_names is None:
@@ -158,33 +170,48 @@ class EvaluationSet:
                     found=label_names,
                 )
         else:
-            label_names = tuple(trained.label_names)
-            split = matched(rows, label_names, listed, names)
+            label_names, split = tuple(trained.label_names), matched(rows, trained.label_names, listed, names)
+        unsaid = TARGETS[trained.kind].unsaid(rows, label_names)
         more = {"columns": rows.columns, "notes": rows.notes, "long": how}
-        found = cls(address, where, label_names, split, trained.kind, metric=metric, **more)
-        return found.unseen_by(trained, allow_leakage=allow_leakage)
+        found = cls(address, where, label_names, split, trained.kind, metric=metric, **more).without(unsaid)
+        return found.in_order(labels).unseen_by(trained, allow_leakage=allow_leakage)
+
+    def without(self, unsaid: Sequence[str]) -> EvaluationSet:
+        """Return the set for the other labels only."""
+        if not unsaid:
+            return self
+        kept = tuple(name for name in self.label_names if name not in unsaid)
+        split = TARGETS[self.kind].about(self.split, self.label_names, kept)
+        return replace(self, label_names=kept, split=split, unmeasured=tuple(unsaid))
+
+    def in_order(self, labels: Sequence[str] | None) -> EvaluationSet:
+        """Return the set with the classes in the order of `labels`, if given. Raises InvalidData."""
+        if labels is None:
+            return self
+        return self._ordered(TARGETS[self.kind].ordered(self.label_names, labels))
 
     def with_positive(self, label: str) -> EvaluationSet:
         """Return the set with `label` as the second of two labels. Raises InvalidData."""
         names = self.label_names
-        if TARGETS[self.kind].check_positive(names):
+        if what := TARGETS[self.kind].check_positive(names):
             raise InvalidData(
-                f"{self.where}: `positive` chooses one of two classes, but there are not two classes. "
-                "Remove `positive`.",
+                f"{self.where}: `positive` applies to two classes; the adapter was trained on {what}. Leave it out.",
                 code="data.option-inapplicable",
                 where=self.where,
             )
         if label not in names:
             raise InvalidData(
-                f"{self.where}: `positive` {label!r} is not a label. Give {' or '.join(names)}.",
+                f"{self.where}: the adapter has no label {label!r} for `positive`. Give {' or '.join(names)}.",
                 code="data.label-unknown",
                 where=self.where,
                 label=label,
                 known=names,
             )
-        if label == names[1]:
-            return self
-        return replace(self, label_names=names[::-1], split=replace(self.split, labels=1 - self.split.labels))
+        return self._ordered(names if label == names[1] else names[::-1])
+
+    def _ordered(self, names: Sequence[str]) -> EvaluationSet:
+        split = TARGETS[self.kind].about(self.split, self.label_names, names)
+        return replace(self, label_names=tuple(names), split=split, chosen=True)
 
     def unseen_by(self, trained: TrainingInfo, *, allow_leakage: bool = False) -> EvaluationSet:
         """Return the texts that the adapter was not trained on, as far as known; all texts if leakage is allowed.
@@ -230,13 +257,9 @@ def _rows(
                 found=task.kind,
                 expected=trained.kind,
             )
-        rows = LabelledRows(
-            split.texts,
-            split.pairs,
-            TARGETS[task.kind].spelled(task.label_names, split.labels),
-            _place(address),
-            task.kind,
-        )
+        spelled = TARGETS[task.kind].spelled(task.label_names, split.labels)
+        names = task.label_names if TARGETS[task.kind].several else ()
+        rows = LabelledRows(split.texts, split.pairs, spelled, _place(address), task.kind, names=names)
         return replace(rows, columns=task.columns, notes=task.notes), (), address, task.metric
     usual = ReadOptions(
         **{key: trained.data.get(key) for key in ("text", "text_pair", "label", "missing", "merge_labels")}

@@ -143,7 +143,7 @@ class Task(ReprCard):
         found = _with_positive(address, _found(address, asked, names_of(labels), evaluation, offline), positive)
         train = splitting.first(found.train, train_examples, "train_examples")
         held_out = splitting.first(found.evaluation, evaluation_examples, "evaluation_examples")
-        found = replace(found, ceiling=found.ceiling if validation is None else {})
+        found = found if validation is None else replace(found, ceiling={})
         shares = {"validation": validation, "selection": selection, "calibration": CALIBRATION if calibration else None}
         train, cut = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
         aside = {name: TARGETS[found.kind].grouped(split) for name, split in cut.items()}
@@ -158,6 +158,12 @@ class Task(ReprCard):
         return self.train.pairs is not None
 
     @property
+    def repetitions(self) -> list[str]:
+        """A note if texts of the evaluation split repeat others."""
+        repeated, where = splitting.repeated(self.evaluation), f"the evaluation split of {self.address}"
+        return splitting.repetition_notes(repeated, len(self.evaluation), where)
+
+    @property
     def told(self) -> str:
         """The roles of the columns, and notes about unexpected findings; a line each.
 
@@ -166,9 +172,18 @@ class Task(ReprCard):
         parts = (self.train, *([self.calibration] if self.calibration else []), self.evaluation)
         both = np.concatenate([part.labels for part in parts])
         what = TARGETS[self.kind].shown(self.label_names, both)
-        other = f" ({self.other})" if self.other else ""
-        where = f"{columns_in_words(self.columns)}. " if self.columns else f"{self.address}: "
-        return "\n".join([f"{where}{len(both):,} rows, {what}: kind {self.kind}{other}", *self.notes])
+        return told(
+            self.address, self.columns, len(both), what, self.kind, self.other, (*self.notes, *self.repetitions)
+        )
+
+
+def told(
+    address: str, columns: Mapping[str, str], rows: int, what: str, kind: Kind, other: str, notes: Iterable[str]
+) -> str:
+    """Return how data were read, a line each: columns by role, rows, targets in words and kind; then notes."""
+    where = f"{columns_in_words(columns)}. " if columns else f"{address}: "
+    more = f" ({other})" if other else ""
+    return "\n".join([f"{where}{rows:,} row{'s' * (rows != 1)}, {what}: kind {kind}{more}", *notes])
 
 
 def names_of(labels: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -281,6 +296,15 @@ def _of_file(
             code="data.pairs-mismatch",
             path=path,
             task=address,
+        )
+    if unsaid := TARGETS[named.kind].unsaid(found, named.label_names):
+        raise InvalidData(
+            f"{path}: no column for the label{'s' * (len(unsaid) > 1)} {', '.join(unsaid)} of {address}, so the file "
+            "does not say which texts have them. Name a column for each label with `label`.",
+            code="data.column-missing",
+            path=path,
+            field="label",
+            columns=unsaid,
         )
     split = matched(found, named.label_names, None, names, whose=f"those of {address}")
     return split, (f"{path}: {columns_in_words(found.columns)}.", *found.notes)

@@ -143,7 +143,7 @@ class EncodedTask:
             task.ceiling,
             task.separator,
             task.columns,
-            (*task.notes, *_without_targets([learnt, *aside], measured, max_length)),
+            (*task.notes, *task.repetitions, *_without_targets([learnt, *aside], measured, max_length)),
             calibration,
             selection,
             task.data_digest,

@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from afina.data.addresses import named
 from afina.data.answer_tokens import encode_references, without_long
 from afina.data.leakage import EvaluationSet, TrainingInfo
-from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Split
-from afina.errors import InvalidData
 from afina.inference import probes
 from afina.inference.predictor import ModelPredictor, Predictor
 from afina.models import objectives
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import Manifest
-from afina.models.objective import Objective, metric_for
+from afina.models.objective import metric_for
 from afina.stats import intervals
 from afina.stats.answered import Answered
 from afina.stats.intervals import Interval
@@ -43,6 +41,7 @@ class Evaluation:
         max_length: Maximum length in tokens. None: the adapter reads whole texts.
         chosen: Whether somebody chose the positive label of two.
         too_long: Number of target texts that were left out because they have too many tokens.
+        unmeasured, repeated: As in `EvaluationSet`.
     """
 
     adapter: str
@@ -64,6 +63,8 @@ class Evaluation:
     max_length: int | None
     chosen: bool
     too_long: int = 0
+    unmeasured: tuple[str, ...] = ()
+    repeated: int = 0
 
 
 def trained(adapter: Adapter) -> TrainingInfo:
@@ -95,7 +96,7 @@ def evaluate(
         check_probe: Whether to compare the recorded probe first.
         dtype: As in `Predictor.of`.
         metric: The headline metric. None: the task's, else the kind's default.
-        positive: The positive label of two, for F1 and AUROC. None: as in training.
+        positive: The positive label of two, for F1 and AUROC. None: the second of `texts`.
 
     Raises:
         InvalidStudy: The kind does not have the metric.
@@ -106,15 +107,13 @@ def evaluate(
     """
     manifest = adapter.manifest
     if manifest.method == FOREIGN:  # peft stores no label names
-        manifest = manifest.model_copy(update={"label_names": texts.label_names})
-        adapter = replace(adapter, manifest=manifest)
+        adapter = replace(adapter, manifest=manifest.model_copy(update={"label_names": texts.label_names}))
+    texts = texts if positive is None else texts.with_positive(positive)
     predictor = probes.opened(adapter, backbone, dtype, checked=check_probe)
     objective, (split, too_long) = predictor.objective, _fitting(predictor, texts)
     headline = metric_for(objective, metric, texts.metric)
-    turned = _turned(objective, positive, texts.where)
-    predictions, truncated = predictor.measure(split, where=f"{texts.where}, text")
-    answered, names = objective.answered(predictions), objective.label_names
-    answered, names = (answered.turned, names[::-1]) if turned else (answered, names)
+    measured, truncated = predictor.measure(split, where=f"{texts.where}, text")
+    answered = objective.answered(measured, texts.label_names)
     return Evaluation(
         adapter=adapter.where,
         digest=adapter.digest,
@@ -130,11 +129,13 @@ def evaluate(
         leaked=texts.leaked,
         left_out=texts.left_out,
         kind=objective.kind,
-        label_names=names,
+        label_names=texts.label_names,
         answered=answered,
         max_length=getattr(predictor, "max_length", None),
-        chosen=positive is not None or _is_chosen(manifest),
+        chosen=texts.chosen or _is_chosen(manifest),
         too_long=too_long,
+        unmeasured=texts.unmeasured,
+        repeated=texts.repeated,
     )
 
 
@@ -152,28 +153,6 @@ def _fitting(predictor: Predictor, texts: EvaluationSet) -> tuple[Split, int]:
     most = predictor.max_length + answer_tokens
     kept, _, left_out = without_long(split, found, most, texts.long, where)
     return kept, left_out.targets
-
-
-def _turned(objective: Objective, positive: str | None, where: str) -> bool:
-    """Whether the positive label is the objective's first label."""
-    if positive is None:
-        return False
-    names = objective.label_names
-    if what := TARGETS[objective.kind].check_positive(names):
-        raise InvalidData(
-            f"{where}: `positive` applies to two classes; the adapter was trained on {what}. Leave it out.",
-            code="data.option-inapplicable",
-            where=where,
-        )
-    if positive not in names:
-        raise InvalidData(
-            f"{where}: the adapter has no label {positive!r} for `positive`. Give {' or '.join(names)}.",
-            code="data.label-unknown",
-            where=where,
-            label=positive,
-            known=names,
-        )
-    return positive == names[0]
 
 
 def _is_chosen(manifest: Manifest) -> bool:

@@ -330,10 +330,19 @@ class Objective(ABC):
             return False
         return predictions.outputs.shape == (len(predictions.targets), self.width)
 
-    def answered(self, predictions: Predictions) -> Answered:
-        """Return the input of metrics, for predictions with targets."""
+    def answered(self, predictions: Predictions, names: Sequence[str] | None = None) -> Answered:
+        """Return the input of metrics, for predictions with targets.
+
+        Args:
+            names: The labels that the targets are about, in the order of the targets. None: `label_names`.
+        """
         chances = self.probabilities(predictions)
-        return Answered(predictions.right, self.decode(predictions), chances, predictions.extras)
+        found = Answered(predictions.right, self.decode(predictions), chances, predictions.extras)
+        return found if names is None or tuple(names) == self.label_names else self._about(found, names)
+
+    def _about(self, found: Answered, names: Sequence[str]) -> Answered:
+        """Return answers about the labels `names`, in their order; kinds without labels have one order."""
+        return found
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """Return every metric of this kind (docs/reference/figures.md defines them), the default headline first."""

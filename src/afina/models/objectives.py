@@ -88,6 +88,11 @@ class Classes(Objective):
         outputs = predictions.outputs
         return classification.probabilities(outputs if self.temperature == 1.0 else outputs / self.temperature)
 
+    def _about(self, found: Answered, names: Sequence[str]) -> Answered:
+        """Return the same answers as indices into `names`, which has all labels in another order."""
+        order = [self.label_names.index(name) for name in names]
+        return Answered(found.targets, np.argsort(order)[found.answers], found.probabilities[:, order])
+
     def calibrated(self, predictions: Predictions) -> Self:
         """Return the objective with the temperature that minimises the cross-entropy."""
         return replace(self, temperature=_temperature(self, predictions))
@@ -233,6 +238,11 @@ class Labels(Objective):
         """Return 1 where a label's probability reaches its threshold, int64 [N, L]."""
         thresholds = classification.DEFAULT_THRESHOLD if self.thresholds is None else np.array(self.thresholds)
         return np.asarray(self.probabilities(predictions) >= thresholds, dtype=np.int64)
+
+    def _about(self, found: Answered, names: Sequence[str]) -> Answered:
+        """Return the columns of these labels."""
+        columns = [self.label_names.index(name) for name in names]
+        return Answered(found.targets, found.answers[:, columns], found.probabilities[:, columns])
 
     def probabilities(self, predictions: Predictions) -> np.ndarray:
         """Return the logistic function of each output divided by the temperature."""

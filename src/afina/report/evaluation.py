@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isnan
 from typing import TYPE_CHECKING
 
+from afina.data.readers.splitting import repetition_notes
 from afina.models.adapter import Adapter
 from afina.report.formatting import (
     count,
     headline_first,
     interval_heading,
+    listed,
     metric_figure,
     metric_heading,
     number_of_texts,
@@ -43,6 +46,7 @@ def sentences(found: Evaluation) -> list[str]:
     interval = "no interval" if has_none else f"{interval_heading(found.metric)}: {span(ends)}"
     said = [f"{', '.join(figures[:2])} on {on} ({interval}){too_few(found.examples)}"]
     said += [", ".join(figures[2:])] if len(figures) <= IN_A_SENTENCE else []
+    said += label_notes(found.label_names, found.unmeasured)
     positive = PRESENTATIONS[found.kind].positive(found.label_names)
     if positive is not None and not found.chosen:
         said.append(
@@ -66,8 +70,17 @@ def leakage_notes(where: str, leaked: int | None, left_out: int, trained: str = 
     return [f"{trained[:1].upper()}{trained[1:]} trained on {number_of_texts(leaked)} of these."] if leaked else []
 
 
+def label_notes(label_names: Sequence[str], unmeasured: Sequence[str]) -> list[str]:
+    """Return a note that the figures are about some of the adapter's labels; empty if they are about all."""
+    if not unmeasured:
+        return []
+    only = f"the label {label_names[0]}" if len(label_names) == 1 else f"the labels {listed(label_names)}"
+    return [f"All figures are about {only} only: the texts do not say which of them are {listed(unmeasured, 'or')}."]
+
+
 def _texts(found: Evaluation) -> list[str]:
     said = leakage_notes(found.where, found.leaked, found.left_out)
+    said += repetition_notes(found.repeated, found.examples, found.where)
     if found.too_long:
         said.append(f"{count(found.too_long)} target{'s' * (found.too_long != 1)} left out: too many tokens.")
     if found.truncated:
@@ -114,6 +127,8 @@ def as_json(found: Evaluation) -> dict[str, object]:
         "leaked": found.leaked,
         "left_out": found.left_out,
         **({"too_long": found.too_long} if found.too_long else {}),
+        **({"unmeasured": list(found.unmeasured)} if found.unmeasured else {}),
+        "repeated": found.repeated,
         "positive": presentation.positive(found.label_names),
         **presentation.as_json(found.label_names, answered.targets, answered.answers[None]),
     }

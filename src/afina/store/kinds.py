@@ -81,10 +81,6 @@ class AdapterKind(ABC):
         return ""
 
     @abstractmethod
-    def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
-        """Return answers and probabilities of an adapter with labels `own`, in the order of `names`."""
-
-    @abstractmethod
     def changes(self, first: Answered, second: Answered) -> Changes:
         """Return how the answers of two adapters differ."""
 
@@ -122,10 +118,6 @@ class _Classes(_ByLabel):
 
     labels = "One of these labels for each text, in the order of the model's outputs:"
 
-    def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
-        order = [own.index(name) for name in names]
-        return Answered(answered.targets, np.argsort(order)[answered.answers], _columns(answered.chances, order))
-
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
         return names[int(value)]
 
@@ -134,10 +126,6 @@ class _Labels(_ByLabel):
     """Any number of labels (multi-label)."""
 
     labels = "Any number of these labels for each text, in the order of the model's outputs:"
-
-    def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
-        order = [own.index(name) for name in names]
-        return Answered(answered.targets, answered.answers[:, order], _columns(answered.chances, order))
 
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
         return tuple(name for name, has in zip(names, value, strict=True) if has)
@@ -148,9 +136,6 @@ class _Number(AdapterKind):
 
     labels = "A number for each text:"
     by_label = False
-
-    def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
-        return answered
 
     def changes(self, first: Answered, second: Answered) -> Changes:
         return Changes(mean_change=float(_size(first, second).mean()))
@@ -208,9 +193,6 @@ class _Text(AdapterKind):
             )
         )
 
-    def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
-        return answered
-
     def changes(self, first: Answered, second: Answered) -> Changes:
         before, after, flipped = _among(first), _among(second), first.answers != second.answers
         return Changes(
@@ -252,10 +234,6 @@ def _flipped(first: Answered, second: Answered) -> np.ndarray:
 
 def _by_row(table: np.ndarray, joined: Callable[..., np.ndarray]) -> np.ndarray:
     return joined(table, axis=1) if table.ndim == 2 else table
-
-
-def _columns(chances: np.ndarray | None, order: list[int]) -> np.ndarray | None:
-    return None if chances is None else chances[:, order]
 
 
 def _size(first: Answered, second: Answered) -> np.ndarray:

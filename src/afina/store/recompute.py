@@ -127,7 +127,11 @@ def flips_between(
     _check_alike(asked, texts, names)
     headline = METRICS[metric_for(asked[0], metric)]
     one, other = _answers(pair, asked, texts, backbone)
-    return compare_answers(one, other, texts, asked[0].kind, headline, names, most)
+    found = compare_answers(one, other, texts, asked[0].kind, headline, names, most)
+    if first.digest != second.digest:
+        return found
+    same = f"{found.names[0]} and {found.names[1]} are the same adapter, {first.digest[:19]}."
+    return replace(found, comparison=None, same=same, undefined="")
 
 
 def _named(adapter: Adapter, texts: EvaluationSet) -> Adapter:
@@ -146,7 +150,7 @@ def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str,
             expected=asked[0].kind,
         )
     for objective, name in zip(asked, names, strict=True):
-        own, there = set(objective.label_names), set(texts.label_names)
+        own, there = set(objective.label_names), {*texts.label_names, *texts.unmeasured}
         if own != there and ADAPTER_KINDS[objective.kind].by_label:
             said = [
                 f"{which}{', '.join(sorted(only)[:20])}"
@@ -187,8 +191,7 @@ def _predictions(adapter: Adapter, backbone: Backbone | None, texts: EvaluationS
 
 def _answered(objective: Objective, predictions: Predictions, texts: EvaluationSet) -> Answered:
     """Return the answers that predictions stand for, with labels in the order of the texts'."""
-    answered = objective.answered(predictions.against(texts.split.labels))
-    return ADAPTER_KINDS[objective.kind].reordered(answered, objective.label_names, texts.label_names)
+    return objective.answered(predictions.against(texts.split.labels), texts.label_names)
 
 
 def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
@@ -288,8 +291,11 @@ class Flips:
         flipped: texts with another answer, counted also as `right_to_wrong`, `wrong_to_right` and `wrong_to_wrong`. A
             multi-label answer is right if every label is right. None for numbers.
         mean_change: mean absolute change of numeric answers, in the unit of the targets; None for labels.
-        comparison: second minus first adapter; None if the metric is undefined on these texts.
+        comparison: second minus first adapter; None if the metric is undefined on these texts, or if both are the
+            same adapter.
         rows: some flips: those from right to wrong first; for numbers, the largest changes.
+        texts: the texts, with how they were read.
+        same: a sentence if both are the same adapter, so that there is nothing to compare; or "".
         undefined: why the metric is undefined, or "".
     """
 
@@ -305,17 +311,19 @@ class Flips:
     mean_change: float | None
     comparison: Comparison | None
     rows: tuple[Flip, ...]
+    texts: EvaluationSet
+    same: str = ""
     undefined: str = ""
 
     @property
     def verdict(self) -> str:
-        """Verdict on the second adapter: better, worse, equivalent, undecided, or undefined."""
-        return self.comparison.verdict if self.comparison else "undefined"
+        """Verdict on the second adapter: better, worse, equivalent, undecided, undefined, or same."""
+        return self.comparison.verdict if self.comparison else "same" if self.same else "undefined"
 
     @property
     def words(self) -> str:
         """The verdict in one or two sentences (`Comparison.words`)."""
-        return self.comparison.words if self.comparison else self.undefined
+        return self.comparison.words if self.comparison else self.same or self.undefined
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values. NaN and infinite ends of the interval are None."""
@@ -327,6 +335,9 @@ class Flips:
             "names": list(self.names),
             "figures": [*map(null_where_undefined, self.figures)],
             **{key: getattr(made, key) if made else None for key in compared},
+            **({"difference": 0.0} if self.same else {}),
+            **({"unmeasured": list(self.texts.unmeasured)} if self.texts.unmeasured else {}),
+            "repeated": self.texts.repeated,
             "verdict": self.verdict,
             "words": self.words,
             "interval": [end if isfinite(end) else None for end in ends] if made else None,
@@ -353,6 +364,7 @@ def compare_answers(
         **asked.changes(one, other)._asdict(),
         comparison=None if undefined else compare(values, metric=headline, margin=margin)[0],
         rows=tuple(_rows(one, other, texts, asked, most)),
+        texts=texts,
         undefined=undefined and f"{headline.words} is undefined for {undefined}: the metric needs {headline.needs}.",
     )
 

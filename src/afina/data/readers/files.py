@@ -189,6 +189,8 @@ def to_measure(
     found = formats.read(path, asked.sheet)
     usual = usual or ReadOptions()
     columns = {key: getattr(usual, key) for key in ("text", "text_pair", "label")}
+    if asked.label is None:
+        _check_all(found, usual.label)
     there = {key: name for key, name in columns.items() if name and _has(found, name)}
     there |= {key: getattr(usual, key) for key in ("missing", "merge_labels") if getattr(usual, key)}
     asked = replace(ReadOptions(**there), **{key: name for key, name in vars(asked).items() if name is not None})
@@ -206,6 +208,23 @@ def to_measure(
 def _has(found: FileTable, name: str) -> bool:
     """Return whether a table has this column, or each of the columns that `a,b` names."""
     return name in found.columns or all(part.strip() in found.columns for part in name.split(","))
+
+
+def _check_all(found: FileTable, label: str | None) -> None:
+    """Raise InvalidData if the file has some of the columns that `a,b` names, and not all."""
+    names = [] if label is None or _has(found, label) else [name.strip() for name in label.split(",")]
+    there = [name for name in names if name in found.columns]
+    if there:
+        lacking = ", ".join(name for name in names if name not in there)
+        raise InvalidData(
+            f"{found.path}: the adapter's label columns are {', '.join(names)}; there is no column {lacking}. To "
+            f"measure the other labels only, name their columns with `label` {','.join(there)}.",
+            code="data.column-missing",
+            path=found.path,
+            field="label",
+            found=list(found.columns),
+            expected=names,
+        )
 
 
 def _rows(

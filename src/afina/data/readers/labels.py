@@ -49,7 +49,8 @@ class LabelFormat:
 
     separator  the text between the labels of a cell; None: a cell holds a list, or at most one label
     notation   the notation of numbers; None: recognised
-    hot        the label names of multi-hot lists, by position; empty if lists hold names
+    hot        the label names of multi-hot lists, by position, or the name of the only column, if it is about this
+               label; empty if cells hold names
     keeps      whether a word such as `NA` is a label, instead of a missing value
     other      how to read the cells as another kind, in words; empty if the kind is clear
     """
@@ -280,7 +281,7 @@ def _occurring(filled: Sequence[Any], separators: Sequence[str]) -> str | None:
 def as_several(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[Label]:
     """Return several labels per row, from one column or from one column per label. Raises InvalidData with the row."""
     rows = range(len(table.places))
-    if len(names) > 1:
+    if len(names) > 1 or form.hot == tuple(names):
         return _some(table, names, [tuple(name for name in names if _truth(table, name, i)) for i in rows])
     return _some(table, names, [_several(table, names[0], i, form) for i in rows])
 
@@ -356,6 +357,12 @@ def _check_whole(table: FileTable, name: str, row: int, label: str) -> None:
             where=table.where(row),
             column=name,
         )
+
+
+def is_of_one_label(table: FileTable, name: str) -> bool:
+    """Return whether a column holds only true and false: the column is then about the label with its name."""
+    cells = {str(one).strip().casefold() for one in table.columns[name] if not cell_values.is_empty(one)}
+    return bool(cells) and cells <= _TRUTH.keys()
 
 
 def _truth(table: FileTable, name: str, row: int) -> bool:

@@ -49,7 +49,7 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
         table.where,
         form.kind,
         ",".join(columns.labels),
-        names=form.hot,
+        names=form.hot or (columns.labels if len(columns.labels) > 1 else ()),
         columns=columns.roles,
         other=form.other,
         notes=notes,
@@ -81,7 +81,7 @@ def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str
     column = f"{table.path}: column {names[0]!r}"
     if form.notation and (said := form.notation.said(table.columns[names[0]])):
         notes.append(f"{column} holds numbers that are not written plainly: {said}.")
-    if form.hot:
+    if form.hot and form.hot != tuple(names):
         told = ", ".join(form.hot[:4]) + (", ..." if len(form.hot) > 4 else "")
         notes.append(
             f"{column} holds multi-hot lists, 0 or 1 for each of {len(form.hot)} labels in their order ({told}). "

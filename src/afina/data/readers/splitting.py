@@ -24,6 +24,9 @@ TRAIN_SHARE = 0.8
 HELD_OUT = 5
 """One in HELD_OUT texts of each label is held out if one file becomes two splits."""
 
+REPEATED_LIMIT = 0.01
+"""Share of evaluated texts that may repeat another without a note: an interval is then at most 0.5 % too narrow."""
+
 _MEASURED = " If its labels measure something and are no classes, say so with `kind` number."
 
 
@@ -35,7 +38,8 @@ class LabelledRows:
         labels: N labels as the data spell them: names or integers, numbers, several names each, or references.
         where: Return the place of row i, such as `train.csv, line 7`.
         column: The name of the label column.
-        names: All names of multi-hot labels, in their order.
+        names: All names of multi-hot labels, or of columns of one label each, in their order. Empty: every label may
+            occur.
         columns: The file's columns by role (`ColumnNames.roles`).
         other: How to read the labels as another kind, in words, if the kind is a question.
         notes: Sentences about unexpected findings.
@@ -136,6 +140,21 @@ def divide(rows: LabelledRows) -> tuple[LabelledRows, LabelledRows]:
     """Return training and evaluation rows, 80/20 by `rank`, so that duplicates stay in one split. The order is kept."""
     train, evaluation = sides(_examples(rows))
     return rows.take(train), rows.take(evaluation)
+
+
+def repeated(split: Split) -> int:
+    """Return how many examples have the text of an earlier one."""
+    return len(split) - len({identity(example) for example in split})
+
+
+def repetition_notes(repeated: int, examples: int, where: str) -> list[str]:
+    """Return a note if more than REPEATED_LIMIT of the evaluated texts repeat another."""
+    if repeated <= REPEATED_LIMIT * examples:
+        return []
+    return [
+        f"{repeated:,} of {examples:,} texts of {where} repeat{'s' * (repeated == 1)} another text. An interval takes "
+        "each row as a new text, so the interval is too narrow. Give each text once to correct it."
+    ]
 
 
 def sides(examples: Iterable[Example]) -> tuple[list[int], list[int]]:
@@ -257,14 +276,8 @@ def matched_classes(
     seen = {str(label) for label in rows.labels}
     whole = all(WHOLE.fullmatch(label) for label in seen)
     called = labels if labels is not None else names
-    if labels is not None and sorted(labels) != sorted(label_names):
-        raise InvalidData(
-            f"`labels` {','.join(labels)}: {whose} labels are {_list(label_names)}. Give each of them once, in the "
-            "order of the integers from 0 that stand for them in the data.",
-            code="data.labels-mismatch",
-            labels=labels,
-            expected=label_names,
-        )
+    if labels is not None:
+        check_complete(labels, label_names, whose)
     found = {str(int(label.split(".")[0])) for label in seen} if whole else seen
     if called and whole and not found <= index.keys():
         index |= {str(i): index[name] for i, name in enumerate(called) if name in index}
@@ -285,6 +298,18 @@ def matched_classes(
             expected=label_names,
         )
     return _split(rows, index, whole)
+
+
+def check_complete(labels: Sequence[str], label_names: Sequence[str], whose: str) -> None:
+    """Raise InvalidData if `labels` are not the label names in some order."""
+    if sorted(labels) != sorted(label_names):
+        raise InvalidData(
+            f"`labels` {','.join(labels)}: {whose} labels are {_list(label_names)}. Give each of them once, in the "
+            "order of the integers from 0 that stand for them in the data; of two labels, the second is positive.",
+            code="data.labels-mismatch",
+            labels=labels,
+            expected=label_names,
+        )
 
 
 def classes_of(train: LabelledRows) -> tuple[list[str], bool]:

@@ -17,6 +17,7 @@ from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import Label, LabelColumn, LabelFormat, LabelOptions
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.split import Split
+from afina.errors import InvalidData
 
 
 class TargetKind(ABC):
@@ -108,6 +109,22 @@ class TargetKind(ABC):
         whose: str,
     ) -> Split:
         """Return a split with known labels, for rows of this kind (arguments of the function `matched`)."""
+
+    def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
+        """Return the label names of a trained adapter in the order that a user gives. Raises InvalidData."""
+        raise InvalidData(
+            f"`labels` {','.join(labels)}: the targets are {self.plural}, which have no names. Leave it out.",
+            code="data.option-inapplicable",
+            labels=labels,
+        )
+
+    def unsaid(self, rows: LabelledRows, label_names: Sequence[str]) -> tuple[str, ...]:
+        """Return the labels of `label_names` of which the rows do not say which texts have them."""
+        return ()
+
+    def about(self, split: Split, label_names: Sequence[str], some: Sequence[str]) -> Split:
+        """Return a split whose targets are about `some` of the labels, in their order."""
+        return split
 
     def findings(self, *parts: LabelledRows) -> tuple[str, ...]:
         """Return notes about the targets of all rows."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from afina.data.readers.labels import (
     as_number,
     as_several,
     form_of_several,
+    is_of_one_label,
     notation_of,
     spelled,
     with_multi_hot,
@@ -79,6 +81,16 @@ class ClassTargets(TargetKind):
     ) -> Split:
         """Return a split of labels that are matched by name, or by the integer that stands for the name."""
         return splitting.matched_classes(rows, label_names, labels, names, whose)
+
+    def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
+        """Return `labels`. Raises InvalidData if they are not the label names."""
+        splitting.check_complete(labels, label_names, "the adapter's")
+        return labels
+
+    def about(self, split: Split, label_names: Sequence[str], some: Sequence[str]) -> Split:
+        """Return the same classes as indices into `some`, which has all labels in another order."""
+        order = [some.index(name) for name in label_names]
+        return replace(split, labels=np.array(order, dtype=np.int64)[split.labels])
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         """Return the name of each class."""
@@ -196,9 +208,11 @@ class LabelTargets(TargetKind):
         labels: Sequence[str] | None,
         known: Sequence[str],
     ) -> LabelFormat:
-        """Return `form` with the label names of multi-hot lists, if the column holds multi-hot lists."""
+        """Return `form` with the names of multi-hot lists, or with the name of a column that is about one label."""
         if not known or len(columns) != 1:
             return form
+        if columns[0] in known and is_of_one_label(table, columns[0]):
+            return replace(form, hot=tuple(columns))
         return with_multi_hot(table, columns[0], form, labels, known)
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
@@ -235,6 +249,18 @@ class LabelTargets(TargetKind):
     ) -> Split:
         """Return a split of labels that are matched by name."""
         return splitting.several(rows, label_names, whose)
+
+    def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
+        """Return the label names: `labels` are about the places of multi-hot lists, and no label is positive."""
+        return label_names
+
+    def unsaid(self, rows: LabelledRows, label_names: Sequence[str]) -> tuple[str, ...]:
+        """Return the labels without a column, or without a place in multi-hot lists."""
+        return tuple(name for name in label_names if rows.names and name not in rows.names)
+
+    def about(self, split: Split, label_names: Sequence[str], some: Sequence[str]) -> Split:
+        """Return the columns of `some` labels."""
+        return replace(split, labels=split.labels[:, [label_names.index(name) for name in some]])
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         """Return the label names of each text."""
