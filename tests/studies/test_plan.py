@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from afina import METHODS, Backbone, Run, Task, meter
+from afina import device as devices
 from afina.data.batch import pack
 from afina.data.tokenize import Template
 from afina.errors import InvalidStudy, NotFound, OutOfMemory
@@ -24,7 +25,8 @@ from afina.methods import make
 from afina.models.manifest import read_manifest
 from afina.models.objectives import Classes
 from afina.models.verbalizer import GENERAL
-from afina.report.details.plans import forecast_table
+from afina.report.details.plans import forecast_table, gpu_table
+from afina.report.formatting import size
 from afina.schema import read_size
 from afina.studies.runs.forecast import MADE_UP, forecast_methods, forecast_run
 from afina.studies.runs.forecast import encoded as encoded_task
@@ -53,13 +55,14 @@ FIGURES = {
     "activation_bytes",
     "activation_tokens",
     "peak",
+    "gpu_evaluation",
     "gpu_peak",
     "disk_bytes",
     "train_seconds",
     "fits",
     "fits_gpu",
 }
-TERMS = {"backbone", "task", "dtype", "texts", "tokens", "longest", "epochs", "memory", "process", "gpu"}
+TERMS = {"backbone", "task", "dtype", "usual_dtype", "texts", "tokens", "longest", "epochs", "memory", "process", "gpu"}
 
 
 PARTS = ("trainable", "body", "head")
@@ -433,20 +436,58 @@ def test_fits_compares_the_peaks_with_the_memory_given(afina: Command, monkeypat
         line.split()[0]: line.split()[-1] for line in shown.splitlines() if "124,441,344" in line or "148,992" in line
     }
     assert row == {"full": "no", "LoRA": "no"}
-    assert "What fits in 2.00 GiB of main memory: nothing. On a GPU with 2.00 GiB, by estimate: LoRA." in " ".join(
-        shown.split()
-    )
+    shown = " ".join(shown.split())
+    assert "What fits in 2.00 GiB of main memory: nothing." in shown
+    assert "What fits in 2.00 GiB of GPU memory: LoRA." in shown
+
+
+def test_the_peak_on_a_gpu_is_training_or_evaluation_with_a_tenth_for_what_holds_no_tensor(gpt2: Backbone) -> None:
+    training = texts(8, dtype="bfloat16", batch_size=2)
+    long = texts(100, dtype="bfloat16", batch_size=64)
+    for given, method in ((training, "lora"), (long, "full")):
+        one = only(forecast_methods(gpt2.address, [make(method)], training=given))
+        assert one.activation_bytes is not None
+        trains = one.allocated_end + one.activation_bytes
+        assert one.gpu_peak == round(1.1 * max(trains, one.gpu_evaluation))
+        assert (trains < one.gpu_evaluation) is (given is training)
+    weights = 4 * sum(each.numel() for each in opened(gpt2, make("baseline")).parameters())
+    assert weights < one.gpu_evaluation < one.peak
+
+
+def test_a_plan_shows_the_state_that_each_device_has(gpt2: Backbone) -> None:
+    one = only(forecast_methods(gpt2.address, [make("lora")], training=texts(8, dtype="bfloat16")))
+    assert one.allocated_end < one.state_bytes
+    for table, figures in (
+        (forecast_table([one]), {"State": one.state_bytes, "Peak": one.peak}),
+        (gpu_table([one]), {"State": one.allocated_end, "Evaluation": one.gpu_evaluation, "Peak": one.gpu_peak}),
+    ):
+        row = dict(zip([column.heading for column in table.columns], table.rows[0], strict=True))
+        assert {name: row[name] for name in figures} == {name: size(figure) for name, figure in figures.items()}
+
+
+def test_the_dtype_is_said_to_be_trainings_own_only_where_it_is(
+    gpt2: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "computes_bfloat16", lambda device: True)
+
+    def said(dtype: str) -> str:
+        one = only(forecast_methods(gpt2.address, [make("baseline")], training=texts(8, dtype=dtype)))
+        assert one.terms.usual_dtype == "bfloat16"
+        (note,) = [note for note in forecast_table([one]).notes if note.startswith("Training computes in ")]
+        return note
+
+    assert said("auto") == said("bfloat16") == "Training computes in bfloat16, as `afina train` does on this machine."
+    assert "`afina train` computes in bfloat16, unless you give `--set dtype=float32`" in said("float32")
 
 
 def test_no_gpu_is_spoken_of_where_there_is_none_unless_its_memory_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     def said(gpu: int | None, memory: int | None = None) -> str:
         monkeypatch.setattr(meter, "gpu_memory", lambda device: gpu)
-        return forecast_table(forecast_methods("gpt2", [make("baseline")], training=texts(8), memory=memory)).notes[0]
+        return gpu_table(forecast_methods("gpt2", [make("baseline")], training=texts(8), memory=memory)).notes[0]
 
-    total = f"What fits in {meter.machine_memory() / GIB:.2f} GiB of main memory: no fine-tuning. "
-    assert said(None) == total + "There is no GPU here; `--memory` says how much another machine's has."
-    assert said(8 * GIB) == total + "On a GPU with 8.00 GiB, by estimate: no fine-tuning."
-    assert said(None, 2 * GIB).endswith("On a GPU with 2.00 GiB, by estimate: no fine-tuning.")
+    assert said(None) == "There is no GPU here; `--memory` says how much another machine's has."
+    assert said(8 * GIB) == "What fits in 8.00 GiB of GPU memory: no fine-tuning."
+    assert said(None, 2 * GIB) == "What fits in 2.00 GiB of GPU memory: no fine-tuning."
     monkeypatch.setattr(meter, "gpu_memory", lambda device: None)
     assert only(forecast_methods("gpt2", [make("baseline")], training=texts(8))).summary["fits_gpu"] is None
 

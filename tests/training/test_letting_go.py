@@ -76,6 +76,25 @@ def test_a_training_that_is_over_leaves_nothing(
     assert alive(references) == []
 
 
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize(("device", "freed"), [("cuda", True), ("cpu", False)])
+def test_on_a_gpu_a_lowered_model_is_freed_before_it_is_opened_again(
+    gpt2: Backbone, device: str, freed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = make("lora").for_family(gpt2.family)
+    fit = fit_of(opened(gpt2, method), method, encoded(gpt2, sentences(40)), dtype=torch.bfloat16, steps=1)
+    fit.advance()
+    references = [weakref.ref(each) for each in fit.classifier.parameters() if not each.requires_grad]
+    assert references
+    monkeypatch.setattr(Fit, "device", torch.device(device))
+
+    def reopen() -> Classifier:
+        assert (alive(references) == []) is freed
+        return opened(gpt2, method)
+
+    assert fit.finish(reopen).model.dtype == torch.float32
+
+
 def note_what_is_prepared(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
     """References to every classifier that a run opens, and to its parameters."""
     found: list[weakref.ref[Any]] = []

@@ -178,14 +178,14 @@ def _different(precisions: Sequence[str] | None) -> list[str]:
 
 def _print_plans(found: Sequence[Sequence[Sequence[Forecast]]], *, as_json: bool) -> None:
     """Print the plans of each backbone, one for each precision."""
-    from afina.report.details.plans import forecast_table, precision_table
+    from afina.report.details.plans import forecast_table, gpu_table, precision_table
 
     every = [plan for plans in found for plan in plans]
     if as_json:
         made = [{**each[0].terms.summary, "methods": {one.method: one.summary for one in each}} for each in every]
         print(json.dumps({"backbones": made} if made[1:] else made[0]))
         return
-    print_tables(*map(forecast_table, every))
+    print_tables(*(table(plan) for plan in every for table in (forecast_table, gpu_table)))
     print_tables(*(precision_table(plans) for plans in found if len(plans) > 1))
 
 

@@ -42,6 +42,7 @@ class DryRun:
         gpu_state_bytes: `state_bytes` without the second copy of packed weights, which only a CPU keeps.
         activation_bytes: None if nothing is trained, and with activation checkpointing.
         beyond_state: Memory beside the state: activations, or the peak during a step with activation checkpointing.
+        evaluation: Peak of all tensors during the evaluation, after training.
         tensors: Peak of all tensors over training, evaluation and the time between.
         disk_bytes: Size of the saved tensors.
     """
@@ -51,6 +52,7 @@ class DryRun:
     gpu_state_bytes: int
     activation_bytes: int | None
     beyond_state: int
+    evaluation: int
     tensors: int
     disk_bytes: int
 
@@ -106,11 +108,13 @@ def dry_run(
         classifier = fit.finish(lambda: _fake(shapes.pop()))
         disk_bytes = tensorfile.size(method.state(classifier.model))
         classifier.eval()
+        before = alive.restart()
         with torch.inference_mode():
             if generation is not None:
                 generation.run(classifier)
             classifier(evaluation, evaluation_layout)
-    return DryRun(counts, kept, kept - copies, activations, beyond, max(alive.peak, most), disk_bytes)
+    tensors = max(before, alive.peak, most)
+    return DryRun(counts, kept, kept - copies, activations, beyond, alive.peak, tensors, disk_bytes)
 
 
 def serving_bytes(
@@ -155,6 +159,11 @@ class Alive(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._sizes: dict[int, int] = {}
+
+    def restart(self) -> int:
+        """Return the peak so far, and begin another one at the present total."""
+        before, self.peak = self.peak, self.now
+        return before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -301,11 +301,12 @@ class Fit:
         """
         self.average.settle()
         self.weights.settle()
-        lowered = self.weights.lowered
+        lowered, device = self.weights.lowered, self.device
         del self.weights, self.optimizer, self.inputs, self.pull, self.average
         if lowered:
             trained = {name: each.detach().clone() for name, each in self.method.state(self.classifier.model).items()}
-            if self.classifier.precision != FLOAT:  # such a model may fill the memory, so it is freed before
+            # A process keeps most memory that it frees (docs/LOG.md). A GPU's allocator uses the memory again.
+            if self.classifier.precision != FLOAT or device.type != "cpu":
                 del self.classifier
             self.classifier = reopen()
             self.method.restore(self.classifier.model, trained)

@@ -6,11 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from afina.report.formatting import NOTHING, count, seconds, size
 from afina.report.tables import Column, Table
-from afina.studies.runs.run import Forecast
-
-_HEADINGS = ("Trainable", "State", "Activations", "Peak on a CPU", "Peak on a GPU", "On disk")
-"""The headings of the columns of a forecast."""
-
+from afina.studies.runs.run import Forecast, Terms
 
 PRICE = (
     "Each frozen weight is then rounded to 8 bits, so results can differ a little; the adapter is for a backbone in "
@@ -20,12 +16,11 @@ PRICE = (
 
 
 def forecast_table(forecasts: Sequence[Forecast]) -> Table:
-    """Return a row for each method; notes give the assumptions and the methods that fit in memory.
+    """Return a row for each method on a CPU; notes give the assumptions and the methods that fit in memory.
 
     Expects at least one forecast. The column of training time is left out if no forecast has a time.
     """
     terms = forecasts[0].terms
-    limit = size(terms.memory)
     source = f"the largest training batch of `{terms.task}`" if terms.task else "one batch (no task was given)"
     timed = any(one.train_seconds for one in forecasts)
     rows = tuple(
@@ -33,39 +28,81 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
             one.title,
             count(one.trainable),
             size(one.state_bytes),
-            NOTHING if one.activation_bytes is None else size(one.activation_bytes),
+            _activations(one),
             size(one.peak),
-            size(one.gpu_peak),
             size(one.disk_bytes),
             *([seconds(one.train_seconds) if one.train_seconds else NOTHING] if timed else []),
             "yes" if one.fits else "no",
         )
         for one in forecasts
     )
+    headings = ("Trainable", "State", "Activations", "Peak", "On disk", *["Training (s)"] * timed, "Fits")
     return Table(
-        f"Plan for {terms.backbone}, training in {terms.computing}",
-        (Column("Method", "left"), *map(Column, (*_HEADINGS, *["Training (s)"] * timed, "Fits"))),
+        f"Plan for {terms.backbone} on a CPU, training in {terms.computing}",
+        (Column("Method", "left"), *map(Column, headings)),
         rows,
         (
-            _fitting_note(forecasts, limit),
+            f"What fits in {size(terms.memory)} of main memory: {_titles([o.title for o in forecasts if o.fits])}.",
             *_offer(forecasts),
-            f"Training computes in {terms.dtype}. Without `--dtype`, that is what `afina train` chooses here.",
+            _dtype_note(terms),
             f"Activations are those of {source}: {terms.texts:,} texts, {terms.tokens:,} tokens, {terms.longest:,} in "
-            "the longest text. In float32, state is also what PyTorch has allocated on a GPU after the last step.",
-            f"Peak on a CPU: every tensor of a run at its height, and {size(terms.process)} for Python and the "
-            "libraries. Peak on a GPU: state and activations, an estimate.",
+            "the longest text.",
+            f"Peak: every tensor of a run at its height, and {size(terms.process)} for Python and the libraries."
+            f"{_IN_BFLOAT16 * (terms.dtype == 'bfloat16')}",
             _time_note(forecasts),
         ),
     )
 
 
-def _fitting_note(forecasts: Sequence[Forecast], limit: str) -> str:
-    on_cpu = f"What fits in {limit} of main memory: {_titles([one.title for one in forecasts if one.fits])}."
-    gpu = forecasts[0].terms.gpu
-    if gpu is None:
-        return f"{on_cpu} There is no GPU here; `--memory` says how much another machine's has."
-    on_gpu = _titles([one.title for one in forecasts if one.fits_gpu])
-    return f"{on_cpu} On a GPU with {size(gpu)}, by estimate: {on_gpu}."
+_IN_BFLOAT16 = (
+    " In bfloat16, a CPU keeps the frozen weights twice. The height is often the end of training, when the model is "
+    "opened again in float32 for the evaluation."
+)
+
+
+def gpu_table(forecasts: Sequence[Forecast]) -> Table:
+    """Return a row for each method on a GPU, an estimate. Expects at least one forecast."""
+    terms = forecasts[0].terms
+    rows = tuple(
+        (
+            one.title,
+            size(one.allocated_end),
+            _activations(one),
+            size(one.gpu_evaluation),
+            size(one.gpu_peak),
+            NOTHING if one.fits_gpu is None else "yes" if one.fits_gpu else "no",
+        )
+        for one in forecasts
+    )
+    if terms.gpu is None:
+        fits = "There is no GPU here; `--memory` says how much another machine's has."
+    else:
+        fits = f"What fits in {size(terms.gpu)} of GPU memory: {_titles([o.title for o in forecasts if o.fits_gpu])}."
+    return Table(
+        f"Estimate for {terms.backbone} on a GPU, training in {terms.computing}",
+        (Column("Method", "left"), *map(Column, ("State", "Activations", "Evaluation", "Peak", "Fits"))),
+        rows,
+        (
+            fits,
+            "Peak: the training (state and activations) or the evaluation, whichever is larger, and a tenth for CUDA's "
+            "context and fragmentation.",
+            "Evaluation: the tensors of the evaluation in float32, which follows the training.",
+        ),
+    )
+
+
+def _activations(one: Forecast) -> str:
+    return NOTHING if one.activation_bytes is None else size(one.activation_bytes)
+
+
+def _dtype_note(terms: Terms) -> str:
+    """Return the dtype of training, and the one that `afina train` would choose on this machine."""
+    if terms.dtype == terms.usual_dtype:
+        return f"Training computes in {terms.dtype}, as `afina train` does on this machine."
+    return (
+        f"Training computes in {terms.dtype}. On this machine, `afina train` computes in {terms.usual_dtype}, unless "
+        f"you give `--set dtype={terms.dtype}`."
+    )
 
 
 def _titles(titles: Sequence[str]) -> str:

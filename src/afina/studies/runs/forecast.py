@@ -52,6 +52,9 @@ MOST_MADE_UP = 2**20
 MOST_STEPS = 5_000_000
 """The largest number of steps whose batches are searched for the largest batch; the search takes minutes."""
 
+ON_GPU = 1.1
+"""The memory of a GPU that a run takes, per byte of its tensors: a tenth is for CUDA's context and fragmentation."""
+
 LENGTH = 128
 """Tokens of each made-up text if `max_length` is not set: the length to which the paper padded its texts."""
 
@@ -102,7 +105,7 @@ def forecast_run(
     seen = dry_run(run.backbone, method, objective, loader, recipe, evaluation, dtype, precision, load)
     inputs = inputs_of(method)
     gpu = memory or meter.gpu_memory(devices.choose())
-    terms = _terms(run, inputs.largest(loader, recipe), str(dtype).removeprefix("torch."), limit, gpu)
+    terms = _terms(run, inputs.largest(loader, recipe), _name(dtype), limit, gpu)
     one = Forecast(
         method=method.name,
         title=method.title,
@@ -114,7 +117,8 @@ def forecast_run(
         activation_bytes=seen.activation_bytes,
         activation_tokens=None if seen.activation_bytes is None else terms.tokens,
         peak=terms.process + seen.tensors,
-        gpu_peak=seen.gpu_state_bytes + seen.beyond_state,
+        gpu_evaluation=seen.evaluation,
+        gpu_peak=round(ON_GPU * max(seen.gpu_state_bytes + seen.beyond_state, seen.evaluation)),
         disk_bytes=seen.disk_bytes,
         train_seconds=None if seen.counts.trainable else 0.0,
         terms=terms,
@@ -321,11 +325,16 @@ def _of(backbone: str) -> list[Method]:
     return [make(name).for_family(family) for name in applicable(backbone)]
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | None) -> Terms:
     return Terms(
         backbone=run.backbone,
         task=None if run.task == MADE_UP else run.task,
         dtype=dtype,
+        usual_dtype=_name(devices.precision("auto", devices.choose())),
         precision=run.training.precision,
         texts=len(largest),
         tokens=len(largest.tokens),

@@ -197,6 +197,7 @@ class Terms:
 
     Attributes:
         dtype: The dtype in which training computes, "float32" or "bfloat16".
+        usual_dtype: The dtype that a run on this machine chooses by itself.
         texts, tokens, longest: The size of the largest training batch, and the tokens of its longest text.
         epochs: The epochs of the training whose time is forecast.
         memory: The bytes that must suffice.
@@ -208,6 +209,7 @@ class Terms:
     backbone: str
     task: str | None
     dtype: str
+    usual_dtype: str
     texts: int
     tokens: int
     longest: int
@@ -235,7 +237,8 @@ class Forecast:
     Attributes:
         activation_bytes, activation_tokens: None if nothing is trained, and with activation checkpointing.
         peak: The peak memory of the process of a run on the CPU.
-        gpu_peak: The peak of GPU memory.
+        gpu_evaluation: The tensors of the evaluation in float32, which follows the training.
+        gpu_peak: The peak of GPU memory: training or evaluation, and a tenth for CUDA's context and fragmentation.
         disk_bytes: The size of the adapter's tensor file.
         train_seconds: None if unknown.
         serving_bytes: The size of all weights when the adapter predicts in the dtype of the terms. None: not computed.
@@ -252,6 +255,7 @@ class Forecast:
     activation_bytes: int | None
     activation_tokens: int | None
     peak: int
+    gpu_evaluation: int
     gpu_peak: int
     disk_bytes: int
     train_seconds: float | None
