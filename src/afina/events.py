@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import inf, isnan
 
@@ -12,16 +14,18 @@ class Progress:
     """A progress event of a run.
 
     Attributes:
-        phase: "load", "encode", "train", "evaluate" or "save"; "wait" before the run has a place; "draw" if pretrained
-            weights are drawn because the files of the backbone lack them; "copy" if a quantised copy of the backbone
-            was written, or could not be.
-        step: steps done. This and the following attributes are set while training or evaluating.
-        steps: number of steps in total.
+        phase: "load", "encode", "train", "evaluate" or "save"; "download" while files are downloaded; "wait" before the
+            run has a place; "draw" if pretrained weights are drawn because the files of the backbone lack them; "copy"
+            if a quantised copy of the backbone was written, or could not be.
+        step: steps done, or bytes of a download. This and the following attributes are set while downloading, training
+            or evaluating.
+        steps: number of steps or bytes in total.
         loss: training loss.
         tokens_per_second: training speed.
         seconds_left: estimate for the phase, in seconds.
-        note: while the phase is "wait": what the run waits for, such as "a node with 3.1 GiB and 1 CPU". While the
-            phase is "draw": the weights. While the phase is "copy": a sentence without a subject.
+        note: while the phase is "download": what is downloaded, such as "the model embedded". While the phase is
+            "wait": what the run waits for, such as "a node with 3.1 GiB and 1 CPU". While the phase is "draw": the
+            weights. While the phase is "copy": a sentence without a subject.
     """
 
     phase: str
@@ -70,6 +74,40 @@ Listener = Callable[[Progress], None]
 
 def ignore(progress: Progress) -> None:
     """Ignore a progress event: the default listener."""
+
+
+_downloads: ContextVar[Listener] = ContextVar("_downloads", default=ignore)
+
+
+@contextmanager
+def downloads_told(listen: Listener) -> Iterator[None]:
+    """Pass the progress of downloads in the block to `listen`.
+
+    The listener is not an argument of the functions that open models and data: any of them may download at its first
+    use.
+    """
+    before = _downloads.set(listen)
+    try:
+        yield
+    finally:
+        _downloads.reset(before)
+
+
+@contextmanager
+def download(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that tells the listener of downloads how many bytes of how many are there."""
+    listen, told = _downloads.get(), False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        told = True
+        listen(Progress("download", min(done, total), total, note=what))
+
+    try:
+        yield tell
+    finally:
+        if told:
+            listen(Progress("load"))
 
 
 Says = Callable[[str], object]

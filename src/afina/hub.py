@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from huggingface_hub import EvalResult, HfApi, ModelCardData, snapshot_download, try_to_load_from_cache
@@ -18,8 +19,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import tqdm
 
-from afina import file_io
+from afina import events, file_io
 from afina.errors import AfinaError, CannotWrite, InvalidName, NotFound, Refused
 
 SAFE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -381,7 +383,8 @@ def _unreachable(repository: str, reason: str, **fields: object) -> NotFound:
 
 
 def _download(repository: str, revision: str, patterns: list[str], kind: str = "model", offline: bool = False) -> Path:
-    with file_io.writing("the Hub's cache (HF_HOME)"):
+    what = repository if kind == "model" else f"the data set {repository}"
+    with file_io.writing("the Hub's cache (HF_HOME)"), events.download(what) as tell:
         return Path(
             snapshot_download(
                 repository,
@@ -390,5 +393,29 @@ def _download(repository: str, revision: str, patterns: list[str], kind: str = "
                 allow_patterns=patterns,
                 etag_timeout=5,
                 local_files_only=offline,
+                tqdm_class=_told_by(tell),
             )
         )
+
+
+LEAST = 1_000_000
+"""Bytes below which a download is not announced."""
+
+
+def _told_by(tell: Callable[[int, int], None]) -> type[tqdm]:
+    """Return a progress bar that shows nothing, and tells how many bytes of how many are there."""
+    lock = Lock()  # files are downloaded in several threads
+
+    class Told(tqdm):  # type: ignore[misc]
+        def __init__(self, *given: Any, **options: Any) -> None:
+            self.bytes, self.done = options.get("unit") == "B", 0.0
+            super().__init__(*given, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            with lock:
+                self.done += n or 0
+                if self.bytes and (self.total or 0) >= LEAST:
+                    tell(int(self.done), int(self.total))
+            return None
+
+    return Told

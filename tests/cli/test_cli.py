@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 import typer.main
 
 import afina as package
-from afina import METHODS, Adapter, Backbone, assets, cli
+from afina import METHODS, Adapter, Backbone, assets, cli, meter
 from afina.cli.help import EXAMPLES, START
+from afina.cli.progress import Downloads
+from afina.events import Progress
 from afina.methods import NEEDS_SETTINGS
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.objective import Predictions
@@ -558,6 +561,23 @@ def test_version_and_help_are_printed(afina: Command) -> None:
         assert afina(command, "--help").code == 0
 
 
+def test_a_download_is_a_line_on_standard_error_and_no_more_than_one_in_a_while(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = Downloads()
+    for now, done in ((100.0, 0), (101.0, 10), (116.0, 40)):
+        monkeypatch.setattr(meter, "now", partial(float, now))
+        shown(Progress("download", done * 10**6, 93 * 10**6, note="the model embedded"))
+    shown(Progress("load"))
+    shown(Progress("download", 0, 5 * 10**6, note="summaries"))
+    assert capfd.readouterr() == (
+        "",
+        "downloading 93 MB of the model embedded (once)\n"
+        "downloading 93 MB of the model embedded (once): 40 MB\n"
+        "downloading 5 MB of summaries (once)\n",
+    )
+
+
 def test_the_examples_of_help_and_of_afina_alone_can_be_typed(afina: Command) -> None:
     commands: Any = typer.main.get_command(cli.app)
     alone = afina()
@@ -575,7 +595,9 @@ def test_the_examples_of_help_and_of_afina_alone_can_be_typed(afina: Command) ->
         assert f"Example:\n  {line}\n" in afina(*name.split(), "--help").out
     for names in command_names(commands):
         assert " ".join(names) in EXAMPLES
-        first = afina(*names, "--help").out.split("\n\n")[1]
+        helped = afina(*names, "--help").out
+        assert afina(*names, "-h").out == helped
+        first = helped.split("\n\n")[1]
         assert re.match(r"  [A-Z][^.]+\.", first), first
 
 

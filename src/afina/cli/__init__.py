@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, NoReturn
 
 import typer
@@ -18,6 +19,7 @@ from afina.cli import adapters, keys, plan, serving, shadow, store, store_exchan
 from afina.cli.help import START, GroupedCommand
 from afina.cli.terminal import check_arguments, check_streams, escape_unwritable, with_flags, with_json_errors
 from afina.errors import AfinaError
+from afina.events import Listener, downloads_told
 
 COMMANDS = (
     *(studies.study, studies.train, studies.choose),
@@ -50,6 +52,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 for command in COMMANDS:
@@ -89,7 +92,7 @@ def main() -> None:
         check_streams()
         escape_unwritable(sys.stdout, sys.stderr)
         check_arguments(sys.argv[1:])
-        with file_io.writing("standard output"):
+        with file_io.writing("standard output"), downloads_told(lambda told: _downloads()(told)):
             try:
                 app()
             finally:
@@ -99,6 +102,13 @@ def main() -> None:
         _leave(error.exit_code)
     except BrokenPipeError:
         _leave(1)  # the reader of the pipe has ended, as in `afina show OUT | head`
+
+
+@cache
+def _downloads() -> Listener:
+    from afina.cli.progress import Downloads  # its imports take time that most commands do not need
+
+    return Downloads()
 
 
 def _leave(code: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,6 +74,39 @@ def file_progress() -> Iterator[Callable[[Chunk], None]]:
         yield read
 
 
+class Downloads:
+    """Shows downloads outside of runs on standard error: a bar on a terminal, else a line every LINE_SECONDS."""
+
+    def __init__(self) -> None:
+        self.bars: RichProgress | None = None
+        self.last = -math.inf
+
+    def __call__(self, told: Progress) -> None:
+        """Show the progress of a download; any other phase ends the bar."""
+        if told.phase != "download":
+            if self.bars:
+                self.bars.stop()
+            self.bars, self.last = None, -math.inf
+        elif sys.stderr.isatty():
+            shown = self._bar()
+            shown.update(
+                shown.task_ids[0], description=doing(told), completed=told.step, total=told.steps, figures=figures(told)
+            )
+        elif meter.now() - self.last >= progress.LINE_SECONDS:
+            so_far = f": {figures(told)}" if self.last > 0 else ""
+            self.last = meter.now()
+            print(f"{doing(told)}{so_far}", file=sys.stderr, flush=True)
+
+    def _bar(self) -> RichProgress:
+        if self.bars is None:
+            from rich.console import Console
+
+            self.bars = bars(Console(stderr=True))
+            self.bars.add_task("", total=None, figures="")
+            self.bars.start()
+        return self.bars
+
+
 class Minutes(Watcher):
     """Progress of a recommendation: a line with the elapsed minutes for each step; `say` prints the line."""
 
@@ -89,8 +123,8 @@ class Minutes(Watcher):
         self.says(progress.waiting(run, needed, available))
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Print once what a run waits for."""
-        if progress.phase == "wait" and (said := f"{run.title}: {doing(progress)}") not in self.waiting:
+        """Print once what a run waits for or downloads."""
+        if progress.phase in ("wait", "download") and (said := f"{run.title}: {doing(progress)}") not in self.waiting:
             self.waiting.add(said)
             self.says(said)
 

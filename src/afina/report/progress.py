@@ -24,6 +24,8 @@ LINE_SECONDS = 15.0
 
 def figures(progress: Progress) -> str:
     """Return the known figures, such as `loss 0.512, 1,019 tokens/s, 0:41 left`."""
+    if progress.phase == "download":
+        return f"{progress.step / 1e6:,.0f} MB"
     parts = []
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3f}")
@@ -36,6 +38,8 @@ def figures(progress: Progress) -> str:
 
 def doing(progress: Progress) -> str:
     """Return the phase, or what the run waits for, such as `waits for a node with 3.1 GiB and 1 CPU`."""
+    if progress.phase == "download":
+        return f"downloading {progress.steps / 1e6:,.0f} MB of {progress.note} (once)"
     if progress.phase == "draw":
         return f"draws {progress.note}, which the backbone's files lack; peft would draw other weights"
     if progress.phase == "copy":
@@ -172,7 +176,8 @@ class Lines(Watcher):
         if progress.phase == line.phase and not (due and (begins or progress.steps)):
             return
         line.phase, line.words, line.last = progress.phase, words, meter.now()
-        counted = f" {progress.step}/{progress.steps}" if progress.steps and not begins else ""
+        in_steps = progress.steps and progress.phase != "download"
+        counted = f" {progress.step}/{progress.steps}" if in_steps and not begins else ""
         said = f": {figures(progress)}" if not begins and figures(progress) else ""
         self.say(f"{line.place}: {words}{counted}{said}")
 

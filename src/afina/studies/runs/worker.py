@@ -22,7 +22,7 @@ from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
 from afina import allocator, meter
 from afina.errors import AfinaError
-from afina.events import Progress, ValidationScore
+from afina.events import Progress, ValidationScore, downloads_told
 from afina.schema import Frozen
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.record import Record
@@ -275,14 +275,15 @@ def main() -> int:
     threading.Thread(target=_hear, args=(messages, replies, reporter), daemon=True).start()
 
     try:
-        if isinstance(request, TryOut):
-            _try_out(request, reporter, replies)
-        elif isinstance(request, Foresee):
-            _foresee(request, reporter)
-        elif isinstance(request, TimeAnswers):
-            _time_answers(request, reporter)
-        else:
-            _carry_out(request, reporter)
+        with downloads_told(reporter.progress):
+            if isinstance(request, TryOut):
+                _try_out(request, reporter, replies)
+            elif isinstance(request, Foresee):
+                _foresee(request, reporter)
+            elif isinstance(request, TimeAnswers):
+                _time_answers(request, reporter)
+            else:
+                _carry_out(request, reporter)
     except AfinaError as error:
         reporter.send(Failed(error=str(error), code=error.code, fields=error.fields))
         return error.exit_code
