@@ -390,6 +390,18 @@ def test_classes_that_look_like_several_labels_between_commas_are_said(tmp_path:
     assert "labels" not in Task.load(table_of(tmp_path, ["Bed, bath", "Food, drink"] * 8)).told
 
 
+def test_digits_between_commas_are_numbers_and_the_other_readings_are_said(tmp_path: Path) -> None:
+    mine = table_of(tmp_path, ["1,2", "2", "1"] * 8)
+    task = Task.load(mine)
+    assert task.kind == "number"
+    assert "`kind` classes reads them as names of classes, and `kind` labels as several labels" in task.told
+    assert Task.load(mine, kind="labels").label_names == ("1", "2")
+
+
+def test_the_separator_is_the_one_whose_parts_recur(tmp_path: Path) -> None:
+    assert Task.load(table_of(tmp_path, ["a;b|c", "c", "d"] * 8)).label_names == ("a;b", "c", "d")
+
+
 @pytest.mark.parametrize("separator", [";", "|"])
 def test_labels_between_semicolons_and_bars_are_several(tmp_path: Path, separator: str) -> None:
     assert Task.load(table_of(tmp_path, [f"a{separator}b", "b", "c"] * 8)).label_names == ("a", "b", "c")

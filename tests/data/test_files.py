@@ -493,6 +493,15 @@ def test_classes_of_a_parquet_file_of_datasets_have_their_names_in_their_order(t
     assert plain.label_names == ("0", "1")
 
 
+def test_lists_of_classes_have_their_names_and_one_that_no_training_text_has_is_left_out(tmp_path: Path) -> None:
+    feature = {"label": {"feature": MOODS["label"], "_type": "List"}}
+    lists = [[1], [0, 1], [0], []] * 5
+    task = Task.load(parquet_of(tmp_path / "mine.parquet", feature, label=lists))
+    assert (task.kind, task.label_names) == ("labels", ("sad", "glad"))
+    assert "No training text has the label angry" in task.told
+    assert task.train.labels.sum() + task.evaluation.labels.sum() == 20
+
+
 def test_each_parquet_file_names_its_own_classes(tmp_path: Path) -> None:
     mine = parquet_of(tmp_path / "mine.parquet", MOODS, label=[i % 2 for i in range(20)])
     turned = {"label": {"names": ["glad", "sad"], "_type": "ClassLabel"}}

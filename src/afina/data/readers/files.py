@@ -64,7 +64,7 @@ def load(path: Path, asked: ReadOptions, names: Sequence[str] | None, evaluation
     if evaluation is not None or path.is_dir():
         held_out = evaluation or _find(path, EVALUATION)
         tables.append(formats.read(held_out, asked.sheet if formats.has_sheet(held_out, asked.sheet) else None))
-    named, asked, names = with_class_names(tables, asked, names)
+    named, asked = with_class_names(tables, asked)
     return of_tables(*named, asked=asked, names=names)
 
 
@@ -73,17 +73,11 @@ UNLABELLED = -1
 
 
 def with_class_names(
-    tables: Sequence[FileTable],
-    asked: ReadOptions,
-    labels: Sequence[str] | None,
-    *,
-    first: bool = False,
-    known: Sequence[str] = (),
-) -> tuple[Sequence[FileTable], ReadOptions, Sequence[str] | None]:
+    tables: Sequence[FileTable], asked: ReadOptions, *, first: bool = False, known: Sequence[str] = ()
+) -> tuple[Sequence[FileTable], ReadOptions]:
     """Return the tables with names instead of class indices, if the files name the classes of the label column.
 
-    Also return what is asked, with the column and kind, and the labels: `labels`, or those that occur, in the order of
-    the names.
+    `FileTable.classes` then has the label column alone, or nothing. Also return what is asked, with column and kind.
 
     Args:
         first: As in `columns.choose`.
@@ -94,14 +88,10 @@ def with_class_names(
     names = tables[0].classes.get(column, ())
     indices = known and not set(known) & set(names)
     if not names or indices or (asked.kind is not None and not of_kind(asked.kind).named):
-        return tables, asked, labels
+        return [replace(each, classes={}) for each in tables], asked
     tables = [_named(each, column, each.classes.get(column, names)) for each in tables]
-    cells = tables[0].columns[column]
-    single = not any(isinstance(cell, list) for cell in cells)
-    occurring = {name for cell in cells for name in (cell if isinstance(cell, list) else [cell])}
-    labels = [name for name in names if name in occurring] if labels is None else labels
-    kind = CLASSES if single and asked.kind is None else asked.kind
-    return tables, replace(asked, label=column, kind=kind), labels
+    single = not any(isinstance(cell, list) for cell in tables[0].columns[column])
+    return tables, replace(asked, label=column, kind=CLASSES if single and asked.kind is None else asked.kind)
 
 
 def _named(found: FileTable, column: str, names: Sequence[str]) -> FileTable:
@@ -116,7 +106,8 @@ def _named(found: FileTable, column: str, names: Sequence[str]) -> FileTable:
 
     if column not in found.columns:  # choosing the columns reports the missing column
         return found
-    return replace(found, columns=found.columns | {column: [name(value) for value in found.columns[column]]})
+    cells = [name(value) for value in found.columns[column]]
+    return replace(found, columns=found.columns | {column: cells}, classes={column: names})
 
 
 def of_tables(
@@ -196,7 +187,7 @@ def to_measure(
     asked = replace(ReadOptions(**there), **{key: name for key, name in vars(asked).items() if name is not None})
     if form is not None:
         asked = replace(asked, kind=form.kind)
-    (found,), asked, _ = with_class_names([found], asked, labels, known=known)
+    (found,), asked = with_class_names([found], asked, known=known)
     rows, _, _ = _rows(found, asked, labels, form=form, known=known)
     kind = TARGETS[rows.kind]
     rows = replace(rows, notes=(*rows.notes, *contradictions(rows), *kind.findings(rows)))

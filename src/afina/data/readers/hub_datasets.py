@@ -329,11 +329,10 @@ def load_dataset(
         formats.joined(f"{place.repository}, {split}", [formats.read(path) for path in paths])
         for split, paths in found.items()
     ]
-    named, asked, labels = files.with_class_names(tables, asked, labels, first=True)
-    if named is not tables and asked.label:
-        named = [_labelled(each, asked.label) for each in named]
-        if len(named) == 2 and not named[1].places:  # a test split without published labels
-            named = named[:1]
+    named, asked = files.with_class_names(tables, asked, first=True)
+    named = [_labelled(each) for each in named]
+    if len(named) == 2 and not named[1].places:  # a test split without published labels
+        named = named[:1]
     return files.of_tables(*named, asked=asked, names=labels, published=True)
 
 
@@ -348,9 +347,10 @@ def is_dataset_cached(place: HubDataset) -> bool:
     return True
 
 
-def _labelled(found: FileTable, column: str) -> FileTable:
-    """Return the rows that have a label."""
-    kept = [i for i, value in enumerate(found.columns.get(column, found.places)) if value is not None]
+def _labelled(found: FileTable) -> FileTable:
+    """Return the rows that have a label, if the table has names of classes."""
+    cells = [found.columns[column] for column in found.classes]
+    kept = [i for i in range(len(found.places)) if all(values[i] is not None for values in cells)]
     return replace(
         found,
         columns={name: [values[i] for i in kept] for name, values in found.columns.items()},

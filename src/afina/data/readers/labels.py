@@ -40,6 +40,7 @@ _INFINITE = re.compile(r"[-+]?inf(?:inity)?", re.IGNORECASE)
 _TRUTH = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 _AS_NUMBERS, _AS_CLASSES = "`kind` number reads them as numbers", "`kind` classes reads them as names of classes"
+_OR_LABELS = ", and `kind` labels as several labels"
 _AS_LABELS = "`kind` labels reads a cell such as {!r} as several labels"
 
 
@@ -170,18 +171,17 @@ def form_found(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
     measured = any(WHOLE.fullmatch(str(value)) is None for value in plain)
     if 2 * len(plain) > len(known) and (measured or (column.said(*RATED) and not asked.published)):
         _refuse_text(column)
-    separator = _occurring(known, TELLING)
-    if separator and _recur(known, separator):
+    separator = next((mark for mark in TELLING if _recur(known, mark)), None)
+    if separator:
         return form_of_several(column, separator, asked)
-    joined = next((value for value in known if isinstance(value, str) and "," in value), None)
-    doubt = joined is not None and _recur(known, ",")
-    return LabelFormat(CLASSES, keeps=asked.keeps, other=_AS_LABELS.format(str(joined)[:40]) if doubt else "")
+    joined = next((value for value in known if isinstance(value, str) and "," in value), "")
+    return LabelFormat(CLASSES, keeps=asked.keeps, other=_AS_LABELS.format(joined[:40]) if _recur(known, ",") else "")
 
 
 def _recur(known: Sequence[Any], separator: str) -> bool:
     """Return whether a name between separators occurs in different cells."""
     distinct = [{part.strip() for part in cell.split(separator)} for cell in set(map(str, known))]
-    return max(Counter(part for parts in distinct for part in parts).values()) > 1
+    return max(Counter(part for parts in distinct for part in parts).values(), default=0) > 1
 
 
 def _of_odd_numbers(column: LabelColumn) -> Notation | None:
@@ -244,6 +244,7 @@ def _of_numbers(column: LabelColumn, asked: LabelOptions, notation: Notation) ->
     classes = LabelFormat(CLASSES, keeps=asked.keeps, other=_AS_NUMBERS)
     if notation != PLAIN:
         values = {notation.value(value) or 0.0 for value in column.values}
+        numbers = replace(numbers, other=numbers.other + _OR_LABELS) if notation.comma else numbers
         return classes if len(values) <= 2 and all(map(float.is_integer, values)) else numbers
     if not all(WHOLE.fullmatch(str(value)) for value in column.values):
         return numbers

@@ -49,7 +49,8 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
         table.where,
         form.kind,
         ",".join(columns.labels),
-        names=form.hot or (columns.labels if len(columns.labels) > 1 else ()),
+        names=form.hot
+        or (columns.labels if len(columns.labels) > 1 else tuple(table.classes.get(columns.labels[0], ()))),
         columns=columns.roles,
         other=form.other,
         notes=notes,

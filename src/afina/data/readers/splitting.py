@@ -38,8 +38,8 @@ class LabelledRows:
         labels: N labels as the data spell them: names or integers, numbers, several names each, or references.
         where: Return the place of row i, such as `train.csv, line 7`.
         column: The name of the label column.
-        names: All names of multi-hot labels, or of columns of one label each, in their order. Empty: every label may
-            occur.
+        names: All names of the labels in their order, if the file has them, lists are multi-hot, or each label has a
+            column. Empty: every label may occur.
         columns: The file's columns by role (`ColumnNames.roles`).
         other: How to read the labels as another kind, in words, if the kind is a question.
         notes: Sentences about unexpected findings.
@@ -261,6 +261,8 @@ def splits_of_classes(
     known, whole = classes_of(train)
     if labels is None:
         named = {str(i): name for i, name in enumerate(names)}
+        if set(known) <= set(train.names):
+            known = [name for name in train.names if name in known]
         order, label_names = known, tuple(named.get(label, label) for label in known)
     else:
         order, label_names = _ordered(known, whole, labels), tuple(labels)
