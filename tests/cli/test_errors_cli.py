@@ -197,7 +197,7 @@ def test_a_text_without_content(refused: Callable[..., str], blank: str) -> None
 def test_a_text_that_gives_no_tokens(
     refused: Callable[..., str], afina: Command, trained: Path, gpt2: Backbone, tmp_path: Path
 ) -> None:
-    for blank in ("", " \t"):
+    for blank in ("", " \t", "\u200b"):
         told = afina("predict", trained, "a text", blank).error
         assert told == f"text 2: {blank!r} is blank. Give it some content, or leave it out."
 

@@ -283,6 +283,7 @@ GOOD = numbered(6, input="i", output="o")
         ({"input": "a", "output": "NaN"}, "data.value-missing", "line 7: column 'output' holds 'NaN', a word for a"),
         ({"input": "a", "output": []}, "data.value-missing", "line 7: column 'output' is empty. Expected a text."),
         ({"input": "a", "output": ["b", " "]}, "data.value-missing", "line 7: column 'output' holds an empty text."),
+        ({"input": "a", "output": ["b", "\u200b"]}, "data.value-missing", "line 7: column 'output' holds an empty"),
         ({"input": "a", "output": {"text": []}}, "data.value-missing", "line 7: column 'output' is empty."),
         ({"input": "", "output": "b"}, "data.value-missing", "line 7: column 'input' is empty. Expected a text."),
         ({"input": None, "output": "b"}, "data.value-missing", "line 7: column 'input' is empty. Expected a text."),

@@ -212,7 +212,7 @@ def test_a_row_without_a_text_keeps_its_place_and_is_counted(tmp_path: Path, nam
 
 
 def test_a_blank_line_keeps_its_place_and_is_counted(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one\n\n \t\ntwo", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("one\n\n \t\u200b\ntwo", encoding="utf-8")
     with chunks(tmp_path / "a.txt") as found:
         (chunk,) = found
     assert chunk.texts == ["one", "two"]

@@ -105,6 +105,7 @@ def test_an_escape_of_a_whole_character_is_read() -> None:
         ([["a"], ["b"], ["c"], [" "], ["d"]], "Text 4 of 5 is empty."),
         ([["a"], ["b", ""]], "The pair of text 2 of 2 is empty."),
         ("", "The text is empty."),
+        ("\u200b", "The text is empty."),
         ("a" * 100_001, "The text has 100,001 characters, expected at most 100,000."),
     ],
 )

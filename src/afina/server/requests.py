@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from afina.data.readers.source import is_blank
 from afina.errors import AfinaError, InvalidData, InvalidStudy
 from afina.inference.reading import takes_pairs
 from afina.models.decoding import Decoding
@@ -162,7 +163,7 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
                     where=where,
                     characters=len(part),
                 )
-            if not part.strip():
+            if is_blank(part):
                 raise InvalidData(f"{where} is empty.", code="request.text-invalid", where=where)
 
 

@@ -15,7 +15,7 @@ from afina.data.kinds import TEXT
 from afina.data.readers import cell_values
 from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import Label, LabelColumn, LabelFormat, LabelOptions
-from afina.data.readers.source import is_whole
+from afina.data.readers.source import is_blank, is_whole
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kind import TargetKind
 from afina.data.split import Split, as_references
@@ -209,7 +209,7 @@ def _checked(reference: Any, where: str) -> str:
             where=where,
             found=type(reference).__name__,
         )
-    if not reference.strip():
+    if is_blank(reference):
         raise InvalidData(
             f"{where} holds an empty text. Expected a text. Fill it in or remove it.",
             code="data.value-missing",
