@@ -197,7 +197,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "backbone.mismatch": "An adapter was made for another backbone than the one given.",
     },
     "OutOfMemory": {
-        "run.out-of-memory": "The GPU has too little memory for a run.",
+        "run.out-of-memory": "The GPU or main memory has too little room for a run or a command.",
     },
     "Diverged": {
         "run.diverged": "The loss of a run is NaN or infinite.",

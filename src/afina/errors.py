@@ -8,7 +8,7 @@
     ├── InvalidStudy       settings contradict each other or the method
     ├── CorruptAdapter     the bytes of an adapter do not match its manifest
     ├── WrongBackbone      the adapter was made for another backbone than the given one
-    ├── OutOfMemory        the device has too little memory for a run
+    ├── OutOfMemory        the GPU or main memory has too little room
     ├── Diverged           the loss is NaN or infinite
     ├── RunFailed          the process of a run reported an error or was killed
     ├── Busy               another process is writing to the same place
@@ -130,12 +130,26 @@ class WrongBackbone(AfinaError):
 
 
 class OutOfMemory(AfinaError):
-    """The GPU has too little memory for the run with this title."""
+    """The GPU or main memory has too little room.
+
+    Args:
+        run: title of the run; "" if there is none.
+        gpu: whether the GPU's memory ran out, and not main memory.
+        limit: bytes of memory that this process may use by a limit of the system (`ulimit -v`). None: no limit.
+    """
 
     code = "run.out-of-memory"
 
-    def __init__(self, title: str) -> None:
-        super().__init__(f"run {title}: the GPU has too little memory. {LESS_MEMORY}.", run=title)
+    def __init__(self, run: str = "", *, gpu: bool = False, limit: int | None = None) -> None:
+        place = f"run {run}: " if run else ""
+        what = "the GPU has too little memory" if gpu else "main memory ran out"
+        stated = "" if limit is None else f" (this process may use {limit / 2**30:.2f} GiB: ulimit -v)"
+        advice = LESS_MEMORY if run else "Use a smaller backbone"
+        if limit is not None:
+            advice = f"Raise the limit (ulimit -v unlimited). {advice}"
+        elif not run:
+            advice += ", or close other programs"
+        super().__init__(f"{place}{what}{stated}. {advice}.", run=run, limit=limit)
 
 
 class Diverged(AfinaError):

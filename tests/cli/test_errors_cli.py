@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import resource
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -95,6 +96,30 @@ def test_a_backbone_on_the_hub_without_network_and_copy(tmp_path: Path) -> None:
         "model with save_pretrained on a machine with network access and give its directory; or use 'embedded', which "
         "comes from the package index.\n"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mebibytes", [1250, 1500, 1800])
+def test_a_process_that_gets_no_more_memory_says_so_in_a_sentence(
+    shared: Path, toy: str, tmp_path: Path, mebibytes: int
+) -> None:
+    """With room for the libraries, and not for GPT-2's weights, gradients and optimizer state."""
+    limit = (mebibytes << 20, mebibytes << 20)
+    common = ["--task", toy, "--backbone", f"random:{shared / 'gpt2'}"]
+    train = ["train", *common, "--method", "full", "--set", "max_steps=1", "--out", str(tmp_path / "out")]
+    for command in (train, ["plan", *common]):
+        done = subprocess.run(
+            [*PROGRAM, *command],
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+        )
+        assert done.returncode == 2, done.stderr
+        *_, last = done.stderr.splitlines()
+        assert last.startswith("Error: ")
+        assert "main memory ran out" in last
+        assert "Traceback" not in done.stderr
+        assert "a bug" not in done.stderr
 
 
 def without_a_copy(root: Path, address: str) -> Path:

@@ -1,15 +1,24 @@
-"""How much a process keeps of what it has made: kernels, by what it is for; and how often it looks for garbage."""
+"""What a process keeps of what it has made, how often it looks for garbage, and what it says when memory runs out."""
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
+import resource
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from afina import allocator
+from afina.errors import OutOfMemory
+from raises import raises
 
 BOTH = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
@@ -107,3 +116,62 @@ def test_a_process_of_afina_looks_for_garbage_seldom_and_not_at_its_end_and_a_se
     command = [sys.executable, "-c", textwrap.dedent(GARBAGE), *steps]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == printed
+
+
+PETABYTE = 1 << 50
+
+
+def _text(message: str) -> Callable[[], object]:
+    def fails() -> None:
+        raise RuntimeError(message)
+
+    return fails
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        lambda: torch.empty(PETABYTE, dtype=torch.uint8),
+        lambda: np.empty(PETABYTE, dtype=np.uint8),
+        lambda: bytearray(PETABYTE << 10),
+        lambda: mmap.mmap(-1, PETABYTE << 10),
+        _text("unable to mmap 195350672 bytes from file <model.safetensors>: Cannot allocate memory (12)"),
+        _text("can't start new thread"),
+        _text("std::bad_alloc"),
+    ],
+)
+def test_memory_that_runs_out_is_an_error_of_the_user(fails: Callable[[], object]) -> None:
+    with raises(OutOfMemory, code="run.out-of-memory", run="lora", limit=None), allocator.memory_errors("lora"):
+        fails()
+
+
+def test_a_gpu_without_memory_is_told_from_main_memory() -> None:
+    with pytest.raises(OutOfMemory, match="GPU"), allocator.memory_errors("lora"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes differ"), FileNotFoundError(errno.ENOENT, "no file"), ImportError("no such module")]
+)
+def test_other_errors_stay_as_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, allocator.memory_errors():
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system may not hold a process to RLIMIT_AS")
+@pytest.mark.parametrize("command", ["predict", "serve"])
+def test_a_command_that_may_use_too_little_memory_says_so_before_it_imports_torch(command: str, tmp_path: Path) -> None:
+    program = [str(Path(sys.executable).with_name("afina")), command]
+    arguments = ["adapter", "a text"] if command == "predict" else ["--backbone", "gpt2", "--store", "store"]
+    done = subprocess.run(
+        [*program, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (800 << 20, 800 << 20)),
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: main memory ran out (this process may use 0.78 GiB")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

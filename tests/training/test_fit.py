@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -147,12 +147,18 @@ def test_a_method_may_keep_its_frozen_weights_unpacked(gpt2: Backbone) -> None:
     assert np.allclose(fit.account.losses, usual.account.losses, rtol=0.05)
 
 
-def test_a_run_that_a_gpu_cannot_hold_is_an_error_that_says_what_needs_less(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
-    def exhausted(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def _gpu_memory_runs_out(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
+
+def _main_memory_runs_out(*_: object) -> None:
+    torch.empty(1 << 50, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("exhausted", [_gpu_memory_runs_out, _main_memory_runs_out])
+def test_a_run_that_memory_cannot_hold_is_an_error_that_says_what_needs_less(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, exhausted: Callable[..., None]
+) -> None:
     monkeypatch.setattr(Fit, "step", exhausted)
     run: Run = runs.run("gpt2", "lora")
     with raises(OutOfMemory, code="run.out-of-memory", run="lora"):

@@ -17,7 +17,14 @@ import typer
 from afina import __version__, allocator, file_io
 from afina.cli import adapters, keys, plan, serving, shadow, store, store_exchange, store_maintenance, studies
 from afina.cli.help import START, GroupedCommand
-from afina.cli.terminal import check_arguments, check_streams, escape_unwritable, with_flags, with_json_errors
+from afina.cli.terminal import (
+    check_arguments,
+    check_streams,
+    escape_unwritable,
+    with_flags,
+    with_json_errors,
+    with_room,
+)
 from afina.errors import AfinaError
 from afina.events import Listener, downloads_told
 
@@ -30,6 +37,9 @@ COMMANDS = (
     *(serving.serve, serving.replay, shadow.shadow),
 )
 """Commands in the order of `afina --help`."""
+
+LIGHT = (plan.methods, studies.show, studies.report, shadow.shadow)
+"""Those of COMMANDS that open no model."""
 
 STORE: dict[str, Callable[..., None]] = {
     **{"init": store.init, "publish": store.publish, "list": store.list_names, "show": store.show},
@@ -56,10 +66,11 @@ app = typer.Typer(
 )
 
 for command in COMMANDS:
+    run = with_json_errors(command if command in LIGHT else with_room(command))
     if command is serving.serve:
-        app.command(cls=serving.Settable, context_settings=serving.SETTINGS)(command)
+        app.command(cls=serving.Settable, context_settings=serving.SETTINGS)(run)
     else:
-        app.command(cls=GroupedCommand)(with_json_errors(command))
+        app.command(cls=GroupedCommand)(run)
 for name, of_store in STORE.items():
     store.app.command(name, cls=GroupedCommand)(with_json_errors(store.with_store(of_store)))
 app.add_typer(store.app)

@@ -20,6 +20,7 @@ from functools import wraps
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
+from afina import allocator
 from afina.errors import AfinaError, CannotWrite, InvalidData
 
 if TYPE_CHECKING:
@@ -273,17 +274,30 @@ def with_flags(message: str) -> str:
 def with_json_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Return the command; with `--json`, it prints {"error": {class, code, message, fields}} if it fails.
 
-    The error goes on to `main`, so standard error and the exit status are the same as without `--json`.
+    The error goes on to `main`, so standard error and the exit status are the same as without `--json`. That memory ran
+    out is an error of the user, too.
     """
 
     @wraps(command)
     def run(*given: Any, **options: Any) -> None:
         try:
-            command(*given, **options)
+            with allocator.memory_errors():
+                command(*given, **options)
         except AfinaError as error:
             if options.get("as_json"):
                 print(json.dumps({"error": error.as_json(with_flags(str(error)))}, ensure_ascii=False))
             raise
+
+    return run
+
+
+def with_room(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command; it first checks that this process may use enough memory to open a model."""
+
+    @wraps(command)
+    def run(*given: Any, **options: Any) -> None:
+        allocator.check_address_space()
+        command(*given, **options)
 
     return run
 

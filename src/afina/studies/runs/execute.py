@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from afina import device, digest
+from afina import allocator, device, digest
 from afina import device as devices
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit
-from afina.errors import AfinaError, Diverged, OutOfMemory
+from afina.errors import AfinaError, Diverged
 from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.inference import probes
 from afina.meter import Meter, rss_peak
@@ -58,15 +57,14 @@ def execute(
         AfinaError: The message begins with the run's name.
     """
     execution = _Execution(run, out, study, listen, stopped, task, backbone, located)
-    try:
-        return execution.record()
-    except torch.OutOfMemoryError:
-        raise OutOfMemory(run.title) from None
-    except AfinaError as error:
-        if isinstance(error, Diverged):  # training from the checkpoint would diverge again
-            OutputDirectory(out).checkpoint(execution.run.label).unlink(missing_ok=True)
-        error.args = (f"run {run.title}: {error}",)
-        raise
+    with allocator.memory_errors(run.title):
+        try:
+            return execution.record()
+        except AfinaError as error:
+            if isinstance(error, Diverged):  # training from the checkpoint would diverge again
+                OutputDirectory(out).checkpoint(execution.run.label).unlink(missing_ok=True)
+            error.args = (f"run {run.title}: {error}",)
+            raise
 
 
 @dataclass(frozen=True)
@@ -351,9 +349,9 @@ def try_out(
         task, backbone, located: As in `execute`.
 
     Raises:
-        OutOfMemory: The GPU has too little memory.
+        OutOfMemory: The GPU or main memory has too little room.
     """
-    try:
+    with allocator.memory_errors(run.title):
         prepared, fit = prepare(run, Meter(devices.choose()), listen, task, backbone, located)
         steps, split = fit.recipe.steps, prepared.task.evaluation
         last = min(limit or steps, steps)
@@ -367,5 +365,3 @@ def try_out(
             yield score
             if score.value is None:
                 return
-    except torch.OutOfMemoryError:
-        raise OutOfMemory(run.title) from None

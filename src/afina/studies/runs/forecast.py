@@ -15,14 +15,14 @@ from functools import cache
 import numpy as np
 import torch
 
+from afina import allocator, meter
 from afina import device as devices
-from afina import meter
 from afina.data.batch import TOKEN_BUDGET, Loader, Packed, by_length, pack, pack_some
 from afina.data.readers.target_kinds import of_kind
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Encoded
-from afina.errors import InvalidStudy, OutOfMemory
+from afina.errors import InvalidStudy
 from afina.events import Says, silent
 from afina.inference.generation_memory import GenerationLoad
 from afina.methods import make
@@ -371,7 +371,7 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
     weights cannot be opened, Diverged or OutOfMemory.
     """
     device = devices.choose()
-    try:
+    with allocator.memory_errors(run.title):
         names, opening, precision = objective.label_names, objective.opening, run.training.precision
         classifier = open_model(Backbone.load(run.backbone), names, run.seed, opening, precision=precision)
         attached(classifier, method, run.seed, device)
@@ -379,5 +379,3 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
         dtype = devices.precision(run.training.dtype, device)
         fit = fit_of(method)(classifier, method, objective, loader, recipe, dtype)
         return fit.pace(WARM_UP, MEASURED)
-    except torch.OutOfMemoryError:
-        raise OutOfMemory(run.title) from None

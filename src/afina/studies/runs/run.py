@@ -97,7 +97,7 @@ class Run(RunSpec):
             InvalidData: The task cannot be read.
             CannotWrite: `out` cannot be written to.
             Diverged: Training diverged.
-            OutOfMemory: The GPU has too little memory.
+            OutOfMemory: The GPU or main memory has too little room.
         """
         from afina.studies.runs.execute import execute
 

@@ -260,6 +260,17 @@ def _time_answers(request: TimeAnswers, reporter: _Reporter) -> None:
     reporter.send(AnswersTimed(seconds=tuple(seconds)))
 
 
+def _work_on(request: Request, reporter: _Reporter, replies: queue.SimpleQueue[Message]) -> None:
+    if isinstance(request, TryOut):
+        _try_out(request, reporter, replies)
+    elif isinstance(request, Foresee):
+        _foresee(request, reporter)
+    elif isinstance(request, TimeAnswers):
+        _time_answers(request, reporter)
+    else:
+        _carry_out(request, reporter)
+
+
 def main() -> int:
     """Execute the request from standard input; return 0 on success, 2 for an error that the user can correct."""
     allocator.collect_seldom()
@@ -275,15 +286,9 @@ def main() -> int:
     threading.Thread(target=_hear, args=(messages, replies, reporter), daemon=True).start()
 
     try:
-        with downloads_told(reporter.progress):
-            if isinstance(request, TryOut):
-                _try_out(request, reporter, replies)
-            elif isinstance(request, Foresee):
-                _foresee(request, reporter)
-            elif isinstance(request, TimeAnswers):
-                _time_answers(request, reporter)
-            else:
-                _carry_out(request, reporter)
+        allocator.check_address_space()
+        with downloads_told(reporter.progress), allocator.memory_errors():
+            _work_on(request, reporter, replies)
     except AfinaError as error:
         reporter.send(Failed(error=str(error), code=error.code, fields=error.fields))
         return error.exit_code
