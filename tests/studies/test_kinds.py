@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from afina import Adapter, Predictor, Results, Run, Study
+from afina import Adapter, Predictor, Results, Run, Study, Task
 from afina.data.leakage import EvaluationSet
 from afina.errors import AfinaError, InvalidStudy
 from afina.events import ValidationScore
@@ -24,6 +24,7 @@ from afina.report.verdicts import CURVES
 from afina.stats.metrics import METRICS
 from afina.studies.adapter_paths import find_adapter
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
+from afina.studies.runs.executor import LocalExecutor
 from afina.studies.runs.record import Selection
 from afina.studies.runs.spec import UNASKED, Data, Training
 from afina.studies.tuning import _value
@@ -243,6 +244,15 @@ def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
     }
     assert "by the number of training texts" in report.page()
     assert Adapter.load(find_adapter(tmp_path, "lora").path).manifest.data["train_examples"] == 64
+
+
+def test_the_training_split_is_counted_before_texts_are_left_out_or_set_aside(
+    backbones: Backbones, files: dict[str, str]
+) -> None:
+    there = len(Task.load(files["classes"]).train)
+    changes = {"data": {"train_examples": 16, "validation": 0.5}, "train": {"temperature": True}}
+    (run, _) = study(backbones, files["classes"], **changes).runs()
+    assert LocalExecutor().count_texts(run) == there > 16
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,8 @@ class Arm:
 def arms(results: Iterable[Result], backbones: Sequence[str] = ()) -> list[Arm]:
     """Group results into arms, in the order of their first results.
 
+    Of equal results, such as those of two sizes above the training split, the first one counts.
+
     Args:
         results: The results of a study or a recommendation.
         backbones: The addresses of the study's backbones. Of several, each label names its backbone.
@@ -152,7 +154,8 @@ def arms(results: Iterable[Result], backbones: Sequence[str] = ()) -> list[Arm]:
     for result in results:
         for group in groups:
             if _alike(group[0].record, result.record):
-                group.append(result)
+                if all(one.record.seed != result.record.seed for one in group):
+                    group.append(result)
                 break
         else:
             groups.append([result])

@@ -83,17 +83,22 @@ def terminal_table(found: Sequence[LabelFigures], of: str = "") -> Table:
     return Table(_of(BY_LABEL, of), columns, rows, few)
 
 
-def terminal_confusion(names: Sequence[str], counts: np.ndarray, of: str = "") -> Table:
-    """Return the confusion matrix of `confused`, or a list of confusions if a terminal has no room for the matrix."""
+def terminal_confusion(names: Sequence[str], counts: np.ndarray, of: str = "", seeds: int = 1) -> Table:
+    """Return the confusion matrix of `confused`, or a list of confusions if a terminal has no room for the matrix.
+
+    Args:
+        seeds: The number of seeds that `counts` adds up.
+    """
+    notes = (f"{seeds} seeds added up.",) if seeds > 1 else ()
     named = [brief(name) for name in names]
     if len(names) > FITS:
         columns = (*(Column(name, "left") for name in ("Right", "Answered")), Column("Texts"))
         most = _most_confused(counts)
         listed = tuple((named[right], named[predicted], count(times)) for right, predicted, times in most)
-        return Table(_of(CONFUSIONS, of), columns, listed)
+        return Table(_of(CONFUSIONS, of), columns, listed, notes)
     headings = (Column("Right", "left"), *(Column(f"answered {name}") for name in named))
     rows = tuple((name, *map(count, row)) for name, row in zip(named, counts.tolist(), strict=True))
-    return Table(_of(CONFUSION, of), headings, rows)
+    return Table(_of(CONFUSION, of), headings, rows, notes)
 
 
 def _of(title: str, of: str) -> str:

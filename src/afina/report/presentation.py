@@ -213,7 +213,8 @@ class _Classes(Presentation):
     ) -> list[Table]:
         """Return the tables of figures by label and of confusions."""
         counts = per_label.confused(targets, answers, len(names))
-        return [*super().terminal_tables(names, targets, answers, of), per_label.terminal_confusion(names, counts, of)]
+        confusion = per_label.terminal_confusion(names, counts, of, len(answers))
+        return [*super().terminal_tables(names, targets, answers, of), confusion]
 
     def as_json(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> dict[str, object]:
         counts = per_label.confused(targets, answers, len(names)).tolist()

@@ -67,7 +67,8 @@ class Report:
         In a study named `paper`, the tables include the paper's figures and footnotes.
         """
         beside = paper_figures.beside(self.arms) if self._is_of_the_paper else Beside()
-        notes, headed = sections.notes(self.arms, self.results.data), not self.arms or _presentation(self.arms).headed
+        made, headed = self.results, not self.arms or _presentation(self.arms).headed
+        notes = sections.notes(self.arms, made.data, len(made.results), made.notes)
         tables = all_tables(self.arms, beside, notes, headed=headed)
         more = (
             verdicts.baseline_table(self.results.baselines, self.arms),

@@ -258,12 +258,19 @@ def _environment(environment: Environment, backbones: Sequence[str]) -> Notes:
     )
 
 
-def notes(arms: Sequence[Arm], data: Data) -> list[str]:
-    """Return the notes below the first table: definitions, texts read and cut, rows of the untrained model."""
+def notes(arms: Sequence[Arm], data: Data, found: int = 0, told: Sequence[str] = ()) -> list[str]:
+    """Return the notes below the first table: definitions, texts read and cut, rows of the untrained model.
+
+    Args:
+        found: The number of results of which `arms` were made.
+        told: Sentences about what was carried out otherwise than asked for.
+    """
     if not arms:
         return []
     untrained = PRESENTATIONS[arms[0].record.kind].untrained(arms)
-    return [*_on_figures(arms, data), *_on_texts(arms, data), *untrained]
+    equal = found - sum(len(arm.results) for arm in arms)
+    repeated = [f"{count(equal)} results equal another one in settings, texts and seed, and are not counted."]
+    return [*_on_figures(arms, data), *_on_texts(arms, data), *told, *repeated * (equal > 0), *untrained]
 
 
 def _on_texts(arms: Sequence[Arm], data: Data) -> list[str]:

@@ -89,7 +89,8 @@ def find_adapter(
     if directory.recommendation.is_file():
         made = read_recommendation(directory.recommendation)
         return _intact(of_recommendation(place, records, made, method, seed, backbone))
-    return _intact(of_study(place, records, read_request(directory.study).keys, method, seed, backbone))
+    request = read_request(directory.study)
+    return _intact(of_study(place, records, request.records(records), method, seed, backbone))
 
 
 def _intact(chosen: AdapterChoice) -> AdapterChoice:
@@ -124,7 +125,7 @@ def of_recommendation(
 def of_study(
     place: Path,
     records: Sequence[Record],
-    keys: Sequence[str],
+    last: Sequence[Record],
     method: str | None = None,
     seed: int | None = None,
     backbone: str | None = None,
@@ -133,10 +134,12 @@ def of_study(
 
     Args:
         records: All records in `place`, in the order in which they were made.
-        keys: The keys of the last request's runs, in the study's order.
+        last: The records of the last request's runs, in the study's order and with the study's names.
     """
+    keys = [one.key for one in last]
+    records = [*(one for one in records if one.key not in keys), *last]
     if method is None:
-        asked = [one for one in records if one.key in keys] or records  # the last request may have no finished run
+        asked = last or records  # the last request may have no finished run
         method = _only(place, [one for one in asked if one.backbone == backbone] or asked)
     return _of(place, records, keys, method, seed, backbone)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from afina.errors import InvalidData
 from afina.schema import Frozen
 from afina.studies.choosing.recommendation import Recommendation
+from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Data
 
 
@@ -18,6 +20,9 @@ class StudyRequest(Frozen):
 
     Attributes:
         keys: The keys of the study's runs, in the study's order.
+        names: The name of each run in the study; empty in files of earlier versions. A record has the name of the study
+            that made it.
+        notes: Sentences about what was carried out otherwise than asked for.
         study: The fields of `Study`, with the settings that tuning chose.
         command: The command line arguments that repeat the study; empty if unknown.
     """
@@ -26,8 +31,16 @@ class StudyRequest(Frozen):
     task: str
     data: Data
     keys: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     study: dict[str, Any]
     command: tuple[str, ...] = ()
+
+    def records(self, recorded: Iterable[Record]) -> list[Record]:
+        """Return the records of the study's runs, in the study's order and with the study's names."""
+        by_key = {one.key: one for one in recorded}
+        names = self.names or [by_key[key].name if key in by_key else "" for key in self.keys]
+        return [by_key[key].called(name) for key, name in zip(self.keys, names, strict=True) if key in by_key]
 
 
 def read_request(path: Path) -> StudyRequest:

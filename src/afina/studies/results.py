@@ -63,6 +63,7 @@ class Results(ReprCard):
         baselines: The baselines without a language model, if the study asks for them.
         waiting: The number of runs that have no result and, in this call, no error.
         backbones: The addresses of the backbones of the study.
+        notes: Sentences about what was carried out otherwise than asked for.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Results(ReprCard):
     waiting: int = 0
     baselines: tuple[MeasuredBaseline, ...] = ()
     backbones: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -126,14 +128,13 @@ class Results(ReprCard):
         self, name: str | None = None, seed: int | None = None, backbone: str | None = None
     ) -> AdapterChoice:
         """Return what `adapter` returns, as `path`, and a `note` if other recorded runs match too."""
-        made, keys = self.recommendation, tuple(one.key for one in self.records)
-        earlier = [one for one in OutputDirectory(self.out).read() if one.key not in keys]
-        records = [*earlier, *self.records]
+        made, own = self.recommendation, {one.key for one in self.records}
+        records = [*(one for one in OutputDirectory(self.out).read() if one.key not in own), *self.records]
         if backbone is not None and records and backbone not in {one.backbone for one in records}:
             raise UnknownName("backbone", backbone, [one.backbone for one in records], str(self.out))
         if made is not None:
             return adapter_paths.of_recommendation(self.out, records, made, name, seed, backbone)
-        return adapter_paths.of_study(self.out, records, keys, name, seed, backbone)
+        return adapter_paths.of_study(self.out, records, self.records, name, seed, backbone)
 
     @staticmethod
     def hold(out: str | Path) -> AbstractContextManager[OutputLock]:
@@ -161,7 +162,8 @@ class Results(ReprCard):
 
     @classmethod
     def _of_study(cls, held: OutputLock, request: StudyRequest) -> Results:
-        finished = _of_keys(held, request.keys, request.study.get("metric"))
+        metric = request.study.get("metric")
+        finished = tuple(measured_in(held.result(one), metric) for one in request.records(held.records))
         return cls(
             name=request.name,
             out=held.out,
@@ -173,6 +175,7 @@ class Results(ReprCard):
             data=request.data,
             baselines=baselines.read(held.directory) if request.study.get("baselines") else (),
             backbones=_backbones(request.study),
+            notes=request.notes,
         )
 
 
@@ -184,22 +187,17 @@ def _backbones(study: Mapping[str, Any]) -> tuple[str, ...]:
 
 def of_recommendation(held: OutputLock, made: Recommendation) -> Results:
     """Return the results of a recommendation's contenders, in the recommendation's order."""
-    keys = [one.key for one in made.contenders if one.key is not None]
+    by_key = {one.key: one for one in held.records}
+    keys = dict.fromkeys(one.key for one in made.contenders)
     return Results(
         name=made.name,
         out=held.out,
-        results=_of_keys(held, keys),
+        results=tuple(held.result(by_key[key]) for key in keys if key in by_key),
         command=made.command,
         recommendation=made,
         task=made.task,
         data=made.data,
     )
-
-
-def _of_keys(held: OutputLock, keys: tuple[str, ...] | list[str], metric: str | None = None) -> tuple[Result, ...]:
-    """Return the results with these keys; `metric` replaces the headline metric that the runs recorded."""
-    by_key = {one.key: one for one in held.records}
-    return tuple(measured_in(held.result(by_key[key]), metric) for key in keys if key in by_key)
 
 
 def measured_in(result: Result, metric: str | None) -> Result:

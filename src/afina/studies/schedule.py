@@ -351,6 +351,7 @@ class Schedule:
 
     def _show(self, number: int, found: Result, *, now: bool) -> None:
         run = self.runs[number - 1]
+        found = replace(found, record=found.record.called(run.title))
         self.results[number] = measured_in(found, run.metric)
         self.watcher.finished(run, self.results[number].record, now=now)
         self.watcher.changed(self.so_far)

@@ -45,7 +45,7 @@ from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Data, Training
 from afina.studies.schedule import Watcher, other_data_note, watching
-from afina.studies.study_checks import check_budgets, check_seeds, check_sizes
+from afina.studies.study_checks import check_budgets, check_seeds, check_sizes, equal_runs_notes, sizes_notes
 from afina.studies.study_file import check_asked, check_template, explain, override, read
 from afina.studies.trials import Space, Tune, Tuned
 
@@ -63,7 +63,8 @@ class Study(ReprCard, Sparing):
         seeds: Seeds of the head, the order of texts and dropout. Every run is made with each seed.
         metric: The headline metric of tables, tuning and verdicts. None: the default of the task or of its kind.
         sizes: Numbers of training texts. Every run is made with each size, with as many steps as the largest size
-            takes. A smaller set of texts is part of each larger set.
+            takes. A smaller set of texts is part of each larger set. Sizes above the training split are one size: all
+            of its texts.
         ask: How the model is asked about a text.
         generate: How answers that are texts are generated.
         baselines: Also fit and measure baselines without a language model, which the report compares with the runs.
@@ -284,21 +285,27 @@ class Study(ReprCard, Sparing):
             watcher = WithBackbones.of(watcher, self.addresses)
             recorded = RecordedRuns(held, executor.look)
             self._check_data(recorded)
-            if fresh or not self._is_done(recorded):
-                self._check_runs(executor, watcher)
-            tuned, failed = self._tune(recorded, executor, watcher, fresh=fresh)
-            settled = self.settle(tuned) if self.tune else self
+            study = self._within_the_data(executor)
+            if fresh or not study._is_done(recorded):
+                study._check_runs(executor, watcher)
+                study = study._within_the_data(executor)  # a download may have been missing before
+            tuned, failed = study._tune(recorded, executor, watcher, fresh=fresh)
+            settled = study.settle(tuned) if study.tune else study
             runs = [recorded.find(run) for run in settled.runs()]
+            notes = (*sizes_notes(self.sizes, study.sizes), *equal_runs_notes(runs))
+            for note in notes:
+                watcher.says(note)
             _check_metric(runs, held)
             if changed := recorded.of_other_data(runs):
                 watcher.says(other_data_note(changed, held.out))
-            request = settled._request(runs, tuple(command))
+            request = settled._request(runs, tuple(command), notes)
             held.describe(held.directory.study, request.model_dump_json())
             so_far = Results(
                 *(request.name, held.out, (), failed, request.command, tuned),
                 task=request.task,
                 data=request.data,
                 backbones=self.addresses,
+                notes=notes,
             )
             if self.baselines:
                 watcher.says("fitting baselines without a language model")
@@ -341,10 +348,25 @@ class Study(ReprCard, Sparing):
         done = (recorded.held.has(recorded.find(run).key) for run in settled.runs()) if settled.methods else ()
         return len(settled.methods) == len(self.methods) and all(done)
 
-    def _request(self, runs: Sequence[Run], command: tuple[str, ...]) -> StudyRequest:
-        keys = tuple(run.key for run in runs)
-        study = self.model_dump(mode="json")
-        return StudyRequest(name=self.name, task=self.task, data=self.data, keys=keys, study=study, command=command)
+    def _within_the_data(self, executor: Executor) -> Self:
+        """Return the study with sizes of at most the training split, each once; unchanged if its size is unknown."""
+        largest = max(self.sizes, default=None)
+        there = executor.count_texts(self.runs()[0]) if largest is not None else None
+        if largest is None or there is None or largest <= there:
+            return self
+        return self.model_copy(update={"sizes": tuple(dict.fromkeys(min(size, there) for size in self.sizes))})
+
+    def _request(self, runs: Sequence[Run], command: tuple[str, ...], notes: tuple[str, ...]) -> StudyRequest:
+        return StudyRequest(
+            name=self.name,
+            task=self.task,
+            data=self.data,
+            keys=tuple(run.key for run in runs),
+            names=tuple(run.title for run in runs),
+            notes=notes,
+            study=self.model_dump(mode="json"),
+            command=command,
+        )
 
     def _tune(
         self, recorded: RecordedRuns, executor: Executor, watcher: Watcher, *, fresh: bool

@@ -8,6 +8,7 @@ from typing import Any
 from afina.errors import InvalidStudy
 from afina.studies.backbones import BY_BACKBONE
 from afina.studies.runs.run import MOST_SEED
+from afina.studies.runs.spec import RunSpec
 
 
 def check_seeds(seeds: Sequence[int], where: str) -> None:
@@ -48,6 +49,28 @@ def check_sizes(sizes: Sequence[int], train_examples: int | None, where: str) ->
             where=where,
             keys=["data.train_examples", "sizes"],
         )
+
+
+def sizes_notes(asked: Sequence[int], trained: Sequence[int]) -> list[str]:
+    """Return a note on sizes that the training split is too small for; `trained` has the sizes that exist."""
+    if tuple(asked) == tuple(trained):
+        return []
+    there = max(trained)
+    above = ", ".join(f"{size:,}" for size in asked if size > there)
+    return [f"sizes: {above} texts were asked for, and the training split has {there:,}: all {there:,} are one size."]
+
+
+def equal_runs_notes(runs: Sequence[RunSpec]) -> list[str]:
+    """Return a note on each run that stands under several names."""
+    alike: dict[str, list[RunSpec]] = {}
+    for run in runs:
+        alike.setdefault(run.key, []).append(run)
+    equal = dict.fromkeys(
+        (", ".join(run.title for run in several), several[0].backbone) for several in alike.values() if len(several) > 1
+    )
+    return [
+        f"{names} have the same settings on {backbone}: one run is shown under each name." for names, backbone in equal
+    ]
 
 
 def check_budgets(methods: Mapping[str, Mapping[str, Any]], validation: float | None, where: str) -> None:

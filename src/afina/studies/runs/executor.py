@@ -20,7 +20,7 @@ from afina.data.addresses import is_at_hand, is_pinned, reads_files
 from afina.data.label_words import no_words_note
 from afina.events import Listener, ValidationScore, ignore
 from afina.models import backbone_spec
-from afina.studies.runs.inputs import DataDigests, TaskFacts, facts_of, lacks_words
+from afina.studies.runs.inputs import DataDigests, TaskFacts, count_texts, facts_of, lacks_words
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.worker import CarryOut, Foresee, GoOn, MemoryForeseen, Recorded, Request, Scored, TryOut
@@ -90,6 +90,13 @@ class Executor(ABC):
 
         Returns None if the address identifies the data, or if this executor cannot know. Raises the same errors as
         reading the data.
+        """
+        return None
+
+    def count_texts(self, run: Run) -> int | None:
+        """Return the number of texts in the whole training split of `run`'s task, without downloading anything.
+
+        Returns None if this executor cannot know. Raises the same errors as reading the data.
         """
         return None
 
@@ -171,6 +178,10 @@ class LocalExecutor(Executor):
             return None
         self._facts = run, facts_of(run, offline=is_at_hand(run.task))
         return DataDigests.of(self._facts[1])
+
+    def count_texts(self, run: Run) -> int | None:
+        """Read the whole task, unless reading needs the network."""
+        return count_texts(run) if is_at_hand(run.task) else None
 
     def check(self, run: Run) -> str:
         """Read the task unless `look` has read it, locate the backbone, and check that given words can be used."""

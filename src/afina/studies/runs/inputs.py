@@ -305,6 +305,16 @@ def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
     return made
 
 
+def count_texts(run: RunSpec) -> int:
+    """Return the number of training texts before any are left out or set aside. Does not use the network.
+
+    Raises the same errors as reading the task.
+    """
+    whole = run.data.model_copy(update={"train_examples": None, "validation": None, "selection": None})
+    training = run.training.model_copy(update={"temperature": False})
+    return facts_of(run.model_copy(update={"data": whole, "training": training}), offline=True).train_examples
+
+
 def labels_of(run: RunSpec) -> TaskFacts:
     """Return facts with the right kind, labels and pairs; the splits may be with or without calibration texts."""
     return _either(run.task, run.data) or facts_of(run)

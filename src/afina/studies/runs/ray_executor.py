@@ -143,6 +143,10 @@ class RayExecutor(Executor):
         """Read the task on this machine, as LocalExecutor does."""
         return self._local.look(run)
 
+    def count_texts(self, run: Run) -> int | None:
+        """Read the task on this machine, as LocalExecutor does."""
+        return self._local.count_texts(run)
+
     def check(self, run: Run) -> str:
         """Check the task and the backbone on this machine, and then the nodes."""
         told = self._local.check(run)

@@ -215,6 +215,10 @@ class Record(ReprCard, Sparing, Sealed):
         """Return the record with `at_once` set to `most`: the number of runs at the same time, this run included."""
         return self if most == self.at_once else self.model_copy(update={"at_once": most}).sealed()
 
+    def called(self, name: str) -> Self:
+        """Return the record under the name that a study gives its run."""
+        return self if name == self.name else self.model_copy(update={"name": name})
+
     @model_validator(mode="after")
     def _of_a_known_kind(self) -> Self:
         known = metrics.of_kind(self.kind)
