@@ -14,7 +14,8 @@ from afina.methods import METHODS
 from afina.models.manifest import MANIFEST
 from afina.models.objective import Objective, Predictions
 from afina.models.objectives import Labels, Number, Texts
-from afina.studies.results import Failure, Results
+from afina.studies.descriptions import Failure
+from afina.studies.results import Results
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Environment, Memory, Record, Result, Seconds
 from afina.studies.runs.spec import Data

@@ -94,7 +94,9 @@ def test_a_folder_in_which_nothing_finished_says_so(afina: Command, gpt2: Backbo
     assert "no finished run to show" in afina("show", "results/train").error
     assert afina("train", "--task", toy, "--backbone", gpt2.address, *SHORT).code == 0
     assert afina("train", "--task", toy, "--backbone", gpt2.address, *failing).code == 2
-    assert "No run of this study has finished." in afina("show", "results/train").out
+    shown = afina("show", "results/train").out
+    assert "Every run failed." in shown
+    assert "Failed: lora, seed 0: " in shown
     assert afina("predict", "results/train", "a text").lines()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from afina.report.report import Report
 from afina.report.verdicts import ONE_SEED
-from afina.studies.results import Failure
+from afina.studies.descriptions import Failure
 from afina.studies.runs.record import Result, Seconds
 from records import answering, environment, results
 

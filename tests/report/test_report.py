@@ -15,7 +15,7 @@ from afina.report.paper_figures import FIGURES, FOOTNOTES
 from afina.report.report import Report
 from afina.report.tables import Table
 from afina.report.writers.markdown import table as grid
-from afina.studies.results import Failure
+from afina.studies.descriptions import Failure
 from afina.studies.runs.record import Result
 from afina.studies.trials import Tuned
 from records import GPT2_TOTAL, environment, every_result, memory, record, result, results

@@ -20,6 +20,7 @@ from filelock import FileLock
 from afina import Backbone, Study
 from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, RunFailed, UnknownName
 from afina.events import Progress
+from afina.report.report import Report
 from afina.studies import study_file
 from afina.studies.results import Results
 from afina.studies.runs import record
@@ -504,6 +505,10 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(invented: InventedExecut
     assert [(one.name, one.method, one.seed, one.error) for one in results.failed] == [
         ("full", "full", 0, "run full: it was made to fail.")
     ]
+    read = Results.read(tmp_path)
+    assert (read.failed, read.waiting) == (results.failed, 0), "it failed, and is not said to wait"
+    said = Report.of(read).sentences[-1]
+    assert said == "Not included: 1 run that failed (full, seed 0)."
 
     invented.failing.clear()
     scribe = Scribe()
@@ -511,6 +516,26 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(invented: InventedExecut
     assert scribe.told == ["finished baseline before", "started full 2/3", "finished full", "finished lora before"]
     assert titles(results) == ["baseline", "full", "lora"]
     assert not results.failed
+    assert not Results.read(tmp_path).failed
+    invented.failing.add("full")
+    assert [one.name for one in three().run(tmp_path, executor=invented, fresh=True).failed] == ["full"]
+    again = Results.read(tmp_path)
+    assert (again.failed, again.waiting, titles(again)) == ((), 0, ["baseline", "full", "lora"]), "its earlier record"
+
+
+def test_of_an_interrupted_study_the_runs_that_failed_are_told_from_those_that_wait(
+    invented: InventedExecutor, tmp_path: Path
+) -> None:
+    class Impatient(Watcher):
+        def started(self, run: Run, number: int, total: int) -> None:
+            if number == 3:
+                raise KeyboardInterrupt
+
+    invented.failing.add("full")
+    with pytest.raises(KeyboardInterrupt):
+        three().run(tmp_path, Impatient(), executor=invented)
+    read = Results.read(tmp_path)
+    assert ([one.name for one in read.failed], read.waiting, titles(read)) == (["full"], 1, ["baseline"])
 
 
 def test_records_of_other_settings_are_kept_and_not_shown(invented: InventedExecutor, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def show_results(
         by_label: Print also the figures of each label, for the method to use.
     """
     from afina.report.report import MARKDOWN, PAGE, Report
+    from afina.report.sections import without_results
     from afina.report.writers.terminal import findings
 
     made = Report.of(results)
@@ -46,7 +47,7 @@ def show_results(
         if by_label:
             print_tables(*made.by_label)
         if not results.records:
-            print("No run of this study has finished.")
+            print(without_results(made.failed, results.waiting))
     for adapter in _adapters(results):
         print(f"adapter {adapter}")
     if made.sentences:

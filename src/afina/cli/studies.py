@@ -51,7 +51,7 @@ from afina.cli.options import (
     only,
 )
 from afina.cli.results import check_publishing, note_unsealed, publish_winner, show_results, write_report, write_text
-from afina.cli.terminal import exit_status, sigterm_as_ctrl_c
+from afina.cli.terminal import exit_status, print_prose, sigterm_as_ctrl_c
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
@@ -303,6 +303,8 @@ def show(
     results = Results.read(out)
     note_unsealed(results)
     show_results(results, as_json, by_label=True)
+    for one in () if as_json else results.failed:
+        print_prose(f"Failed: {one.name}, seed {one.seed}: {one.error}")
 
 
 def report(

@@ -36,7 +36,7 @@ from afina.studies.runs.inputs import is_encoder
 if TYPE_CHECKING:  # the imports load scipy
     from afina.stats.comparison import Comparison
     from afina.studies.choosing.recommendation import Contender, Recommendation
-    from afina.studies.results import Failure
+    from afina.studies.descriptions import Failure
     from afina.studies.runs.spec import Data
 
 MOST = 3

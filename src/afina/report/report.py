@@ -34,7 +34,8 @@ from afina.studies.runs.record import Record
 
 if TYPE_CHECKING:  # the imports load scipy
     from afina.report.plots.comparison import MethodDifference
-    from afina.studies.results import Failure, Results
+    from afina.studies.descriptions import Failure
+    from afina.studies.results import Results
 
 MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.json"
 FILES = (MARKDOWN, PAGE, CSV, JSON)
@@ -220,7 +221,7 @@ class Report:
             backbones = ", ".join(f"`{one}`" for one in made.backbones or (made.backbone,))
             return [f"{backbones}, {made.train_examples:,} training and {made.examples:,} held-out texts."]
         if not self.arms:
-            return ["No run has finished."]
+            return [sections.without_results(self.failed, self.results.waiting)]
         first = self.arms[0].record
         backbones = listed([f"`{address}`" for address in self.backbone_names or (first.backbone,)])
         return [
@@ -251,7 +252,10 @@ class Report:
             for table in self.evidence
         ]
         made += [sections.of_conclusion(self.sentences, answer)] if self.sentences and not self.evidence else []
-        made += sections.failures(failed) if self.arms or self.evidence else sections.no_results(failed)
+        if self.arms or self.evidence:
+            made += sections.failures(failed)
+        else:
+            made += sections.no_results(failed, self.results.waiting)
         if self.arms:
             first = (verdicts.learning_curve_table(self.arms), verdicts.verdict_table(self.verdicts))
             tables = [*(table for table in first if table), *self.tables]

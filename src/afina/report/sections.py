@@ -44,7 +44,7 @@ from afina.studies.runs.spec import Data
 from afina.studies.trials import Tuned
 
 if TYPE_CHECKING:
-    from afina.studies.results import Failure
+    from afina.studies.descriptions import Failure
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,14 @@ def failures(failed: Sequence[Failure]) -> list[Section]:
     return [Section("Failed runs", (Prose("Run the same command again to retry these runs."), Notes(lines)))]
 
 
-def no_results(failed: Sequence[Failure]) -> list[Section]:
+def without_results(failed: Sequence[Failure], waiting: int) -> str:
+    """Return a sentence about a study without a finished run, of which `waiting` runs have not been tried."""
+    return "Every run failed." if failed and not waiting else "No run has finished."
+
+
+def no_results(failed: Sequence[Failure], waiting: int) -> list[Section]:
     """Return the sections of a study without a finished run."""
-    return [Section("Nothing to compare yet", (Prose("No run has finished."),)), *failures(failed)]
+    return [Section("Nothing to compare yet", (Prose(without_results(failed, waiting)),)), *failures(failed)]
 
 
 def what_was_run(arms: Sequence[Arm]) -> Section:

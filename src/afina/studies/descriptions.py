@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,32 @@ from pydantic import ValidationError
 
 from afina.errors import InvalidData
 from afina.schema import Frozen
+from afina.studies.backbones import on_backbone
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Data
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended in an error. A failed run has no record, so the next call of the study tries the run again.
+
+    Attributes:
+        backbone: The address of the backbone, in a study of several; else None.
+        key: The key of the run; None if the tuning of the run failed.
+    """
+
+    name: str
+    method: str
+    seed: int
+    error: str
+    backbone: str | None = None
+    key: str | None = None
+
+    def named(self, names: Mapping[str, str]) -> Failure:
+        """Return the failure with the backbone in its name; `names` has the name of each backbone by its address."""
+        backbone = names.get(self.backbone or "")
+        return replace(self, name=on_backbone(self.name, backbone)) if backbone else self
 
 
 class StudyRequest(Frozen):
@@ -23,6 +47,7 @@ class StudyRequest(Frozen):
         names: The name of each run in the study; empty in files of earlier versions. A record has the name of the study
             that made it.
         notes: Sentences about what was carried out otherwise than asked for.
+        failed: The runs that failed when they were last executed.
         study: The fields of `Study`, with the settings that tuning chose.
         command: The command line arguments that repeat the study; empty if unknown.
     """
@@ -33,6 +58,7 @@ class StudyRequest(Frozen):
     keys: tuple[str, ...]
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    failed: tuple[Failure, ...] = ()
     study: dict[str, Any]
     command: tuple[str, ...] = ()
 

@@ -22,7 +22,7 @@ from afina.studies.adapter_paths import AdapterChoice
 from afina.studies.backbones import backbone_names, on_backbone
 from afina.studies.baselines import MeasuredBaseline
 from afina.studies.choosing.recommendation import Recommendation
-from afina.studies.descriptions import StudyRequest, read_recommendation, read_request
+from afina.studies.descriptions import Failure, StudyRequest, read_recommendation, read_request
 from afina.studies.runs import output_directory
 from afina.studies.runs.inputs import DataDigests
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
@@ -32,36 +32,16 @@ from afina.studies.runs.spec import Data
 from afina.studies.trials import Tuned
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A run that ended in an error. A failed run has no record, so the next call of the study tries the run again.
-
-    Attributes:
-        backbone: The address of the backbone, in a study of several; else None.
-    """
-
-    name: str
-    method: str
-    seed: int
-    error: str
-    backbone: str | None = None
-
-    def named(self, names: Mapping[str, str]) -> Failure:
-        """Return the failure with the backbone in its name; `names` has the name of each backbone by its address."""
-        backbone = names.get(self.backbone or "")
-        return replace(self, name=on_backbone(self.name, backbone)) if backbone else self
-
-
 @dataclass(frozen=True, repr=False)
 class Results(ReprCard):
-    """The results so far, in the order of the study's runs, and the runs that failed in this call.
+    """The results so far, in the order of the study's runs, and the runs that failed when they were last executed.
 
     Attributes:
         command: The command line arguments that repeat the study; empty if unknown.
         tuned: The settings that tuning tried and chose for each method; empty if the study does not tune.
         recommendation: The recommendation, if the directory holds one. Then `results` has its contenders.
         baselines: The baselines without a language model, if the study asks for them.
-        waiting: The number of runs that have no result and, in this call, no error.
+        waiting: The number of runs that have neither a result nor an error.
         backbones: The addresses of the backbones of the study.
         notes: Sentences about what was carried out otherwise than asked for.
     """
@@ -164,11 +144,14 @@ class Results(ReprCard):
     def _of_study(cls, held: OutputLock, request: StudyRequest) -> Results:
         metric = request.study.get("metric")
         finished = tuple(measured_in(held.result(one), metric) for one in request.records(held.records))
+        recorded = {one.record.key for one in finished}  # also of a run that failed when it was executed again
+        failed = tuple(one for one in request.failed if one.key not in recorded)
         return cls(
             name=request.name,
             out=held.out,
             results=finished,
-            waiting=len(request.keys) - len(finished),
+            failed=failed,
+            waiting=len(request.keys) - len(finished) - sum(one.key is not None for one in failed),
             command=request.command,
             tuned=trials.read_tuned(held.out) if request.study.get("tune") else (),
             task=request.task,

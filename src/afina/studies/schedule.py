@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 from afina import repr_html
 from afina.errors import AfinaError, RunFailed
 from afina.events import Listener, Progress, ignore
-from afina.studies.results import Failure, Results, measured_in
+from afina.studies.descriptions import Failure
+from afina.studies.results import Results, measured_in
 from afina.studies.runs.executor import Executor, Lost, MemoryForecast
 from afina.studies.runs.output_directory import OutputLock
 from afina.studies.runs.record import Record, Result
@@ -94,6 +95,9 @@ def watching(given: Watcher | None) -> Iterator[Watcher]:
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+
+KeepFailed = Callable[[tuple[Failure, ...]], object]
+"""Write down which runs have failed so far."""
 
 Tell = Callable[[Callable[[], object]], object]
 """Queue a call for the thread that waits."""
@@ -245,10 +249,17 @@ def wait_for_memory(
 
 
 def carry_out(
-    runs: Sequence[Run], held: OutputLock, so_far: Results, executor: Executor, watcher: Watcher, *, fresh: bool
+    runs: Sequence[Run],
+    held: OutputLock,
+    so_far: Results,
+    executor: Executor,
+    watcher: Watcher,
+    keep_failed: KeepFailed,
+    *,
+    fresh: bool,
 ) -> Results:
     """Return `so_far` with the results of `runs`. Runs without a result are executed; with `fresh`, all runs are."""
-    schedule = Schedule(runs, held, so_far, executor, watcher)
+    schedule = Schedule(runs, held, so_far, executor, watcher, keep_failed)
     with Slots[int, Record](executor) as slots:
         schedule.carry_out(slots, fresh=fresh)
     watcher.changed(schedule.so_far)
@@ -298,6 +309,7 @@ class Schedule:
     before: Results
     executor: Executor
     watcher: Watcher
+    keep_failed: KeepFailed
     results: dict[int, Result] = field(default_factory=dict)
     failed: dict[int, Failure] = field(default_factory=dict)
     made: set[int] = field(default_factory=set)
@@ -343,7 +355,8 @@ class Schedule:
             message = self.held.give_up(run.label, str(error))
             self.watcher.failed(run, message)
             on = run.backbone if len(self.before.backbones) > 1 else None
-            self.failed[number] = Failure(run.title, run.method, run.seed, message, on)
+            self.failed[number] = Failure(run.title, run.method, run.seed, message, on, run.key)
+            self.keep_failed(self.so_far.failed)
             return
         later = {self.runs[other - 1].key for other in self.made if other > number}
         self.made.add(number)

@@ -35,9 +35,9 @@ from afina.studies.backbones import (
     settled_tables,
     table_on,
 )
-from afina.studies.descriptions import StudyRequest
+from afina.studies.descriptions import Failure, StudyRequest
 from afina.studies.named_runs import WithBackbones
-from afina.studies.results import Failure, RecordedRuns, Results
+from afina.studies.results import RecordedRuns, Results
 from afina.studies.runs import executors
 from afina.studies.runs.executor import Executor
 from afina.studies.runs.inputs import may_start_from_words
@@ -299,7 +299,8 @@ class Study(ReprCard, Sparing):
             if changed := recorded.of_other_data(runs):
                 watcher.says(other_data_note(changed, held.out))
             request = settled._request(runs, tuple(command), notes)
-            held.describe(held.directory.study, request.model_dump_json())
+            describe = partial(_describe, held, request)
+            describe(failed)
             so_far = Results(
                 *(request.name, held.out, (), failed, request.command, tuned),
                 task=request.task,
@@ -311,7 +312,7 @@ class Study(ReprCard, Sparing):
                 watcher.says("fitting baselines without a language model")
                 largest = max(runs, key=lambda run: run.data.train_examples or 0)
                 so_far = replace(so_far, baselines=baselines.measure(largest, held, fresh=fresh))
-            return schedule.carry_out(runs, held, so_far, executor, watcher, fresh=fresh)
+            return schedule.carry_out(runs, held, so_far, executor, watcher, describe, fresh=fresh)
 
     def _opened(self, executor: Executor | None, watcher: Watcher) -> AbstractContextManager[Executor]:
         return nullcontext(executor) if executor else executors.opened(self.executor, says=watcher.says)
@@ -392,6 +393,11 @@ class Study(ReprCard, Sparing):
                 if (run.title, on) in found:  # a choice made with part of the budget would not be fair
                     kept(found[run.title, on].model_copy(update={"setting": None}))
         return tuple(found.values()), tuple(failed)
+
+
+def _describe(held: OutputLock, request: StudyRequest, failed: tuple[Failure, ...]) -> None:
+    """Write the request, with the runs that have failed so far."""
+    held.describe(held.directory.study, request.model_copy(update={"failed": failed}).model_dump_json())
 
 
 def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:

@@ -26,7 +26,8 @@ from afina.studies.runs.record import Memory, Record, Seconds
 from afina.studies.trials import Tuned
 
 if TYPE_CHECKING:  # the import loads scipy
-    from afina.studies.results import Failure, Results
+    from afina.studies.descriptions import Failure
+    from afina.studies.results import Results
 
 MEAN = "mean"
 """The value of `seed` in rows of means over all seeds of an arm."""
