@@ -6,6 +6,7 @@ names, hashes and folders, but not what a backbone or a task is.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -188,6 +189,43 @@ def fetch(name: str) -> Path:
                 asset=name,
             ) from error
     return unpacked / asset.member
+
+
+LARGE = 1 << 24
+"""Bytes from which `digest_of` remembers the digest of a file."""
+
+SETTLED = 1_000_000_000
+"""Nanoseconds after which another change of a file gives the file another time, on every file system."""
+
+
+def digest_of(path: Path) -> str:
+    """Return `digest.of_file`, remembered in the cache for a large file.
+
+    A remembered digest counts while size, inode and times of the file stay the same. No program can set the time of the
+    last change (ctime).
+    """
+    before = _state(path)
+    if before["size"] < LARGE:
+        return digest.of_file(path)
+    key = digest.of_strings([os.path.realpath(path)]).removeprefix(digest.PREFIX)[:32]
+    place = cache_directory() / "digests" / f"{key}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(place.read_bytes())
+        if known["state"] == before and known["check"] == digest.of_json([known["state"], known["digest"]]):
+            return str(known["digest"])
+    found = digest.of_file(path)
+    settled = datetime.now().timestamp() * 1e9 - max(before["changed"], before["modified"]) > SETTLED
+    if settled and before == _state(path):
+        content = {"state": before, "digest": found, "check": digest.of_json([before, found])}
+        with suppress(OSError, CannotWrite):  # the digest is computed again next time
+            file_io.write_text(place, json.dumps(content))
+    return found
+
+
+def _state(path: Path) -> dict[str, int]:
+    found = path.stat()
+    times = {"modified": found.st_mtime_ns, "changed": found.st_ctime_ns}
+    return {"size": found.st_size, "device": found.st_dev, "inode": found.st_ino, **times}
 
 
 def is_cached(name: str) -> bool:

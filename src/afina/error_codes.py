@@ -194,6 +194,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "adapter.values-invalid": "An adapter has NaN or infinite values, or computes NaN or infinite outputs.",
     },
     "WrongBackbone": {
+        "adapter.format-earlier": "An earlier version of afina made an adapter, and did not record its backbone fully.",
         "backbone.mismatch": "An adapter was made for another backbone than the one given.",
     },
     "OutOfMemory": {

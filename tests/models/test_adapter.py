@@ -226,7 +226,7 @@ def test_another_backbone_is_refused_and_what_differs_is_named(
     for path, differs in (
         (backbones.path("gpt2", seed=1), "the weights differ"),
         (_same_weights_other_tokenizer(backbones, tmp_path / "mixed"), "the tokenizer differs"),
-        (backbones.path("llama"), "weights and tokenizer differ"),
+        (backbones.path("llama"), ".*; the tokenizer differs; the weights differ"),
     ):
         message = rf"{adapter.where}: made for backbone .* but {path} has sha256:\w+ \({differs}\)\. .*`backbone`"
         with pytest.raises(WrongBackbone, match=message):
@@ -293,6 +293,7 @@ def test_the_digest_depends_on_the_identity_alone(runs: Runs) -> None:
         "probe": None,
         "environment": {"threads": 99},
         "tokenizer_digest": None,
+        "configuration": {"rms_norm_eps": 1.0},
         "data": {"text": "other"},
         "claims_digest": "sha256:4",
     }

@@ -6,14 +6,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from afina import Adapter, digest
+from afina import Adapter, Backbone, Predictor, digest
 from afina.data.leakage import HASHES_FILE
-from afina.errors import CorruptAdapter
+from afina.errors import CorruptAdapter, WrongBackbone
+from afina.models.bag_of_words import BagOfWords
 from afina.models.manifest import FORMAT, MANIFEST, Manifest, read_manifest
 from command import Command
 from fakes import Runs
@@ -26,7 +29,7 @@ OF_FORMAT_1 = {
     "label_names": "label_names",
     "backbone": "backbone_digest",
 }
-LATER = ("vocabulary_digest", "environment")
+LATER = ("vocabulary_digest", "environment", "configuration")
 
 
 @pytest.fixture
@@ -46,41 +49,44 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], object], *, sealed:
     return path
 
 
-def earlier(path: Path) -> Path:
-    """The adapter as an earlier afina wrote it."""
-
-    def change(content: dict[str, Any]) -> None:
-        for name in LATER:
-            del content[name]
-        content["format"] = 1
-        content["digest"] = digest.of_json({key: content[name] for key, name in OF_FORMAT_1.items()})
-
-    return rewritten(path, change)
+def of_format_1(content: dict[str, Any]) -> None:
+    for name in LATER:
+        del content[name]
+    content["format"] = 1
+    content["digest"] = digest.of_json({key: content[name] for key, name in OF_FORMAT_1.items()})
 
 
-def test_an_adapter_of_format_1_keeps_its_digest_and_says_what_that_does_not_cover(copy: Path) -> None:
+def of_format_2(content: dict[str, Any]) -> None:
+    """As afina wrote it when a backbone's digest covered weights and tokenizer alone."""
+    del content["configuration"], content["digest"]
+    content["format"] = 2
+    content["digest"] = Manifest.model_validate(content).digest
+
+
+@pytest.mark.parametrize("change", [of_format_1, of_format_2])
+def test_an_adapter_that_does_not_identify_its_backbone_is_of_an_earlier_version(
+    copy: Path, afina: Command, gpt2: Backbone, change: Callable[[dict[str, Any]], None]
+) -> None:
     new = Adapter.load(copy)
-    old = Adapter.load(earlier(copy))
-    assert (old.manifest.format, new.manifest.format) == (1, FORMAT)
+    rewritten(copy, change)
+    old = read_manifest(copy)
     assert old.digest != new.digest
-    assert new.manifest.notes == ()
-    (note,) = old.manifest.notes
-    assert note.startswith("made by an earlier version of afina: the digest does not cover the maximum")
-    rewritten(copy, lambda content: content.update(max_length=9))
-    assert Adapter.load(copy).digest == old.digest
+    with raises(WrongBackbone, code="adapter.format-earlier", found=old.format, expected=FORMAT):
+        Adapter.load(copy)
+    with raises(WrongBackbone, code="adapter.format-earlier"):
+        Predictor.of(replace(new, manifest=old), gpt2)
+    assert "an earlier version of afina made this adapter" in afina("predict", copy, "a warm play").error
 
 
-def test_the_command_line_prints_the_note_beside_the_answers(afina: Command, copy: Path, toy: str) -> None:
-    assert afina("predict", copy, "a warm play").err == ""
-    earlier(copy)
-    for arguments in (("predict", copy, "a warm play"), ("evaluate", copy, "--task", toy, "--json")):
-        answer = afina(*arguments)
-        assert answer.err.startswith(f"Note: {copy}: made by an earlier version of afina")
-        assert answer.err.count("Note: ") == 1
-        assert len(answer.lines()) == 1
+def test_an_earlier_adapter_without_a_backbone_still_opens(tmp_path: Path) -> None:
+    BagOfWords(("warm",), np.ones(1), np.ones((2, 1)), np.zeros(2)).adapter(("bad", "good"), {}).save(
+        tmp_path / "words"
+    )
+    rewritten(tmp_path / "words", of_format_2)
+    assert Predictor.load(tmp_path / "words").manifest.format == 2
 
 
-@pytest.mark.parametrize("found", [3, 0, -1, "x", "2", 2.0, True, [2]])
+@pytest.mark.parametrize("found", [4, 0, -1, "x", "2", 2.0, True, [2]])
 def test_a_format_that_is_not_known_is_of_a_later_version(copy: Path, found: Any) -> None:
     with raises(CorruptAdapter, code="adapter.format-unknown", path="manifest.json"):
         Adapter.load(rewritten(copy, lambda content: content.update(format=found)))

@@ -16,6 +16,8 @@ from afina.errors import InvalidData, NotFound
 from afina.events import Listener, ValidationScore
 from afina.meter import now
 from afina.models import objectives
+from afina.models.backbone_spec import files_digest
+from afina.models.manifest import FORMAT, MANIFEST
 from afina.studies import adapter_paths, tuning
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.time_budget import TimeBudget
@@ -327,6 +329,59 @@ def test_a_record_whose_adapter_is_another_s_is_made_again(tmp_path: Path, file:
     manifest.write_text(json.dumps({"digest": "sha256:another"}))
     assert asked(file).run(out, executor=executor).records == first.records
     assert [run.title for run in executor.carried] == ["full", "lora", "full"]
+
+
+BACKBONE_CHANGES: dict[str, tuple[str, bytes, bytes]] = {
+    "the configuration": ("config.json", b'"n_positions": 256', b'"n_positions": 128'),
+    "the weights": ("model.safetensors", b"", b""),
+    "the tokenizer": ("tokenizer.json", b'"version": "1.0"', b'"version": "1.1"'),
+}
+
+
+@pytest.mark.parametrize("change", BACKBONE_CHANGES)
+def test_a_backbone_whose_files_changed_makes_another_run(
+    gpt2: Backbone, tmp_path: Path, file: Path, change: str
+) -> None:
+    place, executor = shutil.copytree(gpt2.path, tmp_path / "model"), LookingExecutor()
+    study = asked(file, backbone=str(place))
+    first = study.run(tmp_path / "out", executor=executor)
+    study.run(tmp_path / "out", executor=executor)
+    assert len(executor.carried) == 2
+    name, before, after = BACKBONE_CHANGES[change]
+    content = (place / name).read_bytes()
+    changed = content.replace(before, after) if before else content[:-1] + bytes([content[-1] ^ 1])
+    assert changed != content
+    (place / name).write_bytes(changed)
+    other = study.run(tmp_path / "out", executor=executor)
+    assert len(executor.carried) == 4
+    assert {one.key for one in other.records}.isdisjoint(one.key for one in first.records)
+    (place / name).write_bytes(content)
+    assert {one.key for one in study.run(tmp_path / "out", executor=executor).records} == {
+        one.key for one in first.records
+    }
+    assert len(executor.carried) == 4
+
+
+def test_a_recorded_adapter_of_an_earlier_format_is_trained_again(tmp_path: Path, file: Path) -> None:
+    executor, out = LookingExecutor(), tmp_path / "out"
+    first = asked(file).run(out, executor=executor).records[0]
+    manifest = out / first.adapter / MANIFEST
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"format": FORMAT - 1}))
+    asked(file).run(out, executor=executor)
+    assert [run.key for run in executor.carried[2:]] == [first.key]
+
+
+def test_a_backbone_that_changes_after_a_run_was_asked_for_ends_it(gpt2: Backbone, tmp_path: Path, file: Path) -> None:
+    place = shutil.copytree(gpt2.path, tmp_path / "model")
+    run = Run(backbone=str(place), task=str(file), method="head", training=Training(max_steps=1))
+    of_now = run.on_files(files_digest(str(place)))
+    content = json.loads((place / "config.json").read_text()) | {"layer_norm_epsilon": 0.1}
+    (place / "config.json").write_text(json.dumps(content))
+    with raises(InvalidData, code="data.changed", backbone="model"):
+        of_now.execute(tmp_path / "out")
+    record = run.execute(tmp_path / "out")
+    assert run.adapter(tmp_path / "out") == tmp_path / "out" / record.adapter
 
 
 def test_data_that_change_after_a_run_was_asked_for_end_it(gpt2: Backbone, tmp_path: Path, file: Path) -> None:

@@ -95,7 +95,6 @@ def evaluate(
     from afina.data.leakage import EvaluationSet
     from afina.inference.evaluation import evaluate, trained
 
-    _print_notes(opened)
     texts = EvaluationSet.read(task, trained(opened), **data)
     print_reading(texts.told)
     found = evaluate(
@@ -172,7 +171,6 @@ def predict(
 
         if out is not None:
             prediction_files.check_out(out, file)
-        _print_notes(opened)
         predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
         _write(parts, predictor.generating(**generation) if generation else predictor, said, file, out)
 
@@ -271,11 +269,6 @@ def _answer(
             said.truncated += truncated
             write(chunk, answers)
             read(chunk)
-
-
-def _print_notes(adapter: Adapter) -> None:
-    for note in adapter.manifest.notes:
-        print(f"Note: {adapter.where}: {note}", file=sys.stderr)
 
 
 @reads_texts

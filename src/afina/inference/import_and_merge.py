@@ -101,6 +101,7 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
         backbone=base.address,
         backbone_digest=made_for,
         tokenizer_digest=base.tokenizer_digest,
+        configuration=base.settings,
         family=base.family,
         tensor_file=Full.tensor_file,
         tensors_digest=digest.of_tensors(state),

@@ -194,6 +194,7 @@ def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
         body: The backbone's open, unchanged weights; any body once the weights were hashed.
     """
     manifest = adapter.manifest
+    manifest.refuse_earlier(adapter.where)
     if manifest.backbone_digest is None or (found := backbone.digest_of(body)) == manifest.backbone_digest:
         return
     raise WrongBackbone(
@@ -207,7 +208,20 @@ def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
 
 
 def _difference(backbone: Backbone, body: Any, manifest: Manifest) -> str:
-    if backbone.tokenizer_digest == manifest.tokenizer_digest:
-        return "the weights differ"
-    with_its_tokenizer = backbone.digest_of(body, manifest.tokenizer_digest)
-    return "the tokenizer differs" if with_its_tokenizer == manifest.backbone_digest else "weights and tokenizer differ"
+    stated = manifest.configuration or {}
+    found = backbone.settings
+    differ = [name for name in sorted(found.keys() | stated.keys()) if found.get(name) != stated.get(name)]
+    said = [
+        f"{name} of the configuration is {found.get(name, _DEFAULT)!s:.60}, but was {stated.get(name, _DEFAULT)!s:.60}"
+        for name in differ[:MOST_TOLD]
+    ]
+    said += ["other settings differ"] if len(differ) > MOST_TOLD else []
+    if backbone.tokenizer_digest != manifest.tokenizer_digest:
+        said.append("the tokenizer differs")
+    if backbone.digest_of(body, manifest.tokenizer_digest, stated) != manifest.backbone_digest:
+        said.append("the weights differ")
+    return "; ".join(said)
+
+
+MOST_TOLD, _DEFAULT = 3, "the default"
+"""Settings that a message names at most, and the words for a setting at its default."""

@@ -127,6 +127,7 @@ class Adapter(ReprCard):
         Raises:
             NotFound: The directory has no adapter.
             CorruptAdapter: A file is damaged or differs from the manifest.
+            WrongBackbone: An earlier version of afina made the adapter, for a backbone that it does not identify.
             UnknownName: There is no such precision.
             InvalidStudy: The manifest says another precision.
         """
@@ -136,6 +137,7 @@ class Adapter(ReprCard):
         if not _lies(path / MANIFEST):
             return cls._load_peft(path, FLOAT if precision is None else precision)
         manifest = read_manifest(path)
+        manifest.refuse_earlier(path)
         if precision not in (None, manifest.precision):
             raise InvalidStudy(
                 f"{path}: the manifest says that the adapter was trained on weights in {manifest.precision}, not in "

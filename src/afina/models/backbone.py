@@ -24,7 +24,7 @@ from afina.digest import derive_seed
 from afina.errors import NotFound
 from afina.models import verbalizer
 from afina.models.architectures import ARCHITECTURES, Architecture, check_can_be_asked, check_can_write, head_of
-from afina.models.backbone_spec import FLOAT, PRECISIONS, RANDOM
+from afina.models.backbone_spec import FLOAT, PRECISIONS, RANDOM, decisive
 from afina.models.kernels import attention
 from afina.models.kernels.linear import held_by
 from afina.models.objective import SINGLE_LABEL, Opening
@@ -295,8 +295,26 @@ class Backbone(ReprCard):
 
     @property
     def digest(self) -> str:
-        """Digest of the weights and the tokenizer."""
-        return digest.of_json([self.weights_digest, self.tokenizer_digest])
+        """Digest of the weights, the tokenizer and the configuration."""
+        return _joined(self.weights_digest, self.tokenizer_digest, self.settings)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Settings that results depend on and that differ from the defaults of the family's class, as JSON values.
+
+        With the tokenizer's settings that are no part of `tokenizer_digest`. Saving a copy elsewhere keeps them.
+        """
+        with quiet():
+            usual = type(self.config)().to_dict()
+        found = decisive(self.config.to_dict(), usual)
+        chat = self.tokenizer.chat_template
+        beside = {
+            "eos_token": self.tokenizer.eos_token,
+            "truncation_side": self.tokenizer.truncation_side,
+            "split_special_tokens": self.tokenizer.split_special_tokens,
+            "chat_template": digest.of_json(chat) if chat else None,
+        }
+        return {"model_type": self.family, **found, **{f"tokenizer.{name}": value for name, value in beside.items()}}
 
     @cached_property
     def weights_digest(self) -> str:
@@ -312,7 +330,9 @@ class Backbone(ReprCard):
         self._fill(body, _lacking(found) & read)
         return _hash(body, read, {})
 
-    def digest_of(self, body: Any, tokenizer_digest: str | None = None) -> str:
+    def digest_of(
+        self, body: Any, tokenizer_digest: str | None = None, settings: Mapping[str, Any] | None = None
+    ) -> str:
         """Return the backbone's digest, computed from an open, unchanged body, so that the weights are opened once.
 
         The weights are hashed the first time only. Weights that `open` has held are read again from their files, which
@@ -321,6 +341,7 @@ class Backbone(ReprCard):
         Args:
             body: The open model without its head.
             tokenizer_digest: Digest of another tokenizer. None: the backbone's own.
+            settings: Other `settings`. None: the backbone's own.
 
         Raises:
             ValueError: A layer holds its weight in another form since the backbone was opened.
@@ -328,7 +349,8 @@ class Backbone(ReprCard):
         if "weights_digest" not in vars(self):
             names = {name for name, _ in body.named_parameters()}
             vars(self)["weights_digest"] = _hash(body, names, self._sources)  # where cached_property stores its value
-        return digest.of_json([self.weights_digest, tokenizer_digest or self.tokenizer_digest])
+        settings = self.settings if settings is None else settings
+        return _joined(self.weights_digest, tokenizer_digest or self.tokenizer_digest, settings)
 
     @cached_property
     def tokenizer_digest(self) -> str:
@@ -336,6 +358,11 @@ class Backbone(ReprCard):
         content = json.loads(self.tokenizer.backend_tokenizer.to_str())
         content.update(truncation=None, padding=None)
         return digest.of_json(content)
+
+
+def _joined(weights_digest: str, tokenizer_digest: str, settings: Mapping[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)  # which, unlike `digest.of_json`, writes NaN
+    return digest.of_json([weights_digest, tokenizer_digest, digest.of_strings([text])])
 
 
 def _draw(head: Sequence[nn.Module], size: float, generator: torch.Generator) -> None:

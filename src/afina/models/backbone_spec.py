@@ -9,9 +9,12 @@ not import torch, and does not know models that are open.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
@@ -107,6 +110,63 @@ def name_in_backbone(address: str, file: Path) -> str:
     """Return the name of a file of `backbone_files`, with the directory below the backbone's if there is one."""
     path = directory_of(address)
     return file.name if path is None else file.relative_to(path).as_posix()
+
+
+_NEUTRAL = re.compile(
+    r"(_|_model_)?name_or_path|_commit_hash|_num_labels|transformers_version|(torch_)?dtype|architectures|auto_map"
+    r"|id2label|label2id|num_labels|problem_type|finetuning_task|task_specific_params|output_.*|use_cache|use_return_dict"
+    r"|return_dict(_in_generate)?|gradient_checkpointing|torchscript|tokenizer_class|prefix|pretraining_tp"
+    r"|(bos|eos|cls|sep|mask|unk|decoder_start|forced_bos|forced_eos)_token_id"
+    r"|(max|min)_(new_tokens|length)|do_sample|early_stopping|num_beams|num_beam_groups|diversity_penalty|temperature"
+    r"|top_[kp]|typical_p|repetition_penalty|length_penalty|(encoder_)?no_repeat_ngram_size|bad_words_ids"
+    r"|num_return_sequences|remove_invalid_values|exponential_decay_length_penalty|(begin_)?suppress_tokens"
+)
+"""Settings in a `config.json` that nothing computes with: origin, labels, form of outputs, generation.
+
+The token of the tokenizer ends an answer, not that of the configuration. A setting that is not listed counts as one
+that results depend on."""
+
+
+def decisive(settings: Mapping[str, Any], usual: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """Return the settings of a configuration that results depend on, in a form that does not depend on who wrote them.
+
+    Args:
+        settings: The content of a `config.json`.
+        usual: Defaults. A setting that has its default is left out, so that a later version of transformers may add
+            settings.
+    """
+    plain, defaults = _plain(settings), _plain(usual)
+    absent = object()
+    return {
+        name: value
+        for name, value in sorted(plain.items())
+        if not _NEUTRAL.fullmatch(name) and defaults.get(name, absent) != value
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a JSON value with text as names, and with whole numbers in one form: 10000.0 is 10000."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def files_digest(address: str) -> str | None:
+    """Return the digest of the files of a backbone in a directory; None if the address identifies the backbone.
+
+    Of `config.json`, only the settings that results depend on are covered.
+    """
+    found = {name_in_backbone(address, file): _file_digest(file) for file in backbone_files(address)}
+    return digest.of_json(found) if found else None
+
+
+def _file_digest(file: Path) -> str:
+    if file.name == "config.json":
+        with suppress(ValueError, AttributeError):  # opening the backbone reports a damaged file
+            return digest.of_json(decisive(json.loads(file.read_bytes())))
+    return assets.digest_of(file)
 
 
 def moved_address(address: str, directory: Path) -> str:

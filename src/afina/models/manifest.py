@@ -9,15 +9,18 @@ from typing import Any, ClassVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from afina import digest, file_io
-from afina.errors import CorruptAdapter
+from afina.errors import CorruptAdapter, WrongBackbone
 from afina.models import objectives
 from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.schema import Figure, Problem, Sparing
 
 MANIFEST = "manifest.json"
 
-FORMAT = 2
-"""Format that is written. Format 1 can still be read; its digest does not cover the maximum length."""
+FORMAT = 3
+"""Format that is written. Manifests of earlier formats can be read, but their adapters cannot be opened on a backbone.
+
+The digest of format 1 does not cover the maximum length. Up to format 2, `backbone_digest` does not cover the
+configuration of the backbone, so a change of the configuration would not be noticed."""
 
 SUMMARY_METRICS = 2
 """Number of metrics in an adapter's summary; the manifest holds all of them."""
@@ -28,7 +31,17 @@ ALWAYS = (
 )
 WHERE_GIVEN = ("template", "words", "offset", "vocabulary_digest", "objective", "precision")
 OUTSIDE = (
-    *("backbone", "tokenizer_digest", "task", "data", "train_digest", "evaluation_digest", "pairs", "seed"),
+    *(
+        "backbone",
+        "tokenizer_digest",
+        "configuration",
+        "task",
+        "data",
+        "train_digest",
+        "evaluation_digest",
+        "pairs",
+        "seed",
+    ),
     *("training", "metrics", "probe", "versions", "environment", "claims_digest"),
 )
 CLAIMED = (
@@ -52,6 +65,7 @@ class Manifest(Sparing):
     Attributes:
         backbone: Address as the user wrote it. None: the adapter needs no backbone, or peft's settings name none.
         backbone_digest: None for an adapter that afina did not make, or that needs no backbone.
+        configuration: `Backbone.settings`, which `backbone_digest` covers, to say what differs. None: as there.
         tensor_file: Name of the safetensors file beside the manifest.
         tensors_digest: Digest of the tensors.
         vocabulary_digest: Digest of the vocabulary. None: no vocabulary.
@@ -78,6 +92,7 @@ class Manifest(Sparing):
     backbone: str | None
     backbone_digest: str | None
     tokenizer_digest: str | None
+    configuration: dict[str, Any] | None = None
     family: str | None
     tensor_file: str
     tensors_digest: str
@@ -175,15 +190,18 @@ class Manifest(Sparing):
             }
         )
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Warnings for a user of the adapter, one or two sentences each."""
-        if self.format >= FORMAT:
-            return ()
-        return (
-            f"made by an earlier version of afina: the digest does not cover the maximum length ({self.max_length} "
-            "tokens), so a change of it would not be noticed. Train the adapter again to cover it.",
-        )
+    def refuse_earlier(self, where: object) -> None:
+        """Raise WrongBackbone if the manifest cannot tell its backbone from one with another configuration."""
+        if self.format < FORMAT and self.backbone_digest is not None:
+            raise WrongBackbone(
+                f"{where}: an earlier version of afina made this adapter, and did not record the configuration of its "
+                "backbone, so a changed configuration would not be noticed. Train the adapter again, or import it "
+                "again from its source.",
+                code="adapter.format-earlier",
+                where=where,
+                found=self.format,
+                expected=FORMAT,
+            )
 
 
 def read_manifest(path: Path) -> Manifest:

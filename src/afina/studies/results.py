@@ -15,6 +15,7 @@ from typing import Any
 from afina import repr_html
 from afina.data.addresses import reads_files
 from afina.errors import NotFound, UnknownName
+from afina.models.backbone_spec import files_digest
 from afina.repr_html import ReprCard, figure
 from afina.stats.metrics import METRICS
 from afina.studies import adapter_paths, baselines, trials
@@ -201,7 +202,8 @@ Look = Callable[[Run], DataDigests | None]
 class RecordedRuns:
     """The runs of one task that have records in a locked output directory.
 
-    If a task is read from files, a run's key covers the content of the files. Records of earlier versions of afina have
+    If a task is read from files, a run's key covers the content of the files, and if the backbone is a directory, the
+    content of the directory. Records of earlier versions of afina have
     keys without this content and are recognised by the digests of their splits. Data at other addresses are read only
     if a record of the run exists.
     """
@@ -209,12 +211,14 @@ class RecordedRuns:
     held: OutputLock
     look: Look
     _seen: dict[str, DataDigests | None] = field(default_factory=dict)
+    _files: dict[str, str | None] = field(default_factory=dict)
 
     def find(self, run: Run) -> Run:
         """Return the run as it is recorded, or as it is to be executed if there is no record.
 
         Raises the same errors as reading the data of the run.
         """
+        run = self._on_files(run)
         if not reads_files(run.task, run.data.evaluation):
             found = self._record(run.key)
             digests = self._digests(run) if found else None
@@ -230,7 +234,8 @@ class RecordedRuns:
         return run if digests and digests.are_of(earlier) else now
 
     def to_tune(self, run: Run) -> Run:
-        """Return the run whose setting is to be tuned, on the data as they are now."""
+        """Return the run whose setting is to be tuned, on the data and the backbone as they are now."""
+        run = self._on_files(run)
         earlier = [one for one in self.held.records if one.data_digest is None and _is_named(one, run)]
         if not earlier and not reads_files(run.task, run.data.evaluation):
             return run
@@ -245,6 +250,11 @@ class RecordedRuns:
         if any(self._record(run.key) for run in runs):
             return []
         return [one for one in self.held.records if any(run.on(one.data_digest).key == one.key for run in runs)]
+
+    def _on_files(self, run: Run) -> Run:
+        if run.backbone not in self._files:
+            self._files[run.backbone] = files_digest(run.backbone)
+        return run.on_files(self._files[run.backbone])
 
     def _record(self, key: str) -> Record | None:
         return next((one for one in self.held.records if one.key == key), None)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from afina.data.addresses import reads_files
 from afina.data.task import Task
 from afina.methods import is_fitted
+from afina.models.backbone_spec import files_digest
 from afina.models.objective import Objective
 from afina.studies.backbones import ON, backbone_names
 from afina.studies.choosing import time_budget
@@ -77,6 +78,11 @@ class ChoiceSetup:
         """The short names of the backbones, by address."""
         return backbone_names(self.backbones)
 
+    @cached_property
+    def files(self) -> Mapping[str, str | None]:
+        """The digests of the files of the backbones, by address."""
+        return {address: files_digest(address) for address in self.backbones}
+
     def name(self, way: Way, rate: str = "") -> str:
         """Return the name of a way in tables and files: the method's key, and the backbone if there are several.
 
@@ -100,6 +106,7 @@ class ChoiceSetup:
             training=Training(learning_rate=rate, max_steps=steps),
             metric=self.metric,
             data_digest=self.task.data_digest if reads_files(self.task.address, self.data.evaluation) else None,
+            backbone_files=self.files[way.backbone],
         )
 
     @property

@@ -191,6 +191,7 @@ class _Execution:
             backbone=backbone.address,
             backbone_digest=prepared.backbone_digest,
             tokenizer_digest=backbone.tokenizer_digest,
+            configuration=backbone.settings,
             family=backbone.family,
             tensor_file=method.tensor_file,
             tensors_digest=digest.of_tensors(tensors),

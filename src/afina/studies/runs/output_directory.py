@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from afina import file_io
 from afina.errors import Busy, CannotWrite, CorruptAdapter, InvalidStudy, NotFound
-from afina.models.manifest import MANIFEST
+from afina.models.manifest import FORMAT, MANIFEST
 from afina.models.objective import Predictions
 from afina.studies.runs import record
 from afina.studies.runs.record import Record, Result
@@ -214,14 +214,14 @@ class OutputLock:
         return next((one for one in self.records if one.key == key and self._is_whole(one)), None)
 
     def _is_whole(self, one: Record) -> bool:
-        """Return whether the record's files exist and its adapter has the recorded digest."""
+        """Return whether the record's files exist, and its adapter has the recorded digest and can still be opened."""
         if not self.directory.is_whole(one):
             return False
         try:
             manifest = file_io.read_object(self.out / one.adapter / MANIFEST)
         except CorruptAdapter:
             return False
-        return manifest.get("digest") == one.digest
+        return manifest.get("digest") == one.digest and manifest.get("format", FORMAT) == FORMAT
 
     def begin(self, label: str) -> Path:
         """Create an executor's scratch directory for a run, move the run's checkpoint into it, and return its path.

@@ -27,7 +27,7 @@ from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.architectures import check_can_be_asked, check_can_write
 from afina.models.backbone import Backbone
-from afina.models.backbone_spec import FLOAT, PRECISIONS
+from afina.models.backbone_spec import FLOAT, PRECISIONS, files_digest
 from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
 from afina.models.objective import Objective, Predictions, metric_for
@@ -132,12 +132,15 @@ def prepare(
         opened_backbone: The run's backbone, if it is located already.
         located: Where the inputs are on this machine; None: at the addresses that `run` names.
 
-    Raises NotFound, InvalidStudy, and InvalidData, also if the data differ from the data that the run names.
+    Raises NotFound, InvalidStudy, and InvalidData, also if the data or the backbone's files differ from those that the
+    run names.
     """
     listen(Progress("load"))
     with meter.phase("load"):
         texts = given or (located.read(run) if located else read_task(run))
         run = of_data(run, texts)
+        if located or opened_backbone is None:
+            run = of_backbone(run, located.backbone if located else run.backbone)
         objective, metric = aim_of(run, texts)
         backbone = opened_backbone or (located.open(run) if located else Backbone.load(run.backbone))
         question = question_of(run, texts, backbone)
@@ -233,6 +236,22 @@ def of_data(run: RunSpec, task: Task) -> RunSpec:
             task=run.task,
         )
     return run
+
+
+def of_backbone(run: RunSpec, place: str) -> RunSpec:
+    """Return `run` with the digest of its backbone's files. Raises InvalidData if the files have changed.
+
+    Args:
+        place: The address of the backbone on this machine.
+    """
+    found = files_digest(place)
+    if run.backbone_files not in (None, found):
+        raise InvalidData(
+            f"backbone {run.backbone}: its files changed after the run was requested. Start the run again.",
+            code="data.changed",
+            backbone=run.backbone,
+        )
+    return run.on_files(found)
 
 
 def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:

@@ -24,6 +24,7 @@ from afina.errors import InvalidStudy
 from afina.events import Listener, Progress, ignore
 from afina.methods import make
 from afina.methods.method import Method
+from afina.models import backbone_spec
 from afina.models.backbone_spec import FLOAT
 from afina.studies.runs import output_directory
 from afina.studies.runs.inputs import RunInputs, facts_of
@@ -133,12 +134,12 @@ class Run(RunSpec):
     def adapter(self, out: str | Path) -> Path:
         """Return the directory where `execute(out)` writes the adapter, for `Predictor.load`.
 
-        If the task is read from files, the directory depends on their present content. Raises the same errors as
-        reading the task.
+        If the task or the backbone is read from files, the directory depends on their present content. Raises the same
+        errors as reading the task.
         """
-        run = self
+        run = self.on_files(backbone_spec.files_digest(self.backbone))
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
-            run = self.on(facts_of(self).data_digest)
+            run = run.on(facts_of(self).data_digest)
         return OutputDirectory(Path(out)).adapter(run.label)
 
 

@@ -210,9 +210,11 @@ class RunSpec(ReprCard, Sparing):
         metric: The headline metric, which also scores trials. None: the task's metric.
         data_digest: The digest of the contents of the task's files (`Task.data_digest`), so that changed files make
             another run. None if the address identifies the texts, as for packaged data and data on the Hub.
+        backbone_files: The digest of the files in the backbone's directory (`backbone_spec.files_digest`), so that
+            changed files make another run. None if the address identifies the backbone.
     """
 
-    unwritten: ClassVar[frozenset[str]] = frozenset({"generate"})
+    unwritten: ClassVar[frozenset[str]] = frozenset({"generate", "backbone_files"})
 
     backbone: str
     task: str
@@ -226,6 +228,7 @@ class RunSpec(ReprCard, Sparing):
     name: str = ""
     metric: str | None = None
     data_digest: str | None = None
+    backbone_files: str | None = None
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
@@ -268,6 +271,11 @@ class RunSpec(ReprCard, Sparing):
     def on(self, data_digest: str | None) -> Self:
         """Return the same run on data with this digest."""
         return self if data_digest == self.data_digest else self.model_copy(update={"data_digest": data_digest})
+
+    def on_files(self, backbone_files: str | None) -> Self:
+        """Return the same run on a backbone whose files have this digest."""
+        same = backbone_files == self.backbone_files
+        return self if same else self.model_copy(update={"backbone_files": backbone_files})
 
     @property
     def asked(self) -> Ask:
