@@ -17,6 +17,7 @@ import pytest
 from afina import Backbone, Study, meter
 from afina.errors import RunFailed
 from afina.events import Listener, Progress
+from afina.models.backbone_spec import files_digest
 from afina.report.progress import Lines
 from afina.studies import schedule
 from afina.studies.results import Results
@@ -517,6 +518,7 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_from(gpt2: Backbone, toy:
     """It lies where results are, and no scratch is there."""
     (run,) = small(gpt2, toy, "lora").runs()
     run = run.on(LocalExecutor().look(run).data)  # type: ignore[union-attr]
+    run = run.on_files(files_digest(run.backbone))
 
     def interrupt(progress: Progress) -> None:
         if (progress.phase, progress.step) == ("train", 4):

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName
-from afina.models.adapter import check_there, refuse_incomplete
-from afina.models.manifest import MANIFEST
+from afina.models.adapter import check_there, is_of_peft, refuse_incomplete
 from afina.studies.backbones import of_one_backbone
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import read_recommendation, read_request
@@ -94,11 +93,11 @@ def find_adapter(
 
 
 def _intact(chosen: AdapterChoice) -> AdapterChoice:
-    """Return the choice. Raises CorruptAdapter if records name its adapter, and the manifest is missing."""
+    """Return the choice. Raises CorruptAdapter if records name its adapter, and it would be opened as one of peft."""
     place = chosen.path.absolute()
     directory = OutputDirectory(place.parent.parent)
-    missing = not (place / MANIFEST).is_file() and directory.records.is_file()
-    if missing and directory.relative(place) in {one.adapter for one in directory.read()}:
+    unsaid = is_of_peft(place) and directory.records.is_file()
+    if unsaid and directory.relative(place) in {one.adapter for one in directory.read()}:
         refuse_incomplete(chosen.path, str(directory.records))
     return chosen
 
