@@ -138,9 +138,7 @@ def prepare(
     listen(Progress("load"))
     with meter.phase("load"):
         texts = given or (located.read(run) if located else read_task(run))
-        run = of_data(run, texts)
-        if located or opened_backbone is None:
-            run = of_backbone(run, located.backbone if located else run.backbone)
+        run = of_backbone(of_data(run, texts), located, opened_backbone)
         objective, metric = aim_of(run, texts)
         backbone = opened_backbone or (located.open(run) if located else Backbone.load(run.backbone))
         question = question_of(run, texts, backbone)
@@ -238,13 +236,16 @@ def of_data(run: RunSpec, task: Task) -> RunSpec:
     return run
 
 
-def of_backbone(run: RunSpec, place: str) -> RunSpec:
+def of_backbone(run: RunSpec, located: Located | None = None, given: Backbone | None = None) -> RunSpec:
     """Return `run` with the digest of its backbone's files. Raises InvalidData if the files have changed.
 
     Args:
-        place: The address of the backbone on this machine.
+        located: Where the inputs are on this machine; None: at the addresses that `run` names.
+        given: The run's backbone, if the caller has opened it; its files may be gone.
     """
-    found = files_digest(place)
+    if given is not None and located is None:
+        return run
+    found = files_digest(located.backbone if located else run.backbone)
     if run.backbone_files not in (None, found):
         raise InvalidData(
             f"backbone {run.backbone}: its files changed after the run was requested. Start the run again.",
