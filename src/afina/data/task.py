@@ -5,6 +5,7 @@ The module knows texts and labels. It does not know tokens or models.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ import numpy as np
 from afina import digest
 from afina.data.addresses import Origin, evaluation_file, find, named
 from afina.data.kinds import CLASSES, Kind, Long, columns_in_words
-from afina.data.readers import files, splitting
+from afina.data.readers import files, frames, splitting
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.splitting import TaskData
@@ -49,6 +50,7 @@ class Task(ReprCard):
         selection: Texts set aside from the training split to select a model.
         data_digest: The digest of everything that was read at the address, before a part of it was chosen.
         long: How to treat a target text of too many tokens when the task is encoded.
+        data: The arguments with which `load` reads the task at its address, by name. None: the task was made by hand.
     """
 
     address: str
@@ -67,6 +69,7 @@ class Task(ReprCard):
     selection: Split | None = None
     data_digest: str | None = None
     long: Long = "refuse"
+    data: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for split in (self.train, self.evaluation):
@@ -138,9 +141,11 @@ class Task(ReprCard):
 
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
-        address = os.fspath(address)
+        labels = names_of(labels)
+        given = {name: value for name, value in locals().items() if name in _ARGUMENTS and value not in (None, False)}
+        address = _as_address(address)
         asked = ReadOptions(text, text_pair, *of_target(target, label, kind), separator, missing, merge_labels, sheet)
-        found = _with_positive(address, _found(address, asked, names_of(labels), evaluation, offline), positive)
+        found = _with_positive(address, _found(address, asked, labels, evaluation, offline), positive)
         train = splitting.first(found.train, train_examples, "train_examples")
         held_out = splitting.first(found.evaluation, evaluation_examples, "evaluation_examples")
         found = found if validation is None else replace(found, ceiling={})
@@ -149,8 +154,63 @@ class Task(ReprCard):
         aside = {name: TARGETS[found.kind].grouped(split) for name, split in cut.items()}
         held_out = aside.get("validation", held_out)
         TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
+        given |= {name: value for name, value in (("label", asked.label), ("kind", asked.kind)) if value is not None}
+        given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
         told = _told(found, aside) | {"leaked": check_leakage(address, train, held_out, allow=allow_leakage)}
-        return cls(address, train=train, evaluation=held_out, long=check_long(address, found.kind, long), **told)
+        return cls(
+            address, train=train, evaluation=held_out, long=check_long(address, found.kind, long), data=given, **told
+        )
+
+    @classmethod
+    def of(
+        cls,
+        data: Any,
+        targets: Any = None,
+        /,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        label: str | None = None,
+        target: str | None = None,
+        labels: Iterable[str] | None = None,
+        kind: str | None = None,
+        separator: str | None = None,
+        missing: str | None = None,
+        merge_labels: bool | None = None,
+        evaluation: Any = None,
+        **more: Any,
+    ) -> Task:
+        """Make a task of data in memory, as `load` makes it of a file with the same rows.
+
+        The columns that are read are written to a file of the cache (`$AFINA_CACHE`), which is the task's address: runs
+        are executed in other processes, and are found again by the same data.
+
+        Args:
+            data: A frame of pandas or polars, a Dataset of `datasets`, a table of pyarrow, a dict of columns, or a list
+                of dicts. With `targets`: a list, array or Series of texts, or rows of two texts.
+            targets: A label, number, list of labels or text to write for each text of `data`.
+            evaluation: Data of the same form that replace the evaluation split, for texts and labels a pair of these;
+                or a file, as in `load`.
+            more: Further arguments of `load`, which also describes the others.
+
+        Raises InvalidData, Leakage, or CannotWrite if the cache cannot be written to.
+        """
+        own = isinstance(evaluation, str | os.PathLike) or evaluation is None
+        both = evaluation if isinstance(evaluation, tuple) and len(evaluation) == 2 else (evaluation,)
+        tables = [frames.table_of(data, targets), *([] if own else [frames.table_of(*both)])]
+        asked = ReadOptions(text, text_pair, *of_target(target, label, kind), separator, missing, merge_labels)
+        named, asked, names = files.with_class_names(tables, asked, names_of(labels))
+        roles = files.of_tables(*named, asked=asked, names=names).columns
+        read = [name for role, name in roles.items() if role != "others"]
+        columns = [name for each in read for name in ([each] if each in tables[0].columns else each.split(","))]
+        paths = [frames.kept(table, list(dict.fromkeys(columns))) for table in named]
+        return cls.load(
+            paths[0],
+            labels=names,
+            evaluation=evaluation if own else paths[1],
+            **{name: value for name, value in vars(asked).items() if value is not None},
+            **more,
+        )
 
     @property
     def pairs(self) -> bool:
@@ -184,6 +244,23 @@ def told(
     where = f"{columns_in_words(columns)}. " if columns else f"{address}: "
     more = f" ({other})" if other else ""
     return "\n".join([f"{where}{rows:,} row{'s' * (rows != 1)}, {what}: kind {kind}{more}", *notes])
+
+
+_ARGUMENTS = frozenset(inspect.signature(Task.load).parameters) - {"address", "target", "calibration", "offline"}
+"""The arguments of `Task.load` that say how a task is read, and may be in a run's description."""
+
+
+def _as_address(address: Any) -> str:
+    """Return an address as a string. Raises InvalidData for data in memory."""
+    if not isinstance(address, str | os.PathLike):
+        raise InvalidData(
+            f"`address`: found a {type(address).__name__}. Expected the address of a task, such as reviews.csv. For "
+            "data in memory, use Task.of.",
+            code="data.type-wrong",
+            argument="address",
+            found=type(address).__name__,
+        )
+    return str(os.fspath(address))
 
 
 def names_of(labels: Iterable[str] | None) -> tuple[str, ...] | None:

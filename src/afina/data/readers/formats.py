@@ -210,14 +210,14 @@ def _sheet(file: Source, path: Path, sheet: str | None) -> RowStream:
                         path=path,
                         row=number,
                     )
-            yield number, {name: _written(cell) for name, cell in zip(names, cells, strict=False) if name}
+            yield number, {name: as_text(cell) for name, cell in zip(names, cells, strict=False) if name}
 
     filled = [name for name in names if name]
     return RowStream(str(path), filled, rows(), lambda: file.share, "row", notes=lambda: (note,))
 
 
-def _written(cell: Any) -> Any:
-    """Return a date or a time of a sheet as an ISO text; other values unchanged."""
+def as_text(cell: Any) -> Any:
+    """Return a date or a time as an ISO text; other values unchanged."""
     if isinstance(cell, datetime) and cell.time() == time():
         return cell.date().isoformat()
     return str(cell) if isinstance(cell, date | time) else cell

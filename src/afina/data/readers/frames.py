@@ -1,0 +1,174 @@
+"""Tables in memory, such as a DataFrame or lists of texts and labels: as FileTables, and as files of the cache.
+
+A run is executed in another process, which reads its task at an address. So the columns of a task are written to a file
+whose name is the digest of its content. The module does not know which columns those are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from afina import assets, digest, file_io
+from afina.data.readers.delimited import check_header
+from afina.data.readers.formats import FileTable, as_text
+from afina.data.readers.source import is_whole
+from afina.data.readers.texts import as_lists
+from afina.errors import InvalidData
+
+EXPECTED = (
+    "Expected a DataFrame, a Dataset, a dict of columns or a list of dicts; or texts and their labels, such as "
+    "Task.of(texts, labels)."
+)
+
+_MISSING = ("NAType", "NaTType")
+"""The names of pandas' types for missing values."""
+
+
+def is_frame(data: object) -> bool:
+    """Return whether an object has named columns: a mapping, a frame, a table or a data set with a length."""
+    if isinstance(data, Mapping):
+        return not any(hasattr(value, "column_names") for value in data.values())  # not a dict of data sets
+    return hasattr(data, "__len__") and (hasattr(data, "column_names") or hasattr(data, "columns"))
+
+
+def table_of(data: Any, targets: Any = None) -> FileTable:
+    """Return a table of a frame, of a list of dicts, or of texts with their targets.
+
+    Cells become values of JSON: a missing value becomes None, a date its ISO text, a decimal a number.
+
+    Raises InvalidData.
+    """
+    if targets is not None:
+        texts, pairs = as_lists(data)
+        columns = {"text": texts, **({} if pairs is None else {"text_pair": pairs}), "label": _targets(targets)}
+        return _made("the texts", columns, {})
+    if isinstance(data, list | tuple) and data and all(isinstance(row, Mapping) for row in data):
+        names = list(dict.fromkeys(name for row in data for name in row))
+        return _made("the rows", {name: [row.get(name) for row in data] for name in names}, {})
+    if not is_frame(data):
+        raise InvalidData(
+            f"the data of a task: found a {type(data).__name__}. {EXPECTED}",
+            code="data.type-wrong",
+            argument="data",
+            found=type(data).__name__,
+        )
+    kind = type(data).__name__
+    names = list(data if isinstance(data, Mapping) else getattr(data, "column_names", None) or data.columns)
+    if not names or not all(isinstance(name, str) and is_whole(name) for name in names):
+        raise InvalidData(
+            f"{kind}: found the column names {names!r:.60}. Expected names that are texts.",
+            code="data.type-wrong",
+            argument="data",
+            found=kind,
+        )
+    check_header(kind, names)
+    return _made(kind, {name: data[name] for name in names}, _classes(data))
+
+
+def _targets(targets: Any) -> Sequence[Any]:
+    if isinstance(targets, str | bytes | Mapping) or not hasattr(targets, "__iter__"):
+        raise InvalidData(
+            f"the labels of a task: found a {type(targets).__name__}. Expected a list with a label for each text.",
+            code="data.type-wrong",
+            argument="targets",
+            found=type(targets).__name__,
+        )
+    return list(targets)
+
+
+def _made(name: str, given: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> FileTable:
+    columns = {}
+    for column, cells in given.items():
+        if isinstance(cells, str | bytes) or not hasattr(cells, "__iter__"):
+            raise InvalidData(
+                f"{name}: column {column!r} is a {type(cells).__name__}. Expected a list of values.",
+                code="data.type-wrong",
+                argument="data",
+                found=type(cells).__name__,
+            )
+        columns[column] = [_plain(cell) for cell in cells]
+    lengths = {column: len(cells) for column, cells in columns.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{column} {length:,}" for column, length in lengths.items())
+        raise InvalidData(
+            f"{name}: found different numbers of values ({found}). Expected one in each row.",
+            code="data.lengths-differ",
+            found=lengths,
+        )
+    rows = range(1, next(iter(lengths.values()), 0) + 1)
+    return FileTable(Path(name), columns, rows, "row", classes)
+
+
+def _classes(data: Any) -> dict[str, Sequence[str]]:
+    """Return the class names by column, from the `features` of a data set of the `datasets` library."""
+    features = getattr(data, "features", None)
+    found: dict[str, Sequence[str]] = {}
+    for column, feature in features.items() if isinstance(features, Mapping) else ():
+        names = getattr(getattr(feature, "feature", feature), "names", None)  # of the feature, or of a list's
+        if names:
+            found[column] = [str(name) for name in names]
+    return found
+
+
+def _plain(cell: Any) -> Any:
+    """Return a cell as a value of JSON; an object that is none stays as it is."""
+    if isinstance(cell, np.generic):
+        cell = cell.item()
+    elif hasattr(cell, "as_py"):  # a scalar of Arrow
+        cell = cell.as_py()
+    if type(cell).__name__ in _MISSING or (isinstance(cell, float) and cell != cell):
+        return None
+    if isinstance(cell, str):
+        return str(cell)
+    if isinstance(cell, datetime | date | time):
+        return as_text(cell)
+    if isinstance(cell, Decimal):
+        return int(cell) if cell == cell.to_integral_value() else float(cell)
+    if isinstance(cell, list | tuple | np.ndarray):
+        return [_plain(part) for part in cell]
+    if isinstance(cell, Mapping):
+        return {str(name): _plain(part) for name, part in cell.items()}
+    return cell
+
+
+def kept(table: FileTable, names: Sequence[str]) -> Path:
+    """Write columns of a table to a file of the cache, a JSON object a line; return its path.
+
+    Tables of the same content have the same path. Raises InvalidData for a cell that is no value of JSON, and
+    CannotWrite.
+    """
+    lines = []
+    for row in range(len(table.places)):
+        cells = {name: table.columns[name][row] for name in names}
+        for name, cell in cells.items():
+            try:
+                json.dumps(cell)
+            except (TypeError, ValueError):
+                raise InvalidData(
+                    f"{table.where(row)}: column {name!r} holds a {type(cell).__name__}. Expected texts, numbers, "
+                    "truth values, or lists of these. Convert the column.",
+                    code="data.type-wrong",
+                    where=table.where(row),
+                    column=name,
+                    found=type(cell).__name__,
+                ) from None
+        lines.append(json.dumps(cells) + "\n")
+    content = "".join(lines).encode()
+    found = digest.of_bytes(content)
+    path = assets.cache_directory() / "given" / f"{found.removeprefix(digest.PREFIX)[:16]}.jsonl"
+    with suppress(OSError):
+        if digest.of_file(path) == found:
+            return path
+    with file_io.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with file_io.replacing(path) as fresh:
+        fresh.write_bytes(content)
+    return path
