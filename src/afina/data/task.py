@@ -143,7 +143,7 @@ class Task(ReprCard):
         """
         labels = names_of(labels)
         given = {name: value for name, value in locals().items() if name in _ARGUMENTS and value not in (None, False)}
-        address = _as_address(address)
+        address = as_address(address)
         asked = ReadOptions(text, text_pair, *of_target(target, label, kind), separator, missing, merge_labels, sheet)
         found = _with_positive(address, _found(address, asked, labels, evaluation, offline), positive)
         train = splitting.first(found.train, train_examples, "train_examples")
@@ -250,7 +250,7 @@ _ARGUMENTS = frozenset(inspect.signature(Task.load).parameters) - {"address", "t
 """The arguments of `Task.load` that say how a task is read, and may be in a run's description."""
 
 
-def _as_address(address: Any) -> str:
+def as_address(address: Any) -> str:
     """Return an address as a string. Raises InvalidData for data in memory."""
     if not isinstance(address, str | os.PathLike):
         raise InvalidData(

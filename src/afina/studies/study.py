@@ -43,7 +43,7 @@ from afina.studies.runs.executor import Executor
 from afina.studies.runs.inputs import may_start_from_words
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Ask, Data, Training
+from afina.studies.runs.spec import Ask, Data, Training, with_address
 from afina.studies.schedule import Watcher, other_data_note, watching
 from afina.studies.study_checks import check_budgets, check_seeds, check_sizes, equal_runs_notes, sizes_notes
 from afina.studies.study_file import check_asked, check_template, explain, override, read
@@ -59,7 +59,7 @@ class Study(ReprCard, Sparing):
         name: The study's name, and the default name of its output directory.
         backbone: The address of the pretrained model.
         backbones: The addresses of several pretrained models, in place of `backbone`. Every method runs on each.
-        task: The address of the task.
+        task: The address of the task, or a `Task` of `Task.load` or `Task.of`.
         seeds: Seeds of the head, the order of texts and dropout. Every run is made with each seed.
         metric: The headline metric of tables, tuning and verdicts. None: the default of the task or of its kind.
         sizes: Numbers of training texts. Every run is made with each size, with as many steps as the largest size
@@ -143,7 +143,7 @@ class Study(ReprCard, Sparing):
 
     def __init__(self, where: str = "study", /, **fields: Any) -> None:
         try:
-            super().__init__(**fields)
+            super().__init__(**with_address(fields))
         except ValidationError as error:
             raise explain(error, type(self), where) from None
         self._check(where)

@@ -33,9 +33,7 @@ _MISSING = ("NAType", "NaTType")
 
 
 def is_frame(data: object) -> bool:
-    """Return whether an object has named columns: a mapping, a frame, a table or a data set with a length."""
-    if isinstance(data, Mapping):
-        return not any(hasattr(value, "column_names") for value in data.values())  # not a dict of data sets
+    """Return whether an object is a frame, a table or a data set, with named columns and a length."""
     return hasattr(data, "__len__") and (hasattr(data, "column_names") or hasattr(data, "columns"))
 
 
@@ -53,7 +51,8 @@ def table_of(data: Any, targets: Any = None) -> FileTable:
     if isinstance(data, list | tuple) and data and all(isinstance(row, Mapping) for row in data):
         names = list(dict.fromkeys(name for row in data for name in row))
         return _made("the rows", {name: [row.get(name) for row in data] for name in names}, {})
-    if not is_frame(data):
+    parts = isinstance(data, Mapping) and any(map(is_frame, data.values()))  # a dict of data sets
+    if parts or not (isinstance(data, Mapping) or is_frame(data)):
         raise InvalidData(
             f"the data of a task: found a {type(data).__name__}. {EXPECTED}",
             code="data.type-wrong",

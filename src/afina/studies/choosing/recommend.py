@@ -45,13 +45,13 @@ from afina.studies.runs import executors
 from afina.studies.runs.executor import Executor
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Result
-from afina.studies.runs.spec import Ask, Data
+from afina.studies.runs.spec import Ask, Data, with_address
 from afina.studies.schedule import Watcher, watching
 from afina.studies.study_file import checked
 
 
 def recommend(
-    task: str,
+    task: str | Task,
     minutes: float,
     *,
     memory: int | None = None,
@@ -69,7 +69,7 @@ def recommend(
     """Recommend a method for `task`, and train its adapter below `out`, in about `minutes` and at most 10 % more.
 
     Args:
-        task: The task's address.
+        task: The task's address, or a `Task` of `Task.load` or `Task.of`.
         minutes: The time for everything; 5 minutes or more give a useful answer.
         memory: The bytes that a run may use: GPU memory if it trains on a GPU. None: the memory available here, or that
             of the largest node of a cluster.
@@ -96,9 +96,11 @@ def recommend(
         _check_above_zero("latency", latency, "Give milliseconds.")
     backbones = _checked_backbones(backbone)
     clock = TimeBudget(meter.now() if began is None else began, minutes)
-    asked = checked(Data, {**(data or {}), "allow_leakage": True}, "recommend: data")
+    fields = with_address({"task": task, "data": data or {}})
+    address, data = fields["task"], fields["data"]
+    asked = checked(Data, {**data, "allow_leakage": True}, "recommend: data")
     how = checked(Ask, ask or {}, "recommend: ask")
-    whole = Task.load(task, **(data or {}))
+    whole = Task.load(address, **data)
     objective = objectives.make(whole.label_names, {"kind": whole.kind}).of(whole.train.labels)
     metric = metric_for(objective, metric, whole.metric)
     _check_defined(metric, objective, whole)

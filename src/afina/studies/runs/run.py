@@ -30,21 +30,21 @@ from afina.studies.runs import output_directory
 from afina.studies.runs.inputs import RunInputs, facts_of
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import RunSpec
+from afina.studies.runs.spec import RunSpec, with_address
 from afina.studies.study_file import explain
 
 MOST_SEED = 2**63
 
 
 class Run(RunSpec):
-    """One training and evaluation; the fields are those of `RunSpec`.
+    """One training and evaluation. The fields are those of `RunSpec`; `task` may be a `Task` of `load` or `of`.
 
     Raises UnknownName or InvalidStudy for fields that cannot be executed.
     """
 
     def __init__(self, /, **fields: Any) -> None:
         try:
-            super().__init__(**fields)
+            super().__init__(**with_address(fields))
         except ValidationError as error:
             raise explain(error, type(self), "run") from None
 

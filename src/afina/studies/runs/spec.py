@@ -6,6 +6,7 @@ The module does not know how a run is executed. Starts without torch.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -14,7 +15,10 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from afina import digest
 from afina.data.kinds import How, Kind, Long
+from afina.data.readers.frames import is_frame
 from afina.data.readers.target_kinds import of_target
+from afina.data.task import Task, as_address
+from afina.errors import InvalidData
 from afina.methods import METHODS, make
 from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.models.decoding import GREEDY, Decoding
@@ -199,6 +203,37 @@ LATER = {
 
 _NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": True, "metric": True}
 """Fields that do not change the result; two runs that differ only in these fields are the same run."""
+
+
+def with_address(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a run or a study whose `task` may be a `Task`, with its address, and its options in `data`.
+
+    Raises InvalidData for data in memory, for a task without an address, and if `data` reads the task in another way.
+    """
+    task, data = fields.get("task"), fields.get("data")
+    if isinstance(task, os.PathLike) or is_frame(task):
+        return {**fields, "task": as_address(task)}
+    if not isinstance(task, Task):
+        return dict(fields)
+    if task.data is None:
+        raise InvalidData(
+            f"task {task.address}: the task was made by hand, so another process cannot read it. Make it with "
+            "Task.load or Task.of, or give it to Run.execute.",
+            code="data.type-wrong",
+            argument="task",
+            found="Task",
+        )
+    own = data.model_dump(exclude_unset=True) if isinstance(data, Data) else dict(data or {})
+    twice = [name for name in own if name in task.data and own[name] != task.data[name]]
+    if twice:
+        raise InvalidData(
+            f"task {task.address}: the task was read with `{twice[0]}` {task.data[twice[0]]!r}, and `data` says "
+            f"{own[twice[0]]!r}. Give one of them.",
+            code="data.option-inapplicable",
+            task=task.address,
+            option=twice[0],
+        )
+    return {**fields, "task": task.address, "data": {**task.data, **own}}
 
 
 class RunSpec(ReprCard, Sparing):
