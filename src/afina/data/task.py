@@ -199,9 +199,12 @@ class Task(ReprCard):
         both = evaluation if isinstance(evaluation, tuple) and len(evaluation) == 2 else (evaluation,)
         tables = [frames.table_of(data, targets), *([] if own else [frames.table_of(*both)])]
         asked = ReadOptions(text, text_pair, *of_target(target, label, kind), separator, missing, merge_labels)
-        named, asked, names = files.with_class_names(tables, asked, names_of(labels))
-        roles = files.of_tables(*named, asked=asked, names=names).columns
-        read = [name for role, name in roles.items() if role != "others"]
+        named, asked = files.with_class_names(tables, asked)
+        names = names_of(labels)
+        found = files.of_tables(*named, asked=asked, names=names)
+        if names is None and named[0].classes:  # the file that is kept has no order of classes
+            names = found.label_names
+        read = [name for role, name in found.columns.items() if role != "others"]
         columns = [name for each in read for name in ([each] if each in tables[0].columns else each.split(","))]
         paths = [frames.kept(table, list(dict.fromkeys(columns))) for table in named]
         return cls.load(
