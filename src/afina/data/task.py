@@ -141,25 +141,20 @@ class Task(ReprCard):
 
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
-        labels = names_of(labels)
-        given = {name: value for name, value in locals().items() if name in _ARGUMENTS and value not in (None, False)}
-        address = as_address(address)
+        address, labels = as_address(address), names_of(labels)
+        given = _as_data(locals())
         asked = ReadOptions(text, text_pair, *of_target(target, label, kind), separator, missing, merge_labels, sheet)
         found = _with_positive(address, _found(address, asked, labels, evaluation, offline), positive)
         train = splitting.first(found.train, train_examples, "train_examples")
         held_out = splitting.first(found.evaluation, evaluation_examples, "evaluation_examples")
         found = found if validation is None else replace(found, ceiling={})
         shares = {"validation": validation, "selection": selection, "calibration": CALIBRATION if calibration else None}
-        train, cut = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
-        aside = {name: TARGETS[found.kind].grouped(split) for name, split in cut.items()}
+        train, aside = _set_aside(train, found.kind, shares)
         held_out = aside.get("validation", held_out)
         TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
-        given |= {name: value for name, value in (("label", asked.label), ("kind", asked.kind)) if value is not None}
-        given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
         told = _told(found, aside) | {"leaked": check_leakage(address, train, held_out, allow=allow_leakage)}
-        return cls(
-            address, train=train, evaluation=held_out, long=check_long(address, found.kind, long), data=given, **told
-        )
+        told |= {"long": check_long(address, found.kind, long), "data": given}
+        return cls(address, train=train, evaluation=held_out, **told)
 
     @classmethod
     def of(
@@ -251,6 +246,20 @@ def told(
 
 _ARGUMENTS = frozenset(inspect.signature(Task.load).parameters) - {"address", "target", "calibration", "offline"}
 """The arguments of `Task.load` that say how a task is read, and may be in a run's description."""
+
+
+def _as_data(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments of `load` that differ from the defaults, in the form of a run's `data`."""
+    label, kind = of_target(given["target"], given["label"], given["kind"])
+    said = {name: given[name] for name in _ARGUMENTS} | {"label": label, "kind": kind}
+    written = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in said.items()}
+    return {name: value for name, value in written.items() if value is not None and value is not False}
+
+
+def _set_aside(train: Split, kind: Kind, shares: Mapping[str, float | None]) -> tuple[Split, dict[str, Split]]:
+    """Return the rest of the training texts, and the texts of each share that is not None, by its name."""
+    rest, cut = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
+    return rest, {name: TARGETS[kind].grouped(split) for name, split in cut.items()}
 
 
 def as_address(address: Any) -> str:

@@ -96,11 +96,8 @@ def recommend(
         _check_above_zero("latency", latency, "Give milliseconds.")
     backbones = _checked_backbones(backbone)
     clock = TimeBudget(meter.now() if began is None else began, minutes)
-    fields = with_address({"task": task, "data": data or {}})
-    address, data = fields["task"], fields["data"]
-    asked = checked(Data, {**data, "allow_leakage": True}, "recommend: data")
     how = checked(Ask, ask or {}, "recommend: ask")
-    whole = Task.load(address, **data)
+    asked, whole = _read(task, data or {})
     objective = objectives.make(whole.label_names, {"kind": whole.kind}).of(whole.train.labels)
     metric = metric_for(objective, metric, whole.metric)
     _check_defined(metric, objective, whole)
@@ -112,6 +109,13 @@ def recommend(
         results = of_recommendation(held, made)
         watcher.changed(results)
     return results
+
+
+def _read(task: str | Task, data: Mapping[str, Any]) -> tuple[Data, Task]:
+    """Return how the runs read the task, and the whole task."""
+    fields = with_address({"task": task, "data": data})
+    asked = checked(Data, {**fields["data"], "allow_leakage": True}, "recommend: data")
+    return asked, Task.load(fields["task"], **fields["data"])
 
 
 def _check_above_zero(name: str, value: float, instead: str) -> None:
