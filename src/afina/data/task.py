@@ -152,9 +152,8 @@ class Task(ReprCard):
         train, aside = _set_aside(train, found.kind, shares)
         held_out = aside.get("validation", held_out)
         TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
-        told = _told(found, aside) | {"leaked": check_leakage(address, train, held_out, allow=allow_leakage)}
-        told |= {"long": check_long(address, found.kind, long), "data": given}
-        return cls(address, train=train, evaluation=held_out, **told)
+        told = _told(found, aside, given) | {"leaked": check_leakage(address, train, held_out, allow=allow_leakage)}
+        return cls(address, train=train, evaluation=held_out, long=check_long(address, found.kind, long), **told)
 
     @classmethod
     def of(
@@ -311,12 +310,12 @@ def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskD
     return replace(found, label_names=names[::-1], train=train, evaluation=evaluation)
 
 
-def _told(found: TaskData, aside: Mapping[str, Split]) -> dict[str, Any]:
-    """Return the fields of a task that come from reading it and from setting texts aside."""
+def _told(found: TaskData, aside: Mapping[str, Split], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a task that come from its arguments, from reading it and from setting texts aside."""
     names = ("label_names", "kind", "metric", "ceiling", "separator", "columns", "other", "notes")
     read = {name: getattr(found, name) for name in names}
     kept = {name: aside.get(name) for name in ("calibration", "selection")}
-    return {**read, **kept, "data_digest": _data_digest(found)}
+    return {**read, **kept, "data": given, "data_digest": _data_digest(found)}
 
 
 def _data_digest(found: TaskData) -> str:
