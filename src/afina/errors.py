@@ -73,6 +73,77 @@ class AfinaError(Exception):
         return {"class": type(self).__name__, "code": self.code, "message": text, "fields": self.fields}
 
 
+SYNONYMS = {
+    "acc": ("accuracy",),
+    "auc": ("auroc",),
+    "rocauc": ("auroc",),
+    "matthews": ("mcc",),
+    "crossentropy": ("log_loss", "loss"),
+    "nll": ("log_loss", "loss"),
+    "mse": ("rmse",),
+    "correlation": ("pearson",),
+    "ppl": ("perplexity",),
+    "em": ("exact_match", "exact_answer"),
+    "map": ("average_precision",),
+    "rouge": ("rouge_l",),
+    "finetuning": ("full",),
+    "finetune": ("full",),
+    "ft": ("full",),
+    "sft": ("full",),
+    "probe": ("linear_probe",),
+    "linear": ("linear_probe",),
+    "logisticregression": ("linear_probe",),
+    "adapters": ("adapter",),
+    "houlsby": ("adapter",),
+    "embeddings": ("prelayer",),
+    "softprompt": ("prompt",),
+    "fp32": ("float32", "float"),
+    "single": ("float32",),
+    "bf16": ("bfloat16",),
+    "fp16": ("bfloat16", "float"),
+    "float16": ("bfloat16", "float"),
+    "half": ("bfloat16",),
+    "8bit": ("int8",),
+    "4bit": ("nf4",),
+    "int4": ("nf4",),
+    "regression": ("number",),
+    "classification": ("classes",),
+    "multilabel": ("labels",),
+    "generation": ("text",),
+    "summarization": ("text",),
+    "smollm": ("embedded",),
+    "smollm2135m": ("embedded",),
+    "smollm2": ("embedded",),
+    "allminilml6v2": ("minilm",),
+    "drop": ("skip",),
+    "ignore": ("skip",),
+    "error": ("refuse",),
+}
+"""Usual other names, in the form of `_bare`, and what they are called here; the first that exists is suggested."""
+
+
+_FLOOR = "It is a baseline, no method to train: `afina choose` measures it, and so does every study."
+ELSEWHERE = {("method", name): _FLOOR for name in ("tfidf", "bagofwords", "bow", "majority", "majorityclass")}
+"""Sentences for names, in the form of `_bare`, that exist as something else, by kind."""
+
+
+def _bare(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a user most probably meant, or None.
+
+    Names are the same apart from case and punctuation, are usual synonyms, or are similar.
+    """
+    names, bare = list(known), _bare(name)
+    same = [one for one in names if _bare(one) == bare]
+    meant = [one for one in SYNONYMS.get(bare, ()) if one in names]
+    folded = {one.casefold(): one for one in reversed(names)}
+    near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
+    return next(iter([*same, *meant, *near]), None)
+
+
 class NotFound(AfinaError):
     """Something that the user named does not exist or cannot be reached."""
 
@@ -91,16 +162,17 @@ class UnknownName(AfinaError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "") -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        near = nearest(name, known)
         place = f"{where}: " if where else ""
-        guess = f"Did you mean {near[0]!r}? " if near else ""
-        nearest = near[0] if near else None
+        guess = f"Did you mean {near!r}? " if near else ""
+        if (kind, _bare(name)) in ELSEWHERE:
+            near, guess = None, f"{ELSEWHERE[kind, _bare(name)]} "
         super().__init__(
             f"{place}unknown {kind} {name!r}. {guess}Known: {', '.join(known)}.",
             kind=kind,
             name=name,
             known=known,
-            nearest=nearest,
+            nearest=near,
             where=where,
         )
 
@@ -185,14 +257,15 @@ class Overloaded(Busy):
 class CannotWrite(AfinaError):
     """Nothing can be written to a place. Files that were there before are unchanged.
 
-    `reason` is the cause in a few words.
+    `reason` is the cause in a few words, and `full` whether more space would help.
     """
 
     code = "file.cannot-write"
 
-    def __init__(self, place: object, reason: str, *, code: str | None = None) -> None:
+    def __init__(self, place: object, reason: str, *, full: bool = False, code: str | None = None) -> None:
+        advice = "Free disk space there, or choose another place" if full else "Choose another place"
         super().__init__(
-            f"{place}: cannot be written ({reason}). Free disk space there, or choose another place; then try again.",
+            f"{place}: cannot be written ({reason}). {advice}; then try again.",
             code=code,
             path=str(place),
             reason=reason,

@@ -23,8 +23,8 @@ from afina.errors import CannotWrite, CorruptAdapter
 
 TEMPORARY = ".tmp-"
 
-_CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Errors of the system where a place cannot be written to: full, over quota, read-only, no permission."""
+_CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBADF}
+"""Errors of the system where a place cannot be written to: full, over quota, read-only, no permission, closed."""
 
 
 def sync(path: Path) -> None:
@@ -44,7 +44,7 @@ def writing(place: object) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _CLOSED:
             raise
-        raise CannotWrite(place, reason(error)) from None
+        raise cannot_write(place, error) from None
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         holder, lock = temporary(path)
     except OSError as error:
-        raise CannotWrite(path, reason(error)) from None
+        raise cannot_write(path, error) from None
     try:
         with writing(path):
             fresh = holder / path.name
@@ -154,6 +154,11 @@ def reason(error: OSError) -> str:
         return "the disk is full"
     said = error.strerror or str(error)
     return said[:1].lower() + said[1:]
+
+
+def cannot_write(place: object, error: OSError) -> CannotWrite:
+    """Return the error of a place that cannot be written to."""
+    return CannotWrite(place, reason(error), full=error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def write_text(path: Path, text: str) -> None:

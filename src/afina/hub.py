@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import tqdm
 
 from afina import events, file_io
-from afina.errors import AfinaError, CannotWrite, InvalidName, NotFound, Refused
+from afina.errors import AfinaError, CannotWrite, InvalidName, NotFound, Refused, nearest
 
 SAFE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 """Patterns of files in adapters and models that contain data only.
@@ -49,17 +49,20 @@ _NO_NAME = "{!r} cannot be a repository on the Hub. Expected owner/name: letters
 _UNREACHABLE = (LocalEntryNotFoundError, HfHubHTTPError, OSError)
 
 
-def snapshot(address: str, *, weights: bool = True) -> Path:
+def snapshot(address: str, *, weights: bool = True, known: Iterable[str] = ()) -> Path:
     """Return the local copy of a model repository. Uses cached files if the Hub cannot be reached.
 
     Args:
         address: `owner/name` or `name`, optionally with `@revision`.
         weights: False: without the weights.
+        known: other addresses of backbones, of which an error suggests the one that was probably meant.
 
     Raises:
         NotFound: no such repository, or the Hub cannot be reached and no copy is cached.
     """
     repository, _, revision = address.partition("@")
+    near = nearest(address, known)
+    meant = f"Did you mean {near!r}? " if near else ""
     try:
         path = _download(repository, revision, [*SMALL, "*.safetensors"] if weights else SMALL)
         if weights and not any(path.glob("*.safetensors")):
@@ -67,15 +70,15 @@ def snapshot(address: str, *, weights: bool = True) -> Path:
     except (RepositoryNotFoundError, HFValidationError):
         raise NotFound(
             f"backbone {address}: there is no such local directory, and no such repository on the Hub. "
-            "Give a Hub id such as gpt2, a directory, or 'embedded'.",
+            f"{meant}Give a Hub id such as gpt2, a directory, or 'embedded'.",
             code="backbone.missing",
             backbone=address,
         ) from None
     except _UNREACHABLE:
         raise NotFound(
             f"backbone {address}: no such local directory, no cached copy, and the Hub cannot be reached. "
-            "Save the model with save_pretrained on a machine with network access and give its directory; or use "
-            "'embedded', which comes from the package index.",
+            f"{meant}Save the model with save_pretrained on a machine with network access and give its directory; or "
+            "use 'embedded', which comes from the package index.",
             code="backbone.unreachable",
             backbone=address,
         ) from None

@@ -6,6 +6,7 @@ Knows none of the facts.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan, nan
@@ -25,7 +26,7 @@ from pydantic import (
 )
 
 from afina import digest
-from afina.errors import InvalidStudy
+from afina.errors import InvalidStudy, nearest
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 """A number of texts, steps, parameters or bytes.
@@ -107,6 +108,57 @@ def digest_of_content(text: str | bytes) -> str:
     return digest.of_json({name: value for name, value in json.loads(text).items() if name != "content_digest"})
 
 
+_EXPECTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("int_parsing_size", "decimal_max_digits"), "a smaller number"),
+    **dict.fromkeys(("float_type", "float_parsing", "decimal_type", "decimal_parsing"), "a number"),
+    "finite_number": "a finite number",
+    "multiple_of": "a multiple of {multiple_of}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("string_type", "string_unicode"), "a text"),
+    "string_too_short": "a text of at least {min_length} character{s}",
+    "string_too_long": "a text of at most {max_length} characters",
+    "string_pattern_mismatch": "a text like {pattern}",
+    **dict.fromkeys(("bytes_type", "bytes_invalid_encoding"), "bytes"),
+    **dict.fromkeys(("literal_error", "enum"), "{expected}"),
+    **dict.fromkeys(
+        ("tuple_type", "list_type", "set_type", "frozen_set_type", "iterable_type"),
+        "a list in square brackets, such as [1, 2]",
+    ),
+    "too_short": "at least {min_length} value{s} in the list",
+    "too_long": "at most {max_length} value{s} in the list",
+    **dict.fromkeys(
+        (
+            *("dict_type", "mapping_type", "model_type", "model_attributes_type"),
+            *("dataclass_type", "dataclass_exact_type"),
+        ),
+        "a table of keys and values",
+    ),
+    "none_required": "no value",
+}
+"""What is expected in place of a value, in a user's words, by pydantic's type of the error."""
+
+
+def _in_words(kind: str, message: str, context: Mapping[str, Any], found: Any) -> str:
+    """Return pydantic's error in a user's words, to follow a colon."""
+    if kind in ("value_error", "assertion_error"):
+        said = str(context.get("error", message))
+    elif kind not in _EXPECTED:
+        said = message.replace("Input should be", "expected")
+    else:
+        given = {name: f"{one:g}" if isinstance(one, float) else one for name, one in context.items()}
+        length = next((given[name] for name in ("min_length", "max_length") if name in given), 0)
+        said = f"expected {_EXPECTED[kind].format(**given, s='s' * (length != 1))}"
+    near = (
+        nearest(found, re.findall(r"'([^']*)'", said)) if isinstance(found, str) and kind == "literal_error" else None
+    )
+    return f"{said[:1].lower()}{said[1:]}" + (f". Did you mean {near!r}?" if near else "")
+
+
 @dataclass(frozen=True)
 class Problem:
     """The first error that pydantic found.
@@ -114,7 +166,7 @@ class Problem:
     Attributes:
         kind: pydantic's type of the error, such as `missing` or `extra_forbidden`.
         place: names and indices from the outside in; empty for the whole value.
-        message: pydantic's message, with a lower-case first letter so that it fits into a sentence.
+        message: what is wrong, in a user's words, with a lower-case first letter so that it fits into a sentence.
         found: the invalid input.
     """
 
@@ -127,8 +179,13 @@ class Problem:
     def of(cls, error: ValidationError) -> Problem:
         """Return the first problem of a ValidationError."""
         first = error.errors()[0]
-        message = first["msg"][:1].lower() + first["msg"][1:]
+        message = _in_words(first["type"], first["msg"], first.get("ctx", {}), first["input"])
         return cls(first["type"], tuple(map(str, first["loc"])), message, first["input"])
+
+    @property
+    def sentence(self) -> str:
+        """The message with its full stop or question mark."""
+        return self.message if self.message.endswith("?") else f"{self.message}."
 
     @property
     def field(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import resource
@@ -13,9 +12,9 @@ from typing import Any
 
 import pytest
 import typer
+from typer.main import get_command
 
 from afina import Adapter, Backbone, cli
-from afina.cli.terminal import with_json_errors
 from command import PROGRAM, Command, copy, left_behind
 from fakes import Backbones, Runs, sentences, write_csv
 
@@ -313,7 +312,7 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         ),
         (
             ("study", "quickstart", "--set", "train.epochs=many"),
-            "preset quickstart: train.epochs = 'many': input should be a valid integer",
+            "preset quickstart: train.epochs = 'many': expected a whole number",
         ),
         (("study", "quickstart", "--set", "epochs"), "--set epochs: expected key=value, such as train.epochs=1."),
         (
@@ -439,7 +438,7 @@ def edit_manifest(path: Path, **changes: Any) -> None:
             lambda path: (path / "manifest.json").write_text("[]", encoding="utf-8"),
             "/manifest.json: expected a JSON object, found another value. Copy the adapter again, or train it again.",
         ),
-        (lambda path: edit_manifest(path, seed="x"), "/manifest.json: field seed: input should be a valid integer"),
+        (lambda path: edit_manifest(path, seed="x"), "/manifest.json: field seed: expected a whole number"),
         (lambda path: edit_manifest(path, method="magic"), "/manifest.json: the fields have digest sha256:"),
     ],
     ids=["bit", "cut", "empty", "no tensors", "label", "not JSON", "list", "type", "method"],
@@ -552,9 +551,21 @@ def test_under_json_an_error_of_a_store_is_an_object_with_the_flags_of_the_comma
 
 
 @pytest.mark.parametrize("group", [cli.app, cli.store.app, cli.keys.app], ids=["afina", "store", "keys"])
-def test_every_command_with_json_prints_its_errors_as_json(group: typer.Typer) -> None:
-    commands = [one.callback for one in group.registered_commands if one.callback is not None]
-    able = [one for one in commands if "as_json" in inspect.signature(one).parameters]
-    wrapper = with_json_errors(lambda: None).__code__
+def test_every_command_with_json_prints_errors_of_usage_as_json(afina: Command, group: typer.Typer) -> None:
+    whole = get_command(group)
+    able = [name for name, one in whole.commands.items() if any(each.name == "as_json" for each in one.params)]  # type: ignore[attr-defined]
     assert able
-    assert [one.__name__ for one in able if one.__code__ is not wrapper] == []
+    before = () if whole.name in (None, "afina") else (whole.name,)
+    for name in able:
+        answer = afina(*before, name, "--json", "--no-such-option")
+        told = json.loads(answer.out)["error"]
+        assert (answer.code, told["code"]) == (2, "argument.invalid")
+        assert "--no-such-option" in told["message"]
+        assert answer.err.splitlines()[-1] == f"Error: {told['message']}"
+
+
+def test_usage_errors_are_in_words_of_users_and_json_is_an_option_and_no_text(afina: Command) -> None:
+    told = json.loads(afina("evaluate", "x", "--task", "y.csv", "--seed", "many", "--json").out)["error"]
+    assert told["message"] == "Invalid value for '--seed': expected a whole number"
+    assert json.loads(afina("evaluate", "--text", "", "--json").out)["error"]["code"] == "argument.invalid"
+    assert afina("predict", "absent", "--", "--json").out == ""

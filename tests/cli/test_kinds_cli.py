@@ -85,7 +85,7 @@ def test_a_plan_of_numbers(afina: Command, backbone: str, ratings: str) -> None:
         ),
         (("--metric", "ece"), "--metric ece: not available for the task's kind, number"),
         (("--metric", "pearsn"), "Did you mean 'pearson'"),
-        (("--kind", "numbers"), "data.kind = 'numbers': input should be 'classes', 'number', 'labels' or 'text'"),
+        (("--kind", "numbers"), "data.kind = 'numbers': expected 'classes', 'number', 'labels' or 'text'"),
         (("--separator", ";"), "--separator ';' is in no row of column 'rating'."),
         (("--set", "temperature=true"), "temperature: tasks of kind number have no probabilities. Leave it out."),
         (("--set", "class_weights=balanced"), "class_weights balanced: tasks of kind number have no class weights."),

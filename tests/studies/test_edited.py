@@ -277,7 +277,7 @@ def test_what_the_library_is_given_is_refused_in_our_words() -> None:
         ),
         (lambda: Run(**good, name="../x"), "run '../x': the name cannot be part of a file name: it contains '/'."),
         (lambda: Run(**good, seed=-1), "run lora: `seed` is -1. Expected an integer from 0 to 2**63 - 1."),
-        (lambda: Run(**good, data={"validation": 2}), "run: data.validation = 2: input should be less than 1."),
+        (lambda: Run(**good, data={"validation": 2}), "run: data.validation = 2: expected a number below 1."),
         (lambda: Study(name="x", **good), "study: methods is missing."),
         (lambda: Study(name="x", backbone="a", task="b", methods={}), "study: no methods. Add a table such as"),
         (lambda: Study.parse([1], "x"), "x: found [1]. Expected a table of fields by name, such as methods."),  # type: ignore[arg-type]

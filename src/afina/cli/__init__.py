@@ -18,11 +18,13 @@ from afina import __version__, allocator, file_io
 from afina.cli import adapters, keys, plan, serving, shadow, store, store_exchange, store_maintenance, studies
 from afina.cli.help import START, GroupedCommand
 from afina.cli.terminal import (
+    USAGE_ERROR,
+    as_usage_error,
     check_arguments,
     check_streams,
     escape_unwritable,
+    print_json_error,
     with_flags,
-    with_json_errors,
     with_room,
 )
 from afina.errors import AfinaError
@@ -66,16 +68,16 @@ app = typer.Typer(
 )
 
 for command in COMMANDS:
-    run = with_json_errors(command if command in LIGHT else with_room(command))
+    run = command if command in LIGHT else with_room(command)
     if command is serving.serve:
         app.command(cls=serving.Settable, context_settings=serving.SETTINGS)(run)
     else:
         app.command(cls=GroupedCommand)(run)
 for name, of_store in STORE.items():
-    store.app.command(name, cls=GroupedCommand)(with_json_errors(store.with_store(of_store)))
+    store.app.command(name, cls=GroupedCommand)(store.with_store(of_store))
 app.add_typer(store.app)
 for name, of_keys in KEYS.items():
-    keys.app.command(name, cls=GroupedCommand)(with_json_errors(store.with_store(of_keys)))
+    keys.app.command(name, cls=GroupedCommand)(store.with_store(of_keys))
 app.add_typer(keys.app)
 
 
@@ -103,16 +105,27 @@ def main() -> None:
         check_streams()
         escape_unwritable(sys.stdout, sys.stderr)
         check_arguments(sys.argv[1:])
-        with file_io.writing("standard output"), downloads_told(lambda told: _downloads()(told)):
+        told = downloads_told(lambda download: _downloads()(download))
+        with file_io.writing("standard output"), told, allocator.memory_errors():
             try:
-                app()
+                status = app(standalone_mode=False)  # the errors of this mode are raised
             finally:
                 sys.stdout.flush()
     except AfinaError as error:
         print(f"Error: {with_flags(str(error))}", file=sys.stderr)
+        print_json_error(error)
         _leave(error.exit_code)
+    except USAGE_ERROR as error:
+        found = as_usage_error(error)
+        error.show()  # type: ignore[attr-defined]
+        print_json_error(found)
+        _leave(found.exit_code)
     except BrokenPipeError:
         _leave(1)  # the reader of the pipe has ended, as in `afina show OUT | head`
+    except typer.Abort:
+        _leave(1)
+    if status:
+        _leave(status)
 
 
 @cache

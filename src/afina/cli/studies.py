@@ -308,7 +308,9 @@ def show(
 
 
 def report(
-    out: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="OUT")], no_texts: NoTexts = False
+    out: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="OUT")],
+    no_texts: NoTexts = False,
+    as_json: Json = False,
 ) -> None:
     """Write the report of a study again, finished or not.
 
@@ -318,8 +320,8 @@ def report(
 
     results = Results.read(out)
     note_unsealed(results)
-    for path in write_report(results, texts=not no_texts):
-        print(path)
+    files = [str(path) for path in write_report(results, texts=not no_texts)]
+    print(json.dumps({"files": files}) if as_json else "\n".join(files))
 
 
 def _write_publish_show(results: Results, name: str | None, as_json: bool, *, texts: bool) -> None:

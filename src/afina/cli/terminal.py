@@ -16,12 +16,15 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
+import typer
+from pydantic import ValidationError
+
 from afina import allocator
 from afina.errors import AfinaError, CannotWrite, InvalidData
+from afina.schema import Problem
 
 if TYPE_CHECKING:
     from afina.report.tables import Table
@@ -75,7 +78,10 @@ def check_streams() -> None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        raise CannotWrite("standard output", "it is closed")
+        raise CannotWrite("standard output", "it is closed").reworded(
+            "standard output is closed, so the output would be lost. Send it to a terminal, a file or a pipe; "
+            "leave out '>&-'."
+        )
 
 
 def escape_unwritable(*streams: TextIO) -> None:
@@ -271,24 +277,22 @@ def with_flags(message: str) -> str:
     return _FIELD.sub(lambda found: flags.get(found[1], found[0]), message)
 
 
-def with_json_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command; with `--json`, it prints {"error": {class, code, message, fields}} if it fails.
+def print_json_error(error: AfinaError) -> None:
+    """Print {"error": {class, code, message, fields}} if the command line has --json."""
+    options = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    if "--json" in options:
+        print(json.dumps({"error": error.as_json(with_flags(str(error)))}, ensure_ascii=False))
 
-    The error goes on to `main`, so standard error and the exit status are the same as without `--json`. That memory ran
-    out is an error of the user, too.
-    """
 
-    @wraps(command)
-    def run(*given: Any, **options: Any) -> None:
-        try:
-            with allocator.memory_errors():
-                command(*given, **options)
-        except AfinaError as error:
-            if options.get("as_json"):
-                print(json.dumps({"error": error.as_json(with_flags(str(error)))}, ensure_ascii=False))
-            raise
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+"""The base class of errors in the command line's syntax. It is click's, or a copy inside newer typers."""
 
-    return run
+
+def as_usage_error(error: Any) -> InvalidData:
+    """Return an error in the command line's syntax as an AfinaError, in a user's words."""
+    if isinstance(error.__cause__, ValidationError):
+        error.message = Problem.of(error.__cause__).message
+    return InvalidData(error.format_message(), code="argument.invalid")
 
 
 def with_room(command: Callable[..., None]) -> Callable[..., None]:

@@ -126,7 +126,7 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
     except ValidationError as error:
         problem = Problem.of(error)
         raise InvalidStudy(
-            f"{place}{name}.{problem.field} = {problem.found!r}: {problem.message}.",
+            f"{place}{name}.{problem.field} = {problem.found!r}: {problem.sentence}",
             code="method.setting-invalid",
             where=where,
             method=name,

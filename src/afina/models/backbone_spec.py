@@ -45,7 +45,7 @@ def check_backbone(address: str) -> None:
     """
     if packaged(address) is not None:
         return
-    path = directory_of(address) or hub.snapshot(address, weights=False)
+    path = directory_of(address) or hub.snapshot(address, weights=False, known=PACKAGED)
     check_config(path, address)
     try:
         check_family(json.loads((path / "config.json").read_bytes()).get("model_type"), address)

@@ -91,8 +91,7 @@ class Decoding(Frozen):
         except ValidationError as error:
             problem = Problem.of(error)
             raise InvalidStudy(
-                f"`{problem.place[0]}` {problem.found!r}: {problem.message.removeprefix('value error, ')}. "
-                "Give another value.",
+                f"`{problem.place[0]}` {problem.found!r}: {problem.sentence} Give another value.",
                 code="option.invalid",
                 option=problem.place[0],
                 found=problem.found,

@@ -245,7 +245,7 @@ def checked(content: Mapping[str, Any], file: object) -> Manifest:
         problem = Problem.of(error)
         field = f"field {problem.field}: " if problem.field else ""
         raise CorruptAdapter(
-            f"{file}: {field}{problem.message}. {file_io.AGAIN}",
+            f"{file}: {field}{problem.sentence} {file_io.AGAIN}",
             code="adapter.file-malformed",
             path=file,
             field=problem.field,

@@ -32,7 +32,7 @@ from afina.digest import derive_seed
 from afina.errors import InvalidStudy, NotFound
 from afina.models.architectures import ARCHITECTURES, check_can_write
 from afina.models.architectures.well_known import WELL_KNOWN
-from afina.models.backbone_spec import EMBEDDED, RANDOM, check_config, check_family, directory_of, packaged
+from afina.models.backbone_spec import EMBEDDED, PACKAGED, RANDOM, check_config, check_family, directory_of, packaged
 from afina.models.kernels import attention
 from afina.models.objective import SINGLE_LABEL, Opening
 
@@ -59,7 +59,7 @@ def locate(address: str, *, weights: bool = True) -> Path:
         return _converted(asset) if address == EMBEDDED else assets.fetch(asset)
     named = directory_of(address)
     if named is None:
-        return hub.snapshot(address, weights=weights)
+        return hub.snapshot(address, weights=weights, known=PACKAGED)
     return _random(named, address) if weights and address.startswith(RANDOM) else named
 
 

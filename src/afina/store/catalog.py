@@ -5,7 +5,6 @@ The audit log names a client by a salted hash. The client's row has the salt.
 
 from __future__ import annotations
 
-import difflib
 import json
 import secrets
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ from sqlalchemy import Connection, CursorResult, func, insert, select, tuple_
 from sqlalchemy.engine import Row
 
 from afina import digest
-from afina.errors import NotFound, Refused
+from afina.errors import NotFound, Refused, nearest
 from afina.store import audit_log
 from afina.store.audit_log import Attribution
 from afina.store.database.tables import ALIASES, BLOBS, CLIENTS, LIVE, LOG, NAMES, PARTS, SAID, VERSIONS
@@ -377,5 +376,5 @@ def _nearest(connection: Connection, name: Name) -> str:
         .limit(10_000)
     )
     there = [f"{client}/{task}" for client, task in connection.execute(asked)]
-    near = difflib.get_close_matches(str(name), there, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]}?" if near else " `afina store list` shows all names."
+    near = nearest(str(name), there)
+    return f" Did you mean {near}?" if near else " `afina store list` shows all names."

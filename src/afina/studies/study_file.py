@@ -174,7 +174,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Afina
             key=problem.field,
         )
     return InvalidStudy(
-        f"{where}: {problem.field} = {problem.found!r}: {problem.message}.",
+        f"{where}: {problem.field} = {problem.found!r}: {problem.sentence}",
         code="study.value-invalid",
         where=where,
         key=problem.field,

@@ -318,7 +318,7 @@ def lock_output(out: Path) -> Iterator[OutputLock]:
     except OSError as error:
         if fresh:
             shutil.rmtree(out)
-        raise CannotWrite(f"`out` {out}", file_io.reason(error)) from None
+        raise file_io.cannot_write(f"`out` {out}", error) from None
     try:
         directory.clear()
         directory.sweep()
