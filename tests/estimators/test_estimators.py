@@ -251,6 +251,21 @@ def test_it_works_in_a_pipeline_a_search_and_a_cross_validation(made: TextClassi
     assert len(cross_val_score(quick, np.array(TEXTS), LABELS, cv=2, error_score="raise")) == 2
 
 
+def test_a_grid_may_set_one_entry_of_a_parameter_that_is_a_dict(made: TextClassifier) -> None:
+    usual = made.set_params(hyperparameters={"alpha": 4})
+    usual.set_params(hyperparameters__r=np.int64(2), training__max_steps=np.int64(1), epochs=1)
+    assert usual.hyperparameters == {"alpha": 4, "r": 2}
+    assert usual.training == {**SHORT, "max_steps": 1}
+    assert clone(usual).set_params(hyperparameters__r=3).hyperparameters == {"alpha": 4, "r": 3}
+    assert usual.fit(TEXTS, LABELS).adapter_.manifest.hyperparameters["r"] == 2
+    with raises(UnknownName, code="name.unknown", name="R", nearest="r"):
+        usual.set_params(hyperparameters__R=2).fit(TEXTS, LABELS)
+    with pytest.raises(ValueError, match="words"):
+        TextRegressor().set_params(words__good=" good")
+    with pytest.raises(ValueError, match="'r'"):
+        usual.set_params(r=2)
+
+
 def test_the_seed_is_the_random_state(made: TextClassifier) -> None:
     def digest(random_state: Any) -> str:
         made.set_params(random_state=random_state, training={"max_steps": 1}, method="head", head="random")

@@ -35,6 +35,14 @@ def test_an_arm_has_the_scores_and_answers_of_each_seed_in_the_order_of_the_text
     assert arm.scores.tolist() == [[True, True, True, True, False], [False, True, True, False, True]]
 
 
+def test_without_a_finished_run_there_is_no_table_of_figures(tmp_path: Path) -> None:
+    (tmp_path / "tables.csv").write_text("stale", encoding="utf-8")
+    nothing = replace(results([]), out=tmp_path)
+    written = {path.name for path in Report.of(nothing).write()}
+    assert written == {path.name for path in tmp_path.iterdir()} == {*FILES} - {"tables.csv"}
+    assert "tables.csv" in {path.name for path in Report.of(replace(results([result()]), out=tmp_path)).write()}
+
+
 def test_a_mean_needs_every_seed() -> None:
     (arm,) = arms([result(seed=0, steps=10), result(seed=1, steps=20)])
     assert arm.mean(lambda record: record.steps) == 15

@@ -206,7 +206,7 @@ def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
         (
             "[train]\nbatch_size = 9_000_000_000",
             InvalidStudy,
-            "train.batch_size = 9000000000: expected a number below ",
+            "train.batch_size = 9000000000: expected a number of at most 2",
         ),
         ("[methods.full]\nclip = inf", InvalidStudy, "methods.full: clip = inf: expected a finite number"),
         (

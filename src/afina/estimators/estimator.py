@@ -63,6 +63,19 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     kind: ClassVar[Kind]
 
+    def set_params(self, **given: Any) -> Self:
+        """Set parameters; `hyperparameters__r=8` sets one entry of a parameter that is a dict.
+
+        Raises ValueError for a parameter that does not exist; `fit` checks the entries.
+        """
+        tables = {"hyperparameters", "training", "words"} & self.get_params(deep=False).keys()
+        entries = {name: value for name, value in given.items() if "__" in name and name.partition("__")[0] in tables}
+        super().set_params(**{name: value for name, value in given.items() if name not in entries})
+        for name, value in entries.items():
+            table, _, entry = name.partition("__")
+            setattr(self, table, {**(getattr(self, table) or {}), entry: _plain(value)})
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state with the adapter as its files, {name: bytes}: skops and pickle need no class of torch."""
         state: dict[str, Any] = dict(super().__getstate__())

@@ -205,7 +205,13 @@ class Report:
         return {name: made[name]() for name in names}
 
     def write(self, names: Sequence[str] = FILES) -> list[Path]:
-        """Write the named files into the results' directory, each atomically, and return their paths."""
+        """Write the named files into the results' directory, each atomically, and return their paths.
+
+        Without a finished run, there is no `tables.csv`: it would be a header alone.
+        """
+        if not self.arms and CSV in names:
+            (self.results.out / CSV).unlink(missing_ok=True)
+            names = [name for name in names if name != CSV]
         for name, text in self.files(names).items():
             file_io.write_text(self.results.out / name, text)
         return [self.results.out / name for name in names]
