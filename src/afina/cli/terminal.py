@@ -16,6 +16,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
