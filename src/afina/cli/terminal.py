@@ -21,11 +21,9 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
-from pydantic import ValidationError
 
 from afina import allocator
 from afina.errors import AfinaError, CannotWrite, InvalidData
-from afina.schema import Problem
 
 if TYPE_CHECKING:
     from afina.report.tables import Table
@@ -291,8 +289,13 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 
 def as_usage_error(error: Any) -> InvalidData:
     """Return an error in the command line's syntax as an AfinaError, in a user's words."""
-    if isinstance(error.__cause__, ValidationError):
-        error.message = Problem.of(error.__cause__).message
+    if error.__cause__ is not None:
+        from pydantic import ValidationError  # typer has imported it
+
+        from afina.schema import Problem
+
+        if isinstance(error.__cause__, ValidationError):
+            error.message = Problem.of(error.__cause__).message
     return InvalidData(error.format_message(), code="argument.invalid")
 
 
