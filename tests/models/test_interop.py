@@ -24,14 +24,15 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from afina import Backbone, Predictor
+from afina import AdapterStore, Backbone, Engine, Predictor
 from afina.data.leakage import EvaluationSet
-from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
+from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.inference.evaluation import evaluate, trained
 from afina.methods.method import plain_name
 from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES, is_head
 from afina.models.objective import Opening
+from afina.serving.residents import SharedResident
 from afina.stats.classification import probabilities
 from fakes import SLOW, TEXTS, Backbones, Runs, difference, logits_of
 from grid import by_family
@@ -221,20 +222,121 @@ def test_an_adapter_made_by_peft_without_a_head_is_an_error_that_says_how_to_kee
         Adapter.load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("settings", "kind"),
-    [
-        (PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3), "PROMPT_TUNING"),
-        (PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3), "PREFIX_TUNING"),
-    ],
-    ids=["prompt", "prefix"],
-)
-def test_an_adapter_that_adds_virtual_tokens_is_an_error_that_names_its_type(
-    gpt2: Backbone, tmp_path: Path, settings: Any, kind: str
+TOKENS = 3
+
+
+@torch.inference_mode()
+def with_virtual_tokens(model: Any, tokenizer: Any) -> torch.Tensor:
+    """peft's logits of each text alone: beside `inputs_embeds`, transformers finds no padding.
+
+    peft does not call a classifier of this transformers with a prefix, so its prefix is given to the model itself.
+    """
+    rows = []
+    for text in TEXTS:
+        ids = tokenizer([text], return_tensors="pt")["input_ids"]
+        if model.active_peft_config.peft_type == "PREFIX_TUNING":
+            mask = torch.ones(1, TOKENS + ids.shape[1])
+            made = model.eval().base_model(input_ids=ids, attention_mask=mask, past_key_values=model.get_prompt(1))
+        else:
+            made = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+        rows.append(made.logits)
+    return torch.cat(rows)
+
+
+VIRTUAL: dict[str, Any] = {
+    "prompt": PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=TOKENS),
+    "prefix": PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=TOKENS),
+    "projected": PrefixTuningConfig(
+        task_type="SEQ_CLS", num_virtual_tokens=TOKENS, prefix_projection=True, encoder_hidden_size=8
+    ),
+}
+
+
+def virtual_tokens_by_peft(backbone: Backbone, name: str, path: Path) -> Any:
+    """Save virtual tokens of random values as peft does, and return peft's model."""
+    model = get_peft_model(base(backbone.path), deepcopy(VIRTUAL[name]))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape) * 0.3)
+    model.save_pretrained(path)
+    return model
+
+
+@pytest.mark.parametrize("name", VIRTUAL)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_virtual_tokens_made_by_peft_give_pefts_logits_alone_and_in_mixed_batches(
+    backbones: Backbones, family: str, name: str, tmp_path: Path
 ) -> None:
-    get_peft_model(base(gpt2.path), settings).save_pretrained(tmp_path)
-    with raises(InvalidStudy, code="peft.type-unsupported", type=kind):
-        Predictor.of(Adapter.load(tmp_path), gpt2)
+    backbone = Backbone.load(str(backbones.path(family)))
+    expected = with_virtual_tokens(
+        virtual_tokens_by_peft(backbone, name, tmp_path), AutoTokenizer.from_pretrained(backbone.path)
+    )
+    assert difference(ours(tmp_path, backbone), expected) <= TOLERANCE
+    engine = Engine(backbone)
+    (resident,) = engine.load(tmp_path)
+    assert isinstance(resident, SharedResident)
+    answers = engine.predict([(str(tmp_path), text) for text in TEXTS])
+    assert difference(np.stack([answer.outputs for answer in answers]), expected.numpy()) <= TOLERANCE
+
+
+def test_virtual_tokens_made_by_peft_are_published_and_other_sizes_refused(gpt2: Backbone, tmp_path: Path) -> None:
+    virtual_tokens_by_peft(gpt2, "prefix", tmp_path / "made")
+    store = AdapterStore(tmp_path / "store")
+    store.publish(tmp_path / "made", "acme/reviews", message="why")
+    store.export("acme/reviews", str(tmp_path / "out"))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "out" / name).is_file()
+    assert torch.equal(ours(tmp_path / "out", gpt2), ours(tmp_path / "made", gpt2))
+    settings = json.loads((tmp_path / "made" / "adapter_config.json").read_text())
+    for changes, wrong in (
+        ({"num_virtual_tokens": 4}, CorruptAdapter),
+        ({"num_virtual_tokens": "3"}, InvalidStudy),
+        ({"num_transformer_submodules": 2}, InvalidStudy),
+        ({"of_a_later_peft": 1}, InvalidStudy),
+        ({"peft_type": "P_TUNING"}, InvalidStudy),
+    ):
+        (tmp_path / "made" / "adapter_config.json").write_text(json.dumps(settings | changes))
+        with pytest.raises(wrong):
+            Predictor.of(Adapter.load(tmp_path / "made"), gpt2)
+
+
+def test_a_prefix_made_by_peft_is_refused_where_peft_counts_it_into_a_sliding_window(
+    backbones: Backbones, tmp_path: Path
+) -> None:
+    backbone = Backbone.load(str(backbones.path("mistral")))
+    virtual_tokens_by_peft(backbone, "prefix", tmp_path)
+    with raises(InvalidStudy, code="peft.type-unsupported", type="PREFIX_TUNING"):
+        Predictor.of(Adapter.load(tmp_path), backbone)
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens"], ["embed_tokens", "q_proj"]], ids="+".join)
+def test_a_lora_on_the_embedding_opens_with_the_frozen_embedding_that_peft_saves(
+    llama: Backbone, tmp_path: Path, targets: list[str]
+) -> None:
+    with pytest.warns(UserWarning, match="save_embedding_layers"):
+        expected = made_by_peft(llama, lora(target_modules=targets, fan_in_fan_out=False), tmp_path)
+    frozen = "base_model.model.model.embed_tokens.base_layer.weight"
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert frozen in tensors
+    assert difference(ours(tmp_path, llama), expected) <= TOLERANCE
+    engine = Engine(llama)
+    answers = engine.predict([(str(tmp_path), text) for text in TEXTS])
+    assert difference(np.stack([answer.outputs for answer in answers]), expected.numpy()) <= TOLERANCE
+    other = tensors | {frozen: tensors[frozen] + 1}
+    save_file(other, tmp_path / "adapter_model.safetensors")
+    with raises(WrongBackbone, code="backbone.mismatch", tensor=frozen):
+        Predictor.of(Adapter.load(tmp_path), llama)
+
+
+def test_a_resized_vocabulary_is_an_error_that_says_so(llama: Backbone, tmp_path: Path) -> None:
+    model = base(llama.path)
+    model.resize_token_embeddings(model.config.vocab_size + 8)
+    with pytest.warns(UserWarning, match="resized"):
+        get_peft_model(model, lora(target_modules=["q_proj"], fan_in_fan_out=False)).save_pretrained(tmp_path)
+    with raises(InvalidStudy, code="peft.settings-unusable", tensor="base_model.model.model.embed_tokens.weight"):
+        Predictor.of(Adapter.load(tmp_path), llama)
 
 
 def test_settings_that_peft_does_not_know_are_an_error(gpt2: Backbone, tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PeftModel, VeraConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from afina import Backbone, Predictor, Run
@@ -153,3 +161,28 @@ def test_afina_opens_an_adapter_that_peft_saved_for_a_language_model(gpt2: Backb
     made = model.generate(input_ids=prompt, max_new_tokens=6, do_sample=False, pad_token_id=0)[0, prompt.shape[1] :]
     expected = gpt2.tokenizer.decode(made, skip_special_tokens=True).strip()
     assert str(found["answer"]).startswith(expected)
+
+
+BESIDE: dict[str, Any] = {
+    "prompt": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    "embeddings": LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens", "lm_head"]),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_virtual_tokens_and_a_lora_on_embeddings_that_peft_saved_for_a_language_model_open(
+    llama: Backbone, name: str, tmp_path: Path
+) -> None:
+    model = get_peft_model(base(llama), BESIDE[name])
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape) * 0.3)
+    model.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        rows = [torch.tensor(row)[None] for row in TOKENS]
+        made = [model.eval()(row, attention_mask=torch.ones_like(row)).logits[0, -row.shape[1] :] for row in rows]
+    assert difference(ours(tmp_path, llama), torch.cat(made)) <= TOLERANCE

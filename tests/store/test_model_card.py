@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from afina import AdapterStore
 from afina.models.adapter import Adapter
 from afina.store.model_card import model_card
 from fakes import Runs
+from stores import adapter
 
 MADE: dict[str, Any] = {
     "name": "acme/reviews",
@@ -132,10 +134,24 @@ def test_a_base_is_claimed_only_where_it_is_the_hubs() -> None:
         text = card({"backbone": address})
         assert read(text).base_model is None
     assert '```sh\nafina predict DIRECTORY "a text"\n```' in card({"backbone": "embedded"})
+    assert """`BACKBONE` for the directory of `embedded`, in afina `Backbone.load('embedded').path`""" in card(
+        {"backbone": "embedded"}
+    )
     given = card({"backbone": "/models/tiny"})
     assert '"a text" --backbone BACKBONE' in given
     assert "`BACKBONE` for one of `tiny`" in given
     assert 'from_pretrained("BACKBONE", num_labels=2)' in given
+
+
+def test_an_export_says_what_to_give_peft_as_a_base_that_only_afina_knows(tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path / "store")
+    for name, backbone in (("packaged", "embedded"), ("drawn", "random:tiny"), ("hub", "owner/name")):
+        store.publish(adapter(tmp_path / name, backbone=backbone), f"acme/{name}", message="why")
+    (note,) = store.export("acme/packaged", str(tmp_path / "out"))[1]
+    given = "AutoModelForSequenceClassification.from_pretrained(Backbone.load('embedded').path, num_labels=2)"
+    assert f"give peft {given} as the base" in note
+    assert len(store.export("acme/drawn", str(tmp_path / "drawn out"))[1]) == 1
+    assert store.export("acme/hub", str(tmp_path / "hub out"))[1] == ()
 
 
 def test_a_directory_named_as_a_hub_id_is_no_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

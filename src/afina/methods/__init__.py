@@ -19,7 +19,7 @@ from afina.methods.ia3_and_vera import Ia3, Vera
 from afina.methods.linear_probe import LinearProbe
 from afina.methods.lora import Lora
 from afina.methods.method import REQUIRED, Method
-from afina.methods.peft_types import PeftType, SavedPeft
+from afina.methods.peft_types import PeftType, SavedPeft, saved_by_peft
 from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning
 from afina.methods.selective import Baseline, BitFit, Full, Head, Last, LayerNorm, PreLayer, PreLayer46080, ZeroShot
 from afina.methods.sum import MULTIPLIER, PLUS, Sum
@@ -111,7 +111,7 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
     """
     given = dict(hyperparameters or {})
     if name == SavedPeft.name and given and "type" not in given:
-        return SavedPeft(given)
+        return saved_by_peft(given)
     known = accepted(name, where)
     for key in given:
         if key not in known:

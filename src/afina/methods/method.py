@@ -232,6 +232,10 @@ class Adaptation(ABC):
             InvalidStudy: The settings are not supported.
         """
 
+    def check_saved(self, model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        """Raise CorruptAdapter unless a saved state has the names and shapes of `expected`, the state of `model`."""
+        check_names(expected, state)
+
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
         """Copy a saved state into an attached model. Raises CorruptAdapter if names or shapes differ."""
         import torch
@@ -250,7 +254,7 @@ class Method(Adaptation, Description, Serving, Format):
 
 def plain_name(name: str) -> str:
     """Return a parameter's name without peft's wrappers."""
-    inner = name.removeprefix("base_model.model.")
+    inner = name.removeprefix("base_model.model.").removeprefix("base_model.")
     return inner.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
 
 

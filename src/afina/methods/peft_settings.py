@@ -40,13 +40,11 @@ MOST_NAMES = 4_096
 LONGEST = 1_000
 """Maximum length of a pattern in letters; all patterns of a table together may be four times as long."""
 
-_VIRTUAL = "it adds virtual tokens, not a change of the model's layers"
+_VIRTUAL = "of the types that add virtual tokens, afina opens PROMPT_TUNING and PREFIX_TUNING"
 _ALONE = "what it computes depends on more than the text that is answered"
 
 NOT_OPENED = {
-    **dict.fromkeys(
-        ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE", "CPT"), _VIRTUAL
-    ),
+    **dict.fromkeys(("MULTITASK_PROMPT_TUNING", "P_TUNING", "CARTRIDGE", "CPT"), _VIRTUAL),
     "ADAPTION_PROMPT": "it replaces the attention of the model",
     "LILY": _ALONE,
     "POLY": _ALONE,

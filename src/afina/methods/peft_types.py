@@ -9,20 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, JsonValue
 
-from afina.errors import InvalidStudy, UnknownName
+from afina.errors import InvalidStudy, UnknownName, WrongBackbone
 from afina.methods import peft_settings
-from afina.methods.method import check_names
+from afina.methods.method import Method, check_names, plain_name
 from afina.methods.peft import OF_PEFT, PeftMethod, brief
+from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning, VirtualTokens
 from afina.models.architectures import architecture_of, is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
+
+    from afina.models.kernels.layer_changes import BatchedAdapter
 
 
 SERVED = (
@@ -274,6 +278,38 @@ class SavedPeft(PeftMethod):
         except OF_PEFT as error:
             raise _unusable(error) from None
 
+    def check_saved(self, model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        """Also accept frozen embeddings, which peft saves if a LoRA changes them or `save_embedding_layers` is set."""
+        for name in _embeddings(model, expected, state):
+            there = model.get_parameter(name)
+            if there.shape != state[name].shape:
+                raise InvalidStudy(
+                    f"the adapter's {name} has shape {list(state[name].shape)}, the backbone's has "
+                    f"{list(there.shape)}: the vocabulary was resized for the adapter. afina opens adapters of models "
+                    "whose vocabulary is that of their tokenizer's backbone.",
+                    code="peft.settings-unusable",
+                    tensor=name,
+                )
+        check_names(expected, self._changes(model, expected, state))
+
+    def _changes(self, model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        frozen = _embeddings(model, expected, state)
+        return {name: tensor for name, tensor in state.items() if name not in frozen}
+
+    def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
+        """Copy tensors into the model. Raises WrongBackbone if saved frozen embeddings are not the backbone's."""
+        expected = self.state(model)
+        self.check_saved(model, expected, state)
+        for name in _embeddings(model, expected, state):
+            saved = state[name]
+            if not model.get_parameter(name).to(saved.dtype).equal(saved.to(model.get_parameter(name).device)):
+                raise WrongBackbone(
+                    f"the adapter's file has the frozen {name}, and the backbone has other values there. Name the "
+                    "backbone that the adapter was trained on.",
+                    tensor=name,
+                )
+        super().restore(model, self._changes(model, expected, state))
+
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
         """Attach to a model on the `meta` device, and compare names and shapes with the state."""
         import torch
@@ -286,7 +322,126 @@ class SavedPeft(PeftMethod):
                 if isinstance(error, RuntimeError) and "meta tensor" in str(error):
                     return  # peft computes with values when it adds this type; `attach` and `restore` then check it
                 raise _unusable(error) from None
-            check_names(self.state(wrapped), state)
+            self.check_saved(wrapped, self.state(wrapped), state)
+
+
+def _embeddings(model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of frozen embeddings of `model` in a saved state; `expected`: the state of the method alone."""
+    entry = architecture_of(model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = {f"{inner.base_model_prefix}.{entry.embeddings[0]}.weight", f"{entry.output_embedding}.weight"}
+    frozen = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name for name in state.keys() - expected.keys() if plain_name(name) in known and name in frozen}
+
+
+OWN: dict[str, type[VirtualTokens]] = {"PROMPT_TUNING": PromptTuning, "PREFIX_TUNING": PrefixTuning}
+"""peft types that afina computes itself, by the method that trains the same."""
+
+_ROWS = "prompt_embeddings"
+"""peft's name of all virtual tokens in one tensor [tokens, values of a token]."""
+
+
+def saved_by_peft(saved: dict[str, Any]) -> Method:
+    """Return the method of an adapter that peft saved with these settings."""
+    return SavedVirtualTokens(saved) if saved.get("peft_type") in OWN else SavedPeft(saved)
+
+
+@dataclass(frozen=True)
+class SavedVirtualTokens(Method):
+    """Prompt or prefix tuning that peft saved: computed by afina's own method. Can be opened, but not trained.
+
+    A prefix has, for each token, the key and the value of each attention, from the first to the last. Keys are stored
+    as they are after the rotary embedding, as afina stores them.
+
+    Attributes:
+        saved: The content of `adapter_config.json`.
+    """
+
+    name: ClassVar[str] = "peft"
+    title: ClassVar[str] = "peft"
+    summary: ClassVar[str] = SavedPeft.summary
+    starts_apart: ClassVar[bool] = True
+
+    saved: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Settings of peft as they were saved."""
+        return dict(self.saved)
+
+    @cached_property
+    def own(self) -> VirtualTokens:
+        """afina's own method. Raises InvalidStudy for settings that cannot be used."""
+        peft_settings.check(self.saved)
+        tokens = self.saved.get("num_virtual_tokens")
+        if type(tokens) is not int or tokens < 1 or self.saved.get("num_transformer_submodules") not in (None, 1):
+            raise InvalidStudy(
+                f"the adapter's peft settings have num_virtual_tokens {tokens!r:.40} and num_transformer_submodules "
+                f"{self.saved.get('num_transformer_submodules')!r:.40}. Expected a number of tokens, and one module.",
+                code="peft.settings-unusable",
+                setting="num_virtual_tokens",
+            )
+        _read(self.saved)
+        return OWN[self.saved["peft_type"]](tokens)
+
+    def for_family(self, family: str) -> Self:
+        """Return the method. Raises InvalidStudy if the family cannot use tokens before a text."""
+        self.own.for_family(family)
+        return self
+
+    @property
+    def takes_positions(self) -> int:
+        """One position for each virtual token."""
+        return self.own.takes_positions
+
+    def attach(self, model: Any) -> Any:
+        """Add the modules. Raises InvalidStudy if afina and peft would compute otherwise, or no room is left."""
+        window = getattr(model.config, "sliding_window", None)
+        if window and self.saved["peft_type"] == "PREFIX_TUNING":
+            raise InvalidStudy(
+                f"the adapter's peft type PREFIX_TUNING cannot be opened on this model: a token attends to the last "
+                f"{window} tokens only. peft counts the prefix among them, and afina does not.",
+                code="peft.type-unsupported",
+                type="PREFIX_TUNING",
+            )
+        return self.own.attach(model)
+
+    def state(self, model: Any) -> dict[str, Tensor]:
+        """Return the tensors under the names that peft saves."""
+        import torch
+
+        own = self.own.state(model)
+        rows = torch.stack([own.pop(name) for name in self.own.added(own)], 1).flatten(1)
+        return {_ROWS: rows, **{f"base_model.{name}": tensor for name, tensor in own.items()}}
+
+    def _own_state(self, model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        own = self.own.state(model)
+        names = self.own.added(own)
+        rows = state[_ROWS]
+        parts = rows.reshape(len(rows), len(names), *own[names[0]].shape[1:]).unbind(1)
+        heads = {name.removeprefix("base_model."): tensor for name, tensor in state.items() if name != _ROWS}
+        return {**dict(zip(names, parts, strict=True)), **heads}
+
+    def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
+        """Attach to a model on the `meta` device, and compare names and shapes with the state."""
+        import torch
+
+        with torch.device("meta"):
+            check_names(self.state(self.attach(type(model)(model.config))), state)
+
+    def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
+        """Copy a saved state into an attached model. Raises CorruptAdapter if names or shapes differ."""
+        check_names(self.state(model), state)
+        self.own.restore(model, self._own_state(model, state))
+
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
+        """Return the rows as a prompt, or the keys and values by attention."""
+        made = self.own.batched(model, self._own_state(model, state), base)
+        return None if made is None else replace(made, tensor_names=frozenset({_ROWS}))
+
+    def merged(self, model: Any) -> Any:
+        """Return the model: virtual tokens are no weights of the backbone."""
+        return self.own.merged(model)
 
 
 def _read(given: Mapping[str, Any]) -> Any:

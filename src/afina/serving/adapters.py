@@ -21,7 +21,7 @@ from afina import digest, meter
 from afina.errors import CorruptAdapter, InvalidStudy
 from afina.inference.predictor import ModelPredictor, Predictor
 from afina.inference.reading import Reading, check_backbone, method_of
-from afina.methods.method import Method, check_names, plain_name
+from afina.methods.method import Method, plain_name
 from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_after_pooling, is_head
@@ -216,7 +216,7 @@ class AdapterLoader:
             return None
         check_backbone(adapter, self.backbone, host.classifier.body)
         empty_model = self._empty_model(adapter, method, opening)
-        check_names(empty_model.saved, tensors)
+        method.check_saved(empty_model.model, empty_model.saved, tensors)
         generates = opening.auto_class == "language_model"
         with torch.no_grad():
             batched = _batched(adapter, method, empty_model, host.model)
@@ -243,7 +243,7 @@ class AdapterLoader:
             other = next(iter(there.values()))
             check_backbone(adapter, self.backbone, other.classifier.body)
             empty_model = self._empty_model(adapter, method, opening)
-            check_names(empty_model.saved, adapter.tensors)
+            method.check_saved(empty_model.model, empty_model.saved, adapter.tensors)
             with torch.no_grad():
                 if _batched(adapter, method, empty_model, other.model) is None:
                     return None

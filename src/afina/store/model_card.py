@@ -57,7 +57,7 @@ def model_card(
     Raises:
         ValidationError: pydantic's error, if the manifest is malformed.
     """
-    made = Manifest.model_validate({key: value for key, value in manifest.items() if key != "digest"})
+    made = _read(manifest)
     made = made.model_copy(update={"tensor_file": _WHOLE}) if merged else made
     joined = "merged into" if merged else "on"
     backbone = f" {joined} {_code(_model(made.backbone))}" if made.backbone else ""
@@ -84,6 +84,10 @@ def model_card(
         ),
     ]
     return _front_matter(made, name, version) + "\n" + "\n\n".join(parts) + "\n"
+
+
+def _read(manifest: Mapping[str, Any]) -> Manifest:
+    return Manifest.model_validate({key: value for key, value in manifest.items() if key != "digest"})
 
 
 def _front_matter(made: Manifest, name: str, version: int) -> str:
@@ -134,6 +138,10 @@ def _usage(made: Manifest, merged: bool) -> Iterator[str]:
     local = made.backbone is None or _is_local(made.backbone)
     asks = local and made.backbone not in PACKAGED and made.vocabulary_digest is None
     named_ = f", `BACKBONE` for one of {_code(_model(made.backbone))}" if made.backbone and local else ""
+    if made.backbone is not None and made.backbone in PACKAGED:
+        named_ = (
+            f", `BACKBONE` for the directory of {_code(made.backbone)}, in afina {_code(_directory(made.backbone))}"
+        )
     yield "## How to use"
     yield f"`DIRECTORY` stands for a local copy of these files{'' if merged else named_}."
     if not merged:
@@ -154,6 +162,24 @@ def _usage(made: Manifest, merged: bool) -> Iterator[str]:
         )
     if library != _AFINA and (held := list(_beside(made))):
         yield f"With this code, you need to do yourself what afina does beside the model:\n\n{_bullets(held)}"
+
+
+def base_for_peft(manifest: Mapping[str, Any]) -> str | None:
+    """Return what to give peft as the base model, if peft cannot open the address in its settings; else None."""
+    made = _read(manifest)
+    if made.tensor_file != PEFT_TENSORS or made.backbone is None:
+        return None
+    if made.backbone not in PACKAGED and not made.backbone.startswith(RANDOM):
+        return None
+    base = kinds.of(made).base(_directory(made.backbone), len(made.label_names))
+    return (
+        f"peft and AutoPeftModel cannot open the base model {made.backbone!r}, an address of afina. In Python, "
+        f"give peft {base} as the base."
+    )
+
+
+def _directory(backbone: str) -> str:
+    return f"Backbone.load({backbone!r}).path"
 
 
 def _python(imported: str, *parts: str) -> str:

@@ -176,6 +176,9 @@ def _alike(shape: tuple[int, ...], expected: _Shape) -> bool:
 def _allowed(name: str, inner: str | None, backbone: Dimensions) -> list[_Shape] | None:
     """Return the shapes that a tensor may have; None if its kind is unknown."""
     if inner is None:
+        if name == "prompt_embeddings":  # peft's name: rows of the input, or a key and a value of every attention
+            groups, width = backbone.heads
+            return [(None, backbone.hidden), (None, 2 * backbone.layers * groups * width)]
         ends: dict[str, _Shape] = {**backbone.outside, "prompt.weight": (None, backbone.hidden)}
         return next(([shape] for end, shape in ends.items() if f".{name}".endswith(f".{end}")), None)
     for module, linear in backbone.linear.items():

@@ -20,6 +20,7 @@ from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
 from afina.store import adapter_parts
 from afina.store.intake import IntakeLimits, bundle, inspection
+from afina.store.model_card import base_for_peft
 from afina.store.reader import StoreReader
 from afina.store.versions import PublishOutcome, Version
 
@@ -211,7 +212,8 @@ def _to_directory(
             notes = recompute.merge(store.adapter(str(version)), fresh, backbone)
         else:
             store.restore(str(version), fresh)
-            notes = ()
+            base = base_for_peft(version.manifest)
+            notes = () if base is None else (base,)
             if not texts:
                 (fresh / leakage.HASHES_FILE).unlink(missing_ok=True)
         (fresh / adapter_parts.CARD).write_text(store.card(version, merged=merged), encoding="utf-8")
