@@ -138,6 +138,7 @@ def test_an_afina_adapter_with_an_impossible_rank_or_head_is_refused(
         content = json.loads((path / MANIFEST).read_text()) | changes
         del content["digest"]
         (path / MANIFEST).write_text(json.dumps(content | {"digest": Manifest.model_validate(content).digest}))
+        (path / "adapter_config.json").unlink()  # it would disagree
         with pytest.raises(AfinaError, match=told):
             Predictor.of(Adapter.load(path), gpt2)(["a warm play"])
 

@@ -38,8 +38,11 @@ from fakes import SLOW, TEXTS, Backbones, Runs, difference, logits_of
 from grid import by_family
 from raises import raises
 
-# peft asks transformers for a property that transformers has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+# peft asks transformers for a property and an argument that transformers has renamed.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning"),
+]
 
 TOLERANCE = 1e-5
 FAMILIES = by_family(ARCHITECTURES, SLOW)

@@ -30,9 +30,10 @@ from fakes import Backbones, difference, sentences, write_csv
 from grid import some_slow
 from language import answer
 
-# peft asks transformers for a property that transformers has renamed.
+# peft asks transformers for a property and an argument that transformers has renamed.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Specified to not (save|load):UserWarning"),
 ]
 TOLERANCE = 1e-5

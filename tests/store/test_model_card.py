@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 
 from afina import AdapterStore
 from afina.models.adapter import Adapter
-from afina.store.model_card import model_card
+from afina.store.model_card import base_for_peft, model_card
 from fakes import Runs
 from stores import adapter
 
@@ -144,13 +144,14 @@ def test_a_base_is_claimed_only_where_it_is_the_hubs() -> None:
 
 
 def test_an_export_says_what_to_give_peft_as_a_base_that_only_afina_knows(tmp_path: Path) -> None:
-    store = AdapterStore(tmp_path / "store")
-    for name, backbone in (("packaged", "embedded"), ("drawn", "random:tiny"), ("hub", "owner/name")):
-        store.publish(adapter(tmp_path / name, backbone=backbone), f"acme/{name}", message="why")
-    (note,) = store.export("acme/packaged", str(tmp_path / "out"))[1]
     given = "AutoModelForSequenceClassification.from_pretrained(Backbone.load('embedded').path, num_labels=2)"
-    assert f"give peft {given} as the base" in note
-    assert len(store.export("acme/drawn", str(tmp_path / "drawn out"))[1]) == 1
+    assert f"give peft {given} as the base" in str(base_for_peft(MANIFEST | {"backbone": "embedded"}))
+    assert base_for_peft(MANIFEST | {"backbone": "embedded", "tensor_file": "model.safetensors"}) is None
+    store = AdapterStore(tmp_path / "store")
+    for name, backbone in (("drawn", "random:tiny"), ("hub", "owner/name")):
+        store.publish(adapter(tmp_path / name, backbone=backbone), f"acme/{name}", message="why")
+    (note,) = store.export("acme/drawn", str(tmp_path / "drawn out"))[1]
+    assert "Backbone.load('random:tiny').path" in note
     assert store.export("acme/hub", str(tmp_path / "hub out"))[1] == ()
 
 

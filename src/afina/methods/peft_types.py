@@ -343,7 +343,7 @@ _ROWS = "prompt_embeddings"
 
 def saved_by_peft(saved: dict[str, Any]) -> Method:
     """Return the method of an adapter that peft saved with these settings."""
-    return SavedVirtualTokens(saved) if saved.get("peft_type") in OWN else SavedPeft(saved)
+    return SavedVirtualTokens(saved) if saved.get("peft_type") in [*OWN] else SavedPeft(saved)
 
 
 @dataclass(frozen=True)
