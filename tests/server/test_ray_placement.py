@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from afina import AdapterStore
+from afina import AdapterStore, openmp
 from afina.errors import InvalidStudy, NotFound, Refused
 
 pytest.importorskip("ray.serve", reason="needs the extra afina[ray]")
@@ -128,3 +128,9 @@ def test_a_cluster_that_is_lost_is_an_error_that_says_so(steps: list[str], monke
         _run(steps)
     assert raised.value.code == "cluster.unreachable"
     assert steps[-1] == "shutdown"
+
+
+def test_the_threads_of_a_replica_wait_as_those_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openmp, "variables", lambda: {"OMP_WAIT_POLICY": "passive"})
+    options = application(DeploymentOptions(backbone="embedded", threads=3))._bound_deployment.ray_actor_options
+    assert options["runtime_env"]["env_vars"] == {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "passive"}

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 import ray
 
-from afina import Backbone, Study
+from afina import Backbone, Study, openmp
 from afina.cluster.host_pool import Host, HostDied
 from afina.cluster.nodes import Node, Room
 from afina.errors import AfinaError, RunFailed
@@ -330,6 +330,7 @@ def test_a_backbone_that_is_not_sent_keeps_its_place_and_one_of_the_hub_its_comm
 def test_threads_of_a_run_are_the_same_on_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    assert ray_run.variables() == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": None}
+    monkeypatch.setattr(openmp, "variables", lambda: {"OMP_WAIT_POLICY": "passive"})
+    assert ray_run.variables() == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": None, "OMP_WAIT_POLICY": "passive"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert ray_run.threads() == 3

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from afina import __version__, allocator, file_io
+from afina import __version__, allocator, file_io, openmp
 from afina.cli import adapters, keys, plan, serving, shadow, store, store_exchange, store_maintenance, studies
 from afina.cli.help import START, GroupedCommand
 from afina.cli.terminal import (
@@ -101,6 +101,7 @@ def _top(
 def main() -> None:
     """Run the command line. A user's error prints one or two lines and exits with status 2."""
     allocator.collect_seldom()
+    openmp.wait_briefly()
     try:
         check_streams()
         escape_unwritable(sys.stdout, sys.stderr)

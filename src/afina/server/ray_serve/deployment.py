@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
-from afina import __version__
+from afina import __version__, openmp
 from afina.errors import InvalidStudy
 from afina.server.limits import Settings
 from afina.server.ray_serve.application import Replica, ReplicaOptions
@@ -102,7 +102,7 @@ def application(options: DeploymentOptions) -> serve.Application:
         ray_actor_options={
             "num_cpus": options.threads,
             "num_gpus": options.gpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(options.threads)}},
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(options.threads), **openmp.variables()}},
         },
     )
     bound: serve.Application = deployed(serve.ingress()(Replica)).bind({**own.model_dump(), "version": __version__})

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from afina import file_io, meter
+from afina import file_io, meter, openmp
 from afina.cluster.host_pool import Host, HostPool
 from afina.cluster.pieces import Transfers
 from afina.errors import RunFailed
@@ -41,7 +41,7 @@ def threads() -> int:
 
 def variables() -> Mapping[str, str | None]:
     """Return the variables of a run's process that decide its threads, so that they are the same on every node."""
-    return {THREADS: str(threads()), MKL: os.environ.get(MKL)}
+    return {THREADS: str(threads()), MKL: os.environ.get(MKL), **openmp.variables()}
 
 
 def absolute(address: str) -> str:

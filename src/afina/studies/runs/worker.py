@@ -20,7 +20,7 @@ from typing import Annotated, Literal, TextIO
 
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
-from afina import allocator, meter
+from afina import allocator, meter, openmp
 from afina.errors import AfinaError
 from afina.events import Progress, ValidationScore, downloads_told
 from afina.schema import Frozen
@@ -274,6 +274,7 @@ def _work_on(request: Request, reporter: _Reporter, replies: queue.SimpleQueue[M
 def main() -> int:
     """Execute the request from standard input; return 0 on success, 2 for an error that the user can correct."""
     allocator.collect_seldom()
+    openmp.wait_briefly()
     # Output that a library prints must not mix with the messages.
     reporter = _Reporter(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
