@@ -137,23 +137,20 @@ def test_what_it_says_to_type_next_trains_from_there(afina: Command, gpt2: Backb
     program, *typed = shlex.split(line.removeprefix("To train with this template: "))
     assert program == "afina"
     made = afina(*typed, "--out", OUT, *SHORT, "--json").object()
-    lora, untrained = made["records"]
-    assert (lora["method"], untrained["method"]) == ("lora", "zero-shot")
+    (lora,) = made["records"]
+    assert lora["method"] == "lora"
     manifest = read_manifest(Path(lora["adapter"]))
     assert manifest.words == {"bad": (" dull",), "good": (" warm",)}
     assert manifest.template in TEMPLATES
 
 
-def test_train_asks_without_being_told_how_and_shows_the_untrained_answer_beside(
-    afina: Command, gpt2: Backbone, toy: str
-) -> None:
+def test_train_asks_without_being_told_how(afina: Command, gpt2: Backbone, toy: str) -> None:
     answer = afina("train", "--task", toy, "--backbone", gpt2.address, "--out", OUT, *SHORT)
     assert answer.code == 0, answer.err
     (path,) = OUT.glob("adapters/lora-*")
     manifest = read_manifest(path)
     assert (manifest.template, manifest.words) == (GENERAL, {"bad": (" bad",), "good": (" good",)})
     report = " ".join((OUT / "report.md").read_text(encoding="utf-8").split())
-    assert "zero-shot asks the same model in words, and trains nothing" in report
     assert f"texts stand in {json.dumps(GENERAL)}" in report
     assert "published" not in report
     label = Predictor.load(path)(["a lamp"])[0]["label"]

@@ -238,8 +238,7 @@ def test_a_study_of_which_a_run_fails_shows_the_others_and_exits_with_an_error(
 def train(afina: Command, gpt2: Backbone, *arguments: object) -> Record:
     answer = afina("train", "--backbone", gpt2.address, *SHORT, *arguments)
     assert answer.code == 0, answer.err
-    record, *beside = Results.read(Path("results/train")).records
-    assert [one.method for one in beside] == ["zero-shot"], "what training gained is seen"
+    (record,) = Results.read(Path("results/train")).records
     return record
 
 

@@ -26,10 +26,11 @@ def files() -> tuple[str, str, str]:
 
 
 def train(afina: Command, gpt2: Backbone, *arguments: object) -> tuple[Path, str]:
-    """The adapter, and what was shown."""
+    """The adapter, and what `show` prints."""
     answer = afina("train", "--backbone", gpt2.address, *SHORT, *arguments)
     assert answer.code == 0, answer.err
-    return Path("results/train") / Results.read(Path("results/train")).records[0].adapter, answer.out
+    shown = afina("show", "results/train").out
+    return Path("results/train") / Results.read(Path("results/train")).records[0].adapter, shown
 
 
 def test_evaluate_uses_every_row_of_another_file_and_no_text_of_training(

@@ -61,7 +61,8 @@ def test_a_file_of_tags_is_trained_evaluated_and_predicted(afina: Command, backb
     assert answer.err.splitlines()[0] == (
         "text: column 'text'; label: column 'tags'. 60 rows, any of 2 labels (good, long): kind labels"
     )
-    assert re.search(r"Macro +Micro", answer.out), "what was asked for comes first"
+    assert answer.out.startswith("LoRA: macro F1 ")
+    assert re.search(r"Macro +Micro", afina("show", "made").out), "what was asked for comes first"
     assert afina("evaluate", "made", "--task", tags).out.startswith("micro F1 ")
     (line,) = afina("predict", "made", "What a warm ferry!").lines()
     assert set(line) == {"row", "text", "labels", "probabilities"}

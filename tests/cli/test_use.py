@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from afina import Backbone
+from afina import Backbone, Results
 from afina.studies.descriptions import StudyRequest
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import write_records
@@ -26,6 +26,30 @@ def told(out: str) -> list[str]:
     return shlex.split(line.partition(": ")[2])
 
 
+@pytest.mark.parametrize("method", ["lora", "zero-shot"])
+def test_train_prints_the_figure_of_its_method_beside_baselines_and_what_to_type_next(
+    afina: Command, gpt2: Backbone, toy: str, method: str
+) -> None:
+    answer = afina("train", "--task", toy, "--backbone", gpt2.address, "--method", method, *SHORT)
+    assert answer.code == 0, answer.err
+    (record,) = Results.read("results/train").records
+    assert record.method == method, "nothing runs that was not asked for"
+    lines = [line for line in answer.out.splitlines() if line]
+    assert len(lines) <= 15
+    assert lines[0].startswith(f"{record.title}: accuracy {record.accuracy:.4f} (95 % interval ")
+    assert re.search(
+        r"Without a language model: majority class [\d.]+ and TF-IDF \+ logistic regression [\d.]+\.", answer.out
+    )
+    assert answer.out.count("95 % interval") == 2, "the figure's, and that of the difference from the best baseline"
+    assert (f"on {record.train_examples} texts in " in answer.out) == (record.steps > 0)
+    *_, use, more = (line.partition(": ")[2] for line in lines)
+    assert afina(*shlex.split(use)[1:]).lines()
+    shown = afina(*shlex.split(more)[1:]).out
+    for title in ("Performance", "Parameters and training time", "Memory", "Without a language model"):
+        assert re.search(f"^{title}$", shown, re.MULTILINE)
+        assert not re.search(f"^{title}$", answer.out, re.MULTILINE)
+
+
 def test_train_ends_with_a_command_that_labels_a_text(afina: Command, gpt2: Backbone, toy: str) -> None:
     out = Path("my results")
     answer = afina("train", "--task", toy, "--backbone", gpt2.address, "--out", out, *SHORT)
@@ -34,9 +58,6 @@ def test_train_ends_with_a_command_that_labels_a_text(afina: Command, gpt2: Back
     assert (program, words[0], words[-1]) == ("afina", "predict", "Your text.")
     assert Path(words[1]).parent == out / "adapters"
     assert Path(words[1]).name.startswith("lora")
-    best = "zero-shot" if "zero-shot has the highest" in " ".join(answer.out.split()) else "LoRA"
-    first = next(line for line in answer.out.splitlines() if line.startswith("To use "))
-    assert first.startswith(f"To use {best}: ")
     (line,) = afina(*words).lines()
     assert line["text"] == "Your text."
     assert afina("predict", out, "Your text.").lines() == [line]

@@ -157,18 +157,22 @@ def test_where_nothing_has_finished_there_is_no_conclusion() -> None:
 def test_a_tie_is_called_one() -> None:
     said = told(answering("lora", []), answering("zero-shot", []))
     assert said.startswith(
-        "zero-shot and LoRA have the same accuracy: 1.000 (0.990 to 1.000) on 400 evaluation texts. LoRA (1.0000) is "
-        "equivalent to zero-shot (1.0000) within 1 point."
+        "LoRA and zero-shot have the same accuracy: 1.000 (0.990 to 1.000) on 400 evaluation texts. zero-shot (1.0000) "
+        "is equivalent to LoRA (1.0000) within 1 point. zero-shot is equivalent and costs less: it trains nothing."
     )
     assert "undecided" not in said
     assert "highest" not in said
     three = told(answering("full", range(12)), answering("lora", range(8)), answering("zero-shot", range(2, 10)))
     assert three.startswith(
-        "zero-shot and LoRA have the same accuracy: 0.98 (0.96 to 0.99) on 400 evaluation texts. It is undecided "
-        "whether zero-shot (0.9800) is better than LoRA (0.9800) or full fine-tuning (0.9700)."
+        "LoRA and zero-shot have the same accuracy: 0.98 (0.96 to 0.99) on 400 evaluation texts. It is undecided "
+        "whether LoRA (0.9800) is better than zero-shot (0.9800) or full fine-tuning (0.9700)."
     )
     below = told(answering("full", range(90)), answering("lora", range(8)), answering("zero-shot", range(2, 10)))
-    assert "zero-shot (0.9800) is better than full fine-tuning (0.7750)." in below
+    assert "LoRA (0.9800) is better than full fine-tuning (0.7750)." in below
+    headline = Report.of(results([answering("zero-shot", []), answering("lora", [])])).headline
+    assert headline is not None
+    assert headline.text.startswith("LoRA and zero-shot have the same accuracy")
+    assert headline.figures[1].value == "100 s", "the trained method's"
 
 
 def test_what_is_to_be_used_is_what_the_conclusion_says() -> None:
@@ -177,7 +181,8 @@ def test_what_is_to_be_used_is_what_the_conclusion_says() -> None:
         return record.name if record else "nothing"
 
     assert used(answering("full", range(60)), answering("zero-shot", range(20))) == "zero-shot"
-    assert used(answering("full", range(20)), answering("zero-shot", range(20, 40))) == "zero-shot"
+    assert used(answering("full", range(20)), answering("zero-shot", range(20, 40))) == "full"
+    assert used(answering("full", range(20)), answering("lora", range(20, 40))) == "lora", "it trains less"
     assert used(answering("full", range(10)), answering("lora", range(20)), answering("zero-shot", range(60))) == "full"
     assert used(answering("full", range(60)), answering("baseline", range(20))) == "full"
     assert used(answering("baseline", range(20))) == "nothing"

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def show_results(
-    results: Results, as_json: bool, published: Mapping[str, object] | None = None, *, by_label: bool = False
+    results: Results,
+    as_json: bool,
+    published: Mapping[str, object] | None = None,
+    *,
+    by_label: bool = False,
+    brief: bool = False,
 ) -> None:
     """Print tables, the paths of adapters, and at most ten lines with the answer at the end; or one JSON object.
 
@@ -29,6 +34,7 @@ def show_results(
         as_json: Print one JSON object instead.
         published: The published version, if there is one.
         by_label: Print also the figures of each label, for the method to use.
+        brief: Print no tables of a study with one method.
     """
     from afina.report.report import MARKDOWN, PAGE, Report
     from afina.report.sections import without_results
@@ -39,7 +45,11 @@ def show_results(
         more = {} if published is None else {"published": published}
         print(json.dumps({**made.summary(), **more}, ensure_ascii=False))
         return
-    if results.recommendation:
+    is_brief = brief and len(made.arms) == 1
+    if is_brief:
+        for paragraph in made.brief:
+            print_prose(paragraph)
+    elif results.recommendation:
         print_tables(*made.evidence)
     else:
         print_tables(*made.tables)
@@ -50,10 +60,10 @@ def show_results(
             print(without_results(made.failed, results.waiting))
     for adapter in _adapters(results):
         print(f"adapter {adapter}")
-    if made.sentences:
+    if made.sentences and not is_brief:
         print()
-    for paragraph in made.sentences:
-        print_prose(paragraph)
+        for paragraph in made.sentences:
+            print_prose(paragraph)
     for path in (results.out / MARKDOWN, results.out / PAGE):
         if path.exists():
             print(f"{'page' if path.name == PAGE else 'report':<7} {path}")
@@ -64,6 +74,8 @@ def show_results(
             print(f"To use {made.title_of(one) if several else 'it'}: {_use(results, one)}")
     elif results.recommendation and results.recommendation.adapter:  # a baseline without a language model
         print(f"To use it: {_command([str(results.out / results.recommendation.adapter)], results.data.text_pair)}")
+    if is_brief:
+        print(f"All figures: {shlex.join(['afina', 'show', str(results.out)])}")
     if published:
         print(f"published {published['name']}@{published['version']}")
 

@@ -55,8 +55,6 @@ from afina.cli.terminal import exit_status, print_prose, sigterm_as_ctrl_c
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from afina.events import Says
     from afina.studies.results import Results
     from afina.studies.runs.executor import Executor
@@ -180,10 +178,10 @@ def train(
 ) -> None:
     """Train one adapter on your texts and evaluate it.
 
+    Prints its figure beside those of simple baselines; `afina show` prints all tables.
     A recorded run with the same texts and settings is not repeated.
     """
     from afina.studies.study import Study
-    from afina.studies.study_changes import with_the_untrained
     from afina.studies.study_file import override
 
     settings: dict[str, Any] = {}
@@ -201,10 +199,11 @@ def train(
         | file_options(missing, merge_labels, sheet, long),
         "ask": ask_options(template, words),
         "methods": {method: settings},
+        "baselines": True,
     }
     chosen = Study.parse(content, "afina train")
     run_in = ExecutorOptions(executor, None, ship_backbone, storage)
-    _carry_out(chosen, out, as_json, run_in, then=with_the_untrained, fresh=fresh)
+    _carry_out(chosen, out, as_json, run_in, fresh=fresh, brief=True)
 
 
 MemoryLimit = Annotated[
@@ -324,10 +323,11 @@ def report(
     print(json.dumps({"files": files}) if as_json else "\n".join(files))
 
 
-def _write_publish_show(results: Results, name: str | None, as_json: bool, *, texts: bool) -> None:
+def _write_publish_show(results: Results, name: str | None, as_json: bool, *, texts: bool, brief: bool = False) -> None:
     if results.results or results.recommendation:
         write_report(results, texts=texts)
-    show_results(results, as_json, publish_winner(results, name, texts=texts) if name is not None else None)
+    published = publish_winner(results, name, texts=texts) if name is not None else None
+    show_results(results, as_json, published, brief=brief)
 
 
 def _toml(value: str | list[str] | dict[str, list[str]]) -> str:
@@ -346,11 +346,11 @@ def _carry_out(
     run_in: ExecutorOptions,
     *,
     texts: bool = True,
-    then: Callable[[Study], Study] | None = None,
     publish: str | None = None,
     fresh: bool = False,
+    brief: bool = False,
 ) -> None:
-    """Run the study, write its report and print the results; `then` makes the study to continue with."""
+    """Run the study, write its report and print the results; with `brief`, without tables."""
     from rich.console import Console
 
     from afina.cli.progress import watcher
@@ -362,15 +362,13 @@ def _carry_out(
     try:
         with sigterm_as_ctrl_c(), run_in.opened(watching.says) as executor:
             results = study.run(where, watching, command, executor, fresh=fresh)
-            if then and not results.failed:
-                results = then(study).run(where, watching, command, executor)
     except KeyboardInterrupt as ended:
         watching.stop()
         kept = " from the last checkpoint" if OutputDirectory(where).has_checkpoint else ""
         begun = "" if kept or run_in.storage else " before there was a checkpoint"
         print(f"\nInterrupted{begun}. To continue{kept}: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(exit_status(ended)) from None
-    _write_publish_show(results, publish, as_json, texts=texts)
+    _write_publish_show(results, publish, as_json, texts=texts, brief=brief)
     if results.failed:
         count, runs = len(results.failed), len(results.failed) + len(results.results)
         if runs > 1:

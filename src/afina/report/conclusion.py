@@ -7,7 +7,7 @@ is written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isnan
@@ -27,6 +27,7 @@ from afina.report.formatting import (
     seconds_in_words,
     share,
     size,
+    span,
 )
 from afina.report.tables import measured_on_gpu
 from afina.report.verdicts import ONE_SEED, Verdicts, alike, learning_curve_sentences
@@ -35,6 +36,7 @@ from afina.studies.runs.inputs import is_encoder
 
 if TYPE_CHECKING:  # the imports load scipy
     from afina.stats.comparison import Comparison
+    from afina.studies.baselines import MeasuredBaseline
     from afina.studies.choosing.recommendation import Contender, Recommendation
     from afina.studies.descriptions import Failure
     from afina.studies.runs.spec import Data
@@ -43,7 +45,13 @@ MOST = 3
 """The most failed runs that the conclusion names; the report lists all failed runs."""
 
 
-def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = (), waiting: int = 0) -> list[str]:
+def sentences(
+    arms: Sequence[Arm],
+    found: Verdicts,
+    failed: Sequence[Failure] = (),
+    waiting: int = 0,
+    against: Sequence[Comparison] = (),
+) -> list[str]:
     """Return the conclusion, the answer first.
 
     Args:
@@ -51,6 +59,7 @@ def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = 
         found: Their verdicts.
         failed: Runs of the study that failed.
         waiting: How many runs have not finished.
+        against: The comparisons with the best baseline, for a study of one method.
     """
     if not arms:
         return []
@@ -58,7 +67,8 @@ def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = 
     if isnan(field.leader.headline):
         return [field.headline()]
     ground = [field.leader, *field.others]
-    said = [field.answer(), field.compared(), field.cheaper(), faster_sentence(field.leader, field.others, found)]
+    compared = field.compared() if field.others or not against else f"{against[0].sentence}."
+    said = [field.answer(), compared, field.cheaper(), faster_sentence(field.leader, field.others, found)]
     said += [field.settle(), *learning_curve_sentences(arms, found)]
     said.append(_absent(arms, arms if is_curve(arms) else ground, failed, waiting))
     return [sentence for sentence in said if sentence]
@@ -78,6 +88,31 @@ def unasked(arms: Sequence[Arm], data: Data) -> list[str]:
     return []
 
 
+def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequence[Comparison] = ()) -> Iterator[str]:
+    """Yield the result of the only method of a study: its figure, the baselines, and what it took.
+
+    Args:
+        against: The comparison with the best baseline, if there is one.
+    """
+    record, metric = arm.record, METRICS[arm.record.metric]
+    found = arm.interval(record.metric)
+    between = f" (95 % interval {span(found)})" if found else ""
+    seeds = "one seed" if len(arm.seeds) == 1 else f"mean of {len(arm.seeds)} seeds"
+    texts = _counted_texts(record.examples)
+    yield f"{arm.label}: {metric.words} {share(arm.headline)}{between} on {texts}, {seeds}."
+    if baselines:
+        figures = {one.record.name: one.beside(arm.results[0]).record.metrics[record.metric] for one in baselines}
+        told = [f"{name} {share(figure)}" for name, figure in figures.items() if not isnan(figure)]
+        first = [f"Without a language model: {listed(told)}."] if told else []
+        yield " ".join([*first, *(f"{one.sentence}." for one in against)])
+    _, time, memory = _of_arm(arm)
+    if arm.trained:
+        yield (
+            f"Trained {count(record.trainable)} parameters ({percent(100 * record.trainable / record.total)} %) on "
+            f"{count(record.train_examples)} texts in {time.value}; memory {memory.value} ({memory.note})."
+        )
+
+
 def leading(arms: Sequence[Arm], found: Verdicts) -> tuple[str, Arm]:
     """Return the answer in at most about ten words, and the leading arm."""
     field = _field(arms, found)
@@ -86,7 +121,7 @@ def leading(arms: Sequence[Arm], found: Verdicts) -> tuple[str, Arm]:
 
 def _field(arms: Sequence[Arm], found: Verdicts) -> _Field:
     ground = max(alike(arms), key=_weight)
-    best = max(ground, key=lambda arm: (arm.gain, -arm.record.trainable))
+    best = max(ground, key=lambda arm: (arm.gain, arm.trained, -arm.record.trainable))
     return _Field(best, tuple(arm for arm in ground if arm is not best), found)
 
 
@@ -98,9 +133,9 @@ def _weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
 def leader(arms: Sequence[Arm]) -> Arm:
     """Return the arm with the best headline metric in the largest group of comparable arms.
 
-    Of arms with equal figures, the arm that trains the fewest parameters is returned.
+    Of arms with equal figures, a trained arm is returned, and of these the arm that trains the fewest parameters.
     """
-    return max(_ground(arms), key=lambda arm: (round(arm.gain, 4), -arm.record.trainable, arm.gain))
+    return max(_ground(arms), key=lambda arm: (round(arm.gain, 4), arm.trained, -arm.record.trainable, arm.gain))
 
 
 def _ground(arms: Sequence[Arm]) -> Sequence[Arm]:

@@ -134,8 +134,17 @@ class Report:
         made = self.results.recommendation
         if made:
             return recommendation.sentences(made, conclusion.interval(made, self.arms))
-        said = conclusion.sentences(self.arms, self.verdicts, self.failed, self.results.waiting)
+        against = verdicts.against(self.results.baselines, self.arms)
+        said = conclusion.sentences(self.arms, self.verdicts, self.failed, self.results.waiting, against)
         return (*conclusion.unasked(self.arms, self.results.data), *said)
+
+    @cached_property
+    def brief(self) -> tuple[str, ...]:
+        """A study of one method in a few sentences, for a terminal: figure, baselines, costs, and what is doubtful."""
+        (arm,) = self.arms
+        made = self.results
+        said = conclusion.of_one_method(arm, made.baselines, verdicts.against(made.baselines, self.arms))
+        return (*conclusion.unasked(self.arms, made.data), *said, *sections.doubts(self.arms), *made.notes)
 
     @cached_property
     def headline(self) -> Headline | None:
@@ -155,8 +164,9 @@ class Report:
 
     @cached_property
     def by_label(self) -> list[Table]:
-        """For a terminal: the figures of each label and the confusion matrix of the method of `of_use`."""
-        arm = next((arm for arm in self.arms if self.of_use in arm.records), None)
+        """For a terminal: the figures of each label and the confusion matrix of the method to use, or the only one."""
+        alone = self.arms[0] if len(self.arms) == 1 else None
+        arm = next((arm for arm in self.arms if self.of_use in arm.records), alone)
         if arm is None:
             return []
         record = arm.record

@@ -285,12 +285,29 @@ def _on_texts(arms: Sequence[Arm], data: Data) -> list[str]:
     made = [f"{split_of(*one)}." for one in sorted(files)]
     made += dict.fromkeys(f"Columns: {columns_in_words(one.columns)}." for one in records if one.columns)
     made += dict.fromkeys(note for one in records for note in one.notes)
+    made += _cut_and_few(arms)
+    for field, asked, there in (
+        ("train_examples", data.train_examples, max(one.train_examples for one in records)),
+        ("evaluation_examples", data.evaluation_examples, max(one.examples for one in records)),
+    ):
+        if asked is not None and there < asked:
+            made.append(f"data.{field} asks for {count(asked)} texts; there are {count(there)}, and all were used.")
+    return made
+
+
+def doubts(arms: Sequence[Arm]) -> list[str]:
+    """Return the notes that can make a figure worthless: texts cut, few texts, undefined metrics, constant answers."""
+    return [*_cut_and_few(arms), *_undefined(arms), *_monotonous_runs(arms)]
+
+
+def _cut_and_few(arms: Sequence[Arm]) -> list[str]:
+    records = [record for arm in arms for record in arm.records]
     several = has_several_backbones(arms)
     cut = {
         (one.truncated, one.train_examples, one.examples, one.training.get("max_length"), one.backbone * several)
         for one in records
     }
-    made += [
+    made = [
         f"`{backbone}`: " * several + texts_cut(truncated, train + held_out, length)
         for truncated, train, held_out, length, backbone in sorted(cut, key=str)
         if truncated
@@ -300,12 +317,6 @@ def _on_texts(arms: Sequence[Arm], data: Data) -> list[str]:
         for examples in sorted({one.examples for one in records})
         if too_few(examples)
     ]
-    for field, asked, there in (
-        ("train_examples", data.train_examples, max(one.train_examples for one in records)),
-        ("evaluation_examples", data.evaluation_examples, max(one.examples for one in records)),
-    ):
-        if asked is not None and there < asked:
-            made.append(f"data.{field} asks for {count(asked)} texts; there are {count(there)}, and all were used.")
     return made
 
 
@@ -327,11 +338,7 @@ def _on_figures(arms: Sequence[Arm], data: Data) -> list[str]:
                 made.append(
                     f"One human who tells what others say of these texts has {metric_name(metric)} {share(reached)}."
                 )
-    made += _undefined(arms)
-    for arm in arms:
-        for result in arm.results:
-            made += _monotonous(arm.label, result.record, result.answers.tolist())
-    return made
+    return [*made, *_undefined(arms), *_monotonous_runs(arms)]
 
 
 def _undefined(arms: Sequence[Arm]) -> list[str]:
@@ -346,6 +353,15 @@ def _undefined(arms: Sequence[Arm]) -> list[str]:
         f"{METRICS[name].needs}."
         for name, labels in lacking.items()
     ]
+
+
+def _monotonous_runs(arms: Sequence[Arm]) -> list[str]:
+    """Notes on runs with one answer to every text."""
+    made = []
+    for arm in arms:
+        for result in arm.results:
+            made += _monotonous(arm.label, result.record, result.answers.tolist())
+    return made
 
 
 def _monotonous(label: str, record: Record, answers: list[object]) -> list[str]:

@@ -150,7 +150,7 @@ def baseline_table(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -
         Column(interval_heading(headline)),
         *(Column(metric_heading(name), minor=not METRICS[name].main) for name in others),
     )
-    compared = _against(baselines, arms)
+    compared = against(baselines, arms)
     notes = (
         f"Fitted on {count(max(one.record.train_examples for one in baselines))} training texts in "
         f"{seconds_in_words(sum(one.record.seconds for one in baselines))}, without the language model.",
@@ -166,10 +166,13 @@ def _interval(one: MeasuredBaseline, metric: str) -> str:
     return span((found.low, found.high))
 
 
-def _against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[Comparison]:
+def against(baselines: Sequence[MeasuredBaseline], arms: Sequence[Arm]) -> list[Comparison]:
     """Return the comparisons of arms with the best baseline, on the same texts; a baseline has no seeds."""
     from afina.stats.comparison import compare
 
+    if not baselines or not arms:
+        return []
+    baselines = [one.beside(arms[0].results[0]) for one in baselines]
     metric = METRICS[arms[0].record.metric]
     sign = -1 if metric.lower else 1
     best = max(baselines, key=lambda one: -inf if isnan(x := one.record.metrics[metric.name]) else sign * x)

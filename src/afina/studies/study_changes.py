@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from afina.data.label_words import are_words
 from afina.errors import AfinaError
-from afina.methods import METHODS, make
+from afina.methods import make
 from afina.models.objectives import OBJECTIVES
 from afina.studies.backbones import BACKBONES, backbone_names, backbones_of, on_backbone
 from afina.studies.runs.inputs import is_encoder, labels_of
@@ -56,12 +56,3 @@ def suited_to_backbones(study: Study) -> tuple[Study, list[str]]:
         else:
             del methods[name]
     return (study.model_copy(update={"methods": methods}), left_out) if methods else (study, [])
-
-
-def with_the_untrained(study: Study) -> Study:
-    """Return the study with a prompted, untrained model as a baseline, if the labels have words to prompt for."""
-    from afina.studies.runs.prepared import can_be_asked  # loads torch
-
-    asking = [name for name, kind in METHODS.items() if kind.head == "words" and name not in study.methods]
-    more = study.model_copy(update={"methods": {**study.methods, **{name: {} for name in asking}}})
-    return more if all(can_be_asked(run) for run in more.runs() if run.method in asking) else study

@@ -16,7 +16,7 @@ from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask, check_positions
 from afina.data.tokenize import encode
 from afina.digest import derive_seed
-from afina.errors import AfinaError, InvalidData, InvalidStudy
+from afina.errors import InvalidData, InvalidStudy
 from afina.events import Listener, Progress, ignore
 from afina.inference.predictor import predicted
 from afina.inference.prompting import calibrated_offset
@@ -34,7 +34,7 @@ from afina.models.objective import Objective, Predictions, metric_for
 from afina.models.objectives import OBJECTIVES
 from afina.models.verbalizer import Verbalizer
 from afina.studies.retention import RetentionBefore
-from afina.studies.runs.inputs import Located, TaskFacts, labels_of
+from afina.studies.runs.inputs import Located, TaskFacts
 from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
 from afina.training.optimizer import Recipe
@@ -407,11 +407,3 @@ def _warmup(asked: float, steps: int) -> int:
 def check_words(run: RunSpec, task: TaskFacts) -> None:
     """Raise the error with which `run` would end if its label words do not suit the labels or each other."""
     question_of(run, task, Backbone.load(run.backbone, weights=False))
-
-
-def can_be_asked(run: RunSpec) -> bool:
-    """Return whether the labels have words that the tokenizer tells apart; False also if reading either fails."""
-    try:
-        return question_of(run, labels_of(run), Backbone.load(run.backbone, weights=False)).words is not None
-    except AfinaError:
-        return False
