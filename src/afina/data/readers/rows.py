@@ -93,13 +93,14 @@ def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str
 
 def _numbers_said(table: FileTable, name: str) -> str:
     """Return a note about numbers and dates in a column of texts: if all cells are such, or some are not texts."""
-    filled = {row: value for row, value in enumerate(table.columns[name]) if not is_empty(value)}
-    if filled and all(plain_number(value) is not None or is_date(value) for value in filled.values()):
+    values = table.columns[name]
+    if all(plain_number(value) is not None or is_date(value) or is_empty(value) for value in values):
+        example = next((value for value in values if not is_empty(value)), "")
         return (
-            f"{table.path}: column {name!r} has only numbers or dates, such as {next(iter(filled.values()))}, which "
-            "are read as texts. If another column has the texts, name it with `text`."
+            f"{table.path}: column {name!r} has only numbers or dates, such as {example}, which are read as texts. If "
+            "another column has the texts, name it with `text`."
         )
-    rows = [row for row, value in filled.items() if not isinstance(value, str)]
+    rows = [row for row, value in enumerate(values) if not isinstance(value, str) and not is_empty(value)]
     return f"{table.path}: numbers in column {name!r} are read as texts ({rows_in_words(table, rows)})." if rows else ""
 
 
