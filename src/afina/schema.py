@@ -199,7 +199,7 @@ def read_size(text: str, what: str = "memory") -> int:
         size = TypeAdapter(ByteSize).validate_python(text.strip())
     except ValidationError:
         size = ByteSize(0)
-    if size == 0 or not text.strip()[-1].isalpha():
+    if size == 0 or re.fullmatch(r"[\d.]+\s*[a-zA-Z]+", text.strip()) is None:
         raise InvalidStudy(
             f"{what} {text!r}: expected a size with its unit, such as 8GiB, 512MiB or 16GB.",
             code="option.invalid",

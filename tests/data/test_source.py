@@ -17,7 +17,7 @@ from pyarrow import parquet
 from afina.data.readers import formats, source
 from afina.data.readers.texts import chunks
 from afina.data.task import Task
-from afina.errors import InvalidData
+from afina.errors import InvalidData, NotFound
 from raises import raises
 
 CSV = 'text,label\n"warm, very",good\nnaïve ☕,bad\n'
@@ -175,3 +175,11 @@ def test_a_directory_may_hold_compressed_files(tmp_path: Path, suffix: str) -> N
         made = zipped(**{"a.csv": whole}) if suffix == "zip" else gzip.compress(whole)
         (tmp_path / f"{stem}.{suffix}").write_bytes(made)
     assert len(Task.load(str(tmp_path)).evaluation) == 2
+
+
+def test_a_device_without_an_end_is_refused_and_the_null_device_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "endless.csv").symlink_to("/dev/zero")
+    with raises(NotFound, code="file.unreadable", path="endless.csv"), source.opened(tmp_path / "endless.csv"):
+        pass
+    with source.opened(Path("/dev/null")) as found:
+        assert list(found.lines()) == []

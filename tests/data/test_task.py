@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from afina.data.kinds import TEXT
-from afina.data.readers.splitting import LabelledRows, divide, first, rank
+from afina.data.readers.splitting import LabelledRows, cuts, divide, first, rank
 from afina.data.split import Example, Split, as_references, key, normalised
 from afina.data.task import Task, check_leakage, count_leaked
 from afina.errors import InvalidData, Leakage
@@ -164,6 +164,14 @@ def test_a_limit_takes_the_lowest_ranks_in_their_original_order_whatever_the_ord
 def test_a_smaller_limit_takes_a_part_of_what_a_larger_one_takes() -> None:
     whole = split(*(f"text {i}" for i in range(50)))
     assert set(first(whole, 5, "--n").texts) < set(first(whole, 20, "--n").texts)
+
+
+@pytest.mark.parametrize("share", [0, 1, 2.0, -0.1, float("nan"), "half"])
+def test_a_share_is_a_number_between_0_and_1(share: Any) -> None:
+    with raises(InvalidData, code="argument.invalid", field="selection"):
+        cuts(split("a", "b"), {"selection": share})
+    with raises(InvalidData, code="argument.invalid", field="train_examples"):
+        first(split("a", "b"), str(share), "train_examples")  # type: ignore[arg-type]
 
 
 def test_a_limit_above_the_number_of_examples_takes_all() -> None:

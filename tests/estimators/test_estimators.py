@@ -345,6 +345,7 @@ def test_rubbish_is_a_value_error_that_says_what_is_wrong(
         ({"training": {"epoch": 3}}, AfinaError, "epoch"),
         ({"training": "epochs=3"}, InvalidStudy, "`training`: found a str. Expected a dict or None"),
         ({"hyperparameters": ["r"]}, InvalidStudy, "`hyperparameters`: found a list"),
+        ({"words": ["great"]}, InvalidStudy, "`words`: found a list"),
         ({"class_weight": {"bad": 2}}, InvalidStudy, "class_weights"),
         ({"words": {"good": ["great"], "fine": ["ok"]}}, UnknownName, "fine"),
         ({"template": "no place"}, AfinaError, "{text}"),

@@ -170,6 +170,8 @@ def test_the_headline_is_what_is_asked_for_or_the_tasks_or_the_kinds() -> None:
     ]
     with raises(UnknownName, code="name.unknown", name="f2", kind="metric", nearest="f1"):
         metric_for(asked, "f2")
+    with raises(UnknownName, code="name.unknown", name="", kind="metric"):
+        metric_for(asked, "")
     with raises(InvalidStudy, code="metric.inapplicable", metric="rmse", kind="classes"):
         metric_for(asked, "rmse")
     with raises(InvalidStudy, code="metric.inapplicable", metric="auroc", kind="classes"):

@@ -22,6 +22,7 @@ from afina.models.kernels.linear import HeldWeight, held_tensors
 from afina.models.kernels.patches import patches_of
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.objectives import make
+from afina.models.pretrained import read_config
 from fakes import Backbones, configuration, save
 from openings import same, shard
 from raises import raises
@@ -170,3 +171,21 @@ def test_opening_takes_the_model_as_held_and_one_tensor(backbones: Backbones, tm
     assert found["size"] < 0.27 * in_float32
     assert found["opened"] < found["size"] + 2 * largest
     assert max(found["peak"], found["digest"]) < found["size"] + 8 * largest
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"n_embd": "many"}, "backbone.unreadable"),
+        ({"model_type": ["gpt2"]}, "backbone.unreadable"),
+        ({"n_embd": -5}, "backbone.unsupported"),
+        ({"n_layer": 0}, "backbone.unsupported"),
+    ],
+)
+def test_a_configuration_with_impossible_values_is_refused(
+    gpt2: Backbone, tmp_path: Path, changes: dict[str, Any], code: str
+) -> None:
+    path = Path(gpt2.address) / "config.json"
+    (tmp_path / "config.json").write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with raises((InvalidStudy, NotFound), code=code, backbone=tmp_path.name):
+        read_config(tmp_path, str(tmp_path))

@@ -1241,6 +1241,13 @@ def test_each_backbone_is_given_once(given: list[str], toy: str, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+def test_data_and_watcher_of_another_type_are_refused(toy: str, tmp_path: Path) -> None:
+    with raises(InvalidData, code="data.type-wrong", argument="data", found="list"):
+        recommend(toy, 1.0, data=["label"], out=tmp_path / "out")  # type: ignore[arg-type]
+    with raises(InvalidStudy, code="option.invalid", option="watcher"):
+        recommend(toy, 1.0, watcher=print, out=tmp_path / "out")  # type: ignore[arg-type]
+
+
 # As a user types it
 
 

@@ -513,7 +513,7 @@ def test_sizes_have_units(text: str, size: int) -> None:
     assert read_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["8", "", "GiB", "-1GiB", "0GiB", "8 parsecs"])
+@pytest.mark.parametrize("text", ["8", "", "GiB", "-1GiB", "0GiB", "8 parsecs", "8GB of memory"])
 def test_a_size_without_a_unit_is_an_error_that_shows_one(afina: Command, text: str) -> None:
     with raises(InvalidStudy, code="option.invalid", option="memory"):
         read_size(text)

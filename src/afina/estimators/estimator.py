@@ -129,9 +129,8 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         _OPENED.pop(self, None)
         return self
 
-    def _run(self, inputs: TextInputs, ask: dict[str, Any]) -> Run:
-        weights = {"class_weights": self.class_weight} if getattr(self, "class_weight", None) is not None else {}
-        for name in ("hyperparameters", "training"):
+    def _check_mappings(self, *names: str) -> None:
+        for name in names:
             if not isinstance(getattr(self, name), Mapping | None):
                 raise InvalidStudy(
                     f"`{name}`: found a {type(getattr(self, name)).__name__}. Expected a dict or None.",
@@ -139,6 +138,10 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
                     option=name,
                     found=type(getattr(self, name)).__name__,
                 )
+
+    def _run(self, inputs: TextInputs, ask: dict[str, Any]) -> Run:
+        self._check_mappings("hyperparameters", "training")
+        weights = {"class_weights": self.class_weight} if getattr(self, "class_weight", None) is not None else {}
         own = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size", "max_length")}
         twice = {*own, *weights} & {*(self.training or {})}
         if twice:
@@ -285,6 +288,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         inputs, labels, weights = TextInputs.of(X).weighted(y, sample_weight)
         classes, indices = classes_of(labels)
         names = tuple(map(str, classes.tolist()))
+        self._check_mappings("words")
         words = None if self.words is None else {str(label): given for label, given in self.words.items()}
         self._fit(inputs, indices, weights, names, {"head": self.head, "template": self.template, "words": words})
         self.classes_ = classes

@@ -393,7 +393,7 @@ def metric_for(objective: Objective, asked: str | None = None, standard: str | N
         UnknownName: No metric has this name.
         InvalidStudy: The kind does not have the metric, or the metric is no mean over texts.
     """
-    name = asked or standard or objective.metric
+    name = (standard or objective.metric) if asked is None else asked
     if name not in METRICS:
         raise UnknownName("metric", name, objective.measures)
     if name not in objective.measures:

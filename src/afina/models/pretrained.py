@@ -133,7 +133,13 @@ def read_config(path: Path, address: str) -> PreTrainedConfig:
     check_config(path, address)
     try:
         config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        hub.StrictDataclassError,
+    ) as error:  # also a field of a wrong type
         raise NotFound(
             f"backbone {address}: config.json cannot be read ({first_line(error)}). Copy the backbone again.",
             code="backbone.unreadable",
@@ -141,6 +147,14 @@ def read_config(path: Path, address: str) -> PreTrainedConfig:
             file="config.json",
         ) from None
     check_family(config.model_type, address)
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+        if isinstance(size := getattr(config, name, 1), int) and size < 1:
+            raise InvalidStudy(
+                f"backbone {address}: config.json says {name} {size}. Expected 1 or more. Copy the backbone again.",
+                code="backbone.unsupported",
+                backbone=address,
+                field=name,
+            )
     if saved := getattr(config, "quantization_config", None):
         how = saved.get("quant_method") if isinstance(saved, dict) else None
         raise InvalidStudy(

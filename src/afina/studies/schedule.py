@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from afina import repr_html
-from afina.errors import AfinaError, RunFailed
+from afina.errors import AfinaError, InvalidStudy, RunFailed
 from afina.events import Listener, Progress, ignore
 from afina.studies.descriptions import Failure
 from afina.studies.results import Results, measured_in
@@ -85,6 +85,13 @@ def watching(given: Watcher | None) -> Iterator[Watcher]:
 
     If an exception ends the block, the watcher is stopped.
     """
+    if given is not None and not hasattr(given, "says"):
+        raise InvalidStudy(
+            f"`watcher`: found a {type(given).__name__}. Expected a Watcher, such as afina.Lines(print).",
+            code="option.invalid",
+            option="watcher",
+            found=type(given).__name__,
+        )
     watcher: Watcher = given or repr_html.make_watcher() or Watcher()
     try:
         yield watcher

@@ -318,7 +318,17 @@ def opened(path: Path) -> Iterator[Source]:
         reason = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror or error})"
         raise NotFound(f"{path}: {problem}{reason}.", code="file.unreadable", path=path) from None
     with raw:
+        if _is_endless(raw):
+            raise NotFound(f"{path}: a device, which has no end. Give a file.", code="file.unreadable", path=path)
         yield Source(path, raw)
+
+
+def _is_endless(raw: BinaryIO) -> bool:
+    """Return whether an open file is a device other than a terminal and the null device, such as /dev/zero."""
+    status = os.fstat(raw.fileno())
+    if not stat.S_ISCHR(status.st_mode) or raw.isatty():
+        return False
+    return status.st_rdev != os.stat(os.devnull).st_rdev
 
 
 @dataclass(frozen=True)

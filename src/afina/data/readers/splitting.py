@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -175,8 +176,13 @@ def first(split: Split, count: int | None, field: str) -> Split:
     """
     if count is None:
         return split
-    if count < 1:
-        raise InvalidData(f"`{field}` {count}: expected at least 1.", code="argument.invalid", field=field, found=count)
+    if not isinstance(count, Integral) or count < 1:
+        raise InvalidData(
+            f"`{field}` {count!r}: expected a whole number of at least 1.",
+            code="argument.invalid",
+            field=field,
+            found=count,
+        )
     ranks = [rank(example) for example in split]
     order = sorted(range(len(split)), key=ranks.__getitem__)
     kept = order[:count]
@@ -192,8 +198,15 @@ def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Sp
     order is kept. The first cut does not depend on the share's name. Shares are approximate. Raises InvalidData if a
     side is empty.
     """
-    made = {}
+    made: dict[str, Split] = {}
     for number, (name, share) in enumerate(shares.items()):
+        if not isinstance(share, Real) or not 0 < share < 1:
+            raise InvalidData(
+                f"`{name}` {share!r}: expected a share above 0 and below 1, such as 0.1.",
+                code="argument.invalid",
+                field=name,
+                found=share,
+            )
         # Each cut needs another hash: the first cut took all texts with low ranks of its hash.
         purpose = f"validation {number}" if number else "validation"
         whole = train if train.groups is None else [Example(group, 0) for group in train.groups]

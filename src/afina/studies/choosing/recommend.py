@@ -113,6 +113,13 @@ def recommend(
 
 def _read(task: str | Task, data: Mapping[str, Any]) -> tuple[Data, Task]:
     """Return how the runs read the task, and the whole task."""
+    if not isinstance(data, Mapping):
+        raise InvalidData(
+            f"`data`: found a {type(data).__name__}. Expected a dict, such as {{'label': 'stars'}}.",
+            code="data.type-wrong",
+            argument="data",
+            found=type(data).__name__,
+        )
     fields = with_address({"task": task, "data": data})
     asked = checked(Data, {**fields["data"], "allow_leakage": True}, "recommend: data")
     return asked, Task.load(fields["task"], **fields["data"])
