@@ -569,3 +569,10 @@ def test_usage_errors_are_in_words_of_users_and_json_is_an_option_and_no_text(af
     assert told["message"] == "Invalid value for '--seed': expected a whole number"
     assert json.loads(afina("evaluate", "--text", "", "--json").out)["error"]["code"] == "argument.invalid"
     assert afina("predict", "absent", "--", "--json").out == ""
+
+
+@pytest.mark.parametrize("command", [("predict", "{}", "x"), ("study", "{}"), ("store", "list", "--store", "{}")])
+def test_a_file_name_that_is_too_long_is_one_sentence(afina: Command, command: tuple[str, ...]) -> None:
+    found = afina(*(part.format("a" * 5000) for part in command), "--json")
+    assert found.error.startswith("aaa")
+    assert json.loads(found.out)["error"]["code"] == "argument.invalid"

@@ -138,6 +138,7 @@ def test_only_columns_that_are_read_are_kept_and_the_same_data_are_kept_once(cac
         (TEXTS, "bad", {}, {"code": "data.type-wrong", "argument": "targets"}),
         (TEXTS, LABELS, {"label": "mark"}, {"code": "data.column-missing"}),
         ([], [], {}, {"code": "data.no-rows"}),
+        (TEXTS, [number * 1e300 for number in range(40)], {"kind": "number"}, {"code": "data.number-malformed"}),
         (TEXTS, None, {}, {"code": "data.type-wrong", "argument": "data", "found": "list"}),
         ("rows.csv", None, {}, {"code": "data.type-wrong", "argument": "data", "found": "str"}),
         ({"train": FRAME, "test": FRAME}, None, {}, {"code": "data.type-wrong", "argument": "data", "found": "dict"}),

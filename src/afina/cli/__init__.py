@@ -23,6 +23,7 @@ from afina.cli.terminal import (
     check_arguments,
     check_streams,
     escape_unwritable,
+    long_names_refused,
     print_json_error,
     with_flags,
     with_room,
@@ -107,7 +108,7 @@ def main() -> None:
         escape_unwritable(sys.stdout, sys.stderr)
         check_arguments(sys.argv[1:])
         told = downloads_told(lambda download: _downloads()(download))
-        with file_io.writing("standard output"), told, allocator.memory_errors():
+        with file_io.writing("standard output"), told, allocator.memory_errors(), long_names_refused():
             try:
                 status = app(standalone_mode=False)  # the errors of this mode are raised
             finally:

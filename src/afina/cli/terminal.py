@@ -7,6 +7,7 @@ field names, such as `labels`, to options, such as --labels. The module does not
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 import re
@@ -274,6 +275,22 @@ def with_flags(message: str) -> str:
     named = (" ".join(sys.argv[1:words]) for words in (3, 2))
     flags = {**FLAGS, **next((COMMANDS[name] for name in named if name in COMMANDS), {})}
     return _FIELD.sub(lambda found: flags.get(found[1], found[0]), message)
+
+
+@contextmanager
+def long_names_refused() -> Iterator[None]:
+    """Turn the system's error for a file name that is too long, in any argument, into an error of the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        name = os.fsdecode(error.filename or "")[:40]
+        raise InvalidData(
+            f"{name}...: the file name is too long for this system. Give a shorter name.",
+            code="argument.invalid",
+            found=name,
+        ) from None
 
 
 def print_json_error(error: AfinaError) -> None:

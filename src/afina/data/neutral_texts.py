@@ -14,7 +14,7 @@ from afina import digest
 from afina.data.readers import texts as readers
 from afina.data.split import Split, normalised
 from afina.data.task import Task
-from afina.errors import InvalidData
+from afina.errors import InvalidData, NotFound
 
 USUAL = "snippets:editorials"
 """The task whose evaluation texts are the usual neutral sentences."""
@@ -82,7 +82,10 @@ def _usual() -> Iterable[str]:
 
 
 def _of_file(file: str) -> Iterator[str]:
-    readers.check_there(Path(file))
+    try:
+        readers.check_there(Path(file))
+    except NotFound:
+        raise NotFound(f"`retention` {file}: no such file or directory.", code="file.missing", path=file) from None
     with readers.chunks(file) as stream:
         for chunk in stream:
             yield from chunk.texts

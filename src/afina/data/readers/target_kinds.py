@@ -180,6 +180,15 @@ class NumberTargets(TargetKind):
                 task=address,
                 examples=len(found),
             )
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = found.std()
+        if not np.isfinite(spread):
+            raise InvalidData(
+                f"task {address}: the numbers, up to {np.abs(found).max():g}, are too large: their standard deviation is "
+                "infinite. Divide the numbers by a constant.",
+                code="data.number-malformed",
+                task=address,
+            )
 
 
 class LabelTargets(TargetKind):
