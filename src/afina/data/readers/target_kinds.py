@@ -184,8 +184,8 @@ class NumberTargets(TargetKind):
             spread = found.std()
         if not np.isfinite(spread):
             raise InvalidData(
-                f"task {address}: the numbers, up to {np.abs(found).max():g}, are too large: their standard deviation is "
-                "infinite. Divide the numbers by a constant.",
+                f"task {address}: the numbers, up to {np.abs(found).max():g}, are too large: their standard deviation "
+                "is infinite. Divide the numbers by a constant.",
                 code="data.number-malformed",
                 task=address,
             )
