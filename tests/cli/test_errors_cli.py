@@ -478,9 +478,9 @@ def test_an_adapter_for_other_weights_or_another_tokenizer(
 
     copy(gpt2.path, tmp_path / "prefixed", other_tokenizer)
     assert "(the tokenizer differs)" in afina("predict", trained, "a text", "--backbone", "prefixed").error
-    assert "(weights and tokenizer differ)" in (
-        afina("predict", trained, "a text", "--backbone", backbones.path("llama")).error
-    )
+    told = afina("predict", trained, "a text", "--backbone", backbones.path("llama")).error
+    assert "head_dim of the configuration is 8, but was the default; " in told
+    assert "; other settings differ; the tokenizer differs; the weights differ)" in told
 
 
 def test_a_task_with_other_labels_than_the_adapters(afina: Command, trained: Path) -> None:
