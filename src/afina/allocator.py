@@ -11,8 +11,10 @@ import errno
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from afina.errors import OutOfMemory
 
@@ -141,6 +143,17 @@ def check_address_space() -> None:
         raise OutOfMemory(limit=limit)
 
 
+def end_at_once(code: int) -> NoReturn:
+    """End this process after OutOfMemory, without the functions that libraries registered for its end.
+
+    These functions need memory, too, and print a traceback without it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
 @contextmanager
 def memory_errors(run: str = "") -> Iterator[None]:
     """Raise OutOfMemory instead of the errors with which Python and libraries say that memory ran out.
@@ -154,6 +167,7 @@ def memory_errors(run: str = "") -> Iterator[None]:
         gpu = type(error).__name__ == "OutOfMemoryError"  # torch's class; torch may not be imported
         if not gpu and not _ran_out(error):
             raise
+        traceback.clear_frames(error.__traceback__)  # frees what the functions held
         raise OutOfMemory(run, gpu=gpu, limit=None if gpu else _address_space()) from None
 
 

@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,6 +146,23 @@ def test_memory_that_runs_out_is_an_error_of_the_user(fails: Callable[[], object
         fails()
 
 
+def test_what_the_failed_work_held_is_freed_at_once() -> None:
+    class Model:
+        pass
+
+    held: list[weakref.ref[Model]] = []
+
+    def fails() -> None:
+        model = Model()
+        held.append(weakref.ref(model))
+        raise MemoryError
+
+    with pytest.raises(OutOfMemory) as caught, allocator.memory_errors():
+        fails()
+    assert isinstance(caught.value.__context__, MemoryError), "its traceback does not live, so this test shows nothing"
+    assert held[0]() is None
+
+
 def test_a_gpu_without_memory_is_told_from_main_memory() -> None:
     with pytest.raises(OutOfMemory, match="GPU"), allocator.memory_errors("lora"):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -175,3 +193,19 @@ def test_a_command_that_may_use_too_little_memory_says_so_before_it_imports_torc
     assert done.stderr.startswith("Error: main memory ran out (this process may use 0.78 GiB")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system may not hold a process to RLIMIT_AS")
+def test_a_command_without_memory_ends_without_what_libraries_do_at_the_end() -> None:
+    script = """
+        import atexit, resource, sys
+        from afina import cli
+
+        atexit.register(lambda: 1 / 0)
+        resource.setrlimit(resource.RLIMIT_AS, (800 << 20, 800 << 20))
+        sys.argv = ["afina", "predict", "adapter", "a text"]
+        cli.main()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1

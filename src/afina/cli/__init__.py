@@ -28,7 +28,7 @@ from afina.cli.terminal import (
     with_flags,
     with_room,
 )
-from afina.errors import AfinaError
+from afina.errors import AfinaError, OutOfMemory
 from afina.events import Listener, downloads_told
 
 COMMANDS = (
@@ -116,6 +116,8 @@ def main() -> None:
     except AfinaError as error:
         print(f"Error: {with_flags(str(error))}", file=sys.stderr)
         print_json_error(error)
+        if isinstance(error, OutOfMemory):
+            allocator.end_at_once(error.exit_code)
         _leave(error.exit_code)
     except USAGE_ERROR as error:
         found = as_usage_error(error)

@@ -21,7 +21,7 @@ from typing import Annotated, Literal, TextIO
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
 from afina import allocator, meter, openmp
-from afina.errors import AfinaError
+from afina.errors import AfinaError, OutOfMemory
 from afina.events import Progress, ValidationScore, downloads_told
 from afina.schema import Frozen
 from afina.studies.runs.inputs import Located
@@ -292,6 +292,8 @@ def main() -> int:
             _work_on(request, reporter, replies)
     except AfinaError as error:
         reporter.send(Failed(error=str(error), code=error.code, fields=error.fields))
+        if isinstance(error, OutOfMemory):
+            allocator.end_at_once(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
