@@ -187,7 +187,6 @@ def unpacked(told: str) -> np.ndarray:
 
 def paces(backbone: str = "embedded", repeats: int = 3) -> dict[str, Any]:
     """Seconds per method of a step, of scoring a text and of starting a process, measured as in `choose`."""
-    from afina.studies.choosing.time_budget import measure_step_time
     from afina.studies.runs.executor import LocalExecutor
     from afina.studies.runs.run import Run
 
@@ -195,11 +194,14 @@ def paces(backbone: str = "embedded", repeats: int = 3) -> dict[str, Any]:
     for method in FACTORS_OF[backbone]:
         curve = Curve(Cell(DOMAINS[0], SIZES[-1]), method, make(method).learning_rate, 8, backbone)
         run = Run.model_validate(run_of(curve).model_dump())
-        each = [measure_step_time(run, LocalExecutor(), ignore, meter.now() + 600) for _ in range(repeats)]
-        found[method] = {
-            name: round(float(np.median([getattr(one, name) for one in each])), 4)
-            for name in ("opening", "step", "text")
-        }
+        each = []
+        for _ in range(repeats):
+            began = meter.now()
+            score = LocalExecutor().try_out(run, (1.0,), 4, lambda score: False, ignore)
+            beside = meter.now() - began - score.train_seconds - score.evaluate_seconds
+            each.append((beside, score.train_seconds / score.step, score.evaluate_seconds / score.examples))
+        medians = np.median(each, axis=0)
+        found[method] = dict(zip(("opening", "step", "text"), np.round(medians, 4).tolist(), strict=True))
         print(method, found[method], flush=True)
     return {"paces": found, "backbone": backbone, "machine": machine.describe()}
 

@@ -15,22 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from afina.studies.choosing.candidates import CHEAPEST
-from afina.studies.choosing.setup import DEAREST
-from afina.studies.choosing.step_times import FEWEST
-from afina.studies.choosing.time_budget import MEASURED
-from afina.studies.choosing.training_length import ROOM
 from learning_curves import FITTED, HELD_OUT, Cell, curves, unpacked
 
 Setting = tuple[str, float]
 """Method and learning rate. The method is called `full`, or `full-on-minilm` where a cell has several backbones."""
 
 ON = "-on-"
-
-
-def suffix(method: str) -> str:
-    """`-on-minilm`, or nothing where a cell has one backbone."""
-    return "".join(method.partition(ON)[1:])
 
 
 FLOORS = 10.0
@@ -141,21 +131,8 @@ class Learnt:
     ahead: Mapping[Setting, float]
     counts: float
 
-    def standing(self, cell: Recorded) -> Standing:
-        """Rank by validation score and prior, weighed as in `afina.studies.choosing.candidates`."""
-
-        def stands(one: Kept) -> Order:
-            if not one.whole:
-                return one.order
-            weighed = cell.cut * one.validation + self.counts * self.ahead.get(one.setting, 0.0)
-            return weighed / (cell.cut + self.counts), -one.loss
-
-        return lambda kept: stands
-
 
 Order = tuple[float, float]
-Standing = Callable[[Sequence[Kept]], Callable[[Kept], Order]]
-"""From all trainings, the key by which they are ranked; greater is better."""
 
 
 def by_validation(one: Kept) -> Order:
@@ -209,115 +186,6 @@ def portfolio(known: Sequence[Recorded]) -> list[Setting]:
         rest = [one for one in there if one not in order]
         order.append(max(rest, key=lambda one: gained([*order, one])))
     return order
-
-
-def in_order(
-    cell: Recorded,
-    left: float,
-    order: Sequence[Setting],
-    *,
-    standing: Standing = lambda kept: by_validation,
-    stop: int | None = None,
-) -> Kept | None:
-    """Trainings of one length in turn while there is time for one, and of them the best.
-
-    As `afina.studies.choosing.candidate_trainings` has it: a method's pace is measured before its first training,
-    unless the dearest one's is known and leaves time for it, or leaves none to the cheapest that it could be. The
-    length on a backbone is such that there would be time for ROOM times the first, and time is kept to train on all
-    texts again: the curves do not say what that gains. stop: so many without beating a floor end it.
-    """
-    texts, kept, known = cell.cut + HELD_OUT, [], set[str]()
-    lengths: dict[str, int] = {}
-
-    def best() -> Kept | None:
-        return max(kept, key=standing(kept), default=None)
-
-    def takes(pace: str, share: float = 1.0) -> float:
-        selected = best()
-        seconds = cell.seconds(pace, share * lengths.get(suffix(pace), 0), texts)
-        return seconds + _kept_back(cell, selected, pace, lengths, left, share)
-
-    for setting in order:
-        method = setting[0]
-        if method.startswith(FITTED):
-            if cell.seconds(method, 1, texts) <= left:
-                left -= cell.seconds(method, 1, texts)
-                kept.append(cell.ends[setting])
-            continue
-        dearest = DEAREST + suffix(method)
-        by = method if method in known else dearest if dearest in known else None
-        if by is None or (by != method and takes(by) > left):
-            least = 0.0 if by is None else cell.seconds(by, CHEAPEST * MEASURED, FEWEST) + takes(by, CHEAPEST)
-            if left <= 0 or least > left:
-                continue
-            left -= cell.seconds(method, MEASURED, FEWEST)
-            known.add(by := method)
-        steps = lengths.setdefault(suffix(method), _length(cell, method, left, texts))
-        if steps < 1 or takes(by) > left:
-            continue
-        left -= cell.seconds(method, steps, texts)
-        known.add(method)
-        kept.append(cell.whole(setting, steps))
-        floor = max(one.mean() for one in cell.untrained.values())
-        if stop and len(kept) >= stop and max(one.validation for one in kept) < floor:
-            break
-    return best()
-
-
-def _kept_back(
-    cell: Recorded, selected: Kept | None, method: str, lengths: Mapping[str, int], left: float, share: float = 1.0
-) -> float:
-    """Seconds that training the selected one on all texts is to have; none where there are not so many.
-
-    share  of the method's steps' time
-    """
-
-    def again(method: str, share: float) -> float:
-        if method.startswith(FITTED):
-            return cell.seconds(method, 1, HELD_OUT)
-        steps = lengths.get(suffix(method), 0)
-        return 0.0 if steps < cell.cell.steps else cell.seconds(method, share * steps / (1 - cell.cell.cut), HELD_OUT)
-
-    if selected is None:
-        return 0.0
-    now, then = again(selected.setting[0], 1.0), again(method, share)
-    return max(now, then) if now <= left else 0.0
-
-
-def _length(cell: Recorded, method: str, left: float, texts: int) -> int:
-    bought = cell.steps(method, left / ROOM, texts)
-    return bought if bought >= 1 else cell.steps(method, left, texts)
-
-
-def whole_runs(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
-    """A portfolio, and of what was trained the best by validation and by what was to be expected."""
-    taught = learnt(known)
-    return in_order(cell, seconds - asked(cell), taught.order, standing=taught.standing(cell))
-
-
-def whole_runs_by_validation(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
-    """A portfolio, and the best by validation alone."""
-    return in_order(cell, seconds - asked(cell), portfolio(known))
-
-
-def whole_runs_stopped(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
-    """A portfolio, which ends after the third that is below a floor."""
-    taught = learnt(known)
-    return in_order(cell, seconds - asked(cell), taught.order, standing=taught.standing(cell), stop=3)
-
-
-def at_defaults(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
-    """Each method at its own rate, in the order of FACTORS: nothing is learnt from other cells."""
-    return in_order(cell, seconds - asked(cell), cell.defaults())
-
-
-def one_method(name: str) -> Policy:
-    """The policy that trains one method at its default rate."""
-
-    def policy(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
-        return in_order(cell, seconds - asked(cell), [one for one in cell.defaults() if one[0] == name])
-
-    return policy
 
 
 def race(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
@@ -445,7 +313,7 @@ def hyperband(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept
             left -= HELD_OUT * cell.paces[setting[0]]["text"]
             done.append(cell.ends[setting])
     if not done:
-        return at_defaults(cell, seconds, known)
+        return None
     return max(done, key=lambda one: one.order)
 
 
@@ -475,23 +343,23 @@ POLICIES: Mapping[str, Policy] = {
     "successive halving by steps": halving,
     "Optuna's Hyperband": hyperband,
     "extrapolated curves": extrapolated,
-    "LoRA at its default": one_method("lora"),
-    "full at its default": one_method("full"),
-    "every method at its default": at_defaults,
-    "whole runs in a learnt order": whole_runs,
-    "the same, selected by validation alone": whole_runs_by_validation,
-    "the same, stopped below the floors": whole_runs_stopped,
 }
 
 
 def recorded(
-    lines: Sequence[Mapping[str, Any]], cell: Cell, backbone: str = "embedded", *, beside: bool = False
+    lines: Sequence[Mapping[str, Any]],
+    cell: Cell,
+    backbone: str = "embedded",
+    *,
+    beside: bool = False,
+    fitted: bool = False,
 ) -> Recorded:
     """A cell of the records of one backbone, of the settings whose two lengths are there.
 
-    beside  with the paces that were measured for both backbones on one machine, and with the fitted method
+    beside  with the paces that were measured for both backbones on one machine
+    fitted  with the fitted method
     """
-    paces = _paces(lines, cell, backbone, beside=beside)
+    paces = _paces(lines, backbone, beside=beside)
     untrained = next(one["right"] for one in lines if one.get("untrained") == vars(cell))
     long, ends, short = {}, {}, {}
     for one in lines:
@@ -515,7 +383,7 @@ def recorded(
         else:
             ends[setting] = kept
             long[setting] = [(p["step"], p["validation"] or 0.0, p["loss"] or math.inf) for p in one["points"]]
-    asked = {(curve.method, curve.rate) for curve in curves(backbone) if beside or curve.method != FITTED}
+    asked = {(curve.method, curve.rate) for curve in curves(backbone) if fitted or curve.method != FITTED}
     both = [setting for setting in ends if setting in short and setting in asked]
     return Recorded(
         cell,
@@ -527,15 +395,12 @@ def recorded(
     )
 
 
-def _paces(
-    lines: Sequence[Mapping[str, Any]], cell: Cell, backbone: str, *, beside: bool
-) -> dict[str, Mapping[str, float]]:
-    """Seconds by method, the newest of the backbone. The fitted method opens as `head` does, and reads every text once.
+def _paces(lines: Sequence[Mapping[str, Any]], backbone: str, *, beside: bool) -> dict[str, Mapping[str, float]]:
+    """Seconds by method, the newest of the backbone. The fitted method opens as `head` does, and its step is a text.
 
     beside  also those that were measured beside another backbone
     """
     of_backbone = [one for one in lines if "paces" in one and one.get("backbone", "embedded") == backbone]
     found = next(one["paces"] for one in reversed(of_backbone) if beside or "backbone" not in one)
     head = found["head"]
-    fitted = {FITTED: {**head, "step": head["text"] * cell.size}} if beside else {}
-    return {**found, **fitted}
+    return {**found, FITTED: {**head, "step": head["text"]}}

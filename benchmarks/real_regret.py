@@ -29,8 +29,9 @@ from afina.events import ignore
 from afina.models import objectives
 from afina.report.recommendation import sentences
 from afina.stats.comparison import compare
-from afina.studies.choosing.candidates import EPOCHS, Candidate, in_order
+from afina.studies.choosing.candidates import Candidate, in_order
 from afina.studies.choosing.eligibility import eligible
+from afina.studies.choosing.recommendation import EPOCHS
 from afina.studies.choosing.setup import ChoiceSetup
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.runs.executor import LocalExecutor

@@ -15,206 +15,26 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from afina.methods import make
-from afina.studies.choosing.candidates import backbone_levels
 from choose import MINUTES, PAGE, grid, points, regret
-from learning_curves import FITTED, HELD_OUT, KEPT, Cell, cells, read
-from policies import (
-    MOST_COUNTS,
-    ON,
-    Kept,
-    Learnt,
-    Order,
-    Policy,
-    Recorded,
-    Setting,
-    Standing,
-    asked,
-    by_validation,
-    in_order,
-    learnt,
-    recorded,
-)
+from learning_curves import KEPT, cells, read
+from lessons import BACKBONES, KINDS, Names, backbone_of, is_fitted, named_setting, taught, together
+from policies import ON, Setting
+from replay import Policy, replayed
 
-BACKBONES = ("embedded", "minilm")
-KINDS = {"embedded": "causal", "minilm": "encoder"}
 MARKS = re.compile(r"(<!-- begin: benchmarks/several_backbones.py -->\n).*?(<!-- end -->)", re.DOTALL)
 OURS = "both backbones, by gain for time"
 
 
-def together(lines: Sequence[Mapping[str, Any]], cell: Cell, backbones: Sequence[str] = BACKBONES) -> Recorded:
-    """A cell whose settings are methods on backbones, called as in `choose`."""
-    parts = [_named(recorded(lines, cell, backbone, beside=True), backbone) for backbone in backbones]
-    first = parts[0]
-    merged = {
-        name: {key: value for part in parts for key, value in getattr(part, name).items()}
-        for name in ("long", "ends", "short", "paces")
-    }
-    return replace(first, **merged)
-
-
-def _named(cell: Recorded, backbone: str) -> Recorded:
-    """The same cell with the backbone in the name of each method."""
-
-    def called(method: str) -> str:
-        return f"{method}{ON}{backbone}"
-
-    ends = {
-        (called(method), rate): replace(kept, setting=(called(method), rate))
-        for (method, rate), kept in cell.ends.items()
-    }
-    return replace(
-        cell,
-        ends=ends,
-        long={(called(method), rate): points for (method, rate), points in cell.long.items()},
-        short={
-            (called(method), rate): (steps, replace(kept, setting=(called(method), rate)))
-            for (method, rate), (steps, kept) in cell.short.items()
-        },
-        paces={called(method): pace for method, pace in cell.paces.items()},
-    )
-
-
-def _is_fitted(setting: Setting) -> bool:
-    return setting[0].startswith(FITTED)
-
-
-def by_time(known: Sequence[Recorded], orders: Sequence[Sequence[Setting]], *, timed: bool = True) -> list[Setting]:
-    """Merge the orders of backbones: each next setting is the one that adds most for its seconds, over cells.
-
-    Of the settings so far, the best on the validation set is kept. Of settings that add nothing, the cheapest is next.
-    timed: count the seconds.
-    """
-    order = [one for one in known[0].settings if _is_fitted(one)]
-    rest = [[one for one in each if not _is_fitted(one)] for each in orders]
-
-    def reached(settings: Sequence[Setting]) -> float:
-        kept = [max((each.ends[one] for one in settings), key=by_validation) for each in known]
-        return float(np.mean([one.right.mean() for one in kept]))
-
-    def gains(one: Setting, before: float) -> tuple[float, float]:
-        gain, seconds = reached([*order, one]) - before, _seconds(known, one)
-        return (max(gain, 0.0) / (seconds if timed else 1.0), -seconds)
-
-    while any(rest):
-        before = reached(order)
-        following = [each for each in rest if each]
-        chosen = max(following, key=lambda each: gains(each[0], before))
-        order.append(chosen.pop(0))
-    return order
-
-
-def _seconds(known: Sequence[Recorded], setting: Setting) -> float:
-    """The seconds of a whole run, a mean over cells."""
-    return float(np.mean([cell.seconds(setting[0], cell.cell.steps, cell.cut + HELD_OUT) for cell in known]))
-
-
-@dataclass(frozen=True)
-class LearntOver:
-    """What cells teach of several backbones: what is learnt of each, and the order over all."""
-
-    each: Mapping[str, Learnt]
-    order: Sequence[Setting]
-    levels: Mapping[str, float]
-    level_counts: float
-
-    def standing(self, cell: Recorded) -> Standing:
-        """Rank as in `afina.studies.choosing.candidates`: the prior is of each backbone, around its own level."""
-
-        def of_all(kept: Sequence[Kept]) -> Callable[[Kept], Order]:
-            whole = all(one.whole for one in kept)
-            residuals: dict[str, list[float]] = {}
-            for one in kept:
-                name = _backbone(one.setting)
-                residuals.setdefault(name, []).append(one.validation - self.each[name].ahead[one.setting])
-            counts = {name: mine.counts for name, mine in self.each.items()}
-            levels = backbone_levels(residuals, counts, self.levels, self.level_counts, cell.cut) if kept else {}
-
-            def stands(one: Kept) -> Order:
-                if not whole:
-                    return one.order
-                mine = self.each[_backbone(one.setting)]
-                prior = levels[_backbone(one.setting)] + mine.ahead[one.setting]
-                weighed = (cell.cut * one.validation + mine.counts * prior) / (cell.cut + mine.counts)
-                return float(weighed), -one.loss
-
-            return stands
-
-        return of_all
-
-
-def taught(known: Sequence[Recorded], *, timed: bool = True) -> LearntOver:
-    """What cells teach of the backbones that they have."""
-    backbones = dict.fromkeys(_backbone(one) for one in known[0].settings)
-    each = {name: _of_one([_only(cell, [name]) for cell in known]) for name in backbones}
-    orders = [each[name].order for name in backbones]
-    order = by_time(known, orders, timed=timed) if len(orders) > 1 else orders[0]
-    return LearntOver(each, order, *_levels(known, [*backbones]))
-
-
-def _levels(known: Sequence[Recorded], backbones: Sequence[str]) -> tuple[dict[str, float], float]:
-    """Each backbone's mean accuracy beside the mean of all, and its weight in texts, as `_counts` has it for settings.
-
-    The weight is the variance of an answer on one text, divided by the variance of a backbone's level between cells.
-    """
-    settings = [one for one in known[0].settings if not _is_fitted(one)]
-    right = np.array([[cell.ends[one].right for one in settings] for cell in known], float)
-    names = np.array([_backbone(one) for one in settings])
-    means = np.stack([right[:, names == name].mean(axis=(1, 2)) for name in backbones], axis=1)
-    beside = means - means.mean(axis=1, keepdims=True)
-    levels = dict(zip(backbones, beside.mean(axis=0).tolist(), strict=True))
-    rest = right - right.mean(1, keepdims=True) - right.mean(2, keepdims=True) + right.mean((1, 2), keepdims=True)
-    of_a_text = float((rest**2).sum()) / (len(known) * (len(settings) - 1) * (right.shape[2] - 1))
-    freedom = max(1, (len(known) - 1) * (len(backbones) - 1))
-    between = float(((beside - beside.mean(axis=0)) ** 2).sum()) / freedom
-    return levels, min(MOST_COUNTS, of_a_text / max(between, 1e-9))
-
-
-def _of_one(known: Sequence[Recorded]) -> Learnt:
-    """What cells teach of one backbone. Advantages are over the mean of the settings that are trained in steps."""
-    fitted = [one for one in known[0].settings if _is_fitted(one)]
-    trained = [
-        replace(cell, ends={one: kept for one, kept in cell.ends.items() if one not in fitted}) for cell in known
-    ]
-    found = learnt(trained)
-    means = [np.mean([kept.right.mean() for kept in mine.ends.values()]) for mine in trained]
-    ahead = {
-        one: float(np.mean([cell.ends[one].right.mean() - mean for cell, mean in zip(known, means, strict=True)]))
-        for one in fitted
-    }
-    return Learnt([*fitted, *found.order], {**found.ahead, **ahead}, found.counts)
-
-
-def policy(backbones: Sequence[str], *, timed: bool = True) -> Policy:
-    """Whole runs on these backbones, of which the best by validation and by what was to be expected is kept."""
-
-    def kept(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
-        mine = taught([_only(one, backbones) for one in known], timed=timed)
-        return in_order(cell, seconds - asked(cell), mine.order, standing=mine.standing(cell))
-
-    return kept
-
-
-def _only(cell: Recorded, backbones: Sequence[str]) -> Recorded:
-    return replace(cell, ends={one: kept for one, kept in cell.ends.items() if _backbone(one) in backbones})
-
-
-def _backbone(setting: Setting) -> str:
-    return setting[0].partition(ON)[2]
-
-
 POLICIES: Mapping[str, Policy] = {
-    OURS: policy(BACKBONES),
-    "both backbones, by gain alone": policy(BACKBONES, timed=False),
-    "embedded alone": policy(("embedded",)),
-    "minilm alone": policy(("minilm",)),
+    OURS: replayed(BACKBONES),
+    "both backbones, by gain alone": replayed(BACKBONES, timed=False),
+    "embedded alone": replayed(("embedded",)),
+    "minilm alone": replayed(("minilm",)),
 }
 
 
@@ -230,10 +50,10 @@ def tables(lines: Sequence[Mapping[str, Any]], scale: float = 1.0) -> str:
     of_settings = [
         [f"{_words(one)}", *(f"{cell.ends[one].right.mean():.3f}" for cell in there)]
         for one in settings
-        if one[0].endswith(f"{ON}minilm") or _is_fitted(one)
+        if one[0].endswith(f"{ON}minilm") or is_fitted(one)
     ]
     mine = taught(there)
-    order = ", ".join(f"{_words(one)} ({100 * mine.each[_backbone(one)].ahead[one]:+.1f})" for one in mine.order)
+    order = ", ".join(f"{_words(one)} ({100 * mine.each[backbone_of(one)].ahead[one]:+.1f})" for one in mine.order)
     counts = " and ".join(f"{each.counts:.0f} on {name}" for name, each in mine.each.items())
     said = (
         "The order over both backbones, and the points by which each setting is above the mean of the trained "
@@ -245,11 +65,7 @@ def tables(lines: Sequence[Mapping[str, Any]], scale: float = 1.0) -> str:
 
 def _words(one: Setting) -> str:
     method, _, backbone = one[0].partition(ON)
-    return f"linear probe on {backbone}" if _is_fitted(one) else f"{method} at {one[1]:g} on {backbone}"
-
-
-Names = tuple[str, str, float]
-"""A setting in the form of `learned_order`: the kind of backbone, the method, and the factor of its default rate."""
+    return f"linear probe on {backbone}" if is_fitted(one) else f"{method} at {one[1]:g} on {backbone}"
 
 
 @dataclass(frozen=True)
@@ -262,6 +78,7 @@ class BuiltIn:
     counts: Mapping[str, int]
     levels: Mapping[str, float]
     level_counts: int
+    step_costs: Mapping[str, int]
 
 
 def built_in(lines: Sequence[Mapping[str, Any]]) -> BuiltIn:
@@ -269,20 +86,19 @@ def built_in(lines: Sequence[Mapping[str, Any]]) -> BuiltIn:
     mine = taught([together(lines, cell) for cell in cells()])
     each = {KINDS[name]: one for name, one in mine.each.items()}
     return BuiltIn(
-        tuple(map(_named_setting, mine.order)),
-        {kind: tuple(map(_named_setting, one.order)) for kind, one in each.items()},
-        {_named_setting(name): round(float(value), 3) for one in each.values() for name, value in one.ahead.items()},
+        tuple(map(named_setting, mine.order)),
+        {kind: tuple(map(named_setting, one.order)) for kind, one in each.items()},
+        {named_setting(name): round(float(value), 3) for one in each.values() for name, value in one.ahead.items()},
         {kind: int(round(one.counts, -1)) for kind, one in each.items()},
         {KINDS[name]: round(value, 3) for name, value in mine.levels.items()},
         int(round(mine.level_counts, -1)),
+        _step_costs([one["paces"] for one in lines if "paces" in one]),
     )
 
 
-def _named_setting(one: Setting) -> Names:
-    method, _, backbone = one[0].partition(ON)
-    factor = 1.0 if _is_fitted(one) else one[1] / make(method).learning_rate
-    near = min((1 / 3, 1.0, 3.0, 10.0), key=lambda each: abs(float(np.log(each / factor))))
-    return KINDS[backbone], method, near
+def _step_costs(paces: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, int]:
+    """The time of a step of each method, divided by the time of scoring a text: a mean over backbones and machines."""
+    return {name: round(sum(one[name]["step"] / one[name]["text"] for one in paces) / len(paces)) for name in paces[0]}
 
 
 def main() -> None:

@@ -121,3 +121,14 @@ def test_bars_go_away_when_the_work_is_interrupted_and_may_be_asked_to_twice() -
     shown.stop()
     assert shown.bars is None
     shown.progress(ONE, Progress("train", 1, 4))
+
+
+def test_seconds_of_a_download_are_said_and_do_not_count_as_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    shown = Minutes(0.0, said.append)
+    monkeypatch.setattr(meter, "now", lambda: 120.0)
+    shown.fetched(0.1)
+    assert not said
+    shown.fetched(89.9)
+    shown.says("fitting")
+    assert said == ["[0.5 min] the model was fetched in 90 s; the minutes begin after that", "[0.5 min] fitting"]

@@ -118,6 +118,12 @@ class Minutes(Watcher):
         """Print a line."""
         self.say(f"[{(meter.now() - self.began) / 60:.1f} min] {with_flags(words)}")
 
+    def fetched(self, seconds: float) -> None:
+        """Do not count the seconds; print them if there were any worth a line."""
+        self.began += seconds
+        if seconds >= 1:
+            self.says(f"the model was fetched in {seconds:,.0f} s; the minutes begin after that")
+
     def waits(self, run: Run, needed: int, available: int) -> None:
         """Print that a run waits for memory."""
         self.says(progress.waiting(run, needed, available))

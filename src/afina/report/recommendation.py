@@ -10,7 +10,9 @@ from dataclasses import replace
 from math import inf, isnan
 
 from afina.data.label_words import no_words_note
+from afina.data.readers.target_kinds import TARGETS
 from afina.methods import METHODS
+from afina.models.backbone_spec import MINILM
 from afina.report.details.plans import in_int8
 from afina.report.formatting import (
     NOTHING,
@@ -31,18 +33,11 @@ from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import ON
 from afina.studies.choosing import floors
-from afina.studies.choosing.candidates import EPOCHS
 from afina.studies.choosing.learned_order import RECORDED, RECORDED_ON
-from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
-from afina.studies.runs.spec import Training
-
-BATCH = Training().batch_size
+from afina.studies.choosing.recommendation import BATCH, EPOCHS, READ, Contender, Dropped, Recommendation
 
 MOST = 4
 """The most other methods whose figures are in the sentences; the table of evidence has all methods."""
-FEW_LEFT = 0.75
-"""The share of the training texts above which a training has read nearly all: some are held back for validation."""
-
 Interval = tuple[float, float] | None
 """The 95 % interval of the recommended method's headline metric; None if it cannot be computed."""
 
@@ -89,17 +84,22 @@ def more_minutes(made: Recommendation) -> str:
     more = []
     if waiting:
         more.append(f"{'also ' if trained else ''}train {_names(waiting)}")
-    if trained and read < FEW_LEFT * made.train_examples:
+    if trained and read < READ * made.train_examples:
         more.append(f"read all {made.train_examples:,} training texts instead of {read:,}")
     in_steps = [one for one in trained if one.rate is not None]
     passes = min((round((one.steps or 0) * BATCH / max(1, one.examples or 1)) for one in in_steps), default=EPOCHS)
-    if trained and not more and passes < EPOCHS:
+    short = [one for one in trained if made.is_short(one)]
+    if trained and passes < EPOCHS and (short or not more):
         more.append(f"train {EPOCHS} epochs instead of {passes}")
+    smaller = "" if made.backbone == MINILM or len(short) < len(in_steps) or TARGETS[made.kind].written else _SMALLER
     if more:
-        return f"More minutes would {' and '.join(more)}."
+        return f"More minutes would {' and '.join(more)}.{smaller}"
     if not trained:
         return "More minutes would change nothing: no method was left out because of time."
     return f"More minutes would change little: {_settings(len(trained))} trained completely."
+
+
+_SMALLER = f" A smaller backbone, such as {MINILM}, trains in less time."
 
 
 def more_labels(made: Recommendation) -> str:
@@ -142,7 +142,8 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     return (
         f"{_why_it(made, chosen)}." + (f" Other methods on the held-out texts: {beside}." if beside else ""),
         f"It trains {chosen.trainable:,} parameters ({100 * chosen.trainable / chosen.total:.3g} % of the model) and "
-        f"took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{memory}.",
+        f"took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{memory}."
+        + (f" It was trained for only {_steps(chosen)}, and may be better with more." if made.is_short(chosen) else ""),
         _sure(mine, title(chosen.name)),
     )
 
@@ -185,7 +186,8 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
 
 def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     """A baseline without a language model, or the untrained model."""
-    trained = [one for one in made.contenders if one.trained]
+    tried = [one for one in made.contenders if one.trained]
+    trained = [one for one in tried if not made.is_short(one)]
     if trained:
         sign = -1 if METRICS[made.metric].lower else 1
         defined = [one for one in trained if not isnan(one.metrics[made.metric])]
@@ -201,7 +203,12 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
         ]
         settle = _sure(compared, title(name))
     else:
-        why = "No language model could be trained and evaluated in the given time and memory."
+        short = ", ".join(f"{title(one.name)} took {_steps(one)}" for one in tried)
+        why = (
+            f"No language model could be trained long enough to tell: {short}."
+            if short
+            else "No language model could be trained and evaluated in the given time and memory."
+        )
         settle = "It is open whether a trained language model would be better."
     if chosen.key:
         costs = "It needs no training; the adapter holds only the template and the output embeddings of its words."
@@ -212,6 +219,10 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
             else f"; no adapter was saved, because {floors.FLOORS[made.kind].unsaved(chosen.name)}."
         )
     return why, costs, settle
+
+
+def _steps(one: Contender) -> str:
+    return f"{count(one.steps or 0)} steps on {number_of_texts(one.examples or 0)}"
 
 
 def _is_better(one: Comparison, name: str, than: str) -> bool:
@@ -254,7 +265,8 @@ def evidence(made: Recommendation) -> Table:
             *(NOTHING if figure is None else share(figure) for figure in map(one.metrics.get, names)),
             *(NOTHING if figure is None else count(figure) for figure in (one.examples, one.steps, one.seconds)),
             NOTHING if one.memory is None else size(one.memory),
-            setting_note(one, made.metric) or one.setting or _asked(one),
+            (setting_note(one, made.metric) or one.setting or _asked(one))
+            + ("; too few steps to tell how good the method is" if made.is_short(one) else ""),
         )
         for one in made.contenders
     ]
@@ -368,7 +380,7 @@ def why_left_out(one: Dropped) -> str:
         case "train":
             return "there was no time left to train and evaluate"
         case "overrun":
-            return "the last training took longer than the time left"
+            return "it was stopped, because it took longer than the time left"
         case "error":
             return one.message
         case "words":

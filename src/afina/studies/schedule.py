@@ -45,6 +45,9 @@ class Watcher:
     def says(self, words: str) -> None:
         """Called when work begins that is not a run; `words` describe the work."""
 
+    def fetched(self, seconds: float) -> None:
+        """Called when the backbones of a recommendation are there; its minutes do not count these seconds."""
+
     def started(self, run: Run, number: int, total: int) -> None:
         """Called when a run begins; `number` counts from 1."""
 
@@ -188,7 +191,11 @@ class Slots(Generic[Key, Value]):
 
     def next_if_full(self) -> tuple[Key, Callable[[], Value]] | None:
         """Wait as `next` does while all slots are in use; None if a slot is free, also if the executor has more now."""
-        while self.full:
+        return self.next_while(lambda: self.full)
+
+    def next_while(self, holds: Callable[[], bool]) -> tuple[Key, Callable[[], Value]] | None:
+        """Wait as `next` does while `holds()`; None when it does not hold any more."""
+        while holds():
             if (ended := self._receive()) is not None:
                 return ended
         return None

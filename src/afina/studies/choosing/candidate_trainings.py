@@ -1,10 +1,10 @@
-"""Trainings of candidates under a time limit, one of which is selected; as many at once as the executor has slots.
+"""Runs of candidates under a time limit, one of which is selected; as many at once as the executor has slots.
 
-The time of a step is measured before the first training on a backbone and updated from each training. The most
-expensive method's step time stands for that of an unmeasured method. Another method is measured only if the most
-expensive one leaves no time for a training, but the cheapest possible one would. All trainings on a backbone have the
-same length. Enough time is kept back to train the selected candidate again on all texts. Time that is left then trains
-it on half of the texts, to estimate what more labels would gain.
+No run only measures: what comes first is cheap and a candidate itself, a fit or the untrained model. Its time gives an
+estimate of the time of a step (`step_times.py`). The first steps of each training correct the estimate. A run that
+turns out not to end in time is stopped, and begins again with a shorter length if one fits. All trainings on a backbone
+have the same length. Enough time is kept back to train the selected candidate again on all texts, and then on half of
+them, to estimate what more labels would gain. Time that is left goes to candidates that were left out.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pathlib import PurePosixPath
 
 from afina import meter
 from afina.errors import AfinaError
-from afina.events import Listener, ignore
+from afina.events import Listener, Progress, ignore
 from afina.methods import is_fitted
 from afina.stats.metrics import METRICS
 from afina.studies.choosing import time_budget
-from afina.studies.choosing.candidates import BATCH, CHEAPEST, Candidate, reason, weighed
-from afina.studies.choosing.recommendation import NAME, Dropped
+from afina.studies.choosing.candidates import Candidate, reason, takes_steps, weighed
+from afina.studies.choosing.recommendation import BATCH, EPOCHS, NAME, Dropped
 from afina.studies.choosing.setup import ChoiceSetup, Way
-from afina.studies.choosing.step_times import FEWEST, StepTimes
-from afina.studies.choosing.time_budget import MEASURED, StepTime, Stopwatch
-from afina.studies.choosing.training_length import AT_LEAST, TrainingLength, training_length
+from afina.studies.choosing.step_times import StepTimes
+from afina.studies.choosing.time_budget import StepTime, Stopwatch
+from afina.studies.choosing.training_length import ALONE, SHARE, TrainingLength, steps_of_epoch, training_length
 from afina.studies.runs.executor import MemoryForecast, Overrun
 from afina.studies.runs.output_directory import OutputLock
 from afina.studies.runs.record import Record, Result
@@ -34,23 +34,41 @@ from afina.studies.runs.run import Run
 from afina.studies.schedule import Slots, Tell, wait_for_memory, work
 
 FASTER = 1.5
-"""If the first training shows that there is time for this many times its steps, all trainings are made longer.
+"""A first run begins again if it turns out that this many times its length, or a part as small, suits the time."""
 
-A machine that was busy while the step time was measured would otherwise make every training too short.
+MEASURING = 0.15
+"""The largest share of the minutes for runs that begin again to be longer, and for the untrained model."""
+
+EVALUATION_SHARE, TRAININGS = 0.3, 3
+"""The largest share of a training's time for scoring held-out texts, and the number of trainings to expect."""
+
+FEWEST, MOST_TEXTS = 100, 1_000
+"""The number of held-out texts that are always scored, if there are so many, and the most on several backbones.
+
+The speed of a backbone is unknown when the first one has been scored on these texts.
 """
 
-EVALUATION_SHARE = 0.3
-"""The largest share of a training's time for scoring held-out texts."""
+
+class _Misjudged(Exception):
+    """Raised in a run in progress whose length does not suit the time that is left."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Begun:
-    """A training in progress: its candidate, its number among all candidates, and its time."""
+    """A run in progress: its candidate, its number among all candidates, its length and its time.
+
+    Attributes:
+        decides: Whether the run decides the length of those after it, because the time of a step was an estimate.
+        judged: Whether the time of a step is known from the run itself.
+    """
 
     candidate: Candidate
     number: int
     run: Run
-    stopwatch: Stopwatch
+    length: TrainingLength
+    decides: bool
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    judged: bool = False
 
 
 _Slots = Slots[str, tuple[Record, float]]
@@ -59,20 +77,24 @@ _Slots = Slots[str, tuple[Record, float]]
 
 @dataclass
 class CandidateTrainings:
-    """The trainings of a recommendation and their results.
+    """The runs of a recommendation and their results.
 
     Attributes:
         times: The step times that are known so far.
         texts: The number of held-out texts on which each candidate is evaluated.
         lengths: The length of each training, by backbone.
-        number: The number of candidates.
-        candidates: Candidates by name.
+        settled: The backbones whose length does not change any more.
+        candidates: Candidates by name, in their order.
         results: Results by the names of candidates, in their order.
         ended: When each training ended, in seconds from the start.
         again, half: The selected candidate, trained on all texts and on half of them.
-        begun: Trainings in progress, by the names of candidates.
+        confirmed: The name of this candidate.
+        keeps_back: Whether time is kept back to train the selected candidate again.
+        short: Whether trainings may be too short to tell how good a method is, because longer ones do not fit.
+        begun: Runs in progress, by the names of candidates.
+        failed: Ways that could not even begin to train.
         memory: The memory of trainings; None if memory does not limit them.
-        at_once: The largest number of trainings at the same time.
+        at_once: The largest number of runs at the same time.
     """
 
     setting: ChoiceSetup
@@ -80,88 +102,63 @@ class CandidateTrainings:
     times: StepTimes
     texts: int = 0
     lengths: dict[str, TrainingLength] = field(default_factory=dict)
-    number: int = 0
+    settled: set[str] = field(default_factory=set)
     candidates: dict[str, Candidate] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
     dropped: dict[str, Dropped] = field(default_factory=dict)
     again: Result | None = None
     half: Result | None = None
+    confirmed: str | None = None
+    keeps_back: bool = True
+    short: bool = False
     begun: dict[str, _Begun] = field(default_factory=dict)
+    failed: dict[Way, AfinaError] = field(default_factory=dict)
     memory: MemoryForecast | None = None
     at_once: int = 1
 
-    def plan(self, candidates: Sequence[Candidate]) -> None:
-        """Measure the first candidate of each backbone that can be trained, and set `texts`.
-
-        Raises an error if no candidate can be trained.
-        """
-        self.number = len(candidates)
-        self.texts = len(self.setting.task.evaluation)
-        self.memory = self.setting.memory_of(list(dict.fromkeys(one.way for one in candidates)))
-        backbones = dict.fromkeys(one.way.backbone for one in candidates)
-        problems = [self._measure_first(backbone, candidates, alone=len(backbones) == 1) for backbone in backbones]
-        problem = next((one for one in problems if one), None)
-        if problem and not self.times.known:
-            raise problem  # no candidate can be trained: the user needs the reason
-
-    def _measure_first(self, backbone: str, candidates: Sequence[Candidate], *, alone: bool) -> AfinaError | None:
-        """Measure the first candidate of a backbone that can be trained; return the last error if all fail."""
-        problem: AfinaError | None = None
-        for number, one in enumerate(candidates):
-            if one.way.backbone != backbone or is_fitted(one.way.method):
-                continue
-            try:
-                self._measure(one.way)
-            except AfinaError as error:
-                problem = error
-            if pace := self.times.known.get(one.way):
-                left = self.setting.clock.left
-                if alone or pace.steps(left, FEWEST) >= 1:  # else it is never trained
-                    share = left / min(len(candidates) - number, AT_LEAST + 1) * EVALUATION_SHARE
-                    self.texts = min(self.texts, max(FEWEST, int(share / max(pace.text, 1e-9))))
-                return None
-        return problem
-
-    def evaluate(self, ways: Sequence[Way], seconds: float) -> None:
-        """Evaluate ways that train nothing, each within `seconds`."""
-        for number, way in enumerate(ways, start=1):
-            name = self.setting.name(way)
-            if seconds > 0:
-                read = self.setting.read_first
-                run = self.setting.run(way, train_examples=read, evaluation_examples=self.texts)
-                with self.setting.stages.of(time_budget.ASKING):
-                    made = self._execute(run, number, len(ways), meter.now() + seconds)
-                if made:
-                    self.results[name] = made
-            else:
-                self.dropped[name] = Dropped(why="start")
-
     def carry_out(self, candidates: Sequence[Candidate]) -> None:
-        """Train each candidate for which there is time, and then train the selected candidate again."""
+        """Carry out each candidate for which there is time, and train the selected one again.
+
+        Raises the error of a candidate if every candidate that is trained ends in one.
+        """
         self.candidates = {one.name: one for one in candidates}
+        self.memory = self.setting.memory_of(list(dict.fromkeys(one.way for one in candidates if one.is_trained)))
+        texts = len(self.setting.task.evaluation)
+        self.texts = texts if len(self.setting.backbones) == 1 else min(texts, MOST_TEXTS)
+        self._carry_out_each(candidates)
+        if not any(takes_steps(one.record.method) for one in self.results.values()):
+            self.short = True
+            self._carry_out_each(self._waiting)
+        best = self.selected
+        if best is None and self.failed and all(one.why == "error" for one in self.dropped.values()):
+            raise next(iter(self.failed.values()))  # the user needs the reason
+        if best is not None:
+            self._confirm(self.candidates[best])
+        self.keeps_back = False
+        self._carry_out_each(self._waiting)
+        self.results = dict(sorted(self.results.items(), key=lambda one: self._place(one[0])))
+
+    @property
+    def _waiting(self) -> list[Candidate]:
+        """The candidates that were left out for want of time."""
+        return [self.candidates[name] for name, one in self.dropped.items() if one.why == "train"]
+
+    def _carry_out_each(self, candidates: Sequence[Candidate]) -> None:
+        """Carry out candidates in their order."""
         with _Slots(self.setting.executor) as slots:
-            for number, one in enumerate(candidates, start=1):
-                if self._has_failed(one.way):
+            for one in candidates:
+                is_open = partial(self._is_open, one.way)
+                while is_open():
+                    self._end(slots, partial(slots.next_while, is_open))
+                if one.way in self.failed:
                     continue
-                self._settle_length(one.way.backbone)
-                if self._should_measure(one.way):
-                    try:
-                        self._measure(one.way)
-                    except AfinaError as error:
-                        self.setting.watcher.says(str(error))
-                    self._settle_length(one.way.backbone)
-                if self.times.of(one.way) is not None:
-                    self._wait_for_memory(one, slots)
-                    self._train(one, number, slots)
+                self._wait_for_memory(one, slots)
+                self._start(one, slots)
                 while slots.full:
                     self._end(slots, slots.next_if_full)
             while slots.busy:
                 self._end(slots, slots.next)
-        self.results = dict(sorted(self.results.items(), key=lambda one: self._place(one[0])))
-        best = self.selected
-        if best is not None:
-            self._confirm(self.candidates[best])
 
     @property
     def selected(self) -> str | None:
@@ -197,81 +194,66 @@ class CandidateTrainings:
         return -math.inf if math.isnan(measured) else among.get(name, measured), -made.selection.loss
 
     def last(self, name: str) -> Result:
-        """Return a candidate's final result: for the selected candidate, that of its second training."""
-        return self.again if self.again and name == self.selected else self.results[name]
+        """Return a candidate's final result: for the candidate that was trained again, that of this training."""
+        return self.again if self.again and name == self.confirmed else self.results[name]
 
-    def _reads_all(self) -> bool:  # the trainings on every backbone
-        return all(one.used >= len(self.setting.task.train) for one in self.lengths.values())
+    def _reads_all(self) -> bool:
+        """Return whether every training has read all texts."""
+        sizes = [
+            one.record.train_examples + one.record.selection.examples
+            for one in self.results.values()
+            if one.record.selection
+        ]
+        return min(sizes) >= len(self.setting.task.train)
 
-    def _has_failed(self, way: Way) -> bool:
-        """Return whether the way could not even begin to train."""
-        name = self.setting.name(way)
-        why = self.dropped[name].why if name in self.dropped else "train"
-        return way not in self.times.known and why in ("start", "error")
-
-    def _should_measure(self, way: Way) -> bool:
-        """Return whether the step time is unknown and decides whether there is time to train the way."""
-        if way in self.times.known or is_fitted(way.method):
-            return False
-        dearest = self.times.dearest(way.backbone)
-        if dearest is None:
-            return True
-        if self._takes(way, dearest) <= self.setting.clock.left:
-            return False
-        least = dearest.at_least(CHEAPEST)
-        return least.seconds(MEASURED, FEWEST) + self._takes(way, least) <= self.setting.clock.left
-
-    def _takes(self, way: Way, pace: StepTime) -> float:
-        """Return the seconds of a training at this step time, including the time to keep back."""
-        length = self.lengths[way.backbone]
-        scored = self.texts + math.ceil(length.share * length.used)
-        return self.times.seconds(way, pace, length.steps, scored, length.used) + self._kept_back(way, pace)
-
-    def _measure(self, way: Way) -> None:
-        self.times.measure(way, self._fitting(way), self.dropped)
-
-    def _fitting(self, way: Way) -> int:
-        """Return how many measurements fit beside the trainings in progress, which slow each other down.
-
-        There are never more than candidates, which are all that can be trained at once.
-        """
-        asked = self.setting.run_like(way)
-        free = min(self.setting.executor.slots, self.number) - len(self.begun)
-        while free > 1 and self.memory and self.memory.left(asked, [asked] * (free - 1)) is not None:
-            free -= 1
-        return max(1, free)
-
-    def _settle_length(self, backbone: str) -> None:
-        """Set the length of trainings on a backbone when the first step time is known; later calls change nothing."""
-        pace = self.times.first(backbone)
-        if pace is not None and backbone not in self.lengths:
-            self._set_length(backbone, pace)
-
-    def _set_length(self, backbone: str, pace: StepTime) -> None:
-        there = len(self.setting.task.train)
-        self.lengths[backbone] = training_length(pace, self.setting.clock.left, there, self.texts)
-
-    def _longer(self, name: str, first: Result) -> bool:
-        """Set the length again from the time of a first training; if longer, discard the training and return True."""
-        way = self.candidates[name].way
-        before = self.lengths[way.backbone]
-        self._set_length(way.backbone, self.times.known[way])
-        if self.lengths[way.backbone].steps < FASTER * before.steps:
-            self.lengths[way.backbone] = before
-            return False
-        del self.results[name], self.ended[name]
-        self._forget(first)
-        return True
-
-    def _is_first(self, name: str) -> bool:
-        """Whether a training that has ended is the only one on its backbone that has begun, apart from fits."""
-        ways = {one: self.candidates[one].way for one in (*self.ended, *self.begun)}
-        alike = [one for one, way in ways.items() if way.backbone == ways[name].backbone and not is_fitted(way.method)]
-        return alike == [name]
+    def _is_open(self, way: Way) -> bool:
+        """Return whether a run in progress is about to decide the length of a run of `way`."""
+        return any(
+            one.decides and not one.judged and (way.backbone == one.candidate.way.backbone or not self.times.known)
+            for one in self.begun.values()
+        )
 
     def _place(self, name: str) -> int:
-        """Return a candidate's position; -1 for results of other runs."""
-        return [*self.candidates].index(name) if name in self.candidates else -1
+        """Return a candidate's position, from 0."""
+        return [*self.candidates].index(name)
+
+    def _length(self, way: Way, pace: StepTime | None) -> TrainingLength | None:
+        """Return the length of a run; None if no useful length fits. Without a pace, that with plenty of time."""
+        there, left = len(self.setting.task.train), self.setting.clock.left
+        if way.backbone in self.settled and takes_steps(way.method):
+            return self.lengths[way.backbone]
+        if pace is None or not (takes_steps(way.method) or is_fitted(way.method)):
+            read = self.setting.read_first
+            return TrainingLength(EPOCHS * steps_of_epoch(read), read)
+        if takes_steps(way.method):
+            return training_length(pace, left, there, self.texts, short=self.short)
+        # A fit reads the same texts as the trainings on its backbone, or fewer.
+        training = self._first_training(left)
+        used = training.used if training else there
+        each = (1 - SHARE) * pace.step + SHARE * pace.text
+        most = int((left / ALONE - pace.seconds(0, self.texts)) / max(each, 1e-9))
+        return TrainingLength(1, min(used, most)) if most >= min(used, FEWEST) else None
+
+    def _first_training(self, left: float) -> TrainingLength | None:
+        """Return the length of the first training for which `left` seconds suffice, by what is known.
+
+        A training that is expected to be worse than the mean candidate does not count: a fit is as good.
+        """
+        good = (one for one in self.candidates.values() if takes_steps(one.way.method) and (one.ahead or 0.0) >= 0)
+        paces = (self.times.of(one.way) for one in good)
+        there = len(self.setting.task.train)
+        lengths = (training_length(one, left, there, self.texts, short=self.short) for one in paces if one)
+        return next((one for one in lengths if one), None)
+
+    def _leaves_time(self, seconds: float) -> bool:
+        """Return whether a first training of useful length fits after so many seconds, or does not fit in any case."""
+        left = self.setting.clock.left
+        return bool(self.settled or self._first_training(left - seconds) or not self._first_training(left))
+
+    def _takes(self, way: Way, pace: StepTime, length: TrainingLength) -> float:
+        """Return the seconds of a run of this length at this step time."""
+        aside = 0 if not (takes_steps(way.method) or is_fitted(way.method)) else math.ceil(length.share * length.used)
+        return self.times.seconds(way, pace, length.steps, self.texts + aside, length.used)
 
     def _wait_for_memory(self, one: Candidate, slots: _Slots) -> None:
         def beside() -> list[Run]:
@@ -280,42 +262,106 @@ class CandidateTrainings:
         asked = self.setting.run_like(one.way)
         wait_for_memory(asked, self.memory, beside, lambda: self._end(slots, slots.next), self.setting.watcher)
 
-    def _train(self, one: Candidate, number: int, slots: _Slots) -> None:
-        pace, clock = self.times.of(one.way), self.setting.clock
-        assert pace is not None
-        length = self.lengths[one.way.backbone]
-        if length.steps < 1 or clock.left <= 0 or self._takes(one.way, pace) > clock.left:
+    def _start(self, one: Candidate, slots: _Slots) -> None:
+        """Begin a candidate's run, or note that there is no time for it."""
+        pace, clock, backbone = self.times.of(one.way), self.setting.clock, one.way.backbone
+        length = self._length(one.way, pace)
+        least = min((one.opening for one in self.times.known.values()), default=0.0)
+        if clock.left <= least or length is None or (pace and not self._has_time(one, pace, length)):
             self.dropped[one.name] = Dropped(why="train")
             return
-        run = self._run(one, length.steps, length.used, selection=length.share)
-        begun = _Begun(one, number, run, Stopwatch())
-        carry_out = self._begin(run, number, len(self.candidates), clock.end, begun.stopwatch.hear)
-        self.begun[one.name] = begun
+        self.dropped.pop(one.name, None)
+        decides = pace is None or (takes_steps(one.way.method) and backbone not in self.settled)
+        if takes_steps(one.way.method):
+            self.lengths[backbone] = length
+        number = self._place(one.name) + 1
+        run = self._run(one, length.steps, length.used, selection=length.share if one.is_trained else None)
+        begun = self.begun[one.name] = _Begun(one, number, run, length, decides)
+        carry_out = self._begin(run, number, len(self.candidates), clock.end, partial(self._judge, begun))
         slots.start(one.name, lambda tell: (carry_out(tell), meter.now()))
         self.at_once = max(self.at_once, len(slots.busy))
 
+    def _has_time(self, one: Candidate, pace: StepTime, length: TrainingLength) -> bool:
+        takes, clock = self._takes(one.way, pace, length), self.setting.clock
+        if not takes_steps(one.way.method) and not self._leaves_time(takes):
+            return False
+        if not one.is_trained:
+            return takes <= (min(clock.left, MEASURING * 60 * clock.minutes) if self.keeps_back else clock.left)
+        is_first = takes_steps(one.way.method) and one.way.backbone not in self.settled
+        return takes + (self._kept_back(one.way, pace) if self.keeps_back and not is_first else 0.0) <= clock.left
+
+    def _judge(self, begun: _Begun, progress: Progress) -> None:
+        """Hear a run's progress, in the thread of its slot; raise _Misjudged if another length suits the time left."""
+        begun.stopwatch.hear(progress)
+        way, clock = begun.candidate.way, self.setting.clock
+        pace = self.times.seen(way, begun.stopwatch)
+        if pace is None or (begun.judged and 2 * progress.step >= progress.steps):
+            return
+        is_blind, is_new = begun.decides and not self.times.known, not begun.judged
+        self.times.note(way, pace)
+        end = begun.stopwatch.began + self._takes(way, pace, begun.length)
+        if end > clock.end or not (takes_steps(way.method) or self._leaves_time(end - meter.now())):
+            if is_blind:
+                self.texts = self._most_texts(pace)
+            if begun.decides:
+                self.settled.discard(way.backbone)
+            raise _Misjudged
+        if not is_new:
+            return
+        lost = self.setting.stages.seconds.get(time_budget.STEP_TIME, 0.0) + meter.now() - begun.stopwatch.began
+        if begun.decides and lost <= MEASURING * 60 * clock.minutes:
+            texts = self._most_texts(pace)
+            if is_blind and TRAININGS * (self.texts - texts) * pace.text > pace.opening:
+                self.texts = texts
+                raise _Misjudged
+            if (better := self._length(way, pace)) is not None:
+                measure = "steps" if takes_steps(way.method) else "used"
+                ratio = getattr(better, measure) / getattr(begun.length, measure)
+                if max(ratio, 1 / ratio) >= FASTER:
+                    raise _Misjudged
+        begun.judged = True
+        if takes_steps(way.method):
+            self.settled.add(way.backbone)
+
+    def _most_texts(self, pace: StepTime) -> int:
+        """Return the number of held-out texts for which there is time, at most `texts`."""
+        trained = sum(takes_steps(one.way.method) for one in self.candidates.values())
+        share = self.setting.clock.left / max(1, min(trained, TRAININGS)) * EVALUATION_SHARE
+        return min(self.texts, max(FEWEST, int(share / max(pace.text, 1e-9))))
+
     def _end(self, slots: _Slots, wait: Callable[[], tuple[str, Callable[[], tuple[Record, float]]] | None]) -> None:
-        """Wait for a training to end. If the first one was faster than measured, all are made longer."""
-        with self.setting.stages.of(time_budget.TRAINING):
+        """Wait for a run to end. A run that was misjudged begins again, now that the time of a step is known."""
+        start, stage = meter.now(), time_budget.TRAINING
+        try:
             if (next_ended := wait()) is None:
                 return
             name, outcome = next_ended
             begun, ended = self.begun.pop(name), meter.now()
+            one = begun.candidate
+            if not one.is_trained:
+                stage = time_budget.ASKING
 
             def carried_out() -> Record:
                 nonlocal ended
                 made, ended = outcome()
                 return made
 
-            later = {made.record.key for other, made in self.results.items() if self._place(other) > begun.number - 1}
-            made = self._finish(begun.run, carried_out, before=later)
-        if made is None:
-            return
-        one = begun.candidate
-        self.results[name], self.ended[name] = made, self.setting.clock.spent
-        self.times.known[one.way] = StepTime.of_run(made.record, ended - begun.stopwatch.began)
-        if self._is_first(name) and self._longer(name, made):
-            self._train(one, begun.number, slots)
+            later = {made.record.key for other, made in self.results.items() if self._place(other) >= begun.number}
+            try:
+                made = self._finish(begun.run, carried_out, before=later)
+            except _Misjudged:
+                stage = time_budget.STEP_TIME
+                self.held.abandon(begun.run.label)
+                self.setting.watcher.says(f"{one.name}: the time of a step is known now")
+        finally:
+            self.setting.stages.add(stage, meter.now() - start)
+        if stage == time_budget.STEP_TIME:
+            self._start(one, slots)
+        elif made is not None:
+            self.results[name], self.ended[name] = made, self.setting.clock.spent
+            self.times.note(one.way, StepTime.of_run(made.record, ended - begun.stopwatch.began))
+            if takes_steps(one.way.method):
+                self.settled.add(one.way.backbone)
 
     def _kept_back(self, way: Way, pace: StepTime) -> float:
         """Return the seconds to keep back for training the selected candidate again; 0 if there is no time in any case.
@@ -330,21 +376,23 @@ class CandidateTrainings:
 
     def _again(self, way: Way, pace: StepTime) -> float:
         """Return the seconds of a training on all texts; 0 if there are more texts than time."""
-        length, there = self.lengths[way.backbone], len(self.setting.task.train)
-        if length.used < there:
+        length, there = self.lengths.get(way.backbone), len(self.setting.task.train)
+        if length and length.used < there:
             return 0.0
-        return self.times.seconds(way, pace, length.epochs(there) * math.ceil(there / BATCH), self.texts, there)
+        steps = length.epochs(there) * math.ceil(there / BATCH) if length else 0
+        return self.times.seconds(way, pace, steps, self.texts, there)
 
     def _confirm(self, one: Candidate) -> None:
         """Train the selected candidate on all texts, then on half of them, if there is time."""
-        there = len(self.setting.task.train)
-        if self.lengths[one.way.backbone].used < there:
+        there, first = len(self.setting.task.train), self.results[one.name]
+        if not self._reads_all():
             return  # there are more texts than time: a second training would show nothing
         with self.setting.stages.of(time_budget.AGAIN):
             self.again = self._once_more(one, there)
         if self.again is None:
             return
-        self._forget(self.results[one.name])  # the first adapter is not needed any more, and may take gigabytes
+        self.confirmed = one.name
+        self._forget(first)  # the first adapter is not needed any more, and may take gigabytes
         if there >= 2 * BATCH:
             with self.setting.stages.of(time_budget.HALF):
                 self.half = self._once_more(one, there // 2)
@@ -355,22 +403,21 @@ class CandidateTrainings:
         self.held.forget(result.record, PurePosixPath(result.record.adapter).name)
 
     def _once_more(self, one: Candidate, examples: int) -> Result | None:
-        epochs = self.lengths[one.way.backbone].epochs(len(self.setting.task.train))
-        steps = epochs * math.ceil(examples / BATCH)
+        steps = 0
+        if takes_steps(one.way.method):
+            epochs = self.lengths[one.way.backbone].epochs(len(self.setting.task.train))
+            steps = epochs * math.ceil(examples / BATCH)
         pace = self.times.known[one.way]
         if self.times.seconds(one.way, pace, steps, self.texts, examples) > self.setting.clock.left:
             return None
-        return self._execute(self._run(one, steps, examples), 1, 1, self.setting.clock.end, noted=False)
+        run = self._run(one, steps, examples)
+        carry_out = self._begin(run, 1, 1, self.setting.clock.end)
+        return self._finish(run, lambda: carry_out(lambda call: call()), noted=False)
 
     def _run(self, one: Candidate, steps: int, examples: int, selection: float | None = None) -> Run:
         data = {"train_examples": examples, "evaluation_examples": self.texts, "selection": selection}
         run = self.setting.run(one.way, rate=one.rate, steps=None if one.rate is None else steps, **data)
         return run.model_copy(update={"name": one.name})
-
-    def _execute(self, run: Run, number: int, total: int, until: float, *, noted: bool = True) -> Result | None:
-        """Execute a run and return its result, or None; with `noted`, `dropped` then has the reason."""
-        carry_out = self._begin(run, number, total, until)
-        return self._finish(run, lambda: carry_out(lambda call: call()), noted=noted)
 
     def _begin(
         self, run: Run, number: int, total: int, until: float, hear: Listener = ignore
@@ -387,6 +434,8 @@ class CandidateTrainings:
         except Overrun:
             self._drop(run, Dropped(why="overrun"), f"run {run.title}: stopped at the time limit.", noted=noted)
         except AfinaError as error:
+            if (way := Way(run.backbone, run.method)) not in self.times.known:
+                self.failed.setdefault(way, error)
             self._drop(run, Dropped(why="error", message=reason(run, error)), str(error), noted=noted)
         else:
             self.setting.watcher.finished(run, made, now=True)

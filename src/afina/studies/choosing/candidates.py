@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from afina.errors import AfinaError
-from afina.methods import is_fitted, make
+from afina.methods import METHODS, is_fitted, make
 from afina.studies.choosing import learned_order
 from afina.studies.choosing.learned_order import (
     AHEAD,
@@ -24,18 +24,11 @@ from afina.studies.choosing.learned_order import (
 )
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Training
 
-CHEAPEST = 0.2
-"""The lowest share of the slowest method's step time that another method may take.
 
-docs/learning-curves.jsonl has step times, docs/background/benchmarks.md has more.
-"""
-
-EPOCHS = 3
-"""The largest number of epochs of a training."""
-
-BATCH = Training().batch_size
+def takes_steps(method: str) -> bool:
+    """Return whether a method is trained in gradient steps: neither fitted nor only asked in words."""
+    return not is_fitted(method) and METHODS[method].head != "words"
 
 
 @dataclass(frozen=True)
@@ -57,6 +50,11 @@ class Candidate:
     ahead: float | None = 0.0
     counts: int = 0
     level: float = 0.0
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the way is trained or fitted; else the model is only asked in words."""
+        return METHODS[self.way.method].head != "words"
 
     def weighed(self, accuracy: float, examples: int, level: float = 0.0) -> float | None:
         """Return the mean of `accuracy` on `examples` texts and the expected accuracy, weighted by their evidence.
@@ -147,6 +145,12 @@ def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: Ch
         (way, (kinds[way.backbone], way.method, 1.0)) for way in ways if way not in first
     ]
     return [_candidate(way, one, setting) for way, one in (*learned, *others)]
+
+
+def cheapest_first(trained: Sequence[Candidate], untrained: Sequence[Candidate]) -> list[Candidate]:
+    """Return the fits, which are the cheapest, then the untrained models, and then the trainings in their order."""
+    fits = [one for one in trained if is_fitted(one.way.method)]
+    return [*fits, *untrained, *(one for one in trained if one not in fits)]
 
 
 def _candidate(way: Way, one: Setting, setting: ChoiceSetup) -> Candidate:

@@ -31,7 +31,7 @@ from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Metric
 from afina.studies.choosing import floors, time_budget
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
-from afina.studies.choosing.candidates import in_order
+from afina.studies.choosing.candidates import Candidate, cheapest_first, in_order
 from afina.studies.choosing.eligibility import Eligible, eligible
 from afina.studies.choosing.floor import Floor
 from afina.studies.choosing.latency import leave_out_slow
@@ -39,7 +39,6 @@ from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Recomm
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTimes
 from afina.studies.choosing.time_budget import TimeBudget
-from afina.studies.choosing.training_length import AT_LEAST
 from afina.studies.results import Results, of_recommendation
 from afina.studies.runs import executors
 from afina.studies.runs.executor import Executor
@@ -66,7 +65,9 @@ def recommend(
     command: Sequence[str] = (),
     began: float | None = None,
 ) -> Results:
-    """Recommend a method for `task`, and train its adapter below `out`, in about `minutes` and at most 10 % more.
+    """Recommend a method for `task`, and train its adapter below `out`, in about `minutes` and at most 5 % more.
+
+    The minutes begin when the backbones have been downloaded.
 
     Args:
         task: The task's address, or a `Task` of `Task.load` or `Task.of`.
@@ -95,7 +96,7 @@ def recommend(
     if latency is not None:
         _check_above_zero("latency", latency, "Give milliseconds.")
     backbones = _checked_backbones(backbone)
-    clock = TimeBudget(meter.now() if began is None else began, minutes)
+    began = meter.now() if began is None else began
     how = checked(Ask, ask or {}, "recommend: ask")
     asked, whole = _read(task, data or {})
     objective = objectives.make(whole.label_names, {"kind": whole.kind}).of(whole.train.labels)
@@ -103,6 +104,9 @@ def recommend(
     _check_defined(metric, objective, whole)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         chosen = executor or executors.make(None)
+        fetched = _fetch(backbones, chosen)
+        watcher.fetched(fetched)
+        clock = TimeBudget(began + fetched, minutes)
         setting = ChoiceSetup(whole, asked, backbones, how, clock, watcher, chosen, objective, metric, latency)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
@@ -123,6 +127,16 @@ def _read(task: str | Task, data: Mapping[str, Any]) -> tuple[Data, Task]:
     fields = with_address({"task": task, "data": data})
     asked = checked(Data, {**fields["data"], "allow_leakage": True}, "recommend: data")
     return asked, Task.load(fields["task"], **fields["data"])
+
+
+def _fetch(backbones: Sequence[str], executor: Executor) -> float:
+    """Fetch the backbones, and return the seconds that this took."""
+    from afina.models import pretrained  # noqa: F401 - loads torch, which the minutes count
+
+    start = meter.now()
+    for backbone in backbones:
+        executor.fetch(backbone)
+    return meter.now() - start
 
 
 def _check_above_zero(name: str, value: float, instead: str) -> None:
@@ -156,7 +170,7 @@ def _check_defined(metric: str, objective: Objective, task: Task) -> None:
 
 
 def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Recommendation:
-    task, clock = setting.task, setting.clock
+    task = setting.task
     for backbone in setting.backbones:
         setting.executor.check_machines(setting.run(Way(backbone, DEAREST)))
     setting.watcher.says(task.told)
@@ -171,10 +185,8 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
         tried = eligible(setting, memory)
     leave_out_slow(setting, tried)
     chosen = in_order(tried.trained, tried.kinds, setting)
-    trainings = CandidateTrainings(setting, held, StepTimes(setting, tried.lowered))
-    trainings.plan(chosen)
-    trainings.evaluate(tried.untrained, clock.left / (1 + AT_LEAST))
-    trainings.carry_out(chosen)
+    trainings = CandidateTrainings(setting, held, StepTimes(tried.lowered))
+    trainings.carry_out(cheapest_first(chosen, [Candidate(way, None, setting.name(way)) for way in tried.untrained]))
     trainings.dropped |= tried.dropped
     return _answer(setting, fitted, handed, trainings, tried)
 
@@ -231,7 +243,7 @@ def _answer(
         for name, one in untrained.items()
     ]
     chosen = finalists.get(recommended) or untrained.get(recommended)
-    return Recommendation(
+    made = Recommendation(
         task=task.address,
         data=setting.data.model_copy(update={"evaluation_examples": read}),
         backbone=chosen.record.backbone if chosen else setting.backbones[0],
@@ -254,6 +266,9 @@ def _answer(
         latency=setting.latency,
         latencies=tried.latencies,
     )
+    short = {one.name for one in made.contenders if made.is_short(one)} - {recommended}
+    told = [one for one in compared if not short & {one.first, one.second}]
+    return made.model_copy(update={"comparisons": tuple(told)})
 
 
 def _same_texts(
@@ -321,7 +336,7 @@ def trained_contenders(trainings: CandidateTrainings) -> list[Contender]:
 
 def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: float | None) -> Fewer | None:
     """Return the result of the selected candidate with half of the texts; None if it was not measured."""
-    best, again, half = trainings.selected, trainings.again, trainings.half
+    best, again, half = trainings.confirmed, trainings.again, trainings.half
     if not best or not again or not half:
         return None
     values = {best: again.scores[None], HALF: half.scores[None]}

@@ -7,7 +7,7 @@ Starts without torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf, isnan
+from math import ceil, inf, isnan
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -18,10 +18,21 @@ from afina.schema import Count, Figure, Frozen, Sealed, Sparing
 from afina.stats.comparison import Comparison
 from afina.studies.choosing import floors
 from afina.studies.runs.record import Below, Prompting
-from afina.studies.runs.spec import Data
+from afina.studies.runs.spec import Data, Training
 
 NAME = "choose"
 """The study name in the records of a recommendation's runs: the name of the command."""
+
+EPOCHS = 3
+"""The largest number of epochs of a training."""
+
+BATCH = Training().batch_size
+
+ENOUGH = 20
+"""The number of steps after which a training tells how good its method is; fewer if these are three epochs.
+
+On the recorded curves, trainings of 4 and of 10 steps ended up to 26 points below those of the full length.
+"""
 
 
 class Contender(Sparing):
@@ -101,9 +112,9 @@ class Dropped(Sparing):
 
     Attributes:
         why: memory: the method does not fit (`needed` and `available`, in bytes). start: no time was left to measure
-            its step time. train: no time was left to train and evaluate it. overrun: the training exceeded the time
-            limit. error: the training failed with `message`. latency: an answer takes `milliseconds`, which is longer
-            than allowed. words: a language model cannot answer with the labels.
+            how fast it answers. train: no time was left to train and evaluate it. overrun: the run was stopped at the
+            time limit. error: the training failed with `message`. latency: an answer takes `milliseconds`, which is
+            longer than allowed. words: a language model cannot answer with the labels.
         smaller: The bytes that the method needs with weights in int8, if no method fits and this one would.
     """
 
@@ -126,6 +137,9 @@ class Dropped(Sparing):
 
 
 HALF = "half of the texts"
+
+READ = 0.75
+"""The share of the training texts above which a training has read nearly all: some are held back for validation."""
 
 
 class Fewer(Frozen):
@@ -158,6 +172,7 @@ class Recommendation(Sparing, Sealed):
         adapter: The path of the recommended adapter, relative to the output directory; None for the majority class.
         contenders: Baselines first, then the untrained model, then trained candidates in their order.
         comparisons: One for every pair of contenders: baselines, the untrained model, each method's best candidate.
+            Trainings that were too short to tell are compared only if one is recommended.
         dropped: The reason why a method or candidate was not trained, by the method's key or the candidate's name.
         fewer: The result with half of the texts; None if there was no time for it.
         train_examples: The number of training texts in the task.
@@ -206,6 +221,11 @@ class Recommendation(Sparing, Sealed):
     def contender(self, name: str) -> Contender:
         """Return the contender of that name."""
         return next(one for one in self.contenders if one.name == name)
+
+    def is_short(self, one: Contender) -> bool:
+        """Return whether a training was too short to tell how good its method is."""
+        whole = EPOCHS * ceil(READ * self.train_examples / BATCH)
+        return one.trained and one.rate is not None and (one.steps or 0) < min(ENOUGH, whole)
 
 
 def decide(

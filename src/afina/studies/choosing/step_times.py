@@ -1,26 +1,23 @@
-"""The step times of methods on backbones: measured before a method's first training, updated from each training.
+"""The step times of methods on backbones: seen in the first steps of a training, and updated from each training.
 
-The slowest method's step time stands for that of an unmeasured method on the same backbone. Starts without torch.
+A method without a step time has an estimate: from another run on the backbone, and from the recorded costs of methods.
+Starts without torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 
-from afina import meter
-from afina.errors import AfinaError
 from afina.methods import is_fitted
-from afina.studies.choosing import time_budget
-from afina.studies.choosing.candidates import reason
-from afina.studies.choosing.recommendation import Dropped
-from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
-from afina.studies.choosing.time_budget import StepTime, measure_step_time
-from afina.studies.choosing.training_length import AT_LEAST, SHARE
-from afina.studies.runs.executor import Overrun
+from afina.studies.choosing.candidates import takes_steps
+from afina.studies.choosing.learned_order import STEP_COSTS
+from afina.studies.choosing.setup import DEAREST, Way
+from afina.studies.choosing.time_budget import FLOAT32, REOPENING, StepTime, Stopwatch
 
-FEWEST = 100
-"""The number of held-out texts that are always scored, if there are so many."""
+
+def _texts(method: str) -> float:
+    """Return the number of texts that are scored in the time of a step; the most if the method was not recorded."""
+    return STEP_COSTS.get(method, STEP_COSTS[DEAREST])
 
 
 @dataclass
@@ -29,63 +26,53 @@ class StepTimes:
 
     Attributes:
         lowered: Whether training computes in bfloat16.
-        known: Step times by way.
+        known: Step times by way, the last one last.
     """
 
-    setting: ChoiceSetup
     lowered: bool
     known: dict[Way, StepTime] = field(default_factory=dict)
 
+    def note(self, way: Way, pace: StepTime) -> None:
+        """Note the step time of a way."""
+        self.known.pop(way, None)
+        self.known[way] = pace
+
     def of(self, way: Way) -> StepTime | None:
-        """Return the way's step time, or else that of the most expensive method on its backbone.
+        """Return the way's step time, or an estimate; None if nothing is known of the backbone."""
+        if way in self.known:
+            return self.known[way]
+        near = [(one, pace) for one, pace in self.known.items() if one.backbone == way.backbone]
+        if not near:
+            return None
+        other, pace = next((each for each in reversed(near) if takes_steps(each[0].method)), near[-1])
+        if not takes_steps(way.method):
+            return replace(pace, step=pace.text)
+        if takes_steps(other.method):
+            return replace(pace, step=pace.step * _texts(way.method) / _texts(other.method))
+        read = pace.step or pace.text / self._slower
+        return replace(pace, step=read * _texts(way.method))
 
-        A fit, which takes no steps, needs the step time of any method.
-        """
-        other = self.first if is_fitted(way.method) else self.dearest
-        return self.known.get(way) or other(way.backbone)
+    def seen(self, way: Way, stopwatch: Stopwatch) -> StepTime | None:
+        """Return the step time of a run in progress; None while the run shows too little."""
+        each, is_trained = stopwatch.each, takes_steps(way.method) or is_fitted(way.method)
+        if each is None or stopwatch.phase != ("train" if is_trained else "evaluate"):
+            return None
+        if not is_trained:
+            return StepTime(stopwatch.opening, 0.0, each)
+        guess, read = self.of(way), each / _texts(way.method) if takes_steps(way.method) else each
+        opening = stopwatch.opening * (1 + REOPENING * self.lowered)
+        return StepTime(opening, each, guess.text if guess else read * self._slower)
 
-    def dearest(self, backbone: str) -> StepTime | None:
-        """Return the step time of the most expensive method on a backbone, if it is known."""
-        return self.known.get(Way(backbone, DEAREST))
-
-    def first(self, backbone: str) -> StepTime | None:
-        """Return the step time of the method in steps that was known first on a backbone, as it is now."""
-        trained = (way for way in self.known if way.backbone == backbone and not is_fitted(way.method))
-        return next((self.known[way] for way in trained), None)
+    @property
+    def _slower(self) -> float:
+        """How many times as long a text takes to score as to read in training."""
+        return FLOAT32 if self.lowered else 1.0
 
     def seconds(self, way: Way, pace: StepTime, steps: int, scored: int, read: int) -> float:
-        """Return the seconds of a training at this step time.
+        """Return the seconds of a run at this step time.
 
         Args:
             scored: The number of texts that are scored.
-            read: The number of training texts. A fit reads each text once and takes one step, if that was measured.
+            read: The number of training texts. A step of a fit is a text that it reads.
         """
-        if not is_fitted(way.method):
-            return pace.seconds(steps, scored)
-        return pace.seconds(1, scored) if way in self.known else pace.seconds(0, scored + read)
-
-    def measure(self, way: Way, at_once: int, dropped: dict[str, Dropped]) -> None:
-        """Measure the step time of a way in `at_once` processes, or note in `dropped` why it is unknown.
-
-        Raises AfinaError if the method cannot be trained.
-        """
-        setting, clock = self.setting, self.setting.clock
-        name = setting.name(way)
-        if clock.left <= 0:
-            dropped[name] = Dropped(why="start")
-            return
-        read = setting.read_first
-        run = setting.run(way, train_examples=read, validation=min(SHARE, FEWEST / read))
-        setting.watcher.says(f"measuring the time of a step of {name}")
-        listen = partial(setting.watcher.progress, run)
-        until = meter.now() + clock.left / AT_LEAST
-        try:
-            with setting.stages.of(time_budget.STEP_TIME):
-                self.known[way] = measure_step_time(
-                    run, setting.executor, listen, until, lowered=self.lowered, at_once=at_once
-                )
-        except Overrun:
-            dropped[name] = Dropped(why="start")
-        except AfinaError as error:
-            dropped[name] = Dropped(why="error", message=reason(run, error))
-            raise
+        return pace.seconds(steps if takes_steps(way.method) else read * is_fitted(way.method), scored)

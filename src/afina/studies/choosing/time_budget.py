@@ -8,19 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 
 from afina import meter
-from afina.errors import RunFailed
-from afina.events import Listener, Progress, ValidationScore, silent
-from afina.studies.runs.executor import Executor, Overrun
+from afina.events import Progress
 from afina.studies.runs.record import Record
-from afina.studies.runs.run import Run
-from afina.studies.schedule import Slots, Tell, retry_if_lost
 
-EARLY, LATE = 0.03, 0.08
-"""Shares of the given minutes: the part kept back in planning, and by how much work in progress may exceed them."""
+EARLY, LATE = 0.03, 0.03
+"""Shares of the given minutes: the part kept back in planning, and by how much work in progress may exceed them.
+
+Comparing the results and writing the report follow.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,20 +44,7 @@ class TimeBudget:
         return meter.now() - self.began
 
 
-class Stopwatch:
-    """The time at which a run began, without the time that it waited for a place in a cluster."""
-
-    def __init__(self) -> None:
-        self.began, self._waits = meter.now(), False
-
-    def hear(self, progress: Progress) -> None:
-        """Begin again when a wait ends."""
-        if self._waits:
-            self.began = meter.now()
-        self._waits = progress.phase == "wait"
-
-
-SIMPLE, MEMORY, STEP_TIME = "simple models", "what fits in memory", "measuring paces"
+SIMPLE, MEMORY, STEP_TIME = "simple models", "what fits in memory", "measuring"
 LATENCY = "measuring how fast models answer"
 ASKING, TRAINING, AGAIN, HALF = "asking in words", "training", "training the selected one again", "half of the texts"
 
@@ -77,13 +62,17 @@ class StageSeconds:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + meter.now() - began
+            self.add(stage, meter.now() - began)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add seconds to the stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
 MEASURED = 4
-"""The number of steps in which the step time is measured."""
+"""The number of steps, or of texts, after the first one that tell the time of a step or a text."""
 
-FLOAT32, REOPENING = 3.0, 0.8
+FLOAT32, REOPENING = 3.0, 0.4
 """Factors for a run that trains in bfloat16, used until a training of the method has ended.
 
 Texts are scored in float32, which takes up to three times as long. The model is opened a second time, in this share of
@@ -100,22 +89,12 @@ class StepTime:
     text: float
 
     @classmethod
-    def of_trial(cls, score: ValidationScore, seconds: float, *, lowered: bool) -> StepTime:
-        """Return a run's step time, estimated from a trial of `seconds`; `lowered`: the trial trained in bfloat16."""
-        beside = seconds - score.train_seconds - score.evaluate_seconds
-        step, text = score.train_seconds / score.step, score.evaluate_seconds / score.examples
-        return cls(beside * (1 + REOPENING * lowered), step, text * (FLOAT32 if lowered else 1))
-
-    @classmethod
     def of_run(cls, made: Record, seconds: float) -> StepTime:
-        """Return the step time of a run that took `seconds` in all."""
+        """Return the step time of a run that took `seconds` in all. A step of a fit is a text that it reads."""
         seen, texts = made.seconds, made.examples + (made.selection.examples if made.selection else 0)
         opening = max(0.0, seconds - seen.train - seen.evaluate)
-        return cls(opening, seen.train / max(1, made.steps), seen.evaluate / texts)
-
-    def at_least(self, share: float) -> StepTime:
-        """Return a lower bound for another method: its step takes at least this share of the step here."""
-        return replace(self, step=share * self.step)
+        steps = made.steps if made.training["learning_rate"] is not None else made.steps * made.train_examples
+        return cls(opening, seen.train / max(1, steps), seen.evaluate / texts)
 
     def seconds(self, steps: float, texts: float) -> float:
         """Return the seconds of a run with these steps and scored texts."""
@@ -126,49 +105,41 @@ class StepTime:
         return math.floor((seconds - self.seconds(0, texts)) / max(self.step, 1e-9))
 
 
-def measure_step_time(
-    run: Run, executor: Executor, listen: Listener, until: float, *, lowered: bool = False, at_once: int = 1
-) -> StepTime:
-    """Measure the step time in `at_once` processes at the same time, and return the largest times.
+class Stopwatch:
+    """The time of a run in progress, without the time that it waited for a place in a cluster.
 
-    Processes that have not ended at `until` are left out if another has: they waited for a place. Raises RunFailed, or
-    Overrun if all are left out.
+    Attributes:
+        began: When the run had a place.
+        phase: The phase of the last event.
     """
 
-    def measured(tell: Tell) -> StepTime:
-        def heard(progress: Progress) -> None:
-            tell(partial(listen, progress))
+    def __init__(self) -> None:
+        self.began, self._waits, self.phase = meter.now(), False, ""
+        self._first = self._last = 0.0, 0
 
-        return retry_if_lost(run, lambda: _measure(run, executor, heard, until, lowered=lowered), silent)
+    def hear(self, progress: Progress) -> None:
+        """Note the time of an event; begin again when a wait ends."""
+        here = meter.now(), progress.step
+        if self._waits:
+            self.began = here[0]
+        self._waits = progress.phase == "wait"
+        if progress.phase != self.phase:
+            self.phase, self._first = progress.phase, here
+        self._last = here
 
-    with Slots[int, StepTime](executor) as slots:
-        for number in range(at_once):
-            slots.start(number, measured)
-        ended = [slots.next()[1] for _ in range(at_once)]
-    # Outside the block: an error inside would cancel trainings in progress in the same executor.
-    paces, late = [], Overrun()
-    for pace in ended:
-        try:
-            paces.append(pace())
-        except Overrun as error:
-            late = error
-    if not paces:
-        raise late
-    return StepTime(*(max(figures) for figures in zip(*map(astuple, paces), strict=True)))
+    @property
+    def done(self) -> int:
+        """The number of steps, or of texts, that are done in the phase."""
+        return self._last[1]
 
+    @property
+    def each(self) -> float | None:
+        """The seconds of a step, or of a text; None while too few are done."""
+        (start, before), (now, done) = self._first, self._last
+        return (now - start) / (done - before) if done - before >= MEASURED else None
 
-def _measure(run: Run, executor: Executor, listen: Listener, until: float, *, lowered: bool) -> StepTime:
-    stopwatch = Stopwatch()
-
-    def heard(progress: Progress) -> None:
-        stopwatch.hear(progress)
-        listen(progress)
-
-    score = executor.try_out(run, (1.0,), MEASURED, lambda score: False, heard, until)
-    if score.value is None:
-        raise RunFailed(
-            f"run {run.title}: the loss is NaN or infinite from the first steps on.",
-            code="run.loss-not-finite",
-            run=run.title,
-        )
-    return StepTime.of_trial(score, meter.now() - stopwatch.began, lowered=lowered)
+    @property
+    def opening(self) -> float:
+        """The seconds before the first step or text of the phase."""
+        start, before = self._first
+        return max(0.0, start - self.began - before * (self.each or 0.0))

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from afina.studies.choosing.candidates import BATCH, EPOCHS
+from afina.studies.choosing.recommendation import BATCH, ENOUGH, EPOCHS
 from afina.studies.choosing.time_budget import StepTime
 
-AT_LEAST, ROOM = 2, 2.3
+ROOM, ALONE = 2.3, 1.15
 """The number of trainings for which there must be time: if time is short, epochs are reduced first, then texts.
 
-The second training is that of the selected candidate on all texts, which takes more steps (`ROOM`). If there are more
-texts than time, it is a training of another candidate.
+The second training is that of the selected candidate on all texts, which takes more steps. If there are more texts than
+time, it is a training of another candidate. If two trainings of useful length do not fit, there is time for one
+(`ALONE`), with some left for a machine that becomes slower.
 """
 
 SHARE, MOST = 0.2, 300
@@ -44,23 +45,30 @@ class TrainingLength(NamedTuple):
 
     def epochs(self, there: int) -> int:
         """Return the epochs of trainings on all `there` texts."""
-        return max(1, round(self.steps / math.ceil(there * (1 - self.share) / BATCH)))
+        return max(1, round(self.steps / steps_of_epoch(there)))
 
 
-def training_length(pace: StepTime, left: float, there: int, texts: int) -> TrainingLength:
-    """Return the length of each training, for which `left` seconds suffice.
+def steps_of_epoch(there: int) -> int:
+    """Return the steps of an epoch of `there` training texts, without those that are set aside for selecting."""
+    return math.ceil(there * (1 - share_aside(there)) / BATCH)
+
+
+def training_length(
+    pace: StepTime, left: float, there: int, texts: int, *, short: bool = False
+) -> TrainingLength | None:
+    """Return the length of each training, for which `left` seconds suffice; None if there is no useful length.
 
     Args:
         there: The number of training texts.
         texts: The number of held-out texts on which each training is evaluated.
+        short: Whether an epoch is enough. By default, trainings have ENOUGH steps or EPOCHS.
     """
-    share = share_aside(there)
-    epoch = math.ceil(there * (1 - share) / BATCH)
+    share, epoch = share_aside(there), steps_of_epoch(there)
     scored = texts + math.ceil(share * there)
-    for epochs in range(EPOCHS, 0, -1):
-        steps = epochs * epoch
-        if ROOM * pace.seconds(steps, scored) <= left:
-            return TrainingLength(steps, there)
-    bought = pace.steps(left / ROOM, scored)
-    steps = min(epoch, bought if bought >= 1 else pace.steps(left, scored))
-    return TrainingLength(steps, min(there, math.ceil(max(1, steps) * BATCH + share * there)))
+    least = min(ENOUGH, epoch if short else EPOCHS * epoch)
+    for trainings in (ROOM, ALONE):
+        most = pace.steps(left / trainings, scored)
+        if most >= least:
+            steps = max(least, min(EPOCHS, most // epoch) * epoch) if most >= epoch else most
+            return TrainingLength(steps, min(there, math.ceil(steps * BATCH + share * there)))
+    return None

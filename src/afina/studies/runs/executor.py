@@ -148,6 +148,9 @@ class Executor(ABC):
         Part of `check`, for callers that have read the task themselves.
         """
 
+    def fetch(self, backbone: str) -> None:  # noqa: B027 - other machines get the files with their first run
+        """Download a backbone that is not on this machine yet, so that no run waits for it."""
+
     def largest_memory(self) -> int | None:
         """Return the memory in bytes of the largest machine for a run; None: the memory of this machine."""
         return None
@@ -206,6 +209,12 @@ class LocalExecutor(Executor):
             check_run(run)
         unasked = [no_words_note(facts.label_names, facts.train_examples)] if lacks_words(run, facts) else []
         return "\n".join([facts.told, *unasked])
+
+    def fetch(self, backbone: str) -> None:
+        """Download and convert the backbone, or find it in the cache."""
+        from afina.models.pretrained import locate  # loads torch
+
+        locate(backbone)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         """Execute `run` in a process of its own."""

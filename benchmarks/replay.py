@@ -1,0 +1,254 @@
+"""`afina choose` itself on recorded learning curves: its code decides, the clock and the runs are simulated.
+
+A simulated run takes the seconds that were measured for its steps and texts, reports its progress, and ends with the
+recorded answers of the nearer length. Orders and expected advantages are those learnt from other cells.
+"""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from afina import digest, meter
+from afina.data.split import Split
+from afina.events import Listener, Progress, ValidationScore
+from afina.methods import is_fitted
+from afina.models.objective import Objective, Predictions
+from afina.studies.choosing import candidates, floors, learned_order, recommend
+from afina.studies.choosing.eligibility import Eligible
+from afina.studies.choosing.floor import Floor
+from afina.studies.choosing.setup import ChoiceSetup, Way
+from afina.studies.runs.executor import Executor, Overrun
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import Environment, Memory, Record, Seconds, Selection
+from afina.studies.runs.run import Run
+from learning_curves import HELD_OUT
+from lessons import KINDS, LearntOver, backbone_of, named_setting, only, taught
+from policies import FLOORS, ON, Kept, Recorded
+
+LABELS = ("negative", "positive")
+
+
+Policy = Callable[[Recorded, float, Sequence[Recorded]], np.ndarray]
+"""From a cell, minutes, and the other cells to the right held-out answers of what is recommended."""
+
+
+@dataclass
+class Replay(Executor):
+    """Simulated runs of a cell.
+
+    Attributes:
+        slower: How many times as long as measured everything takes.
+        time: The simulated clock.
+        made: The recorded model of each adapter that was made.
+    """
+
+    cell: Recorded
+    slower: float = 1.0
+    time: float = 0.0
+    made: dict[str, Kept] = field(default_factory=dict)
+
+    def passes(self, seconds: float, until: float | None) -> None:
+        """Let time pass; raise Overrun at `until`."""
+        self.time += self.slower * seconds
+        if until is not None and self.time > until:
+            self.time = until
+            raise Overrun
+
+    def pace(self, run: Run) -> Mapping[str, float]:
+        """The seconds of a run; the untrained model opens and scores as the head alone does."""
+        known, head = self.cell.paces, f"head{ON}{run.backbone}"
+        return known.get(f"{run.method}{ON}{run.backbone}") or known[head]
+
+    def try_out(self, *given: Any, **options: Any) -> ValidationScore:
+        """No run only measures."""
+        raise NotImplementedError
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        """Take the time of the run, and write its recorded answers."""
+        pace, read = self.pace(run), run.data.train_examples or 0
+        texts, aside = run.data.evaluation_examples or HELD_OUT, round((run.data.selection or 0) * read)
+        steps = run.training.max_steps or 0
+        if is_fitted(run.method):
+            steps = 1
+        units = read if is_fitted(run.method) else steps
+        listen(Progress("load"))
+        self.passes(pace["opening"], until)
+        began = self.time
+        for done in range(1, units + 1):
+            self.passes(pace["text"] if is_fitted(run.method) else pace["step"], until)
+            listen(Progress("train", done, units))
+        trained = self.time
+        listen(Progress("evaluate", 0, texts))
+        for done in range(1, texts + aside + 1):
+            self.passes(pace["text"], until)
+            listen(Progress("evaluate", done, texts + aside))
+        kept = self._kept(run, steps)
+        made = _record(run, kept, out, texts, aside, steps, study)
+        self.made[made.adapter] = kept
+        seconds = Seconds(load=0, encode=0, train=trained - began, evaluate=self.time - trained, save=0)
+        return made.model_copy(update={"seconds": seconds})
+
+    def _kept(self, run: Run, steps: int) -> Kept:
+        if run.method == "zero-shot":
+            return Kept((run.method, 0.0), 0.0, 0.0, self.cell.untrained["zero-shot"])
+        setting = f"{run.method}{ON}{run.backbone}", 0.0 if is_fitted(run.method) else run.training.learning_rate
+        return self.cell.ends[setting] if is_fitted(run.method) else self.cell.whole(setting, steps)
+
+
+def _record(run: Run, kept: Kept, out: Path, texts: int, aside: int, steps: int, study: str) -> Record:
+    """The record of a run, with its adapter and its predictions below `out`."""
+    directory, gold = OutputDirectory(out), np.arange(HELD_OUT) % 2
+    answers = np.where(kept.right, gold, 1 - gold)[:texts]
+    written = Predictions(np.eye(2, dtype=np.float32)[answers], gold[:texts])
+    adapter, predictions = directory.adapter(run.label), directory.predictions(run.label)
+    adapter.mkdir(parents=True)
+    predictions.parent.mkdir(parents=True, exist_ok=True)
+    of_predictions = written.write(predictions)
+    body = 0 if run.method == "zero-shot" else 1
+    return Record(
+        key=run.key,
+        study=study,
+        name=run.title,
+        method=run.method,
+        title=run.title,
+        seed=run.seed,
+        backbone=run.backbone,
+        task=run.task,
+        label_names=LABELS,
+        hyperparameters={},
+        training={"learning_rate": run.training.learning_rate, "max_length": 128},
+        kind="classes",
+        metric="accuracy",
+        metrics={"accuracy": float(kept.right[:texts].mean())},
+        train_examples=(run.data.train_examples or 0) - aside,
+        examples=texts,
+        selection=Selection(value=kept.validation, loss=min(kept.loss, 1e9), examples=aside) if aside else None,
+        trainable=body,
+        body=body,
+        head=0,
+        total=1,
+        steps=steps,
+        tokens=steps,
+        tokens_per_second=None,
+        truncated=0,
+        leaked=0,
+        seconds=Seconds(load=0, encode=0, train=0, evaluate=0, save=0),
+        memory=Memory(
+            state_bytes=1,
+            activation_bytes=None,
+            activation_tokens=None,
+            rss_peak=1,
+            allocated_end=None,
+            allocated_peak=None,
+            reserved_peak=None,
+        ),
+        losses=(),
+        predictions=directory.relative(predictions),
+        predictions_digest=of_predictions,
+        adapter=directory.relative(adapter),
+        digest=digest.of_json([run.key, steps]),
+        environment=Environment(
+            versions={},
+            platform="",
+            processor="",
+            device="cpu",
+            threads=1,
+            dtype="float32",
+            git_commit=None,
+            git_dirty=None,
+            backbone_digest="",
+            tokenizer_digest="",
+            train_digest="",
+            evaluation_digest="",
+        ),
+    )
+
+
+def replayed(backbones: Sequence[str], slower: float = 1.0, *, timed: bool = True, prior: bool = True) -> Policy:
+    """The policy of `afina choose` on these backbones.
+
+    Args:
+        slower: How many times as slow as measured the machine is.
+        timed: Whether the order over backbones counts seconds.
+        prior: Whether recorded trainings count when a candidate is selected.
+    """
+
+    def policy(cell: Recorded, minutes: float, known: Sequence[Recorded]) -> np.ndarray:
+        executor, lessons = (
+            Replay(only(cell, backbones), slower),
+            taught([only(one, backbones) for one in known], timed=timed),
+        )
+        with tempfile.TemporaryDirectory() as folder, _simulated(executor, lessons, backbones, prior=prior):
+            task, out = _written(Path(folder) / "task", cell), Path(folder) / "out"
+            found = recommend.recommend(
+                task, minutes, backbone=list(backbones), out=out, memory=1, executor=executor
+            ).recommendation
+        assert found is not None
+        if found.adapter is not None:
+            return executor.made[found.adapter].right
+        return cell.untrained[_FLOORS[found.recommended]]
+
+    return policy
+
+
+def _written(folder: Path, cell: Recorded) -> str:
+    folder.mkdir()
+    for name, count in (("train", cell.cell.size), ("validation", HELD_OUT)):
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            rows = [(f"{name} text {number}", LABELS[number % 2]) for number in range(count)]
+            csv.writer(file).writerows([("text", "label"), *rows])
+    return str(folder)
+
+
+@contextmanager
+def _simulated(executor: Replay, lessons: LearntOver, backbones: Sequence[str], *, prior: bool) -> Iterator[None]:
+    """Replace the clock, what is learnt, the baselines and the forecasts of memory."""
+    cell, kinds = executor.cell, {one: KINDS[one] for one in backbones}
+
+    def fit(train: Split, objective: Objective) -> list[Floor]:
+        executor.passes(FLOORS, None)
+        return [_floor(name, cell.untrained[key], objective) for name, key in _FLOORS.items()]
+
+    def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
+        ways = dict.fromkeys(Way(backbone_of(one), one[0].partition(ON)[0]) for one in cell.ends)
+        asked = [Way(one, "zero-shot") for one in backbones if kinds[one] == "causal"]
+        return Eligible([*ways, *asked], dict(kinds))
+
+    ahead = {named_setting(name): float(value) for one in lessons.each.values() for name, value in one.ahead.items()}
+    counts = {kinds[name]: one.counts if prior else 0 for name, one in lessons.each.items()}
+    order = tuple(map(named_setting, lessons.order))
+    changes: list[tuple[Any, str, Any]] = [
+        (meter, "now", lambda: executor.time),
+        (floors, "fit", fit),
+        (recommend, "eligible", eligible),
+        (learned_order, "ORDERS", {frozenset(kinds.values()): order}),
+        (candidates, "AHEAD", ahead),
+        (candidates, "COUNTS", counts),
+        (candidates, "LEVELS", {kinds[name]: value for name, value in lessons.levels.items()}),
+        (candidates, "LEVEL_COUNTS", lessons.level_counts),
+    ]
+    with ExitStack() as stack:
+        for where, name, value in changes:
+            stack.enter_context(patch.object(where, name, value))
+        yield
+
+
+_FLOORS = {floors.MAJORITY: "majority", floors.TFIDF: "tfidf"}
+
+
+def _floor(name: str, right: np.ndarray, objective: Objective) -> Floor:
+    def outputs(split: Split) -> np.ndarray:
+        answers = np.where(right[: len(split)], split.labels, 1 - split.labels)
+        made: np.ndarray = np.eye(2, dtype=np.float32)[answers]
+        return made
+
+    return Floor(name, objective, outputs, 0)
