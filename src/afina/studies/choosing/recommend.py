@@ -67,11 +67,9 @@ def recommend(
 ) -> Results:
     """Recommend a method for `task`, and train its adapter below `out`, in about `minutes` and at most 5 % more.
 
-    The minutes begin when the backbones have been downloaded.
-
     Args:
         task: The task's address, or a `Task` of `Task.load` or `Task.of`.
-        minutes: The time for everything; 5 minutes or more give a useful answer.
+        minutes: The time for everything after the download of the backbones; 5 minutes or more give a useful answer.
         memory: The bytes that a run may use: GPU memory if it trains on a GPU. None: the memory available here, or that
             of the largest node of a cluster.
         backbone: The address of the backbone, or several addresses; then a method on a backbone is recommended.
@@ -104,9 +102,7 @@ def recommend(
     _check_defined(metric, objective, whole)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         chosen = executor or executors.make(None)
-        fetched = _fetch(backbones, chosen)
-        watcher.fetched(fetched)
-        clock = TimeBudget(began + fetched, minutes)
+        clock = TimeBudget(began + _fetch(backbones, chosen, watcher), minutes)
         setting = ChoiceSetup(whole, asked, backbones, how, clock, watcher, chosen, objective, metric, latency)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
@@ -129,14 +125,15 @@ def _read(task: str | Task, data: Mapping[str, Any]) -> tuple[Data, Task]:
     return asked, Task.load(fields["task"], **fields["data"])
 
 
-def _fetch(backbones: Sequence[str], executor: Executor) -> float:
-    """Fetch the backbones, and return the seconds that this took."""
+def _fetch(backbones: Sequence[str], executor: Executor, watcher: Watcher) -> float:
+    """Fetch the backbones, tell the watcher, and return the seconds that this took."""
     from afina.models import pretrained  # noqa: F401 - loads torch, which the minutes count
 
     start = meter.now()
     for backbone in backbones:
         executor.fetch(backbone)
-    return meter.now() - start
+    watcher.fetched(seconds := meter.now() - start)
+    return seconds
 
 
 def _check_above_zero(name: str, value: float, instead: str) -> None:
