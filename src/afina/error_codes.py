@@ -209,7 +209,6 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "run.killed": "The process of a run was killed by a signal.",
         "run.no-place": "No node of a cluster is large enough for a run.",
         "run.lost": "The process of a run, or its machine, was lost at every attempt.",
-        "run.loss-not-finite": "The loss of a run is NaN or infinite from the first steps on.",
         "server.replicas-failed": "The replicas of a server on Ray did not start.",
         "tune.metric-undefined": "The metric for choosing candidates is undefined.",
         "tune.no-candidate": "No candidate of a run finished its training steps.",
