@@ -73,6 +73,9 @@ class AfinaError(Exception):
         return {"class": type(self).__name__, "code": self.code, "message": text, "fields": self.fields}
 
 
+LONGEST = 200
+"""Characters of a wrong name that a message shows."""
+
 SYNONYMS = {
     "acc": ("accuracy",),
     "auc": ("auroc",),
@@ -162,13 +165,13 @@ class UnknownName(AfinaError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "") -> None:
         known = sorted(known)
-        near = nearest(name, known)
+        near, shown = nearest(name, known), name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
         place = f"{where}: " if where else ""
         guess = f"Did you mean {near!r}? " if near else ""
         if (kind, _bare(name)) in ELSEWHERE:
             near, guess = None, f"{ELSEWHERE[kind, _bare(name)]} "
         super().__init__(
-            f"{place}unknown {kind} {name!r}. {guess}Known: {', '.join(known)}.",
+            f"{place}unknown {kind} {shown!r}. {guess}Known: {', '.join(known)}.",
             kind=kind,
             name=name,
             known=known,

@@ -25,6 +25,7 @@ from afina.cli.terminal import (
     escape_unwritable,
     long_names_refused,
     print_json_error,
+    printable,
     with_flags,
     with_room,
 )
@@ -114,7 +115,7 @@ def main() -> None:
             finally:
                 sys.stdout.flush()
     except AfinaError as error:
-        print(f"Error: {with_flags(str(error))}", file=sys.stderr)
+        print(f"Error: {printable(with_flags(str(error)), lines=True)}", file=sys.stderr)
         print_json_error(error)
         if isinstance(error, OutOfMemory):
             allocator.end_at_once(error.exit_code)

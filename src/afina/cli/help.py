@@ -5,10 +5,13 @@ The module knows the names of options and commands; it does not know what they d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
+
+from afina.errors import InvalidData
 
 START = """Choose, train and use adapters of language models for your texts.
 
@@ -162,8 +165,27 @@ class CommandGroup(TyperGroup):
         _write_example(ctx, formatter)
 
 
+def _check_once(parameters: Iterable[Any], arguments: Sequence[str]) -> None:
+    """Raise InvalidData if an option that takes one value is given twice: the first value would be lost silently."""
+    typed = list(takewhile(lambda one: one != "--", arguments))
+    for parameter in parameters:
+        if parameter.param_type_name == "option" and not (parameter.multiple or parameter.is_flag):
+            found = [one for one in typed for name in parameter.opts if one == name or one.startswith(f"{name}=")]
+            if len(found) > 1:
+                raise InvalidData(
+                    f"{parameter.opts[0]}: is given {len(found)} times. Give the option once.",
+                    code="argument.invalid",
+                    argument=parameter.opts[0],
+                )
+
+
 class GroupedCommand(TyperCommand):
     """A command whose `--help` has an example and shows options in groups."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments. Raises InvalidData if an option is given twice."""
+        _check_once(self.get_params(ctx), args)
+        return super().parse_args(ctx, args)
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)

@@ -396,6 +396,7 @@ def print_assumed_precision(where: str) -> None:
     )
 
 
-def printable(text: str) -> str:
-    """Return a foreign text on one line, without control characters."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+def printable(text: str, *, lines: bool = False) -> str:
+    """Return a foreign text without control characters, which could change the terminal; on one line unless `lines`."""
+    kept = "\n" if lines else ""
+    return "".join(letter if letter.isprintable() or letter in kept else ascii(letter)[1:-1] for letter in text)

@@ -28,6 +28,7 @@ from afina.data.readers.labels import (
 )
 from afina.data.readers.rows import check_how, labelled
 from afina.data.readers.splitting import LabelledRows, TaskData, classes_of, hold_out, identities
+from afina.data.readers.target_kind import TargetKind
 from afina.data.readers.target_kinds import TARGETS, of_kind, splits
 from afina.errors import InvalidData, NotFound
 
@@ -178,6 +179,7 @@ def to_measure(
                 raise
             path = _find(path, (TEST,))
     found = formats.read(path, asked.sheet)
+    _check_separator(asked.separator, None if form is None else TARGETS[form.kind])
     usual = usual or ReadOptions()
     columns = {key: getattr(usual, key) for key in ("text", "text_pair", "label")}
     if asked.label is None:
@@ -402,9 +404,8 @@ def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
     )
 
 
-def label_format(table: FileTable, columns: Sequence[str], asked: LabelOptions) -> LabelFormat:
-    """Return how the label columns are read, recognised unless `asked` says it. Raises InvalidData or UnknownName."""
-    separator, kind = asked.separator, None if asked.kind is None else of_kind(asked.kind)
+def _check_separator(separator: str | None, kind: TargetKind | None) -> None:
+    """Raise InvalidData for a separator if a text has one label."""
     if separator is not None and kind and not kind.several:
         raise InvalidData(
             f"`separator` {separator!r}: a separator needs several labels, but `kind` is {kind.kind}. Remove one of "
@@ -412,6 +413,12 @@ def label_format(table: FileTable, columns: Sequence[str], asked: LabelOptions) 
             code="data.option-inapplicable",
             separator=separator,
         )
+
+
+def label_format(table: FileTable, columns: Sequence[str], asked: LabelOptions) -> LabelFormat:
+    """Return how the label columns are read, recognised unless `asked` says it. Raises InvalidData or UnknownName."""
+    separator, kind = asked.separator, None if asked.kind is None else of_kind(asked.kind)
+    _check_separator(separator, kind)
     if len(columns) > 1:
         if (kind and not kind.several) or separator is not None:
             raise InvalidData(
