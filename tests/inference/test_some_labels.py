@@ -163,3 +163,10 @@ def test_reading_is_told_as_it_is_for_a_task(trained_adapter: Adapter, tmp_path:
     file = write_csv(tmp_path / "more.csv", [(text, ("bad", "good")[label]) for text, label in invented(160)[140:]])
     told = EvaluationSet.read(file, trained(trained_adapter)).told
     assert told == Task.load(file).told
+
+
+def test_a_separator_is_refused_where_a_text_has_one_label(trained_adapter: Adapter, tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "more.csv", [(text, ("bad", "good")[label]) for text, label in invented(160)[140:]])
+    with pytest.raises(InvalidData) as error:
+        EvaluationSet.read(file, trained(trained_adapter), separator=";")
+    assert error.value.code == "data.option-inapplicable"
