@@ -84,7 +84,7 @@ def test_every_row_has_an_answer_with_its_number_and_blank_ones_a_reason(afina: 
 def test_a_guessed_precision_of_a_base_is_said_once_and_beside_the_answers(
     afina: Command, trained: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(trained, "by-peft", ignore=shutil.ignore_patterns("manifest.json"))
+    shutil.copytree(trained, "by-peft", ignore=shutil.ignore_patterns("manifest.json", "training_texts.json"))
     table = tmp_path / "labelled.csv"
     table.write_text("text,label\n" + "".join(f"a cold ferry {n},LABEL_{n % 2}\n" for n in range(40)), encoding="utf-8")
     asked = (("predict", "by-peft", *SAID[:2]), ("evaluate", "by-peft", "--task", str(table), "--json"))
@@ -104,7 +104,7 @@ def test_a_quantised_copy_is_told_once_and_beside_the_answers(
 ) -> None:
     monkeypatch.setattr(copies, "LEAST", 0)
     monkeypatch.setenv("AFINA_CACHE", str(tmp_path / "cache"))
-    shutil.copytree(trained, "by-peft", ignore=shutil.ignore_patterns("manifest.json"))
+    shutil.copytree(trained, "by-peft", ignore=shutil.ignore_patterns("manifest.json", "training_texts.json"))
     command = ("predict", "by-peft", SAID[0], "--precision", "int8")
     first, second = afina(*command), afina(*command)
     (copy,) = (tmp_path / "cache" / "quantised").iterdir()

@@ -307,12 +307,10 @@ class Backbone(ReprCard):
         with quiet():
             usual = type(self.config)().to_dict()
         found = decisive(self.config.to_dict(), usual)
-        chat = self.tokenizer.chat_template
         beside = {
             "eos_token": self.tokenizer.eos_token,
             "truncation_side": self.tokenizer.truncation_side,
             "split_special_tokens": self.tokenizer.split_special_tokens,
-            "chat_template": digest.of_json(chat) if chat else None,
         }
         return {"model_type": self.family, **found, **{f"tokenizer.{name}": value for name, value in beside.items()}}
 
