@@ -127,7 +127,8 @@ def main() -> None:
         _leave(found.exit_code)
     except BrokenPipeError:
         _leave(1)  # the reader of the pipe has ended, as in `afina show OUT | head`
-    except typer.Abort:
+    except typer.Abort:  # a question was not answered with yes
+        print("Aborted.", file=sys.stderr)
         _leave(1)
     if status:
         _leave(status)
