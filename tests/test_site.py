@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,6 +39,22 @@ def test_the_navigation_names_every_page_once() -> None:
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
     named = re.findall(r"[\w/-]+\.md", nav)
     assert sorted(named) == sorted(pages())
+
+
+def test_the_extra_of_the_docs_has_all_that_the_pages_are_made_with() -> None:
+    """Packages of the other extras cannot be imported, as in an environment with `.[docs]` alone."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = {extra: {re.split(r"[<>=;]", one)[0].split("[")[0] for one in needs} for extra, needs in extras.items()}
+    own = named["docs"] | set().union(*(named[one] for one in re.findall(r"afina\[(\w+)\]", " ".join(extras["docs"]))))
+    others = set().union(*(names for extra, names in named.items() if extra != "test")) - own
+    blocked = sorted({one.split("-")[0] for one in others})
+    assert {"ray", "obstore"} <= set(blocked)
+    code = (
+        f"import sys\nsys.modules |= dict.fromkeys({blocked})\nsys.path.insert(0, 'docs')\n"
+        "from site_pages import GENERATED\nassert all(made() for made in GENERATED.values())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_page_of_commands_has_every_command_and_option() -> None:

@@ -165,7 +165,7 @@ def test_labels_that_are_numbers_keep_a_head_that_is_drawn(afina: Command, gpt2:
     assert (manifest.template, manifest.words) == (None, None)
     note = no_words_note(("0", "1"), 48)
     assert note in answer.err.split("\n"), "before training"
-    assert made["conclusion"][0] == note, "before the answer"
+    assert made["conclusion"][1] == note, "after the answer"
     report = " ".join((OUT / "report.md").read_text(encoding="utf-8").split())
     assert "--words 0=negative,1=positive" in report
     assert "afina ask" not in report, "it would be an error"

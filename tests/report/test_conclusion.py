@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from afina.report.report import Report
-from afina.report.verdicts import ONE_SEED
+from afina.report.verdicts import ONE_SEED, SIGNIFICANT
 from afina.studies.descriptions import Failure
 from afina.studies.runs.record import Result, Seconds
 from records import answering, environment, results
@@ -31,7 +31,7 @@ def test_a_method_that_is_better_than_all_is_best_and_nothing_cheaper_is_said_to
     said = told(answering("full", range(10)), answering("lora", range(60)), answering("baseline", range(200)))
     assert said.startswith(
         "Use full fine-tuning: accuracy 0.97 (0.95 to 0.99) on 400 evaluation texts. full fine-tuning (0.9750) is "
-        "better than LoRA (0.8500) and no fine-tuning (0.5000). No cheaper method is as good."
+        f"better than LoRA (0.8500) and no fine-tuning (0.5000). {SIGNIFICANT} No cheaper method is as good."
     )
     assert "ndecided" not in said
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from matplotlib.image import imread
 from playwright.sync_api import Browser
 
 from afina.report.examples.disagreements import EvaluationTexts
@@ -56,6 +58,27 @@ def test_a_browser_finds_nothing_to_say_and_nothing_sticks_out(
     assert view.said == []
     assert page.as_uri() in view.asked
     assert [url for url in view.asked if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_table_that_goes_on_has_a_shadow_at_the_side_where_it_does(
+    chromium: Browser, page: Path, scheme: Literal["light", "dark"]
+) -> None:
+    with viewed(chromium, page, 390, scheme) as view:
+        table = view.page.locator(".scroll").first
+        assert table.evaluate("one => one.scrollWidth - one.clientWidth") > 50
+
+        def edges() -> tuple[float, float]:
+            """The contrast of the left and the right end with the middle, in the lowest pixels."""
+            pixels = imread(BytesIO(table.screenshot()))[-3:, :, :3]
+            paper = pixels[:, pixels.shape[1] // 2]
+            return float(abs(pixels[:, 0] - paper).max()), float(abs(pixels[:, -1] - paper).max())
+
+        left, right = edges()
+        assert left < 0.05 < 0.1 < right
+        table.evaluate("one => one.scrollTo(one.scrollWidth, 0)")
+        left, right = edges()
+        assert right < 0.05 < 0.1 < left
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from afina.events import Listener
+from afina.report.arms import arms
 from afina.report.examples.disagreements import EvaluationTexts
-from afina.report.plots import svg
+from afina.report.plots import comparison, svg
 from afina.report.plots.comparison import pareto_front
 from afina.report.report import Report
 from afina.studies.runs.record import Record
@@ -95,6 +96,15 @@ def test_plots_keep_text_as_text_and_take_every_colour_from_the_page(page: str) 
     used = set(re.findall(r"var\((--[a-z0-9-]+)\)", plots))
     assert {"--ink", "--faint", "--method-0", "--method-4"} <= used
     assert all(page.count(f"{name}: #") >= 2 for name in used), "each is defined for light and for dark"
+
+
+@pytest.mark.parametrize("methods", [["lora"], ["baseline", "lora"], ["baseline"], ["full", "lora"]], ids=" ".join)
+def test_the_scale_of_parameters_has_three_labels_or_more(methods: list[str]) -> None:
+    with svg.drawing():
+        plot = comparison.against_parameters(arms([result(method) for method in methods]))
+    labels = re.findall(r">(none|[\d,]+)</text>", plot.svg)
+    assert len(labels) >= 3
+    assert ("none" in labels) is ("baseline" in methods)
 
 
 def _contrast(first: str, second: str) -> float:

@@ -944,7 +944,7 @@ def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path)
     assert texts.held_out
     found = evaluate(adapter, texts)
     assert (found.metrics["accuracy"], found.metrics["f1"]) == (contender.metrics["accuracy"], contender.metrics["f1"])
-    assert sentences(made)[1].startswith("Use TF-IDF + logistic regression, without a language model: accuracy ")
+    assert sentences(made)[0].startswith("Use TF-IDF + logistic regression, without a language model: accuracy ")
     assert sentences(made)[2].startswith("No trained language model is better")
 
 
@@ -1022,7 +1022,7 @@ def test_labels_that_are_no_words_are_not_asked_for_and_it_says_why(
     assert made.dropped["zero-shot"].why == "words"
     assert not world.asked
     note = no_words_note(("0", "1"), made.train_examples)
-    assert sentences(made)[0] == note
+    assert sentences(made)[1] == note, "after the answer, which a page has in its heading"
     assert told.index(note) == 1, "after the line on the data"
     (left_out,) = [one for one in evidence(made).notes if one.startswith("Left out: zero-shot")]
     assert "--words" in left_out

@@ -30,7 +30,7 @@ from afina.report.formatting import (
     span,
 )
 from afina.report.tables import measured_on_gpu
-from afina.report.verdicts import ONE_SEED, Verdicts, alike, learning_curve_sentences
+from afina.report.verdicts import ONE_SEED, SIGNIFICANT, Verdicts, alike, learning_curve_sentences
 from afina.stats.metrics import METRICS
 from afina.studies.runs.inputs import is_encoder
 
@@ -184,7 +184,7 @@ class _Field:
             else []
         )
         said += [f"It is undecided whether {mine} is better than {_named(open_, 'or')}."] if open_ else []
-        return " ".join(said)
+        return " ".join([*said, *([SIGNIFICANT] if better else [])])
 
     def _is_tied(self, arm: Arm) -> bool:
         """Whether both figures are the same to four digits, and the arm is not significantly worse."""

@@ -28,7 +28,7 @@ from afina.report.formatting import (
     too_few,
 )
 from afina.report.tables import EVIDENCE, Column, Table
-from afina.report.verdicts import ONE_SEED
+from afina.report.verdicts import ONE_SEED, SIGNIFICANT
 from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import ON
@@ -43,7 +43,7 @@ Interval = tuple[float, float] | None
 
 
 def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...]:
-    """Return the recommendation in sentences, the answer first; before it, what labels that are not words cost.
+    """Return the recommendation in sentences, the answer first, then what labels that are not words cost.
 
     The other sentences give the reason, the costs, the confidence, and the probable effect of more minutes and labels.
     """
@@ -51,7 +51,7 @@ def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...
     said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
     answer = f"{headline(made, interval)} on {made.examples:,} held-out texts.{_speed(made, chosen)}"
     unasked = [no_words_note(made.unasked, made.train_examples)] if made.unasked else []
-    return (*unasked, answer, *said, more_minutes(made), more_labels(made))
+    return (answer, *unasked, *said, more_minutes(made), more_labels(made))
 
 
 def _speed(made: Recommendation, chosen: Contender) -> str:
@@ -244,7 +244,8 @@ def _sure(compared: Sequence[Comparison], name: str) -> str:
     said = [f"{words} {listed(against[verdict])}" for verdict, words in _VERDICT_WORDS.items() if verdict in against]
     if not said:
         return ONE_SEED
-    return f"On the held-out texts, {name} is {listed(said)}. {ONE_SEED}"
+    meant = f" {SIGNIFICANT}" if {"better", "worse"} & against.keys() else ""
+    return f"On the held-out texts, {name} is {listed(said)}.{meant} {ONE_SEED}"
 
 
 _VERDICT_WORDS = {

@@ -136,7 +136,7 @@ class Report:
             return recommendation.sentences(made, conclusion.interval(made, self.arms))
         against = verdicts.against(self.results.baselines, self.arms)
         said = conclusion.sentences(self.arms, self.verdicts, self.failed, self.results.waiting, against)
-        return (*conclusion.unasked(self.arms, self.results.data), *said)
+        return (*said[:1], *conclusion.unasked(self.arms, self.results.data), *said[1:])
 
     @cached_property
     def brief(self) -> tuple[str, ...]:

@@ -39,6 +39,10 @@ if TYPE_CHECKING:  # the import loads scipy
 
 VERDICTS, CURVES, BASELINES = "Verdicts", "How many labels", "Without a language model"
 
+SIGNIFICANT = (
+    "Better and worse mean a significant difference: p is below 0.05 after Holm's correction for the number of pairs."
+)
+
 ONE_SEED = "One seed was run, so the verdicts do not say how other seeds would do."
 """The caveat of a report whose comparisons have one seed."""
 
@@ -235,9 +239,9 @@ def _notes(found: Verdicts) -> list[str]:
     metric = METRICS[one.metric]
     notes.append(
         f"Differences in {metric.words}, on the same texts and seeds{', in percentage points' * metric.points}. "
-        f"{'Less is better. ' * metric.lower}Better, worse: the difference is significant after Holm's correction for "
-        "the number of pairs; pairs with an untrained model are counted separately. Equivalent: the difference is "
-        f"significantly smaller than {one.margin_in_words}. Undecided: none of these is shown."
+        f"{'Less is better. ' * metric.lower}{SIGNIFICANT} Pairs with an untrained model are counted separately. "
+        f"Equivalent means that the difference is significantly smaller than {one.margin_in_words}. Undecided means "
+        "that the results show none of these."
     )
     return notes
 

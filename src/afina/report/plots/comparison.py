@@ -154,8 +154,13 @@ def against_parameters(arms: Sequence[Arm]) -> Plot:
     least = min([count for count in counts if count], default=1)
     zero = 10 ** (math.floor(math.log10(least)) - 1)
     figure, axes = canvas(3.0 + 0.17 * len(arms))
-    scatter(axes, arms, [count or zero for count in counts])
+    places = [count or zero for count in counts]
+    scatter(axes, arms, places)
     axes.set_xscale("log")
+    first = math.floor(math.log10(min(places)))
+    last = max(math.ceil(math.log10(max(places))), first + 2)  # one method has a scale too: three ticks or more
+    axes.set_xticks([10.0**power for power in range(first, last + 1)])
+    axes.set_xlim(10.0**first / 2, 2 * 10.0**last)
     if 0 in counts:
         from matplotlib.ticker import FuncFormatter
 
