@@ -46,7 +46,8 @@ def test_the_extra_of_the_docs_has_all_that_the_pages_are_made_with() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     named = {extra: {re.split(r"[<>=;]", one)[0].split("[")[0] for one in needs} for extra, needs in extras.items()}
     own = named["docs"] | set().union(*(named[one] for one in re.findall(r"afina\[(\w+)\]", " ".join(extras["docs"]))))
-    others = set().union(*(names for extra, names in named.items() if extra != "test")) - own
+    kept = {"test", "traces"}  # fastapi imports opentelemetry where it is installed
+    others = set().union(*(names for extra, names in named.items() if extra not in kept)) - own
     blocked = sorted({one.split("-")[0] for one in others})
     assert {"ray", "obstore"} <= set(blocked)
     code = (
