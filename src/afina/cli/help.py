@@ -67,7 +67,7 @@ EXAMPLES = {
 """An example of each command, by the name of the command without `afina`."""
 
 _DATA = "Columns and labels"
-_RUN = "Training and asking in words"
+_RUN = "Training and prompting"
 _GENERATION = "Generated answers"
 _OUTPUT = "Output"
 GROUPS = {

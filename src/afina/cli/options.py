@@ -58,12 +58,13 @@ SeveralBackbones = Annotated[
 OwnBackbone = Annotated[
     str | None,
     typer.Option(
-        "--backbone", help="Address of the adapter's backbone: if it has moved, or of a study of several backbones."
+        "--backbone",
+        help="Address of the backbone: needed if the backbone has moved, or for a study of several backbones.",
     ),
 ]
 EvaluationOption = Annotated[
     str | None,
-    typer.Option("--eval", help="File to evaluate on; then all texts of --task are used for training.", metavar="FILE"),
+    typer.Option("--eval", help="File to evaluate on. All texts of --task are then used for training.", metavar="FILE"),
 ]
 MethodOption = Annotated[
     str | None, typer.Option("--method", help="For the directory of a study: the method whose adapter is used.")
@@ -156,7 +157,8 @@ JobsOption = Annotated[
     int | None,
     typer.Option(
         "--jobs",
-        help="Number of runs at the same time, which share the processors; default: 1, or what a Ray cluster holds.",
+        help="Number of runs at the same time; the runs share the processors. Default: 1, or as many as fit on a Ray "
+        "cluster.",
         min=1,
         metavar="N",
     ),
@@ -171,13 +173,14 @@ ExecutorOption = Annotated[
 ]
 ShipBackboneOption = Annotated[
     bool,
-    typer.Option("--ship-backbone", help="With Ray: send a backbone that is a directory here to the nodes."),
+    typer.Option("--ship-backbone", help="With Ray: copy the directory of the backbone to the nodes."),
 ]
 StorageOption = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        help="With Ray: directory that all nodes see, or s3://BUCKET/PREFIX, for checkpoints; default: this machine.",
+        help="With Ray: where checkpoints are kept, a directory that all nodes see or s3://BUCKET/PREFIX. Default: "
+        "this machine.",
         metavar="ADDRESS",
     ),
 ]
@@ -394,8 +397,8 @@ PeftPrecisionOption = Annotated[
     str | None,
     typer.Option(
         "--precision",
-        help="For an adapter of peft, whose files do not say: how the backbone's frozen weights were stored in "
-        "training, such as nf4 (4-bit of bitsandbytes). Default: float.",
+        help="How the backbone's frozen weights were stored in training, such as nf4 (4-bit of bitsandbytes). Only for "
+        "adapters of peft, whose files do not name it. Default: float.",
     ),
 ]
 

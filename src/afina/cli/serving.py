@@ -29,7 +29,8 @@ DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, b
 
 
 MemoryOption = Annotated[
-    int | None, typer.Option("--memory", min=1, help="Most MiB for adapters, in addition to one copy of the backbone.")
+    int | None,
+    typer.Option("--memory", min=1, help="Most memory for adapters in MiB; one copy of the backbone comes on top."),
 ]
 RateOption = Annotated[
     int | None, typer.Option("--rate", min=1, help="Tokens per minute for clients whose key has no rate.")
@@ -141,7 +142,8 @@ def serve(
 ) -> None:
     """Serve the adapters of a store over HTTP.
 
-    All adapters must have the same backbone. Those on int8 share one int8 copy. Clients need keys: see `afina keys`.
+    All adapters must have the same backbone. Adapters that were trained on int8 weights share one int8 copy.
+    Clients need keys: see `afina keys`.
     """
     _needs_packages(ray, {"`ray_address`": ray_address, "`replicas`": replicas})
     from afina.server import logs_and_traces

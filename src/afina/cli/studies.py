@@ -215,7 +215,7 @@ LatencyOption = Annotated[
     float | None,
     typer.Option(
         "--latency",
-        help="Leave out models that take longer to answer a single text on this machine, in milliseconds.",
+        help="Most milliseconds for the answer to a single text on this machine. Slower models are left out.",
         metavar="MS",
     ),
 ]
