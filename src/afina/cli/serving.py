@@ -142,8 +142,7 @@ def serve(
 ) -> None:
     """Serve the adapters of a store over HTTP.
 
-    All adapters must have the same backbone. Adapters that were trained on int8 weights share one int8 copy.
-    Clients need keys: see `afina keys`.
+    All adapters must have the same backbone. Adapters on int8 share one int8 copy. Clients need keys: see `afina keys`.
     """
     _needs_packages(ray, {"`ray_address`": ray_address, "`replicas`": replicas})
     from afina.server import logs_and_traces
