@@ -77,6 +77,7 @@ def checks() -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:The labels .* are not words:UserWarning")
 @pytest.mark.parametrize(("estimator", "check"), list(checks()))
 def test_scikit_learn_finds_an_estimator(gpt2: Backbone, estimator: Any, check: Callable[[Any], None]) -> None:
     name = check.func.__name__  # type: ignore[attr-defined]
