@@ -177,6 +177,8 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
     with setting.stages.of(time_budget.SIMPLE):
         fitted = floors.fit(task.train, setting.objective)
         handed = {floor.name: _hand_over(floor, setting, held.directory) for floor in fitted if floor.model}
+    # Comparisons and report take about as long as the baselines, however slow the machine is.
+    setting.clock.keep_back(setting.stages.seconds[time_budget.SIMPLE])
     setting.watcher.says("forecasting which methods fit in memory")
     with setting.stages.of(time_budget.MEMORY):
         tried = eligible(setting, memory)

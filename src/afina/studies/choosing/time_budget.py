@@ -14,29 +14,38 @@ from afina import meter
 from afina.events import Progress
 from afina.studies.runs.record import Record
 
-EARLY, LATE = 0.03, 0.03
-"""Shares of the given minutes: the part kept back in planning, and by how much work in progress may exceed them.
+LATE, CLOSING = 0.04, 0.1
+"""Shares of the given minutes: by how much they may be exceeded, and the most that is kept back for what follows.
 
-Comparing the results and writing the report follow.
+Comparing the results and writing the report follow the last run.
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class TimeBudget:
-    """The given minutes from a start time. `began` and `end` are times of `meter.now()`."""
+    """The given minutes from a start time. `began` and `end` are times of `meter.now()`.
+
+    Attributes:
+        closing: The seconds kept back for what follows the last run.
+    """
 
     began: float
     minutes: float
+    closing: float = 0.0
+
+    def keep_back(self, seconds: float) -> None:
+        """Keep back the seconds for what follows the last run, but only a small share of the minutes."""
+        self.closing = min(seconds, CLOSING * 60 * self.minutes)
 
     @property
     def left(self) -> float:
         """Seconds that can still be planned; negative when the time is used up."""
-        return self.began + 60 * self.minutes * (1 - EARLY) - meter.now()
+        return self.began + 60 * self.minutes - self.closing - meter.now()
 
     @property
     def end(self) -> float:
         """The time at which work in progress is stopped."""
-        return self.began + 60 * self.minutes * (1 + LATE)
+        return self.began + 60 * self.minutes * (1 + LATE) - self.closing
 
     @property
     def spent(self) -> float:
