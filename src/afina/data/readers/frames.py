@@ -118,7 +118,7 @@ def _classes(data: Any) -> dict[str, Sequence[str]]:
 
 
 def _plain(cell: Any) -> Any:
-    """Return a cell as a value of JSON; an object that is none stays as it is."""
+    """Return a cell as a JSON value; an object that JSON cannot hold is returned unchanged."""
     if isinstance(cell, np.generic):
         cell = cell.item()
     elif hasattr(cell, "as_py"):  # a scalar of Arrow

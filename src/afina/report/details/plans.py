@@ -84,7 +84,7 @@ def gpu_table(forecasts: Sequence[Forecast]) -> Table:
         rows,
         (
             fits,
-            "Peak: the training (state and activations) or the evaluation, whichever is larger, and a tenth for CUDA's "
+            "Peak: 1.1 times the larger of training (state and activations) and evaluation. The tenth is for CUDA's "
             "context and fragmentation.",
             "Evaluation: the tensors of the evaluation in float32, which follows the training.",
         ),
