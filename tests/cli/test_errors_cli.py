@@ -578,17 +578,10 @@ def test_a_file_name_that_is_too_long_is_one_sentence(afina: Command, command: t
     assert json.loads(found.out)["error"]["code"] == "argument.invalid"
 
 
-def test_an_option_or_a_key_that_is_given_twice_is_refused_and_not_read_once(afina: Command) -> None:
+def test_an_option_that_is_given_twice_is_refused_and_not_read_once(afina: Command) -> None:
     twice = json.loads(afina("evaluate", "x", "--task", "a.csv", "--task=b.csv", "--json").out)["error"]
     assert (twice["code"], twice["fields"]["argument"]) == ("argument.invalid", "--task")
     assert afina("predict", "absent", "--", "--file", "--file").error.startswith("absent: no adapter found")
-    for command in (
-        ("train", "--task", "a.csv", "--set", "epochs=1", "--set", "train.epochs=2"),
-        ("study", "quickstart", "--task", "a.csv", "--set", "task=b.csv"),
-        ("study", "quickstart", "--backbone", "a", "--set", "backbones=['b', 'c']"),
-    ):
-        told = json.loads(afina(*command, "--json").out)["error"]
-        assert told["code"] == "study.override-malformed"
 
 
 def test_control_characters_of_names_do_not_reach_the_terminal(afina: Command) -> None:

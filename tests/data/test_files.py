@@ -723,7 +723,9 @@ def test_limits_apply_to_each_split_and_before_leakage_is_counted(tmp_path: Path
     write_csv(tmp_path / "dev.csv", [(f"other {i}", "y") for i in range(50)] + rows[:1])
     task = Task.load(str(tmp_path), train_examples=20, evaluation_examples=10, allow_leakage=True)
     assert (len(task.train), len(task.evaluation)) == (20, 10)
-    assert "`train_examples` 0: expected at least 1." in message(tmp_path, train_examples=0, allow_leakage=True)
+    assert "`train_examples` 0: expected a whole number of at least 1." in message(
+        tmp_path, train_examples=0, allow_leakage=True
+    )
     assert "`evaluation_examples` -3: expected" in message(tmp_path, evaluation_examples=-3, allow_leakage=True)
     assert "all 1 training examples are labelled" in message(tmp_path, train_examples=1, allow_leakage=True)
 

@@ -74,7 +74,7 @@ def test_the_page_asks_for_nothing_outside_itself(page: str) -> None:
 def test_every_plot_that_the_figures_allow_is_there_with_a_text_of_its_own(page: str) -> None:
     titles = re.findall(r"<figure>\s*<h3>(.*?)</h3>", page)
     assert titles[:7] == [
-        "no fine-tuning minus each other method",
+        "PreLayer (46,080, head frozen) minus each other method",
         "Accuracy",
         "Accuracy against trainable parameters",
         "Accuracy against training time",

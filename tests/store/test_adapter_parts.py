@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from afina import Adapter, Task, digest, tensorfile
+from afina.data.leakage import HASHES_FILE
 from afina.errors import CorruptStore, Refused
 from afina.models.adapter import VOCABULARY
 from afina.models.architectures import is_head
@@ -56,7 +57,9 @@ def directory(request: pytest.FixtureRequest, runs: Runs, words: Path, tmp_path:
     if request.param == "tfidf":
         return words
     if request.param == "peft":  # what peft saved has no manifest
-        shutil.copytree(runs.adapter("gpt2", "lora"), tmp_path / "peft", ignore=shutil.ignore_patterns(MANIFEST))
+        shutil.copytree(
+            runs.adapter("gpt2", "lora"), tmp_path / "peft", ignore=shutil.ignore_patterns(MANIFEST, HASHES_FILE)
+        )
         return tmp_path / "peft"
     return runs.adapter(*request.param.split("/"))
 

@@ -19,6 +19,7 @@ from afina import METHODS, Backbone, Run, Task
 from afina.events import Progress
 from afina.methods import is_fitted, make
 from afina.models.adapter import Adapter
+from afina.models.backbone_spec import files_digest
 from afina.studies.runs.execute import execute
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.spec import Training
@@ -59,7 +60,9 @@ def run(backbones: Backbones, toy: str) -> Callable[..., Run]:
         settings = {"max_steps": STEPS, "batch_size": 16, "dtype": "float32", "checkpoint_seconds": 0.0} | changes
         training = Training(**settings)
         made = Run(backbone=str(backbones.path(family)), task=toy, method=method, training=training, seed=seed)
-        return made.on(data_digest)  # as carrying it out does, which names its files
+        return made.on(data_digest).on_files(
+            files_digest(made.backbone)
+        )  # as carrying it out does, which names its files
 
     return make_run
 

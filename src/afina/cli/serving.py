@@ -18,6 +18,7 @@ from afina import file_io
 from afina.cli.help import GroupedCommand
 from afina.cli.options import BackboneOption, Json, OwnBackbone, template_option
 from afina.cli.store import CreateOption, StoreOption, ready
+from afina.cli.terminal import reword_value_error
 from afina.errors import InvalidStudy, NotFound
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Settable(GroupedCommand):
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
+            reword_value_error(error)
             name = getattr(error.param, "name", None) or ""
             source, variable = ctx.get_parameter_source(name), f"{ctx.auto_envvar_prefix}_{name.upper()}"
             if source is not None and source.name == "ENVIRONMENT":

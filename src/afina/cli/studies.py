@@ -182,11 +182,11 @@ def train(
     A recorded run with the same texts and settings is not repeated.
     """
     from afina.studies.study import Study
-    from afina.studies.study_file import override_each
+    from afina.studies.study_file import override
 
     settings: dict[str, Any] = {}
-    # here all are of the one method, there of the whole study
-    override_each(settings, [item.removeprefix("train.") for item in overrides or []])
+    for item in overrides or []:
+        override(settings, item.removeprefix("train."))  # here all are of the one method, there of the whole study
     content = {
         "name": "train",
         "backbone": only(backbone),

@@ -304,15 +304,20 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 """The base class of errors in the command line's syntax. It is click's, or a copy inside newer typers."""
 
 
-def as_usage_error(error: Any) -> InvalidData:
-    """Return an error in the command line's syntax as an AfinaError, in a user's words."""
+def reword_value_error(error: Any) -> None:
+    """Put an error in the value of an option into a user's words, if pydantic has worded it."""
     if error.__cause__ is not None:
         from pydantic import ValidationError  # typer has imported it
 
         from afina.schema import Problem
 
         if isinstance(error.__cause__, ValidationError):
-            error.message = Problem.of(error.__cause__).message
+            error.message, error.__cause__ = Problem.of(error.__cause__).message, None
+
+
+def as_usage_error(error: Any) -> InvalidData:
+    """Return an error in the command line's syntax as an AfinaError, in a user's words."""
+    reword_value_error(error)
     return InvalidData(error.format_message(), code="argument.invalid")
 
 

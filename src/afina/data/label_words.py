@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from afina.data.kinds import CLASSES
+from afina.data.readers.target_kinds import of_kind
 
 _NAME = re.compile(r"[^\W\d_]{2,}(?:[ _/&'’-]+[^\W\d_]+)*")
 
@@ -82,4 +82,5 @@ def needs_words(kind: str, label_names: Sequence[str], *, pairs: bool) -> bool:
 
     A head for pairs of texts starts from words only on request.
     """
-    return kind == CLASSES and not pairs and not are_words(label_names)
+    read = of_kind(kind)
+    return read.named and not read.several and not pairs and not are_words(label_names)

@@ -91,7 +91,8 @@ def more_minutes(made: Recommendation) -> str:
     short = [one for one in trained if made.is_short(one)]
     if trained and passes < EPOCHS and (short or not more):
         more.append(f"train {EPOCHS} epochs instead of {passes}")
-    smaller = "" if made.backbone == MINILM or len(short) < len(in_steps) or TARGETS[made.kind].written else _SMALLER
+    all_short = bool(short) and len(short) == len(in_steps)
+    smaller = _SMALLER if all_short and made.backbone != MINILM and not TARGETS[made.kind].written else ""
     if more:
         return f"More minutes would {' and '.join(more)}.{smaller}"
     if not trained:

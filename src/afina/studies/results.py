@@ -15,7 +15,7 @@ from typing import Any
 from afina import repr_html
 from afina.data.addresses import reads_files
 from afina.errors import NotFound, UnknownName
-from afina.models.backbone_spec import files_digest
+from afina.models.backbone_spec import backbone_revision, files_digest
 from afina.repr_html import ReprCard, figure
 from afina.stats.metrics import METRICS
 from afina.studies import adapter_paths, baselines, trials
@@ -253,8 +253,23 @@ class RecordedRuns:
 
     def _on_files(self, run: Run) -> Run:
         if run.backbone not in self._files:
-            self._files[run.backbone] = files_digest(run.backbone)
+            self._files[run.backbone] = self._files_of(run.backbone)
         return run.on_files(self._files[run.backbone])
+
+    def _files_of(self, address: str) -> str | None:
+        """Return `files_digest`; for a directory that is gone, the digest that was recorded last.
+
+        So a study that is complete needs no backbone.
+        """
+        recorded = [one.backbone_files for one in self.held.records if one.backbone == address and one.backbone_files]
+        try:
+            found = files_digest(address)
+            gone = found is None and bool(recorded) and backbone_revision(address) is None
+        except NotFound:
+            if not recorded:
+                raise
+            gone = True
+        return recorded[-1] if gone else found
 
     def _record(self, key: str) -> Record | None:
         return next((one for one in self.held.records if one.key == key), None)

@@ -46,7 +46,7 @@ from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Data, Training, with_address
 from afina.studies.schedule import Watcher, other_data_note, watching
 from afina.studies.study_checks import check_budgets, check_seeds, check_sizes, equal_runs_notes, sizes_notes
-from afina.studies.study_file import check_asked, check_template, explain, override_each, read
+from afina.studies.study_file import check_asked, check_template, explain, override, read
 from afina.studies.trials import Space, Tune, Tuned
 
 Part = TypeVar("Part", bound=Frozen)
@@ -122,7 +122,8 @@ class Study(ReprCard, Sparing):
         """
         content, where = read(str(source))
         before = content.get(BACKBONES)
-        override_each(content, map(str, [overrides] if isinstance(overrides, str) else overrides))
+        for item in [overrides] if isinstance(overrides, str) else overrides:
+            override(content, str(item))
         narrow(content, before)
         return cls.parse(content, where)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -95,23 +95,6 @@ _IN_BRACES = re.compile(r"\{[^{}]+\}")
 
 
 _EITHER = {"backbone": "backbones", "backbones": "backbone"}
-
-
-def override_each(content: dict[str, Any], items: Iterable[str]) -> None:
-    """Set each `key=value` in `content`, as `override`. Raises InvalidStudy if a key is given twice."""
-    given: set[str] = set()
-    for item in items:
-        key = item.partition("=")[0].strip()
-        same = "backbone" if key in _EITHER else key
-        if same in given:
-            raise InvalidStudy(
-                f"`overrides` {item}: {key} is given twice, by `overrides` or another option. Give it once.",
-                code="study.override-malformed",
-                found=item,
-                key=key,
-            )
-        given.add(same)
-        override(content, item)
 
 
 def override(content: dict[str, Any], item: str) -> None:

@@ -279,6 +279,7 @@ class _Execution:
             digest=saved.digest,
             environment=_environment(prepared),
             data_digest=run.data_digest,
+            backbone_files=run.backbone_files,
             too_long_rows=task.evaluation.left_out.rows,
             fitted=_fitted(fit, prepared),
         )

@@ -147,6 +147,8 @@ class Record(ReprCard, Sparing, Sealed):
         adapter: The path of the adapter, relative to the study's output directory.
         digest: The adapter's digest.
         data_digest: The digest of the task's files, which the key covers. None if the address identifies the data.
+        backbone_files: The digest of the files of a backbone in a directory, which the key covers. Left out of the JSON
+            if None: the address identifies the backbone.
         too_long_rows: The places in the evaluation split of texts that were left out for too long targets.
             Left out of the JSON if empty.
         at_once: The largest number of runs that this machine executed at the same time as this run, which lengthens
@@ -160,7 +162,7 @@ class Record(ReprCard, Sparing, Sealed):
     """
 
     unwritten: ClassVar[frozenset[str]] = frozenset(
-        {"at_once", "fitted", "retention", "signatures", "too_long_rows", "weight_bytes"}
+        {"at_once", "backbone_files", "fitted", "retention", "signatures", "too_long_rows", "weight_bytes"}
     )
 
     key: str
@@ -205,6 +207,7 @@ class Record(ReprCard, Sparing, Sealed):
     digest: str
     environment: Environment
     data_digest: str | None = None
+    backbone_files: str | None = None
     too_long_rows: tuple[Count, ...] = ()
     at_once: int = Field(default=1, ge=1)
     fitted: HeadFit | None = None
