@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from afina.report.report import Report
 from afina.report.verdicts import ONE_SEED, SIGNIFICANT
@@ -186,3 +189,12 @@ def test_what_is_to_be_used_is_what_the_conclusion_says() -> None:
     assert used(answering("full", range(10)), answering("lora", range(20)), answering("zero-shot", range(60))) == "full"
     assert used(answering("full", range(60)), answering("baseline", range(20))) == "full"
     assert used(answering("baseline", range(20))) == "nothing"
+
+
+@pytest.mark.parametrize("change", [{"method": "of-a-package"}, {"backbone": "./moved"}], ids=["method", "backbone"])
+def test_results_are_read_without_the_package_of_their_method_and_without_their_backbone(
+    change: dict[str, str],
+) -> None:
+    made = answering("lora", range(10), label_names=("0", "1"), steps=30)
+    there = replace(made, record=made.record.model_copy(update=change))
+    assert ": accuracy 0.97" in Report.of(results([there])).sentences[0]

@@ -14,7 +14,8 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from afina.data.label_words import needs_words, no_words_note
-from afina.methods import make
+from afina.errors import NotFound
+from afina.methods import METHODS
 from afina.report.answer_costs import faster_sentence
 from afina.report.arms import Arm, is_curve
 from afina.report.formatting import (
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # the imports load scipy
     from afina.studies.baselines import MeasuredBaseline
     from afina.studies.choosing.recommendation import Contender, Recommendation
     from afina.studies.descriptions import Failure
+    from afina.studies.runs.record import Record
     from afina.studies.runs.spec import Data
 
 MOST = 3
@@ -82,10 +84,24 @@ def unasked(arms: Sequence[Arm], data: Data) -> list[str]:
     for arm in arms:
         one = arm.record
         pairs = data.text_pair is not None or "text_pair" in one.columns
-        by_steps = one.steps and one.fitted is None and make(one.method).head is None and not one.ask.words
-        if by_steps and needs_words(one.kind, one.label_names, pairs=pairs) and is_encoder(one.backbone) is False:
+        by_steps = one.steps and one.fitted is None and _starts_from_words(one)
+        if by_steps and needs_words(one.kind, one.label_names, pairs=pairs) and _is_decoder(one.backbone):
             return [no_words_note(one.label_names, one.train_examples)]
     return []
+
+
+def _starts_from_words(record: Record) -> bool:
+    """Whether the run's method takes its head from words if there are any, and no words were given."""
+    prescribed = METHODS[record.method].head if record.method in METHODS else None
+    return prescribed is None and not record.ask.words
+
+
+def _is_decoder(backbone: str) -> bool:
+    """Whether a backbone is a decoder; False also if its directory is gone."""
+    try:
+        return is_encoder(backbone) is False
+    except NotFound:
+        return False
 
 
 def of_one_method(arm: Arm, baselines: Sequence[MeasuredBaseline], against: Sequence[Comparison] = ()) -> Iterator[str]:

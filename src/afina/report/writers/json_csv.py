@@ -134,7 +134,7 @@ FIRST = (
     "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total", "tokens_per_second",
     "seconds", "memory", "adapter", "digest",
 )  # fmt: skip
-LEFT_OUT = {"losses", "content_digest"}
+LEFT_OUT = {"losses", "content_digest", "backbone_files"}
 WHERE_GIVEN = Record.unwritten
 """Fields that a record has only if they differ from the default; a failed run has none of these fields."""
 AT_TOP = (ACCURACY, F1)
