@@ -19,7 +19,8 @@ def routes(app: App) -> Iterator[tuple[str, str]]:
     for route in app.routes:
         for one in getattr(getattr(route, "original_router", None), "routes", [route]):
             path = one.path
-            for name, value in (("client", "acme"), ("task", "reviews"), ("version", "1"), ("alias", "production")):
+            named = {"client": "acme", "task": "reviews", "version": "1", "alias": "production", "id:path": "acme/tags"}
+            for name, value in named.items():
                 path = path.replace(f"{{{name}}}", value)
             assert "{" not in path, path
             yield from ((method, path) for method in sorted(one.methods))
@@ -71,7 +72,7 @@ def test_a_path_that_is_not_thought_of_takes_an_administrator(served: Any) -> No
         "/v3",
         "/v2x",
         "/docs",
-        "/health",
+        "/healthz",
         "/metrics/x",
         "//predict",
         "/Predict",

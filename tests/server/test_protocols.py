@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -100,6 +101,45 @@ def test_vllm(served: Any) -> None:
     ]
     missing = served.post("/classify", {"model": "acme/none", "input": "a"})
     assert missing.json() == {"error": {"message": "no such model", "type": "not_found", "param": None, "code": 404}}
+
+
+def test_a_model_is_described_by_its_id(served: Any) -> None:
+    created = served.store.versions("acme/reviews")[0].created
+    for name in ("acme/reviews", "acme/reviews@production", "acme/reviews@1", "acme%2Freviews"):
+        found = served.get(f"/v1/models/{name}").json()
+        seconds = int(datetime.fromisoformat(created).timestamp())
+        assert found == {
+            "id": name.replace("%2F", "/"),
+            "object": "model",
+            "created": seconds,
+            "owned_by": "acme",
+        }
+    listed = {one["id"]: one for one in served.get("/v1/models").json()["data"]}
+    assert listed["acme/tags"] == served.get("/v1/models/acme/tags").json()
+    for name in ("acme/none", "bolt/mail", "acme/reviews@9", "gpt-4o", "a/b/c"):
+        missing = served.get(f"/v1/models/{name}")
+        assert missing.status_code == 404
+        error = missing.json()["error"]
+        assert (error["code"], error["param"], error["type"]) == ("model_not_found", "model", "invalid_request_error")
+
+
+def test_health_is_empty_and_needs_no_key(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = served.web.get("/health")
+    assert (found.status_code, found.content) == (200, b"")
+    monkeypatch.setattr(served.core, "_follows", False)  # a store that does not answer
+    assert served.web.get("/health").status_code == 200
+    monkeypatch.setattr(type(served.core.batching), "alive", False)
+    assert served.web.get("/health").status_code == 503
+
+
+def test_the_server_describes_itself_as_tei_and_tgi_do(served: Any) -> None:
+    assert served.web.get("/info").status_code == 401
+    found = served.get("/info").json()
+    assert found["model_id"] == served.backbone.path.name
+    assert str(served.backbone.path.parent) not in str(found)
+    assert (found["model_sha"], found["model_dtype"]) == (served.backbone.digest, "float32")
+    assert found["max_client_batch_size"] == served.core.settings.texts
+    assert found["max_input_length"] == served.backbone.longest
 
 
 def test_hugging_face(served: Any) -> None:

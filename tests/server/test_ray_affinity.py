@@ -29,6 +29,7 @@ BODY = b'{"model": "acme/reviews@production", "inputs": "The \\"model\\": is fin
         ("/bulk", b"model=acme/reviews", b"", "acme/reviews"),
         ("/bulk", b"", b"", None),
         ("/v1/models", b"", b"", None),
+        ("/v1/models/acme/told@2", b"", b"", "acme/told@2"),
         ("/predict", b"", b"not JSON", None),
         ("/predict", b"", b'{"model": 3, "inputs": "x"}', None),
         ("/predict", b"", b'\xff\xfe{"model": "acme/\xff"}', "acme/�"),

@@ -348,6 +348,8 @@ def test_without_a_replica_the_proxy_lives_and_is_not_ready(monkeypatch: pytest.
     monkeypatch.setattr(affinity.PROXY, "replicas", ())
     serve = FakeServe([accepts])
     assert ask(serve, "/health/live", b"", "GET").status == 200
+    empty = ask(serve, "/health", b"", "GET")
+    assert (empty.status, bytes(empty.body)) == (200, b"")
     assert ask(serve, "/health/ready", b"", "GET").status == 503
     assert ask(serve, "/metrics", b"", "GET").status == 503
     assert serve.handed == []

@@ -56,6 +56,7 @@ def openai(status: int, kind: str, message: str) -> dict[str, Any]:
 SHAPES = (
     ("/predict", predict),
     ("/classify", vllm),
+    ("/v1/models/", openai),
     ("/v1/models", vllm),
     ("/v1/completions", openai),
     ("/v1/chat/completions", openai),

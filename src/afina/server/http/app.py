@@ -17,7 +17,7 @@ from afina import __version__
 from afina.errors import AfinaError, NotFound
 from afina.models import objectives
 from afina.server.core import Core
-from afina.server.http import huggingface, kserve, native, openai, page, vllm
+from afina.server.http import huggingface, info, kserve, native, openai, openai_answers, page, vllm
 from afina.server.http.bulk import Bulk
 from afina.server.http.errors import Refusal
 from afina.server.http.gate import Gate, error_response
@@ -84,7 +84,21 @@ async def models(request: Request) -> Response:
         listed = await pool_of(request).look(key, core.store.list, key.client)
     except NotFound:
         listed = []
-    return JSONResponse(vllm.models(listed, int(publishing._seconds())))
+    return JSONResponse(vllm.models(listed))
+
+
+@router.get("/v1/models/{id:path}", **describe("OpenAI", openai_answers.ERROR, vllm.MODEL))
+async def one_model(request: Request, id: str) -> Response:
+    """Return a model of the key's client by its id."""
+    core, key = core_of(request), key_of(request)
+    version = await pool_of(request).look(key, core.version, key, id)
+    return JSONResponse(vllm.model(id, version.created))
+
+
+@router.get("/info", **describe("text-embeddings-inference", native.ERROR, info.ANSWER))
+async def described(request: Request) -> Response:
+    """Return backbone, dtype, version and limits of this server, with the fields of TEI and of TGI."""
+    return JSONResponse(await pool_of(request).look(key_of(request), info.answered, core_of(request)))
 
 
 @router.post(
@@ -109,6 +123,12 @@ async def server(request: Request) -> Response:
 async def live(request: Request) -> Response:
     """Return whether the process is running. Needs no key."""
     return JSONResponse({"live": True})
+
+
+@router.get("/health", **describe_health("vLLM", None, ready=True))
+async def health(request: Request) -> Response:
+    """Return an empty response with status 200 if the server answers, also if its store does not. Needs no key."""
+    return Response(status_code=200 if core_of(request).alive else 503)
 
 
 @router.get("/v2/health/ready", **describe_health(INFERENCE, native.READY, ready=True))
@@ -227,6 +247,7 @@ BODIES += [page.Sentence, *openai.BODIES]
 
 PARAMETERS = {
     "client": "the client: the first part of a model's name",
+    "id": "client/task, client/task@alias or client/task@version",
     "task": "the task: the second part of a model's name",
     "alias": "the alias, such as `production`",
     "version": "number or alias of the version; default: the version in production, or else the newest",

@@ -72,14 +72,15 @@ class TokenBuckets:
 
 OPEN = frozenset(
     {
-        *("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
+        *("/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
         *("/", "/page/script.js", "/page/style.css"),
     }
 )
 """Paths without authentication. Their answers contain no data of any client."""
 
 NEEDS: Sequence[tuple[str, str]] = (
-    *(("/predict", PREDICT), ("/classify", PREDICT), ("/v1/models", PREDICT), ("/models/", PREDICT)),
+    *(("/predict", PREDICT), ("/classify", PREDICT), ("/v1/models", PREDICT), ("/v1/models/", PREDICT)),
+    *(("/models/", PREDICT), ("/info", PREDICT)),
     *(("/v1/completions", PREDICT), ("/v1/chat/completions", PREDICT)),
     *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), ("/openapi.json", PREDICT)),
     *(("/page/answers", PREDICT), ("/page/figures", PREDICT)),

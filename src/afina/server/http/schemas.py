@@ -195,10 +195,19 @@ def describe(
     }
 
 
-def describe_health(tag: str, answer: Shape, *, ready: bool) -> dict[str, Any]:
-    """Return the OpenAPI arguments of a health route, which needs no key. `ready`: whether it may answer 503."""
+def describe_health(tag: str, answer: Shape | None, *, ready: bool) -> dict[str, Any]:
+    """Return the OpenAPI arguments of a health route, which needs no key.
+
+    Args:
+        tag: the protocol.
+        answer: shape of the response; None: the response is empty.
+        ready: whether the route may answer 503.
+    """
     codes = {200: "Yes.", **({503: "No."} if ready else {})}
-    responses = {code: _response(why, "application/json", answer) for code, why in codes.items()}
+    responses = {
+        code: {"description": why} if answer is None else _response(why, "application/json", answer)
+        for code, why in codes.items()
+    }
     return {"tags": [tag], "response_class": Response, "responses": responses, "openapi_extra": {"security": []}}
 
 

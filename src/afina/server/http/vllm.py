@@ -6,6 +6,7 @@ This module does not know how answers are computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
@@ -42,15 +43,15 @@ _HEAD = {
 ANSWER = record(
     {**_HEAD, "data": about(array(_LABELLED), "one answer per text"), "usage": about(_USAGE, "numbers of tokens")}
 )
-_MODEL = record(
+MODEL = record(
     {
-        "id": about(TEXT, "client/task"),
+        "id": about(TEXT, "client/task; for a single model, as in the request"),
         "object": about(one_of("model"), "type of the entry in this protocol"),
-        "created": about(COUNT, "seconds since 1970, of this response"),
+        "created": about(COUNT, "publication of the version, in seconds since 1970; in a list: of the newest"),
         "owned_by": about(TEXT, "client"),
     }
 )
-MODELS = record({"object": _LIST, "data": about(array(_MODEL), "one entry per model")})
+MODELS = record({"object": _LIST, "data": about(array(MODEL), "one entry per model")})
 _PROBLEM = record(
     {
         "message": about(TEXT, "what is wrong and what to do"),
@@ -86,10 +87,12 @@ def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, crea
     return {**head, "data": data, "usage": usage}
 
 
-def models(listed: Sequence[NameSummary], created: int) -> dict[str, Any]:
+def model(name: str, created: str) -> dict[str, Any]:
+    """Return the entry of a model. `created`: time of publication in ISO format, UTC."""
+    seconds = int(datetime.fromisoformat(created).timestamp())
+    return {"id": name, "object": "model", "created": seconds, "owned_by": name.partition("/")[0]}
+
+
+def models(listed: Sequence[NameSummary]) -> dict[str, Any]:
     """Return the response with the models of a client."""
-    data = [
-        {"id": one.name, "object": "model", "created": created, "owned_by": one.name.partition("/")[0]}
-        for one in listed
-    ]
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": [model(one.name, one.created) for one in listed]}

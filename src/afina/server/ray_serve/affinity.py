@@ -24,7 +24,7 @@ HELD = "held"
 SHARE = 2
 """Requests that a replica may have more than another one which holds the adapter too."""
 
-_PATH = re.compile(r"^/(?:models|v2/models|aliases|shadows)/([^/]+/[^/]+)")
+_PATH = re.compile(r"^/(?:models|v1/models|v2/models|aliases|shadows)/([^/]+/[^/]+)")
 _BODY = re.compile(rb'"models?"\s*:\s*\[?\s*"([^"\\]{1,200})"')
 
 

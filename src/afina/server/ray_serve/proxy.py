@@ -45,7 +45,8 @@ ASKING = 5.0
 """Most seconds for the answer of one replica to a request that all replicas get."""
 
 STREAMED = "/bulk"
-LIVE = frozenset({"/health/live", "/v2/health/live"})
+ALIVE = "/health"
+LIVE = frozenset({ALIVE, "/health/live", "/v2/health/live"})
 READY = frozenset({"/health/ready", "/v2/health/ready"})
 METRICS, SHADOWS = "/metrics", "/shadows/"
 
@@ -161,7 +162,9 @@ class RepeatingProxy:
             await self._stream(scope, receive, send)
             return
         if path in LIVE and reads:
-            await JSONResponse({"live": True}, headers=answers.ALWAYS)(scope, receive, send)
+            live = Response() if path == ALIVE else JSONResponse({"live": True})
+            live.headers.update(answers.ALWAYS)
+            await live(scope, receive, send)
             return
         body = await self._body(scope, receive)
         if isinstance(body, Response):
