@@ -45,8 +45,22 @@ MODELS = (
 )
 
 ROUTES = [
-    *("POST /predict", "POST /classify", "GET /v1/models", "GET /v1/models/{id}", "POST /models/{client}/{task}", "GET /v2"),
-    *("GET /info", "GET /health", "GET /v2/health/live", "GET /health/live", "GET /v2/health/ready", "GET /health/ready"),
+    *(
+        "POST /predict",
+        "POST /classify",
+        "GET /v1/models",
+        "GET /v1/models/{id}",
+        "POST /models/{client}/{task}",
+        "GET /v2",
+    ),
+    *(
+        "GET /info",
+        "GET /health",
+        "GET /v2/health/live",
+        "GET /health/live",
+        "GET /v2/health/ready",
+        "GET /health/ready",
+    ),
     *("GET /v2/models/{client}/{task}", "GET /v2/models/{client}/{task}/versions/{version}"),
     *("GET /v2/models/{client}/{task}/ready", "GET /v2/models/{client}/{task}/versions/{version}/ready"),
     *("POST /v2/models/{client}/{task}/infer", "POST /v2/models/{client}/{task}/versions/{version}/infer"),
@@ -93,7 +107,9 @@ def test_every_route_is_described_and_looked_at(schema: Any) -> None:
     for path, methods in schema.raw_schema["paths"].items():
         for one in methods.values():
             assert all(
-                content["schema"] for found in one["responses"].values() for content in found.get("content", {}).values()
+                content["schema"]
+                for found in one["responses"].values()
+                for content in found.get("content", {}).values()
             )
             assert ("security" in one) == (needed(path) is None), path
 
