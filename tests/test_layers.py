@@ -86,7 +86,6 @@ OWNERS = {
     "opentelemetry": "server.logs_and_traces",
     "h11": "server.running",
     "prometheus_client": "server.metrics",
-    "limits": "server.limits",
 }
 """A foreign library, and the modules that may import it."""
 

@@ -264,11 +264,11 @@ def test_who_is_told_of_failures_may_fail_too(clock: Clock) -> None:
     assert isinstance(future.exception(0), RuntimeError)
 
 
-def test_what_is_too_much_is_refused_with_the_time_that_what_waits_takes(made: Batcher) -> None:
+def test_what_is_too_much_is_refused_with_the_time_until_it_fits(made: Batcher) -> None:
     submit(made, "a", [1], [150], 30)
     with pytest.raises(Overloaded) as raised:
         submit(made, "a", [2], [100], 30)
-    assert raised.value.after == pytest.approx(150 / 500)
+    assert raised.value.after == pytest.approx(50 / 500)
     assert made.waiting == (150, 1)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import pytest
 
 from afina.errors import Overloaded
-from afina.server.line.queue import MEMORY, FairQueue
+from afina.server.line.queue import LONGEST, MEMORY, FairQueue
 from afina.server.line.work import GeneratedAnswer, Work
 
 SPEED = 1000.0
@@ -144,7 +146,7 @@ def test_a_client_may_have_so_much_waiting_and_the_others_still_have_room() -> N
     made.offer(items("flood", *[10] * 10), SPEED)
     with pytest.raises(Overloaded) as raised:
         made.offer(items("flood", 10), SPEED)
-    assert raised.value.after == pytest.approx(0.1)
+    assert raised.value.after == pytest.approx(10 / SPEED), "ten tokens have to leave"
     made.offer(items("other", 25, 25), SPEED)
     with pytest.raises(Overloaded):
         made.offer(items("other", 1), SPEED)
@@ -205,3 +207,70 @@ def test_a_flood_that_leaves_is_forgotten_as_fast_as_it_came(order: int) -> None
     made.forget(given[::order])
     assert time.perf_counter() - began < 2
     assert (made.tokens, made.texts) == (0, 0)
+
+
+def told(made: FairQueue, given: list[Work]) -> float:
+    """Offer works. Return the seconds that the refusal tells; 0: they were accepted."""
+    try:
+        made.offer(given, SPEED)
+    except Overloaded as error:
+        return max(1.0, math.ceil(error.after))
+    return 0.0
+
+
+@pytest.mark.parametrize("others", [0, 3])
+@pytest.mark.parametrize(("kind", "seconds"), [(items, 0.5), (items, 0.01), (prompts, 7.0)])
+def test_what_does_not_fit_fits_after_at_most_two_retries(
+    kind: Callable[..., list[Work]], seconds: float, others: int
+) -> None:
+    """However fast works leave, beside clients whose shares stay full; the first guess may be wrong."""
+    made, drawn = line(most=40, shared=40), random.Random(5)
+    names = [f"other{one}" for one in range(others)]
+
+    def turn(now: float) -> float:
+        for client in names:
+            with suppress(Overloaded):
+                while True:
+                    made.offer(kind(client, 10, at=now), SPEED)
+        made.take(now)
+        made.take_prompts(now)
+        return now + seconds
+
+    now = turn(0.0)
+    for _ in range(40):
+        with suppress(Overloaded):
+            while True:
+                made.offer(kind("a", 10, at=now), SPEED)
+        tokens, waits = drawn.randint(10, 60), list[float]()
+        while wait := told(made, kind("a", tokens, at=now)):
+            waits.append(wait)
+            until = now + wait
+            while now < until:
+                now = turn(now)
+        assert len(waits) <= 2, waits
+        assert max(waits) <= LONGEST
+        now = turn(now)
+
+
+def test_the_told_time_is_not_much_longer_than_needed() -> None:
+    made = line(most=10, bound=100)
+    made.offer(items("a", *[10] * 10), SPEED)
+    for second in range(200):  # 10 tokens a second, and the queue stays full
+        made.take(float(second))
+        made.offer(items("a", 10, at=float(second)), SPEED)
+    with pytest.raises(Overloaded) as caught:
+        made.offer(items("a", 50, at=199.5), SPEED)
+    assert 5 <= caught.value.after <= 6.5
+
+
+def test_a_speed_is_not_measured_while_nothing_waits() -> None:
+    made = line(most=10, bound=100)
+    made.offer(items("a", *[10] * 4), SPEED)
+    for second in range(4):
+        made.take(float(second))
+    made.offer(items("a", *[10] * 10, at=1000.0), SPEED)
+    made.take(1000.0)
+    made.offer(items("a", 10, at=1000.0), SPEED)
+    with pytest.raises(Overloaded) as caught:
+        made.offer(items("a", 10, at=1000.0), SPEED)
+    assert caught.value.after < 3

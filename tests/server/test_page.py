@@ -136,7 +136,7 @@ def test_a_text_that_is_none_is_refused_whole(served: Any, body: Any, status: in
 
 def test_a_key_that_has_spent_its_tokens_is_told_when_to_come_again(serve: Any) -> None:
     served = serve(tokens_per_minute=1000)
-    served.core.tenants.spend(served.core.tenants.key_of(served.secrets["acme"]), 1000)
+    served.core.tenants.reserve(served.core.tenants.key_of(served.secrets["acme"]), 1000)
     response = served.post("/page/answers", TEXT)
     assert (response.status_code, response.json()["kind"]) == (429, "overloaded")
     assert int(response.headers["retry-after"]) >= 1

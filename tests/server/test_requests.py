@@ -272,7 +272,7 @@ def test_a_key_that_has_spent_its_rate_is_refused_before_anything_is_counted_or_
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = serve(tokens_per_minute=1000)
-    served.core.tenants.spend(served.core.tenants.key_of(served.secrets["acme"]), 1000)
+    served.core.tenants.reserve(served.core.tenants.key_of(served.secrets["acme"]), 1000)
     monkeypatch.setattr(served.core.current, "find", None)
     monkeypatch.setattr(served.core.engine, "encode", None)
     response = served.post("/predict", {**BODY, "inputs": [[LONG]] * 20})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from afina import Adapter, Backbone, Predictor
-from afina.errors import CorruptAdapter, InvalidData
+from afina.errors import CorruptAdapter, InvalidData, Overloaded
 from afina.inference import probes
 from afina.inference.predictor import ModelPredictor
 from afina.server.core import Core
@@ -21,7 +21,7 @@ from afina.serving.work import GeneratedText, NewTokens
 from afina.store.keys import Key
 from crowd import adapter
 from raises import raises
-from servers import TOLD, Served, within
+from servers import TOLD, Held, Served, within
 
 CODE = "data.kind-mismatch"
 WARM = Text("warm soup")
@@ -261,11 +261,116 @@ def test_a_shadow_of_another_kind_is_a_fault_of_its_own(shadowed: Served, gpt2: 
     assert within(5, lambda: sum(place.leases for place in places) == 0)
 
 
-def test_generated_tokens_use_up_the_rate_of_a_key(
-    serve: Callable[..., Served], gpt2: Backbone, tmp_path: Path
+LONG_ANSWER = {"max_new_tokens": 60, "no_repeat_ngram": 1}
+
+
+def counted(served: Served) -> int:
+    """Tokens that count for the rate of acme's key now."""
+    found = key_of(served)
+    return served.core.tenants._window(found.client, found.id).total
+
+
+@pytest.fixture
+def limited(serve: Callable[..., Served], gpt2: Backbone, tmp_path: Path) -> Callable[[int], Served]:
+    """Begin a server with a rate, and an adapter that writes."""
+
+    def begin(rate: int) -> Served:
+        served = serve(tokens_per_minute=rate, every=0.1)
+        publish(served, told_by(gpt2, 6), tmp_path / "told")
+        return served
+
+    return begin
+
+
+def test_requests_at_once_generate_no_more_than_the_rate_of_their_key(limited: Callable[[int], Served]) -> None:
+    served = limited(600)
+    options = GenerationOptions(decoding={**LONG_ANSWER, "temperature": 1.0}, n=8)
+    gate = threading.Barrier(12)
+
+    def ask(_: int) -> int:
+        gate.wait(20)
+        try:
+            with served.core.asked(key_of(served), "acme/told", [WARM], options) as one:
+                return sum(len(future.result(30).tokens) for future in served.core.submit(one))
+        except Overloaded:
+            return 0
+
+    with ThreadPoolExecutor(12) as pool:
+        found = [*pool.map(ask, range(12))]
+    assert 0 < sum(found) <= 600, found
+
+
+def test_an_answer_that_may_exceed_the_rate_is_refused_and_a_default_is_shortened(
+    limited: Callable[[int], Served],
 ) -> None:
-    served = serve(tokens_per_minute=600)
-    publish(served, told_by(gpt2, 6), tmp_path / "told")
-    (found,) = asked(served, decoding={"max_new_tokens": 50, "no_repeat_ngram": 1})
-    left = 600 - found.prompt_tokens - 50
-    assert within(5, lambda: served.core.tenants.most(key_of(served)) == left)
+    served = limited(24)
+    with raises(InvalidData, code="request.beyond-rate") as found:
+        served.core.ask(key_of(served), "acme/told", [WARM], GenerationOptions(decoding=LONG_ANSWER))
+    assert found.value.fields["tokens_a_minute"] == 24
+    with served.core.asked(
+        key_of(served), "acme/told", [WARM], GenerationOptions(n=2, decoding={"temperature": 1.0})
+    ) as one:
+        assert one.receipt.generation is not None
+        assert one.receipt.generation.max_new_tokens == (24 - sum(one.tokens)) // 2 < 8, "8 as trained"
+        assert one.needed <= 24
+        answers = [future.result(30) for future in served.core.submit(one)]
+    assert max(len(each.tokens) for each in answers) <= one.longest
+
+
+def test_what_was_not_generated_is_given_back(limited: Callable[[int], Served]) -> None:
+    served = limited(10_000)
+    with served.core.asked(key_of(served), "acme/told", [WARM], GenerationOptions(decoding=LONG_ANSWER, n=1)) as one:
+        assert counted(served) == one.needed == sum(one.tokens) + 60
+        (future,) = served.core.submit(one)
+        made = len(future.result(30).tokens)
+        assert within(5, lambda: counted(served) == sum(one.tokens) + made)
+
+
+def test_a_request_that_is_never_submitted_is_given_back_whole(limited: Callable[[int], Served]) -> None:
+    served = limited(10_000)
+    served.core.ask(key_of(served), "acme/reviews", [Text("a")]).release()
+    assert counted(served) == 0
+    served.core.ask(key_of(served), "acme/told", [WARM], GenerationOptions()).release()
+    assert counted(served) == 0
+
+
+def test_cancelled_answers_give_back_what_was_not_computed(limited: Callable[[int], Served]) -> None:
+    served = limited(10_000)
+    heard = threading.Event()
+    options = GenerationOptions(
+        decoding={"max_new_tokens": 200, "no_repeat_ngram": 1}, heard=lambda number, new: heard.set()
+    )
+    with served.core.asked(key_of(served), "acme/told", [WARM], options) as one:
+        futures = served.core.submit(one)
+        assert heard.wait(20)
+        served.core.cancel(futures)
+    assert sum(one.tokens) < counted(served) < sum(one.tokens) + 200
+
+
+def test_texts_that_are_not_computed_are_given_back(limited: Callable[[int], Served]) -> None:
+    served = limited(10_000)
+    first = served.core.ask(key_of(served), "acme/reviews", [Text("a")])
+    held = Held(served.core)  # after the golden test
+    served.core.submit(first)
+    assert held.began.wait(20)
+    with served.core.asked(key_of(served), "acme/reviews", [Text("the soup was bright.")]) as one:
+        futures = served.core.submit(one)
+        assert counted(served) == sum(first.tokens) + sum(one.tokens)
+        served.core.cancel(futures)
+        assert counted(served) == sum(first.tokens)
+    held.go.set()
+    first.release()
+
+
+def test_a_batch_that_fails_is_given_back(limited: Callable[[int], Served], monkeypatch: Any) -> None:
+    served = limited(10_000)
+
+    def fails(works: Any) -> Any:
+        raise ValueError("no")
+
+    with served.core.asked(key_of(served), "acme/reviews", [Text("a")]) as one:
+        monkeypatch.setattr(served.core.batching.computer, "compute", fails)
+        (future,) = served.core.submit(one)
+        with pytest.raises(ValueError, match="no"):
+            future.result(20)
+    assert within(5, lambda: counted(served) == 0)

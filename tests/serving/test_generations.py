@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from afina import Adapter, Backbone, Predictor, digest
 from afina.data.batch import pack
-from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidStudy, Refused
+from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidStudy
 from afina.inference import probes
 from afina.inference.predictor import ModelPredictor
 from afina.inference.searches import TokenLogprobs
@@ -474,7 +474,7 @@ def test_an_answer_that_could_never_fit_is_refused_and_leases_delay_none_for_eve
         leases = [stack.enter_context(engine.lease(one)) for one in adapters]
         (encoded,) = engine.encode(leases[0].resident(), [TEXTS[2]])
         assert isinstance(encoded, EncodedText)
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(InvalidData) as caught:
             engine.generations.add(Generation(leases[0], encoded, Decoding(max_new_tokens=100, beams=16)))
         assert caught.value.code == "generation.beyond-memory"
         for lease in leases:

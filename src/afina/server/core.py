@@ -20,7 +20,7 @@ from afina.server.golden_tests import LOADING, GoldenTests
 from afina.server.limits import Missing, Settings, Tenants, reference_of
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
-from afina.server.line.work import EngineComputer, works_of
+from afina.server.line.work import EngineComputer, GeneratedAnswer, Work, works_of
 from afina.server.logs_and_traces import TRACED_REQUEST, Traces
 from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
 from afina.server.receipts import GenerationFacts, Receipt
@@ -32,14 +32,17 @@ from afina.server.requests import (
     check_pairs,
     check_texts,
     decoding_of,
+    most_tokens,
     other_kind,
     reads_alike,
     tokens_of,
+    within_rate,
 )
 from afina.server.served_versions import ServedVersions
 from afina.server.shadowed import FAILED, RIDING, ShadowLease
 from afina.server.shadows import Shadows
 from afina.serving.engine import Engine
+from afina.serving.mixed_batches import Prediction
 from afina.serving.residents import Lease, Resident
 from afina.serving.work import EncodedText, GeneratedText
 from afina.store.adapter_store import AdapterStore
@@ -247,7 +250,7 @@ class Core:
             AfinaError: errors of loading.
         """
         check_texts(texts, self.settings)
-        most = self.tenants.most(key)
+        most = self.tenants.most(key, most_tokens(texts, generation, self.engine.backbone.longest, self.settings))
         with self.batching.expecting():
             reference = reference_of(model, key)
             version = self.current.find(reference)
@@ -255,7 +258,8 @@ class Core:
             lease = self.engine.lease(version)
             try:
                 made = self._accepted(key, texts, generation, most, lease, version)
-                self.tenants.spend(key, sum(made.tokens))
+                rest = most_tokens(texts[len(made.tokens) :], None, self.engine.backbone.longest, self.settings)
+                made.reservation = self.tenants.reserve(key, made.needed, rest)
             except BaseException:
                 lease.release()
                 raise
@@ -287,8 +291,11 @@ class Core:
         encoded = self._encoder.encode(
             key.client, resident, texts, most, "text" if generation is None else generation.prompt_as
         )
+        tokens = [tokens_of(one) for one in encoded]
         facts = None
-        if generation is not None and decoding is not None:
+        if generation is not None:
+            generation = within_rate(generation, tokens, self.tenants.rate_of(key))
+            decoding = decoding_of(objective, generation, self.settings)
             facts = GenerationFacts.of(decoding, generation.n, generation.guide, generation.prompt_as)
         receipt = Receipt(
             lease.version, lease.digest, self.engine.backbone.digest, self.dtype, manifest.precision, facts
@@ -297,7 +304,7 @@ class Core:
             key,
             texts,
             encoded,
-            [tokens_of(one) for one in encoded],
+            tokens,
             lease,
             manifest,
             objective,
@@ -338,31 +345,42 @@ class Core:
         """
         shadow = asked.shadow
         try:
-            futures = self._submit(asked, shadow)
+            works = self._submit(asked, shadow)
         except Overloaded:
             if shadow is None:
                 raise
             shadow.left_out(len(asked.texts))
             shadow.release()
             asked.shadow = None
-            futures = self._submit(asked, None)
+            works = self._submit(asked, None)
         self.metrics.usage.accepted(asked.key.client, len(asked.texts), sum(asked.tokens))
-        if asked.generation is not None:
-            for future in futures:
-                future.add_done_callback(partial(self._charge, asked.key))
-        return futures
+        asked.submitted = True
+        for number, work in enumerate(works):
+            work.future.add_done_callback(partial(self._give_back, asked, number, work))
+        return [work.future for work in works]
 
-    def _charge(self, key: Key, answered: Future[Any]) -> None:
-        """Count the tokens of a generated answer for the key's rate limit."""
-        if not answered.cancelled() and isinstance(made := answered.exception() or answered.result(), GeneratedText):
-            self.tenants.charge(key, len(made.tokens))
+    @staticmethod
+    def _give_back(asked: AcceptedRequest, number: int, work: Work, answered: Future[Any]) -> None:
+        """Give the key back the reserved tokens of one answer that were not computed."""
+        text, choice = divmod(number, asked.answers)
+        prompt = 0 if choice else asked.tokens[text]
+        new = work.generated if isinstance(work, GeneratedAnswer) else 0
+        outcome = None if answered.cancelled() or answered.exception() else answered.result()
+        if isinstance(outcome, GeneratedText):
+            used = prompt + len(outcome.tokens)
+        elif work.began or isinstance(outcome, Prediction):
+            used = prompt + new
+        else:
+            used = 0
+        assert asked.reservation is not None
+        asked.reservation.give_back(prompt + asked.longest - used)
 
     def cancel(self, futures: Sequence[Future[Any]]) -> None:
         """Give up answers that nobody waits for: waiting ones are not computed, running generations end."""
         for future in futures:
             future.cancel()
 
-    def _submit(self, asked: AcceptedRequest, shadow: ShadowLease | None) -> Sequence[Future[Any]]:
+    def _submit(self, asked: AcceptedRequest, shadow: ShadowLease | None) -> Sequence[Work]:
         request_id = TRACED_REQUEST.get() if self.traces is not None else None
         works = works_of(asked, shadow, self.settings, request_id)
         try:
@@ -371,7 +389,7 @@ class Core:
             for one in works:
                 one.dropped()
             raise
-        return [one.future for one in works if not one.candidate]
+        return [one for one in works if not one.candidate]
 
     def _read_by_shadow(self, asked: AcceptedRequest, shadow: ShadowLease) -> Sequence[EncodedText | AfinaError]:
         """Return the texts as the shadow version reads them; encoded again only if it reads otherwise."""

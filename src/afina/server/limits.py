@@ -6,15 +6,15 @@ Follows the keys in the store. Knows no protocol.
 from __future__ import annotations
 
 import math
+import threading
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
-
+from afina import meter
 from afina.errors import InvalidData, InvalidName, InvalidStudy, NotFound, Overloaded
 from afina.server.error_bodies import NO_MODEL
-from afina.store import keys, publishing
+from afina.store import keys
 from afina.store.keys import Key
 from afina.store.reader import StoreReader
 from afina.store.versions import Name, Reference
@@ -105,6 +105,80 @@ So a request larger than a small rate limit is refused for the right reason at o
 WRITES = "#writes"
 """Namespace of the rate limit for changes of the store. It cannot be the name of a client."""
 
+MINUTE = 60.0
+"""Seconds for which an amount counts for a rate limit."""
+
+
+@dataclass(eq=False)
+class Counted:
+    """An amount that counts for a rate limit until `until`, in seconds of the clock."""
+
+    amount: int
+    until: float
+
+
+class MinuteWindow:
+    """What was counted in the last minute (sliding window log). Not thread-safe.
+
+    The package `limits` has no such window: amounts cannot be given back there, and it tells no time at which a certain
+    amount fits.
+
+    Args:
+        clock: returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._log: deque[Counted] = deque()
+        self._total = 0
+
+    @property
+    def total(self) -> int:
+        """The sum of the amounts of the last minute."""
+        while self._log and self._log[0].until <= self._clock():
+            over = self._log.popleft()
+            self._total -= over.amount
+            over.amount = 0
+        return self._total
+
+    def count(self, amount: int) -> Counted:
+        """Count an amount from now on."""
+        counted = Counted(amount, self._clock() + MINUTE)
+        self._log.append(counted)
+        self._total += amount
+        return counted
+
+    def give_back(self, counted: Counted, amount: int) -> None:
+        """Count less of an amount, as far as it still counts."""
+        amount = min(amount, counted.amount)
+        counted.amount -= amount
+        self._total -= amount
+
+    def wait(self, room: int) -> float:
+        """Return the seconds until the sum is at most `room`, if nothing else is counted or given back."""
+        left, now = self.total, self._clock()
+        if left <= room:
+            return 0.0
+        for one in self._log:
+            left -= one.amount
+            if left <= room:
+                return max(0.0, one.until - now)
+        return MINUTE
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Tokens of a request that count for a key's rate limit. `window`: None: the key has no limit."""
+
+    tenants: Tenants
+    window: MinuteWindow | None
+    counted: Counted
+
+    def give_back(self, tokens: int | None = None) -> None:
+        """Count fewer tokens, because they were not computed. None: no token was computed. Thread-safe."""
+        if self.window is not None:
+            self.tenants.give_back(self.window, self.counted, self.counted.amount if tokens is None else tokens)
+
 
 class Tenants:
     """Keys of the store, with rate limits. Thread-safe.
@@ -113,11 +187,15 @@ class Tenants:
         store: the store with the keys.
         rate: tokens per minute for keys without their own limit; None: no limit.
         writes: changes of the store per minute and client.
+        clock: returns seconds.
     """
 
-    def __init__(self, store: StoreReader, rate: int | None, writes: int = 30) -> None:
-        self._store, self._rate, self._writes = store, rate, writes
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+    def __init__(
+        self, store: StoreReader, rate: int | None, writes: int = 30, clock: Callable[[], float] = meter.now
+    ) -> None:
+        self._store, self._rate, self._writes, self._clock = store, rate, writes, clock
+        self._windows: dict[tuple[str, ...], MinuteWindow] = {}
+        self._lock = threading.Lock()
         self._keys: dict[str, Key] = {}
         self.refresh()
 
@@ -131,69 +209,89 @@ class Tenants:
         key = self._keys.get(keys.id_of(secret) or "")
         return key if keys.matches(secret, key) else None
 
-    def most(self, key: Key) -> int | None:
+    def rate_of(self, key: Key) -> int | None:
+        """Return the tokens a minute of a key; None: no limit."""
+        return key.rate if key.rate is not None else self._rate
+
+    def most(self, key: Key, expected: int = 1) -> int | None:
         """Return the number of tokens above which a request of the key is refused; None: no limit.
 
-        The caller can stop counting tokens above this number. Raises Overloaded if the key has no tokens left.
+        The caller can stop counting tokens above this number.
+
+        Args:
+            key: the key.
+            expected: tokens of the request, or more, as they are not counted yet.
+
+        Raises:
+            Overloaded: the key has no tokens left.
         """
-        if (rate := self._rate_of(key)) is None:
+        if (rate := self.rate_of(key)) is None:
             return None
-        item = RateLimitItemPerMinute(rate)
-        left = self._limiter.get_window_stats(item, key.client, key.id).remaining
-        if left < 1 and rate > LITTLE:
-            raise self._spent(key, item)
+        with self._lock:
+            window = self._window(key.client, key.id)
+            left = rate - window.total
+            if left < 1 and rate > LITTLE:
+                raise self._spent(window, rate, expected)
         return max(left, min(rate, LITTLE))
 
-    def spend(self, key: Key, tokens: int) -> None:
-        """Subtract tokens from the key's rate limit.
+    def reserve(self, key: Key, tokens: int, uncounted: int = 0) -> Reservation:
+        """Count the tokens that a request may need, before anything is computed.
+
+        Args:
+            key: the key.
+            tokens: tokens of the texts that were counted, and the most new tokens of the answers.
+            uncounted: tokens of further texts, or more: they were not counted, because the counted ones are too many.
 
         Raises:
             Overloaded: the key has too few tokens left in this minute.
             InvalidData: the request has more tokens than the key may send in any minute.
         """
-        if (rate := self._rate_of(key)) is None:
-            return
-        item = RateLimitItemPerMinute(rate)
+        if (rate := self.rate_of(key)) is None:
+            return Reservation(self, None, Counted(0, 0.0))
         if tokens > rate:
             raise InvalidData(
-                f"The texts exceed the key's limit of {rate:,} tokens a minute. Send fewer or shorter texts.",
+                f"The request may need {tokens:,}{' or more' if uncounted else ''} tokens (those of its texts, and "
+                f"the most new tokens of every answer). Its key has a limit of {rate:,} tokens a minute. Send fewer "
+                "or shorter texts, or ask for fewer new tokens.",
                 code="request.beyond-rate",
+                tokens=tokens,
                 tokens_a_minute=rate,
             )
-        if not self._limiter.hit(item, key.client, key.id, cost=tokens):
-            raise self._spent(key, item)
+        with self._lock:
+            window = self._window(key.client, key.id)
+            if uncounted or window.total + tokens > rate:
+                raise self._spent(window, rate, tokens + uncounted)
+            return Reservation(self, window, window.count(tokens))
 
-    def charge(self, key: Key, tokens: int) -> None:
-        """Subtract tokens that were generated, as far as the key has tokens left: the answer is there already."""
-        if (rate := self._rate_of(key)) is not None:
-            item = RateLimitItemPerMinute(rate)
-            left = self._limiter.get_window_stats(item, key.client, key.id).remaining
-            self._limiter.hit(item, key.client, key.id, cost=min(left, tokens))
+    def give_back(self, window: MinuteWindow, counted: Counted, tokens: int) -> None:
+        """Count fewer tokens of a reservation."""
+        with self._lock:
+            window.give_back(counted, tokens)
 
     def write(self, key: Key) -> None:
         """Count a change of the store by a key. Raises Overloaded if the client may make no more changes now."""
-        item = RateLimitItemPerMinute(self._writes)
-        if not self._limiter.hit(item, WRITES, key.client):
-            wait = self._wait(item, WRITES, key.client)
-            raise Overloaded(
-                f"A client may move {item.amount} aliases a minute. Try again later.", wait, code="server.rate-exceeded"
-            )
+        with self._lock:
+            window = self._window(WRITES, key.client)
+            if window.total >= self._writes:
+                raise Overloaded(
+                    f"A client may move {self._writes} aliases a minute. Try again later.",
+                    window.wait(self._writes - 1),
+                    code="server.rate-exceeded",
+                )
+            window.count(1)
 
-    def _rate_of(self, key: Key) -> int | None:
-        return key.rate if key.rate is not None else self._rate
+    def _window(self, *name: str) -> MinuteWindow:
+        if name not in self._windows:
+            self._windows = {one: window for one, window in self._windows.items() if window.total}
+            self._windows[name] = MinuteWindow(self._clock)
+        return self._windows[name]
 
-    def _spent(self, key: Key, item: RateLimitItemPerMinute) -> Overloaded:
-        wait = self._wait(item, key.client, key.id)
+    def _spent(self, window: MinuteWindow, rate: int, tokens: int) -> Overloaded:
         return Overloaded(
-            f"the key's limit of {item.amount:,} tokens a minute is used up. Try again later.",
-            wait,
+            f"the key's limit of {rate:,} tokens a minute is used up. Try again later.",
+            window.wait(max(0, rate - tokens)),
             code="server.rate-exceeded",
         )
-
-    def _wait(self, item: RateLimitItemPerMinute, *of: str) -> float:
-        """Return the seconds until the limit allows something again."""
-        reset = self._limiter.get_window_stats(item, *of).reset_time
-        return max(1.0, min(60.0, reset - publishing._seconds()))
 
 
 def reference_of(model: str, key: Key) -> Reference:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from afina.data.readers.source import is_blank
@@ -15,7 +15,7 @@ from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
-from afina.server.limits import Settings
+from afina.server.limits import Reservation, Settings
 from afina.server.receipts import PROMPTS, Prompt, Receipt
 from afina.server.shadowed import ShadowLease
 from afina.serving.engine import Engine
@@ -47,6 +47,7 @@ class GenerationOptions:
             a rendered chat, which has its special tokens already.
         heard: called with the number of an answer and its new tokens after each step, on the computing thread; must
             return at once. The answers of the first text have the numbers 0 to n - 1, and so on.
+        longest: most new tokens if `decoding` names none. None: the adapter's or the server's number.
     """
 
     decoding: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class GenerationOptions:
     guide: str | None = None
     prompt_as: Prompt = "text"
     heard: Callable[[int, NewTokens], None] | None = None
+    longest: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +102,8 @@ class AcceptedRequest:
         generation: how the answers are generated. None: the adapter does not generate.
         decoding: the same, with the adapter's own settings and the server's limits.
         candidates: each text as the shadow version reads it, or why that version cannot read the text.
+        reservation: tokens that count for the key's rate. None: nothing was counted yet.
+        submitted: whether the texts are in the queue, so that their futures give back what is not computed.
     """
 
     key: Key
@@ -114,9 +118,28 @@ class AcceptedRequest:
     generation: GenerationOptions | None = None
     decoding: Decoding | None = None
     candidates: Sequence[EncodedText | AfinaError] = ()
+    reservation: Reservation | None = None
+    submitted: bool = False
+
+    @property
+    def answers(self) -> int:
+        """Number of answers to each text."""
+        return 1 if self.generation is None else self.generation.n
+
+    @property
+    def longest(self) -> int:
+        """Most new tokens of an answer."""
+        return 0 if self.decoding is None else self.decoding.max_new_tokens or 0
+
+    @property
+    def needed(self) -> int:
+        """Tokens that the request may need: those of its texts, and the most new tokens of every answer."""
+        return sum(self.tokens) + len(self.texts) * self.answers * self.longest
 
     def release(self) -> None:
-        """Release the leases. Call this once."""
+        """Release the leases, and the reservation if nothing was submitted. Call this once."""
+        if self.reservation is not None and not self.submitted:
+            self.reservation.give_back()
         self.lease.release()
         if self.shadow is not None:
             self.shadow.release()
@@ -205,8 +228,41 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
         made = trained.changed(**asked)
     except InvalidStudy as error:
         raise InvalidData(str(error), code="request.malformed") from None
-    most = made.max_new_tokens or settings.max_new_tokens
-    return made.changed(max_new_tokens=min(most, settings.max_new_tokens))
+    most = min(made.max_new_tokens or settings.max_new_tokens, settings.max_new_tokens)
+    if "max_new_tokens" not in asked and options.longest is not None:
+        most = min(most, options.longest)
+    return made.changed(max_new_tokens=most)
+
+
+def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | None) -> GenerationOptions:
+    """Return options whose default of new tokens is not beyond the rate of the key.
+
+    Args:
+        options: the options. A number of new tokens that they name is left as it is.
+        prompts: tokens of each text.
+        rate: tokens a minute; None: no limit.
+    """
+    if rate is None:
+        return options
+    return replace(options, longest=max(1, (rate - sum(prompts)) // (len(prompts) * options.n)))
+
+
+def most_tokens(texts: Sequence[Text], options: GenerationOptions | None, longest: int, settings: Settings) -> int:
+    """Return an upper bound of the tokens that a request may need, without counting tokens.
+
+    Args:
+        texts: the texts.
+        options: how answers are generated. None: they are not.
+        longest: most tokens that the backbone reads.
+        settings: the server's limits.
+    """
+    sizes = (
+        len(one.text.encode("utf-8", "replace")) + len((one.pair or "").encode("utf-8", "replace")) for one in texts
+    )
+    new = 0
+    if options is not None:
+        new = options.n * (options.decoding.get("max_new_tokens") or settings.max_new_tokens)
+    return sum(min(size, longest) for size in sizes) + len(texts) * new
 
 
 TOGETHER = 1 << 13

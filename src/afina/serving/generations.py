@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from afina.data.tokenize import Tokenizer
-from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, Refused
+from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData
 from afina.inference.answers import text_of
 from afina.inference.generation import ContinuousBatch
 from afina.inference.next_token import MixedNextTokenModel, NextTokenModel, OwnNextTokenModel
@@ -120,8 +120,8 @@ class Generations:
         Raises:
             InvalidStudy: The adapter does not answer with texts, or beam search is asked for log-probabilities or has
                 a guide.
-            InvalidData: The model has no position for an answer to the prompt.
-            Refused: The answer could have more keys and values than the limit allows.
+            InvalidData: The model has no position for an answer to the prompt, or the answer could have more keys and
+                values than the limit allows.
         """
         self._drop_cancelled()  # the same generation may have been cancelled, to wait elsewhere
         resident = generation.lease.resident()
@@ -140,9 +140,10 @@ class Generations:
         needed, room = batch.size(request) + stacked_bytes(adapter), self._residents.room(resident.digest)
         if room is not None and needed > room:
             batch.cancel(request)
-            raise Refused(
-                f"the answer may need {needed:,} bytes of keys and values, but at most {max(room, 0):,} bytes are "
-                "available. Ask for fewer new tokens, give a shorter text, or raise the memory limit.",
+            raise InvalidData(
+                f"`max_new_tokens`: the answer may need {needed:,} bytes of keys and values, but at most "
+                f"{max(room, 0):,} bytes are available. Ask for fewer new tokens, give a shorter text, or raise the "
+                "memory limit.",
                 code="generation.beyond-memory",
                 bytes=needed,
                 limit=room,

@@ -299,6 +299,7 @@ class Batcher:
             self._note(STEP, error)
         else:
             self._running[work.generation] = work
+            work.began = True
 
     def _drop(self, work: GeneratedAnswer) -> None:
         del self._running[work.generation]

@@ -8,6 +8,7 @@ until there is memory for a generation; both count for the same share. Knows no 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +20,56 @@ MEMORY = 30.0
 
 PROMPTS = 8
 """Largest number of texts to generate that are taken at a time."""
+
+LONGEST = 60.0
+"""Largest estimate of the time until a request fits, in seconds. Clients of OpenAI ignore a longer `Retry-After`."""
+
+REMEMBERED = 30.0
+"""Seconds of waiting over which the speed of a client is averaged (time constant)."""
+
+GUESSED = 0.1
+"""Seconds for which a guess of the speed counts, beside the measured ones."""
+
+
+class ClientSpeed:
+    """How fast the works of a client leave the queue, measured while any wait.
+
+    Args:
+        now: the time at which the first work arrives.
+        guess: tokens per second, as long as nothing is measured.
+    """
+
+    def __init__(self, now: float, guess: float) -> None:
+        self._seconds, self._tokens = GUESSED, GUESSED * guess
+        self._since, self._left, self._gap = now, now, 0.0
+
+    def wait(self, now: float) -> None:
+        """Begin to measure: works wait again."""
+        self._since = self._left = now
+
+    def leave(self, tokens: int, now: float) -> None:
+        """Count tokens that left the queue."""
+        self._pass(now)
+        self._tokens += tokens
+        if now > self._left:
+            self._gap, self._left = now - self._left, now
+
+    def come_back(self, tokens: int) -> None:
+        """Count tokens that left the queue and have come back."""
+        self._tokens = max(0.0, self._tokens - tokens)
+
+    def seconds(self, tokens: int, now: float) -> float:
+        """Return the time until so many tokens have left: at the mean speed, and then until the next works leave."""
+        self._pass(now)
+        gap = max(self._gap, now - self._left)
+        # The first works left at the beginning: works left once more often than there were gaps.
+        return min(LONGEST, gap + tokens * (self._seconds + gap) / max(self._tokens, 1e-9))
+
+    def _pass(self, now: float) -> None:
+        passed = max(0.0, now - self._since)
+        rest = math.exp(-passed / REMEMBERED)
+        self._seconds, self._tokens, self._since = rest * self._seconds + passed, rest * self._tokens, now
+
 
 Waiting = dict[str, OrderedDict[Work, None]]
 """Works by client, in the order of their arrival; no client without works."""
@@ -42,26 +93,29 @@ class FairQueue:
         self._given: dict[str, int] = {}
         self._floor = 0
         self._seen: dict[str, float] = {}
+        self._speeds: dict[str, ClientSpeed] = {}
 
     def offer(self, items: Sequence[Work], speed: float, *, asks: bool = True) -> None:
         """Put works of one client into the queue, all or none.
 
         Args:
             items: works of one client.
-            speed: tokens computed per second, to estimate when to retry.
+            speed: tokens computed per second: a guess of when to retry, until the client's own speed is measured.
             asks: whether the client counts as active, which makes batches smaller.
 
         Raises:
-            Overloaded: the client's share of the queue is full. A client without waiting works may exceed its share
-                once.
+            Overloaded: the client's share of the queue is full. `after`: seconds until these works fit. A client
+                without waiting works may exceed its share once.
         """
-        client, asked = items[0].client, sum(item.tokens for item in items)
+        client, asked, now = items[0].client, sum(item.tokens for item in items), items[0].arrived
         clients = len(self._tokens.keys() | {client})
         mine = self._tokens.get(client, 0)
-        if mine and mine + asked > self.bound // clients:
-            raise Overloaded("the queue is full. Try again later.", self.tokens / max(speed, 1.0))
+        if mine and (over := mine + asked - self.bound // clients) > 0:
+            after = self._speeds[client].seconds(min(over, mine), now)
+            raise Overloaded("the queue is full. Try again later.", after)
         if client not in self._tokens:
             self._given[client] = max(self._given.get(client, 0), self._floor)
+            self._speeds.setdefault(client, ClientSpeed(now, speed / clients)).wait(now)
         for item in items:
             self._lane(item).setdefault(client, OrderedDict())[item] = None
         self._tokens[client] = mine + asked
@@ -93,6 +147,10 @@ class FairQueue:
     def budget(self, now: float) -> int:
         """Return the largest number of tokens of a batch made now."""
         self._seen = {client: when for client, when in self._seen.items() if now - when < MEMORY}
+        if len(self._speeds) > len(self._seen) + len(self._tokens):
+            self._speeds = {
+                one: speed for one, speed in self._speeds.items() if one in self._seen or one in self._tokens
+            }
         return self.shared if len(self._seen) > 1 else self.most
 
     def due(self, now: float, *, expected: bool = True) -> float | None:
@@ -111,7 +169,7 @@ class FairQueue:
 
     def take(self, now: float) -> list[Work]:
         """Remove and return the next texts: within the budget, but at least one if any waits."""
-        return self._taken(self._texts, self.budget(now))
+        return self._taken(self._texts, now, self.budget(now))
 
     def take_prompts(self, now: float, room: int | None = None) -> list[Work]:
         """Remove and return the next texts to generate: within the budget, but at least one if any waits.
@@ -120,9 +178,9 @@ class FairQueue:
             now: the time.
             room: tokens of the budget that are left. None: all.
         """
-        return self._taken(self._prompts, self.budget(now) if room is None else room, PROMPTS)
+        return self._taken(self._prompts, now, self.budget(now) if room is None else room, PROMPTS)
 
-    def _taken(self, lane: Waiting, left: int, most: int | None = None) -> list[Work]:
+    def _taken(self, lane: Waiting, now: float, left: int, most: int | None = None) -> list[Work]:
         batch = list[Work]()
         while lane and len(batch) != most:
             client = min(lane, key=lambda one: self._given[one])
@@ -131,6 +189,7 @@ class FairQueue:
                 break
             self._floor = max(self._floor, min(self._given[one] for one in self._tokens))
             self._given[client] += item.tokens
+            self._speeds[client].leave(item.tokens, now)
             left -= item.tokens
             self._remove(item)
             batch.append(item)
@@ -145,6 +204,7 @@ class FairQueue:
             queue = self._lane(item).setdefault(client, OrderedDict())
             queue[item] = None
             queue.move_to_end(item, last=False)
+            self._speeds.setdefault(client, ClientSpeed(item.arrived, 0.0)).come_back(item.tokens)
             self._tokens[client] = self._tokens.get(client, 0) + item.tokens
 
     def charge(self, tokens: Mapping[str, int], now: float) -> None:

@@ -41,6 +41,8 @@ class Work:
         arrived: time of arrival, in seconds of the queue's clock.
         future: receives the outcome.
         candidate: whether a shadow version computes this work, for nobody else.
+        began: whether computing began before there is an outcome. Its tokens then count for the key's rate, also if
+            nobody waits for the answer any more.
     """
 
     client: str
@@ -50,6 +52,7 @@ class Work:
     arrived: float = 0.0
     future: Future[Any] = field(default_factory=Future)
     candidate: bool = False
+    began: bool = False
 
     @property
     def until(self) -> float:
@@ -130,6 +133,7 @@ class GeneratedAnswer(Work):
     def begin_again(self) -> None:
         """Take a new generation of the same answer, as the engine may still know the old one."""
         self.generation, self.heard, self.generated = replace(self.generation), None, 0
+        self.began = False
 
     def settle(self, outcome: Any) -> None:
         """Give the future its outcome, and compare it."""
