@@ -96,13 +96,14 @@ def rendered_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -
 
     Args:
         tokenizer: A tokenizer with a chat template.
-        messages: Each with `role` and `content`, the last one from the user.
+        messages: Each with `role` and `content`, and further fields that the template may read.
 
     Raises InvalidData if a message has a special token, which could forge another message, if the template refuses
     the messages, or if the template leaves out the text of one.
     """
     for number, message in enumerate(messages, start=1):
-        if forged := [token for token in tokenizer.all_special_tokens if token in message["content"]]:
+        values = message.values()
+        if forged := [token for token in tokenizer.all_special_tokens if any(token in value for value in values)]:
             raise InvalidData(
                 f"`messages`: message {number} has the special token {forged[0]!r}, which separates messages. Leave "
                 "the token out.",

@@ -6,6 +6,7 @@ A proxy in front of the server writes errors in these formats too, and starts wi
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 NO_MODEL = "no such model"
@@ -14,7 +15,7 @@ NO_MODEL = "no such model"
 KIND = "Afina-Error"
 """Header of a refused request with the kind of refusal: one word for programs."""
 
-_PARAM = re.compile(r"`([A-Za-z_.0-9]{1,60})`: ")
+_PARAM = re.compile(r"`([A-Za-z_.0-9\[\]]{1,60})`")
 """The field at the beginning of a message."""
 
 
@@ -66,7 +67,15 @@ SHAPES = (
 """Beginnings of paths, with the format of their errors. Other paths have the format of afina's own protocol."""
 
 
+def status_of(path: str, status: int) -> int:
+    """Return the status of an error in the protocol of a path: OpenAI's clients take 422 for another error than 400."""
+    return 400 if status == 422 and _shape(path) is openai else status
+
+
 def error_body(path: str, status: int, kind: str, message: str) -> dict[str, Any]:
     """Return an error in the format of a path's protocol."""
-    shape = next((shape for prefix, shape in SHAPES if path.startswith(prefix)), native)
-    return shape(status, kind, message)
+    return _shape(path)(status, kind, message)
+
+
+def _shape(path: str) -> Callable[[int, str, str], dict[str, Any]]:
+    return next((shape for prefix, shape in SHAPES if path.startswith(prefix)), native)

@@ -120,16 +120,15 @@ def _brief(digest: str | None) -> str:
 
 
 def _messages(text: str) -> list[dict[str, str]]:
-    """Return the messages of a chat. Raises InvalidData."""
+    """Return the messages of a chat, as the chat template reads them. Raises InvalidData."""
+    from afina.server.http.openai_bodies import ChatRequest
+
     try:
-        given = json.loads(text)
-        made = [{name: one[name] for name in ("role", "content")} for one in given]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        made = []
-    if not made or not all(isinstance(value, str) for one in made for value in one.values()):
+        body = ChatRequest.model_validate({"model": "", "messages": json.loads(text)})
+        return [one.for_template() for one in body.messages]
+    except (ValueError, RecursionError):  # a ValidationError is a ValueError
         raise InvalidData(
             "the receipt is of a chat, but the text is not the array `messages` of the request as JSON. Give the "
             """array, such as '[{"role": "user", "content": "Where is my parcel?"}]'.""",
             code="receipt.chat-malformed",
-        )
-    return made
+        ) from None

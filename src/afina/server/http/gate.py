@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.server import logs_and_traces
 from afina.server.core import Core
-from afina.server.error_bodies import KIND, error_body
+from afina.server.error_bodies import KIND, error_body, status_of
 from afina.server.http.errors import GONE, Refusal
 from afina.server.logs_and_traces import TracedRequest
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
@@ -119,8 +119,8 @@ def needed(path: str) -> str | None:
 
 def error_response(path: str, refusal: Refusal) -> JSONResponse:
     """Return a refusal in the format of the path's protocol. A header has the kind in every protocol."""
-    headers = {KIND: refusal.kind, **refusal.headers}
-    return JSONResponse(error_body(path, refusal.status, refusal.kind, refusal.message), refusal.status, headers)
+    headers, status = {KIND: refusal.kind, **refusal.headers}, status_of(path, refusal.status)
+    return JSONResponse(error_body(path, status, refusal.kind, refusal.message), status, headers)
 
 
 def _framed(scope: Scope) -> None:

@@ -8,14 +8,13 @@ answers are computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from afina.data.prompts import rendered_chat
 from afina.data.tokenize import Tokenizer
-from afina.errors import NotFound
+from afina.errors import InvalidData, NotFound
 from afina.inference.answer_stream import TokenTexts
 from afina.inference.guides import GuideMaker
 from afina.models import objectives
@@ -27,7 +26,7 @@ from afina.server.http.openai_answers import AnswerHead, ChatFormat, CompletionF
 from afina.server.http.openai_bodies import ChatRequest, CompletionRequest
 from afina.server.http.openai_stream import EventStream, NewTokenQueue, PendingAnswers
 from afina.server.http.request_pool import body_of, core_of, key_of, pool_of
-from afina.server.http.schemas import Body, describe
+from afina.server.http.schemas import Body
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, GenerationOptions, Text
 from afina.store import publishing
@@ -36,8 +35,6 @@ from afina.store.keys import Key
 BODIES: Sequence[type[Body]] = [CompletionRequest, ChatRequest]
 
 router = APIRouter()
-
-_OPENAI = partial(describe, "OpenAI", openai_answers.ERROR)
 
 
 class TextTools:
@@ -50,7 +47,7 @@ class TextTools:
 
 @router.post(
     "/v1/completions",
-    **_OPENAI(
+    **openai_answers.describe_route(
         openai_answers.COMPLETION_ANSWER,
         CompletionRequest,
         openai_bodies.COMPLETION_EXAMPLE,
@@ -65,7 +62,9 @@ async def completions(request: Request) -> Response:
 
 @router.post(
     "/v1/chat/completions",
-    **_OPENAI(openai_answers.CHAT_ANSWER, ChatRequest, openai_bodies.CHAT_EXAMPLE, events=openai_answers.CHAT_EVENT),
+    **openai_answers.describe_route(
+        openai_answers.CHAT_ANSWER, ChatRequest, openai_bodies.CHAT_EXAMPLE, events=openai_answers.CHAT_EVENT
+    ),
 )
 async def chat(request: Request) -> Response:
     """Write the next message of a chat (OpenAI's chat completions), by a model that was trained on chats."""
@@ -78,13 +77,16 @@ async def _answered(request: Request, body: CompletionRequest | ChatRequest, tex
     core, key, pool = core_of(request), key_of(request), pool_of(request)
     streams = bool(body.stream)
     if body.stream_options is not None and not streams:
-        raise Refusal(422, "invalid", "`stream_options`: needs `stream` true.")
+        raise Refusal(400, "invalid", "`stream_options`: needs `stream` true.")
     tools: TextTools = request.app.state.text_tools
     new = NewTokenQueue()
     given = key, body, len(texts), tools, new if streams else None
     guided = body.structured_outputs is not None or body.response_format is not None
-    options = await pool.look(key, _options, *given) if guided else _options(*given)  # compiling a grammar takes time
-    asked = await pool.ask(key, body.model, texts, options)
+    try:
+        options = await pool.look(key, _options, *given) if guided else _options(*given)  # compiling takes time
+        asked = await pool.ask(key, body.model, texts, options)
+    except InvalidData as error:
+        raise openai_bodies.refusal(body, error) from None
     try:
         _check(asked, options)
         pending = PendingAnswers(core, asked, new, request)
@@ -102,9 +104,15 @@ async def _answered(request: Request, body: CompletionRequest | ChatRequest, tex
             for number, future in enumerate(pending.futures):
                 if future.done():
                     pending.outcome(number)  # an error before the first piece is an error of the request
-            usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             begun = True
-            return EventStream(pending, written, headers, usage=usage)
+            wanted = body.stream_options
+            return EventStream(
+                pending,
+                written,
+                headers,
+                usage=wanted is not None and bool(wanted.include_usage),
+                usage_so_far=wanted is not None and bool(wanted.continuous_usage_stats),
+            )
         while not pending.done:
             await pending.next()
         outcomes = [pending.outcome(number) for number in range(len(pending.futures))]
@@ -162,8 +170,7 @@ def _rendered(core: Core, key: Key, body: ChatRequest) -> str:
     """Return the prompt of a chat. Raises Refusal, Missing and InvalidData."""
     manifest = core.version(key, body.model).manifest
     _check_chat(objectives.make(tuple(manifest["label_names"]), manifest.get("objective")), manifest.get("template"))
-    messages = [{"role": one.role, "content": one.text} for one in body.messages]
-    return rendered_chat(core.engine.backbone.tokenizer, messages)
+    return rendered_chat(core.engine.backbone.tokenizer, [one.for_template() for one in body.messages])
 
 
 def _check_chat(objective: Objective, template: str | None) -> None:

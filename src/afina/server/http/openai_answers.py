@@ -8,7 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from afina.inference.answer_stream import AnswerStream, TokenTexts
-from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, by_name, either, one_of, record
+from afina.server.http.schemas import (
+    COUNT,
+    NOTHING,
+    NUMBER,
+    TEXT,
+    Shape,
+    about,
+    array,
+    by_name,
+    describe,
+    either,
+    one_of,
+    record,
+)
 from afina.serving.work import GeneratedText, NewTokens, TokenLogprobs
 
 LEAST = -9999.0
@@ -100,6 +113,13 @@ ERROR = record(
         )
     }
 )
+
+
+def describe_route(*given: Any, **more: Any) -> dict[str, Any]:
+    """Return the OpenAPI arguments of a route of this protocol, whose errors have 400 and never 422."""
+    made = describe("OpenAI", ERROR, *given, **more)
+    del made["responses"][422]
+    return made
 
 
 class ReportedToken(NamedTuple):

@@ -1,7 +1,7 @@
 """Request bodies of OpenAI's protocol, as the package `openai` sends them, and what they ask of the core.
 
-A field that would change an answer and is not supported is refused, and so is every unknown field. This module does not
-know how answers are computed.
+A field that would change an answer and is not supported is refused, and so is every unknown field. A field with the
+value null is as one that is left out. This module does not know how answers are computed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from afina.errors import InvalidData
 from afina.inference import guides
 from afina.inference.guides import Grammar
 from afina.server.http.errors import Refusal
@@ -46,15 +47,33 @@ _ANY_JSON = dict[str, Any]
 
 
 class _Strict(Body):
-    """A body that refuses unknown fields: an option that is ignored would change answers unnoticed."""
+    """A body that refuses unknown fields: an option that is ignored would change answers unnoticed.
 
-    model_config = ConfigDict(strict=True, extra="forbid", populate_by_name=False)
+    Clients send null for options that they do not set, also for options that this server does not have.
+    """
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        populate_by_name=False,
+        json_schema_extra={"additionalProperties": {"type": "null"}},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class StreamOptions(_Strict):
     """Options of a streamed response."""
 
     include_usage: bool | None = Field(None, description="true: the last event has the numbers of tokens")
+    continuous_usage_stats: bool | None = Field(
+        None, description="true: each event has the numbers of tokens so far, of all answers (as in vLLM)"
+    )
     include_obfuscation: Literal[False] | None = Field(None, description="not supported: only false")
 
 
@@ -97,7 +116,28 @@ Stops = Annotated[
 _SETTING = "Default: the model's own setting, as `afina predict` uses it"
 
 
-class Generate(_Strict):
+Nothing = Annotated[list[Any], Field(max_length=0)]
+"""An empty array."""
+
+
+class Unused(_Strict):
+    """Fields that change no answer of this server, with the values that are accepted."""
+
+    user: str | None = Field(None, description="accepted and not used")
+    safety_identifier: str | None = Field(None, description="accepted and not used")
+    metadata: _ANY_JSON | None = Field(None, description="accepted and not used: no answer is stored")
+    store: bool | None = Field(None, description="accepted and not used: no answer is stored")
+    service_tier: str | None = Field(None, description="accepted and not used")
+    prompt_cache_key: str | None = Field(None, description="accepted and not used")
+    prompt_cache_retention: str | None = Field(None, description="accepted and not used")
+    prompt_cache_options: _ANY_JSON | None = Field(None, description="accepted and not used")
+    skip_special_tokens: Literal[True] | None = Field(None, description="not supported: only true")
+    spaces_between_special_tokens: Literal[True] | None = Field(None, description="not supported: only true")
+    include_stop_str_in_output: Literal[False] | None = Field(None, description="not supported: only false")
+    use_beam_search: Literal[False] | None = Field(None, description="not supported: only false")
+
+
+class Generate(Unused):
     """The fields of both kinds of requests."""
 
     model: str = Field(description="client/task, client/task@alias or client/task@version")
@@ -124,9 +164,9 @@ class Generate(_Strict):
         description=f"seed of random draws; the same request with the same seed has the same answer. {_SETTING}",
     )
     n: int | None = Field(None, ge=1, le=ANSWERS, description="number of answers to each prompt. Default: 1")
-    user: str | None = Field(None, description="accepted and not used")
     frequency_penalty: float | None = Field(None, ge=0, le=0, description="not supported: only 0")
     presence_penalty: float | None = Field(None, ge=0, le=0, description="not supported: only 0")
+    logit_bias: Annotated[_ANY_JSON, Field(max_length=0)] | None = Field(None, description="not supported: only {}")
     structured_outputs: StructuredOutputs | None = Field(None, description="the form of the answers, as in vLLM")
     response_format: ResponseFormat | None = Field(None, description="the format of the answers")
 
@@ -162,7 +202,7 @@ class CompletionRequest(Generate):
     )
     echo: Literal[False] | None = Field(None, description="not supported: only false")
     best_of: Literal[1] | None = Field(None, description="not supported: only 1")
-    suffix: None = Field(None, description="not supported: only null")
+    suffix: Literal[""] | None = Field(None, description="not supported: only the empty text")
 
 
 class TextPart(_Strict):
@@ -170,20 +210,97 @@ class TextPart(_Strict):
 
     type: Literal["text"] = Field(description="only text is supported")
     text: str = Field(description="the text")
+    prompt_cache_breakpoint: _ANY_JSON | None = Field(None, description="accepted and not used")
 
 
-class ChatMessage(_Strict):
+class CalledFunction(_Strict):
+    """The function of a tool call."""
+
+    name: str = Field(description="name of the function; not used")
+    arguments: str = Field(description="the arguments as JSON, as the model wrote them")
+
+
+class ToolCall(_Strict):
+    """A tool call in a message of the assistant."""
+
+    id: str = Field(description="id of the call; not used")
+    type: Literal["function"] = Field("function", description="only functions are supported")
+    function: CalledFunction = Field(description="the function")
+    index: int | None = Field(None, description="accepted and not used")
+
+
+Content = str | Annotated[Array[TextPart], Field(min_length=1, max_length=MESSAGES)]
+
+
+class Message(_Strict):
     """A message of a chat."""
 
-    role: Literal["system", "user", "assistant"] = Field(description="who says it")
-    content: str | Annotated[Array[TextPart], Field(min_length=1, max_length=MESSAGES)] = Field(
-        description="the text, or parts of it, which are joined"
-    )
+    role: str
+    content: Content | None = Field(description="the text, or parts of it, which are joined")
+    name: str | None = Field(None, description="name of the author, for the chat template", max_length=64)
 
     @property
     def text(self) -> str:
         """The whole text."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        content = self.content or ""
+        return content if isinstance(content, str) else "".join(part.text for part in content)
+
+    def for_template(self) -> dict[str, str]:
+        """Return the message as the chat template reads it."""
+        return {"role": self.role, "content": self.text, **({} if self.name is None else {"name": self.name})}
+
+
+class InstructingMessage(Message):
+    """A message of the system, which newer clients call developer."""
+
+    role: Literal["system", "developer"] = Field(description="the chat template reads system")
+    content: Content = Field(description="the text, or parts of it, which are joined")
+
+    def for_template(self) -> dict[str, str]:
+        """Return the message as the chat template reads it."""
+        return {**super().for_template(), "role": "system"}
+
+
+class UserMessage(Message):
+    """A message of the user."""
+
+    role: Literal["user"] = Field(description="who says it")
+    content: Content = Field(description="the text, or parts of it, which are joined")
+
+
+class AssistantMessage(Message):
+    """A message of the assistant: also each message that this server returns."""
+
+    role: Literal["assistant"] = Field(description="who says it")
+    content: Content | None = Field(None, description="the text, or parts of it, which are joined. Default: none")
+    tool_calls: Array[ToolCall] | None = Field(
+        None, description="calls, whose arguments the chat template reads as text of the message"
+    )
+    annotations: Nothing | None = Field(None, description="not supported: only []")
+
+    def for_template(self) -> dict[str, str]:
+        """Return the message as the chat template reads it.
+
+        A tool call is what the model wrote: the arguments. Few chat templates have a form for tool calls, and a model
+        that was not trained on that form does not know it.
+        """
+        calls = [call.function.arguments for call in self.tool_calls or []]
+        return {**super().for_template(), "content": "\n".join([self.text, *calls] if self.text else calls)}
+
+
+class ToolMessage(Message):
+    """The result of a tool call."""
+
+    role: Literal["tool"] = Field(description="who says it")
+    content: Content = Field(description="the text, or parts of it, which are joined")
+    tool_call_id: str = Field(description="the call that it answers, for the chat template", max_length=256)
+
+    def for_template(self) -> dict[str, str]:
+        """Return the message as the chat template reads it."""
+        return {**super().for_template(), "tool_call_id": self.tool_call_id}
+
+
+ChatMessage = Annotated[InstructingMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 class ChatRequest(Generate):
@@ -200,6 +317,22 @@ class ChatRequest(Generate):
         le=ALTERNATIVES,
         description="number of most probable tokens whose log-probabilities are returned too; needs `logprobs`",
     )
+    tools: Nothing | None = Field(None, description="not supported: only []")
+    tool_choice: Literal["none", "auto"] | None = Field(None, description="accepted and not used without tools")
+    parallel_tool_calls: bool | None = Field(None, description="accepted and not used without tools")
+    functions: Nothing | None = Field(None, description="not supported: only []")
+    function_call: Literal["none", "auto"] | None = Field(None, description="accepted and not used without functions")
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = Field(
+        None, description='not supported: only ["text"]'
+    )
+    prediction: _ANY_JSON | None = Field(None, description="accepted and not used: it changes no answer of OpenAI")
+    reasoning_effort: Literal["none"] | None = Field(None, description="not supported: only none")
+    verbosity: Literal["medium"] | None = Field(None, description="not supported: only medium")
+    add_generation_prompt: Literal[True] | None = Field(None, description="not supported: only true")
+    continue_final_message: Literal[False] | None = Field(None, description="not supported: only false")
+    chat_template_kwargs: Annotated[_ANY_JSON, Field(max_length=0)] | None = Field(
+        None, description="not supported: only {}"
+    )
 
 
 def completion_texts(body: CompletionRequest) -> Sequence[Text]:
@@ -207,15 +340,43 @@ def completion_texts(body: CompletionRequest) -> Sequence[Text]:
     if isinstance(body.prompt, str):
         return [Text(body.prompt, body.pair)]
     if body.pair is not None:
-        raise Refusal(422, "invalid", "`pair`: needs a single prompt, not an array.")
+        raise Refusal(400, "invalid", "`pair`: needs a single prompt, not an array.")
     return [Text(one) for one in body.prompt]
+
+
+def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusal:
+    """Return the refusal for an error about the request, which names the field of the body that caused the error."""
+    text = "messages" if isinstance(body, ChatRequest) else "prompt"
+    form = "structured_outputs" if body.structured_outputs is not None else "response_format"
+    fields = {
+        "request.text-invalid": text,
+        "request.texts-count": text,
+        "generation.prompt-too-long": text,
+        "data.pairs-mismatch": "pair",
+        "data.kind-mismatch": "model",
+        "request.grammar-invalid": form,
+        "request.grammar-costly": form,
+    }
+    kind = "context_length_exceeded" if error.code == "generation.prompt-too-long" else "invalid"
+    if error.code == "request.generation-limit":
+        option, found, most = str(error.fields["option"]), error.fields["found"], error.fields["most"]
+        return Refusal(400, kind, f"`{_field(body, option)}`: {found:,}. This server allows at most {most:,}.")
+    field = fields.get(error.code)
+    return Refusal(400, kind, str(error) if field is None else f"`{field}`: {error}")
+
+
+def _field(body: CompletionRequest | ChatRequest, option: str) -> str:
+    """Return the field of a body that sets an option of decoding."""
+    if option != "max_new_tokens":
+        return "top_logprobs" if option == "logprobs" and isinstance(body, ChatRequest) else option
+    return "max_tokens" if body.max_tokens is not None else "max_completion_tokens"
 
 
 def answers_wanted(body: Generate, prompts: int) -> int:
     """Return the number of answers to each prompt. Raises Refusal if a request has too many answers in all."""
     number = body.n or 1
     if number * prompts > ANSWERS:
-        raise Refusal(422, "invalid", f"`n`: {number * prompts:,} answers, expected at most {ANSWERS} in a request.")
+        raise Refusal(400, "invalid", f"`n`: {number * prompts:,} answers, expected at most {ANSWERS} in a request.")
     return number
 
 
@@ -224,7 +385,7 @@ def alternatives(body: CompletionRequest | ChatRequest) -> int | None:
     if isinstance(body, CompletionRequest):
         return body.logprobs
     if body.top_logprobs is not None and not body.logprobs:
-        raise Refusal(422, "invalid", "`top_logprobs`: needs `logprobs` true.")
+        raise Refusal(400, "invalid", "`top_logprobs`: needs `logprobs` true.")
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
@@ -237,12 +398,12 @@ def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> 
     most = [body.max_tokens, *([body.max_completion_tokens] if isinstance(body, ChatRequest) else [])]
     given = {one for one in most if one is not None}
     if len(given) > 1:
-        raise Refusal(422, "invalid", "`max_tokens`: differs from `max_completion_tokens`. Leave one of them out.")
+        raise Refusal(400, "invalid", "`max_tokens`: differs from `max_completion_tokens`. Leave one of them out.")
     stop = None if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
     if any(not 1 <= len(one) <= STOP_CHARACTERS for one in stop or ()):
-        raise Refusal(422, "invalid", f"`stop`: expected strings of 1 to {STOP_CHARACTERS} characters.")
+        raise Refusal(400, "invalid", f"`stop`: expected strings of 1 to {STOP_CHARACTERS} characters.")
     if guided and stop:
-        raise Refusal(422, "invalid", "`stop`: cannot be combined with a grammar of the answer. Leave `stop` out.")
+        raise Refusal(400, "invalid", "`stop`: cannot be combined with a grammar of the answer. Leave `stop` out.")
     found = {
         "max_new_tokens": next(iter(given), None),
         "temperature": body.temperature,
@@ -265,15 +426,15 @@ def grammar_of(body: Generate) -> Grammar | None:
     form, asked = body.response_format, body.structured_outputs
     named = form is not None and form.type == "json_schema"
     if form is not None and named != (form.json_schema is not None):
-        raise Refusal(422, "invalid", "`response_format`: `json_schema` and type json_schema belong together.")
+        raise Refusal(400, "invalid", "`response_format`: `json_schema` and type json_schema belong together.")
     if asked is not None:
         given = [one for one in (asked.choice, asked.regex, asked.json_) if one is not None]
         if len(given) != 1:
-            raise Refusal(422, "invalid", "`structured_outputs`: expected one of choice, regex and json.")
+            raise Refusal(400, "invalid", "`structured_outputs`: expected one of choice, regex and json.")
     if form is not None and form.type == "text":
         form = None
     if form is not None and asked is not None:
-        raise Refusal(422, "invalid", "`structured_outputs`: leave it out, or leave `response_format` out.")
+        raise Refusal(400, "invalid", "`structured_outputs`: leave it out, or leave `response_format` out.")
     if form is None and asked is None:
         return None
     guides.require()

@@ -112,8 +112,11 @@ class PendingAnswers:
 
     def usage(self) -> dict[str, int]:
         """Return the numbers of tokens, once every answer is done."""
+        return self.usage_with(sum(len(self.outcome(number).tokens) for number in range(len(self.futures))))
+
+    def usage_with(self, answers: int) -> dict[str, int]:
+        """Return the numbers of tokens with so many tokens of answers."""
         prompts = sum(len(one.tokens) for one in self.asked.encoded)
-        answers = sum(len(self.outcome(number).tokens) for number in range(len(self.futures)))
         return {"prompt_tokens": prompts, "completion_tokens": answers, "total_tokens": prompts + answers}
 
     def close(self) -> None:
@@ -131,11 +134,20 @@ class EventStream(Response):
         written: how events are written.
         headers: further headers.
         usage: whether a last event has the numbers of tokens.
+        usage_so_far: whether each event has the numbers of tokens so far.
     """
 
-    def __init__(self, pending: PendingAnswers, written: OpenAIFormat, headers: dict[str, str], *, usage: bool) -> None:
+    def __init__(
+        self,
+        pending: PendingAnswers,
+        written: OpenAIFormat,
+        headers: dict[str, str],
+        *,
+        usage: bool,
+        usage_so_far: bool = False,
+    ) -> None:
         super().__init__(media_type="text/event-stream", headers=headers)
-        self._pending, self._format, self._usage = pending, written, usage
+        self._pending, self._format, self._usage, self._usage_so_far = pending, written, usage, usage_so_far
         decoding = pending.asked.decoding
         assert decoding is not None
         numbers = range(len(pending.futures))
@@ -190,7 +202,11 @@ class EventStream(Response):
     def _piece(self, number: int, text: str, finish: str | None) -> bytes:
         event = self._format.event(self._answers[number], text, finish, first=number not in self._begun)
         self._begun.add(number)
-        return self._event({**event, "usage": None} if self._usage else event)
+        if self._usage_so_far:
+            event["usage"] = self._pending.usage_with(sum(one.seen for one in self._answers))
+        elif self._usage:
+            event["usage"] = None
+        return self._event(event)
 
     @staticmethod
     def _event(content: dict[str, Any]) -> bytes:

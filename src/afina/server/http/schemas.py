@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
+from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
 from afina.server.http.errors import Refusal
@@ -43,7 +44,8 @@ def parse_body(content: bytes, kind: type[Given]) -> Given:
     """Parse a JSON body.
 
     Raises:
-        Refusal: with status 400 if the body is not JSON or has too many values, and 422 if its fields are wrong.
+        Refusal: with status 400 if the body is not JSON or has too many values, and 422 if its fields are wrong. Kind
+            `unsupported`: a field or value that the server does not have; else `invalid`.
     """
     if count_values(content) > MOST_VALUES:
         raise Refusal(400, "invalid", f"The body has more than {MOST_VALUES:,} JSON values. Send less at once.")
@@ -53,10 +55,91 @@ def parse_body(content: bytes, kind: type[Given]) -> Given:
     try:
         return kind.model_validate(found)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        places = [str(part)[:40] for part in first["loc"][:4] if part != "str" and "[" not in str(part)]
-        where = ".".join(places)  # the filter leaves out the branches of a union
-        raise Refusal(422, "invalid", f"`{where}`: {first['msg'][:200]}.") from None
+        raise _wrong_field(found, error) from None
+
+
+_EXPECTED: Mapping[str, str] = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "an array",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length}",
+    "too_long": "at most {max_length}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "at least {min_length} characters",
+}
+"""What is expected, by the type of pydantic's error, with the error's own figures."""
+
+
+def _wrong_field(found: Any, error: ValidationError) -> Refusal:
+    """Return the refusal of a body for its first wrong field.
+
+    A field with several types has an error for each type. The error that lies deepest in the body counts, and of these
+    an error about the value before one about its type, so that an array of 17 strings is not "no string".
+    """
+    errors = error.errors(include_url=False)
+    places = [_place(found, one) for one in errors]
+    of_field = [number for number, place in enumerate(places) if place[:1] == places[0][:1]]
+    is_type = [str(one["type"]).endswith("_type") for one in errors]
+    best = max(of_field, key=lambda number: (len(places[number]), not is_type[number]))
+    alike = [errors[one] for one in of_field if places[one] == places[best] and is_type[one] == is_type[best]]
+    where = ".".join(str(part)[:40] for part in places[best][:6])
+    return Refusal(422, "unsupported" if _unsupported(errors[best]) else "invalid", f"`{where}`: {_problem(alike)}.")
+
+
+def _unsupported(error: ErrorDetails) -> bool:
+    """Whether an error is about a field or a value that the server does not have."""
+    empty = error["type"] == "too_long" and error["ctx"]["max_length"] == 0
+    return empty or error["type"] in ("extra_forbidden", "literal_error", "union_tag_invalid")
+
+
+def _place(found: Any, error: ErrorDetails) -> tuple[int | str, ...]:
+    """Return the path to a wrong field. An error's own path also has the names of the types of a field."""
+    place, last = list[int | str](), len(error["loc"]) - 1
+    for index, part in enumerate(error["loc"]):
+        inside = (isinstance(found, dict) and part in found) or (isinstance(found, list) and isinstance(part, int))
+        if inside:
+            found = found[part]
+        if inside or (index == last and error["type"] == "missing"):
+            place.append(part)
+    if str(error["type"]).startswith("union_tag"):
+        place.append(error["ctx"]["discriminator"].strip("'"))
+    return tuple(place)
+
+
+def _problem(errors: Sequence[ErrorDetails]) -> str:
+    """Return what is wrong with a field. Errors: of the same kind, one for each type that the field may have."""
+    first = errors[0]
+    if first["type"] in ("missing", "union_tag_not_found"):
+        return "is missing or null"
+    if first["type"] == "union_tag_invalid":
+        return f"found {_shown(first['ctx']['tag'])}, expected {first['ctx']['expected_tags']}"[:200]
+    if first["type"] == "extra_forbidden":
+        return "this server has no such field. Leave it out"
+    known = [_EXPECTED[one["type"]].format(**one.get("ctx", {})) for one in errors if one["type"] in _EXPECTED]
+    if not known:
+        return first["msg"][:200]
+    return f"found {_shown(first['input'])}, expected {' or '.join(dict.fromkeys(known))}"[:200]
+
+
+def _shown(value: Any) -> str:
+    """Return a JSON value in a few words."""
+    if isinstance(value, list):
+        return f"an array of {len(value):,}"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, str) and len(value) > _SHOWN:
+        return f"a string of {len(value):,} characters"
+    return json.dumps(value)[:_SHOWN]
 
 
 def count_values(content: bytes) -> int:
