@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from afina.server.http.app import make_app
 from afina.server.limits import Settings
 from afina.server.logs_and_traces import JsonLines
 from afina.server.running import Server, bind, server
+from afina.server.served_versions import ServedVersions
 from afina.serving.engine import Engine
 from afina.store.keys import SCOPES
 from command import PROGRAM
@@ -126,6 +128,13 @@ def serving(gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: A
         TestClient(make_app(core), raise_server_exceptions=False) as web,
     ):
         yield Served(web, core, core.store, crowd, gpt2, secrets)
+
+
+def followed(current: ServedVersions) -> bool:
+    """Follow the store until nothing is being loaded; whether the store has changed."""
+    news = current.refresh()
+    wait([*current._loading.values()])
+    return current.refresh() or news
 
 
 class Held:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from afina.errors import Busy, CorruptAdapter, NotFound
+from afina.errors import Busy, CorruptAdapter, CorruptStore, NotFound
 from afina.server.metrics import Metrics
 from afina.server.served_versions import PAUSE, ServedVersions
 from afina.store.adapter_store import AdapterStore
 from afina.store.versions import Reference, Version
 from clock import Clock
+from servers import followed
 from stores import adapter
 
 PRODUCTION = Reference.parse("acme/reviews@production")
@@ -76,8 +78,8 @@ def test_what_is_there_is_followed_only_where_there_is_news_of_it(
     assert current.refresh()
     assert looked == []
     store.alias("acme/reviews@2")
-    assert current.refresh()
-    assert (looked, current.find(PRODUCTION).number) == ([PRODUCTION], 2)
+    assert followed(current)
+    assert ({*looked}, current.find(PRODUCTION).number) == ({PRODUCTION}, 2)
 
 
 def test_a_version_that_does_not_pass_leaves_the_one_before_until_another_does(
@@ -86,15 +88,14 @@ def test_a_version_that_does_not_pass_leaves_the_one_before_until_another_does(
     prove.errors[2] = CorruptAdapter("its probe differs")
     current.find(PRODUCTION)
     store.alias("acme/reviews@2")
-    current.refresh()
-    for _ in range(3):
-        current.refresh()
+    for _ in range(4):
+        followed(current)
     assert (current.find(PRODUCTION).number, current.behind, prove.proven) == (1, 1, [1, 2])
     with pytest.raises(CorruptAdapter):
         current.find(Reference.parse("acme/reviews@2"))
     assert prove.proven == [1, 2]
     store.alias("acme/reviews@3")
-    current.refresh()
+    followed(current)
     assert (current.find(PRODUCTION).number, current.behind) == (3, 0)
 
 
@@ -104,11 +105,11 @@ def test_a_version_that_could_not_be_loaded_is_tried_again_without_news(
     prove.errors[2] = Busy("not loaded in time")
     current.find(PRODUCTION)
     store.alias("acme/reviews@2")
-    current.refresh()
+    followed(current)
     assert (current.find(PRODUCTION).number, current.behind) == (1, 1)
     del prove.errors[2]
     clock.now += PAUSE
-    assert not current.refresh()
+    assert not followed(current)
     assert (current.find(PRODUCTION).number, current.behind) == (2, 0)
 
 
@@ -160,6 +161,51 @@ def test_a_move_at_any_moment_of_the_first_look_is_noticed(
     monkeypatch.setattr(store, "known", looked)
     monkeypatch.setattr(current._tests, "run", lambda version: meanwhile("while it is proven"))
     current.find(PRODUCTION)
-    current.refresh()
+    followed(current)
     assert done
+    assert current.find(PRODUCTION).number == 2
+
+
+def test_a_rollback_waits_for_no_version_that_is_being_loaded(
+    current: ServedVersions, store: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for head in range(2):
+        store.publish(adapter(tmp_path / f"mail-{head}", 1, head), "bolt/mail", message="why")
+    store.alias("bolt/mail@1")
+    mail, go = Reference.parse("bolt/mail@production"), threading.Event()
+    assert [current.find(one).number for one in (mail, Reference.parse("acme/reviews@2"), PRODUCTION)] == [1, 2, 1]
+    store.alias("acme/reviews@2")
+    assert followed(current)
+    assert current.find(PRODUCTION).number == 2
+    monkeypatch.setattr(current._tests, "run", lambda version: go.wait(20))
+    store.alias("bolt/mail@2")
+    current.refresh()
+    store.rollback("acme/reviews")
+    current.refresh()
+    assert (current.find(PRODUCTION).number, current.find(mail).number, current.behind) == (1, 1, 1)
+    # the alias moves back before the version is loaded: the version is not served afterwards
+    store.rollback("bolt/mail")
+    current.refresh()
+    go.set()
+    assert not followed(current)
+    assert (current.find(mail).number, current.behind) == (1, 0)
+
+
+def test_a_damaged_row_of_one_name_does_not_delay_another_name(
+    current: ServedVersions, store: AdapterStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish(adapter(tmp_path / "mail", 1), "bolt/mail", message="why")
+    mail, known = Reference.parse("bolt/mail"), store.known
+    assert [current.find(one).number for one in (mail, Reference.parse("acme/reviews@2"), PRODUCTION)] == [1, 2, 1]
+
+    def damaged(reference: Reference) -> Version | None:
+        if reference == mail:
+            raise CorruptStore("a row was changed")
+        return known(reference)
+
+    monkeypatch.setattr(store, "known", damaged)
+    store.publish(adapter(tmp_path / "mail-2", 1, 1), "bolt/mail", message="why")
+    store.alias("acme/reviews@2")
+    with pytest.raises(CorruptStore):
+        current.refresh()
     assert current.find(PRODUCTION).number == 2

@@ -15,7 +15,7 @@ from afina.server.metrics import Metrics
 from afina.server.served_versions import LONGEST, PAUSE, SHORT, ServedVersions
 from afina.store.versions import Reference
 from clock import Clock
-from servers import Served, logged, within
+from servers import Served, followed, logged, within
 from stores import adapter
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@2"}
@@ -108,7 +108,7 @@ def test_what_could_not_be_served_is_tried_again_after_pauses_that_double(
     assert current.find(production).number == 1
     store.alias("acme/reviews@2")
     for _ in range(4_600):
-        current.refresh() if current._due or not tried else None
+        followed(current) if current._due or not tried else None
         clock.now += 0.25
     pauses = [round(after - before, 1) for before, after in itertools.pairwise(tried)]
     assert pauses[:3] == pytest.approx([PAUSE, 2 * PAUSE, 4 * PAUSE], abs=0.26)

@@ -69,6 +69,14 @@ ShutdownOption = Annotated[
         "the container is killed (30 in Kubernetes, 10 in Docker).",
     ),
 ]
+KeySecondsOption = Annotated[
+    float,
+    typer.Option(
+        "--key-seconds",
+        min=1,
+        help="Seconds for which known keys are accepted while the store does not answer.",
+    ),
+]
 LogFormatOption = Annotated[
     LogFormat, typer.Option("--log-format", help="Format of the log: JSON objects or plain text.")
 ]
@@ -137,6 +145,7 @@ def serve(
     shared_tokens: SharedTokensOption = 64,
     drain: DrainOption = 0.0,
     shutdown: ShutdownOption = 25.0,
+    key_seconds: KeySecondsOption = 300.0,
     log_format: LogFormatOption = LogFormat.json,
     ray: RayOption = False,
     ray_address: RayAddressOption = None,
@@ -163,6 +172,7 @@ def serve(
         shared_tokens=min(batch_tokens, shared_tokens),
         drain=drain,
         shutdown=shutdown,
+        key_seconds=key_seconds,
     )
     logs_and_traces.begin_logging(log_format)
     for name in _unread(context):

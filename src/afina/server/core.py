@@ -7,7 +7,6 @@ texts. One further thread computes.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ from afina.server.requests import (
 from afina.server.served_versions import ServedVersions
 from afina.server.shadowed import FAILED, RIDING, ShadowLease
 from afina.server.shadows import Shadows
+from afina.server.store_watcher import StoreWatcher
 from afina.serving.engine import Engine
 from afina.serving.mixed_batches import Prediction
 from afina.serving.residents import Lease, Resident
@@ -48,7 +48,7 @@ from afina.serving.work import EncodedText, GeneratedText
 from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key
-from afina.store.versions import PRODUCTION, AliasMove, Reference, Version
+from afina.store.versions import PRODUCTION, AliasMove, NameSummary, Reference, Version
 
 __all__ = ["LOADING", "Core"]
 
@@ -68,14 +68,15 @@ class Core:
         self.batching = Batcher(line, EngineComputer(engine), watch=self._count, failed=failed)
         self.current = ServedVersions(store, GoldenTests(engine, self.batching, self.metrics), self.metrics)
         self.shadows = Shadows(store, engine, self.current, self.metrics)
-        self.tenants = Tenants(store, chosen.tokens_per_minute, chosen.writes_per_minute)
+        self.tenants = Tenants(store, chosen)
         self.metrics.watch(self._looked)
         self.metrics.watch_versions(lambda: self.current.damaged)
         self.metrics.watch_backbone(lambda: engine.hosts.sizes)
         self._encoder = RequestEncoder(engine)
-        self._over = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="afina-watcher", daemon=True)
-        self._follows, self._news, self._draining = True, False, False
+        self._watcher = StoreWatcher(
+            (self.tenants.refresh, self._follow_versions), chosen.every, partial(self.failed, "store")
+        )
+        self._news, self._draining = False, False
         self._noted: set[str] = set()
 
     def open_backbone(self) -> None:
@@ -105,15 +106,14 @@ class Core:
                 logs_and_traces.note("backbone opened", **about)
 
     def start(self) -> None:
-        """Start the computing thread and the thread that watches the store."""
+        """Start the computing thread and the threads that watch the store."""
         self.batching.start()
         self._watcher.start()
 
     def close(self) -> None:
         """Accept no more requests, finish the accepted ones, and stop."""
-        self._over.set()
         self.batching.close()
-        self._watcher.join()
+        self._watcher.close()
         self.current.close()
         self.shadows.close()
         self.engine.close()
@@ -136,36 +136,24 @@ class Core:
     @property
     def follows(self) -> bool:
         """Whether the server answers and its store responds."""
-        return self.alive and self._follows
+        return self.alive and self._watcher.answers
 
     @property
     def alive(self) -> bool:
         """Whether the server answers, also if its store does not respond."""
-        return self.batching.alive and self._watcher.is_alive()
+        return self.batching.alive and self._watcher.alive
 
     @property
     def held_names(self) -> set[str]:
         """Names of adapters of which a version that was asked for is in memory."""
         return self.current.named({one.digest for one in self.engine.residents})
 
-    def _watch(self) -> None:
-        while not self._over.wait(self.settings.every):
-            try:
-                self._note_hosts()
-                self._news |= self.current.refresh()
-                if self._news:
-                    self.tenants.refresh()
-                self.shadows.refresh(self._news)
-                if not self._follows:
-                    logs_and_traces.note("the store answers again")
-                self._follows, self._news = True, False
-            except AfinaError as error:  # the store does not respond: known versions are served, `ready` is false
-                if self._follows:
-                    logs_and_traces.note("the store does not answer", logging.WARNING, reason=str(error))
-                self._follows = False
-            except Exception as error:  # noqa: BLE001 - the watching thread must survive any error
-                self._follows = False
-                self.failed("store", error)
+    def _follow_versions(self) -> None:
+        """Follow aliases, versions and shadows. Raises the errors of reading the store."""
+        self._note_hosts()
+        self._news |= self.current.refresh()
+        self.shadows.refresh(self._news)
+        self._news = False
 
     def failed(self, what: str, error: BaseException) -> None:
         """Count and log an unexpected error, without its message."""
@@ -207,12 +195,33 @@ class Core:
 
     def version(self, key: Key, model: str) -> Version:
         """Return the version of a model name for this key. Raises Missing."""
-        return self.current.find(reference_of(model, key))
+        return self._find(reference_of(model, key))
+
+    def _find(self, reference: Reference) -> Version:
+        """Return the served version of a reference. Raises Missing, the errors of `ServedVersions.find`, and Busy."""
+        if not self.current.knows(reference):
+            self._demand_store()
+        return self.current.find(reference)
+
+    def _demand_store(self) -> None:
+        """Raise Busy if the store does not answer, so that no thread waits for a store that hangs."""
+        if not self._watcher.answers:
+            raise Busy("the store does not respond. Try again later.", code="server.store-silent")
+
+    def listed(self, key: Key) -> Sequence[NameSummary]:
+        """Return the models of the key's client. Raises Busy, and the errors of reading the store."""
+        self._demand_store()
+        try:
+            return self.store.list(key.client)
+        except NotFound as error:
+            if error.code != "client.missing":
+                raise
+            return []
 
     def shadow(self, key: Key, model: str) -> dict[str, Any]:
         """Return state and counts of a model's shadow version as JSON values. Raises Missing."""
         reference = reference_of(f"{model}@{PRODUCTION}", key)
-        return self.shadows.status_json(reference.name, self.current.find(reference))
+        return self.shadows.status_json(reference.name, self._find(reference))
 
     def move(
         self, key: Key, model: str, alias: str, version: int, expected: int | None, message: str | None
@@ -253,7 +262,7 @@ class Core:
         most = self.tenants.most(key, most_tokens(texts, generation, self.engine.backbone.longest, self.settings))
         with self.batching.expecting():
             reference = reference_of(model, key)
-            version = self.current.find(reference)
+            version = self._find(reference)
             self.current.demand(version)  # the version may have been damaged since the lookup
             lease = self.engine.lease(version)
             try:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from afina import meter
-from afina.errors import InvalidData, InvalidName, InvalidStudy, NotFound, Overloaded
+from afina.errors import Busy, InvalidData, InvalidName, InvalidStudy, NotFound, Overloaded
 from afina.server.error_bodies import NO_MODEL
 from afina.store import keys
 from afina.store.keys import Key
@@ -47,7 +48,10 @@ class Settings:
         characters: characters of a text.
         tokens_per_minute: rate limit of keys without their own; None: no limit.
         writes_per_minute: aliases that a client may move in a minute.
-        every: interval of looking for changes in the store, and so the longest delay of a moved alias or revoked key.
+        every: interval of looking for changes in the store. A moved alias or revoked key takes effect at most so much
+            later, and the time of reading.
+        key_seconds: time for which known keys are accepted while the store does not answer. Then every request that
+            needs a key is refused, since a key may have been revoked.
         window: lines of a `/bulk` request that are being answered.
         drain: time between SIGTERM and the end of listening. The server answers but is not ready.
         shutdown: time between SIGTERM and the end of the process, draining included.
@@ -74,12 +78,13 @@ class Settings:
     tokens_per_minute: int | None = None
     writes_per_minute: int = 30
     every: float = 0.4
+    key_seconds: float = 300.0
     window: int = 64
     drain: float = 0.0
     shutdown: float = 25.0
 
     def __post_init__(self) -> None:
-        for name in ("timeout", "generation_timeout", "drain", "shutdown"):
+        for name in ("timeout", "generation_timeout", "drain", "shutdown", "key_seconds"):
             if not math.isfinite(found := getattr(self, name)):
                 raise InvalidStudy(
                     f"`{name}` is {found}, not a finite number. Give a number of seconds.",
@@ -180,34 +185,67 @@ class Reservation:
             self.tenants.give_back(self.window, self.counted, self.counted.amount if tokens is None else tokens)
 
 
+class _KnownKeys(NamedTuple):
+    """The keys of the store at one time.
+
+    Attributes:
+        by_id: the keys.
+        last: number of the log's last entry before the keys were read.
+        at: time at which the store was last asked for changes, in seconds of the clock.
+    """
+
+    by_id: Mapping[str, Key]
+    last: int
+    at: float
+
+
 class Tenants:
     """Keys of the store, with rate limits. Thread-safe.
 
     Args:
         store: the store with the keys.
-        rate: tokens per minute for keys without their own limit; None: no limit.
-        writes: changes of the store per minute and client.
+        settings: the server's settings.
         clock: returns seconds.
     """
 
-    def __init__(
-        self, store: StoreReader, rate: int | None, writes: int = 30, clock: Callable[[], float] = meter.now
-    ) -> None:
-        self._store, self._rate, self._writes, self._clock = store, rate, writes, clock
+    def __init__(self, store: StoreReader, settings: Settings, *, clock: Callable[[], float] = meter.now) -> None:
+        self._store, self._clock = store, clock
+        self._rate, self._writes = settings.tokens_per_minute, settings.writes_per_minute
+        self._hold = settings.key_seconds
         self._windows: dict[tuple[str, ...], MinuteWindow] = {}
         self._lock = threading.Lock()
-        self._keys: dict[str, Key] = {}
+        self._known = _KnownKeys({}, -1, 0.0)
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the keys from the store again."""
-        found = self._store.keys()
-        self._keys = {key.id: key for key in found}
+        """Read the keys from the store again if the store has changed. Raises the errors of reading."""
+        known, now = self._known, self._clock()
+        last, _ = self._store.news(known.last, ())
+        by_id = known.by_id
+        if last != known.last:
+            found = self._store.keys()
+            by_id = {key.id: key for key in found}
+        self._known = _KnownKeys(by_id, last, now)  # at once: another thread may refresh at the same time
 
     def key_of(self, secret: str) -> Key | None:
-        """Return the key with this secret; None if there is none, or it was revoked."""
-        key = self._keys.get(keys.id_of(secret) or "")
+        """Return the key with this secret; None if there is none, or it was revoked. Raises Busy, as `_by_id`."""
+        key = self._by_id().get(keys.id_of(secret) or "")
         return key if keys.matches(secret, key) else None
+
+    def holds(self, key: Key) -> bool:
+        """Return whether a key that was valid when a request began is still valid. Raises Busy, as `_by_id`."""
+        found = self._by_id().get(key.id)
+        return found is not None and found.is_valid
+
+    def _by_id(self) -> Mapping[str, Key]:
+        """Return the known keys. Raises Busy if the store has not answered for too long to know which were revoked."""
+        known = self._known
+        if self._clock() - known.at > self._hold:
+            raise Busy(
+                f"the store has not answered for {self._hold:g} seconds, so no key can be checked. Try again later.",
+                code="server.store-silent",
+            )
+        return known.by_id
 
     def rate_of(self, key: Key) -> int | None:
         """Return the tokens a minute of a key; None: no limit."""

@@ -1,6 +1,7 @@
 """Which version the server serves for each reference. Knows no protocol and no client.
 
-A version is served once it has been loaded and has passed its golden test. If a version fails, the reference keeps the
+A version is served once it has been loaded and has passed its golden test, in threads of their own: `refresh` itself
+loads nothing, so that a version that was served before is back at once. If a version fails, the reference keeps the
 version that it had before. The failed version is tried again after a pause, since the store may have been repaired. The
 pause doubles each time, since loading may take most of the machine's time.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from afina import meter
@@ -74,7 +76,8 @@ class ServedVersions:
         self._served: dict[Reference, Version] = {}
         self._proven: set[str] = set()
         self._damaged: dict[str, LoadFailure] = {}
-        self._behind: dict[Reference, str] = {}
+        self._behind: dict[Reference, Version] = {}
+        self._loading: dict[str, Future[None]] = {}
         self._turn = 0
         self._last, _ = store.news(0, ())
         self._lock = threading.Lock()
@@ -95,6 +98,10 @@ class ServedVersions:
         with self._lock:
             served = [*self._served.items()]
         return {str(reference.name) for reference, version in served if version.digest in digests}
+
+    def knows(self, reference: Reference) -> bool:
+        """Return whether `find` needs no answer of the store."""
+        return reference in self._served
 
     def find(self, reference: Reference) -> Version:
         """Return the served version of a reference.
@@ -153,12 +160,19 @@ class ServedVersions:
 
     @property
     def _due(self) -> bool:
-        """Whether a version that is not served may be tried again."""
-        now, found = self._clock(), [self._damaged.get(version) for version in [*self._behind.values()]]
-        return any(one is None or one.until <= now for one in found)
+        """Whether a version that is not served can be served now, or tried again."""
+        return any(version.digest in self._proven or self._may_try(version) for version in [*self._behind.values()])
+
+    def _may_try(self, version: Version) -> bool:
+        """Return whether a version is not being loaded, and no pause after a failure is left."""
+        loading, failure = self._loading.get(str(version)), self._damaged.get(str(version))
+        return (loading is None or loading.done()) and (failure is None or failure.until <= self._clock())
 
     def refresh(self) -> bool:
-        """Follow the store. Return whether the store has changed."""
+        """Follow the store. Return whether the store has changed. Does not wait for the loading of a version.
+
+        Raises the errors of reading the store.
+        """
         last, _ = self._store.news(self._last, ())
         if last == self._last and not self._due:
             return False
@@ -167,32 +181,43 @@ class ServedVersions:
             known = [*self._served]
         # Log entries added from here on are read again the next time, when more references may be known.
         _, touched = self._store.news(self._last, {reference.name for reference in known})
-        followed = [one for one in known if one.name in touched or one in self._behind]
-        for _ in self._pool.map(self._follow, followed):
-            pass
+        problem: AfinaError | None = None
+        for reference in known:
+            if reference.name in touched or reference in self._behind:
+                try:
+                    self._follow(reference)
+                except AfinaError as error:  # a damaged row of one client must not delay the others
+                    problem = error
+        if problem is not None:
+            raise problem
         news, self._last = last != self._last, last
         return news
 
     def _follow(self, reference: Reference) -> None:
-        """Serve the current version of a reference; keep the previous one if that fails."""
+        """Serve the current version of a reference, or begin to load it. Until it is loaded, the previous one stays."""
         version = self._store.known(reference)
         if version is None:
             with self._lock:
                 self._served.pop(reference, None)
             self._behind.pop(reference, None)
-            return
-        try:
-            self.demand(version)
-        except AfinaError:  # damaged, not loaded in time, or the store does not respond
-            self._behind[reference] = str(version)
-        else:
+        elif version.digest in self._proven:
             self._behind.pop(reference, None)
             with self._lock:
                 before = self._served.get(reference)
                 self._served[reference] = version
             if before is not None and before.digest != version.digest:
                 self._metrics.switches.inc()
+        else:
+            self._behind[reference] = version
+            if self._may_try(version):
+                self._loading = {name: one for name, one in self._loading.items() if not one.done()}
+                self._loading[str(version)] = self._pool.submit(self._load, version)
+
+    def _load(self, version: Version) -> None:
+        """Prove a version. `refresh` serves it afterwards, if the reference still means this version."""
+        with suppress(AfinaError):  # damaged, not loaded in time, or the store does not respond: recorded by `demand`
+            self.demand(version)
 
     def close(self) -> None:
         """Stop following the store."""
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from afina import __version__
-from afina.errors import AfinaError, NotFound
+from afina.errors import AfinaError
 from afina.models import objectives
 from afina.server.core import Core
 from afina.server.http import huggingface, info, kserve, native, openai, openai_answers, page, vllm
@@ -80,10 +80,7 @@ async def classify(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """List the models (client/task) of the key's client."""
     core, key = core_of(request), key_of(request)
-    try:
-        listed = await pool_of(request).look(key, core.store.list, key.client)
-    except NotFound:
-        listed = []
+    listed = await pool_of(request).look(key, core.listed, key)
     return JSONResponse(vllm.models(listed))
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from afina import meter
-from afina.errors import AfinaError, Overloaded
+from afina.errors import AfinaError, Busy, Overloaded
 from afina.server import error_bodies
 from afina.server.core import Core
 from afina.server.http import native
@@ -119,8 +119,8 @@ class Bulk(Response):
         settings, rest, more = self._core.settings, b"", True
         left = settings.body_seconds  # time to wait for a line, without the time in which the server does not read
         while more:
-            if self._core.batching.ending:
-                yield _ending()
+            if (stopped := self._stopped()) is not None:
+                yield stopped
                 return
             began = meter.now()
             try:
@@ -140,14 +140,25 @@ class Bulk(Response):
             for line in [*lines, *([] if more else [rest])]:
                 if len(line) > settings.body_bytes:
                     break
-                if self._core.batching.ending:
-                    yield _ending()
+                if (stopped := self._stopped()) is not None:
+                    yield stopped
                     return
                 if line.strip():
                     yield line
             if len(rest) > settings.body_bytes or any(len(line) > settings.body_bytes for line in lines):
                 yield Refusal(413, "too_large", f"a line may have at most {settings.body_bytes:,} bytes.")
                 return
+
+    def _stopped(self) -> Refusal | None:
+        """Return why no more lines are read: the server is shutting down, or the key was revoked meanwhile."""
+        if self._core.batching.ending:
+            return _ending()
+        try:
+            if self._core.tenants.holds(self._key):
+                return None
+        except Busy as error:
+            return Refusal(503, "unavailable", str(error))
+        return Refusal(401, "unauthorized", "the key is no longer valid. Send the lines from this one on with another.")
 
     async def _drop(self, receive: Receive) -> None:
         with suppress(TimeoutError):

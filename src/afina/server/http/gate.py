@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina import meter
+from afina.errors import Busy
 from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.error_bodies import KIND, error_body, status_of
@@ -212,7 +213,10 @@ class Gate:
             return None
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         kind, _, secret = (given[0] if len(given) == 1 else b"").decode("latin-1").partition(" ")
-        key = self._core.tenants.key_of(secret.strip())
+        try:
+            key = self._core.tenants.key_of(secret.strip())
+        except Busy as error:
+            raise Refusal(503, "unavailable", str(error), {"Retry-After": "1"}) from None
         if key is None or kind.lower() != "bearer":
             challenge = {"WWW-Authenticate": "Bearer"}
             raise Refusal(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY.", challenge)

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from pydantic import Field
 
 from afina.data.kinds import CLASSES
-from afina.errors import AfinaError, Busy, NotFound
+from afina.errors import AfinaError
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.core import Core
 from afina.server.http import native
@@ -185,9 +185,10 @@ async def answers(request: Request) -> Response:
     writes a text has a place for the answer, which the page's script streams by `/v1/completions`.
     """
     body = await body_of(request, Sentence)
-    listed = await _listed(request)
+    core, key, pool = core_of(request), key_of(request), pool_of(request)
+    listed = await pool.look(key, core.listed, key)
     asked = listed[:MOST_TASKS]
-    streamed = await pool_of(request).look(key_of(request), _streamed, core_of(request), key_of(request), asked)
+    streamed = await pool.look(key, _streamed, core, key, asked)
     whole = [one for one in asked if one.name not in streamed]
     found = await each(request, [(_served(one), [Text(body.text)]) for one in whole])
     refused = [one for one in found if isinstance(one, Refusal)]
@@ -202,17 +203,6 @@ async def figures(request: Request) -> Response:
     """Return the server's current throughput for the key's client, as an HTML fragment."""
     core, client = core_of(request), key_of(request).client
     return _html(render_throughput(core.metrics.throughput.rates(client), core.batching.waiting_of(client)))
-
-
-async def _listed(request: Request) -> Sequence[NameSummary]:
-    """Return the tasks of the key's client."""
-    core, key = core_of(request), key_of(request)
-    try:
-        return await pool_of(request).look(key, core.store.list, key.client)
-    except NotFound:
-        if not core.follows:
-            raise Busy("the store does not respond. Try again later.", code="server.store-silent") from None
-        return []
 
 
 def _served(one: NameSummary) -> str:

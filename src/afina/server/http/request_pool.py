@@ -43,16 +43,16 @@ class RequestPool:
     async def ask(
         self, key: Key, model: str, texts: Sequence[Text], generation: GenerationOptions | None = None
     ) -> AcceptedRequest:
-        """Call `Core.ask` in the pool. If the caller is cancelled, the result is released."""
-        async with self._places[key.client]:
-            asking = asyncio.get_running_loop().run_in_executor(
-                self._pool, self._core.ask, key, model, texts, generation
-            )
-            try:
+        """Call `Core.ask` in the pool. If the caller is cancelled, the result is released. Raises TimeoutError too."""
+        asking: asyncio.Future[AcceptedRequest] | None = None
+        try:
+            async with asyncio.timeout(LOADING + self._core.settings.timeout):
+                asking = await self._begin(key, lambda: self._core.ask(key, model, texts, generation))
                 return await asyncio.shield(asking)
-            except asyncio.CancelledError:
+        except (asyncio.CancelledError, TimeoutError):
+            if asking is not None:
                 asking.add_done_callback(_give_back)
-                raise
+            raise
 
     async def parse(self, key: Key, content: bytes, kind: type[Filled]) -> Filled:
         """Parse a body, in the pool if the body is large. Raises Refusal."""
@@ -63,9 +63,23 @@ class RequestPool:
     async def look(
         self, key: Key, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs
     ) -> Found:
-        """Call another function that reads the store, in the pool."""
-        async with self._places[key.client]:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: what(*given, **named))
+        """Call another function that reads the store, in the pool. Raises TimeoutError if the store hangs."""
+        async with asyncio.timeout(self._core.settings.timeout):
+            looking = await self._begin(key, lambda: what(*given, **named))
+            return await asyncio.shield(looking)
+
+    async def _begin(self, key: Key, what: Callable[[], Found]) -> asyncio.Future[Found]:
+        """Begin a call in the pool. The client's place is free once the call has ended, even if nobody waits for it."""
+        place = self._places[key.client]
+        await place.acquire()
+        try:
+            begun = asyncio.get_running_loop().run_in_executor(self._pool, what)
+        except RuntimeError:  # closed
+            place.release()
+            raise
+        begun.add_done_callback(lambda _: place.release())
+        begun.add_done_callback(_forgotten)
+        return begun
 
     def close(self) -> None:
         """Stop the pool. Calls that have not begun are cancelled."""

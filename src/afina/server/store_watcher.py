@@ -1,0 +1,94 @@
+"""StoreWatcher: reads what a server follows in its store, again and again. Knows no key and no version.
+
+Each thing is read in a thread of its own, so a read that hangs delays no other read.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from afina import meter
+from afina.errors import AfinaError
+from afina.server import logs_and_traces
+
+SILENT = 5.0
+"""Seconds after which a read that has not ended means that the store does not answer."""
+
+
+@dataclass(eq=False)
+class _Reading:
+    """A thing that is read. `problem`: why the last read that ended has failed, or None."""
+
+    read: Callable[[], None]
+    running: Future[None] | None = None
+    began: float = 0.0
+    problem: str | None = None
+
+
+class StoreWatcher:
+    """Calls functions that read the store, until `close`.
+
+    Args:
+        reads: the functions. Each is called again at most `every` seconds after its last call has ended.
+        every: interval in seconds.
+        failed: receives errors that are no AfinaError.
+        clock: returns seconds.
+    """
+
+    def __init__(
+        self,
+        reads: Sequence[Callable[[], None]],
+        every: float,
+        failed: Callable[[BaseException], None],
+        clock: Callable[[], float] = meter.now,
+    ) -> None:
+        self._reads, self._every, self._failed, self._clock = [_Reading(one) for one in reads], every, failed, clock
+        self._pool = ThreadPoolExecutor(len(reads), thread_name_prefix="afina-store")
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="afina-watcher", daemon=True)
+        self.answers = True
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading. Does not wait for a read that hangs."""
+        self._over.set()
+        self._thread.join()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the store is watched."""
+        return self._thread.is_alive()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._every):
+            problem = next((said for said in [self._turn(one) for one in self._reads] if said is not None), None)
+            if problem is None and not self.answers:
+                logs_and_traces.note("the store answers again")
+            elif problem is not None and self.answers:
+                logs_and_traces.note("the store does not answer", logging.WARNING, reason=problem)
+            self.answers = problem is None
+
+    def _turn(self, one: _Reading) -> str | None:
+        """Begin a read, unless the last one still runs. Return why the store does not answer, or None."""
+        if one.running is not None and not one.running.done():
+            is_silent = self._clock() - one.began > SILENT
+            return f"no answer within {SILENT:g} seconds" if is_silent else one.problem
+        if one.running is not None:
+            one.problem = self._problem(one.running)
+        one.began, one.running = self._clock(), self._pool.submit(one.read)
+        return one.problem
+
+    def _problem(self, ended: Future[None]) -> str | None:
+        error = ended.exception()
+        if error is not None and not isinstance(error, AfinaError):
+            self._failed(error)
+            return f"a read failed with {type(error).__name__}"
+        return None if error is None else str(error)
