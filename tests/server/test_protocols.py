@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from afina.server.core import Core
+
 TEXTS = ("the soup was bright.", "What a dull ferry!")
 
 
@@ -126,7 +128,7 @@ def test_a_model_is_described_by_its_id(served: Any) -> None:
 def test_health_is_empty_and_needs_no_key(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = served.web.get("/health")
     assert (found.status_code, found.content) == (200, b"")
-    monkeypatch.setattr(served.core, "_follows", False)  # a store that does not answer
+    monkeypatch.setattr(Core, "follows", False)  # a store that does not answer
     assert served.web.get("/health").status_code == 200
     monkeypatch.setattr(type(served.core.batching), "alive", False)
     assert served.web.get("/health").status_code == 503

@@ -99,9 +99,10 @@ _WITHOUT_LOCKS = "win32-none" if os.name == "nt" else "unix-none"
 _POSTGRES_OPTIONS = {
     "connect_timeout": 10,
     "application_name": "afina",
-    # A connection whose other end is gone without a word fails after about 11 seconds, not after the system's two hours.
+    # A connection whose other end is gone without a word fails after about 11 seconds and not after two hours.
     **{"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 15_000},
 }
+
 
 def engine_of(address: Address, patience: float) -> Engine:
     """Return an engine whose connections are not pooled. SQLite connections wait `patience` seconds for others.
@@ -113,7 +114,9 @@ def engine_of(address: Address, patience: float) -> Engine:
     if address.directory is not None:
         return _sqlite_engine(Path(address.url).absolute(), patience)
     try:
-        return create_engine(address.url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=_POSTGRES_OPTIONS)
+        return create_engine(
+            address.url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=_POSTGRES_OPTIONS
+        )
     except ModuleNotFoundError:
         raise NotFound(
             "PostgreSQL needs psycopg. Install it: pip install 'afina[store]'.",
