@@ -8,7 +8,7 @@ import random
 import pytest
 
 from afina.errors import InvalidData, Overloaded
-from afina.server.limits import MINUTE, MinuteWindow, Tenants
+from afina.server.limits import MINUTE, MinuteWindow, Settings, Tenants
 from afina.store.keys import Key
 from clock import Clock
 from raises import raises
@@ -17,8 +17,8 @@ from raises import raises
 class Keyless:
     """A store without keys."""
 
-    def keys(self) -> list[Key]:
-        return []
+    def news(self, since: int, names: object) -> tuple[int, tuple[()]]:
+        return since, ()
 
 
 def key(rate: int | None, name: str = "one") -> Key:
@@ -26,7 +26,8 @@ def key(rate: int | None, name: str = "one") -> Key:
 
 
 def tenants(clock: Clock, rate: int | None = None) -> Tenants:
-    return Tenants(Keyless(), rate, 2, clock)  # type: ignore[arg-type]
+    settings = Settings(tokens_per_minute=rate, writes_per_minute=2, key_seconds=1e9)
+    return Tenants(Keyless(), settings, clock=clock)  # type: ignore[arg-type]
 
 
 def test_a_window_waits_exactly_until_an_amount_fits() -> None:
