@@ -174,9 +174,7 @@ def serve(
         shutdown=shutdown,
         key_seconds=key_seconds,
     )
-    logs_and_traces.begin_logging(log_format)
-    for name in _unread(context):
-        logs_and_traces.note(f"{name} is set, but `afina serve` does not read this variable", logging.WARNING)
+    _begin_logging(context, log_format)
     if ray:
         given = {"backbone": backbone, "store": store, "dtype": dtype, "memory": memory, "log_format": log_format.value}
         ready(opened := AdapterStore(store), create)
@@ -244,6 +242,15 @@ def _say(store: str, url: str) -> None:
     with suppress(OSError):
         print(f"serving {store} on {url}", flush=True)
     logs_and_traces.note("serving", store=store, url=url)
+
+
+def _begin_logging(context: typer.Context, log_format: LogFormat) -> None:
+    """Configure the log, and warn of variables that no option reads."""
+    from afina.server import logs_and_traces
+
+    logs_and_traces.begin_logging(log_format)
+    for name in _unread(context):
+        logs_and_traces.note(f"{name} is set, but `afina serve` does not read this variable", logging.WARNING)
 
 
 def _unread(context: typer.Context) -> list[str]:
