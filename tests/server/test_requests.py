@@ -211,7 +211,7 @@ class Reads:
     def __init__(self) -> None:
         self.read, self.at_once, self.most = list[list[str]](), Counter[str](), Counter[str]()
 
-    def encode(self, resident: str, texts: Any, pairs: Any, template: Any = None) -> list[EncodedText]:
+    def encode(self, resident: str, texts: Any, pairs: Any, **reading: Any) -> list[EncodedText]:
         self.at_once[resident] += 1
         self.most[resident] = max(self.most[resident], self.at_once[resident])
         self.read.append(texts)

@@ -301,5 +301,6 @@ def replay(
     predictor = Predictor.of(adapter, backbone_of(adapter, backbone), asked.dtype)
     stops = [template_option(one) for one in stop] if stop else None
     grammar = None if guide is None else grammar_of(file_io.read_object(guide))
-    answer = replayed(predictor, asked.generation, text, pair, stops, choice, grammar)
+    cut = None if asked.truncation is None else asked.truncation.truncation
+    answer = replayed(predictor, asked.generation, text, pair, stops, choice, grammar, cut)
     print(json.dumps({**answer, "receipt": asked.as_json()} if as_json else answer, ensure_ascii=False))

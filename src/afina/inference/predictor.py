@@ -27,7 +27,7 @@ from afina.errors import InvalidStudy, NotFound
 from afina.events import Listener, Progress, ignore
 from afina.inference import reading
 from afina.inference.answers import answers, likelihoods
-from afina.inference.reading import Reading
+from afina.inference.reading import AS_TRAINED, Reading, Truncation
 from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.adapter import Adapter
@@ -285,11 +285,13 @@ class ModelPredictor(Predictor):
         classifier: The backbone with the adapter's method and head.
         backbone: The backbone.
         method: The adapter's method, with the defaults of the backbone's family.
+        truncation: How long texts are truncated.
     """
 
     classifier: Classifier
     backbone: Backbone
     method: Method
+    truncation: Truncation = AS_TRAINED
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
@@ -342,7 +344,7 @@ class ModelPredictor(Predictor):
     @cached_property
     def reading(self) -> Reading:
         """How the adapter reads texts."""
-        return Reading(self.manifest, self.where, self.backbone, self.method)
+        return Reading(self.manifest, self.where, self.backbone, self.method, self.truncation)
 
     @property
     def template(self) -> Template | None:

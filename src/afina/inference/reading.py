@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from afina import methods
 from afina.data.readers.texts import refuse_blank
@@ -32,21 +33,41 @@ PROBE = (
 """afina's own sentences, whose outputs a manifest records; never a user's texts."""
 
 
+@dataclass(frozen=True)
+class Truncation:
+    """How long texts are truncated, instead of as in training.
+
+    Attributes:
+        max_length: Most tokens of a text, template and special tokens included; the adapter's own maximum still holds.
+            None: the adapter's own.
+        side: The side at which a text loses tokens, "left" or "right". None: the tokenizer's own.
+    """
+
+    max_length: int | None = None
+    side: Literal["left", "right"] | None = None
+
+
+AS_TRAINED = Truncation()
+"""The truncation of the training."""
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """How an adapter on a backbone reads texts, as in training.
+    """How an adapter on a backbone reads texts: as in training, except for the truncation that a request asks for.
 
     Attributes:
         manifest: The adapter's manifest.
         where: The adapter's directory, used in messages.
         backbone: The backbone.
         method: The adapter's method, with the defaults of the backbone's family.
+        truncation: How long texts are truncated.
     """
 
     manifest: Manifest
     where: str
     backbone: Backbone
     method: Method
+    truncation: Truncation = AS_TRAINED
 
     @cached_property
     def template(self) -> Template | None:
@@ -59,7 +80,16 @@ class Reading:
     @property
     def max_length(self) -> int:
         """Number of tokens that a text is truncated to."""
-        return self.manifest.max_length or self.backbone.longest - self.method.takes_positions
+        own = self.manifest.max_length or self.backbone.longest - self.method.takes_positions
+        return min(own, self.truncation.max_length or own)
+
+    def cutting(self, tokenizer: Tokenizer) -> Tokenizer:
+        """Return the tokenizer, or a copy of it that truncates at the other side."""
+        if self.truncation.side in (None, tokenizer.truncation_side):
+            return tokenizer
+        other = copy.copy(tokenizer)
+        other.truncation_side = self.truncation.side
+        return other
 
     def encode(
         self,
@@ -71,7 +101,7 @@ class Reading:
         tokenizer: Tokenizer | None = None,
         template: Template | None = None,
     ) -> Encoded:
-        """Tokenise texts. Raises InvalidData as in `Predictor.predict`.
+        """Tokenise texts. Raises InvalidData as in `Predictor.predict`, and for a truncation that leaves no token.
 
         Args:
             texts: The texts.
@@ -85,15 +115,26 @@ class Reading:
             check(self.manifest, self.where, texts, pairs, where=where, before=before)
         else:
             refuse_blank(texts, pairs, where=where, before=before)
-        return encode(
-            tokenizer or self.backbone.tokenizer,
-            texts,
-            pairs,
-            max_length=self.max_length,
-            template=template or self.template,
-            where=where,
-            before=before,
-        )
+        reads, template = self.cutting(tokenizer or self.backbone.tokenizer), template or self.template
+        if self.truncation.max_length is not None:
+            self._check_room(reads, template, pairs=pairs is not None)
+        return encode(reads, texts, pairs, max_length=self.max_length, template=template, where=where, before=before)
+
+    def _check_room(self, tokenizer: Tokenizer, template: Template | None, *, pairs: bool) -> None:
+        """Raise InvalidData if the truncation that was asked for leaves no token for a text."""
+        if template is None:
+            taken = self.backbone.tokenizer.num_special_tokens_to_add(pair=pairs)
+        else:
+            taken = len(template.ids(tokenizer, [template.render("", "")])[0])
+        if self.max_length <= taken:
+            raise InvalidData(
+                f"the text is to be truncated to {self.max_length} tokens, but template and special tokens alone have "
+                f"{taken}. Expected at least {taken + 1} tokens.",
+                code="request.malformed",
+                option="max_length",
+                found=self.max_length,
+                least=taken + 1,
+            )
 
 
 def takes_pairs(manifest: Manifest) -> bool | None:

@@ -162,6 +162,10 @@ class _Number(AnswerFormat):
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         return [LabelScore(objective.label_names[0], one.answer["value"])]
 
+    def raw_scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
+        """Return the number itself: no function makes it of a logit."""
+        return self.scores(objective, one)
+
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         return [f"{one.answer['value']:.4g}"], ()
 

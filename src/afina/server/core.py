@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from afina.errors import AfinaError, Busy, NotFound, Overloaded
+from afina.inference.reading import Truncation
 from afina.server import logs_and_traces
 from afina.server.golden_tests import LOADING, GoldenTests
 from afina.server.limits import Missing, Settings, Tenants, reference_of
@@ -35,6 +36,7 @@ from afina.server.requests import (
     other_kind,
     reads_alike,
     tokens_of,
+    truncation_facts,
     within_rate,
 )
 from afina.server.served_versions import ServedVersions
@@ -241,7 +243,12 @@ class Core:
         return store.alias(str(reference), alias, expected=expected or ANY, message=message)
 
     def ask(
-        self, key: Key, model: str, texts: Sequence[Text], generation: GenerationOptions | None = None
+        self,
+        key: Key,
+        model: str,
+        texts: Sequence[Text],
+        generation: GenerationOptions | None = None,
+        truncation: Truncation | None = None,
     ) -> AcceptedRequest:
         """Find and load the adapter that is to answer. `release` the result, or use `asked` as a context manager.
 
@@ -250,6 +257,7 @@ class Core:
             model: the model.
             texts: the texts.
             generation: how an adapter that generates is to answer. None: the adapter does not generate.
+            truncation: how long texts are truncated. None: as in training.
 
         Raises:
             Missing: the key's client has no such model.
@@ -266,7 +274,7 @@ class Core:
             self.current.demand(version)  # the version may have been damaged since the lookup
             lease = self.engine.lease(version)
             try:
-                made = self._accepted(key, texts, generation, most, lease, version)
+                made = self._accepted(key, texts, generation, truncation, most, lease, version)
                 rest = most_tokens(texts[len(made.tokens) :], None, self.engine.backbone.longest, self.settings)
                 made.reservation = self.tenants.reserve(key, made.needed, rest)
             except BaseException:
@@ -284,6 +292,7 @@ class Core:
         key: Key,
         texts: Sequence[Text],
         generation: GenerationOptions | None,
+        truncation: Truncation | None,
         most: int | None,
         lease: Lease,
         version: Version,
@@ -298,16 +307,16 @@ class Core:
         if generation is None or generation.prompt_as == "text":
             check_pairs(texts, manifest)
         encoded = self._encoder.encode(
-            key.client, resident, texts, most, "text" if generation is None else generation.prompt_as
+            key.client, resident, texts, most, "text" if generation is None else generation.prompt_as, truncation
         )
         tokens = [tokens_of(one) for one in encoded]
-        facts = None
+        facts, cut = None, truncation_facts(resident, truncation, encoded)
         if generation is not None:
             generation = within_rate(generation, tokens, self.tenants.rate_of(key))
             decoding = decoding_of(objective, generation, self.settings)
             facts = GenerationFacts.of(decoding, generation.n, generation.guide, generation.prompt_as)
         receipt = Receipt(
-            lease.version, lease.digest, self.engine.backbone.digest, self.dtype, manifest.precision, facts
+            lease.version, lease.digest, self.engine.backbone.digest, self.dtype, manifest.precision, facts, cut
         )
         return AcceptedRequest(
             key,
@@ -320,6 +329,7 @@ class Core:
             receipt,
             generation=generation,
             decoding=decoding,
+            truncation=truncation,
         )
 
     def _loaded(self, lease: Lease, version: Version) -> Resident:
@@ -411,7 +421,7 @@ class Core:
         found: list[EncodedText | AfinaError] = []
         for text in asked.texts:
             try:
-                found += self._encoder.encode(asked.key.client, resident, [text], None, prompt_as)
+                found += self._encoder.encode(asked.key.client, resident, [text], None, prompt_as, asked.truncation)
             except AfinaError as error:
                 found.append(error)
         return found

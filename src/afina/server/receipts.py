@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from afina import digest
 from afina.data.tokenize import Template
 from afina.errors import InvalidName, Refused
+from afina.inference.reading import Truncation
 from afina.models.backbone_spec import FLOAT
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
@@ -114,6 +115,23 @@ class GenerationFacts(Frozen):
             ) from None
 
 
+class TruncationFacts(Frozen):
+    """How the texts of a request were truncated, where the request asked for it.
+
+    Attributes:
+        max_length: Most tokens of a text. None: the adapter's own.
+        side: The side at which a text lost tokens. None: the tokenizer's own.
+    """
+
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    side: Literal["left", "right"] | None = None
+
+    @property
+    def truncation(self) -> Truncation:
+        """The truncation of a `Reading`."""
+        return Truncation(self.max_length, self.side)
+
+
 def choice_seed(seed: int, choice: int) -> int:
     """Return the seed of a choice. Choice 0 keeps the seed of the request."""
     return seed + choice
@@ -134,6 +152,8 @@ class Receipt:
         dtype: dtype of the computation.
         precision: precision of the backbone's frozen weights. "float" is not written.
         generation: how the answer was generated. None: the answer is not a text; not written.
+        truncation: how the texts were truncated, if the request asked for it and a text was truncated. None: as in
+            training; not written.
     """
 
     version: str
@@ -142,18 +162,17 @@ class Receipt:
     dtype: str
     precision: str = FLOAT
     generation: GenerationFacts | None = None
+    truncation: TruncationFacts | None = None
 
     def __str__(self) -> str:
         return json.dumps(self.as_json(), separators=(",", ":"))
 
     def as_json(self) -> dict[str, Any]:
         """Return the receipt as JSON values."""
-        said = asdict(replace(self, generation=None))
+        facts = {"generation": self.generation, "truncation": self.truncation}
+        said = asdict(replace(self, generation=None, truncation=None))
         kept = {key: value for key, value in said.items() if value is not None and (key, value) != ("precision", FLOAT)}
-        if self.generation is not None:
-            facts = self.generation.model_dump(exclude_defaults=True)
-            kept["generation"] = facts
-        return kept
+        return kept | {name: one.model_dump(exclude_defaults=True) for name, one in facts.items() if one is not None}
 
     def check(self, adapter: str, manifest: Manifest) -> None:
         """Raise Refused unless a version is the one that answered.
@@ -181,13 +200,16 @@ class Receipt:
         """Return the receipt in a JSON text. Raises InvalidName."""
         try:
             given = json.loads(text)
-            generation = given.pop("generation", None)
-            facts = None if generation is None else GenerationFacts.model_validate(generation, strict=True)
-            made = cls(**given, generation=facts)
+            facts: dict[str, Any] = {
+                name: kind.model_validate(given.pop(name), strict=True)
+                for name, kind in (("generation", GenerationFacts), ("truncation", TruncationFacts))
+                if given.get(name) is not None
+            }
+            made = cls(**given | facts)
         except (ValueError, TypeError, AttributeError, RecursionError):
             made = None
         if made is None or not all(
-            isinstance(value, str) for name, value in vars(made).items() if name != "generation"
+            isinstance(value, str) for name, value in vars(made).items() if name not in ("generation", "truncation")
         ):
             raise InvalidName(
                 f"{text[:80]!r} is not a receipt. Expected the value of the header `Afina-Receipt` of an answer: a "

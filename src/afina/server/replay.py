@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from afina.inference.generation import ContinuousBatch
 from afina.inference.guides import Grammar, GuideMaker, TokenGuide
 from afina.inference.next_token import OwnNextTokenModel
 from afina.inference.predictor import ModelPredictor, Predictor
+from afina.inference.reading import Truncation
 from afina.models.decoding import Decoding
 from afina.models.objective import Predictions
 from afina.server.receipts import PROMPTS, GenerationFacts
@@ -29,6 +31,7 @@ def replayed(
     stop: Sequence[str] | None = None,
     choice: int = 0,
     grammar: Grammar | None = None,
+    truncation: Truncation | None = None,
 ) -> dict[str, Any]:
     """Return an answer as JSON values, as `Predictor` returns it.
 
@@ -40,6 +43,7 @@ def replayed(
         stop: Stop strings of the request. None: the request had none of its own.
         choice: Number of the choice, from 0.
         grammar: The grammar that the answer followed. None: it followed none.
+        truncation: How the request wanted long texts truncated. None: as in training.
 
     Raises:
         Refused: The receipt does not match.
@@ -47,6 +51,8 @@ def replayed(
         AfinaError: Errors of the predictor and of the grammar.
     """
     pairs = None if pair is None else [pair]
+    if truncation is not None and isinstance(predictor, ModelPredictor):
+        predictor = replace(predictor, truncation=truncation)
     if facts is None or not isinstance(predictor, ModelPredictor):
         if stop or choice or grammar:
             raise Refused(

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 from afina.data.readers.source import is_blank
 from afina.errors import AfinaError, InvalidData, InvalidStudy
-from afina.inference.reading import takes_pairs
+from afina.inference.reading import Truncation, takes_pairs
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.limits import Reservation, Settings
-from afina.server.receipts import PROMPTS, Prompt, Receipt
+from afina.server.receipts import PROMPTS, Prompt, Receipt, TruncationFacts
 from afina.server.shadowed import ShadowLease
 from afina.serving.engine import Engine
 from afina.serving.mixed_batches import Prediction
@@ -104,6 +104,7 @@ class AcceptedRequest:
         candidates: each text as the shadow version reads it, or why that version cannot read the text.
         reservation: tokens that count for the key's rate. None: nothing was counted yet.
         submitted: whether the texts are in the queue, so that their futures give back what is not computed.
+        truncation: how the request wants long texts truncated. None: as in training.
     """
 
     key: Key
@@ -120,6 +121,7 @@ class AcceptedRequest:
     candidates: Sequence[EncodedText | AfinaError] = ()
     reservation: Reservation | None = None
     submitted: bool = False
+    truncation: Truncation | None = None
 
     @property
     def answers(self) -> int:
@@ -286,7 +288,13 @@ class RequestEncoder:
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def encode(
-        self, client: str, resident: Resident, texts: Sequence[Text], most: int | None, prompt_as: Prompt = "text"
+        self,
+        client: str,
+        resident: Resident,
+        texts: Sequence[Text],
+        most: int | None,
+        prompt_as: Prompt = "text",
+        truncation: Truncation | None = None,
     ) -> list[EncodedText]:
         """Return the texts as an adapter reads them.
 
@@ -298,6 +306,7 @@ class RequestEncoder:
             texts: the texts.
             most: tokens of all texts that are needed. None: no limit.
             prompt_as: as in `GenerationOptions`.
+            truncation: how long texts are truncated. None: as in training.
 
         Raises:
             AfinaError: a text cannot be encoded.
@@ -306,7 +315,7 @@ class RequestEncoder:
         for some in _pieces(texts):
             given = [one.text for one in some], [one.pair for one in some]
             with self._turns[client]:
-                encoded = self._engine.encode(resident, *given, template=PROMPTS[prompt_as])
+                encoded = self._engine.encode(resident, *given, template=PROMPTS[prompt_as], truncation=truncation)
             for one in encoded:
                 if isinstance(one, AfinaError):
                     raise one
@@ -322,6 +331,19 @@ def tokens_of(encoded: EncodedText) -> int:
     if len(encoded.tokens):
         return len(encoded.tokens)
     return max(1, len(encoded.text + (encoded.pair or "")) // CHARACTERS)
+
+
+def truncation_facts(
+    resident: Resident, truncation: Truncation | None, encoded: Sequence[EncodedText]
+) -> TruncationFacts | None:
+    """Return how texts were truncated, for the receipt; None: as in training, or no text was truncated."""
+    own = resident.reading
+    if own is None or truncation is None or not any(one.truncated for one in encoded):
+        return None
+    side = None if truncation.side == own.backbone.tokenizer.truncation_side else truncation.side
+    most = truncation.max_length
+    facts = TruncationFacts(max_length=None if most is None or most >= own.max_length else most, side=side)
+    return None if facts == TruncationFacts() else facts
 
 
 def reads_alike(one: Resident, other: Resident) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from afina import device as devices
 from afina.data.tokenize import Template
 from afina.errors import AfinaError, Busy, NotFound
+from afina.inference.reading import Truncation
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.repr_html import ReprCard
@@ -218,6 +219,7 @@ class Engine(ReprCard):
         pairs: Sequence[str | None] | None = None,
         *,
         template: Template | None = None,
+        truncation: Truncation | None = None,
     ) -> list[EncodedText | AfinaError]:
         """Return each text as the adapter reads it, or its error: InvalidData for an unreadable text.
 
@@ -231,8 +233,10 @@ class Engine(ReprCard):
             template: Replaces the adapter's template: `Template("{text}")` encodes a text as it is, and
                 `Template("{text}", special_tokens=False)` encodes a text that has its special tokens, such as a
                 rendered chat. None: the adapter's template.
+            truncation: How long texts are truncated. None: as in training. An adapter that reads no tokens refuses a
+                maximum length.
         """
-        return self._encoder.encode(resident, texts, pairs, template)
+        return self._encoder.encode(resident, texts, pairs, template, truncation)
 
     def _answered(self, rows: Mapping[int, SinglePass]) -> dict[int, Outcome]:
         """Answer texts of all kinds; those of adapters that answer with texts are generated as trained."""

@@ -12,15 +12,16 @@ import copy
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 
 from afina.data.tokenize import Encoded, Template, Tokenizer
-from afina.errors import AfinaError
+from afina.errors import AfinaError, InvalidData
 from afina.inference import reading
-from afina.inference.reading import Reading
+from afina.inference.reading import Reading, Truncation
 from afina.serving.residents import Resident
 from afina.serving.work import EncodedText
 
@@ -125,6 +126,15 @@ _SPECIAL = 8
 """More special tokens than a tokenizer adds to a text."""
 
 
+def _reads_no_tokens() -> InvalidData:
+    return InvalidData(
+        "this model reads no tokens, so that a text cannot be truncated to a number of tokens. Send the text without "
+        "this option.",
+        code="request.malformed",
+        option="max_length",
+    )
+
+
 class _Batch(dict[str, Any]):
     """Results of texts: `input_ids`, `token_type_ids`, and `encodings` with `overflowing`."""
 
@@ -206,33 +216,45 @@ class TextEncoder:
         texts: Sequence[str],
         pairs: Sequence[str | None] | None = None,
         template: Template | None = None,
+        truncation: Truncation | None = None,
     ) -> list[EncodedText | AfinaError]:
         """Return each text as the adapter reads it, or its error; `Engine.encode` describes the arguments."""
+        own = resident.reading
+        if truncation is not None:
+            if own is not None:
+                own = replace(own, truncation=truncation)
+            elif truncation.max_length is not None:
+                return [_reads_no_tokens()] * len(texts)
         seconds = [None] * len(texts) if pairs is None else pairs
         found: list[EncodedText | AfinaError | None] = [None] * len(texts)
         for single in (True, False):
             mine = [index for index, pair in enumerate(seconds) if (pair is None) == single]
             if mine:
                 chosen = [pair for index in mine if (pair := seconds[index]) is not None]
-                made = self._encoded(resident, [texts[index] for index in mine], chosen or None, template)
+                made = self._encoded(resident, own, [texts[index] for index in mine], chosen or None, template)
                 for index, one in zip(mine, made, strict=True):
                     found[index] = one
         return [one for one in found if one is not None]
 
     def _encoded(
-        self, resident: Resident, texts: list[str], pairs: list[str] | None, template: Template | None
+        self,
+        resident: Resident,
+        own: Reading | None,
+        texts: list[str],
+        pairs: list[str] | None,
+        template: Template | None,
     ) -> list[EncodedText | AfinaError]:
         """Encode all texts together; one by one if their outcomes differ."""
         seconds: Sequence[str | None] = pairs or [None] * len(texts)
         try:
-            made = self._read(resident, texts, pairs, template)
+            made = self._read(resident, own, texts, pairs, template)
         except AfinaError as error:
             if len(texts) == 1:
                 return [error]
             made = None
         if made is None or 0 < made.truncated < len(texts):
             return [
-                self._encoded(resident, [text], None if pair is None else [pair], template)[0]
+                self._encoded(resident, own, [text], None if pair is None else [pair], template)[0]
                 for text, pair in zip(texts, seconds, strict=True)
             ]
         cut = made.truncated > 0
@@ -243,9 +265,13 @@ class TextEncoder:
         ]
 
     def _read(
-        self, resident: Resident, texts: list[str], pairs: list[str] | None, template: Template | None
+        self,
+        resident: Resident,
+        own: Reading | None,
+        texts: list[str],
+        pairs: list[str] | None,
+        template: Template | None,
     ) -> Encoded:
-        own = resident.reading
         if own is None:  # a bag of words, which reads no tokens
             reading.check(resident.manifest, resident.where, texts, pairs, where="text", before=0)
             return Encoded(np.zeros(0, np.int32), np.zeros(len(texts) + 1, np.int64), 0)
@@ -259,10 +285,10 @@ class TextEncoder:
 
         Without a template, the tokenizers library compares the lengths of a pair, so that both are needed.
         """
-        most = own.max_length
+        most, tokenizer = own.max_length, cast(ConcurrentTokenizer, own.cutting(self.tokenizer))
         if pairs is None:
-            return [self._tokenizer.shortened(text, most) for text in texts], None
+            return [tokenizer.shortened(text, most) for text in texts], None
         if template is None:
             return texts, pairs
-        cut = ([self._tokenizer.shortened(text, most) for text in part] for part in (texts, pairs))
+        cut = ([tokenizer.shortened(text, most) for text in part] for part in (texts, pairs))
         return next(cut), next(cut)

@@ -64,7 +64,8 @@ async def predict(request: Request) -> Response:
     model = body.model or asked
     if model is None:
         raise Refusal(422, "invalid", "`model` is missing. Give it in the body or in the query.")
-    found = await answers(request, model, huggingface.predict_texts(body))
+    texts = huggingface.predict_texts(body)
+    found = await answers(request, model, texts, truncation=body.truncation, check=body.check)
     return _with_receipt(huggingface.predict_answer(body, found), found)
 
 
@@ -72,7 +73,7 @@ async def predict(request: Request) -> Response:
 async def classify(request: Request) -> Response:
     """Classify texts (protocol of vLLM). Probabilities are in the adapter's order of labels."""
     body = await body_of(request, vllm.Classify)
-    found = await answers(request, body.model, vllm.texts(body))
+    found = await answers(request, body.model, vllm.texts(body), truncation=body.truncation)
     return _with_receipt(vllm.answered(body, found, request.scope["afina.request"], int(publishing._seconds())), found)
 
 
@@ -105,7 +106,8 @@ async def described(request: Request) -> Response:
 async def classification(request: Request, client: str, task: str) -> Response:
     """Classify texts (the Hub's text-classification task). Labels and scores are ordered by falling score."""
     body = await body_of(request, huggingface.Classification)
-    found = await answers(request, f"{client}/{task}", huggingface.classification_texts(body))
+    texts = huggingface.classification_texts(body)
+    found = await answers(request, f"{client}/{task}", texts, check=body.check)
     return _with_receipt(huggingface.classification_answer(body, found), found)
 
 
@@ -180,7 +182,7 @@ async def infer(request: Request, client: str, task: str, version: str | None = 
         raise Refusal(400, "invalid", "the binary data extension is not supported. Send BYTES as JSON.")
     body = await body_of(request, kserve.Infer)
     model = _model(client, task, version)
-    found = await answers(request, model, kserve.texts(body))
+    found = await answers(request, model, kserve.texts(body), check=body.check)
     number = found[0].receipt.version.rpartition("@")[2]
     return _with_receipt(kserve.answered(body, found, model, number), found)
 

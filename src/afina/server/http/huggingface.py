@@ -16,9 +16,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from afina.errors import InvalidData
+from afina.inference.reading import Truncation
 from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.http.schemas import RANKED_SCORES, TEXT, Array, Body, about, array, either, record
-from afina.server.requests import ServedAnswer, Text
+from afina.server.requests import AcceptedRequest, ServedAnswer, Text
 
 PREDICT_EXAMPLE = {
     "model": "acme/reviews@production",
@@ -43,11 +44,28 @@ class Predict(Body):
     model: str | None = Field(None, description="client/task, client/task@alias or client/task@version")
     raw_scores: bool = Field(False, description="true: return logits instead of probabilities")
     truncate: bool | None = Field(None, description="false: refuse texts that are too long; otherwise they are cut")
+    truncation_direction: Literal["Left", "Right", "left", "right"] | None = Field(
+        None, description="side at which a text that is too long loses tokens; default: as in training"
+    )
 
     @property
     def batch(self) -> bool:
         """Whether the response is an array with one element for each text."""
         return isinstance(self.inputs, list) and not all(isinstance(one, str) for one in self.inputs)
+
+    @property
+    def truncation(self) -> Truncation:
+        """How long texts are truncated."""
+        side = self.truncation_direction
+        return Truncation(side=None if side is None else "left" if side.lower() == "left" else "right")
+
+    def check(self, asked: AcceptedRequest) -> None:
+        """Raise InvalidData if a text is cut although `truncate` is false."""
+        if self.truncate is False and any(one.truncated for one in asked.encoded):
+            raise InvalidData(
+                "`inputs`: a text has more tokens than the model reads. Set `truncate` to true to cut such texts.",
+                code="request.text-invalid",
+            )
 
 
 def predict_texts(body: Predict) -> Sequence[Text]:
@@ -68,12 +86,7 @@ def _text(given: list[Any]) -> Text:
 
 
 def predict_answer(body: Predict, answers: Sequence[ServedAnswer]) -> Any:
-    """Return the response. Raises InvalidData if a text was cut although `truncate` is false."""
-    if body.truncate is False and any(one.prediction.truncated for one in answers):
-        raise InvalidData(
-            "`inputs`: a text has more tokens than the model reads. Set `truncate` to true to cut such texts.",
-            code="request.text-invalid",
-        )
+    """Return the response."""
     made = [one.ranked(raw=body.raw_scores) for one in answers]
     return made if body.batch else made[0]
 
@@ -99,6 +112,19 @@ class Classification(Body):
     inputs: str | Array[str] = Field(description="one text or several")
     parameters: Parameters | None = Field(None, description="options")
 
+    def check(self, asked: AcceptedRequest) -> None:
+        """Raise InvalidData for a `function_to_apply` that the adapter's kind does not have."""
+        function = self.parameters and self.parameters.function_to_apply
+        own = ANSWER_FORMATS[asked.objective.kind].function
+        if function not in (None, "none", own):
+            raise InvalidData(
+                f"`parameters.function_to_apply`: found {function}, expected {own} or none for this model.",
+                code="request.malformed",
+                option="function_to_apply",
+                found=function,
+                known=[own],
+            )
+
 
 def classification_texts(body: Classification) -> Sequence[Text]:
     """Return the texts of a request."""
@@ -106,16 +132,6 @@ def classification_texts(body: Classification) -> Sequence[Text]:
 
 
 def classification_answer(body: Classification, answers: Sequence[ServedAnswer]) -> Any:
-    """Return the response. Raises InvalidData for a `function_to_apply` that the adapter's kind does not have."""
+    """Return the response."""
     asked = body.parameters or Parameters(top_k=None, function_to_apply=None)
-    own = ANSWER_FORMATS[answers[0].objective.kind].function
-    if asked.function_to_apply not in (None, "none", own):
-        raise InvalidData(
-            f"`function_to_apply` {asked.function_to_apply}: this model supports {own} or none.",
-            code="request.malformed",
-            option="function_to_apply",
-            found=asked.function_to_apply,
-            known=[own],
-        )
-    raw = asked.function_to_apply == "none" and own != "none"
-    return [one.ranked(raw=raw, most=asked.top_k) for one in answers]
+    return [one.ranked(raw=asked.function_to_apply == "none", most=asked.top_k) for one in answers]

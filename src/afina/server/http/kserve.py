@@ -6,7 +6,7 @@ The binary data extension is not supported. This module does not know how answer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.http.schemas import NUMBER as ANY_NUMBER
 from afina.server.http.schemas import TEXT as ANY_TEXT
 from afina.server.http.schemas import YES_OR_NO, Array, Body, about, array, either, one_of, record
-from afina.server.requests import ServedAnswer, Text
+from afina.server.requests import AcceptedRequest, ServedAnswer, Text
 
 TEXT, PAIR = "text", "pair"
 
@@ -73,9 +73,9 @@ ERROR = record({"error": about(ANY_TEXT, "what is wrong and what to do")})
 class Tensor(Body):
     """An input tensor: texts, or the second texts of pairs."""
 
-    name: str = Field(description="`text`, or `pair` for the second texts of pairs")
+    name: Literal["text", "pair"] = Field(description="`text`, or `pair` for the second texts of pairs")
     shape: Array[int] = Field(description="[n] or [n, 1] for n texts")
-    datatype: str = Field(description="BYTES")
+    datatype: Literal["BYTES"] = Field(description="BYTES")
     data: Array[str] | Array[Array[str]] = Field(description="the texts")
 
 
@@ -90,56 +90,66 @@ class Infer(Body):
 
     id: str | None = Field(None, description="id of the request, repeated in the response")
     inputs: Array[Tensor] = Field(min_length=1, max_length=2, description="texts, and for pairs their second texts")
-    outputs: Array[Output] | None = Field(None, description="outputs to return; default: all")
+    outputs: Annotated[Array[Output], Field(min_length=1)] | None = Field(
+        None, description="outputs to return; default: all"
+    )
+
+    def check(self, asked: AcceptedRequest) -> None:
+        """Raise InvalidData for an output that the model does not have, or that is named twice."""
+        known = [one.name for one in ANSWER_FORMATS[asked.objective.kind].tensor_types(asked.objective)]
+        names = [one.name for one in self.outputs or ()]
+        for index, name in enumerate(names):
+            if name not in known or name in names[:index]:
+                problem = "named twice" if name in known else f"unknown. This model has {', '.join(known)}"
+                raise InvalidData(
+                    f"`outputs`: {name[:40]!r} is {problem}.",
+                    code="request.malformed",
+                    output=name[:40],
+                    known=known,
+                )
 
 
 def texts(body: Infer) -> Sequence[Text]:
-    """Return the texts of a request with one input, or with two of which the second is named `pair`.
+    """Return the texts of a request: those of the input `text`, with those of the input `pair` if there is one.
 
     Raises:
         InvalidData: the inputs are not of this form.
     """
-    columns = [_column(one) for one in body.inputs]
-    if len(columns) == 1:
-        return [Text(one) for one in columns[0]]
-    if body.inputs[1].name != PAIR or len(columns[0]) != len(columns[1]):
+    columns: dict[str, list[str]] = {one.name: _column(one) for one in body.inputs}
+    if len(columns) < len(body.inputs) or TEXT not in columns:
         raise InvalidData(
-            f"`inputs`: the second input must be named `{PAIR}` and have as many texts as the first.",
+            f"`inputs`: expected `{TEXT}`, and at most one further input, `{PAIR}`. Found "
+            f"{' and '.join(one.name for one in body.inputs)}.",
             code="request.malformed",
             tensor=PAIR,
         )
-    return [Text(*two) for two in zip(*columns, strict=True)]
+    firsts, seconds = columns[TEXT], columns.get(PAIR)
+    if seconds is None:
+        return [Text(one) for one in firsts]
+    if len(firsts) != len(seconds):
+        raise InvalidData(
+            f"`inputs`: `{TEXT}` has {len(firsts)} texts and `{PAIR}` has {len(seconds)}. Expected equal numbers.",
+            code="request.malformed",
+            tensor=PAIR,
+        )
+    return [Text(*two) for two in zip(firsts, seconds, strict=True)]
 
 
 def _column(tensor: Tensor) -> list[str]:
     flat = [one for row in tensor.data for one in ([row] if isinstance(row, str) else row)]
-    if tensor.datatype != "BYTES":
-        raise InvalidData(
-            f"`inputs` {tensor.name[:40]}: found datatype {tensor.datatype[:20]}, expected BYTES.",
-            code="request.malformed",
-            tensor=tensor.name[:40],
-            datatype=tensor.datatype[:20],
-        )
     if tensor.shape not in ([len(flat)], [len(flat), 1]):
         raise InvalidData(
-            f"`inputs` {tensor.name[:40]}: the shape must be [{len(flat)}] or [{len(flat)}, 1] for {len(flat)} texts.",
+            f"`inputs` {tensor.name}: the shape must be [{len(flat)}] or [{len(flat)}, 1] for {len(flat)} texts.",
             code="request.malformed",
-            tensor=tensor.name[:40],
+            tensor=tensor.name,
         )
     return flat
 
 
 def answered(body: Infer, answers: Sequence[ServedAnswer], name: str, version: str) -> dict[str, Any]:
-    """Return the response. Raises InvalidData for an output that the model does not have."""
+    """Return the response."""
     made = {one["name"]: one for one in _outputs(answers)}
     wanted = [*made] if body.outputs is None else [one.name for one in body.outputs]
-    if missing := [one for one in wanted if one not in made]:
-        raise InvalidData(
-            f"`outputs` {missing[0][:40]}: unknown output. This model has {', '.join(made)}.",
-            code="request.malformed",
-            output=missing[0][:40],
-            known=made,
-        )
     head = {"model_name": name, "model_version": version} | ({} if body.id is None else {"id": body.id})
     return {**head, "outputs": [made[one] for one in wanted]}
 

@@ -48,6 +48,14 @@ _GENERATION = record(
     *("beams", "length_penalty", "no_repeat_ngram", "temperature", "top_p", "top_k", "seed", "n", "stop", "guide"),
     "prompt",
 )
+_TRUNCATION = record(
+    {
+        "max_length": about(COUNT, "most tokens of a text, if the request asked for fewer than the model reads"),
+        "side": about(one_of("left", "right"), "side at which texts lost tokens, if the request named it"),
+    },
+    "max_length",
+    "side",
+)
 _RECEIPT = record(
     {
         "version": about(TEXT, "version that answered, as client/task@number"),
@@ -56,9 +64,11 @@ _RECEIPT = record(
         "dtype": about(TEXT, "dtype of the computation"),
         "precision": about(TEXT, "precision of the frozen weights, if it is not float"),
         "generation": about(_GENERATION, "how a text was generated, without the values that are defaults"),
+        "truncation": about(_TRUNCATION, "how texts were truncated, if not as in training"),
     },
     "precision",
     "generation",
+    "truncation",
 )
 _ANSWERED = {
     "model": about(TEXT, "model as in the request"),

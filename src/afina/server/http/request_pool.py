@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.requests import Request
 
 from afina.errors import AfinaError
+from afina.inference.reading import Truncation
 from afina.server.core import LOADING, Core
 from afina.server.http.errors import GONE, Refusal
 from afina.server.http.schemas import Body, parse_body
@@ -41,13 +42,18 @@ class RequestPool:
         self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(OF_A_CLIENT))
 
     async def ask(
-        self, key: Key, model: str, texts: Sequence[Text], generation: GenerationOptions | None = None
+        self,
+        key: Key,
+        model: str,
+        texts: Sequence[Text],
+        generation: GenerationOptions | None = None,
+        truncation: Truncation | None = None,
     ) -> AcceptedRequest:
         """Call `Core.ask` in the pool. If the caller is cancelled, the result is released. Raises TimeoutError too."""
         asking: asyncio.Future[AcceptedRequest] | None = None
         try:
             async with asyncio.timeout(LOADING + self._core.settings.timeout):
-                asking = await self._begin(key, lambda: self._core.ask(key, model, texts, generation))
+                asking = await self._begin(key, lambda: self._core.ask(key, model, texts, generation, truncation))
                 return await asyncio.shield(asking)
         except (asyncio.CancelledError, TimeoutError):
             if asking is not None:
@@ -129,22 +135,43 @@ def model_in_query(request: Request) -> str | None:
     return found[0] if found else None
 
 
-async def answers(request: Request, model: str, texts: Sequence[Text]) -> Sequence[ServedAnswer]:
+Check = Callable[[AcceptedRequest], object]
+"""Raises an error for options that do not suit the model or its texts. Called before anything is computed."""
+
+
+def _no_check(asked: AcceptedRequest) -> None:
+    """Accept every request."""
+
+
+async def answers(
+    request: Request,
+    model: str,
+    texts: Sequence[Text],
+    *,
+    truncation: Truncation | None = None,
+    check: Check = _no_check,
+) -> Sequence[ServedAnswer]:
     """Return the answers of one model.
 
-    Raises Refusal if the client disconnects, and the errors of `Core.ask` and `Core.submit`.
+    Raises Refusal if the client disconnects, and the errors of `check`, `Core.ask` and `Core.submit`.
     """
-    (found,) = await together(request, [(model, texts)])
+    (found,) = await together(request, [(model, texts)], truncation, check)
     return found
 
 
-async def together(request: Request, wanted: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[ServedAnswer]]:
+async def together(
+    request: Request,
+    wanted: Sequence[tuple[str, Sequence[Text]]],
+    truncation: Truncation | None = None,
+    check: Check = _no_check,
+) -> Sequence[Sequence[ServedAnswer]]:
     """Return the answers of several models, each to its texts. They are computed in one batch if there is room."""
     core, key = core_of(request), key_of(request)
     asked: list[AcceptedRequest] = []
     try:
         for model, texts in wanted:
-            asked.append(await pool_of(request).ask(key, model, texts))
+            asked.append(await pool_of(request).ask(key, model, texts, truncation=truncation))
+            check(asked[-1])
         futures = [core.submit(one) for one in asked]
         flat = [asyncio.wrap_future(future) for some in futures for future in some]
         computed: list[Any] = await _awaited(request, asyncio.gather(*flat), core.settings.timeout + SPARE)

@@ -35,9 +35,12 @@ _HALF = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 
 
 class Body(BaseModel):
-    """Base class of request bodies. Unknown fields are ignored: the protocols have more fields than afina uses."""
+    """Base class of request bodies. Unknown fields are refused: an option that is ignored changes answers unnoticed.
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    A field without effect says so in its description ("accepted without effect").
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
 
 def parse_body(content: bytes, kind: type[Given]) -> Given:

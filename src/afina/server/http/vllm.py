@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from afina.errors import InvalidData
+from afina.inference.reading import Truncation
 from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, Array, Body, about, array, one_of, record
 from afina.server.requests import ServedAnswer, Text
 from afina.store.versions import NameSummary
@@ -21,7 +23,7 @@ _LABELLED = record(
     {
         "index": about(COUNT, "place of the text in `input`, from 0"),
         "label": about(TEXT, "the label with the highest probability"),
-        "probs": about(array(NUMBER), "probabilities in the adapter's order of labels"),
+        "probs": about(array(NUMBER), "probabilities, or logits, in the adapter's order of labels"),
         "num_classes": about(COUNT, "number of labels"),
     }
 )
@@ -63,23 +65,60 @@ _PROBLEM = record(
 ERROR = record({"error": about(_PROBLEM, "the error")})
 
 
+class Message(Body):
+    """A message to classify."""
+
+    role: Literal["user"] = Field(description="only user")
+    content: str = Field(description="the text")
+
+
 class Classify(Body):
     """A request of vLLM's classification API. Token ids as input are not supported."""
 
     model: str = Field(description="client/task, client/task@alias or client/task@version")
-    input: str | Array[str] = Field(description="one text or several")
+    input: str | Array[str] | None = Field(None, description="one text or several; or give `messages`")
+    messages: Annotated[Array[Message], Field(min_length=1, max_length=1)] | None = Field(
+        None, description="instead of `input`: one message of a user, whose text is read in the template of the model"
+    )
+    use_activation: bool | None = Field(None, description="false: return logits instead of probabilities")
+    truncate_prompt_tokens: Annotated[int, Field(ge=1)] | Literal[-1] | None = Field(
+        None,
+        description="most tokens of a text, if fewer than the model reads; template and special tokens count. "
+        "-1 and null: as many as the model reads",
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="side at which a text that is too long loses tokens; default: as in training"
+    )
+    add_special_tokens: Literal[True] | None = Field(
+        None, description="accepted without effect: the model reads special tokens as in training"
+    )
+    priority: Literal[0] | None = Field(None, description="accepted without effect: only 0")
+    user: str | None = Field(None, description="accepted without effect")
+
+    @property
+    def truncation(self) -> Truncation:
+        """How long texts are truncated."""
+        most = self.truncate_prompt_tokens
+        return Truncation(None if most == -1 else most, self.truncation_side)
 
 
 def texts(body: Classify) -> Sequence[Text]:
-    """Return the texts of a request."""
-    return [Text(one) for one in ([body.input] if isinstance(body.input, str) else body.input)]
+    """Return the texts of a request. Raises InvalidData unless there is either `input` or `messages`."""
+    if (body.input is None) == (body.messages is None):
+        found = "both" if body.messages else "neither"
+        raise InvalidData(
+            f"`input`: expected either `input` or `messages`, found {found}.", code="request.malformed", option="input"
+        )
+    if body.messages is not None:
+        return [Text(one.content) for one in body.messages]
+    return [Text(one) for one in ([body.input] if isinstance(body.input, str) else body.input or ())]
 
 
 def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, created: int) -> dict[str, Any]:
     """Return the response. `created`: seconds since 1970."""
     data = []
     for index, one in enumerate(answers):
-        found = [score.score for score in one.scores()]
+        found = [score.score for score in one.scores(raw=body.use_activation is False)]
         data.append({"index": index, "label": one.label, "probs": found, "num_classes": len(found)})
     tokens = sum(one.tokens for one in answers)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}

@@ -1,0 +1,241 @@
+"""No field is ignored: an unknown one is refused, and each declared one changes the answer or says that it does not."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from afina.inference.predictor import ModelPredictor
+from afina.inference.reading import Truncation
+from afina.server.http import app, huggingface, kserve, native, page, vllm
+from afina.server.receipts import Receipt
+from afina.server.replay import replayed
+
+LONG = "soup ferry bright dull " * 40
+TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [LONG]}
+OUTPUT = {"name": "label"}
+
+ROUTES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
+    "/predict": (huggingface.Predict, {"model": "acme/reviews", "inputs": LONG}),
+    "/classify": (vllm.Classify, {"model": "acme/reviews", "input": LONG}),
+    "/models/acme/reviews": (huggingface.Classification, {"inputs": LONG, "parameters": {}}),
+    "/v2/models/acme/reviews/infer": (kserve.Infer, {"inputs": [TENSOR], "outputs": [OUTPUT]}),
+    "/tasks": (native.Tasks, {"text": LONG, "models": ["acme/reviews"]}),
+    "/bulk": (native.Line, {"text": LONG, "model": "acme/reviews"}),
+    "/page/answers": (page.Sentence, {"text": LONG}),
+}
+"""A body of each route that answers with labels, and a request."""
+
+WITHOUT_EFFECT = "accepted without effect"
+
+DROP: Any = object()
+
+EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Predict.inputs": ("/predict", {"inputs": "a"}),
+    "Predict.model": ("/predict", {"model": "acme/tags"}),
+    "Predict.raw_scores": ("/predict", {"raw_scores": True}),
+    "Predict.truncate": ("/predict", {"truncate": False}),
+    "Predict.truncation_direction": ("/predict", {"truncation_direction": "Left"}),
+    "Classify.model": ("/classify", {"model": "acme/tags"}),
+    "Classify.input": ("/classify", {"input": "a"}),
+    "Classify.messages": ("/classify", {"input": DROP, "messages": [{"role": "user", "content": "a"}]}),
+    "Message.role": ("/classify", {"input": DROP, "messages": [{"role": "system", "content": LONG}]}),
+    "Message.content": ("/classify", {"input": DROP, "messages": [{"role": "user", "content": "b"}]}),
+    "Classify.use_activation": ("/classify", {"use_activation": False}),
+    "Classify.truncate_prompt_tokens": ("/classify", {"truncate_prompt_tokens": 3}),
+    "Classify.truncation_side": ("/classify", {"truncation_side": "left"}),
+    "Classify.add_special_tokens": ("/classify", {"add_special_tokens": True}),
+    "Classify.priority": ("/classify", {"priority": 0}),
+    "Classify.user": ("/classify", {"user": "somebody"}),
+    "Classification.inputs": ("/models/acme/reviews", {"inputs": "a"}),
+    "Classification.parameters": ("/models/acme/reviews", {"parameters": {"top_k": 1}}),
+    "Parameters.top_k": ("/models/acme/reviews", {"parameters": {"top_k": 1}}),
+    "Parameters.function_to_apply": ("/models/acme/reviews", {"parameters": {"function_to_apply": "none"}}),
+    "Infer.id": ("/v2/models/acme/reviews/infer", {"id": "42"}),
+    "Infer.inputs": ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "data": ["a"]}]}),
+    "Infer.outputs": ("/v2/models/acme/reviews/infer", {"outputs": DROP}),
+    "Tensor.name": ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "name": "pair"}]}),
+    "Tensor.shape": ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "shape": [2]}]}),
+    "Tensor.datatype": ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "datatype": "FP32"}]}),
+    "Tensor.data": ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "data": ["a"]}]}),
+    "Output.name": ("/v2/models/acme/reviews/infer", {"outputs": [{"name": "probabilities"}]}),
+    "Tasks.text": ("/tasks", {"text": "a"}),
+    "Tasks.pair": ("/tasks", {"pair": "a"}),
+    "Tasks.models": ("/tasks", {"models": ["acme/tags"]}),
+    "Line.text": ("/bulk", {"text": "a"}),
+    "Line.pair": ("/bulk", {"pair": "a"}),
+    "Line.model": ("/bulk", {"model": "acme/tags"}),
+    "Sentence.text": ("/page/answers", {"text": "a"}),
+}
+"""By field: a change of a route's request that only this field makes."""
+
+
+def bodies(kind: Any) -> dict[str, type[BaseModel]]:
+    """A body and those inside it, by name."""
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return {name: one for part in get_args(kind) for name, one in bodies(part).items()}
+    found: dict[str, type[BaseModel]] = {kind.__name__: kind}
+    for field in kind.model_fields.values():
+        found |= bodies(field.annotation)
+    return found
+
+
+def changed(body: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**body, **change}.items() if value is not DROP}
+
+
+def answered(served: Any, route: str, body: dict[str, Any]) -> tuple[int, str]:
+    """Status and content, without what differs each time."""
+    response = served.post(route, body)
+    if response.headers["content-type"] != "application/json":
+        return response.status_code, response.text
+    found = response.json()
+    if isinstance(found, dict):
+        found = {
+            name: value for name, value in found.items() if not (route == "/classify" and name in ("id", "created"))
+        }
+    return response.status_code, json.dumps(found)
+
+
+FIELDS = {
+    f"{name}.{field}": one.model_fields[field].description or ""
+    for kind, _ in ROUTES.values()
+    for name, one in bodies(kind).items()
+    for field in one.model_fields
+}
+
+
+def test_every_body_of_a_label_is_looked_at() -> None:
+    others = {native.Alias}
+    assert {kind for kind, _ in ROUTES.values()} | others >= {
+        one for one in app.BODIES if not one.__module__.endswith(("openai_bodies", "responses_bodies"))
+    }
+    assert FIELDS.keys() == EFFECTS.keys()
+
+
+@pytest.mark.parametrize("field", EFFECTS)
+def test_a_field_changes_the_answer_or_says_that_it_does_not(served: Any, field: str) -> None:
+    route, change = EFFECTS[field]
+    _, body = ROUTES[route]
+    before, after = answered(served, route, body), answered(served, route, changed(body, change))
+    assert before[0] == 200, before
+    if WITHOUT_EFFECT in FIELDS[field]:
+        assert after == before
+    else:
+        assert after != before
+
+
+def places(body: Any) -> list[list[Any]]:
+    """The path of every object in a body."""
+    if isinstance(body, dict):
+        return [[], *([name, *rest] for name, one in body.items() for rest in places(one))]
+    if isinstance(body, list):
+        return [[index, *rest] for index, one in enumerate(body) for rest in places(one)]
+    return []
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_an_unknown_field_is_refused_wherever_it_stands(served: Any, route: str) -> None:
+    _, body = ROUTES[route]
+    for place in places(body):
+        for name, value in (("candidate_labels", ["x"]), ("unknown", None)):
+            wrong = copy.deepcopy(body)
+            inside: Any = wrong
+            for part in place:
+                inside = inside[part]
+            inside[name] = value
+            status, said = answered(served, route, wrong)
+            assert status == 422 or (route == "/bulk" and json.loads(said)["kind"] == "invalid"), (place, said)
+            assert name in said
+
+
+@pytest.mark.parametrize("name", sorted({name for one in app.BODIES for name in bodies(one)}))
+def test_no_body_of_any_route_has_room_for_an_unknown_field(name: str) -> None:
+    (kind,) = {one for body in app.BODIES for known, one in bodies(body).items() if known == name}
+    assert kind.model_config["extra"] == "forbid"
+
+
+def test_logits_are_returned_if_the_activation_is_switched_off(served: Any) -> None:
+    body = {"model": "acme/reviews", "input": "the soup was bright."}
+    (logits,) = served.post("/classify", {**body, "use_activation": False}).json()["data"]
+    raw = served.post("/predict", {"model": "acme/reviews", "inputs": body["input"], "raw_scores": True}).json()
+    assert sorted(logits["probs"], reverse=True) == pytest.approx([one["score"] for one in raw])
+    (value,) = served.post("/classify", {**body, "model": "acme/price"}).json()["data"]
+    for change in ({"use_activation": False}, {"use_activation": True}, {"use_activation": None}):
+        (same,) = served.post("/classify", {**body, **change, "model": "acme/price"}).json()["data"]
+        assert same["probs"] == pytest.approx(value["probs"])
+    same = served.post("/predict", {"model": "acme/price", "inputs": body["input"], "raw_scores": True}).json()
+    assert [one["score"] for one in same] == pytest.approx(value["probs"])
+
+
+def test_a_message_is_classified_as_its_text(served: Any) -> None:
+    chat = {"model": "acme/reviews", "messages": [{"role": "user", "content": "the soup was bright."}]}
+    text = {"model": "acme/reviews", "input": "the soup was bright."}
+    assert answered(served, "/classify", chat) == answered(served, "/classify", text)
+    for wrong in (
+        {**chat, **text},
+        {"model": "acme/reviews"},
+        {**chat, "messages": []},
+        {**chat, "messages": chat["messages"] * 2},
+    ):
+        assert answered(served, "/classify", wrong)[0] == 422, wrong
+
+
+@pytest.mark.parametrize("side", [None, "left", "right"])
+@pytest.mark.parametrize("most", [None, 1, 3, 10_000])
+def test_a_text_is_truncated_as_asked_and_the_receipt_computes_it_again(
+    served: Any, most: int | None, side: Any
+) -> None:
+    words = served.backbone.tokenizer
+    texts = [f"ferry {LONG} bright.", "the soup was bright."]
+    body = {"model": "acme/reviews", "input": texts, "truncate_prompt_tokens": most, "truncation_side": side}
+    response = served.post("/classify", body)
+    assert response.status_code == 200, response.text
+    longest = served.backbone.longest
+    kept = min(most or longest, longest)
+    receipt = Receipt.parse(response.headers["afina-receipt"])
+    predictor = ModelPredictor.of(served.adapters["acme/reviews@1"], served.backbone)
+    asked = None if receipt.truncation is None else receipt.truncation.truncation
+    for text, found in zip(texts, response.json()["data"], strict=True):
+        ids = words(text)["input_ids"]
+        ids = ids[-kept:] if side == "left" else ids[:kept]
+        alone = replayed(predictor, None, text, truncation=asked)
+        assert found["probs"] == pytest.approx([*alone["probabilities"].values()], abs=1e-5)
+        assert replace(predictor, truncation=asked or Truncation()).encode([text])[0].tolist() == ids
+    assert response.json()["usage"]["prompt_tokens"] == sum(min(kept, len(words(text)["input_ids"])) for text in texts)
+    expected = Truncation(most if kept < longest else None, "left" if side == "left" else None)
+    assert asked == (None if expected == Truncation() else expected)
+
+
+def test_a_truncation_without_effect_is_not_in_the_receipt(served: Any) -> None:
+    body = {"model": "acme/reviews", "input": "soup", "truncate_prompt_tokens": 50, "truncation_side": "left"}
+    receipt = Receipt.parse(served.post("/classify", body).headers["afina-receipt"])
+    assert receipt.truncation is None
+
+
+@pytest.mark.parametrize("most", [0, -2, True, 1.5, "3"])
+def test_a_truncation_that_leaves_nothing_is_refused(served: Any, most: Any) -> None:
+    body = {"model": "acme/reviews", "input": "soup", "truncate_prompt_tokens": most}
+    assert served.post("/classify", body).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("route", "change"),
+    [
+        ("/predict", {"truncate": False}),
+        ("/models/acme/reviews", {"parameters": {"function_to_apply": "sigmoid"}}),
+        ("/v2/models/acme/reviews/infer", {"outputs": [{"name": "logits"}]}),
+    ],
+)
+def test_what_does_not_suit_the_model_is_refused_before_anything_is_computed(
+    served: Any, monkeypatch: pytest.MonkeyPatch, route: str, change: dict[str, Any]
+) -> None:
+    submitted: list[Any] = []
+    monkeypatch.setattr(served.core, "submit", submitted.append)
+    assert served.post(route, changed(ROUTES[route][1], change)).status_code == 422
+    assert submitted == []
