@@ -44,8 +44,8 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Classify.model": ("/classify", {"model": "acme/tags"}),
     "Classify.input": ("/classify", {"input": "a"}),
     "Classify.messages": ("/classify", {"input": DROP, "messages": [{"role": "user", "content": "a"}]}),
-    "UserMessage.role": ("/classify", {"input": DROP, "messages": [{"role": "system", "content": LONG}]}),
-    "UserMessage.content": ("/classify", {"input": DROP, "messages": [{"role": "user", "content": "b"}]}),
+    "ClassifiedMessage.role": ("/classify", {"input": DROP, "messages": [{"role": "system", "content": LONG}]}),
+    "ClassifiedMessage.content": ("/classify", {"input": DROP, "messages": [{"role": "user", "content": "b"}]}),
     "Classify.use_activation": ("/classify", {"use_activation": False}),
     "Classify.truncate_prompt_tokens": ("/classify", {"truncate_prompt_tokens": 3}),
     "Classify.truncation_side": ("/classify", {"truncation_side": "left"}),
@@ -150,7 +150,7 @@ def test_an_unknown_field_is_refused_wherever_it_stands(served: Any, route: str)
                 inside = inside[part]
             inside[name] = value
             status, said = answered(served, route, wrong)
-            assert status == 422 or (route == "/bulk" and json.loads(said)["kind"] == "invalid"), (place, said)
+            assert status == 422 or (route == "/bulk" and json.loads(said)["kind"] == "unsupported"), (place, said)
             assert name in said
 
 

@@ -65,7 +65,7 @@ _PROBLEM = record(
 ERROR = record({"error": about(_PROBLEM, "the error")})
 
 
-class UserMessage(Body):
+class ClassifiedMessage(Body):
     """A message to classify."""
 
     role: Literal["user"] = Field(description="only user")
@@ -77,7 +77,7 @@ class Classify(Body):
 
     model: str = Field(description="client/task, client/task@alias or client/task@version")
     input: str | Array[str] | None = Field(None, description="one text or several; or give `messages`")
-    messages: Annotated[Array[UserMessage], Field(min_length=1, max_length=1)] | None = Field(
+    messages: Annotated[Array[ClassifiedMessage], Field(min_length=1, max_length=1)] | None = Field(
         None, description="instead of `input`: one message of a user, whose text is read in the template of the model"
     )
     use_activation: bool | None = Field(None, description="false: return logits instead of probabilities")
