@@ -64,7 +64,7 @@ ROUTES = [
     *("GET /v2/models/{client}/{task}", "GET /v2/models/{client}/{task}/versions/{version}"),
     *("GET /v2/models/{client}/{task}/ready", "GET /v2/models/{client}/{task}/versions/{version}/ready"),
     *("POST /v2/models/{client}/{task}/infer", "POST /v2/models/{client}/{task}/versions/{version}/infer"),
-    *("POST /v1/completions", "POST /v1/chat/completions"),
+    *("POST /v1/completions", "POST /v1/chat/completions", "POST /v1/responses"),
     *("POST /tasks", "POST /bulk", "PUT /aliases/{client}/{task}/{alias}", "GET /metrics"),
     *("GET /shadows/{client}/{task}", "POST /page/answers", "GET /page/figures"),
     *("GET /", "GET /page/script.js", "GET /page/style.css"),

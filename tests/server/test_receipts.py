@@ -103,7 +103,19 @@ def test_a_chat_is_rendered_again(gpt2: Backbone, told: Adapter, monkeypatch: py
     chat = GenerationFacts.of(decoding, prompt="chat")
     messages = json.dumps([{"role": "user", "content": TEXT}])
     assert replayed(predictor, chat, messages) == replayed(predictor, GenerationFacts.of(decoding), TEXT)
-    for text in (TEXT, "[]", "{}", "[1]", '[{"role": "user", "content": 1}]'):
+    assert replayed(predictor, chat, json.dumps({"input": TEXT})) == replayed(predictor, chat, messages)
+    items = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": TEXT}]}]
+    assert replayed(predictor, chat, json.dumps({"input": items})) == replayed(predictor, chat, messages)
+    for text in (
+        TEXT,
+        "[]",
+        "{}",
+        "[1]",
+        '{"input": 1}',
+        '{"messages": []}',
+        '{"instructions": "a"}',
+        '[{"role": "user", "content": 1}]',
+    ):
         with raises(InvalidData, code="receipt.chat-malformed"):
             replayed(predictor, chat, text)
 
@@ -129,6 +141,14 @@ def test_a_guided_answer_is_computed_again_with_its_grammar_alone(
     for given, found in ((None, facts), (other, facts), (grammar, GenerationFacts.of(decoding))):
         with raises(Refused, code="receipt.mismatch", what="guide"):
             replayed(predictor, found, TEXT, grammar=given)
+
+
+def test_the_grammar_of_a_function_and_of_a_response() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}}
+    function = {"name": "f", "parameters": schema}
+    chat = grammar_of({"tools": [{"type": "function", "function": function}], "tool_choice": "required"})
+    assert grammar_of({"tools": [{"type": "function", **function}], "tool_choice": "required"}) == chat
+    assert grammar_of({"text": {"format": {"type": "json_schema", "name": "f", "schema": schema}}}) == chat
 
 
 @pytest.mark.parametrize("given", [{}, {"choice": ["a"]}, {"structured_outputs": {}}, {"response_format": 3}], ids=str)

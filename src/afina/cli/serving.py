@@ -275,7 +275,8 @@ def replay(
         Path | None,
         typer.Option(
             "--guide",
-            help="JSON file with `structured_outputs` or `response_format` of the request, if it had one.",
+            help="JSON file with the fields of the request that gave the answer a form, if it had such fields: "
+            "structured_outputs, response_format, text, or tools and tool_choice.",
             metavar="FILE",
         ),
     ] = None,

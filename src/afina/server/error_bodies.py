@@ -61,6 +61,7 @@ SHAPES = (
     ("/v1/models", vllm),
     ("/v1/completions", openai),
     ("/v1/chat/completions", openai),
+    ("/v1/responses", openai),
     ("/models/", classification),
     ("/v2", kserve),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -21,6 +21,9 @@ from afina.inference.reading import Truncation
 from afina.models.decoding import Decoding
 from afina.models.objective import Predictions
 from afina.server.receipts import PROMPTS, GenerationFacts
+
+if TYPE_CHECKING:
+    from afina.server.http.openai_bodies import ChatRequest
 
 
 def replayed(
@@ -66,8 +69,8 @@ def replayed(
     if found != facts.guide:
         raise Refused(
             f"the receipt is of an answer whose grammar has the digest {_brief(facts.guide)}, but the grammar given "
-            f"has {_brief(found)}. Give a JSON file with `structured_outputs` or `response_format` of the request, "
-            "with `guide`.",
+            f"has {_brief(found)}. Give a JSON file with the fields of the request that gave the answer its form, such "
+            "as `structured_outputs`, with `guide`.",
             code="receipt.mismatch",
             what="guide",
         )
@@ -83,7 +86,7 @@ def replayed(
 
 
 def grammar_of(given: Mapping[str, Any]) -> Grammar:
-    """Return the grammar of fields of a request: `structured_outputs` or `response_format`.
+    """Return the grammar of fields of a request, such as `structured_outputs`, or `tools` and `tool_choice`.
 
     Raises:
         InvalidData: There is no valid grammar.
@@ -93,16 +96,16 @@ def grammar_of(given: Mapping[str, Any]) -> Grammar:
     from afina.server.http.errors import Refusal
 
     try:
-        body = openai_bodies.CompletionRequest.model_validate({**given, "model": "", "prompt": ""})
-        found, problem = openai_bodies.grammar_of(body), "it has no grammar"
+        found, problem = openai_bodies.grammar_of(_formed(given)), "it has no grammar"
     except ValidationError:
         found, problem = None, "the fields are not those of a request"
     except Refusal as refusal:
         found, problem = None, refusal.message
     if found is None:
         raise InvalidData(
-            f"`guide`: {problem}. Expected a JSON object with `structured_outputs` or `response_format`, as in the "
-            """request, such as {"structured_outputs": {"choice": ["yes", "no"]}}.""",
+            f"`guide`: {problem}. Expected a JSON object with `structured_outputs`, `response_format`, `text`, or "
+            "`tools` and `tool_choice`, as in the request, such as "
+            """{"structured_outputs": {"choice": ["yes", "no"]}}.""",
             code="request.grammar-invalid",
         )
     return found
@@ -125,16 +128,39 @@ def _brief(digest: str | None) -> str:
     return "none" if digest is None else digest[:19]
 
 
-def _messages(text: str) -> list[dict[str, str]]:
-    """Return the messages of a chat, as the chat template reads them. Raises InvalidData."""
+def _formed(fields: Mapping[str, Any]) -> ChatRequest:
+    """Return a request with the fields that give an answer its form. Raises ValidationError and Refusal."""
+    try:
+        return _request({**fields, "messages": [{"role": "user", "content": ""}]})
+    except ValidationError:
+        return _request({**fields, "input": ""})
+
+
+def _request(fields: Mapping[str, Any]) -> ChatRequest:
+    """Return the chat request with some fields, of `/v1/responses` if one is `input`.
+
+    Raises ValidationError and Refusal.
+    """
+    from afina.server.http import responses
     from afina.server.http.openai_bodies import ChatRequest
 
+    if "input" in fields:
+        return responses.chat_of(responses.ResponsesRequest.model_validate({**fields, "model": ""}))
+    return ChatRequest.model_validate({**fields, "model": ""})
+
+
+def _messages(text: str) -> list[dict[str, str]]:
+    """Return the messages of a chat, as the chat template reads them. Raises InvalidData."""
+    from afina.server.http.errors import Refusal
+
     try:
-        body = ChatRequest.model_validate({"model": "", "messages": json.loads(text)})
-        return [one.for_template() for one in body.messages]
-    except (ValueError, RecursionError):  # a ValidationError is a ValueError
+        given = json.loads(text)
+        body = _request({"messages": given} if isinstance(given, list) else {**given})
+    except (ValueError, TypeError, RecursionError, Refusal):  # a ValidationError is a ValueError
         raise InvalidData(
-            "the receipt is of a chat, but the text is not the array `messages` of the request as JSON. Give the "
-            """array, such as '[{"role": "user", "content": "Where is my parcel?"}]'.""",
+            "the receipt is of a chat, but the text is neither the array `messages` of the request as JSON, nor an "
+            "object with its `input` and `instructions`. Give the array, such as "
+            """'[{"role": "user", "content": "Where is my parcel?"}]'.""",
             code="receipt.chat-malformed",
         ) from None
+    return [one.for_template() for one in body.messages]

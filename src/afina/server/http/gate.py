@@ -82,7 +82,7 @@ OPEN = frozenset(
 NEEDS: Sequence[tuple[str, str]] = (
     *(("/predict", PREDICT), ("/classify", PREDICT), ("/v1/models", PREDICT), ("/v1/models/", PREDICT)),
     *(("/models/", PREDICT), ("/info", PREDICT)),
-    *(("/v1/completions", PREDICT), ("/v1/chat/completions", PREDICT)),
+    *(("/v1/completions", PREDICT), ("/v1/chat/completions", PREDICT), ("/v1/responses", PREDICT)),
     *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), ("/openapi.json", PREDICT)),
     *(("/page/answers", PREDICT), ("/page/figures", PREDICT)),
     *(("/aliases/", PUBLISH), ("/shadows/", PUBLISH)),

@@ -1,4 +1,4 @@
-"""OpenAI's protocol, as the package `openai` and clients of vLLM speak it: `/v1/completions`, `/v1/chat/completions`.
+"""OpenAI's protocol, as the package `openai` and clients of vLLM speak it: completions, chat completions, responses.
 
 The model's own template is put around a prompt, and the model's own settings of generation are the defaults, as in
 `afina predict`. A chat needs a model that was trained with the backbone's chat template. This module does not know how
@@ -20,19 +20,21 @@ from afina.inference.guides import GuideMaker
 from afina.models import objectives
 from afina.models.objective import Objective
 from afina.server.core import Core
-from afina.server.http import openai_answers, openai_bodies
+from afina.server.http import openai_answers, openai_bodies, responses, responses_answers
 from afina.server.http.errors import Refusal
-from afina.server.http.openai_answers import AnswerHead, ChatFormat, CompletionFormat
+from afina.server.http.openai_answers import AnswerHead, ChatFormat, CompletionFormat, OpenAIFormat
 from afina.server.http.openai_bodies import ChatRequest, CompletionRequest
 from afina.server.http.openai_stream import EventStream, NewTokenQueue, PendingAnswers
 from afina.server.http.request_pool import body_of, core_of, key_of, pool_of
+from afina.server.http.responses import ResponsesRequest
+from afina.server.http.responses_answers import ResponsesFormat
 from afina.server.http.schemas import Body
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, GenerationOptions, Text
 from afina.store import publishing
 from afina.store.keys import Key
 
-BODIES: Sequence[type[Body]] = [CompletionRequest, ChatRequest]
+BODIES: Sequence[type[Body]] = [CompletionRequest, ChatRequest, ResponsesRequest]
 
 router = APIRouter()
 
@@ -73,7 +75,30 @@ async def chat(request: Request) -> Response:
     return await _answered(request, body, [Text(prompt)])
 
 
-async def _answered(request: Request, body: CompletionRequest | ChatRequest, texts: Sequence[Text]) -> Response:
+@router.post(
+    "/v1/responses",
+    **openai_answers.describe_route(
+        responses_answers.ANSWER, ResponsesRequest, responses.EXAMPLE, events=responses_answers.EVENT
+    ),
+)
+async def respond(request: Request) -> Response:
+    """Write the next message of a conversation (OpenAI's responses). No response is stored."""
+    body = await body_of(request, ResponsesRequest)
+    made = responses.chat_of(body)
+    try:
+        prompt = await pool_of(request).look(key_of(request), _rendered, core_of(request), key_of(request), made)
+        return await _answered(request, made, [Text(prompt)], body)
+    except (Refusal, InvalidData) as error:
+        raise responses.refusal(error) from None
+
+
+async def _answered(
+    request: Request,
+    body: CompletionRequest | ChatRequest,
+    texts: Sequence[Text],
+    response: ResponsesRequest | None = None,
+) -> Response:
+    """Return the answers. `response`: the request for a response that became `body`."""
     core, key, pool = core_of(request), key_of(request), pool_of(request)
     streams = bool(body.stream)
     if body.stream_options is not None and not streams:
@@ -81,7 +106,7 @@ async def _answered(request: Request, body: CompletionRequest | ChatRequest, tex
     tools: TextTools = request.app.state.text_tools
     new = NewTokenQueue()
     given = key, body, len(texts), tools, new if streams else None
-    guided = body.structured_outputs is not None or body.response_format is not None
+    guided = openai_bodies.is_guided(body)
     try:
         options = await pool.look(key, _options, *given) if guided else _options(*given)  # compiling takes time
         asked = await pool.ask(key, body.model, texts, options)
@@ -94,8 +119,7 @@ async def _answered(request: Request, body: CompletionRequest | ChatRequest, tex
         asked.release()
         raise
     head = AnswerHead(request.scope["afina.request"], int(publishing._seconds()), body.model, asked.receipt.adapter)
-    kind = ChatFormat if isinstance(body, ChatRequest) else CompletionFormat
-    written = kind(head, tools.texts, reports=options.logprobs is not None)
+    written = _format_of(body, response, head, tools.texts, asked)
     headers = {RECEIPT: str(asked.receipt)}
     begun = False
     try:
@@ -121,6 +145,26 @@ async def _answered(request: Request, body: CompletionRequest | ChatRequest, tex
     finally:
         if not begun:
             pending.close()
+
+
+def _format_of(
+    body: CompletionRequest | ChatRequest,
+    response: ResponsesRequest | None,
+    head: AnswerHead,
+    texts: TokenTexts,
+    asked: AcceptedRequest,
+) -> OpenAIFormat:
+    assert asked.generation is not None
+    assert asked.decoding is not None
+    reports = asked.generation.logprobs is not None
+    if isinstance(body, CompletionRequest):
+        return CompletionFormat(head, texts, reports=reports)
+    function = openai_bodies.function_of(body)
+    name = None if function is None else function.name
+    if response is None:
+        return ChatFormat(head, texts, reports=reports, function=name)
+    sampling = {"temperature": asked.decoding.temperature, "top_p": asked.decoding.top_p}
+    return ResponsesFormat(head, texts, reports=reports, function=name, body=response, sampling=sampling)
 
 
 def _options(

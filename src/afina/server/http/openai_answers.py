@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from afina.inference.answer_stream import AnswerStream, TokenTexts
+from afina.server import error_bodies
+from afina.server.http.errors import Refusal
 from afina.server.http.schemas import (
     COUNT,
     NOTHING,
@@ -35,7 +38,9 @@ _USAGE = record(
         "total_tokens": about(COUNT, "sum of both"),
     }
 )
-_FINISH = about(one_of("stop", "length"), "stop: by an end token or a stop string; length: by the limit of tokens")
+_BY = "stop: by an end token or a stop string; length: by the limit of tokens"
+_FINISH = about(one_of("stop", "length"), _BY)
+_CHAT_FINISH = about(one_of("stop", "length", "tool_calls"), f"{_BY}; tool_calls: a call that has ended")
 _LOGPROBS = record(
     {
         "tokens": about(array(TEXT), "the tokens of the answer, the end token included"),
@@ -49,27 +54,48 @@ _TOKEN = {
     "bytes": about(array(COUNT), "the token's bytes"),
     "logprob": about(NUMBER, "its log-probability, before temperature and top-p"),
 }
-_TOKEN_LOGPROB = record({**_TOKEN, "top_logprobs": about(array(record(_TOKEN)), "the most probable tokens there")})
+TOKEN_LOGPROB = record({**_TOKEN, "top_logprobs": about(array(record(_TOKEN)), "the most probable tokens there")})
 _CONTENT = record(
     {
-        "content": about(array(_TOKEN_LOGPROB), "one element for each token, the end token included"),
+        "content": about(array(TOKEN_LOGPROB), "one element for each token, the end token included"),
         "refusal": about(NOTHING, "always null"),
     }
 )
+_CALLED = record(
+    {
+        "name": about(TEXT, "name of the function"),
+        "arguments": about(TEXT, "its arguments as JSON, or a piece of them"),
+    },
+    "name",
+)
+_CALL = {
+    "index": about(COUNT, "number of the call: always 0"),
+    "id": about(TEXT, "id of the call"),
+    "type": about(one_of("function"), "always function"),
+    "function": about(_CALLED, "the function"),
+}
+_CALLS = array(record({name: _CALL[name] for name in ("id", "type", "function")}))
 _MESSAGE = record(
     {
         "role": about(one_of("assistant"), "always assistant"),
-        "content": about(TEXT, "the answer"),
+        "content": about(_NOTHING_OR_TEXT, "the answer; null if it is a call"),
         "refusal": about(NOTHING, "always null"),
-    }
+        "tool_calls": about(_CALLS, "the call of the function that the request forces"),
+    },
+    "tool_calls",
 )
 _INDEX = about(COUNT, "number of the answer; the answers to the first prompt come first")
 _FINISHED = about(either(_FINISH, NOTHING), "in the last piece of an answer: stop or length, as in a whole response")
+_CHAT_FINISHED = about(either(_CHAT_FINISH, NOTHING), "in the last piece of an answer, as in a whole response")
 _REPORTED = about(either(_LOGPROBS, NOTHING), "log-probabilities; null: not requested")
 _CHAT_REPORTED = about(either(_CONTENT, NOTHING), "log-probabilities; null: not requested")
 _DELTA = record(
-    {"role": about(one_of("assistant"), "in the first piece of an answer"), "content": about(TEXT, "the piece")},
-    "role",
+    {
+        "role": about(one_of("assistant"), "in the first piece of an answer"),
+        "content": about(_NOTHING_OR_TEXT, "the piece; null before the pieces of a call"),
+        "tool_calls": about(array(record(_CALL, "id", "type")), "a piece of a call; id, type and name in the first"),
+    },
+    *("role", "content", "tool_calls"),
 )
 
 
@@ -94,8 +120,8 @@ _SAYS = {"index": _INDEX, "delta": about(_DELTA, "a piece of the message"), "log
 _LATER = either(_USAGE, NOTHING)
 COMPLETION_ANSWER = _answer("text_completion", {**_WRITTEN, "finish_reason": _FINISH})
 COMPLETION_EVENT = _answer("text_completion", {**_WRITTEN, "finish_reason": _FINISHED}, _LATER, "usage")
-CHAT_ANSWER = _answer("chat.completion", {**_SAID, "finish_reason": _FINISH})
-CHAT_EVENT = _answer("chat.completion.chunk", {**_SAYS, "finish_reason": _FINISHED}, _LATER, "usage")
+CHAT_ANSWER = _answer("chat.completion", {**_SAID, "finish_reason": _CHAT_FINISH})
+CHAT_EVENT = _answer("chat.completion.chunk", {**_SAYS, "finish_reason": _CHAT_FINISHED}, _LATER, "usage")
 ERROR = record(
     {
         "error": about(
@@ -193,6 +219,9 @@ class OpenAIFormat(ABC):
     part: ClassVar[str]
     """Type of an event."""
 
+    done: ClassVar[bytes] = b"data: [DONE]\n\n"
+    """What ends a stream."""
+
     def __init__(self, head: AnswerHead, texts: TokenTexts, *, reports: bool) -> None:
         self.head, self.texts, self.reports = head, texts, reports
 
@@ -207,14 +236,22 @@ class OpenAIFormat(ABC):
             choices.append(self._choice(index, outcome.text, self._logprobs(answer.take_reported()), finish))
         return {**self._head(self.whole), "choices": choices, "usage": usage}
 
-    def event(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> dict[str, Any]:
-        """Return an event with a piece of an answer. `first`: it is the answer's first event."""
+    def events(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> Iterator[dict[str, Any]]:
+        """Yield the events of a piece of an answer. `first`: it is the answer's first piece."""
         logprobs = self._logprobs(answer.take_reported())
-        return {**self._head(self.part), "choices": [self._piece(answer.index, text, logprobs, finish, first)]}
+        yield {**self._head(self.part), "choices": [self._piece(answer.index, text, logprobs, finish, first)]}
 
-    def last_event(self, usage: dict[str, int]) -> dict[str, Any]:
-        """Return the event with the numbers of tokens."""
-        return {**self._head(self.part), "choices": [], "usage": usage}
+    def last_events(self, usage: dict[str, int], *, wanted: bool) -> Sequence[dict[str, Any]]:
+        """Return the events after all answers. `wanted`: whether the request asks for the numbers of tokens."""
+        return [{**self._head(self.part), "choices": [], "usage": usage}] if wanted else []
+
+    def failure(self, refusal: Refusal) -> dict[str, Any]:
+        """Return the event of an error after the first event."""
+        return error_bodies.openai(refusal.status, refusal.kind, refusal.message)
+
+    def encoded(self, event: dict[str, Any]) -> bytes:
+        """Return an event as it is sent."""
+        return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
 
     def _head(self, kind: str) -> dict[str, Any]:
         head = self.head
@@ -266,11 +303,26 @@ class CompletionFormat(OpenAIFormat):
 
 
 class ChatFormat(OpenAIFormat):
-    """Responses of `/v1/chat/completions`."""
+    """Responses of `/v1/chat/completions`.
+
+    Args:
+        head: the fields at the beginning.
+        texts: texts of tokens.
+        reports: whether log-probabilities are written.
+        function: name of the function that the answers call. None: they are texts.
+    """
 
     prefix = "chatcmpl"
     whole = "chat.completion"
     part = "chat.completion.chunk"
+
+    def __init__(self, head: AnswerHead, texts: TokenTexts, *, reports: bool, function: str | None) -> None:
+        super().__init__(head, texts, reports=reports)
+        self.function = function
+
+    def call_id(self, index: int) -> str:
+        """Return the id of the call of an answer."""
+        return f"call_{self.head.request}_{index}"
 
     def _reported(self, reported: Sequence[ReportedToken]) -> dict[str, Any]:
         content = []
@@ -284,11 +336,25 @@ class ChatFormat(OpenAIFormat):
         return {"token": self.texts.shown(token), "bytes": content, "logprob": max(logprob, LEAST)}
 
     def _choice(self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if self.function is not None:
+            called = {"name": self.function, "arguments": text}
+            call = {"id": self.call_id(index), "type": "function", "function": called}
+            message |= {"content": None, "tool_calls": [call]}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": self._finish(finish)}
+
+    def _finish(self, finish: str | None) -> str | None:
+        return "tool_calls" if finish == "stop" and self.function is not None else finish
 
     def _piece(
         self, index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None, first: bool
     ) -> dict[str, Any]:
-        delta = {**({"role": "assistant"} if first else {}), "content": text}
-        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        delta: dict[str, Any] = {"role": "assistant"} if first else {}
+        if self.function is None:
+            delta["content"] = text
+        else:
+            begun = {"id": self.call_id(index), "type": "function"} if first else {}
+            called = {"name": self.function, "arguments": text} if first else {"arguments": text}
+            delta |= {"content": None} if first else {}
+            delta["tool_calls"] = [{"index": 0, **begun, "function": called}]
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": self._finish(finish)}

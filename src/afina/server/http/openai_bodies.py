@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from afina.errors import InvalidData
 from afina.inference import guides
 from afina.inference.guides import Grammar
+from afina.server.http import tools
 from afina.server.http.errors import Refusal
-from afina.server.http.schemas import Array, Body
+from afina.server.http.schemas import Array, Strict
+from afina.server.http.tools import Function, Tools
 from afina.server.requests import Text
 
 PROMPTS, ANSWERS = 64, 64
@@ -46,28 +48,7 @@ CHAT_EXAMPLE = {
 _ANY_JSON = dict[str, Any]
 
 
-class _Strict(Body):
-    """A body that refuses unknown fields: an option that is ignored would change answers unnoticed.
-
-    Clients send null for options that they do not set, also for options that this server does not have.
-    """
-
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        populate_by_name=False,
-        json_schema_extra={"additionalProperties": {"type": "null"}},
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None}
-
-
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """Options of a streamed response."""
 
     include_usage: bool | None = Field(None, description="true: the last event has the numbers of tokens")
@@ -77,7 +58,7 @@ class StreamOptions(_Strict):
     include_obfuscation: Literal[False] | None = Field(None, description="not supported: only false")
 
 
-class NamedSchema(_Strict):
+class NamedSchema(Strict):
     """A JSON schema with a name."""
 
     name: str = Field(description="name of the schema; not used", max_length=64)
@@ -86,7 +67,7 @@ class NamedSchema(_Strict):
     strict: bool | None = Field(None, description="not used: an answer always follows the schema")
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(Strict):
     """The format of an answer."""
 
     type: Literal["text", "json_object", "json_schema"] = Field(
@@ -95,7 +76,7 @@ class ResponseFormat(_Strict):
     json_schema: NamedSchema | None = Field(None, description="the schema, with type json_schema only")
 
 
-class StructuredOutputs(_Strict):
+class StructuredOutputs(Strict):
     """The form of an answer, as in vLLM. Exactly one field is given."""
 
     choice: Array[str] | None = Field(None, description="the answer is one of these texts")
@@ -120,7 +101,7 @@ Nothing = Annotated[list[Any], Field(max_length=0)]
 """An empty array."""
 
 
-class Unused(_Strict):
+class Unused(Strict):
     """Fields that change no answer of this server, with the values that are accepted."""
 
     user: str | None = Field(None, description="accepted and not used")
@@ -205,7 +186,7 @@ class CompletionRequest(Generate):
     suffix: Literal[""] | None = Field(None, description="not supported: only the empty text")
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     """A part of a message."""
 
     type: Literal["text"] = Field(description="only text is supported")
@@ -213,14 +194,14 @@ class TextPart(_Strict):
     prompt_cache_breakpoint: _ANY_JSON | None = Field(None, description="accepted and not used")
 
 
-class CalledFunction(_Strict):
+class CalledFunction(Strict):
     """The function of a tool call."""
 
     name: str = Field(description="name of the function; not used")
     arguments: str = Field(description="the arguments as JSON, as the model wrote them")
 
 
-class ToolCall(_Strict):
+class ToolCall(Strict):
     """A tool call in a message of the assistant."""
 
     id: str = Field(description="id of the call; not used")
@@ -232,7 +213,7 @@ class ToolCall(_Strict):
 Content = str | Annotated[Array[TextPart], Field(min_length=1, max_length=MESSAGES)]
 
 
-class Message(_Strict):
+class Message(Strict):
     """A message of a chat."""
 
     role: str
@@ -303,7 +284,7 @@ class ToolMessage(Message):
 ChatMessage = Annotated[InstructingMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
-class ChatRequest(Generate):
+class ChatRequest(Generate, Tools):
     """A request of OpenAI's chat completions API."""
 
     messages: Annotated[Array[ChatMessage], Field(min_length=1, max_length=MESSAGES)] = Field(
@@ -317,9 +298,6 @@ class ChatRequest(Generate):
         le=ALTERNATIVES,
         description="number of most probable tokens whose log-probabilities are returned too; needs `logprobs`",
     )
-    tools: Nothing | None = Field(None, description="not supported: only []")
-    tool_choice: Literal["none", "auto"] | None = Field(None, description="accepted and not used without tools")
-    parallel_tool_calls: bool | None = Field(None, description="accepted and not used without tools")
     functions: Nothing | None = Field(None, description="not supported: only []")
     function_call: Literal["none", "auto"] | None = Field(None, description="accepted and not used without functions")
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = Field(
@@ -348,6 +326,7 @@ def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusa
     """Return the refusal for an error about the request, which names the field of the body that caused the error."""
     text = "messages" if isinstance(body, ChatRequest) else "prompt"
     form = "structured_outputs" if body.structured_outputs is not None else "response_format"
+    form = form if function_of(body) is None else "tools"
     fields = {
         "request.text-invalid": text,
         "request.texts-count": text,
@@ -421,8 +400,28 @@ def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> 
     return {name: value for name, value in found.items() if value is not None}
 
 
+def function_of(body: Generate) -> Function | None:
+    """Return the function that the answers call; None: they are texts. Raises Refusal."""
+    function = tools.forced(body) if isinstance(body, Tools) else None
+    if function is not None and body.structured_outputs is not None:
+        raise Refusal(400, "invalid", "`structured_outputs`: leave it out, or leave `tool_choice` out.")
+    return function
+
+
+def is_guided(body: Generate) -> bool:
+    """Whether the answers may have a grammar."""
+    given = body.structured_outputs, body.response_format, body.tools if isinstance(body, Tools) else None
+    return any(one is not None for one in given)
+
+
 def grammar_of(body: Generate) -> Grammar | None:
-    """Return the grammar of the answers; None: any text. Raises Refusal and InvalidData."""
+    """Return the grammar of the answers; None: any text. Raises Refusal and InvalidData.
+
+    The call of a function follows the schema of the function, and a text that of `response_format`.
+    """
+    if (function := function_of(body)) is not None:
+        guides.require()
+        return Grammar.of_schema(tools.schema_of(function))
     form, asked = body.response_format, body.structured_outputs
     named = form is not None and form.type == "json_schema"
     if form is not None and named != (form.json_schema is not None):

@@ -7,7 +7,6 @@ gets fewer and longer pieces, so that at most the tokens of its answers wait in 
 from __future__ import annotations
 
 import asyncio
-import json
 from asyncio import FIRST_COMPLETED
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,6 @@ from starlette.types import Receive, Scope, Send
 from afina import meter
 from afina.errors import AfinaError
 from afina.inference.answer_stream import AnswerStream
-from afina.server import error_bodies
 from afina.server.core import Core
 from afina.server.http.bulk import LEFT, TURN
 from afina.server.http.errors import GONE, Refusal
@@ -30,9 +28,6 @@ from afina.server.http.openai_answers import OpenAIFormat, WrittenAnswer
 from afina.server.http.request_pool import SPARE
 from afina.server.requests import AcceptedRequest
 from afina.serving.work import GeneratedText, NewTokens
-
-DONE = b"data: [DONE]\n\n"
-"""The event that ends a stream."""
 
 
 class NewTokenQueue:
@@ -165,8 +160,9 @@ class EventStream(Response):
                 if len(self._ended) == len(self._answers):
                     break
                 await self._pending.next()
-            last = [self._event(self._format.last_event(self._pending.usage()))] if self._usage else []
-            await send({"type": "http.response.body", "body": b"".join([*last, DONE])})
+            last = self._format.last_events(self._pending.usage(), wanted=self._usage)
+            content = b"".join(map(self._format.encoded, last)) + self._format.done
+            await send({"type": "http.response.body", "body": content})
         except Exception as error:  # noqa: BLE001 - the response has begun, so that any error becomes an event
             await self._fail(error, send)
         finally:
@@ -180,8 +176,8 @@ class EventStream(Response):
         refusal = Refusal.of(error)
         core.metrics.refused.labels(refusal.kind).inc()
         if refusal.status != GONE:
-            content = error_bodies.openai(refusal.status, refusal.kind, refusal.message)
-            await send({"type": "http.response.body", "body": self._event(content) + DONE})
+            content = self._format.encoded(self._format.failure(refusal)) + self._format.done
+            await send({"type": "http.response.body", "body": content})
 
     def _events(self) -> Iterator[bytes]:
         """Yield events with what is new. Raises the error of an answer."""
@@ -200,17 +196,14 @@ class EventStream(Response):
                 yield self._piece(number, text, "stop" if outcome.ended else "length")
 
     def _piece(self, number: int, text: str, finish: str | None) -> bytes:
-        event = self._format.event(self._answers[number], text, finish, first=number not in self._begun)
+        events = [*self._format.events(self._answers[number], text, finish, first=number not in self._begun)]
         self._begun.add(number)
-        if self._usage_so_far:
-            event["usage"] = self._pending.usage_with(sum(one.seen for one in self._answers))
-        elif self._usage:
-            event["usage"] = None
-        return self._event(event)
-
-    @staticmethod
-    def _event(content: dict[str, Any]) -> bytes:
-        return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
+        for event in events:
+            if self._usage_so_far:
+                event["usage"] = self._pending.usage_with(sum(one.seen for one in self._answers))
+            elif self._usage:
+                event["usage"] = None
+        return b"".join(map(self._format.encoded, events))
 
 
 async def _until_gone(receive: Receive) -> None:

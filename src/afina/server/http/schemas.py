@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 from starlette.responses import Response
@@ -41,6 +41,27 @@ class Body(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Strict(Body):
+    """A body that refuses unknown fields: an option that is ignored would change answers unnoticed.
+
+    Clients send null for options that they do not set, also for options that this server does not have.
+    """
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        populate_by_name=False,
+        json_schema_extra={"additionalProperties": {"type": "null"}},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def parse_body(content: bytes, kind: type[Given]) -> Given:

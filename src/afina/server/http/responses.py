@@ -1,0 +1,285 @@
+"""Requests of OpenAI's `/v1/responses`, as chats: `/v1/chat/completions` has the same answers in another form.
+
+No response is stored: a request sends the whole conversation. This module does not know how answers are computed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from afina.errors import InvalidData
+from afina.server.http.errors import Refusal
+from afina.server.http.openai_bodies import (
+    ALTERNATIVES,
+    MESSAGES,
+    ChatRequest,
+    Nothing,
+    Unused,
+)
+from afina.server.http.schemas import Array, Strict
+from afina.server.http.tools import Function, NamedFunction, OfFunction
+
+ITEMS = MESSAGES - 1
+"""Most items of an input. `instructions` are one more message."""
+
+LOGPROBS = "message.output_text.logprobs"
+"""The element of `include` that asks for log-probabilities."""
+
+EXAMPLE = {"model": "acme/replies@production", "input": "Where is my parcel?", "max_output_tokens": 40}
+
+
+class InputText(Strict):
+    """A part of a message, or of the result of a function."""
+
+    type: Literal["input_text"] = Field(description="only text is supported")
+    text: str = Field(description="the text")
+    prompt_cache_breakpoint: dict[str, Any] | None = Field(None, description="accepted and not used")
+
+
+class OutputText(Strict):
+    """A part of an earlier answer, as this server returned it."""
+
+    type: Literal["output_text"] = Field(description="only text is supported")
+    text: str = Field(description="the text")
+    annotations: Nothing | None = Field(None, description="not supported: only []")
+    logprobs: list[Any] | None = Field(None, description="accepted and not used")
+
+
+Parts = Annotated[Array[InputText], Field(min_length=1, max_length=MESSAGES)]
+
+
+class MessageItem(Strict):
+    """A message of the conversation, also one that this server returned."""
+
+    type: Literal["message"] | None = Field(None, description="type of the item. Default: message")
+    role: Literal["system", "developer", "user", "assistant"] = Field(
+        description="who says it. The chat template reads developer as system"
+    )
+    content: str | Annotated[Array[InputText | OutputText], Field(min_length=1, max_length=MESSAGES)] = Field(
+        description="the text, or parts of it, which are joined"
+    )
+    id: str | None = Field(None, description="accepted and not used")
+    status: str | None = Field(None, description="accepted and not used")
+    phase: str | None = Field(None, description="accepted and not used")
+
+
+class FunctionCall(Strict):
+    """A call of a function in an earlier answer."""
+
+    type: Literal["function_call"] = Field(description="type of the item")
+    call_id: str = Field(description="id of the call", max_length=256)
+    name: str = Field(description="name of the function")
+    arguments: str = Field(description="the arguments as JSON, as the model wrote them")
+    id: str | None = Field(None, description="accepted and not used")
+    status: str | None = Field(None, description="accepted and not used")
+
+
+class FunctionResult(Strict):
+    """The result of a function that an earlier answer called."""
+
+    type: Literal["function_call_output"] = Field(description="type of the item")
+    call_id: str = Field(description="id of the call", max_length=256)
+    output: str | Parts = Field(description="what the function returned")
+    id: str | None = Field(None, description="accepted and not used")
+    status: str | None = Field(None, description="accepted and not used")
+
+
+def _kind(item: Any) -> str:
+    return str(item.get("type") or "message") if isinstance(item, dict) else str(item.type or "message")
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[FunctionCall, Tag("function_call")]
+    | Annotated[FunctionResult, Tag("function_call_output")],
+    Discriminator(
+        _kind,
+        custom_error_type="item",
+        custom_error_message="expected an item of type message, function_call or function_call_output. No response is "
+        "stored, so send items themselves and not their ids, and leave out items of other types",
+    ),
+]
+
+
+class TextFormat(Strict):
+    """The format of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"] = Field(
+        description="text: any text; json_object: a JSON object; json_schema: JSON that follows `schema`"
+    )
+    name: str | None = Field(None, description="name of the schema; not used", max_length=64)
+    schema_: dict[str, Any] | None = Field(None, alias="schema", description="the JSON schema, with type json_schema")
+    description: str | None = Field(None, description="not used", max_length=4096)
+    strict: bool | None = Field(None, description="not used: an answer always follows the schema")
+
+
+class TextOptions(Strict):
+    """Options of a text."""
+
+    format: TextFormat | None = Field(None, description="the format of the answer")
+    verbosity: Literal["medium"] | None = Field(None, description="not supported: only medium")
+
+
+class Reasoning(Strict):
+    """Options of reasoning, which the models of this server do not have."""
+
+    effort: Literal["none"] | None = Field(None, description="not supported: only none")
+    summary: Literal["auto"] | None = Field(None, description="accepted and not used: there is no reasoning")
+
+
+class ResponseStreamOptions(Strict):
+    """Options of a streamed response."""
+
+    include_obfuscation: Literal[False] | None = Field(None, description="not supported: only false")
+
+
+class ResponseTool(Function, OfFunction):
+    """A function that the answer may call."""
+
+
+class ResponseNamedTool(NamedFunction, OfFunction):
+    """The function that the answer calls."""
+
+
+_SETTING = "Default: the model's own setting, as `afina predict` uses it"
+
+
+class ResponsesRequest(Unused):
+    """A request of OpenAI's responses API."""
+
+    model: str = Field(description="client/task, client/task@alias or client/task@version")
+    input: str | Annotated[Array[Item], Field(min_length=1, max_length=ITEMS)] = Field(
+        description=f"a message of the user, or the items of the whole conversation, at most {ITEMS}"
+    )
+    instructions: str | None = Field(None, description="a message of the system before the input")
+    max_output_tokens: int | None = Field(None, ge=1, description=f"most tokens of the answer. {_SETTING}")
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description=f"divisor of the logits; 0: always the most probable token. {_SETTING}, and not 1 as with OpenAI",
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description=f"draw from the most probable tokens with this probability together. {_SETTING}"
+    )
+    seed: int | None = Field(
+        None, ge=-(2**63), lt=2**63, description=f"seed of random draws (an addition of afina). {_SETTING}"
+    )
+    text: TextOptions | None = Field(None, description="options of the text")
+    tools: Array[ResponseTool] | None = Field(None, description="functions; see `tool_choice`")
+    tool_choice: Literal["none", "auto", "required"] | ResponseNamedTool | None = Field(
+        None,
+        description="with tools: none (a text), the function that the answer calls, or required with one function",
+    )
+    parallel_tool_calls: bool | None = Field(None, description="accepted and not used: an answer has one call")
+    max_tool_calls: int | None = Field(None, ge=1, description="accepted and not used: an answer has one call")
+    include: Array[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = Field(
+        None, description=f"{LOGPROBS}: log-probabilities of the tokens; reasoning.encrypted_content: not used"
+    )
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=ALTERNATIVES,
+        description=f"number of most probable tokens whose log-probabilities are returned too; needs {LOGPROBS}",
+    )
+    stream: bool | None = Field(None, description="true: return the answer in pieces, as server-sent events")
+    stream_options: ResponseStreamOptions | None = Field(None, description="options of a streamed response")
+    truncation: Literal["disabled"] | None = Field(None, description="not supported: only disabled")
+    background: Literal[False] | None = Field(None, description="not supported: only false")
+    previous_response_id: None = Field(None, description="not supported: no response is stored. Send all items")
+    conversation: None = Field(None, description="not supported: no conversation is stored. Send all items")
+    reasoning: Reasoning | None = Field(None, description="options of reasoning; there is none")
+
+    @property
+    def reports(self) -> bool:
+        """Whether log-probabilities are returned."""
+        return LOGPROBS in (self.include or [])
+
+
+def chat_of(body: ResponsesRequest) -> ChatRequest:
+    """Return the request for a chat completion with the same answer. Raises Refusal."""
+    if body.top_logprobs and not body.reports:
+        raise Refusal(400, "invalid", f"`top_logprobs`: needs `include` with {LOGPROBS}.")
+    choice: Any = body.tool_choice
+    if isinstance(choice, ResponseNamedTool):
+        choice = {"type": "function", "function": {"name": choice.name}}
+    functions = [one.model_dump(exclude={"type"}) for one in body.tools or []]
+    return ChatRequest.model_validate(
+        {
+            "model": body.model,
+            "messages": messages_of(body),
+            "max_completion_tokens": body.max_output_tokens,
+            "temperature": body.temperature,
+            "top_p": body.top_p,
+            "seed": body.seed,
+            "response_format": _format(body.text),
+            "tools": [{"type": "function", "function": one} for one in functions],
+            "tool_choice": choice,
+            "logprobs": body.reports,
+            "top_logprobs": (body.top_logprobs or 0) if body.reports else None,
+            "stream": body.stream,
+            "stream_options": None if body.stream_options is None else {},
+        }
+    )
+
+
+def _format(text: TextOptions | None) -> dict[str, Any] | None:
+    form = None if text is None else text.format
+    if form is None:
+        return None
+    if (form.type == "json_schema") != (form.schema_ is not None):
+        raise Refusal(400, "invalid", "`text.format`: `schema` and type json_schema belong together.")
+    if form.schema_ is None:
+        return {"type": form.type}
+    return {"type": form.type, "json_schema": {"name": form.name or "", "schema": form.schema_}}
+
+
+def messages_of(body: ResponsesRequest) -> list[dict[str, Any]]:
+    """Return the conversation as messages of a chat. Raises Refusal for the result of a call that is missing.
+
+    The calls after a message of the assistant, and after each other, belong to one message.
+    """
+    made: list[dict[str, Any]] = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    if isinstance(body.input, str):
+        return [*made, {"role": "user", "content": body.input}]
+    called = set[str]()
+    for number, item in enumerate(body.input):
+        if isinstance(item, MessageItem):
+            made.append({"role": item.role, "content": _text(item.content)})
+        elif isinstance(item, FunctionCall):
+            called.add(item.call_id)
+            earlier = made.pop() if made and made[-1]["role"] == "assistant" else {"role": "assistant"}
+            function = {"name": item.name, "arguments": item.arguments}
+            call = {"id": item.call_id, "type": "function", "function": function}
+            made.append({**earlier, "tool_calls": [*earlier.get("tool_calls", ()), call]})
+        elif item.call_id not in called:
+            message = "no function_call before this item has this id. Send the call too: no response is stored."
+            raise Refusal(400, "invalid", f"`input.{number}.call_id`: {message}")
+        else:
+            made.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
+    return made
+
+
+def _text(content: str | Sequence[InputText | OutputText]) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
+_FIELDS = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "logprobs": "include",
+}
+"""Fields of this request by the name of the chat request's field."""
+
+
+def refusal(error: Refusal | InvalidData) -> Refusal:
+    """Return the refusal of the chat request with the names of this request's fields."""
+    found = Refusal.of(error)
+    message = re.sub(r"^`(\w+)`", lambda field: f"`{_FIELDS.get(field[1], field[1])}`", found.message)
+    return Refusal(found.status, found.kind, message, found.headers)

@@ -1,0 +1,99 @@
+"""Functions in a request of OpenAI's protocol: an answer calls the one function that the request forces.
+
+An adapter was not trained to choose among functions, and its prompt does not have them, so that a request says which
+function the answer calls. A grammar then makes the answer the arguments of the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from afina.server.http.errors import Refusal
+from afina.server.http.schemas import Array, Strict
+
+_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
+
+
+class OfFunction(Strict):
+    """Something about a function."""
+
+    type: Literal["function"] = Field(description="only functions are supported")
+
+
+class NamedFunction(Strict):
+    """The name of a function."""
+
+    name: str = Field(description="name of the function", pattern=_PATTERN)
+
+
+class Function(NamedFunction):
+    """A function that an answer may call."""
+
+    description: str | None = Field(None, description="accepted and not used: the prompt does not have it")
+    parameters: dict[str, Any] | None = Field(
+        None, description="JSON schema of the arguments, an object. Default: no arguments"
+    )
+    strict: bool | None = Field(None, description="not used: the arguments always follow the schema")
+
+
+class Tool(OfFunction):
+    """A tool that an answer may call."""
+
+    function: Function = Field(description="the function")
+
+
+class NamedTool(OfFunction):
+    """The tool that an answer calls."""
+
+    function: NamedFunction = Field(description="the function")
+
+
+Choice = Literal["none", "auto", "required"] | NamedTool | None
+
+
+class Tools(Strict):
+    """The fields of a request about tools."""
+
+    tools: Array[Tool] | None = Field(None, description="functions; see `tool_choice`")
+    tool_choice: Choice = Field(
+        None,
+        description="with tools: none (a text), the function that the answer calls, or required with one function",
+    )
+    parallel_tool_calls: bool | None = Field(None, description="accepted and not used: an answer has one call")
+
+
+def forced(body: Tools) -> Function | None:
+    """Return the function that the answer calls; None: the answer is a text. Raises Refusal."""
+    tools, choice = body.tools or [], body.tool_choice
+    functions = {one.function.name: one.function for one in tools}
+    if len(functions) < len(tools):
+        raise Refusal(400, "invalid", "`tools`: two functions have the same name. Leave one out.")
+    if isinstance(choice, NamedTool):
+        if choice.function.name not in functions:
+            raise Refusal(400, "invalid", f"`tool_choice`: `tools` has no function {choice.function.name!r}.")
+        return functions[choice.function.name]
+    if choice == "required" and not functions:
+        raise Refusal(400, "invalid", "`tool_choice`: required needs a function in `tools`.")
+    if choice == "none" or not functions:
+        return None
+    if choice == "required" and len(functions) == 1:
+        return next(iter(functions.values()))
+    found = "required with several functions" if choice == "required" else "auto, which is the default"
+    raise Refusal(
+        400,
+        "unsupported",
+        f"`tool_choice`: found {found}, but the model was not trained to choose. Give the name of a function, required "
+        "with one function, or none for a text.",
+    )
+
+
+def schema_of(function: Function) -> Mapping[str, Any]:
+    """Return the JSON schema of the arguments of a function. Raises Refusal if they are no object."""
+    given = function.parameters or {"properties": {}, "additionalProperties": False}
+    if given.get("type", "object") != "object":
+        message = f"`tools`: the parameters of {function.name} have the type {str(given['type'])[:40]}"
+        raise Refusal(400, "invalid", f"{message}, expected object.")
+    return {**given, "type": "object"}
