@@ -41,6 +41,11 @@ def long(key: str, model: str) -> bytes:
     return post(key, {"model": model, "inputs": [["word " * 3000]] * 20})
 
 
+def longest(key: str, model: str) -> bytes:
+    """One text of 4,000 words, which are as many tokens."""
+    return post(key, {"model": model, "inputs": "word " * 4000})
+
+
 def numbers(key: str, model: str) -> bytes:
     """524,000 numbers, which is 1 MiB."""
     return post(key, b'{"model": "' + model.encode() + b'", "inputs": [' + b"1," * 523_999 + b"1]}")
@@ -54,6 +59,7 @@ def wrong(key: str, model: str) -> bytes:
 KINDS: dict[str, tuple[int, Callable[[str, str], bytes]]] = {
     "texts": (100, texts),
     "long": (4, long),
+    "longest": (1, longest),
     "numbers": (8, numbers),
     "wrong": (60, wrong),
     "heads": (2000, lambda key, model: b"GET /health/live HTTP/1.1\r\nX-Slow: "),

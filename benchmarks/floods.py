@@ -2,6 +2,7 @@
 
     python benchmarks/floods.py
     python benchmarks/floods.py --backbone embedded --seconds 30 --floods long_texts numbers
+    python benchmarks/floods.py --backbone embedded --seconds 60 --length 4096 --floods longest
 
 The polite client sends one text of `--words` words to its own adapter, again and again. For each flood (`FLOODS`), the
 output has the 95th percentile of its latency: alone, before and after; during the flood; and beside a process that
@@ -64,6 +65,7 @@ FLOODS = {
     "texts_full": Flood("texts", "flood", FULL, "100 connections of 32 texts, full weights"),
     "long_texts": Flood("long", "flood", LORA, "4 connections of 20 texts of 3,000 words"),
     "long_texts_low_rate": Flood("long", "low", LORA, f"the same, with a key of {LOW} tokens a minute"),
+    "longest": Flood("longest", "flood", LORA, "1 connection of one text of 4,000 words"),
     "numbers": Flood("numbers", "flood", LORA, "8 connections of 524,000 numbers"),
     "slow_heads": Flood("heads", "flood", LORA, "2,000 connections whose heads never end"),
     "wrong_keys": Flood("wrong", "flood", LORA, "60 connections with a wrong key"),

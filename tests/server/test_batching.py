@@ -40,6 +40,9 @@ class Computes:
     def __init__(self, function: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
         self.function, self.generations = function, NoGenerations()
 
+    def opens(self, work: Work) -> bool:
+        return True
+
     def compute(self, works: Sequence[Work]) -> Sequence[Any]:
         return self.function([one.number for one in works if isinstance(one, Number)])
 
@@ -239,7 +242,7 @@ def test_a_line_that_fails_is_begun_anew_and_who_waited_in_it_is_told(
     class Broken(FairQueue):
         broken = True
 
-        def take(self, now: float) -> list[Work]:
+        def take(self, now: float, opens: Any = None) -> list[Work]:
             if self.broken and self.texts == 2:
                 self.broken = False
                 raise IndexError

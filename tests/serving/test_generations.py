@@ -24,6 +24,7 @@ from afina.inference.searches import TokenLogprobs
 from afina.models.decoding import Decoding
 from afina.serving.engine import Engine
 from afina.serving.generations import Generations
+from afina.serving.residents import ReservedMemory
 from afina.serving.work import EncodedText, GeneratedText, Generation, NewTokens, SinglePass
 from crowd import adapter
 from fakes import TEXTS, UNUSUAL, Backbones, configuration, save, sentences
@@ -151,7 +152,7 @@ def test_any_mix_with_arrivals_and_cancellations_answers_as_each_adapter_alone(c
     draw, texts = random.Random(seed), [*TEXTS, *(text for text, _ in sentences(6))]
     made: dict[Generation, int] = {}
     cancelled, found = set[Generation](), dict[Generation, GeneratedText | AfinaError]()
-    generations = Generations(crowd.engine.hosts.computing, crowd.engine._residents, crowd.backbone.tokenizer)
+    generations = crowd.engine._new_generations(ReservedMemory(crowd.engine._residents))
     with ExitStack() as stack:
         while len(made) < 14 or generations.active:
             for _ in range(draw.randrange(4) if len(made) < 14 else 0):

@@ -16,10 +16,9 @@ import torch
 from afina.data.batch import TOKEN_BUDGET, Packed, pack
 from afina.data.tokenize import Encoded
 from afina.inference.generation import COLUMNS, ROWS
-from afina.models.added_modules import attentions, key_heads
+from afina.models.added_modules import key_value_cache
 from afina.models.architectures import output_embedding_of
 from afina.models.classifier import Classifier
-from afina.models.kernels.key_values import KeyValueCache
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import can_pack
 
@@ -79,10 +78,10 @@ class GenerationRehearsal:
 
     def run(self, model: Classifier) -> None:
         """Take the largest steps with a model on fake tensors."""
-        config, weight, head = model.body.config, next(model.body.parameters()), output_embedding_of(model.model)
+        head = output_embedding_of(model.model)
         # The copy of the output embedding in oneDNN's order, as NextTokenModel makes it.
         copy = torch.empty_like(head.weight) if can_pack(head, head.weight.dtype) else None
-        cache = KeyValueCache(list(attentions(model.body)), *key_heads(config), weight.dtype, weight.device)
+        cache = key_value_cache(model.body)
         sequences = [cache.enter(length, min(self.most, 32), self.layout.prefix) for length in self.prompts]
         chosen = sequences[: len(self.entering)]
         model.answer(model.features(self.entering, self.layout, cached=cache.prefill_row(chosen)))

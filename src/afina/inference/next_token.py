@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from afina.data.batch import pack
-from afina.models.added_modules import attentions, key_heads
+from afina.models.added_modules import key_value_cache
 from afina.models.architectures import output_embedding_of
 from afina.models.classifier import Classifier
-from afina.models.kernels.key_values import CachedSequence, KeyValueCache
+from afina.models.kernels.key_values import CachedSequence
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import FrozenWeight, PackedWeight, can_pack, frozen_weight, is_linear
@@ -42,10 +42,9 @@ class NextTokenModel(ABC):
     """
 
     def __init__(self, body: Any, output_embedding: Any) -> None:
-        weight, config = next(body.parameters()), body.config
-        self._readout, self._device = Readout(output_embedding), weight.device
-        self.longest = int(config.max_position_embeddings)
-        self.cache = KeyValueCache(list(attentions(body)), *key_heads(config), weight.dtype, weight.device)
+        self._readout, self._device = Readout(output_embedding), next(body.parameters()).device
+        self.longest = int(body.config.max_position_embeddings)
+        self.cache = key_value_cache(body)
 
     @abstractmethod
     def before(self, adapter: BatchedAdapter | None) -> int:

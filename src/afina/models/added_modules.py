@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from torch.nn.functional import gelu, linear, relu
 
 from afina.models.architectures import architecture_of, blocks_of
+from afina.models.kernels.key_values import KeyValueCache
 from afina.models.kernels.layer_changes import LayerChange
 from afina.models.kernels.layout import Layout, Pooled
 
@@ -165,6 +166,12 @@ def key_heads(config: Any) -> tuple[int, int]:
     heads = int(config.num_attention_heads)
     groups = getattr(config, "num_key_value_heads", None) or heads
     return int(groups), int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+
+
+def key_value_cache(body: Any) -> KeyValueCache:
+    """Return an empty cache of the keys and values of a transformer without its head."""
+    weight = next(body.parameters())
+    return KeyValueCache(list(attentions(body)), *key_heads(body.config), weight.dtype, weight.device)
 
 
 BOTTLENECK = "bottleneck"

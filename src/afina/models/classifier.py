@@ -20,11 +20,13 @@ from torch.nn import Parameter
 
 from afina.data.batch import Packed
 from afina.device import INT8
-from afina.models.added_modules import layout_of, prompt_of, readout_of
+from afina.models.added_modules import attentions, layout_of, prefix_of, prompt_of, readout_of
 from afina.models.architectures import architecture_of, head_of, is_after_pooling, is_head, output_embedding_of
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS
 from afina.models.kernels import int8_products, linear, patches
+from afina.models.kernels.key_values import RowSegment, TokenChunk
+from afina.models.kernels.layer_changes import KeyValues
 from afina.models.kernels.layout import Layout, insert, pool, read_rows
 from afina.models.kernels.linear import HeldWeight, can_pack
 from afina.models.kernels.lora import read_layers
@@ -191,6 +193,11 @@ class Classifier(nn.Module):
         return empty.before + empty.prefix
 
     @property
+    def prefix(self) -> int:
+        """Number of keys and values before each text that are not cells of a row."""
+        return layout_of(self.body, torch.zeros(1, dtype=torch.int32)).prefix
+
+    @property
     def parameter_count(self) -> int:
         """Number of parameters, including weights that layers store in another form."""
         held = sum(rows * columns for rows, columns in (each.shape for each in linear.held_weights(self.model)))
@@ -233,6 +240,34 @@ class Classifier(nn.Module):
         if readout is not None:
             return readout.of(hidden, layout)
         return pool(hidden, layout, architecture_of(self.body).pooling_of(self.body.config)).float()
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether a text can be computed in chunks (`chunk_features`)."""
+        entry, readout = architecture_of(self.body), readout_of(self.body)
+        return entry.takes_chunks(entry.pooling_of(self.body.config) if readout is None else readout.pooling)
+
+    def chunk_features(self, tokens: Tensor, chunk: TokenChunk) -> Tensor:
+        """Return the head's input after a chunk, float32 [1, width], as if the text ended there.
+
+        Args:
+            tokens: The chunk's tokens, int64 [T]. The first chunk has the virtual tokens before them.
+            chunk: Where the text's keys and values are kept.
+        """
+        prompt = prompt_of(self.body) if chunk.begins else None
+        before = 0 if prompt is None else len(prompt)
+        count = before + len(tokens)
+        layout = Layout(torch.tensor([0, count], dtype=torch.int32, device=tokens.device), before)
+        row = {"position_ids": torch.arange(chunk.start, chunk.start + count, device=tokens.device)[None]}
+        if prompt is None:
+            row["input_ids"] = tokens[None]
+        else:
+            row["inputs_embeds"] = torch.cat([prompt.weight, self.body.get_input_embeddings()(tokens)])[None]
+        prefixes = ((attention, prefix_of(attention)) for attention in attentions(self.body) if chunk.begins)
+        prefix = {attention: KeyValues(*one.columns()) for attention, one in prefixes if one is not None}
+        features = self.read(row, layout, segments=[RowSegment(slice(0, count), layout, prefix or None, chunk)])
+        chunk.done(count)
+        return features
 
     def hidden(self, row: Mapping[str, Tensor], layout: Layout, **options: Any) -> Tensor:
         """Return the body's output for a row, [T, width]; arguments as in `read`. Right where the layout reads it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import groupby, pairwise
 from threading import Lock
 from typing import Any, NamedTuple
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 from afina.allocator import keep_freed
 from afina.data.tokenize import seconds_of
 from afina.models import verbalizer
+from afina.models.added_modules import key_value_cache
 from afina.models.architectures import architecture_of
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, types_of
-from afina.models.kernels.key_values import KeyValueRow
-from afina.models.kernels.layer_changes import BatchedAdapter, PlacedChange, RowChanges, RowSegment, changed_forward
+from afina.models.kernels.key_values import KeyValueCache, KeyValueRow, RowSegment, TokenChunk
+from afina.models.kernels.layer_changes import BatchedAdapter, PlacedChange, RowChanges, changed_forward
 from afina.models.kernels.layout import Layout, Pooled
 from afina.models.kernels.linear import is_linear
 from afina.models.kernels.lora import Masks, prepare_dora, share_products
@@ -37,11 +39,13 @@ class AdapterGroup(NamedTuple):
         adapter: The adapter.
         sequences: The texts, each an integer array of at least one token id.
         second: For each text, the place of the first token of type 1, or None; None: no token types.
+        chunks: For each text, what its tokens continue, or None for a whole text; None: whole texts.
     """
 
     adapter: BatchedAdapter
     sequences: Sequence[np.ndarray]
     second: Sequence[int | None] | None = None
+    chunks: Sequence[TokenChunk | None] | None = None
 
 
 class MixedBatchModel:
@@ -125,15 +129,27 @@ class MixedBatchModel:
         """
         row = _Row.of(groups, self.device)
         with self._computing(row.length, row.changes):
-            given, options = self._given(row, groups), {"segments": self._segments(row), "cached": cached}
-            own = architecture_of(self.classifier.body).pooling_of(self.classifier.body.config)
-            ways = [group.adapter.pooled for group in groups]
-            layout = row.layout.pooling(*(own if way is None else way.pooling for way in ways))
-            if not any(ways):
-                return self.classifier.read(given, layout, **options)
-            hidden = self.classifier.hidden(given, layout, **options)
-            made = {way: (way or Pooled(own)).of(hidden, layout) for way in set(ways)}
-            return torch.cat([made[way][texts] for way, (_, texts) in zip(ways, row.placed, strict=True)])
+            options = {"segments": self._segments(row), "cached": cached}
+            made = self._pooled(self._given(row, groups), row, **options)
+        for chunk, (start, stop) in zip(row.chunks, pairwise(row.bounds), strict=True):
+            if chunk is not None:
+                chunk.done(stop - start)
+        return made
+
+    def _pooled(self, given: dict[str, Tensor], row: _Row, **options: Any) -> Tensor:
+        own = architecture_of(self.classifier.body).pooling_of(self.classifier.body.config)
+        ways = [adapter.pooled for adapter, _ in row.placed]
+        layout = row.layout.pooling(*(own if way is None else way.pooling for way in ways))
+        if not any(ways):
+            return self.classifier.read(given, layout, **options)
+        hidden = self.classifier.hidden(given, layout, **options)
+        made = {way: (way or Pooled(own)).of(hidden, layout) for way in set(ways)}
+        return torch.cat([made[way][texts] for way, (_, texts) in zip(ways, row.placed, strict=True)])
+
+    @cached_property
+    def opened(self) -> KeyValueCache:
+        """The cache that opens sequences which are computed in chunks."""
+        return key_value_cache(self.classifier.body)
 
     def next_features(
         self, tokens: Tensor, positions: Tensor, changes: dict[str, list[PlacedChange]], cached: KeyValueRow
@@ -168,23 +184,24 @@ class MixedBatchModel:
         embedded = self.classifier.body.get_input_embeddings()(row.tokens)
         rows = embedded.new_empty(row.length, embedded.shape[1])
         rows[~row.virtual] = embedded
-        prompts = [(one.adapter.prompt, len(one.sequences)) for one in groups]
+        prompts = [(adapter.prompt, sum(begins(one) for one in row.chunks[texts])) for adapter, texts in row.placed]
         rows[row.virtual] = torch.cat([prompt.repeat(count, 1) for prompt, count in prompts if prompt is not None])
         return {"inputs_embeds": rows[None], **given}
 
     def _segments(self, row: _Row) -> list[RowSegment] | None:
-        """Return one segment for each prefix, and one for each run of adapters without a prefix."""
-        if not any(adapter.prefix for adapter, _ in row.placed):
+        """Return one segment for each prefix and chunk, and one for each run of whole texts without a prefix."""
+        if not any(adapter.prefix for adapter, _ in row.placed) and not any(row.chunks):
             return None
         found = []
-        runs = groupby(row.placed, key=lambda one: id(one[0]) if one[0].prefix else None)
+        texts = ((adapter, index) for adapter, mine in row.placed for index in range(mine.start, mine.stop))
+        runs = groupby(texts, key=lambda one: (id(one[0]) if one[0].prefix else None, id(row.chunks[one[1]])))
         for _, run in runs:
-            parts = list(run)
-            adapter, first, last = parts[0][0], parts[0][1].start, parts[-1][1].stop
-            bounds = row.layout.bounds[first : last + 1]
+            (adapter, first), *others = run
+            bounds = row.layout.bounds[first : first + len(others) + 2]
             cells = slice(int(bounds[0]), int(bounds[-1]))
             prefix = {self._modules[path]: columns for path, columns in adapter.prefix.items()}
-            found.append(RowSegment(cells, Layout(bounds - bounds[0], prefix=adapter.prefix_length), prefix or None))
+            layout = Layout(bounds - bounds[0], prefix=adapter.prefix_length)
+            found.append(RowSegment(cells, layout, prefix or None, row.chunks[first]))
         return found
 
 
@@ -196,7 +213,9 @@ class _Row(NamedTuple):
         positions: int64 [T], position of each cell in its text, counted from the prefix.
         virtual: bool [T], whether a cell belongs to a prompt.
         layout: Where the sequences are in the row.
+        bounds: The first cell of each sequence, and the end of the last.
         placed: Each group's adapter, and the slice of its sequences.
+        chunks: What each sequence continues. None: it is a whole text.
         changes: The adapters' changes by path of a layer.
         types: Token types, int64 [T]. None: no text has types.
     """
@@ -205,7 +224,9 @@ class _Row(NamedTuple):
     positions: Tensor
     virtual: Tensor
     layout: Layout
+    bounds: Sequence[int]
     placed: Sequence[tuple[BatchedAdapter, slice]]
+    chunks: Sequence[TokenChunk | None]
     changes: dict[str, list[PlacedChange]]
     types: Tensor | None
 
@@ -218,8 +239,11 @@ class _Row(NamedTuple):
     def of(cls, groups: Sequence[AdapterGroup], device: torch.device) -> _Row:
         sequences = [sequence for group in groups for sequence in group.sequences]
         counts = [len(group.sequences) for group in groups]
+        chunks = [one for group in groups for one in group.chunks or [None] * len(group.sequences)]
         before = np.repeat([group.adapter.prompt_length for group in groups], counts)
+        before = before * np.array([begins(one) for one in chunks])
         columns = np.repeat([group.adapter.prefix_length for group in groups], counts)
+        columns = np.array([columns[index] if one is None else one.start for index, one in enumerate(chunks)])
         lengths = np.array([len(sequence) for sequence in sequences]) + before
         bounds = np.concatenate([[0], np.cumsum(lengths)])
         steps = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
@@ -237,10 +261,17 @@ class _Row(NamedTuple):
             positions=there((steps + np.repeat(columns, lengths)).astype(np.int64)),
             virtual=there(steps < np.repeat(before, lengths)),
             layout=Layout(there(bounds.astype(np.int32))),
+            bounds=bounds.tolist(),
             placed=placed,
+            chunks=chunks,
             changes=_changes(placed, bounds.tolist()),
             types=None if types is None else there(types),
         )
+
+
+def begins(chunk: TokenChunk | None) -> bool:
+    """Whether a whole text or a chunk has the virtual tokens before it."""
+    return chunk is None or chunk.begins
 
 
 def _changes(placed: Sequence[tuple[BatchedAdapter, slice]], bounds: Sequence[int]) -> dict[str, list[PlacedChange]]:

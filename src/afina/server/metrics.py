@@ -32,11 +32,12 @@ class ComputedBatch(NamedTuple):
 
     Attributes:
         tokens: tokens in the batch.
-        texts: texts in the batch.
+        texts: texts that are complete with the batch.
         budget: largest number of tokens of the batch.
         seconds: duration of the computation.
-        asked: for each text with a `request_id`: that id, seconds in the queue, tokens.
-        clients: for each text: its client, tokens.
+        asked: for each text with a `request_id`: that id, seconds in the queue before its first tokens were computed (0
+            for a later chunk), tokens in the batch.
+        clients: for each text that is complete: its client, all its tokens.
     """
 
     tokens: int

@@ -25,9 +25,9 @@ from afina.serving.generations import Generations, decoding_of, generated
 from afina.serving.hosts import Hosts, precisions_of
 from afina.serving.mixed_batches import MixedBatches, Outcome, Prediction
 from afina.serving.probing import probe_outputs
-from afina.serving.residents import Lease, Resident, ResidentCounts, Residents
+from afina.serving.residents import Lease, ReservedMemory, Resident, ResidentCounts, Residents
 from afina.serving.tokenizing import TextEncoder
-from afina.serving.work import EncodedText, Generation, SinglePass
+from afina.serving.work import ChunkedPass, EncodedText, Generation, SinglePass
 from afina.store.adapter_store import AdapterStore
 from afina.store.reader import StoreReader
 
@@ -80,7 +80,8 @@ class Engine(ReprCard):
         self.hosts = Hosts(self.backbone, dtype, self._residents)
         self._loader = AdapterLoader(self.hosts, dtype, self._residents.hold)
         self._sources = AdapterSources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
-        self._batches = MixedBatches(self.hosts.computing)
+        self._memory = ReservedMemory(self._residents)
+        self._batches = MixedBatches(self.hosts.computing, self._memory)
         self._encoder = TextEncoder(self.backbone.tokenizer)
 
     def facts(self) -> dict[str, object]:
@@ -247,17 +248,17 @@ class Engine(ReprCard):
             for index, row in rows.items()
             if index not in passes
         }
-        for generation, outcome in generated(self._new_generations(), generations):
+        for generation, outcome in generated(self._new_generations(ReservedMemory(self._residents)), generations):
             found[generations[generation]] = outcome
         return found
 
     @cached_property
     def generations(self) -> Generations:
         """The answers that one computing thread generates, step by step. `predict` does not use them."""
-        return self._new_generations()
+        return self._new_generations(self._memory)
 
-    def _new_generations(self) -> Generations:
-        return Generations(self.hosts.computing, self._residents, self.backbone.tokenizer)
+    def _new_generations(self, memory: ReservedMemory) -> Generations:
+        return Generations(self.hosts.computing, self._residents, self.backbone.tokenizer, memory)
 
     def probe(self, lease: Lease) -> np.ndarray:
         """Return the outputs of an adapter for the built-in sentences, as a manifest records them.
@@ -271,6 +272,21 @@ class Engine(ReprCard):
     def compute(self, rows: Sequence[SinglePass]) -> list[Outcome]:
         """Return the prediction or error of each text, in order; texts of all adapters share forward passes."""
         return self._batches.outcomes(rows)
+
+    def open(self, row: SinglePass) -> ChunkedPass | None:
+        """Return a text that is computed in chunks; `close` it. None: there is no memory for its keys and values now.
+
+        The adapter must take chunks (`Resident.takes_chunks`).
+        """
+        return self._batches.open(row)
+
+    def compute_chunks(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
+        """Compute the next tokens of texts. Return the outcome of each text, in order; None: it is not complete.
+
+        Args:
+            chunks: Texts of `open`, each with the most tokens that are computed now.
+        """
+        return self._batches.chunk_outcomes(chunks)
 
     def _leases(self, given: Sequence[Request], stack: ExitStack) -> list[Lease | AfinaError]:
         """Return a lease or error for each request, before waiting for any; equal addresses share a lease."""

@@ -7,7 +7,6 @@ its own has a batch of its own. The keys and values of all running answers are r
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
@@ -23,46 +22,14 @@ from afina.inference.next_token import MixedNextTokenModel, NextTokenModel, OwnN
 from afina.inference.predictor import ModelPredictor
 from afina.inference.searches import Continuation
 from afina.models.decoding import Decoding
-from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.mixed_batch import MixedBatchModel
 from afina.models.objective import Predictions
 from afina.serving.mixed_batches import Outcome, Prediction, kind_mismatch
-from afina.serving.residents import Resident, Residents, SeparateResident, SharedResident
+from afina.serving.residents import ReservedMemory, Resident, Residents, SeparateResident, SharedResident, stacked_bytes
 from afina.serving.work import GeneratedText, Generation, NewTokens
 
 Ended = list[tuple[Generation, GeneratedText | AfinaError]]
 """Generations that have ended, with their outcomes."""
-
-
-class ReservedMemory:
-    """Reserves the keys and values of running answers under the limit of `Residents`.
-
-    Besides, each running adapter reserves twice its own size for `LoraStacks`. If nothing runs, an answer may enter
-    even if leased adapters exceed the limit: otherwise answers that wait would keep each other from starting.
-    """
-
-    def __init__(self, residents: Residents) -> None:
-        self._residents = residents
-        self._running: Counter[BatchedAdapter | None] = Counter()
-
-    def take(self, size: int, adapter: BatchedAdapter | None) -> bool:
-        """Reserve `size` bytes for an answer of an adapter. Return False if there is no room now."""
-        beside = 0 if self._running[adapter] else stacked_bytes(adapter)
-        if not self._residents.reserve(size + beside, force=not self._running.total()):
-            return False
-        self._running[adapter] += 1
-        return True
-
-    def give_back(self, size: int, adapter: BatchedAdapter | None) -> None:
-        """End the reservation of an answer."""
-        self._running[adapter] -= 1
-        self._residents.give_back(size + (0 if self._running[adapter] else stacked_bytes(adapter)))
-        self._running += Counter()  # without zeros, which would keep adapters in memory
-
-
-def stacked_bytes(adapter: BatchedAdapter | None) -> int:
-    """Return the most bytes that an adapter takes beside itself while it generates."""
-    return 0 if adapter is None else 2 * adapter.size
 
 
 @dataclass(eq=False)
@@ -87,12 +54,13 @@ class Generations:
         computing: Lock that is held during a forward pass, also by the shared models.
         residents: The adapters in memory, whose limit includes keys and values.
         tokenizer: The backbone's tokenizer, which decodes answers.
+        memory: Reserves keys and values under their limit.
     """
 
-    def __init__(self, computing: Lock, residents: Residents, tokenizer: Tokenizer) -> None:
+    def __init__(self, computing: Lock, residents: Residents, tokenizer: Tokenizer, memory: ReservedMemory) -> None:
         self._computing, self._residents, self._tokenizer = computing, residents, tokenizer
         self._ends = [tokenizer.eos_token_id]
-        self._memory = ReservedMemory(residents)
+        self._memory = memory
         self._batches: dict[MixedBatchModel | str, ContinuousBatch] = {}
         self._models: WeakKeyDictionary[Resident, OwnNextTokenModel] = WeakKeyDictionary()
         self._all: dict[Generation, _Running] = {}

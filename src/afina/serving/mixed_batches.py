@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,12 +22,15 @@ from afina.data.tokenize import Encoded
 from afina.errors import AfinaError, InvalidStudy
 from afina.inference import reading
 from afina.inference.predictor import ModelPredictor, logits
+from afina.models.added_modules import key_value_cache
+from afina.models.classifier import Classifier
+from afina.models.kernels.key_values import KeyValueCache, TokenChunk
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.kernels.layout import Pooled
 from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
 from afina.models.objective import Predictions
-from afina.serving.residents import Resident, SeparateResident, SharedResident
-from afina.serving.work import SinglePass
+from afina.serving.residents import ReservedMemory, Resident, SeparateResident, SharedResident
+from afina.serving.work import ChunkedPass, SinglePass
 
 
 class EncodedRequest(NamedTuple):
@@ -185,10 +189,12 @@ class MixedBatches:
 
     Args:
         computing: Lock that is held during a forward pass, also by the shared models.
+        memory: Reserves the keys and values of texts that are computed in chunks.
     """
 
-    def __init__(self, computing: Lock) -> None:
-        self._computing = computing
+    def __init__(self, computing: Lock, memory: ReservedMemory) -> None:
+        self._computing, self._memory = computing, memory
+        self._caches: WeakKeyDictionary[Resident, KeyValueCache] = WeakKeyDictionary()
 
     def outcomes(self, rows: Sequence[SinglePass]) -> list[Outcome]:
         """Return the prediction or error of each text, in order."""
@@ -227,6 +233,82 @@ class MixedBatches:
             pairs = [one.pair for one in encoded if one.pair is not None]
             outputs = predictor.outputs([one.text for one in encoded], pairs or None)
         made |= _predictions(rows, mine, list(outputs))
+
+    def open(self, row: SinglePass) -> ChunkedPass | None:
+        """Return a text that is computed in chunks; None: there is no memory for its keys and values now."""
+        resident = row.lease.resident()
+        if isinstance(resident, SharedResident):
+            batched = resident.batched
+            before = batched.prompt_length + batched.prefix_length
+            return ChunkedPass.open(row, resident.host.opened, self._memory, before)
+        classifier = _own_classifier(resident)
+        if resident not in self._caches:
+            self._caches[resident] = key_value_cache(classifier.body)
+        return ChunkedPass.open(row, self._caches[resident], self._memory, classifier.before)
+
+    def chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
+        """Compute the next tokens of texts; see `Engine.compute_chunks`."""
+        together = dict[MixedBatchModel, list[_Part]]()
+        made: dict[int, Tensor] = {}
+        for index, (one, count) in enumerate(chunks):
+            resident = one.row.lease.resident()
+            if isinstance(resident, SharedResident):
+                batched = resident.batched
+                given = one.next(count, batched.prefix_length, batched)
+                if given is not None:
+                    together.setdefault(resident.host, []).append(_Part(index, batched, *given))
+            elif (given := one.next(count, _own_classifier(resident).prefix)) is not None:
+                with self._computing, torch.inference_mode():
+                    classifier = _own_classifier(resident).eval()
+                    device = next(classifier.parameters()).device
+                    tokens = torch.from_numpy(given[0].astype(np.int64)).to(device)
+                    made[index] = classifier.answer(classifier.chunk_features(tokens, given[1]))
+        for host, parts in together.items():
+            groups, places = _groups_of(parts)
+            features = host.features(groups)
+            if len(groups) > 1 and not bool(torch.isfinite(features).all()):  # as in `mixed_outputs`
+                features = torch.cat([host.features([group]) for group in groups])
+            made |= zip(places, features.unbind(), strict=True)
+        return [self._chunk_outcome(one, count, made.get(index)) for index, (one, count) in enumerate(chunks)]
+
+    @staticmethod
+    def _chunk_outcome(one: ChunkedPass, count: int, made: Tensor | None) -> Outcome | None:
+        """Return the outcome of a text after a chunk, given the head's input of a shared model, or the outputs."""
+        if made is None:  # closed
+            return None
+        one.computed = min(one.computed + count, len(one.row.encoded.tokens))
+        if not one.complete:
+            return None
+        resident = one.row.lease.resident()
+        outputs = resident.answer(made[None]) if isinstance(resident, SharedResident) else made.cpu().numpy()
+        return _predictions([one.row], [0], list(outputs))[0]
+
+
+class _Part(NamedTuple):
+    """A chunk of the text at a place, for a shared model."""
+
+    place: int
+    batched: BatchedAdapter
+    tokens: np.ndarray
+    chunk: TokenChunk
+
+
+def _groups_of(parts: Sequence[_Part]) -> tuple[list[AdapterGroup], list[int]]:
+    """Group chunks by adapter; return the groups, and the places of the texts in their order."""
+    found: dict[int, list[_Part]] = {}
+    for one in parts:
+        found.setdefault(id(one.batched), []).append(one)
+    groups = [
+        AdapterGroup(mine[0].batched, [one.tokens for one in mine], None, [one.chunk for one in mine])
+        for mine in found.values()
+    ]
+    return groups, [one.place for mine in found.values() for one in mine]
+
+
+def _own_classifier(resident: Resident) -> Classifier:
+    assert isinstance(resident, SeparateResident)
+    assert isinstance(resident.predictor, ModelPredictor)
+    return resident.predictor.classifier
 
 
 def _by_adapter(rows: Sequence[SinglePass]) -> Iterable[list[int]]:

@@ -7,12 +7,13 @@ by the limit; of the other adapters, the least recently used are evicted first.
 from __future__ import annotations
 
 from abc import ABC
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import count
-from threading import RLock
+from threading import Lock, RLock
 from typing import ClassVar
 
 import numpy as np
@@ -20,9 +21,10 @@ import torch
 from torch import Tensor
 
 from afina.errors import Busy, Refused
-from afina.inference.predictor import Predictor
+from afina.inference.predictor import ModelPredictor, Predictor
 from afina.inference.reading import Reading
 from afina.models import objectives
+from afina.models.architectures import architecture_of
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.manifest import Manifest
 from afina.models.mixed_batch import MixedBatchModel
@@ -60,6 +62,11 @@ class Resident(ReprCard, ABC):
         """Whether the adapter answers with texts, which are generated token by token."""
         return self.objective.auto_class == "language_model"
 
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether a text can be computed in chunks, each of which continues the kept keys and values of the others."""
+        return False
+
     @cached_property
     def objective(self) -> Objective:
         """The objective that the adapter was trained for."""
@@ -86,6 +93,13 @@ class SharedResident(Resident):
     head: Callable[[Tensor], Tensor] | None
     offset: Tensor | None
 
+    @property
+    def takes_chunks(self) -> bool:
+        """As in the base class."""
+        body, own = self.host.classifier.body, self.batched.pooled
+        entry = architecture_of(body)
+        return entry.takes_chunks(entry.pooling_of(body.config) if own is None else own.pooling)
+
     def answer(self, features: Tensor) -> np.ndarray:
         """Return outputs, float32 [N, width of the head], for features [N, width of the model]."""
         assert self.head is not None
@@ -102,6 +116,11 @@ class SeparateResident(Resident):
     shares_model = False
 
     predictor: Predictor
+
+    @property
+    def takes_chunks(self) -> bool:
+        """As in the base class."""
+        return isinstance(self.predictor, ModelPredictor) and self.predictor.classifier.takes_chunks
 
 
 @dataclass(eq=False)
@@ -339,3 +358,38 @@ class Residents:
     def close(self) -> None:
         """Stop the loaders after their current adapters; then no adapter can be loaded."""
         self._pool.shutdown(cancel_futures=True)
+
+
+class ReservedMemory:
+    """Reserves keys and values under the limit of `Residents`: of running answers, and of texts in chunks. Thread-safe.
+
+    Besides, each adapter with a running answer reserves twice its own size for `LoraStacks`. If nothing is reserved, an
+    answer or a text may enter even if leased adapters exceed the limit: otherwise those that wait would keep each other
+    from starting.
+    """
+
+    def __init__(self, residents: Residents) -> None:
+        self._residents = residents
+        self._running: Counter[BatchedAdapter | None] = Counter()
+        self._lock = Lock()
+
+    def take(self, size: int, adapter: BatchedAdapter | None) -> bool:
+        """Reserve `size` bytes for an answer of an adapter. Return False if there is no room now."""
+        with self._lock:
+            beside = 0 if self._running[adapter] else stacked_bytes(adapter)
+            if not self._residents.reserve(size + beside, force=not self._running.total()):
+                return False
+            self._running[adapter] += 1
+            return True
+
+    def give_back(self, size: int, adapter: BatchedAdapter | None) -> None:
+        """End the reservation of an answer."""
+        with self._lock:
+            self._running[adapter] -= 1
+            self._residents.give_back(size + (0 if self._running[adapter] else stacked_bytes(adapter)))
+            self._running += Counter()  # without zeros, which would keep adapters in memory
+
+
+def stacked_bytes(adapter: BatchedAdapter | None) -> int:
+    """Return the most bytes that an adapter takes beside itself while it generates."""
+    return 0 if adapter is None else 2 * adapter.size

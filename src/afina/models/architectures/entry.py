@@ -192,6 +192,14 @@ class Architecture:
         """Whether each token attends to all tokens of its text, so the model cannot continue a text."""
         return self.mask == "bidirectional"
 
+    def takes_chunks(self, pooling: Pooling) -> bool:
+        """Whether a text can be computed in chunks, under a head that reads this pooling.
+
+        A chunk attends to the kept keys and values of earlier tokens. So no token may attend to a later one, and the
+        head may read the last chunk only.
+        """
+        return self.mask == "causal" and pooling == "last"
+
     @property
     def norms(self) -> frozenset[str]:
         """Names of all norms, without the path before them."""

@@ -19,8 +19,7 @@ from transformers import AttentionInterface
 
 from afina.models.added_modules import prefix_of
 from afina.models.kernels.elementwise import scaled_mask
-from afina.models.kernels.key_values import KeyValueRow
-from afina.models.kernels.layer_changes import RowSegment
+from afina.models.kernels.key_values import KeyValueRow, RowSegment
 from afina.models.kernels.layout import Layout, insert, take_out
 
 try:
@@ -137,7 +136,7 @@ def packed_attention(
             always visible.
         causal: Whether a token attends only to itself and earlier tokens.
         keep: Receives key and value by module, if given.
-        segments: Parts of the row with prefixes of their own; together they cover the row, in order.
+        segments: Parts of the row with prefixes of their own, or chunks; together they cover the row, in order.
         cached: Where keys and values are kept, and what the tokens attend to if they continue running sequences.
 
     Returns:
@@ -158,9 +157,12 @@ def packed_attention(
             cached.write_prefix(module, columns)
         return _attend(*row, columns, layout, scale, dropout, sliding_window, causal=causal)[None], None
     parts = []
-    for cells, own, prefixes in segments:
+    for cells, own, prefixes, chunk in segments:
         q, k, v = (states[:, cells] for states in row)
         columns = None if prefixes is None else prefixes[module]
+        if chunk is not None:
+            parts.append(chunk.attend(module, (q, k, v), columns, scale, sliding_window))
+            continue
         if cached is not None:
             cached.write_prefix(module, columns, cells)
         parts.append(_attend(q, k, v, columns, own, scale, dropout, sliding_window, causal=causal))

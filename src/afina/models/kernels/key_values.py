@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from afina.models.kernels.layer_changes import BatchedAdapter
+from afina.models.kernels.layer_changes import BatchedAdapter, KeyValues
+from afina.models.kernels.layout import Layout
 
 SMALLEST = 64
 """Columns of the smallest pool. Each further pool has room for 1.5 or 1.33 times as many: 64, 96, 128, 192, ..."""
@@ -24,6 +25,9 @@ SMALLEST = 64
 
 SLACK = 1.5
 """Most slots of a pool for each running sequence."""
+
+BLOCK = 64
+"""Most tokens of a chunk whose scores are computed at once. It bounds the memory of the scores."""
 
 
 def capacity_for(columns: int) -> int:
@@ -136,6 +140,34 @@ class KeyValueCache:
     def sequences(self) -> list[CachedSequence]:
         """The running sequences, in the order in which `decoding_row` copies least."""
         return [owner for pool in self._pools.values() for owner in pool.owners]
+
+    def open(self, columns: int, prefix: int = 0, adapter: BatchedAdapter | None = None) -> CachedSequence:
+        """Return a sequence without columns, whose chunks are computed one after the other; it does not run yet.
+
+        Args:
+            columns: Most columns that the sequence will have, virtual tokens included.
+            prefix: Number of columns of a prefix.
+            adapter: The adapter that computes the sequence.
+        """
+        sequence = CachedSequence(0, prefix, adapter)
+        layers, groups, width = self._sizes
+        Pool(layers, groups, width, columns, self._dtype, self._device).enter(sequence)
+        return sequence
+
+    def chunk(self, sequence: CachedSequence) -> TokenChunk:
+        """Return where the next chunk of a sequence of `open` is kept, and what it attends to."""
+        return TokenChunk(self._layers, sequence, sequence.length or sequence.prefix, not sequence.length)
+
+    def opened_bytes(self, columns: int) -> int:
+        """Return the bytes of a sequence of `open`."""
+        layers, groups, width = self._sizes
+        return 2 * layers * groups * width * columns * self._dtype.itemsize
+
+    def run(self, sequence: CachedSequence, room: int = 0) -> None:
+        """Let a sequence of `open` run: its columns are copied to the running ones, with room for more."""
+        pool, slot = sequence.pool, sequence.slot
+        self._pool(sequence.length + room).enter(sequence)
+        pool.copy(slot, sequence.length, sequence.pool, sequence.slot)
 
     def most_bytes(self, columns: int) -> int:
         """Return the most bytes that a sequence of up to `columns` columns adds to the cache."""
@@ -328,6 +360,97 @@ class _Read:
             mask = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, float("-inf"))
             self._masks[window] = mask.repeat_interleave(groups, 0)[:, None]
         return self._masks[window]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenChunk:
+    """The next tokens of a sequence: they attend to the sequence's columns and to themselves, and become columns.
+
+    Attributes:
+        layers: Index of each attention.
+        sequence: The sequence, which has its own pool.
+        start: Column of the chunk's first token.
+        begins: Whether this is the first chunk, which has the virtual tokens.
+    """
+
+    layers: Mapping[nn.Module, int]
+    sequence: CachedSequence
+    start: int
+    begins: bool
+    _hidden: dict[tuple[int | None, int, int], Tensor] = field(default_factory=dict)
+
+    def attend(
+        self,
+        module: nn.Module,
+        row: tuple[Tensor, Tensor, Tensor],
+        prefix: tuple[Tensor, Tensor] | None,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        """Keep the chunk's keys and values, and return what its tokens attend to, [T, H, D].
+
+        Args:
+            module: The attention.
+            row: Query [H, T, D], key and value [G, T, D].
+            prefix: The attention's prefix, each [G, P, D]; written with the first chunk.
+            scale: Factor of the scores.
+            window: As in `packed_attention`.
+        """
+        pool, slot, layer = self.sequence.pool, self.sequence.slot, self.layers[module]
+        keys, values = pool.keys[layer, slot], pool.values[layer, slot]
+        query, key, value = (states.to(keys.dtype) for states in row)
+        heads, count, width = query.shape
+        if prefix is not None and self.begins:
+            keys[..., : self.start], values[:, : self.start] = prefix[0].transpose(1, 2), prefix[1]
+        keys[..., self.start : self.start + count] = key.transpose(1, 2)
+        values[:, self.start : self.start + count] = value
+        attended = query.new_empty(count, heads, width)
+        for first in range(0, count, BLOCK):
+            rows = min(BLOCK, count - first)
+            columns = self.start + first + rows
+            q = query[:, first : first + rows].reshape(len(keys), -1, width)
+            scores = torch.bmm(q, keys[..., :columns]).float().mul_(scale)
+            hidden = self._hidden_of(None if window is None or window >= columns else window, first, rows)
+            scores.view(heads, rows, columns)[..., -hidden.shape[1] :].masked_fill_(hidden, float("-inf"))
+            weights = torch.softmax(scores, -1).to(values.dtype)
+            mixed = torch.bmm(weights, values[:, :columns]).view(heads, rows, width)
+            attended[first : first + rows] = mixed.transpose(0, 1)
+        return attended.to(row[0].dtype)
+
+    def _hidden_of(self, window: int | None, first: int, rows: int) -> Tensor:
+        """Return which of the last columns tokens `first` to `first + rows` do not attend to, bool [rows, columns].
+
+        With a window, these are all columns; otherwise the tokens' own.
+        """
+        if (window, first, rows) not in self._hidden:
+            steps = torch.arange(self.start + first + rows, device=self.sequence.pool.keys.device)
+            own = steps[self.start + first :]
+            hidden = own > own[:, None]
+            if window is not None:
+                hidden = steps > own[:, None]
+                hidden |= (steps <= own[:, None] - window) & (steps >= self.sequence.prefix)
+            self._hidden[window, first, rows] = hidden
+        return self._hidden[window, first, rows]
+
+    def done(self, count: int) -> None:
+        """Let the sequence have the chunk's `count` columns. The same chunk may be computed again before the next."""
+        self.sequence.length = self.start + count
+
+
+class RowSegment(NamedTuple):
+    """A part of a row whose attention is computed at once.
+
+    Attributes:
+        cells: Its cells.
+        layout: Its layout.
+        prefix: The prefix by attention. None: no prefix.
+        chunk: What the cells continue. None: whole texts.
+    """
+
+    cells: slice
+    layout: Layout
+    prefix: Mapping[nn.Module, KeyValues] | None = None
+    chunk: TokenChunk | None = None
 
 
 @dataclass(frozen=True, eq=False)

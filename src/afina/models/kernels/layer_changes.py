@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from afina.models.kernels.layout import Layout, Pooled
+from afina.models.kernels.layout import Pooled
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,14 +181,6 @@ class RowChanges:
 
     length: int = 0
     changes: dict[str, list[PlacedChange]] = field(default_factory=dict)
-
-
-class RowSegment(NamedTuple):
-    """A part of a row whose attention is computed at once: its cells, layout, and prefix by attention."""
-
-    cells: slice
-    layout: Layout
-    prefix: dict[nn.Module, KeyValues] | None = None
 
 
 def changed_forward(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from afina import meter
 from afina.errors import AfinaError, Busy
 from afina.server.line.queue import FairQueue
-from afina.server.line.work import GeneratedAnswer, Work
+from afina.server.line.work import ComparedWork, GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep
 from afina.server.shadowed import UNFORESEEN
 from afina.serving.work import GeneratedText, Generation
@@ -64,8 +64,14 @@ class Computer(Protocol):
     def generations(self) -> StepwiseGenerations:
         """The running generations."""
 
+    def opens(self, work: Work) -> bool:
+        """Begin to compute a divisible work in chunks. Return False if there is no memory for it now."""
+
     def compute(self, works: Sequence[Work]) -> Sequence[Any]:
-        """Return the outcomes of works, in their order. If it raises, the error is the outcome of all of them."""
+        """Return the outcomes of works, in their order. If it raises, the error is the outcome of all of them.
+
+        The outcome of a work whose tokens were not all taken is None, or an error that ends it.
+        """
 
 
 class _Turn(NamedTuple):
@@ -206,13 +212,21 @@ class Batcher:
         due = line.due(now, expected=self._expected > 0)
         if idle and due != 0.0 and not self._closing:
             return None
-        budget, texts = line.budget(now), line.take(now)
-        prompts = line.take_prompts(now, budget - sum(one.tokens for one in texts))
-        late = [one for one in (*texts, *prompts) if one.until <= now]
+        budget, texts = line.budget(now), line.take(now, self.computer.opens)
+        prompts = line.take_prompts(now, budget - sum(one.due for one in texts))
+        late = [one for one in (*texts, *prompts) if one.until <= now and one.taken == one.due]
+        line.forget(late)
         texts, prompts = ([one for one in some if one not in late] for some in (texts, prompts))
         late += line.late(now)
-        # From here on, the future of a text cannot be cancelled.
-        texts = [one for one in texts if one.future.set_running_or_notify_cancel()]
+        for one in texts:
+            if isinstance(one, ComparedWork) and not one.wanted:
+                one.future.cancel()
+        # From here on, the future of a text whose last tokens were taken cannot be cancelled.
+        texts = [
+            one
+            for one in texts
+            if not one.future.cancelled() and (one.left or one.future.set_running_or_notify_cancel())
+        ]
         if idle and not (late or texts or prompts):
             return None
         return _Turn(now, budget, texts, prompts, late, self._giving_up)
@@ -222,18 +236,33 @@ class Batcher:
         if not batch:
             return
         began = self._clock()
+        for item in batch:
+            item.began = item.began or bool(item.left)
         try:
             outcomes = self.computer.compute(batch)
             if len(outcomes) != len(batch):  # outcomes cannot be assigned to works
                 raise RuntimeError(f"{len(outcomes)} outcomes of {len(batch)} works")
         except BaseException as error:  # noqa: BLE001 - the futures receive any error
+            self._forget(batch)
             for item in batch:
                 item.fail(error)
             self._note(COMPUTE, error)
             return
         self._tell(batch, turn.budget, began)
-        for item, outcome in zip(batch, outcomes, strict=True):
+        ended = [
+            (item, outcome)
+            for item, outcome in zip(batch, outcomes, strict=True)
+            if outcome is not None or not item.left
+        ]
+        self._forget([item for item, _ in ended])
+        for item, outcome in ended:
             item.settle(outcome)
+
+    def _forget(self, ended: Sequence[Work]) -> None:
+        """Compute no further chunks of works that have ended."""
+        if any(item.left for item in ended):
+            with self._changed:
+                self._line.forget(ended)
 
     def _generate(self, turn: _Turn) -> None:
         """Begin the generations that were taken, end those that nobody waits for, and take a step."""
@@ -335,13 +364,15 @@ class Batcher:
         self._listen(ComputedStep(sum(generated.values()), len(self._running), now - began, generated, firsts))
 
     def _tell(self, batch: Sequence[Work], budget: int, began: float) -> None:
-        seconds, tokens = self._clock() - began, sum(item.tokens for item in batch)
+        seconds, tokens = self._clock() - began, sum(item.due for item in batch)
         self._speed += 0.1 * (tokens / max(seconds, 1e-6) - self._speed)
         asked = tuple(
-            (item.request_id, began - item.arrived, item.tokens) for item in batch if item.request_id is not None
+            (item.request_id, began - item.arrived if item.taken == item.due else 0.0, item.due)
+            for item in batch
+            if item.request_id is not None
         )
-        clients = tuple((item.client, item.tokens) for item in batch)
-        self._listen(ComputedBatch(tokens, len(batch), budget, seconds, asked, clients))
+        complete = tuple((item.client, item.tokens) for item in batch if not item.left)
+        self._listen(ComputedBatch(tokens, len(complete), budget, seconds, asked, complete))
 
     def _listen(self, computed: ComputedBatch | ComputedStep) -> None:
         try:

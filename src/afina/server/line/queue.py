@@ -2,15 +2,17 @@
 
 Clients take turns by tokens (start-time fair queueing): the client that has received the fewest tokens is next, and a
 client that returns starts level with the others. So a client with few requests never waits for the whole queue of a
-client with many. Texts for one forward pass and texts to generate wait apart, because a text does not have to wait
-until there is memory for a generation; both count for the same share. Knows no model and no protocol.
+client with many. If a text is longer than a batch and can be computed in chunks, the batch takes its first tokens, and
+the rest is the next work of its client. Texts for one forward pass and texts to generate wait apart, because a text
+does not have to wait until there is memory for a generation; both count for the same share. Knows no model and no
+protocol.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from afina.errors import Overloaded
 from afina.server.line.work import GeneratedAnswer, Work
@@ -70,6 +72,9 @@ class ClientSpeed:
         rest = math.exp(-passed / REMEMBERED)
         self._seconds, self._tokens, self._since = rest * self._seconds + passed, rest * self._tokens, now
 
+
+LEAST = 16
+"""Fewest tokens of a text whose other tokens are computed later: for fewer, a batch would not be worth its cost."""
 
 Waiting = dict[str, OrderedDict[Work, None]]
 """Works by client, in the order of their arrival; no client without works."""
@@ -167,9 +172,15 @@ class FairQueue:
         oldest = min(next(iter(queue)).arrived for queue in self._texts.values())
         return max(0.0, oldest + self.delay - now)
 
-    def take(self, now: float) -> list[Work]:
-        """Remove and return the next texts: within the budget, but at least one if any waits."""
-        return self._taken(self._texts, now, self.budget(now))
+    def take(self, now: float, opens: Callable[[Work], bool] = lambda item: True) -> list[Work]:
+        """Return the next texts: within the budget, but at least one if any waits. `due` of each is what is taken now.
+
+        Args:
+            now: the time.
+            opens: called before the first of several chunks of a text is taken. If it returns False, the text waits,
+                and texts of other clients are taken.
+        """
+        return self._taken(self._texts, now, self.budget(now), opens=opens)
 
     def take_prompts(self, now: float, room: int | None = None) -> list[Work]:
         """Remove and return the next texts to generate: within the budget, but at least one if any waits.
@@ -180,25 +191,42 @@ class FairQueue:
         """
         return self._taken(self._prompts, now, self.budget(now) if room is None else room, PROMPTS)
 
-    def _taken(self, lane: Waiting, now: float, left: int, most: int | None = None) -> list[Work]:
-        batch = list[Work]()
-        while lane and len(batch) != most:
-            client = min(lane, key=lambda one: self._given[one])
+    def _taken(
+        self,
+        lane: Waiting,
+        now: float,
+        left: int,
+        most: int | None = None,
+        opens: Callable[[Work], bool] = lambda item: True,
+    ) -> list[Work]:
+        batch, clients = list[Work](), dict.fromkeys(lane)
+        while clients and len(batch) != most:
+            client = min(clients, key=lambda one: self._given[one])
             item = next(iter(lane[client]))
-            if batch and item.tokens > left:
+            count = _share(item, left, first=not batch)
+            if not count:
                 break
+            if count < item.left and not item.taken and not opens(item):
+                del clients[client]
+                continue
             self._floor = max(self._floor, min(self._given[one] for one in self._tokens))
-            self._given[client] += item.tokens
-            self._speeds[client].leave(item.tokens, now)
-            left -= item.tokens
-            self._remove(item)
+            self._given[client] += count
+            self._tokens[client] -= count
+            self._speeds[client].leave(count, now)
+            left -= count
+            item.due, item.taken = count, item.taken + count
             batch.append(item)
+            if item.left:
+                break
+            self._remove(item)
+            if client not in lane:
+                del clients[client]
         return batch
 
     def give_back(self, items: Sequence[Work]) -> None:
         """Put works that were taken before all others of their clients, as if they had not been taken."""
         for item in reversed(items):
-            client = item.client
+            client, item.taken = item.client, 0
             self._given[client] = self._given.get(client, self._floor) - item.tokens
             self._floor = min(self._floor, self._given[client])
             queue = self._lane(item).setdefault(client, OrderedDict())
@@ -240,10 +268,25 @@ class FairQueue:
     def _remove(self, item: Work) -> None:
         lane, client = self._lane(item), item.client
         del lane[client][item]
-        self._tokens[client] -= item.tokens
+        self._tokens[client] -= item.left
         if not lane[client]:
             del lane[client]
         if client not in self._texts and client not in self._prompts:
             del self._tokens[client]
             ahead = {one: had for one, had in self._given.items() if had > self._floor}
             self._given = ahead | {one: self._given[one] for one in self._tokens}
+
+
+def _share(item: Work, left: int, *, first: bool) -> int:
+    """Return the tokens of a work that a batch takes; 0: none.
+
+    Args:
+        item: the work.
+        left: tokens that the batch has room for.
+        first: whether the batch is empty.
+    """
+    if item.left <= left or (first and not item.divisible):
+        return item.left
+    if not item.divisible or (left < LEAST and not first):
+        return 0
+    return item.left if first and item.left < left + LEAST else left

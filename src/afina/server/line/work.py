@@ -18,12 +18,12 @@ import numpy as np
 from afina.errors import AfinaError, Busy
 from afina.server.limits import Settings
 from afina.server.receipts import choice_seed
-from afina.server.requests import AcceptedRequest, decoding_of
+from afina.server.requests import AcceptedRequest, decoding_of, tokens_of
 from afina.server.shadowed import PendingComparison, ShadowLease
 from afina.serving.engine import Engine
 from afina.serving.mixed_batches import Outcome
 from afina.serving.residents import Lease
-from afina.serving.work import EncodedText, Generation, SinglePass
+from afina.serving.work import ChunkedPass, EncodedText, Generation, SinglePass
 
 OURS = ""
 """The client of golden tests."""
@@ -43,16 +43,27 @@ class Work:
         candidate: whether a shadow version computes this work, for nobody else.
         began: whether computing began before there is an outcome. Its tokens then count for the key's rate, also if
             nobody waits for the answer any more.
+        divisible: whether the work can be computed in chunks.
+        taken: tokens that batches have taken.
+        due: tokens that the last batch has taken.
     """
 
     client: str
     tokens: int
+    divisible: bool = False
+    taken: int = 0
+    due: int = 0
     timeout: float = 30.0
     request_id: Any = None
     arrived: float = 0.0
     future: Future[Any] = field(default_factory=Future)
     candidate: bool = False
     began: bool = False
+
+    @property
+    def left(self) -> int:
+        """Tokens that no batch has taken."""
+        return self.tokens - self.taken
 
     @property
     def until(self) -> float:
@@ -83,57 +94,21 @@ class ShadowedPass(NamedTuple):
 
 
 @dataclass(eq=False, kw_only=True)
-class PredictedAnswer(Work):
-    """A text that one forward pass answers. `shadowed`: the same text for a shadow version, in the same batch."""
-
-    row: SinglePass
-    shadowed: ShadowedPass | None = None
-
-
-@dataclass(eq=False, kw_only=True)
-class GoldenTest(Work):
-    """The golden test of a version that generates texts: log-probabilities of afina's own sentences."""
-
-    lease: Lease
-
-
-@dataclass(eq=False, kw_only=True)
-class GeneratedAnswer(Work):
-    """A text that generation answers, step by step. Its future can be cancelled until it has an outcome.
+class ComparedWork(Work):
+    """A work whose outcome is compared with that of another work of the same text.
 
     Attributes:
-        generation: the generation.
-        comparison: joins the answer with that of another version. None: no shadow version.
-        heard: time of the first token, in seconds of the queue's clock; None: none yet.
-        generated: number of new tokens so far.
+        comparison: joins the outcome with that of another version. None: no shadow version, or none in a separate work.
     """
 
-    generation: Generation
     comparison: PendingComparison | None = None
-    heard: float | None = None
-    generated: int = 0
 
     @property
     def wanted(self) -> bool:
-        """Whether the answer is still waited for, or compared."""
+        """Whether the outcome is still waited for, or compared."""
         if self.candidate and self.comparison is not None and not self.comparison.wants_candidate:
             return False
         return not self.future.cancelled()
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether there is no token yet. Beam search has no token before its end."""
-        return self.heard is None and self.generation.decoding.beams == 1
-
-    @property
-    def can_begin_again(self) -> bool:
-        """Whether a second beginning gives the same answer: no token was heard, and no guide has a state."""
-        return self.generation.heard is None and self.generation.guide is None
-
-    def begin_again(self) -> None:
-        """Take a new generation of the same answer, as the engine may still know the old one."""
-        self.generation, self.heard, self.generated = replace(self.generation), None, 0
-        self.began = False
 
     def settle(self, outcome: Any) -> None:
         """Give the future its outcome, and compare it."""
@@ -154,6 +129,63 @@ class GeneratedAnswer(Work):
             self.comparison.ended(outcome, candidate=self.candidate)
 
 
+@dataclass(eq=False, kw_only=True)
+class PredictedAnswer(ComparedWork):
+    """A text that one forward pass answers.
+
+    Attributes:
+        row: the text.
+        shadowed: the same text for a shadow version, in the same batch.
+        chunked: the text while it is computed in chunks. None: it is computed whole, or not yet.
+    """
+
+    row: SinglePass
+    shadowed: ShadowedPass | None = None
+    chunked: ChunkedPass | None = None
+
+    def _ended(self, outcome: Any) -> None:
+        if self.chunked is not None:
+            self.chunked.close()
+        super()._ended(outcome)
+
+
+@dataclass(eq=False, kw_only=True)
+class GoldenTest(Work):
+    """The golden test of a version that generates texts: log-probabilities of afina's own sentences."""
+
+    lease: Lease
+
+
+@dataclass(eq=False, kw_only=True)
+class GeneratedAnswer(ComparedWork):
+    """A text that generation answers, step by step. Its future can be cancelled until it has an outcome.
+
+    Attributes:
+        generation: the generation.
+        heard: time of the first token, in seconds of the queue's clock; None: none yet.
+        generated: number of new tokens so far.
+    """
+
+    generation: Generation
+    heard: float | None = None
+    generated: int = 0
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is no token yet. Beam search has no token before its end."""
+        return self.heard is None and self.generation.decoding.beams == 1
+
+    @property
+    def can_begin_again(self) -> bool:
+        """Whether a second beginning gives the same answer: no token was heard, and no guide has a state."""
+        return self.generation.heard is None and self.generation.guide is None
+
+    def begin_again(self) -> None:
+        """Take a new generation of the same answer, as the engine may still know the old one."""
+        self.generation, self.heard, self.generated = replace(self.generation), None, 0
+        self.began = False
+
+
 class EngineComputer:
     """Computes works with an engine. For one thread."""
 
@@ -161,10 +193,36 @@ class EngineComputer:
         self._engine = engine
         self.generations = engine.generations
 
+    def opens(self, work: Work) -> bool:
+        """Begin to compute a text in chunks. Return False if there is no memory for its keys and values now."""
+        assert isinstance(work, PredictedAnswer)
+        work.chunked = self._engine.open(work.row)
+        return work.chunked is not None
+
     def compute(self, works: Sequence[Work]) -> list[Any]:
-        """Return the outcomes of works, in order, and compare those of shadow versions."""
+        """Return the outcomes of works, in order, and compare those of shadow versions. None: computed in part."""
+        try:
+            return self._computed(works)
+        except Exception as error:
+            candidates = [one for one in works if one.candidate]
+            if not candidates:
+                raise
+            rest = [one for one in works if not one.candidate]
+            outcomes = dict(zip(rest, self._computed(rest), strict=True))  # if this succeeds, a shadow version failed
+            for one in candidates:
+                assert isinstance(one, ComparedWork)
+                assert one.comparison is not None
+                one.comparison.shadow.broke(error)
+            return [outcomes.get(one, Busy("failed", code="server.batch-failed")) for one in works]
+
+    def _computed(self, works: Sequence[Work]) -> list[Any]:
         answers = [one for one in works if isinstance(one, PredictedAnswer)]
-        outcomes: dict[Work, Any] = dict(zip(answers, self._answers(answers), strict=True))
+        whole = [one for one in answers if one.chunked is None]
+        outcomes: dict[Work, Any] = dict(zip(whole, self._answers(whole), strict=True))
+        parts = [(one, one.chunked) for one in answers if one.chunked is not None]
+        if parts:
+            chunks = self._engine.compute_chunks([(chunked, one.due) for one, chunked in parts])
+            outcomes |= zip((one for one, _ in parts), chunks, strict=True)
         for one in works:
             if isinstance(one, GoldenTest):
                 outcomes[one] = self._tested(one)
@@ -225,24 +283,37 @@ def works_of(
     """
     if asked.generation is not None:
         return [work for index in range(len(asked.texts)) for work in _generated(asked, shadow, settings, index)]
-    works = []
+    works: list[Work] = []
     for index, (encoded, count) in enumerate(zip(asked.encoded, asked.tokens, strict=True)):
-        shadowed = None
-        if shadow is not None:
-            other = asked.candidates[index]
-            row = other if isinstance(other, AfinaError) else SinglePass(shadow.lease, other)
-            shadowed = ShadowedPass(shadow, row)
-        works.append(
-            PredictedAnswer(
-                client=asked.key.client,
-                tokens=count if shadow is None else 2 * count,
-                timeout=settings.timeout,
-                request_id=request_id,
-                row=SinglePass(asked.lease, encoded),
-                shadowed=shadowed,
-            )
-        )
+        row, divisible = SinglePass(asked.lease, encoded), asked.lease.resident().takes_chunks
+        given = {"client": asked.key.client, "timeout": settings.timeout, "request_id": request_id}
+        if shadow is None:
+            works.append(PredictedAnswer(**given, tokens=count, row=row, divisible=divisible))
+            continue
+        other = asked.candidates[index]
+        if divisible and count > settings.shared_tokens:
+            works += _apart(PredictedAnswer(**given, tokens=count, row=row, divisible=True), shadow, other)
+        else:
+            riding = other if isinstance(other, AfinaError) else SinglePass(shadow.lease, other)
+            works.append(PredictedAnswer(**given, tokens=2 * count, row=row, shadowed=ShadowedPass(shadow, riding)))
     return works
+
+
+def _apart(work: PredictedAnswer, shadow: ShadowLease, encoded: EncodedText | AfinaError) -> Iterator[PredictedAnswer]:
+    """Yield a long text, and the same text for the shadow version as a work of its own."""
+    work.comparison = PendingComparison(shadow)
+    yield work
+    if isinstance(encoded, AfinaError):
+        work.comparison.ended(encoded, candidate=True)
+        return
+    yield replace(
+        work,
+        tokens=tokens_of(encoded),
+        row=SinglePass(shadow.lease, encoded),
+        divisible=shadow.lease.resident().takes_chunks,
+        candidate=True,
+        future=Future(),
+    )
 
 
 def _generated(

@@ -1,0 +1,218 @@
+"""One client's long text is computed in chunks: nobody waits for the whole text, and its answer is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from test_batching import NoGenerations
+
+from afina.server.line.computing import Batcher
+from afina.server.line.queue import LEAST, FairQueue
+from afina.server.line.work import Work
+from afina.server.requests import Text
+from clock import Clock
+from fakes import TEXTS
+from rounding import Exact
+from servers import Served, within
+
+LONG = " ".join(TEXTS)[:100]
+SHARED = 20
+
+
+class Chunks:
+    """A computer that notes which tokens of which client each batch has."""
+
+    def __init__(self) -> None:
+        self.generations = NoGenerations()
+        self.batches: list[dict[str, int]] = []
+        self.room = True
+
+    def opens(self, work: Work) -> bool:
+        return self.room
+
+    def compute(self, works: Sequence[Work]) -> Sequence[Any]:
+        self.batches.append({one.request_id: one.due for one in works})
+        return [None if one.left else one.request_id for one in works]
+
+
+@pytest.fixture
+def chunks() -> Chunks:
+    return Chunks()
+
+
+@pytest.fixture
+def made(chunks: Chunks) -> Batcher:
+    """Whose thread is not begun: a test makes its steps."""
+    return Batcher(FairQueue(100, 40, 0.0, 10_000), chunks, clock=Clock(0.0))
+
+
+def text(client: str, tokens: int, *, divisible: bool = True) -> Work:
+    return Work(client=client, tokens=tokens, divisible=divisible, request_id=client)
+
+
+def test_chunks_of_a_long_text_take_turns_with_others(made: Batcher, chunks: Chunks) -> None:
+    (long,) = made.submit([text("long", 250)])
+    made.step()
+    assert chunks.batches == [{"long": 100}], "nobody else is there"
+    polite = [made.submit([text("polite", 30)])[0] for _ in range(2)]
+    assert made.waiting == (210, 3)
+    for _ in range(2):
+        made.step()
+    assert all(one.result(0) == "polite" for one in polite)
+    while made.step():
+        pass
+    assert chunks.batches[1:] == [
+        {"polite": 30},
+        {"polite": 30},
+        {"long": 40},
+        {"long": 40},
+        {"long": 40},
+        {"long": 30},
+    ]
+    assert (long.result(0), made.waiting) == ("long", (0, 0))
+
+
+def test_a_chunk_fills_what_others_leave_of_a_batch_unless_that_is_little(made: Batcher, chunks: Chunks) -> None:
+    made.submit([text("long", 200)])
+    made.submit([text("other", 40 - LEAST)])
+    made.step()
+    made.step()
+    made.submit([text("other", 41 - LEAST)])
+    made.step()
+    assert chunks.batches == [{"long": 40}, {"other": 40 - LEAST, "long": LEAST}, {"other": 41 - LEAST}]
+
+
+def test_a_text_that_is_hardly_too_long_or_cannot_be_divided_is_computed_whole(made: Batcher, chunks: Chunks) -> None:
+    made.submit([text("a", 39 + LEAST)])
+    made.submit([text("b", 4000, divisible=False)])
+    while made.step():
+        pass
+    assert chunks.batches == [{"a": 39 + LEAST}, {"b": 4000}]
+
+
+def test_a_text_that_nobody_waits_for_gets_no_further_chunk(made: Batcher, chunks: Chunks) -> None:
+    (long,) = made.submit([text("long", 250)])
+    made.step()
+    assert long.cancel()
+    assert (made.waiting, made.step(), len(chunks.batches)) == ((0, 0), False, 1)
+
+
+def test_a_text_whose_computing_has_begun_is_not_late(chunks: Chunks) -> None:
+    clock = Clock(0.0)
+    made = Batcher(FairQueue(100, 40, 0.0, 10_000), chunks, clock=clock)
+    begun, waits = made.submit([text("long", 150)])[0], made.submit([text("long", 150)])[0]
+    made.step()
+    clock.now = 60.0
+    made.step()
+    made.step()
+    assert begun.result(0) == "long"
+    with pytest.raises(TimeoutError):
+        waits.result(0)
+    assert (chunks.batches, made.waiting) == ([{"long": 100}, {"long": 50}], (0, 0))
+
+
+def test_a_text_without_memory_waits_and_texts_of_others_do_not(made: Batcher, chunks: Chunks) -> None:
+    chunks.room = False
+    (long,) = made.submit([text("long", 250)])
+    (other,) = made.submit([text("other", 10)])
+    made.step()
+    assert (other.result(0), long.done(), made.waiting) == ("other", False, (250, 1))
+    chunks.room = True
+    while made.step():
+        pass
+    assert long.result(0) == "long"
+
+
+def test_an_error_ends_a_text_before_its_last_chunk(made: Batcher, chunks: Chunks) -> None:
+    def fails(works: Sequence[Work]) -> Sequence[Any]:
+        raise ZeroDivisionError
+
+    (long,) = made.submit([text("long", 250)])
+    made.step()
+    chunks.compute = fails  # type: ignore[method-assign]
+    made.step()
+    with pytest.raises(ZeroDivisionError):
+        long.result(0)
+    assert made.waiting == (0, 0)
+
+
+@pytest.fixture
+def served(serve: Callable[..., Served]) -> Iterator[Served]:
+    """Whose batches have few tokens; all memory is given back in the end."""
+    made = serve(batch_tokens=SHARED, shared_tokens=SHARED)
+    yield made
+    assert within(5, lambda: made.core.engine._residents.reserved == 0)
+
+
+@pytest.mark.parametrize("model", ["acme/reviews@1", "acme/tags@1", "acme/price@1"])
+def test_answers_and_receipts_are_those_of_whole_texts(served: Served, model: str) -> None:
+    batches: list[tuple[int, int]] = []
+    plain = served.core.engine.compute_chunks
+
+    def noted(chunks: Any) -> Any:
+        batches.append((len(chunks), sum(count for _, count in chunks)))
+        return plain(chunks)
+
+    served.core.engine.compute_chunks = noted  # type: ignore[method-assign]
+    exact = Exact.of(served.adapters[model], served.backbone, [LONG, TEXTS[0]])
+    key = served.core.tenants.key_of(served.secrets["acme"])
+    assert key is not None
+    with served.core.asked(key, model, [Text(LONG), Text(TEXTS[0])]) as asked:
+        outcomes = [future.result(20) for future in served.core.submit(asked)]
+    assert all(exact.explains(one.outputs, text) for text, one in enumerate(outcomes))
+    assert len(batches) > 2, "computed in chunks"
+    assert max(tokens for _, tokens in batches) < SHARED + LEAST
+    long, short = (served.post("/predict", {"model": model, "inputs": text}) for text in (LONG, "short"))
+    assert (long.status_code, short.status_code) == (200, 200)
+    assert long.headers["afina-receipt"] == short.headers["afina-receipt"]
+
+
+def test_a_client_that_leaves_frees_the_memory_of_its_text(served: Served) -> None:
+    key = served.core.tenants.key_of(served.secrets["acme"])
+    assert key is not None
+    assert served.post("/predict", {"model": "acme/reviews@1", "inputs": "short"}).status_code == 200
+    compute = served.core.engine.compute_chunks
+    futures: list[Any] = []
+
+    def cancelled(chunks: Any) -> Any:
+        assert served.core.engine._residents.reserved
+        futures[0].cancel()
+        return compute(chunks)
+
+    served.core.engine.compute_chunks = cancelled  # type: ignore[method-assign]
+    with served.core.asked(key, "acme/reviews@1", [Text(LONG)]) as asked:
+        with served.core.batching._changed:
+            futures += served.core.submit(asked)
+        assert within(5, lambda: served.core.engine._residents.reserved == 0 and futures[0].cancelled())
+    assert served.core.batching.waiting == (0, 0)
+
+
+def test_a_long_text_is_compared_with_its_shadow(served: Served) -> None:
+    served.store.shadow("acme/reviews@2")
+
+    def told() -> Any:
+        return served.get("/shadows/acme/reviews", "acme-publish").json()
+
+    assert within(10, lambda: told()["state"] == "riding")
+    response = served.post("/predict", {"model": "acme/reviews@production", "inputs": LONG})
+    assert response.status_code == 200, response.text
+    assert within(5, lambda: told()["texts"] == 1)
+    assert (told()["faults"], told()["state"]) == (0, "riding")
+
+
+def test_a_shadow_that_breaks_in_a_chunk_harms_no_answer(served: Served) -> None:
+    served.store.shadow("acme/reviews@2")
+    assert within(10, lambda: served.get("/shadows/acme/reviews", "acme-publish").json()["state"] == "riding")
+    compute = served.core.engine.compute_chunks
+
+    def breaks(chunks: Any) -> Any:
+        if any(str(one.row.lease.version) == "acme/reviews@2" for one, _ in chunks):
+            raise ZeroDivisionError
+        return compute(chunks)
+
+    served.core.engine.compute_chunks = breaks  # type: ignore[method-assign]
+    response = served.post("/predict", {"model": "acme/reviews@production", "inputs": LONG})
+    assert response.status_code == 200, response.text
+    assert within(5, lambda: served.get("/shadows/acme/reviews", "acme-publish").json()["state"] == "failed")
