@@ -85,6 +85,24 @@ def test_an_answer_follows_the_schema(seed: int) -> None:
     jsonschema.validate(json.loads(found), SCHEMA)
 
 
+def test_the_longest_choice_is_written_to_its_end() -> None:
+    guide = made(Grammar.of_choices(["x" * guides.MOST_BYTES]))()
+    (token,) = WORDS("x")["input_ids"]
+    for _ in range(guides.MOST_BYTES):
+        guide.accept(token)
+    assert guide.finished
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_answer_has_named_keys_only_and_no_run_of_whitespace(seed: int) -> None:
+    inner = {"type": "object", "properties": {"b": {"type": "boolean"}}}
+    schema = {"type": "object", "properties": {"a": inner, "c": {"type": "array", "items": inner, "maxItems": 2}}}
+    found = answer(Grammar.of_schema(schema), seed)
+    assert found is not None
+    assert {*re.findall(r"\w+", found)} <= {"a", "b", "c", "true", "false"}
+    assert not re.search(r"\s{2}|\n", found)
+
+
 def test_every_choice_may_follow_a_space() -> None:
     """As prompts expect that do not end with a line break."""
     guide = made(Grammar.of_choices(["yes"]))()
@@ -119,6 +137,7 @@ for _ in range(guides.DEEPEST):
         lambda: Grammar.of_choices([" a"]),
         lambda: Grammar.of_choices([str(number) for number in range(guides.MOST_CHOICES + 1)]),
         lambda: Grammar.of_choices(["x" * guides.MOST_CHARACTERS + "y"]),
+        lambda: Grammar.of_choices(["é" * (guides.MOST_BYTES // 2 + 1)]),
         lambda: Grammar.of_regex(""),
         lambda: Grammar.of_regex("a" * (guides.MOST_PATTERN + 1)),
         lambda: Grammar.of_schema({"enum": ["x" * guides.MOST_CHARACTERS]}),
@@ -142,6 +161,8 @@ def test_a_grammar_has_a_size(make: Any) -> None:
         (Grammar.of_schema({"$ref": "file:///etc/passwd"}), "file:///etc/passwd"),
         (Grammar.of_schema({"enum": []}), "nsatisfiable"),
         (Grammar.of_schema({"type": "integer", "multipleOf": 999_983}), "more than 1 second"),
+        (Grammar.of_regex(r"(\w{1,30}\s?){1,40}"), "exceeds a limit"),
+        (Grammar.of_regex(r"(\p{L}{1,100}){1,100}"), "exceeds a limit"),
     ],
 )
 def test_a_grammar_that_is_wrong_or_takes_too_long_is_refused(grammar: Grammar, said: str) -> None:

@@ -416,6 +416,21 @@ def test_a_choice_a_regular_expression_and_a_schema_as_in_vllm(client: OpenAI, s
     jsonschema.validate(json.loads(asked(json=SCHEMA)), SCHEMA)
 
 
+def test_response_formats_as_huggingface_hub_sends_them(served: Served) -> None:
+    inner = {name: one for name, one in SCHEMA.items() if name != "additionalProperties"}
+    body = {"model": "acme/talk", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 200}
+
+    def asked(**form: Any) -> str:
+        found = served.post("/v1/chat/completions", {**body, "temperature": 1, "seed": 2, "response_format": form})
+        assert found.status_code == 200, found.text
+        return str(found.json()["choices"][0]["message"]["content"])
+
+    jsonschema.validate(json.loads(asked(type="json", value=inner)), SCHEMA)
+    jsonschema.validate(json.loads(asked(type="json_schema", json_schema={"name": "a", "schema": inner})), SCHEMA)
+    assert re.fullmatch("[0-9]{3}", asked(type="regex", value="[0-9]{3}"))
+    assert asked(type="text")
+
+
 def test_without_llguidance_the_refusal_names_the_extra(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(openai.BadRequestError, match=re.escape("afina[guided]")):
@@ -516,6 +531,11 @@ CHOICE = {"structured_outputs": {"choice": ["a"]}}
         ({"structured_outputs": {"json": {"type": "array", "uniqueItems": True}}}, "invalid", "structured_outputs"),
         ({"structured_outputs": {"json": {"enum": ["x" * 50_000]}}}, "invalid", "structured_outputs"),
         ({"response_format": {"type": "json_schema"}}, "invalid", "response_format"),
+        ({"response_format": {"type": "json", "value": "a"}}, "invalid", "response_format.value"),
+        ({"response_format": {"type": "json"}}, "invalid", "response_format.value"),
+        ({"response_format": {"type": "text", "value": {}}}, "invalid", "response_format.value"),
+        ({"structured_outputs": {"choice": ["x" * 16_384]}}, "invalid", "structured_outputs"),
+        ({"structured_outputs": {"regex": r"(\w{1,30}\s?){1,40}"}}, "invalid", "structured_outputs"),
         ({"response_format": {"type": "xml"}}, "unsupported", "response_format.type"),
     ],
     ids=lambda value: repr(value)[:50],

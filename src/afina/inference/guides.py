@@ -1,7 +1,8 @@
 """Guided decoding: answers that follow a choice, a regular expression or a JSON schema, by llguidance.
 
-A grammar comes from a client, so its cost is bounded three times: by its size, by a trial in a separate process that
-the system ends after a second, and by the processor time of each step. Knows no server and no model.
+A grammar comes from a client, so its cost is bounded four times: by its size, by a trial in a separate process that
+the system ends after a second, by a rehearsal with the vocabulary, and by the processor time of each step. Knows no
+server and no model.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from afina import digest, meter
 from afina.errors import Busy, InvalidData, NotFound
+from afina.inference.closed_schemas import closed
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 MOST_CHOICES, MOST_CHARACTERS, MOST_PATTERN = 256, 16_384, 1024
 """Limits of a grammar: choices, characters of all choices or of a schema, and characters of a regular expression."""
 
+MOST_BYTES = 8192
+"""Most bytes of one choice. llguidance has a state for each."""
+
 DEEPEST = 64
 """Most levels of a schema."""
 
@@ -38,6 +43,9 @@ TRIAL_SECONDS, TRIAL_BYTES, TRIAL_WAIT = 1, 1 << 30, 20.0
 
 STEP_SECONDS = 0.1
 """Processor seconds that one step of an answer may take. A slower answer ends with an error."""
+
+REHEARSED, REHEARSED_SECONDS = 64, 0.5
+"""Limits of the rehearsal: tokens, and processor seconds."""
 
 _REMEMBERED = 1024
 """Number of grammars whose trial is remembered."""
@@ -56,8 +64,11 @@ _LIMITS: Mapping[str, Any] = {
 _PLACE = re.compile(r"^at \d+\(\d+\): ")
 """The place in a grammar at the beginning of a message of llguidance."""
 
-_JSON = {"whitespace_pattern": r"[ \n]{0,32}", "lenient": False, "coerce_one_of": False}
-"""llguidance's settings for schemas: whitespace as people indent, and an error for a keyword that is not supported."""
+_JSON = {"whitespace_pattern": " ?", "lenient": False, "coerce_one_of": False}
+"""llguidance's settings for schemas: at most one space at a place, and an error for a keyword that is not supported.
+
+A model that may indent may also write whitespace without end.
+"""
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,8 @@ class Grammar:
             )
         if any(one != one.strip() or not one for one in choices):
             raise _invalid("a choice is empty, or begins or ends with whitespace, which is removed from an answer")
+        if (longest := max(len(one.encode()) for one in choices)) > MOST_BYTES:
+            raise _invalid(f"a choice of {longest:,} bytes, expected at most {MOST_BYTES:,}")
         return cls._after_space(" | ".join(json.dumps(one, ensure_ascii=False) for one in choices))
 
     @classmethod
@@ -95,13 +108,12 @@ class Grammar:
 
     @classmethod
     def of_schema(cls, schema: Mapping[str, Any]) -> Grammar:
-        """Return the grammar of JSON texts that a schema describes. Raises InvalidData."""
+        """Return the grammar of JSON texts that a schema describes, with the named keys only. Raises InvalidData."""
         if _depth(schema) > DEEPEST:
             raise _invalid(f"a schema with more than {DEEPEST} levels")
-        written = json.dumps({**schema, "x-guidance": _JSON})
-        if len(written) > MOST_CHARACTERS:
-            raise _invalid(f"a schema of {len(written):,} characters, expected at most {MOST_CHARACTERS:,}")
-        return cls._after_space(f"%json {written}")
+        if (length := len(json.dumps(schema))) > MOST_CHARACTERS:
+            raise _invalid(f"a schema of {length:,} characters, expected at most {MOST_CHARACTERS:,}")
+        return cls._after_space(f"%json {json.dumps({**closed(schema), 'x-guidance': _JSON})}")
 
     @classmethod
     def _after_space(cls, body: str) -> Grammar:
@@ -188,20 +200,34 @@ class GuideMaker:
         from llguidance import LLMatcher, LLParserLimits
 
         with self._turns[client]:
-            self._try(grammar)
-            vocabulary = self._vocabulary()
-            made = LLMatcher(vocabulary, grammar.source, log_level=0, limits=LLParserLimits(**_LIMITS))
-        if made.is_error():
-            raise _invalid(_in_short(made.get_error()))
+            tried = grammar.digest in self._tried
+            if not tried and (problem := _trial(grammar)) is not None:
+                raise _invalid(problem)
+            made = LLMatcher(self._vocabulary(), grammar.source, log_level=0, limits=LLParserLimits(**_LIMITS))
+            if made.is_error():
+                raise _invalid(_in_short(made.get_error()))
+            if not tried:
+                self._rehearse(made.deep_copy())
+                self._remember(grammar)
         return lambda: TokenGuide(made.deep_copy())
 
-    def _try(self, grammar: Grammar) -> None:
-        """Raise InvalidData unless the grammar compiles within the limits of the trial."""
-        if grammar.digest in self._tried:
-            return
-        problem = _trial(grammar)
-        if problem is not None:
-            raise _invalid(problem)
+    def _rehearse(self, matcher: LLMatcher) -> None:
+        """Raise InvalidData if the first tokens of a random answer exceed a limit, as those of any answer might."""
+        draw, end, number = np.random.default_rng(0), self._tokenizer.eos_token_id, 0
+        until = meter.processor_seconds() + REHEARSED_SECONDS
+        while number < REHEARSED and meter.processor_seconds() < until:
+            words = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+            allowed = np.flatnonzero(np.unpackbits(words, bitorder="little"))
+            inner = allowed[allowed != end]
+            if matcher.is_stopped() or not len(inner):
+                break
+            matcher.consume_token(int(draw.choice(inner)))
+            number += 1
+        if matcher.is_error():
+            why = _in_short(matcher.get_error())
+            raise _invalid(f"after {number} tokens, an answer exceeds a limit: {why}. Give a simpler grammar")
+
+    def _remember(self, grammar: Grammar) -> None:
         self._tried[grammar.digest] = None
         while len(self._tried) > _REMEMBERED:
             self._tried.popitem(last=False)

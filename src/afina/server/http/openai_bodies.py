@@ -70,10 +70,14 @@ class NamedSchema(Strict):
 class ResponseFormat(Strict):
     """The format of an answer."""
 
-    type: Literal["text", "json_object", "json_schema"] = Field(
-        description="text: any text; json_object: a JSON object; json_schema: JSON that follows `json_schema`"
+    type: Literal["text", "json_object", "json_schema", "json", "regex"] = Field(
+        description="text: any text; json_object: a JSON object; json_schema: JSON that follows `json_schema`; "
+        "json, regex: a text that follows `value`, as huggingface_hub sends them"
     )
     json_schema: NamedSchema | None = Field(None, description="the schema, with type json_schema only")
+    value: _ANY_JSON | str | None = Field(
+        None, description="a JSON schema, with type json only; a regular expression, with type regex only"
+    )
 
 
 class StructuredOutputs(Strict):
@@ -423,9 +427,11 @@ def grammar_of(body: Generate) -> Grammar | None:
         guides.require()
         return Grammar.of_schema(tools.schema_of(function))
     form, asked = body.response_format, body.structured_outputs
-    named = form is not None and form.type == "json_schema"
-    if form is not None and named != (form.json_schema is not None):
+    if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
         raise Refusal(400, "invalid", "`response_format`: `json_schema` and type json_schema belong together.")
+    if form is not None and {"json": dict, "regex": str}.get(form.type, type(None)) is not type(form.value):
+        problem = "`value` is a JSON schema with type json, a text with type regex, and belongs to no other type."
+        raise Refusal(400, "invalid", f"`response_format.value`: {problem}")
     if asked is not None:
         given = [one for one in (asked.choice, asked.regex, asked.json_) if one is not None]
         if len(given) != 1:
@@ -438,7 +444,10 @@ def grammar_of(body: Generate) -> Grammar | None:
         return None
     guides.require()
     if form is not None:
-        return Grammar.of_schema(form.json_schema.schema_ if form.json_schema else {"type": "object"})
+        if isinstance(form.value, str):
+            return Grammar.of_regex(form.value)
+        named = form.json_schema.schema_ if form.json_schema else {"type": "object"}
+        return Grammar.of_schema(named if form.value is None else form.value)
     assert asked is not None
     if asked.choice is not None:
         return Grammar.of_choices(asked.choice)

@@ -1,0 +1,170 @@
+"""JSON schemas whose objects have no other keys than the named ones, as in OpenAI's strict mode.
+
+In JSON Schema, an object without `additionalProperties` may have any further key, and a model that may write further
+keys writes them without end. Only restrictions are added, so every answer also follows the given schema. Knows no
+grammar.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from afina.errors import InvalidData
+
+_NAMES = ("properties", "patternProperties")
+_INNER = ("items", "additionalItems", "prefixItems", "additionalProperties")
+"""Keywords with schemas of values inside the value."""
+
+_CHOICES = ("anyOf", "oneOf")
+_DEFINITIONS = ("$defs", "definitions")
+_SAID = frozenset({"additionalProperties", "unevaluatedProperties"})
+
+MOST_STEPS = 100_000
+"""Most schemas that are looked at, as often as they are: references may combine in too many ways."""
+
+Schema = Mapping[str, Any]
+Keys = Mapping[str, Mapping[str, Any]]
+"""Names of keys and patterns of names, in the form of `properties` and `patternProperties`."""
+
+
+def closed(schema: Schema) -> dict[str, Any]:
+    """Return a schema in which an object that names keys has no others, unless `additionalProperties` says so.
+
+    An object without named keys, such as `{"type": "object"}`, stays open. Where several schemas hold for one object
+    (`allOf`, or keywords beside `$ref`, `anyOf` and `oneOf`), the object may have the keys of all of them. Each `$ref`
+    into the schema becomes a reference to a copy in `$defs`. Other references, parts with an `$id` of their own, and
+    keywords such as `not` are left as they are.
+
+    Raises InvalidData for a schema whose references combine in too many ways.
+    """
+    return _Closing(schema).whole()
+
+
+class _Closing:
+    """One schema while it is closed.
+
+    Args:
+        root: the schema as it was given.
+    """
+
+    def __init__(self, root: Schema) -> None:
+        self._root = root
+        self._names: dict[str, str] = {}
+        """Names of the copies of what a `$ref` points to, by pointer and keys beside it."""
+        self._waiting: list[tuple[str, Any, Keys | None]] = []
+        self._steps = 0
+
+    def whole(self) -> dict[str, Any]:
+        """Return the closed schema."""
+        made, copies = self._schema(self._root, {}), dict[str, Any]()
+        while self._waiting:
+            name, target, beside = self._waiting.pop()
+            copies[name] = self._schema(target, beside)
+        return {**made, "$defs": copies} if copies else made
+
+    def _schema(self, given: Any, beside: Keys | None) -> Any:
+        """Return the schema of a value.
+
+        Args:
+            given: the schema as it was given.
+            beside: keys that other schemas of the same value name. None: another schema forbids further keys.
+        """
+        self._step()
+        if not isinstance(given, Mapping) or (given is not self._root and "$id" in given):
+            return given
+        made = {name: one for name, one in given.items() if name not in _DEFINITIONS}
+        for name in _NAMES:
+            if isinstance(one := given.get(name), Mapping):
+                made[name] = {key: self._schema(value, {}) for key, value in one.items()}
+        choices = [name for name in _CHOICES if isinstance(given.get(name), list)]
+        of_choices, of_parts, own = self._keys(given, choices, beside)
+        inner = {**{key: {} for key in _INNER}, **dict.fromkeys(choices, of_choices), "allOf": of_parts}
+        for name in inner.keys() & given.keys():
+            one, keys = given[name], inner[name]
+            made[name] = (
+                [self._schema(each, keys) for each in one] if isinstance(one, list) else self._schema(one, keys)
+            )
+        if (target := self._target(given)) is not None:
+            made["$ref"] = self._copied(given["$ref"], target, of_parts)
+        if own is None:
+            return made
+        for name, keys in own.items():
+            made[name] = {**keys, **(made[name] if isinstance(given.get(name), Mapping) else {})}
+        return {**made, "additionalProperties": False}
+
+    def _keys(
+        self, given: Schema, choices: list[str], beside: Keys | None
+    ) -> tuple[Keys | None, Keys | None, Keys | None]:
+        """Return which keys alternatives, other parts, and the schema itself allow; None: they forbid no keys."""
+        fixed = list(self._together({name: one for name, one in given.items() if name not in choices}))
+        if beside is None or any(_SAID & one.keys() for one in fixed):
+            return None, None, None
+        if len(choices) == 1:  # so that each alternative has only its own keys, and those beside it
+            return _merged(beside, fixed), None, None
+        parts = len(_listed(given, "allOf")) + (self._target(given) is not None)
+        if parts == 1 and not choices and not any(name in given for name in _NAMES):
+            return None, beside, None
+        together = list(self._together(given))
+        named = any(name in one for one in together for name in _NAMES)
+        return None, None, _merged(beside, together) if named or beside else None
+
+    def _together(self, given: Schema) -> Iterator[Schema]:
+        """Yield a schema, and all schemas that hold for the same value, or may hold."""
+        left, seen = list[Any]([given]), set[int]()
+        while left:
+            one = left.pop(0)
+            self._step()
+            if isinstance(one, Mapping) and id(one) not in seen:
+                seen.add(id(one))
+                yield one
+                parts = [part for name in ("allOf", *_CHOICES) for part in _listed(one, name)]
+                left = [self._target(one), *parts, *left]
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            raise InvalidData(
+                "the grammar of the answer: a schema whose references combine in too many ways. Give a simpler one.",
+                code="request.grammar-invalid",
+            )
+
+    def _target(self, given: Schema) -> Any:
+        """Return what the `$ref` of a schema points to in the whole schema; None: no such reference."""
+        pointer = given.get("$ref")
+        if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
+            return None
+        found: Any = self._root
+        for part in unquote(pointer).split("/")[1:]:
+            key = part.replace("~1", "/").replace("~0", "~")
+            if isinstance(found, Mapping) and key in found:
+                found = found[key]
+            elif isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+                found = found[int(key)]
+            else:
+                return None
+        return found
+
+    def _copied(self, pointer: str, target: Any, beside: Keys | None) -> str:
+        """Return the reference to the copy of a target."""
+        key = json.dumps([pointer, beside])
+        if key not in self._names:
+            self._names[key] = name = str(len(self._names) + 1)
+            self._waiting.append((name, target, beside))  # the target may refer to itself
+        return f"#/$defs/{self._names[key]}"
+
+
+def _merged(beside: Keys, schemas: Iterable[Schema]) -> Keys:
+    """Return the keys of schemas, and those beside them, without their own schemas."""
+    given = [beside, *schemas]
+    found = {
+        name: {key: True for one in given if isinstance(one.get(name), Mapping) for key in one[name]} for name in _NAMES
+    }
+    return {name: keys for name, keys in found.items() if keys}
+
+
+def _listed(given: Schema, name: str) -> list[Any]:
+    found = given.get(name)
+    return found if isinstance(found, list) else []
