@@ -214,7 +214,7 @@ def test_open_inference_protocols_metadata_and_health(served: Any) -> None:
     assert served.get("/v2/models/acme/tags/ready").json() == {"name": "acme/tags", "ready": True}
     assert served.get("/v2/models/acme/tags/versions/7/ready").status_code == 404
     assert served.web.get("/v2/health/live").json() == {"live": True}
-    assert served.web.get("/v2/health/ready").json() == {"ready": True}
+    assert served.web.get("/v2/health/ready").json() == {"ready": True, "writes": True}
     assert served.get("/v2").json()["name"] == "afina"
 
 

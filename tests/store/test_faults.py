@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -103,6 +104,40 @@ def test_a_disk_that_is_full_indeed(tmp_path: Path, made: Make) -> None:
         assert store.verify() == []
         assert len(store.history("acme/reviews")) == number
         assert store.adapter("acme/reviews").digest == before["list"][0]["digest"]
+
+
+@pytest.mark.parametrize("size", [0, 10_000])
+def test_where_there_is_no_room_for_shared_memory_a_store_is_read(filled: AdapterStore, size: int) -> None:
+    before = seen(filled)
+    with no_file_above(size):
+        assert seen(filled) == before
+        assert filled.verify() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root; the test above is like it")
+def test_a_store_on_a_disk_without_a_free_byte_is_read_verified_and_copied_elsewhere(
+    tmp_path: Path, made: Make
+) -> None:
+    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=1m", "tmpfs"):
+        store = AdapterStore(tmp_path / "small" / "store", who="ada")
+        store.publish(made(), "acme/reviews", message="first")
+        before = seen(store)
+        with (tmp_path / "small" / "fill").open("wb", buffering=0) as rest:
+            while rest.write(b"x" * 4096) == 4096 and shutil.disk_usage(tmp_path / "small").free:
+                pass
+        with ThreadPoolExecutor(8) as pool:  # each reads alone, one after the other
+            assert {str(found) for found in pool.map(lambda _: store.list(), range(40))} == {str(store.list())}
+        assert seen(store) == before
+        assert store.verify() == []
+        store.backup(tmp_path / "copy")
+        with raises(CannotWrite, code="file.cannot-write", reason="database or disk is full"):
+            store.alias("acme/reviews@1", "beta")
+        assert seen(store) == before
+        copy = AdapterStore(tmp_path / "recovered", who="ada")
+        copy.recover(tmp_path / "copy")
+        assert seen(copy)["list"] == before["list"]
+        (tmp_path / "small" / "fill").unlink()
+        assert store.alias("acme/reviews@1", "beta").after == 1
 
 
 @contextmanager

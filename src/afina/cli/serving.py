@@ -73,7 +73,7 @@ KeySecondsOption = Annotated[
     float,
     typer.Option(
         "--key-seconds",
-        min=1,
+        min=5,
         help="Seconds for which known keys are accepted while the store does not answer.",
     ),
 ]

@@ -43,6 +43,7 @@ from afina.server.served_versions import ServedVersions
 from afina.server.shadowed import FAILED, RIDING, ShadowLease
 from afina.server.shadows import Shadows
 from afina.server.store_watcher import StoreWatcher
+from afina.server.store_writes import StoreWrites
 from afina.serving.engine import Engine
 from afina.serving.mixed_batches import Prediction
 from afina.serving.residents import Lease, Resident
@@ -75,6 +76,7 @@ class Core:
         self.metrics.watch_versions(lambda: self.current.damaged)
         self.metrics.watch_backbone(lambda: engine.hosts.sizes)
         self._encoder = RequestEncoder(engine)
+        self.writes = StoreWrites(store)
         self._watcher = StoreWatcher(
             (self.tenants.refresh, self._follow_versions), chosen.every, partial(self.failed, "store")
         )
@@ -116,6 +118,7 @@ class Core:
         """Accept no more requests, finish the accepted ones, and stop."""
         self.batching.close()
         self._watcher.close()
+        self.writes.close()
         self.current.close()
         self.shadows.close()
         self.engine.close()
@@ -153,6 +156,7 @@ class Core:
     def _follow_versions(self) -> None:
         """Follow aliases, versions and shadows. Raises the errors of reading the store."""
         self._note_hosts()
+        self.writes.refresh()
         self._news |= self.current.refresh()
         self.shadows.refresh(self._news)
         self._news = False
@@ -176,6 +180,7 @@ class Core:
         running, held = self.batching.generating
         return {
             "afina_ready": float(self.ready),
+            "afina_store_writable": float(self.writes.possible),
             "afina_queue_tokens": tokens,
             "afina_queue_texts": texts,
             "afina_generations_running": running,
@@ -240,7 +245,8 @@ class Core:
             raise Missing()
         self.tenants.write(key)
         store = self.store.on_behalf_of(f"key {key.id}")
-        return store.alias(str(reference), alias, expected=expected or ANY, message=message)
+        with self.writes.attempt():
+            return store.alias(str(reference), alias, expected=expected or ANY, message=message)
 
     def ask(
         self,

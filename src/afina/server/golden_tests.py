@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afina.errors import AfinaError, Busy, CorruptAdapter, NotFound
+from afina.errors import AfinaError, Busy, CannotWrite, CorruptAdapter, NotFound
 from afina.inference import probes
 from afina.server.line.computing import Batcher
 from afina.server.line.work import OURS, GoldenTest, PredictedAnswer, Work
@@ -65,7 +65,7 @@ class GoldenTests:
                         difference=found,
                     )
             except Exception as error:
-                at_the_moment = isinstance(error, Busy | NotFound) or not isinstance(error, AfinaError)
+                at_the_moment = isinstance(error, Busy | NotFound | CannotWrite) or not isinstance(error, AfinaError)
                 self._metrics.probes.labels("not replayed" if at_the_moment else "failed").inc()
                 if isinstance(error, AfinaError):
                     raise

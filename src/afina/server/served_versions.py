@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from afina import meter
-from afina.errors import AfinaError, Busy, NotFound
+from afina.errors import AfinaError, Busy, CannotWrite, NotFound
 from afina.server import logs_and_traces
 from afina.server.golden_tests import GoldenTests
 from afina.server.limits import Missing
@@ -50,7 +50,7 @@ class LoadFailure:
 
     def again(self, now: float) -> LoadFailure:
         """Return this failure with the next pause, which is shorter for temporary failures."""
-        longest = SHORT if isinstance(self.error, Busy | NotFound) else LONGEST
+        longest = SHORT if isinstance(self.error, Busy | NotFound | CannotWrite) else LONGEST
         return replace(self, until=now + min(longest, PAUSE * 2.0 ** min(self.tries - 1, 20)))
 
 

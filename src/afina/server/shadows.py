@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from afina.errors import AfinaError, Busy, NotFound
+from afina.errors import AfinaError, Busy, CannotWrite, NotFound
 from afina.server.metrics import Metrics
 from afina.server.served_versions import ServedVersions
 from afina.server.shadowed import FAILED, LOADING, NONE, PROMOTED, RIDING, UNFORESEEN, UNSEEN, ShadowLease, ShadowStatus
@@ -152,7 +152,7 @@ class Shadows:
         assert status.version is not None
         try:
             self._served.demand(status.version)
-        except (Busy, NotFound):
+        except (Busy, NotFound, CannotWrite):
             status.fail(LATE)
             self._later(name)
         except AfinaError:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, update
 
 from afina.blobs.remote import open_blobs
 from afina.errors import NotFound, Refused
@@ -113,6 +113,15 @@ class AdapterStore(StoreReader):
         made = self._database.begin(first)
         audit_log.crash_point("init: committed")
         return made
+
+    def has_room(self) -> bool:
+        """Return whether the disk of a store in a directory has room for changes. Other stores: True, as unknown."""
+        return self._database.has_room()
+
+    def try_write(self) -> None:
+        """Raise CannotWrite if nothing can be written. Changes nothing, and waits for other writers."""
+        with self._database.writing() as connection:
+            connection.execute(update(STORE).values(last=STORE.c.last))
 
     def backup(self, place: str | Path) -> Backup:
         """Copy the store, as it is at one moment, to a directory, and verify the copy. Details: `backup.take`."""

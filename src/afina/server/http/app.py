@@ -29,6 +29,7 @@ from afina.server.http.request_pool import (
     key_of,
     model_in_query,
     pool_of,
+    refusal_of,
     together,
 )
 from afina.server.http.schemas import Body, body_schemas, describe, describe_health
@@ -133,9 +134,13 @@ async def health(request: Request) -> Response:
 @router.get("/v2/health/ready", **describe_health(INFERENCE, native.READY, ready=True))
 @router.get("/health/ready", **describe_health("health", native.READY, ready=True))
 async def ready(request: Request) -> Response:
-    """Return whether the server answers requests and its store responds. Status 503 if not. Needs no key."""
-    is_ready = core_of(request).ready
-    return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+    """Return whether the server answers requests and its store responds. Status 503 if not. Needs no key.
+
+    `writes` does not change the status: a server whose store has a full disk still answers.
+    """
+    core = core_of(request)
+    is_ready = core.ready
+    return JSONResponse({"ready": is_ready, "writes": core.writes.possible}, 200 if is_ready else 503)
 
 
 def _model(client: str, task: str, version: str | None) -> str:
@@ -300,7 +305,7 @@ def make_app(core: Core) -> App:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    refusal = Refusal.of(error)
+    refusal = refusal_of(core_of(request), "request", error)
     request.app.state.core.metrics.refused.labels(refusal.kind).inc()
     return error_response(request.url.path, refusal)
 

@@ -14,12 +14,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from afina import meter
-from afina.errors import AfinaError, Busy, Overloaded
+from afina.errors import Busy, Overloaded
 from afina.server import error_bodies
 from afina.server.core import Core
 from afina.server.http import native
 from afina.server.http.errors import Refusal
-from afina.server.http.request_pool import RequestPool
+from afina.server.http.request_pool import RequestPool, refusal_of
 from afina.server.requests import AcceptedRequest, Text
 from afina.store.keys import Key
 
@@ -181,9 +181,7 @@ class Bulk(Response):
             finally:
                 asked.release()
         except Exception as error:  # noqa: BLE001 - any error becomes the answer to its line; other lines go on
-            if not isinstance(error, AfinaError | TimeoutError | Refusal):
-                self._core.failed("bulk", error)
-            refusal = Refusal.of(error)
+            refusal = refusal_of(self._core, "bulk", error)
             return error_bodies.native(refusal.status, refusal.kind, refusal.message)
 
     async def _ask(self, model: str, text: Text) -> AcceptedRequest:

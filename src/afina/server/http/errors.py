@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from afina.errors import (
     Busy,
+    CannotWrite,
     Conflict,
     CorruptAdapter,
     CorruptStore,
@@ -57,6 +58,9 @@ class Refusal(Exception):
                 return cls(404, "not_found", str(error))
             case Busy() | NotFound():
                 return cls(503, "unavailable", "not available at the moment. Try again.", {"Retry-After": "1"})
+            case CannotWrite():
+                message = "nothing can be written: the disk is full, or read-only. Nothing was changed. See the log."
+                return cls(507, "unwritable", message)
             case Conflict() | Refused():
                 return cls(409, "conflict", str(error))
             case InvalidData() | InvalidName():

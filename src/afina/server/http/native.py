@@ -108,7 +108,12 @@ _WISH = {
 }
 SHADOW = record({**_WISH, **_COUNTED, **_STATE})
 LIVE = record({"live": about(YES_OR_NO, "whether the process is running")})
-READY = record({"ready": about(YES_OR_NO, "whether the server answers requests and its store responds")})
+READY = record(
+    {
+        "ready": about(YES_OR_NO, "whether the server answers requests and its store responds"),
+        "writes": about(YES_OR_NO, "whether aliases can be moved: false if the last write to the store failed"),
+    }
+)
 ERROR = record({"error": about(TEXT, "what is wrong and what to do"), "kind": about(TEXT, "one word for programs")})
 
 

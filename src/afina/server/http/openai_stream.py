@@ -25,7 +25,7 @@ from afina.server.core import Core
 from afina.server.http.bulk import LEFT, TURN
 from afina.server.http.errors import GONE, Refusal
 from afina.server.http.openai_answers import OpenAIFormat, WrittenAnswer
-from afina.server.http.request_pool import SPARE
+from afina.server.http.request_pool import SPARE, refusal_of
 from afina.server.requests import AcceptedRequest
 from afina.serving.work import GeneratedText, NewTokens
 
@@ -171,9 +171,7 @@ class EventStream(Response):
     async def _fail(self, error: Exception, send: Send) -> None:
         """Send an error as the last event, unless the client is gone."""
         core = self._pending.core
-        if not isinstance(error, AfinaError | TimeoutError | Refusal):
-            core.failed("stream", error)
-        refusal = Refusal.of(error)
+        refusal = refusal_of(core, "stream", error)
         core.metrics.refused.labels(refusal.kind).inc()
         if refusal.status != GONE:
             content = self._format.encoded(self._format.failure(refusal)) + self._format.done

@@ -104,6 +104,14 @@ SPARE = 1.0
 """Seconds added to a request's timeout, for texts that are being computed when it ends."""
 
 
+def refusal_of(core: Core, what: str, error: Exception) -> Refusal:
+    """Return the refusal for an error. An error that nobody foresaw (status 500) is counted and logged."""
+    refusal = Refusal.of(error)
+    if refusal.status == 500:
+        core.failed(what, error)
+    return refusal
+
+
 def core_of(request: Request) -> Core:
     """Return the core of the server."""
     found: Core = request.app.state.core
@@ -197,7 +205,7 @@ async def each(
             finally:
                 asked.release()
         except (AfinaError, TimeoutError) as error:
-            return Refusal.of(error)
+            return refusal_of(core, "page", error)
 
     waiting = asyncio.gather(*(one(model, texts) for model, texts in wanted))
     return await _awaited(request, waiting, LOADING + core.settings.timeout + SPARE)

@@ -252,6 +252,7 @@ _FAILURES = {
     500: "The answer could not be computed.",
     503: "The model or the store is not available at the moment.",
     504: "The answer was not computed in time.",
+    507: "Nothing can be written: the disk of the server or of its store is full, or read-only.",
 }
 
 

@@ -174,6 +174,10 @@ class Database:
                 connection.execute(select(STORE.c.id).with_for_update())
             yield connection
 
+    def has_room(self) -> bool:
+        """Return whether the disk of a database file has room for changes. Other databases: True, as unknown."""
+        return not self.is_file or engine.has_room(Path(self.address.url))
+
     def demand(self) -> None:
         """Raise NotFound if there is no store."""
         if not self.exists():

@@ -7,9 +7,12 @@ password.
 from __future__ import annotations
 
 import os
+import random
 import re
+import shutil
 import sqlite3
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -90,7 +93,10 @@ _SETTINGS = (
 )
 
 _ALONE = ("locking_mode = EXCLUSIVE",)
-"""With this setting, SQLite needs no shared memory."""
+"""With this setting, SQLite needs no shared memory. Other connections wait for this one."""
+
+_NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHM", "SQLITE_IOERR_WRITE")
+"""Beginnings of SQLite's error names where a full disk has no room for the shared memory of a connection that reads."""
 
 _WITHOUT_LOCKS = "win32-none" if os.name == "nt" else "unix-none"
 """SQLite's VFS without locks: a file opened for reading cannot be locked for writing."""
@@ -136,17 +142,46 @@ def _sqlite_engine(path: Path, patience: float) -> Engine:
 
     def connect() -> sqlite3.Connection:
         mode = _mode(path)  # for each connection: another process may begin to write
-        opened = sqlite3.connect(
-            f"file:{quote(str(path))}?{mode}", uri=True, timeout=patience, isolation_level=None, check_same_thread=False
-        )
+        settings: Sequence[str] = _SETTINGS if mode == "mode=rw" else _ALONE if _WITHOUT_LOCKS in mode else ()
+        opened = _opened(path, mode, patience)
         if mode == "mode=rw":
-            write_ahead(opened, patience)
-        settings = _SETTINGS if mode == "mode=rw" else _ALONE if _WITHOUT_LOCKS in mode else ()
+            try:
+                write_ahead(opened, patience)
+            except sqlite3.OperationalError as error:
+                opened.close()
+                if not error.sqlite_errorname.startswith(_NO_ROOM):
+                    raise
+                opened = _opened_alone(path, patience)
         for setting in settings:
             opened.execute(f"PRAGMA {setting}")
         return opened
 
     return create_engine("sqlite://", creator=connect, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
+
+def _opened(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
+    address = f"file:{quote(str(path))}?{mode}"
+    return sqlite3.connect(address, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+
+
+def _opened_alone(path: Path, patience: float) -> sqlite3.Connection:
+    """Return a connection that needs no shared memory, once no other connection is open.
+
+    A connection that waits keeps the lock of a reader, so two that wait would wait for each other: each is closed at
+    once instead, and tried again.
+    """
+    until = meter.now() + patience
+    while True:
+        opened = _opened(path, "mode=rw", 0.0)
+        try:
+            opened.execute(f"PRAGMA {_ALONE[0]}")
+            opened.execute("SELECT count(*) FROM sqlite_master").fetchone()  # takes the lock
+            return opened
+        except sqlite3.OperationalError as error:
+            opened.close()
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or meter.now() > until:
+                raise
+        threading.Event().wait(random.uniform(0.001, 0.02))
 
 
 def write_ahead(opened: sqlite3.Connection, patience: float) -> None:
@@ -169,6 +204,18 @@ def write_ahead(opened: sqlite3.Connection, patience: float) -> None:
 def may_write(path: Path) -> bool:
     """Return whether SQLite can write into the file's directory."""
     return os.access(path.parent, os.W_OK) or not os.path.exists(path)
+
+
+ROOM = 1 << 20
+"""Bytes of free space below which a change of a store may fail."""
+
+
+def has_room(path: Path) -> bool:
+    """Return whether the file's disk has `ROOM`. If that cannot be found out: True."""
+    try:
+        return shutil.disk_usage(path.parent).free >= ROOM
+    except OSError:
+        return True
 
 
 def is_there(path: Path) -> bool:
@@ -212,6 +259,7 @@ _CLOSED = (
     *("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_NOLFS"),
     *("53", "25006", "42501", "58030"),  # insufficient resources, read only, no privilege, I/O error
 )
+_FULL = ("SQLITE_FULL", "53100")
 _ABSENT = ("3D000", "42P01", "3F000")  # no such database, table, schema
 
 
@@ -224,7 +272,7 @@ def error_of(error: DBAPIError, address: Address, secret: object, patience: floa
     if code.startswith(_BUSY):
         return busy(address, patience)
     if code.startswith(_CLOSED):
-        return CannotWrite(where, said)
+        return CannotWrite(where, said, full=code.startswith(_FULL))
     if code.startswith("SQLITE_CANTOPEN"):
         return NotFound(
             f"{where}: {address.url} cannot be opened. Check that it is a file with read permission.",

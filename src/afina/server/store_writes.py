@@ -1,0 +1,76 @@
+"""StoreWrites: whether the store can be written. A server answers from a store with a full disk; only changes fail."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+
+from afina import meter
+from afina.errors import AfinaError, CannotWrite
+from afina.server import logs_and_traces
+from afina.store.adapter_store import AdapterStore
+
+PAUSE = 10.0
+"""Seconds between checks."""
+
+
+class StoreWrites:
+    """Whether the last write to the store was possible. Thread-safe.
+
+    If a write has failed, or the disk has little room, a write that changes nothing is tried now and then.
+
+    Args:
+        store: the store.
+        clock: returns seconds.
+    """
+
+    def __init__(self, store: AdapterStore, *, clock: Callable[[], float] = meter.now) -> None:
+        self._store, self._clock = store, clock
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="afina-store-writes")
+        self._checking: Future[None] | None = None
+        self._next = 0.0
+        self._lock = threading.Lock()
+        self.possible = True
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Learn from a write in the block. Its errors are raised again; a store that cannot be written is logged."""
+        try:
+            yield
+        except CannotWrite as error:
+            self._learn(error, always=True)
+            raise
+        self._learn(None)
+
+    def refresh(self) -> None:
+        """Check again, if it is time to. Does not wait: a write may wait for those of other processes."""
+        now = self._clock()
+        if now >= self._next and (self._checking is None or self._checking.done()):
+            self._next = now + PAUSE
+            self._checking = self._pool.submit(self._check)
+
+    def _check(self) -> None:
+        with suppress(AfinaError):  # the store does not answer, or others write for too long: nothing is learned
+            if self.possible and self._store.has_room():
+                return
+            try:
+                self._store.try_write()
+            except CannotWrite as error:
+                self._learn(error)
+            else:
+                self._learn(None)
+
+    def _learn(self, error: CannotWrite | None, *, always: bool = False) -> None:
+        with self._lock:
+            before, self.possible = self.possible, error is None
+        if error is not None and (before or always):
+            logs_and_traces.note("the store cannot be written", logging.ERROR, problem=str(error))
+        elif error is None and not before:
+            logs_and_traces.note("the store can be written again")
+
+    def close(self) -> None:
+        """Check no more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
