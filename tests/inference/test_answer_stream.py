@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from afina.errors import InvalidData
 from afina.inference.answer_stream import AnswerStream, TokenTexts
 from afina.inference.answers import text_of
+from afina.models.decoding import Decoding
 from fakes import END, tokenizer
 from raises import raises
 
@@ -66,11 +67,11 @@ TOKENIZERS = (byte_level, byte_fallback, cleaning)
 
 def streamed(words: Any, tokens: Sequence[int], stop: Sequence[str], cuts: Sequence[int]) -> tuple[list[str], str]:
     """The pieces, and the whole answer."""
-    stream, pieces, start = AnswerStream(TokenTexts(words), stop), [], 0
+    stream, pieces, start = AnswerStream(TokenTexts(words), Decoding(stop=stop)), [], 0
     for end in [*sorted(cuts), len(tokens)]:
         pieces.append(stream.add(tokens[start:end]))
         start = max(start, end)
-    text = text_of(words, np.array(tokens, np.int64), stop)
+    text = text_of(words, np.array(tokens, np.int64), Decoding(stop=stop))
     return [*pieces, stream.end(text)], text
 
 
@@ -106,7 +107,7 @@ def test_pieces_of_valid_text_have_no_broken_character(said: str, stop: list[str
 
 def test_text_arrives_with_its_tokens() -> None:
     words = byte_level()
-    stream, pieces = AnswerStream(TokenTexts(words), ["STOP"]), []
+    stream, pieces = AnswerStream(TokenTexts(words), Decoding(stop=("STOP",))), []
     for token in words(" the soup é was")["input_ids"]:
         pieces.append(stream.add([token]))
     assert "".join(pieces) == "the soup é was"
@@ -115,7 +116,7 @@ def test_text_arrives_with_its_tokens() -> None:
 
 def test_what_could_become_a_stop_string_is_held_back() -> None:
     words = byte_level()
-    stream = AnswerStream(TokenTexts(words), ["soup?!"])
+    stream = AnswerStream(TokenTexts(words), Decoding(stop=("soup?!",)))
     assert stream.add(words("a sou")["input_ids"]) == "a"
     assert stream.add(words("per sou")["input_ids"]) == " souper"
     assert stream.add(words("p?! and more")["input_ids"]) == ""

@@ -19,9 +19,11 @@ from afina import Adapter, Backbone, Predictor
 from afina.data.tokenize import Template
 from afina.errors import InvalidData
 from afina.inference import guides
+from afina.inference.answer_stream import TokenTexts
 from afina.server.http.openai_answers import WrittenAnswer
 from afina.server.receipts import Receipt
 from crowd import adapter
+from fakes import VOCABULARY
 from servers import TOLD, Listening, Served, listening, serving, talk, within
 
 PROMPT = "the soup was bright."
@@ -154,11 +156,77 @@ def test_logprobs_of_a_completion(served: Served, client: OpenAI) -> None:
     for token, value, top in zip(said.tokens or [], said.token_logprobs or [], said.top_logprobs or [], strict=True):
         assert value <= 0
         assert top[token] == value == max(top.values())  # greedy
-        assert len(top) <= 3
+        assert len(top) == 3
     offsets = said.text_offset or []
     assert offsets == sorted(offsets)
     assert offsets[0] == 0
     assert offsets[-1] <= len(choice.text) + 1
+
+
+CHANGED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "presence": ({"presence_penalty": 2}, {"presence_penalty": 2}),
+    "frequency": ({"frequency_penalty": 1.5}, {"frequency_penalty": 1.5}),
+    "repetition": ({"repetition_penalty": 1.8}, {"repetition_penalty": 1.8}),
+    "bias": ({"logit_bias": {"97": 100, "5": -3.5}}, {"logit_bias": {97: 100, 5: -3.5}}),
+    "min-p": (
+        {"min_p": 0.4, "top_k": -1, "temperature": 1.5, "seed": 3},
+        {"min_p": 0.4, "temperature": 1.5, "seed": 3},
+    ),
+    "length": ({"min_tokens": 12, "ignore_eos": True}, {"min_new_tokens": 12, "ignore_eos": True}),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_changes_the_logits_gives_the_answer_of_the_adapter_alone(
+    served: Served, client: OpenAI, name: str
+) -> None:
+    body, decoding = CHANGED[name]
+    raw = client.completions.with_raw_response.create(model="acme/told", prompt=PROMPT, max_tokens=12, extra_body=body)
+    (choice,) = raw.parse().choices
+    assert choice.text == alone(served, "acme/told@1", PROMPT, max_new_tokens=12, **decoding)
+    facts = Receipt.parse(raw.headers["Afina-Receipt"]).generation
+    assert facts is not None
+    assert facts.model_dump(exclude_defaults=True) == {"max_new_tokens": 12, **decoding}
+    usual = alone(served, "acme/told@1", PROMPT, max_new_tokens=12)
+    assert choice.text != usual or name == "length"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_token_ends_the_answer_before_it(served: Served, client: OpenAI, stream: bool) -> None:
+    asking = {"model": "acme/told", "prompt": PROMPT, "max_tokens": 12, "logprobs": 0}
+    whole = served.post("/v1/completions", asking).json()["choices"][0]
+    texts = TokenTexts(served.backbone.tokenizer)
+    end = next(token for token in range(VOCABULARY) if texts.shown(token) == whole["logprobs"]["tokens"][4])
+    found = client.completions.create(
+        model="acme/told", prompt=PROMPT, max_tokens=12, stream=stream, extra_body={"stop_token_ids": [end]}
+    )
+    choices = [one for event in found for one in event.choices] if stream else found.choices  # type: ignore[union-attr]
+    assert choices[-1].finish_reason == "stop"
+    text = "".join(one.text for one in choices)
+    assert text == alone(served, "acme/told@1", PROMPT, max_new_tokens=12, stop_token_ids=(end,))
+    assert whole["text"].startswith(text)
+    assert text != whole["text"]
+
+
+def test_with_logprobs_0_the_chosen_token_alone_is_reported(client: OpenAI) -> None:
+    found = client.completions.create(model="acme/told", prompt=PROMPT, max_tokens=4, logprobs=0, temperature=1.5)
+    said = found.choices[0].logprobs
+    assert said is not None
+    assert said.top_logprobs == [
+        {token: value} for token, value in zip(said.tokens or [], said.token_logprobs or [], strict=True)
+    ]
+
+
+def test_a_drawn_token_is_among_the_reported_ones(client: OpenAI) -> None:
+    found = client.completions.create(model="acme/told", prompt=PROMPT, max_tokens=8, logprobs=1, temperature=2, seed=1)
+    said = found.choices[0].logprobs
+    assert said is not None
+    sizes = set()
+    for token, value, top in zip(said.tokens or [], said.token_logprobs or [], said.top_logprobs or [], strict=True):
+        assert top[token] == value
+        sizes.add(len(top))
+    assert sizes <= {1, 2}
+    assert 2 in sizes
 
 
 # Chats
@@ -506,7 +574,10 @@ CHOICE = {"structured_outputs": {"choice": ["a"]}}
         ({"temperature": 10**400}, "invalid", "temperature"),
         ({"top_p": 0}, "invalid", "top_p"),
         ({"top_p": 0.5}, "invalid", "top_p"),
-        ({"top_k": -1}, "invalid", "top_k"),
+        ({"top_k": -2}, "invalid", "top_k"),
+        ({"top_k": 5}, "invalid", "top_k"),
+        ({"min_p": 1.5, "temperature": 1}, "invalid", "min_p"),
+        ({"min_p": 0.5}, "invalid", "min_p"),
         ({"seed": 2**70}, "invalid", "seed"),
         ({"stop": [""]}, "invalid", "stop"),
         ({"stop": ["a"] * 10_000}, "invalid", None),
@@ -516,8 +587,21 @@ CHOICE = {"structured_outputs": {"choice": ["a"]}}
         ({"echo": True}, "unsupported", "echo"),
         ({"best_of": 3}, "unsupported", "best_of"),
         ({"suffix": "end"}, "unsupported", "suffix"),
-        ({"frequency_penalty": 0.5}, "invalid", "frequency_penalty"),
-        ({"logit_bias": {"50256": -100}}, "unsupported", "logit_bias"),
+        ({"frequency_penalty": 2.5}, "invalid", "frequency_penalty"),
+        ({"presence_penalty": -2.5}, "invalid", "presence_penalty"),
+        ({"repetition_penalty": 0}, "invalid", "repetition_penalty"),
+        ({"logit_bias": {"1": 101}}, "invalid", "logit_bias.1"),
+        ({"logit_bias": {"soup": 1}}, "invalid", "logit_bias.soup"),
+        ({"logit_bias": {str(token): 1 for token in range(129)}}, "invalid", "logit_bias"),
+        ({"logit_bias": {str(VOCABULARY): 1}}, "invalid", "logit_bias"),
+        ({"stop_token_ids": [-1]}, "invalid", "stop_token_ids.0"),
+        ({"stop_token_ids": [1] * 17}, "invalid", "stop_token_ids"),
+        ({"stop_token_ids": [VOCABULARY]}, "invalid", "stop_token_ids"),
+        ({"min_tokens": -1}, "invalid", "min_tokens"),
+        ({"min_tokens": 10**9}, "invalid", "min_tokens"),
+        ({"min_tokens": 7, "max_tokens": 6}, "invalid", "min_tokens"),
+        ({"min_tokens": 2, "stop": ["a"]}, "invalid", "min_tokens"),
+        ({**CHOICE, "stop_token_ids": [5]}, "invalid", "stop_token_ids"),
         ({"skip_special_tokens": False}, "unsupported", "skip_special_tokens"),
         ({"stream_options": {"include_usage": True}}, "invalid", "stream_options"),
         ({"temprature": 0}, "unsupported", "temprature"),

@@ -179,6 +179,8 @@ SAMPLING = {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "seed": 11}
         {**SAMPLING, "stop": ["e", "zebra"], "stream": True},
         {"template": False, "max_tokens": 4},
         {**SAMPLING, **CHOICES, "n": 2},
+        {"presence_penalty": 1, "repetition_penalty": 1.5, "logit_bias": {"7": 4}, "min_tokens": 3, "ignore_eos": True},
+        {**SAMPLING, "min_p": 0.1, "frequency_penalty": 1.5, "stop_token_ids": [90, 100], "stream": True},
     ],
     ids=str,
 )

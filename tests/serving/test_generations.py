@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from afina import Adapter, Backbone, Predictor, digest
 from afina.data.batch import pack
 from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidStudy
-from afina.inference import probes
+from afina.inference import next_token, probes
 from afina.inference.predictor import ModelPredictor
 from afina.inference.searches import TokenLogprobs
 from afina.models.decoding import Decoding
@@ -255,6 +255,35 @@ def test_log_probabilities_are_those_of_the_raw_logits(crowd: Crowd) -> None:
         assert isinstance(outcome, GeneratedText)
         assert [token for step in heard for token in step.tokens] == outcome.tokens.tolist()
         assert [each for step in heard for each in step.logprobs or ()] == outcome.logprobs
+
+
+def test_log_probabilities_of_a_prompt_are_those_of_each_adapter_alone_beside_prompts_without_them(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(next_token, "SLICE", 3)
+    generations = crowd.engine.generations
+    with ExitStack() as stack:
+        made = {
+            asked(crowd, stack, which, TEXTS[which % 4], prompt_logprobs=None if which % 3 == 2 else which % 3): which
+            for which in range(len(crowd.methods))
+        }
+        for each in made:
+            generations.add(each)
+        found = driven(generations)
+        for each, which in made.items():
+            outcome, prompt = found[each], each.encoded.tokens
+            assert isinstance(outcome, GeneratedText)
+            assert crowd.agrees(which, each, outcome), crowd.methods[which]
+            if each.prompt_logprobs is None:
+                assert outcome.prompt_logprobs is None
+                continue
+            rows = torch.from_numpy(crowd.logits(which, prompt[:1], prompt[1:].tolist())).log_softmax(-1)
+            assert outcome.prompt_logprobs is not None
+            for row, token, logprob in zip(rows, prompt[1:].tolist(), outcome.prompt_logprobs, strict=True):
+                assert logprob.chosen == pytest.approx(float(row[token]), abs=1e-4)
+                assert [value for _, value in logprob.top] == pytest.approx(
+                    row.topk(each.prompt_logprobs).values.tolist(), abs=1e-4
+                )
 
 
 def test_a_guide_restricts_greedy_and_sampled_answers_exactly(crowd: Crowd) -> None:

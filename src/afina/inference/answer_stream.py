@@ -8,11 +8,12 @@ end.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from afina.data.tokenize import Tokenizer
 from afina.errors import InvalidData
+from afina.models.decoding import GREEDY, Decoding
 
 _REPLACEMENT = "\ufffd"
 """The character that a decoder writes for bytes that are no character, or not yet."""
@@ -89,8 +90,8 @@ class TokenTexts:
 class _Decoded:
     """The text of tokens while they arrive, without special tokens. Decodes each token a few times only."""
 
-    def __init__(self, texts: TokenTexts) -> None:
-        self._texts = texts
+    def __init__(self, texts: TokenTexts, hidden: Collection[int]) -> None:
+        self._texts, self._hidden = texts, hidden
         self._tokens: list[int] = []
         self._from, self._to = 0, 0
         self._known = ""
@@ -98,7 +99,7 @@ class _Decoded:
 
     def add(self, tokens: Sequence[int]) -> str:
         """Return the text that is certain with these tokens, after that of earlier calls."""
-        self._tokens += [token for token in tokens if token not in self._texts.special]
+        self._tokens += [token for token in tokens if token not in self._hidden]
         if not self._texts.is_steady or self._to == len(self._tokens) or self._texts.is_byte(self._tokens[-1]):
             return ""
         window = str(self._texts.tokenizer.decode(self._tokens[self._from :], skip_special_tokens=True))
@@ -115,11 +116,11 @@ class AnswerStream:
 
     Args:
         texts: The texts of tokens.
-        stop: Strings that end the answer.
+        decoding: How the answer is generated.
     """
 
-    def __init__(self, texts: TokenTexts, stop: Sequence[str] = ()) -> None:
-        self._decoded, self._stop = _Decoded(texts), tuple(stop)
+    def __init__(self, texts: TokenTexts, decoding: Decoding = GREEDY) -> None:
+        self._decoded, self._stop = _Decoded(texts, texts.special | {*decoding.stop_token_ids}), decoding.stop
         self._sent = ""
         self._begun, self._stopped = False, False
         self._held = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from afina.data.batch import by_length, pack
 from afina.data.tokenize import Encoded, Tokenizer
 from afina.events import Listener, Progress, ignore
 from afina.inference.generation import answers as generated
+from afina.models.decoding import GREEDY, Decoding
 from afina.models.language_model import LanguageModel
 from afina.models.objective import Predictions
 
@@ -55,7 +55,7 @@ def answers(
         listen=lambda done: listen(Progress("evaluate", done, count)),
     )
     for number, one in enumerate(found):
-        texts[number] = text_of(tokenizer, one.tokens, decoding.stop)
+        texts[number] = text_of(tokenizer, one.tokens, decoding)
         sizes[number], ended[number] = len(one.tokens), one.ended
     extras: dict[str, np.ndarray] = {"new_tokens": sizes, "ended": ended}
     if references is not None:
@@ -63,10 +63,17 @@ def answers(
     return Predictions(texts, targets, extras)
 
 
-def text_of(tokenizer: Tokenizer, tokens: np.ndarray, stop: Sequence[str] = ()) -> str:
-    """Return an answer's tokens as text, up to the first stop string, without surrounding whitespace."""
-    text = str(tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
-    ends = [place for string in stop if (place := text.find(string)) >= 0]
+def text_of(tokenizer: Tokenizer, tokens: np.ndarray, decoding: Decoding = GREEDY) -> str:
+    """Return an answer's tokens as text, without surrounding whitespace, up to what ended the answer.
+
+    Args:
+        tokenizer: The tokenizer.
+        tokens: The tokens, int64 [number].
+        decoding: How the answer was generated.
+    """
+    shown = [token for token in tokens.tolist() if token not in decoding.stop_token_ids]
+    text = str(tokenizer.decode(shown, skip_special_tokens=True))
+    ends = [place for string in decoding.stop if (place := text.find(string)) >= 0]
     return text[: min(ends, default=len(text))].strip()
 
 

@@ -65,6 +65,8 @@ class _Request:
         size: Most bytes of its keys and values.
         adapter: The adapter that answers. None: the model itself.
         last: The last token of each sequence.
+        reported: Number of most probable tokens in the log-probabilities of the prompt. None: not requested.
+        prompt_logprobs: These log-probabilities, once the prompt is computed.
     """
 
     prompt: np.ndarray
@@ -74,6 +76,8 @@ class _Request:
     adapter: BatchedAdapter | None = None
     sequences: list[CachedSequence] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
+    reported: int | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
 
 
 class ContinuousBatch:
@@ -141,6 +145,7 @@ class ContinuousBatch:
         *,
         logprobs: int | None = None,
         guide: Guide | None = None,
+        prompt_logprobs: int | None = None,
     ) -> int:
         """Let a request wait, and return its id.
 
@@ -150,20 +155,24 @@ class ContinuousBatch:
             adapter: The adapter that answers. None: the model itself.
             logprobs: Number of most probable tokens that are reported at each step. None: no log-probabilities.
             guide: Restricts the tokens of the answer. None: every token is allowed.
+            prompt_logprobs: As `logprobs`, for each token of the prompt after the first.
 
         Raises:
-            InvalidStudy: Beam search with log-probabilities or a guide.
+            InvalidStudy: Beam search with log-probabilities or a guide, or a token id that the model does not have.
         """
+        decoding.check_vocabulary(self._model.vocabulary)
         room = self.room(prompt, adapter)
         if not len(prompt) or room < 1:
             raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room for an answer")
         most = min(room, decoding.max_new_tokens or room)
-        limits = Limits(self._ends, most, stops_of(self._tokenizer, decoding.stop))
+        ends = (frozenset() if decoding.ignore_eos else self._ends) | {*decoding.stop_token_ids}
+        limits = Limits(ends, most, stops_of(self._tokenizer, decoding.stop))
         search = search_for(prompt, decoding, limits, logprobs, guide)
         columns = self._model.before(adapter) + len(prompt) + most
         size = self._model.cache.most_bytes(columns) * decoding.beams
         self._count += 1
-        self._waiting[self._count] = _Request(prompt, search, columns * decoding.beams, size, adapter)
+        made = _Request(prompt, search, columns * decoding.beams, size, adapter, reported=prompt_logprobs)
+        self._waiting[self._count] = made
         return self._count
 
     def tokens(self, request: int) -> Sequence[int]:
@@ -230,10 +239,12 @@ class ContinuousBatch:
         entered = [self._running[request] for request in chosen]
         room = [one.search.limits.most for one in entered]
         adapters = [one.adapter for one in entered]
-        sequences, logits = self._model.begin([one.prompt for one in entered], room, adapters)
-        for one, sequence in zip(entered, sequences, strict=True):
-            one.sequences = [sequence]
-        return self._advance(chosen, sequences, logits)
+        reported = [one.reported for one in entered]
+        wanted = reported if any(most is not None for most in reported) else None
+        begun = self._model.begin([one.prompt for one in entered], room, adapters, wanted)
+        for one, sequence, logprobs in zip(entered, begun.sequences, begun.logprobs, strict=True):
+            one.sequences, one.prompt_logprobs = [sequence], logprobs
+        return self._advance(chosen, begun.sequences, begun.logits)
 
     def _go_on(self) -> list[tuple[int, Continuation | Exception]]:
         """Compute the next token of every running request."""
@@ -276,7 +287,7 @@ class ContinuousBatch:
                 continue
             if moves is None:
                 assert one.search.answer is not None
-                ended.append((request, one.search.answer))
+                ended.append((request, one.search.answer._replace(prompt_logprobs=one.prompt_logprobs)))
                 self._leave(request)
             else:
                 self._move(one, moves)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from afina.data.batch import pack
+from afina.inference.searches import TokenLogprobs, logprobs_of
 from afina.models.added_modules import key_value_cache
 from afina.models.architectures import output_embedding_of
 from afina.models.classifier import Classifier
@@ -25,8 +26,25 @@ from afina.models.kernels.linear import FrozenWeight, PackedWeight, can_pack, fr
 from afina.models.kernels.lora_stacks import LoraStacks
 from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
 
+SLICE = 32
+"""Tokens of a prompt whose logits are in memory at once, for their log-probabilities."""
+
 _ROOM = 32
 """Most columns that are kept free behind a prompt, so that a sequence does not move to another pool at once."""
+
+
+class Begun(NamedTuple):
+    """Prompts that were computed.
+
+    Attributes:
+        sequences: Their sequences, in their order.
+        logits: Logits of the token after each, float32 [B, V].
+        logprobs: For each prompt, one for each token after the first. None: not requested.
+    """
+
+    sequences: list[CachedSequence]
+    logits: Tensor
+    logprobs: list[list[TokenLogprobs] | None]
 
 
 class NextTokenModel(ABC):
@@ -35,6 +53,7 @@ class NextTokenModel(ABC):
     Attributes:
         cache: The keys and values of the running sequences.
         longest: Most tokens of a sequence, virtual tokens included.
+        vocabulary: Number of tokens, whose ids are 0 to this number - 1.
 
     Args:
         body: The model without its head.
@@ -44,6 +63,7 @@ class NextTokenModel(ABC):
     def __init__(self, body: Any, output_embedding: Any) -> None:
         self._readout, self._device = Readout(output_embedding), next(body.parameters()).device
         self.longest = int(body.config.max_position_embeddings)
+        self.vocabulary = int(body.config.vocab_size)
         self.cache = key_value_cache(body)
 
     @abstractmethod
@@ -52,18 +72,46 @@ class NextTokenModel(ABC):
 
     @abstractmethod
     def begin(
-        self, prompts: Sequence[np.ndarray], room: Sequence[int], adapters: Sequence[BatchedAdapter | None]
-    ) -> tuple[list[CachedSequence], Tensor]:
+        self,
+        prompts: Sequence[np.ndarray],
+        room: Sequence[int],
+        adapters: Sequence[BatchedAdapter | None],
+        reported: Sequence[int | None] | None = None,
+    ) -> Begun:
         """Compute new prompts.
 
         Args:
             prompts: Token ids of each prompt.
             room: Most tokens that will follow each prompt.
             adapters: The adapter of each prompt.
-
-        Returns:
-            The sequences in the order of the prompts, and the logits of the token after each, float32 [B, V].
+            reported: For each prompt, the number of most probable tokens in its log-probabilities, or None for no
+                log-probabilities. None: no prompt has log-probabilities.
         """
+
+    def _begun(
+        self,
+        sequences: list[CachedSequence],
+        features: Tensor,
+        prompts: Sequence[np.ndarray],
+        reported: Sequence[int | None] | None,
+    ) -> Begun:
+        """Return what follows from the features of prompts: of all tokens if they are reported, or of the last token.
+
+        The logits of a prompt are computed in slices, because a prompt of 1,000 tokens has 190 MiB of them.
+        """
+        if reported is None:
+            return Begun(sequences, self._readout(features), [None] * len(prompts))
+        counts = _counts(prompts, reported)
+        last = torch.tensor(np.cumsum(counts) - 1, device=features.device)
+        found: list[list[TokenLogprobs] | None] = []
+        for prompt, most, mine in zip(prompts, reported, features.split(counts), strict=True):
+            if most is None:
+                found.append(None)
+                continue
+            targets = torch.from_numpy(prompt[1:].astype(np.int64)).split(SLICE)
+            rows = zip(mine[:-1].split(SLICE), targets, strict=True)
+            found.append([one for some, after in rows for one in logprobs_of(self._readout(some), after, most)])
+        return Begun(sequences, self._readout(features.index_select(0, last)), found)
 
     def go_on(self, tokens: Mapping[CachedSequence, int]) -> tuple[list[CachedSequence], Tensor]:
         """Compute the next token of every running sequence.
@@ -105,17 +153,23 @@ class OwnNextTokenModel(NextTokenModel):
         return self._model.before
 
     def begin(
-        self, prompts: Sequence[np.ndarray], room: Sequence[int], adapters: Sequence[BatchedAdapter | None]
-    ) -> tuple[list[CachedSequence], Tensor]:
+        self,
+        prompts: Sequence[np.ndarray],
+        room: Sequence[int],
+        adapters: Sequence[BatchedAdapter | None],
+        reported: Sequence[int | None] | None = None,
+    ) -> Begun:
         """Compute new prompts; there are no adapters."""
         packed = pack(prompts).to(self._device)
         layout = self._model.layout(packed)
+        if reported is not None:
+            layout = layout.reading(_read(prompts, reported).to(self._device))
         sequences = [
             self.cache.enter(self._model.before + len(prompt), min(most, _ROOM), layout.prefix)
             for prompt, most in zip(prompts, room, strict=True)
         ]
         cached = self.cache.prefill_row(sequences)
-        return sequences, self._readout(self._model.features(packed, layout, cached=cached))
+        return self._begun(sequences, self._model.features(packed, layout, cached=cached), prompts, reported)
 
     def _features(self, ids: Tensor, positions: Tensor, sequences: Sequence[CachedSequence]) -> Tensor:
         layout = Layout(torch.arange(len(sequences) + 1, dtype=torch.int32, device=self._device))
@@ -147,8 +201,12 @@ class MixedNextTokenModel(NextTokenModel):
         return 0 if adapter is None else adapter.prompt_length + adapter.prefix_length
 
     def begin(
-        self, prompts: Sequence[np.ndarray], room: Sequence[int], adapters: Sequence[BatchedAdapter | None]
-    ) -> tuple[list[CachedSequence], Tensor]:
+        self,
+        prompts: Sequence[np.ndarray],
+        room: Sequence[int],
+        adapters: Sequence[BatchedAdapter | None],
+        reported: Sequence[int | None] | None = None,
+    ) -> Begun:
         """Compute new prompts. NaN or infinite logits only come from the prompt's own adapter.
 
         Attention multiplies other prompts' values by 0, and 0 times NaN or infinity is NaN. If some logits are not
@@ -164,22 +222,38 @@ class MixedNextTokenModel(NextTokenModel):
             groups.setdefault(id(one), []).append(index)
         # Adapters without a prefix first, so that they share one attention.
         ordered = sorted(groups.values(), key=lambda group: bool(chosen[group[0]].prefix))
-        logits = self._begun(ordered, prompts, sequences)
-        if len(ordered) > 1 and not bool(torch.isfinite(logits.amax(-1)).all()):
+        made = self._computed(ordered, prompts, sequences, reported)
+        if len(ordered) > 1 and not bool(torch.isfinite(made.logits.amax(-1)).all()):
             for group in ordered:
-                logits[group] = self._begun([group], prompts, sequences)
-        return sequences, logits
+                alone = self._computed([group], prompts, sequences, reported)
+                made.logits[group] = alone.logits
+                for index, logprobs in zip(group, alone.logprobs, strict=True):
+                    made.logprobs[index] = logprobs
+        return made
 
-    def _begun(
-        self, groups: Sequence[Sequence[int]], prompts: Sequence[np.ndarray], sequences: Sequence[CachedSequence]
-    ) -> Tensor:
-        """Return the logits after some prompts, in the prompts' order; each group has one adapter."""
+    def _computed(
+        self,
+        groups: Sequence[Sequence[int]],
+        prompts: Sequence[np.ndarray],
+        sequences: Sequence[CachedSequence],
+        reported: Sequence[int | None] | None,
+    ) -> Begun:
+        """Return what follows from some prompts, in the prompts' order; each group has one adapter."""
         order = [index for group in groups for index in group]
         row = [AdapterGroup(_adapter(sequences[group[0]]), [prompts[index] for index in group]) for group in groups]
         cached = self.cache.prefill_row([sequences[index] for index in order])
-        features = self._host.features(row, cached)
-        back = torch.from_numpy(np.argsort(order)).to(features.device)
-        return self._readout(features.index_select(0, back))
+        packed, wanted = [prompts[index] for index in order], None
+        if reported is not None:
+            wanted = [reported[index] for index in order]
+        features = self._host.features(row, cached, None if wanted is None else _read(packed, wanted))
+        parts = features.split(_counts(packed, wanted))
+        features, asked = torch.cat([parts[place] for place in np.argsort(order).tolist()]), sorted(order)
+        return self._begun(
+            [sequences[index] for index in asked],
+            features,
+            [prompts[index] for index in asked],
+            None if reported is None else [reported[index] for index in asked],
+        )
 
     def _row(self, sequences: list[CachedSequence]) -> list[CachedSequence]:
         places = self._stacks.arranged(_adapter(one) for one in sequences)
@@ -197,6 +271,19 @@ class MixedNextTokenModel(NextTokenModel):
     def rest(self) -> None:
         """Drop the stacked weights."""
         self._stacks.clear()
+
+
+def _counts(prompts: Sequence[np.ndarray], reported: Sequence[int | None] | None) -> list[int]:
+    """Return the number of tokens of each prompt whose logits are read: all where they are reported, otherwise one."""
+    wanted = reported or [None] * len(prompts)
+    return [1 if most is None else len(prompt) for prompt, most in zip(prompts, wanted, strict=True)]
+
+
+def _read(prompts: Sequence[np.ndarray], reported: Sequence[int | None]) -> Tensor:
+    """Return these tokens of packed prompts, the last of each or all, int64 [M]."""
+    ends, counts = np.cumsum([len(prompt) for prompt in prompts]), _counts(prompts, reported)
+    pieces = [np.arange(end - count, end) for end, count in zip(ends.tolist(), counts, strict=True)]
+    return torch.from_numpy(np.concatenate(pieces))
 
 
 def _adapter(sequence: CachedSequence) -> BatchedAdapter:

@@ -30,8 +30,8 @@ class TokenLogprobs(NamedTuple):
     """The log-probability of a chosen token, and of the most probable tokens in its place.
 
     Attributes:
-        chosen: The chosen token's log-probability, by the model's own logits: before temperature, top-k, top-p and
-            guide.
+        chosen: The chosen token's log-probability, by the model's own logits: before guide, bias, penalties,
+            temperature, min-p, top-k and top-p.
         top: (token, log-probability) of the most probable tokens, in falling order.
     """
 
@@ -60,11 +60,13 @@ class Continuation(NamedTuple):
         tokens: int64 [number of new tokens], the end token included.
         ended: Whether the answer ended by an end token, a stop string or a guide, and not by the limit of new tokens.
         logprobs: One for each token. None: not requested.
+        prompt_logprobs: One for each token of the prompt after the first. None: not requested.
     """
 
     tokens: np.ndarray
     ended: bool
     logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
 
 
 class Moves(NamedTuple):
@@ -171,6 +173,7 @@ class SingleSearch(Search):
         self._alternatives, self._guide = alternatives, guide
         self.logprobs: list[TokenLogprobs] | None = None if alternatives is None else []
         self._tokens: list[int] = []
+        self._read = np.unique(prompt) if decoding.repetition_penalty != 1 else prompt[:0]
         seed = derive_seed(decoding.seed, "sample", *prompt.tolist()) if decoding.samples else 0
         self._random = np.random.Generator(np.random.PCG64(seed))
 
@@ -182,8 +185,7 @@ class SingleSearch(Search):
     @property
     def takes_best(self) -> bool:
         """Whether the most probable token is always chosen, and nothing else of the logits is needed."""
-        free = not self.decoding.samples and not self.decoding.no_repeat_ngram
-        return free and self._guide is None and self.logprobs is None
+        return self.decoding.keeps_logits and self._guide is None and self.logprobs is None
 
     def advance(self, logits: Tensor, best: int | None) -> Moves | None:
         """Append a token; the search ends at an end token, a stop string, the guide's end or the limit."""
@@ -207,21 +209,45 @@ class SingleSearch(Search):
         scores = logits.cpu().numpy().copy()
         if self._guide is not None:
             self._guide.mask(scores)
-        scores = scores.astype(np.float64)
+        scores = self._adjusted(scores.astype(np.float64))
         scores[self._banned(self._tokens)] = -np.inf
         if not np.isfinite(scores.max()):
             raise InvalidStudy(
                 "generation: no token is allowed after the answer so far. Change what restricts the answer: a grammar, "
-                "or `no_repeat_ngram`.",
+                "`no_repeat_ngram` or `min_new_tokens`.",
                 code="decoding.no-token",
             )
         token = self._draw(scores) if self.decoding.samples else int(scores.argmax())
         if self.logprobs is not None:
-            self.logprobs.append(_logprobs(logits, token, self._alternatives or 0))
+            self.logprobs += logprobs_of(logits[None], torch.tensor([token]), self._alternatives or 0)
         return token
 
+    def _adjusted(self, scores: np.ndarray) -> np.ndarray:
+        """Return scores, [V], with bias and penalties, and without end tokens before the least number of tokens.
+
+        The order is vLLM's. The repetition penalty is transformers' (Keskar et al. 2019, section 4.1), over prompt and
+        answer. The other penalties are OpenAI's: with c[j], the number of times that the answer has token j,
+        score[j] -= c[j] * frequency_penalty + (c[j] > 0) * presence_penalty.
+        """
+        how = self.decoding
+        if len(self._tokens) < how.min_new_tokens:
+            going = scores.copy()
+            going[[*self.limits.ends]] = -np.inf
+            if self._guide is None or np.isfinite(going.max()):  # a grammar that is complete ends the answer
+                scores = going
+        if how.logit_bias:
+            scores[[*how.logit_bias]] += [*how.logit_bias.values()]
+        seen, counts = np.unique(np.array(self._tokens, np.int64), return_counts=True)
+        if how.repetition_penalty != 1:
+            known = np.union1d(self._read, seen)
+            some = scores[known]
+            scores[known] = np.where(some > 0, some / how.repetition_penalty, some * how.repetition_penalty)
+        if how.frequency_penalty or how.presence_penalty:
+            scores[seen] -= counts * how.frequency_penalty + how.presence_penalty
+        return scores
+
     def _draw(self, scores: np.ndarray) -> int:
-        """Draw from softmax(scores / temperature), among the tokens that top-k and top-p leave.
+        """Draw from softmax(scores / temperature), among the tokens that min-p, then top-k and then top-p leave.
 
         Each token of the vocabulary gets an exponential time at the rate of its weight, and the first one is drawn. So
         rounding changes the draw only if two times are nearly equal. A draw from cumulated weights would change more
@@ -229,9 +255,9 @@ class SingleSearch(Search):
         """
         scores = scores / self.decoding.temperature
         weights = np.exp(scores - scores.max())
-        kept = np.arange(len(weights))
+        kept = np.flatnonzero(weights >= self.decoding.min_p)  # the largest weight is 1
         if 0 < self.decoding.top_k < len(kept):
-            kept = np.argpartition(-weights, self.decoding.top_k - 1)[: self.decoding.top_k]
+            kept = kept[np.argpartition(-weights[kept], self.decoding.top_k - 1)[: self.decoding.top_k]]
         if self.decoding.top_p < 1:
             kept = _nucleus(weights, kept, self.decoding.top_p)
         times = self._random.standard_exponential(len(weights))[kept]
@@ -239,13 +265,23 @@ class SingleSearch(Search):
             return int(kept[np.argmin(times / weights[kept])])
 
 
-def _logprobs(logits: Tensor, token: int, alternatives: int) -> TokenLogprobs:
-    """Return the log-probabilities by the logits, [V], of a token and of the most probable tokens."""
+def logprobs_of(logits: Tensor, tokens: Tensor, alternatives: int) -> list[TokenLogprobs]:
+    """Return the log-probability of the token of each row, and those of the row's most probable tokens.
+
+    Args:
+        logits: float32 [M, V].
+        tokens: int64 [M].
+        alternatives: Number of most probable tokens.
+    """
     rows = logits.double()
-    total = rows.logsumexp(-1)
-    values, tokens = rows.topk(min(alternatives, len(rows)))
-    top = list(zip(tokens.tolist(), (values - total).tolist(), strict=True))
-    return TokenLogprobs(float(rows[token] - total), top)
+    total = rows.logsumexp(-1, keepdim=True)
+    chosen = (rows.gather(1, tokens.to(rows.device)[:, None]) - total)[:, 0].tolist()
+    values, places = rows.topk(min(alternatives, rows.shape[1]))
+    top = [
+        list(zip(mine, theirs, strict=True))
+        for mine, theirs in zip(places.tolist(), (values - total).tolist(), strict=True)
+    ]
+    return [TokenLogprobs(value, others) for value, others in zip(chosen, top, strict=True)]
 
 
 def _nucleus(weights: np.ndarray, kept: np.ndarray, top_p: float) -> np.ndarray:

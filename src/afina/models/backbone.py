@@ -120,6 +120,11 @@ class Backbone(ReprCard):
         return int(self.config.max_position_embeddings) - self.architecture.position_offset(self.config)
 
     @property
+    def vocabulary(self) -> int:
+        """Number of tokens of the model, whose ids are 0 to this number - 1. The tokenizer may have fewer."""
+        return int(self.config.vocab_size)
+
+    @property
     def complete(self) -> bool:
         """Whether the weights are present or can be drawn, in addition to the configuration and the tokenizer."""
         return (

@@ -118,7 +118,9 @@ class MixedBatchModel:
             self.output_embedding = layer.to(self.device, self.dtype) if own else layer
             return sum(one.numel() * one.element_size() for one in layer.parameters()) if own else 0
 
-    def features(self, groups: Sequence[AdapterGroup], cached: KeyValueRow | None = None) -> Tensor:
+    def features(
+        self, groups: Sequence[AdapterGroup], cached: KeyValueRow | None = None, tokens: Tensor | None = None
+    ) -> Tensor:
         """Return the head's input for each text, float32 [B, width], in the groups' order, in one forward pass.
 
         Every adapter must be admitted and occur in one group only. NaN in one group may spread to other groups.
@@ -126,11 +128,14 @@ class MixedBatchModel:
         Args:
             groups: The adapters with their texts.
             cached: Where keys and values are kept. None: they are not kept.
+            tokens: Tokens of the row, int64 [M] in rising order, virtual tokens left out: the result is the body's
+                output at these tokens, float32 [M, width]. None: each text is pooled.
         """
         row = _Row.of(groups, self.device)
         with self._computing(row.length, row.changes):
             options = {"segments": self._segments(row), "cached": cached}
-            made = self._pooled(self._given(row, groups), row, **options)
+            given = self._given(row, groups)
+            made = self._pooled(given, row, **options) if tokens is None else self._at(tokens, given, row, **options)
         for chunk, (start, stop) in zip(row.chunks, pairwise(row.bounds), strict=True):
             if chunk is not None:
                 chunk.done(stop - start)
@@ -145,6 +150,12 @@ class MixedBatchModel:
         hidden = self.classifier.hidden(given, layout, **options)
         made = {way: (way or Pooled(own)).of(hidden, layout) for way in set(ways)}
         return torch.cat([made[way][texts] for way, (_, texts) in zip(ways, row.placed, strict=True)])
+
+    def _at(self, tokens: Tensor, given: dict[str, Tensor], row: _Row, **options: Any) -> Tensor:
+        # All cells are read: a change knows its rows among all cells, or among one of each sequence.
+        layout = row.layout.reading(torch.arange(row.length, device=self.device))
+        cells = (~row.virtual).nonzero()[:, 0].index_select(0, tokens.to(self.device))
+        return self.classifier.hidden(given, layout, **options).index_select(0, cells).float()
 
     @cached_property
     def opened(self) -> KeyValueCache:

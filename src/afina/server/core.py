@@ -31,6 +31,7 @@ from afina.server.requests import (
     Text,
     check_pairs,
     check_texts,
+    check_vocabulary,
     decoding_of,
     most_tokens,
     other_kind,
@@ -320,6 +321,7 @@ class Core:
         if generation is not None:
             generation = within_rate(generation, tokens, self.tenants.rate_of(key))
             decoding = decoding_of(objective, generation, self.settings)
+            check_vocabulary(decoding, self.engine.backbone.vocabulary)
             facts = GenerationFacts.of(decoding, generation.n, generation.guide, generation.prompt_as)
         receipt = Receipt(
             lease.version, lease.digest, self.engine.backbone.digest, self.dtype, manifest.precision, facts, cut

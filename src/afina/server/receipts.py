@@ -6,7 +6,7 @@ Knows no engine and no protocol.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
@@ -46,6 +46,14 @@ class GenerationFacts(Frozen):
         temperature: As in `Decoding`.
         top_p: As in `Decoding`.
         top_k: As in `Decoding`.
+        min_p: As in `Decoding`.
+        stop_token_ids: As in `Decoding`.
+        ignore_eos: As in `Decoding`.
+        min_new_tokens: As in `Decoding`.
+        presence_penalty: As in `Decoding`.
+        frequency_penalty: As in `Decoding`.
+        repetition_penalty: As in `Decoding`.
+        logit_bias: As in `Decoding`.
         seed: Seed of choice 0. `choice_seed` gives the seeds of the others.
         n: Number of choices.
         stop: Digest of the stop strings. None: there were none.
@@ -60,6 +68,14 @@ class GenerationFacts(Frozen):
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_new_tokens: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = {}
     seed: int = 0
     n: Annotated[int, Field(ge=1)] = 1
     stop: str | None = None
@@ -172,7 +188,9 @@ class Receipt:
         facts = {"generation": self.generation, "truncation": self.truncation}
         said = asdict(replace(self, generation=None, truncation=None))
         kept = {key: value for key, value in said.items() if value is not None and (key, value) != ("precision", FLOAT)}
-        return kept | {name: one.model_dump(exclude_defaults=True) for name, one in facts.items() if one is not None}
+        return kept | {
+            name: one.model_dump(mode="json", exclude_defaults=True) for name, one in facts.items() if one is not None
+        }
 
     def check(self, adapter: str, manifest: Manifest) -> None:
         """Raise Refused unless a version is the one that answered.
@@ -201,7 +219,7 @@ class Receipt:
         try:
             given = json.loads(text)
             facts: dict[str, Any] = {
-                name: kind.model_validate(given.pop(name), strict=True)
+                name: kind.model_validate_json(json.dumps(given.pop(name)), strict=True)
                 for name, kind in (("generation", GenerationFacts), ("truncation", TruncationFacts))
                 if given.get(name) is not None
             }

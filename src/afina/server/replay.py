@@ -76,7 +76,7 @@ def replayed(
         )
     own = (predictor.manifest.objective or {}).get("decoding", {}).get("stop", ())
     decoding = facts.decoding(own if stop is None else stop, choice)
-    objective = predictor.objective.decoding_changed(**decoding.model_dump())
+    objective = predictor.objective.decoding_changed(**dict(decoding))
     tokenizer = predictor.backbone.tokenizer
     whole = rendered_chat(tokenizer, _messages(text)) if facts.prompt == "chat" else text
     prompt = predictor.reading.encode([whole], pairs, template=PROMPTS[facts.prompt])
@@ -121,7 +121,7 @@ def _written(predictor: ModelPredictor, prompt: np.ndarray, decoding: Decoding, 
     ((_, outcome),) = ended
     if isinstance(outcome, Exception):
         raise outcome
-    return text_of(tokenizer, outcome.tokens, decoding.stop)
+    return text_of(tokenizer, outcome.tokens, decoding)
 
 
 def _brief(digest: str | None) -> str:

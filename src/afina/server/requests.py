@@ -226,14 +226,21 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
                 found=found[name],
                 most=most,
             )
-    try:
-        made = trained.changed(**asked)
-    except InvalidStudy as error:
-        raise InvalidData(str(error), code="request.malformed") from None
-    most = min(made.max_new_tokens or settings.max_new_tokens, settings.max_new_tokens)
+    most = min(asked.get("max_new_tokens", trained.max_new_tokens or settings.max_new_tokens), settings.max_new_tokens)
     if "max_new_tokens" not in asked and options.longest is not None:
         most = min(most, options.longest)
-    return made.changed(max_new_tokens=most)
+    try:
+        return trained.changed(**asked | {"max_new_tokens": most})
+    except InvalidStudy as error:
+        raise InvalidData(str(error), code="request.malformed", **error.fields) from None
+
+
+def check_vocabulary(decoding: Decoding, size: int) -> None:
+    """Raise InvalidData if a token id is not below the size of the vocabulary."""
+    try:
+        decoding.check_vocabulary(size)
+    except InvalidStudy as error:
+        raise InvalidData(str(error), code="request.malformed", **error.fields) from None
 
 
 def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | None) -> GenerationOptions:

@@ -86,10 +86,17 @@ class Generations:
         """Let a generation wait.
 
         Raises:
+        <<<<<<< HEAD
             InvalidStudy: The adapter does not answer with texts, or beam search is asked for log-probabilities or has
                 a guide.
             InvalidData: The model has no position for an answer to the prompt, or the answer could have more keys and
                 values than the limit allows.
+        =======
+            InvalidStudy: The adapter does not answer with texts, beam search is asked for log-probabilities or has a
+                guide, or a token id is not in the vocabulary.
+            InvalidData: The model has no position for an answer to the prompt.
+            Refused: The answer could have more keys and values than the limit allows.
+        >>>>>>> a406c38 (Generation has penalties, a bias of logits, min-p, stop tokens and a least number of tokens)
         """
         self._drop_cancelled()  # the same generation may have been cancelled, to wait elsewhere
         resident = generation.lease.resident()
@@ -104,7 +111,14 @@ class Generations:
                 code="generation.prompt-too-long",
                 tokens=len(prompt),
             )
-        request = batch.add(prompt, generation.decoding, adapter, logprobs=generation.logprobs, guide=generation.guide)
+        request = batch.add(
+            prompt,
+            generation.decoding,
+            adapter,
+            logprobs=generation.logprobs,
+            guide=generation.guide,
+            prompt_logprobs=generation.prompt_logprobs,
+        )
         needed, room = batch.size(request) + stacked_bytes(adapter), self._residents.room(resident.digest)
         if room is not None and needed > room:
             batch.cancel(request)
@@ -229,7 +243,7 @@ class Generations:
         if isinstance(outcome, Exception):
             return self._outcome_error(resident, outcome)
         return GeneratedText(
-            text_of(self._tokenizer, outcome.tokens, one.decoding.stop),
+            text_of(self._tokenizer, outcome.tokens, one.decoding),
             outcome.tokens,
             outcome.ended,
             outcome.logprobs,
@@ -237,6 +251,7 @@ class Generations:
             one.lease.version,
             encoded.truncated,
             len(encoded.tokens),
+            outcome.prompt_logprobs,
         )
 
 

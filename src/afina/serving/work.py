@@ -153,6 +153,7 @@ class Generation:
             generation needs its own.
         heard: Called with the new tokens of each step, on the computing thread; must return at once. Not called for
             beam search, whose tokens may still change.
+        prompt_logprobs: As `logprobs`, for each token of the text after the first.
     """
 
     lease: Lease
@@ -161,6 +162,7 @@ class Generation:
     logprobs: int | None = None
     guide: Guide | None = None
     heard: Callable[[NewTokens], None] | None = None
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +178,7 @@ class GeneratedText:
         version: Version in a store, such as `client/task@3`. None: not from a store.
         truncated: Whether the text was truncated.
         prompt_tokens: Number of tokens of the encoded text.
+        prompt_logprobs: One for each token of the encoded text after the first. None: not requested.
     """
 
     text: str
@@ -186,3 +189,4 @@ class GeneratedText:
     version: str | None
     truncated: bool
     prompt_tokens: int
+    prompt_logprobs: list[TokenLogprobs] | None = None

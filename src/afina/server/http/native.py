@@ -20,6 +20,7 @@ from afina.server.http.schemas import (
     Body,
     about,
     array,
+    by_name,
     either,
     one_of,
     record,
@@ -39,6 +40,14 @@ _GENERATION = record(
         "temperature": about(NUMBER, "temperature of sampling"),
         "top_p": about(NUMBER, "probability of the tokens among which sampling draws"),
         "top_k": about(COUNT, "number of most probable tokens among which sampling draws"),
+        "min_p": about(NUMBER, "least share of the largest probability of the tokens among which sampling draws"),
+        "stop_token_ids": about(array(COUNT), "tokens that ended the answer"),
+        "ignore_eos": about(YES_OR_NO, "whether the end token did not end the answer"),
+        "min_new_tokens": about(COUNT, "number of tokens before which the answer could not end"),
+        "presence_penalty": about(NUMBER, "subtracted from the logit of each token that the answer has"),
+        "frequency_penalty": about(NUMBER, "the same, as often as the answer has the token"),
+        "repetition_penalty": about(NUMBER, "divisor of the logits of tokens that prompt or answer have"),
+        "logit_bias": about(by_name(NUMBER), "numbers that were added to the logits of tokens, by token id"),
         "seed": about({"type": "integer"}, "seed of the first choice"),
         "n": about(COUNT, "number of choices"),
         "stop": about(TEXT, "digest of the stop strings"),
@@ -46,7 +55,8 @@ _GENERATION = record(
         "prompt": about(one_of("raw", "chat"), "how the text became the prompt, if not by the adapter's template"),
     },
     *("beams", "length_penalty", "no_repeat_ngram", "temperature", "top_p", "top_k", "seed", "n", "stop", "guide"),
-    "prompt",
+    *("min_p", "stop_token_ids", "ignore_eos", "min_new_tokens", "presence_penalty", "frequency_penalty"),
+    *("repetition_penalty", "logit_bias", "prompt"),
 )
 _TRUNCATION = record(
     {

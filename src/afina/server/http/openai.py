@@ -141,7 +141,7 @@ async def _answered(
             await pending.next()
         outcomes = [pending.outcome(number) for number in range(len(pending.futures))]
         assert asked.decoding is not None
-        return JSONResponse(written.response(outcomes, asked.decoding.stop, pending.usage()), headers=headers)
+        return JSONResponse(written.response(outcomes, asked.decoding, pending.usage()), headers=headers)
     finally:
         if not begun:
             pending.close()

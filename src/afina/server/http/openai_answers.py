@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from afina.inference.answer_stream import AnswerStream, TokenTexts
+from afina.models.decoding import Decoding
 from afina.server import error_bodies
 from afina.server.http.errors import Refusal
 from afina.server.http.schemas import (
@@ -45,7 +46,9 @@ _LOGPROBS = record(
     {
         "tokens": about(array(TEXT), "the tokens of the answer, the end token included"),
         "token_logprobs": about(array(NUMBER), "the log-probability of each token, before temperature and top-p"),
-        "top_logprobs": about(array(by_name(NUMBER)), "log-probabilities of the most probable tokens, for each token"),
+        "top_logprobs": about(
+            array(by_name(NUMBER)), "for each token, log-probabilities of the most probable tokens and of the token"
+        ),
         "text_offset": about(array(COUNT), "characters of the answer before each token"),
     }
 )
@@ -225,11 +228,11 @@ class OpenAIFormat(ABC):
     def __init__(self, head: AnswerHead, texts: TokenTexts, *, reports: bool) -> None:
         self.head, self.texts, self.reports = head, texts, reports
 
-    def response(self, outcomes: Sequence[GeneratedText], stop: Sequence[str], usage: dict[str, int]) -> dict[str, Any]:
+    def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, int]) -> dict[str, Any]:
         """Return a whole response. Raises InvalidData."""
         choices = []
         for index, outcome in enumerate(outcomes):
-            answer = WrittenAnswer(index, AnswerStream(self.texts, stop))
+            answer = WrittenAnswer(index, AnswerStream(self.texts, decoding))
             if self.reports:
                 answer.end(outcome)
             finish = "stop" if outcome.ended else "length"
@@ -288,7 +291,11 @@ class CompletionFormat(OpenAIFormat):
             "tokens": [shown(one.token) for one in reported],
             "token_logprobs": [max(one.logprobs.chosen, LEAST) for one in reported],
             "top_logprobs": [
-                {shown(token): max(value, LEAST) for token, value in reversed(one.logprobs.top)} for one in reported
+                {
+                    shown(token): max(value, LEAST)
+                    for token, value in [(one.token, one.logprobs.chosen), *reversed(one.logprobs.top)]
+                }
+                for one in reported
             ],
             "text_offset": [one.offset for one in reported],
         }

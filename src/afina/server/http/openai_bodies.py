@@ -30,6 +30,9 @@ MESSAGES = 256
 STOPS, STOP_CHARACTERS = 16, 64
 """Most stop strings, and most characters of one."""
 
+BIASES = 128
+"""Most tokens with a bias. The receipt of an answer, a header, has all of them."""
+
 ALTERNATIVES = 20
 """Most log-probabilities of alternatives at each token."""
 
@@ -105,6 +108,13 @@ Nothing = Annotated[list[Any], Field(max_length=0)]
 """An empty array."""
 
 
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenName = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,9})$")]
+"""A token id as the name of a JSON field."""
+
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
 class Unused(Strict):
     """Fields that change no answer of this server, with the values that are accepted."""
 
@@ -140,7 +150,15 @@ class Generate(Unused):
         None, gt=0, le=1, description=f"draw from the most probable tokens with this probability together. {_SETTING}"
     )
     top_k: int | None = Field(
-        None, ge=0, description=f"draw from this number of most probable tokens; 0: from all (as in vLLM). {_SETTING}"
+        None,
+        ge=-1,
+        description=f"draw from this number of most probable tokens; 0 or -1: from all (as in vLLM). {_SETTING}",
+    )
+    min_p: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description=f"draw from tokens with at least this share of the largest probability (as in vLLM). {_SETTING}",
     )
     seed: int | None = Field(
         None,
@@ -149,9 +167,35 @@ class Generate(Unused):
         description=f"seed of random draws; the same request with the same seed has the same answer. {_SETTING}",
     )
     n: int | None = Field(None, ge=1, le=ANSWERS, description="number of answers to each prompt. Default: 1")
-    frequency_penalty: float | None = Field(None, ge=0, le=0, description="not supported: only 0")
-    presence_penalty: float | None = Field(None, ge=0, le=0, description="not supported: only 0")
-    logit_bias: Annotated[_ANY_JSON, Field(max_length=0)] | None = Field(None, description="not supported: only {}")
+    frequency_penalty: float | None = Field(
+        None,
+        ge=-2,
+        le=2,
+        description=f"subtracted from a token's logit as often as the answer has the token. {_SETTING}",
+    )
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description=f"subtracted from the logit of each token that the answer has. {_SETTING}"
+    )
+    repetition_penalty: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="divisor of the positive logits, and factor of the others, of tokens that prompt or answer have "
+        f"(as in vLLM); 1: no change. {_SETTING}",
+    )
+    logit_bias: Annotated[dict[TokenName, Bias], Field(max_length=BIASES)] | None = Field(
+        None, description=f"numbers that are added to the logits of tokens, by token id: at most {BIASES}. {_SETTING}"
+    )
+    stop_token_ids: Annotated[Array[TokenId], Field(max_length=STOPS)] | None = Field(
+        None,
+        description=f"tokens that end an answer, which is cut before them (as in vLLM): at most {STOPS}. {_SETTING}",
+    )
+    ignore_eos: bool | None = Field(
+        None, description=f"true: the model's end token does not end an answer (as in vLLM). {_SETTING}"
+    )
+    min_tokens: int | None = Field(
+        None, ge=0, description=f"number of tokens before which an answer does not end (as in vLLM). {_SETTING}"
+    )
     structured_outputs: StructuredOutputs | None = Field(None, description="the form of the answers, as in vLLM")
     response_format: ResponseFormat | None = Field(None, description="the format of the answers")
 
@@ -344,14 +388,18 @@ def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusa
     if error.code == "request.generation-limit":
         option, found, most = str(error.fields["option"]), error.fields["found"], error.fields["most"]
         return Refusal(400, kind, f"`{_field(body, option)}`: {found:,}. This server allows at most {most:,}.")
-    field = fields.get(error.code)
-    return Refusal(400, kind, str(error) if field is None else f"`{field}`: {error}")
+    field, message = fields.get(error.code), str(error)
+    if "option" in error.fields:
+        field = _field(body, str(error.fields["option"]))
+        message = message.replace("max_new_tokens", _field(body, "max_new_tokens")).replace("min_new_", "min_")
+    return Refusal(400, kind, message if field is None else f"`{field}`: {message}")
 
 
 def _field(body: CompletionRequest | ChatRequest, option: str) -> str:
     """Return the field of a body that sets an option of decoding."""
     if option != "max_new_tokens":
-        return "top_logprobs" if option == "logprobs" and isinstance(body, ChatRequest) else option
+        name = _OTHERWISE.get(option, option)
+        return "top_logprobs" if name == "logprobs" and isinstance(body, ChatRequest) else name
     return "max_tokens" if body.max_tokens is not None else "max_completion_tokens"
 
 
@@ -372,11 +420,21 @@ def alternatives(body: CompletionRequest | ChatRequest) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
+_ALIKE = (
+    *("temperature", "top_p", "min_p", "seed", "ignore_eos"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+)
+"""Fields that `Decoding` has by the same names."""
+
+_OTHERWISE = {"min_new_tokens": "min_tokens"}
+"""Fields of a body by their names in `Decoding`."""
+
+
 def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> Mapping[str, Any]:
     """Return the fields of `Decoding` that a request changes. Raises Refusal.
 
-    At temperature 0, top-p and top-k have no effect. A guided answer is not cut at stop strings, and has no beams and
-    no n-gram that is forbidden, so that it follows its grammar to the end.
+    At temperature 0, top-p, top-k and min-p have no effect. A guided answer is not cut at stop strings or stop tokens,
+    and has no beams and no n-gram that is forbidden, so that it follows its grammar to the end.
     """
     most = [body.max_tokens, *([body.max_completion_tokens] if isinstance(body, ChatRequest) else [])]
     given = {one for one in most if one is not None}
@@ -387,20 +445,26 @@ def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> 
         raise Refusal(400, "invalid", f"`stop`: expected strings of 1 to {STOP_CHARACTERS} characters.")
     if guided and stop:
         raise Refusal(400, "invalid", "`stop`: cannot be combined with a grammar of the answer. Leave `stop` out.")
+    if guided and body.stop_token_ids:
+        raise Refusal(
+            400, "invalid", "`stop_token_ids`: cannot be combined with a grammar of the answer. Leave it out."
+        )
+    biases = body.logit_bias
     found = {
         "max_new_tokens": next(iter(given), None),
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "seed": body.seed,
         "stop": stop,
+        "top_k": None if body.top_k is None else max(body.top_k, 0),
+        "stop_token_ids": None if body.stop_token_ids is None else tuple(body.stop_token_ids),
+        "min_new_tokens": body.min_tokens,
+        "logit_bias": None if biases is None else {int(token): value for token, value in biases.items()},
+        **{name: getattr(body, name) for name in _ALIKE},
     }
     if body.temperature == 0:
-        found |= {"top_p": 1.0, "top_k": 0}
+        found |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
     elif body.temperature is not None:
         found["beams"] = 1
     if guided:
-        found |= {"stop": (), "beams": 1, "no_repeat_ngram": 0}
+        found |= {"stop": (), "stop_token_ids": (), "beams": 1, "no_repeat_ngram": 0}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -146,7 +146,7 @@ class EventStream(Response):
         decoding = pending.asked.decoding
         assert decoding is not None
         numbers = range(len(pending.futures))
-        self._answers = [WrittenAnswer(one, AnswerStream(written.texts, decoding.stop)) for one in numbers]
+        self._answers = [WrittenAnswer(one, AnswerStream(written.texts, decoding)) for one in numbers]
         self._begun, self._ended = set[int](), set[int]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from afina.inference.answer_stream import AnswerStream, TokenTexts
+from afina.models.decoding import Decoding
 from afina.server.http.errors import Refusal
 from afina.server.http.openai_answers import (
     TOKEN_LOGPROB,
@@ -178,10 +179,10 @@ class ResponsesFormat(ChatFormat):
         self._number, self._text, self._finished = 0, "", "stop"
         self._tokens: list[Any] = []
 
-    def response(self, outcomes: Sequence[GeneratedText], stop: Sequence[str], usage: dict[str, int]) -> dict[str, Any]:
+    def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, int]) -> dict[str, Any]:
         """Return a whole response. Raises InvalidData."""
         (outcome,) = outcomes
-        answer = WrittenAnswer(0, AnswerStream(self.texts, stop))
+        answer = WrittenAnswer(0, AnswerStream(self.texts, decoding))
         if self.reports:
             answer.end(outcome)
         self._text, self._finished = outcome.text, "stop" if outcome.ended else "length"
