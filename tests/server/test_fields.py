@@ -58,11 +58,38 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Parameters.function_to_apply": ("/models/acme/reviews", {"parameters": {"function_to_apply": "none"}}),
     "Infer.id": ("/v2/models/acme/reviews/infer", {"id": "42"}),
     "Infer.inputs": ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "data": ["a"]}]}),
+    "Infer.model_name": ("/v2/models/acme/reviews/infer", {"model_name": "acme/tags"}),
+    "Infer.parameters": ("/v2/models/acme/reviews/infer", {"parameters": {"binary_data_output": True}}),
+    "InferParameters.binary_data_output": (
+        "/v2/models/acme/reviews/infer",
+        {"parameters": {"binary_data_output": True}},
+    ),
+    "InferParameters.content_type": ("/v2/models/acme/reviews/infer", {"parameters": {"content_type": "str"}}),
     "Infer.outputs": ("/v2/models/acme/reviews/infer", {"outputs": DROP}),
     "Tensor.name": ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "name": "pair"}]}),
     "Tensor.shape": ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "shape": [2]}]}),
     "Tensor.datatype": ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "datatype": "FP32"}]}),
     "Tensor.data": ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "data": ["a"]}]}),
+    "Tensor.parameters": (
+        "/v2/models/acme/reviews/infer",
+        {"inputs": [{**TENSOR, "parameters": {"binary_data_size": 7}}]},
+    ),
+    "TensorParameters.binary_data_size": (
+        "/v2/models/acme/reviews/infer",
+        {"inputs": [{**TENSOR, "parameters": {"binary_data_size": 7}}]},
+    ),
+    "TensorParameters.content_type": (
+        "/v2/models/acme/reviews/infer",
+        {"inputs": [{**TENSOR, "parameters": {"content_type": "str"}}]},
+    ),
+    "Output.parameters": (
+        "/v2/models/acme/reviews/infer",
+        {"outputs": [{**OUTPUT, "parameters": {"binary_data": True}}]},
+    ),
+    "OutputParameters.binary_data": (
+        "/v2/models/acme/reviews/infer",
+        {"outputs": [{**OUTPUT, "parameters": {"binary_data": True}}]},
+    ),
     "Output.name": ("/v2/models/acme/reviews/infer", {"outputs": [{"name": "probabilities"}]}),
     "Tasks.text": ("/tasks", {"text": "a"}),
     "Tasks.pair": ("/tasks", {"pair": "a"}),

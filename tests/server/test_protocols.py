@@ -165,7 +165,7 @@ def test_open_inference_protocol(served: Any) -> None:
     assert near(
         response.json(),
         {
-            "model_name": "acme/reviews@1",
+            "model_name": "acme/reviews",
             "model_version": "1",
             "id": "42",
             "outputs": [

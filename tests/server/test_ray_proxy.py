@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -252,6 +253,17 @@ def test_a_body_that_is_too_large_or_too_slow_reaches_no_replica(monkeypatch: py
     monkeypatch.setattr(proxy, "BUFFERED", 10)
     assert ask(serve).status == 503
     assert serve.handed == []
+
+
+def test_binary_and_compressed_bodies_are_passed_on_byte_for_byte_also_to_another_replica() -> None:
+    body = gzip.compress(b'{"inputs": []}' + bytes(range(256)))
+    sent = [(b"content-encoding", b"gzip"), (b"inference-header-content-length", b"14"), (b"accept-encoding", b"gzip")]
+    serve = FakeServe([dies, accepts])
+    found = ask(serve, "/v2/models/acme/reviews/infer", body, headers=sent)
+    assert (found.status, len(serve.handed)) == (200, 2)
+    for handed in serve.handed:
+        assert handed.body == body
+        assert {*sent} <= {*handed.scope["headers"]}
 
 
 def test_limits_of_the_proxy_are_those_of_the_server() -> None:

@@ -93,6 +93,9 @@ RayAddressOption = Annotated[
         metavar="HOST:PORT",
     ),
 ]
+DescriptionOption = Annotated[
+    bool, typer.Option("--public-description", help="Return /openapi.json, which describes the API, without a key.")
+]
 ReplicasOption = Annotated[
     str | None,
     typer.Option(
@@ -146,6 +149,7 @@ def serve(
     drain: DrainOption = 0.0,
     shutdown: ShutdownOption = 25.0,
     key_seconds: KeySecondsOption = 300.0,
+    public_description: DescriptionOption = False,
     log_format: LogFormatOption = LogFormat.json,
     ray: RayOption = False,
     ray_address: RayAddressOption = None,
@@ -173,6 +177,7 @@ def serve(
         drain=drain,
         shutdown=shutdown,
         key_seconds=key_seconds,
+        public_description=public_description,
     )
     _begin_logging(context, log_format)
     if ray:

@@ -52,6 +52,7 @@ class Settings:
             later, and the time of reading.
         key_seconds: time for which known keys are accepted while the store does not answer. Then every request that
             needs a key is refused, since a key may have been revoked.
+        public_description: whether `/openapi.json` needs no key.
         window: lines of a `/bulk` request that are being answered.
         drain: time between SIGTERM and the end of listening. The server answers but is not ready.
         shutdown: time between SIGTERM and the end of the process, draining included.
@@ -79,6 +80,7 @@ class Settings:
     writes_per_minute: int = 30
     every: float = 0.4
     key_seconds: float = 300.0
+    public_description: bool = False
     window: int = 64
     drain: float = 0.0
     shutdown: float = 25.0

@@ -17,10 +17,10 @@ from afina import __version__
 from afina.errors import AfinaError
 from afina.models import objectives
 from afina.server.core import Core
-from afina.server.http import huggingface, info, kserve, native, openai, openai_answers, page, vllm
+from afina.server.http import encodings, huggingface, info, kserve, native, openai, openai_answers, page, vllm
 from afina.server.http.bulk import Bulk
 from afina.server.http.errors import Refusal
-from afina.server.http.gate import Gate, error_response
+from afina.server.http.gate import DESCRIPTION, Gate, error_response
 from afina.server.http.request_pool import (
     RequestPool,
     answers,
@@ -32,7 +32,7 @@ from afina.server.http.request_pool import (
     refusal_of,
     together,
 )
-from afina.server.http.schemas import Body, body_schemas, describe, describe_health
+from afina.server.http.schemas import OCTETS, Body, body_schemas, describe, describe_health
 from afina.server.limits import Missing
 from afina.server.metrics import CONTENT_TYPE
 from afina.server.receipts import RECEIPT
@@ -46,6 +46,7 @@ TEI = partial(describe, "text-embeddings-inference", huggingface.PREDICT_ERROR)
 VLLM = partial(describe, "vLLM", vllm.ERROR)
 HUB = partial(describe, "Hugging Face", huggingface.CLASSIFICATION_ERROR)
 KSERVE = partial(describe, INFERENCE, kserve.ERROR)
+INFER = KSERVE(kserve.ANSWER, kserve.Infer, kserve.EXAMPLE, binary=kserve.HEADER_LENGTH)
 AFINA = partial(describe, "afina", native.ERROR)
 
 
@@ -115,7 +116,7 @@ async def classification(request: Request, client: str, task: str) -> Response:
 @router.get("/v2", **KSERVE(kserve.SERVER))
 async def server(request: Request) -> Response:
     """Return name and version of this server, and its protocol extensions."""
-    return JSONResponse({"name": "afina", "version": __version__, "extensions": []})
+    return JSONResponse({"name": "afina", "version": __version__, "extensions": kserve.EXTENSIONS})
 
 
 @router.get("/v2/health/live", **describe_health(INFERENCE, native.LIVE, ready=False))
@@ -151,6 +152,11 @@ def _model(client: str, task: str, version: str | None) -> str:
     return f"{client}/{task}@{version}"
 
 
+def _named(client: str, task: str) -> str:
+    """Return the name of a model in the Open Inference Protocol, which has the version apart."""
+    return f"{client}/{task.partition('@')[0]}"
+
+
 @router.get("/v2/models/{client}/{task}", **KSERVE(kserve.METADATA))
 @router.get("/v2/models/{client}/{task}/versions/{version}", **KSERVE(kserve.METADATA))
 async def metadata(request: Request, client: str, task: str, version: str | None = None) -> Response:
@@ -162,7 +168,7 @@ async def metadata(request: Request, client: str, task: str, version: str | None
         numbers = [one.number for one in core.store.versions(found.name) if not one.deleted]
         manifest = found.manifest
         asked = objectives.make(tuple(manifest["label_names"]), manifest.get("objective"))
-        return kserve.metadata(model, numbers, asked)
+        return kserve.metadata(_named(client, task), numbers, asked)
 
     return JSONResponse(await pool_of(request).look(key_of(request), look))
 
@@ -173,23 +179,25 @@ async def model_ready(request: Request, client: str, task: str, version: str | N
     """Return whether the model exists and can be served."""
     model = _model(client, task, version)
     await pool_of(request).look(key_of(request), core_of(request).version, key_of(request), model)
-    return JSONResponse({"name": model, "ready": True})
+    return JSONResponse({"name": _named(client, task), "ready": True})
 
 
-@router.post("/v2/models/{client}/{task}/infer", **KSERVE(kserve.ANSWER, kserve.Infer, kserve.EXAMPLE))
-@router.post(
-    "/v2/models/{client}/{task}/versions/{version}/infer",
-    **KSERVE(kserve.ANSWER, kserve.Infer, kserve.EXAMPLE),
-)
+@router.post("/v2/models/{client}/{task}/infer", **INFER)
+@router.post("/v2/models/{client}/{task}/versions/{version}/infer", **INFER)
 async def infer(request: Request, client: str, task: str, version: str | None = None) -> Response:
     """Return labels and probabilities as tensors (Open Inference Protocol)."""
-    if "inference-header-content-length" in request.headers:
-        raise Refusal(400, "invalid", "the binary data extension is not supported. Send BYTES as JSON.")
-    body = await body_of(request, kserve.Infer)
-    model = _model(client, task, version)
-    found = await answers(request, model, kserve.texts(body), check=body.check)
+    model, lengths = _model(client, task, version), request.headers.getlist(kserve.HEADER_LENGTH)
+    given, binary = kserve.parts(await request.body(), lengths)
+    body = await pool_of(request).parse(key_of(request), given, kserve.Infer)
+    if body.model_name not in (None, model, f"{client}/{task}", _named(client, task)):
+        raise Refusal(422, "invalid", "`model_name`: differs from the path. Leave it out.")
+    found = await answers(request, model, kserve.texts(body, binary), check=body.check)
     number = found[0].receipt.version.rpartition("@")[2]
-    return _with_receipt(kserve.answered(body, found, model, number), found)
+    head, tensors = kserve.answered(body, found, _named(client, task), number)
+    written = bytes(JSONResponse(head).body)
+    headers = {RECEIPT: str(found[0].receipt)} | ({kserve.HEADER_LENGTH: str(len(written))} if tensors else {})
+    content, coded = encodings.compressed(written + b"".join(tensors), request.headers.raw)
+    return Response(content, headers=headers | coded, media_type=OCTETS if tensors else "application/json")
 
 
 @router.post("/tasks", **AFINA(native.TASKS_ANSWER, native.Tasks, native.TASKS_EXAMPLE))
@@ -256,6 +264,7 @@ PARAMETERS = {
     "alias": "the alias, such as `production`",
     "version": "number or alias of the version; default: the version in production, or else the newest",
     "model": "client/task, client/task@alias or client/task@version, for requests and lines without a model",
+    kserve.HEADER_LENGTH: "number of bytes of the JSON, if binary data follows the JSON in the body",
 }
 """Descriptions of the parameters in paths and queries, by name."""
 
@@ -292,7 +301,7 @@ def make_app(core: Core) -> App:
             await asyncio.to_thread(core.close)
             pool.close()
 
-    app = App(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
+    app = App(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=DESCRIPTION, redirect_slashes=False)
     app.state.core = core
     app.include_router(router)
     app.include_router(openai.router)

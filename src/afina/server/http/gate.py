@@ -22,6 +22,7 @@ from afina.errors import Busy
 from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.error_bodies import KIND, error_body, status_of
+from afina.server.http import encodings
 from afina.server.http.errors import GONE, Refusal
 from afina.server.logs_and_traces import TracedRequest
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
@@ -79,11 +80,14 @@ OPEN = frozenset(
 )
 """Paths without authentication. Their answers contain no data of any client."""
 
+DESCRIPTION = "/openapi.json"
+"""The path of the API's description, which needs no key if `Settings.public_description` is set."""
+
 NEEDS: Sequence[tuple[str, str]] = (
     *(("/predict", PREDICT), ("/classify", PREDICT), ("/v1/models", PREDICT), ("/v1/models/", PREDICT)),
     *(("/models/", PREDICT), ("/info", PREDICT)),
     *(("/v1/completions", PREDICT), ("/v1/chat/completions", PREDICT), ("/v1/responses", PREDICT)),
-    *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), ("/openapi.json", PREDICT)),
+    *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), (DESCRIPTION, PREDICT)),
     *(("/page/answers", PREDICT), ("/page/figures", PREDICT)),
     *(("/aliases/", PUBLISH), ("/shadows/", PUBLISH)),
 )
@@ -95,8 +99,6 @@ A path that ends in "/" is a prefix; `/v2` also stands for all paths below it.
 UNCOUNTED = frozenset({"/page/figures", "/metrics"})
 """Monitoring paths, which are polled, and therefore not counted as requests of a client."""
 
-ENCODED = b"content-encoding"
-
 REFUSED = 50
 """Requests per second without a valid key that are answered at once. Further ones wait for at most a second each."""
 
@@ -107,9 +109,9 @@ STREAMED = "/bulk"
 """The path whose body is read while it arrives. Its limits apply to each line."""
 
 
-def needed(path: str) -> str | None:
+def needed(path: str, *, public_description: bool = False) -> str | None:
     """Return the scope that a path needs; None if it needs no key."""
-    if path in OPEN:
+    if path in OPEN or (public_description and path == DESCRIPTION):
         return None
     path = path.rstrip("/") or path  # so that `/predict/` gives 404, not 403
     for prefix, scope in NEEDS:
@@ -125,7 +127,7 @@ def error_response(path: str, refusal: Refusal) -> JSONResponse:
 
 
 def _framed(scope: Scope) -> None:
-    """Raise Refusal for a body of ambiguous length, or a compressed body.
+    """Raise Refusal for a body of ambiguous length.
 
     A request with both Content-Length and Transfer-Encoding may hide a second request from a proxy. The connection is
     closed after such a request (RFC 9112, section 6.1).
@@ -134,9 +136,6 @@ def _framed(scope: Scope) -> None:
     if b"transfer-encoding" in names and (b"content-length" in names or scope["http_version"] == "1.0"):
         message = "Send either Content-Length or Transfer-Encoding, not both. Transfer-Encoding needs HTTP/1.1."
         raise Refusal(400, "invalid", message, {"Connection": "close"})
-    codings = {value.decode("latin-1").strip().lower() for name, value in scope["headers"] if name == ENCODED}
-    if codings - {"identity", ""}:
-        raise Refusal(415, "unsupported", "The body is compressed. Send it without Content-Encoding.")
 
 
 @dataclass(eq=False)
@@ -208,7 +207,7 @@ class Gate:
             self._note(inner, scope["method"], seen, meter.now() - started)
 
     def _key(self, scope: Scope) -> Key | None:
-        wanted = needed(scope["path"])
+        wanted = needed(scope["path"], public_description=self._core.settings.public_description)
         if wanted is None:
             return None
         given = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -258,6 +257,9 @@ class Gate:
         return 0.0 if key is None else await self._buckets.take(key.client, size)
 
     def _streamed(self, scope: Scope, receive: Receive) -> Receive:
+        if encodings.coding_of(scope["headers"]) is not None:
+            raise Refusal(415, "unsupported", "lines cannot be compressed. Send them without Content-Encoding.")
+
         async def receiving() -> Message:
             message = await receive()
             await self._taken(scope, message)
@@ -266,13 +268,15 @@ class Gate:
         return receiving
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Refuse a body that is too large (before reading it) or arrives too slowly."""
+        """Expand a compressed body. Refuse a body that is too large (before reading it) or arrives too slowly."""
         settings, state = self._core.settings, {"bytes": 0, "over": False, "until": 0.0}
         length = dict(scope["headers"]).get(b"content-length", b"0")
         large = Refusal(413, "too_large", f"a request may have at most {settings.body_bytes:,} bytes.")
         if not length.isdigit() or int(length[:20]) > settings.body_bytes:
             raise large
         state["until"] = meter.now() + settings.body_seconds
+        coding = encodings.coding_of(scope["headers"])
+        expansion = None if coding is None else encodings.Expansion(coding, settings.body_bytes)
 
         async def receiving() -> Message:
             if state["over"]:
@@ -285,6 +289,9 @@ class Gate:
             state["over"] = not message.get("more_body", False)
             if state["bytes"] > settings.body_bytes:
                 raise large
+            if expansion is not None and message["type"] == "http.request":
+                body = expansion.piece(message.get("body", b""), last=bool(state["over"]))
+                message = {**message, "body": body}
             state["until"] += await self._taken(scope, message)
             return message
 

@@ -1,25 +1,42 @@
-"""The Open Inference Protocol, version 2: infer, metadata and health, with texts as BYTES in JSON.
+"""The Open Inference Protocol, version 2: infer, metadata and health, with texts as BYTES, in JSON or binary.
 
-The binary data extension is not supported. This module does not know how answers are computed.
+In the extension `binary_tensor_data`, the values of a tensor follow the JSON in the body. The header
+`Inference-Header-Content-Length` says where the JSON ends. This module does not know how answers are computed.
 """
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from afina.data.kinds import KINDS
 from afina.errors import InvalidData
 from afina.models.objective import Objective
 from afina.server.answer_formats import ANSWER_FORMATS
+from afina.server.http.errors import Refusal
+from afina.server.http.schemas import COUNT, MOST_VALUES, YES_OR_NO, Array, Body, about, array, either, one_of, record
 from afina.server.http.schemas import NUMBER as ANY_NUMBER
 from afina.server.http.schemas import TEXT as ANY_TEXT
-from afina.server.http.schemas import YES_OR_NO, Array, Body, about, array, either, one_of, record
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text
 
 TEXT, PAIR = "text", "pair"
+
+EXTENSIONS = ("binary_tensor_data",)
+"""Extensions of the protocol that the server supports."""
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""Header of a request or response with binary data: bytes of the JSON."""
+
+LENGTH = struct.Struct("<I")
+"""The length of a text in binary data."""
+
+_DIGITS = re.compile("[0-9]{1,10}")
+_DTYPES = {"BOOL": "?", "FP32": "<f4", "FP64": "<f8"}
 
 EXAMPLE = {
     "id": "42",
@@ -33,8 +50,12 @@ _TYPED = {
     "shape": _SHAPE,
 }
 _VALUES = about(array(either(ANY_TEXT, ANY_NUMBER, YES_OR_NO)), "values in row-major order")
-_TENSOR = record({**_TYPED, "data": _VALUES})
-_NAME = about(ANY_TEXT, "client/task, client/task@alias or client/task@version, as in the request")
+_SIZE = record({"binary_data_size": about(COUNT, "bytes of the values after the JSON")})
+_TENSOR = record(
+    {**_TYPED, "data": _VALUES, "parameters": about(_SIZE, "instead of `data`, if the values are binary data")},
+    *("data", "parameters"),
+)
+_NAME = about(ANY_TEXT, "client/task")
 ANSWER = record(
     {
         "model_name": _NAME,
@@ -61,7 +82,7 @@ SERVER = record(
     {
         "name": about(one_of("afina"), "name of the server"),
         "version": about(ANY_TEXT, "version of afina"),
-        "extensions": about(array(ANY_TEXT), "protocol extensions; always empty"),
+        "extensions": about(array(one_of(*EXTENSIONS)), "protocol extensions"),
     }
 )
 MODEL_READY = record(
@@ -70,26 +91,67 @@ MODEL_READY = record(
 ERROR = record({"error": about(ANY_TEXT, "what is wrong and what to do")})
 
 
+class InferParameters(Body):
+    """Options of a request."""
+
+    binary_data_output: bool | None = Field(
+        None, description="true: values of outputs that do not say otherwise follow the JSON as binary data"
+    )
+    content_type: Literal["str"] | None = Field(None, description="accepted without effect: only str, as of MLServer")
+
+
+class TensorParameters(Body):
+    """Options of an input."""
+
+    binary_data_size: int | None = Field(
+        None,
+        ge=0,
+        description="bytes of this tensor after the JSON, instead of `data`: for each text its length as 4 bytes "
+        "(little endian), and the text in UTF-8",
+    )
+    content_type: Literal["str"] | None = Field(None, description="accepted without effect: only str, as of MLServer")
+
+
 class Tensor(Body):
     """An input tensor: texts, or the second texts of pairs."""
 
     name: Literal["text", "pair"] = Field(description="`text`, or `pair` for the second texts of pairs")
-    shape: Array[int] = Field(description="[n] or [n, 1] for n texts")
+    shape: Annotated[Array[int], Field(min_length=1, max_length=2)] = Field(description="[n] or [n, 1] for n texts")
     datatype: Literal["BYTES"] = Field(description="BYTES")
-    data: Array[str] | Array[Array[str]] = Field(description="the texts")
+    parameters: TensorParameters | None = Field(None, description="options")
+    data: Array[str] | Array[Array[str]] | None = Field(None, description="the texts")
+
+    @property
+    def binary_size(self) -> int | None:
+        """Bytes of the tensor after the JSON; None: the texts are in the JSON."""
+        return None if self.parameters is None else self.parameters.binary_data_size
+
+
+class OutputParameters(Body):
+    """Options of an output."""
+
+    binary_data: bool | None = Field(
+        None,
+        description="true: the values follow the JSON as binary data. Default: `binary_data_output` of the request",
+    )
 
 
 class Output(Body):
     """An output to return."""
 
     name: str = Field(description="name of the output, as in the model's metadata")
+    parameters: OutputParameters | None = Field(None, description="options")
 
 
 class Infer(Body):
     """A request of the Open Inference Protocol."""
 
     id: str | None = Field(None, description="id of the request, repeated in the response")
-    inputs: Array[Tensor] = Field(min_length=1, max_length=2, description="texts, and for pairs their second texts")
+    model_name: str | None = Field(None, description="name of the model, if given as in the path")
+    parameters: InferParameters | None = Field(None, description="options")
+    inputs: Annotated[Array[Tensor], Field(min_length=1, max_length=2)] = Field(
+        description="texts, and for pairs their second texts"
+    )
     outputs: Annotated[Array[Output], Field(min_length=1)] | None = Field(
         None, description="outputs to return; default: all"
     )
@@ -109,49 +171,124 @@ class Infer(Body):
                 )
 
 
-def texts(body: Infer) -> Sequence[Text]:
+def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
+    """Return the JSON of a body, and the binary data that follows it.
+
+    Args:
+        content: the body.
+        headers: the values of the header `Inference-Header-Content-Length`.
+
+    Raises:
+        Refusal: the header is no length, or is longer than the body.
+    """
+    if not headers:
+        return content, b""
+    if len(headers) > 1 or not _DIGITS.fullmatch(headers[0]) or int(headers[0]) > len(content):
+        raise Refusal(
+            400,
+            "invalid",
+            f"`{HEADER_LENGTH}`: found {', '.join(headers)[:40]!r}, expected the number of bytes of the JSON, at most "
+            f"{len(content):,}.",
+        )
+    length = int(headers[0])
+    return content[:length], content[length:]
+
+
+def texts(body: Infer, binary: bytes = b"") -> Sequence[Text]:
     """Return the texts of a request: those of the input `text`, with those of the input `pair` if there is one.
+
+    Args:
+        body: the request.
+        binary: the binary data after the JSON.
 
     Raises:
         InvalidData: the inputs are not of this form.
     """
-    columns: dict[str, list[str]] = {one.name: _column(one) for one in body.inputs}
-    if len(columns) < len(body.inputs) or TEXT not in columns:
-        raise InvalidData(
-            f"`inputs`: expected `{TEXT}`, and at most one further input, `{PAIR}`. Found "
-            f"{' and '.join(one.name for one in body.inputs)}.",
-            code="request.malformed",
-            tensor=PAIR,
+    names, columns = [one.name for one in body.inputs], dict[str, list[str]]()
+    if TEXT not in names or len({*names}) < len(names):
+        raise _malformed(
+            f"expected `{TEXT}`, and at most one further input, `{PAIR}`. Found {' and '.join(names)}", PAIR
         )
+    sizes = sum(one.binary_size or 0 for one in body.inputs)
+    if sizes != len(binary):
+        raise _malformed(
+            f"`binary_data_size` is {sizes:,} in all, but {len(binary):,} bytes follow the JSON. The header "
+            f"`{HEADER_LENGTH}` says how many bytes the JSON has",
+            names[0],
+        )
+    for one in body.inputs:
+        if (one.data is None) == (one.binary_size is None):
+            raise _malformed(f"{one.name} needs either `data` or `parameters.binary_data_size`", one.name)
+        size = one.binary_size or 0
+        columns[one.name] = _column(one, binary[:size])
+        binary = binary[size:]
     firsts, seconds = columns[TEXT], columns.get(PAIR)
     if seconds is None:
         return [Text(one) for one in firsts]
     if len(firsts) != len(seconds):
-        raise InvalidData(
-            f"`inputs`: `{TEXT}` has {len(firsts)} texts and `{PAIR}` has {len(seconds)}. Expected equal numbers.",
-            code="request.malformed",
-            tensor=PAIR,
+        raise _malformed(
+            f"`{TEXT}` has {len(firsts)} texts and `{PAIR}` has {len(seconds)}. Expected equal numbers", PAIR
         )
     return [Text(*two) for two in zip(firsts, seconds, strict=True)]
 
 
-def _column(tensor: Tensor) -> list[str]:
-    flat = [one for row in tensor.data for one in ([row] if isinstance(row, str) else row)]
+def _malformed(problem: str, tensor: str) -> InvalidData:
+    return InvalidData(f"`inputs`: {problem}.", code="request.malformed", tensor=tensor)
+
+
+def _column(tensor: Tensor, binary: bytes) -> list[str]:
+    if tensor.data is None:
+        flat = _from_binary(tensor.name, binary)
+    else:
+        flat = [one for row in tensor.data for one in ([row] if isinstance(row, str) else row)]
     if tensor.shape not in ([len(flat)], [len(flat), 1]):
-        raise InvalidData(
-            f"`inputs` {tensor.name}: the shape must be [{len(flat)}] or [{len(flat)}, 1] for {len(flat)} texts.",
-            code="request.malformed",
-            tensor=tensor.name,
-        )
+        wanted = f"[{len(flat)}] or [{len(flat)}, 1]"
+        raise _malformed(f"the shape of {tensor.name} must be {wanted} for {len(flat)} texts", tensor.name)
     return flat
 
 
-def answered(body: Infer, answers: Sequence[ServedAnswer], name: str, version: str) -> dict[str, Any]:
-    """Return the response."""
+def _from_binary(name: str, binary: bytes) -> list[str]:
+    """Return the texts of a BYTES tensor. Raises InvalidData."""
+    found, place = list[str](), 0
+    while place < len(binary):
+        start = place + LENGTH.size
+        if start > len(binary):
+            raise _malformed(f"the binary data of {name} ends inside a length", name)
+        place = start + LENGTH.unpack_from(binary, place)[0]
+        if place > len(binary) or len(found) == MOST_VALUES:
+            problem = "a text is longer than the data" if place > len(binary) else f"more than {MOST_VALUES:,} texts"
+            raise _malformed(f"the binary data of {name} is wrong: {problem}", name)
+        try:
+            found.append(binary[start:place].decode("utf-8"))
+        except UnicodeDecodeError:
+            raise _malformed(f"text {len(found) + 1} of {name} is not UTF-8", name) from None
+    return found
+
+
+def answered(
+    body: Infer, answers: Sequence[ServedAnswer], name: str, version: str
+) -> tuple[dict[str, Any], Sequence[bytes]]:
+    """Return the JSON of the response, and the binary data of each output that the request wants so."""
     made = {one["name"]: one for one in _outputs(answers)}
-    wanted = [*made] if body.outputs is None else [one.name for one in body.outputs]
+    always = bool(body.parameters and body.parameters.binary_data_output)
+    wanted = body.outputs or [Output(name=one, parameters=None) for one in made]
+    outputs, binary = list[dict[str, Any]](), list[bytes]()
+    for one in wanted:
+        output, chosen = made[one.name], one.parameters and one.parameters.binary_data
+        if always if chosen is None else chosen:
+            binary.append(_to_binary(output["datatype"], output.pop("data")))
+            output["parameters"] = {"binary_data_size": len(binary[-1])}
+        outputs.append(output)
     head = {"model_name": name, "model_version": version} | ({} if body.id is None else {"id": body.id})
-    return {**head, "outputs": [made[one] for one in wanted]}
+    return {**head, "outputs": outputs}, binary
+
+
+def _to_binary(datatype: str, values: Sequence[Any]) -> bytes:
+    """Return the values of a tensor as bytes, little endian."""
+    if datatype in _DTYPES:
+        return np.asarray(values, _DTYPES[datatype]).tobytes()
+    written = [one.encode() for one in values]
+    return b"".join(LENGTH.pack(len(one)) + one for one in written)
 
 
 def _outputs(answers: Sequence[ServedAnswer]) -> list[dict[str, Any]]:

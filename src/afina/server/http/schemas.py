@@ -267,6 +267,7 @@ def describe(
     media: str = "application/json",
     query: Sequence[str] = (),
     events: Shape | None = None,
+    binary: str | None = None,
 ) -> dict[str, Any]:
     """Return the OpenAPI arguments of a route.
 
@@ -280,11 +281,14 @@ def describe(
         media: media type of the response.
         query: names of query parameters.
         events: shape of the JSON in each event, if a body with `stream` gets server-sent events.
+        binary: header with the length of the JSON, if binary data may follow the JSON of request and response.
     """
     responses: dict[int, Any] = {code: _response(why, "application/json", error) for code, why in _FAILURES.items()}
     extra: dict[str, Any] = {}
     if query:
         extra["parameters"] = [{"name": name, "in": "query", "schema": TEXT} for name in query]
+    if binary is not None:
+        extra["parameters"] = [{"name": binary, "in": "header", "schema": TEXT}]
     if body is not None:
         schema = {"$ref": REFERENCE.format(model=body.__name__)}
         content: dict[str, Any] = {"application/json": {"schema": schema, "example": example}}
@@ -295,6 +299,9 @@ def describe(
     answered = _response("The answer.", media, answer or TEXT)
     if events is not None:
         answered["content"]["text/event-stream"] = {"schema": _event(events)}
+    if binary is not None:
+        answered["content"][OCTETS] = {"schema": BYTES}
+        extra["requestBody"]["content"][OCTETS] = {"schema": BYTES}
     return {
         "tags": [tag],
         "response_class": Response,
@@ -348,7 +355,11 @@ def body_schemas(bodies: list[type[Body]]) -> dict[str, Any]:
 
 Shape = dict[str, Any]
 
+OCTETS = "application/octet-stream"
+"""Media type of JSON that binary data follows."""
+
 TEXT: Shape = {"type": "string"}
+BYTES: Shape = {"type": "string", "format": "binary"}
 NUMBER: Shape = {"type": "number"}
 COUNT: Shape = {"type": "integer", "minimum": 0}
 YES_OR_NO: Shape = {"type": "boolean"}

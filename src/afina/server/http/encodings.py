@@ -1,0 +1,95 @@
+"""Compressed bodies: gzip and deflate of requests, expanded with a bound, and of responses if the client asks for it.
+
+Knows no route and no protocol.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+
+from afina.server.http.errors import Refusal
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+FORMATS: Mapping[str, int] = {"gzip": 31, "deflate": 15}
+"""Codings of HTTP, with the window bits by which zlib reads and writes their format. Deflate is the zlib format."""
+
+LEAST = 1024
+"""Bytes from which on a response is compressed."""
+
+FAST = 1
+"""Level of compression: the cheapest."""
+
+
+def coding_of(headers: Headers) -> str | None:
+    """Return the coding of a request's body; None: not compressed. Raises Refusal for any other coding, or several."""
+    given = [value.decode("latin-1").strip().lower() for name, value in headers if name == b"content-encoding"]
+    found = [one.removeprefix("x-") for one in ",".join(given).replace(" ", "").split(",")]
+    wanted = [one for one in found if one not in ("", "identity")]
+    if wanted and (len(wanted) > 1 or wanted[0] not in FORMATS):
+        known = " or ".join(FORMATS)
+        message = f"the coding of the body is not supported. Send it with Content-Encoding {known}, or without."
+        raise Refusal(415, "unsupported", message, {"Accept-Encoding": ", ".join(FORMATS)})
+    return wanted[0] if wanted else None
+
+
+class Expansion:
+    """A compressed body that is expanded piece by piece, up to a number of bytes.
+
+    Args:
+        coding: its coding.
+        most: bytes of the expanded body.
+    """
+
+    def __init__(self, coding: str, most: int) -> None:
+        self._inner, self._coding = zlib.decompressobj(FORMATS[coding]), coding
+        self._most, self._left = most, most
+
+    def piece(self, compressed: bytes, *, last: bool) -> bytes:
+        """Return the next bytes of the expanded body.
+
+        Raises Refusal for a body that is too large, damaged, cut off, or followed by other bytes.
+        """
+        try:
+            found = self._inner.decompress(compressed, self._left + 1)
+        except zlib.error:
+            raise self._damaged("it is damaged") from None
+        self._left -= len(found)
+        if self._left < 0:
+            raise Refusal(413, "too_large", f"a request may have at most {self._most:,} bytes after its expansion.")
+        if self._inner.unused_data:
+            raise self._damaged("other bytes follow its end")
+        if last and not self._inner.eof:
+            raise self._damaged("it ends early")
+        return found
+
+    def _damaged(self, problem: str) -> Refusal:
+        return Refusal(400, "invalid", f"The body is not valid {self._coding}: {problem}.")
+
+
+def accepted(headers: Headers) -> str | None:
+    """Return the coding in which a client wants a response; None: not compressed."""
+    best, chosen = 0.0, None
+    for one in b",".join(value for name, value in headers if name == b"accept-encoding").split(b",")[:16]:
+        coding, _, weight = one.decode("latin-1").lower().replace(" ", "").partition(";q=")
+        try:
+            found = float(weight or 1)
+        except ValueError:
+            continue
+        if coding in FORMATS and best < found <= 1:
+            best, chosen = found, coding
+    return chosen
+
+
+def compressed(content: bytes, headers: Headers) -> tuple[bytes, dict[str, str]]:
+    """Return a response's body in the coding that a request's headers accept, and the response's further headers.
+
+    A small body is not compressed.
+    """
+    vary = {"Vary": "Accept-Encoding"}
+    coding = accepted(headers)
+    if coding is None or len(content) < LEAST:
+        return content, vary
+    made = zlib.compressobj(FAST, wbits=FORMATS[coding])
+    return made.compress(content) + made.flush(), {**vary, "Content-Encoding": coding}
