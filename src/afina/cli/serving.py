@@ -160,11 +160,7 @@ def serve(
     All adapters must have the same backbone. Adapters on int8 share one int8 copy. Clients need keys: see `afina keys`.
     """
     _needs_packages(ray, {"`ray_address`": ray_address, "`replicas`": replicas})
-    from afina.server import logs_and_traces
-    from afina.server.core import Core
     from afina.server.limits import Settings
-    from afina.server.running import bind
-    from afina.server.running import serve as run
     from afina.store.adapter_store import AdapterStore
 
     chosen = Settings(
@@ -185,14 +181,33 @@ def serve(
         ready(opened := AdapterStore(store), create)
         _on_ray(opened, given | {"replicas": replicas or "1"}, chosen, ray_address, host, port)
         return
+    _on_this_machine(AdapterStore(store), create, backbone, dtype, memory, chosen, host, port)
+
+
+def _on_this_machine(
+    store: AdapterStore,
+    create: bool,
+    backbone: str,
+    dtype: str,
+    memory: int | None,
+    settings: Settings,
+    host: str,
+    port: int,
+) -> None:
+    """Serve in this process, until a signal ends it."""
+    from afina.server import logs_and_traces
+    from afina.server.core import Core
+    from afina.server.running import bind
+    from afina.server.running import serve as run
+
     with ExitStack() as stack:
         # First: a port that is in use is said before the backbone is loaded.
         sockets = [stack.enter_context(one) for one in bind(host, port)]
-        ready(opened := AdapterStore(store), create)
-        engine = stack.enter_context(_opened(backbone, opened, dtype, memory))
-        core = Core(engine, opened, chosen, logs_and_traces.make_traces())
+        ready(store, create)
+        engine = stack.enter_context(_opened(backbone, store, dtype, memory))
+        core = Core(engine, store, settings, logs_and_traces.make_traces())
         core.open_backbone()
-        run(core, sockets, lambda url: _say(opened.address.shown, url))
+        run(core, sockets, lambda url: _say(store.address.shown, url))
 
 
 def _needs_packages(ray: bool, others: Mapping[str, str | None]) -> None:
