@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from afina.assets import ASSETS
-from afina.errors import InvalidStudy
+from afina.errors import InvalidStudy, NotFound
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.backbone_spec import PACKAGED, backbone_revision, check_backbone, directory_of
 from afina.models.pretrained import locate
@@ -59,3 +59,19 @@ def test_a_directory_of_a_packaged_models_name_is_refused_if_it_has_a_model(
         with raises(InvalidStudy, code="backbone.ambiguous", backbone=name):
             use(name)
     assert directory_of(f"./{name}") == Path(name)
+
+
+@pytest.mark.parametrize(
+    "address", ["a" * 100_000, "/" + "a/" * 50_000, "random:" + "a" * 100_000, "a" * 5000 + "@main"]
+)
+def test_an_address_that_is_longer_than_any_path_is_refused_in_a_few_words(address: str) -> None:
+    with pytest.raises(NotFound) as refused:
+        locate(address)
+    assert refused.value.code == "backbone.missing"
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("address", ["/" + "a" * 300, "random:" + "a" * 300, "a/" * 2000])
+def test_a_path_whose_names_are_longer_than_the_system_allows_does_not_exist(address: str) -> None:
+    with raises(NotFound, code="backbone.missing"):
+        locate(address)

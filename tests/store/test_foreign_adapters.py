@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from afina import Backbone
-from afina.errors import AfinaError
+from afina.errors import AfinaError, CorruptAdapter
 from afina.store.adapter_store import AdapterStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -68,3 +68,16 @@ def test_one_whose_patterns_are_safe_is_kept_and_its_settings_stay_as_they_were(
     made = store.import_from(str(path), "acme/reviews", message=WHY)
     assert made.version.manifest["hyperparameters"]["target_modules"] == r".*\.c_attn"
     assert store.verify() == []
+
+
+@pytest.mark.parametrize("field", ["base_model_name_or_path", "revision"])
+def test_a_name_of_a_hundred_thousand_letters_is_refused_in_a_few_words(
+    saved: Path, store: AdapterStore, tmp_path: Path, field: str
+) -> None:
+    path = changed(saved, tmp_path / "theirs", **{field: "a" * 100_000})
+    for bring in (store.import_from, store.publish):
+        with pytest.raises(CorruptAdapter) as refused:
+            bring(str(path), "acme/reviews", message=WHY)
+        assert (refused.value.code, refused.value.fields["field"]) == ("adapter.file-malformed", field)
+        assert len(str(refused.value)) < 500
+    assert not Path(store.address.url).exists()

@@ -20,7 +20,7 @@ from afina.data.kinds import NUMBER, TEXT
 from afina.data.leakage import TextHashes
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound
 from afina.models.architectures import head_names, is_output
-from afina.models.backbone_spec import FLOAT, precision_of
+from afina.models.backbone_spec import FLOAT, LONGEST_ADDRESS, precision_of
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
 from afina.repr_html import ReprCard
 
@@ -264,14 +264,16 @@ def _trained_on(path: Path) -> TextHashes | None:
 
 def _base(settings: Mapping[str, Any], path: Path) -> str | None:
     base = settings.get("base_model_name_or_path")
-    if base is not None and not isinstance(base, str):
-        raise CorruptAdapter(
-            f"{path / PEFT_SETTINGS}: base_model_name_or_path is {str(base)[:40]!r}, expected a name. {file_io.AGAIN}",
-            code="adapter.file-malformed",
-            path=path / PEFT_SETTINGS,
-            field="base_model_name_or_path",
-        )
     revision = settings.get("revision")
+    for name, value in (("base_model_name_or_path", base), ("revision", revision)):
+        if value is not None and not (isinstance(value, str) and len(value) <= LONGEST_ADDRESS):
+            raise CorruptAdapter(
+                f"{path / PEFT_SETTINGS}: {name} is {str(value)[:40]!r}, expected a name of at most "
+                f"{LONGEST_ADDRESS:,} characters. {file_io.AGAIN}",
+                code="adapter.file-malformed",
+                path=path / PEFT_SETTINGS,
+                field=name,
+            )
     if (
         base
         and isinstance(revision, str)

@@ -9,6 +9,7 @@ not import torch, and does not know models that are open.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -53,6 +54,10 @@ def check_backbone(address: str) -> None:
         return  # opening the backbone reports the damaged file
 
 
+LONGEST_ADDRESS = 4096
+"""Characters of the longest address of a backbone: no path of Linux is longer."""
+
+
 def packaged(address: str) -> str | None:
     """Return the asset with a packaged backbone, a key of `afina.assets.ASSETS`; None: the address is another one.
 
@@ -76,10 +81,17 @@ def directory_of(address: str) -> Path | None:
         NotFound: The address is a path and no directory is there.
         InvalidStudy: The address is ambiguous.
     """
+    if len(address) > LONGEST_ADDRESS:
+        raise NotFound(
+            f"backbone {address[:80]}...: found {len(address):,} characters, expected at most {LONGEST_ADDRESS:,}. "
+            "Give a directory that save_pretrained wrote, or a Hub id such as gpt2.",
+            code="backbone.missing",
+            backbone=address[:80],
+        )
     if packaged(address) is not None:
         return None
     path = address.removeprefix(RANDOM)
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # False for a name that is too long for the file system
         return Path(path)
     if path != address or address.startswith((".", "/", "~")) or address.count("/") > 1:
         raise NotFound(
