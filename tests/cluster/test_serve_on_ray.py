@@ -15,7 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -375,6 +375,38 @@ def test_a_killed_replica_is_replaced_and_no_request_is_lost(on_ray: OnRay) -> N
         done = found.answered.total()
         assert within(30, lambda: found.answered.total() >= done + 20)
     assert found.failed == []
+
+
+def test_a_stopped_replica_delays_requests_by_seconds_and_readiness_not_at_all_and_is_replaced(on_ray: OnRay) -> None:
+    """SIGSTOP: the process hangs, and its connections stay open."""
+    before = on_ray.up
+    assert len(before) == 2
+    predictions, readiness = list[float](), list[float]()
+
+    def timed(web: httpx2.Client, took: list[float], method: str, path: str, **body: Any) -> None:
+        began = time.monotonic()
+        found = web.request(method, path, **body)
+        took.append(time.monotonic() - began)
+        assert found.status_code == 200, found.text
+
+    with load(on_ray) as found, on_ray.client() as web:
+        assert within(30, lambda: len(found.answered) == 2)
+        stopped = on_ray.replicas[0]
+        stopped.suspend()
+        try:
+            for number in range(30):
+                model = f"acme/task-{number % MANY}"
+                timed(web, predictions, "POST", "/predict", json={"model": model, "inputs": TEXT})
+                timed(web, readiness, "GET", "/health/ready")
+                time.sleep(0.1)
+            assert within(90, lambda: len(on_ray.up - before) == 1 and len(on_ray.up) == 2)
+            assert not stopped.is_running()
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                stopped.kill()
+    assert found.failed == []
+    assert max(predictions) < 10
+    assert max(readiness) < 1.5
 
 
 def test_a_new_deployment_replaces_the_replicas_and_no_request_is_lost(on_ray: OnRay) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from afina.server.limits import Settings
 from afina.server.metrics import Metrics
-from afina.server.ray_serve import answers, line_window, proxy
+from afina.server.ray_serve import answers
 from afina.server.ray_serve.affinity import SHARE, RankedReplica, ordered
 from afina.server.shadow_counts import AnswerDifference, ShadowCounts
 
@@ -65,13 +64,6 @@ def test_merged_metrics_have_every_sample_of_every_replica_once_and_a_family_in_
     lines = [line for line in merged.splitlines() if line.startswith("afina_requests_total")]
     first = merged.splitlines().index(lines[0])
     assert merged.splitlines()[first : first + 2] == lines  # one after the other, as Prometheus demands
-
-
-def test_the_limits_of_the_proxy_are_those_of_the_server() -> None:
-    """The proxy does not import the server's settings, which would cost it memory."""
-    settings = Settings()
-    assert (settings.body_bytes, settings.body_seconds) == (line_window.BODY_BYTES, proxy.BODY_SECONDS)
-    assert settings.window < line_window.AHEAD
 
 
 def test_an_adapter_on_several_replicas_stays_on_one_until_that_one_has_more_to_do() -> None:

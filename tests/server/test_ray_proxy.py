@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from afina.server.limits import Settings
+from afina import meter
 from afina.server.ray_serve import affinity, answers, proxy
-from afina.server.ray_serve.line_window import AHEAD, BODY_BYTES, LineWindow
+from afina.server.ray_serve.affinity import RequestLimits
+from afina.server.ray_serve.line_window import AHEAD, LineWindow
+
+LIMITS = RequestLimits(body_bytes=1 << 20, body_seconds=10.0, window=64)
+"""Those that the replicas report."""
 
 PREDICT = b'{"model": "acme/reviews", "inputs": "It broke."}'
 
@@ -47,6 +51,12 @@ async def accepts(replica: str, scope: Scope, receive: Receive, send: Send) -> N
 
 async def dies(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve sends nothing if a replica dies before its answer begins."""
+
+
+async def hangs(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """A replica that does not respond any more."""
+    affinity.PROXY.late |= {replica}
+    await asyncio.Event().wait()
 
 
 def dies_after(content_type: bytes, content: bytes) -> Behaviour:
@@ -82,7 +92,7 @@ class FakeServe:
         if not self.placed:
             self.handed.append(Handed(scope, b"", ""))
             await asyncio.Event().wait()
-        replica = routed.placed = routed.target or f"replica-{len(self.handed)}"
+        replica = routed.sent = routed.placed = routed.target or f"replica-{len(self.handed)}"
         self.handed.append(Handed(scope, b"", replica))
         message = await receive()
         self.handed[-1].body = message.get("body", b"")
@@ -111,7 +121,7 @@ class Answered:
 
 
 def ask(
-    serve: FakeServe,
+    serve: ASGIApp,
     path: str = "/predict",
     body: bytes = PREDICT,
     method: str = "POST",
@@ -144,6 +154,8 @@ def ask(
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "PAUSE", 0.001)
+    monkeypatch.setattr(proxy, "LOOKS", 0.01)
+    monkeypatch.setattr(affinity, "PROXY", affinity.ProxyState(limits=LIMITS))
 
 
 @pytest.mark.parametrize("before", [[dies], [dies, fails], [serve_itself], [dies, dies, dies]])
@@ -216,6 +228,107 @@ def test_if_no_replica_accepts_a_request_in_time_the_answer_is_503(monkeypatch: 
     assert (found.status, found.headers[b"retry-after"], len(serve.handed)) == (503, b"1", 1)
 
 
+def running(*names: str) -> None:
+    """Let the proxy know these replicas."""
+    affinity.PROXY.replicas = names
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "method"),
+    [
+        ("/predict", PREDICT, "POST"),
+        ("/v1/completions", b'{"model": "acme/told", "prompt": "x", "stream": true}', "POST"),
+        ("/v1/models", b"", "GET"),
+    ],
+)
+def test_a_request_whose_replica_hangs_before_its_answer_begins_is_answered_by_another_one(
+    path: str, body: bytes, method: str
+) -> None:
+    running("replica-0", "replica-1")
+    serve = FakeServe([hangs, accepts])
+    found = ask(serve, path, body, method)
+    assert (found.status, found.headers[answers.REPLICA], len(serve.handed)) == (200, b"replica-1", 2)
+
+
+def test_a_request_stays_with_a_slow_replica_if_no_other_one_responds() -> None:
+    """Else an overloaded cluster gets each request several times."""
+
+    async def slow(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+        affinity.PROXY.late = frozenset(affinity.PROXY.replicas)
+        await asyncio.sleep(0.05)
+        await accepts(replica, scope, receive, send)
+
+    running("replica-0", "replica-1")
+    serve = FakeServe([slow])
+    assert (ask(serve).status, len(serve.handed)) == (200, 1)
+
+
+def test_a_stream_that_has_begun_stays_with_a_replica_that_is_late() -> None:
+    async def pauses(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+        await dies_after(b"text/event-stream", b"data: 1\n\n")(replica, scope, receive, send)
+        affinity.PROXY.late = frozenset({replica})
+        await asyncio.sleep(0.05)
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    running("replica-0", "replica-1")
+    serve = FakeServe([pauses, accepts])
+    found = ask(serve, "/v1/completions")
+    assert (found.body, found.complete, len(serve.handed)) == (b"data: 1\n\ndata: [DONE]\n\n", True, 1)
+
+
+def test_a_change_that_a_hung_replica_got_is_answered_by_502_and_one_that_none_got_by_503(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proxy, "PLACING", 0.05)
+    running("replica-0", "replica-1")
+
+    async def sent_only(scope: Scope, receive: Receive, send: Send) -> None:
+        """The replica hangs before it accepts the request, which it may carry out later."""
+        affinity.PROXY.requests[dict(scope["headers"])[answers.ID].decode()].sent = "replica-0"
+        affinity.PROXY.late = frozenset({"replica-0"})
+        await asyncio.Event().wait()
+
+    for serve, status in (
+        (FakeServe([hangs, accepts]), 502),
+        (sent_only, 502),
+        (FakeServe([hangs], placed=False), 503),
+    ):
+        found = ask(serve, "/aliases/acme/reviews/production", b'{"version": 3}', "PUT")
+        assert found.status == status
+        if isinstance(serve, FakeServe):
+            assert len(serve.handed) == 1
+
+
+def test_a_change_whose_replica_ends_before_it_accepts_is_not_sent_again_by_serve_itself() -> None:
+    """Serve would choose again; the router refuses."""
+
+    async def lost(scope: Scope, receive: Receive, send: Send) -> None:
+        routed = affinity.PROXY.requests[dict(scope["headers"])[answers.ID].decode()]
+        routed.sent, routed.lost = "replica-0", not routed.repeats
+        if routed.lost:
+            await asyncio.Event().wait()
+        await accepts("replica-1", scope, receive, send)
+
+    running("replica-0", "replica-1")
+    assert ask(lost, "/aliases/acme/reviews/production", b'{"version": 3}', "PUT").status == 502
+    assert ask(lost, "/predict").status == 200
+    assert ask(lost, "/bulk", b'{"text": "a"}\n', query=b"model=acme/reviews").status == 503
+
+
+def test_all_tries_together_wait_no_longer_for_a_replica_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "PLACING", 0.2)
+    running("replica-0", "replica-1", "replica-2", "replica-3", "replica-4")
+
+    async def late(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.09)
+        await hangs(replica, scope, receive, send)
+
+    began = meter.now()
+    found = ask(FakeServe([late]))
+    assert (found.status, found.headers[b"retry-after"]) == (503, b"1")
+    assert meter.now() - began < 0.35
+
+
 def test_the_router_is_told_the_model_but_not_by_its_name() -> None:
     seen: list[str | None] = []
 
@@ -240,9 +353,9 @@ def test_clients_cannot_control_serve_by_headers() -> None:
 
 def test_a_body_that_is_too_large_or_too_slow_reaches_no_replica(monkeypatch: pytest.MonkeyPatch) -> None:
     serve = FakeServe([accepts])
-    found = ask(serve, body=b"x" * (BODY_BYTES + 1))
+    found = ask(serve, body=b"x" * (LIMITS.body_bytes + 1))
     assert (found.status, found.headers[b"afina-error"]) == (413, b"too_large")
-    monkeypatch.setattr(proxy, "BODY_SECONDS", 0.02)
+    affinity.PROXY.limits = LIMITS._replace(body_seconds=0.02)
 
     async def never() -> Message:
         await asyncio.Event().wait()
@@ -266,15 +379,23 @@ def test_binary_and_compressed_bodies_are_passed_on_byte_for_byte_also_to_anothe
         assert {*sent} <= {*handed.scope["headers"]}
 
 
-def test_limits_of_the_proxy_are_those_of_the_server() -> None:
-    assert Settings.body_bytes == BODY_BYTES
-    assert Settings.body_seconds == proxy.BODY_SECONDS
-    assert Settings.window <= AHEAD
+def test_the_limit_of_a_body_is_that_of_the_replicas_and_the_highest_of_them_during_an_update() -> None:
+    larger = LIMITS._replace(body_bytes=LIMITS.body_bytes * 2)
+    affinity.PROXY.limits = RequestLimits.highest([LIMITS, larger])
+    assert affinity.PROXY.limits == larger
+    serve, body = FakeServe([accepts]), b"x" * (LIMITS.body_bytes + 1)
+    assert ask(serve, body=body).status == 200
+    assert [one.body for one in serve.handed] == [body]
+
+
+def test_before_a_replica_is_known_a_body_is_not_refused_for_its_size() -> None:
+    affinity.PROXY.limits = RequestLimits.highest([])
+    assert ask(FakeServe([accepts]), body=b"x" * (LIMITS.body_bytes + 1)).status == 200
 
 
 def test_a_body_that_is_too_large_by_its_header_is_refused_by_the_replica_which_knows_the_key() -> None:
     serve = FakeServe([accepts])
-    ask(serve, headers=[(b"content-length", str(BODY_BYTES + 1).encode())])
+    ask(serve, headers=[(b"content-length", str(LIMITS.body_bytes + 1).encode())])
     assert [one.body for one in serve.handed] == [b""]
 
 
@@ -293,8 +414,8 @@ def test_a_request_of_a_client_that_has_gone_is_not_repeated() -> None:
 
 
 @pytest.fixture
-def two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(affinity.PROXY, "replicas", ("replica-a", "replica-b"))
+def two() -> None:
+    affinity.PROXY.replicas = ("replica-a", "replica-b")
 
 
 METRICS = """# HELP afina_adapter_loads Loads.
@@ -350,18 +471,52 @@ def health(ready: bool) -> Behaviour:
 
 @pytest.mark.usefixtures("two")
 def test_the_cluster_is_ready_if_one_replica_is_ready() -> None:
-    for path in ("/health/ready", "/v2/health/ready"):
+    for path in ("/health", "/health/ready", "/v2/health/ready"):
         assert ask(FakeServe([health(False), health(True)]), path, b"", "GET").status == 200
         assert ask(FakeServe([health(False)]), path, b"", "GET").status == 503
         assert ask(FakeServe([dies]), path, b"", "GET").status == 503
 
 
-def test_without_a_replica_the_proxy_lives_and_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(affinity.PROXY, "replicas", ())
+@pytest.mark.usefixtures("two")
+def test_readiness_does_not_wait_for_a_replica_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "ASKING", 0.2)
+    monkeypatch.setattr(proxy, "ASKING_READY", 0.1)
+
+    async def one(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+        await (hangs if replica == "replica-a" else health(True))(replica, scope, receive, send)
+
+    def answered(serve: FakeServe) -> tuple[int, float]:
+        began = meter.now()
+        found = ask(serve, "/health/ready", b"", "GET")
+        return found.status, meter.now() - began
+
+    status, seconds = answered(FakeServe([one]))
+    assert (status, seconds < 0.1) == (200, True)  # another replica is ready
+    affinity.PROXY.late = frozenset()
+    status, seconds = answered(FakeServe([hangs]))
+    assert (status, 0.1 <= seconds < 0.2) == (503, True)
+    assert affinity.PROXY.late == {"replica-a", "replica-b"}
+    serve = FakeServe([accepts])
+    assert ask(serve, "/health/ready", b"", "GET").status == 503
+    assert ask(serve, "/metrics", b"", "GET").status == 503
+    assert serve.handed == []  # late replicas are not asked
+
+
+@pytest.mark.usefixtures("two")
+def test_a_late_replica_is_down_in_the_metrics_and_is_not_asked() -> None:
+    affinity.PROXY.late = frozenset({"replica-a"})
+    serve = FakeServe([tells])
+    found = ask(serve, "/metrics", b"", "GET")
+    families = {one.name: one for one in text_string_to_metric_families(found.body.decode())}
+    up = {one.labels["replica"]: one.value for one in families["afina_replica_up"].samples}
+    assert up == {"replica-a": 0.0, "replica-b": 1.0}
+    assert [one.replica for one in serve.handed] == ["replica-b"]
+
+
+def test_without_a_replica_the_proxy_lives_and_is_not_ready() -> None:
     serve = FakeServe([accepts])
     assert ask(serve, "/health/live", b"", "GET").status == 200
-    empty = ask(serve, "/health", b"", "GET")
-    assert (empty.status, bytes(empty.body)) == (200, b"")
+    assert ask(serve, "/health", b"", "GET").status == 503
     assert ask(serve, "/health/ready", b"", "GET").status == 503
     assert ask(serve, "/metrics", b"", "GET").status == 503
     assert serve.handed == []
@@ -393,7 +548,7 @@ def test_a_bounded_number_of_lines_is_ahead_of_their_answers() -> None:
         async def send(message: Message) -> None:
             pass
 
-        window = LineWindow(receive, send)
+        window = LineWindow(receive, send, LIMITS)
 
         async def reads() -> None:
             while True:
@@ -407,4 +562,4 @@ def test_a_bounded_number_of_lines_is_ahead_of_their_answers() -> None:
         reading.cancel()
         return before, received
 
-    assert asyncio.run(measured()) == (AHEAD // 64, AHEAD // 64 + 1)
+    assert asyncio.run(measured()) == (AHEAD, AHEAD + 1)  # each message has as many lines as a replica's window

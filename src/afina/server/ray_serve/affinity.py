@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
@@ -23,6 +23,9 @@ HELD = "held"
 
 SHARE = 2
 """Requests that a replica may have more than another one which holds the adapter too."""
+
+LIMITS = "limits"
+"""Name of a replica's routing statistic: the values of its `RequestLimits`."""
 
 _PATH = re.compile(r"^/(?:models|v1/models|v2/models|aliases|shadows)/([^/]+/[^/]+)")
 _BODY = re.compile(rb'"models?"\s*:\s*\[?\s*"([^"\\]{1,200})"')
@@ -108,13 +111,36 @@ class RoutedRequest:
 
     Attributes:
         key: key of its model. None: no model.
+        repeats: whether a second replica may get it, after the first one failed.
         target: name of the replica that has to answer. None: any.
+        sent: name of the replica that the request was sent to last. None: no replica so far.
         placed: name of the replica that accepted the request. None: none did so far.
+        lost: whether it needs a second replica that it may not get.
     """
 
     key: str | None = None
+    repeats: bool = True
     target: str | None = None
+    sent: str | None = None
     placed: str | None = None
+    lost: bool = False
+
+
+class RequestLimits(NamedTuple):
+    """Limits of requests that a proxy keeps too: fields of the server's `Settings`.
+
+    The defaults hold until a replica is known. They are higher than those of replicas, which check each request again.
+    """
+
+    body_bytes: int = 256 << 20
+    body_seconds: float = 30.0
+    window: int = 64
+
+    @classmethod
+    def highest(cls, found: Iterable[Sequence[float]]) -> RequestLimits:
+        """Return the highest limits of some replicas: during an update, old and new ones may differ."""
+        columns = [*zip(*found, strict=True)]
+        return cls(*map(max, columns)) if columns else cls()
 
 
 @dataclass(eq=False)
@@ -124,10 +150,28 @@ class ProxyState:
     Attributes:
         requests: requests by the id that the middleware gave them.
         replicas: names of the running replicas.
+        late: names of those that do not respond.
+        limits: limits of requests.
     """
 
     requests: dict[str, RoutedRequest] = field(default_factory=dict)
     replicas: tuple[str, ...] = ()
+    late: frozenset[str] = frozenset()
+    limits: RequestLimits = field(default_factory=RequestLimits)
+
+    @property
+    def responding(self) -> tuple[str, ...]:
+        """Names of the replicas that respond."""
+        return tuple(name for name in self.replicas if name not in self.late)
+
+    def is_computing(self, routed: RoutedRequest) -> bool:
+        """Return whether a replica that responds has accepted a request which any replica may answer."""
+        return routed.target is None and routed.placed is not None and routed.placed not in self.late
+
+    def has_another(self, routed: RoutedRequest) -> bool:
+        """Return whether a request is with a late replica, while another replica responds and may get it."""
+        elsewhere = routed.repeats and routed.target is None
+        return elsewhere and routed.sent in self.late and bool(self.responding)
 
 
 PROXY = ProxyState()

@@ -88,8 +88,11 @@ class Replica:
             raise RuntimeError("a thread of the server has ended")
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """Return the keys of the adapters in memory, for the routers."""
-        return {affinity.HELD: sorted(map(affinity.affinity_key, self.core.held_names))}
+        """Return the keys of the adapters in memory, and the limits of requests, for the proxies."""
+        settings = self.core.settings
+        limits = affinity.RequestLimits(settings.body_bytes, settings.body_seconds, settings.window)
+        held = sorted(map(affinity.affinity_key, self.core.held_names))
+        return {affinity.HELD: held, affinity.LIMITS: [*limits]}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the load of the replica since the last call: waiting tokens, and the share of time spent computing."""

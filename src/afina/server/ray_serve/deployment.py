@@ -24,8 +24,11 @@ NAME = "afina"
 OWNER = "owner"
 """Key of the deployment's user configuration: the command that deployed it last."""
 
-HEALTH = 1.0, 30.0
-"""Seconds between health checks of a replica, and until a check that is not answered has failed."""
+HEALTH = 1.0, 5.0
+"""Seconds between health checks of a replica, and until a check that is not answered has failed.
+
+Serve replaces a replica that fails three checks in a row.
+"""
 
 STATISTICS = 0.5
 """Seconds between two looks at which adapters a replica has in memory."""

@@ -34,6 +34,9 @@ from afina.store.adapter_store import AdapterStore
 KEEP_ALIVE = 10
 """Seconds for which a connection may stay open between an answer and the next request."""
 
+FORCED = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
+"""Variable of Serve's controller: a replica that fails its health checks is killed, not asked to end in order."""
+
 LOOKS = 1.0
 """Seconds between looks at the state of the deployment."""
 
@@ -187,7 +190,7 @@ def _begin_serve(host: str, port: int) -> bool:
         proxy_location=ProxyLocation.HeadOnly if _LOOPBACK.fullmatch(host) else ProxyLocation.EveryNode,
         http_options=HTTPOptions(host=host, port=port, keep_alive_timeout_s=KEEP_ALIVE),
         logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),
-        controller_options={"runtime_env": {"env_vars": dict(CALLBACK)}},
+        controller_options={"runtime_env": {"env_vars": CALLBACK | FORCED}},
     )
     return True
 

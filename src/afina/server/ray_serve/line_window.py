@@ -10,11 +10,10 @@ from collections import deque
 
 from starlette.types import Message, Receive, Send
 
-BODY_BYTES = 1 << 20
-"""Bytes of a request, or of a line of `/bulk`, as `Settings.body_bytes`."""
+from afina.server.ray_serve.affinity import RequestLimits
 
-AHEAD = 256
-"""Lines that may be ahead of the answers: more than a replica's own window, so that it never waits for lines."""
+AHEAD = 4
+"""How many times a replica's own window may be ahead of the answers, so that the replica never waits for lines."""
 
 
 class LineWindow:
@@ -23,10 +22,12 @@ class LineWindow:
     Args:
         receive: reads from the client.
         send: writes to the client.
+        limits: limits of the replicas.
     """
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, limits: RequestLimits) -> None:
         self._receive, self._send = receive, send
+        self._lines_ahead, self._bytes = AHEAD * limits.window, limits.body_bytes
         self._lines: deque[int] = deque()
         self._rest = b""
         self._room = asyncio.Event()
@@ -34,7 +35,7 @@ class LineWindow:
 
     @property
     def _full(self) -> bool:
-        return len(self._lines) >= AHEAD or (bool(self._lines) and sum(self._lines) >= BODY_BYTES)
+        return len(self._lines) >= self._lines_ahead or (bool(self._lines) and sum(self._lines) >= self._bytes)
 
     async def receive(self) -> Message:
         """Return the next message of the client, once enough lines are answered."""
@@ -48,7 +49,7 @@ class LineWindow:
             lines.append(self._rest)
             self._rest = b""
         self._lines.extend(len(line) for line in lines if line.strip())
-        if len(self._rest) > BODY_BYTES:  # the replica refuses such a line and reads no further
+        if len(self._rest) > self._bytes:  # the replica refuses such a line and reads no further
             self._rest = b"-"
         return message
 

@@ -1,4 +1,4 @@
-"""ASGI middleware in Serve's HTTP proxies: a request whose replica dies is sent to another replica.
+"""ASGI middleware in Serve's HTTP proxies: a request whose replica dies or hangs is sent to another replica.
 
 Serve itself sends a request again only until a replica has accepted it. This middleware reads the body of a request
 (except of `/bulk`) before it hands the request on. So it can repeat the request, and knows the request's model, which
@@ -22,32 +22,32 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from afina import meter
 from afina.server.ray_serve import affinity, answers
 from afina.server.ray_serve.affinity import RoutedRequest
-from afina.server.ray_serve.line_window import BODY_BYTES, LineWindow
+from afina.server.ray_serve.line_window import LineWindow
 
 CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "afina.server.ray_serve.proxy.middlewares"}
 """Environment variable of Serve's proxies: the function that returns their middleware."""
-
-BODY_SECONDS = 10.0
-"""Time for a request's body to arrive, as `Settings.body_seconds`."""
 
 BUFFERED = 256 << 20
 """Bytes of all bodies that a proxy keeps at a time."""
 
 PLACING = 30.0
-"""Most seconds until a replica accepts a request."""
+"""Most seconds until a replica that responds accepts a request, with all tries."""
+
+LOOKS = 0.5
+"""Seconds between looks whether the replica of a request still responds."""
 
 TRIES, PAUSE = 4, 0.1
 """How often a request is sent to a replica at most, and the first pause in seconds between; each next is longer."""
 
-ASKING = 5.0
-"""Most seconds for the answer of one replica to a request that all replicas get."""
+ASKING, ASKING_READY = 5.0, 0.9
+"""Most seconds for the answer of one replica to a request that all replicas get: metrics and counts, readiness."""
 
 STREAMED = "/bulk"
-ALIVE = "/health"
-LIVE = frozenset({ALIVE, "/health/live", "/v2/health/live"})
-READY = frozenset({"/health/ready", "/v2/health/ready"})
+LIVE = frozenset({"/health/live", "/v2/health/live"})
+READY = frozenset({"/health", "/health/ready", "/v2/health/ready"})
 METRICS, SHADOWS = "/metrics", "/shadows/"
 
 REPEATABLE = ("/predict", "/classify", "/models/", "/v1/", "/v2/", "/tasks", "/page/answers")
@@ -66,7 +66,10 @@ CONTROLS = frozenset(
 """Headers by which any client could control Serve. They are removed; underscores count as hyphens."""
 
 LATE = "no server was free in time. Try again."
-CHANGED = "the server that made the change ended. Look whether the change was made before you send it again."
+CHANGED = (
+    "the server that got the change ended or does not respond. Look whether the change was made before you send it "
+    "again."
+)
 
 _log = logging.getLogger("ray.serve")
 
@@ -162,9 +165,7 @@ class RepeatingProxy:
             await self._stream(scope, receive, send)
             return
         if path in LIVE and reads:
-            live = Response() if path == ALIVE else JSONResponse({"live": True})
-            live.headers.update(answers.ALWAYS)
-            await live(scope, receive, send)
+            await JSONResponse({"live": True}, headers=answers.ALWAYS)(scope, receive, send)
             return
         body = await self._body(scope, receive)
         if isinstance(body, Response):
@@ -187,17 +188,18 @@ class RepeatingProxy:
         A body that is too large by its header is not read: a replica refuses it, once it has checked the key.
         """
         length = answers.header(scope["headers"], b"content-length") or b"0"
-        if not length.isdigit() or int(length[:20]) > BODY_BYTES:
+        limits = affinity.PROXY.limits
+        if not length.isdigit() or int(length[:20]) > limits.body_bytes:
             return b""
         body, more = bytearray(), True
         with suppress(TimeoutError):
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(limits.body_seconds):
                 while more:
                     message = await receive()
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
-                    if len(body) > BODY_BYTES:
-                        text = f"a request may have at most {BODY_BYTES:,} bytes."
+                    if len(body) > limits.body_bytes:
+                        text = f"a request may have at most {limits.body_bytes:,} bytes."
                         return answers.refusal(scope["path"], 413, "too_large", text)
                     if self._buffered + len(body) > BUFFERED:
                         return answers.unavailable(scope["path"], LATE)
@@ -210,45 +212,49 @@ class RepeatingProxy:
         path, model = scope["path"], affinity.model_of(scope["path"], scope["query_string"], body)
         repeats = scope["method"] in (HTTPMethod.GET, HTTPMethod.HEAD) or path.startswith(REPEATABLE)
         key, request = None if model is None else affinity.affinity_key(model), secrets.token_hex(8)
+        until = meter.now() + PLACING
         for number in range(TRIES):
             if number:
                 await asyncio.sleep(PAUSE * number)
-            attempt = Attempt(RoutedRequest(key))
-            await self._try(_scope(scope, request), client.receiving(body), send, attempt)
+            attempt = Attempt(RoutedRequest(key, repeats))
+            await self._try(_scope(scope, request), client.receiving(body), send, attempt, until)
             if attempt.complete or client.gone:
                 return
             if attempt.started:
                 await _end(attempt, send)
                 return
-            if attempt.routed.placed is None:
-                await answers.unavailable(path, LATE)(scope, client.receiving(b""), send)
-                return
-            if not repeats:
+            if not repeats and attempt.routed.sent is not None:
                 await answers.refusal(path, 502, "failed", CHANGED)(scope, client.receiving(b""), send)
                 return
-            _log.info(f"Request {request}: replica {attempt.routed.placed} did not answer. Trying another replica.")
+            if attempt.routed.sent is None or meter.now() >= until:
+                await answers.unavailable(path, LATE)(scope, client.receiving(b""), send)
+                return
+            _log.info(f"Request {request}: replica {attempt.routed.sent} did not answer. Trying another replica.")
         await answers.unavailable(path, answers.BROKEN)(scope, client.receiving(b""), send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on a request whose body is read while it is answered."""
         model = affinity.model_of(scope["path"], scope["query_string"], b"")
-        attempt = Attempt(RoutedRequest(None if model is None else affinity.affinity_key(model)))
-        window = LineWindow(receive, send)
-        await self._try(_scope(scope, secrets.token_hex(8)), window.receive, window.send, attempt)
+        attempt = Attempt(RoutedRequest(None if model is None else affinity.affinity_key(model), repeats=False))
+        window, until = LineWindow(receive, send, affinity.PROXY.limits), meter.now() + PLACING
+        await self._try(_scope(scope, secrets.token_hex(8)), window.receive, window.send, attempt, until)
         if attempt.started and not attempt.complete:
             await _end(attempt, send)
         elif not attempt.started and not window.gone:
             await answers.unavailable(scope["path"], LATE)(scope, receive, send)
 
-    async def _try(self, scope: Scope, receive: Receive, send: Send, attempt: Attempt, longest: float = 0.0) -> None:
+    async def _try(self, scope: Scope, receive: Receive, send: Send, attempt: Attempt, until: float) -> None:
         """Hand a request to Serve's proxy once. Answers of Serve itself are not passed on.
+
+        Ends before an answer has begun if no replica that responds has accepted the request at `until`, or if another
+        replica should get the request.
 
         Args:
             scope: the request, with an id of its own.
             receive: its body.
             send: gets the answer of a replica.
             attempt: what became of it.
-            longest: most seconds for the answer. 0: no limit, once a replica has accepted the request.
+            until: time on the clock `meter.now`. A request for a certain replica ends then in any case.
         """
         request = answers.header(scope["headers"], answers.ID) or b""
 
@@ -266,13 +272,18 @@ class RepeatingProxy:
         affinity.PROXY.requests[request.decode()] = attempt.routed
         going = asyncio.create_task(self._handed_on(scope, receive, passing))
         try:
-            await asyncio.wait({going}, timeout=longest or PLACING)
-            if not (longest or attempt.routed.placed is None):
-                await asyncio.wait({going})
+            while not going.done():
+                left = until - meter.now()
+                await asyncio.wait({going}, timeout=min(LOOKS, left) if left > 0 else LOOKS)
+                late = meter.now() >= until and not affinity.PROXY.is_computing(attempt.routed)
+                if attempt.started:
+                    await asyncio.wait({going})
+                elif late or attempt.routed.lost or affinity.PROXY.has_another(attempt.routed):
+                    break
         finally:
+            affinity.PROXY.requests.pop(request.decode(), None)
             going.cancel()
             await asyncio.wait({going})
-            affinity.PROXY.requests.pop(request.decode(), None)
 
     async def _handed_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -281,28 +292,36 @@ class RepeatingProxy:
             _log.warning(f"Request failed in the proxy: {type(error).__name__}")
 
     async def _of_all(self, scope: Scope, client: ClientEnd, send: Send) -> None:
-        """Ask every replica. The cluster is ready if a replica is; metrics and counts are those of all replicas."""
-        names = affinity.PROXY.replicas
-        found = await asyncio.gather(*(self._of_one(scope, client, name) for name in names))
-        by_name = {name: one for name, one in zip(names, found, strict=True) if one.status}
+        """Ask every replica that responds. The cluster is ready if a replica is; the rest is of all replicas."""
+        path, names, asked = scope["path"], affinity.PROXY.replicas, affinity.PROXY.responding
+        until = meter.now() + (ASKING_READY if path in READY else ASKING)
+        asking = {name: asyncio.create_task(self._of_one(scope, client, name, until)) for name in asked}
+        try:
+            for answered in asyncio.as_completed(asking.values()):
+                if (await answered).status == 200 and path in READY:
+                    break  # the other replicas do not matter
+        finally:
+            for task in asking.values():
+                task.cancel()
+        by_name = {name: one.result() for name, one in asking.items() if one.done() and one.result().status}
         good = {name: one for name, one in by_name.items() if one.status == 200}
         receive = client.receiving(b"")
         if not by_name:
-            await answers.unavailable(scope["path"], LATE)(scope, receive, send)
-        elif good and scope["path"] == METRICS:
+            await answers.unavailable(path, LATE)(scope, receive, send)
+        elif good and path == METRICS:
             await _metrics(good, names)(scope, receive, send)
-        elif good and scope["path"].startswith(SHADOWS):
-            await _shadows(scope["path"], good, names)(scope, receive, send)
+        elif good and path.startswith(SHADOWS):
+            await _shadows(path, good, names)(scope, receive, send)
         else:
             one = next(iter((good or by_name).values()))
             await send({"type": "http.response.start", "status": one.status, "headers": one.headers})
             await send({"type": "http.response.body", "body": bytes(one.body)})
 
-    async def _of_one(self, scope: Scope, client: ClientEnd, name: str) -> Collected:
+    async def _of_one(self, scope: Scope, client: ClientEnd, name: str, until: float) -> Collected:
         """Return a replica's answer, with the status 0 if it did not answer in time."""
         attempt, collected = Attempt(RoutedRequest(target=name)), Collected()
         asked = _scope({**scope, "method": "GET"}, secrets.token_hex(8))
-        await self._try(asked, client.receiving(b""), collected, attempt, ASKING)
+        await self._try(asked, client.receiving(b""), collected, attempt, until)
         return collected if attempt.complete else Collected()
 
 

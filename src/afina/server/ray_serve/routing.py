@@ -6,13 +6,17 @@ such a process is read through a module (`affinity.PROXY`), and never imported b
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from ray.exceptions import RayError
 from ray.serve._private.replica_result import ReplicaResult
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from afina.server.ray_serve import affinity
+from afina.server.ray_serve import affinity, liveness
 
 RECENT = 4096
 """Number of models for which a router remembers where it sent the last request."""
@@ -35,12 +39,32 @@ class ResidencyRouter(RequestRouter):
         self._held: dict[str, frozenset[str]] = {}
         self._new: Counter[str] = Counter()
         self._since = 0.0
+        self._watching: asyncio.Task[None] | None = None
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Take over the running replicas and their statistics."""
         super().update_replicas(replicas)
         self._held = {_name(one): frozenset(one.routing_stats.get(affinity.HELD, ())) for one in replicas}
         affinity.PROXY.replicas = tuple(sorted(self._held))
+        limits = [found for one in replicas if (found := one.routing_stats.get(affinity.LIMITS))]
+        affinity.PROXY.limits = affinity.RequestLimits.highest(limits)
+        if replicas and (self._watching is None or self._watching.done()):
+            self._watching = self._event_loop.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Keep the names of late replicas up to date, while there are replicas."""
+        asked = liveness.Liveness()
+        while self.curr_replicas:
+            questions = {_name(one): partial(_responds, one) for one in self.curr_replicas.values()}
+            affinity.PROXY.late = asked.round(questions)
+            await asyncio.sleep(liveness.ROUND)
+        asked.round({})
+
+    def create_replica_wrapper(self, replica_info: Any) -> RunningReplica:
+        """Return a replica that notes which requests are sent to it."""
+        replica = super().create_replica_wrapper(replica_info)
+        replica.try_send_request = partial(_noted, replica.try_send_request, _name(replica))  # type: ignore[method-assign]
+        return replica
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Leave out a replica that died, before the controller knows of it."""
@@ -55,9 +79,12 @@ class ResidencyRouter(RequestRouter):
             return [[*candidate_replicas]]
         pending_request.routing_context.should_backoff = True
         request = affinity.PROXY.requests.get(pending_request.metadata.request_id)
-        by_name = {_name(one): one for one in candidate_replicas}
-        if request is not None and request.target in by_name:
-            return [[by_name[request.target]]]
+        by_name = {_name(one): one for one in candidate_replicas if _name(one) not in affinity.PROXY.late}
+        if request is not None and request.target is not None:  # no other replica may answer for it
+            return [[by_name[request.target]]] if request.target in by_name else []
+        if request is not None and request.sent is not None and not request.repeats:
+            request.lost = True  # Serve would send it again: it knows only that the first replica has ended
+            return []
         key = None if request is None else request.key
         found = [self._ranked(key, name, one) for name, one in by_name.items()]
         return [[by_name[name]] for name in affinity.ordered(key, found)]
@@ -90,6 +117,22 @@ class ResidencyRouter(RequestRouter):
             self._new.clear()
             self._since = now
         self._new[name] += 1
+
+
+async def _responds(replica: RunningReplica) -> bool:
+    """Return whether a replica answers. Waits as long as the replica does not."""
+    try:
+        await replica.get_queue_len(deadline_s=liveness.ROUND)
+    except RayError:
+        return False
+    return True
+
+
+def _noted(send: Callable[..., ReplicaResult], name: str, pending: PendingRequest, **how: Any) -> ReplicaResult:
+    """Send a request to a replica, and note that it may have reached the replica."""
+    if (request := affinity.PROXY.requests.get(pending.metadata.request_id)) is not None:
+        request.sent = name
+    return send(pending, **how)
 
 
 def _name(replica: RunningReplica) -> str:
