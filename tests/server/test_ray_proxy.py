@@ -388,6 +388,52 @@ def test_the_limit_of_a_body_is_that_of_the_replicas_and_the_highest_of_them_dur
     assert [one.body for one in serve.handed] == [body]
 
 
+def test_bodies_that_are_still_arriving_count_as_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that many slow bodies take no more memory than a few quick ones."""
+    monkeypatch.setattr(proxy, "BUFFERED", 250)
+
+    async def measured() -> list[int]:
+        middleware, done, over = proxy.RepeatingProxy(FakeServe([accepts])), list[Answered](), asyncio.Event()
+
+        async def one() -> None:
+            pieces = iter([b"x" * 100, b""])
+
+            async def receive() -> Message:
+                piece = next(pieces, None)
+                if not piece:
+                    await (over if piece is not None else asyncio.Event()).wait()
+                return {"type": "http.request", "body": piece or b"", "more_body": bool(piece)}
+
+            scope: Scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": []}
+            done.append(found := Answered())
+            await middleware(scope, receive, found.send)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(one())
+            await asyncio.sleep(0.01)
+            statuses = sorted(found.status for found in done)
+            over.set()
+        assert sorted(found.status for found in done) == [200, 200, 503]
+        assert middleware._buffered == 0
+        return statuses
+
+    assert asyncio.run(measured()) == [0, 0, 503]
+
+
+@pytest.mark.usefixtures("two")
+def test_readiness_does_not_wait_for_a_replica_that_hangs_in_the_middle_of_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proxy, "ASKING_READY", 0.05)
+
+    async def half(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+        await dies_after(b"application/json", b"{")(replica, scope, receive, send)
+        await asyncio.Event().wait()
+
+    assert ask(FakeServe([half]), "/health/ready", b"", "GET").status == 503
+
+
 def test_before_a_replica_is_known_a_body_is_not_refused_for_its_size() -> None:
     affinity.PROXY.limits = RequestLimits.highest([])
     assert ask(FakeServe([accepts]), body=b"x" * (LIMITS.body_bytes + 1)).status == 200

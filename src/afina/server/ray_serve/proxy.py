@@ -167,45 +167,46 @@ class RepeatingProxy:
         if path in LIVE and reads:
             await JSONResponse({"live": True}, headers=answers.ALWAYS)(scope, receive, send)
             return
-        body = await self._body(scope, receive)
-        if isinstance(body, Response):
-            await body(scope, receive, send)
-            return
-        client = ClientEnd(receive)
-        self._buffered += len(body)
+        body = bytearray()
         try:
-            if reads and (path in READY or path == METRICS or path.startswith(SHADOWS)):
-                await self._of_all(scope, client, send)
-            else:
-                await self._repeated(scope, client, body, send)
+            refusal = await self._read(scope, receive, body)
+            if refusal is not None:
+                await refusal(scope, receive, send)
+                return
+            client = ClientEnd(receive)
+            try:
+                if reads and (path in READY or path == METRICS or path.startswith(SHADOWS)):
+                    await self._of_all(scope, client, send)
+                else:
+                    await self._repeated(scope, client, bytes(body), send)
+            finally:
+                client.close()
         finally:
             self._buffered -= len(body)
-            client.close()
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | Response:
-        """Return the body, or the answer to a request whose body is too large or too slow.
+    async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> Response | None:
+        """Append a request's body to `body`. Return the answer to a request whose body is too large or too slow.
 
         A body that is too large by its header is not read: a replica refuses it, once it has checked the key.
         """
         length = answers.header(scope["headers"], b"content-length") or b"0"
         limits = affinity.PROXY.limits
         if not length.isdigit() or int(length[:20]) > limits.body_bytes:
-            return b""
-        body, more = bytearray(), True
+            return None
+        more = True
         with suppress(TimeoutError):
             async with asyncio.timeout(limits.body_seconds):
                 while more:
                     message = await receive()
-                    body += message.get("body", b"")
-                    more = message.get("more_body", False)
+                    piece, more = message.get("body", b""), message.get("more_body", False)
+                    body += piece
+                    self._buffered += len(piece)
                     if len(body) > limits.body_bytes:
                         text = f"a request may have at most {limits.body_bytes:,} bytes."
                         return answers.refusal(scope["path"], 413, "too_large", text)
-                    if self._buffered + len(body) > BUFFERED:
+                    if self._buffered > BUFFERED:
                         return answers.unavailable(scope["path"], LATE)
-        if more:
-            return answers.refusal(scope["path"], 408, "slow", "the request did not arrive in time.")
-        return bytes(body)
+        return answers.refusal(scope["path"], 408, "slow", "the request did not arrive in time.") if more else None
 
     async def _repeated(self, scope: Scope, client: ClientEnd, body: bytes, send: Send) -> None:
         """Hand a request to replicas until one of them answers."""
@@ -276,7 +277,7 @@ class RepeatingProxy:
                 left = until - meter.now()
                 await asyncio.wait({going}, timeout=min(LOOKS, left) if left > 0 else LOOKS)
                 late = meter.now() >= until and not affinity.PROXY.is_computing(attempt.routed)
-                if attempt.started:
+                if attempt.started and attempt.routed.target is None:
                     await asyncio.wait({going})
                 elif late or attempt.routed.lost or affinity.PROXY.has_another(attempt.routed):
                     break
@@ -296,10 +297,11 @@ class RepeatingProxy:
         path, names, asked = scope["path"], affinity.PROXY.replicas, affinity.PROXY.responding
         until = meter.now() + (ASKING_READY if path in READY else ASKING)
         asking = {name: asyncio.create_task(self._of_one(scope, client, name, until)) for name in asked}
+        pending, enough = set(asking.values()), False
         try:
-            for answered in asyncio.as_completed(asking.values()):
-                if (await answered).status == 200 and path in READY:
-                    break  # the other replicas do not matter
+            while pending and not enough and (left := until - meter.now()) > 0:
+                done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                enough = path in READY and any(one.result().status == 200 for one in done)
         finally:
             for task in asking.values():
                 task.cancel()
