@@ -308,7 +308,9 @@ def test_fields_that_change_no_answer_are_accepted(served: Served) -> None:
         **{"skip_special_tokens": True, "spaces_between_special_tokens": True, "use_beam_search": False},
         "include_stop_str_in_output": False,
     }
-    found = served.post("/v1/completions", {**plain, **both, "echo": False, "best_of": 1, "suffix": ""})
+    found = served.post(
+        "/v1/completions", {**plain, **both, "echo": False, "best_of": 1, "suffix": "", "stream_options": {}}
+    )
     assert found.status_code == 200, found.text
     assert found.json()["choices"] == served.post("/v1/completions", plain).json()["choices"]
     chat = {"model": "acme/talk", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 6}
@@ -586,6 +588,8 @@ CHOICE = {"structured_outputs": {"choice": ["a"]}}
         ({"logprobs": 21}, "invalid", "logprobs"),
         ({"echo": True}, "unsupported", "echo"),
         ({"best_of": 3}, "unsupported", "best_of"),
+        ({"best_of": 1, "n": 2, "temperature": 1}, "unsupported", "best_of"),
+        ({"stream_options": {"continuous_usage_stats": True}}, "invalid", "stream_options"),
         ({"suffix": "end"}, "unsupported", "suffix"),
         ({"frequency_penalty": 2.5}, "invalid", "frequency_penalty"),
         ({"presence_penalty": -2.5}, "invalid", "presence_penalty"),
@@ -647,6 +651,8 @@ def test_a_request_that_is_wrong_is_refused_in_openais_words(
         ({"messages": [{"role": "function", "content": "a"}]}, "unsupported", "messages.0.role"),
         ({"messages": [{"role": "user"}]}, "invalid", "messages.0.content"),
         ({"messages": [{"content": "a"}]}, "invalid", "messages.0.role"),
+        ({"messages": [{"role": None, "content": "a"}]}, "invalid", "messages.0.role"),
+        ({"messages": [5]}, "invalid", "messages.0"),
         ({"messages": [{"role": "user", "content": "", "tool_calls": [CALL]}]}, "unsupported", "messages.0.tool_calls"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "invalid", "messages.0.tool_call_id"),
         ({"messages": [{"role": "assistant", "content": "a", "refusal": "no"}]}, "unsupported", "messages.0.refusal"),
@@ -657,7 +663,7 @@ def test_a_request_that_is_wrong_is_refused_in_openais_words(
         ({"tools": [{"type": "function", "function": {"name": "a"}}]}, "unsupported", "tool_choice"),
         ({"tool_choice": "required"}, "invalid", "tool_choice"),
         ({"functions": [{"name": "a"}]}, "unsupported", "functions"),
-        ({"modalities": ["audio"]}, "unsupported", "modalities.0"),
+        ({"modalities": ["text", "audio"]}, "unsupported", "modalities.1"),
         ({"audio": {"voice": "ash", "format": "mp3"}}, "unsupported", "audio"),
         ({"reasoning_effort": "low"}, "unsupported", "reasoning_effort"),
         ({"verbosity": "low"}, "unsupported", "verbosity"),
@@ -691,6 +697,7 @@ def test_a_chat_that_is_wrong_is_refused_in_openais_words(
         ({"stop": ["a"] * 17}, "`stop`: found an array of 17, expected at most 16."),
         ({"max_tokens": 10**9}, "`max_tokens`: 1,000,000,000. This server allows at most 200."),
         ({"temprature": 0}, "`temprature`: this server has no such field. Leave it out."),
+        ({"use_beam_search": True}, "`use_beam_search`: found true, expected false."),
     ],
     ids=lambda value: repr(value)[:50],
 )  # fmt: skip

@@ -194,7 +194,6 @@ CALL = {"type": "function_call", "call_id": "call_1", "name": "rate", "arguments
         ({"input": "soup " * 400}, "input"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
         ({"stream_options": {"include_obfuscation": True}, "stream": True}, "stream_options.include_obfuscation"),
-        ({"stream_options": {}}, "stream_options"),
         ({"model": "acme/told"}, "input"),
         ({"model": "acme/reviews"}, "model"),
     ],

@@ -59,9 +59,7 @@ SHAPES = (
     ("/classify", vllm),
     ("/v1/models/", openai),
     ("/v1/models", vllm),
-    ("/v1/completions", openai),
-    ("/v1/chat/completions", openai),
-    ("/v1/responses", openai),
+    ("/v1/", openai),
     ("/models/", classification),
     ("/v2", kserve),
 )

@@ -101,7 +101,7 @@ async def _answered(
     """Return the answers. `response`: the request for a response that became `body`."""
     core, key, pool = core_of(request), key_of(request), pool_of(request)
     streams = bool(body.stream)
-    if body.stream_options is not None and not streams:
+    if body.stream_options is not None and body.stream_options.asks and not streams:
         raise Refusal(400, "invalid", "`stream_options`: needs `stream` true.")
     tools: TextTools = request.app.state.text_tools
     new = NewTokenQueue()

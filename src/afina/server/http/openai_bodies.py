@@ -17,7 +17,7 @@ from afina.inference import guides
 from afina.inference.guides import Grammar
 from afina.server.http import tools
 from afina.server.http.errors import Refusal
-from afina.server.http.schemas import Array, Strict
+from afina.server.http.schemas import Array, Strict, without_nulls
 from afina.server.http.tools import Function, Tools
 from afina.server.requests import Text
 
@@ -59,6 +59,11 @@ class StreamOptions(Strict):
         None, description="true: each event has the numbers of tokens so far, of all answers (as in vLLM)"
     )
     include_obfuscation: Literal[False] | None = Field(None, description="not supported: only false")
+
+    @property
+    def asks(self) -> bool:
+        """Whether the options ask for something."""
+        return bool(self.include_usage or self.continuous_usage_stats)
 
 
 class NamedSchema(Strict):
@@ -230,7 +235,7 @@ class CompletionRequest(Generate):
         description="log-probabilities of the tokens, and of this number of most probable tokens in their place",
     )
     echo: Literal[False] | None = Field(None, description="not supported: only false")
-    best_of: Literal[1] | None = Field(None, description="not supported: only 1")
+    best_of: int | None = Field(None, ge=1, le=ANSWERS, description="not supported: only the same number as `n`")
     suffix: Literal[""] | None = Field(None, description="not supported: only the empty text")
 
 
@@ -329,7 +334,11 @@ class ToolMessage(Message):
         return {**super().for_template(), "tool_call_id": self.tool_call_id}
 
 
-ChatMessage = Annotated[InstructingMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+ChatMessage = Annotated[
+    InstructingMessage | UserMessage | AssistantMessage | ToolMessage,
+    Field(discriminator="role"),
+    BeforeValidator(without_nulls),
+]
 
 
 class ChatRequest(Generate, Tools):
@@ -348,9 +357,7 @@ class ChatRequest(Generate, Tools):
     )
     functions: Nothing | None = Field(None, description="not supported: only []")
     function_call: Literal["none", "auto"] | None = Field(None, description="accepted and not used without functions")
-    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = Field(
-        None, description='not supported: only ["text"]'
-    )
+    modalities: Array[Literal["text"]] | None = Field(None, description='not supported: only ["text"]')
     prediction: _ANY_JSON | None = Field(None, description="accepted and not used: it changes no answer of OpenAI")
     reasoning_effort: Literal["none"] | None = Field(None, description="not supported: only none")
     verbosity: Literal["medium"] | None = Field(None, description="not supported: only medium")
@@ -406,6 +413,8 @@ def _field(body: CompletionRequest | ChatRequest, option: str) -> str:
 def answers_wanted(body: Generate, prompts: int) -> int:
     """Return the number of answers to each prompt. Raises Refusal if a request has too many answers in all."""
     number = body.n or 1
+    if isinstance(body, CompletionRequest) and body.best_of not in (None, number):
+        raise Refusal(400, "unsupported", f"`best_of`: found {body.best_of}, expected {number}, as `n`.")
     if number * prompts > ANSWERS:
         raise Refusal(400, "invalid", f"`n`: {number * prompts:,} answers, expected at most {ANSWERS} in a request.")
     return number

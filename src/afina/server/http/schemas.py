@@ -43,6 +43,11 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
+def without_nulls(given: Any) -> Any:
+    """Return an object without the fields that are null."""
+    return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
 class Strict(Body):
     """A body that refuses unknown fields: an option that is ignored would change answers unnoticed.
 
@@ -59,9 +64,7 @@ class Strict(Body):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None}
+        return without_nulls(given)
 
 
 def parse_body(content: bytes, kind: type[Given]) -> Given:
@@ -91,7 +94,9 @@ _EXPECTED: Mapping[str, str] = {
     "list_type": "an array",
     "dict_type": "an object",
     "model_type": "an object",
+    "model_attributes_type": "an object",
     "literal_error": "{expected}",
+    "union_tag_invalid": "{expected_tags}",
     "too_short": "at least {min_length}",
     "too_long": "at most {max_length}",
     "greater_than_equal": "at least {ge}",
@@ -122,8 +127,12 @@ def _wrong_field(found: Any, error: ValidationError) -> Refusal:
 
 def _unsupported(error: ErrorDetails) -> bool:
     """Whether an error is about a field or a value that the server does not have."""
-    empty = error["type"] == "too_long" and error["ctx"]["max_length"] == 0
-    return empty or error["type"] in ("extra_forbidden", "literal_error", "union_tag_invalid")
+    return _is_full(error) or error["type"] in ("extra_forbidden", "literal_error", "union_tag_invalid")
+
+
+def _is_full(error: ErrorDetails) -> bool:
+    """Whether a field has something, and may only be empty."""
+    return error["type"] == "too_long" and error["ctx"]["max_length"] == 0
 
 
 def _place(found: Any, error: ErrorDetails) -> tuple[int | str, ...]:
@@ -145,14 +154,16 @@ def _problem(errors: Sequence[ErrorDetails]) -> str:
     first = errors[0]
     if first["type"] in ("missing", "union_tag_not_found"):
         return "is missing or null"
-    if first["type"] == "union_tag_invalid":
-        return f"found {_shown(first['ctx']['tag'])}, expected {first['ctx']['expected_tags']}"[:200]
     if first["type"] == "extra_forbidden":
         return "this server has no such field. Leave it out"
+    if _is_full(first):
+        return "this server supports only an empty one. Leave it out"
     known = [_EXPECTED[one["type"]].format(**one.get("ctx", {})) for one in errors if one["type"] in _EXPECTED]
     if not known:
         return first["msg"][:200]
-    return f"found {_shown(first['input'])}, expected {' or '.join(dict.fromkeys(known))}"[:200]
+    expected = " or ".join(dict.fromkeys({"True": "true", "False": "false"}.get(one, one) for one in known))
+    value = first["ctx"]["tag"] if first["type"] == "union_tag_invalid" else first["input"]
+    return f"found {_shown(value)}, expected {expected}"[:200]
 
 
 def _shown(value: Any) -> str:
