@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from test_batching import NoGenerations
 
+from afina import Backbone
+from afina.errors import InvalidData
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import Work
 from afina.server.requests import Text
 from clock import Clock
-from fakes import TEXTS
+from crowd import adapter
+from fakes import TEXTS, Backbones
+from raises import raises
 from rounding import Exact
-from servers import Served, within
+from servers import Served, probed, serving, within
 
 LONG = " ".join(TEXTS)[:100]
 SHARED = 20
@@ -216,3 +221,18 @@ def test_a_shadow_that_breaks_in_a_chunk_harms_no_answer(served: Served) -> None
     response = served.post("/predict", {"model": "acme/reviews@production", "inputs": LONG})
     assert response.status_code == 200, response.text
     assert within(5, lambda: served.get("/shadows/acme/reviews", "acme-publish").json()["state"] == "failed")
+
+
+def test_a_text_that_is_computed_whole_has_a_limit_of_tokens(backbones: Backbones, tmp_path: Path) -> None:
+    encoder = Backbone.load(str(backbones.path("bert")))
+    crowd = {"acme/reviews@1": probed(adapter(encoder, "lora"), encoder)}
+    with serving(encoder, crowd, tmp_path, whole_tokens=30) as served:
+        assert served.post("/predict", {"model": "acme/reviews", "inputs": TEXTS[0]}).status_code == 200
+        response = served.post("/predict", {"model": "acme/reviews", "inputs": [[TEXTS[0]], [LONG]]})
+        assert response.status_code == 413, response.text
+        key = served.core.tenants.key_of(served.secrets["acme"])
+        assert key is not None
+        with raises(InvalidData, code="request.text-tokens", where="The text", most=30) as raised:
+            served.core.ask(key, "acme/reviews", [Text(LONG)])
+        assert raised.value.fields["found"] > 30
+        assert str(raised.value.fields["found"]) in str(raised.value)

@@ -127,6 +127,7 @@ METAVARS = {
     "who": "NAME",
     "batch_tokens": "TOKENS",
     "shared_tokens": "TOKENS",
+    "whole_tokens": "TOKENS",
 }
 """The word for an option's value, by parameter, where the option itself has none."""
 

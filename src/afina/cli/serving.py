@@ -48,6 +48,15 @@ class LogFormat(StrEnum):
 SharedTokensOption = Annotated[
     int, typer.Option("--shared-tokens", min=1, help="Most tokens in a batch while several clients have requests.")
 ]
+WholeTokensOption = Annotated[
+    int,
+    typer.Option(
+        "--whole-tokens",
+        min=1,
+        help="Most tokens of a text that cannot be computed in chunks, as by an encoder. Nobody else is answered while "
+        "such a text is computed.",
+    ),
+]
 GenerationTimeoutOption = Annotated[
     float, typer.Option("--generation-timeout", min=0.1, help="Most seconds for an answer that is generated.")
 ]
@@ -146,6 +155,7 @@ def serve(
     max_new_tokens: AnswerTokensOption = 1024,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Most tokens in a batch.")] = 1024,
     shared_tokens: SharedTokensOption = 64,
+    whole_tokens: WholeTokensOption = 1024,
     drain: DrainOption = 0.0,
     shutdown: ShutdownOption = 25.0,
     key_seconds: KeySecondsOption = 300.0,
@@ -170,6 +180,7 @@ def serve(
         max_new_tokens=max_new_tokens,
         batch_tokens=batch_tokens,
         shared_tokens=min(batch_tokens, shared_tokens),
+        whole_tokens=whole_tokens,
         drain=drain,
         shutdown=shutdown,
         key_seconds=key_seconds,

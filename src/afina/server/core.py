@@ -32,6 +32,7 @@ from afina.server.requests import (
     check_pairs,
     check_texts,
     check_vocabulary,
+    check_whole,
     decoding_of,
     most_tokens,
     other_kind,
@@ -316,6 +317,7 @@ class Core:
         encoded = self._encoder.encode(
             key.client, resident, texts, most, "text" if generation is None else generation.prompt_as, truncation
         )
+        check_whole(resident, encoded, self.settings)
         tokens = [tokens_of(one) for one in encoded]
         facts, cut = None, truncation_facts(resident, truncation, encoded)
         if generation is not None:
@@ -423,13 +425,15 @@ class Core:
         resident, own = shadow.lease.resident(), asked.lease.resident()
         if resident.generates != own.generates:
             return [other_kind(resident)] * len(asked.texts)
-        if reads_alike(resident, own):
+        if reads_alike(resident, own) and resident.takes_chunks == own.takes_chunks:
             return asked.encoded
         prompt_as = "text" if asked.generation is None else asked.generation.prompt_as
         found: list[EncodedText | AfinaError] = []
         for text in asked.texts:
             try:
-                found += self._encoder.encode(asked.key.client, resident, [text], None, prompt_as, asked.truncation)
+                read = self._encoder.encode(asked.key.client, resident, [text], None, prompt_as, asked.truncation)
+                check_whole(resident, read, self.settings)
+                found += read
             except AfinaError as error:
                 found.append(error)
         return found

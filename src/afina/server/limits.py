@@ -29,6 +29,8 @@ class Settings:
         batch_tokens: tokens of a batch while a single client sends requests.
         shared_tokens: tokens of a batch while several clients do. Smaller, so that a client with few requests waits for
             at most one short batch of other clients.
+        whole_tokens: tokens of a text that cannot be computed in chunks, as by an encoder. Nobody else is answered
+            while such a text is computed.
         delay: how long a text waits for others before a batch starts, while nothing is being computed.
         queue_tokens: tokens that may wait. If several clients wait, each has an equal share.
         timeout: time after which a request fails.
@@ -60,6 +62,7 @@ class Settings:
 
     batch_tokens: int = 1024
     shared_tokens: int = 64
+    whole_tokens: int = 1024
     delay: float = 0.004
     queue_tokens: int = 65_536
     timeout: float = 30.0

@@ -192,6 +192,23 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
                 raise InvalidData(f"{where} is empty.", code="request.text-invalid", where=where)
 
 
+def check_whole(resident: Resident, encoded: Sequence[EncodedText], settings: Settings) -> None:
+    """Raise InvalidData for a text that is too long to be computed whole, if the adapter takes no chunks."""
+    if resident.generates or resident.takes_chunks:
+        return
+    for number, one in enumerate(encoded, start=1):
+        if (found := len(one.tokens)) > settings.whole_tokens:
+            where = "The text" if len(encoded) == 1 else f"Text {number} of {len(encoded)}"
+            raise InvalidData(
+                f"{where} has {found:,} tokens. This model computes a text whole, for which this server allows at most "
+                f"{settings.whole_tokens:,} tokens. Send a shorter text.",
+                code="request.text-tokens",
+                where=where,
+                found=found,
+                most=settings.whole_tokens,
+            )
+
+
 def other_kind(resident: Resident) -> InvalidData:
     """Return the error of a request for another kind of answer than the adapter gives."""
     if resident.generates:

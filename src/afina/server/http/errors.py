@@ -63,6 +63,8 @@ class Refusal(Exception):
                 return cls(507, "unwritable", message)
             case Conflict() | Refused():
                 return cls(409, "conflict", str(error))
+            case InvalidData() if error.code == "request.text-tokens":
+                return cls(413, "too_large", str(error))
             case InvalidData() | InvalidName():
                 return cls(422, "invalid", str(error))
             case TimeoutError():
