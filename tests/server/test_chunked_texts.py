@@ -226,13 +226,13 @@ def test_a_shadow_that_breaks_in_a_chunk_harms_no_answer(served: Served) -> None
 def test_a_text_that_is_computed_whole_has_a_limit_of_tokens(backbones: Backbones, tmp_path: Path) -> None:
     encoder = Backbone.load(str(backbones.path("bert")))
     crowd = {"acme/reviews@1": probed(adapter(encoder, "lora"), encoder)}
-    with serving(encoder, crowd, tmp_path, whole_tokens=30) as served:
-        assert served.post("/predict", {"model": "acme/reviews", "inputs": TEXTS[0]}).status_code == 200
-        response = served.post("/predict", {"model": "acme/reviews", "inputs": [[TEXTS[0]], [LONG]]})
+    with serving(encoder, crowd, tmp_path, whole_tokens=12) as served:
+        assert served.post("/predict", {"model": "acme/reviews", "inputs": "the soup"}).status_code == 200
+        response = served.post("/predict", {"model": "acme/reviews", "inputs": [["the soup"], [LONG]]})
         assert response.status_code == 413, response.text
         key = served.core.tenants.key_of(served.secrets["acme"])
         assert key is not None
-        with raises(InvalidData, code="request.text-tokens", where="The text", most=30) as raised:
+        with raises(InvalidData, code="request.text-tokens", where="The text", most=12) as raised:
             served.core.ask(key, "acme/reviews", [Text(LONG)])
-        assert raised.value.fields["found"] > 30
+        assert raised.value.fields["found"] > 12
         assert str(raised.value.fields["found"]) in str(raised.value)

@@ -173,18 +173,16 @@ def serve(
     from afina.server.limits import Settings
     from afina.store.adapter_store import AdapterStore
 
+    seconds = {"timeout": timeout, "generation_timeout": generation_timeout, "drain": drain, "shutdown": shutdown}
     chosen = Settings(
         tokens_per_minute=rate,
-        timeout=timeout,
-        generation_timeout=generation_timeout,
         max_new_tokens=max_new_tokens,
         batch_tokens=batch_tokens,
         shared_tokens=min(batch_tokens, shared_tokens),
         whole_tokens=whole_tokens,
-        drain=drain,
-        shutdown=shutdown,
         key_seconds=key_seconds,
         public_description=public_description,
+        **seconds,
     )
     _begin_logging(context, log_format)
     if ray:
