@@ -85,6 +85,9 @@ class Computes:
     clock: Clock
     generations: Steps
 
+    def opens(self, work: Work) -> bool:
+        return True
+
     def compute(self, works: Sequence[Work]) -> Sequence[Any]:
         self.clock.now += TEXT
         return [self.clock.now] * len(works)

@@ -173,7 +173,12 @@ def serve(
     from afina.server.limits import Settings
     from afina.store.adapter_store import AdapterStore
 
-    seconds = {"timeout": timeout, "generation_timeout": generation_timeout, "drain": drain, "shutdown": shutdown}
+    seconds: dict[str, Any] = {
+        "timeout": timeout,
+        "generation_timeout": generation_timeout,
+        "drain": drain,
+        "shutdown": shutdown,
+    }
     chosen = Settings(
         tokens_per_minute=rate,
         max_new_tokens=max_new_tokens,
