@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from afina.server.running import ConnectionLimit, connection_limits
-from servers import Listening
+from afina.server.http import gate
+from afina.server.limits import Places
+from afina.server.running import ConnectionLimit
+from servers import Listening, logged
 
 BODY = json.dumps({"inputs": "the soup was bright.", "model": "acme/reviews"}).encode()
 
@@ -43,6 +45,13 @@ def received(connection: socket.socket) -> bytes:
 
 
 OK = "HTTP/1.1 200 OK"
+
+
+def probed(server: Listening) -> str:
+    """The first line of what a load balancer gets, on a connection of its own."""
+    with server.connect() as connection:
+        connection.sendall(b"GET /health/ready HTTP/1.1\r\nHost: test\r\n\r\n")
+        return received(connection).split(b"\r\n")[0].decode()
 
 
 def ended(connection: socket.socket) -> bool:
@@ -212,7 +221,7 @@ def test_a_thousand_connections_that_say_nothing_keep_nobody_out(listen: Callabl
 def test_ten_thousand_connections_that_say_nothing_keep_nobody_out(listen: Callable[..., Listening]) -> None:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     server = listen(head_seconds=60.0)
-    most, _ = connection_limits(2000)
+    most = Places.of(2000).all
     count = min(10_000, files - 2 * most - 1000)
     if count < 1000:
         pytest.skip(f"this process may open {files} files, too few for a flood")
@@ -221,18 +230,76 @@ def test_ten_thousand_connections_that_say_nothing_keep_nobody_out(listen: Calla
 
 
 def test_where_all_are_being_answered_no_more_are_taken_and_none_is_lost(listen: Callable[..., Listening]) -> None:
-    server = listen(connections=4, body_seconds=5.0)
+    """A health probe has a place of its own."""
+    server = listen(connections=5, body_seconds=5.0)
     with ExitStack() as stack:
         full = [stack.enter_context(server.connect()) for _ in range(4)]
         for one in full:
             one.sendall(server.head(len(BODY)) + BODY[:5])
             time.sleep(0.1)
-        assert ended(stack.enter_context(server.connect()))
+        for _ in range(3):
+            assert probed(server) == OK
+        with server.connect() as late:
+            assert asked(server, late) == "HTTP/1.1 503 Service Unavailable"
+            assert ended(late)
         assert closed(server, "full") == 1
         for one in full:
             one.sendall(BODY[5:])
             assert received(one).startswith(OK.encode())
     assert closed(server, "crowded") == 0
+
+
+STRANGER = b"POST /predict HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer no\r\nContent-Length: 2\r\n\r\n{}"
+SCRIPT = b"GET /page/script.js HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [STRANGER, SCRIPT * 100], ids=["waits for its refusal", "reads no answer"])
+def test_strangers_that_are_answered_keep_nobody_out(
+    listen: Callable[..., Listening], monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(gate, "REFUSED", 1)
+    server = listen(connections=16)
+    with ExitStack() as stack, server.connect() as kept:
+        assert asked(server, kept) == OK
+        for _ in range(4):
+            for _ in range(30):
+                with suppress(ConnectionError):
+                    stack.enter_context(server.connect()).sendall(sent)
+            assert (asked(server, kept), answered(server), probed(server)) == (OK, OK, OK)
+    assert closed(server, "full") == 0
+    assert closed(server, "crowded") >= 100
+
+
+def test_an_idle_client_makes_room_for_a_client_that_asks(listen: Callable[..., Listening]) -> None:
+    server = listen(connections=4)  # three of them for clients
+    with ExitStack() as stack:
+        for _ in range(6):
+            assert asked(server, stack.enter_context(server.connect())) == OK
+    assert (closed(server, "crowded"), closed(server, "full")) == (3, 0)
+
+
+def test_a_client_that_loses_its_key_on_a_connection_is_a_stranger_again(listen: Callable[..., Listening]) -> None:
+    server = listen(connections=2)
+    with server.connect() as one, server.connect() as other:
+        assert asked(server, one) == OK
+        one.sendall(STRANGER)
+        assert received(one).startswith(b"HTTP/1.1 401 ")
+        assert asked(server, other) == OK
+        assert probed(server) == OK
+        assert ended(one)
+
+
+@pytest.mark.parametrize(("connections", "expected"), [(2000, [("warning", 256)]), (256, [])])
+def test_a_low_limit_of_open_files_is_a_warning_at_the_start(
+    listen: Callable[..., Listening],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    connections: int,
+    expected: list[tuple[str, int]],
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (512, 512))
+    listen(connections=connections)
+    assert [(one["level"], one["connections"]) for one in logged(caplog) if "connections" in one] == expected
 
 
 def test_a_client_has_so_many_requests_open_and_another_does_not_notice(listen: Callable[..., Listening]) -> None:
@@ -263,10 +330,16 @@ def test_a_head_is_not_as_long_as_somebody_likes(listen: Callable[..., Listening
 
 @pytest.mark.parametrize(
     ("files", "expected"),
-    [(1024, (512, 64)), (100_000, (2000, 250)), (64, (32, 4)), (resource.RLIM_INFINITY, (2000, 250))],
+    [
+        (1024, Places(all=512, clients=448, accepted=16)),
+        (100_000, Places(all=2000, clients=1750, accepted=62)),
+        (64, Places(all=32, clients=28, accepted=1)),
+        (2, Places(all=2, clients=1, accepted=1)),
+        (resource.RLIM_INFINITY, Places(all=2000, clients=1750, accepted=62)),
+    ],
 )
 def test_connections_are_as_many_as_the_process_may_open_files_for(
-    monkeypatch: pytest.MonkeyPatch, files: int, expected: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, files: int, expected: Places
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
-    assert connection_limits(2000) == expected
+    assert Places.of(2000) == expected

@@ -6,11 +6,12 @@ Follows the keys in the store. Knows no protocol.
 from __future__ import annotations
 
 import math
+import resource
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from afina import meter
 from afina.errors import Busy, InvalidData, InvalidName, InvalidStudy, NotFound, Overloaded
@@ -103,6 +104,34 @@ class Settings:
                 code="option.invalid",
                 options=["drain", "shutdown"],
             )
+
+
+@dataclass(frozen=True)
+class Places:
+    """Numbers of connections.
+
+    Attributes:
+        all: connections that may be open.
+        clients: those of clients with a valid key. The rest is for new connections, such as health probes.
+        accepted: connections that may be accepted in one turn of the event loop. An accepted connection waits some
+            turns before it is read, and must not become the oldest one in that time.
+    """
+
+    all: int
+    clients: int
+    accepted: int
+
+    @classmethod
+    def of(cls, most: int) -> Self:
+        """Return the numbers for this process: half of the files that it may open are for connections.
+
+        Args:
+            most: connections that may be open (`Settings.connections`).
+        """
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        found = most if files == resource.RLIM_INFINITY else max(2, min(most, files // 2))
+        others = max(1, found // 8)
+        return cls(found, found - others, max(1, others // 4))
 
 
 LITTLE = 512

@@ -11,13 +11,13 @@ import asyncio
 import errno
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any, ClassVar, Never, cast
 
@@ -31,6 +31,8 @@ from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.http.bulk import LEFT
+from afina.server.http.gate import ADMIT
+from afina.server.limits import Places
 
 QUEUE = 2048
 """Connections that may wait to be accepted."""
@@ -194,8 +196,15 @@ def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[st
         listening: called with the URL.
     """
     settings = core.settings
-    connections, accepted = connection_limits(settings.connections)
-    doors = ConnectionLimit(connections, settings.head_seconds, lambda reason: core.metrics.closed.labels(reason).inc())
+    places = Places.of(settings.connections)
+    if places.all < settings.connections:
+        logs_and_traces.note(
+            f"{places.all} connections instead of {settings.connections}: half of the files that the process may "
+            f"open. Raise the limit: `ulimit -n {2 * settings.connections}`",
+            logging.WARNING,
+            connections=places.all,
+        )
+    doors = ConnectionLimit(places, settings.head_seconds, lambda reason: core.metrics.closed.labels(reason).inc())
     config = uvicorn.Config(
         make_app(core),
         http=doors.protocol(),
@@ -205,7 +214,7 @@ def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[st
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=accepted,
+        backlog=places.accepted,
         timeout_keep_alive=KEEP_ALIVE,
     )
     return Server(config, core, sockets, listening)
@@ -239,22 +248,14 @@ SWEEPS = 8
 """Checks of all connections within `head_seconds`."""
 
 
-def connection_limits(most: int) -> tuple[int, int]:
-    """Return how many connections may be open, and how many may be accepted in one turn of the event loop.
-
-    Half of the files that the process may open are for connections. An accepted connection waits some turns before it
-    is read, and must not become the oldest one in that time.
-    """
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    connections = most if files == resource.RLIM_INFINITY else max(1, min(most, files // 2))
-    return connections, max(1, connections // 8)
-
-
 class ConnectionLimit:
     """The open connections of a server, with limits. For one event loop.
 
+    A connection counts as a stranger's until a request on it has a valid key, and again from a request without one. A
+    stranger's connection may be closed at any time to make room. A client's connection may be closed while it is idle.
+
     Args:
-        most: connections that may be open.
+        places: connections that may be open, and how many of them clients may have.
         seconds: time for a request's head to arrive, counted from its first byte; for the first request from the start
             of the connection.
         closed: called with the reason when a connection is closed: slow, crowded, full or unread.
@@ -262,48 +263,70 @@ class ConnectionLimit:
 
     def __init__(
         self,
-        most: int,
+        places: Places,
         seconds: float,
         closed: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        self._most, self._closed = most, closed
+        self._places, self._closed = places, closed
         self.seconds = seconds
-        self._all: set[Connection] = set()
         self._strangers: dict[Connection, None] = {}
-        self._known: dict[Connection, None] = {}
+        self._idle: dict[Connection, None] = {}
+        self._busy: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def _all(self) -> list[Connection]:
+        return [*self._strangers, *self._idle, *self._busy]
 
     def protocol(self) -> type[asyncio.Protocol]:
         """Return the protocol class that uvicorn uses for each connection."""
         return type("Connection", (Connection,), {"doors": self})
 
     def enter(self, new: Connection) -> None:
-        """Add a connection. At the limit, close an idle one; if all are busy, close the new one."""
-        if len(self._all) >= self._most:
-            idle = next(iter(self._strangers or self._known), None)
-            if idle is None:
+        """Add a connection. At the limit, close a stranger's, or an idle one; if all are busy, close the new one."""
+        if len(self._strangers) + len(self._idle) + len(self._busy) >= self._places.all:
+            oldest = next(iter(self._strangers or self._idle), None)
+            if oldest is None:
                 self.end(new, "full")
                 return
-            self.end(idle, "crowded")
-        self._all.add(new)
+            self.end(oldest, "crowded")
         self._strangers[new] = None
         if self._sweeper is None:
             self._sweeper = new.loop.call_later(self.seconds / SWEEPS, self._sweep, new.loop)
 
-    def idle(self, one: Connection, *, known: bool) -> None:
-        """Mark a connection as idle. `known`: whether its last request had a valid key."""
-        if one in self._all:
-            (self._known if known else self._strangers)[one] = None
+    def admit(self, one: Connection, *, known: bool) -> bool:
+        """Say whether the request on a connection has a valid key. Return whether there is a place for it."""
+        if one in self._strangers and known:
+            if len(self._idle) + len(self._busy) >= self._places.clients:
+                oldest = next(iter(self._idle), None)
+                if oldest is None:
+                    self._closed("full")
+                    return False
+                self.end(oldest, "crowded")
+            del self._strangers[one]
+            self._busy.add(one)
+        elif one in self._busy and not known:
+            self._busy.discard(one)
+            self._strangers[one] = None
+        return True
 
-    def busy(self, one: Connection) -> None:
-        """Mark a connection as busy."""
-        self._strangers.pop(one, None)
-        self._known.pop(one, None)
+    def idle(self, one: Connection) -> None:
+        """Mark a client's connection as idle. One of a stranger stays a stranger's."""
+        if one in self._busy:
+            self._busy.discard(one)
+            self._idle[one] = None
+
+    def begin(self, one: Connection) -> None:
+        """Mark a client's connection as busy: a request has arrived."""
+        if one in self._idle:
+            del self._idle[one]
+            self._busy.add(one)
 
     def leave(self, one: Connection) -> None:
         """Remove a connection that was closed."""
-        self.busy(one)
-        self._all.discard(one)
+        self._strangers.pop(one, None)
+        self._idle.pop(one, None)
+        self._busy.discard(one)
 
     def end(self, one: Connection, reason: str) -> None:
         """Close a connection at once, without sending its remaining output."""
@@ -313,7 +336,7 @@ class ConnectionLimit:
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        for one in [*self._all]:
+        for one in self._all:
             if reason := one.overdue(now):
                 self.end(one, reason)
         self._sweeper = loop.call_later(self.seconds / SWEEPS, self._sweep, loop) if self._all else None
@@ -352,7 +375,7 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self._answers:
             self._since = None
-            self.doors.busy(self)
+            self._begin()
         elif self._since is None:
             self._since = self.loop.time()
 
@@ -366,10 +389,16 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Mark the connection as idle unless its next request has arrived already."""
-        answered: dict[str, Any] = {**self.scope}
         super().on_response_complete()
-        if not self._answers:
-            self.doors.idle(self, known=answered.get("afina.key") is not None)
+        if self._answers:
+            self._begin()
+        else:
+            self.doors.idle(self)
+
+    def _begin(self) -> None:
+        """Mark the connection as busy, and let the request say whether it has a key."""
+        self.doors.begin(self)
+        cast(dict[str, Any], self.scope)[ADMIT] = partial(self.doors.admit, self)
 
     def overdue(self, now: float) -> str | None:
         """Return the reason to close the connection now, or None."""

@@ -72,12 +72,10 @@ class TokenBuckets:
         return seconds
 
 
-OPEN = frozenset(
-    {
-        *("/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
-        *("/", "/page/script.js", "/page/style.css"),
-    }
-)
+PAGE = frozenset({"/", "/page/script.js", "/page/style.css"})
+"""Paths of the empty page. Requests count as those without a valid key, which are answered later if they are many."""
+
+OPEN = PAGE | {"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 """Paths without authentication. Their answers contain no data of any client."""
 
 DESCRIPTION = "/openapi.json"
@@ -103,7 +101,12 @@ REFUSED = 50
 """Requests per second without a valid key that are answered at once. Further ones wait for at most a second each."""
 
 SLOWED = 500
-"""Number of requests without a valid key that may wait at a time."""
+"""Number of requests without a valid key that may wait at a time. Their connections can be closed meanwhile."""
+
+ADMIT = "afina.admit"
+"""Key in a request's scope: a function that is told whether the request has a valid key, and returns whether the
+connection has a place. Without it, the connection has one.
+"""
 
 STREAMED = "/bulk"
 """The path whose body is read while it arrives. Its limits apply to each line."""
@@ -185,7 +188,9 @@ class Gate:
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
             _framed(scope)
-            scope["afina.key"] = inner["afina.key"] = seen.key = self._key(scope)
+            scope["afina.key"] = inner["afina.key"] = seen.key = self._admitted(scope)
+            if scope["path"] in PAGE:
+                await self._slow()
             bounded = self._streamed if scope["path"] == STREAMED else self._bounded
             whole = bounded(scope, receive)
             with self._counted(seen.key):
@@ -205,6 +210,22 @@ class Gate:
                 await error_response(scope["path"], Refusal.of(error))(scope, receive, sending)
         finally:
             self._note(inner, scope["method"], seen, meter.now() - started)
+
+    def _admitted(self, scope: Scope) -> Key | None:
+        """Return the key of a request. None: its path needs none.
+
+        Raises Refusal, also if no connection is left for clients. A connection without a valid key may be closed while
+        it is answered.
+        """
+        admit, key = scope.get(ADMIT, lambda known: True), None
+        try:
+            key = self._key(scope)
+        finally:
+            has_place = admit(known=key is not None)
+        if not has_place:
+            again = {"Retry-After": "1", "Connection": "close"}
+            raise Refusal(503, "unavailable", "the server has no connection left. Try again.", again)
+        return key
 
     def _key(self, scope: Scope) -> Key | None:
         wanted = needed(scope["path"], public_description=self._core.settings.public_description)
@@ -244,7 +265,7 @@ class Gate:
     async def _slow(self) -> None:
         """Delay answers to requests without a valid key, so that requests with a key get the processor."""
         seconds = self._strangers.wait(1)
-        if seconds and self._slowed < SLOWED:  # a connection that waits for an answer takes the place of another
+        if seconds and self._slowed < SLOWED:
             self._slowed += 1
             try:
                 await asyncio.sleep(seconds)
