@@ -190,7 +190,13 @@ CALL = {"type": "function_call", "call_id": "call_1", "name": "rate", "arguments
          "input.0.content.0.type"),
         ({"input": [{"type": "function_call_output", "call_id": "call_2", "output": "a"}]}, "input.0.call_id"),
         ({"input": [{**CALL, "arguments": 3}]}, "input.0.arguments"),
+        ({"input": ["a"]}, "input.0"),
+        ({"input": [None]}, "input.0"),
+        ({"input": [{"type": 5, "role": "user", "content": "a"}]}, "input.0"),
         ({"input": "a<|endoftext|>b"}, "input"),
+        ({"instructions": "a<|endoftext|>b"}, "instructions"),
+        ({"instructions": "Be warm.", "input": "a<|endoftext|>b"}, "input"),
+        ({"seed": 2**63 - 1}, "seed"),
         ({"input": "soup " * 400}, "input"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
         ({"stream_options": {"include_obfuscation": True}, "stream": True}, "stream_options.include_obfuscation"),
@@ -232,6 +238,12 @@ def test_an_error_after_the_first_event_is_the_last_event(served: Served, monkey
     last = events_of(served, max_output_tokens=12)[-1]
     assert (last["type"], last["response"]["status"]) == ("response.failed", "failed")
     assert "changed earlier text" in last["response"]["error"]["message"]
+
+
+def test_a_stored_response_is_not_found(client: OpenAI) -> None:
+    for ask in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
+        with pytest.raises(openai.NotFoundError):
+            ask("resp_1")
 
 
 # Functions

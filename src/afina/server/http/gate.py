@@ -85,7 +85,8 @@ NEEDS: Sequence[tuple[str, str]] = (
     *(("/predict", PREDICT), ("/classify", PREDICT), ("/v1/models", PREDICT), ("/v1/models/", PREDICT)),
     *(("/models/", PREDICT), ("/info", PREDICT)),
     *(("/v1/completions", PREDICT), ("/v1/chat/completions", PREDICT), ("/v1/responses", PREDICT)),
-    *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), (DESCRIPTION, PREDICT)),
+    *(("/v1/responses/", PREDICT), ("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT)),
+    (DESCRIPTION, PREDICT),
     *(("/page/answers", PREDICT), ("/page/figures", PREDICT)),
     *(("/aliases/", PUBLISH), ("/shadows/", PUBLISH)),
 )

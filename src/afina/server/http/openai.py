@@ -89,7 +89,7 @@ async def respond(request: Request) -> Response:
         prompt = await pool_of(request).look(key_of(request), _rendered, core_of(request), key_of(request), made)
         return await _answered(request, made, [Text(prompt)], body)
     except (Refusal, InvalidData) as error:
-        raise responses.refusal(error) from None
+        raise responses.refusal(body, error) from None
 
 
 async def _answered(

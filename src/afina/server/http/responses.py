@@ -15,6 +15,7 @@ from afina.errors import InvalidData
 from afina.server.http.errors import Refusal
 from afina.server.http.openai_bodies import (
     ALTERNATIVES,
+    ANSWERS,
     MESSAGES,
     ChatRequest,
     Nothing,
@@ -88,8 +89,10 @@ class FunctionResult(Strict):
     status: str | None = Field(None, description="accepted and not used")
 
 
-def _kind(item: Any) -> str:
-    return str(item.get("type") or "message") if isinstance(item, dict) else str(item.type or "message")
+def _kind(item: Any) -> str | None:
+    """Return the type of an item, parsed or not; None: this is no item."""
+    kind = item.get("type") if isinstance(item, dict) else getattr(item, "type", "")
+    return "message" if kind is None else kind if isinstance(kind, str) else None
 
 
 Item = Annotated[
@@ -167,7 +170,7 @@ class ResponsesRequest(Unused):
         None, gt=0, le=1, description=f"draw from the most probable tokens with this probability together. {_SETTING}"
     )
     seed: int | None = Field(
-        None, ge=-(2**63), lt=2**63, description=f"seed of random draws (an addition of afina). {_SETTING}"
+        None, ge=-(2**63), lt=2**63 - ANSWERS, description=f"seed of random draws (an addition of afina). {_SETTING}"
     )
     text: TextOptions | None = Field(None, description="options of the text")
     tools: Array[ResponseTool] | None = Field(None, description="functions; see `tool_choice`")
@@ -278,8 +281,10 @@ _FIELDS = {
 """Fields of this request by the name of the chat request's field."""
 
 
-def refusal(error: Refusal | InvalidData) -> Refusal:
+def refusal(body: ResponsesRequest, error: Refusal | InvalidData) -> Refusal:
     """Return the refusal of the chat request with the names of this request's fields."""
     found = Refusal.of(error)
-    message = re.sub(r"^`(\w+)`", lambda field: f"`{_FIELDS.get(field[1], field[1])}`", found.message)
+    first = isinstance(error, InvalidData) and error.fields.get("number") == 1
+    fields = {**_FIELDS, "messages": "instructions"} if first and body.instructions else _FIELDS
+    message = re.sub(r"^`(\w+)`", lambda field: f"`{fields.get(field[1], field[1])}`", found.message)
     return Refusal(found.status, found.kind, message, found.headers)
