@@ -59,6 +59,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
     },
     "Missing": {
         "server.model-missing": "A server has no model with this name for the key's client.",
+        "server.other-backbone": "A version was made for another backbone than the server's.",
     },
     "UnknownName": {
         "name.unknown": "A name does not exist; `known` lists the names that do, `nearest` is the most similar.",

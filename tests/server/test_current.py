@@ -37,6 +37,9 @@ class Prove:
     def __init__(self) -> None:
         self.proven, self.errors = list[int](), dict[int, Exception]()
 
+    def demand_backbone(self, version: Version) -> None:
+        pass
+
     def run(self, version: Version) -> None:
         self.proven.append(version.number)
         if version.number in self.errors:

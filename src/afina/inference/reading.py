@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from afina.methods.peft_settings import check_agrees
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_output
 from afina.models.backbone import Backbone
-from afina.models.manifest import Manifest
+from afina.models.manifest import FORMAT, Manifest
 from afina.models.objective import Predictions
 
 PROBE = (
@@ -246,6 +247,24 @@ def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
         expected=manifest.backbone,
         found=backbone.address,
     )
+
+
+def states_another(manifest: Mapping[str, Any], backbone: Backbone) -> bool:
+    """Return whether a manifest states another backbone, as far as is known: weights are not read for this.
+
+    Args:
+        manifest: The manifest as JSON values. Manifests of earlier formats state no backbone that can be compared.
+        backbone: The backbone.
+    """
+    stated, configuration = manifest.get("backbone_digest"), manifest.get("configuration")
+    if stated is None or manifest.get("format") != FORMAT:
+        return False
+    if backbone.is_hashed:
+        return bool(backbone.digest != stated)
+    if manifest.get("tokenizer_digest") != backbone.tokenizer_digest:
+        return True
+    written = [json.dumps(one, sort_keys=True) for one in (configuration, backbone.settings)]  # NaN equals itself
+    return configuration is not None and written[0] != written[1]
 
 
 def _difference(backbone: Backbone, body: Any, manifest: Manifest) -> str:

@@ -299,6 +299,16 @@ class Backbone(ReprCard):
         return config
 
     @property
+    def shown(self) -> str:
+        """The address for clients of a server: of a directory, its name only."""
+        return self.address.replace(str(self.path), self.path.name)
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether `digest` is known without reading weights."""
+        return "weights_digest" in vars(self)
+
+    @property
     def digest(self) -> str:
         """Digest of the weights, the tokenizer and the configuration."""
         return _joined(self.weights_digest, self.tokenizer_digest, self.settings)
@@ -349,7 +359,7 @@ class Backbone(ReprCard):
         Raises:
             ValueError: A layer holds its weight in another form since the backbone was opened.
         """
-        if "weights_digest" not in vars(self):
+        if not self.is_hashed:
             names = {name for name, _ in body.named_parameters()}
             vars(self)["weights_digest"] = _hash(body, names, self._sources)  # where cached_property stores its value
         settings = self.settings if settings is None else settings

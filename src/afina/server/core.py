@@ -218,14 +218,20 @@ class Core:
             raise Busy("the store does not respond. Try again later.", code="server.store-silent")
 
     def listed(self, key: Key) -> Sequence[NameSummary]:
-        """Return the models of the key's client. Raises Busy, and the errors of reading the store."""
+        """Return the models of the key's client that this server can answer with.
+
+        A name counts by its version in production, or by its newest version if none is in production. Raises Busy, and
+        the errors of reading the store.
+        """
         self._demand_store()
         try:
-            return self.store.list(key.client)
+            names, manifests = self.store.list(key.client), self.store.served_manifests(key.client)
         except NotFound as error:
             if error.code != "client.missing":
                 raise
             return []
+        current = [(one, f"{one.name}@{one.aliases.get(PRODUCTION, one.newest)}") for one in names]
+        return [one for one, version in current if not self.engine.is_for_another(manifests.get(version, {}))]
 
     def shadow(self, key: Key, model: str) -> dict[str, Any]:
         """Return state and counts of a model's shadow version as JSON values. Raises Missing."""

@@ -49,7 +49,7 @@ def openai(status: int, kind: str, message: str) -> dict[str, Any]:
     """Return an error in the protocol of OpenAI. An unknown model has the code `model_not_found`."""
     field = _PARAM.match(message)
     of = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
-    missing = kind == "not_found" and message == NO_MODEL
+    missing = kind == "not_found" and message.startswith(NO_MODEL)
     code, param = ("model_not_found", "model") if missing else (kind, field[1] if field else None)
     return {"error": {"message": message, "type": of, "param": param, "code": code}}
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from afina.errors import AfinaError, Busy, CannotWrite, CorruptAdapter, NotFound
+from afina.errors import AfinaError, Busy, CannotWrite, CorruptAdapter, NotFound, WrongBackbone
 from afina.inference import probes
+from afina.server.limits import OtherBackbone
 from afina.server.line.computing import Batcher
 from afina.server.line.work import OURS, GoldenTest, PredictedAnswer, Work
 from afina.server.metrics import Metrics
@@ -42,10 +43,18 @@ class GoldenTests:
         self._engine, self._batching, self._metrics = engine, batching, metrics
         self.dtype = engine.computes
 
+    def demand_backbone(self, version: Version) -> None:
+        """Raise OtherBackbone if the version states another backbone than the engine's, as far as is known."""
+        if self._engine.is_for_another(version.manifest):
+            raise self._elsewhere(version)
+
+    def _elsewhere(self, version: Version) -> OtherBackbone:
+        return OtherBackbone(version, self._engine.backbone.shown)
+
     def run(self, version: Version) -> None:
         """Load a version and run its golden test.
 
-        Raises the errors of loading, and CorruptAdapter if the test fails.
+        Raises the errors of loading, OtherBackbone, and CorruptAdapter if the test fails.
         """
         with self._engine.lease(version) as lease:
             try:
@@ -64,6 +73,8 @@ class GoldenTests:
                         where=str(version),
                         difference=found,
                     )
+            except WrongBackbone:
+                raise self._elsewhere(version) from None
             except Exception as error:
                 at_the_moment = isinstance(error, Busy | NotFound | CannotWrite) or not isinstance(error, AfinaError)
                 self._metrics.probes.labels("not replayed" if at_the_moment else "failed").inc()

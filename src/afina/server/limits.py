@@ -19,7 +19,7 @@ from afina.server.error_bodies import NO_MODEL
 from afina.store import keys
 from afina.store.keys import Key
 from afina.store.reader import StoreReader
-from afina.store.versions import Name, Reference
+from afina.store.versions import Name, Reference, Version
 
 
 @dataclass(frozen=True)
@@ -387,5 +387,16 @@ class Missing(NotFound):
 
     code = "server.model-missing"
 
-    def __init__(self) -> None:
-        super().__init__(NO_MODEL)
+    def __init__(self, message: str = NO_MODEL) -> None:
+        super().__init__(message)
+
+
+class OtherBackbone(Missing):
+    """The version was made for another backbone than the server's."""
+
+    code = "server.other-backbone"
+
+    def __init__(self, version: Version, backbone: str) -> None:
+        super().__init__(
+            f"{NO_MODEL} here: this server has the backbone {backbone}, and {version} was made for another."
+        )

@@ -19,7 +19,7 @@ from afina import meter
 from afina.errors import AfinaError, Busy, CannotWrite, NotFound
 from afina.server import logs_and_traces
 from afina.server.golden_tests import GoldenTests
-from afina.server.limits import Missing
+from afina.server.limits import Missing, OtherBackbone
 from afina.server.metrics import Metrics
 from afina.store.reader import StoreReader
 from afina.store.versions import Reference, Version
@@ -107,7 +107,7 @@ class ServedVersions:
         """Return the served version of a reference.
 
         Raises:
-            Missing: the store has no such version.
+            Missing: the store has no such version, or it was made for another backbone (OtherBackbone).
             AfinaError: errors of the golden test, if no version was served before.
         """
         while (found := self._served.get(reference)) is None:
@@ -127,10 +127,12 @@ class ServedVersions:
         """Prove a version, once for all versions with the same adapter. After a failure, wait until the pause is over.
 
         Raises:
+            OtherBackbone: the version was made for another backbone.
             AfinaError: why the version cannot be served.
         """
         if version.digest in self._proven:
             return
+        self._tests.demand_backbone(version)
         with self._lock:
             before, now = self._damaged.get(str(version)), self._clock()
             if before is not None:
@@ -139,11 +141,22 @@ class ServedVersions:
                 self._damaged[str(version)] = before.again(now)  # other threads do not try at the same time
         try:
             self._tests.run(version)
+        except OtherBackbone:
+            self._damaged.pop(str(version), None)
+            raise
         except AfinaError as error:
             self.distrust(version, error)
             raise
         self._proven.add(version.digest)
         self._damaged.pop(str(version), None)
+
+    def fits(self, version: Version) -> bool:
+        """Return whether a version was made for the server's backbone, as far as is known."""
+        try:
+            self._tests.demand_backbone(version)
+        except OtherBackbone:
+            return False
+        return True
 
     def distrust(self, version: Version, error: AfinaError) -> None:
         """Record why a version cannot be served, and start the pause before the next attempt."""
@@ -196,7 +209,7 @@ class ServedVersions:
     def _follow(self, reference: Reference) -> None:
         """Serve the current version of a reference, or begin to load it. Until it is loaded, the previous one stays."""
         version = self._store.known(reference)
-        if version is None:
+        if version is None or not self.fits(version):
             with self._lock:
                 self._served.pop(reference, None)
             self._behind.pop(reference, None)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from afina.errors import AfinaError, Busy, CannotWrite, NotFound
+from afina.server.limits import OtherBackbone
 from afina.server.metrics import Metrics
 from afina.server.served_versions import ServedVersions
 from afina.server.shadowed import FAILED, LOADING, NONE, PROMOTED, RIDING, UNFORESEEN, UNSEEN, ShadowLease, ShadowStatus
@@ -127,6 +128,8 @@ class Shadows:
         """
         try:
             version = self._store.known(Reference(name, alias=SHADOW))
+            if version is not None and not self._served.fits(version):
+                version = None
         except AfinaError:  # the store does not answer
             self._later(name)
             return
@@ -152,6 +155,9 @@ class Shadows:
         assert status.version is not None
         try:
             self._served.demand(status.version)
+        except OtherBackbone:  # known now, so that the next look finds no shadow for this server
+            status.fail(UNSERVABLE)
+            self._later(name)
         except (Busy, NotFound, CannotWrite):
             status.fail(LATE)
             self._later(name)

@@ -16,7 +16,7 @@ import numpy as np
 from afina import device as devices
 from afina.data.tokenize import Template
 from afina.errors import AfinaError, Busy, NotFound
-from afina.inference.reading import Truncation
+from afina.inference.reading import Truncation, states_another
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.repr_html import ReprCard
@@ -106,7 +106,7 @@ class Engine(ReprCard):
         Only versions with an alias and newest versions count. Raises the errors of opening in the first precision;
         those of further precisions are returned.
         """
-        manifests = [] if self._sources.store is None else self._sources.store.served_manifests()
+        manifests = [] if self._sources.store is None else [*self._sources.store.served_manifests().values()]
         errors = []
         for precision in precisions_of(manifests, self.backbone):
             try:
@@ -116,6 +116,10 @@ class Engine(ReprCard):
                     raise
                 errors.append(error)
         return errors
+
+    def is_for_another(self, manifest: Mapping[str, Any]) -> bool:
+        """Return whether an adapter's manifest states another backbone, as `reading.states_another`."""
+        return states_another(manifest, self.backbone)
 
     @property
     def computes(self) -> str:

@@ -60,14 +60,23 @@ def summaries(connection: Connection, client: str | None = None) -> list[NameSum
     return sorted(made, key=lambda one: one.name)
 
 
-def served_manifests(connection: Connection) -> list[dict[str, Any]]:
-    """Return the manifests of all versions that have an alias or are the newest of their name."""
+def served_manifests(connection: Connection, client: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return the manifests of all versions that have an alias or are the newest of their name, by `client/task@3`."""
     of_live = VERSIONS.c.state == LIVE
     newest = select(VERSIONS.c.name, func.max(VERSIONS.c.number)).where(of_live).group_by(VERSIONS.c.name)
     numbered = tuple_(VERSIONS.c.name, VERSIONS.c.number)
     served = numbered.in_(newest) | numbered.in_(select(ALIASES.c.name, ALIASES.c.number))
-    asked = select(VERSIONS.c.manifest).where(of_live, served, VERSIONS.c.manifest.is_not(None))
-    return [dict(json.loads(row.manifest)) for row in connection.execute(asked)]
+    asked = (
+        select(VERSIONS.c.manifest, VERSIONS.c.number, NAMES.c.task, CLIENTS.c.name.label("client"))
+        .join(NAMES, NAMES.c.id == VERSIONS.c.name)
+        .join(CLIENTS, CLIENTS.c.id == NAMES.c.client)
+        .where(of_live, served, VERSIONS.c.manifest.is_not(None), CLIENTS.c.state == LIVE)
+    )
+    if client is not None:
+        asked = asked.where(CLIENTS.c.name == client)
+    return {
+        f"{row.client}/{row.task}@{row.number}": dict(json.loads(row.manifest)) for row in connection.execute(asked)
+    }
 
 
 def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]:

@@ -147,10 +147,13 @@ class StoreReader:
             )
         return found
 
-    def served_manifests(self) -> Sequence[Mapping[str, Any]]:
-        """Return the manifests of all versions that have an alias or are the newest of their name, as JSON values."""
+    def served_manifests(self, client: str | None = None) -> Mapping[str, Mapping[str, Any]]:
+        """Return the manifests, as JSON values, of versions that have an alias or are the newest of their name.
+
+        By `client/task@3`; of one client or of all.
+        """
         with self._database.reading() as connection:
-            return catalog.served_manifests(connection)
+            return catalog.served_manifests(connection, client)
 
     def show(self, reference: str | Version) -> Version:
         """Return the version that a reference means."""

@@ -165,7 +165,8 @@ async def metadata(request: Request, client: str, task: str, version: str | None
 
     def look() -> dict[str, Any]:
         found = core.version(key_of(request), model)
-        numbers = [one.number for one in core.store.versions(found.name) if not one.deleted]
+        there = core.store.versions(found.name)
+        numbers = [one.number for one in there if not (one.deleted or core.engine.is_for_another(one.manifest))]
         manifest = found.manifest
         asked = objectives.make(tuple(manifest["label_names"]), manifest.get("objective"))
         return kserve.metadata(_named(client, task), numbers, asked)

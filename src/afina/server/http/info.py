@@ -37,7 +37,7 @@ def answered(core: Core) -> dict[str, Any]:
     backbone, settings = core.engine.backbone, core.settings
     length = backbone.longest
     return {
-        "model_id": backbone.address.replace(str(backbone.path), backbone.path.name),
+        "model_id": backbone.shown,
         "model_sha": backbone.digest,
         "model_dtype": core.dtype,
         "router": "afina",
