@@ -59,6 +59,8 @@ CODES: Mapping[str, Mapping[str, str]] = {
     },
     "Missing": {
         "server.model-missing": "A server has no model with this name for the key's client.",
+    },
+    "OtherBackbone": {
         "server.other-backbone": "A version was made for another backbone than the server's.",
     },
     "UnknownName": {
