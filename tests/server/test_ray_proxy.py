@@ -215,6 +215,16 @@ def test_a_stream_that_has_begun_ends_with_an_error_event_and_is_not_repeated() 
     assert done == "data: [DONE]"
 
 
+def test_a_response_that_has_begun_ends_with_an_error_event_that_has_the_next_number() -> None:
+    begun = b"".join(b'event: x\ndata: {"sequence_number": %d}\n\n' % number for number in range(3))
+    serve = FakeServe([dies_after(b"text/event-stream", begun), accepts])
+    found = ask(serve, "/v1/responses", b'{"model": "acme/told", "input": "x", "stream": true}')
+    name, data = found.body.removeprefix(begun).decode().strip().split("\n")
+    error = json.loads(data.removeprefix("data: "))
+    assert (name, error["type"], error["code"]) == ("event: error", "error", "unavailable")
+    assert (error["sequence_number"], found.complete, len(serve.handed)) == (3, True, 1)
+
+
 def test_another_answer_that_has_begun_is_left_without_an_end_so_that_the_client_does_not_take_it_for_whole() -> None:
     serve = FakeServe([dies_after(b"application/json", b"[1,"), accepts])
     found = ask(serve)

@@ -20,6 +20,9 @@ ID = b"x-request-id"
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 """Headers of every answer."""
 
+RESPONSES = "/v1/responses"
+"""The path whose events have a type and a number."""
+
 UNAVAILABLE = "unavailable"
 
 BROKEN = "the server that computed the answer ended. Send the request again."
@@ -54,12 +57,17 @@ def single_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes
     return found
 
 
-def broken_end(media_type: bytes) -> bytes | None:
+def broken_end(path: str, media_type: bytes, events: int = 0) -> bytes | None:
     """Return the last piece of an answer that a replica left unfinished. None: the answer has no such form.
 
     Args:
+        path: path of the request.
         media_type: value of the header Content-Type.
+        events: number of server-sent events before.
     """
+    if path == RESPONSES and media_type.startswith(b"text/event-stream"):
+        error = {"type": "error", "code": UNAVAILABLE, "message": BROKEN, "param": None, "sequence_number": events}
+        return f"event: error\ndata: {json.dumps(error)}\n\n".encode()
     if media_type.startswith(b"text/event-stream"):
         content = error_bodies.openai(503, UNAVAILABLE, BROKEN)
         return f"data: {json.dumps(content)}\n\ndata: [DONE]\n\n".encode()

@@ -83,12 +83,14 @@ class Attempt:
         started: whether a byte of a replica's answer was passed on.
         complete: whether the whole answer was passed on.
         media_type: media type of the answer.
+        events: number of its server-sent events that were passed on.
     """
 
     routed: RoutedRequest
     started: bool = False
     complete: bool = False
     media_type: bytes = b""
+    events: int = 0
 
 
 @dataclass(eq=False)
@@ -222,7 +224,7 @@ class RepeatingProxy:
             if attempt.complete or client.gone:
                 return
             if attempt.started:
-                await _end(attempt, send)
+                await _end(path, attempt, send)
                 return
             if not repeats and attempt.routed.sent is not None:
                 await answers.refusal(path, 502, "failed", CHANGED)(scope, client.receiving(b""), send)
@@ -240,7 +242,7 @@ class RepeatingProxy:
         window, until = LineWindow(receive, send, affinity.PROXY.limits), meter.now() + PLACING
         await self._try(_scope(scope, secrets.token_hex(8)), window.receive, window.send, attempt, until)
         if attempt.started and not attempt.complete:
-            await _end(attempt, send)
+            await _end(scope["path"], attempt, send)
         elif not attempt.started and not window.gone:
             await answers.unavailable(scope["path"], LATE)(scope, receive, send)
 
@@ -268,6 +270,7 @@ class RepeatingProxy:
                 message = {**message, "headers": answers.single_id(message["headers"])}
             if attempt.started:
                 attempt.complete = answers.is_last(message)
+                attempt.events += message.get("body", b"").count(b"\n\n")
                 await send(message)
 
         affinity.PROXY.requests[request.decode()] = attempt.routed
@@ -350,9 +353,9 @@ def _scope(scope: Scope, request: str) -> Scope:
     return {**scope, "headers": [*headers, (answers.ID, request.encode())], "state": {}}
 
 
-async def _end(attempt: Attempt, send: Send) -> None:
+async def _end(path: str, attempt: Attempt, send: Send) -> None:
     """End an answer that its replica left unfinished. If its format has no such end, the connection is closed."""
-    if (last := answers.broken_end(attempt.media_type)) is not None:
+    if (last := answers.broken_end(path, attempt.media_type, attempt.events)) is not None:
         await send({"type": "http.response.body", "body": last})
 
 
