@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,13 +16,24 @@ from afina.errors import InvalidStudy, NotFound, Refused
 pytest.importorskip("ray.serve", reason="needs the extra afina[ray]")
 
 from afina.cluster.nodes import Node, Room
+from afina.server.limits import Settings
 from afina.server.ray_serve import lifecycle
+from afina.server.ray_serve.application import ReplicaOptions
 from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange, application
 from afina.server.ray_serve.placement import check_machines, planned_options
 
 
 def _node(host: str, address: str, cpus: int = 4, gpus: int = 0) -> Node:
     return Node(f"{host}{address}", address, host, Room(cpus, 0, gpus))
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(Settings)])
+def test_every_setting_of_the_server_reaches_a_replica_with_its_type(name: str) -> None:
+    value = getattr(Settings(), name)
+    changed = not value if isinstance(value, bool) else 7 if value is None else value + 1
+    given = DeploymentOptions(backbone="x", settings={name: changed})
+    found = ReplicaOptions(**json.loads(given.model_dump_json(include=set(ReplicaOptions.model_fields)))).settings[name]
+    assert (found, type(found)) == (changed, type(changed))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("2", (2, 2)), ("1:4", (1, 4)), (" 3:3 ", (3, 3))])

@@ -39,7 +39,7 @@ class ReplicaOptions(Frozen):
     store: str | None = None
     dtype: str = "float32"
     memory: int | None = None
-    settings: dict[str, float | int | None] = Field(default_factory=dict)
+    settings: dict[str, bool | int | float | None] = Field(default_factory=dict)
     log_format: str = logs_and_traces.JSON
     version: str = ""
 
