@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from typing import Any, get_args
 
+import jsonschema
 import pytest
 from pydantic import BaseModel
 
@@ -264,3 +265,63 @@ def test_what_does_not_suit_the_model_is_refused_before_anything_is_computed(
     monkeypatch.setattr(served.core, "submit", submitted.append)
     assert served.post(route, changed(ROUTES[route][1], change)).status_code == 422
     assert submitted == []
+
+
+TAKEN: list[tuple[str, dict[str, Any]]] = [
+    *((route, body) for route, (_, body) in ROUTES.items() if route != "/bulk"),
+    ("/predict", {"model": "acme/reviews", "inputs": [["a"], ["b", "c"]]}),
+    ("/predict", {"model": "acme/reviews", "inputs": ["b", "c"], "truncation_direction": "right"}),
+    ("/classify", {"model": "acme/reviews", "messages": [{"role": "user", "content": "a"}], "input": None}),
+    ("/classify", {"model": "acme/reviews", "input": ["a"], "messages": None, "truncate_prompt_tokens": -1}),
+    ("/v2/models/acme/reviews/infer", {"inputs": [TENSOR, {**TENSOR, "name": "pair"}]}),
+    ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "shape": [1, 1], "data": [["a"]]}]}),
+]
+LEFT: list[tuple[str, dict[str, Any]]] = [
+    ("/predict", {"model": "acme/reviews", "inputs": []}),
+    ("/predict", {"model": "acme/reviews", "inputs": [[]]}),
+    ("/predict", {"model": "acme/reviews", "inputs": ["a", "b", "c"]}),
+    ("/predict", {"model": "acme/reviews", "inputs": " "}),
+    ("/classify", {"model": "acme/reviews"}),
+    ("/classify", {"model": "acme/reviews", "input": None, "messages": None}),
+    ("/classify", {"model": "acme/reviews", "input": "a", "messages": [{"role": "user", "content": "a"}]}),
+    ("/classify", {"model": "acme/reviews", "input": []}),
+    ("/classify", {"model": "acme/reviews", "input": [1, 2]}),
+    ("/models/acme/reviews", {"inputs": [""]}),
+    ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "name": "pair"}]}),
+    ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "shape": [0], "data": []}]}),
+    ("/v2/models/acme/reviews/infer", {"inputs": [{one: TENSOR[one] for one in TENSOR if one != "data"}]}),
+    ("/v2/models/acme/reviews/infer", {"inputs": [TENSOR], "outputs": []}),
+    ("/tasks", {"text": "a", "models": []}),
+    ("/tasks", {"text": "a", "pair": "", "models": ["acme/reviews"]}),
+]
+
+
+@pytest.fixture(scope="module")
+def description(served: Any) -> Any:
+    return served.get("/openapi.json").json()
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "fits"),
+    [*((*one, True) for one in TAKEN), *((*one, False) for one in LEFT)],
+    ids=lambda value: str(value)[:50],
+)
+def test_the_description_permits_what_the_server_takes(
+    served: Any, description: Any, route: str, body: dict[str, Any], fits: bool
+) -> None:
+    path = route.replace("acme/reviews", "{client}/{task}")
+    schema = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    whole = {**schema, "components": description["components"]}
+    assert jsonschema.Draft202012Validator(whole).is_valid(body) == fits
+    assert (served.post(route, body).status_code == 200) == fits
+
+
+def test_an_integer_may_be_written_with_a_point(served: Any) -> None:
+    text = '{"inputs": "soup", "parameters": {"top_k": %s}}'
+
+    def status(number: str) -> int:
+        headers = {**served.auth(), "Content-Type": "application/json"}
+        return int(served.web.post("/models/acme/reviews", content=text % number, headers=headers).status_code)
+
+    assert [status(one) for one in ("1", "1.0", "1e0", "10e-1", "2E0")] == [200] * 5
+    assert [status(one) for one in ("1.5", "1e-1", "-1.0", "1e999", "1e17", "-0.0")] == [422] * 6

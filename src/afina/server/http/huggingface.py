@@ -11,14 +11,14 @@ not know how answers are computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from afina.errors import InvalidData
 from afina.inference.reading import Truncation
 from afina.server.answer_formats import ANSWER_FORMATS
-from afina.server.http.schemas import RANKED_SCORES, TEXT, Array, Body, about, array, either, record
+from afina.server.http.schemas import RANKED_SCORES, TEXT, Array, Body, Readable, Texts, about, array, either, record
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text
 
 PREDICT_EXAMPLE = {
@@ -35,10 +35,14 @@ PREDICT_ERROR = record(
 )
 
 
+_Pair = Annotated[Array[Readable], Field(json_schema_extra={"minItems": 1, "maxItems": 2})]
+"""A text or a pair; `predict_texts` checks the number."""
+
+
 class Predict(Body):
     """A request of text-embeddings-inference."""
 
-    inputs: str | Array[str] | Array[Array[str]] = Field(
+    inputs: Readable | _Pair | Annotated[Array[_Pair], Field(json_schema_extra={"minItems": 1})] = Field(
         description="a text; a pair of texts as an array of two; or a batch: an array of arrays of one or two texts"
     )
     model: str | None = Field(None, description="client/task, client/task@alias or client/task@version")
@@ -109,7 +113,7 @@ class Parameters(Body):
 class Classification(Body):
     """A request of the Hub's text-classification task."""
 
-    inputs: str | Array[str] = Field(description="one text or several")
+    inputs: Readable | Texts = Field(description="one text or several")
     parameters: Parameters | None = Field(None, description="options")
 
     def check(self, asked: AcceptedRequest) -> None:

@@ -12,14 +12,27 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from afina.data.kinds import KINDS
 from afina.errors import InvalidData
 from afina.models.objective import Objective
 from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.http.errors import Refusal
-from afina.server.http.schemas import COUNT, MOST_VALUES, YES_OR_NO, Array, Body, about, array, either, one_of, record
+from afina.server.http.schemas import (
+    COUNT,
+    MOST_VALUES,
+    YES_OR_NO,
+    Array,
+    Body,
+    Texts,
+    about,
+    array,
+    either,
+    one_of,
+    record,
+)
 from afina.server.http.schemas import NUMBER as ANY_NUMBER
 from afina.server.http.schemas import TEXT as ANY_TEXT
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text
@@ -113,13 +126,19 @@ class TensorParameters(Body):
 
 
 class Tensor(Body):
-    """An input tensor: texts, or the second texts of pairs."""
+    """An input tensor: texts, or the second texts of pairs. `data` is required, unless binary data follows the JSON."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["name", "shape", "datatype", "data"]})
 
     name: Literal["text", "pair"] = Field(description="`text`, or `pair` for the second texts of pairs")
-    shape: Annotated[Array[int], Field(min_length=1, max_length=2)] = Field(description="[n] or [n, 1] for n texts")
+    shape: Annotated[Array[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=2)] = Field(
+        description="[n] or [n, 1] for n texts"
+    )
     datatype: Literal["BYTES"] = Field(description="BYTES")
     parameters: TensorParameters | None = Field(None, description="options")
-    data: Array[str] | Array[Array[str]] | None = Field(None, description="the texts")
+    data: Texts | Annotated[Array[Texts], Field(json_schema_extra={"minItems": 1})] | SkipJsonSchema[None] = Field(
+        None, description="the texts"
+    )
 
     @property
     def binary_size(self) -> int | None:
@@ -150,7 +169,8 @@ class Infer(Body):
     model_name: str | None = Field(None, description="name of the model, if given as in the path")
     parameters: InferParameters | None = Field(None, description="options")
     inputs: Annotated[Array[Tensor], Field(min_length=1, max_length=2)] = Field(
-        description="texts, and for pairs their second texts"
+        description="texts, and for pairs their second texts",
+        json_schema_extra={"contains": {"properties": {"name": {"const": TEXT}}}},
     )
     outputs: Annotated[Array[Output], Field(min_length=1)] | None = Field(
         None, description="outputs to return; default: all"

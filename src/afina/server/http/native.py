@@ -18,6 +18,7 @@ from afina.server.http.schemas import (
     YES_OR_NO,
     Array,
     Body,
+    Readable,
     about,
     array,
     by_name,
@@ -130,8 +131,8 @@ ERROR = record({"error": about(TEXT, "what is wrong and what to do"), "kind": ab
 class Tasks(Body):
     """A text, or a pair of texts, and the models that answer."""
 
-    text: str = Field(description="the text, or the first text of a pair")
-    pair: str | None = Field(None, description="the second text of a pair")
+    text: Readable = Field(description="the text, or the first text of a pair")
+    pair: Readable | None = Field(None, description="the second text of a pair")
     models: Array[str] = Field(
         min_length=1, max_length=64, description="each client/task, client/task@alias or client/task@version"
     )
@@ -140,8 +141,8 @@ class Tasks(Body):
 class Line(Body):
     """A line of `/bulk`. The model may be in the query instead."""
 
-    text: str = Field(description="the text, or the first text of a pair")
-    pair: str | None = Field(None, description="the second text of a pair")
+    text: Readable = Field(description="the text, or the first text of a pair")
+    pair: Readable | None = Field(None, description="the second text of a pair")
     model: str | None = Field(None, description="client/task, client/task@alias or client/task@version")
 
 

@@ -25,7 +25,7 @@ from afina.server.core import Core
 from afina.server.http import native
 from afina.server.http.errors import Refusal
 from afina.server.http.request_pool import body_of, core_of, each, key_of, pool_of
-from afina.server.http.schemas import Body, describe, describe_file
+from afina.server.http.schemas import Body, Readable, describe, describe_file
 from afina.server.metrics import WINDOW, Rates
 from afina.server.requests import ServedAnswer, Text
 from afina.store.keys import Key
@@ -152,7 +152,7 @@ router = APIRouter()
 class Sentence(Body):
     """The text typed into the page."""
 
-    text: str = Field(description="the text that the adapters answer")
+    text: Readable = Field(description="the text that the adapters answer")
 
 
 def _html(content: str) -> Response:

@@ -24,6 +24,12 @@ Item = TypeVar("Item")
 Array = Annotated[list[Item], Field(fail_fast=True)]
 """A list whose validation stops at the first wrong element."""
 
+Readable = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
+"""A text for a model. The description says that it is not blank; `Core.ask` checks it."""
+
+Texts = Annotated[Array[Readable], Field(json_schema_extra={"minItems": 1})]
+"""Several texts. The description says that there is at least one; `Core.ask` checks it."""
+
 MOST_VALUES = 8192
 """Largest number of JSON values in a body: several times the largest number of texts."""
 
@@ -196,7 +202,9 @@ def decoded(content: bytes) -> Any:
     Raises Refusal for invalid UTF-8, NaN, lone surrogates, repeated names and deep nesting.
     """
     try:
-        found = json.loads(content.decode("utf-8"), parse_constant=_not_a_number, object_pairs_hook=_once)
+        found = json.loads(
+            content.decode("utf-8"), parse_float=_number, parse_constant=_not_a_number, object_pairs_hook=_once
+        )
     except UnicodeDecodeError:
         raise Refusal(400, "invalid", "The body is not UTF-8.") from None
     except json.JSONDecodeError as error:
@@ -209,6 +217,16 @@ def decoded(content: bytes) -> Any:
     if _HALF.search(content) and (half := _half(found)) is not None:
         raise Refusal(422, "invalid", f"`{half}` has a lone surrogate (half a character).")
     return found
+
+
+EXACT = 2**53
+"""Largest number up to which a float has every integer."""
+
+
+def _number(text: str) -> int | float:
+    """Return the number. JSON does not tell 3.0 from 3, so both are integers, as in JSON Schema."""
+    found = float(text)
+    return int(found) if found.is_integer() and abs(found) <= EXACT else found
 
 
 def _not_a_number(text: str) -> NoReturn:
@@ -299,7 +317,7 @@ def describe(
     if query:
         extra["parameters"] = [{"name": name, "in": "query", "schema": TEXT} for name in query]
     if binary is not None:
-        extra["parameters"] = [{"name": binary, "in": "header", "schema": TEXT}]
+        extra["parameters"] = [{"name": binary, "in": "header", "schema": COUNT}]
     if body is not None:
         schema = {"$ref": REFERENCE.format(model=body.__name__)}
         content: dict[str, Any] = {"application/json": {"schema": schema, "example": example}}

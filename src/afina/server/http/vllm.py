@@ -9,11 +9,25 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from afina.errors import InvalidData
 from afina.inference.reading import Truncation
-from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, Array, Body, about, array, one_of, record
+from afina.server.http.schemas import (
+    COUNT,
+    NOTHING,
+    NUMBER,
+    TEXT,
+    Array,
+    Body,
+    Readable,
+    Shape,
+    Texts,
+    about,
+    array,
+    one_of,
+    record,
+)
 from afina.server.requests import ServedAnswer, Text
 from afina.store.versions import NameSummary
 
@@ -69,14 +83,21 @@ class ClassifiedMessage(Body):
     """A message to classify."""
 
     role: Literal["user"] = Field(description="only user")
-    content: str = Field(description="the text")
+    content: Readable = Field(description="the text")
+
+
+def _only(given: str, other: str) -> Shape:
+    """Return the shape of a body with one of two fields."""
+    return {"required": [given], "properties": {given: {"type": ["string", "array"]}, other: NOTHING}}
 
 
 class Classify(Body):
     """A request of vLLM's classification API. Token ids as input are not supported."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [_only("input", "messages"), _only("messages", "input")]})
+
     model: str = Field(description="client/task, client/task@alias or client/task@version")
-    input: str | Array[str] | None = Field(None, description="one text or several; or give `messages`")
+    input: Readable | Texts | None = Field(None, description="one text or several; or give `messages`")
     messages: Annotated[Array[ClassifiedMessage], Field(min_length=1, max_length=1)] | None = Field(
         None, description="instead of `input`: one message of a user, whose text is read in the template of the model"
     )
