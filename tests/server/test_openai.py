@@ -143,7 +143,14 @@ def test_without_the_template_the_prompt_is_taken_as_it_is(client: OpenAI) -> No
     assert raw.choices[0].text == usual.choices[0].text
     with pytest.raises(openai.BadRequestError) as refused:  # a prompt that is taken as it is, is never cut
         client.completions.create(model="acme/told", prompt="soup " * 400, extra_body={"template": False})
-    assert refused.value.code == "context_length_exceeded"
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_too_long(served: Served) -> None:
+    for stream in (False, True):
+        body = {"model": "acme/told", "prompt": "soup " * 3_000, "stream": stream}
+        error = served.post("/v1/completions", body).json()["error"]
+        assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
 
 
 def test_logprobs_of_a_completion(served: Served, client: OpenAI) -> None:
@@ -497,6 +504,9 @@ def test_response_formats_as_huggingface_hub_sends_them(served: Served) -> None:
 
     jsonschema.validate(json.loads(asked(type="json", value=inner)), SCHEMA)
     jsonschema.validate(json.loads(asked(type="json_schema", json_schema={"name": "a", "schema": inner})), SCHEMA)
+    jsonschema.validate(json.loads(asked(type="json_object", value=inner)), SCHEMA)  # its client makes this of a schema
+    untyped = {name: inner[name] for name in ("properties", "required")}
+    jsonschema.validate(json.loads(asked(type="json", value=untyped)), SCHEMA)
     assert re.fullmatch("[0-9]{3}", asked(type="regex", value="[0-9]{3}"))
     assert asked(type="text")
 
@@ -510,6 +520,14 @@ def test_without_llguidance_the_refusal_names_the_extra(client: OpenAI, monkeypa
 
 
 # Refusals
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions/1", "/v1/x", "/v1/completions/"])
+def test_a_path_of_openai_that_there_is_not_is_not_found(served: Served, path: str) -> None:
+    """And not a matter of the key's scopes, which would send its owner to look for a better key."""
+    refused = served.post(path, {"model": "acme/told", "input": PROMPT})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
+    assert served.web.post(path, json={}).status_code == 401
 
 
 @pytest.mark.parametrize("model", ["acme/none", "bolt/told", "bolt/told@1", "acme/told@9", "gpt-4o", "", "told", "/"])

@@ -33,7 +33,8 @@ Keys = Mapping[str, Mapping[str, Any]]
 def closed(schema: Schema) -> dict[str, Any]:
     """Return a schema in which an object that names keys has no others, unless `additionalProperties` says so.
 
-    An object without named keys, such as `{"type": "object"}`, stays open. Where several schemas hold for one object
+    A schema that names keys and no `type` is of an object. An object without named keys, such as `{"type": "object"}`,
+    stays open. Where several schemas hold for one object
     (`allOf`, or keywords beside `$ref`, `anyOf` and `oneOf`), the object may have the keys of all of them. Each `$ref`
     into the schema becomes a reference to a copy in `$defs`. Other references, parts with an `$id` of their own, and
     keywords such as `not` are left as they are.
@@ -92,8 +93,10 @@ class _Closing:
         if own is None:
             return made
         for name, keys in own.items():
-            made[name] = {**keys, **(made[name] if isinstance(given.get(name), Mapping) else {})}
-        return {**made, "additionalProperties": False}
+            if isinstance(made.setdefault(name, {}), Mapping):
+                made[name] = {**keys, **made[name]}
+        kind = {} if any("type" in one for one in self._together(given)) else {"type": "object"}
+        return {**kind, **made, "additionalProperties": False}
 
     def _keys(
         self, given: Schema, choices: list[str], beside: Keys | None

@@ -82,11 +82,8 @@ DESCRIPTION = "/openapi.json"
 """The path of the API's description, which needs no key if `Settings.public_description` is set."""
 
 NEEDS: Sequence[tuple[str, str]] = (
-    *(("/predict", PREDICT), ("/classify", PREDICT), ("/v1/models", PREDICT), ("/v1/models/", PREDICT)),
-    *(("/models/", PREDICT), ("/info", PREDICT)),
-    *(("/v1/completions", PREDICT), ("/v1/chat/completions", PREDICT), ("/v1/responses", PREDICT)),
-    *(("/v1/responses/", PREDICT), ("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT)),
-    (DESCRIPTION, PREDICT),
+    *(("/predict", PREDICT), ("/classify", PREDICT), ("/models/", PREDICT), ("/info", PREDICT), ("/v1/", PREDICT)),
+    *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), (DESCRIPTION, PREDICT)),
     *(("/page/answers", PREDICT), ("/page/figures", PREDICT)),
     *(("/aliases/", PUBLISH), ("/shadows/", PUBLISH)),
 )

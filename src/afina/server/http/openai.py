@@ -99,6 +99,15 @@ async def _answered(
     response: ResponsesRequest | None = None,
 ) -> Response:
     """Return the answers. `response`: the request for a response that became `body`."""
+    try:
+        return await _computed(request, body, texts, response)
+    except InvalidData as error:
+        raise openai_bodies.refusal(body, error) from None
+
+
+async def _computed(
+    request: Request, body: CompletionRequest | ChatRequest, texts: Sequence[Text], response: ResponsesRequest | None
+) -> Response:
     core, key, pool = core_of(request), key_of(request), pool_of(request)
     streams = bool(body.stream)
     if body.stream_options is not None and body.stream_options.asks and not streams:
@@ -107,11 +116,8 @@ async def _answered(
     new = NewTokenQueue()
     given = key, body, len(texts), tools, new if streams else None
     guided = openai_bodies.is_guided(body)
-    try:
-        options = await pool.look(key, _options, *given) if guided else _options(*given)  # compiling takes time
-        asked = await pool.ask(key, body.model, texts, options)
-    except InvalidData as error:
-        raise openai_bodies.refusal(body, error) from None
+    options = await pool.look(key, _options, *given) if guided else _options(*given)  # compiling a grammar takes time
+    asked = await pool.ask(key, body.model, texts, options)
     try:
         _check(asked, options)
         pending = PendingAnswers(core, asked, new, request)

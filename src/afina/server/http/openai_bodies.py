@@ -75,6 +75,10 @@ class NamedSchema(Strict):
     strict: bool | None = Field(None, description="not used: an answer always follows the schema")
 
 
+_VALUES: Mapping[str, Any] = {"json": dict, "json_object": (dict, type(None)), "regex": str}
+"""Types of `value` by the type of a response format. Other types have no value."""
+
+
 class ResponseFormat(Strict):
     """The format of an answer."""
 
@@ -84,7 +88,7 @@ class ResponseFormat(Strict):
     )
     json_schema: NamedSchema | None = Field(None, description="the schema, with type json_schema only")
     value: _ANY_JSON | str | None = Field(
-        None, description="a JSON schema, with type json only; a regular expression, with type regex only"
+        None, description="a JSON schema, with type json or json_object; a regular expression, with type regex"
     )
 
 
@@ -502,9 +506,9 @@ def grammar_of(body: Generate) -> Grammar | None:
     form, asked = body.response_format, body.structured_outputs
     if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
         raise Refusal(400, "invalid", "`response_format`: `json_schema` and type json_schema belong together.")
-    if form is not None and {"json": dict, "regex": str}.get(form.type, type(None)) is not type(form.value):
-        problem = "`value` is a JSON schema with type json, a text with type regex, and belongs to no other type."
-        raise Refusal(400, "invalid", f"`response_format.value`: {problem}")
+    if form is not None and not isinstance(form.value, _VALUES.get(form.type, type(None))):
+        problem = "a JSON schema with type json or json_object, a text with type regex, and belongs to no other type"
+        raise Refusal(400, "invalid", f"`response_format.value`: is {problem}.")
     if asked is not None:
         given = [one for one in (asked.choice, asked.regex, asked.json_) if one is not None]
         if len(given) != 1:
