@@ -83,7 +83,8 @@ GIVEN = {
     **{"AFINA_DTYPE": "bfloat16", "AFINA_MEMORY": "512", "AFINA_RATE": "60000", "AFINA_TIMEOUT": "7.5"},
     **{"AFINA_BATCH_TOKENS": "2048", "AFINA_SHARED_TOKENS": "128", "AFINA_DRAIN": "5", "AFINA_SHUTDOWN": "20"},
     **{"AFINA_GENERATION_TIMEOUT": "90", "AFINA_MAX_NEW_TOKENS": "256", "AFINA_KEY_SECONDS": "60"},
-    **{"AFINA_LOG_FORMAT": "text", "AFINA_CREATE": "True"},
+    **{"AFINA_LOG_FORMAT": "text", "AFINA_CREATE": "True", "AFINA_PRELOAD": "acme/reviews acme/tags"},
+    **{"AFINA_WHOLE_TOKENS": "512", "AFINA_PUBLIC_DESCRIPTION": "True"},
     **{"AFINA_RAY": "True", "AFINA_RAY_ADDRESS": "10.0.0.1:6379", "AFINA_REPLICAS": "1:4"},
 }
 
@@ -93,6 +94,7 @@ def test_every_option_is_read_from_its_variable_and_a_typed_one_comes_before(mon
         monkeypatch.setenv(name, value)
     with SERVE.make_context("serve", [], **SERVE.context_settings) as context:
         found = {f"AFINA_{name.upper()}": value for name, value in context.params.items()}
+        found["AFINA_PRELOAD"] = " ".join(found["AFINA_PRELOAD"])
     assert found.keys() == GIVEN.keys()
     assert {name: str(value) for name, value in found.items() if not isinstance(value, float)} == {
         name: value for name, value in GIVEN.items() if not isinstance(found[name], float)

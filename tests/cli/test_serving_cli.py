@@ -187,3 +187,20 @@ def test_a_mistyped_store_is_not_begun_by_a_server(
     answer = afina("serve", "--backbone", "embedded", "--store", "typo", "--port", 0)
     assert answer.error == "store typo: there is no store. Give another with --store, or create one with --create."
     assert not (tmp_path / "typo").exists()
+
+
+def test_models_to_preload_are_checked_at_the_start(
+    afina: Command, gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[Any]()
+    monkeypatch.setattr("afina.server.logs_and_traces.begin_logging", lambda form: None)
+    monkeypatch.setattr("afina.server.running.serve", lambda core, *rest: given.append(core.settings.preload))
+    adapter(gpt2, "lora", {"r": 2}).save(tmp_path / "adapter")
+    AdapterStore(tmp_path / "store").publish(tmp_path / "adapter", "acme/reviews", message="first")
+    command = ("serve", "--backbone", gpt2.address, "--store", tmp_path / "store", "--port", 0)
+    answer = afina(*command, "--preload", "acme/revews")
+    assert (answer.code, given) == (2, [])
+    assert "acme/revews" in answer.error
+    monkeypatch.setenv("AFINA_PRELOAD", "acme/reviews acme/reviews@1")
+    afina(*command)
+    assert given == [("acme/reviews", "acme/reviews@1")]

@@ -15,6 +15,7 @@ from afina.errors import InvalidStudy, NotFound, Refused
 
 pytest.importorskip("ray.serve", reason="needs the extra afina[ray]")
 
+from afina.cli.serving import _on_ray
 from afina.cluster.nodes import Node, Room
 from afina.server.limits import Settings
 from afina.server.ray_serve import lifecycle
@@ -147,3 +148,14 @@ def test_the_threads_of_a_replica_wait_as_those_of_the_command(monkeypatch: pyte
     monkeypatch.setattr(openmp, "variables", lambda: {"OMP_WAIT_POLICY": "passive"})
     options = application(DeploymentOptions(backbone="embedded", threads=3))._bound_deployment.ray_actor_options
     assert options["runtime_env"]["env_vars"] == {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "passive"}
+
+
+def test_replicas_get_the_models_to_preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = list[DeploymentOptions]()
+    monkeypatch.setattr(lifecycle, "serve_on_ray", lambda options, *rest: given.append(options))
+    chosen = Settings(preload=("acme/reviews",))
+    _on_ray(AdapterStore(tmp_path), {"backbone": "embedded"}, chosen, None, "127.0.0.1", 0)
+    (options,) = given
+    replica = ReplicaOptions(**options.model_dump(include={"backbone", "settings"}))
+    sent = ReplicaOptions.model_validate_json(replica.model_dump_json())
+    assert [*Settings(**sent.settings).preload] == ["acme/reviews"]  # type: ignore[arg-type]

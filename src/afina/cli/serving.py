@@ -48,6 +48,14 @@ class LogFormat(StrEnum):
 SharedTokensOption = Annotated[
     int, typer.Option("--shared-tokens", min=1, help="Most tokens in a batch while several clients have requests.")
 ]
+PreloadOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preload",
+        help="Model that is loaded, and has passed its golden test, before the server is ready; may be repeated.",
+        metavar="NAME",
+    ),
+]
 WholeTokensOption = Annotated[
     int,
     typer.Option(
@@ -149,6 +157,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
     dtype: DtypeOption = "float32",
     memory: MemoryOption = None,
+    preload: PreloadOption = None,
     rate: RateOption = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Most seconds for a request.")] = 30.0,
     generation_timeout: GenerationTimeoutOption = 120.0,
@@ -181,6 +190,7 @@ def serve(
     }
     chosen = Settings(
         tokens_per_minute=rate,
+        preload=tuple(preload or ()),
         max_new_tokens=max_new_tokens,
         batch_tokens=batch_tokens,
         shared_tokens=min(batch_tokens, shared_tokens),
@@ -192,7 +202,7 @@ def serve(
     _begin_logging(context, log_format)
     if ray:
         given = {"backbone": backbone, "store": store, "dtype": dtype, "memory": memory, "log_format": log_format.value}
-        ready(opened := AdapterStore(store), create)
+        _open_store(opened := AdapterStore(store), create, chosen)
         _on_ray(opened, given | {"replicas": replicas or "1"}, chosen, ray_address, host, port)
         return
     _on_this_machine(AdapterStore(store), create, backbone, dtype, memory, chosen, host, port)
@@ -217,11 +227,19 @@ def _on_this_machine(
     with ExitStack() as stack:
         # First: a port that is in use is said before the backbone is loaded.
         sockets = [stack.enter_context(one) for one in bind(host, port)]
-        ready(store, create)
+        _open_store(store, create, settings)
         engine = stack.enter_context(_opened(backbone, store, dtype, memory))
         core = Core(engine, store, settings, logs_and_traces.make_traces())
         core.open_backbone()
         run(core, sockets, lambda url: _say(store.address.shown, url))
+
+
+def _open_store(store: AdapterStore, create: bool, settings: Settings) -> None:
+    """Make the store ready, and check that it has the models to preload."""
+    from afina.server.preloading import check_models
+
+    ready(store, create)
+    check_models(store, settings.preload)
 
 
 def _needs_packages(ray: bool, others: Mapping[str, str | None]) -> None:

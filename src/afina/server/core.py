@@ -23,6 +23,7 @@ from afina.server.line.queue import FairQueue
 from afina.server.line.work import EngineComputer, GeneratedAnswer, Work, works_of
 from afina.server.logs_and_traces import TRACED_REQUEST, Traces
 from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
+from afina.server.preloading import Preloading
 from afina.server.receipts import GenerationFacts, Receipt
 from afina.server.requests import (
     AcceptedRequest,
@@ -82,6 +83,7 @@ class Core:
         self._watcher = StoreWatcher(
             (self.tenants.refresh, self._follow_versions), chosen.every, partial(self.failed, "store")
         )
+        self._preloading = Preloading(self.current, chosen.preload)
         self._news, self._draining = False, False
         self._noted: set[str] = set()
 
@@ -115,9 +117,11 @@ class Core:
         """Start the computing thread and the threads that watch the store."""
         self.batching.start()
         self._watcher.start()
+        self._preloading.start()
 
     def close(self) -> None:
         """Accept no more requests, finish the accepted ones, and stop."""
+        self._preloading.close()
         self.batching.close()
         self._watcher.close()
         self.writes.close()
@@ -137,8 +141,8 @@ class Core:
 
     @property
     def ready(self) -> bool:
-        """Whether the server answers, is not draining, and its store responds."""
-        return self.follows and not self._draining
+        """Whether the server answers, is not draining, has preloaded its models, and its store responds."""
+        return self.follows and not self._draining and self._preloading.done
 
     @property
     def follows(self) -> bool:

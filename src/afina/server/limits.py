@@ -9,7 +9,7 @@ import math
 import resource
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -57,6 +57,7 @@ class Settings:
             needs a key is refused, since a key may have been revoked.
         public_description: whether `/openapi.json` needs no key.
         window: lines of a `/bulk` request that are being answered.
+        preload: models that are loaded, and have passed their golden tests, before the server is ready.
         drain: time between SIGTERM and the end of listening. The server answers but is not ready.
         shutdown: time between SIGTERM and the end of the process, draining included.
     """
@@ -86,6 +87,7 @@ class Settings:
     key_seconds: float = 300.0
     public_description: bool = False
     window: int = 64
+    preload: Sequence[str] = ()
     drain: float = 0.0
     shutdown: float = 25.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -39,7 +39,7 @@ class ReplicaOptions(Frozen):
     store: str | None = None
     dtype: str = "float32"
     memory: int | None = None
-    settings: dict[str, bool | int | float | None] = Field(default_factory=dict)
+    settings: dict[str, bool | int | float | Sequence[str] | None] = Field(default_factory=dict)
     log_format: str = logs_and_traces.JSON
     version: str = ""
 

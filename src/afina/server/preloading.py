@@ -1,0 +1,72 @@
+"""Preloading: models that are loaded and have passed their golden tests before the server is ready."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from afina.errors import AfinaError
+from afina.server import logs_and_traces
+from afina.server.served_versions import ServedVersions
+from afina.store.reader import StoreReader
+from afina.store.versions import Reference
+
+AGAIN = 0.5
+"""Seconds until a model that could not be loaded is tried again. A version that failed has longer pauses of its own."""
+
+
+def check_models(store: StoreReader, models: Sequence[str]) -> None:
+    """Raise InvalidName for a malformed name, and NotFound for a model that the store does not have."""
+    for model in models:
+        if store.known(Reference.parse(model)) is None:
+            store.show(model)  # raises an error that names what the store has
+
+
+class Preloading:
+    """Loads models in a thread of its own, until each was served once.
+
+    Args:
+        current: finds and proves versions.
+        models: names, with an alias or a number if wanted.
+    """
+
+    def __init__(self, current: ServedVersions, models: Sequence[str]) -> None:
+        self._current = current
+        self._left = [Reference.parse(model) for model in models]
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="afina-preload", daemon=True)
+
+    @property
+    def done(self) -> bool:
+        """Whether every model is loaded and has passed its golden test."""
+        return not self._left
+
+    def start(self) -> None:
+        """Begin to load."""
+        if self._left:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Load no further models."""
+        self._over.set()
+
+    def _run(self) -> None:
+        said = set[str]()
+        while self._left and not self._over.is_set():
+            for reference in [*self._left]:
+                if self._over.is_set():
+                    return
+                try:
+                    version = self._current.find(reference)
+                except AfinaError as error:
+                    problem = f"{reference}: {error}"
+                    if problem not in said:
+                        about = "model not preloaded: the server is not ready"
+                        logs_and_traces.note(about, logging.ERROR, model=str(reference), problem=str(error))
+                        said.add(problem)
+                else:
+                    self._left.remove(reference)
+                    logs_and_traces.note("model preloaded", model=str(reference), version=str(version))
+            if self._left:
+                self._over.wait(AGAIN)
