@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,15 @@ def _node(host: str, address: str, cpus: int = 4, gpus: int = 0) -> Node:
 @pytest.mark.parametrize("name", [one.name for one in fields(Settings)])
 def test_every_setting_of_the_server_reaches_a_replica_with_its_type(name: str) -> None:
     value = getattr(Settings(), name)
-    changed = not value if isinstance(value, bool) else 7 if value is None else value + 1
+    match value:
+        case bool():
+            changed: Any = not value
+        case None:
+            changed = 7
+        case tuple():
+            changed = ["acme/reviews"]
+        case _:
+            changed = value + 1
     given = DeploymentOptions(backbone="x", settings={name: changed})
     found = ReplicaOptions(**json.loads(given.model_dump_json(include=set(ReplicaOptions.model_fields)))).settings[name]
     assert (found, type(found)) == (changed, type(changed))
