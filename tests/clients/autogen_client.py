@@ -1,0 +1,63 @@
+"""autogen."""
+# /// script
+# dependencies = ["autogen-agentchat", "autogen-ext[openai]"]
+# ///
+
+import json
+from typing import Literal
+
+from autogen_agentchat.agents import AssistantAgent
+from autogen_core.models import UserMessage
+from autogen_ext.models.openai import OpenAIChatCompletionClient
+from checks import ANSWERS, KEY, URL, check, main, review, same
+from pydantic import BaseModel
+
+PROMPT = ANSWERS["prompt"]
+INFO = {
+    "vision": False,
+    "function_calling": True,
+    "json_output": True,
+    "family": "unknown",
+    "structured_output": True,
+}
+
+
+class Review(BaseModel):
+    mood: Literal["angry", "calm"]
+    stars: Literal[1, 2, 3]
+
+
+def model(tokens=60):
+    return OpenAIChatCompletionClient(
+        model="acme/talk", base_url=f"{URL}/v1", api_key=KEY, model_info=INFO, max_tokens=tokens, max_retries=0
+    )
+
+
+@check
+async def create():
+    """create"""
+    same((await model().create([UserMessage(content=PROMPT, source="user")])).content, ANSWERS["talk"])
+
+
+@check
+async def stream():
+    """create_stream"""
+    pieces = [one async for one in model().create_stream([UserMessage(content=PROMPT, source="user")])]
+    same(pieces[-1].content, ANSWERS["talk"])
+
+
+@check
+async def schema():
+    """create with a pydantic model"""
+    found = await model(400).create([UserMessage(content=PROMPT, source="user")], json_output=Review)
+    review(json.loads(found.content))
+
+
+@check
+async def agent():
+    """AssistantAgent"""
+    found = await AssistantAgent("a", model(), system_message=None).run(task=PROMPT)
+    same(found.messages[-1].content, ANSWERS["talk"])
+
+
+main()

@@ -1,0 +1,59 @@
+"""What the scripts of this directory share. They run in the environment of their client, without afina."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+URL = os.environ["AFINA_URL"]
+KEY = os.environ["AFINA_KEY"]
+ANSWERS: dict[str, Any] = json.loads(os.environ["AFINA_ANSWERS"])
+"""What the adapters answer in afina itself: see `answers` in run.py."""
+
+REVIEW = {
+    "type": "object",
+    "properties": {"mood": {"enum": ["angry", "calm"]}, "stars": {"enum": [1, 2, 3]}},
+    "required": ["mood", "stars"],
+    "additionalProperties": False,
+}
+"""A schema whose objects are short, whatever a model writes."""
+
+_CHECKS: dict[str, Callable[[], Any]] = {}
+
+
+def check(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Add a check. Its docstring says what works if it returns."""
+    _CHECKS[(function.__doc__ or function.__name__).strip()] = function
+    return function
+
+
+def same(found: Any, expected: Any) -> None:
+    """Raise AssertionError with both values if they differ."""
+    assert found == expected, f"found {found!r}, expected {expected!r}"
+
+
+def review(found: Any) -> None:
+    """Raise AssertionError if an object is not of the schema REVIEW."""
+    assert isinstance(found, dict) and sorted(found) == ["mood", "stars"], found
+    assert found["mood"] in ("angry", "calm") and found["stars"] in (1, 2, 3), found
+
+
+def main() -> None:
+    """Call each check, and print a line of JSON for it."""
+    for what, function in _CHECKS.items():
+        try:
+            if inspect.iscoroutinefunction(function):
+                asyncio.run(function())
+            else:
+                function()
+            problem = None
+        except Exception as error:  # noqa: BLE001 - a client's own errors are of any type
+            if os.environ.get("AFINA_TRACE"):
+                traceback.print_exc()
+            problem = f"{type(error).__name__}: {error}"[:600]
+        print(json.dumps({"check": what, "problem": problem}), flush=True)

@@ -1,0 +1,56 @@
+"""InferenceClient of huggingface_hub."""
+# /// script
+# dependencies = ["huggingface_hub"]
+# ///
+
+import json
+
+from checks import ANSWERS, KEY, REVIEW, URL, check, main, review, same
+from huggingface_hub import InferenceClient
+
+PROMPT = ANSWERS["prompt"]
+USER = [{"role": "user", "content": PROMPT}]
+client = InferenceClient(base_url=URL, api_key=KEY)
+
+
+@check
+def chat():
+    """chat_completion"""
+    found = client.chat_completion(USER, model="acme/talk", max_tokens=60)
+    same(found.choices[0].message.content, ANSWERS["talk"])
+
+
+@check
+def stream():
+    """chat_completion, streamed"""
+    found = client.chat_completion(USER, model="acme/talk", max_tokens=60, stream=True)
+    same("".join(one.choices[0].delta.content or "" for one in found), ANSWERS["talk"])
+
+
+@check
+def schema():
+    """response_format of chat_completion"""
+    asked = {"type": "json_schema", "json_schema": {"name": "review", "schema": REVIEW, "strict": True}}
+    found = client.chat_completion(USER, model="acme/talk", max_tokens=400, response_format=asked)
+    review(json.loads(found.choices[0].message.content))
+
+
+@check
+def classification():
+    """text_classification"""
+    found = InferenceClient(api_key=KEY).text_classification(PROMPT, model=f"{URL}/models/acme/reviews")
+    same({one.label: round(one.score, 5) for one in found}, ANSWERS["reviews"])
+
+
+@check
+def other_question():
+    """zero_shot_classification is refused"""
+    try:
+        InferenceClient(api_key=KEY).zero_shot_classification(PROMPT, ["a", "b"], model=f"{URL}/models/acme/reviews")
+    except OSError as error:  # of an HTTP status
+        assert "candidate_labels" in str(error) or "400" in str(error) or "422" in str(error), error
+    else:
+        raise AssertionError("an answer to another question")
+
+
+main()

@@ -1,0 +1,218 @@
+"""Clients that others wrote, each in an environment of its own, ask a server with a tiny model.
+
+    make clients
+    make clients ONLY="litellm_client.py openai_client.mjs"
+
+A script here is a client. It names its packages in a block of comments (the format of PEP 723), and checks that the
+client gets the answers that the adapters give in afina itself. The environments are in .venv/clients, and are kept. The
+status is 1 if a check fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import torch  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+
+from afina import AdapterStore, Backbone, Predictor  # noqa: E402
+from afina.inference.import_and_merge import merge  # noqa: E402
+from crowd import adapter  # noqa: E402
+from fakes import configuration, save, sentences, tokenizer  # noqa: E402
+from servers import PRICE, TAGS, TOLD, probed, started, talk  # noqa: E402
+
+PROMPT = "the soup was bright."
+POSITIONS = 8192
+"""Tokens that the model reads: agents send schemas of tools."""
+
+CHAT = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>' + (m['content'] or '') }}"
+    "{% for call in m['tool_calls'] or [] %}{{ call | tojson }}{% endfor %}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+BLOCK = re.compile(r"^(?:#|//) /// script\n(.*?)^(?:#|//) ///$", re.MULTILINE | re.DOTALL)
+PRINTABLE = re.compile("[ -~]+")
+SECONDS = 300
+"""Time of a client."""
+
+
+class Client(NamedTuple):
+    """A script, and the packages that it needs."""
+
+    script: Path
+    packages: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """Name of the script."""
+        return self.script.name
+
+    @property
+    def home(self) -> Path:
+        """Directory of its environment."""
+        return HERE.parent.parent / ".venv" / "clients" / self.name.replace("_client.", "-")
+
+    @property
+    def in_node(self) -> bool:
+        """Whether Node runs the script."""
+        return self.script.suffix == ".mjs"
+
+
+def clients(only: Sequence[str]) -> list[Client]:
+    """Return the clients, or those of the given names. Raises SystemExit for a name that is none."""
+    found = []
+    for script in sorted([*HERE.glob("*_client.py"), *HERE.glob("*_client.mjs")]):
+        block = BLOCK.search(script.read_text(encoding="utf-8"))
+        assert block, script
+        lines = [line.removeprefix("//").removeprefix("#").strip() for line in block[1].splitlines()]
+        found.append(Client(script, tomllib.loads("\n".join(lines))["dependencies"]))
+    if missing := {*only} - {one.name for one in found}:
+        sys.exit(f"{', '.join(sorted(missing))}: no client. Known: {', '.join(one.name for one in found)}.")
+    return [one for one in found if not only or one.name in only]
+
+
+def install(client: Client) -> str | None:
+    """Make the environment of a client. Return why that failed, or None."""
+    stamp = client.home / "installed"
+    if stamp.is_file() and json.loads(stamp.read_text()) == [*client.packages]:
+        return None
+    shutil.rmtree(client.home, ignore_errors=True)
+    client.home.mkdir(parents=True)
+    if client.in_node:
+        if shutil.which("npm") is None:
+            return "npm is missing"
+        (client.home / "package.json").write_text("{}")
+        steps = [["npm", "install", "--silent", "--prefix", str(client.home), *client.packages]]
+    else:
+        pip = [str(client.home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        steps = [[sys.executable, "-m", "venv", str(client.home)], [*pip, *client.packages]]
+    for step in steps:
+        done = subprocess.run(step, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"not installed: {(done.stderr or done.stdout).strip()[-300:]}"
+    stamp.write_text(json.dumps(client.packages))
+    return None
+
+
+def versions(client: Client) -> str:
+    """Return the packages of a client with their versions."""
+    if client.in_node:
+        named = [client.home / "node_modules" / one / "package.json" for one in client.packages]
+        return ", ".join(
+            f"{found['name']} {found['version']}" for found in (json.loads(one.read_text()) for one in named)
+        )
+    names = [re.split(r"[\[<>=!~ ]", one)[0] for one in client.packages]
+    code = "import sys, importlib.metadata as m; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
+    command = [str(client.home / "bin" / "python"), "-c", code, *names]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def ask(client: Client, environment: dict[str, str]) -> list[dict[str, Any]]:
+    """Run a client. Return its checks, each with a problem or None."""
+    if client.in_node:  # Node looks for packages beside the script
+        for script in HERE.glob("*.mjs"):
+            shutil.copy(script, client.home)
+        command = ["node", str(client.home / client.name)]
+    else:
+        command = [str(client.home / "bin" / "python"), str(client.script)]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **environment, "AFINA_PATH": str(client.home / "bin")},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [{"check": "all", "problem": f"no end within {SECONDS} seconds"}]
+    print(done.stderr[-4000:] if os.environ.get("AFINA_TRACE") else "", file=sys.stderr)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"check"')]
+    if done.returncode:
+        lines.append({"check": "the script", "problem": done.stderr.strip()[-300:] or f"status {done.returncode}"})
+    return lines
+
+
+def plain_spoken(path: Path) -> Path:
+    """Make a tiny model write printable characters of ASCII, so that clients may cut its answers anywhere."""
+    model = AutoModelForCausalLM.from_pretrained(path)
+    words = AutoTokenizer.from_pretrained(path)
+    with torch.no_grad():
+        for token in range(model.config.vocab_size):
+            if token != words.eos_token_id and not PRINTABLE.fullmatch(words.decode([token])):
+                model.lm_head.weight[token] = 0.0  # other tokens have a positive logit
+    model.save_pretrained(path)
+    return path
+
+
+@contextmanager
+def served(root: Path) -> Iterator[dict[str, str]]:
+    """Serve adapters of every kind on a tiny model. Give the environment of the clients."""
+    words = tokenizer(begin=True)
+    words.model_max_length = POSITIONS
+    words.chat_template = CHAT
+    shape = configuration("llama", max_position_embeddings=POSITIONS)
+    backbone = Backbone.load(str(plain_spoken(save(shape, words, root / "backbone"))))
+    made = {
+        "acme/reviews": probed(adapter(backbone, "lora", {"r": 2}, seed=1), backbone),
+        "acme/tags": probed(adapter(backbone, "lora", {"r": 4}, seed=3, **TAGS), backbone),
+        "acme/price": probed(adapter(backbone, "ia3", seed=4, **PRICE), backbone),
+        "acme/told": adapter(backbone, "lora", {"r": 2}, seed=2, **TOLD),
+        "acme/talk": adapter(backbone, "lora", {"r": 2}, seed=29, **talk(backbone)),
+    }
+    os.environ["AFINA_STORE"] = str(root / "store")
+    store = AdapterStore(root / "store", who="ada")
+    for name, one in made.items():
+        path = root / name.replace("/", "-")
+        one.save(path)
+        store.publish(path, name, message="first")
+    key = store.create_key("acme", ["predict"]).secret
+    merge(Predictor.of(made["acme/told"], backbone), root / "merged")
+    texts = [text for text, _ in sentences(6)]
+    answers = {"prompt": PROMPT, "texts": texts, "merged": str(root / "merged")}
+    for name in ("told", "talk"):
+        predictor = Predictor.of(made[f"acme/{name}"], backbone).generating(max_new_tokens=60)
+        answers[name] = predictor([PROMPT])[0]["answer"]
+    (review,) = Predictor.of(made["acme/reviews"], backbone)([PROMPT])
+    answers["reviews"] = {label: round(score, 5) for label, score in review["probabilities"].items()}
+    with started(backbone) as (_, url):
+        yield {"AFINA_URL": url, "AFINA_KEY": key, "AFINA_ANSWERS": json.dumps(answers)}
+
+
+def main() -> None:
+    """Run the clients, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("only", nargs="*", metavar="NAME", help="names of scripts; default: all")
+    wanted = clients(parser.parse_args().only)
+    failed = 0
+    with tempfile.TemporaryDirectory() as root, served(Path(root)) as environment:
+        for client in wanted:
+            problem = install(client)
+            checks = [{"check": "install", "problem": problem}] if problem else ask(client, environment)
+            bad = [one for one in checks if one["problem"]]
+            failed += len(bad)
+            about = client.name if problem else f"{client.name} ({versions(client)})"
+            print(f"{about}: {len(checks) - len(bad)} of {len(checks)} checks pass", flush=True)
+            for one in bad:
+                print(f"    {one['check']}: {one['problem']}", flush=True)
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""tritonclient over HTTP, with tensors as bytes (its default) and as JSON."""
+# /// script
+# dependencies = ["tritonclient[http]"]
+# ///
+
+import numpy as np
+import tritonclient.http as triton
+from checks import ANSWERS, KEY, URL, check, main, same
+
+PROMPT = ANSWERS["prompt"]
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+client = triton.InferenceServerClient(URL.partition("//")[2])
+
+
+def asked(*, binary, outputs=None, **more):
+    tensor = triton.InferInput("text", [2], "BYTES")
+    tensor.set_data_from_numpy(np.array([PROMPT, PROMPT], dtype=object), binary_data=binary)
+    wanted = outputs and [triton.InferRequestedOutput(one, binary_data=binary) for one in outputs]
+    return client.infer("acme/reviews", [tensor], outputs=wanted, headers=HEADERS, **more)
+
+
+def right(found):
+    labels, scores = found.as_numpy("label"), found.as_numpy("probabilities")
+    best = max(ANSWERS["reviews"], key=ANSWERS["reviews"].get)
+    said = {one.decode() if isinstance(one, bytes) else str(one) for one in labels.reshape(-1)}
+    same(said, {best})
+    assert abs(float(scores.max()) - ANSWERS["reviews"][best]) < 1e-4, scores
+
+
+@check
+def health():
+    """is_server_live, is_server_ready, is_model_ready"""
+    assert client.is_server_live() and client.is_server_ready()
+    assert client.is_model_ready("acme/reviews", headers=HEADERS)
+
+
+@check
+def metadata():
+    """get_server_metadata, get_model_metadata"""
+    same(client.get_server_metadata(headers=HEADERS)["name"], "afina")
+    same(client.get_model_metadata("acme/reviews", headers=HEADERS)["name"], "acme/reviews")
+
+
+@check
+def binary():
+    """infer with binary tensors"""
+    right(asked(binary=True))
+
+
+@check
+def as_json():
+    """infer with tensors in JSON"""
+    right(asked(binary=False, outputs=["label", "probabilities"]))
+
+
+@check
+def compressed():
+    """infer, compressed both ways"""
+    right(asked(binary=True, request_compression_algorithm="gzip", response_compression_algorithm="gzip"))
+
+
+@check
+def version():
+    """infer with a version"""
+    same(asked(binary=True, model_version="1").get_response()["model_version"], "1")
+
+
+main()
