@@ -370,10 +370,16 @@ def test_tools_that_the_server_cannot_use_are_refused(served: Served, more: dict
 def test_responses_and_events_are_as_described(served: Served) -> None:
     said = served.get("/openapi.json").json()["paths"]["/v1/responses"]["post"]["responses"]["200"]["content"]
     forced = {"tools": [{"type": "function", **RATE}], "tool_choice": "required", "max_output_tokens": 60}
-    for more in ({}, {"include": ["message.output_text.logprobs"], "instructions": "a"}, forced):
+    named = {**forced, "tool_choice": {"type": "function", "name": "rate"}, "metadata": {"a": "b"}}
+    schema = {"type": "json_schema", "name": "rate", "schema": RATE["parameters"]}
+    formed = {"text": {"format": schema}, "max_output_tokens": 60}
+    logprobs = {"include": ["message.output_text.logprobs"], "instructions": "a"}
+    for more, field in (({}, "text"), (logprobs, "instructions"), (named, "tool_choice"), (formed, "text")):
         body = {"max_output_tokens": 6, **more}
         found = served.post("/v1/responses", {"model": "acme/talk", "input": PROMPT, **body}).json()
         jsonschema.validate(found, said["application/json"]["schema"])
+        Response.model_validate(found, strict=True)
+        assert found[field] == more.get(field, {"format": {"type": "text"}})
         _, shape = said["text/event-stream"]["schema"]["properties"]["data"]["anyOf"]
         for event in events_of(served, **body):
             jsonschema.validate(event, shape["contentSchema"])

@@ -289,7 +289,7 @@ class ResponsesFormat(ChatFormat):
             **self._sampling,
             "text": self._format_of_request(),
             "tool_choice": _json(body.tool_choice) or "auto",
-            "tools": [_json(one) for one in body.tools or []],
+            "tools": [{"parameters": None, "strict": None, **_json(one)} for one in body.tools or []],
             "top_logprobs": body.top_logprobs or 0,
             "truncation": "disabled",
             "usage": None if usage is None else _usage(usage),
@@ -303,11 +303,8 @@ class ResponsesFormat(ChatFormat):
 
 
 def _json(value: Any) -> Any:
-    """Return a part of the request as JSON. A function has the fields that the package `openai` expects."""
-    if value is None or isinstance(value, str):
-        return value
-    said = value.model_dump(by_alias=True, exclude_none=True)
-    return {"parameters": None, "strict": None, **said} if "name" in said and "type" in said else said
+    """Return a part of the request as JSON."""
+    return value if value is None or isinstance(value, str) else value.model_dump(by_alias=True, exclude_none=True)
 
 
 def _usage(usage: Mapping[str, int]) -> dict[str, Any]:
