@@ -36,6 +36,7 @@ WITHOUT_EFFECT = "accepted without effect"
 
 DROP: Any = object()
 
+
 EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Predict.inputs": ("/predict", {"inputs": "a"}),
     "Predict.model": ("/predict", {"model": "acme/tags"}),
@@ -180,6 +181,19 @@ def test_an_unknown_field_is_refused_wherever_it_stands(served: Any, route: str)
             assert name in said
 
 
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_parameter_in_the_query_that_the_route_does_not_have_is_refused(served: Any, route: str) -> None:
+    _, body = ROUTES[route]
+    unknown = ["raw_scores=true", "unknown", "Model=acme/reviews", "\ud800=1"]
+    if route not in ("/predict", "/bulk"):
+        unknown.append("model=acme/tags")
+    for name in unknown:
+        query = name.encode("utf-8", "surrogatepass").decode("latin-1")
+        response = served.post(f"{route}?{query}", body)
+        assert response.status_code == 422, (name, response.text)
+    assert served.get("/v1/models?unknown").status_code == 200
+
+
 @pytest.mark.parametrize("name", sorted({name for one in app.BODIES for name in bodies(one)}))
 def test_no_body_of_any_route_has_room_for_an_unknown_field(name: str) -> None:
     (kind,) = {one for body in app.BODIES for known, one in bodies(body).items() if known == name}
@@ -286,6 +300,10 @@ LEFT: list[tuple[str, dict[str, Any]]] = [
     ("/classify", {"model": "acme/reviews", "input": "a", "messages": [{"role": "user", "content": "a"}]}),
     ("/classify", {"model": "acme/reviews", "input": []}),
     ("/classify", {"model": "acme/reviews", "input": [1, 2]}),
+    ("/classify", {"model": "acme/reviews", "input": "a", "truncate_prompt_tokens": 0}),
+    ("/classify", {"model": "acme/reviews", "input": "a", "truncate_prompt_tokens": -2}),
+    ("/classify", {"model": "acme/reviews", "input": "a", "priority": False}),
+    ("/classify", {"model": "acme/reviews", "input": "a", "priority": 1}),
     ("/models/acme/reviews", {"inputs": [""]}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "name": "pair"}]}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "shape": [0], "data": []}]}),

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -25,6 +25,7 @@ from afina.server.http.request_pool import (
     RequestPool,
     answers,
     body_of,
+    check_query,
     core_of,
     key_of,
     model_in_query,
@@ -39,7 +40,7 @@ from afina.server.receipts import RECEIPT
 from afina.server.requests import ServedAnswer, Text
 from afina.store import publishing
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(check_query)])
 
 INFERENCE = "Open Inference Protocol"
 TEI = partial(describe, "text-embeddings-inference", huggingface.PREDICT_ERROR)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pydantic import Field
@@ -24,7 +24,7 @@ from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.core import Core
 from afina.server.http import native
 from afina.server.http.errors import Refusal
-from afina.server.http.request_pool import body_of, core_of, each, key_of, pool_of
+from afina.server.http.request_pool import body_of, check_query, core_of, each, key_of, pool_of
 from afina.server.http.schemas import Body, Readable, describe, describe_file
 from afina.server.metrics import WINDOW, Rates
 from afina.server.requests import ServedAnswer, Text
@@ -146,7 +146,7 @@ HEADERS = {
 
 PAGE = partial(describe, "page", native.ERROR)
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(check_query)])
 
 
 class Sentence(Body):

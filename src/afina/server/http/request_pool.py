@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http import HTTPMethod
 from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import Request
@@ -141,6 +142,19 @@ def model_in_query(request: Request) -> str | None:
     if len(found) > 1:
         raise Refusal(422, "invalid", "`model` occurs twice in the query. Leave one out.")
     return found[0] if found else None
+
+
+async def check_query(request: Request) -> None:
+    """Raise Refusal for a parameter in the query that a route with a body does not describe."""
+    if request.method in (HTTPMethod.GET, HTTPMethod.HEAD):
+        return
+    described = (request.scope["route"].openapi_extra or {}).get("parameters", ())
+    known = {one["name"] for one in described if one["in"] == "query"}
+    for name in request.query_params:
+        if name not in known:
+            shown = name[:40].encode("ascii", "backslashreplace").decode()
+            message = f"`{shown}`: this route has no such parameter in the query. Leave it out, or give it in the body."
+            raise Refusal(422, "unsupported", message)
 
 
 Check = Callable[[AcceptedRequest], object]

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from afina.errors import InvalidData
 from afina.inference.reading import Truncation
@@ -86,6 +87,15 @@ class ClassifiedMessage(Body):
     content: Readable = Field(description="the text")
 
 
+def _some_tokens(given: int) -> int:
+    if given == 0:
+        raise PydanticCustomError("no_tokens", "found 0, expected -1 or at least 1")
+    return given
+
+
+_Tokens = Annotated[int, Field(ge=-1, json_schema_extra={"not": {"const": 0}}), AfterValidator(_some_tokens)]
+
+
 def _only(given: str, other: str) -> Shape:
     """Return the shape of a body with one of two fields."""
     return {"required": [given], "properties": {given: {"type": ["string", "array"]}, other: NOTHING}}
@@ -102,7 +112,7 @@ class Classify(Body):
         None, description="instead of `input`: one message of a user, whose text is read in the template of the model"
     )
     use_activation: bool | None = Field(None, description="false: return logits instead of probabilities")
-    truncate_prompt_tokens: Annotated[int, Field(ge=1)] | Literal[-1] | None = Field(
+    truncate_prompt_tokens: _Tokens | None = Field(
         None,
         description="most tokens of a text, if fewer than the model reads; template and special tokens count. "
         "-1 and null: as many as the model reads",
@@ -113,7 +123,7 @@ class Classify(Body):
     add_special_tokens: Literal[True] | None = Field(
         None, description="accepted without effect: the model reads special tokens as in training"
     )
-    priority: Literal[0] | None = Field(None, description="accepted without effect: only 0")
+    priority: int | None = Field(None, ge=0, le=0, description="accepted without effect: only 0")
     user: str | None = Field(None, description="accepted without effect")
 
     @property
