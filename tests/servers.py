@@ -94,7 +94,7 @@ def _begin(crowd: dict[str, Adapter], directory: Path) -> dict[str, str]:
     store.alias("acme/reviews@1")
     secrets = {
         who: store.create_key(who.partition("-")[0], [who.partition("-")[2] or "predict"]).secret
-        for who in ("acme", "bolt", "acme-admin", "acme-publish")
+        for who in ("acme", "bolt", "acme-admin", "acme-publish", "acme-metrics")
     }
     revoked = store.create_key("acme", SCOPES)
     store.revoke_key(revoked.key.id)

@@ -67,6 +67,7 @@ ROUTES = [
     *("POST /v1/completions", "POST /v1/chat/completions", "POST /v1/responses"),
     *("POST /tasks", "POST /bulk", "PUT /aliases/{client}/{task}/{alias}", "GET /metrics"),
     *("GET /shadows/{client}/{task}", "POST /page/answers", "GET /page/figures"),
+    *("GET /keys", "POST /keys", "DELETE /keys/{key}"),
     *("GET /", "GET /page/script.js", "GET /page/style.css"),
 ]
 
@@ -127,6 +128,7 @@ def named(case: Any, model: str | None) -> None:
     name, _, version = model.partition("@")
     client, task = name.split("/")
     chosen = {"id": model, "client": client, "task": task, "version": version or "1", "alias": "production"}
+    chosen["key"] = "0" * 16
     for key in case.path_parameters or {}:
         case.path_parameters[key] = chosen[key]
     if isinstance(case.body, dict) and "model" in case.body:

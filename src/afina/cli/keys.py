@@ -33,7 +33,8 @@ def create_key(
     context: typer.Context,
     client: ClientArgument,
     scope: Annotated[
-        list[str], typer.Option("--scope", help="Scope of the key: predict, publish or admin; may be repeated.")
+        list[str],
+        typer.Option("--scope", help="Scope: predict, publish, metrics or admin; may be repeated."),
     ] = ["predict"],  # noqa: B006 - typer copies it
     rate: Annotated[
         int | None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -53,7 +53,7 @@ from afina.serving.residents import Lease, Resident
 from afina.serving.work import EncodedText, GeneratedText
 from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
-from afina.store.keys import Key
+from afina.store.keys import Key, MadeKey
 from afina.store.versions import PRODUCTION, AliasMove, NameSummary, Reference, Version
 
 __all__ = ["LOADING", "Core"]
@@ -255,10 +255,42 @@ class Core:
         reference = reference_of(f"{model}@{version}", key)
         if self.store.known(reference) is None:
             raise Missing()
-        self.tenants.write(key)
-        store = self.store.on_behalf_of(f"key {key.id}")
-        with self.writes.attempt():
+        with self._writing(key) as store:
             return store.alias(str(reference), alias, expected=expected or ANY, message=message)
+
+    def keys(self) -> Sequence[Key]:
+        """Return the keys of all clients, also revoked ones. Raises the errors of reading the store."""
+        self._demand_store()
+        return self.store.keys()
+
+    def create_key(self, key: Key, **asked: Any) -> MadeKey:
+        """Create a key of any client; the audit log names `key`. Arguments and errors as `AdapterStore.create_key`.
+
+        Raises Overloaded too: the client of `key` has made too many changes in the last minute.
+        """
+        with self._writing(key) as store:
+            made = store.create_key(**asked)
+        self._follow_keys()
+        return made
+
+    def revoke_key(self, key: Key, id: str, message: str | None) -> Key:
+        """Revoke a key of any client; the audit log names `key`. Raises as `create_key`, and NotFound."""
+        with self._writing(key) as store:
+            revoked = store.revoke_key(id, message=message)
+        self._follow_keys()
+        return revoked
+
+    @contextmanager
+    def _writing(self, key: Key) -> Iterator[AdapterStore]:
+        """Yield the store, for a change that the audit log attributes to a key. Raises Overloaded."""
+        self.tenants.write(key)
+        with self.writes.attempt():
+            yield self.store.on_behalf_of(f"key {key.id}")
+
+    def _follow_keys(self) -> None:
+        """Let a change of the keys take effect on this server at once; other servers follow within a second."""
+        with suppress(AfinaError):  # the change was made: its answer must not be lost
+            self.tenants.refresh()
 
     def ask(
         self,

@@ -50,7 +50,7 @@ class Settings:
         texts: texts of a request.
         characters: characters of a text.
         tokens_per_minute: rate limit of keys without their own; None: no limit.
-        writes_per_minute: aliases that a client may move in a minute.
+        writes_per_minute: aliases and keys that the keys of a client may change in a minute.
         every: interval of looking for changes in the store. A moved alias or revoked key takes effect at most so much
             later, and the time of reading.
         key_seconds: time for which known keys are accepted while the store does not answer. Then every request that
@@ -348,7 +348,7 @@ class Tenants:
             window = self._window(WRITES, key.client)
             if window.total >= self._writes:
                 raise Overloaded(
-                    f"A client may move {self._writes} aliases a minute. Try again later.",
+                    f"A client may make {self._writes} changes a minute. Try again later.",
                     window.wait(self._writes - 1),
                     code="server.rate-exceeded",
                 )

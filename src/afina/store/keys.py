@@ -11,7 +11,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,9 +24,9 @@ from afina.store.catalog import ClientRow
 from afina.store.database import Database
 from afina.store.database.tables import CLIENTS, KEYS, LIVE, LOG, SAID
 
-PREDICT, PUBLISH, ADMIN = "predict", "publish", "admin"
-SCOPES = (PREDICT, PUBLISH, ADMIN)
-"""Get predictions; move aliases; read metrics. No scope includes another."""
+PREDICT, PUBLISH, METRICS, ADMIN = "predict", "publish", "metrics", "admin"
+SCOPES = (PREDICT, PUBLISH, METRICS, ADMIN)
+"""Get predictions; move aliases; read metrics; manage keys. No scope includes another, but ADMIN also reads metrics."""
 
 CREATED, REVOKED = "key", "revoke"
 """Events of the log."""
@@ -90,7 +90,7 @@ class MadeKey:
     """A new key. `secret` is the whole key; it is shown only once."""
 
     key: Key
-    secret: str
+    secret: str = field(repr=False)
 
 
 def create(

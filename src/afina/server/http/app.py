@@ -17,7 +17,7 @@ from afina import __version__
 from afina.errors import AfinaError
 from afina.models import objectives
 from afina.server.core import Core
-from afina.server.http import encodings, huggingface, info, kserve, native, openai, openai_answers, page, vllm
+from afina.server.http import encodings, huggingface, info, keys, kserve, native, openai, openai_answers, page, vllm
 from afina.server.http.bulk import Bulk
 from afina.server.http.errors import Refusal
 from afina.server.http.gate import DESCRIPTION, Gate, error_response
@@ -245,7 +245,7 @@ async def shadow(request: Request, client: str, task: str) -> Response:
 
 @router.get("/metrics", **describe("health", native.ERROR, media="text/plain"))
 async def metrics(request: Request) -> Response:
-    """Return metrics in the format of Prometheus. Needs a key with scope `admin`."""
+    """Return metrics in the format of Prometheus. Needs a key with scope `metrics` or `admin`."""
     return Response(core_of(request).metrics.text(), media_type=CONTENT_TYPE)
 
 
@@ -257,10 +257,12 @@ BODIES: list[type[Body]] = [
     native.Tasks,
     native.Alias,
 ]
-BODIES += [page.Sentence, *openai.BODIES]
+BODIES += [page.Sentence, keys.NewKey, *openai.BODIES]
 
 PARAMETERS = {
     "client": "the client: the first part of a model's name",
+    "key": "id of the key",
+    "message": "reason, kept in the audit log for ever",
     "id": "client/task, client/task@alias or client/task@version",
     "task": "the task: the second part of a model's name",
     "alias": "the alias, such as `production`",
@@ -308,6 +310,7 @@ def make_app(core: Core) -> App:
     app.include_router(router)
     app.include_router(openai.router)
     app.include_router(page.router)
+    app.include_router(keys.router)
     app.add_middleware(Gate, core=core)
     for kind in (Refusal, AfinaError, TimeoutError):
         app.add_exception_handler(kind, _refused)

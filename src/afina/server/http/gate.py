@@ -25,7 +25,7 @@ from afina.server.error_bodies import KIND, error_body, status_of
 from afina.server.http import encodings
 from afina.server.http.errors import GONE, Refusal
 from afina.server.logs_and_traces import TracedRequest
-from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
+from afina.store.keys import ADMIN, METRICS, PREDICT, PUBLISH, Key
 
 
 class TokenBucket:
@@ -86,6 +86,7 @@ NEEDS: Sequence[tuple[str, str]] = (
     *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), (DESCRIPTION, PREDICT)),
     *(("/page/answers", PREDICT), ("/page/figures", PREDICT)),
     *(("/aliases/", PUBLISH), ("/shadows/", PUBLISH)),
+    *(("/metrics", METRICS), ("/keys", ADMIN), ("/keys/", ADMIN)),
 )
 """Paths with the scope that they need.
 
@@ -238,7 +239,7 @@ class Gate:
         if key is None or kind.lower() != "bearer":
             challenge = {"WWW-Authenticate": "Bearer"}
             raise Refusal(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY.", challenge)
-        if wanted not in key.scopes:
+        if wanted not in key.scopes and not (wanted == METRICS and ADMIN in key.scopes):
             raise Refusal(403, "forbidden", f"This key lacks the scope `{wanted}`.")
         return key
 

@@ -1,0 +1,98 @@
+"""Keys over HTTP: create, list and revoke the keys of all clients, by a key with the scope `admin`.
+
+Only the answer to the request that creates a key has its secret: the store keeps a hash, and no log line has a body.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from afina.errors import NotFound
+from afina.server.http import native
+from afina.server.http.errors import Refusal
+from afina.server.http.request_pool import body_of, core_of, key_of, pool_of
+from afina.server.http.schemas import (
+    COUNT,
+    NOTHING,
+    TEXT,
+    Array,
+    Body,
+    about,
+    array,
+    describe,
+    either,
+    one_of,
+    record,
+)
+from afina.store.keys import SCOPES
+
+EXAMPLE = {"client": "acme", "scopes": ["predict"], "rate": 60000, "name": "the shop's server", "expires": "90d"}
+
+_MAYBE = either(TEXT, NOTHING)
+_KEY = {
+    "id": about(TEXT, "id of the key, which is no secret"),
+    "client": about(TEXT, "client of the key"),
+    "name": about(_MAYBE, "name of the key"),
+    "scopes": about(array(one_of(*SCOPES)), "what the key allows"),
+    "rate": about(either(COUNT, NOTHING), "tokens a minute; null: the server's default"),
+    "created": about(TEXT, "time of creation, UTC"),
+    "expires": about(_MAYBE, "time from which the key is not valid; null: never"),
+    "revoked": about(_MAYBE, "time of the revocation; null: not revoked"),
+    "who": about(_MAYBE, "who created the key; `key ID` for a key that was created over HTTP"),
+    "why": about(_MAYBE, "reason for the key"),
+    "problem": about(_MAYBE, "damage of the key in the store, so that it is not valid; null: none"),
+}
+KEY = record(_KEY)
+NEW_KEY = record({**_KEY, "secret": about(TEXT, "the whole key. No other answer has it")})
+KEYS = record({"keys": about(array(KEY), "the keys, also revoked ones, in the order of creation")})
+
+_ADMIN = partial(describe, "afina", native.ERROR)
+
+router = APIRouter()
+
+
+class NewKey(Body):
+    """The key to create."""
+
+    client: str = Field(description="the client: the first part of a model's name")
+    scopes: Array[Literal["predict", "publish", "metrics", "admin"]] = Field(
+        min_length=1, max_length=len(SCOPES), description="what the key allows; no scope includes another"
+    )
+    rate: int | None = Field(None, ge=1, lt=1 << 31, description="tokens a minute; default: the server's")
+    name: str | None = Field(None, max_length=1000, description="a name for the key")
+    expires: str | None = Field(None, max_length=40, description="90d, 12h or a date; default: never")
+    message: str | None = Field(None, max_length=1000, description="reason, kept in the audit log for ever")
+
+
+@router.get("/keys", **_ADMIN(KEYS))
+async def listed(request: Request) -> Response:
+    """List the keys of all clients, without their secrets."""
+    found = await pool_of(request).look(key_of(request), core_of(request).keys)
+    return JSONResponse({"keys": [one.as_json() for one in found]})
+
+
+@router.post("/keys", **_ADMIN(NEW_KEY, NewKey, EXAMPLE))
+async def created(request: Request) -> Response:
+    """Create a key of any client. The answer has the secret, which is not shown again."""
+    body = await body_of(request, NewKey)
+    asked: dict[str, Any] = body.model_dump()
+    made = await pool_of(request).look(key_of(request), core_of(request).create_key, key_of(request), **asked)
+    return JSONResponse({**made.key.as_json(), "secret": made.secret})
+
+
+@router.delete("/keys/{key}", **_ADMIN(KEY, query=["message"]))
+async def revoked(request: Request, key: str) -> Response:
+    """Revoke a key of any client for ever. The query's `message` is the reason for the audit log."""
+    message = request.query_params.get("message")
+    try:
+        found = await pool_of(request).look(key_of(request), core_of(request).revoke_key, key_of(request), key, message)
+    except NotFound as error:
+        if error.code != "key.unknown":
+            raise
+        raise Refusal(404, "not_found", "no such key") from None
+    return JSONResponse(found.as_json())
