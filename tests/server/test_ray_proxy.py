@@ -192,9 +192,13 @@ def test_after_several_dead_replicas_the_answer_is_503_in_the_protocols_format(p
     assert len(serve.handed) == proxy.TRIES
 
 
-def test_a_change_of_the_store_is_never_repeated() -> None:
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("PUT", "/aliases/acme/reviews/production"), ("POST", "/keys"), ("DELETE", "/keys/0123456789abcdef")],
+)
+def test_a_change_of_the_store_is_never_repeated(method: str, path: str) -> None:
     serve = FakeServe([dies, accepts])
-    found = ask(serve, "/aliases/acme/reviews/production", b'{"version": 3}', "PUT")
+    found = ask(serve, path, b'{"version": 3}', method)
     assert (found.status, len(serve.handed)) == (502, 1)
     assert b"retry-after" not in found.headers
     assert "Look whether the change was made" in json.loads(found.body)["error"]
