@@ -58,7 +58,10 @@ class Steps:
             raise InvalidData("fits nowhere", code="request.malformed")
         self.held.append(generation)
 
-    def step(self) -> list[tuple[Generation, GeneratedText | AfinaError]]:
+    def waits(self, generation: Generation) -> bool:
+        return generation in self.held
+
+    def step(self, most: int | None = None) -> list[tuple[Generation, GeneratedText | AfinaError]]:
         while self.held and len(self.running) < self.room:
             self.running[entered := self.held.pop(0)] = 0
             self.entered.append(entered.encoded.text)

@@ -12,7 +12,6 @@ from test_mixing import APART, KINDS, RIDING, WITH_BIASES
 
 from afina import Adapter, Backbone, digest
 from afina.errors import CorruptAdapter
-from afina.models.kernels import key_values
 from afina.models.kernels.key_values import TokenChunk
 from afina.serving.engine import Engine
 from afina.serving.mixed_batches import Outcome, Prediction
@@ -82,8 +81,7 @@ def test_every_method_of_gpt2_answers_in_chunks_as_whole(gpt2: Backbone, methods
     "family",
     by_family(["llama", "gptj", "gpt_neox", "mistral", "qwen2", "qwen3"], ["gpt_neox", "qwen2", "qwen3", "gptj"]),
 )
-def test_other_families(backbones: Backbones, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_values, "BLOCK", 4)
+def test_other_families(backbones: Backbones, family: str) -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
         ("lora", {}),
         ("prompt+prefix", {"prompt": {"tokens": 3}, "prefix": {"tokens": 2}}),

@@ -166,7 +166,7 @@ def test_any_mix_with_arrivals_and_cancellations_answers_as_each_adapter_alone(c
                 if gone not in found:
                     generations.cancel(gone)
                     cancelled.add(gone)
-            found.update(generations.step())
+            found.update(generations.step(draw.choice([None, 1, 3, 8])))
         assert found.keys() | cancelled == made.keys()
         for one, outcome in found.items():
             assert isinstance(outcome, GeneratedText)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from afina.allocator import keep_freed
 from afina.data.batch import TOKEN_BUDGET
-from afina.inference.next_token import NextTokenModel, OwnNextTokenModel
+from afina.inference.next_token import NextTokenModel, OwnNextTokenModel, PromptChunk
 from afina.inference.searches import (
     Continuation,
     Guide,
@@ -33,7 +33,7 @@ from afina.inference.searches import (
 )
 from afina.models.classifier import Classifier
 from afina.models.decoding import Decoding
-from afina.models.kernels.key_values import CachedSequence
+from afina.models.kernels.key_values import CachedSequence, OpenSequence
 from afina.models.kernels.layer_changes import BatchedAdapter
 
 ROWS = 64
@@ -58,12 +58,14 @@ class Admission(Protocol):
 
 @dataclass(eq=False)
 class _Request:
-    """A request, and its sequences in the cache; none while it waits.
+    """A request, and its sequences in the cache; none while it waits, and none before its prompt is complete.
 
     Attributes:
         need: Most tokens that its sequences may have together.
         size: Most bytes of its keys and values.
         adapter: The adapter that answers. None: the model itself.
+        opened: The sequence of a prompt that is computed in chunks.
+        filled: Number of tokens of the prompt that are computed.
         last: The last token of each sequence.
         reported: Number of most probable tokens in the log-probabilities of the prompt. None: not requested.
         prompt_logprobs: These log-probabilities, once the prompt is computed.
@@ -74,6 +76,8 @@ class _Request:
     need: int
     size: int
     adapter: BatchedAdapter | None = None
+    opened: OpenSequence | None = None
+    filled: int = 0
     sequences: list[CachedSequence] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
     reported: int | None = None
@@ -130,8 +134,22 @@ class ContinuousBatch:
 
     @property
     def bytes(self) -> int:
-        """Size of the cache of keys and values in bytes."""
-        return self._model.cache.bytes
+        """Size of all keys and values in bytes."""
+        return self._model.cache.bytes + sum(one.opened.bytes for one in self._running.values() if one.opened)
+
+    def waits(self, request: int) -> bool:
+        """Whether a request waits, with no token of its prompt computed."""
+        return request in self._waiting
+
+    @property
+    def entering(self) -> bool:
+        """Whether a prompt waits or is not complete."""
+        return bool(self._waiting or self._filling)
+
+    @property
+    def _filling(self) -> dict[int, _Request]:
+        """The requests that have entered, and whose prompts are not complete."""
+        return {request: one for request, one in self._running.items() if not one.sequences}
 
     def room(self, prompt: np.ndarray, adapter: BatchedAdapter | None = None) -> int:
         """Return the number of positions that the model has for an answer to a prompt."""
@@ -198,53 +216,88 @@ class ContinuousBatch:
         self._leave(request)
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[int, Continuation | Exception]]:
+    def step(self, most: int | None = None) -> list[tuple[int, Continuation | Exception]]:
         """Let waiting requests enter, generate the next token of every running request, and return ended requests.
 
         An exception is the outcome of its own request: FloatingPointError for logits that are NaN or infinite, or an
         error of the request's guide.
+
+        Args:
+            most: Most tokens of prompts that are computed; prompts that have entered share them, and the other tokens
+                are computed in later steps. None: prompts are computed whole.
         """
         keep_freed()
         self.computed.clear()
-        ended = self._enter()
-        if self._running:
+        self._enter(limited=most is not None)
+        ended = self._fill(most)
+        if len(self._running) > len(self._filling):
             ended += self._go_on()
         if not self._running:
             self._model.rest()
         return ended
 
-    def _enter(self) -> list[tuple[int, Continuation | Exception]]:
-        """Compute the prompts of waiting requests for which there is room, at most `budget` tokens."""
-        chosen: list[int] = []
+    def _enter(self, *, limited: bool) -> None:
+        """Let waiting requests enter for which there is room; if not `limited`, with at most `budget` tokens."""
         tokens = 0
         rows = sum(one.search.rows for one in self._running.values())
         columns = sum(one.need for one in self._running.values())
         if self._running and self._rows - rows < min(self._rows // 8, len(self._waiting)):
-            return []  # a few prompts alone would cost as much as many
-        for request, one in self._waiting.items():
+            return  # a few prompts alone would cost as much as many
+        for request, one in [*self._waiting.items()]:
             rows, columns = rows + one.search.rows, columns + one.need
-            tokens += self._model.before(one.adapter) + len(one.prompt)
+            tokens += 0 if limited else self._model.before(one.adapter) + len(one.prompt)
             full = rows > self._rows or columns > self._columns or tokens > self._budget
-            if full and (chosen or self._running):
-                break
+            if full and self._running:
+                return
             if self._memory is not None and not self._memory.take(one.size, one.adapter):
-                break
-            chosen.append(request)
-            if full:
-                break
-        if not chosen:
-            return []
-        for request in chosen:
+                return
             self._running[request] = self._waiting.pop(request)
-        entered = [self._running[request] for request in chosen]
-        room = [one.search.limits.most for one in entered]
-        adapters = [one.adapter for one in entered]
-        reported = [one.reported for one in entered]
-        wanted = reported if any(most is not None for most in reported) else None
-        begun = self._model.begin([one.prompt for one in entered], room, adapters, wanted)
-        for one, sequence, logprobs in zip(entered, begun.sequences, begun.logprobs, strict=True):
-            one.sequences, one.prompt_logprobs = [sequence], logprobs
-        return self._advance(chosen, begun.sequences, begun.logits)
+            if full:
+                return
+
+    def _fill(self, most: int | None) -> list[tuple[int, Continuation | Exception]]:
+        """Compute tokens of prompts that are not complete: prompts of one chunk together, and then other chunks."""
+        filling = self._filling
+        counts = shared_out([len(one.prompt) - one.filled for one in filling.values()], most)
+        parts = {request: count for request, count in zip(filling, counts, strict=True) if count}
+        whole = [request for request, count in parts.items() if count == len(filling[request].prompt)]
+        chunked = {request: parts[request] for request in parts if request not in whole}
+        ended: list[tuple[int, Continuation | Exception]] = []
+        if whole:
+            some = [filling[request] for request in whole]
+            room, adapters = [one.search.limits.most for one in some], [one.adapter for one in some]
+            reported = [one.reported for one in some]
+            wanted = reported if any(most is not None for most in reported) else None
+            begun = self._model.begin([one.prompt for one in some], room, adapters, wanted)
+            for one, sequence, logprobs in zip(some, begun.sequences, begun.logprobs, strict=True):
+                one.sequences, one.prompt_logprobs = [sequence], logprobs
+            ended += self._advance(whole, begun.sequences, begun.logits)
+        if chunked:
+            ended += self._fill_in_chunks({filling[request]: count for request, count in chunked.items()}, chunked)
+        return ended
+
+    def _fill_in_chunks(
+        self, parts: dict[_Request, int], requests: Collection[int]
+    ) -> list[tuple[int, Continuation | Exception]]:
+        """Compute the next tokens of prompts, so many of each; those that are complete run, and take a step."""
+        chunks = []
+        for one, count in parts.items():
+            one.opened = one.opened or self._model.open(one.prompt, one.adapter)
+            chunks.append(PromptChunk(one.opened, one.prompt[one.filled :], count, one.reported))
+        logits, logprobs = self._model.fill(chunks)
+        complete: dict[int, int] = {}
+        for place, (request, (one, count)) in enumerate(zip(requests, parts.items(), strict=True)):
+            one.filled += count
+            if (new := logprobs[place]) is not None:
+                one.prompt_logprobs = [*(one.prompt_logprobs or []), *new]
+            if one.filled == len(one.prompt):
+                assert one.opened is not None
+                one.sequences, one.opened = [self._model.run(one.opened, one.search.limits.most)], None
+                complete[request] = place
+        if not complete:
+            return []
+        sequences = [self._running[request].sequences[0] for request in complete]
+        return self._advance([*complete], sequences, logits[[*complete.values()]])
 
     def _go_on(self) -> list[tuple[int, Continuation | Exception]]:
         """Compute the next token of every running request."""
@@ -253,7 +306,8 @@ class ContinuousBatch:
             for one in self._running.values()
             for sequence, token in zip(one.sequences, one.last, strict=True)
         }
-        return self._advance(list(self._running), *self._model.go_on(tokens))
+        running = [request for request, one in self._running.items() if one.sequences]
+        return self._advance(running, *self._model.go_on(tokens))
 
     def _advance(
         self, requests: Sequence[int], sequences: Sequence[CachedSequence], logits: Tensor
@@ -309,6 +363,22 @@ class ContinuousBatch:
             self._model.cache.leave(sequence)
         if self._memory is not None:
             self._memory.give_back(one.size, one.adapter)
+
+
+def shared_out(needs: Sequence[int], most: int | None) -> list[int]:
+    """Share `most` tokens out as equally as the needs allow: what one does not need goes to the others.
+
+    Args:
+        needs: Tokens that each could use.
+        most: Tokens to share out. None: each gets what it needs.
+    """
+    if most is None:
+        return [*needs]
+    shares = [0] * len(needs)
+    for place, index in enumerate(sorted(range(len(needs)), key=lambda index: needs[index])):
+        shares[index] = min(needs[index], -(-most // (len(needs) - place)))
+        most -= shares[index]
+    return shares
 
 
 def answers(

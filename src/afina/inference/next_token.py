@@ -19,12 +19,12 @@ from afina.inference.searches import TokenLogprobs, logprobs_of
 from afina.models.added_modules import key_value_cache
 from afina.models.architectures import output_embedding_of
 from afina.models.classifier import Classifier
-from afina.models.kernels.key_values import CachedSequence
+from afina.models.kernels.key_values import CachedSequence, OpenSequence
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import FrozenWeight, PackedWeight, can_pack, frozen_weight, is_linear
 from afina.models.kernels.lora_stacks import LoraStacks
-from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
+from afina.models.mixed_batch import AdapterChunk, AdapterGroup, MixedBatchModel
 
 SLICE = 32
 """Tokens of a prompt whose logits are in memory at once, for their log-probabilities."""
@@ -45,6 +45,22 @@ class Begun(NamedTuple):
     sequences: list[CachedSequence]
     logits: Tensor
     logprobs: list[list[TokenLogprobs] | None]
+
+
+class PromptChunk(NamedTuple):
+    """The next tokens of a prompt.
+
+    Attributes:
+        sequence: The sequence of the prompt.
+        tokens: The tokens that are not computed, integers.
+        length: Number of them that the chunk has.
+        reported: Number of most probable tokens in the log-probabilities of the prompt. None: no log-probabilities.
+    """
+
+    sequence: OpenSequence
+    tokens: np.ndarray
+    length: int
+    reported: int | None = None
 
 
 class NextTokenModel(ABC):
@@ -95,23 +111,51 @@ class NextTokenModel(ABC):
         prompts: Sequence[np.ndarray],
         reported: Sequence[int | None] | None,
     ) -> Begun:
-        """Return what follows from the features of prompts: of all tokens if they are reported, or of the last token.
-
-        The logits of a prompt are computed in slices, because a prompt of 1,000 tokens has 190 MiB of them.
-        """
+        """Return what follows from the features of prompts: of all their tokens if reported, or of the last token."""
         if reported is None:
             return Begun(sequences, self._readout(features), [None] * len(prompts))
         counts = _counts(prompts, reported)
         last = torch.tensor(np.cumsum(counts) - 1, device=features.device)
-        found: list[list[TokenLogprobs] | None] = []
-        for prompt, most, mine in zip(prompts, reported, features.split(counts), strict=True):
-            if most is None:
-                found.append(None)
-                continue
-            targets = torch.from_numpy(prompt[1:].astype(np.int64)).split(SLICE)
-            rows = zip(mine[:-1].split(SLICE), targets, strict=True)
-            found.append([one for some, after in rows for one in logprobs_of(self._readout(some), after, most)])
+        found = [
+            None if most is None else self._logprobs(mine, prompt[1:], most)
+            for prompt, most, mine in zip(prompts, reported, features.split(counts), strict=True)
+        ]
         return Begun(sequences, self._readout(features.index_select(0, last)), found)
+
+    @abstractmethod
+    def open(self, prompt: np.ndarray, adapter: BatchedAdapter | None) -> OpenSequence:
+        """Return a sequence for a prompt that is computed in chunks. It does not run before `run`."""
+
+    def fill(self, chunks: Sequence[PromptChunk]) -> tuple[Tensor, list[list[TokenLogprobs] | None]]:
+        """Compute the next tokens of sequences of `open`.
+
+        Returns:
+            The logits of the token after each chunk, float32 [B, V]; and for each chunk the log-probabilities of the
+            tokens after its tokens. None: not requested.
+        """
+        features = self._filled(chunks)
+        found = [
+            None if one.reported is None else self._logprobs(mine, one.tokens[1 : one.length + 1], one.reported)
+            for one, mine in zip(chunks, features, strict=True)
+        ]
+        return self._readout(torch.cat([mine[-1:] for mine in features])), found
+
+    @abstractmethod
+    def _filled(self, chunks: Sequence[PromptChunk]) -> Sequence[Tensor]:
+        """Return the head's input of each chunk: at all its tokens if they are reported, or at the last token."""
+
+    def _logprobs(self, features: Tensor, after: np.ndarray, most: int) -> list[TokenLogprobs]:
+        """Return the log-probabilities of the tokens `after` some tokens, of which there may be one more.
+
+        The logits are computed in slices, because a prompt of 1,000 tokens has 190 MiB of them.
+        """
+        targets = torch.from_numpy(after.astype(np.int64)).split(SLICE)
+        rows = zip(features[: len(after)].split(SLICE), targets, strict=True)
+        return [one for some, mine in rows for one in logprobs_of(self._readout(some), mine, most)]
+
+    def run(self, opened: OpenSequence, room: int) -> CachedSequence:
+        """Return the running sequence of a complete prompt. `room`: most tokens that will follow the prompt."""
+        return self.cache.run(opened, min(room, _ROOM))
 
     def go_on(self, tokens: Mapping[CachedSequence, int]) -> tuple[list[CachedSequence], Tensor]:
         """Compute the next token of every running sequence.
@@ -170,6 +214,18 @@ class OwnNextTokenModel(NextTokenModel):
         ]
         cached = self.cache.prefill_row(sequences)
         return self._begun(sequences, self._model.features(packed, layout, cached=cached), prompts, reported)
+
+    def open(self, prompt: np.ndarray, adapter: BatchedAdapter | None) -> OpenSequence:
+        """Return a sequence for a prompt; there are no adapters."""
+        return self.cache.open(self._model.before + len(prompt), self._model.prefix)
+
+    def _filled(self, chunks: Sequence[PromptChunk]) -> Sequence[Tensor]:
+        made = []
+        for one in chunks:
+            ids = torch.from_numpy(one.tokens[: one.length].astype(np.int64)).to(self._device)
+            chunk = self.cache.chunk(one.sequence)
+            made.append(self._model.chunk_features(ids, chunk, each=one.reported is not None))
+        return made
 
     def _features(self, ids: Tensor, positions: Tensor, sequences: Sequence[CachedSequence]) -> Tensor:
         layout = Layout(torch.arange(len(sequences) + 1, dtype=torch.int32, device=self._device))
@@ -255,6 +311,20 @@ class MixedNextTokenModel(NextTokenModel):
             None if reported is None else [reported[index] for index in asked],
         )
 
+    def open(self, prompt: np.ndarray, adapter: BatchedAdapter | None) -> OpenSequence:
+        """Return a sequence for a prompt of an adapter."""
+        chosen = _BARE if adapter is None or adapter.is_empty else adapter
+        return self.cache.open(self.before(chosen) + len(prompt), chosen.prefix_length, chosen)
+
+    def _filled(self, chunks: Sequence[PromptChunk]) -> Sequence[Tensor]:
+        parts = []
+        for one in chunks:
+            chunk = self.cache.chunk(one.sequence)
+            parts.append(
+                AdapterChunk(_adapter(one.sequence), one.tokens[: one.length], chunk, each=one.reported is not None)
+            )
+        return self._host.chunk_features(parts)
+
     def _row(self, sequences: list[CachedSequence]) -> list[CachedSequence]:
         places = self._stacks.arranged(_adapter(one) for one in sequences)
         return sorted(sequences, key=lambda one: places[id(one.adapter)])
@@ -286,7 +356,7 @@ def _read(prompts: Sequence[np.ndarray], reported: Sequence[int | None]) -> Tens
     return torch.from_numpy(np.concatenate(pieces))
 
 
-def _adapter(sequence: CachedSequence) -> BatchedAdapter:
+def _adapter(sequence: CachedSequence | OpenSequence) -> BatchedAdapter:
     assert sequence.adapter is not None
     return sequence.adapter
 

@@ -247,17 +247,20 @@ class Classifier(nn.Module):
         entry, readout = architecture_of(self.body), readout_of(self.body)
         return entry.takes_chunks(entry.pooling_of(self.body.config) if readout is None else readout.pooling)
 
-    def chunk_features(self, tokens: Tensor, chunk: TokenChunk) -> Tensor:
+    def chunk_features(self, tokens: Tensor, chunk: TokenChunk, *, each: bool = False) -> Tensor:
         """Return the head's input after a chunk, float32 [1, width], as if the text ended there.
 
         Args:
             tokens: The chunk's tokens, int64 [T]. The first chunk has the virtual tokens before them.
             chunk: Where the text's keys and values are kept.
+            each: Whether the body's output at each of the tokens is returned instead, [T, width].
         """
         prompt = prompt_of(self.body) if chunk.begins else None
         before = 0 if prompt is None else len(prompt)
         count = before + len(tokens)
         layout = Layout(torch.tensor([0, count], dtype=torch.int32, device=tokens.device), before)
+        if each:
+            layout = layout.reading(torch.arange(len(tokens), device=tokens.device))
         row = {"position_ids": torch.arange(chunk.start, chunk.start + count, device=tokens.device)[None]}
         if prompt is None:
             row["input_ids"] = tokens[None]

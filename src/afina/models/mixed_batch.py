@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import groupby, pairwise
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -32,6 +32,22 @@ from afina.models.kernels.lora import Masks, prepare_dora, share_products
 from afina.models.kernels.patches import Patch, call_of, patch, patches_of
 
 
+class AdapterChunk(NamedTuple):
+    """The next tokens of a text of an adapter.
+
+    Attributes:
+        adapter: The adapter.
+        tokens: Integers [T].
+        chunk: What the tokens continue.
+        each: Whether the outputs of all tokens are read, and not that of the last token.
+    """
+
+    adapter: BatchedAdapter
+    tokens: np.ndarray
+    chunk: TokenChunk
+    each: bool = False
+
+
 class AdapterGroup(NamedTuple):
     """An adapter and its texts.
 
@@ -46,6 +62,11 @@ class AdapterGroup(NamedTuple):
     sequences: Sequence[np.ndarray]
     second: Sequence[int | None] | None = None
     chunks: Sequence[TokenChunk | None] | None = None
+
+    @classmethod
+    def of(cls, parts: Sequence[AdapterChunk]) -> Self:
+        """Return the group of chunks of one adapter."""
+        return cls(parts[0].adapter, [one.tokens for one in parts], None, [one.chunk for one in parts])
 
 
 class MixedBatchModel:
@@ -140,6 +161,31 @@ class MixedBatchModel:
             if chunk is not None:
                 chunk.done(stop - start)
         return made
+
+    def chunk_features(self, parts: Sequence[AdapterChunk]) -> list[Tensor]:
+        """Return the head's input of each chunk, float32 [1, width], as if its text ended there.
+
+        With `each`, return the body's output at each of its tokens, [T, width]. NaN and infinity only come from the
+        chunk's own adapter: if there are any, each adapter is computed again alone.
+        """
+        by_adapter: dict[int, list[int]] = {}
+        for index, one in enumerate(parts):
+            by_adapter.setdefault(id(one.adapter), []).append(index)
+        groups = [[parts[index] for index in mine] for mine in by_adapter.values()]
+        made = self._of_chunks(groups)
+        if len(groups) > 1 and not all(bool(torch.isfinite(one).all()) for one in made):
+            made = [one for mine in groups for one in self._of_chunks([mine])]
+        places = [index for mine in by_adapter.values() for index in mine]
+        return [one for _, one in sorted(zip(places, made, strict=True), key=lambda two: two[0])]
+
+    def _of_chunks(self, groups: Sequence[Sequence[AdapterChunk]]) -> list[Tensor]:
+        parts = [one for mine in groups for one in mine]
+        counts = [len(one.tokens) if one.each else 1 for one in parts]
+        tokens = None
+        if any(one.each for one in parts):
+            ends = np.cumsum([len(one.tokens) for one in parts]).tolist()
+            tokens = torch.cat([torch.arange(end - count, end) for end, count in zip(ends, counts, strict=True)])
+        return [*self.features([AdapterGroup.of(mine) for mine in groups], None, tokens).split(counts)]
 
     def _pooled(self, given: dict[str, Tensor], row: _Row, **options: Any) -> Tensor:
         own = architecture_of(self.classifier.body).pooling_of(self.classifier.body.config)

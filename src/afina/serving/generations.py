@@ -156,14 +156,23 @@ class Generations:
         if generation in self._all:
             self._cancelled.add(generation)
 
-    def step(self) -> Ended:
+    def waits(self, generation: Generation) -> bool:
+        """Whether a generation waits, with no token of its prompt computed. For the computing thread."""
+        running = self._all.get(generation)
+        return running is not None and running.batch.waits(running.request)
+
+    def step(self, most: int | None = None) -> Ended:
         """Let waiting generations enter, compute the next token of every running one, and return those that ended.
 
         An error is the outcome of its own generation: CorruptAdapter if the adapter's logits are NaN or infinite, an
         error of its guide or listener, or Busy if the step failed otherwise.
+
+        Args:
+            most: About how many tokens of prompts are computed; longer prompts are computed in the chunks of several
+                steps. None: prompts are computed whole.
         """
         self._drop_cancelled()
-        outcomes, self.tokens_of = self._stepped()
+        outcomes, self.tokens_of = self._stepped(most)
         ended: Ended = []
         for one in [*self._all]:
             outcome = self._told(one, outcomes.get(one))
@@ -173,10 +182,12 @@ class Generations:
         self._batches = {key: one for key, one in self._batches.items() if one.active or not isinstance(key, str)}
         return ended
 
-    def _stepped(self) -> tuple[dict[Generation, Continuation | Exception], dict[Generation, int]]:
+    def _stepped(self, most: int | None) -> tuple[dict[Generation, Continuation | Exception], dict[Generation, int]]:
         """Let every batch take a step. Return the outcomes of those that ended, and the tokens of the step."""
         outcomes: dict[Generation, Continuation | Exception] = {}
         computed: dict[Generation, int] = {}
+        if most is not None:
+            most = -(-most // max(1, sum(batch.entering for batch in self._batches.values())))
         for key, batch in [*self._batches.items()]:
             mine = {running.request: one for one, running in self._all.items() if running.batch is batch}
             if not mine:
@@ -184,9 +195,9 @@ class Generations:
             try:
                 if isinstance(key, str):
                     with self._computing:
-                        ended = batch.step()
+                        ended = batch.step(most)
                 else:  # takes the lock of the shared model at each forward pass
-                    ended = batch.step()
+                    ended = batch.step(most)
             except Exception as error:  # noqa: BLE001 - the other batches go on
                 outcomes |= dict.fromkeys(mine.values(), error)
                 del self._batches[key]

@@ -24,10 +24,10 @@ from afina.inference import reading
 from afina.inference.predictor import ModelPredictor, logits
 from afina.models.added_modules import key_value_cache
 from afina.models.classifier import Classifier
-from afina.models.kernels.key_values import KeyValueCache, TokenChunk
+from afina.models.kernels.key_values import KeyValueCache
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.kernels.layout import Pooled
-from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
+from afina.models.mixed_batch import AdapterChunk, AdapterGroup, MixedBatchModel
 from afina.models.objective import Predictions
 from afina.serving.residents import ReservedMemory, Resident, SeparateResident, SharedResident
 from afina.serving.work import ChunkedPass, SinglePass
@@ -248,15 +248,14 @@ class MixedBatches:
 
     def chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
         """Compute the next tokens of texts; see `Engine.compute_chunks`."""
-        together = dict[MixedBatchModel, list[_Part]]()
+        together = dict[MixedBatchModel, dict[int, AdapterChunk]]()
         made: dict[int, Tensor] = {}
         for index, (one, count) in enumerate(chunks):
             resident = one.row.lease.resident()
             if isinstance(resident, SharedResident):
-                batched = resident.batched
-                given = one.next(count, batched.prefix_length, batched)
+                given = one.next(count, resident.batched.prefix_length, resident.batched)
                 if given is not None:
-                    together.setdefault(resident.host, []).append(_Part(index, batched, *given))
+                    together.setdefault(resident.host, {})[index] = AdapterChunk(resident.batched, *given)
             elif (given := one.next(count, _own_classifier(resident).prefix)) is not None:
                 with self._computing, torch.inference_mode():
                     classifier = _own_classifier(resident).eval()
@@ -264,45 +263,27 @@ class MixedBatches:
                     tokens = torch.from_numpy(given[0].astype(np.int64)).to(device)
                     made[index] = classifier.answer(classifier.chunk_features(tokens, given[1]))
         for host, parts in together.items():
-            groups, places = _groups_of(parts)
-            features = host.features(groups)
-            if len(groups) > 1 and not bool(torch.isfinite(features).all()):  # as in `mixed_outputs`
-                features = torch.cat([host.features([group]) for group in groups])
-            made |= zip(places, features.unbind(), strict=True)
+            made |= zip(parts, host.chunk_features([*parts.values()]), strict=True)
         return [self._chunk_outcome(one, count, made.get(index)) for index, (one, count) in enumerate(chunks)]
 
     @staticmethod
     def _chunk_outcome(one: ChunkedPass, count: int, made: Tensor | None) -> Outcome | None:
-        """Return the outcome of a text after a chunk, given the head's input of a shared model, or the outputs."""
-        if made is None:  # closed
+        """Return the outcome of a text after a chunk.
+
+        Args:
+            one: The text.
+            count: Number of the chunk's tokens.
+            made: The head's input of a shared model, [1, width], or the outputs of a separate model, [1, N]. None: the
+                text was closed.
+        """
+        if made is None:
             return None
         one.computed = min(one.computed + count, len(one.row.encoded.tokens))
         if not one.complete:
             return None
         resident = one.row.lease.resident()
-        outputs = resident.answer(made[None]) if isinstance(resident, SharedResident) else made.cpu().numpy()
+        outputs = resident.answer(made) if isinstance(resident, SharedResident) else made.cpu().numpy()
         return _predictions([one.row], [0], list(outputs))[0]
-
-
-class _Part(NamedTuple):
-    """A chunk of the text at a place, for a shared model."""
-
-    place: int
-    batched: BatchedAdapter
-    tokens: np.ndarray
-    chunk: TokenChunk
-
-
-def _groups_of(parts: Sequence[_Part]) -> tuple[list[AdapterGroup], list[int]]:
-    """Group chunks by adapter; return the groups, and the places of the texts in their order."""
-    found: dict[int, list[_Part]] = {}
-    for one in parts:
-        found.setdefault(id(one.batched), []).append(one)
-    groups = [
-        AdapterGroup(mine[0].batched, [one.tokens for one in mine], None, [one.chunk for one in mine])
-        for mine in found.values()
-    ]
-    return groups, [one.place for mine in found.values() for one in mine]
 
 
 def _own_classifier(resident: Resident) -> Classifier:

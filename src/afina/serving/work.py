@@ -14,7 +14,7 @@ import numpy as np
 
 from afina.inference.searches import Guide, TokenLogprobs
 from afina.models.decoding import Decoding
-from afina.models.kernels.key_values import CachedSequence, KeyValueCache, TokenChunk
+from afina.models.kernels.key_values import KeyValueCache, OpenSequence, TokenChunk
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.serving.residents import Lease, ReservedMemory
 
@@ -81,7 +81,7 @@ class ChunkedPass:
         self.row, self.computed = row, 0
         self._cache, self._memory, self._columns = cache, memory, columns
         self._lock, self._closed = Lock(), False
-        self._sequence: CachedSequence | None = None
+        self._sequence: OpenSequence | None = None
 
     @classmethod
     def open(cls, row: SinglePass, cache: KeyValueCache, memory: ReservedMemory, before: int) -> Self | None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from afina.models.kernels.layer_changes import BatchedAdapter, KeyValues
 from afina.models.kernels.layout import Layout
@@ -25,9 +26,6 @@ SMALLEST = 64
 
 SLACK = 1.5
 """Most slots of a pool for each running sequence."""
-
-BLOCK = 64
-"""Most tokens of a chunk whose scores are computed at once. It bounds the memory of the scores."""
 
 
 def capacity_for(columns: int) -> int:
@@ -141,7 +139,7 @@ class KeyValueCache:
         """The running sequences, in the order in which `decoding_row` copies least."""
         return [owner for pool in self._pools.values() for owner in pool.owners]
 
-    def open(self, columns: int, prefix: int = 0, adapter: BatchedAdapter | None = None) -> CachedSequence:
+    def open(self, columns: int, prefix: int = 0, adapter: BatchedAdapter | None = None) -> OpenSequence:
         """Return a sequence without columns, whose chunks are computed one after the other; it does not run yet.
 
         Args:
@@ -149,13 +147,12 @@ class KeyValueCache:
             prefix: Number of columns of a prefix.
             adapter: The adapter that computes the sequence.
         """
-        sequence = CachedSequence(0, prefix, adapter)
         layers, groups, width = self._sizes
-        Pool(layers, groups, width, columns, self._dtype, self._device).enter(sequence)
-        return sequence
+        keys = torch.empty(layers, groups, columns, width, dtype=self._dtype, device=self._device)
+        return OpenSequence(keys, torch.empty_like(keys), prefix, adapter)
 
-    def chunk(self, sequence: CachedSequence) -> TokenChunk:
-        """Return where the next chunk of a sequence of `open` is kept, and what it attends to."""
+    def chunk(self, sequence: OpenSequence) -> TokenChunk:
+        """Return where the next chunk of a sequence is kept, and what it attends to."""
         return TokenChunk(self._layers, sequence, sequence.length or sequence.prefix, not sequence.length)
 
     def opened_bytes(self, columns: int) -> int:
@@ -163,11 +160,13 @@ class KeyValueCache:
         layers, groups, width = self._sizes
         return 2 * layers * groups * width * columns * self._dtype.itemsize
 
-    def run(self, sequence: CachedSequence, room: int = 0) -> None:
-        """Let a sequence of `open` run: its columns are copied to the running ones, with room for more."""
-        pool, slot = sequence.pool, sequence.slot
-        self._pool(sequence.length + room).enter(sequence)
-        pool.copy(slot, sequence.length, sequence.pool, sequence.slot)
+    def run(self, opened: OpenSequence, room: int = 0) -> CachedSequence:
+        """Return a running sequence with the columns of an open one, and room for more."""
+        sequence = self.enter(opened.length, room, opened.prefix, opened.adapter)
+        pool, slot, columns = sequence.pool, sequence.slot, slice(opened.length)
+        pool.keys[:, slot, :, :, columns] = opened.keys[:, :, columns].transpose(2, 3)
+        pool.values[:, slot, :, columns] = opened.values[:, :, columns]
+        return sequence
 
     def most_bytes(self, columns: int) -> int:
         """Return the most bytes that a sequence of up to `columns` columns adds to the cache."""
@@ -362,22 +361,46 @@ class _Read:
         return self._masks[window]
 
 
+@dataclass(eq=False)
+class OpenSequence:
+    """A sequence that is computed in chunks.
+
+    Attributes:
+        keys: [layers, G, L, D], of which the first columns are written.
+        values: Likewise.
+        prefix: Number of columns of a prefix.
+        adapter: The adapter that computes the sequence. None: the model itself.
+        length: Number of columns that are written, a prefix included.
+    """
+
+    keys: Tensor
+    values: Tensor
+    prefix: int = 0
+    adapter: BatchedAdapter | None = None
+    length: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Size of keys and values."""
+        return 2 * self.keys.numel() * self.keys.element_size()
+
+
 @dataclass(frozen=True, eq=False)
 class TokenChunk:
     """The next tokens of a sequence: they attend to the sequence's columns and to themselves, and become columns.
 
     Attributes:
         layers: Index of each attention.
-        sequence: The sequence, which has its own pool.
+        sequence: The sequence.
         start: Column of the chunk's first token.
         begins: Whether this is the first chunk, which has the virtual tokens.
     """
 
     layers: Mapping[nn.Module, int]
-    sequence: CachedSequence
+    sequence: OpenSequence
     start: int
     begins: bool
-    _hidden: dict[tuple[int | None, int, int], Tensor] = field(default_factory=dict)
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def attend(
         self,
@@ -396,41 +419,33 @@ class TokenChunk:
             scale: Factor of the scores.
             window: As in `packed_attention`.
         """
-        pool, slot, layer = self.sequence.pool, self.sequence.slot, self.layers[module]
-        keys, values = pool.keys[layer, slot], pool.values[layer, slot]
+        keys, values = (part[self.layers[module]] for part in (self.sequence.keys, self.sequence.values))
         query, key, value = (states.to(keys.dtype) for states in row)
-        heads, count, width = query.shape
+        stop = self.start + query.shape[1]
         if prefix is not None and self.begins:
-            keys[..., : self.start], values[:, : self.start] = prefix[0].transpose(1, 2), prefix[1]
-        keys[..., self.start : self.start + count] = key.transpose(1, 2)
-        values[:, self.start : self.start + count] = value
-        attended = query.new_empty(count, heads, width)
-        for first in range(0, count, BLOCK):
-            rows = min(BLOCK, count - first)
-            columns = self.start + first + rows
-            q = query[:, first : first + rows].reshape(len(keys), -1, width)
-            scores = torch.bmm(q, keys[..., :columns]).float().mul_(scale)
-            hidden = self._hidden_of(None if window is None or window >= columns else window, first, rows)
-            scores.view(heads, rows, columns)[..., -hidden.shape[1] :].masked_fill_(hidden, float("-inf"))
-            weights = torch.softmax(scores, -1).to(values.dtype)
-            mixed = torch.bmm(weights, values[:, :columns]).view(heads, rows, width)
-            attended[first : first + rows] = mixed.transpose(0, 1)
-        return attended.to(row[0].dtype)
+            keys[:, : self.start], values[:, : self.start] = prefix
+        keys[:, self.start : stop], values[:, self.start : stop] = key, value
+        mixed = scaled_dot_product_attention(
+            query[None],
+            keys[None, :, :stop],
+            values[None, :, :stop],
+            attn_mask=self._mask(None if window is None or window >= stop else window, stop),
+            scale=scale,
+            enable_gqa=len(query) != len(keys),
+        )
+        return mixed[0].transpose(0, 1).to(row[0].dtype).contiguous()
 
-    def _hidden_of(self, window: int | None, first: int, rows: int) -> Tensor:
-        """Return which of the last columns tokens `first` to `first + rows` do not attend to, bool [rows, columns].
-
-        With a window, these are all columns; otherwise the tokens' own.
-        """
-        if (window, first, rows) not in self._hidden:
-            steps = torch.arange(self.start + first + rows, device=self.sequence.pool.keys.device)
-            own = steps[self.start + first :]
-            hidden = own > own[:, None]
+    def _mask(self, window: int | None, stop: int) -> Tensor:
+        """Return 0 at visible and -inf at hidden columns, [T, stop], in the dtype of the keys; made once a row."""
+        if window not in self._masks:
+            steps = torch.arange(stop, device=self.sequence.keys.device)
+            own = steps[self.start :, None]
+            hidden = steps > own
             if window is not None:
-                hidden = steps > own[:, None]
-                hidden |= (steps <= own[:, None] - window) & (steps >= self.sequence.prefix)
-            self._hidden[window, first, rows] = hidden
-        return self._hidden[window, first, rows]
+                hidden |= (steps <= own - window) & (steps >= self.sequence.prefix)
+            mask = torch.zeros(hidden.shape, dtype=self.sequence.keys.dtype, device=hidden.device)
+            self._masks[window] = mask.masked_fill_(hidden, float("-inf"))
+        return self._masks[window]
 
     def done(self, count: int) -> None:
         """Let the sequence have the chunk's `count` columns. The same chunk may be computed again before the next."""

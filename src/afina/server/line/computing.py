@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from afina import meter
 from afina.errors import AfinaError, Busy
-from afina.server.line.queue import FairQueue
+from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import ComparedWork, GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep
 from afina.server.shadowed import UNFORESEEN
@@ -50,8 +50,15 @@ class StepwiseGenerations(Protocol):
     def add(self, generation: Generation) -> None:
         """Let a generation wait. Raises AfinaError if it can never be computed."""
 
-    def step(self) -> Sequence[tuple[Generation, GeneratedText | AfinaError]]:
-        """Let waiting generations enter, add a token to each running one, and return those that have ended."""
+    def waits(self, generation: Generation) -> bool:
+        """Whether a generation waits, because there was no memory for it yet."""
+
+    def step(self, most: int | None = None) -> Sequence[tuple[Generation, GeneratedText | AfinaError]]:
+        """Let waiting generations enter, add a token to each running one, and return those that have ended.
+
+        Args:
+            most: About how many tokens of prompts are computed; the rest of longer prompts follows in later steps.
+        """
 
     def cancel(self, generation: Generation) -> None:
         """Drop a generation at the next step."""
@@ -75,10 +82,21 @@ class Computer(Protocol):
 
 
 class _Turn(NamedTuple):
-    """The works of one turn, which were taken at a time, with the token budget of that time."""
+    """The works of one turn, which were taken at a time.
+
+    Attributes:
+        now: the time.
+        budget: tokens of the turn.
+        room: tokens of prompts.
+        texts: texts of one forward pass.
+        prompts: texts to generate that begin.
+        late: works whose time is over.
+        ending: whether generations are given up.
+    """
 
     now: float
     budget: int
+    room: int
     texts: Sequence[Work]
     prompts: Sequence[Work]
     late: Sequence[Work]
@@ -213,7 +231,9 @@ class Batcher:
         if idle and due != 0.0 and not self._closing:
             return None
         budget, texts = line.budget(now), line.take(now, self.computer.opens)
-        prompts = line.take_prompts(now, budget - sum(one.due for one in texts))
+        room = max(LEAST, budget - sum(one.due for one in texts))
+        entering = {work.client for work in self._running.values() if work.is_silent}
+        prompts = line.take_prompts(now, room, entering)
         late = [one for one in (*texts, *prompts) if one.until <= now and one.taken == one.due]
         line.forget(late)
         texts, prompts = ([one for one in some if one not in late] for some in (texts, prompts))
@@ -229,7 +249,7 @@ class Batcher:
         ]
         if idle and not (late or texts or prompts):
             return None
-        return _Turn(now, budget, texts, prompts, late, self._giving_up)
+        return _Turn(now, budget, room, texts, prompts, late, self._giving_up)
 
     def _compute(self, turn: _Turn) -> None:
         batch = turn.texts
@@ -280,7 +300,7 @@ class Batcher:
         if not self._generating:
             return
         try:
-            ended = self.computer.generations.step()
+            ended = self.computer.generations.step(turn.room)
             self._stepped(now)
         except BaseException as error:  # noqa: BLE001 - the futures receive any error
             self._broken(error)
@@ -292,7 +312,8 @@ class Batcher:
 
     def _give_back(self, prompts: Sequence[Work]) -> None:
         """Put generations for which there was no memory back into the queue, where clients take turns."""
-        held = [work for work in self._running.values() if work in prompts and work.is_silent]
+        generations = self.computer.generations
+        held = [work for work in self._running.values() if work in prompts and generations.waits(work.generation)]
         for work in held:
             self._drop(work)
             work.begin_again()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from afina.errors import Overloaded
 from afina.server.line.work import GeneratedAnswer, Work
@@ -182,14 +182,16 @@ class FairQueue:
         """
         return self._taken(self._texts, now, self.budget(now), opens=opens)
 
-    def take_prompts(self, now: float, room: int | None = None) -> list[Work]:
+    def take_prompts(self, now: float, room: int | None = None, without: Collection[str] = ()) -> list[Work]:
         """Remove and return the next texts to generate: within the budget, but at least one if any waits.
 
         Args:
             now: the time.
             room: tokens of the budget that are left. None: all.
+            without: clients whose earlier texts are still read.
         """
-        return self._taken(self._prompts, now, self.budget(now) if room is None else room, PROMPTS)
+        left = self.budget(now) if room is None else room
+        return self._taken(self._prompts, now, left, PROMPTS, without=without)
 
     def _taken(
         self,
@@ -198,8 +200,9 @@ class FairQueue:
         left: int,
         most: int | None = None,
         opens: Callable[[Work], bool] = lambda item: True,
+        without: Collection[str] = (),
     ) -> list[Work]:
-        batch, clients = list[Work](), dict.fromkeys(lane)
+        batch, clients = list[Work](), dict.fromkeys(client for client in lane if client not in without)
         while clients and len(batch) != most:
             client = min(clients, key=lambda one: self._given[one])
             item = next(iter(lane[client]))
