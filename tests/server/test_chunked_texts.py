@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ def made(chunks: Chunks) -> Batcher:
     return Batcher(FairQueue(100, 40, 0.0, 10_000), chunks, clock=Clock(0.0))
 
 
-def text(client: str, tokens: int, *, divisible: bool = True) -> Work:
-    return Work(client=client, tokens=tokens, divisible=divisible, request_id=client)
+def text(client: str, tokens: int, reach: float | None = math.inf) -> Work:
+    return Work(client=client, tokens=tokens, reach=reach, request_id=client)
 
 
 def test_chunks_of_a_long_text_take_turns_with_others(made: Batcher, chunks: Chunks) -> None:
@@ -68,30 +69,34 @@ def test_chunks_of_a_long_text_take_turns_with_others(made: Batcher, chunks: Chu
     assert all(one.result(0) == "polite" for one in polite)
     while made.step():
         pass
-    assert chunks.batches[1:] == [
-        {"polite": 30},
-        {"polite": 30},
-        {"long": 40},
-        {"long": 40},
-        {"long": 40},
-        {"long": 30},
-    ]
+    assert chunks.batches[1:3] == [{"polite": 30}] * 2
+    assert chunks.batches[3:] == [{"long": 30}] * 5, "with a quarter less than a batch"
     assert (long.result(0), made.waiting) == ("long", (0, 0))
 
 
 def test_a_chunk_fills_what_others_leave_of_a_batch_unless_that_is_little(made: Batcher, chunks: Chunks) -> None:
     made.submit([text("long", 200)])
-    made.submit([text("other", 40 - LEAST)])
+    made.submit([text("other", 30 - LEAST)])
     made.step()
     made.step()
-    made.submit([text("other", 41 - LEAST)])
+    made.submit([text("other", 31 - LEAST)])
     made.step()
-    assert chunks.batches == [{"long": 40}, {"other": 40 - LEAST, "long": LEAST}, {"other": 41 - LEAST}]
+    assert chunks.batches == [{"long": 30}, {"other": 30 - LEAST, "long": LEAST}, {"other": 31 - LEAST}]
+
+
+def test_later_chunks_are_smaller_as_they_attend_to_more_tokens(made: Batcher, chunks: Chunks) -> None:
+    made.submit([text("long", 400, reach=100.0)])
+    while made.step():
+        pass
+    sizes = [one["long"] for one in chunks.batches]
+    assert (sizes[:3], sum(sizes)) == ([100, 50, 40], 400)
+    for place, size in enumerate(sizes[:-1]):
+        assert size * (1 + sum(sizes[:place]) / 100) == pytest.approx(100, rel=0.06)
 
 
 def test_a_text_that_is_hardly_too_long_or_cannot_be_divided_is_computed_whole(made: Batcher, chunks: Chunks) -> None:
     made.submit([text("a", 39 + LEAST)])
-    made.submit([text("b", 4000, divisible=False)])
+    made.submit([text("b", 4000, reach=None)])
     while made.step():
         pass
     assert chunks.batches == [{"a": 39 + LEAST}, {"b": 4000}]

@@ -341,7 +341,7 @@ def test_of_a_step_that_fails_with_a_shadow_the_others_begin_again(
     """Unless a token was heard: a client may have received the first ones, so it gets the error."""
     step = steps.step
 
-    def fails() -> Any:
+    def fails(most: int) -> Any:
         ended = step()
         if not any(one.encoded.text == "breaks" for one in steps.running):
             return ended

@@ -257,8 +257,12 @@ class ContinuousBatch:
 
     def _fill(self, most: int | None) -> list[tuple[int, Continuation | Exception]]:
         """Compute tokens of prompts that are not complete: prompts of one chunk together, and then other chunks."""
-        filling = self._filling
-        counts = shared_out([len(one.prompt) - one.filled for one in filling.values()], most)
+        filling, reach = self._filling, self._model.reach
+        left = [len(one.prompt) - one.filled for one in filling.values()]
+        counts = shared_out(left, most)
+        if most is not None:
+            shares = zip(left, counts, filling.values(), strict=True)
+            counts = [count and chunk_size(rest, count, one.filled, reach) for rest, count, one in shares]
         parts = {request: count for request, count in zip(filling, counts, strict=True) if count}
         whole = [request for request, count in parts.items() if count == len(filling[request].prompt)]
         chunked = {request: parts[request] for request in parts if request not in whole}
@@ -363,6 +367,22 @@ class ContinuousBatch:
             self._model.cache.leave(sequence)
         if self._memory is not None:
             self._memory.give_back(one.size, one.adapter)
+
+
+SMALLEST = 8
+"""Fewest tokens of a chunk of a text that has more."""
+
+
+def chunk_size(left: int, most: int, computed: int, reach: float) -> int:
+    """Return the number of tokens of a text's next chunk, which takes the time of `most` first tokens.
+
+    Args:
+        left: Number of the text's tokens that are not computed.
+        most: As above.
+        computed: Number of the text's tokens that are computed; each token of the chunk attends to them.
+        reach: As in `Classifier`.
+    """
+    return min(left, max(SMALLEST, int(most / (1 + computed / reach))))
 
 
 def shared_out(needs: Sequence[int], most: int | None) -> list[int]:

@@ -69,14 +69,16 @@ class NextTokenModel(ABC):
     Attributes:
         cache: The keys and values of the running sequences.
         longest: Most tokens of a sequence, virtual tokens included.
+        reach: As in `Classifier`.
         vocabulary: Number of tokens, whose ids are 0 to this number - 1.
 
     Args:
-        body: The model without its head.
+        model: The model.
         output_embedding: The layer that returns the logits.
     """
 
-    def __init__(self, body: Any, output_embedding: Any) -> None:
+    def __init__(self, model: Classifier, output_embedding: Any) -> None:
+        body, self.reach = model.body, model.reach
         self._readout, self._device = Readout(output_embedding), next(body.parameters()).device
         self.longest = int(body.config.max_position_embeddings)
         self.vocabulary = int(body.config.vocab_size)
@@ -189,7 +191,7 @@ class OwnNextTokenModel(NextTokenModel):
     """A language model in evaluation mode, with its method."""
 
     def __init__(self, model: Classifier) -> None:
-        super().__init__(model.body, output_embedding_of(model.model))
+        super().__init__(model, output_embedding_of(model.model))
         self._model = model
 
     def before(self, adapter: BatchedAdapter | None) -> int:
@@ -249,7 +251,7 @@ class MixedNextTokenModel(NextTokenModel):
     """
 
     def __init__(self, host: MixedBatchModel) -> None:
-        super().__init__(host.classifier.body, host.output_embedding)
+        super().__init__(host.classifier, host.output_embedding)
         self._host, self._stacks = host, LoraStacks()
 
     def before(self, adapter: BatchedAdapter | None) -> int:

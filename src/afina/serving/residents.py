@@ -65,7 +65,12 @@ class Resident(ReprCard, ABC):
     @property
     def takes_chunks(self) -> bool:
         """Whether a text can be computed in chunks, each of which continues the kept keys and values of the others."""
-        return False
+        return self.reach is not None
+
+    @property
+    def reach(self) -> float | None:
+        """`Classifier.reach`. None: a text cannot be computed in chunks."""
+        return None
 
     @cached_property
     def objective(self) -> Objective:
@@ -94,11 +99,12 @@ class SharedResident(Resident):
     offset: Tensor | None
 
     @property
-    def takes_chunks(self) -> bool:
+    def reach(self) -> float | None:
         """As in the base class."""
-        body, own = self.host.classifier.body, self.batched.pooled
-        entry = architecture_of(body)
-        return entry.takes_chunks(entry.pooling_of(body.config) if own is None else own.pooling)
+        classifier, own = self.host.classifier, self.batched.pooled
+        entry = architecture_of(classifier.body)
+        pooling = entry.pooling_of(classifier.body.config) if own is None else own.pooling
+        return classifier.reach if entry.takes_chunks(pooling) else None
 
     def answer(self, features: Tensor) -> np.ndarray:
         """Return outputs, float32 [N, width of the head], for features [N, width of the model]."""
@@ -118,9 +124,11 @@ class SeparateResident(Resident):
     predictor: Predictor
 
     @property
-    def takes_chunks(self) -> bool:
+    def reach(self) -> float | None:
         """As in the base class."""
-        return isinstance(self.predictor, ModelPredictor) and self.predictor.classifier.takes_chunks
+        if not isinstance(self.predictor, ModelPredictor) or not self.predictor.classifier.takes_chunks:
+            return None
+        return self.predictor.classifier.reach
 
 
 @dataclass(eq=False)

@@ -231,7 +231,8 @@ class Batcher:
         if idle and due != 0.0 and not self._closing:
             return None
         budget, texts = line.budget(now), line.take(now, self.computer.opens)
-        room = max(LEAST, budget - sum(one.due for one in texts))
+        left = budget - sum(one.cost(one.due) for one in texts)
+        room = max(LEAST, line.room_for_chunks(left, now))
         entering = {work.client for work in self._running.values() if work.is_silent}
         prompts = line.take_prompts(now, room, entering)
         late = [one for one in (*texts, *prompts) if one.until <= now and one.taken == one.due]

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from afina.errors import Overloaded
+from afina.inference.generation import chunk_size
 from afina.server.line.work import GeneratedAnswer, Work
 
 MEMORY = 30.0
@@ -158,6 +159,15 @@ class FairQueue:
             }
         return self.shared if len(self._seen) > 1 else self.most
 
+    def room_for_chunks(self, left: int, now: float) -> int:
+        """Return how many of the `left` tokens of a batch made now may be chunks.
+
+        While several clients are active, chunks leave a quarter of a batch free. So a text that arrives when a chunk
+        begins waits for less time than its own batch takes.
+        """
+        budget = self.budget(now)
+        return left if budget == self.most else left - budget // 4
+
     def due(self, now: float, *, expected: bool = True) -> float | None:
         """Return the seconds until the next works should be taken; None if none waits.
 
@@ -206,17 +216,18 @@ class FairQueue:
         while clients and len(batch) != most:
             client = min(clients, key=lambda one: self._given[one])
             item = next(iter(lane[client]))
-            count = _share(item, left, first=not batch)
+            count = _share(item, left, self.room_for_chunks(left, now), first=not batch)
             if not count:
                 break
             if count < item.left and not item.taken and not opens(item):
                 del clients[client]
                 continue
             self._floor = max(self._floor, min(self._given[one] for one in self._tokens))
-            self._given[client] += count
+            cost = item.cost(count)
+            self._given[client] += cost
             self._tokens[client] -= count
             self._speeds[client].leave(count, now)
-            left -= count
+            left -= cost
             item.due, item.taken = count, item.taken + count
             batch.append(item)
             if item.left:
@@ -280,16 +291,19 @@ class FairQueue:
             self._given = ahead | {one: self._given[one] for one in self._tokens}
 
 
-def _share(item: Work, left: int, *, first: bool) -> int:
+def _share(item: Work, left: int, room: int, *, first: bool) -> int:
     """Return the tokens of a work that a batch takes; 0: none.
 
     Args:
         item: the work.
         left: tokens that the batch has room for.
+        room: tokens of them for chunks.
         first: whether the batch is empty.
     """
-    if item.left <= left or (first and not item.divisible):
+    if item.reach is None:
+        return item.left if first or item.left <= left else 0
+    if not item.taken and item.left < left + (LEAST if first else 1):
         return item.left
-    if not item.divisible or (left < LEAST and not first):
+    if room < LEAST and not first:
         return 0
-    return item.left if first and item.left < left + LEAST else left
+    return chunk_size(item.left, room, item.taken, item.reach)

@@ -43,14 +43,14 @@ class Work:
         candidate: whether a shadow version computes this work, for nobody else.
         began: whether computing began before there is an outcome. Its tokens then count for the key's rate, also if
             nobody waits for the answer any more.
-        divisible: whether the work can be computed in chunks.
+        reach: as in `Classifier`. None: the work cannot be computed in chunks.
         taken: tokens that batches have taken.
         due: tokens that the last batch has taken.
     """
 
     client: str
     tokens: int
-    divisible: bool = False
+    reach: float | None = None
     taken: int = 0
     due: int = 0
     timeout: float = 30.0
@@ -64,6 +64,10 @@ class Work:
     def left(self) -> int:
         """Tokens that no batch has taken."""
         return self.tokens - self.taken
+
+    def cost(self, tokens: int) -> int:
+        """Return how many first tokens of a text take the time of the next `tokens`, which attend to those before."""
+        return tokens if self.reach is None else tokens + int(tokens * self.taken / self.reach)
 
     @property
     def until(self) -> float:
@@ -285,14 +289,14 @@ def works_of(
         return [work for index in range(len(asked.texts)) for work in _generated(asked, shadow, settings, index)]
     works: list[Work] = []
     for index, (encoded, count) in enumerate(zip(asked.encoded, asked.tokens, strict=True)):
-        row, divisible = SinglePass(asked.lease, encoded), asked.lease.resident().takes_chunks
+        row, resident = SinglePass(asked.lease, encoded), asked.lease.resident()
         given = {"client": asked.key.client, "timeout": settings.timeout, "request_id": request_id}
         if shadow is None:
-            works.append(PredictedAnswer(**given, tokens=count, row=row, divisible=divisible))
+            works.append(PredictedAnswer(**given, tokens=count, row=row, reach=resident.reach))
             continue
         other = asked.candidates[index]
-        if divisible and count > settings.shared_tokens:
-            works += _apart(PredictedAnswer(**given, tokens=count, row=row, divisible=True), shadow, other)
+        if resident.takes_chunks and count > settings.shared_tokens:
+            works += _apart(PredictedAnswer(**given, tokens=count, row=row, reach=resident.reach), shadow, other)
         else:
             riding = other if isinstance(other, AfinaError) else SinglePass(shadow.lease, other)
             works.append(PredictedAnswer(**given, tokens=2 * count, row=row, shadowed=ShadowedPass(shadow, riding)))
@@ -310,7 +314,7 @@ def _apart(work: PredictedAnswer, shadow: ShadowLease, encoded: EncodedText | Af
         work,
         tokens=tokens_of(encoded),
         row=SinglePass(shadow.lease, encoded),
-        divisible=shadow.lease.resident().takes_chunks,
+        reach=shadow.lease.resident().reach,
         candidate=True,
         future=Future(),
     )
