@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from afina import Backbone
 from afina.data.batch import pack
-from afina.inference.generation import ContinuousBatch, answers
+from afina.inference.generation import ContinuousBatch, answers, shared_out
 from afina.inference.next_token import OwnNextTokenModel
 from afina.inference.searches import Continuation
 from afina.methods import METHODS
@@ -325,3 +325,20 @@ def test_samples_follow_the_models_probabilities(gpt2: Backbone) -> None:
     assert set(np.nonzero(counts)[0]) <= set(kept[:inside])
     error = np.sqrt(expected * (1 - expected) / draws)
     assert (abs(counts[kept[:inside]] / draws - expected) < 5 * error + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("needs", "most", "shares"),
+    [
+        ([5, 100, 7], 30, [5, 18, 7]),
+        ([50, 100, 70], 30, [10, 10, 10]),
+        ([50, 100], 3, [2, 1]),
+        ([4, 2], None, [4, 2]),
+        ([4, 2], 100, [4, 2]),
+        ([], 10, []),
+    ],
+)
+def test_what_one_prompt_does_not_need_goes_to_the_others(
+    needs: list[int], most: int | None, shares: list[int]
+) -> None:
+    assert shared_out(needs, most) == shares

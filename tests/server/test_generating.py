@@ -13,7 +13,7 @@ import pytest
 from afina.errors import AfinaError, Busy, InvalidData
 from afina.models.decoding import Decoding
 from afina.server.line.computing import Batcher
-from afina.server.line.queue import FairQueue
+from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
 from afina.server.shadowed import RIDING, PendingComparison, ShadowLease, ShadowStatus
@@ -44,6 +44,7 @@ class Steps:
     dropped: list[str] = field(default_factory=list)
     breaks: Callable[[Generation], bool] = lambda generation: False
     bytes: int = 0
+    rooms: list[int | None] = field(default_factory=list)
 
     @property
     def active(self) -> int:
@@ -62,6 +63,7 @@ class Steps:
         return generation in self.held
 
     def step(self, most: int | None = None) -> list[tuple[Generation, GeneratedText | AfinaError]]:
+        self.rooms.append(most)
         while self.held and len(self.running) < self.room:
             self.running[entered := self.held.pop(0)] = 0
             self.entered.append(entered.encoded.text)
@@ -153,6 +155,15 @@ def test_a_generation_of_500_tokens_delays_a_text_of_another_client_by_at_most_a
         made.step()
     assert clock.now == pytest.approx(500 * STEP + 100 * TEXT)
     assert long.result(0).text == "novel!"
+
+
+def test_prompts_have_the_tokens_that_texts_leave_of_a_turn(made: Batcher, steps: Steps) -> None:
+    ask(made, "writes", "novel", 9)
+    made.step()
+    for tokens in (10, 39):
+        made.submit([Work(client="reads", tokens=tokens)])
+        made.step()
+    assert steps.rooms == [100, 40 - 10 - 40 // 4, LEAST], "alone; beside a text; and never none"
 
 
 def test_a_text_that_arrives_in_the_midst_of_a_step_is_computed_right_after_it(

@@ -70,6 +70,15 @@ def test_texts_to_generate_wait_apart_and_share_with_the_others() -> None:
     assert (made.tokens, made.texts, made.due(0.0)) == (0, 0, None)
 
 
+def test_a_client_whose_text_is_still_read_gets_no_other_begun() -> None:
+    made = line()
+    made.offer(prompts("long", 10, 10), SPEED)
+    made.offer(prompts("short", 10), SPEED)
+    assert works(made.take_prompts(0.0, 100, {"long"})) == ["short-p0"]
+    assert (made.take_prompts(0.0, 100, {"long"}), made.prompts) == ([], 2)
+    assert works(made.take_prompts(0.0, 100)) == ["long-p0", "long-p1"]
+
+
 def test_generated_tokens_count_for_a_clients_share() -> None:
     made = line(shared=10)
     made.offer(prompts("writes", 10), SPEED)

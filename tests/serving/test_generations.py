@@ -175,6 +175,61 @@ def test_any_mix_with_arrivals_and_cancellations_answers_as_each_adapter_alone(c
     assert generations.bytes == 0
 
 
+def test_a_long_prompt_is_computed_over_several_steps_and_a_short_one_does_not_wait_for_it(crowd: Crowd) -> None:
+    generations = crowd.engine.generations
+    with ExitStack() as stack:
+        for beams in (1, 3):
+            decoding = Decoding(max_new_tokens=3, beams=beams)
+            long = asked(crowd, stack, 0, " ".join(TEXTS)[:80], decoding=decoding)
+            short = asked(crowd, stack, 1, "the", decoding=decoding)
+            whole, reserved = driven_whole(crowd, [long, short]), crowd.engine._residents.reserved
+            for one in (long, short):
+                generations.add(one)
+            first: dict[Generation, int] = {}
+            found: dict[Generation, GeneratedText | AfinaError] = {}
+            step = 0
+            while generations.active:
+                found.update(generations.step(20))
+                assert not any(map(generations.waits, (long, short)))
+                for one in generations.tokens_of:
+                    first.setdefault(one, step)
+                assert long in found or generations.bytes > 0
+                step += 1
+            assert first[short] <= 1
+            assert first[long] >= len(long.encoded.tokens) // 20 - 1 > 1
+            assert [told(found[one]) for one in (long, short)] == [told(one) for one in whole]
+            assert (generations.bytes, crowd.engine._residents.reserved) == (0, reserved)
+
+
+def driven_whole(crowd: Crowd, given: Sequence[Generation]) -> list[GeneratedText | AfinaError]:
+    """The outcomes of generations whose prompts are computed whole."""
+    generations = crowd.engine._new_generations(ReservedMemory(crowd.engine._residents))
+    again = [replace(one) for one in given]
+    for one in again:
+        generations.add(one)
+    found = driven(generations)
+    return [found[one] for one in again]
+
+
+def told(outcome: GeneratedText | AfinaError) -> list[int]:
+    assert isinstance(outcome, GeneratedText)
+    return [int(token) for token in outcome.tokens]
+
+
+def test_an_unfinished_prompt_that_nobody_waits_for_frees_its_memory(crowd: Crowd) -> None:
+    generations = crowd.engine.generations
+    with ExitStack() as stack:
+        one = asked(crowd, stack, 0, " ".join(TEXTS)[:80])
+        reserved = crowd.engine._residents.reserved
+        generations.add(one)
+        generations.step(8)
+        assert generations.bytes > 0
+        assert crowd.engine._residents.reserved > reserved
+        generations.cancel(one)
+        assert generations.step(8) == []
+    assert (generations.active, generations.bytes, crowd.engine._residents.reserved) == (0, 0, reserved)
+
+
 def test_predict_answers_with_text_as_a_predictor_does(crowd: Crowd) -> None:
     texts = TEXTS[2:4]
     rows = [(one, text) for one in crowd.adapters for text in texts]
