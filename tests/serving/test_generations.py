@@ -133,10 +133,10 @@ def asked(crowd: Crowd, stack: ExitStack, which: int, text: str, **changes: Any)
     return Generation(lease, encoded, **given)
 
 
-def driven(generations: Generations) -> dict[Generation, GeneratedText | AfinaError]:
+def driven(generations: Generations, most: int | None = None) -> dict[Generation, GeneratedText | AfinaError]:
     found: dict[Generation, GeneratedText | AfinaError] = {}
     while generations.active:
-        found.update(generations.step())
+        found.update(generations.step(most))
     return found
 
 
@@ -312,8 +312,9 @@ def test_log_probabilities_are_those_of_the_raw_logits(crowd: Crowd) -> None:
         assert [each for step in heard for each in step.logprobs or ()] == outcome.logprobs
 
 
+@pytest.mark.parametrize("most", [None, 40])
 def test_log_probabilities_of_a_prompt_are_those_of_each_adapter_alone_beside_prompts_without_them(
-    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, most: int | None
 ) -> None:
     monkeypatch.setattr(next_token, "SLICE", 3)
     generations = crowd.engine.generations
@@ -324,7 +325,7 @@ def test_log_probabilities_of_a_prompt_are_those_of_each_adapter_alone_beside_pr
         }
         for each in made:
             generations.add(each)
-        found = driven(generations)
+        found = driven(generations, most)
         for each, which in made.items():
             outcome, prompt = found[each], each.encoded.tokens
             assert isinstance(outcome, GeneratedText)
