@@ -170,7 +170,7 @@ class Infer(Body):
     parameters: InferParameters | None = Field(None, description="options")
     inputs: Annotated[Array[Tensor], Field(min_length=1, max_length=2)] = Field(
         description="texts, and for pairs their second texts",
-        json_schema_extra={"contains": {"properties": {"name": {"const": TEXT}}}},
+        json_schema_extra={"contains": {"properties": {"name": about({"const": TEXT}, "the texts")}}},
     )
     outputs: Annotated[Array[Output], Field(min_length=1)] | None = Field(
         None, description="outputs to return; default: all"

@@ -98,7 +98,8 @@ _Tokens = Annotated[int, Field(ge=-1, json_schema_extra={"not": {"const": 0}}), 
 
 def _only(given: str, other: str) -> Shape:
     """Return the shape of a body with one of two fields."""
-    return {"required": [given], "properties": {given: {"type": ["string", "array"]}, other: NOTHING}}
+    some = about({"type": ["string", "array"]}, "what is classified")
+    return {"required": [given], "properties": {given: some, other: about(NOTHING, "left out")}}
 
 
 class Classify(Body):
