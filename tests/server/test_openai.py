@@ -10,16 +10,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
+import numpy as np
 import openai
 import pytest
+import torch
 from openai import OpenAI
 from pydantic import BaseModel
 
 from afina import Adapter, Backbone, Predictor
+from afina.data.batch import pack
 from afina.data.tokenize import Template
 from afina.errors import InvalidData
 from afina.inference import guides
 from afina.inference.answer_stream import TokenTexts
+from afina.inference.predictor import ModelPredictor
+from afina.server.http import openai_bodies
 from afina.server.http.openai_answers import WrittenAnswer
 from afina.server.receipts import Receipt
 from crowd import adapter
@@ -196,6 +201,101 @@ def test_what_changes_the_logits_gives_the_answer_of_the_adapter_alone(
     assert facts.model_dump(exclude_defaults=True) == {"max_new_tokens": 12, **decoding}
     usual = alone(served, "acme/told@1", PROMPT, max_new_tokens=12)
     assert choice.text != usual or name == "length"
+
+
+def test_prompts_of_token_ids_are_taken_as_they_are(served: Served, client: OpenAI) -> None:
+    words, texts = (
+        served.backbone.tokenizer,
+        [Template(TOLD["template"]).render(one) for one in (PROMPT, "a dull play")],
+    )
+    ids = [list(words(text)["input_ids"]) for text in texts]
+    raw = client.completions.create(model="acme/told", prompt=texts, extra_body={"template": False}, max_tokens=8)
+    found = client.completions.create(model="acme/told", prompt=ids, max_tokens=8)
+    assert [one.text for one in found.choices] == [one.text for one in raw.choices]
+    assert found.usage == raw.usage
+    alone = client.completions.with_raw_response.create(model="acme/told", prompt=ids[1], max_tokens=8)
+    assert alone.parse().choices[0].text == found.choices[1].text
+    facts = Receipt.parse(alone.headers["Afina-Receipt"]).generation
+    assert facts is not None
+    assert facts.prompt == "tokens"
+    streamed = client.completions.create(model="acme/told", prompt=ids[0], max_tokens=8, stream=True)
+    assert "".join(one.text for event in streamed for one in event.choices) == found.choices[0].text
+
+
+def logprobs_alone(served: Served, name: str, prompt: list[int]) -> torch.Tensor:
+    """Log-probabilities of the tokens after each token of a prompt but the last, by the adapter alone, [L - 1, V]."""
+    predictor = Predictor.of(served.adapters[name], served.backbone)
+    assert isinstance(predictor, ModelPredictor)
+    model = predictor.classifier.eval()
+    with torch.inference_mode():
+        rows = [np.array(prompt[:count]) for count in range(1, len(prompt))]
+        return model.answer(model.features(pack(rows))).log_softmax(-1)
+
+
+@pytest.mark.parametrize("logprobs", [0, 1, 5])
+@pytest.mark.parametrize("most", [0, 1, 4])
+def test_an_echoed_prompt_has_its_log_probabilities(served: Served, client: OpenAI, most: int, logprobs: int) -> None:
+    words = served.backbone.tokenizer
+    ids = [list(words(text)["input_ids"]) for text in (PROMPT, "What a warm ferry! Zoë")]
+    found = client.completions.create(
+        model="acme/told", prompt=ids, max_tokens=most, echo=True, logprobs=logprobs, temperature=0
+    )
+    plain = client.completions.create(model="acme/told", prompt=ids, max_tokens=max(most, 1), logprobs=logprobs)
+    assert found.usage is not None
+    assert found.usage.prompt_tokens == sum(map(len, ids))
+    assert most or not found.usage.completion_tokens
+    for choice, prompt, other in zip(found.choices, ids, plain.choices, strict=True):
+        said, rows = choice.logprobs, logprobs_alone(served, "acme/told@1", prompt)
+        assert said is not None
+        assert other.logprobs is not None
+        values, tops = said.token_logprobs or [], said.top_logprobs or []
+        answer = slice(0, most)
+        assert values[len(prompt) :] == pytest.approx((other.logprobs.token_logprobs or [])[answer], abs=1e-5)
+        assert (said.tokens or [])[len(prompt) :] == (other.logprobs.tokens or [])[answer]
+        assert values[0] is None
+        assert tops[0] is None
+        for row, token, value, top in zip(rows, prompt[1:], values[1:], tops[1:], strict=False):
+            assert value == pytest.approx(float(row[token]), abs=1e-4)
+            assert max(top.values()) == (pytest.approx(float(row.max()), abs=1e-4) if logprobs else value)
+            assert max(logprobs, 1) <= len(top) <= logprobs + 1
+        text = words.decode(prompt)
+        assert choice.text.startswith(text)
+        assert choice.text[len(text) :].strip() == (other.text if most else "")
+        offsets = said.text_offset or []
+        assert len(offsets) == len(said.tokens or []) == len(values) == len(tops)
+        assert offsets == sorted(offsets)
+        assert [choice.text[one:][:1] for one in offsets[:3]] == [token[:1] for token in (said.tokens or [])[:3]]
+
+
+def test_an_echoed_text_is_the_text_and_its_answer_continues_it(served: Served, client: OpenAI) -> None:
+    more = {"template": False, "echo": True}
+    found = client.completions.create(
+        model="acme/told", prompt="A warm ferry, Zoë", max_tokens=6, n=2, temperature=1, extra_body=more
+    )
+    assert [one.text.startswith("A warm ferry, Zoë") for one in found.choices] == [True, True]
+    assert [one.logprobs for one in found.choices] == [None, None]
+    ids = [list(served.backbone.tokenizer("A warm ferry, Zoë")["input_ids"])]
+    whole = client.completions.create(model="acme/told", prompt=ids, max_tokens=6, n=2, temperature=1, echo=True)
+    assert [one.text for one in whole.choices] == [one.text for one in found.choices]
+
+
+def test_an_echo_in_a_stream_or_with_too_many_log_probabilities_is_refused(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = {"model": "acme/told", "prompt": [[5, 6, 7]] * 4, "echo": True, "max_tokens": 1, "logprobs": 1}
+    refused = served.post("/v1/completions", {**asking, "stream": True})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "echo")
+    monkeypatch.setattr(openai_bodies, "ECHOED", 23)
+    refused = served.post("/v1/completions", asking)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "echo")
+    monkeypatch.setattr(openai_bodies, "ECHOED", 24)
+    assert served.post("/v1/completions", asking).status_code == 200
+
+
+def test_more_values_than_other_bodies_may_have_are_a_prompt_of_token_ids(served: Served) -> None:
+    many = {"model": "acme/told", "prompt": [[5] * 200] * 50, "max_tokens": 1}
+    assert served.post("/v1/completions", many).status_code == 200
+    assert served.post("/v1/completions", {**many, "prompt": [[5] * 1400] * 50}).status_code == 400
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -574,8 +674,17 @@ CHOICE = {"structured_outputs": {"choice": ["a"]}}
 @pytest.mark.parametrize(
     ("more", "code", "param"),
     [
-        ({"prompt": [1, 2, 3]}, "invalid", "prompt"),
-        ({"prompt": [[1, 2, 3]]}, "invalid", "prompt"),
+        ({"prompt": [1, 2, VOCABULARY]}, "invalid", "prompt"),
+        ({"prompt": [[1, 2], [VOCABULARY]]}, "invalid", "prompt"),
+        ({"prompt": [1, -2]}, "invalid", "prompt.1"),
+        ({"prompt": [1, 2**40]}, "invalid", "prompt.1"),
+        ({"prompt": [1, "a"]}, "invalid", "prompt.1"),
+        ({"prompt": [1, True]}, "invalid", "prompt.1"),
+        ({"prompt": [[1], []]}, "invalid", "prompt.1"),
+        ({"prompt": [[1]] * 65}, "invalid", "prompt"),
+        ({"prompt": [5] * 400}, "context_length_exceeded", "prompt"),
+        ({"prompt": [1, 2], "pair": "a"}, "invalid", "pair"),
+        ({"prompt": [1, 2], "template": True}, "invalid", "template"),
         ({"prompt": []}, "invalid", "prompt"),
         ({"prompt": ["a"] * 65}, "invalid", "prompt"),
         ({"prompt": ""}, "invalid", "prompt"),
@@ -600,11 +709,14 @@ CHOICE = {"structured_outputs": {"choice": ["a"]}}
         ({"min_p": 0.5}, "invalid", "min_p"),
         ({"seed": 2**70}, "invalid", "seed"),
         ({"stop": [""]}, "invalid", "stop"),
-        ({"stop": ["a"] * 10_000}, "invalid", None),
+        ({"stop": ["a"] * 70_000}, "invalid", None),
         ({"stop": ["a"] * 17}, "invalid", "stop"),
         ({"stop": "a" * 65}, "invalid", "stop"),
         ({"logprobs": 21}, "invalid", "logprobs"),
-        ({"echo": True}, "unsupported", "echo"),
+        ({"echo": True}, "invalid", "echo"),
+        ({"prompt": [1] * 60_000}, "context_length_exceeded", "prompt"),
+        ({"prompt": {"text": "a"}}, "invalid", "prompt"),
+        ({"prompt": [{}]}, "invalid", "prompt.0"),
         ({"best_of": 3}, "unsupported", "best_of"),
         ({"best_of": 1, "n": 2, "temperature": 1}, "unsupported", "best_of"),
         ({"stream_options": {"continuous_usage_stats": True}}, "invalid", "stream_options"),

@@ -14,6 +14,7 @@ from afina.models.decoding import Decoding
 from afina.server.receipts import GenerationFacts, Receipt, choice_seed
 from afina.server.replay import grammar_of, replayed
 from crowd import adapter
+from fakes import VOCABULARY
 from raises import raises
 from servers import TOLD, Served, probed, serving
 
@@ -92,6 +93,16 @@ def test_a_raw_prompt_is_computed_without_the_template(gpt2: Backbone, told: Ada
     inside = replayed(predictor, GenerationFacts.of(decoding), TEXT)
     whole = f"{TEXT}\nTold:"
     assert replayed(predictor, GenerationFacts.of(decoding, prompt="raw"), whole) == inside
+
+
+def test_a_prompt_of_token_ids_is_given_as_an_array(gpt2: Backbone, told: Adapter) -> None:
+    predictor, facts = Predictor.of(told, gpt2), GenerationFacts.of(Decoding(max_new_tokens=6), prompt="tokens")
+    ids = gpt2.tokenizer(f"{TEXT}\nTold:")["input_ids"]
+    inside = replayed(predictor, GenerationFacts.of(Decoding(max_new_tokens=6)), TEXT)
+    assert replayed(predictor, facts, json.dumps(ids)) == inside
+    for text in (TEXT, "[]", "{}", "5", "[-1]", '["a"]', "[true]", f"[{VOCABULARY}]"):
+        with raises(InvalidData, code="receipt.tokens-malformed"):
+            replayed(predictor, facts, text)
 
 
 CHAT = "{% for one in messages %}{{ one.content }}{% endfor %}{{ '\\nTold:' if add_generation_prompt }}"

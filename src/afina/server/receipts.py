@@ -24,15 +24,16 @@ from afina.schema import Frozen
 RECEIPT = "Afina-Receipt"
 """Header of an answer with its receipt."""
 
-Prompt = Literal["text", "raw", "chat"]
-"""How a text became a prompt: in the adapter's template, as it is, or as messages in the tokenizer's chat template."""
+Prompt = Literal["text", "raw", "chat", "tokens"]
+"""How a text became a prompt: in the adapter's template, as it is, as messages in the tokenizer's chat template, or as
+token ids."""
 
 PROMPTS: dict[str, Template | None] = {
     "text": None,
     "raw": Template("{text}"),
     "chat": Template("{text}", special_tokens=False),
 }
-"""Template of each way in which a text becomes a prompt. None: the adapter's own."""
+"""Template of each way in which a text, and not token ids, becomes a prompt. None: the adapter's own."""
 
 
 class GenerationFacts(Frozen):

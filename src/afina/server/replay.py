@@ -41,7 +41,7 @@ def replayed(
     Args:
         predictor: The adapter that answered, in the dtype of the receipt.
         facts: How the answer was generated. None: the answer is not a text.
-        text: The text of the request. For a chat: the array `messages` of the request, as JSON.
+        text: The text of the request. For a chat, or a prompt of token ids: the array of the request, as JSON.
         pair: The second text of a pair.
         stop: Stop strings of the request. None: the request had none of its own.
         choice: Number of the choice, from 0.
@@ -50,7 +50,7 @@ def replayed(
 
     Raises:
         Refused: The receipt does not match.
-        InvalidData: The text is not an array of messages.
+        InvalidData: The text is not an array of messages, or of token ids.
         AfinaError: Errors of the predictor and of the grammar.
     """
     pairs = None if pair is None else [pair]
@@ -79,9 +79,12 @@ def replayed(
     objective = predictor.objective.decoding_changed(**dict(decoding))
     tokenizer = predictor.backbone.tokenizer
     whole = rendered_chat(tokenizer, _messages(text)) if facts.prompt == "chat" else text
-    prompt = predictor.reading.encode([whole], pairs, template=PROMPTS[facts.prompt])
+    if facts.prompt == "tokens":
+        prompt = _tokens(text, predictor.backbone.vocabulary)
+    else:
+        prompt = predictor.reading.encode([whole], pairs, template=PROMPTS[facts.prompt])[0]
     guide = None if grammar is None else GuideMaker(tokenizer).prepare("", grammar)()
-    written = np.array([_written(predictor, prompt[0], decoding, guide)], dtype=object)
+    written = np.array([_written(predictor, prompt, decoding, guide)], dtype=object)
     return next(iter(objective.answers(Predictions(written))))
 
 
@@ -147,6 +150,21 @@ def _request(fields: Mapping[str, Any]) -> ChatRequest:
     if "input" in fields:
         return responses.chat_of(responses.ResponsesRequest.model_validate({**fields, "model": ""}))
     return ChatRequest.model_validate({**fields, "model": ""})
+
+
+def _tokens(text: str, size: int) -> np.ndarray:
+    """Return the token ids of a prompt, int32 [L]; `size`: that of the vocabulary. Raises InvalidData."""
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, list) or not given or not all(type(one) is int and 0 <= one < size for one in given):
+        raise InvalidData(
+            "the receipt is of a prompt of token ids, but the text is not an array of them as JSON. Give the array "
+            "`prompt` of the request, such as '[15496, 995]'.",
+            code="receipt.tokens-malformed",
+        )
+    return np.array(given, np.int32)
 
 
 def _messages(text: str) -> list[dict[str, str]]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from afina.data.readers.source import is_blank
 from afina.errors import AfinaError, InvalidData, InvalidStudy
 from afina.inference.reading import Truncation, takes_pairs
@@ -26,10 +28,17 @@ from afina.store.keys import Key
 
 
 class Text(NamedTuple):
-    """One text, or a pair of texts, as the client sent it."""
+    """One text, or a pair of texts, as the client sent it.
+
+    Attributes:
+        text: the text; empty if `tokens` are given.
+        pair: the second text of a pair. None: a single text.
+        tokens: a prompt as token ids, which is taken as it is. None: a text.
+    """
 
     text: str
     pair: str | None = None
+    tokens: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +53,8 @@ class GenerationOptions:
         make_guide: returns a new guide, which restricts the tokens of one answer. None: every token is allowed.
         guide: digest of what the guides follow, for the receipt.
         prompt_as: what a text is. "text": the text in the adapter's template. "raw": a prompt, taken as it is. "chat":
-            a rendered chat, which has its special tokens already.
+            a rendered chat, which has its special tokens already. "tokens": token ids.
+        echo: whether the log-probabilities of the prompt's tokens are reported too, if `logprobs` is given.
         heard: called with the number of an answer and its new tokens after each step, on the computing thread; must
             return at once. The answers of the first text have the numbers 0 to n - 1, and so on.
         longest: most new tokens if `decoding` names none. None: the adapter's or the server's number.
@@ -56,6 +66,7 @@ class GenerationOptions:
     make_guide: Callable[[], Guide] | None = None
     guide: str | None = None
     prompt_as: Prompt = "text"
+    echo: bool = False
     heard: Callable[[int, NewTokens], None] | None = None
     longest: int | None = None
 
@@ -176,6 +187,8 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
             most=settings.texts,
         )
     for number, text in enumerate(texts, start=1):
+        if text.tokens is not None:
+            continue
         name = "The text" if len(texts) == 1 else f"Text {number} of {len(texts)}"
         for part, where in ((text.text, name), (text.pair, f"The pair of {name.lower()}")):
             if part is None:
@@ -283,7 +296,8 @@ def most_tokens(texts: Sequence[Text], options: GenerationOptions | None, longes
         settings: the server's limits.
     """
     sizes = (
-        len(one.text.encode("utf-8", "replace")) + len((one.pair or "").encode("utf-8", "replace")) for one in texts
+        sum(len(part.encode("utf-8", "replace")) for part in (one.text, one.pair or "")) + len(one.tokens or ())
+        for one in texts
     )
     new = 0
     if options is not None:
@@ -335,6 +349,8 @@ class RequestEncoder:
         Raises:
             AfinaError: a text cannot be encoded.
         """
+        if prompt_as == "tokens":
+            return [self._from_tokens(resident, one.tokens or ()) for one in texts]
         found, total = list[EncodedText](), 0
         for some in _pieces(texts):
             given = [one.text for one in some], [one.pair for one in some]
@@ -348,6 +364,20 @@ class RequestEncoder:
             if most is not None and total > most:
                 break
         return found
+
+    def _from_tokens(self, resident: Resident, tokens: Sequence[int]) -> EncodedText:
+        """Return a prompt of token ids. Raises InvalidData for an id that is not in the vocabulary."""
+        size, largest = self._engine.backbone.vocabulary, max(tokens)
+        if largest >= size:
+            raise InvalidData(
+                f"token {largest:,} is not in the model's vocabulary, whose ids are 0 to {size - 1:,}. Give ids of the "
+                "model's own tokenizer.",
+                code="request.token-unknown",
+                found=largest,
+                vocabulary=size,
+            )
+        most = resident.reading.max_length if resident.reading is not None else len(tokens)
+        return EncodedText(np.array(tokens[:most], np.int32), len(tokens) > most, "")
 
 
 def tokens_of(encoded: EncodedText) -> int:

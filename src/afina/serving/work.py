@@ -6,7 +6,7 @@ A caller encodes each text once (`Engine.encode`), on any thread. The computing 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import NamedTuple, Self
 
@@ -190,3 +190,8 @@ class GeneratedText:
     truncated: bool
     prompt_tokens: int
     prompt_logprobs: list[TokenLogprobs] | None = None
+
+    def without_answer(self) -> Self:
+        """Return the same for a request that wants no token."""
+        logprobs = None if self.logprobs is None else self.logprobs[:0]
+        return replace(self, text="", tokens=self.tokens[:0], ended=False, logprobs=logprobs)

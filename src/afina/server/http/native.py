@@ -53,7 +53,9 @@ _GENERATION = record(
         "n": about(COUNT, "number of choices"),
         "stop": about(TEXT, "digest of the stop strings"),
         "guide": about(TEXT, "digest of the grammar that the answer had to follow"),
-        "prompt": about(one_of("raw", "chat"), "how the text became the prompt, if not by the adapter's template"),
+        "prompt": about(
+            one_of("raw", "chat", "tokens"), "how the text became the prompt, if not by the adapter's template"
+        ),
     },
     *("beams", "length_penalty", "no_repeat_ngram", "temperature", "top_p", "top_k", "seed", "n", "stop", "guide"),
     *("min_p", "stop_token_ids", "ignore_eos", "min_new_tokens", "presence_penalty", "frequency_penalty"),

@@ -22,7 +22,7 @@ from afina.models.objective import Objective
 from afina.server.core import Core
 from afina.server.http import openai_answers, openai_bodies, responses, responses_answers
 from afina.server.http.errors import Refusal
-from afina.server.http.openai_answers import AnswerHead, ChatFormat, CompletionFormat, OpenAIFormat
+from afina.server.http.openai_answers import AnswerHead, ChatFormat, CompletionFormat, EchoedPrompt, OpenAIFormat
 from afina.server.http.openai_bodies import ChatRequest, CompletionRequest
 from afina.server.http.openai_stream import EventStream, NewTokenQueue, PendingAnswers
 from afina.server.http.request_pool import body_of, core_of, key_of, pool_of
@@ -145,9 +145,11 @@ async def _computed(
             )
         while not pending.done:
             await pending.next()
-        outcomes = [pending.outcome(number) for number in range(len(pending.futures))]
+        outcomes, usage = [pending.outcome(number) for number in range(len(pending.futures))], pending.usage()
+        if body.max_tokens == 0:
+            outcomes, usage = [one.without_answer() for one in outcomes], pending.usage_with(0)
         assert asked.decoding is not None
-        return JSONResponse(written.response(outcomes, asked.decoding, pending.usage()), headers=headers)
+        return JSONResponse(written.response(outcomes, asked.decoding, usage), headers=headers)
     finally:
         if not begun:
             pending.close()
@@ -164,7 +166,12 @@ def _format_of(
     assert asked.decoding is not None
     reports = asked.generation.logprobs is not None
     if isinstance(body, CompletionRequest):
-        return CompletionFormat(head, texts, reports=reports)
+        prompts = [
+            EchoedPrompt(encoded.tokens.tolist(), None if one.tokens is not None else one.text)
+            for one, encoded in zip(asked.texts, asked.encoded, strict=True)
+        ]
+        echoed = prompts if body.echo else ()
+        return CompletionFormat(head, texts, reports=reports, prompts=echoed, n=asked.generation.n)
     function = openai_bodies.function_of(body)
     name = None if function is None else function.name
     if response is None:
@@ -188,14 +195,16 @@ def _options(
     except NotFound as error:
         raise Refusal(400, "unsupported", str(error)) from None
     decoding = openai_bodies.decoding_changes(body, guided=grammar is not None)
-    raw = isinstance(body, CompletionRequest) and body.template is False
+    if isinstance(body, CompletionRequest):
+        openai_bodies.check_echo(body)
     return GenerationOptions(
         decoding=decoding,
         n=number,
         logprobs=logprobs,
         guide=None if grammar is None else grammar.digest,
         make_guide=None if grammar is None else tools.guides.prepare(key.client, grammar),
-        prompt_as="chat" if isinstance(body, ChatRequest) else "raw" if raw else "text",
+        prompt_as="chat" if isinstance(body, ChatRequest) else openai_bodies.prompt_of(body),
+        echo=isinstance(body, CompletionRequest) and bool(body.echo),
         heard=None if new is None else new.put,
     )
 
@@ -212,6 +221,11 @@ def _check(asked: AcceptedRequest, options: GenerationOptions) -> None:
     if options.prompt_as != "text" and any(one.truncated for one in asked.encoded):
         field = "messages" if options.prompt_as == "chat" else "prompt"
         raise Refusal(400, "context_length_exceeded", f"`{field}`: more tokens than the model reads. Send less.")
+    if options.echo and options.logprobs is not None:
+        values = options.n * sum(len(one.tokens) for one in asked.encoded) * (1 + options.logprobs)
+        if values > openai_bodies.ECHOED:
+            message = f"{values:,} log-probabilities of the prompts, expected at most {openai_bodies.ECHOED:,}"
+            raise Refusal(400, "invalid", f"`echo`: {message}. Send fewer prompts, or ask for fewer `logprobs`.")
     if options.prompt_as == "chat":
         _check_chat(asked.objective, asked.manifest.template)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -44,12 +45,18 @@ _FINISH = about(one_of("stop", "length"), _BY)
 _CHAT_FINISH = about(one_of("stop", "length", "tool_calls"), f"{_BY}; tool_calls: a call that has ended")
 _LOGPROBS = record(
     {
-        "tokens": about(array(TEXT), "the tokens of the answer, the end token included"),
-        "token_logprobs": about(array(NUMBER), "the log-probability of each token, before temperature and top-p"),
-        "top_logprobs": about(
-            array(by_name(NUMBER)), "for each token, log-probabilities of the most probable tokens and of the token"
+        "tokens": about(
+            array(TEXT), "the tokens of the answer, the end token included; with `echo`, first the prompt's"
         ),
-        "text_offset": about(array(COUNT), "characters of the answer before each token"),
+        "token_logprobs": about(
+            array(either(NUMBER, NOTHING)),
+            "the log-probability of each token, before temperature and top-p; null for the first token of a prompt",
+        ),
+        "top_logprobs": about(
+            array(either(by_name(NUMBER), NOTHING)),
+            "for each token, log-probabilities of the most probable tokens and of the token",
+        ),
+        "text_offset": about(array(COUNT), "characters of the text before each token"),
     }
 )
 _TOKEN = {
@@ -152,11 +159,24 @@ def describe_route(*given: Any, **more: Any) -> dict[str, Any]:
 
 
 class ReportedToken(NamedTuple):
-    """A token with its log-probability. `offset`: characters of the answer before it."""
+    """A token with its log-probability.
+
+    Attributes:
+        token: the token.
+        logprobs: its log-probabilities. None: the first token of a prompt has none.
+        offset: characters of the answer before it.
+    """
 
     token: int
-    logprobs: TokenLogprobs
+    logprobs: TokenLogprobs | None
     offset: int
+
+
+class EchoedPrompt(NamedTuple):
+    """A prompt that is returned before its answers. `text`: None for a prompt of token ids."""
+
+    tokens: Sequence[int]
+    text: str | None
 
 
 @dataclass(eq=False)
@@ -236,7 +256,9 @@ class OpenAIFormat(ABC):
             if self.reports:
                 answer.end(outcome)
             finish = "stop" if outcome.ended else "length"
-            choices.append(self._choice(index, outcome.text, self._logprobs(answer.take_reported()), finish))
+            before, reported = self._before(index, outcome)
+            reported += [one._replace(offset=one.offset + len(before)) for one in answer.take_reported()]
+            choices.append(self._choice(index, before + outcome.text, self._logprobs(reported), finish))
         return {**self._head(self.whole), "choices": choices, "usage": usage}
 
     def events(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> Iterator[dict[str, Any]]:
@@ -255,6 +277,10 @@ class OpenAIFormat(ABC):
     def encoded(self, event: dict[str, Any]) -> bytes:
         """Return an event as it is sent."""
         return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
+
+    def _before(self, index: int, outcome: GeneratedText) -> tuple[str, list[ReportedToken]]:
+        """Return the text before an answer, and its tokens with log-probabilities."""
+        return "", []
 
     def _head(self, kind: str) -> dict[str, Any]:
         head = self.head
@@ -280,18 +306,52 @@ class OpenAIFormat(ABC):
 
 
 class CompletionFormat(OpenAIFormat):
-    """Responses of `/v1/completions`."""
+    """Responses of `/v1/completions`.
+
+    Args:
+        head: the fields at the beginning.
+        texts: texts of tokens.
+        reports: whether log-probabilities are written.
+        prompts: prompts that are returned before their answers. Empty: they are not returned.
+        n: number of answers to each prompt.
+    """
 
     prefix = "cmpl"
     whole = part = "text_completion"
+
+    def __init__(
+        self, head: AnswerHead, texts: TokenTexts, *, reports: bool, prompts: Sequence[EchoedPrompt] = (), n: int = 1
+    ) -> None:
+        super().__init__(head, texts, reports=reports)
+        self._prompts, self._n = prompts, n
+
+    def _before(self, index: int, outcome: GeneratedText) -> tuple[str, list[ReportedToken]]:
+        """Return an echoed prompt with the whitespace that was removed from the beginning of the answer."""
+        if not self._prompts:
+            return "", []
+        prompt = self._prompts[index // self._n]
+        hidden = self.texts.special if prompt.text is not None else ()
+        pieces, offsets, text = codecs.getincrementaldecoder("utf-8")("replace"), list[int](), ""
+        for token in prompt.tokens:
+            offsets.append(len(text))
+            text += pieces.decode(b"" if token in hidden else self.texts.bytes_of(token))
+        whole = text + pieces.decode(b"", final=True) if prompt.text is None else prompt.text
+        reported: list[ReportedToken] = []
+        if outcome.prompt_logprobs is not None:
+            tokens = zip(prompt.tokens, [None, *outcome.prompt_logprobs], offsets, strict=True)
+            reported = [ReportedToken(token, one, min(offset, len(whole))) for token, one, offset in tokens]
+        answer = b"".join(self.texts.bytes_of(token) for token in outcome.tokens.tolist()).decode(errors="replace")
+        return whole + answer[: len(answer) - len(answer.lstrip())], reported
 
     def _reported(self, reported: Sequence[ReportedToken]) -> dict[str, Any]:
         shown = self.texts.shown
         return {
             "tokens": [shown(one.token) for one in reported],
-            "token_logprobs": [max(one.logprobs.chosen, LEAST) for one in reported],
+            "token_logprobs": [None if one.logprobs is None else max(one.logprobs.chosen, LEAST) for one in reported],
             "top_logprobs": [
-                {
+                None
+                if one.logprobs is None
+                else {
                     shown(token): max(value, LEAST)
                     for token, value in [(one.token, one.logprobs.chosen), *reversed(one.logprobs.top)]
                 }
@@ -334,6 +394,7 @@ class ChatFormat(OpenAIFormat):
     def _reported(self, reported: Sequence[ReportedToken]) -> dict[str, Any]:
         content = []
         for one in reported:
+            assert one.logprobs is not None
             top = [self._token(token, value) for token, value in one.logprobs.top]
             content.append({**self._token(one.token, one.logprobs.chosen), "top_logprobs": top})
         return {"content": content, "refusal": None}

@@ -7,9 +7,9 @@ value null is as one that is left out. This module does not know how answers are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from afina.errors import InvalidData
@@ -19,6 +19,7 @@ from afina.server.http import tools
 from afina.server.http.errors import Refusal
 from afina.server.http.schemas import Array, Strict, without_nulls
 from afina.server.http.tools import Function, Tools
+from afina.server.receipts import Prompt
 from afina.server.requests import Text
 
 PROMPTS, ANSWERS = 64, 64
@@ -32,6 +33,9 @@ STOPS, STOP_CHARACTERS = 16, 64
 
 BIASES = 128
 """Most tokens with a bias. The receipt of an answer, a header, has all of them."""
+
+ECHOED = 1 << 17
+"""Most log-probabilities of the prompts of a request. Each takes a few hundred bytes in memory and in the response."""
 
 ALTERNATIVES = 20
 """Most log-probabilities of alternatives at each token."""
@@ -209,22 +213,43 @@ class Generate(Unused):
     response_format: ResponseFormat | None = Field(None, description="the format of the answers")
 
 
-def _no_token_ids(given: Any) -> Any:
-    """Refuse a prompt of token ids."""
-    first = given[0] if isinstance(given, list) and given else None
-    if isinstance(first, int | list):
-        raise PydanticCustomError("token_ids", "token ids are not supported. Send the text itself")
-    return given
+TokenIds = Annotated[Array[TokenId], Field(min_length=1)]
+"""A prompt as token ids."""
+
+
+def _form_of(prompt: Any) -> str:
+    """Return which form a prompt has, by its first element."""
+    if isinstance(prompt, str):
+        return "<text>"
+    first = prompt[0] if prompt else ""
+    return "<tokens>" if type(first) is int else "<arrays of tokens>" if isinstance(first, list) else "<texts>"
+
+
+def _text_or_array(prompt: Any) -> Any:
+    if not isinstance(prompt, str | list):
+        raise PydanticCustomError("text_or_array_type", "expected a string or an array")
+    return prompt
 
 
 class CompletionRequest(Generate):
     """A request of OpenAI's completions API."""
 
+    most_values: ClassVar[int] = 1 << 16
+    """64 prompts of 1,000 token ids."""
+
     prompt: Annotated[
-        str | Annotated[Array[str], Field(min_length=1, max_length=PROMPTS)], BeforeValidator(_no_token_ids)
+        Annotated[str, Tag("<text>")]
+        | Annotated[Array[str], Field(min_length=1, max_length=PROMPTS), Tag("<texts>")]
+        | Annotated[TokenIds, Tag("<tokens>")]
+        | Annotated[Array[TokenIds], Field(min_length=1, max_length=PROMPTS), Tag("<arrays of tokens>")],
+        Discriminator(_form_of),
+        BeforeValidator(_text_or_array),
     ] = Field(
         description=f"the text that the model reads, or up to {PROMPTS} texts with an answer each. The model's "
-        "template is put around it"
+        f"template is put around it. Or token ids, which are taken as they are: one prompt, or up to {PROMPTS} arrays"
+    )
+    max_tokens: int | None = Field(
+        None, ge=0, description=f"most tokens of an answer; 0: none, with `echo` only. {_SETTING}"
     )
     pair: str | None = Field(
         None, description="second part of a single prompt, for a model that reads pairs of texts (an addition of afina)"
@@ -238,7 +263,11 @@ class CompletionRequest(Generate):
         le=ALTERNATIVES,
         description="log-probabilities of the tokens, and of this number of most probable tokens in their place",
     )
-    echo: Literal[False] | None = Field(None, description="not supported: only false")
+    echo: bool | None = Field(
+        None,
+        description="true: the prompt is returned before the answer, with its log-probabilities if `logprobs` is "
+        "given. For token ids, or with `template` false; without `stream`",
+    )
     best_of: int | None = Field(None, ge=1, le=ANSWERS, description="not supported: only the same number as `n`")
     suffix: Literal[""] | None = Field(None, description="not supported: only the empty text")
 
@@ -373,12 +402,38 @@ class ChatRequest(Generate, Tools):
 
 
 def completion_texts(body: CompletionRequest) -> Sequence[Text]:
-    """Return the texts of a request. Raises Refusal."""
+    """Return the texts of a request, or its prompts of token ids. Raises Refusal."""
     if isinstance(body.prompt, str):
         return [Text(body.prompt, body.pair)]
     if body.pair is not None:
-        raise Refusal(400, "invalid", "`pair`: needs a single prompt, not an array.")
-    return [Text(one) for one in body.prompt]
+        raise Refusal(400, "invalid", "`pair`: needs a single prompt that is a text, not an array.")
+    if prompt_of(body) == "tokens" and body.template:
+        raise Refusal(400, "invalid", "`template`: token ids are taken as they are. Leave `template` out.")
+    one_prompt = [one for one in body.prompt if isinstance(one, int)]
+    if one_prompt:
+        return [Text("", tokens=one_prompt)]
+    many = [one for one in body.prompt if not isinstance(one, int)]
+    return [Text(one) if isinstance(one, str) else Text("", tokens=one) for one in many]
+
+
+def prompt_of(body: CompletionRequest) -> Prompt:
+    """Return what the prompts of a request are."""
+    if isinstance(body.prompt, str) or isinstance(body.prompt[0], str):
+        return "raw" if body.template is False else "text"
+    return "tokens"
+
+
+def check_echo(body: CompletionRequest) -> None:
+    """Raise Refusal if a request asks for what `echo` does not have."""
+    if not body.echo:
+        if body.max_tokens == 0:
+            raise Refusal(400, "invalid", "`max_tokens`: found 0, expected at least 1. Only `echo` allows 0.")
+        return
+    if prompt_of(body) == "text":
+        message = "the adapter's template would be part of the prompt. Send token ids, or `template` false."
+        raise Refusal(400, "invalid", f"`echo`: {message}")
+    if body.stream:
+        raise Refusal(400, "unsupported", "`echo`: not available in a stream. Leave `stream` out.")
 
 
 def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusal:
@@ -388,6 +443,7 @@ def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusa
     form = form if function_of(body) is None else "tools"
     fields = {
         "request.text-invalid": text,
+        "request.token-unknown": text,
         "request.texts-count": text,
         "generation.prompt-too-long": text,
         "data.pairs-mismatch": "pair",
@@ -464,7 +520,7 @@ def decoding_changes(body: CompletionRequest | ChatRequest, *, guided: bool) -> 
         )
     biases = body.logit_bias
     found = {
-        "max_new_tokens": next(iter(given), None),
+        "max_new_tokens": max(given.pop(), 1) if given else None,  # with `echo`, 0 leaves the answer out
         "stop": stop,
         "top_k": None if body.top_k is None else max(body.top_k, 0),
         "stop_token_ids": None if body.stop_token_ids is None else tuple(body.stop_token_ids),

@@ -339,6 +339,7 @@ def _generated(
             None if candidate else options.logprobs,
             None if options.make_guide is None else options.make_guide(),
             None if candidate or options.heard is None else partial(options.heard, index * options.n + choice),
+            options.logprobs if options.echo and not candidate else None,
         )
         return GeneratedAnswer(
             client=asked.key.client,
