@@ -119,6 +119,11 @@ def test_guides_of_a_grammar_are_independent() -> None:
     assert (first.finished, second.finished) == (True, False)
 
 
+@pytest.mark.parametrize("pattern", [r"(\w+ ){1,20}\w+", r"(.+\n){1,5}", r"[A-Za-z0-9 ,.]{1,1000}", r"(\w+\s){3,30}"])
+def test_a_usual_regular_expression_is_not_too_costly(pattern: str) -> None:
+    assert not made(Grammar.of_regex(pattern))().finished
+
+
 def test_a_token_that_is_not_allowed_is_an_error() -> None:
     with raises(InvalidData, code="request.grammar-costly"):
         made(Grammar.of_choices(["yes"]))().accept(WORDS("n")["input_ids"][0])

@@ -44,7 +44,7 @@ TRIAL_SECONDS, TRIAL_BYTES, TRIAL_WAIT = 1, 1 << 30, 20.0
 STEP_SECONDS = 0.1
 """Processor seconds that one step of an answer may take. A slower answer ends with an error."""
 
-REHEARSED, REHEARSED_SECONDS = 64, 0.5
+REHEARSED, REHEARSED_SECONDS = 128, 0.5
 """Limits of the rehearsal: tokens, and processor seconds."""
 
 _REMEMBERED = 1024
@@ -186,6 +186,8 @@ class GuideMaker:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._opened: LLTokenizer | None = None
+        self._ascii = np.zeros(0, bool)
+        """By token: whether its text is ASCII."""
         self._opening = threading.Lock()
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._tried: OrderedDict[str, None] = OrderedDict()
@@ -203,16 +205,21 @@ class GuideMaker:
             tried = grammar.digest in self._tried
             if not tried and (problem := _trial(grammar)) is not None:
                 raise _invalid(problem)
-            made = LLMatcher(self._vocabulary(), grammar.source, log_level=0, limits=LLParserLimits(**_LIMITS))
+            vocabulary, limits = self._vocabulary(), LLParserLimits(**_LIMITS)
+            made = LLMatcher(vocabulary, grammar.source, log_level=0, limits=limits)
             if made.is_error():
                 raise _invalid(_in_short(made.get_error()))
-            if not tried:
-                self._rehearse(made.deep_copy())
+            if not tried:  # not by a copy, because copies share what they may spend
+                self._rehearse(LLMatcher(vocabulary, grammar.source, log_level=0, limits=limits))
                 self._remember(grammar)
         return lambda: TokenGuide(made.deep_copy())
 
     def _rehearse(self, matcher: LLMatcher) -> None:
-        """Raise InvalidData if the first tokens of a random answer exceed a limit, as those of any answer might."""
+        """Raise InvalidData if the first tokens of a random answer exceed a limit, as those of any answer might.
+
+        The answer has tokens of ASCII where the grammar allows some: a model seldom writes parts of many alphabets, and
+        a grammar that is too costly for them alone is of use.
+        """
         draw, end, number = np.random.default_rng(0), self._tokenizer.eos_token_id, 0
         until = meter.processor_seconds() + REHEARSED_SECONDS
         while number < REHEARSED and meter.processor_seconds() < until:
@@ -221,7 +228,8 @@ class GuideMaker:
             inner = allowed[allowed != end]
             if matcher.is_stopped() or not len(inner):
                 break
-            matcher.consume_token(int(draw.choice(inner)))
+            plain = inner[self._ascii[inner]]
+            matcher.consume_token(int(draw.choice(plain if len(plain) else inner)))
             number += 1
         if matcher.is_error():
             why = _in_short(matcher.get_error())
@@ -239,7 +247,11 @@ class GuideMaker:
             if self._opened is None:
                 inner = self._tokenizer.backend_tokenizer.to_str()  # takes about a second for a large vocabulary
                 plain = json.dumps({**json.loads(inner), "truncation": None, "padding": None})
-                self._opened = LLTokenizer(plain, eos_token=self._tokenizer.eos_token_id)
+                self._opened = opened = LLTokenizer(plain, eos_token=self._tokenizer.eos_token_id)
+                tokens = range(opened.vocab_size + 32)  # as many as a mask has, or more
+                self._ascii = np.array(
+                    [one < opened.vocab_size and opened.decode_str([one]).isascii() for one in tokens]
+                )
             return self._opened
 
 
