@@ -402,6 +402,40 @@ def test_the_limit_of_a_body_is_that_of_the_replicas_and_the_highest_of_them_dur
     assert [one.body for one in serve.handed] == [body]
 
 
+@pytest.mark.parametrize("count", [1, 1000])
+def test_large_headers_reach_no_replica(count: int) -> None:
+    headers = [(f"x-{number}".encode(), b"a" * (proxy.HEAD_BYTES // count)) for number in range(count)]
+    serve = FakeServe([accepts])
+    for path in ("/predict", "/bulk"):
+        found = ask(serve, path, headers=headers)
+        assert (found.status, found.headers[b"afina-error"]) == (431, b"too_large")
+    assert serve.handed == []
+
+
+def test_a_path_that_no_replica_can_get_is_refused_at_once() -> None:
+    serve = FakeServe([serve_itself])
+    assert ask(serve, "*", b"", "OPTIONS").status == 400
+    assert serve.handed == []
+
+
+def test_only_two_paths_of_serve_bypass_the_middleware() -> None:
+    """Else a client could control Serve by the headers of a request for any path that begins likewise."""
+    mine = [(b"x-request-id", b"mine"), (b"x-request-timeout-seconds", b"0.001")]
+    serve = FakeServe([accepts])
+    ask(serve, "/-/predict", b"", "GET", headers=mine)
+    assert set(serve.handed[0].headers) == {answers.ID}
+    assert serve.handed[0].headers[answers.ID] != b"mine"
+    bypassed = list[str]()
+
+    async def serves(scope: Scope, receive: Receive, send: Send) -> None:
+        bypassed.append(scope["path"])
+        assert affinity.PROXY.requests == {}
+
+    for path in ("/-/healthz", "/-/routes"):
+        ask(serves, path, b"", "GET")
+    assert bypassed == ["/-/healthz", "/-/routes"]
+
+
 def test_bodies_that_are_still_arriving_count_as_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that many slow bodies take no more memory than a few quick ones."""
     monkeypatch.setattr(proxy, "BUFFERED", 250)

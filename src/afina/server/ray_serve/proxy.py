@@ -30,6 +30,9 @@ from afina.server.ray_serve.line_window import LineWindow
 CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "afina.server.ray_serve.proxy.middlewares"}
 """Environment variable of Serve's proxies: the function that returns their middleware."""
 
+HEAD_BYTES = 16 << 10
+"""Bytes of the names and values of a request's headers, as in the server without Ray."""
+
 BUFFERED = 256 << 20
 """Bytes of all bodies that a proxy keeps at a time."""
 
@@ -44,6 +47,9 @@ TRIES, PAUSE = 4, 0.1
 
 ASKING, ASKING_READY = 5.0, 0.9
 """Most seconds for the answer of one replica to a request that all replicas get: metrics and counts, readiness."""
+
+SERVE = frozenset({"/-/healthz", "/-/routes"})
+"""Serve's own paths. All other requests are handled here, so that their headers cannot control Serve."""
 
 STREAMED = "/bulk"
 LIVE = frozenset({"/health/live", "/v2/health/live"})
@@ -153,16 +159,19 @@ class RepeatingProxy:
         self._buffered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection. WebSockets are not supported. Paths below `/-/` are Serve's own."""
+        """Handle one ASGI connection. WebSockets are not supported."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
-        elif scope["type"] != "http" or scope["path"].startswith("/-/"):
+        elif scope["type"] != "http" or scope["path"] in SERVE:
             await self._app(scope, receive, send)
         else:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, reads = scope["path"], scope["method"] in (HTTPMethod.GET, HTTPMethod.HEAD)
+        if (wrong := _wrong_head(scope)) is not None:
+            await wrong(scope, receive, send)
+            return
         if path == STREAMED and not reads:
             await self._stream(scope, receive, send)
             return
@@ -345,6 +354,16 @@ def _shadows(path: str, good: Mapping[str, Collected], names: Sequence[str]) -> 
     if counts is None:
         return answers.unavailable(path, "the replicas compare different versions at the moment. Try again.")
     return JSONResponse(counts, headers=answers.ALWAYS)
+
+
+def _wrong_head(scope: Scope) -> Response | None:
+    """Return the answer to a request with large headers, or with a path that Serve does not hand to replicas."""
+    path = scope["path"]
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
+        return answers.refusal(path, 431, "too_large", f"the headers may have at most {HEAD_BYTES:,} bytes.")
+    if not path.startswith("/"):
+        return answers.refusal(path, 400, "invalid", "the path must begin with a slash.")
+    return None
 
 
 def _scope(scope: Scope, request: str) -> Scope:
