@@ -828,6 +828,7 @@ def test_a_chat_that_is_wrong_is_refused_in_openais_words(
         ({"max_tokens": 10**9}, "`max_tokens`: 1,000,000,000. This server allows at most 200."),
         ({"temprature": 0}, "`temprature`: this server has no such field. Leave it out."),
         ({"use_beam_search": True}, "`use_beam_search`: found true, expected false."),
+        ({"top_p": 0.5}, "`top_p` 0.5: has no effect without a temperature above 0. Give another value."),
     ],
     ids=lambda value: repr(value)[:50],
 )  # fmt: skip

@@ -459,7 +459,8 @@ def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusa
     if "option" in error.fields:
         field = _field(body, str(error.fields["option"]))
         message = message.replace("max_new_tokens", _field(body, "max_new_tokens")).replace("min_new_", "min_")
-    return Refusal(400, kind, message if field is None else f"`{field}`: {message}")
+    named = field is None or message.startswith(f"`{field}`")
+    return Refusal(400, kind, message if named else f"`{field}`: {message}")
 
 
 def _field(body: CompletionRequest | ChatRequest, option: str) -> str:

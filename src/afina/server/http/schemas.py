@@ -113,6 +113,7 @@ _EXPECTED: Mapping[str, str] = {
     "greater_than": "more than {gt}",
     "less_than_equal": "at most {le}",
     "less_than": "less than {lt}",
+    "string_pattern_mismatch": "a text of the form {pattern}",
     "string_too_long": "at most {max_length} characters",
     "string_too_short": "at least {min_length} characters",
 }
