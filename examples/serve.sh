@@ -70,7 +70,7 @@ fi
 
 for client in acme bolt; do
     key="$OUT/$client.key"
-    [[ -s "$key" ]] || (umask 077 && afina keys create "$client" > "$key")
+    [[ -s "$key" ]] || afina keys create "$client" --to "$key"
 done
 
 cat << LINES

@@ -78,6 +78,7 @@ def test_the_containerfile_starts_a_server_and_its_end_comes_before_the_kill(mon
     assert (params["host"], str(params["port"])) == ("0.0.0.0", said["EXPOSE"])
     assert params["shutdown"] < SECONDS_DOCKER
     assert said["USER"] == "afina"
+    assert all(f"{extra}," in text or f"{extra}]" in text for extra in ("serve", "store", "traces", "guided"))
     for name, _, value in steps:
         if name == "COPY":
             *sources, _ = value.split()

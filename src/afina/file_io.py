@@ -17,9 +17,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
-from afina.errors import CannotWrite, CorruptAdapter
+from afina.errors import CannotWrite, CorruptAdapter, Refused
 
 TEMPORARY = ".tmp-"
 
@@ -167,6 +167,32 @@ def write_text(path: Path, text: str) -> None:
         raise CannotWrite(path, "it is a directory")
     with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def private(path: Path) -> Iterator[TextIO]:
+    """Yield a new text file that only this user can read (mode 0600). The file is removed if the block raises.
+
+    Raises:
+        Refused: the path exists already.
+        CannotWrite: the file cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise Refused(
+            f"{path}: exists already, and is left as it is. Give another path, or remove this file.",
+            code="out.exists",
+            path=path,
+        ) from None
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    try:
+        with writing(path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            yield file
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def take(source: Path, path: Path) -> None:

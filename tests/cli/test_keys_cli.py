@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import stat
 from contextlib import closing
 from pathlib import Path
 
@@ -82,3 +83,26 @@ def test_a_key_whose_rate_is_damaged_is_listed_and_said_to_be(afina: Command) ->
         f"Servers refuse this key. Revoke the key: afina keys revoke {key.id}"
     )
     assert afina("keys", "revoke", key.id).code == 0
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_key_is_written_to_a_new_file_that_only_this_user_can_read(
+    afina: Command, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    path = tmp_path / "acme.key"
+    said = afina("keys", "create", "acme", "--create", "--to", path, *more)
+    secret = path.read_text().removesuffix("\n")
+    assert keys.matches(secret, AdapterStore().keys()[0])
+    assert (said.code, stat.S_IMODE(path.stat().st_mode)) == (0, 0o600)
+    assert secret not in said.out + said.err
+
+
+def test_a_key_replaces_no_file_and_is_not_created_if_it_cannot_be_written(afina: Command, tmp_path: Path) -> None:
+    path = tmp_path / "acme.key"
+    path.write_text("mine")
+    refused = afina("keys", "create", "acme", "--create", "--to", path)
+    assert (refused.code, path.read_text(), AdapterStore().keys()) == (2, "mine", [])
+    assert afina("keys", "create", "acme", "--to", tmp_path / "none" / "acme.key").code == 2
+    assert afina("keys", "create", "acme", "--rate", 0, "--to", tmp_path / "other.key").code == 2
+    assert not (tmp_path / "other.key").exists()
+    assert AdapterStore().keys() == []

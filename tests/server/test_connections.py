@@ -17,7 +17,7 @@ import pytest
 from afina.server.http import gate
 from afina.server.limits import Places
 from afina.server.running import ConnectionLimit
-from servers import Listening, logged
+from servers import Listening, logged, within
 
 BODY = json.dumps({"inputs": "the soup was bright.", "model": "acme/reviews"}).encode()
 
@@ -343,3 +343,21 @@ def test_connections_are_as_many_as_the_process_may_open_files_for(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
     assert Places.of(2000) == expected
+
+
+def test_closed_connections_are_logged_with_their_number_and_an_address(
+    listen: Callable[..., Listening], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afina.server.logs_and_traces.RARELY", 0.3)
+    caplog.set_level("INFO")
+    server = listen(connections=4)
+    with ExitStack() as stack:
+        for _ in range(12):
+            stack.enter_context(server.connect())
+
+        def lines() -> list[dict[str, Any]]:
+            return [line for line in logged(caplog) if line.get("reason") == "crowded"]
+
+        assert within(5, lambda: sum(line["count"] for line in lines()) == 8)
+    assert len(lines()) < 5
+    assert {line["peer"] for line in lines()} == {"127.0.0.1"}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from afina.server.http.app import App
 from afina.server.http.gate import OPEN, needed
+from afina.server.request_ids import id_of
 from afina.store.keys import ADMIN, METRICS, PREDICT, PUBLISH
+from servers import Served, logged, within
 
 
 def routes(app: App) -> Iterator[tuple[str, str]]:
@@ -165,3 +168,40 @@ def test_what_is_listed_is_the_callers_own(served: Any) -> None:
     assert [one["id"] for one in served.get("/v1/models", "bolt").json()["data"]] == ["bolt/mail"]
     text = served.get("/openapi.json").text
     assert "bolt" not in text
+
+
+def test_a_clients_request_id_is_returned_and_logged(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    given = "Root=1-67891233;order_7/a@b:c+d.e-f"
+    response = served.post("/predict", {"inputs": "a", "model": "acme/reviews"}, headers={"X-Request-Id": given})
+    assert response.headers["x-request-id"] == given
+    assert given in [line.get("request") for line in logged(caplog)]
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "caf\xe9", 'a"b', "<b>", "a,b"])
+def test_a_request_id_that_is_too_long_or_has_other_characters_is_replaced(served: Served, given: str) -> None:
+    response = served.web.get("/health/live", headers={b"X-Request-Id": given.encode("latin-1")})
+    assert re.fullmatch("[0-9a-f]{16}", response.headers["x-request-id"])
+
+
+def test_of_two_request_ids_none_is_taken() -> None:
+    headers = [(b"x-request-id", b"one"), (b"x-request-id", b"other")]
+    assert re.fullmatch("[0-9a-f]{16}", id_of(headers))
+
+
+def test_requests_without_a_valid_key_are_logged_now_and_then_with_their_number(
+    serve: Callable[..., Served], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afina.server.logs_and_traces.RARELY", 0.3)
+    caplog.set_level("INFO")
+    served = serve()
+    for _ in range(9):
+        assert served.web.get("/v1/models", headers={"Authorization": "Bearer a-wrong-secret"}).status_code == 401
+
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in logged(caplog) if line.get("status") == 401]
+
+    assert within(5, lambda: sum(line["count"] for line in lines()) == 9)
+    assert len(lines()) < 5
+    assert lines()[0]["peer"] == "testclient"
+    assert "a-wrong-secret" not in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -361,8 +362,20 @@ def test_clients_cannot_control_serve_by_headers() -> None:
     serve = FakeServe([accepts])
     ask(serve, headers=mine)
     (handed,) = serve.handed
-    assert set(handed.headers) == {b"authorization", answers.ID}
+    assert set(handed.headers) == {b"authorization", answers.ID, answers.CLIENT_ID}
     assert handed.headers[answers.ID] != b"mine"
+
+
+def test_a_clients_request_id_reaches_the_replica_beside_that_of_serve_and_stands_in_answers_of_the_proxy() -> None:
+    serve = FakeServe([dies, accepts])
+    forged = [(answers.CLIENT_ID, b"forged"), (answers.ID, b"order-7")]
+    ask(serve, headers=forged)
+    assert [one.headers[answers.CLIENT_ID] for one in serve.handed] == [b"order-7"] * 2
+    assert sum(name == answers.CLIENT_ID for name, _ in serve.handed[0].scope["headers"]) == 1
+    found = ask(FakeServe([dies]), headers=forged)
+    assert (found.status, found.headers[answers.ID], found.ids) == (503, b"order-7", 1)
+    ask(serve, headers=[(answers.ID, b"a b")])
+    assert re.fullmatch(rb"[0-9a-f]{16}", serve.handed[-1].headers[answers.CLIENT_ID])
 
 
 def test_a_body_that_is_too_large_or_too_slow_reaches_no_replica(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +436,7 @@ def test_only_two_paths_of_serve_bypass_the_middleware() -> None:
     mine = [(b"x-request-id", b"mine"), (b"x-request-timeout-seconds", b"0.001")]
     serve = FakeServe([accepts])
     ask(serve, "/-/predict", b"", "GET", headers=mine)
-    assert set(serve.handed[0].headers) == {answers.ID}
+    assert set(serve.handed[0].headers) == {answers.ID, answers.CLIENT_ID}
     assert serve.handed[0].headers[answers.ID] != b"mine"
     bypassed = list[str]()
 

@@ -49,7 +49,8 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 def test_a_request_and_its_batch_are_a_span_each_and_the_batch_links_to_it(
     traced: Any, told: InMemorySpanExporter
 ) -> None:
-    assert traced.post("/predict", {**BODY, "inputs": [["a"], ["the soup"]]}).status_code == 200
+    response = traced.post("/predict", {**BODY, "inputs": [["a"], ["the soup"]]})
+    assert response.status_code == 200
     (request,), (batch, *more) = spans(told, "POST /predict"), spans(told, "batch")
     assert request.kind == SpanKind.SERVER
     found = attributes(request)
@@ -60,6 +61,7 @@ def test_a_request_and_its_batch_are_a_span_each_and_the_batch_links_to_it(
         "http.route": "/predict",
         "http.response.status_code": 200,
         "afina.tokens": tokens,
+        "afina.request": response.headers["x-request-id"],
     }
     assert tokens == sum(len(traced.backbone.tokenizer(text)["input_ids"]) for text in ("a", "the soup"))
     assert request.start_time is not None
@@ -89,13 +91,19 @@ def test_a_batch_of_several_requests_links_to_each(traced: Any, told: InMemorySp
     with traced.core.asked(key, BODY["model"], [Text("a")]) as asked:
         held, futures = Held(traced.core), []
         for _ in range(3):
-            begun.append(traced.core.traces.begin())
+            begun.append(traced.core.traces.begin("order-7"))
             futures += traced.core.submit(asked)
         held.go.set()
         assert all(future.result(10) for future in futures)
     linked = [link.context for one in spans(told, "batch") for link in one.links]
     assert sorted(one.span_id for one in linked) == sorted(one.span.get_span_context().span_id for one in begun)
     assert len(spans(told, "batch")) < 3
+
+
+def test_a_span_has_the_id_of_its_request(traced: Any, told: InMemorySpanExporter) -> None:
+    traced.post("/predict", BODY, headers={"X-Request-Id": "order-7"})
+    (request,) = spans(told, "POST /predict")
+    assert attributes(request)["afina.request"] == "order-7"
 
 
 def test_no_text_client_model_path_or_header_that_somebody_made_up_is_told(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from afina import file_io
 from afina.cli.help import CommandGroup
 from afina.cli.options import Json
 from afina.cli.store import CreateOption, NoteOption, minute, opened, print_object, ready, store_options
@@ -45,24 +48,38 @@ def create_key(
         str | None,
         typer.Option("--expires", help="When the key expires: after 90d or 12h, or on a date (UTC).", metavar="WHEN"),
     ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            help="Write the key to a new file that only this user can read (mode 0600); default: print the key.",
+            metavar="FILE",
+        ),
+    ] = None,
     create: CreateOption = False,
     message: NoteOption = None,
     as_json: Json = False,
 ) -> None:
     """Create a key for a client.
 
-    The command prints the key once, alone on standard output. The store keeps only a hash of the key.
+    The command prints the key once, alone on standard output, or writes the key to a file. The store keeps only a hash
+    of the key.
     """
     store = opened(context)
     ready(store, create)
-    made = store.create_key(client, scope, rate=rate, name=name, expires=expires, message=message)
+    with nullcontext() if to is None else file_io.private(to) as file:
+        made = store.create_key(client, scope, rate=rate, name=name, expires=expires, message=message)
+        if file is not None:
+            print(made.secret, file=file)
     if as_json:
-        print_object({**made.key.as_json(), "secret": made.secret})
+        print_object({**made.key.as_json(), **({"secret": made.secret} if to is None else {"to": str(to)})})
     else:
         scopes = ", ".join(made.key.scopes)
         ends = f", until {minute(made.key.expires)} UTC" if made.key.expires else ""
-        print(f"key {made.key.id} of {client} ({scopes}){ends}. afina does not show the key again:", file=sys.stderr)
-        print(made.secret)  # standard output has only the key, for KEY=$(afina keys create CLIENT)
+        where = "afina does not show the key again:" if to is None else f"The key is in {to}."
+        print(f"key {made.key.id} of {client} ({scopes}){ends}. {where}", file=sys.stderr)
+        if to is None:
+            print(made.secret)  # standard output has only the key, for KEY=$(afina keys create CLIENT)
 
 
 def list_keys(

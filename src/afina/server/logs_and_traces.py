@@ -4,12 +4,13 @@ Every line on standard error has a time, a level and a message, including lines 
 unexpected error may contain a client's text, so only its type and place are written.
 
 Traces are sent if OpenTelemetry is installed and its environment variables are set. They contain times, counts, route
-templates and status codes, but no text, client, model, raw path or header. A request's `traceparent` is ignored, since
-clients could otherwise choose the trace that their requests belong to.
+templates, status codes and the ids of requests, but no text, client, model, raw path or other header. A request's
+`traceparent` is ignored, since clients could otherwise choose the trace that their requests belong to.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import logging.config
@@ -45,6 +46,38 @@ def note(message: str, level: int = logging.INFO, **fields: Any) -> None:
     No field may contain a client's text or a secret.
     """
     logging.getLogger(NAME).log(level, "%s", message, extra={"fields": fields})
+
+
+RARELY = 10.0
+"""Seconds between two lines of a `RareLine`."""
+
+
+class RareLine:
+    """A log line of what strangers can cause at any speed: at once, and then at most every `RARELY` seconds.
+
+    The next line has the number of events since the last line, in the field `count`. For one event loop.
+
+    Args:
+        message: the message.
+        fields: fields of every line.
+    """
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        self._message, self._fields = message, fields
+        self._count, self._waits, self._last = 0, False, dict[str, Any]()
+
+    def note(self, **fields: Any) -> None:
+        """Count an event. Its fields are those of the line if the event is the last one before the line."""
+        self._count, self._last = self._count + 1, fields
+        if not self._waits:
+            self._write()
+
+    def _write(self) -> None:
+        self._waits = self._count > 0
+        if self._waits:
+            note(self._message, count=self._count, **self._fields, **self._last)
+            self._count = 0
+            asyncio.get_running_loop().call_later(RARELY, self._write)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -177,12 +210,16 @@ class Traces:
         self._provider = provider
         self._tracer = provider.get_tracer("afina.server")
 
-    def begin(self) -> TracedRequest:
-        """Begin the span of a request. Texts that this task (or a task started by it) submits belong to the request."""
+    def begin(self, request: str) -> TracedRequest:
+        """Begin the span of a request.
+
+        Texts that this task (or a task started by it) submits belong to the request.
+        """
         from opentelemetry.context import Context
         from opentelemetry.trace import SpanKind
 
         made = TracedRequest(self._tracer.start_span("request", Context(), SpanKind.SERVER))
+        made.span.set_attribute("afina.request", request)
         TRACED_REQUEST.set(made)
         return made
 

@@ -33,6 +33,7 @@ from afina.server.http.app import make_app
 from afina.server.http.bulk import LEFT
 from afina.server.http.gate import ADMIT
 from afina.server.limits import Places
+from afina.server.logs_and_traces import RareLine
 
 QUEUE = 2048
 """Connections that may wait to be accepted."""
@@ -204,7 +205,7 @@ def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[st
             logging.WARNING,
             connections=places.all,
         )
-    doors = ConnectionLimit(places, settings.head_seconds, lambda reason: core.metrics.closed.labels(reason).inc())
+    doors = ConnectionLimit(places, settings.head_seconds, ClosedConnections(core))
     config = uvicorn.Config(
         make_app(core),
         http=doors.protocol(),
@@ -241,6 +242,19 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
     os._exit(1 if made.force_exit else 0)
 
 
+class ClosedConnections:
+    """Counts and logs the connections that the server closes."""
+
+    def __init__(self, core: Core) -> None:
+        self._metrics = core.metrics
+        self._lines: dict[str, RareLine] = {}
+
+    def __call__(self, reason: str, peer: str | None) -> None:
+        """Count a closed connection, with the address of its other end."""
+        self._metrics.closed.labels(reason).inc()
+        self._lines.setdefault(reason, RareLine("connections were closed", reason=reason)).note(peer=peer)
+
+
 UNREAD = 30.0
 """Seconds after which a connection is closed if its peer reads nothing of the waiting output."""
 
@@ -258,14 +272,15 @@ class ConnectionLimit:
         places: connections that may be open, and how many of them clients may have.
         seconds: time for a request's head to arrive, counted from its first byte; for the first request from the start
             of the connection.
-        closed: called with the reason when a connection is closed: slow, crowded, full or unread.
+        closed: called with the reason when a connection is closed (slow, crowded, full or unread), and with the
+            address of its other end.
     """
 
     def __init__(
         self,
         places: Places,
         seconds: float,
-        closed: Callable[[str], None] = lambda reason: None,
+        closed: Callable[[str, str | None], None] = lambda reason, peer: None,
     ) -> None:
         self._places, self._closed = places, closed
         self.seconds = seconds
@@ -300,7 +315,7 @@ class ConnectionLimit:
             if len(self._idle) + len(self._busy) >= self._places.clients:
                 oldest = next(iter(self._idle), None)
                 if oldest is None:
-                    self._closed("full")
+                    self._closed("full", one.peer)
                     return False
                 self.end(oldest, "crowded")
             del self._strangers[one]
@@ -332,7 +347,7 @@ class ConnectionLimit:
         """Close a connection at once, without sending its remaining output."""
         self.leave(one)
         one.transport.abort()
-        self._closed(reason)
+        self._closed(reason, one.peer)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
@@ -349,6 +364,11 @@ class Connection(H11Protocol):
     _since: float | None = None
     """Time at which the awaited head began; None: not yet, and uvicorn's own keep-alive limit applies."""
     _unsent, _unread_since = 0, 0.0
+
+    @property
+    def peer(self) -> str | None:
+        """The address of the other end."""
+        return None if self.client is None else self.client[0]
 
     @property
     def _answers(self) -> bool:

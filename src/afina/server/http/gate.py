@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina import meter
 from afina.errors import Busy
-from afina.server import logs_and_traces
+from afina.server import logs_and_traces, request_ids
 from afina.server.core import Core
 from afina.server.error_bodies import KIND, error_body, status_of
 from afina.server.http import encodings
 from afina.server.http.errors import GONE, Refusal
-from afina.server.logs_and_traces import TracedRequest
+from afina.server.logs_and_traces import RareLine, TracedRequest
 from afina.store.keys import ADMIN, METRICS, PREDICT, PUBLISH, Key
 
 
@@ -107,6 +106,9 @@ ADMIT = "afina.admit"
 connection has a place. Without it, the connection has one.
 """
 
+UNAUTHORIZED = 401
+"""Status of requests without a valid key."""
+
 STREAMED = "/bulk"
 """The path whose body is read while it arrives. Its limits apply to each line."""
 
@@ -159,6 +161,7 @@ class Gate:
         self._buckets = TokenBuckets(settings.bytes_a_second, 2 * settings.bytes_a_second, settings.body_seconds)
         self._refusals = TokenBuckets(settings.refusals_a_second, 4 * settings.refusals_a_second, 2.0)
         self._strangers, self._slowed = TokenBucket(REFUSED, REFUSED, 1.0), 0
+        self._unknown = RareLine("requests without a valid key were refused", status=UNAUTHORIZED)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection. WebSockets are not supported."""
@@ -169,9 +172,9 @@ class Gate:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, seen = meter.now(), _Seen()
-        request = scope.setdefault("afina.request", secrets.token_hex(8))  # a proxy may have given the request an id
+        request = scope.setdefault("afina.request", request_ids.id_of(scope["headers"]))  # a proxy may have given it
         if self._core.traces is not None:
-            seen.traced = self._core.traces.begin()
+            seen.traced = self._core.traces.begin(request)
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.body" and scope["method"] == "HEAD":
@@ -180,7 +183,7 @@ class Gate:
                 if seen.key is not None and message["status"] >= 400:
                     await self._refusals.take(seen.key.client, 1)
                 seen.status = message["status"]
-                extra = [(b"x-request-id", request.encode()), (b"x-content-type-options", b"nosniff")]
+                extra = [(request_ids.HEADER, request.encode()), (b"x-content-type-options", b"nosniff")]
                 message["headers"] = [*message.get("headers", []), *extra, (b"cache-control", b"no-store")]
             await send(message)
 
@@ -196,7 +199,7 @@ class Gate:
                 await self._app(inner, whole, sending)
         except Refusal as refusal:
             self._core.metrics.refused.labels(refusal.kind).inc()
-            if refusal.status == 401:
+            if refusal.status == UNAUTHORIZED:
                 await self._slow()
             await error_response(scope["path"], refusal)(scope, receive, sending)
         except ClientDisconnect:
@@ -238,7 +241,7 @@ class Gate:
             raise Refusal(503, "unavailable", str(error), {"Retry-After": "1"}) from None
         if key is None or kind.lower() != "bearer":
             challenge = {"WWW-Authenticate": "Bearer"}
-            raise Refusal(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY.", challenge)
+            raise Refusal(UNAUTHORIZED, "unauthorized", "a valid key is needed: Authorization: Bearer KEY.", challenge)
         if wanted not in key.scopes and not (wanted == METRICS and ADMIN in key.scopes):
             raise Refusal(403, "forbidden", f"This key lacks the scope `{wanted}`.")
         return key
@@ -327,6 +330,10 @@ class Gate:
             self._core.metrics.usage.requested(seen.key.client)
         if self._core.traces is not None and seen.traced is not None:
             self._core.traces.end(seen.traced, method, path, seen.status)
+        if seen.status == UNAUTHORIZED:  # no line for each of them, since strangers can send any number
+            peer, _ = scope.get("client") or (None, None)
+            self._unknown.note(request=scope["afina.request"], peer=peer)
+            return
         key = seen.key
         logs_and_traces.note(
             "request",

@@ -9,13 +9,16 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
-from afina.server import error_bodies
+from afina.server import error_bodies, request_ids
 
 REPLICA = b"afina-replica"
 """Header of an answer with the name of the replica that answered. Answers of Ray Serve itself have no such header."""
 
-ID = b"x-request-id"
-"""Header with the id of a request. Ray Serve reads it too."""
+ID = request_ids.HEADER
+"""Header with the id of a request. Ray Serve reads it too: in the proxy, its value is an id for Serve alone."""
+
+CLIENT_ID = b"afina-request-id"
+"""Header from the proxy to a replica with the id that the client gave, or gets."""
 
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 """Headers of every answer."""

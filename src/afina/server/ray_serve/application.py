@@ -127,7 +127,7 @@ class NamedAnswers:
                 message = {**message, "headers": [*message.get("headers", []), self._header]}
             await send(message)
 
-        request = answers.header(scope["headers"], answers.ID)
+        request = answers.header(scope["headers"], answers.CLIENT_ID)
         await self._app({**scope, **({"afina.request": request.decode("latin-1")} if request else {})}, receive, named)
 
 

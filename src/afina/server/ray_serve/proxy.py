@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina import meter
+from afina.server import request_ids
 from afina.server.ray_serve import affinity, answers
 from afina.server.ray_serve.affinity import RoutedRequest
 from afina.server.ray_serve.line_window import LineWindow
@@ -51,6 +52,9 @@ ASKING, ASKING_READY = 5.0, 0.9
 SERVE = frozenset({"/-/healthz", "/-/routes"})
 """Serve's own paths. All other requests are handled here, so that their headers cannot control Serve."""
 
+REQUEST = "afina.request"
+"""Key in a request's scope: its id for the client, the log and traces."""
+
 STREAMED = "/bulk"
 LIVE = frozenset({"/health/live", "/v2/health/live"})
 READY = frozenset({"/health", "/health/ready", "/v2/health/ready"})
@@ -62,6 +66,7 @@ REPEATABLE = ("/predict", "/classify", "/models/", "/v1/", "/v2/", "/tasks", "/p
 CONTROLS = frozenset(
     {
         b"x-request-id",
+        answers.CLIENT_ID,
         b"x-session-id",
         b"serve-session-id",
         b"serve-multiplexed-model-id",
@@ -169,6 +174,8 @@ class RepeatingProxy:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, reads = scope["path"], scope["method"] in (HTTPMethod.GET, HTTPMethod.HEAD)
+        scope = {**scope, REQUEST: request_ids.id_of(scope["headers"])}
+        send = _identified(send, scope[REQUEST])
         if (wrong := _wrong_head(scope)) is not None:
             await wrong(scope, receive, send)
             return
@@ -241,7 +248,9 @@ class RepeatingProxy:
             if attempt.routed.sent is None or meter.now() >= until:
                 await answers.unavailable(path, LATE)(scope, client.receiving(b""), send)
                 return
-            _log.info(f"Request {request}: replica {attempt.routed.sent} did not answer. Trying another replica.")
+            _log.info(
+                f"Request {scope[REQUEST]}: replica {attempt.routed.sent} did not answer. Trying another replica."
+            )
         await answers.unavailable(path, answers.BROKEN)(scope, client.receiving(b""), send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -367,9 +376,24 @@ def _wrong_head(scope: Scope) -> Response | None:
 
 
 def _scope(scope: Scope, request: str) -> Scope:
-    """Return a copy of a request's scope for one attempt, with an id and without the headers that control Serve."""
+    """Return a copy of a request's scope for one attempt, with ids and without the headers that control Serve.
+
+    The id for Serve is a new one, since two clients may give their requests the same id.
+    """
     headers = [(name, value) for name, value in scope["headers"] if name.lower().replace(b"_", b"-") not in CONTROLS]
-    return {**scope, "headers": [*headers, (answers.ID, request.encode())], "state": {}}
+    ids = [(answers.ID, request.encode()), (answers.CLIENT_ID, scope[REQUEST].encode())]
+    return {**scope, "headers": [*headers, *ids], "state": {}}
+
+
+def _identified(send: Send, request: str) -> Send:
+    """Return a `send` that adds the request's id to an answer of the proxy itself."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start" and answers.header(message["headers"], answers.ID) is None:
+            message = {**message, "headers": [*message["headers"], (answers.ID, request.encode())]}
+        await send(message)
+
+    return sending
 
 
 async def _end(path: str, attempt: Attempt, send: Send) -> None:
