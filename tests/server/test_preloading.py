@@ -27,9 +27,11 @@ def test_the_server_is_ready_once_its_models_are_loaded_and_tested(
         stack.callback(held.go.set)
         assert held.began.wait(20), "a golden test is computed, though nobody has asked"
         assert (web.get("/health/ready").status_code, web.get("/health/live").status_code) == (503, 200)
+        assert not core.tried_preloading
         held.go.set()
         assert within(20, lambda: web.get("/health/ready").status_code == 200)
         assert core.held_names == {"acme/reviews", "bolt/mail"}
+        assert core.tried_preloading
 
 
 def test_a_model_that_fails_its_golden_test_keeps_the_server_from_being_ready(
@@ -45,6 +47,7 @@ def test_a_model_that_fails_its_golden_test_keeps_the_server_from_being_ready(
     served = serve(preload=["acme/reviews"])
     assert within(20, lambda: any("not preloaded" in line["message"] for line in logged(caplog)))
     assert served.web.get("/health/ready").status_code == 503
+    assert within(20, lambda: served.core.tried_preloading)  # so that a replica on Ray answers for the other models
     failing[0] = False
     assert within(20, lambda: served.web.get("/health/ready").status_code == 200)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import nullcontext
 from dataclasses import fields
@@ -20,7 +21,7 @@ from afina.cli.serving import _on_ray
 from afina.cluster.nodes import Node, Room
 from afina.server.limits import Settings
 from afina.server.ray_serve import lifecycle
-from afina.server.ray_serve.application import ReplicaOptions
+from afina.server.ray_serve.application import PRELOADING, Replica, ReplicaOptions
 from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange, application
 from afina.server.ray_serve.placement import check_machines, planned_options
 
@@ -157,6 +158,20 @@ def test_the_threads_of_a_replica_wait_as_those_of_the_command(monkeypatch: pyte
     monkeypatch.setattr(openmp, "variables", lambda: {"OMP_WAIT_POLICY": "passive"})
     options = application(DeploymentOptions(backbone="embedded", threads=3))._bound_deployment.ray_actor_options
     assert options["runtime_env"]["env_vars"] == {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "passive"}
+
+
+def test_a_replica_is_complete_once_it_has_tried_to_preload_its_models() -> None:
+    """Before, Ray Serve sends it no requests, and keeps the replica that it replaces."""
+
+    async def checked() -> None:
+        replica = SimpleNamespace(core=SimpleNamespace(tried_preloading=False))
+        going = asyncio.create_task(Replica.reconfigure(replica, {}))  # type: ignore[arg-type]
+        await asyncio.sleep(2 * PRELOADING)
+        assert not going.done()
+        replica.core.tried_preloading = True
+        await asyncio.wait_for(going, 5)
+
+    asyncio.run(checked())
 
 
 def test_replicas_get_the_models_to_preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,11 @@ class Core:
         return self.follows and not self._draining and self._preloading.done
 
     @property
+    def tried_preloading(self) -> bool:
+        """Whether the server has tried once to load each model that it should preload."""
+        return self._preloading.tried
+
+    @property
     def follows(self) -> bool:
         """Whether the server answers and its store responds."""
         return self.alive and self._watcher.answers

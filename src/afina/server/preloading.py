@@ -34,13 +34,18 @@ class Preloading:
     def __init__(self, current: ServedVersions, models: Sequence[str]) -> None:
         self._current = current
         self._left = [Reference.parse(model) for model in models]
-        self._over = threading.Event()
+        self._over, self._tried = threading.Event(), not models
         self._thread = threading.Thread(target=self._run, name="afina-preload", daemon=True)
 
     @property
     def done(self) -> bool:
         """Whether every model is loaded and has passed its golden test."""
         return not self._left
+
+    @property
+    def tried(self) -> bool:
+        """Whether every model was loaded, or could not be loaded at the first try."""
+        return self._tried
 
     def start(self) -> None:
         """Begin to load."""
@@ -68,5 +73,6 @@ class Preloading:
                 else:
                     self._left.remove(reference)
                     logs_and_traces.note("model preloaded", model=str(reference), version=str(version))
+            self._tried = True
             if self._left:
                 self._over.wait(AGAIN)

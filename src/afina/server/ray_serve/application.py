@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import MutableMapping, Sequence
@@ -20,6 +21,10 @@ from afina.server.limits import Settings
 from afina.server.ray_serve import affinity, answers, autoscaling
 from afina.serving.engine import Engine
 from afina.store.adapter_store import AdapterStore
+
+
+PRELOADING = 0.1
+"""Seconds between looks whether the models are preloaded."""
 
 
 class ReplicaOptions(Frozen):
@@ -76,7 +81,12 @@ class Replica:
         return NamedAnswers(make_app(self.core), self.name)
 
     async def reconfigure(self, configuration: dict[str, Any]) -> None:
-        """Accept a user configuration, which only says who deployed the replica. Ray Serve requires the method."""
+        """Accept a user configuration, which only says who deployed the replica. Ray Serve requires the method.
+
+        Serve sends requests to the replica, and ends the replica in whose place it is, once the method has returned.
+        """
+        while not self.core.tried_preloading:
+            await asyncio.sleep(PRELOADING)
         logs_and_traces.note("deployed", owner=configuration.get("owner"))
 
     async def check_health(self) -> None:
