@@ -22,7 +22,6 @@ from afina.server.ray_serve import affinity, answers, autoscaling
 from afina.serving.engine import Engine
 from afina.store.adapter_store import AdapterStore
 
-
 PRELOADING = 0.1
 """Seconds between looks whether the models are preloaded."""
 
