@@ -63,7 +63,7 @@ class Decoding(Sparing):
     min_new_tokens: int = Field(default=0, ge=0)
     presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
-    repetition_penalty: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100.0)
     logit_bias: Mapping[_TokenId, Annotated[float, Field(ge=-100, le=100)]] = {}
 
     @property

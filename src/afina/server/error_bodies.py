@@ -15,7 +15,7 @@ NO_MODEL = "no such model"
 KIND = "Afina-Error"
 """Header of a refused request with the kind of refusal: one word for programs."""
 
-_PARAM = re.compile(r"`([A-Za-z_.0-9\[\]]{1,60})`")
+_PARAM = re.compile(r"`([A-Za-z_.0-9\[\]-]{1,60})`")
 """The field at the beginning of a message."""
 
 

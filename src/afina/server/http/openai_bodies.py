@@ -6,6 +6,7 @@ value null is as one that is left out. This module does not know how answers are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -122,7 +123,15 @@ Nothing = Annotated[list[Any], Field(max_length=0)]
 
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-TokenName = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,9})$")]
+
+
+def _token_name(name: Any) -> Any:
+    if not re.fullmatch("0|[1-9][0-9]{0,9}", str(name)):
+        raise PydanticCustomError("token_name", "expected a token id as the name, such as 50256")
+    return name
+
+
+TokenName = Annotated[str, BeforeValidator(_token_name)]
 """A token id as the name of a JSON field."""
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -191,8 +200,8 @@ class Generate(Unused):
     )
     repetition_penalty: float | None = Field(
         None,
-        gt=0,
-        allow_inf_nan=False,
+        ge=0.01,
+        le=100,
         description="divisor of the positive logits, and factor of the others, of tokens that prompt or answer have "
         f"(as in vLLM); 1: no change. {_SETTING}",
     )
@@ -468,7 +477,8 @@ def _field(body: CompletionRequest | ChatRequest, option: str) -> str:
     if option != "max_new_tokens":
         name = _OTHERWISE.get(option, option)
         return "top_logprobs" if name == "logprobs" and isinstance(body, ChatRequest) else name
-    return "max_tokens" if body.max_tokens is not None else "max_completion_tokens"
+    longer = isinstance(body, ChatRequest) and body.max_tokens is None
+    return "max_completion_tokens" if longer else "max_tokens"
 
 
 def answers_wanted(body: Generate, prompts: int) -> int:
