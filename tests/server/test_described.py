@@ -79,7 +79,7 @@ def server(chatting: Any, crowd: Any, tmp_path_factory: pytest.TempPathFactory) 
         "acme/talk@1": adapter(chatting, "lora", {"r": 2}, seed=7, **talk(chatting)),
     }
     root = Path(tmp_path_factory.mktemp("described"))
-    with listening(chatting, {**crowd, **texts}, root, max_new_tokens=16) as made:
+    with listening(chatting, {**crowd, **texts}, root, max_new_tokens=16, writes_per_minute=10_000) as made:
         yield made
 
 
@@ -121,16 +121,16 @@ def lines(context: Any, value: Any) -> Any:
     return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else json.dumps(value).encode()
 
 
-def named(case: Any, model: str | None) -> None:
-    """Let a request ask about a model that there is, or is somebody else's, or is none."""
+def named(case: Any, model: str | None, key: str) -> None:
+    """Let a request ask about a model that there is, or is somebody else's, or is none; or about a key."""
     if model is None:
         return
     name, _, version = model.partition("@")
     client, task = name.split("/")
     chosen = {"id": model, "client": client, "task": task, "version": version or "1", "alias": "production"}
-    chosen["key"] = "0" * 16
-    for key in case.path_parameters or {}:
-        case.path_parameters[key] = chosen[key]
+    chosen["key"] = key
+    for parameter in case.path_parameters or {}:
+        case.path_parameters[parameter] = chosen[parameter]
     if isinstance(case.body, dict) and "model" in case.body:
         case.body["model"] = model
     if isinstance(case.body, dict) and "messages" in case.body and version:  # options seldom go together by chance
@@ -147,6 +147,7 @@ def held_to(route: str, schema: Any, server: Listening, session: requests.Sessio
     """Send what fits the description, and what does not, and hold what comes to it; which codes there were."""
     method, path = route.split()
     operation, codes = schema[path][method], set[int]()
+    key = server.core.store.create_key("acme", ["predict"]).key.id
     headers, url = bearer(server, path), f"http://127.0.0.1:{server.port}"
     cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in GenerationMode))
 
@@ -160,7 +161,7 @@ def held_to(route: str, schema: Any, server: Listening, session: requests.Sessio
     )
     @given(cases, st.sampled_from([None, *MODELS]))
     def ask(case: Any, model: str | None) -> None:
-        named(case, model)
+        named(case, model, key)
         case.headers.update(headers)  # some requests are sent without it on purpose: schemathesis leaves it out
         response = case.call(base_url=url, session=session, timeout=30)
         codes.add(response.status_code)
