@@ -69,7 +69,7 @@ def test_a_revoked_key_matches_no_more_and_stays_in_the_list(begun: AdapterStore
 def test_what_can_be_no_key_is_refused(begun: AdapterStore) -> None:
     with raises(UnknownName, code="name.unknown", name="predicts", kind="scope", nearest="predict"):
         begun.create_key("acme", ["predicts"])
-    with raises(InvalidName, code="key.invalid", known=["predict", "publish", "admin"]):
+    with raises(InvalidName, code="key.invalid", known=["predict", "publish", "metrics", "admin"]):
         begun.create_key("acme", [])
     with raises(InvalidName, code="key.invalid", found=0):
         begun.create_key("acme", ["predict"], rate=0)
