@@ -8,8 +8,9 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import httpx2
 import pytest
@@ -17,8 +18,10 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
 from afina import AdapterStore, Backbone, Predictor
+from afina.inference.predictor import ModelPredictor
+from afina.inference.reading import Truncation
 from afina.models.decoding import Decoding
-from afina.server.receipts import GenerationFacts, Receipt
+from afina.server.receipts import GenerationFacts, Receipt, TruncationFacts
 from command import Command
 from crowd import adapter
 from servers import TOLD, started
@@ -145,6 +148,18 @@ def test_a_receipt_is_computed_again(gpt2: Backbone, afina: Command, receipt: Re
     assert found == {**alone, "receipt": receipt.as_json()}
     pair = json.loads(afina("replay", receipt, TEXT, "--pair", "a").out)
     assert pair != answer
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_truncation_that_a_request_asked_for_is_applied_again(
+    gpt2: Backbone, afina: Command, receipt: Receipt, side: Literal["left", "right"]
+) -> None:
+    asked = replace(receipt, truncation=TruncationFacts(max_length=2, side=side))
+    predictor = ModelPredictor.of(adapter(gpt2, "lora", {"r": 2}), gpt2)
+    (alone,) = replace(predictor, truncation=Truncation(2, side))([TEXT])
+    assert json.loads(afina("replay", asked, TEXT).out) == alone
+    assert alone != json.loads(afina("replay", receipt, TEXT).out)
+    assert Receipt.parse(str(asked)) == asked
 
 
 def test_a_generated_text_is_written_again_from_its_receipt(

@@ -165,7 +165,7 @@ class Output(Body):
 class Infer(Body):
     """A request of the Open Inference Protocol."""
 
-    id: str | None = Field(None, description="id of the request, repeated in the response")
+    id: str | None = Field(None, max_length=1024, description="id of the request, repeated in the response")
     model_name: str | None = Field(None, description="name of the model, if given as in the path")
     parameters: InferParameters | None = Field(None, description="options")
     inputs: Annotated[Array[Tensor], Field(min_length=1, max_length=2)] = Field(
