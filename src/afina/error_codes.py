@@ -244,6 +244,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "hub.write-refused": "The Hub refuses to write to a repository.",
     },
     "InvalidName": {
+        "alias.share-invalid": "The share of `canary` is missing or not between 0 and 100, or another alias has one.",
         "alias.malformed": "A text cannot be an alias.",
         "blobs.address-malformed": "A text cannot be the address of a blob store.",
         "bundle.file-name": "A text cannot be the name of a file in a bundle.",
@@ -283,6 +284,8 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "server.port-forbidden": "This user may not listen on the port.",
         "server.refused": "A server refused a request; `status` is the HTTP status.",
         "server.serve-running": "Ray Serve runs on the cluster already, with something else.",
+        "canary.choice-missing": "Give at most one of: --promote, --off.",
+        "canary.no-rollback": "The alias `canary` is not rolled back, since its share belongs to one version.",
         "shadow.choice-missing": "Give exactly one of: a version, --off, --server.",
         "shadow.is-production": "The shadow version is the production version itself.",
         "store.blobs-unnamed": "A store in PostgreSQL needs `blobs`.",

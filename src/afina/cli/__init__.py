@@ -47,7 +47,7 @@ LIGHT = (plan.methods, studies.show, studies.report, shadow.shadow)
 
 STORE: dict[str, Callable[..., None]] = {
     **{"init": store.init, "publish": store.publish, "list": store.list_names, "show": store.show},
-    **{"history": store.history, "alias": store.alias, "rollback": store.rollback},
+    **{"history": store.history, "alias": store.alias, "canary": store.canary, "rollback": store.rollback},
     **{"diff": store_exchange.diff, "check": store_exchange.check, "verify": store_maintenance.verify},
     **{"backup": store_maintenance.backup, "recover": store_maintenance.recover},
     **{"delete": store_maintenance.delete, "gc": store_maintenance.gc, "erase": store_maintenance.erase},

@@ -19,7 +19,7 @@ import typer
 from afina.cli.help import CommandGroup
 from afina.cli.options import Json, MethodOption, SeedOption, StudyBackbone
 from afina.cli.terminal import print_choice, print_columns, print_created, printable
-from afina.errors import InvalidName, NotFound
+from afina.errors import InvalidName, NotFound, Refused
 
 if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore
@@ -298,6 +298,14 @@ def alias(
             help="Move the alias only if it points to this version number now; 0: only if the alias is new.",
         ),
     ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            "--share",
+            help="For the alias canary: the percentage of production's requests that the version answers.",
+            metavar="PERCENT",
+        ),
+    ] = None,
     force: ForceOption = False,
     message: NoteOption = None,
     as_json: Json = False,
@@ -309,7 +317,54 @@ def alias(
     from afina.store.aliases import ANY
 
     expected = ANY if expect is None else expect or None
-    _moved(opened(context).alias(version, alias, expected=expected, force=force, message=message), as_json)
+    made = opened(context).alias(version, alias, expected=expected, share=share, force=force, message=message)
+    _moved(made, as_json)
+    if share is not None and not as_json:
+        print(f"servers send it {share:g} % of the requests for {made.name}@production. To promote it or to end this:")
+        print(f"afina store canary {made.name} --promote")
+        print(f"afina store canary {made.name} --off")
+
+
+def canary(
+    context: typer.Context,
+    name: NameArgument,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Move production to the canary version, and end the canary.")
+    ] = False,
+    off: Annotated[bool, typer.Option("--off", help="End the canary: production answers all requests again.")] = False,
+    force: ForceOption = False,
+    message: NoteOption = None,
+    as_json: Json = False,
+) -> None:
+    """Promote or end the canary version of an adapter, which answers a share of the requests for production.
+
+    Without an option, the command prints the canary. `afina store alias NAME@VERSION canary --share PERCENT` sets it.
+    """
+    from afina.store.versions import CANARY, Name
+
+    store = opened(context)
+    if promote and off:
+        raise Refused(
+            "found both --promote and --off. Give one: --promote keeps the canary version, --off that in production.",
+            code="canary.choice-missing",
+        )
+    if promote:
+        _moved(store.promote(name, force=force, message=message), as_json)
+        return
+    if off:
+        ended = store.unalias(name, CANARY, message=message)
+        if as_json:
+            print_object(ended.as_json())
+        else:
+            print(f"{name}: production answers all requests again; version {ended.before} is no longer the canary")
+        return
+    found = store.canary(Name.parse(name))
+    if as_json:
+        print_object(found.as_json() if found else {"name": name, "number": None, "share": None})
+    elif found is None:
+        print(f"{name}: no canary is set")
+    else:
+        print(f"{name}: version {found.number} answers {found.share:g} % of the requests for production")
 
 
 def rollback(
@@ -374,7 +429,8 @@ def event_summary(event: str, details: Any) -> str:
     """Return a short description of an entry of the audit log."""
     if event in ("alias", "rollback"):
         forced = ", forced" if details.get("forced") else ""
-        return f"{details['alias']}: {details['from'] or 'new'} -> {details['to']}{forced}"
+        share = f", {details['share']:g} % of requests" if "share" in details else ""
+        return f"{details['alias']}: {details['from'] or 'new'} -> {details['to']}{share}{forced}"
     if event == "unalias":
         return f"{details['alias']}: {details['from']} -> none"
     outcome = {True: " passed", False: " failed"}.get(details.get("passed"), "")

@@ -13,9 +13,11 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+from afina import meter
 from afina.errors import AfinaError, Busy, NotFound, Overloaded
 from afina.inference.reading import Truncation
 from afina.server import logs_and_traces
+from afina.server.canaries import Canaries
 from afina.server.golden_tests import LOADING, GoldenTests
 from afina.server.limits import Missing, Settings, Tenants, reference_of
 from afina.server.line.computing import Batcher
@@ -54,7 +56,7 @@ from afina.serving.work import EncodedText, GeneratedText
 from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key, MadeKey
-from afina.store.versions import PRODUCTION, AliasMove, NameSummary, Reference, Version
+from afina.store.versions import CANARY, PRODUCTION, AliasMove, NameSummary, Reference, Version
 
 __all__ = ["LOADING", "Core"]
 
@@ -73,6 +75,7 @@ class Core:
         failed = partial(logs_and_traces.note_failure, self.metrics)
         self.batching = Batcher(line, EngineComputer(engine), watch=self._count, failed=failed)
         self.current = ServedVersions(store, GoldenTests(engine, self.batching, self.metrics), self.metrics)
+        self.canaries = Canaries(store, self.current)
         self.shadows = Shadows(store, engine, self.current, self.metrics)
         self.tenants = Tenants(store, chosen)
         self.metrics.watch(self._looked)
@@ -126,6 +129,7 @@ class Core:
         self._watcher.close()
         self.writes.close()
         self.current.close()
+        self.canaries.close()
         self.shadows.close()
         self.engine.close()
         if self.traces is not None:
@@ -169,6 +173,7 @@ class Core:
         self._note_hosts()
         self.writes.refresh()
         self._news |= self.current.refresh()
+        self.canaries.refresh()
         self.shadows.refresh(self._news)
         self._news = False
 
@@ -202,6 +207,7 @@ class Core:
             "afina_adapter_loads": counts.loads,
             "afina_adapter_evictions": counts.evictions,
             "afina_references_behind": self.current.behind,
+            "afina_canaries": self.canaries.count,
             "afina_shadows_riding": self.shadows.count(RIDING),
             "afina_shadows_failed": self.shadows.count(FAILED),
         }
@@ -211,9 +217,18 @@ class Core:
         """Name of the compute type, such as "float32"."""
         return self.engine.computes
 
-    def version(self, key: Key, model: str) -> Version:
-        """Return the version of a model name for this key. Raises Missing."""
-        return self._find(reference_of(model, key))
+    def version(self, key: Key, model: str, sticky: str | None = None) -> Version:
+        """Return the version of a model name for this key. Raises Missing. `sticky`: as in `ask`."""
+        return self._answering(reference_of(model, key), sticky)[1]
+
+    def _answering(self, reference: Reference, sticky: str | None) -> tuple[Reference, Version]:
+        """Return the version that is to answer, and its reference: a canary's, or the given one."""
+        if sticky is not None and (drawn := self.canaries.drawn(reference, sticky)) != reference:
+            with suppress(AfinaError):  # a canary that cannot answer leaves the request to production
+                version = self.current.find(drawn)
+                self.current.demand(version)
+                return drawn, version
+        return reference, self._find(reference)
 
     def _find(self, reference: Reference) -> Version:
         """Return the served version of a reference. Raises Missing, the errors of `ServedVersions.find`, and Busy."""
@@ -248,7 +263,14 @@ class Core:
         return self.shadows.status_json(reference.name, self._find(reference))
 
     def move(
-        self, key: Key, model: str, alias: str, version: int, expected: int | None, message: str | None
+        self,
+        key: Key,
+        model: str,
+        alias: str,
+        version: int,
+        expected: int | None,
+        share: float | None,
+        message: str | None,
     ) -> AliasMove:
         """Point an alias of the key's client to a version. The audit log names the key.
 
@@ -261,7 +283,7 @@ class Core:
         if self.store.known(reference) is None:
             raise Missing()
         with self._writing(key) as store:
-            return store.alias(str(reference), alias, expected=expected or ANY, message=message)
+            return store.alias(str(reference), alias, expected=expected or ANY, share=share, message=message)
 
     def keys(self) -> Sequence[Key]:
         """Return the keys of all clients, also revoked ones. Raises the errors of reading the store."""
@@ -304,6 +326,7 @@ class Core:
         texts: Sequence[Text],
         generation: GenerationOptions | None = None,
         truncation: Truncation | None = None,
+        sticky: str | None = None,
     ) -> AcceptedRequest:
         """Find and load the adapter that is to answer. `release` the result, or use `asked` as a context manager.
 
@@ -313,6 +336,7 @@ class Core:
             texts: the texts.
             generation: how an adapter that generates is to answer. None: the adapter does not generate.
             truncation: how long texts are truncated. None: as in training.
+            sticky: decides whether the model's canary answers. None: no canary answers.
 
         Raises:
             Missing: the key's client has no such model.
@@ -324,8 +348,7 @@ class Core:
         check_texts(texts, self.settings)
         most = self.tenants.most(key, most_tokens(texts, generation, self.engine.backbone.longest, self.settings))
         with self.batching.expecting():
-            reference = reference_of(model, key)
-            version = self._find(reference)
+            reference, version = self._answering(reference_of(model, key), sticky)
             self.current.demand(version)  # the version may have been damaged since the lookup
             lease = self.engine.lease(version)
             try:
@@ -340,6 +363,7 @@ class Core:
                 shadow = self.shadows.lease_for(reference.name, version, len(texts))
                 if shadow is not None:
                     made.shadow, made.candidates = shadow, self._read_by_shadow(made, shadow)
+            made.compared = self.canaries.answers(reference.name) and (bare or reference.alias in (PRODUCTION, CANARY))
             return made
 
     def _accepted(
@@ -433,6 +457,9 @@ class Core:
         asked.submitted = True
         for number, work in enumerate(works):
             work.future.add_done_callback(partial(self._give_back, asked, number, work))
+            if asked.compared:
+                answered = partial(self.metrics.versions.answered, asked.receipt.version, meter.now())
+                work.future.add_done_callback(answered)
         return [work.future for work in works]
 
     @staticmethod

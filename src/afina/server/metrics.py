@@ -1,7 +1,7 @@
 """Prometheus metrics of a server, and each client's throughput in the last seconds.
 
-Label values are bounded: they are clients with keys and versions that cannot be served, never texts or names from
-requests. Knows no protocol.
+Label values are bounded: they are clients with keys, versions that cannot be served, and versions beside a canary,
+never texts or names from requests. Knows no protocol.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from afina import meter
+from afina.errors import AfinaError
 
 NAMED = 20
 """Largest number of versions that are label values."""
@@ -108,6 +110,40 @@ class ClientUsage:
         return client
 
 
+class VersionUsage:
+    """Answers by version, of models with a canary: its own, and those of the version in production."""
+
+    def __init__(self, registry: CollectorRegistry, clock: Callable[[], float] = meter.now) -> None:
+        self._known: set[str] = set()
+        self._clock = clock
+        self._answers = Counter(
+            "afina_version_answers",
+            "Answers of versions of a model with a canary, by outcome: answered, failed or cancelled.",
+            ("version", "outcome"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "afina_version_seconds",
+            "Seconds from the queue to the answer, of versions of a model with a canary.",
+            ("version",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+
+    def answered(self, version: str, began: float, answer: Future[Any]) -> None:
+        """Count an answer that was put into the queue at the time `began`."""
+        if version not in self._known and len(self._known) >= CLIENTS:
+            version = OTHERS
+        self._known.add(version)
+        if answer.cancelled():
+            outcome = "cancelled"
+        else:
+            failed = answer.exception() is not None or isinstance(answer.result(), AfinaError)
+            outcome = "failed" if failed else "answered"
+            self._seconds.labels(version).observe(self._clock() - began)
+        self._answers.labels(version, outcome).inc()
+
+
 class Metrics:
     """The metrics of one server, in a registry of its own.
 
@@ -161,6 +197,7 @@ class Metrics:
             "afina_shadow_texts", "Texts for a shadow version, by outcome.", ("outcome",), registry=here
         )
         self.usage = ClientUsage(here)
+        self.versions = VersionUsage(here)
         self.switches = Counter("afina_switches", "References that now point to another version.", registry=here)
 
     def computed(self, batch: ComputedBatch) -> None:

@@ -114,6 +114,7 @@ class AcceptedRequest:
         decoding: the same, with the adapter's own settings and the server's limits.
         candidates: each text as the shadow version reads it, or why that version cannot read the text.
         reservation: tokens that count for the key's rate. None: nothing was counted yet.
+        compared: whether the metrics count the answers by version, since the model has a canary.
         submitted: whether the texts are in the queue, so that their futures give back what is not computed.
         truncation: how the request wants long texts truncated. None: as in training.
     """
@@ -131,6 +132,7 @@ class AcceptedRequest:
     decoding: Decoding | None = None
     candidates: Sequence[EncodedText | AfinaError] = ()
     reservation: Reservation | None = None
+    compared: bool = False
     submitted: bool = False
     truncation: Truncation | None = None
 

@@ -205,14 +205,19 @@ class AdapterStore(StoreReader):
         alias: str = PRODUCTION,
         *,
         expected: int | Anything | None = ANY,
+        share: float | None = None,
         force: bool = False,
         message: str | None = None,
     ) -> AliasMove:
         """Point an alias to a version. Details: `aliases.move`."""
-        wanted = Reference.parse(str(reference))
+        wanted, why = Reference.parse(str(reference)), _words(message)
         return aliases.move(
-            self._database, wanted, alias, expected=expected, force=force, who=self.who, why=_words(message)
+            self._database, wanted, alias, expected=expected, share=share, force=force, who=self.who, why=why
         )
+
+    def promote(self, name: str, *, force: bool = False, message: str | None = None) -> AliasMove:
+        """Point `production` to the canary version, and end the canary. Details: `aliases.promote`."""
+        return aliases.promote(self._database, Name.parse(name), force=force, who=self.who, why=_words(message))
 
     def rollback(
         self, name: str, alias: str = PRODUCTION, *, force: bool = False, message: str | None = None

@@ -5,17 +5,18 @@ An alias moves by compare-and-swap, and the audit log has every move. Knows no b
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from afina.errors import Conflict, NotFound, Refused
+from afina.errors import Conflict, InvalidName, NotFound, Refused
 from afina.store import audit_log, catalog
 from afina.store.catalog import NameRow
 from afina.store.database import Database
 from afina.store.database.tables import ALIASES, LIVE, VERSIONS
-from afina.store.versions import AliasMove, Name, Reference, check_alias
+from afina.store.versions import CANARY, PRODUCTION, AliasMove, Canary, Name, Reference, check_alias
 
 
 class Anything(Enum):
@@ -36,6 +37,7 @@ def move(
     alias: str,
     *,
     expected: int | Anything | None,
+    share: float | None,
     force: bool,
     who: str | None,
     why: str | None,
@@ -45,13 +47,16 @@ def move(
     Args:
         expected: number of the version that the alias must point to now; None: the alias must not exist; ANY: no
             condition.
+        share: for the alias `canary`: percentage of the requests for `production` that the version answers.
         force: move the alias even if the latest check of the version failed.
 
     Raises:
         Conflict: the alias does not point to the expected version.
         Refused: the latest check of the version failed, or the reference is a name alone.
+        InvalidName: the share is missing, is not between 0 and 100, or the alias is not `canary`.
     """
     check_alias(alias)
+    _check_share(alias, share)
     with database.writing() as connection:
         named, number = catalog.resolve(connection, reference)
         if reference == Reference(reference.name):
@@ -69,8 +74,59 @@ def move(
                 name=named.name,
                 alias=alias,
             )
-        made = _point(connection, named, alias, before, number, force=force)
+        made = replace(_point(connection, named, alias, before, number, force=force), share=share)
         _log(connection, ALIAS, named, made, force, who, why)
+        audit_log.crash_point("alias: in the transaction")
+    audit_log.crash_point("alias: committed")
+    return made
+
+
+def _check_share(alias: str, share: float | None) -> None:
+    if (share is not None) != (alias == CANARY):
+        raise InvalidName(
+            f"`share`: found {'none' if share is None else f'{share:g}'} for the alias {alias}. The alias {CANARY} "
+            "needs a share, such as 10 (per cent of the requests for production), and no other alias has one.",
+            code="alias.share-invalid",
+            alias=alias,
+            share=share,
+        )
+    if share is not None and not 0 < share < 100:
+        raise InvalidName(
+            f"`share`: found {share:g}. Expected a percentage above 0 and below 100. To send all requests to the "
+            f"version, move {PRODUCTION}.",
+            code="alias.share-invalid",
+            alias=alias,
+            share=share,
+        )
+
+
+def canary(connection: Connection, name: Name) -> Canary | None:
+    """Return the canary version of a name with its share, or None. Names that do not exist cost one query."""
+    named = catalog.name_row(connection, name)
+    number = None if named is None else catalog.aliases_of(connection, named).get(CANARY)
+    if named is None or number is None:
+        return None
+    moves = [
+        entry.payload
+        for entry in audit_log.entries(connection, (ALIAS,), named.subject)
+        if entry.payload["alias"] == CANARY
+    ]
+    return Canary(str(name), number, float(moves[-1]["share"]))
+
+
+def promote(database: Database, name: Name, *, force: bool, who: str | None, why: str | None) -> AliasMove:
+    """Point `production` to the canary version, and remove the alias `canary`.
+
+    Raises:
+        NotFound: the name has no canary.
+        Refused: the latest check of the version failed.
+    """
+    with database.writing() as connection:
+        named, number = catalog.resolve(connection, Reference(name, alias=CANARY))
+        before = catalog.aliases_of(connection, named).get(PRODUCTION)
+        made = _point(connection, named, PRODUCTION, before, number, force=force)
+        _log(connection, ALIAS, named, made, force, who, why)
+        _drop(connection, named, CANARY, number, who, why)
         audit_log.crash_point("alias: in the transaction")
     audit_log.crash_point("alias: committed")
     return made
@@ -87,6 +143,13 @@ def roll_back(
         NotFound: there is no earlier version.
     """
     check_alias(alias)
+    if alias == CANARY:
+        raise Refused(
+            f"{name}@{CANARY}: this alias is not rolled back, since its share belongs to one version. End the canary "
+            f"(`afina store canary {name} --off`), or set another version and share.",
+            code="canary.no-rollback",
+            name=name,
+        )
     with database.writing() as connection:
         named, before = catalog.resolve(connection, Reference(name, alias=alias))
         live = {
@@ -115,11 +178,18 @@ def remove(database: Database, name: Name, alias: str, *, who: str | None, why: 
     check_alias(alias)
     with database.writing() as connection:
         named, before = catalog.resolve(connection, Reference(name, alias=alias))
-        connection.execute(delete(ALIASES).where((ALIASES.c.name == named.id) & (ALIASES.c.alias == alias)))
-        made = AliasMove(str(named.name), alias, before, None)
-        _log(connection, UNALIAS, named, made, False, who, why)
+        made = _drop(connection, named, alias, before, who, why)
         audit_log.crash_point("alias: in the transaction")
     audit_log.crash_point("alias: committed")
+    return made
+
+
+def _drop(
+    connection: Connection, named: NameRow, alias: str, before: int, who: str | None, why: str | None
+) -> AliasMove:
+    connection.execute(delete(ALIASES).where((ALIASES.c.name == named.id) & (ALIASES.c.alias == alias)))
+    made = AliasMove(str(named.name), alias, before, None)
+    _log(connection, UNALIAS, named, made, False, who, why)
     return made
 
 
@@ -171,7 +241,9 @@ def _why(checked: dict[str, Any]) -> str:
 def _log(
     connection: Connection, event: str, named: NameRow, made: AliasMove, force: bool, who: str | None, why: str | None
 ) -> None:
-    details = {"alias": made.alias, "from": made.before, "to": made.after, "forced": force}
+    details: dict[str, Any] = {"alias": made.alias, "from": made.before, "to": made.after, "forced": force}
+    if made.share is not None:
+        details["share"] = made.share
     audit_log.append(connection, event, {**named.payload, **details}, named.attribution(who, why))
 
 

@@ -28,6 +28,7 @@ from afina.store.intake import IntakeLimits
 from afina.store.keys import Key
 from afina.store.versions import (
     PRODUCTION,
+    Canary,
     Damage,
     HistoryEntry,
     Name,
@@ -199,6 +200,11 @@ class StoreReader:
         """
         with self._database.reading() as connection:
             return known_version(connection, reference)
+
+    def canary(self, name: Name) -> Canary | None:
+        """Return the canary version of a name with its share of the requests, or None."""
+        with self._database.reading() as connection:
+            return aliases.canary(connection, name)
 
     def news(self, since: int, names: Collection[Name]) -> tuple[int, Collection[Name]]:
         """Return the number of the log's last entry, and those of `names` with an entry after number `since`."""

@@ -16,8 +16,11 @@ from afina.repr_html import ReprCard
 PREFIX = "store:"
 """Prefix of a reference where a directory is allowed too."""
 
-PRODUCTION, SHADOW = "production", "shadow"
-"""Aliases with a meaning for servers: the version that answers, and the version that is compared with it."""
+PRODUCTION, SHADOW, CANARY = "production", "shadow", "canary"
+"""Aliases with a meaning for servers.
+
+The version that answers; the version that is compared with it; the version that answers a share of its requests.
+"""
 
 LONGEST_NAME = 64
 """Largest number of characters of a client, task or alias."""
@@ -197,16 +200,45 @@ class PublishOutcome:
 
 @dataclass(frozen=True)
 class AliasMove:
-    """A move of an alias. `before` is None if the alias is new, `after` is None if the alias was removed."""
+    """A move of an alias.
+
+    Attributes:
+        name: `client/task`.
+        alias: the alias.
+        before: number of the version before; None: the alias is new.
+        after: number of the version now; None: the alias was removed.
+        share: percentage of the requests for `production` that the version answers; None: the alias is not `canary`.
+    """
 
     name: str
     alias: str
     before: int | None
     after: int | None
+    share: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values. `before` is called "from" and `after` is called "to"."""
-        return {"name": self.name, "alias": self.alias, "from": self.before, "to": self.after}
+        share = {} if self.share is None else {"share": self.share}
+        return {"name": self.name, "alias": self.alias, "from": self.before, "to": self.after, **share}
+
+
+@dataclass(frozen=True)
+class Canary:
+    """The version of a name that answers a share of the requests for `production`.
+
+    Attributes:
+        name: `client/task`.
+        number: number of the version.
+        share: percentage of the requests, above 0 and below 100.
+    """
+
+    name: str
+    number: int
+    share: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all fields as JSON values."""
+        return dict(self.__dict__)
 
 
 @dataclass(frozen=True)

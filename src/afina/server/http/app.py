@@ -228,7 +228,7 @@ async def move(request: Request, client: str, task: str, alias: str) -> Response
     The audit log names the key. The version is served once it has passed its golden test.
     """
     body = await body_of(request, native.Alias)
-    wanted = (f"{client}/{task}", alias, body.version, body.expected, body.message)
+    wanted = (f"{client}/{task}", alias, body.version, body.expected, body.share, body.message)
     moved = await pool_of(request).look(key_of(request), core_of(request).move, key_of(request), *wanted)
     return JSONResponse(moved.as_json())
 

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.errors import Busy
 from afina.server import logs_and_traces, request_ids
+from afina.server.canaries import STICKY
 from afina.server.core import Core
 from afina.server.error_bodies import KIND, error_body, status_of
 from afina.server.http import encodings
@@ -173,6 +174,7 @@ class Gate:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, seen = meter.now(), _Seen()
         request = scope.setdefault("afina.request", request_ids.id_of(scope["headers"]))  # a proxy may have given it
+        STICKY.set(request)
         if self._core.traces is not None:
             seen.traced = self._core.traces.begin(request)
 

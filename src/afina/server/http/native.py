@@ -96,7 +96,9 @@ ALIAS_ANSWER = record(
         "alias": about(TEXT, "the alias"),
         "from": about(either(COUNT, NOTHING), "number of the version before; null: the alias is new"),
         "to": about(COUNT, "number of the version now"),
-    }
+        "share": about(NUMBER, "percentage of the requests for production, for the alias canary"),
+    },
+    "share",
 )
 _ENDS = either(array(NUMBER), NOTHING)
 _COUNTED = {
@@ -154,6 +156,9 @@ class Alias(Body):
     version: int = Field(ge=1, description="number of the version")
     expected: int | None = Field(
         None, ge=1, description="number that the alias points to now; with another number the request is refused (409)"
+    )
+    share: float | None = Field(
+        None, description="for the alias canary: percentage of the requests for production that the version answers"
     )
     message: str | None = Field(None, max_length=1000, description="reason, kept in the audit log for ever")
 

@@ -19,6 +19,7 @@ from afina.inference.answer_stream import TokenTexts
 from afina.inference.guides import GuideMaker
 from afina.models import objectives
 from afina.models.objective import Objective
+from afina.server.canaries import STICKY
 from afina.server.core import Core
 from afina.server.http import openai_answers, openai_bodies, responses, responses_answers
 from afina.server.http.errors import Refusal
@@ -59,6 +60,7 @@ class TextTools:
 async def completions(request: Request) -> Response:
     """Write an answer to each prompt (OpenAI's completions). The model's template is put around the prompt."""
     body = await body_of(request, CompletionRequest)
+    _stick(body.user)
     return await _answered(request, body, openai_bodies.completion_texts(body))
 
 
@@ -71,8 +73,17 @@ async def completions(request: Request) -> Response:
 async def chat(request: Request) -> Response:
     """Write the next message of a chat (OpenAI's chat completions), by a model that was trained on chats."""
     body = await body_of(request, ChatRequest)
-    prompt = await pool_of(request).look(key_of(request), _rendered, core_of(request), key_of(request), body)
+    _stick(body.user)
+    prompt = await pool_of(request).look(
+        key_of(request), _rendered, core_of(request), key_of(request), body, STICKY.get()
+    )
     return await _answered(request, body, [Text(prompt)])
+
+
+def _stick(user: str | None) -> None:
+    """Let the end user decide whether a canary answers, so that one version answers all requests of a user."""
+    if user:
+        STICKY.set(user)
 
 
 @router.post(
@@ -84,9 +95,12 @@ async def chat(request: Request) -> Response:
 async def respond(request: Request) -> Response:
     """Write the next message of a conversation (OpenAI's responses). No response is stored."""
     body = await body_of(request, ResponsesRequest)
+    _stick(body.user)
     made = responses.chat_of(body)
     try:
-        prompt = await pool_of(request).look(key_of(request), _rendered, core_of(request), key_of(request), made)
+        prompt = await pool_of(request).look(
+            key_of(request), _rendered, core_of(request), key_of(request), made, STICKY.get()
+        )
         return await _answered(request, made, [Text(prompt)], body)
     except (Refusal, InvalidData) as error:
         raise responses.refusal(body, error) from None
@@ -230,9 +244,9 @@ def _check(asked: AcceptedRequest, options: GenerationOptions) -> None:
         _check_chat(asked.objective, asked.manifest.template)
 
 
-def _rendered(core: Core, key: Key, body: ChatRequest) -> str:
+def _rendered(core: Core, key: Key, body: ChatRequest, sticky: str) -> str:
     """Return the prompt of a chat. Raises Refusal, Missing and InvalidData."""
-    manifest = core.version(key, body.model).manifest
+    manifest = core.version(key, body.model, sticky).manifest
     _check_chat(objectives.make(tuple(manifest["label_names"]), manifest.get("objective")), manifest.get("template"))
     return rendered_chat(core.engine.backbone.tokenizer, [one.for_template() for one in body.messages])
 

@@ -140,7 +140,7 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 class Unused(Strict):
     """Fields that change no answer of this server, with the values that are accepted."""
 
-    user: str | None = Field(None, description="accepted and not used")
+    user: str | None = Field(None, description="the end user, all of whose requests one version answers")
     safety_identifier: str | None = Field(None, description="accepted and not used")
     metadata: _ANY_JSON | None = Field(None, description="accepted and not used: no answer is stored")
     store: bool | None = Field(None, description="accepted and not used: no answer is stored")

@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from afina.errors import AfinaError
 from afina.inference.reading import Truncation
+from afina.server.canaries import STICKY
 from afina.server.core import LOADING, Core
 from afina.server.http.errors import GONE, Refusal
 from afina.server.http.schemas import Body, parse_body
@@ -51,10 +52,13 @@ class RequestPool:
         truncation: Truncation | None = None,
     ) -> AcceptedRequest:
         """Call `Core.ask` in the pool. If the caller is cancelled, the result is released. Raises TimeoutError too."""
+        sticky = STICKY.get()
         asking: asyncio.Future[AcceptedRequest] | None = None
         try:
             async with asyncio.timeout(LOADING + self._core.settings.timeout):
-                asking = await self._begin(key, lambda: self._core.ask(key, model, texts, generation, truncation))
+                asking = await self._begin(
+                    key, lambda: self._core.ask(key, model, texts, generation, truncation, sticky)
+                )
                 return await asyncio.shield(asking)
         except (asyncio.CancelledError, TimeoutError):
             if asking is not None:
