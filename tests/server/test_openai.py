@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ from afina.inference import guides
 from afina.inference.answer_stream import TokenTexts
 from afina.inference.predictor import ModelPredictor
 from afina.server.http import openai_bodies
-from afina.server.http.openai_answers import WrittenAnswer
+from afina.server.http.openai_answers import CompletionFormat, WrittenAnswer
 from afina.server.receipts import Receipt
 from crowd import adapter
 from fakes import VOCABULARY
@@ -277,6 +278,21 @@ def test_an_echoed_text_is_the_text_and_its_answer_continues_it(served: Served, 
     ids = [list(served.backbone.tokenizer("A warm ferry, Zoë")["input_ids"])]
     whole = client.completions.create(model="acme/told", prompt=ids, max_tokens=6, n=2, temperature=1, echo=True)
     assert [one.text for one in whole.choices] == [one.text for one in found.choices]
+
+
+def test_log_probabilities_are_written_in_a_thread_beside_the_event_loop(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, response = list[str](), CompletionFormat.response
+
+    def noted(*given: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return response(*given)
+
+    monkeypatch.setattr(CompletionFormat, "response", noted)
+    asking = {"model": "acme/told", "prompt": [5, 6, 7], "echo": True, "max_tokens": 1, "logprobs": 1}
+    assert served.post("/v1/completions", asking).status_code == 200
+    assert threads[0].startswith("afina-desk")
 
 
 def test_an_echo_in_a_stream_or_with_too_many_log_probabilities_is_refused(
