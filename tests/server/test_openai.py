@@ -997,3 +997,28 @@ def test_answers_and_events_are_as_described(served: Served, path: str) -> None:
         for event in events:
             _, shape = said["text/event-stream"]["schema"]["properties"]["data"]["anyOf"]
             jsonschema.validate(json.loads(event.removeprefix("data: ")), shape["contentSchema"])
+
+
+@pytest.mark.parametrize("given", [{"max_tokens": 100}, {}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_beyond_the_memory_is_an_invalid_request_that_is_not_sent_again(
+    served: Served, client: OpenAI, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], stream: bool
+) -> None:
+    chat: Any = {"model": "acme/talk", "messages": [{"role": "user", "content": PROMPT}]}
+    client.completions.create(model="acme/told", prompt=PROMPT, max_tokens=1)
+    client.chat.completions.create(**chat)
+    monkeypatch.setattr(type(served.core.engine._residents), "room", lambda residents, digest: 1000)
+    tried, send = list[str](), served.web.send
+
+    def sending(request: Any, **more: Any) -> Any:
+        tried.append(request.url.path)
+        return send(request, **more)
+
+    monkeypatch.setattr(served.web, "send", sending)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.with_options(max_retries=2).completions.create(model="acme/told", prompt=PROMPT, stream=stream, **given)
+    assert (caught.value.param, caught.value.code, len(tried)) == ("max_tokens", "invalid", 1)
+    assert "`max_tokens`: the answer may need" in str(caught.value)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**chat)
+    assert caught.value.param == "max_completion_tokens"

@@ -127,6 +127,7 @@ class Generations:
                 f"{max(room, 0):,} bytes are available. Ask for fewer new tokens, give a shorter text, or raise the "
                 "memory limit.",
                 code="generation.beyond-memory",
+                option="max_new_tokens",
                 bytes=needed,
                 limit=room,
             )
