@@ -173,10 +173,10 @@ def test_a_text_that_arrives_in_the_midst_of_a_step_is_computed_right_after_it(
     arrived = list[Future[Any]]()
     step = steps.step
 
-    def meanwhile() -> Any:
+    def meanwhile(most: int | None = None) -> Any:
         if len(arrived) < 5:
             arrived.extend(made.submit([Work(client="reads", tokens=10)]))
-        return step()
+        return step(most)
 
     steps.step = meanwhile  # type: ignore[method-assign]
     for _ in range(6):

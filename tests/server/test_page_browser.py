@@ -181,10 +181,10 @@ def writer(gpt2: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writ
         generations = core.batching.computer.generations
         step = generations.step
 
-        def slow() -> Any:
+        def slow(most: int | None = None) -> Any:
             if generations.active:
                 time.sleep(0.1)
-            return step()
+            return step(most)
 
         with pytest.MonkeyPatch.context() as patch, running(core) as (url, _):
             patch.setattr(generations, "step", slow)

@@ -163,10 +163,10 @@ class Steps:
         generations = core.batching.computer.generations
         step = generations.step
 
-        def counted() -> Any:
+        def counted(most: int | None = None) -> Any:
             self.hold.wait(20)
             self.count += 1
-            return step()
+            return step(most)
 
         generations.step = counted  # type: ignore[method-assign]
 
