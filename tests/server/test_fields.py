@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from afina.inference.predictor import ModelPredictor
 from afina.inference.reading import Truncation
-from afina.server.http import app, huggingface, kserve, native, openai, page, vllm
+from afina.server.http import app, huggingface, keys, kserve, native, openai, page, vllm
 from afina.server.receipts import Receipt
 from afina.server.replay import replayed
 
@@ -140,7 +140,7 @@ FIELDS = {
 
 
 def test_every_body_of_a_label_is_looked_at() -> None:
-    others = {native.Alias, *openai.BODIES}
+    others = {native.Alias, keys.NewKey, *openai.BODIES}
     assert {kind for kind, _ in ROUTES.values()} | others >= {*app.BODIES}
     assert FIELDS.keys() == EFFECTS.keys()
 

@@ -144,7 +144,7 @@ def test_a_publisher_writes_so_much_a_minute_and_so_long_into_the_log_that_stays
 
     def put(version: int, message: str) -> Any:
         body = {"version": version, "message": message}
-        return served.web.put("/aliases/acme/reviews/canary", json=body, headers=served.auth("acme-publish"))
+        return served.web.put("/aliases/acme/reviews/candidate", json=body, headers=served.auth("acme-publish"))
 
     entries = len(served.store.log())
     assert put(1, "x" * 1001).status_code == 422
