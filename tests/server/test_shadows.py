@@ -14,6 +14,7 @@ from afina import Predictor
 from afina.errors import Busy, NotFound
 from afina.server.core import Core
 from afina.server.line.computing import Batcher
+from afina.server.line.queue import ClientSpeed
 from afina.server.requests import Text
 from afina.server.shadows import LATE, UNSERVABLE
 from afina.store.versions import Reference
@@ -274,6 +275,7 @@ def test_where_there_is_no_room_for_both_the_text_is_answered_without_it(served:
         line = served.core.batching._line
         bound, line.bound = line.bound, sum(asked.tokens)
         line._tokens["acme"], line._given["acme"] = 1, 0  # as if something of it waited, so that its share counts
+        line._speeds.setdefault("acme", ClientSpeed(0.0, 1.0))
         try:
             line.bound += 1
             return submit(served.core.batching, works, **more)
