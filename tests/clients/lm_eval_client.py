@@ -41,6 +41,7 @@ def evaluated(task, directory, model, arguments):
     out = Path(directory, f"out-{model}")
     command = [str(Path(os.environ["AFINA_PATH"], "lm_eval")), "--model", model, "--model_args", arguments]
     command += ["--tasks", task, "--include_path", directory, "--output_path", str(out), "--log_samples"]
+    command += ["--device", "cpu"] if model == "hf" else []
     done = subprocess.run(
         command,
         capture_output=True,
@@ -62,7 +63,7 @@ def compared(task, source):
         words = ANSWERS["merged"]
         to = f"model=acme/told,base_url={URL}/v1/completions,tokenizer={words},tokenizer_backend=huggingface"
         served = evaluated(task, directory, "local-completions", to)
-        plain = evaluated(task, directory, "hf", f"pretrained={words},dtype=float32,device=cpu")
+        plain = evaluated(task, directory, "hf", f"pretrained={words},dtype=float32")
     assert len(served) == len(plain) == len(rows)
     for found, expected in zip(flat(served), flat(plain), strict=True):
         assert found == expected or abs(float(found) - float(expected)) < 1e-3, (found, expected)

@@ -11,6 +11,7 @@ status is 1 if a check fails.
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import re
@@ -18,11 +19,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import tomllib
-from collections.abc import Iterator, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -30,7 +35,7 @@ sys.path.insert(0, str(HERE.parent))
 import torch  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-from afina import AdapterStore, Backbone, Predictor  # noqa: E402
+from afina import Adapter, AdapterStore, Backbone, Predictor  # noqa: E402
 from afina.inference.import_and_merge import merge  # noqa: E402
 from crowd import adapter  # noqa: E402
 from fakes import configuration, save, sentences, tokenizer  # noqa: E402
@@ -161,31 +166,41 @@ def plain_spoken(path: Path) -> Path:
     return path
 
 
-@contextmanager
-def served(root: Path) -> Iterator[dict[str, str]]:
-    """Serve adapters of every kind on a tiny model. Give the environment of the clients."""
+def speakers(root: Path) -> tuple[Backbone, dict[str, Adapter]]:
+    """Make a tiny model in a directory, and adapters of every kind that clients ask."""
     words = tokenizer(begin=True)
     words.model_max_length = POSITIONS
     words.chat_template = CHAT
     shape = configuration("llama", max_position_embeddings=POSITIONS)
     backbone = Backbone.load(str(plain_spoken(save(shape, words, root / "backbone"))))
-    made = {
+    return backbone, {
         "acme/reviews": probed(adapter(backbone, "lora", {"r": 2}, seed=1), backbone),
         "acme/tags": probed(adapter(backbone, "lora", {"r": 4}, seed=3, **TAGS), backbone),
         "acme/price": probed(adapter(backbone, "ia3", seed=4, **PRICE), backbone),
         "acme/told": adapter(backbone, "lora", {"r": 2}, seed=2, **TOLD),
         "acme/talk": adapter(backbone, "lora", {"r": 2}, seed=29, **talk(backbone)),
     }
-    os.environ["AFINA_STORE"] = str(root / "store")
+
+
+def published(made: Mapping[str, Adapter], root: Path) -> tuple[AdapterStore, str]:
+    """Publish adapters in a store below a directory. Return the store and a key."""
     store = AdapterStore(root / "store", who="ada")
     for name, one in made.items():
         path = root / name.replace("/", "-")
         one.save(path)
         store.publish(path, name, message="first")
-    key = store.create_key("acme", ["predict"]).secret
+    return store, store.create_key("acme", ["predict"]).secret
+
+
+@contextmanager
+def served(root: Path) -> Iterator[dict[str, str]]:
+    """Serve the adapters. Give the environment of the clients."""
+    backbone, made = speakers(root)
+    _, key = published(made, root)
+    os.environ["AFINA_STORE"] = str(root / "store")
     merge(Predictor.of(made["acme/told"], backbone), root / "merged")
     texts = [text for text, _ in sentences(6)]
-    answers = {"prompt": PROMPT, "texts": texts, "merged": str(root / "merged")}
+    answers: dict[str, Any] = {"prompt": PROMPT, "texts": texts, "merged": str(root / "merged")}
     for name in ("told", "talk"):
         predictor = Predictor.of(made[f"acme/{name}"], backbone).generating(max_new_tokens=60)
         answers[name] = predictor([PROMPT])[0]["answer"]
@@ -195,14 +210,97 @@ def served(root: Path) -> Iterator[dict[str, str]]:
         yield {"AFINA_URL": url, "AFINA_KEY": key, "AFINA_ANSWERS": json.dumps(answers)}
 
 
+class Recorder(BaseHTTPRequestHandler):
+    """A proxy before the server that keeps requests of a new form."""
+
+    protocol_version = "HTTP/1.1"
+    url, client = "", ""
+    kept: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def log_message(self, *_: Any) -> None:
+        """Write no log."""
+
+    def _pass(self) -> None:
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            body = b"".join(iter(self._chunk, b""))
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        asked = urllib.request.Request(f"{self.url}{self.path}", body or None, method=self.command)
+        for name, value in self.headers.items():
+            if name.lower() not in ("host", "content-length", "transfer-encoding", "connection", "accept-encoding"):
+                asked.add_header(name, value)
+        try:
+            answer = urllib.request.urlopen(asked)
+        except urllib.error.HTTPError as error:
+            answer = error
+        content = answer.read()
+        self._keep(body, answer.status)
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _chunk(self) -> bytes:
+        size = int(self.rfile.readline().split(b";")[0], 16)
+        content = self.rfile.read(size)
+        self.rfile.readline()
+        return content
+
+    def _keep(self, body: bytes, status: int) -> None:
+        names = ("content-type", "content-encoding", "inference-header-content-length", "accept-encoding")
+        headers = {name: self.headers[name] for name in names if name in self.headers}
+        try:
+            content: Any = json.loads(body) if body else None
+        except ValueError:
+            content = {"base64": base64.b64encode(body).decode()}
+        one = {"client": self.client, "method": self.command, "path": self.path, "headers": headers, "status": status}
+        self.kept.setdefault(f"{self.command} {self.path} {status} {form(content)}", {**one, "body": content})
+
+    do_GET = do_POST = do_HEAD = _pass
+
+
+def form(value: Any) -> str:
+    """Return the form of a JSON value: its keys and types, without the texts and numbers in it."""
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{name}:{form(one)}' for name, one in sorted(value.items()))}}}"
+    if isinstance(value, list):
+        return f"[{form(value[0]) if value else ''}]"
+    return type(value).__name__
+
+
+@contextmanager
+def recording(environment: dict[str, str], file: Path | None) -> Iterator[dict[str, str]]:
+    """Let the clients ask a recorder, whose requests are written to a file in the end. None: ask the server itself."""
+    if file is None:
+        yield environment
+        return
+    Recorder.url = environment["AFINA_URL"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield {**environment, "AFINA_URL": f"http://127.0.0.1:{proxy.server_address[1]}"}
+        proxy.shutdown()
+    lines = [json.dumps(one, ensure_ascii=False) for one in Recorder.kept.values()]
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
 def main() -> None:
     """Run the clients, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("only", nargs="*", metavar="NAME", help="names of scripts; default: all")
-    wanted = clients(parser.parse_args().only)
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the requests of every form to a file")
+    given = parser.parse_args()
+    wanted = clients(given.only)
     failed = 0
-    with tempfile.TemporaryDirectory() as root, served(Path(root)) as environment:
+    with (
+        tempfile.TemporaryDirectory() as root,
+        served(Path(root)) as plain,
+        recording(plain, given.record) as environment,
+    ):
         for client in wanted:
+            Recorder.client = client.name
             problem = install(client)
             checks = [{"check": "install", "problem": problem}] if problem else ask(client, environment)
             bad = [one for one in checks if one["problem"]]
