@@ -62,8 +62,8 @@ def compared(task, source):
         Path(directory, f"{task}.yaml").write_text(source.format(name=task, data=data))
         words = ANSWERS["merged"]
         to = f"model=acme/told,base_url={URL}/v1/completions,tokenizer={words},tokenizer_backend=huggingface"
-        served = evaluated(task, directory, "local-completions", to)
-        plain = evaluated(task, directory, "hf", f"pretrained={words},dtype=float32")
+        served = evaluated(task, directory, "local-completions", f"{to},add_bos_token=True")
+        plain = evaluated(task, directory, "hf", f"pretrained={words},dtype=float32,add_bos_token=True")
     assert len(served) == len(plain) == len(rows)
     for found, expected in zip(flat(served), flat(plain), strict=True):
         assert found == expected or abs(float(found) - float(expected)) < 1e-3, (found, expected)
