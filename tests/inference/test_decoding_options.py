@@ -215,6 +215,7 @@ def test_beam_search_refuses_what_it_does_not_have(option: str, value: Any) -> N
         ({"frequency_penalty": float("nan")}, "frequency_penalty"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
         ({"repetition_penalty": float("inf")}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-308}, "repetition_penalty"),
         ({"min_p": 0.1}, "min_p"),
         ({"temperature": 1.0, "min_p": 1.1}, "min_p"),
         ({"logit_bias": {1: 100.5}}, "logit_bias"),

@@ -16,7 +16,7 @@ import pytest
 
 from afina.server.http import gate
 from afina.server.limits import Places
-from afina.server.running import ConnectionLimit
+from afina.server.running import CHUNK_BYTES, CHUNKS, ConnectionLimit
 from servers import Listening, logged, within
 
 BODY = json.dumps({"inputs": "the soup was bright.", "model": "acme/reviews"}).encode()
@@ -326,6 +326,39 @@ def test_a_head_is_not_as_long_as_somebody_likes(listen: Callable[..., Listening
             long.sendall(b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (one, b"y" * 900) for one in range(80)))
         assert received(long).startswith(b"HTTP/1.1 400 ")
     assert answered(server) == OK
+
+
+def test_a_body_in_very_many_tiny_chunks_is_refused_before_it_takes_much_time(
+    listen: Callable[..., Listening],
+) -> None:
+    server = listen()
+    with server.connect() as many:
+        many.sendall(server.head() + b"1\r\n \r\n" * 2 * CHUNKS)
+        assert received(many).startswith(b"HTTP/1.1 400 ")
+        assert ended(many)
+    assert answered(server) == OK
+
+
+def test_many_chunks_after_a_refusal_end_the_connection(listen: Callable[..., Listening]) -> None:
+    server = listen()
+    chunk = b"%x\r\n%s\r\n" % (CHUNK_BYTES, b" " * CHUNK_BYTES)
+    with server.connect() as many:
+        many.sendall(server.head().replace(b"Bearer ", b"Bearer x"))
+        assert received(many).startswith(b"HTTP/1.1 401 ")
+        began = time.perf_counter()
+        with suppress(ConnectionError):
+            many.sendall(chunk * 3 * CHUNKS)
+        assert ended(many)
+        assert time.perf_counter() - began < server.core.settings.head_seconds / 2
+
+
+def test_many_chunks_of_a_short_line_each_are_answered(listen: Callable[..., Listening]) -> None:
+    server = listen()
+    line = json.dumps({"inputs": "a", "model": "acme/reviews"}).encode()
+    spaces = b"%x\r\n%s\r\n" % (CHUNK_BYTES, b" " * CHUNK_BYTES)
+    with server.connect() as many:
+        many.sendall(server.head() + spaces * 2 * CHUNKS + b"%x\r\n%s\r\n0\r\n\r\n" % (len(line), line))
+        assert received(many).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(

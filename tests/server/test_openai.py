@@ -740,6 +740,8 @@ CHOICE = {"structured_outputs": {"choice": ["a"]}}
         ({"frequency_penalty": 2.5}, "invalid", "frequency_penalty"),
         ({"presence_penalty": -2.5}, "invalid", "presence_penalty"),
         ({"repetition_penalty": 0}, "invalid", "repetition_penalty"),
+        ({"repetition_penalty": 1e-308}, "invalid", "repetition_penalty"),  # logits would overflow
+        ({"repetition_penalty": 1e308}, "invalid", "repetition_penalty"),
         ({"logit_bias": {"1": 101}}, "invalid", "logit_bias.1"),
         ({"logit_bias": {"soup": 1}}, "invalid", "logit_bias.soup"),
         ({"logit_bias": {"-1": 1}}, "invalid", "logit_bias.-1"),

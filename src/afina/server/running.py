@@ -21,8 +21,8 @@ from functools import partial
 from types import FrameType
 from typing import Any, ClassVar, Never, cast
 
+import h11
 import uvicorn
-from h11 import LocalProtocolError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from afina import allocator, meter
@@ -357,6 +357,29 @@ class ConnectionLimit:
         self._sweeper = loop.call_later(self.seconds / SWEEPS, self._sweep, loop) if self._all else None
 
 
+CHUNK_BYTES, CHUNKS = 16, 1024
+"""Least mean of the bytes of a body's chunks, from this number of chunks on: each chunk takes the event loop's time."""
+
+
+class Parser(h11.Connection):
+    """h11's parser of a connection, which refuses a body in very many tiny chunks."""
+
+    _chunks, _size = 0, 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Return the next event. Raises RemoteProtocolError for malformed HTTP, and for tiny chunks."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._size = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._size += len(event.data)
+            counted = 0 if self.our_state is h11.DONE else self._size  # the request was answered, mostly refused
+            if (self._chunks - CHUNKS) * CHUNK_BYTES > counted:
+                raise h11.RemoteProtocolError("the chunks of the body are too small")
+        return event
+
+
 class Connection(H11Protocol):
     """uvicorn's protocol class, with the limits of `ConnectionLimit`."""
 
@@ -377,6 +400,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Enter the limit when the connection is made."""
         super().connection_made(transport)
+        self.conn = Parser(h11.SERVER)
         self._since = self.loop.time()
         self.doors.enter(self)
 
@@ -403,7 +427,7 @@ class Connection(H11Protocol):
         """Answer malformed HTTP. If an answer has begun or was sent already, close the connection."""
         try:
             super().send_400_response(msg)
-        except LocalProtocolError:
+        except h11.LocalProtocolError:
             self.cycle.disconnected = True
             self.transport.abort()
 

@@ -65,6 +65,8 @@ class Refusal(Exception):
                 return cls(409, "conflict", str(error))
             case InvalidData() if error.code == "request.text-tokens":
                 return cls(413, "too_large", str(error))
+            case InvalidStudy() if error.code == "decoding.no-token":  # by what the request restricts
+                return cls(422, "invalid", str(error))
             case InvalidData() | InvalidName():
                 return cls(422, "invalid", str(error))
             case TimeoutError():
