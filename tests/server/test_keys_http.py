@@ -106,6 +106,21 @@ def test_changes_of_keys_are_limited_and_a_full_disk_is_said(
     assert int(limited.headers["retry-after"]) >= 1
 
 
+def test_a_stolen_admin_key_that_floods_keeps_nobody_from_revoking_it(serve: Callable[..., Served]) -> None:
+    served = serve(writes_per_minute=2)
+    other = served.store.create_key("acme", ["admin"])
+    body = {"client": "corp", "scopes": ["predict"]}
+    assert [ask(served, "POST", "/keys", body).status_code for _ in range(3)] == [200, 200, 429]
+    assert ask(served, "DELETE", f"/keys/{other.key.id}").status_code == 200
+
+
+@pytest.mark.parametrize("query", ["message=a&message=b", "message=" + 1001 * "a"])
+def test_a_revocation_has_one_short_reason(served: Served, query: str) -> None:
+    made = served.store.create_key("acme", ["predict"])
+    assert ask(served, "DELETE", f"/keys/{made.key.id}?{query}").status_code == 422
+    assert ask(served, "DELETE", f"/keys/{made.key.id}?message=lost").status_code == 200
+
+
 def test_a_key_that_was_created_is_answered_even_if_the_store_then_fails(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:

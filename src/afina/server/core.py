@@ -301,9 +301,13 @@ class Core:
         return made
 
     def revoke_key(self, key: Key, id: str, message: str | None) -> Key:
-        """Revoke a key of any client; the audit log names `key`. Raises as `create_key`, and NotFound."""
-        with self._writing(key) as store:
-            revoked = store.revoke_key(id, message=message)
+        """Revoke a key of any client; the audit log names `key`. Raises NotFound, and the errors of the store.
+
+        Revocations are not limited, so that a stolen admin key cannot keep its client from revoking that key. They are
+        at most as many as created keys.
+        """
+        with self.writes.attempt():
+            revoked = self.store.on_behalf_of(f"key {key.id}").revoke_key(id, message=message)
         self._follow_keys()
         return revoked
 

@@ -50,7 +50,7 @@ class Settings:
         texts: texts of a request.
         characters: characters of a text.
         tokens_per_minute: rate limit of keys without their own; None: no limit.
-        writes_per_minute: aliases and keys that the keys of a client may change in a minute.
+        writes_per_minute: aliases that the keys of a client may move, and keys that they may create, in a minute.
         every: interval of looking for changes in the store. A moved alias or revoked key takes effect at most so much
             later, and the time of reading.
         key_seconds: time for which known keys are accepted while the store does not answer. Then every request that

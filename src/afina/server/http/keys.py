@@ -33,6 +33,9 @@ from afina.store.keys import SCOPES
 
 EXAMPLE = {"client": "acme", "scopes": ["predict"], "rate": 60000, "name": "the shop's server", "expires": "90d"}
 
+MESSAGE = 1000
+"""Characters of a reason."""
+
 _MAYBE = either(TEXT, NOTHING)
 _KEY = {
     "id": about(TEXT, "id of the key, which is no secret"),
@@ -66,7 +69,7 @@ class NewKey(Body):
     rate: int | None = Field(None, ge=1, lt=1 << 31, description="tokens a minute; default: the server's")
     name: str | None = Field(None, max_length=1000, description="a name for the key")
     expires: str | None = Field(None, max_length=40, description="90d, 12h or a date; default: never")
-    message: str | None = Field(None, max_length=1000, description="reason, kept in the audit log for ever")
+    message: str | None = Field(None, max_length=MESSAGE, description="reason, kept in the audit log for ever")
 
 
 @router.get("/keys", **_ADMIN(KEYS))
@@ -88,7 +91,10 @@ async def created(request: Request) -> Response:
 @router.delete("/keys/{key}", **_ADMIN(KEY, query=["message"]))
 async def revoked(request: Request, key: str) -> Response:
     """Revoke a key of any client for ever. The query's `message` is the reason for the audit log."""
-    message = request.query_params.get("message")
+    given = request.query_params.getlist("message")
+    message = given[0] if given else None
+    if len(given) > 1 or len(message or "") > MESSAGE:
+        raise Refusal(422, "invalid", f"`message`: give one message, of at most {MESSAGE:,} characters.")
     try:
         found = await pool_of(request).look(key_of(request), core_of(request).revoke_key, key_of(request), key, message)
     except NotFound as error:
