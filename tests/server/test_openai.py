@@ -549,6 +549,8 @@ def test_each_event_has_the_tokens_so_far(client: OpenAI) -> None:
     asked: Any = {"model": "acme/told", "prompt": [PROMPT, "a cold lamp"], "max_tokens": 20, "stream": True}
     options: Any = {"include_usage": True, "continuous_usage_stats": True}
     usage = [event.usage for event in client.completions.create(**asked, stream_options=options)]
+    alone = client.completions.create(**asked, stream_options={**options, "include_usage": False})
+    assert {event.usage for event in alone} == {None}
     counts = [one.completion_tokens for one in usage if one is not None]
     assert len(counts) == len(usage)
     assert counts == sorted(counts)

@@ -155,7 +155,7 @@ async def _computed(
                 written,
                 headers,
                 usage=wanted is not None and bool(wanted.include_usage),
-                usage_so_far=wanted is not None and bool(wanted.continuous_usage_stats),
+                usage_so_far=wanted is not None and bool(wanted.include_usage and wanted.continuous_usage_stats),
             )
         while not pending.done:
             await pending.next()

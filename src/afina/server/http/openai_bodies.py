@@ -61,7 +61,7 @@ class StreamOptions(Strict):
 
     include_usage: bool | None = Field(None, description="true: the last event has the numbers of tokens")
     continuous_usage_stats: bool | None = Field(
-        None, description="true: each event has the numbers of tokens so far, of all answers (as in vLLM)"
+        None, description="true, with `include_usage`: each event has the numbers of tokens so far, of all answers"
     )
     include_obfuscation: Literal[False] | None = Field(None, description="not supported: only false")
 
