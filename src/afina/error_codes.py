@@ -112,7 +112,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "request.grammar-invalid": "A grammar of an answer is invalid, not supported, or too costly.",
         "request.malformed": "A request names an option, a tensor or an output that the model does not have.",
         "request.text-invalid": "A text of a request is empty or too long.",
-        "request.text-tokens": "A text has more tokens than a server allows for a model that computes a text whole.",
+        "request.text-tokens": "A text has more tokens than its key allows, or than a server computes whole.",
         "request.stream-differs": "A streamed text differs from the whole answer.",
         "request.texts-count": "A request has too many texts, or none.",
         "request.token-unknown": "A prompt has a token id that is not in the model's vocabulary.",

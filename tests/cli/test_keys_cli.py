@@ -22,17 +22,19 @@ def _store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_key_is_made_listed_and_revoked(afina: Command) -> None:
-    said = afina("keys", "create", "acme", "--create", "--rate", 6000, "-m", "their router")
+    said = afina("keys", "create", "acme", "--create", "--rate", 6000, "--text-tokens", 512, "-m", "their router")
     found = re.fullmatch(r"key ([0-9a-f]{16}) of acme \(predict\)\. afina does not show the key again:\n", said.err)
     assert found, said
     (key,) = AdapterStore().keys()
     assert keys.matches(said.out.rstrip("\n"), key)
     heading, row = afina("keys", "list").out.splitlines()
     assert re.split(r"  +", heading) == [
-        *("id", "client", "name", "scopes", "tokens a minute", "created (UTC)", "expires", "revoked", "who", "why")
+        *("id", "client", "name", "scopes", "tokens a minute", "tokens a text"),
+        *("created (UTC)", "expires", "revoked", "who", "why"),
     ]
     cells = re.split(r"  +", row)
-    assert [*cells[:5], *cells[6:]] == [found[1], "acme", "-", "predict", "6,000", "-", "-", "ada", "their router"]
+    assert cells[:6] == [found[1], "acme", "-", "predict", "6,000", "512"]
+    assert cells[7:] == ["-", "-", "ada", "their router"]
     assert afina("keys", "revoke", found[1]).out == f"key {found[1]} of acme: revoked\n"
     assert "was already revoked at" in afina("keys", "revoke", found[1]).error
 
@@ -54,6 +56,7 @@ def test_errors_name_what_was_typed(afina: Command) -> None:
     AdapterStore().init()
     assert afina("keys", "create", "acme", "--scope", "read").error.startswith("unknown scope 'read'.")
     assert afina("keys", "create", "acme", "--rate", 0).error.startswith("--rate: found 0")
+    assert afina("keys", "create", "acme", "--text-tokens", 0).error.startswith("--text-tokens: found 0")
     assert afina("keys", "list").out == "The store has no key yet. Create a key: afina keys create CLIENT\n"
     assert afina("keys", "create", "acme", "--expires", "2001-01-01").error.startswith(
         "--expires: 2001-01-01 is in the past"

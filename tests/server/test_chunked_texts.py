@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +242,39 @@ def test_a_text_that_is_computed_whole_has_a_limit_of_tokens(backbones: Backbone
             served.core.ask(key, "acme/reviews", [Text(LONG)])
         assert raised.value.fields["found"] > 12
         assert str(raised.value.fields["found"]) in str(raised.value)
+
+
+INPUTS = [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [LONG]}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/predict", {"model": "acme/reviews@1", "inputs": [["short"], [LONG]]}),
+        ("/classify", {"model": "acme/reviews@1", "input": LONG}),
+        ("/models/acme/reviews", {"inputs": LONG}),
+        ("/v2/models/acme/reviews/infer", {"inputs": INPUTS}),
+    ],
+)
+def test_a_key_has_a_limit_of_tokens_a_text_and_another_key_is_answered(
+    served: Served, path: str, body: dict[str, Any]
+) -> None:
+    made = served.store.create_key("acme", ["predict"], text_tokens=12)
+    served.core.tenants.refresh()
+    limited = {"Authorization": f"Bearer {made.secret}"}
+    response = served.post(path, body, headers=limited)
+    assert response.status_code == 413, response.text
+    assert "key" in response.text
+    assert "12 tokens" in response.text
+    assert served.post(path, body).status_code == 200
+
+
+def test_a_keys_limit_is_the_most_tokens_that_a_text_may_have(served: Served) -> None:
+    key = served.core.tenants.key_of(served.secrets["acme"])
+    assert key is not None
+    with served.core.asked(key, "acme/reviews@1", [Text(LONG)]) as asked:
+        (found,) = asked.tokens
+    with served.core.asked(replace(key, text_tokens=found), "acme/reviews@1", [Text(LONG)] * 2) as asked:
+        assert [*asked.tokens] == [found, found]
+    with raises(InvalidData, code="request.text-tokens", where="Text 2 of 2", found=found, most=found - 1):
+        served.core.ask(replace(key, text_tokens=found - 1), "acme/reviews@1", [Text("short"), Text(LONG)])

@@ -388,3 +388,25 @@ def test_responses_and_events_are_as_described(served: Served) -> None:
 def test_without_a_chat_the_refusal_names_the_other_route(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="/v1/completions"):
         client.responses.create(model="acme/told", input=PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("path", "param", "text"),
+    [
+        ("/v1/responses", "input", PROMPT),
+        ("/v1/chat/completions", "messages", [{"role": "user", "content": PROMPT}]),
+        ("/v1/completions", "prompt", PROMPT),
+        ("/v1/completions", "prompt", [1, 2, 3, 4]),
+    ],
+)
+def test_a_keys_limit_of_tokens_a_text_holds_for_prompts(served: Served, path: str, param: str, text: Any) -> None:
+    made = served.store.create_key("acme", ["predict"], text_tokens=3)
+    served.core.tenants.refresh()
+    body = {"model": "acme/talk", param: text}
+    refused = served.post(path, body, headers={"Authorization": f"Bearer {made.secret}"})
+    assert refused.status_code == 400, refused.text
+    error = refused.json()["error"]
+    assert error["param"] == param
+    assert "key" in error["message"]
+    assert "3 tokens" in error["message"]
+    assert served.post(path, body).status_code == 200

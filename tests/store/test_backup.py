@@ -129,7 +129,7 @@ def test_a_backup_of_an_earlier_format_is_recovered_and_stays_as_it_is(two: Adap
     two.backup(tmp_path / "backup")
     file = tmp_path / "backup" / "store.db"
     with closing(sqlite3.connect(file)) as raw:
-        for statement in ("DROP COLUMN name", "DROP COLUMN expires"):
+        for statement in ("DROP COLUMN name", "DROP COLUMN expires", "DROP COLUMN text_tokens"):
             raw.execute(f"ALTER TABLE keys {statement}")
         raw.execute("UPDATE alembic_version SET version_num = '0002'")
         raw.commit()

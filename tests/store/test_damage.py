@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.rollback("acme/reviews")
     store.delete("acme/reviews@3", reason="not needed")
     store.gc()
-    store.create_key("acme", ["predict"], rate=5, message="for their router")
+    store.create_key("acme", ["predict"], rate=5, text_tokens=7, message="for their router")
     store.revoke_key(store.create_key("bolt", ["admin"], rate=6).key.id)
     with closing(sqlite3.connect(root / "store" / DATABASE)) as raw:
         raw.execute("INSERT INTO leases VALUES ('somebody', 'sha256:ab', 'acme', 4e9)")

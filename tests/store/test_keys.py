@@ -34,6 +34,7 @@ def test_a_key_is_shown_once_and_is_in_no_byte_of_the_store(begun: AdapterStore)
     (found,) = begun.keys()
     assert found == made.key
     assert (found.client, found.scopes, found.rate, found.revoked) == ("acme", ("predict", "publish"), 6000, None)
+    assert found.text_tokens is None
     assert (found.who, found.why) == (begun.who, "their router")
     assert "hash" not in found.as_json()
     secret = made.secret.rpartition("_")[2].encode()
@@ -73,6 +74,9 @@ def test_what_can_be_no_key_is_refused(begun: AdapterStore) -> None:
         begun.create_key("acme", [])
     with raises(InvalidName, code="key.invalid", found=0):
         begun.create_key("acme", ["predict"], rate=0)
+    for limit in (0, -1, 1 << 31):
+        with raises(InvalidName, code="key.invalid", found=limit):
+            begun.create_key("acme", ["predict"], text_tokens=limit)
     with raises(InvalidName, code="client.malformed", client="A B"):
         begun.create_key("A B", ["predict"])
     assert begun.keys() == []
@@ -100,6 +104,8 @@ def test_the_log_has_each_key_and_its_end_and_not_whose_it_is(begun: AdapterStor
     [
         ("UPDATE keys SET hash = 'sha256:0'", "differs from the audit log in: hash"),
         ("UPDATE keys SET scopes = 'admin predict', rate = NULL", "differs from the audit log in: scopes, rate"),
+        ("UPDATE keys SET text_tokens = 9", "differs from the audit log in: text_tokens"),
+        ("UPDATE keys SET text_tokens = NULL", "differs from the audit log in: text_tokens"),
         ("UPDATE keys SET revoked = NULL", "differs from the audit log in: revoked"),
         (
             "UPDATE keys SET client = (SELECT id FROM clients WHERE name = 'bolt') WHERE rate = 5",
@@ -112,12 +118,23 @@ def test_the_log_has_each_key_and_its_end_and_not_whose_it_is(begun: AdapterStor
 def test_verify_sees_a_key_that_was_changed(begun: AdapterStore, statement: str, problem: str) -> None:
     begun.create_key("bolt", ["predict"])
     begun.revoke_key(begun.keys("bolt")[0].id)
-    made = begun.create_key("acme", ["predict"], rate=5)
+    made = begun.create_key("acme", ["predict"], rate=5, text_tokens=7)
     begun.revoke_key(made.key.id)
     assert begun.verify() == []
     _changed(begun, statement)
     found = begun.verify()
     assert any(one.kind == "key" and problem in one.problem for one in found), found
+
+
+def test_the_log_has_a_keys_tokens_a_text_only_where_they_are_limited(begun: AdapterStore) -> None:
+    begun.create_key("acme", ["predict"])
+    made = begun.create_key("acme", ["predict"], text_tokens=7)
+    assert begun.keys()[1] == made.key
+    assert made.key.text_tokens == made.key.as_json()["text_tokens"] == 7
+    plain, limited = (entry.payload for entry in begun.log()[-2:])
+    assert "text_tokens" not in plain
+    assert limited["text_tokens"] == 7
+    assert begun.verify() == []
 
 
 def test_an_erased_client_has_no_keys_and_the_log_still_verifies(
@@ -177,6 +194,15 @@ def test_a_key_whose_rate_is_damaged_is_told_and_lets_nobody_pass(begun: Adapter
     )
     assert keys.matches(good.secret, first)
     assert not keys.matches(made.secret, second)
+
+
+def test_a_key_whose_tokens_a_text_are_damaged_lets_nobody_pass(begun: AdapterStore) -> None:
+    made = begun.create_key("acme", ["predict"], text_tokens=7)
+    _changed(begun, "UPDATE keys SET text_tokens = 'zzz'")
+    (found,) = begun.keys()
+    assert found.text_tokens is None
+    assert found.problem == "its text_tokens is 'zzz', expected a whole number of tokens a text, at least 1"
+    assert not keys.matches(made.secret, found)
 
 
 def test_nobody_but_its_owner_reads_the_database(begun: AdapterStore) -> None:

@@ -78,10 +78,24 @@ def _stated(store: AdapterStore, found: object) -> AdapterStore:
     return AdapterStore(store.address.directory)
 
 
+def test_a_store_whose_keys_have_no_limit_of_tokens_a_text_gets_the_column(begun: AdapterStore) -> None:
+    made = begun.create_key("acme", ["predict"], rate=5, name="shop")
+    with closing(sqlite3.connect(begun.address.url)) as raw:
+        raw.execute("ALTER TABLE keys DROP COLUMN text_tokens")
+        raw.commit()
+    later = _stated(begun, "0003")
+    assert later.verify() == []
+    assert later.keys() == [made.key]
+    assert later.create_key("acme", ["predict"], text_tokens=7).key.text_tokens == 7
+    assert later.verify() == []
+    with closing(sqlite3.connect(begun.address.url)) as raw:
+        assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
+
+
 def test_a_later_format_is_refused_and_left_as_it_is(begun: AdapterStore, made: Callable[..., Path]) -> None:
     later = _stated(begun, "0999")
     content = Path(begun.address.url).read_bytes()
-    said = r"made by a later version of afina \(format 0999; this version reads 0003\)\. Install a later"
+    said = r"made by a later version of afina \(format 0999; this version reads 0004\)\. Install a later"
     for act in (later.list, later.verify, later.gc, later.init):
         with pytest.raises(Refused, match=said):
             act()

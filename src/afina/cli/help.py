@@ -128,6 +128,7 @@ METAVARS = {
     "batch_tokens": "TOKENS",
     "shared_tokens": "TOKENS",
     "whole_tokens": "TOKENS",
+    "text_tokens": "TOKENS",
 }
 """The word for an option's value, by parameter, where the option itself has none."""
 

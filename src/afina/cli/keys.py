@@ -25,7 +25,8 @@ app = typer.Typer(
 app.callback()(store_options)
 
 HEADINGS = (
-    *("id", "client", "name", "scopes", "tokens a minute", "created (UTC)", "expires", "revoked", "who", "why"),
+    *("id", "client", "name", "scopes", "tokens a minute", "tokens a text"),
+    *("created (UTC)", "expires", "revoked", "who", "why"),
 )
 ClientArgument = Annotated[
     str, typer.Argument(help="Name of the client: the part of its adapters' names before the slash.", metavar="CLIENT")
@@ -42,6 +43,10 @@ def create_key(
     rate: Annotated[
         int | None,
         typer.Option("--rate", help="Most tokens per minute for this key; default: the rate of the server."),
+    ] = None,
+    text_tokens: Annotated[
+        int | None,
+        typer.Option("--text-tokens", help="Most tokens of a text of this key; default: the limits of the server."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the key, such as 'billing service'.")] = None,
     expires: Annotated[
@@ -68,7 +73,9 @@ def create_key(
     store = opened(context)
     ready(store, create)
     with nullcontext() if to is None else file_io.private(to) as file:
-        made = store.create_key(client, scope, rate=rate, name=name, expires=expires, message=message)
+        made = store.create_key(
+            client, scope, rate=rate, text_tokens=text_tokens, name=name, expires=expires, message=message
+        )
         if file is not None:
             print(made.secret, file=file)
     if as_json:
@@ -98,7 +105,10 @@ def list_keys(
             one.client,
             one.name or "-",
             ", ".join(one.scopes),
-            "damaged" if one.problem else "-" if one.rate is None else f"{one.rate:,}",
+            *(
+                "damaged" if one.problem else "-" if limit is None else f"{limit:,}"
+                for limit in (one.rate, one.text_tokens)
+            ),
             minute(one.created),
             "-"
             if one.expires is None

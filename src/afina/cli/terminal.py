@@ -178,6 +178,7 @@ FLAGS = {
     "template": "--template",
     "text": "--text",
     "text_pair": "--text-pair",
+    "text_tokens": "--text-tokens",
     "generation_timeout": "--generation-timeout",
     "timeout": "--timeout",
     "warmup": "warmup",

@@ -32,6 +32,7 @@ from afina.server.requests import (
     GenerationOptions,
     RequestEncoder,
     Text,
+    check_key_limit,
     check_pairs,
     check_texts,
     check_vocabulary,
@@ -392,6 +393,7 @@ class Core:
         encoded = self._encoder.encode(
             key.client, resident, texts, most, "text" if generation is None else generation.prompt_as, truncation
         )
+        check_key_limit(key, encoded)
         check_whole(resident, encoded, self.settings)
         tokens = [tokens_of(one) for one in encoded]
         facts, cut = None, truncation_facts(resident, truncation, encoded)

@@ -209,18 +209,28 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
 
 def check_whole(resident: Resident, encoded: Sequence[EncodedText], settings: Settings) -> None:
     """Raise InvalidData for a text that is too long to be computed whole, if the adapter takes no chunks."""
-    if resident.generates or resident.takes_chunks:
-        return
+    if resident.reading is not None and not resident.generates and not resident.takes_chunks:
+        why = "This model computes a text whole, for which this server allows"
+        _check_tokens(encoded, settings.whole_tokens, why)
+
+
+def check_key_limit(key: Key, encoded: Sequence[EncodedText]) -> None:
+    """Raise InvalidData for a text with more tokens than the key allows."""
+    if key.text_tokens is not None:
+        _check_tokens(encoded, key.text_tokens, "A text of this key may have")
+
+
+def _check_tokens(encoded: Sequence[EncodedText], most: int, why: str) -> None:
+    """Raise InvalidData for a text with more than `most` tokens. `why`: the message's words before `at most`."""
     for number, one in enumerate(encoded, start=1):
-        if (found := len(one.tokens)) > settings.whole_tokens:
+        if (found := tokens_of(one)) > most:
             where = "The text" if len(encoded) == 1 else f"Text {number} of {len(encoded)}"
             raise InvalidData(
-                f"{where} has {found:,} tokens. This model computes a text whole, for which this server allows at most "
-                f"{settings.whole_tokens:,} tokens. Send a shorter text.",
+                f"{where} has {found:,} tokens. {why} at most {most:,} tokens. Send a shorter text.",
                 code="request.text-tokens",
                 where=where,
                 found=found,
-                most=settings.whole_tokens,
+                most=most,
             )
 
 

@@ -267,6 +267,7 @@ class AdapterStore(StoreReader):
         scopes: Collection[str],
         *,
         rate: int | None = None,
+        text_tokens: int | None = None,
         name: str | None = None,
         expires: str | None = None,
         message: str | None = None,
@@ -275,7 +276,17 @@ class AdapterStore(StoreReader):
         check_client(client)
         called = None if name is None else audit_log.check_reason(name, "name")
         why = _words(message)
-        return keys.create(self._database, client, scopes, rate, name=called, expires=expires, who=self.who, why=why)
+        return keys.create(
+            self._database,
+            client,
+            scopes,
+            rate,
+            text_tokens=text_tokens,
+            name=called,
+            expires=expires,
+            who=self.who,
+            why=why,
+        )
 
     def revoke_key(self, id: str, *, message: str | None = None) -> Key:
         """Revoke a key for ever. Details: `keys.revoke`."""

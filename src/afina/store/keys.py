@@ -37,6 +37,9 @@ _PERIOD, _DATE = re.compile(r"([0-9]{1,6})([dh])", re.ASCII), re.compile(r"[0-9]
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}\+00:00", re.ASCII)
 _UNITS = {"d": "days", "h": "hours"}
 
+_LIMITS = {"rate": "tokens a minute", "text_tokens": "tokens a text"}
+"""Limits of a key, by column, with their unit."""
+
 _OF_NOBODY = digest.of_bytes(secrets.token_bytes(32))
 """Hash to compare with if there is no such key, so that the comparison takes the same time."""
 
@@ -58,6 +61,7 @@ class Key:
         problem: damage of the row, or None. A damaged key is not valid.
         name: name that its owner gave to the key.
         expires: time from which the key is not valid; None: never.
+        text_tokens: most tokens of a text or prompt; None: the server's limits only.
     """
 
     id: str
@@ -72,6 +76,7 @@ class Key:
     problem: str | None = None
     name: str | None = None
     expires: str | None = None
+    text_tokens: int | None = None
 
     @property
     def is_valid(self) -> bool:
@@ -81,7 +86,7 @@ class Key:
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values, without the hash."""
-        shown = ("id", "client", "name", "scopes", "rate", "created", "expires", "revoked", "who", "why", "problem")
+        shown = ("id", "client", "name", "scopes", *_LIMITS, "created", "expires", "revoked", "who", "why", "problem")
         return {name: getattr(self, name) for name in shown} | {"scopes": [*self.scopes]}
 
 
@@ -99,6 +104,7 @@ def create(
     scopes: Collection[str],
     rate: int | None,
     *,
+    text_tokens: int | None,
     name: str | None,
     expires: str | None,
     who: str | None,
@@ -108,11 +114,12 @@ def create(
 
     Args:
         rate: tokens a minute; None: the server's default.
+        text_tokens: most tokens of a text or prompt; None: the server's limits only.
         expires: as in `expiry`; None: never.
 
     Raises:
         UnknownName: a scope does not exist.
-        InvalidName: there is no scope, the rate is below 1, or the expiry is in the past.
+        InvalidName: there is no scope, a limit is below 1 or too large, or the expiry is in the past.
     """
     for scope in scopes:
         if scope not in SCOPES:
@@ -123,13 +130,17 @@ def create(
             code="key.invalid",
             known=list(SCOPES),
         )
-    if rate is not None and not 1 <= rate < 1 << 31:
-        raise InvalidName(
-            f"`rate`: found {rate}, expected tokens a minute, at least 1.", code="key.invalid", found=rate
-        )
+    limits = {"rate": rate, "text_tokens": text_tokens}
+    for limit, value in limits.items():
+        if value is not None and not 1 <= value < 1 << 31:
+            raise InvalidName(
+                f"`{limit}`: found {value}, expected {_LIMITS[limit]}, from 1 to {(1 << 31) - 1:,}.",
+                code="key.invalid",
+                found=value,
+            )
     made = secrets.token_hex(8)
     secret = f"afina_{made}_{secrets.token_urlsafe(32)}"
-    row = {"id": made, "hash": hashed(secret), "scopes": " ".join(sorted(set(scopes))), "rate": rate}
+    row = {"id": made, "hash": hashed(secret), "scopes": " ".join(sorted(set(scopes))), **limits}
     row |= {"name": name, "expires": None if expires is None else expiry(expires)}
     with database.writing() as connection:
         owner = catalog.client_row_or_made(connection, client)
@@ -204,7 +215,7 @@ def listed(connection: Connection, client: str | None = None) -> Sequence[Key]:
 
 def _payload(row: Mapping[str, Any], salt: str) -> dict[str, Any]:
     """Return the fields of a key's log entry; the name as a hash. Newer fields appear only if they are set."""
-    later = {"name": _veiled(row["name"], salt), "expires": row["expires"]}
+    later = {"name": _veiled(row["name"], salt), "expires": row["expires"], "text_tokens": row["text_tokens"]}
     given = {name: value for name, value in later.items() if value is not None}
     return {"key": row["id"], **{name: row[name] for name in ("hash", "scopes", "rate")}, **given}
 
@@ -218,7 +229,8 @@ def expected(entries: Collection[audit_log.LogEntry]) -> dict[str, dict[str, Any
     made: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if entry.event == CREATED:
-            row = {name: entry.payload.get(name) for name in ("hash", "scopes", "rate", "client", "name", "expires")}
+            names = ("hash", "scopes", *_LIMITS, "client", "name", "expires")
+            row = {name: entry.payload.get(name) for name in names}
             made[entry.payload["key"]] = row | {"created": entry.seq, "revoked": None}
         elif entry.event == REVOKED and entry.payload["key"] in made:
             made[entry.payload["key"]]["revoked"] = entry.seq
@@ -230,7 +242,7 @@ def expected(entries: Collection[audit_log.LogEntry]) -> dict[str, dict[str, Any
 def rows(connection: Connection) -> dict[str, dict[str, Any]]:
     """Return the rows of the table in the form of `expected`."""
     asked = select(KEYS, CLIENTS.c.name.label("owner"), CLIENTS.c.salt).join(CLIENTS, CLIENTS.c.id == KEYS.c.client)
-    names = ("hash", "scopes", "rate", "created", "revoked", "expires")
+    names = ("hash", "scopes", *_LIMITS, "created", "revoked", "expires")
     return {
         row.id: {name: row._mapping[name] for name in names}
         | {"client": audit_log.salted(row.salt or "", row.owner or ""), "name": _veiled(row.name, row.salt or "")}
@@ -253,14 +265,16 @@ def _read(connection: Connection, which: Any) -> Sequence[Key]:
 
 
 def _key(row: Any) -> Key:
-    problem, rate = None, row.rate
-    if rate is not None and not (isinstance(rate, int) and rate >= 1):  # SQLite stores any type in any column
-        problem, rate = f"its rate is {str(rate)[:40]!r}, expected a whole number of tokens a minute, at least 1", None
+    problem, limits = None, {name: row._mapping[name] for name in _LIMITS}
+    for name, value in limits.items():
+        if value is not None and not (isinstance(value, int) and value >= 1):  # SQLite stores any type in any column
+            problem = f"its {name} is {str(value)[:40]!r}, expected a whole number of {_LIMITS[name]}, at least 1"
+            limits[name] = None
     if row.expires is not None and not _TIME.fullmatch(str(row.expires)):
         problem = f"its end is {str(row.expires)[:40]!r}, expected a time"
     scopes = tuple(row.scopes.split())
     said = (row.who, row.why, problem, row.name, row.expires)
-    return Key(row.id, row.owner, scopes, rate, row.hash, row.time, row.ended, *said)
+    return Key(row.id, row.owner, scopes, limits["rate"], row.hash, row.time, row.ended, *said, limits["text_tokens"])
 
 
 def hashed(secret: str) -> str:

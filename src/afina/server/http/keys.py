@@ -43,6 +43,7 @@ _KEY = {
     "name": about(_MAYBE, "name of the key"),
     "scopes": about(array(one_of(*SCOPES)), "what the key allows"),
     "rate": about(either(COUNT, NOTHING), "tokens a minute; null: the server's default"),
+    "text_tokens": about(either(COUNT, NOTHING), "most tokens of a text; null: the server's limits only"),
     "created": about(TEXT, "time of creation, UTC"),
     "expires": about(_MAYBE, "time from which the key is not valid; null: never"),
     "revoked": about(_MAYBE, "time of the revocation; null: not revoked"),
@@ -67,6 +68,9 @@ class NewKey(Body):
         min_length=1, max_length=len(SCOPES), description="what the key allows; no scope includes another"
     )
     rate: int | None = Field(None, ge=1, lt=1 << 31, description="tokens a minute; default: the server's")
+    text_tokens: int | None = Field(
+        None, ge=1, lt=1 << 31, description="most tokens of a text or prompt; default: the server's limits only"
+    )
     name: str | None = Field(None, max_length=1000, description="a name for the key")
     expires: str | None = Field(None, max_length=40, description="90d, 12h or a date; default: never")
     message: str | None = Field(None, max_length=MESSAGE, description="reason, kept in the audit log for ever")

@@ -452,6 +452,7 @@ def refusal(body: CompletionRequest | ChatRequest, error: InvalidData) -> Refusa
     form = form if function_of(body) is None else "tools"
     fields = {
         "request.text-invalid": text,
+        "request.text-tokens": text,
         "request.token-unknown": text,
         "request.texts-count": text,
         "generation.prompt-too-long": text,

@@ -149,6 +149,7 @@ KEYS = Table(
     Column("revoked", BigInteger),  # entry of the log; NULL: not revoked
     Column("name", Text),  # the owner's name for the key
     Column("expires", String(40)),  # end of validity, UTC, in the log's format; NULL: never
+    Column("text_tokens", Integer),  # most tokens of a text; NULL: the server's limits only
     Index("keys_by_client", "client"),
 )
 
@@ -158,8 +159,11 @@ LIVE, DELETED = "live", "deleted"
 ERASING, ERASED = "erasing", "erased"
 """States of a client: metadata erased and files being removed; name erased, until no database page contains it."""
 
-FORMAT = "0003"
-"""Format of these tables. Format 0001 had no keys; format 0002 had keys without name and expiry."""
+FORMAT = "0004"
+"""Format of these tables.
+
+Format 0001 had no keys, format 0002 had keys without name and expiry, and format 0003 had keys without text_tokens.
+"""
 
 FORMATS = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 """A table with one row, the format. It has the name and form of Alembic's version table."""
@@ -186,14 +190,14 @@ def migrate(connection: Connection) -> None:
     found = connection.execute(select(FORMATS.c.version_num)).scalar()
     if found == FORMAT:
         return
-    if found not in (None, "0001", "0002"):
+    if found not in (None, "0001", "0002", "0003"):
         raise CorruptStore(
             f"the store's database has an unknown format ({found}). Restore the database from a backup.",
             code="store.database-damaged",
         )
     metadata.create_all(connection)
     present = {column["name"] for column in inspect(connection).get_columns(KEYS.name)}
-    for column in (KEYS.c.name, KEYS.c.expires):
+    for column in (KEYS.c.name, KEYS.c.expires, KEYS.c.text_tokens):
         if column.name not in present:
             connection.execute(text(f"ALTER TABLE keys ADD COLUMN {column.name} {column.type}"))
     if connection.dialect.name == "postgresql":
