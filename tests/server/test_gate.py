@@ -184,6 +184,14 @@ def test_a_request_id_that_is_too_long_or_has_other_characters_is_replaced(serve
     assert re.fullmatch("[0-9a-f]{16}", response.headers["x-request-id"])
 
 
+def test_a_request_id_with_a_key_in_it_is_not_logged(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    secret = served.secrets["acme"]
+    for given in (secret, f"Bearer:{secret}"):
+        assert secret not in served.web.get("/health/live", headers={"X-Request-Id": given}).headers["x-request-id"]
+    assert secret not in str(logged(caplog))
+
+
 def test_of_two_request_ids_none_is_taken() -> None:
     headers = [(b"x-request-id", b"one"), (b"x-request-id", b"other")]
     assert re.fullmatch("[0-9a-f]{16}", id_of(headers))
