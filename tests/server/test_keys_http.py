@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from afina.errors import CannotWrite, NotFound
+from afina.errors import CannotWrite, CorruptStore, NotFound
 from afina.store.keys import MadeKey
 from servers import Served, logged
 
@@ -105,6 +105,17 @@ def test_changes_of_keys_are_limited_and_a_full_disk_is_said(
     limited = ask(served, "POST", "/keys", body)
     assert limited.status_code == 429
     assert int(limited.headers["retry-after"]) >= 1
+
+
+def test_a_damaged_store_is_not_called_a_damaged_model(serve: Callable[..., Served], monkeypatch: Any) -> None:
+    def damaged(*_: Any, **__: Any) -> Any:
+        raise CorruptStore("database disk image is malformed")
+
+    served = serve()
+    monkeypatch.setattr("afina.store.keys.create", damaged)
+    answer = ask(served, "POST", "/keys", {"client": "corp", "scopes": ["predict"]})
+    assert (answer.status_code, answer.headers["afina-error"]) == (503, "unservable")
+    assert "model" not in answer.json()["error"]
 
 
 def test_a_stolen_admin_key_that_floods_keeps_nobody_from_revoking_it(serve: Callable[..., Served]) -> None:

@@ -10,13 +10,16 @@ HEADER = b"x-request-id"
 """Header of requests and answers with the id."""
 
 _ACCEPTED = re.compile(rb"(?!.*afina_[0-9a-f]{16}_)[A-Za-z0-9._:;=+/@-]{1,128}")
-"""Ids of clients that are taken: they stand in log lines, traces, headers and the ids of answers. An id with a key in it
-is not taken.
+"""Ids of clients that are taken: they stand in log lines, traces, headers and the ids of answers.
+
+An id with a key in it is not taken.
 """
 
 
 def id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the id that the client gave. If there is none, or it is too long, has other characters or a key, make a new one.
+    """Return the id that the client gave, or make a new one.
+
+    The client's id is not taken if it is too long, or has other characters or a key.
 
     Args:
         headers: the headers of the request, with lower-case names.

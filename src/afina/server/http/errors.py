@@ -71,7 +71,9 @@ class Refusal(Exception):
                 return cls(422, "invalid", str(error))
             case TimeoutError():
                 return cls(504, "timeout", "not answered in time. Try again later.", {"Retry-After": "1"})
-            case CorruptAdapter() | CorruptStore() | InvalidStudy() | UnknownName() | WrongBackbone():
+            case CorruptStore():
+                return cls(503, "unservable", "what this request needs of the store is damaged. See the log.")
+            case CorruptAdapter() | InvalidStudy() | UnknownName() | WrongBackbone():
                 message = "this model is damaged, or its golden test fails. See the server's log."
                 return cls(503, "unservable", message)
             case _:
