@@ -108,7 +108,7 @@ def test_no_token_ends_an_answer_before_the_least_number_of_tokens() -> None:
         ),
         ({"min_p": 0.3, "top_k": 30}, [MinPLogitsWarper(0.3), TopKLogitsWarper(30)]),
     ],
-    ids=str,
+    ids=["min_p", "min_p 1", "all three", "min_p and top_k"],
 )
 def test_sampling_draws_from_the_tokens_that_min_p_then_top_k_then_top_p_leave(
     decoding: dict[str, Any], warpers: list[LogitsProcessor]
