@@ -104,7 +104,7 @@ def test_the_http_page_has_every_path_with_its_fields() -> None:
     from site_pages import http_page
 
     page = http_page()
-    described = {route.path for route in router.routes if getattr(route, "include_in_schema", False)}
+    described = {route.path_format for route in router.routes if getattr(route, "include_in_schema", False)}
     assert {"/predict", "/tasks", "/metrics"} <= described
     assert [path for path in described if f" {path}`\n" not in page] == []
     assert "| `inputs` |" in page

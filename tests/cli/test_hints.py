@@ -99,6 +99,7 @@ NO_COMMAND = ("data/readers/texts.py", "estimators/", "server/requests.py")
 OWN_WORDS = (
     *("about", "attach", "format", "messages", "response_format", "stream", "structured_outputs"),
     *("address", "data", "watcher", "weights"),
+    *("input", "instructions", "tool_choice", "tools"),
 )
 """Names in backquotes that stay: a function of a method, fields of a manifest, a bundle and a request, and arguments of
 the library that no command passes."""

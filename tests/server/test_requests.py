@@ -160,12 +160,11 @@ def test_head_is_answered_as_get_without_a_body(served: Any, path: str) -> None:
     assert head.headers["content-length"] == get.headers["content-length"]
 
 
-@pytest.mark.parametrize("path", ["/predict", "/bulk"])
-@pytest.mark.parametrize("coding", ["gzip", "br, gzip"])
-def test_a_compressed_body_is_not_read(served: Any, path: str, coding: str) -> None:
+@pytest.mark.parametrize(("path", "coding"), [("/predict", "br"), ("/predict", "br, gzip"), ("/bulk", "gzip")])
+def test_a_body_in_a_coding_that_is_not_supported_is_not_read(served: Any, path: str, coding: str) -> None:
     response = served.web.post(path, content=b"\x1f\x8b", headers={**served.auth(), "Content-Encoding": coding})
     assert response.status_code == 415
-    assert "compressed" in response.json()["error"]
+    assert response.headers["Afina-Error"] == "unsupported"
     plain = served.post("/predict", BODY, headers={"Content-Encoding": "identity"})
     assert plain.status_code == 200
 

@@ -426,7 +426,7 @@ def test_what_is_not_there_is_said_beside_what_is(two: AdapterStore, reference: 
 
 def test_an_alias_that_is_not_there_is_said_beside_those_that_are(two: AdapterStore) -> None:
     two.alias("acme/reviews@1", "staging")
-    two.alias("acme/reviews@1", "canary")
+    two.alias("acme/reviews@1", "candidate")
     with raises(NotFound, code="alias.missing", reference="acme/reviews@production"):
         two.rollback("acme/reviews")
 

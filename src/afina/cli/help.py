@@ -47,6 +47,7 @@ EXAMPLES = {
     "store show": "afina store show acme/reviews@production",
     "store history": "afina store history acme/reviews",
     "store alias": "afina store alias acme/reviews@3 production",
+    "store canary": "afina store canary acme/reviews --promote",
     "store rollback": "afina store rollback acme/reviews --message 'too many errors'",
     "store diff": "afina store diff acme/reviews@1 acme/reviews@2 --task more.csv",
     "store check": "afina store check acme/reviews@2",

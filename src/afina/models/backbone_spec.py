@@ -84,7 +84,7 @@ def directory_of(address: str) -> Path | None:
     if len(address) > LONGEST_ADDRESS:
         raise NotFound(
             f"backbone {address[:80]}...: found {len(address):,} characters, expected at most {LONGEST_ADDRESS:,}. "
-            "Give a directory that save_pretrained wrote, or a Hub id such as gpt2.",
+            "Give a directory that save_pretrained wrote, or an id on the Hub.",
             code="backbone.missing",
             backbone=address[:80],
         )

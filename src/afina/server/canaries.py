@@ -20,8 +20,9 @@ from afina.store.versions import CANARY, PRODUCTION, Name, Reference
 MOST = 65_536
 """Largest number of remembered names."""
 
-STICKY: ContextVar[str] = ContextVar("sticky")
-"""The sticky id of the request that is being answered: the end user's name, or the id of the request."""
+STICKY: ContextVar[str | None] = ContextVar("sticky", default=None)
+"""The sticky id of the request that is being answered: the end user's name, or the id of the request. None: no canary
+answers."""
 
 
 def place(name: Name, sticky: str) -> float:

@@ -145,8 +145,8 @@ def roll_back(
     check_alias(alias)
     if alias == CANARY:
         raise Refused(
-            f"{name}@{CANARY}: this alias is not rolled back, since its share belongs to one version. End the canary "
-            f"(`afina store canary {name} --off`), or set another version and share.",
+            f"{name}@{CANARY}: this alias is not rolled back, since its share belongs to one version. End the "
+            "canary, or set another version and share.",
             code="canary.no-rollback",
             name=name,
         )

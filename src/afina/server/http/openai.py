@@ -248,7 +248,7 @@ def _check(asked: AcceptedRequest, options: GenerationOptions) -> None:
         _check_chat(asked.objective, asked.manifest.template)
 
 
-def _rendered(core: Core, key: Key, body: ChatRequest, sticky: str) -> str:
+def _rendered(core: Core, key: Key, body: ChatRequest, sticky: str | None) -> str:
     """Return the prompt of a chat. Raises Refusal, Missing and InvalidData."""
     manifest = core.version(key, body.model, sticky).manifest
     _check_chat(objectives.make(tuple(manifest["label_names"]), manifest.get("objective")), manifest.get("template"))
