@@ -394,3 +394,22 @@ def test_closed_connections_are_logged_with_their_number_and_an_address(
         assert within(5, lambda: sum(line["count"] for line in lines()) == 8)
     assert len(lines()) < 5
     assert {line["peer"] for line in lines()} == {"127.0.0.1"}
+
+
+def test_malformed_http_is_logged_with_its_number_and_not_line_by_line(
+    listen: Callable[..., Listening], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afina.server.logs_and_traces.RARELY", 0.3)
+    caplog.set_level("INFO")
+    server = listen()
+    for _ in range(20):
+        with server.connect() as wrong:
+            wrong.sendall(b"NOT HTTP\r\n\r\n")
+            assert received(wrong).startswith(b"HTTP/1.1 400 ")
+
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in logged(caplog) if line.get("reason") == "malformed"]
+
+    assert within(5, lambda: sum(line["count"] for line in lines()) == 20)
+    assert len(lines()) < 5
+    assert not [one for one in caplog.records if "Invalid HTTP" in one.getMessage()]

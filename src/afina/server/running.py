@@ -206,6 +206,7 @@ def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[st
             connections=places.all,
         )
     doors = ConnectionLimit(places, settings.head_seconds, ClosedConnections(core))
+    logging.getLogger("uvicorn.error").addFilter(_is_logged)
     config = uvicorn.Config(
         make_app(core),
         http=doors.protocol(),
@@ -272,7 +273,7 @@ class ConnectionLimit:
         places: connections that may be open, and how many of them clients may have.
         seconds: time for a request's head to arrive, counted from its first byte; for the first request from the start
             of the connection.
-        closed: called with the reason when a connection is closed (slow, crowded, full or unread), and with the
+        closed: called with the reason when a connection is closed (slow, crowded, full, unread or malformed), and with the
             address of its other end.
     """
 
@@ -349,6 +350,10 @@ class ConnectionLimit:
         one.transport.abort()
         self._closed(reason, one.peer)
 
+    def refuse(self, one: Connection) -> None:
+        """Note a connection that is closed because of malformed HTTP."""
+        self._closed("malformed", one.peer)
+
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for one in self._all:
@@ -378,6 +383,11 @@ class Parser(h11.Connection):
             if (self._chunks - CHUNKS) * CHUNK_BYTES > counted:
                 raise h11.RemoteProtocolError("the chunks of the body are too small")
         return event
+
+
+def _is_logged(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's may be logged. Strangers can cause any number of lines about malformed HTTP."""
+    return not record.getMessage().startswith("Invalid HTTP request")
 
 
 class Connection(H11Protocol):
@@ -425,6 +435,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer malformed HTTP. If an answer has begun or was sent already, close the connection."""
+        self.doors.refuse(self)
         try:
             super().send_400_response(msg)
         except h11.LocalProtocolError:
