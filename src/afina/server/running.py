@@ -273,8 +273,8 @@ class ConnectionLimit:
         places: connections that may be open, and how many of them clients may have.
         seconds: time for a request's head to arrive, counted from its first byte; for the first request from the start
             of the connection.
-        closed: called with the reason when a connection is closed (slow, crowded, full, unread or malformed), and with the
-            address of its other end.
+        closed: called with the reason when a connection is closed (slow, crowded, full, unread or malformed), and with
+            the address of its other end.
     """
 
     def __init__(
