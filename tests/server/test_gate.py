@@ -197,17 +197,24 @@ def test_of_two_request_ids_none_is_taken() -> None:
     assert re.fullmatch("[0-9a-f]{16}", id_of(headers))
 
 
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/models", 401), ("/health/live", 200), ("/", 200)], ids=["refused", "health", "page"]
+)
 def test_requests_without_a_valid_key_are_logged_now_and_then_with_their_number(
-    serve: Callable[..., Served], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Served],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    status: int,
 ) -> None:
     monkeypatch.setattr("afina.server.logs_and_traces.RARELY", 0.3)
     caplog.set_level("INFO")
     served = serve()
     for _ in range(9):
-        assert served.web.get("/v1/models", headers={"Authorization": "Bearer a-wrong-secret"}).status_code == 401
+        assert served.web.get(path, headers={"Authorization": "Bearer a-wrong-secret"}).status_code == status
 
     def lines() -> list[dict[str, Any]]:
-        return [line for line in logged(caplog) if line.get("status") == 401]
+        return [line for line in logged(caplog) if line.get("status") == status]
 
     assert within(5, lambda: sum(line["count"] for line in lines()) == 9)
     assert len(lines()) < 5

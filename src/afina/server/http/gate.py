@@ -162,7 +162,7 @@ class Gate:
         self._buckets = TokenBuckets(settings.bytes_a_second, 2 * settings.bytes_a_second, settings.body_seconds)
         self._refusals = TokenBuckets(settings.refusals_a_second, 4 * settings.refusals_a_second, 2.0)
         self._strangers, self._slowed = TokenBucket(REFUSED, REFUSED, 1.0), 0
-        self._unknown = RareLine("requests without a valid key were refused", status=UNAUTHORIZED)
+        self._strangers_lines: dict[tuple[str, int], RareLine] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection. WebSockets are not supported."""
@@ -332,11 +332,9 @@ class Gate:
             self._core.metrics.usage.requested(seen.key.client)
         if self._core.traces is not None and seen.traced is not None:
             self._core.traces.end(seen.traced, method, path, seen.status)
-        if seen.status == UNAUTHORIZED:  # no line for each of them, since strangers can send any number
-            peer, _ = scope.get("client") or (None, None)
-            self._unknown.note(request=scope["afina.request"], peer=peer)
+        if (key := seen.key) is None:  # no line for each of them, since strangers can send any number
+            self._note_stranger(scope, path, seen.status)
             return
-        key = seen.key
         logs_and_traces.note(
             "request",
             request=scope["afina.request"],
@@ -344,6 +342,14 @@ class Gate:
             route=path,
             status=seen.status,
             seconds=round(seconds, 6),
-            client=key.client if key else None,
-            key=key.id if key else None,
+            client=key.client,
+            key=key.id,
         )
+
+    def _note_stranger(self, scope: Scope, path: str, status: int) -> None:
+        peer, _ = scope.get("client") or (None, None)
+        if (line := self._strangers_lines.get((path, status))) is None:
+            refused = "requests without a valid key were refused"
+            said = refused if status == UNAUTHORIZED else "requests that need no key"
+            line = self._strangers_lines[path, status] = RareLine(said, route=path, status=status)
+        line.note(request=scope["afina.request"], peer=peer)
