@@ -109,6 +109,26 @@ def test_history_tells_what_was_done(two: Ask) -> None:
     assert [one["details"]["to"] for one in moved["events"]] == [1]
 
 
+def test_a_canary_has_a_share_and_is_promoted_or_ended(two: Ask) -> None:
+    assert two("canary", "acme/reviews").out == "acme/reviews: no canary is set\n"
+    set_to = two("alias", "acme/reviews@2", "canary", "--share", "10").out
+    assert set_to.startswith("acme/reviews@canary: new -> 2\n")
+    assert "afina store canary acme/reviews --promote\n" in set_to
+    assert two("canary", "acme/reviews").out == "acme/reviews: version 2 answers 10 % of the requests for production\n"
+    assert two("canary", "acme/reviews", "--json").object() == {"name": "acme/reviews", "number": 2, "share": 10.0}
+    assert "canary: new -> 2, 10 % of requests" in two("history", "acme/reviews").out
+    assert "production answers all requests again" in two("canary", "acme/reviews", "--off").out
+    assert two("canary", "acme/reviews", "--json").object() == {"name": "acme/reviews", "number": None, "share": None}
+    two("alias", "acme/reviews@2", "canary", "--share", "0.5")
+    assert two("canary", "acme/reviews", "--promote").out == "acme/reviews@production: 1 -> 2\n"
+    assert two("canary", "acme/reviews").out == "acme/reviews: no canary is set\n"
+    for wrong in (["--promote", "--off"], ["--promote"]):
+        assert two("canary", "acme/reviews", *wrong).code == 2
+    for share in ([], ["--share", "0"], ["--share", "100"], ["--share", "nan"]):
+        assert two("alias", "acme/reviews@1", "canary", *share).code == 2
+    assert two("verify").code == 0
+
+
 def test_alias_and_rollback_move_an_alias(two: Ask) -> None:
     assert two("alias", "acme/reviews@2", "production").out == "acme/reviews@production: 1 -> 2\n"
     assert two("rollback", "acme/reviews").out == "acme/reviews@production: 2 -> 1\n"
