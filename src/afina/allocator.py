@@ -122,6 +122,9 @@ _SAID = (
 )
 """Parts of messages when memory has run out: of torch, the C library, Python's threads, C++ and the dynamic linker."""
 
+_PRIMITIVE = "could not create a primitive"
+"""The whole message of oneDNN when it gets no memory. Other reasons are possible where memory has no limit."""
+
 
 def _address_space() -> int | None:
     """Return the bytes that this process may map (`ulimit -v`); None without such a limit."""
@@ -174,4 +177,6 @@ def memory_errors(run: str = "") -> Iterator[None]:
 def _ran_out(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
+    if _address_space() is not None and str(error) == _PRIMITIVE:
+        return True
     return isinstance(error, MemoryError) or any(part in str(error) for part in _SAID)
