@@ -159,7 +159,7 @@ class Counted:
 
 
 class MinuteWindow:
-    """What was counted in the last minute (sliding window log). Not thread-safe.
+    """The amounts that were counted in the last minute (sliding window log). Not thread-safe.
 
     The package `limits` has no such window: amounts cannot be given back there, and it tells no time at which a certain
     amount fits.

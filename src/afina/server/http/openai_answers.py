@@ -243,7 +243,7 @@ class OpenAIFormat(ABC):
     """Type of an event."""
 
     done: ClassVar[bytes] = b"data: [DONE]\n\n"
-    """What ends a stream."""
+    """The bytes after the last event of a stream."""
 
     def __init__(self, head: AnswerHead, texts: TokenTexts, *, reports: bool) -> None:
         self.head, self.texts, self.reports = head, texts, reports
