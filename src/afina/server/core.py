@@ -226,7 +226,7 @@ class Core:
         """Return the version that is to answer, and its reference: a canary's, or the given one."""
         if sticky is not None and (drawn := self.canaries.drawn(reference, sticky)) != reference:
             with suppress(AfinaError):  # a canary that cannot answer leaves the request to production
-                version = self.current.find(drawn)
+                version = self._find(drawn)
                 self.current.demand(version)
                 return drawn, version
         return reference, self._find(reference)
