@@ -119,12 +119,12 @@ class Stamps:
             RECORD.set(record := {"number": int(number), "gated": now()})
             scope["path.record"] = record
 
-    def _asked(self, pool: Any, key: Any, model: str, texts: Sequence[Any], *more: Any) -> None:
+    def _asked(self, pool: Any, key: Any, model: str, texts: Sequence[Any], *more: Any, **named: Any) -> None:
         self._mark("asked")
         if (record := RECORD.get()) is not None:
             self._texts[id(texts)] = record
 
-    def _began(self, core: Any, key: Any, model: str, texts: Sequence[Any], *more: Any) -> None:
+    def _began(self, core: Any, key: Any, model: str, texts: Sequence[Any], *more: Any, **named: Any) -> None:
         self._thread.record = self._texts.pop(id(texts), None)
         self._in_thread("began")
 
@@ -145,7 +145,7 @@ class Stamps:
     def _batch_mark(self, stage: str) -> None:
         self._batch[stage] = now()
 
-    def _ended(self, gate: Any, scope: Any, *_: Any) -> None:
+    def _ended(self, gate: Any, scope: Any, *_: Any, **__: Any) -> None:
         if (record := RECORD.get()) is not None:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
@@ -176,16 +176,16 @@ class Stamps:
         stamped(Gate, "_note", self._ended, None)
         stamped(RequestPool, "ask", self._asked, None)
         stamped(Core, "ask", self._began, lambda *_, **__: self._in_thread("accepted"))
-        stamped(core_module, "check_pairs", lambda *_: self._in_thread("leased"), None)
+        stamped(core_module, "check_pairs", lambda *_, **__: self._in_thread("leased"), None)
         stamped(Core, "submit", None, self._submitted)
-        stamped(Engine, "compute", lambda *_: self._batch_mark("taken"), None)
+        stamped(Engine, "compute", lambda *_, **__: self._batch_mark("taken"), None)
         stamped(
             MixedBatchModel,
             "features",
-            lambda *_: self._batch_mark("forward"),
-            lambda *_: self._batch_mark("computed"),
+            lambda *_, **__: self._batch_mark("forward"),
+            lambda *_, **__: self._batch_mark("computed"),
         )
-        stamped(app, "_with_receipt", None, lambda *_: self._mark("answered"))
+        stamped(app, "_with_receipt", None, lambda *_, **__: self._mark("answered"))
 
 
 def serve(options: argparse.Namespace) -> None:

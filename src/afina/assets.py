@@ -324,9 +324,10 @@ def _pip(options: Sequence[str], asset: Asset, directory: Path) -> tuple[int, st
 
 def _largest(directory: Path) -> int:
     found = 0
-    for path in directory.rglob("*"):
-        with suppress(OSError):  # pip moves and removes files meanwhile
-            found = max(found, path.stat().st_size)
+    for folder, _, names in os.walk(directory):  # goes on where pip removes a folder meanwhile, as rglob does not
+        for name in names:
+            with suppress(OSError):
+                found = max(found, os.stat(os.path.join(folder, name)).st_size)
     return found
 
 
