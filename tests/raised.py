@@ -78,6 +78,11 @@ def _in(name: str, tree: ast.Module, defaults: Mapping[str, str | None]) -> Iter
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         of = _last(call.func)
+        if of == "Problem":
+            error, code, sentence = call.args
+            assert isinstance(code, ast.Constant), ast.unparse(call)
+            yield Raised(f"{name}, line {call.lineno}", _last(error), code.value, _template(sentence, []))
+            continue
         if of != WORDED and of not in defaults:
             continue
         around = [one for one in functions if one.lineno <= call.lineno <= (one.end_lineno or 0)]

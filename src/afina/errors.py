@@ -31,9 +31,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import string
 from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral, Real
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 """A JSON value."""
@@ -71,6 +72,53 @@ class AfinaError(Exception):
         """Return class, code, message and fields as a JSON object. `message` replaces the error's own message."""
         text = str(self) if message is None else message
         return {"class": type(self).__name__, "code": self.code, "message": text, "fields": self.fields}
+
+
+class _Quoted(str):
+    """A text whose representation is shown; a precision, as in `{found!r:.40}`, cuts the text and not the quotes."""
+
+    def __format__(self, spec: str) -> str:
+        return repr(self[: int(spec[1:])] if spec else str(self))
+
+
+class _Sentences(string.Formatter):
+    """`str.format` for the fields of errors: the items of a list are joined by ", "."""
+
+    def convert_field(self, value: Any, conversion: str | None) -> Any:
+        if conversion == "r" and isinstance(value, str):
+            return _Quoted(value)
+        return super().convert_field(value, conversion)  # type: ignore[arg-type]
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, Mapping | Set | Sequence) and not isinstance(value, str):
+            return ", ".join(map(str, sorted(value) if isinstance(value, Set) else value))
+        return super().format_field(value, format_spec)  # type: ignore[no-any-return]
+
+
+Raised = TypeVar("Raised", bound=AfinaError)
+
+
+class Problem(Generic[Raised]):
+    """A situation that a user can cause, declared once in the `problems.py` of its package.
+
+    Call it with the values of its fields to get the error: `raise problems.COLUMN_MISSING(path=path, column=name)`.
+
+    Args:
+        error: the class of the error.
+        code: the code of the situation. Problems that a program need not tell apart share a code.
+        sentence: the message, as a format string: where, what was found, what is expected, what to do next. Each name
+            in it is a field that has to be given; other fields may be given too. The items of a list are joined by
+            ", ". `{found!r:.40}` quotes the first 40 characters of a text. A name that begins with an underscore is
+            for the message only and is no field of the error.
+    """
+
+    def __init__(self, error: type[Raised], code: str, sentence: str) -> None:
+        self.error, self.code, self.sentence = error, code, sentence
+
+    def __call__(self, **fields: object) -> Raised:
+        message = _Sentences().vformat(self.sentence, (), fields)
+        kept = {name: value for name, value in fields.items() if not name.startswith("_")}
+        return self.error(message, code=self.code, **kept)
 
 
 LONGEST = 200
