@@ -54,7 +54,7 @@ clients: $(READY) ## clients that others wrote ask a server; each is installed i
 endurance: $(READY) ## stores under kills and contention, for minutes
 	$(PYTEST) -m endurance
 
-errors: $(READY) ## write docs/reference/errors.md and the list of messages anew, after an error was added or reworded
+errors: $(READY) ## write docs/reference/errors.md anew, after an error was added
 	$(BIN)/python tests/raised.py
 
 docs: $(READY) ## build the site of the docs in site/; a dead link is an error

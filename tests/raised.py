@@ -13,7 +13,6 @@ from afina import errors
 from afina.error_codes import CODES
 
 SOURCE = Path(afina.__file__).parent
-MESSAGES = Path(__file__).parent / "ground" / "messages.txt"
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 
 WORDED = "reworded"
@@ -120,17 +119,6 @@ def _assigned(name: str, around: list[ast.FunctionDef]) -> list[str]:
     ]
 
 
-def messages() -> str:
-    """Every sentence under its code, sorted."""
-    lines: dict[str, set[str]] = {}
-    for one in source():
-        head = WORDED if one.of == WORDED else f"{one.code} {one.of}"
-        lines.setdefault(head, set()).add(one.message.replace("\n", "\\n"))
-    return (
-        "\n\n".join("\n".join([head, *(f"  {each}" for each in sorted(lines[head]))]) for head in sorted(lines)) + "\n"
-    )
-
-
 def page() -> str:
     """docs/reference/errors.md, from the table of codes."""
     parts = [INTRODUCTION]
@@ -175,4 +163,3 @@ This page is made from `src/afina/error_codes.py` by `make errors`.
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    MESSAGES.write_text(messages(), encoding="utf-8")
