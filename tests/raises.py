@@ -1,4 +1,4 @@
-"""`raises`: pytest.raises for errors that a user can cause. The words of their messages are in ground/messages.txt."""
+"""`raises`: pytest.raises for errors that a user can cause. Words may change: tests hold code and fields."""
 
 from __future__ import annotations
 
