@@ -81,7 +81,7 @@ OWNERS = {
     "bitsandbytes": "models.kernels.nf4",
     "fastapi": "server.http.*",
     "starlette": "server.http.* server.ray_serve.*",
-    "ray": "cluster.* studies.runs.ray_host studies.runs.ray_run server.ray_serve.*",
+    "ray": "cluster.* studies.executors.* server.ray_serve.*",
     "uvicorn": "server.running",
     "opentelemetry": "server.logs_and_traces",
     "h11": "server.running",

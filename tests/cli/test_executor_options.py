@@ -67,7 +67,7 @@ class FakeRay(InventedExecutor):
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeRay]]:
     """The executors that were made."""
-    module: Any = ModuleType("afina.studies.runs.ray_executor")
+    module: Any = ModuleType("afina.studies.executors.ray_executor")
     module.RayExecutor = FakeRay
     monkeypatch.setitem(sys.modules, module.__name__, module)
     FakeRay.made = []

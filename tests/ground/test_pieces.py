@@ -11,8 +11,8 @@ import pytest
 from afina import digest
 from afina.cluster import pieces
 from afina.cluster.pieces import NodeFiles, OpenFiles, Transfers
-from afina.cluster.shared_storage import SharedStorage
 from afina.errors import InvalidData
+from afina.studies.executors.shared_storage import SharedStorage
 
 
 @pytest.fixture(autouse=True)

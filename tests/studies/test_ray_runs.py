@@ -16,15 +16,15 @@ import pytest
 import ray
 
 from afina import Backbone, Study, openmp
-from afina.cluster.host_pool import Host, HostDied
 from afina.cluster.nodes import Node, Room
 from afina.errors import AfinaError, RunFailed
 from afina.events import Progress
-from afina.studies.runs import ray_executor, ray_host, ray_run
+from afina.studies.executors import ray_executor, ray_host, ray_run
+from afina.studies.executors.host_pool import Host, HostDied
+from afina.studies.executors.ray_executor import RayExecutor
+from afina.studies.executors.ray_host import RunHost
 from afina.studies.runs.execute import execute, try_out
 from afina.studies.runs.executor import Cancelled, MemoryForecast, Overrun
-from afina.studies.runs.ray_executor import RayExecutor
-from afina.studies.runs.ray_host import RunHost
 from afina.studies.runs.worker import CarryOut, Failed, GoOn, Message, Progressed, Recorded, Scored, Stop
 from afina.studies.schedule import Watcher
 from command import HereExecutor

@@ -48,7 +48,7 @@ def make(
     check_executor(name)
     kind, _, address = (name or _LOCAL).partition("=")
     if kind == _RAY:
-        from afina.studies.runs.ray_executor import RayExecutor  # loads ray
+        from afina.studies.executors.ray_executor import RayExecutor  # loads ray
 
         return RayExecutor(address or None, slots=jobs, ship_backbone=ship_backbone, storage=storage, says=says)
     if ship_backbone or storage is not None:

@@ -13,14 +13,14 @@ from typing import Any
 import ray
 
 from afina import file_io, meter, openmp
-from afina.cluster.host_pool import Host, HostPool
 from afina.cluster.pieces import Transfers
 from afina.errors import RunFailed
 from afina.events import Listener, Progress
 from afina.models import backbone_spec
+from afina.studies.executors.host_pool import Host, HostPool
+from afina.studies.executors.ray_host import TAIL, CheckpointWritten, HostError, RunEnd, StorageFailed
 from afina.studies.runs.executor import Cancelled, Lost, Overrun
 from afina.studies.runs.inputs import Input, RunInputs
-from afina.studies.runs.ray_host import TAIL, CheckpointWritten, HostError, RunEnd, StorageFailed
 from afina.studies.runs.run import Run
 from afina.studies.runs.worker import CarryOut, Message, Progressed, TryOut
 

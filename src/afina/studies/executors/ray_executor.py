@@ -1,7 +1,7 @@
 """RayExecutor: executes runs on the nodes of a Ray cluster, without a shared file system.
 
 The executor reads tasks on this machine, checks the nodes, and foresees memory. Each run goes to a host on a node
-(`ray_pool`, `ray_host.py`), which starts the same process as LocalExecutor does. So a digest does not depend on the
+(`host_pool.py`, `ray_host.py`), which starts the same process as LocalExecutor does. So a digest does not depend on the
 executor: Ray with one thread a run equals LocalExecutor with OMP_NUM_THREADS=1.
 """
 
@@ -17,18 +17,18 @@ from pathlib import Path
 from afina import digest, meter
 from afina.cluster import nodes
 from afina.cluster.connection import ClusterConnection, connect, disconnect
-from afina.cluster.host_pool import HostDied, HostPool
 from afina.cluster.nodes import Node, NodeFacts, Room
-from afina.cluster.shared_storage import SharedStorage
 from afina.data import addresses
 from afina.errors import AfinaError, NotFound
 from afina.events import Listener, Says, ValidationScore, silent
 from afina.models import backbone_spec
+from afina.studies.executors.host_pool import HostDied, HostPool
+from afina.studies.executors.ray_host import RunHost
+from afina.studies.executors.ray_run import RunOnHost, absolute, errors_of, inputs_to_send, threads
+from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.runs.executor import Cancelled, Executor, LocalExecutor, Lost, MemoryForecast
 from afina.studies.runs.inputs import DataDigests, RunInputs
 from afina.studies.runs.output_directory import OutputDirectory
-from afina.studies.runs.ray_host import RunHost
-from afina.studies.runs.ray_run import RunOnHost, absolute, errors_of, inputs_to_send, threads
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.worker import CarryOut, GoOn, Message, Recorded, Scored, TryOut

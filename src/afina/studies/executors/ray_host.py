@@ -3,7 +3,7 @@
 The executor calls the methods of a host from afar. A run is the same process as on the executor's machine
 (`WorkerProcess`). Its inputs are files by digest in the node's cache, and its scratch directory is in that cache too. A
 host that ends leaves its scratch directory if it is killed; the next host on the node removes the directory. The module
-does not know Ray: `ray_pool.py` makes an actor of the class.
+does not know Ray: `host_pool.py` makes an actor of the class.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import BinaryIO
 
 from afina import assets, file_io, meter
 from afina.cluster.pieces import NodeFiles, OpenFiles, write_piece
-from afina.cluster.shared_storage import SharedStorage
 from afina.errors import AfinaError
 from afina.events import Progress
+from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.runs.inputs import Located, RunInputs
 from afina.studies.runs.output_directory import ADAPTERS, PREDICTIONS, OutputDirectory
 from afina.studies.runs.worker import CarryOut, Message, Progressed, TryOut
