@@ -160,7 +160,7 @@ def _in_words(kind: str, message: str, context: Mapping[str, Any], found: Any) -
 
 
 @dataclass(frozen=True)
-class Problem:
+class WrongValue:
     """The first error that pydantic found.
 
     Attributes:
@@ -176,8 +176,8 @@ class Problem:
     found: Any
 
     @classmethod
-    def of(cls, error: ValidationError) -> Problem:
-        """Return the first problem of a ValidationError."""
+    def of(cls, error: ValidationError) -> WrongValue:
+        """Return the first error of a ValidationError."""
         first = error.errors()[0]
         message = _in_words(first["type"], first["msg"], first.get("ctx", {}), first["input"])
         return cls(first["type"], tuple(map(str, first["loc"])), message, first["input"])

@@ -14,7 +14,7 @@ from afina.device import DTYPES
 from afina.errors import CannotWrite, UnknownName, nearest
 from afina.methods import METHODS
 from afina.models.backbone_spec import PACKAGED
-from afina.schema import Problem
+from afina.schema import WrongValue
 from afina.stats.metrics import METRICS
 from afina.studies.study_file import presets
 
@@ -48,7 +48,7 @@ class Whole(BaseModel):
 def test_an_invalid_value_is_told_without_the_words_of_pydantic(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as error:
         Whole(**given)
-    said = Problem.of(error.value).message
+    said = WrongValue.of(error.value).message
     assert said.startswith("expected ")
     assert not any(word in said for word in ("input", "Input", "valid ", "tuple", "dictionary", "instance", "string"))
 

@@ -312,10 +312,10 @@ def reword_value_error(error: Any) -> None:
     if error.__cause__ is not None:
         from pydantic import ValidationError  # typer has imported it
 
-        from afina.schema import Problem
+        from afina.schema import WrongValue
 
         if isinstance(error.__cause__, ValidationError):
-            error.message, error.__cause__ = Problem.of(error.__cause__).message, None
+            error.message, error.__cause__ = WrongValue.of(error.__cause__).message, None
 
 
 def as_usage_error(error: Any) -> InvalidData:

@@ -23,7 +23,7 @@ from afina.methods.peft_types import PeftType, SavedPeft, saved_by_peft
 from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning
 from afina.methods.selective import Baseline, BitFit, Full, Head, Last, LayerNorm, PreLayer, PreLayer46080, ZeroShot
 from afina.methods.sum import MULTIPLIER, PLUS, Sum
-from afina.schema import Problem
+from afina.schema import WrongValue
 
 GROUP = "afina.methods"
 """Group of entry points through which other packages offer their methods."""
@@ -124,7 +124,7 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
     except InvalidStudy as error:
         raise error.reworded(f"{place}{error}") from None
     except ValidationError as error:
-        problem = Problem.of(error)
+        problem = WrongValue.of(error)
         raise InvalidStudy(
             f"{place}{name}.{problem.field} = {problem.found!r}: {problem.sentence}",
             code="method.setting-invalid",

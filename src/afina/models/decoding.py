@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from afina.errors import InvalidStudy
-from afina.schema import Problem, Sparing
+from afina.schema import Sparing, WrongValue
 
 _TokenId = Annotated[int, Field(ge=0)]
 
@@ -168,7 +168,7 @@ class Decoding(Sparing):
         try:
             return type(self).model_validate({**self.model_dump(), **given})
         except ValidationError as error:
-            problem = Problem.of(error)
+            problem = WrongValue.of(error)
             raise InvalidStudy(
                 f"`{problem.place[0]}` {problem.found!r}: {problem.sentence} Give another value.",
                 code="option.invalid",

@@ -12,7 +12,7 @@ from afina import digest, file_io
 from afina.errors import CorruptAdapter, WrongBackbone
 from afina.models import objectives
 from afina.models.backbone_spec import FLOAT, PrecisionName
-from afina.schema import Figure, Problem, Sparing
+from afina.schema import Figure, Sparing, WrongValue
 
 MANIFEST = "manifest.json"
 
@@ -242,7 +242,7 @@ def checked(content: Mapping[str, Any], file: object) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        problem = Problem.of(error)
+        problem = WrongValue.of(error)
         field = f"field {problem.field}: " if problem.field else ""
         raise CorruptAdapter(
             f"{file}: {field}{problem.sentence} {file_io.AGAIN}",

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from afina.errors import AfinaError, InvalidStudy, NotFound, UnknownName
 from afina.methods.method import Method
-from afina.schema import Problem
+from afina.schema import WrongValue
 from afina.studies.runs.spec import Ask
 
 Part = TypeVar("Part", bound=BaseModel)
@@ -146,7 +146,7 @@ def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> AfinaError:
     """Return an AfinaError for pydantic's error. For an unknown key, the message names the nearest known key."""
-    problem = Problem.of(error)
+    problem = WrongValue.of(error)
     if problem.kind == "extra_forbidden":
         level: Any = model
         *outer, _ = problem.place

@@ -27,7 +27,7 @@ from afina.errors import InvalidData
 from afina.models import objectives
 from afina.models.objective import Objective, Predictions
 from afina.repr_html import ReprCard
-from afina.schema import Count, Figure, Frozen, Problem, Sealed, Sparing
+from afina.schema import Count, Figure, Frozen, Sealed, Sparing, WrongValue
 from afina.stats import classification, metrics
 from afina.stats.metrics import METRICS, Answered
 from afina.studies.measurements import Duration, HeadFit, Retention
@@ -276,7 +276,7 @@ def _read(line: bytes, where: str) -> Record:
     try:
         made = Record.model_validate_json(line)
     except ValidationError as error:
-        wrong = Problem.of(error)
+        wrong = WrongValue.of(error)
         raise InvalidData(
             f"{where}: not a record of this version of afina "
             f"({wrong.field or 'the line'}: {wrong.message}). "
