@@ -24,11 +24,11 @@ import torch
 from afina import device as devices
 from afina.data.batch import Loader
 from afina.data.tokenize import Encoded, encode
-from afina.inference.predictor import logits
 from afina.methods import make
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
+from afina.predicting.predictor import logits
 from afina.stats import classification
 from afina.studies.choosing.floors import tfidf
 from afina.studies.runs.prepared import attached

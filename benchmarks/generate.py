@@ -34,9 +34,9 @@ from transformers.utils import logging as transformers_logging
 import machine
 import tables
 from afina import Adapter, Predictor, meter
-from afina.inference.generation import answers
-from afina.inference.predictor import ModelPredictor
+from afina.generating.generation import answers
 from afina.models.decoding import Decoding
+from afina.predicting.predictor import ModelPredictor
 from elsewhere import Elsewhere
 
 LOWERED, INT8 = "-bf16", "-int8"
@@ -61,7 +61,7 @@ def names(batches: Sequence[int]) -> dict[str, str]:
         arms[f"{size}{LOWERED}"] = "the same, the model opened in bfloat16"
     for size in (*batches, None):
         rows = "as shipped" if size is None else f"at most {size} sequences a step"
-        arms[f"{OURS}{size or ''}"] = f"afina.inference.generation, the LoRA not merged, {rows}, fp32"
+        arms[f"{OURS}{size or ''}"] = f"afina.generating.generation, the LoRA not merged, {rows}, fp32"
         arms[f"{OURS}{size or ''}{LOWERED}"] = "the same, --dtype bfloat16"
         arms[f"{OURS}{size or ''}{INT8}"] = "the same, --dtype int8"
     return arms

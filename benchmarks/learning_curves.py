@@ -32,10 +32,10 @@ from afina import meter
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.events import ignore
-from afina.inference.predictor import predictions
 from afina.meter import Meter
 from afina.methods import make
 from afina.models import objectives
+from afina.predicting.predictor import predictions
 from afina.studies.choosing import floors
 from afina.studies.runs.prepared import Prepared, prepare
 from afina.studies.runs.spec import Data, RunSpec, Training

@@ -30,11 +30,11 @@ from afina import device as devices
 from afina.data.batch import Loader, pack
 from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy
-from afina.inference import predictor
 from afina.methods import make
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
+from afina.predicting import predictor
 from afina.studies.runs.prepared import attached
 from afina.studies.runs.spec import Training
 from afina.training.fit import Fit

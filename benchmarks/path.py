@@ -35,7 +35,7 @@ import numpy as np
 import machine
 import tables
 from afina import AdapterStore, Backbone, Task
-from afina.serving.engine import Engine
+from afina.engine.engine import Engine
 from serve import DATA
 from traffic import TEXTS, Names, Request, fill, planned
 

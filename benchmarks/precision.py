@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from afina import Adapter, Backbone, Run, Task
-from afina.inference import predictor
 from afina.models.objective import Predictions
+from afina.predicting import predictor
 from afina.stats.comparison import compare
 from afina.studies.runs.record import Result
 from afina.studies.runs.spec import Data, Training

@@ -37,9 +37,9 @@ from afina import Backbone, Task, meter
 from afina import device as devices
 from afina.data.tokenize import encode
 from afina.errors import AfinaError
-from afina.inference import predictor
 from afina.methods import make
 from afina.models.classifier import Classifier
+from afina.predicting import predictor
 from arm import CPU, LENGTH, SEED
 from elsewhere import Elsewhere
 from sample import choose
@@ -51,7 +51,7 @@ ARMS = {
     "padded": f"batches of {BATCH_SIZE} padded to their longest text, in the given order, fp32",
     "sorted": "the same, sorted by length",
     "sorted-bf16": "the same, the model opened in bfloat16",
-    "D": "afina.inference.predictor, fp32 as shipped",
+    "D": "afina.predicting.predictor, fp32 as shipped",
     "D-bf16": "the same, --dtype bfloat16",
     "D-int8": "the same, --dtype int8",
 }
@@ -63,7 +63,7 @@ ONNX = {
 }
 MEAN = {
     "encode": f"SentenceTransformer.encode(batch_size={BATCH_SIZE}), fp32, which sorts by length, and a linear head",
-    "D-mean": "afina.inference.predictor with the same pooling, normalisation and head, fp32",
+    "D-mean": "afina.predicting.predictor with the same pooling, normalisation and head, fp32",
 }
 LOWERED, INT8 = "-bf16", "-int8"
 """Ends the names of arms in bfloat16, and of afina's arm in int8, which a processor without int8 lacks."""

@@ -31,13 +31,13 @@ import machine
 import tables
 from afina import Adapter, AdapterStore, Backbone, Predictor, Task, digest, meter
 from afina import device as devices
-from afina.inference.predictor import ModelPredictor, int8_factors, logits
+from afina.engine.engine import Engine
 from afina.methods import make
 from afina.models import objectives
 from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
 from afina.models.manifest import Manifest
-from afina.serving.engine import Engine
+from afina.predicting.predictor import ModelPredictor, int8_factors, logits
 
 DATA = "../shared/data"
 BATCH = 32

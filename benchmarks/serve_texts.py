@@ -32,12 +32,12 @@ from transformers.utils import logging as transformers_logging
 import machine
 import tables
 from afina import AdapterStore, Backbone, Predictor, Task, meter
-from afina.inference.generation import answers
-from afina.inference.predictor import ModelPredictor
+from afina.engine.engine import Engine
+from afina.engine.work import EncodedText, Generation
+from afina.generating.generation import answers
 from afina.models.decoding import Decoding
 from afina.models.language_model import LanguageModel
-from afina.serving.engine import Engine
-from afina.serving.work import EncodedText, Generation
+from afina.predicting.predictor import ModelPredictor
 from generate import padded
 from serve import DATA, publish
 from traffic import serving, text_task

@@ -31,12 +31,12 @@ from afina.data.readers import snippets, splitting
 from afina.data.split import Example, Split
 from afina.data.tokenize import Encoded, encode
 from afina.digest import derive_seed
-from afina.inference.predictor import logits
 from afina.methods import make
 from afina.methods.attachment import attach
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
 from afina.models.verbalizer import Verbalizer
+from afina.predicting.predictor import logits
 from afina.stats import classification
 from afina.studies.choosing.floors import tfidf
 from afina.training.fit import Fit

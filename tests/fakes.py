@@ -18,7 +18,6 @@ from afina.data.batch import Loader, pack
 from afina.data.token_cache import EncodedSplit
 from afina.data.tokenize import Encoded, encode
 from afina.events import Listener, ignore
-from afina.inference.predictor import predictions
 from afina.methods import is_fitted
 from afina.methods.attachment import attach
 from afina.methods.method import Method
@@ -26,6 +25,7 @@ from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.objective import Predictions
 from afina.models.objectives import Classes
+from afina.predicting.predictor import predictions
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import UNASKED, Training
 from afina.training import probe_fit

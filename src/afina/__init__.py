@@ -19,10 +19,10 @@ _HOMES = {
     "AfinaError": "afina.errors",
     "Backbone": "afina.models.backbone",
     "Classifier": "afina.models.classifier",
-    "Engine": "afina.serving.engine",
+    "Engine": "afina.engine.engine",
     "Lines": "afina.report.progress",
     "METHODS": "afina.methods",
-    "Predictor": "afina.inference.predictor",
+    "Predictor": "afina.predicting.predictor",
     "Record": "afina.studies.runs.record",
     "Results": "afina.studies.results",
     "Run": "afina.studies.runs.run",
@@ -37,16 +37,16 @@ __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
     from afina.data.task import Task as Task
+    from afina.engine.engine import Engine as Engine
     from afina.errors import AfinaError as AfinaError
     from afina.estimators.estimator import TextClassifier as TextClassifier
     from afina.estimators.estimator import TextRegressor as TextRegressor
-    from afina.inference.predictor import Predictor as Predictor
     from afina.methods import METHODS as METHODS
     from afina.models.adapter import Adapter as Adapter
     from afina.models.backbone import Backbone as Backbone
     from afina.models.classifier import Classifier as Classifier
+    from afina.predicting.predictor import Predictor as Predictor
     from afina.report.progress import Lines as Lines
-    from afina.serving.engine import Engine as Engine
     from afina.store.adapter_store import AdapterStore as AdapterStore
     from afina.studies.choosing.recommend import recommend as recommend
     from afina.studies.results import Results as Results

@@ -12,8 +12,8 @@ import pytest
 
 from afina import Adapter
 from afina.data.leakage import EvaluationSet
-from afina.inference.evaluation import evaluate, trained
 from afina.models.manifest import MANIFEST
+from afina.predicting.evaluation import evaluate, trained
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS
 from afina.store.adapter_store import AdapterStore

@@ -15,8 +15,8 @@ from pyarrow import parquet
 
 from afina import Backbone
 from afina.data.readers.texts import MOST
-from afina.inference.predictor import Predictor
 from afina.models.weights import copies
+from afina.predicting.predictor import Predictor
 from command import PROGRAM, Command
 from raises import raises
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from afina import Adapter, Backbone, Predictor
-from afina.inference.generation import answers
+from afina.generating.generation import answers
 from afina.models.classifier import Classifier
 from afina.models.decoding import Decoding
 from command import Command

@@ -18,9 +18,9 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
 from afina import AdapterStore, Backbone, Predictor
-from afina.inference.predictor import ModelPredictor
-from afina.inference.reading import Truncation
 from afina.models.decoding import Decoding
+from afina.predicting.predictor import ModelPredictor
+from afina.predicting.reading import Truncation
 from afina.server.receipts import GenerationFacts, Receipt, TruncationFacts
 from command import Command
 from crowd import adapter

@@ -16,8 +16,8 @@ from afina.data.batch import Loader, MicroBatchLimits, Packed, by_length, pack, 
 from afina.data.split import Split
 from afina.data.token_cache import encode_split
 from afina.data.tokenize import Encoded, Template, encode
+from afina.engine.tokenizing import ConcurrentTokenizer
 from afina.errors import InvalidStudy
-from afina.serving.tokenizing import ConcurrentTokenizer
 from fakes import LONG, TEXTS, sentences
 from raises import raises
 

@@ -30,7 +30,7 @@ ROUNDED = {
     "check_methods_subset_invariance": "is not invariant when applied to a subset",
     "check_methods_sample_order_invariance": "is not invariant when applied to a dataset with different sample order",
 }
-"""They expect 1e-7, and float32 rounds otherwise in another batch on some processors; tests/inference hold 1e-5."""
+"""They expect 1e-7, and float32 rounds otherwise in another batch on some processors; tests/predicting hold 1e-5."""
 
 QUICK: dict[str, Any] = {"method": "head", "training": {"max_steps": 1, "dtype": "float32"}, "batch_size": 4}
 

@@ -12,7 +12,7 @@ import pytest
 
 from afina import Adapter, Backbone, Predictor, Study, Task
 from afina.data.split import Split
-from afina.inference.prompting import Answer
+from afina.predicting.prompting import Answer
 from afina.repr_html import ReprCard, table
 from afina.studies.results import Results
 from command import InventedExecutor

@@ -18,8 +18,8 @@ from afina import Backbone, Predictor, Run
 from afina.data.batch import Loader, Packed
 from afina.data.task import Task
 from afina.data.tokenize import encode
+from afina.engine.engine import Engine
 from afina.errors import InvalidStudy, Refused
-from afina.inference import import_and_merge, probes
 from afina.methods import make
 from afina.methods.attachment import attach
 from afina.methods.linear_probe import sentence_pooling
@@ -28,7 +28,8 @@ from afina.models.adapter import Adapter
 from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
 from afina.models.objectives import Classes
-from afina.serving.engine import Engine
+from afina.predicting import probes
+from afina.store.intake import import_and_merge
 from afina.training.optimizer import Recipe
 from afina.training.probe_fit import fit_of
 from fakes import LONG, Backbones, difference, encoded, logits_of, opened, sentences, write_csv

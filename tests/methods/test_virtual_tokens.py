@@ -16,13 +16,13 @@ from afina import Backbone
 from afina.data.batch import Loader, MicroBatchLimits, by_length, pack
 from afina.data.tokenize import Encoded
 from afina.errors import CorruptAdapter, InvalidStudy
-from afina.inference.predictor import ModelPredictor, Predictor
-from afina.inference.probes import check
 from afina.methods import make
 from afina.models.adapter import Adapter
 from afina.models.added_modules import attentions, prefix_of, prompt_of
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
+from afina.predicting.predictor import ModelPredictor, Predictor
+from afina.predicting.probes import check
 from afina.studies.runs.prepared import longest_text
 from fakes import (
     LONGEST,

@@ -18,10 +18,10 @@ import torch
 from afina import METHODS, Backbone, Predictor, Run
 from afina.data import leakage
 from afina.errors import CorruptAdapter, NotFound, WrongBackbone
-from afina.inference import probes
-from afina.inference.probes import PROBE
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import ALWAYS, MANIFEST, OUTSIDE, WHERE_GIVEN, Manifest, read_manifest
+from afina.predicting import probes
+from afina.predicting.probes import PROBE
 from afina.studies.runs.spec import Training
 from afina.tensorfile import read
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, tokenizer, write_csv
@@ -34,7 +34,7 @@ import json, sys
 from pathlib import Path
 from fakes import TEXTS, logits_of
 from afina import Adapter, Backbone, Predictor
-from afina.inference import probes
+from afina.predicting import probes
 
 answers = {}
 for path in sys.argv[1:]:

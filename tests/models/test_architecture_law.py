@@ -34,7 +34,7 @@ SCORES = {
 }
 """Files where a head's name is another word, and which."""
 
-PREFIXES = {"models", "methods", "training", "inference", "serving", "store"}
+PREFIXES = {"models", "methods", "training", "predicting", "generating", "engine", "store"}
 """Packages that have a model or its tensors in hand: no attribute there is called as a head is."""
 
 OWN = {"score"}

@@ -18,13 +18,13 @@ from afina import Backbone, Predictor
 from afina.data.batch import pack
 from afina.data.tokenize import Template, encode
 from afina.errors import NotFound
-from afina.inference.probes import PROBE
-from afina.inference.prompting import shift_of
 from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES, head_of
 from afina.models.classifier import Classifier
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
 from afina.models.verbalizer import GENERAL, Verbalizer
+from afina.predicting.probes import PROBE
+from afina.predicting.prompting import shift_of
 from afina.stats.classification import probabilities
 from afina.studies.runs.spec import Ask
 from fakes import TEXTS, Backbones, Runs, configuration, difference, save

@@ -15,12 +15,12 @@ from afina import Adapter, Predictor, Task, digest, tensorfile
 from afina.data.leakage import EvaluationSet
 from afina.data.split import Split
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
-from afina.inference.evaluation import evaluate, trained
 from afina.models.adapter import VOCABULARY
 from afina.models.bag_of_words import joined
 from afina.models.manifest import MANIFEST, Manifest
 from afina.models.objective import Objective
 from afina.models.objectives import Classes, Labels, Number
+from afina.predicting.evaluation import evaluate, trained
 from afina.stats.classification import accuracy, probabilities
 from afina.studies.choosing import floors
 from command import Command

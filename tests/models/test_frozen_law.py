@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from afina import Adapter, Backbone, Predictor
+from afina.engine.engine import Engine
 from afina.errors import InvalidStudy
-from afina.inference.import_and_merge import merge
-from afina.inference.predictor import ModelPredictor
 from afina.methods import make
 from afina.models.architectures import ARCHITECTURES
 from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision
@@ -24,9 +23,10 @@ from afina.models.classifier import Classifier
 from afina.models.kernels.int8 import Int8Weight
 from afina.models.kernels.linear import HeldWeight, frozen_weight, held_by, held_tensors, is_linear, multiply
 from afina.models.objectives import Classes
+from afina.predicting.predictor import ModelPredictor
 from afina.report.answer_costs import bytes_to_serve
 from afina.server.receipts import Receipt
-from afina.serving.engine import Engine
+from afina.store.intake.import_and_merge import merge
 from afina.studies.runs.forecast import forecast_run
 from afina.studies.runs.spec import RunSpec, Training
 from afina.training.dry_run import serving_bytes

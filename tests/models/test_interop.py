@@ -26,13 +26,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from afina import AdapterStore, Backbone, Engine, Predictor
 from afina.data.leakage import EvaluationSet
+from afina.engine.residents import SharedResident
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
-from afina.inference.evaluation import evaluate, trained
 from afina.methods.method import plain_name
 from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES, is_head
 from afina.models.objective import Opening
-from afina.serving.residents import SharedResident
+from afina.predicting.evaluation import evaluate, trained
 from afina.stats.classification import probabilities
 from fakes import SLOW, TEXTS, Backbones, Runs, difference, logits_of
 from grid import by_family

@@ -14,7 +14,7 @@ from afina.data.answer_tokens import encode_references
 from afina.data.batch import IGNORED, pack
 from afina.data.tokenize import Template, encode
 from afina.errors import InvalidStudy
-from afina.inference.answers import likelihoods
+from afina.generating.answers import likelihoods
 from afina.methods import METHODS, make
 from afina.methods.attachment import attach
 from afina.models.language_model import LanguageModel, open_model

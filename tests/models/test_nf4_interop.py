@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bits
 
 from afina import Adapter, AdapterStore, Backbone, Predictor, Run
 from afina.errors import InvalidStudy, UnknownName
-from afina.inference.predictor import ModelPredictor
+from afina.predicting.predictor import ModelPredictor
 from afina.studies.runs.spec import UNASKED, Training
 from command import Command
 from fakes import TEXTS, Backbones, Runs, configuration, logits_of, save

@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from afina import Backbone, Predictor, Run
 from afina.data.batch import pack
-from afina.inference.predictor import ModelPredictor
 from afina.models.adapter import Adapter
 from afina.models.language_model import LanguageModel
+from afina.predicting.predictor import ModelPredictor
 from afina.studies.runs.spec import Data, Training
 from fakes import Backbones, difference, sentences, write_csv
 from grid import some_slow

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from afina.inference.prompting import Answer
 from afina.methods import METHODS
+from afina.predicting.prompting import Answer
 from afina.report import recommendation
 from afina.report.evaluation import answer_sentence
 from afina.report.report import Report

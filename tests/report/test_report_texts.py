@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from afina.inference.evaluation import Evaluation
+from afina.predicting.evaluation import Evaluation
 from afina.report import evaluation
 from afina.report.examples.disagreements import WITHHELD, EvaluationTexts
 from afina.report.examples.side_by_side import SideBySide

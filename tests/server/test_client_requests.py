@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from afina.engine.engine import Engine
 from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.limits import Settings
-from afina.serving.engine import Engine
 from clients.run import published, speakers
 
 REQUESTS = [

@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
-from afina.inference.predictor import ModelPredictor
-from afina.inference.reading import Truncation
+from afina.predicting.predictor import ModelPredictor
+from afina.predicting.reading import Truncation
 from afina.server.http import app, huggingface, keys, kserve, native, openai, page, vllm
 from afina.server.receipts import Receipt
 from afina.server.replay import replayed

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from afina.engine.adapters import AdapterLoader
 from afina.errors import Busy, NotFound
 from afina.server.http.request_pool import OF_A_CLIENT, RequestPool
 from afina.server.limits import Settings, Tenants
 from afina.server.store_watcher import SILENT, StoreWatcher
-from afina.serving.adapters import AdapterLoader
 from afina.store.adapter_store import AdapterStore
 from clock import Clock
 from servers import Served, within

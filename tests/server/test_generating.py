@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from afina.engine.work import EncodedText, GeneratedText, Generation
 from afina.errors import AfinaError, Busy, InvalidData
 from afina.models.decoding import Decoding
 from afina.server.line.computing import Batcher
@@ -17,7 +18,6 @@ from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
 from afina.server.shadowed import RIDING, PendingComparison, ShadowLease, ShadowStatus
-from afina.serving.work import EncodedText, GeneratedText, Generation
 from clock import Clock
 from raises import raises
 

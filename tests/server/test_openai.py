@@ -22,9 +22,9 @@ from afina import Adapter, Backbone, Predictor
 from afina.data.batch import pack
 from afina.data.tokenize import Template
 from afina.errors import InvalidData
-from afina.inference import guides
-from afina.inference.answer_stream import TokenTexts
-from afina.inference.predictor import ModelPredictor
+from afina.generating import guides
+from afina.generating.answer_stream import TokenTexts
+from afina.predicting.predictor import ModelPredictor
 from afina.server.http import openai_bodies
 from afina.server.http.openai_answers import CompletionFormat, WrittenAnswer
 from afina.server.receipts import Receipt

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from afina.engine.work import EncodedText
 from afina.errors import InvalidData
 from afina.server.http import huggingface, kserve, schemas, vllm
 from afina.server.http.errors import Refusal
 from afina.server.http.schemas import count_values, parse_body
 from afina.server.requests import RequestEncoder, Text, tokens_of
-from afina.serving.work import EncodedText
 from crowd import adapter
 from servers import Listening, logged, within
 

@@ -12,12 +12,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from afina import Adapter, AdapterStore, Backbone, Predictor
+from afina.engine.engine import Engine
 from afina.models.weights import copies
 from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.limits import Settings
 from afina.server.receipts import Receipt
-from afina.serving.engine import Engine
 from crowd import adapter
 from servers import Served, logged, within
 

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from afina import AdapterStore
+from afina.engine.engine import Engine
 from afina.errors import NotFound
 from afina.server.core import Core
 from afina.server.http.request_pool import RequestPool
 from afina.server.limits import Settings
 from afina.server.metrics import CLIENTS, OTHERS, Metrics
 from afina.server.requests import Text
-from afina.serving.engine import Engine
 from crowd import adapter
 from servers import Held, logged, probed, serving, within
 

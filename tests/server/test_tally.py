@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from afina.data.kinds import Kind
+from afina.engine.mixed_batches import Prediction
 from afina.errors import InvalidData
 from afina.server.answer_formats import compared
 from afina.server.shadow_counts import AnswerDifference, ShadowCounts
-from afina.serving.mixed_batches import Prediction
 from raises import raises
 
 

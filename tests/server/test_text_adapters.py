@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from afina import Adapter, Backbone, Predictor
+from afina.engine.work import GeneratedText, NewTokens
 from afina.errors import CorruptAdapter, InvalidData, Overloaded
-from afina.inference import probes
-from afina.inference.predictor import ModelPredictor
+from afina.predicting import probes
+from afina.predicting.predictor import ModelPredictor
 from afina.server.core import Core
 from afina.server.requests import GenerationOptions, Text
-from afina.serving.work import GeneratedText, NewTokens
 from afina.store.keys import Key
 from crowd import adapter
 from raises import raises

@@ -21,8 +21,8 @@ from afina import Adapter, Backbone, Predictor, Task, digest
 from afina.data.leakage import EvaluationSet
 from afina.data.split import Split
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, WrongBackbone
-from afina.inference import evaluation, probes
 from afina.models.objective import Predictions
+from afina.predicting import evaluation, probes
 from afina.stats.comparison import compare
 from afina.store import recompute
 from afina.store.recompute import Flips, flips_between

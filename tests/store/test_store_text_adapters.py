@@ -13,8 +13,8 @@ import pytest
 
 from afina import Adapter, AdapterStore, Backbone, Predictor, digest
 from afina.errors import WrongBackbone
-from afina.inference import probes
 from afina.models.manifest import Manifest
+from afina.predicting import probes
 from afina.store.model_card import model_card
 from command import Command
 from crowd import adapter

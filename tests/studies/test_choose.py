@@ -24,8 +24,8 @@ from afina.data.leakage import EvaluationSet
 from afina.data.split import Split
 from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed
 from afina.events import Progress, ValidationScore
-from afina.inference.evaluation import evaluate, trained
 from afina.models import objectives
+from afina.predicting.evaluation import evaluate, trained
 from afina.report.recommendation import evidence, sentences
 from afina.report.verdicts import ONE_SEED
 from afina.report.writers.recommendation_json import as_json

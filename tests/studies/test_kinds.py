@@ -16,8 +16,8 @@ from afina import Adapter, Predictor, Results, Run, Study, Task
 from afina.data.leakage import EvaluationSet
 from afina.errors import AfinaError, InvalidStudy
 from afina.events import ValidationScore
-from afina.inference.evaluation import evaluate, trained
 from afina.methods import make
+from afina.predicting.evaluation import evaluate, trained
 from afina.report.paper_claims import claims
 from afina.report.report import Report
 from afina.report.verdicts import CURVES

@@ -18,9 +18,9 @@ from afina.data.task import Task
 from afina.data.tokenize import Template
 from afina.errors import InvalidData, InvalidStudy, UnknownName
 from afina.events import ignore
-from afina.inference.evaluation import evaluate, trained
 from afina.meter import Meter
 from afina.models.adapter import Adapter
+from afina.predicting.evaluation import evaluate, trained
 from afina.report import evaluation
 from afina.report.arms import measured_on
 from afina.report.examples.disagreements import EvaluationTexts

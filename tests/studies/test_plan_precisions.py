@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from afina import Backbone, Predictor
-from afina.inference.predictor import ModelPredictor
 from afina.methods import make
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
+from afina.predicting.predictor import ModelPredictor
 from afina.report.details.plans import PRICE, forecast_table
 from afina.studies.runs.forecast import forecast_methods
 from afina.studies.runs.spec import Training

@@ -10,8 +10,8 @@ from afina import Adapter, Backbone, Task
 from afina.data.leakage import EvaluationSet
 from afina.data.task import CALIBRATION
 from afina.errors import InvalidData
-from afina.inference.evaluation import evaluate, trained
-from afina.inference.predictor import Predictor
+from afina.predicting.evaluation import evaluate, trained
+from afina.predicting.predictor import Predictor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Data

@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from afina import METHODS, Run
 from afina.data.tokenize import Encoded, encode
-from afina.inference.generation import ContinuousBatch
-from afina.inference.generation_memory import GenerationLoad
-from afina.inference.next_token import OwnNextTokenModel
+from afina.generating.generation import ContinuousBatch
+from afina.generating.generation_memory import GenerationLoad
+from afina.generating.next_token import OwnNextTokenModel
 from afina.models.architectures import output_embedding_of
 from afina.models.backbone import Backbone
 from afina.models.decoding import Decoding

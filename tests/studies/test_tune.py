@@ -18,7 +18,7 @@ import pytest
 from afina import Backbone, Study, Task
 from afina.errors import Diverged, InvalidData, RunFailed
 from afina.events import ValidationScore
-from afina.inference import predictor
+from afina.predicting import predictor
 from afina.report.progress import attempt
 from afina.studies import trials, tuning
 from afina.studies.results import Results

@@ -13,10 +13,10 @@ from afina import Backbone, meter
 from afina.data.batch import Packed
 from afina.data.token_cache import EncodedSplit
 from afina.errors import Diverged
-from afina.inference import predictor
 from afina.methods import make
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
+from afina.predicting import predictor
 from afina.training.fit import Fit
 from afina.training.inputs import FeatureInputs, PackedInputs, _stretches, inputs_of
 from fakes import encoded, fit_of, opened, predict, sentences

@@ -13,12 +13,12 @@ import torch
 from afina import Backbone, Run
 from afina.data.token_cache import EncodedSplit
 from afina.errors import OutOfMemory
-from afina.inference import predictor
 from afina.methods import make
 from afina.methods.lora import Lora
 from afina.methods.selective import Full
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
+from afina.predicting import predictor
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
 from fakes import Runs, encoded, fit_of, opened, predict, sentences

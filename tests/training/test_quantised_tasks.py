@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from afina import Adapter, Predictor, Run
-from afina.inference import probes
 from afina.models.objective import Predictions
+from afina.predicting import probes
 from afina.studies.runs.prepared import read_task
 from command import Command
 from fakes import Backbones, difference, sentences, write_csv

@@ -45,8 +45,8 @@ from afina.errors import InvalidData
 
 if TYPE_CHECKING:
     from afina.data.readers.texts import Chunk
-    from afina.inference.predictor import Predictor
     from afina.models.adapter import Adapter
+    from afina.predicting.predictor import Predictor
 
 
 DtypeOption = Annotated[
@@ -93,7 +93,7 @@ def evaluate(
     check_address(task)  # before anything that takes time
     opened = open_adapter()
     from afina.data.leakage import EvaluationSet
-    from afina.inference.evaluation import evaluate, trained
+    from afina.predicting.evaluation import evaluate, trained
 
     texts = EvaluationSet.read(task, trained(opened), **data)
     print_reading(texts.told)
@@ -167,7 +167,7 @@ def predict(
     own, alone = opened.manifest.data, nullcontext([Chunk.of(texts or [])])
     with chunks(file, text, text_pair, sheet, own, _writes(opened)) if file else alone as parts:
         allocator.keep_kernels(allocator.FEW)
-        from afina.inference import prediction_files, probes
+        from afina.predicting import prediction_files, probes
 
         if out is not None:
             prediction_files.check_out(out, file)
@@ -178,7 +178,7 @@ def predict(
 def _write(parts: Iterable[Chunk], predictor: Predictor, said: _Answers, file: Path | None, out: Path | None) -> None:
     """Print the answers, or write them to `out`, and say what was left out."""
     from afina.data.readers.texts import TextStream
-    from afina.inference import prediction_files
+    from afina.predicting import prediction_files
     from afina.report.formatting import texts_cut
 
     backbone = getattr(predictor, "backbone", None)  # a bag of words has no backbone
@@ -259,7 +259,7 @@ def _answer(
 ) -> None:
     from afina.cli.progress import file_progress
     from afina.data.readers.texts import TextStream
-    from afina.inference import prediction_files
+    from afina.predicting import prediction_files
 
     with file_progress() as read:
         for chunk in parts:

@@ -46,8 +46,8 @@ from afina.errors import UnknownName
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from afina.inference.prompting import Answer
     from afina.methods.method import Method
+    from afina.predicting.prompting import Answer
     from afina.studies.runs.run import Forecast
 
 
@@ -283,8 +283,8 @@ def ask(
     address = only(backbone)
     how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, target=target)
     read = Task.load(task, **how, **file_options(missing, merge_labels, sheet))
-    from afina.inference.prompting import ask  # importing these takes seconds: report mistakes before
     from afina.models.backbone import Backbone
+    from afina.predicting.prompting import ask  # importing these takes seconds: report mistakes before
     from afina.report.evaluation import answer_sentence, template_tables
     from afina.report.formatting import split_of
 

@@ -22,8 +22,8 @@ from afina.cli.terminal import reword_value_error
 from afina.errors import InvalidStudy, NotFound
 
 if TYPE_CHECKING:
+    from afina.engine.engine import Engine
     from afina.server.limits import Settings
-    from afina.serving.engine import Engine
     from afina.store.adapter_store import AdapterStore
 
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16, int8 or auto.")]
@@ -282,7 +282,7 @@ def _on_ray(
 
 def _opened(backbone: str, store: AdapterStore, dtype: str, memory: int | None) -> Engine:
     """Return the engine. `memory`: most MiB for adapters; None: no limit."""
-    from afina.serving.engine import Engine
+    from afina.engine.engine import Engine
 
     return Engine(backbone, store, dtype=dtype, limit=None if memory is None else memory << 20)
 
@@ -348,7 +348,7 @@ def replay(
 
     adapter = AdapterStore(store).adapter(asked.version)
     asked.check(adapter.digest, adapter.manifest)
-    from afina.inference.predictor import Predictor, backbone_of
+    from afina.predicting.predictor import Predictor, backbone_of
     from afina.server.replay import grammar_of, replayed
 
     predictor = Predictor.of(adapter, backbone_of(adapter, backbone), asked.dtype)

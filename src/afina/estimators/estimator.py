@@ -37,7 +37,7 @@ from afina.studies.runs.inputs import lacks_words
 from afina.studies.runs.run import Run
 
 if TYPE_CHECKING:
-    from afina.inference.predictor import Predictor
+    from afina.predicting.predictor import Predictor
 
 GIVEN = "the texts given to fit"
 """The address of the task in the adapter's manifest."""
@@ -182,7 +182,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         """The adapter, opened once on its backbone; not pickled. Raises NotFittedError."""
         check_is_fitted(self, "adapter_")
         if self not in _OPENED:
-            from afina.inference.predictor import Predictor
+            from afina.predicting.predictor import Predictor
 
             _OPENED[self] = Predictor.load(self.adapter_)
         return _OPENED[self]

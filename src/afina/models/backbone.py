@@ -56,7 +56,7 @@ class Backbone(ReprCard):
         tokenizer: transformers' fast tokenizer.
         drawn: Names of pretrained weights that the files lack, known after the weights were opened. These weights are
             drawn from a fixed seed, so the backbone is the same at each opening.
-        int8_factors: What `afina.inference.predictor.int8_factors` has measured, by precision.
+        int8_factors: What `afina.predicting.predictor.int8_factors` has measured, by precision.
         copy_note: A sentence on the quantised copy that the last opening wrote, or on why it wrote none; "" if there is
             nothing to say.
     """

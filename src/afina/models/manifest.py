@@ -77,7 +77,7 @@ class Manifest(Sparing):
         objective: `Objective.settings`. None: one label for each text, with default settings.
         precision: How the backbone's frozen weights were stored, a key of PRECISIONS; "float" is not written.
         data: Arguments of `Task.load` that differed from the defaults, by name.
-        probe: Logits of the built-in sentences (`afina.inference.probes.PROBE`), [sentence][label].
+        probe: Logits of the built-in sentences (`afina.predicting.probes.PROBE`), [sentence][label].
         environment: Platform, device, dtype, threads and source revision of the training run.
         claims_digest: Digest of the adapter's digest and the CLAIMED fields; reveals edited metrics. None: made by an
             afina version without this field.

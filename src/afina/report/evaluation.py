@@ -28,8 +28,8 @@ from afina.schema import figures_as_json, null_where_undefined
 from afina.stats.metrics import METRICS
 
 if TYPE_CHECKING:  # the imports load torch
-    from afina.inference.evaluation import Evaluation
-    from afina.inference.prompting import Answer
+    from afina.predicting.evaluation import Evaluation
+    from afina.predicting.prompting import Answer
 
 
 IN_A_SENTENCE = 8

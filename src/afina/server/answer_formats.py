@@ -12,14 +12,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
+from afina.engine.mixed_batches import Prediction
+from afina.engine.work import GeneratedText
 from afina.errors import InvalidData
 from afina.models.objective import Objective, Predictions
 from afina.models.objectives import OBJECTIVES
 from afina.server.http import schemas
 from afina.server.http.schemas import Shape, about
 from afina.server.shadow_counts import AnswerDifference
-from afina.serving.mixed_batches import Prediction
-from afina.serving.work import GeneratedText
 
 _PROBABILITIES = about(schemas.by_name(schemas.NUMBER), "the probability of each label, by its name")
 

@@ -14,8 +14,12 @@ from functools import partial
 from typing import Any
 
 from afina import meter
+from afina.engine.engine import Engine
+from afina.engine.mixed_batches import Prediction
+from afina.engine.residents import Lease, Resident
+from afina.engine.work import EncodedText, GeneratedText
 from afina.errors import AfinaError, Busy, NotFound, Overloaded
-from afina.inference.reading import Truncation
+from afina.predicting.reading import Truncation
 from afina.server import logs_and_traces
 from afina.server.canaries import Canaries
 from afina.server.golden_tests import LOADING, GoldenTests
@@ -50,10 +54,6 @@ from afina.server.shadowed import FAILED, RIDING, ShadowLease
 from afina.server.shadows import Shadows
 from afina.server.store_watcher import StoreWatcher
 from afina.server.store_writes import StoreWrites
-from afina.serving.engine import Engine
-from afina.serving.mixed_batches import Prediction
-from afina.serving.residents import Lease, Resident
-from afina.serving.work import EncodedText, GeneratedText
 from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key, MadeKey

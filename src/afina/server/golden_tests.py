@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from afina.engine.engine import Engine
+from afina.engine.residents import Lease
+from afina.engine.work import SinglePass
 from afina.errors import AfinaError, Busy, CannotWrite, CorruptAdapter, NotFound, WrongBackbone
-from afina.inference import probes
+from afina.predicting import probes
 from afina.server.limits import OtherBackbone
 from afina.server.line.computing import Batcher
 from afina.server.line.work import OURS, GoldenTest, PredictedAnswer, Work
 from afina.server.metrics import Metrics
-from afina.serving.engine import Engine
-from afina.serving.residents import Lease
-from afina.serving.work import SinglePass
 from afina.store.versions import Version
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4, "int8": 0.4}

@@ -15,10 +15,10 @@ from pydantic import Field, ValidationError
 from afina import digest
 from afina.data.tokenize import Template
 from afina.errors import InvalidName, Refused
-from afina.inference.reading import Truncation
 from afina.models.backbone_spec import FLOAT
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
+from afina.predicting.reading import Truncation
 from afina.schema import Frozen
 
 RECEIPT = "Afina-Receipt"

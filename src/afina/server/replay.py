@@ -12,14 +12,14 @@ from pydantic import ValidationError
 
 from afina.data.prompts import rendered_chat
 from afina.errors import InvalidData, Refused
-from afina.inference.answers import text_of
-from afina.inference.generation import ContinuousBatch
-from afina.inference.guides import Grammar, GuideMaker, TokenGuide
-from afina.inference.next_token import OwnNextTokenModel
-from afina.inference.predictor import ModelPredictor, Predictor
-from afina.inference.reading import Truncation
+from afina.generating.answers import text_of
+from afina.generating.generation import ContinuousBatch
+from afina.generating.guides import Grammar, GuideMaker, TokenGuide
+from afina.generating.next_token import OwnNextTokenModel
 from afina.models.decoding import Decoding
 from afina.models.objective import Predictions
+from afina.predicting.predictor import ModelPredictor, Predictor
+from afina.predicting.reading import Truncation
 from afina.server.receipts import PROMPTS, GenerationFacts
 
 if TYPE_CHECKING:

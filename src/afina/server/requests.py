@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afina.data.readers.source import is_blank
+from afina.engine.engine import Engine
+from afina.engine.mixed_batches import Prediction
+from afina.engine.residents import Lease, Resident
+from afina.engine.work import EncodedText, Guide, NewTokens
 from afina.errors import AfinaError, InvalidData, InvalidStudy
-from afina.inference.reading import Truncation, takes_pairs
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
+from afina.predicting.reading import Truncation, takes_pairs
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.limits import Reservation, Settings
 from afina.server.receipts import PROMPTS, Prompt, Receipt, TruncationFacts
 from afina.server.shadowed import ShadowLease
-from afina.serving.engine import Engine
-from afina.serving.mixed_batches import Prediction
-from afina.serving.residents import Lease, Resident
-from afina.serving.work import EncodedText, Guide, NewTokens
 from afina.store.keys import Key
 
 

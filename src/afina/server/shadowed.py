@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from afina.engine.residents import Lease
 from afina.errors import AfinaError
 from afina.server.answer_formats import compared
 from afina.server.metrics import Metrics
 from afina.server.shadow_counts import ShadowCounts
-from afina.serving.residents import Lease
 from afina.store.versions import Version
 
 UNSEEN, NONE, LOADING, RIDING, FAILED, PROMOTED = "unseen", "none", "loading", "riding", "failed", "promoted"

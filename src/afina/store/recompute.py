@@ -76,7 +76,7 @@ def check(adapter: Adapter, backbone: str | None = None) -> CheckOutcome:
     import torch
 
     from afina import device
-    from afina.inference import probes
+    from afina.predicting import probes
 
     probes.recorded(adapter.manifest, adapter.where)  # before a backbone is read
     found, problem, dtype = None, None, "float32"
@@ -167,7 +167,7 @@ def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str,
 
 def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, address: str | None) -> list[Answered]:
     """Return the answers of each adapter, with labels in the order of the texts'. A shared backbone is hashed once."""
-    from afina.inference.predictor import backbone_of
+    from afina.predicting.predictor import backbone_of
 
     alone = all(adapter.vocabulary is not None for adapter in pair)
     opened: dict[str | None, Backbone | None] = {}
@@ -183,7 +183,7 @@ def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, 
 
 def _predictions(adapter: Adapter, backbone: Backbone | None, texts: EvaluationSet) -> Predictions:
     """Return the predictions. The predictor is freed on return, so that only one model is in memory at a time."""
-    from afina.inference.predictor import Predictor
+    from afina.predicting.predictor import Predictor
 
     predictor = Predictor.of(adapter, backbone)
     return predictor.predict(texts.split.texts, texts.split.pairs, where=f"{texts.where}, text")[0]
@@ -238,7 +238,7 @@ def read_texts(
         AfinaError: errors of `EvaluationSet.read`.
     """
     _check_pair(pair, names)
-    from afina.inference.evaluation import trained
+    from afina.predicting.evaluation import trained
 
     reader, other = sorted(pair, key=lambda adapter: is_foreign(adapter.manifest))
     texts = EvaluationSet.read(task, trained(reader), **data)
@@ -251,8 +251,8 @@ def merge(adapter: Adapter, directory: Path, backbone: str | None) -> tuple[str,
 
     Return notes for its users. Details: `import_and_merge`.
     """
-    from afina.inference import import_and_merge
-    from afina.inference.predictor import Predictor, backbone_of
+    from afina.predicting.predictor import Predictor, backbone_of
+    from afina.store.intake import import_and_merge
 
     return import_and_merge.merge(Predictor.of(adapter, backbone_of(adapter, backbone)), directory)
 

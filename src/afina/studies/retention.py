@@ -8,10 +8,10 @@ from afina.data.neutral_texts import NeutralTexts
 from afina.data.task import Task
 from afina.data.tokenize import Encoded, encode
 from afina.errors import InvalidStudy
-from afina.inference.retention import SentenceLosses, check_measurable, sentence_losses
 from afina.models.architectures import Architecture
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
+from afina.predicting.retention import SentenceLosses, check_measurable, sentence_losses
 from afina.studies.measurements import Retention
 from afina.studies.runs.spec import RunSpec
 

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from afina import tensorfile
 from afina.data.batch import Loader, Packed
-from afina.inference.generation_memory import GenerationLoad
+from afina.generating.generation_memory import GenerationLoad
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.backbone_spec import FLOAT

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from afina.errors import InvalidData
-from afina.inference.reading import Truncation
+from afina.predicting.reading import Truncation
 from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.http.schemas import RANKED_SCORES, TEXT, Array, Body, Readable, Texts, about, array, either, record
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text

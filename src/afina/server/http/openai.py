@@ -15,8 +15,8 @@ from fastapi.responses import JSONResponse
 from afina.data.prompts import rendered_chat
 from afina.data.tokenize import Tokenizer
 from afina.errors import InvalidData, NotFound
-from afina.inference.answer_stream import TokenTexts
-from afina.inference.guides import GuideMaker
+from afina.generating.answer_stream import TokenTexts
+from afina.generating.guides import GuideMaker
 from afina.models import objectives
 from afina.models.objective import Objective
 from afina.server.canaries import STICKY

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from afina.inference.answer_stream import AnswerStream, TokenTexts
+from afina.engine.work import GeneratedText, NewTokens, TokenLogprobs
+from afina.generating.answer_stream import AnswerStream, TokenTexts
 from afina.models.decoding import Decoding
 from afina.server import error_bodies
 from afina.server.http.errors import Refusal
@@ -27,7 +28,6 @@ from afina.server.http.schemas import (
     one_of,
     record,
 )
-from afina.serving.work import GeneratedText, NewTokens, TokenLogprobs
 
 LEAST = -9999.0
 """OpenAI's value for the log-probability of a token that is next to impossible. JSON has no infinity."""

@@ -14,8 +14,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from afina.errors import InvalidData
-from afina.inference import guides
-from afina.inference.guides import Grammar
+from afina.generating import guides
+from afina.generating.guides import Grammar
 from afina.server.http import tools
 from afina.server.http.errors import Refusal
 from afina.server.http.schemas import Array, Strict, without_nulls

@@ -19,15 +19,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from afina import meter
+from afina.engine.work import GeneratedText, NewTokens
 from afina.errors import AfinaError
-from afina.inference.answer_stream import AnswerStream
+from afina.generating.answer_stream import AnswerStream
 from afina.server.core import Core
 from afina.server.http.bulk import LEFT, TURN
 from afina.server.http.errors import GONE, Refusal
 from afina.server.http.openai_answers import OpenAIFormat, WrittenAnswer
 from afina.server.http.request_pool import SPARE, refusal_of
 from afina.server.requests import AcceptedRequest
-from afina.serving.work import GeneratedText, NewTokens
 
 
 class NewTokenQueue:

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.requests import Request
 
 from afina.errors import AfinaError
-from afina.inference.reading import Truncation
+from afina.predicting.reading import Truncation
 from afina.server.canaries import STICKY
 from afina.server.core import LOADING, Core
 from afina.server.http.errors import GONE, Refusal

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from afina.inference.answer_stream import AnswerStream, TokenTexts
+from afina.engine.work import GeneratedText
+from afina.generating.answer_stream import AnswerStream, TokenTexts
 from afina.models.decoding import Decoding
 from afina.server.http.errors import Refusal
 from afina.server.http.openai_answers import (
@@ -30,7 +31,6 @@ from afina.server.http.schemas import (
     one_of,
     record,
 )
-from afina.serving.work import GeneratedText
 
 _ANY: Shape = {}
 _OR_NULL = {name: either(shape, NOTHING) for name, shape in (("text", TEXT), ("count", COUNT), ("number", NUMBER))}

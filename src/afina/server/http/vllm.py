@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from afina.errors import InvalidData
-from afina.inference.reading import Truncation
+from afina.predicting.reading import Truncation
 from afina.server.http.schemas import (
     COUNT,
     NOTHING,

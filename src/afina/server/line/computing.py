@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
 from afina import meter
+from afina.engine.work import GeneratedText, Generation
 from afina.errors import AfinaError, Busy
 from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import ComparedWork, GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep
 from afina.server.shadowed import UNFORESEEN
-from afina.serving.work import GeneratedText, Generation
 
 FIRST_SPEED = 500.0
 """Estimate of tokens per second before the first batch."""

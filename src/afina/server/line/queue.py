@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from afina.errors import Overloaded
-from afina.inference.generation import chunk_size
+from afina.generating.generation import chunk_size
 from afina.server.line.work import GeneratedAnswer, Work
 
 MEMORY = 30.0

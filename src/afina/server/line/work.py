@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from afina.engine.engine import Engine
+from afina.engine.mixed_batches import Outcome
+from afina.engine.residents import Lease
+from afina.engine.work import ChunkedPass, EncodedText, Generation, SinglePass
 from afina.errors import AfinaError, Busy
 from afina.server.limits import Settings
 from afina.server.receipts import choice_seed
 from afina.server.requests import AcceptedRequest, decoding_of, tokens_of
 from afina.server.shadowed import PendingComparison, ShadowLease
-from afina.serving.engine import Engine
-from afina.serving.mixed_batches import Outcome
-from afina.serving.residents import Lease
-from afina.serving.work import ChunkedPass, EncodedText, Generation, SinglePass
 
 OURS = ""
 """The client of golden tests."""

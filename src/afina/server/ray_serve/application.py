@@ -13,13 +13,13 @@ from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina import meter
+from afina.engine.engine import Engine
 from afina.schema import Frozen
 from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.limits import Settings
 from afina.server.ray_serve import affinity, answers, autoscaling
-from afina.serving.engine import Engine
 from afina.store.adapter_store import AdapterStore
 
 PRELOADING = 0.1

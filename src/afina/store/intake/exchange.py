@@ -142,7 +142,7 @@ def _directory(
             path=path,
             option="precision",
         )
-    from afina.inference import import_and_merge
+    from afina.store.intake import import_and_merge
 
     inspection.inspect_model(path, limits, links=links)
     with _workshop() as place:

@@ -14,7 +14,6 @@ from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit
 from afina.errors import AfinaError, Diverged
 from afina.events import Listener, Progress, ValidationScore, ignore
-from afina.inference import probes
 from afina.meter import Meter, rss_peak
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
@@ -22,6 +21,7 @@ from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective, Predictions
+from afina.predicting import probes
 from afina.studies.measurements import HeadFit
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.output_directory import OutputDirectory

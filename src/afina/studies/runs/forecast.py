@@ -24,7 +24,7 @@ from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy
 from afina.events import Says, silent
-from afina.inference.generation_memory import GenerationLoad
+from afina.generating.generation_memory import GenerationLoad
 from afina.methods import make
 from afina.methods.attachment import applicable
 from afina.methods.method import Method

@@ -18,8 +18,6 @@ from afina.data.tokenize import encode
 from afina.digest import derive_seed
 from afina.errors import InvalidData, InvalidStudy
 from afina.events import Listener, Progress, ignore
-from afina.inference.predictor import predicted
-from afina.inference.prompting import calibrated_offset
 from afina.meter import Meter
 from afina.methods import is_fitted, make
 from afina.methods.attachment import attach
@@ -33,6 +31,8 @@ from afina.models.language_model import open_model
 from afina.models.objective import Objective, Predictions, metric_for
 from afina.models.objectives import OBJECTIVES
 from afina.models.verbalizer import Verbalizer
+from afina.predicting.predictor import predicted
+from afina.predicting.prompting import calibrated_offset
 from afina.studies.retention import RetentionBefore
 from afina.studies.runs.inputs import Located, TaskFacts
 from afina.studies.runs.spec import RunSpec

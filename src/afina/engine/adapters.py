@@ -1,0 +1,297 @@
+"""Turn an address into an adapter in memory: resolve the address to a digest, and load the adapter.
+
+An adapter whose method supports mixed batches is loaded as a SharedResident, on the frozen model in its precision. Any
+other adapter is loaded as a SeparateResident with a model of its own. Does not know methods by name, and keeps no
+adapter.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.nn.functional import linear
+
+from afina import digest, meter
+from afina.engine.hosts import Hosts
+from afina.engine.residents import Resident, SeparateResident, SharedResident
+from afina.errors import CorruptAdapter, InvalidStudy
+from afina.methods.method import Method, plain_name
+from afina.models import objectives
+from afina.models.adapter import Adapter
+from afina.models.architectures import is_after_pooling, is_head
+from afina.models.classifier import FamilyHead
+from afina.models.kernels.layer_changes import BatchedAdapter
+from afina.models.mixed_batch import MixedBatchModel
+from afina.models.objective import Opening
+from afina.models.pretrained import meta_from_config
+from afina.predicting.predictor import ModelPredictor, Predictor
+from afina.predicting.reading import Reading, check_backbone, method_of
+from afina.store.reader import StoreReader
+from afina.store.versions import PREFIX, Version
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+Address = str | Path | Adapter | Version
+"""A directory, `store:client/task@version`, an open adapter, or a version that was looked up."""
+
+
+class FoundAdapter(NamedTuple):
+    """The result of resolving an address: the adapter's digest, a function to read it, and its version in a store."""
+
+    digest: str
+    read: Callable[[], Adapter]
+    version: str | None = None
+
+
+_Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class AdapterSources:
+    """Resolves addresses to adapters. Thread-safe.
+
+    Attributes:
+        store: The store of versions. None: no store.
+        fresh: Time in seconds for which a resolved reference is reused.
+    """
+
+    def __init__(self, store: StoreReader | None, fresh: float) -> None:
+        self.store, self.fresh = store, fresh
+        self._versions: dict[str, tuple[float, Version]] = {}
+        self._directories: dict[Path, tuple[_Signature, str]] = {}
+
+    def find(self, address: Address, *, anew: bool = False) -> FoundAdapter:
+        """Resolve an address.
+
+        Args:
+            address: The address.
+            anew: Whether to look a reference up even if it was resolved recently.
+
+        Raises:
+            NotFound: There is no such adapter.
+            InvalidStudy: The address is a reference and there is no store.
+            InvalidName: The reference is malformed.
+        """
+        if isinstance(address, Adapter):
+            return FoundAdapter(
+                address.digest, lambda: replace(address)
+            )  # a new object, whose digest is checked: the caller may have changed a tensor
+        if isinstance(address, Version):
+            return self._of_version(address)
+        if isinstance(address, str) and address.startswith(PREFIX):
+            return self._of_version(self._version(address, anew))
+        return self._of_directory(Path(address))
+
+    def _version(self, reference: str, anew: bool) -> Version:
+        now = meter.now()
+        found = self._versions.get(reference)
+        if found is not None and not anew and now - found[0] < self.fresh:
+            return found[1]
+        self._versions.pop(reference, None)  # if the look-up below fails, no thread may use the old version
+        version = self._demanded().show(reference)
+        if len(self._versions) >= _MOST:
+            self._versions.clear()
+        self._versions[reference] = now, version
+        return version
+
+    def _of_version(self, version: Version) -> FoundAdapter:
+        return FoundAdapter(version.digest, partial(self._demanded().adapter, version), str(version))
+
+    def _demanded(self) -> StoreReader:
+        if self.store is None:
+            raise InvalidStudy(
+                "the engine has no `store` to find a version in. Give the engine a `store`, or name a directory.",
+                code="option.missing",
+            )
+        return self.store
+
+    def _of_directory(self, path: Path) -> FoundAdapter:
+        signature = _signature(path)
+        known = self._directories.get(path)
+        if known is not None and signature and known[0] == signature:
+            return FoundAdapter(known[1], partial(Adapter.load, path))
+        adapter = Adapter.load(path)
+        if len(self._directories) >= _MOST:
+            self._directories.clear()
+        if _signature(path) == signature:
+            self._directories[path] = signature, adapter.digest
+        return FoundAdapter(adapter.digest, lambda: adapter)
+
+
+_MOST = 65_536
+"""Maximum number of remembered references, and of remembered directories."""
+
+
+def _signature(path: Path) -> _Signature:
+    """Return a value that changes when a file of the directory changes; empty if the directory cannot be read."""
+    try:
+        files = sorted(path.iterdir())
+        stats = [(file.name, file.stat()) for file in files]
+    except OSError:
+        return ()
+    return tuple((name, stat.st_mtime_ns, stat.st_ino, stat.st_size) for name, stat in stats)
+
+
+_KEPT = 64
+"""Maximum number of `EmptyModel`s; the least recently used is dropped."""
+
+
+@dataclass(frozen=True, eq=False)
+class EmptyModel:
+    """A model without values with a method attached.
+
+    Attributes:
+        model: The model.
+        saved: The tensors that it would save, by name.
+        layers: Computes the layers after the pooling. None: one linear layer, or the model answers with texts.
+        head_names: Names of the weights of these layers; empty for a model that answers with texts.
+        output: Path of the layer that returns the outputs.
+    """
+
+    model: Any
+    saved: Mapping[str, Tensor]
+    layers: FamilyHead | None
+    head_names: frozenset[str]
+    output: str
+
+    def head_of(self, weights: Mapping[str, Tensor], *, pooled: bool) -> Callable[[Tensor], Tensor]:
+        """Return the head with these weights, as `SharedResident.head`.
+
+        Args:
+            weights: A weight for each of `head_names`.
+            pooled: Whether the adapter has a pooling of its own, whose result goes to the last layer at once.
+        """
+        if self.layers is not None and not pooled:
+            return partial(self.layers.logits, weights)
+        return partial(linear, weight=weights[f"{self.output}.weight"], bias=weights.get(f"{self.output}.bias"))
+
+
+class AdapterLoader:
+    """Loads adapters for the shared frozen models of a backbone. Thread-safe.
+
+    Attributes:
+        hosts: The shared frozen models.
+        backbone: Their backbone.
+        dtype: Compute dtype of adapters with a model of their own, as in `Predictor.of`.
+
+    Args:
+        hosts: As above.
+        dtype: As above.
+        opened: Receives the bytes of the language model's output embedding, if the first adapter that answers with
+            texts opens it.
+    """
+
+    def __init__(self, hosts: Hosts, dtype: str, opened: Callable[[int], object]) -> None:
+        self.hosts, self.backbone, self.dtype = hosts, hosts.backbone, dtype
+        self._opened = opened
+        self._empty_models: OrderedDict[str, EmptyModel] = OrderedDict()
+
+    def load(self, adapter: Adapter) -> Resident:
+        """Load an adapter, ready to answer. Raises the errors of `Predictor.of`."""
+        if (wrong := adapter.mismatch()) is not None:
+            raise CorruptAdapter(
+                f"{adapter.where}: the {wrong.what} have digest {wrong.found[:19]}, the manifest says "
+                f"{wrong.stated[:19]}. The adapter was changed: read it again, or copy it again.",
+                code="adapter.changed",
+                where=adapter.where,
+                what=wrong.what,
+            )
+        shared = None if adapter.vocabulary is not None else self._shared(adapter)
+        return shared or self._separate(adapter)
+
+    def _shared(self, adapter: Adapter) -> SharedResident | None:
+        """Return None if the adapter cannot share a model."""
+        manifest, tensors = adapter.manifest, adapter.tensors
+        method = method_of(adapter, self.backbone)
+        opening = objectives.make(manifest.label_names, manifest.objective).opening
+        host = self._host(adapter, method, opening)
+        if host is None:
+            return None
+        check_backbone(adapter, self.backbone, host.classifier.body)
+        empty_model = self._empty_model(adapter, method, opening)
+        method.check_saved(empty_model.model, empty_model.saved, tensors)
+        generates = opening.auto_class == "language_model"
+        with torch.no_grad():
+            batched = _batched(adapter, method, empty_model, host.model)
+            weights = {} if generates else _above(host, tensors)
+            if batched is None or weights.keys() != empty_model.head_names:
+                return None
+            batched = host.admit(batched)
+        if generates:
+            self._opened(host.open_output(self.backbone))
+        offset = None if manifest.offset is None else torch.tensor(manifest.offset, device=host.device)
+        reading = Reading(manifest, adapter.where, self.backbone, method)
+        own = [weight for name, weight in weights.items() if is_head(name)]
+        size = batched.size + sum(weight.numel() * weight.element_size() for weight in own)
+        head = None if generates else empty_model.head_of(weights, pooled=batched.pooled is not None)
+        return SharedResident(adapter.digest, manifest, adapter.where, size, reading, host, batched, head, offset)
+
+    def _host(self, adapter: Adapter, method: Method, opening: Opening) -> MixedBatchModel | None:
+        """Return the shared model in the adapter's precision.
+
+        None: the model in this precision is not open, another one is, and the adapter could not share it.
+        """
+        there, precision = self.hosts.all(), adapter.manifest.precision
+        if there and precision not in there:  # a further model takes much memory, so it is opened only for use
+            other = next(iter(there.values()))
+            check_backbone(adapter, self.backbone, other.classifier.body)
+            empty_model = self._empty_model(adapter, method, opening)
+            method.check_saved(empty_model.model, empty_model.saved, adapter.tensors)
+            with torch.no_grad():
+                if _batched(adapter, method, empty_model, other.model) is None:
+                    return None
+        return self.hosts.of(precision)
+
+    def _empty_model(self, adapter: Adapter, method: Method, opening: Opening) -> EmptyModel:
+        """Return the model for the adapter's method, settings, class and number of labels; built the first time."""
+        manifest = adapter.manifest
+        width = len(manifest.label_names)
+        key = digest.canonical_json([manifest.method, manifest.hyperparameters, width, opening.auto_class])
+        with self.hosts.attaching:
+            if key not in self._empty_models:
+                config = type(self.backbone.config).from_dict(self.backbone.config.to_dict())
+                empty = meta_from_config(config, width, opening)
+                method.check(empty, adapter.tensors)
+                names = frozenset(name for name, _ in empty.named_parameters() if is_after_pooling(name))
+                entry = self.backbone.architecture
+                layers = None if entry.logits is None else FamilyHead(meta_from_config(config, width, opening))
+                model = method.attach(empty)
+                names = names if opening.auto_class == "classifier" else frozenset()
+                self._empty_models[key] = EmptyModel(model, method.state(model), layers, names, entry.head[-1])
+                if len(self._empty_models) > _KEPT:
+                    self._empty_models.popitem(last=False)
+            self._empty_models.move_to_end(key)
+            return self._empty_models[key]
+
+    def _separate(self, adapter: Adapter) -> SeparateResident:
+        with self.hosts.attaching:
+            predictor = Predictor.of(adapter, self.backbone, self.dtype)
+        reading = None
+        if isinstance(predictor, ModelPredictor):
+            size, reading = predictor.classifier.size, predictor.reading
+        else:
+            words = sum(len(word.encode()) for word in adapter.vocabulary or ())
+            size = words + sum(tensor.numel() * tensor.element_size() for tensor in adapter.tensors.values())
+        return SeparateResident(adapter.digest, adapter.manifest, adapter.where, size, reading, predictor)
+
+
+def _batched(adapter: Adapter, method: Method, empty_model: EmptyModel, base: Any) -> BatchedAdapter | None:
+    """Return the adapter's changes of a frozen model; None if it needs a model of its own."""
+    made = method.batched(empty_model.model, adapter.tensors, base)
+    names = {name for name in adapter.tensors if not is_head(name)}
+    return None if made is None or made.tensor_names != names else made
+
+
+def _above(host: MixedBatchModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the float32 weights of the layers after the pooling: the frozen model's, with the adapter's own."""
+    frozen = host.classifier.model.named_parameters()
+    weights = {name: one.detach() for name, one in frozen if is_after_pooling(name) and not is_head(name)}
+    own = ((plain_name(name), tensor) for name, tensor in tensors.items())
+    return weights | {name: one.to(host.device, torch.float32) for name, one in own if is_after_pooling(name)}

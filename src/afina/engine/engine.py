@@ -1,0 +1,338 @@
+"""Engine: one backbone in memory that answers requests for many adapters in mixed batches.
+
+The backbone is in memory once for each precision in which adapters were trained on it (`engine.hosts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afina import device as devices
+from afina.data.tokenize import Template
+from afina.engine.adapters import AdapterLoader, AdapterSources, Address
+from afina.engine.generations import Generations, decoding_of, generated
+from afina.engine.hosts import Hosts, precisions_of
+from afina.engine.mixed_batches import MixedBatches, Outcome, Prediction
+from afina.engine.probing import probe_outputs
+from afina.engine.residents import Lease, ReservedMemory, Resident, ResidentCounts, Residents
+from afina.engine.tokenizing import TextEncoder
+from afina.engine.work import ChunkedPass, EncodedText, Generation, SinglePass
+from afina.errors import AfinaError, Busy, NotFound
+from afina.models.adapter import Adapter
+from afina.models.backbone import Backbone
+from afina.predicting.reading import Truncation, states_another
+from afina.repr_html import ReprCard
+from afina.store.adapter_store import AdapterStore
+from afina.store.reader import StoreReader
+
+
+class Request(NamedTuple):
+    """A text or a pair of texts, with the address of the adapter or a lease on it."""
+
+    adapter: Address | Lease
+    text: str
+    pair: str | None = None
+
+
+class Engine(ReprCard):
+    """Answers for many adapters of one backbone at once; an answer does not depend on other requests.
+
+    Thread-safe: adapters are read and texts are tokenised while one forward pass runs.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone | str,
+        store: StoreReader | str | Path | None = None,
+        *,
+        dtype: str = "float32",
+        limit: int | None = None,
+        loaders: int = 2,
+        fresh: float = 0.5,
+    ) -> None:
+        """Open the backbone's configuration and tokenizer. The first adapter opens the weights, in its precision.
+
+        Adapters that were trained on the backbone in one precision share one frozen model in this precision.
+
+        Args:
+            backbone: The backbone, or its address.
+            store: Store for references such as `store:client/task`.
+            dtype: As in `Predictor.of`.
+            limit: Maximum memory of adapters in bytes, beside the backbone; see `Residents`. If the backbone is needed
+                in further precisions, these count too. None: no limit.
+            loaders: Number of threads that load adapters.
+            fresh: Time in seconds for which a resolved reference is reused, so a moved alias is seen this much later.
+
+        Raises:
+            UnknownName: There is no such dtype.
+            NotFound: There is no such backbone.
+            InvalidStudy: The backbone is not supported, or the device does not support the dtype.
+        """
+        devices.compute_type(dtype, devices.choose())  # an unsuitable dtype is an error before any file is read
+        self.backbone = Backbone.load(backbone) if isinstance(backbone, str) else backbone
+        self._residents = Residents(limit, loaders)
+        self.hosts = Hosts(self.backbone, dtype, self._residents)
+        self._loader = AdapterLoader(self.hosts, dtype, self._residents.hold)
+        self._sources = AdapterSources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
+        self._memory = ReservedMemory(self._residents)
+        self._batches = MixedBatches(self.hosts.computing, self._memory)
+        self._encoder = TextEncoder(self.backbone.tokenizer)
+
+    def facts(self) -> dict[str, object]:
+        """Return the facts that the repr shows."""
+        residents, hosts = self.residents, self.hosts.all().values()
+        left = dict.fromkeys(words for host in hosts if (words := host.classifier.not_in_int8))
+        apart = [one for one in residents if not one.shares_model]
+        return {
+            "backbone": self.backbone.address,
+            "bytes of the backbone": tuple(f"{size:,} in {name}" for name, size in self.hosts.sizes.items()),
+            "computes in": self.computes,
+            "not in int8": "; ".join(left),
+            "adapters": len(residents),
+            "bytes of adapters": sum(one.size for one in residents),
+            "with a separate model": len(apart),
+            "bytes with a separate model": sum(one.size for one in apart),
+        }
+
+    def open_for_store(self) -> Sequence[AfinaError]:
+        """Open the backbone in the precisions of the store's adapters now, so that no request waits for that.
+
+        Only versions with an alias and newest versions count. Raises the errors of opening in the first precision;
+        those of further precisions are returned.
+        """
+        manifests = [] if self._sources.store is None else [*self._sources.store.served_manifests().values()]
+        errors = []
+        for precision in precisions_of(manifests, self.backbone):
+            try:
+                self.hosts.of(precision)
+            except AfinaError as error:
+                if not self.hosts.all():
+                    raise
+                errors.append(error)
+        return errors
+
+    def is_for_another(self, manifest: Mapping[str, Any]) -> bool:
+        """Return whether an adapter's manifest states another backbone, as `reading.states_another`."""
+        return states_another(manifest, self.backbone)
+
+    @property
+    def computes(self) -> str:
+        """Name of the compute type: "float32", "bfloat16" or "int8"."""
+        return self.hosts.computes.name
+
+    @property
+    def residents(self) -> tuple[Resident, ...]:
+        """The adapters in memory, the most recently used first."""
+        return self._residents.all()
+
+    @property
+    def counts(self) -> ResidentCounts:
+        """Numbers of adapters loaded and evicted."""
+        return self._residents.counts
+
+    def lease(self, address: Address, *, anew: bool = False) -> Lease:
+        """Return a lease on the adapter that an address means now. Starts loading, but does not wait.
+
+        Args:
+            address: The adapter's address.
+            anew: Whether to look a reference up even if it was resolved recently.
+
+        Raises:
+            NotFound: There is no such adapter.
+            InvalidName: The reference is malformed.
+            InvalidStudy: The address is a reference and there is no store.
+            CorruptAdapter: The adapter's files are damaged.
+        """
+        found = self._sources.find(address, anew=anew)
+        return self._residents.lease(found.digest, lambda: self._loader.load(found.read()), found.version)
+
+    def load(self, *addresses: Address) -> tuple[Resident, ...]:
+        """Load adapters now, before they are needed. Raises the errors of loading."""
+        with ExitStack() as stack:
+            leases = [stack.enter_context(self.lease(address)) for address in addresses]
+            return tuple(lease.resident() for lease in leases)
+
+    def pin(self, address: Address) -> Resident:
+        """Keep an adapter in memory regardless of the limit. Raises Refused if pinned adapters would exceed it."""
+        with self.lease(address) as lease:
+            self._residents.pin(lease)
+            return lease.resident()
+
+    def unpin(self, adapter: Address | Resident) -> None:
+        """End `pin`: the adapter may be evicted again."""
+        self._residents.unpin(self._digest(adapter))
+
+    def evict(self, adapter: Address | Resident) -> bool:
+        """Evict an adapter, even if pinned; running requests finish. Return whether it was in memory."""
+        return self._residents.evict(self._digest(adapter))
+
+    def _digest(self, adapter: Address | Resident) -> str:
+        return adapter.digest if isinstance(adapter, Resident) else self._sources.find(adapter).digest
+
+    def predict(self, requests: Iterable[Request | tuple[Any, ...]]) -> list[Prediction]:
+        """Answer requests `(adapter, text)` or `(adapter, text, pair)`, in their order.
+
+        Raises:
+            AfinaError: The error of the first request that fails: an error of `lease`, InvalidData for an unreadable
+                text, or WrongBackbone and CorruptAdapter as in `Predictor`.
+        """
+        found = []
+        for outcome in self.attempt(requests):
+            if isinstance(outcome, AfinaError):
+                raise outcome
+            found.append(outcome)
+        return found
+
+    def tasks(self, text: str, adapters: Sequence[Address | Lease], pair: str | None = None) -> list[Prediction]:
+        """Return each adapter's answer to one text. Raises the errors of `predict`."""
+        return self.predict(Request(adapter, text, pair) for adapter in adapters)
+
+    def attempt(self, requests: Iterable[Request | tuple[Any, ...]]) -> list[Outcome]:
+        """Answer requests as `predict` does; an error is the outcome of its own request only."""
+        given = [Request(*one) for one in requests]
+        outcomes: list[Outcome | None] = [None] * len(given)
+        rows: dict[int, SinglePass] = {}
+        with ExitStack() as stack:
+            leases = self._leases(given, stack)
+            loaded: dict[int, Lease] = {}
+            for index, one in enumerate(given):
+                try:
+                    loaded[index] = self._loaded(leases[index], one.adapter, stack)
+                except AfinaError as error:
+                    outcomes[index] = error
+            for lease, mine in _alike(loaded):
+                texts, pairs = [given[index].text for index in mine], [given[index].pair for index in mine]
+                for index, encoded in zip(mine, self.encode(lease.resident(), texts, pairs), strict=True):
+                    if isinstance(encoded, AfinaError):
+                        outcomes[index] = encoded
+                    else:
+                        rows[index] = SinglePass(lease, encoded)
+            for index, outcome in self._answered(rows).items():
+                outcomes[index] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def encode(
+        self,
+        resident: Resident,
+        texts: Sequence[str],
+        pairs: Sequence[str | None] | None = None,
+        *,
+        template: Template | None = None,
+        truncation: Truncation | None = None,
+    ) -> list[EncodedText | AfinaError]:
+        """Return each text as the adapter reads it, or its error: InvalidData for an unreadable text.
+
+        Thread-safe, without a lock. The middle of a long text is not tokenised if the tokenizer splits texts into words
+        by a known rule, as byte-level BPE does. Otherwise the whole text is tokenised.
+
+        Args:
+            resident: The adapter.
+            texts: The texts.
+            pairs: The second text of each pair, None for a single text. None: all texts are single.
+            template: Replaces the adapter's template: `Template("{text}")` encodes a text as it is, and
+                `Template("{text}", special_tokens=False)` encodes a text that has its special tokens, such as a
+                rendered chat. None: the adapter's template.
+            truncation: How long texts are truncated. None: as in training. An adapter that reads no tokens refuses a
+                maximum length.
+        """
+        return self._encoder.encode(resident, texts, pairs, template, truncation)
+
+    def _answered(self, rows: Mapping[int, SinglePass]) -> dict[int, Outcome]:
+        """Answer texts of all kinds; those of adapters that answer with texts are generated as trained."""
+        passes = {index: row for index, row in rows.items() if not row.lease.resident().generates}
+        found = dict(zip(passes, self.compute([*passes.values()]), strict=True))
+        generations = {
+            Generation(row.lease, row.encoded, decoding_of(row.lease.resident())): index
+            for index, row in rows.items()
+            if index not in passes
+        }
+        for generation, outcome in generated(self._new_generations(ReservedMemory(self._residents)), generations):
+            found[generations[generation]] = outcome
+        return found
+
+    @cached_property
+    def generations(self) -> Generations:
+        """The answers that one computing thread generates, step by step. `predict` does not use them."""
+        return self._new_generations(self._memory)
+
+    def _new_generations(self, memory: ReservedMemory) -> Generations:
+        return Generations(self.hosts.computing, self._residents, self.backbone.tokenizer, memory)
+
+    def probe(self, lease: Lease) -> np.ndarray:
+        """Return the outputs of an adapter for the built-in sentences, as a manifest records them.
+
+        Returns:
+            [sentence, label], or the log-probabilities of given tokens, [sentence, token], if the adapter answers with
+            texts.
+        """
+        return probe_outputs(self.hosts.computing, self._batches, self._encoder, lease)
+
+    def compute(self, rows: Sequence[SinglePass]) -> list[Outcome]:
+        """Return the prediction or error of each text, in order; texts of all adapters share forward passes."""
+        return self._batches.outcomes(rows)
+
+    def open(self, row: SinglePass) -> ChunkedPass | None:
+        """Return a text that is computed in chunks; `close` it. None: there is no memory for its keys and values now.
+
+        The adapter must take chunks (`Resident.takes_chunks`).
+        """
+        return self._batches.open(row)
+
+    def compute_chunks(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
+        """Compute the next tokens of texts. Return the outcome of each text, in order; None: it is not complete.
+
+        Args:
+            chunks: Texts of `open`, each with the most tokens that are computed now.
+        """
+        return self._batches.chunk_outcomes(chunks)
+
+    def _leases(self, given: Sequence[Request], stack: ExitStack) -> list[Lease | AfinaError]:
+        """Return a lease or error for each request, before waiting for any; equal addresses share a lease."""
+        found: dict[object, Lease | AfinaError] = {}
+        keys = [one.adapter if isinstance(one.adapter, str | Path) else id(one.adapter) for one in given]
+        for key, one in zip(keys, given, strict=True):
+            if isinstance(one.adapter, Lease):
+                found[key] = one.adapter
+            elif key not in found:
+                try:
+                    found[key] = stack.enter_context(self.lease(one.adapter))
+                except AfinaError as error:
+                    found[key] = error
+        return [found[key] for key in keys]
+
+    def _loaded(self, lease: Lease | AfinaError, adapter: Address | Lease, stack: ExitStack) -> Lease:
+        """Return a lease on a loaded adapter; retries once if the adapter was removed or replaced meanwhile."""
+        if isinstance(lease, AfinaError):
+            raise lease
+        try:
+            lease.resident()
+        except (Busy, NotFound):
+            if isinstance(adapter, Adapter | Lease):
+                raise
+            lease = stack.enter_context(self.lease(adapter, anew=True))
+            lease.resident()
+        return lease
+
+    def close(self) -> None:
+        """Load no more adapters; running requests finish."""
+        self._residents.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _alike(leases: Mapping[int, Lease]) -> Iterable[tuple[Lease, list[int]]]:
+    """Group requests by lease; yield each lease with the indices of its requests."""
+    found: dict[int, list[int]] = {}
+    for index, lease in leases.items():
+        found.setdefault(id(lease), []).append(index)
+    return ((leases[mine[0]], mine) for mine in found.values())

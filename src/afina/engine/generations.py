@@ -1,0 +1,293 @@
+"""Generations: answers in text for many adapters at once, step by step.
+
+Adapters that share a frozen model are generated in one continuous batch, of any number. Each adapter with a model of
+its own has a batch of its own. The keys and values of all running answers are reserved under the limit of
+`Residents`, so that adapters without a lease are evicted to make room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from threading import Lock
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from afina.data.tokenize import Tokenizer
+from afina.engine.mixed_batches import Outcome, Prediction, kind_mismatch
+from afina.engine.residents import ReservedMemory, Resident, Residents, SeparateResident, SharedResident, stacked_bytes
+from afina.engine.work import GeneratedText, Generation, NewTokens
+from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData
+from afina.generating.answers import text_of
+from afina.generating.generation import ContinuousBatch
+from afina.generating.next_token import MixedNextTokenModel, NextTokenModel, OwnNextTokenModel
+from afina.generating.searches import Continuation
+from afina.models.decoding import Decoding
+from afina.models.mixed_batch import MixedBatchModel
+from afina.models.objective import Predictions
+from afina.predicting.predictor import ModelPredictor
+
+Ended = list[tuple[Generation, GeneratedText | AfinaError]]
+"""Generations that have ended, with their outcomes."""
+
+
+@dataclass(eq=False)
+class _Running:
+    """The batch of a generation, its id there, and the new tokens that its listener has received."""
+
+    batch: ContinuousBatch
+    request: int
+    heard: int = 0
+
+
+class Generations:
+    """Answers that are generated together, step by step, by one computing thread.
+
+    `cancel` may be called on any thread, and so may the properties. `add` and `step` are for the computing thread.
+
+    Attributes:
+        tokens_of: Number of tokens that the last step generated for each generation; with beams, for all beams
+            together.
+
+    Args:
+        computing: Lock that is held during a forward pass, also by the shared models.
+        residents: The adapters in memory, whose limit includes keys and values.
+        tokenizer: The backbone's tokenizer, which decodes answers.
+        memory: Reserves keys and values under their limit.
+    """
+
+    def __init__(self, computing: Lock, residents: Residents, tokenizer: Tokenizer, memory: ReservedMemory) -> None:
+        self._computing, self._residents, self._tokenizer = computing, residents, tokenizer
+        self._ends = [tokenizer.eos_token_id]
+        self._memory = memory
+        self._batches: dict[MixedBatchModel | str, ContinuousBatch] = {}
+        self._models: WeakKeyDictionary[Resident, OwnNextTokenModel] = WeakKeyDictionary()
+        self._all: dict[Generation, _Running] = {}
+        self._cancelled: set[Generation] = set()
+        self.tokens_of: dict[Generation, int] = {}
+
+    @property
+    def active(self) -> int:
+        """Number of generations that wait or run."""
+        return len(self._all)
+
+    @property
+    def waiting(self) -> int:
+        """Number of generations that wait."""
+        return sum(batch.waiting for batch in [*self._batches.values()])
+
+    @property
+    def bytes(self) -> int:
+        """Size of keys and values in bytes."""
+        return sum(batch.bytes for batch in [*self._batches.values()])
+
+    def add(self, generation: Generation) -> None:
+        """Let a generation wait.
+
+        Raises:
+        <<<<<<< HEAD
+            InvalidStudy: The adapter does not answer with texts, or beam search is asked for log-probabilities or has
+                a guide.
+            InvalidData: The model has no position for an answer to the prompt, or the answer could have more keys and
+                values than the limit allows.
+        =======
+            InvalidStudy: The adapter does not answer with texts, beam search is asked for log-probabilities or has a
+                guide, or a token id is not in the vocabulary.
+            InvalidData: The model has no position for an answer to the prompt.
+            Refused: The answer could have more keys and values than the limit allows.
+        >>>>>>> a406c38 (Generation has penalties, a bias of logits, min-p, stop tokens and a least number of tokens)
+        """
+        self._drop_cancelled()  # the same generation may have been cancelled, to wait elsewhere
+        resident = generation.lease.resident()
+        if not resident.generates:
+            raise kind_mismatch(resident, "generated text")
+        batch = self._batch(resident)
+        adapter = resident.batched if isinstance(resident, SharedResident) else None
+        prompt = generation.encoded.tokens
+        if batch.room(prompt, adapter) < 1:
+            raise InvalidData(
+                f"the text has {len(prompt):,} tokens, which leaves no position for an answer. Give a shorter text.",
+                code="generation.prompt-too-long",
+                tokens=len(prompt),
+            )
+        request = batch.add(
+            prompt,
+            generation.decoding,
+            adapter,
+            logprobs=generation.logprobs,
+            guide=generation.guide,
+            prompt_logprobs=generation.prompt_logprobs,
+        )
+        needed, room = batch.size(request) + stacked_bytes(adapter), self._residents.room(resident.digest)
+        if room is not None and needed > room:
+            batch.cancel(request)
+            raise InvalidData(
+                f"`max_new_tokens`: the answer may need {needed:,} bytes of keys and values, but at most "
+                f"{max(room, 0):,} bytes are available. Ask for fewer new tokens, give a shorter text, or raise the "
+                "memory limit.",
+                code="generation.beyond-memory",
+                option="max_new_tokens",
+                bytes=needed,
+                limit=room,
+            )
+        self._all[generation] = _Running(batch, request)
+
+    def _batch(self, resident: Resident) -> ContinuousBatch:
+        """Return the batch of an adapter: that of its shared model, or its own, by its digest."""
+        key = resident.host if isinstance(resident, SharedResident) else resident.digest
+        if key not in self._batches:
+            model = self._model(resident)
+            made = ContinuousBatch(model, self._ends, self._tokenizer, memory=self._memory, checked=True)
+            self._batches[key] = made
+        return self._batches[key]
+
+    def _model(self, resident: Resident) -> NextTokenModel:
+        if isinstance(resident, SharedResident):
+            return MixedNextTokenModel(resident.host)
+        found = self._models.get(resident)
+        if found is None:
+            assert isinstance(resident, SeparateResident)
+            assert isinstance(resident.predictor, ModelPredictor)
+            found = self._models[resident] = OwnNextTokenModel(resident.predictor.classifier.eval())
+        return found
+
+    def cancel(self, generation: Generation) -> None:
+        """Drop a generation at the next step, with no outcome; one that has ended is ignored."""
+        if generation in self._all:
+            self._cancelled.add(generation)
+
+    def waits(self, generation: Generation) -> bool:
+        """Whether a generation waits, with no token of its prompt computed. For the computing thread."""
+        running = self._all.get(generation)
+        return running is not None and running.batch.waits(running.request)
+
+    def step(self, most: int | None = None) -> Ended:
+        """Let waiting generations enter, compute the next token of every running one, and return those that ended.
+
+        An error is the outcome of its own generation: CorruptAdapter if the adapter's logits are NaN or infinite, an
+        error of its guide or listener, or Busy if the step failed otherwise.
+
+        Args:
+            most: About how many tokens of prompts are computed; longer prompts are computed in the chunks of several
+                steps. None: prompts are computed whole.
+        """
+        self._drop_cancelled()
+        outcomes, self.tokens_of = self._stepped(most)
+        ended: Ended = []
+        for one in [*self._all]:
+            outcome = self._told(one, outcomes.get(one))
+            if outcome is not None:
+                self._drop(one)
+                ended.append((one, self._outcome(one, outcome)))
+        self._batches = {key: one for key, one in self._batches.items() if one.active or not isinstance(key, str)}
+        return ended
+
+    def _stepped(self, most: int | None) -> tuple[dict[Generation, Continuation | Exception], dict[Generation, int]]:
+        """Let every batch take a step. Return the outcomes of those that ended, and the tokens of the step."""
+        outcomes: dict[Generation, Continuation | Exception] = {}
+        computed: dict[Generation, int] = {}
+        if most is not None:
+            most = -(-most // max(1, sum(batch.entering for batch in self._batches.values())))
+        for key, batch in [*self._batches.items()]:
+            mine = {running.request: one for one, running in self._all.items() if running.batch is batch}
+            if not mine:
+                continue
+            try:
+                if isinstance(key, str):
+                    with self._computing:
+                        ended = batch.step(most)
+                else:  # takes the lock of the shared model at each forward pass
+                    ended = batch.step(most)
+            except Exception as error:  # noqa: BLE001 - the other batches go on
+                outcomes |= dict.fromkeys(mine.values(), error)
+                del self._batches[key]
+                continue
+            outcomes |= {mine[request]: outcome for request, outcome in ended}
+            computed |= {mine[request]: count for request, count in batch.computed.items()}
+        return outcomes, computed
+
+    def _drop_cancelled(self) -> None:
+        while self._cancelled:
+            self._drop(self._cancelled.pop())
+
+    def _drop(self, one: Generation) -> None:
+        running = self._all.pop(one, None)
+        if running is not None:
+            running.batch.cancel(running.request)
+
+    def _told(self, one: Generation, outcome: Continuation | Exception | None) -> Continuation | Exception | None:
+        """Give new tokens to the listener. Return the outcome, or the listener's error."""
+        if one.heard is None or one.decoding.beams > 1 or isinstance(outcome, Exception):
+            return outcome
+        running = self._all[one]
+        if outcome is None:
+            tokens, logprobs = running.batch.tokens(running.request), running.batch.logprobs(running.request)
+        else:
+            tokens, logprobs = outcome.tokens.tolist(), outcome.logprobs
+        start, running.heard = running.heard, len(tokens)
+        if start == len(tokens):
+            return outcome
+        try:
+            one.heard(NewTokens(list(tokens[start:]), None if logprobs is None else list(logprobs[start:])))
+        except Exception as error:  # noqa: BLE001 - an error of a listener ends its own generation only
+            return error
+        return outcome
+
+    @staticmethod
+    def _outcome_error(resident: Resident, error: Exception) -> AfinaError:
+        if isinstance(error, AfinaError):
+            return error
+        if isinstance(error, FloatingPointError):
+            return CorruptAdapter(
+                f"{resident.where}: logits are NaN or infinite. Train the adapter again.",
+                code="adapter.values-invalid",
+                where=resident.where,
+            )
+        return Busy(
+            f"{resident.where}: the answer could not be generated ({type(error).__name__}). Try again.",
+            code="generation.failed",
+            where=resident.where,
+        )
+
+    def _outcome(self, one: Generation, outcome: Continuation | Exception) -> GeneratedText | AfinaError:
+        resident, encoded = one.lease.resident(), one.encoded
+        if isinstance(outcome, Exception):
+            return self._outcome_error(resident, outcome)
+        return GeneratedText(
+            text_of(self._tokenizer, outcome.tokens, one.decoding),
+            outcome.tokens,
+            outcome.ended,
+            outcome.logprobs,
+            resident.digest,
+            one.lease.version,
+            encoded.truncated,
+            len(encoded.tokens),
+            outcome.prompt_logprobs,
+        )
+
+
+def decoding_of(resident: Resident) -> Decoding:
+    """Return how an adapter generates its answers: as trained, with a limit of new tokens."""
+    found = resident.objective.generation()
+    assert found is not None
+    return found
+
+
+def generated(generations: Generations, asked: Iterable[Generation]) -> Iterator[tuple[Generation, Outcome]]:
+    """Generate all answers, and yield each as a prediction."""
+    for one in asked:
+        try:
+            generations.add(one)
+        except AfinaError as error:
+            yield one, error
+    while generations.active:
+        for one, outcome in generations.step():
+            yield one, outcome if isinstance(outcome, AfinaError) else _prediction(one, outcome)
+
+
+def _prediction(one: Generation, made: GeneratedText) -> Prediction:
+    resident, outputs = one.lease.resident(), np.array([made.text], dtype=object)
+    (answer,) = resident.objective.answers(Predictions(outputs))
+    tokens = made.prompt_tokens + len(made.tokens)
+    return Prediction(answer, resident.objective.kind, outputs, made.digest, made.version, made.truncated, tokens)

@@ -1,0 +1,124 @@
+"""Hosts: the frozen models of one backbone in memory, one for each precision that an adapter needs.
+
+Adapters of a precision share the host of this precision. A host is opened for the first adapter that needs it, and is
+kept. Does not know adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+import torch
+
+from afina import device as devices
+from afina.engine.residents import Residents
+from afina.errors import InvalidStudy
+from afina.models.backbone import Backbone
+from afina.models.backbone_spec import FLOAT, PRECISIONS
+from afina.models.classifier import Classifier
+from afina.models.language_model import open_without_weights
+from afina.models.mixed_batch import MixedBatchModel
+from afina.models.objective import SINGLE_LABEL
+from afina.predicting.predictor import int8_factors
+
+
+class Hosts:
+    """The open frozen models of a backbone by precision. Thread-safe.
+
+    Attributes:
+        backbone: The backbone.
+        computes: The compute type of all hosts.
+        computing: Lock that is held during each forward pass of a host.
+        attaching: Lock that is held while a model is made, because transformers and peft change global state meanwhile.
+        copy_notes: `Backbone.copy_note` of the opening of each host, by precision.
+
+    Args:
+        backbone: As above.
+        dtype: As in `Predictor.of`.
+        residents: The adapters in memory. Their limit counts all hosts but the first that is opened.
+    """
+
+    def __init__(self, backbone: Backbone, dtype: str, residents: Residents) -> None:
+        self.backbone, self.computes = backbone, devices.compute_type(dtype, devices.choose())
+        self.computing, self.attaching = Lock(), Lock()
+        self._residents = residents
+        self._models: dict[str, MixedBatchModel] = {}
+        self._sizes: dict[str, int] = {}
+        self.copy_notes: dict[str, str] = {}
+
+    def all(self) -> dict[str, MixedBatchModel]:
+        """Return the open hosts by precision, in the order of opening."""
+        return self._models.copy()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Memory of the open hosts in bytes, by precision, without the language model's own output embedding."""
+        return self._sizes.copy()
+
+    def of(self, precision: str) -> MixedBatchModel:
+        """Return the host of a precision; opened if it is not open.
+
+        Raises:
+            InvalidStudy: The limit of memory leaves no room for another host.
+            NotFound: The backbone's weights cannot be opened, or a package that the precision needs is missing.
+        """
+        with self.attaching:
+            if precision not in self._models:
+                self._check_room(precision)
+                made = devices.in_thread_that_ends(lambda: self._open(precision))
+                size = made.classifier.size
+                if self._models:
+                    self._residents.hold(size)
+                self.copy_notes[precision] = self.backbone.copy_note
+                self._models[precision], self._sizes[precision] = made, size
+            return self._models[precision]
+
+    def _open(self, precision: str) -> MixedBatchModel:
+        classifier = Classifier.open(self.backbone, ("0", "1"), seed=0, precision=precision)
+        self.backbone.digest_of(classifier.body)  # hashed before the weights change
+        classifier.to(devices.choose())
+        host = MixedBatchModel(classifier, self.computing)
+        if self.computes.name == devices.INT8:
+            classifier.use_int8(int8_factors(self.backbone, precision, classifier))
+        if self.computes.dtype != torch.float32:
+            classifier.lower(self.computes.dtype)
+        return host
+
+    def _check_room(self, precision: str) -> None:
+        """Raise InvalidStudy if another host, as it is opened, has more bytes than the limit leaves."""
+        room = self._residents.room()
+        if not self._models or room is None:
+            return
+        shape = open_without_weights(self.backbone.address, 2, SINGLE_LABEL)
+        shape.hold(precision)
+        if shape.size > room:
+            there = ", ".join(f"{size:,} bytes in {name}" for name, size in self.sizes.items())
+            raise InvalidStudy(
+                f"backbone {self.backbone.address} is in memory with {there}. To open it in {precision} too takes "
+                f"{shape.size:,} bytes, but the memory limit leaves {max(room, 0):,}. Raise `limit`, or use an adapter "
+                f"that was trained on {' or '.join(self.sizes)}.",
+                code="engine.host-limit",
+                backbone=self.backbone.address,
+                precision=precision,
+                bytes=shape.size,
+                limit=room,
+            )
+
+
+def precisions_of(manifests: Sequence[Mapping[str, Any]], backbone: Backbone) -> Sequence[str]:
+    """Return the precisions in which adapters were trained on a backbone, in the order of `PRECISIONS`.
+
+    An adapter is of the backbone if it names the same address. If no adapter does, the model may have moved: then an
+    adapter with the same family and tokenizer counts. The digest is not known before the weights are read.
+
+    Args:
+        manifests: The adapters' manifests as JSON values.
+        backbone: The backbone.
+    """
+    named = [one for one in manifests if one.get("backbone") == backbone.address]
+    alike = (backbone.family, backbone.tokenizer_digest)
+    chosen = named or [one for one in manifests if (one.get("family"), one.get("tokenizer_digest")) == alike]
+    found = {one.get("precision", FLOAT) for one in chosen}
+    return [precision for precision in PRECISIONS if precision in found]

@@ -1,0 +1,329 @@
+"""Mixed batches: texts for many adapters in a few packed rows of bounded size, and each adapter's own predictions.
+
+Equal work is done once: the same text twice for an adapter, or for several adapters that leave the body unchanged.
+Does not know addresses, and loads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afina.data.batch import TOKEN_BUDGET, runs
+from afina.data.kinds import Kind
+from afina.data.tokenize import Encoded
+from afina.engine.residents import ReservedMemory, Resident, SeparateResident, SharedResident
+from afina.engine.work import ChunkedPass, SinglePass
+from afina.errors import AfinaError, InvalidStudy
+from afina.models.added_modules import key_value_cache
+from afina.models.classifier import Classifier
+from afina.models.kernels.key_values import KeyValueCache
+from afina.models.kernels.layer_changes import BatchedAdapter
+from afina.models.kernels.layout import Pooled
+from afina.models.mixed_batch import AdapterChunk, AdapterGroup, MixedBatchModel
+from afina.models.objective import Predictions
+from afina.predicting import reading
+from afina.predicting.predictor import ModelPredictor, logits
+
+
+class EncodedRequest(NamedTuple):
+    """A text's tokens, integers [length], and the adapter that answers.
+
+    Attributes:
+        resident: The adapter.
+        tokens: The tokens.
+        second: The place of the first token of type 1. None: no token types.
+    """
+
+    resident: SharedResident
+    tokens: np.ndarray
+    second: int | None = None
+
+
+class Sequences(NamedTuple):
+    """Distinct token sequences, the adapter of each, where type 1 begins in each, and the sequence of each request."""
+
+    batched_adapters: list[BatchedAdapter]
+    tokens: list[np.ndarray]
+    second: list[int | None]
+    asked: np.ndarray
+
+
+def mixed_outputs(host: MixedBatchModel, questions: Sequence[EncodedRequest]) -> list[np.ndarray]:
+    """Return the outputs of each request, float32 [width of its head]; NaN only comes from the request's own adapter.
+
+    Attention multiplies other texts' values by 0, and 0 times NaN or infinity is NaN. If an adapter's outputs are not
+    finite, the requests of the other adapters are computed again without it.
+    """
+    found = _together(host, questions)
+    spoilt = {id(one.resident) for one, row in zip(questions, found, strict=True) if not np.isfinite(row).all()}
+    if spoilt and len({id(one.resident) for one in questions}) > 1:
+        for key in spoilt:
+            mine = [index for index, one in enumerate(questions) if id(one.resident) == key]
+            alone = _together(host, [questions[index] for index in mine])
+            for index, row in zip(mine, alone, strict=True):
+                found[index] = row
+    return found
+
+
+def _together(host: MixedBatchModel, questions: Sequence[EncodedRequest]) -> list[np.ndarray]:
+    distinct = _distinct(questions)
+    features = _features(host, distinct)
+    of: dict[int, list[int]] = {}
+    for index, one in enumerate(questions):
+        of.setdefault(id(one.resident), []).append(index)
+    found = [np.zeros(0, np.float32)] * len(questions)
+    for mine in of.values():
+        chosen = torch.from_numpy(distinct.asked[mine]).to(features.device)
+        rows = questions[mine[0]].resident.answer(features.index_select(0, chosen))
+        for index, row in zip(mine, rows, strict=True):
+            found[index] = row
+    return found
+
+
+def _distinct(questions: Sequence[EncodedRequest]) -> Sequences:
+    bare: dict[Pooled | None, BatchedAdapter] = {}
+    places: dict[tuple[int, bytes, int | None], int] = {}
+    batched_adapters: list[BatchedAdapter] = []
+    tokens: list[np.ndarray] = []
+    second: list[int | None] = []
+    asked: list[int] = []
+    for resident, sequence, place in questions:
+        batched = resident.batched
+        if batched.is_empty:
+            batched = bare.setdefault(batched.pooled, batched)
+        key = id(batched), sequence.tobytes(), place
+        if key not in places:
+            places[key] = len(tokens)
+            batched_adapters.append(batched)
+            tokens.append(sequence)
+            second.append(place)
+        asked.append(places[key])
+    return Sequences(batched_adapters, tokens, second, np.array(asked, dtype=np.int64))
+
+
+def _features(host: MixedBatchModel, given: Sequences) -> Tensor:
+    """Return [distinct sequences, width of the model]: rows of texts of similar length, each sorted by adapter."""
+    lengths = np.array(
+        [
+            len(tokens) + batched.prompt_length
+            for batched, tokens in zip(given.batched_adapters, given.tokens, strict=True)
+        ]
+    )
+    order = np.argsort(lengths, kind="stable")
+    made: Tensor | None = None
+    for first, last in runs(lengths[order], TOKEN_BUDGET):
+        adapter_groups, chosen = _adapter_groups(given, order[first:last])
+        part = host.features(adapter_groups)
+        if made is None:
+            made = part.new_empty(len(given.tokens), part.shape[1])
+        made[torch.from_numpy(chosen).to(part.device)] = part
+    assert made is not None
+    return made
+
+
+def _adapter_groups(given: Sequences, among: np.ndarray) -> tuple[list[AdapterGroup], np.ndarray]:
+    """Group sequences by adapter, those without a prefix first so that they share one attention; with their order."""
+    by_adapter: dict[int, list[int]] = {}
+    for index in among.tolist():
+        by_adapter.setdefault(id(given.batched_adapters[index]), []).append(index)
+    groups = sorted(by_adapter.values(), key=lambda group: bool(given.batched_adapters[group[0]].prefix))
+    adapter_groups = [
+        AdapterGroup(
+            given.batched_adapters[group[0]],
+            [given.tokens[index] for index in group],
+            [given.second[index] for index in group],
+        )
+        for group in groups
+    ]
+    return adapter_groups, np.array([index for group in groups for index in group], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """An adapter's answer to a text.
+
+    Attributes:
+        answer: JSON values, as returned by `Predictor`.
+        kind: Kind of the task, which determines the form of answer and outputs.
+        outputs: float [width of the head].
+        digest: Digest of the adapter.
+        version: Version in a store, such as `client/task@3`. None: not from a store.
+        truncated: Whether the text was truncated.
+        tokens: Number of computed tokens, including template and special tokens; 0 for a bag-of-words adapter.
+    """
+
+    answer: dict[str, Any]
+    kind: Kind
+    outputs: np.ndarray
+    digest: str
+    version: str | None
+    truncated: bool
+    tokens: int = 0
+
+
+Outcome = Prediction | AfinaError
+
+
+def kind_mismatch(resident: Resident, asked: str) -> InvalidStudy:
+    """Return the error for an adapter that answers in another way than it was asked for."""
+    answers = "with texts, which are generated" if resident.generates else f"with {resident.objective.kind}"
+    return InvalidStudy(
+        f"{resident.where}: {asked} was asked for, but the adapter answers {answers}. Ask another adapter, or ask "
+        "this adapter for its kind of answer.",
+        code="serving.kind-mismatch",
+        where=resident.where,
+        kind=resident.objective.kind,
+    )
+
+
+class MixedBatches:
+    """Answers texts with shared frozen models, or with an adapter's own model, one forward pass at a time.
+
+    Args:
+        computing: Lock that is held during a forward pass, also by the shared models.
+        memory: Reserves the keys and values of texts that are computed in chunks.
+    """
+
+    def __init__(self, computing: Lock, memory: ReservedMemory) -> None:
+        self._computing, self._memory = computing, memory
+        self._caches: WeakKeyDictionary[Resident, KeyValueCache] = WeakKeyDictionary()
+
+    def outcomes(self, rows: Sequence[SinglePass]) -> list[Outcome]:
+        """Return the prediction or error of each text, in order."""
+        made: dict[int, Outcome] = {}
+        shared = dict[MixedBatchModel, list[int]]()
+        for mine in _by_adapter(rows):
+            resident = rows[mine[0]].lease.resident()
+            if resident.generates:
+                made |= dict.fromkeys(mine, kind_mismatch(resident, "a prediction"))
+            elif isinstance(resident, SeparateResident):
+                self._answer_separately(rows, mine, made)
+            else:
+                shared.setdefault(_shared(rows[mine[0]]).host, []).extend(mine)
+        outputs = dict[int, np.ndarray]()
+        for host, indices in shared.items():
+            questions = [
+                EncodedRequest(_shared(rows[index]), rows[index].encoded.tokens, rows[index].encoded.second)
+                for index in indices
+            ]
+            outputs |= zip(indices, mixed_outputs(host, questions), strict=True)
+        for mine in _by_adapter(rows):
+            if mine[0] in outputs:
+                made |= _predictions(rows, mine, [outputs[index] for index in mine])
+        return [made[index] for index in range(len(rows))]
+
+    def _answer_separately(self, rows: Sequence[SinglePass], mine: Sequence[int], made: dict[int, Outcome]) -> None:
+        """Answer the texts of one adapter with a model of its own."""
+        resident = rows[mine[0]].lease.resident()
+        assert isinstance(resident, SeparateResident)
+        predictor, encoded = resident.predictor, [rows[index].encoded for index in mine]
+        if isinstance(predictor, ModelPredictor):
+            with self._computing:
+                tokens, second = [one.tokens for one in encoded], [one.second for one in encoded]
+                outputs = logits(predictor.classifier, Encoded.of(tokens, second=second))
+        else:
+            pairs = [one.pair for one in encoded if one.pair is not None]
+            outputs = predictor.outputs([one.text for one in encoded], pairs or None)
+        made |= _predictions(rows, mine, list(outputs))
+
+    def open(self, row: SinglePass) -> ChunkedPass | None:
+        """Return a text that is computed in chunks; None: there is no memory for its keys and values now."""
+        resident = row.lease.resident()
+        if isinstance(resident, SharedResident):
+            batched = resident.batched
+            before = batched.prompt_length + batched.prefix_length
+            return ChunkedPass.open(row, resident.host.opened, self._memory, before)
+        classifier = _own_classifier(resident)
+        if resident not in self._caches:
+            self._caches[resident] = key_value_cache(classifier.body)
+        return ChunkedPass.open(row, self._caches[resident], self._memory, classifier.before)
+
+    def chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
+        """Compute the next tokens of texts; see `Engine.compute_chunks`."""
+        together = dict[MixedBatchModel, dict[int, AdapterChunk]]()
+        made: dict[int, Tensor] = {}
+        for index, (one, count) in enumerate(chunks):
+            resident = one.row.lease.resident()
+            if isinstance(resident, SharedResident):
+                given = one.next(count, resident.batched.prefix_length, resident.batched)
+                if given is not None:
+                    together.setdefault(resident.host, {})[index] = AdapterChunk(resident.batched, *given)
+            elif (given := one.next(count, _own_classifier(resident).prefix)) is not None:
+                with self._computing, torch.inference_mode():
+                    classifier = _own_classifier(resident).eval()
+                    device = next(classifier.parameters()).device
+                    tokens = torch.from_numpy(given[0].astype(np.int64)).to(device)
+                    made[index] = classifier.answer(classifier.chunk_features(tokens, given[1]))
+        for host, parts in together.items():
+            made |= zip(parts, host.chunk_features([*parts.values()]), strict=True)
+        return [self._chunk_outcome(one, count, made.get(index)) for index, (one, count) in enumerate(chunks)]
+
+    @staticmethod
+    def _chunk_outcome(one: ChunkedPass, count: int, made: Tensor | None) -> Outcome | None:
+        """Return the outcome of a text after a chunk.
+
+        Args:
+            one: The text.
+            count: Number of the chunk's tokens.
+            made: The head's input of a shared model, [1, width], or the outputs of a separate model, [1, N]. None: the
+                text was closed.
+        """
+        if made is None:
+            return None
+        one.computed = min(one.computed + count, len(one.row.encoded.tokens))
+        if not one.complete:
+            return None
+        resident = one.row.lease.resident()
+        outputs = resident.answer(made) if isinstance(resident, SharedResident) else made.cpu().numpy()
+        return _predictions([one.row], [0], list(outputs))[0]
+
+
+def _own_classifier(resident: Resident) -> Classifier:
+    assert isinstance(resident, SeparateResident)
+    assert isinstance(resident.predictor, ModelPredictor)
+    return resident.predictor.classifier
+
+
+def _by_adapter(rows: Sequence[SinglePass]) -> Iterable[list[int]]:
+    """Group texts by adapter, and by pairs or single texts; return their indices."""
+    found: dict[tuple[int, bool], list[int]] = {}
+    for index, one in enumerate(rows):
+        found.setdefault((id(one.lease.resident()), one.encoded.pair is None), []).append(index)
+    return found.values()
+
+
+def _shared(one: SinglePass) -> SharedResident:
+    resident = one.lease.resident()
+    assert isinstance(resident, SharedResident)
+    return resident
+
+
+def _predictions(rows: Sequence[SinglePass], mine: Sequence[int], outputs: Sequence[np.ndarray]) -> dict[int, Outcome]:
+    """Return the outcomes of one adapter's texts by index; an error for all if an output is NaN or infinite.
+
+    Args:
+        rows: All texts.
+        mine: Indices of the adapter's texts.
+        outputs: Outputs of these texts.
+    """
+    resident = rows[mine[0]].lease.resident()
+    try:
+        predictions = reading.finite(Predictions(np.stack(outputs)), resident.where)
+    except AfinaError as error:
+        return dict.fromkeys(mine, error)
+    objective, answers = resident.objective, resident.objective.answers(predictions)
+    made: dict[int, Outcome] = {}
+    for index, answer, row in zip(mine, answers, outputs, strict=True):
+        lease, encoded = rows[index].lease, rows[index].encoded
+        made[index] = Prediction(
+            answer, objective.kind, row, resident.digest, lease.version, encoded.truncated, len(encoded.tokens)
+        )
+    return made

@@ -1,0 +1,403 @@
+"""Residents: the adapters in memory, by digest. Loaded in background threads, evicted by least recent use (LRU).
+
+A resident answers with the shared frozen model, or with a model of its own. An adapter with a lease is never evicted
+by the limit; of the other adapters, the least recently used are evicted first.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import count
+from threading import Lock, RLock
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afina.errors import Busy, Refused
+from afina.models import objectives
+from afina.models.architectures import architecture_of
+from afina.models.kernels.layer_changes import BatchedAdapter
+from afina.models.manifest import Manifest
+from afina.models.mixed_batch import MixedBatchModel
+from afina.models.objective import Objective
+from afina.predicting.predictor import ModelPredictor, Predictor
+from afina.predicting.reading import Reading
+from afina.repr_html import ReprCard
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Resident(ReprCard, ABC):
+    """A loaded adapter, identified by its digest.
+
+    Attributes:
+        shares_model: Whether the adapter shares the frozen model.
+        digest: The adapter's digest.
+        manifest: The adapter's manifest.
+        where: The directory that the adapter was read from, used in messages.
+        size: Memory in bytes, beside the shared model.
+        reading: How the adapter reads texts. None: it reads no tokens.
+    """
+
+    shares_model: ClassVar[bool]
+
+    digest: str
+    manifest: Manifest
+    where: str
+    size: int
+    reading: Reading | None
+
+    def facts(self) -> dict[str, object]:
+        """Return the facts that the repr shows."""
+        return {"where": self.where, **self.manifest.summary, "shares the model": self.shares_model, "bytes": self.size}
+
+    @property
+    def generates(self) -> bool:
+        """Whether the adapter answers with texts, which are generated token by token."""
+        return self.objective.auto_class == "language_model"
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether a text can be computed in chunks, each of which continues the kept keys and values of the others."""
+        return self.reach is not None
+
+    @property
+    def reach(self) -> float | None:
+        """`Classifier.reach`. None: a text cannot be computed in chunks."""
+        return None
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The objective that the adapter was trained for."""
+        return objectives.make(self.manifest.label_names, self.manifest.objective)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SharedResident(Resident):
+    """An adapter that shares the frozen model.
+
+    Attributes:
+        host: The frozen model, in the precision that the manifest names.
+        batched: The adapter's changes of the model.
+        head: Returns outputs, float32 [N, width of the head], for features, float32 [N, width of the model]. None: the
+            model's output embedding, for answers in text.
+        offset: [width of the head], added to outputs. None: no offset.
+    """
+
+    shares_model = True
+
+    reading: Reading
+    host: MixedBatchModel
+    batched: BatchedAdapter
+    head: Callable[[Tensor], Tensor] | None
+    offset: Tensor | None
+
+    @property
+    def reach(self) -> float | None:
+        """As in the base class."""
+        classifier, own = self.host.classifier, self.batched.pooled
+        entry = architecture_of(classifier.body)
+        pooling = entry.pooling_of(classifier.body.config) if own is None else own.pooling
+        return classifier.reach if entry.takes_chunks(pooling) else None
+
+    def answer(self, features: Tensor) -> np.ndarray:
+        """Return outputs, float32 [N, width of the head], for features [N, width of the model]."""
+        assert self.head is not None
+        with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
+            outputs = self.head(features)
+            found: np.ndarray = (outputs if self.offset is None else outputs + self.offset).cpu().numpy()
+        return found
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SeparateResident(Resident):
+    """An adapter with a model of its own."""
+
+    shares_model = False
+
+    predictor: Predictor
+
+    @property
+    def reach(self) -> float | None:
+        """As in the base class."""
+        if not isinstance(self.predictor, ModelPredictor) or not self.predictor.classifier.takes_chunks:
+            return None
+        return self.predictor.classifier.reach
+
+
+@dataclass(eq=False)
+class _Place:
+    """The slot of an adapter that is loaded or loading; `used` is a counter of the last lease or release."""
+
+    future: Future[Resident]
+    leases: int = 0
+    used: int = 0
+    pins: int = 0
+
+    @property
+    def size(self) -> int:
+        """Memory in bytes; 0 while loading."""
+        there = self.future.done() and not self.future.cancelled() and self.future.exception() is None
+        return self.future.result().size if there else 0
+
+
+@dataclass
+class ResidentCounts:
+    """Numbers of loads started and of evictions since the start."""
+
+    loads: int = 0
+    evictions: int = 0
+
+
+@dataclass(eq=False)
+class Lease:
+    """Keeps an adapter in memory until `release`, or until the end of a `with` block.
+
+    Attributes:
+        digest: The adapter's digest.
+        version: Version in a store, such as `client/task@3`. None: not from a store.
+    """
+
+    digest: str
+    version: str | None
+    _place: _Place
+    _release: Callable[[_Place], None]
+    _held: bool = field(default=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether `resident` returns or raises without waiting."""
+        return self._place.future.done()
+
+    def resident(self, timeout: float | None = None) -> Resident:
+        """Wait until the adapter is loaded, and return it.
+
+        Args:
+            timeout: Maximum time in seconds. None: no limit.
+
+        Raises:
+            Busy: The time is over.
+            AfinaError: Loading failed.
+        """
+        try:
+            return self._place.future.result(timeout)
+        except TimeoutError:
+            raise Busy(
+                f"{self.version or self.digest[:19]}: the adapter was not loaded within {timeout:g} s. Try again.",
+                code="engine.load-timeout",
+                adapter=self.digest,
+                seconds=timeout,
+            ) from None
+
+    def release(self) -> None:
+        """Release the adapter; further calls do nothing."""
+        if self._held:
+            self._held = False
+            self._release(self._place)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Residents:
+    """Loads, keeps and evicts adapters. Thread-safe.
+
+    Attributes:
+        limit: Maximum memory in bytes of all adapters and of what is reserved beside them, such as keys and values.
+            Exceeded while leases require it, because adapters with a lease are not evicted. None: no limit.
+        counts: Numbers of loads and evictions.
+
+    Args:
+        limit: As above.
+        loaders: Number of threads that load adapters.
+    """
+
+    def __init__(self, limit: int | None = None, loaders: int = 2) -> None:
+        self.limit = limit
+        self._pool = ThreadPoolExecutor(loaders, thread_name_prefix="afina-loader")
+        self._places: dict[str, _Place] = {}
+        self.counts = ResidentCounts()
+        self._reserved = self._held = 0
+        self._lock, self._clock = RLock(), count(1)  # reentrant: a load that is already done calls back in this thread
+
+    def lease(self, digest: str, load: Callable[[], Resident], version: str | None = None) -> Lease:
+        """Return a lease on the adapter with this digest; starts `load` if it is missing, but does not wait."""
+        with self._lock:
+            place = self._places.get(digest)
+            if place is None:
+                place = _Place(self._start(digest, load))
+                self.counts.loads += 1
+                self._places[digest] = place
+                place.future.add_done_callback(partial(self._forget_failed, digest, place))
+            place.leases += 1
+            place.used = next(self._clock)
+        return Lease(digest, version, place, self._given_back)
+
+    def _start(self, digest: str, load: Callable[[], Resident]) -> Future[Resident]:
+        try:
+            return self._pool.submit(self._loaded, digest, load)
+        except RuntimeError:
+            raise Refused("the engine is closed. Open another engine.", code="engine.closed") from None
+
+    @staticmethod
+    def _loaded(digest: str, load: Callable[[], Resident]) -> Resident:
+        made = load()
+        if made.digest != digest:
+            raise Busy(
+                f"{made.where}: the adapter was replaced while it was read. Try again.",
+                code="engine.adapter-exchanged",
+                where=made.where,
+            )
+        return made
+
+    def _forget_failed(self, digest: str, place: _Place, future: Future[Resident]) -> None:
+        """Remove an adapter that failed to load, so that the next request tries again."""
+        if future.cancelled() or future.exception() is not None:
+            with self._lock:
+                if self._places.get(digest) is place:
+                    del self._places[digest]
+
+    def _given_back(self, place: _Place) -> None:
+        with self._lock:
+            place.leases -= 1
+            place.used = next(self._clock)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Evict the least recently used adapters until the limit is kept. The caller holds the lock."""
+        if self.limit is None:
+            return
+        size = self._reserved + sum(place.size for place in self._places.values())
+        idle = [key for key, place in self._places.items() if not place.leases and not place.pins and place.size]
+        for key in sorted(idle, key=lambda key: self._places[key].used):
+            if size <= self.limit:
+                return
+            size -= self._places.pop(key).size
+            self.counts.evictions += 1
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that are reserved beside adapters."""
+        return self._reserved
+
+    def reserve(self, size: int, *, force: bool = False) -> bool:
+        """Reserve bytes under the limit; adapters without a lease are evicted to make room.
+
+        Args:
+            size: Number of bytes.
+            force: Whether to exceed the limit if adapters with a lease leave no room.
+
+        Returns:
+            False: there is no room now, and nothing was reserved.
+        """
+        with self._lock:
+            kept = sum(place.size for place in self._places.values() if place.leases or place.pins)
+            if self.limit is not None and not force and self._reserved + size + kept > self.limit:
+                return False
+            self._reserved += size
+            self._make_room()
+            return True
+
+    def hold(self, size: int) -> None:
+        """Reserve bytes for good, even if that exceeds the limit: weights that several adapters use."""
+        with self._lock:
+            self._held += size
+            self.reserve(size, force=True)
+
+    def give_back(self, size: int) -> None:
+        """End the reservation of bytes."""
+        with self._lock:
+            self._reserved -= size
+
+    def room(self, digest: str | None = None) -> int | None:
+        """Return the most bytes that `reserve` could ever reserve for an adapter, or beside all; None: no limit.
+
+        Pinned adapters, the adapter itself and what `hold` reserved stay; all else may leave.
+        """
+        with self._lock:
+            kept = self._held + sum(place.size for key, place in self._places.items() if place.pins or key == digest)
+            return None if self.limit is None else self.limit - kept
+
+    def pin(self, lease: Lease) -> None:
+        """Keep an adapter regardless of the limit. Raises Refused if pinned adapters would exceed it."""
+        lease.resident()
+        with self._lock:
+            place = self._places.setdefault(lease.digest, lease._place)
+            pinned = place.size + sum(one.size for one in self._places.values() if one.pins and one is not place)
+            if self.limit is not None and pinned > self.limit:
+                raise Refused(
+                    f"{lease.version or lease.digest[:19]}: pinned adapters would take {pinned:,} bytes, the limit is "
+                    f"{self.limit:,}. Unpin another adapter, or raise `limit`.",
+                    code="engine.pinned-limit",
+                    bytes=pinned,
+                    limit=self.limit,
+                )
+            place.pins = 1
+
+    def unpin(self, digest: str) -> None:
+        """End `pin`; does nothing for an adapter that is not pinned."""
+        with self._lock:
+            if digest in self._places:
+                self._places[digest].pins = 0
+                self._make_room()
+
+    def evict(self, digest: str) -> bool:
+        """Evict an adapter, pinned or not; its leases stay valid. Return whether it was in memory."""
+        with self._lock:
+            there = self._places.pop(digest, None) is not None
+            self.counts.evictions += there
+            return there
+
+    def all(self) -> tuple[Resident, ...]:
+        """Return the loaded adapters, the most recently used first."""
+        with self._lock:
+            there = [place for place in self._places.values() if place.size]
+        return tuple(place.future.result() for place in sorted(there, key=lambda place: -place.used))
+
+    def close(self) -> None:
+        """Stop the loaders after their current adapters; then no adapter can be loaded."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class ReservedMemory:
+    """Reserves keys and values under the limit of `Residents`: of running answers, and of texts in chunks. Thread-safe.
+
+    Besides, each adapter with a running answer reserves twice its own size for `LoraStacks`. If nothing is reserved, an
+    answer or a text may enter even if leased adapters exceed the limit: otherwise those that wait would keep each other
+    from starting.
+    """
+
+    def __init__(self, residents: Residents) -> None:
+        self._residents = residents
+        self._running: Counter[BatchedAdapter | None] = Counter()
+        self._lock = Lock()
+
+    def take(self, size: int, adapter: BatchedAdapter | None) -> bool:
+        """Reserve `size` bytes for an answer of an adapter. Return False if there is no room now."""
+        with self._lock:
+            beside = 0 if self._running[adapter] else stacked_bytes(adapter)
+            if not self._residents.reserve(size + beside, force=not self._running.total()):
+                return False
+            self._running[adapter] += 1
+            return True
+
+    def give_back(self, size: int, adapter: BatchedAdapter | None) -> None:
+        """End the reservation of an answer."""
+        with self._lock:
+            self._running[adapter] -= 1
+            self._residents.give_back(size + (0 if self._running[adapter] else stacked_bytes(adapter)))
+            self._running += Counter()  # without zeros, which would keep adapters in memory
+
+
+def stacked_bytes(adapter: BatchedAdapter | None) -> int:
+    """Return the most bytes that an adapter takes beside itself while it generates."""
+    return 0 if adapter is None else 2 * adapter.size

@@ -1,0 +1,294 @@
+"""Tokenising on many threads at once, with the results of `Reading.encode`.
+
+transformers' tokenizer changes its own truncation setting at every call, so two threads must not use it at once. It
+holds the GIL for a single text, and it tokenises a long text whole, even if a few tokens of the text are kept.
+`ConcurrentTokenizer` changes no state, releases the GIL, and leaves out the middle of a long text where the rest has
+the same tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+
+from afina.data.tokenize import Encoded, Template, Tokenizer
+from afina.engine.residents import Resident
+from afina.engine.work import EncodedText
+from afina.errors import AfinaError, InvalidData
+from afina.predicting import reading
+from afina.predicting.reading import Reading, Truncation
+
+CHARACTERS = 8
+"""Characters for each token in the first guess how much of a long text is needed. Most texts have four or five."""
+
+_BOUNDARY = re.compile("(?<=[A-Za-z])(?= [A-Za-z])")
+"""The end of a word before a space and a letter. The tokenizers that `_splits_words` accepts never join its sides."""
+
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_PATTERNS = tuple(rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{_WORDS}|{digits}{_REST}" for digits in (r"\p{N}", r"\p{N}{1,3}"))
+"""Patterns by which Qwen 2 and 3, and LLaMA 3, split a text into words."""
+
+_LOCAL = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
+"""Normalisations of which no part crosses a `_BOUNDARY`."""
+
+
+class ConcurrentTokenizer:
+    """A tokenizer with the results of transformers' own. Thread-safe, without a lock.
+
+    Attributes:
+        truncation_side: "right" or "left", the side at which a text loses tokens.
+        eos_token_id: The end-of-sequence token. None: the tokenizer has none.
+        model_input_names: The inputs of the model, which say whether it reads token types.
+
+    Args:
+        tokenizer: transformers' fast tokenizer; copied.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        backend: Any = tokenizer.backend_tokenizer
+        self._inner = copy.deepcopy(backend)  # a copy, since transformers changes the truncation of the original
+        self._inner.no_truncation()
+        self._inner.no_padding()
+        self.truncation_side = str(tokenizer.truncation_side)
+        self.eos_token_id = tokenizer.eos_token_id
+        self.model_input_names = tokenizer.model_input_names
+        self._splits_words = _splits_words(json.loads(self._inner.to_str()))
+
+    def __call__(
+        self,
+        text: str | list[str],
+        text_pair: list[str] | None = None,
+        *,
+        truncation: bool = False,
+        max_length: int = 0,
+        add_special_tokens: bool = True,
+        return_offsets_mapping: bool = False,
+        **_: Any,
+    ) -> Any:
+        """Tokenise one text, texts or pairs; arguments and results as of transformers' tokenizer, where they are used.
+
+        `overflowing` of an encoding is whether the text was truncated.
+        """
+        if isinstance(text, str):
+            (found,) = self._inner.encode_batch([text], add_special_tokens=add_special_tokens)
+            return {"input_ids": found.ids, "offset_mapping": found.offsets}
+        inputs: Sequence[str | tuple[str, str]]
+        inputs = text if text_pair is None else list(zip(text, text_pair, strict=True))
+        encodings = self._inner.encode_batch(inputs, add_special_tokens=add_special_tokens)
+        made = []
+        for given, found in zip(inputs, encodings, strict=True):
+            over = truncation and len(found.ids) > max_length
+            kept = self._truncated(given, max_length) if over else found
+            made.append(SimpleNamespace(ids=kept.ids, types=kept.type_ids, overflowing=over))
+        results = {"input_ids": [each.ids for each in made], "token_type_ids": [each.types for each in made]}
+        return _Batch(results, made)
+
+    def _truncated(self, given: str | tuple[str, str], max_length: int) -> Any:
+        """Return the encoding of a text or pair that is too long, cut as the tokenizers library does."""
+        parts = [given] if isinstance(given, str) else [*given]
+        encodings = self._inner.encode_batch(parts, add_special_tokens=False)
+        room = max_length - self._inner.num_special_tokens_to_add(len(parts) == 2)
+        lengths = [room] if len(parts) == 1 else _longest_first(len(encodings[0]), len(encodings[1]), room)
+        for encoding, length in zip(encodings, lengths, strict=True):
+            encoding.truncate(length, direction=self.truncation_side)
+        return self._inner.post_process(*encodings, add_special_tokens=True)
+
+    def shortened(self, text: str, most: int) -> str:
+        """Return a text with the same first (last, if the left side is truncated) `most` tokens, also in a template.
+
+        The middle is left out if the text is long, the tokenizer splits texts into words by a known rule, and there are
+        words of plain letters to cut between. Otherwise the text is returned whole. A text with more than `most`
+        tokens keeps more than `most` tokens.
+        """
+        size = CHARACTERS * (most + 1)
+        while self._splits_words and 4 * size < len(text):
+            first, last = _BOUNDARY.search(text, 0, size), _BOUNDARY.search(text, len(text) - size)
+            end = _last_boundary(text, size)
+            if self.truncation_side == "left":
+                kept = text[last.start() : _last_boundary(text, len(text))] if last else ""
+            else:
+                kept = text[first.start() : end] if first else ""
+            if end and last and kept and len(self._inner.encode_batch_fast([kept])[0]) > most + _SPECIAL:
+                return text[:end] + text[last.start() :]
+            size *= 2
+        return text
+
+
+_SPECIAL = 8
+"""More special tokens than a tokenizer adds to a text."""
+
+
+def _reads_no_tokens() -> InvalidData:
+    return InvalidData(
+        "this model reads no tokens, so that a text cannot be truncated to a number of tokens. Send the text without "
+        "this option.",
+        code="request.malformed",
+        option="max_length",
+    )
+
+
+class _Batch(dict[str, Any]):
+    """Results of texts: `input_ids`, `token_type_ids`, and `encodings` with `overflowing`."""
+
+    def __init__(self, made: dict[str, Any], encodings: list[Any]) -> None:
+        super().__init__(made)
+        self.encodings = encodings
+
+
+def _last_boundary(text: str, before: int) -> int:
+    """Return the last boundary among the 256 characters before a place, or 0."""
+    start = max(0, before - 256)
+    return max((found.start() for found in _BOUNDARY.finditer(text, start, before)), default=0)
+
+
+def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """Return the lengths of a pair after truncation, by the rule of the tokenizers library."""
+    short, long = sorted((first, second))
+    long = short if short > room else max(short, room - short)
+    if short + long > room:
+        short = room // 2
+        long = short + room % 2
+    return (long, short) if first > second else (short, long)
+
+
+def _splits_words(settings: dict[str, Any]) -> bool:
+    """Whether a tokenizer, given its `tokenizer.json`, tokenises the two sides of each `_BOUNDARY` independently."""
+    if any(" " in each["content"] or each["lstrip"] or each["rstrip"] for each in settings["added_tokens"]):
+        return False
+    return all(map(_is_local, _steps(settings["normalizer"], "normalizers"))) and _has_words(settings["pre_tokenizer"])
+
+
+def _steps(step: dict[str, Any] | None, name: str) -> Sequence[dict[str, Any]]:
+    """Return the steps of a sequence, or the only step."""
+    if step is None:
+        return []
+    return step[name] if step["type"] == "Sequence" else [step]
+
+
+def _is_local(normalizer: dict[str, Any]) -> bool:
+    return normalizer["type"] in _LOCAL
+
+
+def _has_words(pre_tokenizer: dict[str, Any] | None) -> bool:
+    """Whether a step splits texts into words, and no step undoes this."""
+    found = False
+    for step in _steps(pre_tokenizer, "pretokenizers"):
+        match step:
+            case {"type": "ByteLevel"}:
+                found |= step.get("use_regex", True)
+            case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
+                if pattern not in _PATTERNS:
+                    return False
+                found = True
+            case {"type": "Digits"}:
+                pass
+            case _:
+                return False
+    return found
+
+
+class TextEncoder:
+    """Encodes texts for the adapters of one backbone. Thread-safe, without a lock.
+
+    Args:
+        tokenizer: The backbone's tokenizer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = ConcurrentTokenizer(tokenizer)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The thread-safe tokenizer, for functions that only call a tokenizer."""
+        return cast(Tokenizer, self._tokenizer)
+
+    def encode(
+        self,
+        resident: Resident,
+        texts: Sequence[str],
+        pairs: Sequence[str | None] | None = None,
+        template: Template | None = None,
+        truncation: Truncation | None = None,
+    ) -> list[EncodedText | AfinaError]:
+        """Return each text as the adapter reads it, or its error; `Engine.encode` describes the arguments."""
+        own = resident.reading
+        if truncation is not None:
+            if own is not None:
+                own = replace(own, truncation=truncation)
+            elif truncation.max_length is not None:
+                return [_reads_no_tokens()] * len(texts)
+        seconds = [None] * len(texts) if pairs is None else pairs
+        found: list[EncodedText | AfinaError | None] = [None] * len(texts)
+        for single in (True, False):
+            mine = [index for index, pair in enumerate(seconds) if (pair is None) == single]
+            if mine:
+                chosen = [pair for index in mine if (pair := seconds[index]) is not None]
+                made = self._encoded(resident, own, [texts[index] for index in mine], chosen or None, template)
+                for index, one in zip(mine, made, strict=True):
+                    found[index] = one
+        return [one for one in found if one is not None]
+
+    def _encoded(
+        self,
+        resident: Resident,
+        own: Reading | None,
+        texts: list[str],
+        pairs: list[str] | None,
+        template: Template | None,
+    ) -> list[EncodedText | AfinaError]:
+        """Encode all texts together; one by one if their outcomes differ."""
+        seconds: Sequence[str | None] = pairs or [None] * len(texts)
+        try:
+            made = self._read(resident, own, texts, pairs, template)
+        except AfinaError as error:
+            if len(texts) == 1:
+                return [error]
+            made = None
+        if made is None or 0 < made.truncated < len(texts):
+            return [
+                self._encoded(resident, own, [text], None if pair is None else [pair], template)[0]
+                for text, pair in zip(texts, seconds, strict=True)
+            ]
+        cut = made.truncated > 0
+        second = [None] * len(texts) if made.second is None else made.second.tolist()
+        return [
+            EncodedText(made[place], cut, *both, second[place])
+            for place, both in enumerate(zip(texts, seconds, strict=True))
+        ]
+
+    def _read(
+        self,
+        resident: Resident,
+        own: Reading | None,
+        texts: list[str],
+        pairs: list[str] | None,
+        template: Template | None,
+    ) -> Encoded:
+        if own is None:  # a bag of words, which reads no tokens
+            reading.check(resident.manifest, resident.where, texts, pairs, where="text", before=0)
+            return Encoded(np.zeros(0, np.int32), np.zeros(len(texts) + 1, np.int64), 0)
+        texts, pairs = self._shortened(own, texts, pairs, template or own.template)
+        return own.encode(texts, pairs, tokenizer=self.tokenizer, template=template)
+
+    def _shortened(
+        self, own: Reading, texts: list[str], pairs: list[str] | None, template: Template | None
+    ) -> tuple[list[str], list[str] | None]:
+        """Return the texts without the middle of long ones, if the result is the same.
+
+        Without a template, the tokenizers library compares the lengths of a pair, so that both are needed.
+        """
+        most, tokenizer = own.max_length, cast(ConcurrentTokenizer, own.cutting(self.tokenizer))
+        if pairs is None:
+            return [tokenizer.shortened(text, most) for text in texts], None
+        if template is None:
+            return texts, pairs
+        cut = ([tokenizer.shortened(text, most) for text in part] for part in (texts, pairs))
+        return next(cut), next(cut)

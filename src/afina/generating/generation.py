@@ -1,0 +1,455 @@
+"""Generation: answers to prompts by a language model, with continuous batching.
+
+Running sequences of unequal length take a step together: one packed row with a token of each, without padding. A
+sequence that has ended leaves at once, and a waiting prompt enters. `ContinuousBatch` is driven step by step;
+`answers` drives it over any number of prompts. Does not know tasks, templates or files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afina.allocator import keep_freed
+from afina.data.batch import TOKEN_BUDGET
+from afina.generating.next_token import NextTokenModel, OwnNextTokenModel, PromptChunk
+from afina.generating.searches import (
+    Continuation,
+    Guide,
+    Limits,
+    Moves,
+    Search,
+    SingleSearch,
+    TokenLogprobs,
+    search_for,
+    stops_of,
+)
+from afina.models.classifier import Classifier
+from afina.models.decoding import Decoding
+from afina.models.kernels.key_values import CachedSequence, OpenSequence
+from afina.models.kernels.layer_changes import BatchedAdapter
+
+ROWS = 64
+"""Most sequences that take a step together."""
+
+COLUMNS = 16384
+"""Most tokens that running sequences may have together, prompts and answers. It bounds the memory of the cache."""
+
+WINDOW = 1024
+"""Number of prompts that `answers` reads ahead."""
+
+
+class Admission(Protocol):
+    """Decides whether a request may enter, by the memory that it needs."""
+
+    def take(self, size: int, adapter: BatchedAdapter | None) -> bool:
+        """Take `size` bytes of keys and values for a request of an adapter. Return False if there is no room now."""
+
+    def give_back(self, size: int, adapter: BatchedAdapter | None) -> None:
+        """Return what `take` took."""
+
+
+@dataclass(eq=False)
+class _Request:
+    """A request, and its sequences in the cache; none while it waits, and none before its prompt is complete.
+
+    Attributes:
+        need: Most tokens that its sequences may have together.
+        size: Most bytes of its keys and values.
+        adapter: The adapter that answers. None: the model itself.
+        opened: The sequence of a prompt that is computed in chunks.
+        filled: Number of tokens of the prompt that are computed.
+        last: The last token of each sequence.
+        reported: Number of most probable tokens in the log-probabilities of the prompt. None: not requested.
+        prompt_logprobs: These log-probabilities, once the prompt is computed.
+    """
+
+    prompt: np.ndarray
+    search: Search
+    need: int
+    size: int
+    adapter: BatchedAdapter | None = None
+    opened: OpenSequence | None = None
+    filled: int = 0
+    sequences: list[CachedSequence] = field(default_factory=list)
+    last: list[int] = field(default_factory=list)
+    reported: int | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
+
+
+class ContinuousBatch:
+    """Requests that are generated together, step by step. Not thread-safe.
+
+    Attributes:
+        computed: Number of tokens that the last step generated for each request; with beams, for all beams together.
+
+    Args:
+        model: Computes the logits.
+        ends: The end tokens.
+        tokenizer: Decodes answers to find stop strings.
+        rows: Most sequences that take a step together; a request with beams has one for each beam.
+        columns: Most tokens of all running sequences, counting each answer's longest possible length. A request that
+            is longer runs alone.
+        budget: Most prompt tokens that are computed at once; a longer prompt is computed alone.
+        memory: Asked before a request enters, and told when it leaves. None: memory is not limited.
+        checked: Whether a request fails if its logits are NaN or infinite.
+    """
+
+    def __init__(
+        self,
+        model: NextTokenModel,
+        ends: Collection[int],
+        tokenizer: Any = None,
+        *,
+        rows: int = ROWS,
+        columns: int = COLUMNS,
+        budget: int = TOKEN_BUDGET,
+        memory: Admission | None = None,
+        checked: bool = False,
+    ) -> None:
+        self._model, self._ends, self._tokenizer = model, frozenset(ends), tokenizer
+        self._rows, self._columns, self._budget = rows, columns, budget
+        self._memory, self._checked = memory, checked
+        self._waiting: dict[int, _Request] = {}
+        self._running: dict[int, _Request] = {}
+        self._count = 0
+        self.computed: Counter[int] = Counter()
+
+    @property
+    def active(self) -> int:
+        """Number of requests that wait or run."""
+        return len(self._waiting) + len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait."""
+        return len(self._waiting)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all keys and values in bytes."""
+        return self._model.cache.bytes + sum(one.opened.bytes for one in self._running.values() if one.opened)
+
+    def waits(self, request: int) -> bool:
+        """Whether a request waits, with no token of its prompt computed."""
+        return request in self._waiting
+
+    @property
+    def entering(self) -> bool:
+        """Whether a prompt waits or is not complete."""
+        return bool(self._waiting or self._filling)
+
+    @property
+    def _filling(self) -> dict[int, _Request]:
+        """The requests that have entered, and whose prompts are not complete."""
+        return {request: one for request, one in self._running.items() if not one.sequences}
+
+    def room(self, prompt: np.ndarray, adapter: BatchedAdapter | None = None) -> int:
+        """Return the number of positions that the model has for an answer to a prompt."""
+        return self._model.longest - self._model.before(adapter) - len(prompt)
+
+    def add(
+        self,
+        prompt: np.ndarray,
+        decoding: Decoding,
+        adapter: BatchedAdapter | None = None,
+        *,
+        logprobs: int | None = None,
+        guide: Guide | None = None,
+        prompt_logprobs: int | None = None,
+    ) -> int:
+        """Let a request wait, and return its id.
+
+        Args:
+            prompt: Token ids of the prompt, at least one, and few enough that the model has a position for an answer.
+            decoding: How the answer is generated.
+            adapter: The adapter that answers. None: the model itself.
+            logprobs: Number of most probable tokens that are reported at each step. None: no log-probabilities.
+            guide: Restricts the tokens of the answer. None: every token is allowed.
+            prompt_logprobs: As `logprobs`, for each token of the prompt after the first.
+
+        Raises:
+            InvalidStudy: Beam search with log-probabilities or a guide, or a token id that the model does not have.
+        """
+        decoding.check_vocabulary(self._model.vocabulary)
+        room = self.room(prompt, adapter)
+        if not len(prompt) or room < 1:
+            raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room for an answer")
+        most = min(room, decoding.max_new_tokens or room)
+        ends = (frozenset() if decoding.ignore_eos else self._ends) | {*decoding.stop_token_ids}
+        limits = Limits(ends, most, stops_of(self._tokenizer, decoding.stop))
+        search = search_for(prompt, decoding, limits, logprobs, guide)
+        columns = self._model.before(adapter) + len(prompt) + most
+        size = self._model.cache.most_bytes(columns) * decoding.beams
+        self._count += 1
+        made = _Request(prompt, search, columns * decoding.beams, size, adapter, reported=prompt_logprobs)
+        self._waiting[self._count] = made
+        return self._count
+
+    def tokens(self, request: int) -> Sequence[int]:
+        """Return the new tokens so far of a request that waits or runs; with beams, none. KeyError: it has ended."""
+        return self._of(request).search.tokens
+
+    def logprobs(self, request: int) -> Sequence[TokenLogprobs] | None:
+        """Return the log-probabilities of `tokens`; None: not requested."""
+        search = self._of(request).search
+        return search.logprobs if isinstance(search, SingleSearch) else None
+
+    def size(self, request: int) -> int:
+        """Return the most bytes of the keys and values of a request that waits or runs."""
+        return self._of(request).size
+
+    def _of(self, request: int) -> _Request:
+        return self._waiting.get(request) or self._running[request]
+
+    @torch.inference_mode()
+    def cancel(self, request: int) -> None:
+        """Drop a request that waits or runs; an unknown id is ignored, as the request may just have ended."""
+        self._waiting.pop(request, None)
+        self._leave(request)
+
+    @torch.inference_mode()
+    def step(self, most: int | None = None) -> list[tuple[int, Continuation | Exception]]:
+        """Let waiting requests enter, generate the next token of every running request, and return ended requests.
+
+        An exception is the outcome of its own request: FloatingPointError for logits that are NaN or infinite, or an
+        error of the request's guide.
+
+        Args:
+            most: Most tokens of prompts that are computed; prompts that have entered share them, and the other tokens
+                are computed in later steps. None: prompts are computed whole.
+        """
+        keep_freed()
+        self.computed.clear()
+        self._enter(limited=most is not None)
+        ended = self._fill(most)
+        if len(self._running) > len(self._filling):
+            ended += self._go_on()
+        if not self._running:
+            self._model.rest()
+        return ended
+
+    def _enter(self, *, limited: bool) -> None:
+        """Let waiting requests enter for which there is room; if not `limited`, with at most `budget` tokens."""
+        tokens = 0
+        rows = sum(one.search.rows for one in self._running.values())
+        columns = sum(one.need for one in self._running.values())
+        if self._running and self._rows - rows < min(self._rows // 8, len(self._waiting)):
+            return  # a few prompts alone would cost as much as many
+        for request, one in [*self._waiting.items()]:
+            rows, columns = rows + one.search.rows, columns + one.need
+            tokens += 0 if limited else self._model.before(one.adapter) + len(one.prompt)
+            full = rows > self._rows or columns > self._columns or tokens > self._budget
+            if full and self._running:
+                return
+            if self._memory is not None and not self._memory.take(one.size, one.adapter):
+                return
+            self._running[request] = self._waiting.pop(request)
+            if full:
+                return
+
+    def _fill(self, most: int | None) -> list[tuple[int, Continuation | Exception]]:
+        """Compute tokens of prompts that are not complete: prompts of one chunk together, and then other chunks."""
+        filling, reach = self._filling, self._model.reach
+        left = [len(one.prompt) - one.filled for one in filling.values()]
+        counts = shared_out(left, most)
+        if most is not None:
+            shares = zip(left, counts, filling.values(), strict=True)
+            counts = [count and chunk_size(rest, count, one.filled, reach) for rest, count, one in shares]
+        parts = {request: count for request, count in zip(filling, counts, strict=True) if count}
+        whole = [request for request, count in parts.items() if count == len(filling[request].prompt)]
+        chunked = {request: parts[request] for request in parts if request not in whole}
+        ended: list[tuple[int, Continuation | Exception]] = []
+        if whole:
+            some = [filling[request] for request in whole]
+            room, adapters = [one.search.limits.most for one in some], [one.adapter for one in some]
+            reported = [one.reported for one in some]
+            wanted = reported if any(most is not None for most in reported) else None
+            begun = self._model.begin([one.prompt for one in some], room, adapters, wanted)
+            for one, sequence, logprobs in zip(some, begun.sequences, begun.logprobs, strict=True):
+                one.sequences, one.prompt_logprobs = [sequence], logprobs
+            ended += self._advance(whole, begun.sequences, begun.logits)
+        if chunked:
+            ended += self._fill_in_chunks({filling[request]: count for request, count in chunked.items()}, chunked)
+        return ended
+
+    def _fill_in_chunks(
+        self, parts: dict[_Request, int], requests: Collection[int]
+    ) -> list[tuple[int, Continuation | Exception]]:
+        """Compute the next tokens of prompts, so many of each; those that are complete run, and take a step."""
+        chunks = []
+        for one, count in parts.items():
+            one.opened = one.opened or self._model.open(one.prompt, one.adapter)
+            chunks.append(PromptChunk(one.opened, one.prompt[one.filled :], count, one.reported))
+        logits, logprobs = self._model.fill(chunks)
+        complete: dict[int, int] = {}
+        for place, (request, (one, count)) in enumerate(zip(requests, parts.items(), strict=True)):
+            one.filled += count
+            if (new := logprobs[place]) is not None:
+                one.prompt_logprobs = [*(one.prompt_logprobs or []), *new]
+            if one.filled == len(one.prompt):
+                assert one.opened is not None
+                one.sequences, one.opened = [self._model.run(one.opened, one.search.limits.most)], None
+                complete[request] = place
+        if not complete:
+            return []
+        sequences = [self._running[request].sequences[0] for request in complete]
+        return self._advance([*complete], sequences, logits[[*complete.values()]])
+
+    def _go_on(self) -> list[tuple[int, Continuation | Exception]]:
+        """Compute the next token of every running request."""
+        tokens = {
+            sequence: token
+            for one in self._running.values()
+            for sequence, token in zip(one.sequences, one.last, strict=True)
+        }
+        running = [request for request, one in self._running.items() if one.sequences]
+        return self._advance(running, *self._model.go_on(tokens))
+
+    def _advance(
+        self, requests: Sequence[int], sequences: Sequence[CachedSequence], logits: Tensor
+    ) -> list[tuple[int, Continuation | Exception]]:
+        """Let the searches of requests take a step, and return the requests that have ended.
+
+        Args:
+            requests: The requests.
+            sequences: Their sequences, in the order of the logits.
+            logits: Logits of the next tokens, float32 [B, V].
+        """
+        largest, at = logits.max(-1)
+        best, finite = at.tolist(), torch.isfinite(largest).tolist()
+        places = {sequence: place for place, sequence in enumerate(sequences)}
+        ended: list[tuple[int, Continuation | Exception]] = []
+        for request in requests:
+            one = self._running[request]
+            rows = [places[sequence] for sequence in one.sequences]
+            if self._checked and not all(finite[row] for row in rows):
+                for sequence in one.sequences:
+                    self._model.cache.erase(sequence)
+                ended.append((request, FloatingPointError("logits are NaN or infinite")))
+                self._leave(request)
+                continue
+            self.computed[request] += len(rows)
+            try:
+                moves = one.search.advance(logits[rows] if not one.search.takes_best else logits[:0], best[rows[0]])
+            except Exception as error:  # noqa: BLE001 - an error of a guide ends its own request only
+                ended.append((request, error))
+                self._leave(request)
+                continue
+            if moves is None:
+                assert one.search.answer is not None
+                ended.append((request, one.search.answer._replace(prompt_logprobs=one.prompt_logprobs)))
+                self._leave(request)
+            else:
+                self._move(one, moves)
+        return ended
+
+    def _move(self, one: _Request, moves: Moves) -> None:
+        """Bring the cache into the order of the rows that the search continues."""
+        cache = self._model.cache
+        while len(one.sequences) < len(moves.tokens):
+            one.sequences.append(cache.fork(one.sequences[0]))
+        cache.reorder(one.sequences, moves.parents, self._model.before(one.adapter) + len(one.prompt))
+        one.last = moves.tokens
+
+    def _leave(self, request: int) -> None:
+        one = self._running.pop(request, None)
+        if one is None:
+            return
+        for sequence in one.sequences:
+            self._model.cache.leave(sequence)
+        if self._memory is not None:
+            self._memory.give_back(one.size, one.adapter)
+
+
+SMALLEST = 8
+"""Fewest tokens of a chunk of a text that has more."""
+
+
+def chunk_size(left: int, most: int, computed: int, reach: float) -> int:
+    """Return the number of tokens of a text's next chunk, which takes the time of `most` first tokens.
+
+    Args:
+        left: Number of the text's tokens that are not computed.
+        most: As above.
+        computed: Number of the text's tokens that are computed; each token of the chunk attends to them.
+        reach: As in `Classifier`.
+    """
+    return min(left, max(SMALLEST, int(most / (1 + computed / reach))))
+
+
+def shared_out(needs: Sequence[int], most: int | None) -> list[int]:
+    """Share `most` tokens out as equally as the needs allow: what one does not need goes to the others.
+
+    Args:
+        needs: Tokens that each could use.
+        most: Tokens to share out. None: each gets what it needs.
+    """
+    if most is None:
+        return [*needs]
+    shares = [0] * len(needs)
+    for place, index in enumerate(sorted(range(len(needs)), key=lambda index: needs[index])):
+        shares[index] = min(needs[index], -(-most // (len(needs) - place)))
+        most -= shares[index]
+    return shares
+
+
+def answers(
+    model: Classifier,
+    prompts: Iterable[np.ndarray],
+    decoding: Decoding,
+    ends: Collection[int],
+    tokenizer: Any = None,
+    *,
+    window: int = WINDOW,
+    listen: Callable[[int], None] = lambda done: None,
+    rows: int = ROWS,
+    columns: int = COLUMNS,
+    budget: int = TOKEN_BUDGET,
+) -> Iterator[Continuation]:
+    """Yield the answer to each prompt, in the prompts' order.
+
+    Args:
+        model: A language model.
+        prompts: Token ids of each prompt; read `window` prompts ahead.
+        decoding: How answers are generated.
+        ends: The end tokens.
+        tokenizer: Decodes answers to find stop strings.
+        window: Most prompts whose answers are not yet yielded. It bounds memory.
+        listen: Receives the number of ended requests after each step in which one ended.
+        rows: As in `ContinuousBatch`.
+        columns: As in `ContinuousBatch`.
+        budget: As in `ContinuousBatch`.
+    """
+    model.eval()
+    batch = ContinuousBatch(OwnNextTokenModel(model), ends, tokenizer, rows=rows, columns=columns, budget=budget)
+    source = enumerate(prompts)
+    numbers: dict[int, int] = {}
+    held: dict[int, Continuation] = {}
+    due = done = 0
+    while True:
+        if len(numbers) + len(held) < window and not batch.waiting:
+            read = islice(source, window - len(numbers) - len(held))
+            # Longest first: neighbours in a row then have similar lengths, and the last to run are short.
+            for index, prompt in sorted(read, key=lambda item: -len(item[1])):
+                numbers[batch.add(prompt, decoding)] = index
+        if not batch.active:
+            return
+        ended = batch.step()
+        for request, answer in ended:
+            if isinstance(answer, Exception):
+                raise answer
+            held[numbers.pop(request)] = answer
+        if ended:
+            done += len(ended)
+            listen(done)
+        while due in held:
+            yield held.pop(due)
+            due += 1

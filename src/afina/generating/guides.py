@@ -1,0 +1,325 @@
+"""Guided decoding: answers that follow a choice, a regular expression or a JSON schema, by llguidance.
+
+A grammar comes from a client, so its cost is bounded four times: by its size, by a trial in a separate process that
+the system ends after a second, by a rehearsal with the vocabulary, and by the processor time of each step. Knows no
+server and no model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from afina import digest, meter
+from afina.errors import Busy, InvalidData, NotFound
+from afina.generating.closed_schemas import closed
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+    from afina.data.tokenize import Tokenizer
+
+MOST_CHOICES, MOST_CHARACTERS, MOST_PATTERN = 256, 16_384, 1024
+"""Limits of a grammar: choices, characters of all choices or of a schema, and characters of a regular expression."""
+
+MOST_BYTES = 8192
+"""Most bytes of one choice. llguidance has a state for each."""
+
+DEEPEST = 64
+"""Most levels of a schema."""
+
+TRIAL_SECONDS, TRIAL_BYTES, TRIAL_WAIT = 1, 1 << 30, 20.0
+"""Limits of the trial: processor seconds, bytes of address space, and seconds on the clock."""
+
+STEP_SECONDS = 0.1
+"""Processor seconds that one step of an answer may take. A slower answer ends with an error."""
+
+REHEARSED, REHEARSED_SECONDS = 128, 0.5
+"""Limits of the rehearsal: tokens, and processor seconds."""
+
+_REMEMBERED = 1024
+"""Number of grammars whose trial is remembered."""
+
+_LIMITS: Mapping[str, Any] = {
+    "initial_lexer_fuel": 200_000,
+    "step_lexer_fuel": 50_000,
+    "step_max_items": 20_000,
+    "max_lexer_states": 10_000,
+    "max_grammar_size": 50_000,
+    "precompute_large_lexemes": False,
+    "verbose_errors": False,
+}
+"""llguidance's own limits. They bound memory, and most of the time."""
+
+_PLACE = re.compile(r"^at \d+\(\d+\): ")
+"""The place in a grammar at the beginning of a message of llguidance."""
+
+_JSON = {"whitespace_pattern": " ?", "lenient": False, "coerce_one_of": False}
+"""llguidance's settings for schemas: at most one space at a place, and an error for a keyword that is not supported.
+
+A model that may indent may also write whitespace without end.
+"""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The texts that an answer may be. `source`: a grammar of llguidance."""
+
+    source: str
+
+    @property
+    def digest(self) -> str:
+        """Digest of the grammar, for a receipt."""
+        return digest.of_strings([self.source])
+
+    @classmethod
+    def of_choices(cls, choices: Sequence[str]) -> Grammar:
+        """Return the grammar of one of several texts. Raises InvalidData."""
+        if not 1 <= len(choices) <= MOST_CHOICES or sum(map(len, choices)) > MOST_CHARACTERS:
+            raise _invalid(
+                f"{len(choices):,} choices with {sum(map(len, choices)):,} characters, expected 1 to {MOST_CHOICES} "
+                f"choices with at most {MOST_CHARACTERS:,} characters together"
+            )
+        if any(one != one.strip() or not one for one in choices):
+            raise _invalid("a choice is empty, or begins or ends with whitespace, which is removed from an answer")
+        if (longest := max(len(one.encode()) for one in choices)) > MOST_BYTES:
+            raise _invalid(f"a choice of {longest:,} bytes, expected at most {MOST_BYTES:,}")
+        return cls._after_space(" | ".join(json.dumps(one, ensure_ascii=False) for one in choices))
+
+    @classmethod
+    def of_regex(cls, pattern: str) -> Grammar:
+        """Return the grammar of a regular expression, in the syntax of Rust's `regex`. Raises InvalidData."""
+        from llguidance import regex_to_lark
+
+        if not 1 <= len(pattern) <= MOST_PATTERN:
+            raise _invalid(f"a regular expression of {len(pattern):,} characters, expected 1 to {MOST_PATTERN:,}")
+        escaped = regex_to_lark(pattern).replace("\n", r"\n")
+        return cls._after_space(f"/{escaped}/")
+
+    @classmethod
+    def of_schema(cls, schema: Mapping[str, Any]) -> Grammar:
+        """Return the grammar of JSON texts that a schema describes, with the named keys only. Raises InvalidData."""
+        if _depth(schema) > DEEPEST:
+            raise _invalid(f"a schema with more than {DEEPEST} levels")
+        if (length := len(json.dumps(schema))) > MOST_CHARACTERS:
+            raise _invalid(f"a schema of {length:,} characters, expected at most {MOST_CHARACTERS:,}")
+        return cls._after_space(f"%json {json.dumps({**closed(schema), 'x-guidance': _JSON})}")
+
+    @classmethod
+    def _after_space(cls, body: str) -> Grammar:
+        """Return a grammar that allows a space first, as many prompts expect; an answer is stripped in the end."""
+        from llguidance import LLMatcher
+
+        return cls(LLMatcher.grammar_from_lark(f'start: " "? body\nbody: {body}'))
+
+
+def require() -> None:
+    """Raise NotFound if llguidance is not installed."""
+    try:
+        import llguidance  # noqa: F401
+    except ImportError as error:
+        raise NotFound(
+            "answers that follow a grammar need llguidance: pip install 'afina[guided]'",
+            code="extra.missing",
+            extra="guided",
+            package=error.name,
+        ) from None
+
+
+class TokenGuide:
+    """The allowed next tokens of one answer. Not thread-safe.
+
+    Args:
+        matcher: llguidance's matcher at the beginning of the answer. It belongs to the guide.
+    """
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    @property
+    def finished(self) -> bool:
+        """Whether only an end token may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def mask(self, logits: np.ndarray) -> None:
+        """Set the logits of the forbidden next tokens to -inf in place.
+
+        Args:
+            logits: float [V]; V may exceed the tokenizer's vocabulary.
+
+        Raises InvalidData if the step took too long, or if no token is allowed.
+        """
+        began = meter.processor_seconds()
+        words = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        seconds = meter.processor_seconds() - began
+        if self._matcher.is_error():
+            raise _costly("its grammar allows no further token, or exceeds a limit of llguidance")
+        if seconds > STEP_SECONDS:
+            raise _costly(f"a step takes more than {STEP_SECONDS} seconds")
+        allowed = np.unpackbits(words, bitorder="little")[: len(logits)].astype(bool)
+        logits[: len(allowed)][~allowed] = -np.inf
+        logits[len(allowed) :] = -np.inf
+
+    def accept(self, token: int) -> None:
+        """Take the next token. Raises InvalidData if the token is not allowed."""
+        if not self._matcher.consume_token(token):
+            raise _costly("the next token is not allowed")
+
+
+class GuideMaker:
+    """Makes guides for the vocabulary of a tokenizer. Thread-safe; one grammar per client at a time.
+
+    Args:
+        tokenizer: The tokenizer of the model.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._opened: LLTokenizer | None = None
+        self._ascii = np.zeros(0, bool)
+        """By token: whether its text is ASCII."""
+        self._opening = threading.Lock()
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._tried: OrderedDict[str, None] = OrderedDict()
+
+    def prepare(self, client: str, grammar: Grammar) -> Callable[[], TokenGuide]:
+        """Compile a grammar, and return a function that makes a guide at the beginning of an answer.
+
+        Raises:
+            InvalidData: The grammar is invalid, not supported, or too costly.
+            Busy: The machine was too busy to try the grammar.
+        """
+        from llguidance import LLMatcher, LLParserLimits
+
+        with self._turns[client]:
+            tried = grammar.digest in self._tried
+            if not tried and (problem := _trial(grammar)) is not None:
+                raise _invalid(problem)
+            vocabulary, limits = self._vocabulary(), LLParserLimits(**_LIMITS)
+            made = LLMatcher(vocabulary, grammar.source, log_level=0, limits=limits)
+            if made.is_error():
+                raise _invalid(_in_short(made.get_error()))
+            if not tried:  # not by a copy, because copies share what they may spend
+                self._rehearse(LLMatcher(vocabulary, grammar.source, log_level=0, limits=limits))
+                self._remember(grammar)
+        return lambda: TokenGuide(made.deep_copy())
+
+    def _rehearse(self, matcher: LLMatcher) -> None:
+        """Raise InvalidData if the first tokens of a random answer exceed a limit, as those of any answer might.
+
+        The answer has tokens of ASCII where the grammar allows some: a model seldom writes parts of many alphabets, and
+        a grammar that is too costly for them alone is of use.
+        """
+        draw, end, number = np.random.default_rng(0), self._tokenizer.eos_token_id, 0
+        until = meter.processor_seconds() + REHEARSED_SECONDS
+        while number < REHEARSED and meter.processor_seconds() < until:
+            words = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+            allowed = np.flatnonzero(np.unpackbits(words, bitorder="little"))
+            inner = allowed[allowed != end]
+            if matcher.is_stopped() or not len(inner):
+                break
+            plain = inner[self._ascii[inner]]
+            matcher.consume_token(int(draw.choice(plain if len(plain) else inner)))
+            number += 1
+        if matcher.is_error():
+            why = _in_short(matcher.get_error())
+            raise _invalid(f"after {number} tokens, an answer exceeds a limit: {why}. Give a simpler grammar")
+
+    def _remember(self, grammar: Grammar) -> None:
+        self._tried[grammar.digest] = None
+        while len(self._tried) > _REMEMBERED:
+            self._tried.popitem(last=False)
+
+    def _vocabulary(self) -> LLTokenizer:
+        from llguidance import LLTokenizer
+
+        with self._opening:
+            if self._opened is None:
+                inner = self._tokenizer.backend_tokenizer.to_str()  # takes about a second for a large vocabulary
+                plain = json.dumps({**json.loads(inner), "truncation": None, "padding": None})
+                self._opened = opened = LLTokenizer(plain, eos_token=self._tokenizer.eos_token_id)
+                tokens = range(opened.vocab_size + 32)  # as many as a mask has, or more
+                self._ascii = np.array(
+                    [one < opened.vocab_size and opened.decode_str([one]).isascii() for one in tokens]
+                )
+            return self._opened
+
+
+def _trial(grammar: Grammar) -> str | None:
+    """Compile a grammar in a separate process. Return the problem, or None. Raises Busy."""
+    command = [sys.executable, "-P", "-m", __name__]
+    try:
+        done = subprocess.run(
+            command,
+            input=grammar.source.encode(),
+            capture_output=True,
+            timeout=TRIAL_WAIT,
+            env={**os.environ, "RUST_BACKTRACE": "0"},
+        )
+    except subprocess.TimeoutExpired:
+        raise Busy("the grammar could not be tried in time. Try again later.", code="server.grammar-untried") from None
+    if done.returncode:
+        return f"it takes more than {TRIAL_SECONDS} second or {TRIAL_BYTES >> 20:,} MiB to compile. Give a simpler one"
+    problem: str | None = json.loads(done.stdout)
+    return None if problem is None else _in_short(problem)
+
+
+def _compile_within_limits() -> None:
+    """Compile the grammar of the standard input, compute its first step, and write the problem as JSON."""
+    import resource
+
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+    spent = int(meter.processor_seconds())
+    resource.setrlimit(resource.RLIMIT_CPU, (spent + TRIAL_SECONDS, spent + TRIAL_SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (TRIAL_BYTES, TRIAL_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    matcher = LLMatcher(LLTokenizer("byte"), sys.stdin.read(), log_level=0, limits=LLParserLimits(**_LIMITS))
+    problem: str | None = matcher.get_error() or None
+    if problem is None:
+        began = meter.processor_seconds()
+        matcher.compute_bitmask()
+        if matcher.is_error():
+            problem = "it allows no text"
+        elif meter.processor_seconds() - began > STEP_SECONDS:
+            problem = f"a step takes more than {STEP_SECONDS} seconds. Give a simpler one"
+    sys.stdout.write(json.dumps(problem))
+
+
+def _depth(schema: Any) -> int:
+    """Return the number of levels of a JSON value; stops above the limit."""
+    level, found = [schema], 0
+    while level and found <= DEEPEST:
+        found += 1
+        inner = [one for one in level if isinstance(one, Mapping | list)]
+        level = [each for one in inner for each in (one.values() if isinstance(one, Mapping) else one)]
+    return found
+
+
+def _in_short(message: str) -> str:
+    """Return the first line of a message of llguidance, and the reason, without the place in the grammar."""
+    first, *lines = message.splitlines()
+    reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return " ".join([_PLACE.sub("", first), *reasons])[:300]
+
+
+def _invalid(problem: str) -> InvalidData:
+    return InvalidData(f"the grammar of the answer: {problem}.", code="request.grammar-invalid")
+
+
+def _costly(problem: str) -> InvalidData:
+    return InvalidData(f"the answer was ended: {problem}. Give a simpler grammar.", code="request.grammar-costly")
+
+
+if __name__ == "__main__":
+    _compile_within_limits()

@@ -1,0 +1,177 @@
+"""Write each row of a file with its answer: as objects, or as a table beside the file's own columns.
+
+A row without a text gets an answer without values, so rows stay aligned. Does not know models.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from afina import file_io
+from afina.data.readers.texts import Chunk, Row
+from afina.errors import CannotWrite, InvalidData
+from afina.models.objective import Objective
+from afina.predicting.predictor import Predictor
+
+CSV, JSONL = ".csv", ".jsonl"
+REASON, BETWEEN = "reason", ";"
+
+Answer = dict[str, Any]
+
+
+def answered_rows(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int]:
+    """Return an answer for each row of a chunk (JSON values by name), and the number of truncated texts.
+
+    Raises the errors of `Predictor.predict`.
+    """
+    objective, given, truncated = predictor.objective, iter(list[Answer]()), 0
+    if chunk.texts:
+        predictions, truncated = predictor.predict(chunk.texts, chunk.pairs, before=chunk.before)
+        given = iter(list(objective.answers(predictions)))
+    answers = []
+    for row in chunk.rows:
+        pair = {} if chunk.pairs is None else {"text_pair": row.pair}
+        answer = {**objective.empty_answer, REASON: f"{row.where}: no text there"} if row.text is None else next(given)
+        answers.append({"row": row.number, "text": row.text, **pair, **answer})
+    return answers, truncated
+
+
+def check_out(out: Path, file: Path | None) -> None:
+    """Raise InvalidData or CannotWrite if `out` has an unknown suffix, is a directory, or is the input file."""
+    if out.suffix.lower() not in (CSV, JSONL):
+        raise InvalidData(
+            f"`out` {out}: unknown file type, expected a name that ends in {CSV} or {JSONL}. Choose another name.",
+            code="data.format-unknown",
+            path=out,
+            expected=[CSV, JSONL],
+        )
+    if out.is_dir():
+        raise CannotWrite(out, "it is a directory")
+    if file is not None and out.exists() and file.exists() and os.path.samefile(out, file):
+        raise InvalidData(
+            f"`out` {out}: the texts are read from this file. Give another name.", code="argument.invalid", path=out
+        )
+
+
+@contextmanager
+def writing_rows(
+    out: Path, objective: Objective, separator: str | None = None
+) -> Iterator[Callable[[Chunk, Sequence[Answer]], None]]:
+    """Yield a function that writes the rows of a chunk with their answers to `out`, which is written atomically.
+
+    The temporaries of killed processes that wrote the same file are removed first.
+
+    The file's own columns come first. Then come `predicted_label`, `predicted_labels` or `predicted_value`, the
+    probability of each label, and the reason for a missing answer.
+
+    Args:
+        out: A csv or jsonl file.
+        objective: Gives the names of the columns.
+        separator: Separates several labels in csv. None: `BETWEEN`.
+
+    Raises:
+        InvalidData: The file has a column with such a name, or (csv only) a row has other columns than the first row.
+    """
+    file_io.sweep_killed(out)
+    with (
+        file_io.replacing(out) as fresh,
+        fresh.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        if out.suffix.lower() == CSV:
+            yield _Table(csv.writer(_Lines(file)), objective, separator or BETWEEN)
+        else:
+            yield _Objects(file, objective)
+
+
+@dataclass
+class _Lines:
+    r"""A csv file whose lines end in \n.
+
+    A writer with that line terminator does not quote a cell with \r, which generated answers may have.
+    """
+
+    file: TextIO
+
+    def write(self, line: str) -> None:
+        r"""Write a line that ends in \r\n."""
+        self.file.write(line.removesuffix("\r\n") + "\n")
+
+
+@dataclass
+class _Table:
+    """Rows of a csv table; the first row determines the columns."""
+
+    writer: Any
+    objective: Objective
+    separator: str
+    columns: list[str] = field(default_factory=list)
+
+    def __call__(self, chunk: Chunk, answers: Sequence[Answer]) -> None:
+        for row, answer in zip(chunk.rows, answers, strict=True):
+            said = _flat(answer, self.objective, self.separator)
+            _check_free(row, said)
+            if not self.columns:
+                self.columns = [*row.columns]
+                self.writer.writerow([*row.columns, *said])
+            if more := [name for name in row.columns if name not in self.columns]:
+                raise InvalidData(
+                    f"{row.where}: the column {more[0]!r} is missing in the rows before. Give `out` a name that ends "
+                    f"in {JSONL}.",
+                    code="data.columns-differ",
+                    where=row.where,
+                    column=more[0],
+                )
+            own = [row.columns.get(name) for name in self.columns]
+            self.writer.writerow([*map(_cell, own), *map(_cell, said.values())])
+
+
+@dataclass
+class _Objects:
+    """Rows of JSON, one object for each line."""
+
+    file: TextIO
+    objective: Objective
+
+    def __call__(self, chunk: Chunk, answers: Sequence[Answer]) -> None:
+        for row, answer in zip(chunk.rows, answers, strict=True):
+            said = _nested(answer, self.objective)
+            _check_free(row, said)
+            self.file.write(json.dumps({**row.columns, **said}, ensure_ascii=False, default=str) + "\n")
+
+
+def _check_free(row: Row, said: Answer) -> None:
+    """Raise InvalidData if the row has a column with the name of an added column."""
+    if taken := said.keys() & row.columns.keys():
+        raise InvalidData(
+            f"{row.where}: the column {min(taken)!r} has the name of a column that `out` adds. Rename that column.",
+            code="data.column-repeated",
+            where=row.where,
+            column=min(taken),
+        )
+
+
+def _nested(answer: Mapping[str, Any], objective: Objective) -> Answer:
+    """Return the columns that an answer adds to a JSON object."""
+    chances = {"probabilities": answer["probabilities"]} if objective.has_probabilities else {}
+    return {f"predicted_{objective.column}": answer[objective.column], **chances, REASON: answer.get(REASON)}
+
+
+def _flat(answer: Mapping[str, Any], objective: Objective, separator: str) -> Answer:
+    """Return the columns that an answer adds to a table."""
+    names = objective.label_names if objective.has_probabilities else ()
+    chances = {f"probability_{label}": (answer["probabilities"] or {}).get(label) for label in names}
+    value = objective.as_cell(answer, separator)
+    return {f"predicted_{objective.column}": value, **chances, REASON: answer.get(REASON)}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else str(value)

@@ -1,0 +1,401 @@
+"""Predictor: an opened adapter that answers for any number of texts, on its backbone or without a backbone.
+
+The order of texts and the batches do not change answers. Does not know tasks, files of texts or probes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afina import device as devices
+from afina.allocator import keep_freed
+from afina.data.answer_tokens import References, encode_references
+from afina.data.batch import by_length, pack_some
+from afina.data.readers.texts import as_lists
+from afina.data.split import Split
+from afina.data.tokenize import Encoded, Template, Tokenizer, encode
+from afina.errors import InvalidStudy, NotFound
+from afina.events import Listener, Progress, ignore
+from afina.generating.answers import answers, likelihoods
+from afina.methods.method import Method
+from afina.models import objectives
+from afina.models.adapter import Adapter
+from afina.models.backbone import Backbone
+from afina.models.bag_of_words import BagOfWords, joined
+from afina.models.classifier import Classifier
+from afina.models.kernels import int8_calibration
+from afina.models.language_model import LanguageModel, open_model
+from afina.models.manifest import Manifest
+from afina.models.objective import Objective, Predictions
+from afina.models.objectives import Texts
+from afina.predicting import reading
+from afina.predicting.reading import AS_TRAINED, Reading, Truncation
+from afina.repr_html import ReprCard
+
+
+def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) -> np.ndarray:
+    """Return outputs, float32 [N, width of the head], in the order of `encoded`; computed in the weights' dtype."""
+    keep_freed()
+    classifier.eval()
+    device = next(classifier.parameters()).device
+    result: np.ndarray | None = None
+    done = 0
+    with torch.inference_mode():
+        for indices, packed in by_length(encoded, before=classifier.before):
+            part = classifier.outputs(packed.to(device))
+            if result is None:
+                result = np.empty((len(encoded), *part.shape[1:]), dtype=part.dtype)
+            result[indices] = part
+            done += len(indices)
+            listen(Progress("evaluate", done, len(encoded)))
+    return np.zeros((0, 0), np.float32) if result is None else result
+
+
+def predictions(
+    classifier: Classifier, encoded: Encoded, targets: np.ndarray | None = None, listen: Listener = ignore
+) -> Predictions:
+    """Return the classifier's predictions with these targets, in the order of `encoded`."""
+    return Predictions(logits(classifier, encoded, listen), targets)
+
+
+def predicted(
+    classifier: Classifier,
+    encoded: Encoded,
+    objective: Objective,
+    tokenizer: Tokenizer,
+    listen: Listener = ignore,
+    *,
+    targets: np.ndarray | None = None,
+    references: References | None = None,
+) -> Predictions:
+    """Return predictions with these targets, in the order of `encoded`; a language model generates its answers."""
+    if isinstance(classifier, LanguageModel):
+        given = (classifier, encoded, cast(Texts, objective), tokenizer, listen)
+        return answers(*given, references=references, targets=targets)
+    return predictions(classifier, encoded, targets, listen)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Predictor(ReprCard, ABC):
+    """An opened adapter of any kind.
+
+    Attributes:
+        manifest: The adapter's manifest.
+        where: The adapter's directory, used in messages.
+        decoding: Settings of generation, fields of `Decoding`, that replace the manifest's.
+    """
+
+    manifest: Manifest
+    where: str
+    decoding: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def facts(self) -> dict[str, object]:
+        """Return the facts that the repr shows."""
+        return {"where": self.where, **self.manifest.summary, "computes in": self.dtype}
+
+    @staticmethod
+    def load(adapter: str | Path | Adapter, backbone: str | None = None, dtype: str = "float32") -> Predictor:
+        """Open an adapter or an adapter's directory on a backbone.
+
+        Args:
+            adapter: The adapter, or its directory.
+            backbone: Address of the backbone. None: the backbone that the adapter names.
+            dtype: As in `of`.
+
+        Raises:
+            NotFound: The adapter or the backbone is missing.
+            WrongBackbone: The adapter was made for another backbone.
+            CorruptAdapter: A file is damaged, or the tensors do not fit.
+            InvalidStudy: The settings are not supported.
+        """
+        opened = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
+        return Predictor.of(opened, backbone_of(opened, backbone), dtype)
+
+    @staticmethod
+    def of(adapter: Adapter, backbone: Backbone | None = None, dtype: str = "float32") -> Predictor:
+        """Open an adapter on an open backbone. The backbone's weights are hashed for the first adapter only.
+
+        Args:
+            adapter: The adapter.
+            backbone: The backbone. None: only for an adapter that needs no backbone.
+            dtype: "float32", "bfloat16", "auto" (bfloat16 if the device computes it natively, else float32), or "int8":
+                products of the backbone's linear layers in int8, all else as with "auto".
+
+        Raises:
+            UnknownName: There is no such dtype.
+            NotFound: The adapter needs a backbone and `backbone` is None.
+            WrongBackbone: The backbone's digest differs from the manifest's.
+            CorruptAdapter: The tensors do not fit.
+            InvalidStudy: The backbone does not support the method, or the device or method does not support the dtype.
+        """
+        devices.compute_type(dtype, devices.choose())
+        if adapter.vocabulary is not None:
+            return WordsPredictor(adapter.manifest, adapter.where, BagOfWords.of(adapter))
+        if backbone is None:
+            raise NotFound(
+                f"{adapter.where}: the adapter needs a backbone. Give the backbone with `backbone`.",
+                code="backbone.unnamed",
+                where=adapter.where,
+            )
+        made = ModelPredictor.on(adapter, backbone, calibrates=dtype == devices.INT8)
+        made.lower(dtype)
+        return made
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The objective that the adapter was trained for."""
+        made = objectives.make(self.manifest.label_names, self.manifest.objective)
+        return made.decoding_changed(**self.decoding) if self.decoding else made
+
+    def generating(self, **changes: Any) -> Self:
+        """Return this predictor with other settings of generation; the model is shared.
+
+        Args:
+            **changes: Fields of `Decoding`, such as max_new_tokens, beams, temperature or seed.
+
+        Raises:
+            InvalidStudy: A value is invalid, or the adapter does not generate its answers.
+        """
+        made = replace(self, decoding={**self.decoding, **changes})
+        _ = made.objective
+        return made
+
+    @property
+    @abstractmethod
+    def dtype(self) -> str:
+        """Name of the compute type, such as "float32"."""
+
+    @abstractmethod
+    def lower(self, dtype: str) -> None:
+        """Compute in `dtype` (as in `of`) from now on; a later call cannot restore the precision."""
+
+    def predict(
+        self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, where: str = "text", before: int = 0
+    ) -> tuple[Predictions, int]:
+        """Predict raw texts.
+
+        Args:
+            texts: Lists, arrays, Series and others, see `afina.data.readers.texts.as_lists`.
+            pairs: The second texts of pairs, in the same forms.
+            where: Names the texts in messages.
+            before: Number of texts in earlier calls, for the numbers in messages.
+
+        Returns:
+            The predictions, and the number of truncated texts.
+
+        Raises:
+            InvalidData: A text is unreadable or blank; or pairs are given and the adapter reads single texts, or the
+                other way round.
+            CorruptAdapter: An output is NaN or infinite.
+        """
+        return self._predict(*as_lists(texts, pairs), where, before)
+
+    def measure(self, split: Split, *, where: str = "text") -> tuple[Predictions, int]:
+        """Predict a split; the predictions have its targets, and what else the metrics need.
+
+        Returns and raises as `predict`.
+        """
+        found, truncated = self.predict(split.texts, split.pairs, where=where)
+        return found.against(split.labels), truncated
+
+    @abstractmethod
+    def _predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
+    ) -> tuple[Predictions, int]:
+        """Predict lists of texts; `predict` describes the arguments."""
+
+    @property
+    def takes_pairs(self) -> bool | None:
+        """Whether the adapter was trained on pairs of texts; None: the manifest does not say."""
+        return reading.takes_pairs(self.manifest)
+
+    def outputs(self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0) -> np.ndarray:
+        """Return the outputs that `predict` decodes, [N, width], used to compare adapters."""
+        return self.predict(texts, pairs, before=before)[0].outputs
+
+    def __call__(
+        self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0
+    ) -> list[dict[str, Any]]:
+        """Return each text's answer as JSON values (`Objective.answers`); arguments as in `predict`."""
+        first, second = as_lists(texts, pairs)
+        return list(self.objective.answers(self.predict(first, second, before=before)[0])) if len(first) else []
+
+
+def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None:
+    """Open the backbone at `address`, by default the adapter's own; None: the adapter needs no backbone.
+
+    Raises:
+        NotFound: The adapter names no backbone, or the backbone is missing.
+        InvalidStudy: An address is given but the adapter needs no backbone, or the backbone is not supported.
+    """
+    if adapter.vocabulary is not None:
+        if address is not None:
+            raise InvalidStudy(
+                f"{adapter.where}: the adapter needs no backbone. Leave `backbone` out.",
+                code="option.inapplicable",
+                where=adapter.where,
+                option="backbone",
+            )
+        return None
+    if (address := address or adapter.manifest.backbone) is None:
+        raise NotFound(
+            f"{adapter.where}: the adapter names no backbone. Give its backbone with `backbone`.",
+            code="backbone.unnamed",
+            where=adapter.where,
+        )
+    return Backbone.load(address)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WordsPredictor(Predictor):
+    """A bag-of-words adapter, which needs no backbone and reads every text whole."""
+
+    model: BagOfWords
+
+    @property
+    def dtype(self) -> str:
+        """Always float64, because computing costs very little."""
+        return "float64"
+
+    def lower(self, dtype: str) -> None:
+        """Do nothing: a bag-of-words model always computes in float64."""
+
+    def _predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
+    ) -> tuple[Predictions, int]:
+        """Predict in float64; no text is truncated."""
+        reading.check(self.manifest, self.where, texts, pairs, where=where, before=before)
+        return Predictions(self.model.outputs(joined(texts, pairs))), 0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ModelPredictor(Predictor):
+    """An adapter on its backbone, on the device that `afina.device` chooses.
+
+    Attributes:
+        classifier: The backbone with the adapter's method and head.
+        backbone: The backbone.
+        method: The adapter's method, with the defaults of the backbone's family.
+        truncation: How long texts are truncated.
+    """
+
+    classifier: Classifier
+    backbone: Backbone
+    method: Method
+    truncation: Truncation = AS_TRAINED
+
+    def facts(self) -> dict[str, object]:
+        """Return the facts that the repr shows."""
+        return {**super().facts(), "not in int8": self.classifier.not_in_int8}
+
+    @classmethod
+    def on(cls, adapter: Adapter, backbone: Backbone, *, calibrates: bool = False) -> Self:
+        """Open the adapter in float32; `calibrates`: also measure `int8_factors`. Raises the errors of `of`."""
+        manifest = adapter.manifest
+        method = reading.method_of(adapter, backbone)
+        asked = objectives.make(manifest.label_names, manifest.objective)
+        classifier = open_model(backbone, asked.label_names, 0, asked.opening, precision=manifest.precision)
+        reading.check_backbone(adapter, backbone, classifier.body)
+        if calibrates:
+            int8_factors(backbone, manifest.precision, classifier)
+        method.check(classifier.model, adapter.tensors)
+        classifier.wrap(method.attach)
+        method.restore(classifier.model, adapter.tensors)
+        classifier.offset = None if manifest.offset is None else torch.tensor(manifest.offset)
+        classifier.to(devices.choose())
+        return cls(manifest, adapter.where, classifier, backbone, method)
+
+    @property
+    def dtype(self) -> str:
+        """Name of the compute type of the backbone; the head is always float32."""
+        return self.classifier.computes
+
+    def lower(self, dtype: str) -> None:
+        """Convert the body's weights to `dtype`, packed if that is faster.
+
+        Raises the errors of `compute_type`, and InvalidStudy for int8 if the method reads the backbone's weights.
+        """
+        wanted, method = devices.compute_type(dtype, next(self.classifier.parameters()).device), self.method
+        if self.dtype != "float32":
+            return
+        if wanted.name == devices.INT8:
+            if not method.packs:
+                raise InvalidStudy(
+                    f"{self.where}: method {method.name} reads the backbone's weights as floats, so products cannot be "
+                    "in int8. Use float32, bfloat16 or auto.",
+                    code="dtype.unsupported",
+                    dtype=wanted.name,
+                    method=method.name,
+                )
+            self.classifier.use_int8(int8_factors(self.backbone, self.manifest.precision))
+        if wanted.dtype != torch.float32:
+            unlowered = method.unlowered(self.classifier.model)
+            self.classifier.lower(wanted.dtype, packs=method.packs, unlowered=unlowered)
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How the adapter reads texts."""
+        return Reading(self.manifest, self.where, self.backbone, self.method, self.truncation)
+
+    @property
+    def template(self) -> Template | None:
+        """Template around each text."""
+        return self.reading.template
+
+    @property
+    def max_length(self) -> int:
+        """Number of tokens that a text is truncated to."""
+        return self.reading.max_length
+
+    def encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+    ) -> Encoded:
+        """Tokenise texts as in training. Raises the errors of `predict`."""
+        return self.reading.encode(texts, pairs, where=where, before=before)
+
+    def measure(self, split: Split, *, where: str = "text") -> tuple[Predictions, int]:
+        """Predict a split; a language model also computes the likelihood of the references."""
+        found, truncated = super().measure(split, where=where)
+        if not isinstance(self.classifier, LanguageModel):
+            return found, truncated
+        assert self.template is not None
+        tokenizer = self.backbone.tokenizer
+        references = encode_references(tokenizer, split.texts, split.pairs, split.labels, self.template, where=where)
+        prompts = self.encode(split.texts, split.pairs, where=where)
+        extras = {**found.extras, **likelihoods(self.classifier, prompts, references)}
+        return reading.finite(replace(found, extras=extras), self.where), truncated
+
+    def _predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
+    ) -> tuple[Predictions, int]:
+        """Predict in float32."""
+        encoded = self.encode(texts, pairs, where=where, before=before)
+        found = predicted(self.classifier, encoded, self.objective, self.backbone.tokenizer)
+        return reading.finite(found, self.where), encoded.truncated
+
+
+def int8_factors(backbone: Backbone, precision: str, opened: Classifier | None = None) -> dict[str, Tensor]:
+    """Return what `Classifier.use_int8` needs, measured on the built-in sentences of the golden probe.
+
+    No method is attached for this. So every adapter has the same layers in int8, with the same factors, in a predictor,
+    in an engine with many adapters, and in `afina replay`. Measured once for each precision of the frozen weights.
+    `opened` is the open backbone in float32 and this precision, without a method; None: open the backbone for this.
+    """
+    if precision not in backbone.int8_factors:
+        if opened is None:
+            opened = Classifier.open(backbone, ("0", "1"), seed=0, precision=precision)
+        classifier, encoded = opened.eval(), encode(backbone.tokenizer, reading.PROBE, max_length=backbone.longest)
+        batch = pack_some(encoded, range(len(encoded)))
+        layers, bounds = classifier.own_linear, batch.bounds
+        measured = int8_calibration.int8_factors(layers, lambda: classifier.features(batch), bounds)
+        backbone.int8_factors[precision] = measured
+    return backbone.int8_factors[precision]

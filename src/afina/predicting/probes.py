@@ -1,0 +1,155 @@
+"""Probes: check that an adapter still computes what it computed after training. Does not know tasks or users' texts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from afina.data.answer_tokens import References, encode_references
+from afina.data.tokenize import PAIR, Encoded, Template, Tokenizer, encode
+from afina.device import INT8, choose, compute_type
+from afina.errors import CorruptAdapter, InvalidStudy
+from afina.generating.answers import token_losses_of
+from afina.models.adapter import Adapter
+from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier
+from afina.models.language_model import LanguageModel
+from afina.models.manifest import Manifest
+from afina.predicting.predictor import ModelPredictor, Predictor, backbone_of, logits
+from afina.predicting.reading import PROBE
+
+__all__ = ["PROBE", "TOLERANCE", "asked", "check", "compared", "difference", "opened", "probe", "recorded", "taught"]
+
+TOLERANCE = 1e-4
+"""Maximum difference of a probe's outputs, relative to the largest output."""
+
+
+def probe(
+    classifier: Classifier, backbone: Backbone, max_length: int, template: Template | None = None
+) -> list[list[float]]:
+    """Return the outputs for the built-in sentences, [sentence][label]; a pair template pairs each with the next.
+
+    For a language model, these are log-probabilities of given tokens, [sentence][token].
+    """
+    pairs = _pairs(template.source if template else None)
+    prompts = encode(backbone.tokenizer, PROBE, pairs, max_length=max_length, template=template)
+    if isinstance(classifier, LanguageModel):
+        assert template is not None
+        outputs = _likelihoods(classifier, prompts, backbone, template)
+    else:
+        outputs = logits(classifier, prompts)
+    return [[float(x) for x in row] for row in outputs]
+
+
+TAUGHT = 4
+"""Tokens of each built-in answer whose log-probabilities are recorded for a language model."""
+
+
+def _likelihoods(model: LanguageModel, prompts: Encoded, backbone: Backbone, template: Template) -> np.ndarray:
+    """Return the log-probabilities of the first tokens of built-in answers, [sentence, TAUGHT].
+
+    The answer to a sentence is the next sentence, and each token follows the right ones: a generated answer would
+    differ as a whole where rounding changes one token.
+    """
+    return -token_losses_of(model, prompts, taught(backbone.tokenizer, template)).reshape(len(PROBE), TAUGHT)
+
+
+def taught(tokenizer: Tokenizer, template: Template) -> References:
+    """Return the first tokens of the built-in answers, whose log-probabilities are recorded for a language model."""
+    targets = [(sentence,) for sentence in (*PROBE[1:], PROBE[0])]
+    return encode_references(tokenizer, PROBE, _pairs(template.source), targets, template).cut(TAUGHT)
+
+
+def _pairs(template: str | None) -> tuple[str, ...] | None:
+    return (*PROBE[1:], PROBE[0]) if template is not None and PAIR in template else None
+
+
+def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, checked: bool = False) -> Predictor:
+    """Open the adapter's predictor.
+
+    Args:
+        adapter: The adapter.
+        backbone: Address of the backbone. None: the adapter's own.
+        dtype: As in `Predictor.of`.
+        checked: Whether to compare the probe first. This is done in float32, as recorded, before using `dtype`.
+
+    Raises the errors of `Predictor.of` and `check`.
+    """
+    compute_type(dtype, choose())
+    made = Predictor.of(adapter, backbone_of(adapter, backbone), "float32" if checked else dtype)
+    if checked:
+        check(made)
+        made.lower(dtype)
+    return made
+
+
+def check(predictor: Predictor) -> None:
+    """Raise CorruptAdapter if the outputs for the built-in sentences differ from the manifest's.
+
+    Raises InvalidStudy if the manifest has no probe, or if the predictor computes in bfloat16 or int8.
+    """
+    found = difference(predictor)
+    if not found <= TOLERANCE:
+        raise CorruptAdapter(
+            f"{predictor.where}: the probe's outputs differ by {found:.1e} of the largest output, expected at most "
+            f"{TOLERANCE:.0e}. With the installed libraries, the adapter computes other outputs than when it was made. "
+            f"Install these versions: {predictor.manifest.versions}.",
+            code="adapter.probe-differs",
+            where=predictor.where,
+            difference=found,
+        )
+
+
+def difference(predictor: Predictor) -> float:
+    """Return the difference between the outputs for the built-in sentences and those in the manifest.
+
+    Returns:
+        The largest difference, divided by the largest recorded output.
+
+    Raises:
+        InvalidStudy: The manifest has no probe, or the predictor computes in bfloat16 or int8.
+        CorruptAdapter: The number of outputs differs.
+    """
+    expected = recorded(predictor.manifest, predictor.where)
+    if predictor.dtype in ("bfloat16", INT8):
+        raise InvalidStudy(
+            f"the probe was recorded in float32, but this predictor computes in {predictor.dtype}. Check the probe in "
+            "float32.",
+            code="dtype.unsuitable",
+            dtype=predictor.dtype,
+        )
+    if isinstance(predictor, ModelPredictor) and isinstance(predictor.classifier, LanguageModel):
+        reading = predictor.classifier, predictor.backbone, predictor.max_length, predictor.template
+        actual = np.array(probe(*reading))
+    else:
+        actual = predictor.outputs(PROBE, _pairs(predictor.manifest.template))
+    return compared(actual, expected, predictor.where)
+
+
+def asked(manifest: Manifest) -> list[tuple[str, str | None]]:
+    """Return the built-in sentences as an adapter reads them, each with its second text or None."""
+    return [*zip(PROBE, _pairs(manifest.template) or [None] * len(PROBE), strict=True)]
+
+
+def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
+    """Return the largest difference, divided by the largest expected output. Raises CorruptAdapter: other shapes."""
+    if actual.shape != expected.shape:
+        raise CorruptAdapter(
+            f"{where}: the probe has shape {list(expected.shape)}, the outputs have shape {list(actual.shape)}. "
+            "Copy the adapter again, or train it again.",
+            code="adapter.file-malformed",
+            where=where,
+            found=actual.shape,
+            expected=expected.shape,
+        )
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))
+
+
+def recorded(manifest: Manifest, where: str) -> np.ndarray:
+    """Return the probe's outputs in the manifest, [sentence, label]. Raises InvalidStudy if there are none."""
+    if manifest.probe is None:
+        raise InvalidStudy(
+            f"{where}: the adapter has no recorded probe, so nothing can be checked. Leave the check out.",
+            code="probe.missing",
+            where=where,
+        )
+    return np.array(manifest.probe)

@@ -1,0 +1,251 @@
+"""Prompting: the answers of an untrained language model to a task's texts, for several templates.
+
+An offset corrects labels that the model answers too often; it is estimated on texts without using their labels. Does
+not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from afina import device as devices
+from afina.data.readers import splitting
+from afina.data.split import Split
+from afina.data.task import Task
+from afina.data.tokenize import TEXT, Encoded, encode
+from afina.errors import InvalidStudy
+from afina.events import Says, silent
+from afina.models import objectives
+from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier
+from afina.models.objective import Objective, Predictions
+from afina.models.verbalizer import TEMPLATES, Verbalizer
+from afina.predicting.predictor import logits, predictions
+from afina.repr_html import ReprCard
+from afina.stats import classification
+from afina.stats.comparison import compare
+
+COMPARISON_TEXTS, EVALUATION_TEXTS = 200, 500
+"""Maximum number of training texts to compare templates on, and of held-out texts to evaluate the best template on."""
+
+BY = "accuracy"
+"""Metric that templates are compared by."""
+
+LENGTH = 512
+"""Maximum length in tokens, template included; less if the backbone takes fewer tokens."""
+
+
+@dataclass(frozen=True)
+class TemplateComparison:
+    """Accuracy of a template on `examples` training texts; `with_offset`: with an offset estimated without labels."""
+
+    template: str
+    accuracy: float
+    with_offset: float
+    examples: int
+
+    def by(self, offset: bool) -> float:
+        """Return the accuracy with an offset, or without."""
+        return self.with_offset if offset else self.accuracy
+
+
+@dataclass(frozen=True, repr=False)
+class Answer(ReprCard):
+    """The answers of an untrained model.
+
+    Attributes:
+        template: The template that was used.
+        usual: The template that training uses by default.
+        words: Words by label.
+        offset: Whether an offset was added.
+        metrics: Metrics on `examples` held-out texts, the headline metric first.
+        score: Whether each answer is right, bool [examples].
+        compared: All compared templates in order; empty if there was one template.
+    """
+
+    template: str
+    usual: str
+    words: Mapping[str, tuple[str, ...]]
+    offset: bool
+    metrics: dict[str, float]
+    score: np.ndarray
+    compared: tuple[TemplateComparison, ...]
+
+    def facts(self) -> dict[str, object]:
+        """Return the facts that the repr shows."""
+        return {
+            "template": self.template,
+            "words": tuple(f"{label}: {' '.join(given)}" for label, given in self.words.items()),
+            **self.metrics,
+            "held-out texts": self.examples,
+            "templates compared": len(self.compared) or None,
+        }
+
+    @property
+    def examples(self) -> int:
+        """Number of held-out texts that the model answered."""
+        return len(self.score)
+
+
+def ask(
+    backbone: Backbone,
+    task: Task,
+    templates: Sequence[str] = (),
+    words: Mapping[str, Sequence[str]] | None = None,
+    *,
+    offset: bool = False,
+    says: Says = silent,
+) -> Answer:
+    """Ask `backbone`, untrained, about a task's held-out texts, in one template.
+
+    Args:
+        backbone: The backbone.
+        task: The task.
+        templates: The template that is best on training texts is used; a single template is not compared. Empty:
+            training's default (docs/background/words.md), unless another of TEMPLATES is significantly better on
+            training texts.
+        words: Words for each label. None: the label names.
+        offset: Whether to add an offset, estimated without labels.
+        says: Receives a sentence before each slow step.
+
+    Raises:
+        InvalidStudy: Labels, words and templates do not fit together.
+        UnknownName: `words` names an unknown label.
+    """
+    objective = objectives.make(task.label_names, {"kind": task.kind})
+    if not objective.can_be_asked:
+        raise InvalidStudy(
+            f"task {task.address}: the kind is {task.kind}, but words can answer only for classes. Train a method.",
+            code="ask.kind-unsupported",
+            task=task.address,
+            kind=task.kind,
+        )
+    usual, questions = _questions(backbone, task, templates, words)
+    says("opening the model")
+    asking = _Asking.of(backbone, objective, questions[0])
+    sample = splitting.first(task.train, COMPARISON_TEXTS, "train_examples")
+    compared: tuple[TemplateComparison, ...] = ()
+    right: list[np.ndarray] = []
+    if len(questions) > 1:
+        for number, one in enumerate(questions, start=1):
+            says(f"template {number} of {len(questions)}, on {len(sample):,} training texts")
+            made, scores = asking.compare(one, sample, offset=offset)
+            compared, right = (*compared, made), [*right, scores]
+    chosen = questions[_chosen(right, keep_first=not templates)]
+    if offset:
+        asking.shift(chosen, sample)
+    held_out = splitting.first(task.evaluation, EVALUATION_TEXTS, "evaluation_examples")
+    says(f"that template, on {len(held_out):,} held-out texts" if compared else f"{len(held_out):,} held-out texts")
+    found = asking.predictions(chosen, held_out)
+    return Answer(
+        template=_source(chosen),
+        usual=_source(usual),
+        words=chosen.words or {},
+        offset=offset,
+        metrics=asking.objective.metrics(found),
+        score=asking.objective.values(BY, found),
+        compared=compared,
+    )
+
+
+def _chosen(right: Sequence[np.ndarray], *, keep_first: bool) -> int:
+    """Return the index of the template with the most right answers.
+
+    Args:
+        right: For each template, whether each answer is right, bool [examples].
+        keep_first: Whether to return 0 unless another template is significantly better than the first.
+    """
+    if not right:
+        return 0
+    scores = {str(place): each[None] for place, each in enumerate(right)}
+    there = set(range(len(right)))
+    if keep_first:
+        verdicts = compare(scores, references=("0",))
+        there = {int(one.second) for one in verdicts if one.first == "0" and one.verdict == "worse"} or {0}
+    return max(sorted(there), key=lambda place: right[place].mean())
+
+
+def _questions(
+    backbone: Backbone, task: Task, templates: Sequence[str], words: Mapping[str, Sequence[str]] | None
+) -> tuple[Verbalizer, list[Verbalizer]]:
+    """Return training's default verbalizer, and the verbalizers to compare."""
+    pairs = task.train.pairs is not None
+
+    def question(template: str | None) -> Verbalizer:
+        names, tokenizer = task.label_names, backbone.tokenizer
+        return Verbalizer.of(names, tokenizer, pairs=pairs, head="words", template=template, words=words)
+
+    usual = question(None)
+    if templates:
+        return usual, [question(template) for template in dict.fromkeys(templates)]
+    others = [] if pairs else [template for template in TEMPLATES if template != _source(usual)]
+    return usual, [usual, *map(question, others)]
+
+
+def _source(question: Verbalizer) -> str:
+    return question.template.source if question.template else TEXT
+
+
+@dataclass(frozen=True, eq=False)
+class _Asking:
+    """An untrained classifier that answers in words, for any template."""
+
+    backbone: Backbone
+    classifier: Classifier
+    objective: Objective
+
+    @classmethod
+    def of(cls, backbone: Backbone, objective: Objective, question: Verbalizer) -> Self:
+        names, opening = objective.label_names, objective.opening
+        classifier = Classifier.open(backbone, names, 0, question.tokens, exact=True, opening=opening)
+        return cls(backbone, classifier.to(devices.choose()), objective)
+
+    def encoded(self, question: Verbalizer, split: Split) -> Encoded:
+        tokenizer, length = self.backbone.tokenizer, min(LENGTH, self.backbone.longest)
+        return encode(tokenizer, split.texts, split.pairs, max_length=length, template=question.template)
+
+    def predictions(self, question: Verbalizer, split: Split) -> Predictions:
+        return predictions(self.classifier, self.encoded(question, split), split.labels)
+
+    def compare(self, question: Verbalizer, split: Split, *, offset: bool) -> tuple[TemplateComparison, np.ndarray]:
+        """Return the comparison, and whether each answer is right (with or without an offset)."""
+        found = self.predictions(question, split)
+        plain, shifted = (self.objective.values(BY, each) for each in (found, shifted_by_itself(found)))
+        made = TemplateComparison(_source(question), float(plain.mean()), float(shifted.mean()), len(split))
+        return made, shifted if offset else plain
+
+    def shift(self, question: Verbalizer, split: Split) -> None:
+        """Set the classifier's offset to the estimate on these texts."""
+        self.classifier.offset = calibrated_offset(self.classifier, self.encoded(question, split))
+
+
+CALIBRATION_TEXTS = 512
+"""Maximum number of texts that the offset is estimated on."""
+
+
+def calibrated_offset(classifier: Classifier, encoded: Encoded) -> Tensor:
+    """Return the offset with which all labels have the same mean probability, float32 [labels], on the device.
+
+    "Batch calibration" (H. Zhou et al. 2023, https://arxiv.org/abs/2309.17249): minus the logarithm of each label's
+    mean probability over the texts. Assumes that the labels are equally frequent.
+    """
+    shift = torch.from_numpy(shift_of(logits(classifier, encoded.first(CALIBRATION_TEXTS))))
+    shift = shift.to(next(classifier.parameters()).device)
+    return shift if classifier.offset is None else classifier.offset + shift
+
+
+def shifted_by_itself(predictions: Predictions) -> Predictions:
+    """Return the predictions with the offset that is estimated on the same predictions."""
+    return replace(predictions, outputs=predictions.outputs + shift_of(predictions.outputs))
+
+
+def shift_of(outputs: np.ndarray) -> np.ndarray:
+    """Return the offset for outputs [N, labels], float32 [labels]: minus the log of each label's mean probability."""
+    shift: np.ndarray = -np.log(np.maximum(classification.probabilities(outputs).mean(axis=0), 1e-12))
+    return shift.astype(np.float32)
