@@ -26,10 +26,10 @@ from afina.engine.engine import Engine
 from afina.predicting.probes import PROBE
 from afina.server.core import Core
 from afina.server.http.app import make_app
-from afina.server.limits import Settings
 from afina.server.logs_and_traces import JsonLines
 from afina.server.running import Server, bind, server
 from afina.server.served_versions import ServedVersions
+from afina.server.settings import Settings
 from afina.store.keys import SCOPES
 from command import PROGRAM
 

@@ -449,7 +449,7 @@ def test_a_polite_client_is_measured_alone_beside_each_flood_and_beside_as_much_
     from afina import AdapterStore
     from afina.engine.engine import Engine
     from afina.server.core import Core
-    from afina.server.limits import Settings
+    from afina.server.settings import Settings
     from servers import running
 
     store = AdapterStore(tmp_path / "store")

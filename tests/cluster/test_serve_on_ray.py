@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from afina import AdapterStore, Backbone
 from afina.engine.engine import Engine
 from afina.server.core import Core
-from afina.server.limits import Settings
+from afina.server.settings import Settings
 from command import PROGRAM, Command
 from crowd import adapter
 from fakes import Backbones

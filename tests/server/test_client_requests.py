@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from afina.engine.engine import Engine
 from afina.server.core import Core
 from afina.server.http.app import make_app
-from afina.server.limits import Settings
+from afina.server.settings import Settings
 from clients.run import published, speakers
 
 REQUESTS = [

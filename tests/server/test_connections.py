@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from afina.server.http import gate
-from afina.server.limits import Places
 from afina.server.running import CHUNK_BYTES, CHUNKS, ConnectionLimit
+from afina.server.settings import Places
 from servers import Listening, logged, within
 
 BODY = json.dumps({"inputs": "the soup was bright.", "model": "acme/reviews"}).encode()

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from afina.engine.engine import Engine
 from afina.server.core import Core
-from afina.server.limits import Settings
 from afina.server.receipts import Receipt
+from afina.server.settings import Settings
 from browser import View, viewed
 from crowd import adapter
 from servers import TOLD, Served, beside, probed, running, serving, within

@@ -19,11 +19,11 @@ pytest.importorskip("ray.serve", reason="needs the extra afina[ray]")
 
 from afina.cli.serving import _on_ray
 from afina.cluster.nodes import Node, Room
-from afina.server.limits import Settings
 from afina.server.ray_serve import lifecycle
 from afina.server.ray_serve.application import PRELOADING, Replica, ReplicaOptions
 from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange, application
 from afina.server.ray_serve.placement import check_machines, planned_options
+from afina.server.settings import Settings
 
 
 def _node(host: str, address: str, cpus: int = 4, gpus: int = 0) -> Node:

@@ -16,8 +16,8 @@ import pytest
 
 from afina.errors import Busy, InvalidStudy, NotFound
 from afina.server import running
-from afina.server.limits import Settings
 from afina.server.running import bind
+from afina.server.settings import Settings
 from raises import raises
 from servers import Held, Listening, logged, within
 

@@ -16,8 +16,8 @@ from afina.engine.engine import Engine
 from afina.models.weights import copies
 from afina.server.core import Core
 from afina.server.http.app import make_app
-from afina.server.limits import Settings
 from afina.server.receipts import Receipt
+from afina.server.settings import Settings
 from crowd import adapter
 from servers import Served, logged, within
 

@@ -20,9 +20,9 @@ from afina.engine.engine import Engine
 from afina.errors import NotFound
 from afina.server.core import Core
 from afina.server.http.request_pool import RequestPool
-from afina.server.limits import Settings
 from afina.server.metrics import CLIENTS, OTHERS, Metrics
 from afina.server.requests import Text
+from afina.server.settings import Settings
 from crowd import adapter
 from servers import Held, logged, probed, serving, within
 

@@ -23,7 +23,7 @@ from afina.errors import InvalidStudy, NotFound
 
 if TYPE_CHECKING:
     from afina.engine.engine import Engine
-    from afina.server.limits import Settings
+    from afina.server.settings import Settings
     from afina.store.adapter_store import AdapterStore
 
 DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16, int8 or auto.")]
@@ -179,7 +179,7 @@ def serve(
     All adapters must have the same backbone. Adapters on int8 share one int8 copy. Clients need keys: see `afina keys`.
     """
     _needs_packages(ray, {"`ray_address`": ray_address, "`replicas`": replicas})
-    from afina.server.limits import Settings
+    from afina.server.settings import Settings
     from afina.store.adapter_store import AdapterStore
 
     seconds: dict[str, Any] = {

@@ -23,7 +23,7 @@ from afina.predicting.reading import Truncation
 from afina.server import logs_and_traces
 from afina.server.canaries import Canaries
 from afina.server.golden_tests import LOADING, GoldenTests
-from afina.server.limits import Missing, Settings, Tenants, reference_of
+from afina.server.limits import Missing, Tenants, reference_of
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
 from afina.server.line.work import EngineComputer, GeneratedAnswer, Work, works_of
@@ -50,6 +50,7 @@ from afina.server.requests import (
     within_rate,
 )
 from afina.server.served_versions import ServedVersions
+from afina.server.settings import Settings
 from afina.server.shadowed import FAILED, RIDING, ShadowLease
 from afina.server.shadows import Shadows
 from afina.server.store_watcher import StoreWatcher

@@ -1,140 +1,24 @@
-"""Settings of the server, and authentication: each key's client, scopes and rate limit.
+"""Authentication: each key's client, scopes and rate limit.
 
 Follows the keys in the store. Knows no protocol.
 """
 
 from __future__ import annotations
 
-import math
-import resource
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from afina import meter
-from afina.errors import Busy, InvalidData, InvalidName, InvalidStudy, NotFound, Overloaded
+from afina.errors import Busy, InvalidData, InvalidName, NotFound, Overloaded
 from afina.server.error_bodies import NO_MODEL
+from afina.server.settings import Settings
 from afina.store import keys
 from afina.store.keys import Key
 from afina.store.reader import StoreReader
 from afina.store.versions import Name, Reference, Version
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Limits of a server. Tokens are tokens of the backbone; times are seconds.
-
-    Attributes:
-        batch_tokens: tokens of a batch while a single client sends requests.
-        shared_tokens: tokens of a batch while several clients do. Smaller, so that a client with few requests waits for
-            at most one short batch of other clients.
-        whole_tokens: tokens of a text that cannot be computed in chunks, as by an encoder. Nobody else is answered
-            while such a text is computed.
-        delay: how long a text waits for others before a batch starts, while nothing is being computed.
-        queue_tokens: tokens that may wait. If several clients wait, each has an equal share.
-        timeout: time after which a request fails.
-        generation_timeout: time after which a generated answer fails.
-        max_new_tokens: tokens of a generated answer. Also the limit of answers for which the request names none.
-        choices: generated answers to a text (`n` in OpenAI's protocol).
-        logprobs: most probable tokens that are reported at each step of a generated answer.
-        connections: open connections. At most half of the files that the process may open.
-        at_once: open requests of one client.
-        head_seconds: time for a request's head to arrive.
-        body_bytes: bytes of a request, or of a line of `/bulk`.
-        body_seconds: time for a request's body to arrive.
-        bytes_a_second: bytes of bodies read per second and client, with a burst of twice as many. Further bytes wait.
-        refusals_a_second: refusals sent at once per second and client, with a burst of four times as many. Further ones
-            wait for at most two seconds.
-        texts: texts of a request.
-        characters: characters of a text.
-        tokens_per_minute: rate limit of keys without their own; None: no limit.
-        writes_per_minute: aliases that the keys of a client may move, and keys that they may create, in a minute.
-        every: interval of looking for changes in the store. A moved alias or revoked key takes effect at most so much
-            later, and the time of reading.
-        key_seconds: time for which known keys are accepted while the store does not answer. Then every request that
-            needs a key is refused, since a key may have been revoked.
-        public_description: whether `/openapi.json` needs no key.
-        window: lines of a `/bulk` request that are being answered.
-        preload: models that are loaded, and have passed their golden tests, before the server is ready.
-        drain: time between SIGTERM and the end of listening. The server answers but is not ready.
-        shutdown: time between SIGTERM and the end of the process, draining included.
-    """
-
-    batch_tokens: int = 1024
-    shared_tokens: int = 64
-    whole_tokens: int = 1024
-    delay: float = 0.004
-    queue_tokens: int = 65_536
-    timeout: float = 30.0
-    generation_timeout: float = 120.0
-    max_new_tokens: int = 1024
-    choices: int = 8
-    logprobs: int = 20
-    connections: int = 2000
-    at_once: int = 256
-    head_seconds: float = 10.0
-    body_bytes: int = 1 << 20
-    body_seconds: float = 10.0
-    bytes_a_second: int = 2 << 20
-    refusals_a_second: int = 50
-    texts: int = 256
-    characters: int = 100_000
-    tokens_per_minute: int | None = None
-    writes_per_minute: int = 30
-    every: float = 0.4
-    key_seconds: float = 300.0
-    public_description: bool = False
-    window: int = 64
-    preload: Sequence[str] = ()
-    drain: float = 0.0
-    shutdown: float = 25.0
-
-    def __post_init__(self) -> None:
-        for name in ("timeout", "generation_timeout", "drain", "shutdown", "key_seconds"):
-            if not math.isfinite(found := getattr(self, name)):
-                raise InvalidStudy(
-                    f"`{name}` is {found}, not a finite number. Give a number of seconds.",
-                    code="option.invalid",
-                    option=name,
-                )
-        if not 0 <= self.drain < self.shutdown:
-            raise InvalidStudy(
-                f"`drain` is {self.drain:g} seconds and `shutdown` is {self.shutdown:g}. `drain` must be at least 0 "
-                "and less than `shutdown`: lower `drain`, or raise `shutdown`.",
-                code="option.invalid",
-                options=["drain", "shutdown"],
-            )
-
-
-@dataclass(frozen=True)
-class Places:
-    """Numbers of connections.
-
-    Attributes:
-        all: connections that may be open.
-        clients: those of clients with a valid key. The rest is for new connections, such as health probes.
-        accepted: connections that may be accepted in one turn of the event loop. An accepted connection waits some
-            turns before it is read, and must not become the oldest one in that time.
-    """
-
-    all: int
-    clients: int
-    accepted: int
-
-    @classmethod
-    def of(cls, most: int) -> Self:
-        """Return the numbers for this process: half of the files that it may open are for connections.
-
-        Args:
-            most: connections that may be open (`Settings.connections`).
-        """
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        found = most if files == resource.RLIM_INFINITY else max(2, min(most, files // 2))
-        others = max(1, found // 8)
-        return cls(found, found - others, max(1, others // 4))
-
 
 LITTLE = 512
 """Tokens that are counted even if the key has none left, at negligible cost.

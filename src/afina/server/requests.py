@@ -21,8 +21,9 @@ from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.predicting.reading import Truncation, takes_pairs
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
-from afina.server.limits import Reservation, Settings
+from afina.server.limits import Reservation
 from afina.server.receipts import PROMPTS, Prompt, Receipt, TruncationFacts
+from afina.server.settings import Settings
 from afina.server.shadowed import ShadowLease
 from afina.store.keys import Key
 

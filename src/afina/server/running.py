@@ -32,8 +32,8 @@ from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.http.bulk import LEFT
 from afina.server.http.gate import ADMIT
-from afina.server.limits import Places
 from afina.server.logs_and_traces import RareLine
+from afina.server.settings import Places
 
 QUEUE = 2048
 """Connections that may wait to be accepted."""

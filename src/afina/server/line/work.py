@@ -20,9 +20,9 @@ from afina.engine.mixed_batches import Outcome
 from afina.engine.residents import Lease
 from afina.engine.work import ChunkedPass, EncodedText, Generation, SinglePass
 from afina.errors import AfinaError, Busy
-from afina.server.limits import Settings
 from afina.server.receipts import choice_seed
 from afina.server.requests import AcceptedRequest, decoding_of, tokens_of
+from afina.server.settings import Settings
 from afina.server.shadowed import PendingComparison, ShadowLease
 
 OURS = ""

@@ -18,8 +18,8 @@ from afina.schema import Frozen
 from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.http.app import make_app
-from afina.server.limits import Settings
 from afina.server.ray_serve import affinity, answers, autoscaling
+from afina.server.settings import Settings
 from afina.store.adapter_store import AdapterStore
 
 PRELOADING = 0.1

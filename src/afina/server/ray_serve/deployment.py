@@ -13,10 +13,10 @@ from ray.serve.schema import LoggingConfig
 
 from afina import __version__, openmp
 from afina.errors import InvalidStudy
-from afina.server.limits import Settings
 from afina.server.ray_serve.application import Replica, ReplicaOptions
 from afina.server.ray_serve.autoscaling import ByWaitingTokens
 from afina.server.ray_serve.routing import ResidencyRouter
+from afina.server.settings import Settings
 
 NAME = "afina"
 """Name of the application and of its deployment."""

@@ -24,11 +24,11 @@ from afina.cluster.nodes import living
 from afina.errors import NotFound, Refused, RunFailed
 from afina.models.backbone_spec import check_backbone, directory_of, moved_address
 from afina.server import logs_and_traces
-from afina.server.limits import Settings
 from afina.server.ray_serve.deployment import NAME, OWNER, DeploymentOptions, application
 from afina.server.ray_serve.placement import check_cluster, planned_options
 from afina.server.ray_serve.proxy import CALLBACK
 from afina.server.running import bind
+from afina.server.settings import Settings
 from afina.store.adapter_store import AdapterStore
 
 KEEP_ALIVE = 10
