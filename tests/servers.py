@@ -28,8 +28,8 @@ from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.logs_and_traces import JsonLines
 from afina.server.running import Server, bind, server
-from afina.server.served_versions import ServedVersions
 from afina.server.settings import Settings
+from afina.server.versions.served_versions import ServedVersions
 from afina.store.keys import SCOPES
 from command import PROGRAM
 

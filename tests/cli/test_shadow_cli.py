@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from afina import AdapterStore
-from afina.server.shadow_counts import AnswerDifference, ShadowCounts
+from afina.server.versions.shadow_counts import AnswerDifference, ShadowCounts
 from command import Command
 from crowd import adapter as made_adapter
 from servers import beside, probed, serving

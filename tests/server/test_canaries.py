@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from afina.errors import InvalidName, NotFound, Refused
-from afina.server.canaries import place
 from afina.server.receipts import Receipt
+from afina.server.versions.canaries import place
 from afina.store.versions import Name
 from crowd import adapter
 from raises import raises

@@ -11,7 +11,7 @@ import pytest
 
 from afina.errors import Busy, CorruptAdapter, CorruptStore, NotFound
 from afina.server.metrics import Metrics
-from afina.server.served_versions import PAUSE, ServedVersions
+from afina.server.versions.served_versions import PAUSE, ServedVersions
 from afina.store.adapter_store import AdapterStore
 from afina.store.versions import Reference, Version
 from clock import Clock

@@ -12,7 +12,7 @@ import pytest
 from afina import AdapterStore
 from afina.errors import Busy, CorruptAdapter, CorruptStore
 from afina.server.metrics import Metrics
-from afina.server.served_versions import LONGEST, PAUSE, SHORT, ServedVersions
+from afina.server.versions.served_versions import LONGEST, PAUSE, SHORT, ServedVersions
 from afina.store.versions import Reference
 from clock import Clock
 from servers import Served, followed, logged, within

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from afina.predicting.predictor import ModelPredictor
 from afina.predicting.reading import Truncation
-from afina.server.http import app, huggingface, keys, kserve, native, openai, page, vllm
+from afina.server.http import app
+from afina.server.protocols import huggingface, keys, kserve, native, openai, page, vllm
 from afina.server.receipts import Receipt
 from afina.server.replay import replayed
 

@@ -15,7 +15,7 @@ from afina.errors import Busy, NotFound
 from afina.server.http.request_pool import OF_A_CLIENT, RequestPool
 from afina.server.limits import Tenants
 from afina.server.settings import Settings
-from afina.server.store_watcher import SILENT, StoreWatcher
+from afina.server.versions.store_watcher import SILENT, StoreWatcher
 from afina.store.adapter_store import AdapterStore
 from clock import Clock
 from servers import Served, within

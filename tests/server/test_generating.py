@@ -17,7 +17,7 @@ from afina.server.line.computing import Batcher
 from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
-from afina.server.shadowed import RIDING, PendingComparison, ShadowLease, ShadowStatus
+from afina.server.versions.shadowed import RIDING, PendingComparison, ShadowLease, ShadowStatus
 from clock import Clock
 from raises import raises
 

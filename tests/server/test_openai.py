@@ -25,8 +25,8 @@ from afina.errors import InvalidData
 from afina.generating import guides
 from afina.generating.answer_stream import TokenTexts
 from afina.predicting.predictor import ModelPredictor
-from afina.server.http import openai_bodies
-from afina.server.http.openai_answers import CompletionFormat, WrittenAnswer
+from afina.server.protocols import openai_bodies
+from afina.server.protocols.openai_answers import CompletionFormat, WrittenAnswer
 from afina.server.receipts import Receipt
 from crowd import adapter
 from fakes import VOCABULARY

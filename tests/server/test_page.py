@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from afina.server.http.page import TERMS, Card, render_answers
+from afina.server.protocols.page import TERMS, Card, render_answers
 from crowd import adapter
 from servers import logged, probed
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from afina import Adapter, Backbone
 from afina.errors import CorruptAdapter, InvalidName, NotFound
 from afina.server.http.app import make_app
-from afina.server.preloading import check_models
+from afina.server.versions.preloading import check_models
 from raises import raises
 from servers import Held, Served, logged, prepared, within
 
@@ -43,7 +43,7 @@ def test_a_model_that_fails_its_golden_test_keeps_the_server_from_being_ready(
         if failing[0]:
             raise CorruptAdapter("it differs", code="adapter.probe-differs")
 
-    monkeypatch.setattr("afina.server.golden_tests.GoldenTests.run", run)
+    monkeypatch.setattr("afina.server.versions.golden_tests.GoldenTests.run", run)
     served = serve(preload=["acme/reviews"])
     assert within(20, lambda: any("not preloaded" in line["message"] for line in logged(caplog)))
     assert served.web.get("/health/ready").status_code == 503

@@ -7,7 +7,7 @@ from typing import Any
 from afina.server.metrics import Metrics
 from afina.server.ray_serve import answers
 from afina.server.ray_serve.affinity import SHARE, RankedReplica, ordered
-from afina.server.shadow_counts import AnswerDifference, ShadowCounts
+from afina.server.versions.shadow_counts import AnswerDifference, ShadowCounts
 
 
 def _shadow(state: str, *differences: tuple[bool, float], shadow: int | None = 2) -> dict[str, Any]:

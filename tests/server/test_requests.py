@@ -16,9 +16,10 @@ import pytest
 
 from afina.engine.work import EncodedText
 from afina.errors import InvalidData
-from afina.server.http import huggingface, kserve, schemas, vllm
+from afina.server.http import schemas
 from afina.server.http.errors import Refusal
 from afina.server.http.schemas import count_values, parse_body
+from afina.server.protocols import huggingface, kserve, vllm
 from afina.server.requests import RequestEncoder, Text, tokens_of
 from crowd import adapter
 from servers import Listening, logged, within

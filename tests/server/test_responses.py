@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from afina import Backbone
 from afina.errors import InvalidData
-from afina.server.http.openai_answers import WrittenAnswer
+from afina.server.protocols.openai_answers import WrittenAnswer
 from afina.server.receipts import Receipt
 from crowd import adapter
 from servers import TOLD, Served, serving, talk

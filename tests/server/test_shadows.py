@@ -16,7 +16,7 @@ from afina.server.core import Core
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import ClientSpeed
 from afina.server.requests import Text
-from afina.server.shadows import LATE, UNSERVABLE
+from afina.server.versions.shadows import LATE, UNSERVABLE
 from afina.store.versions import Reference
 from crowd import adapter
 from servers import PRICE, Served, probed, within

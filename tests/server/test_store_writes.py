@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from afina.errors import CannotWrite, Diverged
-from afina.server.store_writes import PAUSE, StoreWrites
+from afina.server.versions.store_writes import PAUSE, StoreWrites
 from afina.store.adapter_store import AdapterStore
 from afina.store.database import Database, engine
 from clock import Clock

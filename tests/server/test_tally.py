@@ -14,7 +14,7 @@ from afina.data.kinds import Kind
 from afina.engine.mixed_batches import Prediction
 from afina.errors import InvalidData
 from afina.server.answer_formats import compared
-from afina.server.shadow_counts import AnswerDifference, ShadowCounts
+from afina.server.versions.shadow_counts import AnswerDifference, ShadowCounts
 from raises import raises
 
 

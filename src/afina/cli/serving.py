@@ -236,7 +236,7 @@ def _on_this_machine(
 
 def _open_store(store: AdapterStore, create: bool, settings: Settings) -> None:
     """Make the store ready, and check that it has the models to preload."""
-    from afina.server.preloading import check_models
+    from afina.server.versions.preloading import check_models
 
     ready(store, create)
     check_models(store, settings.preload)

@@ -19,7 +19,7 @@ from afina.cli.store import ForceOption, NoteOption, StoreOption, print_object
 from afina.errors import Conflict, InvalidName, NotFound, Refused
 
 if TYPE_CHECKING:
-    from afina.server.shadow_counts import ShadowCounts
+    from afina.server.versions.shadow_counts import ShadowCounts
     from afina.store.adapter_store import AdapterStore
 
 
@@ -132,7 +132,7 @@ def _print_counts(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     Raises:
         Conflict: The servers compare different versions.
     """
-    from afina.server.shadow_counts import ShadowCounts
+    from afina.server.versions.shadow_counts import ShadowCounts
 
     compared = {(one["name"], one["current"], one["shadow"]) for one in found}
     if len(compared) > 1:

@@ -19,7 +19,7 @@ from afina.models.objective import Objective, Predictions
 from afina.models.objectives import OBJECTIVES
 from afina.server.http import schemas
 from afina.server.http.schemas import Shape, about
-from afina.server.shadow_counts import AnswerDifference
+from afina.server.versions.shadow_counts import AnswerDifference
 
 _PROBABILITIES = about(schemas.by_name(schemas.NUMBER), "the probability of each label, by its name")
 

@@ -21,15 +21,12 @@ from afina.engine.work import EncodedText, GeneratedText
 from afina.errors import AfinaError, Busy, NotFound, Overloaded
 from afina.predicting.reading import Truncation
 from afina.server import logs_and_traces
-from afina.server.canaries import Canaries
-from afina.server.golden_tests import LOADING, GoldenTests
 from afina.server.limits import Missing, Tenants, reference_of
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
 from afina.server.line.work import EngineComputer, GeneratedAnswer, Work, works_of
 from afina.server.logs_and_traces import TRACED_REQUEST, Traces
 from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
-from afina.server.preloading import Preloading
 from afina.server.receipts import GenerationFacts, Receipt
 from afina.server.requests import (
     AcceptedRequest,
@@ -49,12 +46,15 @@ from afina.server.requests import (
     truncation_facts,
     within_rate,
 )
-from afina.server.served_versions import ServedVersions
 from afina.server.settings import Settings
-from afina.server.shadowed import FAILED, RIDING, ShadowLease
-from afina.server.shadows import Shadows
-from afina.server.store_watcher import StoreWatcher
-from afina.server.store_writes import StoreWrites
+from afina.server.versions.canaries import Canaries
+from afina.server.versions.golden_tests import LOADING, GoldenTests
+from afina.server.versions.preloading import Preloading
+from afina.server.versions.served_versions import ServedVersions
+from afina.server.versions.shadowed import FAILED, RIDING, ShadowLease
+from afina.server.versions.shadows import Shadows
+from afina.server.versions.store_watcher import StoreWatcher
+from afina.server.versions.store_writes import StoreWrites
 from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key, MadeKey

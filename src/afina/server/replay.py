@@ -23,7 +23,7 @@ from afina.predicting.reading import Truncation
 from afina.server.receipts import PROMPTS, GenerationFacts
 
 if TYPE_CHECKING:
-    from afina.server.http.openai_bodies import ChatRequest
+    from afina.server.protocols.openai_bodies import ChatRequest
 
 
 def replayed(
@@ -95,8 +95,8 @@ def grammar_of(given: Mapping[str, Any]) -> Grammar:
         InvalidData: There is no valid grammar.
         NotFound: llguidance is not installed.
     """
-    from afina.server.http import openai_bodies
     from afina.server.http.errors import Refusal
+    from afina.server.protocols import openai_bodies
 
     try:
         found, problem = openai_bodies.grammar_of(_formed(given)), "it has no grammar"
@@ -144,8 +144,8 @@ def _request(fields: Mapping[str, Any]) -> ChatRequest:
 
     Raises ValidationError and Refusal.
     """
-    from afina.server.http import responses
-    from afina.server.http.openai_bodies import ChatRequest
+    from afina.server.protocols import responses
+    from afina.server.protocols.openai_bodies import ChatRequest
 
     if "input" in fields:
         return responses.chat_of(responses.ResponsesRequest.model_validate({**fields, "model": ""}))

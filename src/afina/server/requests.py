@@ -24,7 +24,7 @@ from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.limits import Reservation
 from afina.server.receipts import PROMPTS, Prompt, Receipt, TruncationFacts
 from afina.server.settings import Settings
-from afina.server.shadowed import ShadowLease
+from afina.server.versions.shadowed import ShadowLease
 from afina.store.keys import Key
 
 

@@ -1,5 +1,4 @@
-"""HTTP: routes, authentication, limits, and the protocols of clients (`huggingface`, `kserve`, `vllm`, `native`).
+"""HTTP: the application, authentication, limits, bodies, and the threads in which requests call the core.
 
-Only this package imports FastAPI and starlette. A protocol turns JSON into texts, and answers into JSON. This package
-does not know adapters and computes nothing.
+Only this package and `protocols` import FastAPI and starlette. Does not know adapters and computes nothing.
 """

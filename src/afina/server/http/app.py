@@ -17,8 +17,7 @@ from afina import __version__
 from afina.errors import AfinaError
 from afina.models import objectives
 from afina.server.core import Core
-from afina.server.http import encodings, huggingface, info, keys, kserve, native, openai, openai_answers, page, vllm
-from afina.server.http.bulk import Bulk
+from afina.server.http import encodings
 from afina.server.http.errors import Refusal
 from afina.server.http.gate import DESCRIPTION, Gate, error_response
 from afina.server.http.request_pool import (
@@ -36,6 +35,8 @@ from afina.server.http.request_pool import (
 from afina.server.http.schemas import OCTETS, Body, body_schemas, describe, describe_health
 from afina.server.limits import Missing
 from afina.server.metrics import CONTENT_TYPE
+from afina.server.protocols import huggingface, info, keys, kserve, native, openai, openai_answers, page, vllm
+from afina.server.protocols.bulk import Bulk
 from afina.server.receipts import RECEIPT
 from afina.server.requests import ServedAnswer, Text
 from afina.store import publishing

@@ -19,12 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.errors import Busy
 from afina.server import logs_and_traces, request_ids
-from afina.server.canaries import STICKY
 from afina.server.core import Core
 from afina.server.error_bodies import KIND, error_body, status_of
 from afina.server.http import encodings
 from afina.server.http.errors import GONE, Refusal
 from afina.server.logs_and_traces import RareLine, TracedRequest
+from afina.server.versions.canaries import STICKY
 from afina.store.keys import ADMIN, METRICS, PREDICT, PUBLISH, Key
 
 

@@ -17,11 +17,11 @@ from starlette.requests import Request
 
 from afina.errors import AfinaError
 from afina.predicting.reading import Truncation
-from afina.server.canaries import STICKY
 from afina.server.core import LOADING, Core
 from afina.server.http.errors import GONE, Refusal
 from afina.server.http.schemas import Body, parse_body
 from afina.server.requests import AcceptedRequest, GenerationOptions, ServedAnswer, Text
+from afina.server.versions.canaries import STICKY
 from afina.store.keys import Key
 
 THREADS, OF_A_CLIENT = 64, 12

@@ -17,7 +17,7 @@ from afina.errors import AfinaError, Busy
 from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import ComparedWork, GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep
-from afina.server.shadowed import UNFORESEEN
+from afina.server.versions.shadowed import UNFORESEEN
 
 FIRST_SPEED = 500.0
 """Estimate of tokens per second before the first batch."""

@@ -23,7 +23,7 @@ from afina.errors import AfinaError, Busy
 from afina.server.receipts import choice_seed
 from afina.server.requests import AcceptedRequest, decoding_of, tokens_of
 from afina.server.settings import Settings
-from afina.server.shadowed import PendingComparison, ShadowLease
+from afina.server.versions.shadowed import PendingComparison, ShadowLease
 
 OURS = ""
 """The client of golden tests."""

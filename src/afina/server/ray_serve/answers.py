@@ -121,7 +121,7 @@ def summed_shadows(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
     None: the replicas compare different versions, as for a moment after an alias was moved.
     """
-    from afina.server.shadow_counts import ShadowCounts
+    from afina.server.versions.shadow_counts import ShadowCounts
 
     if len({(one["name"], one["current"], one["shadow"]) for one in found}) > 1:
         return None

@@ -16,8 +16,18 @@ from afina.engine.engine import Engine
 from afina.errors import AfinaError, Busy, CannotWrite, NotFound
 from afina.server.limits import OtherBackbone
 from afina.server.metrics import Metrics
-from afina.server.served_versions import ServedVersions
-from afina.server.shadowed import FAILED, LOADING, NONE, PROMOTED, RIDING, UNFORESEEN, UNSEEN, ShadowLease, ShadowStatus
+from afina.server.versions.served_versions import ServedVersions
+from afina.server.versions.shadowed import (
+    FAILED,
+    LOADING,
+    NONE,
+    PROMOTED,
+    RIDING,
+    UNFORESEEN,
+    UNSEEN,
+    ShadowLease,
+    ShadowStatus,
+)
 from afina.store.reader import StoreReader
 from afina.store.versions import SHADOW, Name, Reference, Version
 

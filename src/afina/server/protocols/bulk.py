@@ -17,9 +17,9 @@ from afina import meter
 from afina.errors import Busy, Overloaded
 from afina.server import error_bodies
 from afina.server.core import Core
-from afina.server.http import native
 from afina.server.http.errors import Refusal
 from afina.server.http.request_pool import RequestPool, refusal_of
+from afina.server.protocols import native
 from afina.server.requests import AcceptedRequest, Text
 from afina.store.keys import Key
 

@@ -13,7 +13,6 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from afina.errors import NotFound
-from afina.server.http import native
 from afina.server.http.errors import Refusal
 from afina.server.http.request_pool import body_of, core_of, key_of, pool_of
 from afina.server.http.schemas import (
@@ -29,6 +28,7 @@ from afina.server.http.schemas import (
     one_of,
     record,
 )
+from afina.server.protocols import native
 from afina.store.keys import SCOPES
 
 EXAMPLE = {"client": "acme", "scopes": ["predict"], "rate": 60000, "name": "the shop's server", "expires": "90d"}

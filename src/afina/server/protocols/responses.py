@@ -13,7 +13,8 @@ from pydantic import Discriminator, Field, Tag
 
 from afina.errors import InvalidData
 from afina.server.http.errors import Refusal
-from afina.server.http.openai_bodies import (
+from afina.server.http.schemas import Array, Strict
+from afina.server.protocols.openai_bodies import (
     ALTERNATIVES,
     ANSWERS,
     MESSAGES,
@@ -21,8 +22,7 @@ from afina.server.http.openai_bodies import (
     Nothing,
     Unused,
 )
-from afina.server.http.schemas import Array, Strict
-from afina.server.http.tools import Function, NamedFunction, OfFunction
+from afina.server.protocols.tools import Function, NamedFunction, OfFunction
 
 ITEMS = MESSAGES - 1
 """Most items of an input. `instructions` are one more message."""

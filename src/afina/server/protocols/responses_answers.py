@@ -10,13 +10,6 @@ from afina.engine.work import GeneratedText
 from afina.generating.answer_stream import AnswerStream, TokenTexts
 from afina.models.decoding import Decoding
 from afina.server.http.errors import Refusal
-from afina.server.http.openai_answers import (
-    TOKEN_LOGPROB,
-    AnswerHead,
-    ChatFormat,
-    WrittenAnswer,
-)
-from afina.server.http.responses import ResponsesRequest
 from afina.server.http.schemas import (
     COUNT,
     NOTHING,
@@ -31,6 +24,13 @@ from afina.server.http.schemas import (
     one_of,
     record,
 )
+from afina.server.protocols.openai_answers import (
+    TOKEN_LOGPROB,
+    AnswerHead,
+    ChatFormat,
+    WrittenAnswer,
+)
+from afina.server.protocols.responses import ResponsesRequest
 
 _ANY: Shape = {}
 _OR_NULL = {name: either(shape, NOTHING) for name, shape in (("text", TEXT), ("count", COUNT), ("number", NUMBER))}

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 from afina.errors import AfinaError
 from afina.server.limits import Missing
-from afina.server.served_versions import ServedVersions
+from afina.server.versions.served_versions import ServedVersions
 from afina.store.reader import StoreReader
 from afina.store.versions import CANARY, PRODUCTION, Name, Reference
 

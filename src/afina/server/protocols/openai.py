@@ -19,19 +19,19 @@ from afina.generating.answer_stream import TokenTexts
 from afina.generating.guides import GuideMaker
 from afina.models import objectives
 from afina.models.objective import Objective
-from afina.server.canaries import STICKY
 from afina.server.core import Core
-from afina.server.http import openai_answers, openai_bodies, responses, responses_answers
 from afina.server.http.errors import Refusal
-from afina.server.http.openai_answers import AnswerHead, ChatFormat, CompletionFormat, EchoedPrompt, OpenAIFormat
-from afina.server.http.openai_bodies import ChatRequest, CompletionRequest
-from afina.server.http.openai_stream import EventStream, NewTokenQueue, PendingAnswers
 from afina.server.http.request_pool import body_of, core_of, key_of, pool_of
-from afina.server.http.responses import ResponsesRequest
-from afina.server.http.responses_answers import ResponsesFormat
 from afina.server.http.schemas import Body
+from afina.server.protocols import openai_answers, openai_bodies, responses, responses_answers
+from afina.server.protocols.openai_answers import AnswerHead, ChatFormat, CompletionFormat, EchoedPrompt, OpenAIFormat
+from afina.server.protocols.openai_bodies import ChatRequest, CompletionRequest
+from afina.server.protocols.openai_stream import EventStream, NewTokenQueue, PendingAnswers
+from afina.server.protocols.responses import ResponsesRequest
+from afina.server.protocols.responses_answers import ResponsesFormat
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, GenerationOptions, Text
+from afina.server.versions.canaries import STICKY
 from afina.store import publishing
 from afina.store.keys import Key
 

@@ -14,7 +14,7 @@ from afina.engine.residents import Lease
 from afina.errors import AfinaError
 from afina.server.answer_formats import compared
 from afina.server.metrics import Metrics
-from afina.server.shadow_counts import ShadowCounts
+from afina.server.versions.shadow_counts import ShadowCounts
 from afina.store.versions import Version
 
 UNSEEN, NONE, LOADING, RIDING, FAILED, PROMOTED = "unseen", "none", "loading", "riding", "failed", "promoted"

@@ -22,11 +22,11 @@ from afina.data.kinds import CLASSES
 from afina.errors import AfinaError
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.core import Core
-from afina.server.http import native
 from afina.server.http.errors import Refusal
 from afina.server.http.request_pool import body_of, check_query, core_of, each, key_of, pool_of
 from afina.server.http.schemas import Body, Readable, describe, describe_file
 from afina.server.metrics import WINDOW, Rates
+from afina.server.protocols import native
 from afina.server.requests import ServedAnswer, Text
 from afina.store.keys import Key
 from afina.store.versions import PRODUCTION, NameSummary
@@ -99,7 +99,7 @@ def render_throughput(rates: Rates, waiting: int) -> str:
 @cache
 def page_file(name: str) -> str:
     """Return the content of a file in `page_files`."""
-    return (files("afina.server.http") / "page_files" / name).read_text(encoding="utf-8")
+    return (files("afina.server.protocols") / "page_files" / name).read_text(encoding="utf-8")
 
 
 @cache

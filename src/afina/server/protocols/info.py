@@ -9,8 +9,8 @@ from typing import Any
 
 from afina import __version__
 from afina.server.core import Core
-from afina.server.http.openai_bodies import STOPS
 from afina.server.http.schemas import COUNT, TEXT, YES_OR_NO, Shape, about, one_of, record
+from afina.server.protocols.openai_bodies import STOPS
 
 ANSWER: Shape = record(
     {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from afina.errors import AfinaError
 from afina.server import logs_and_traces
-from afina.server.served_versions import ServedVersions
+from afina.server.versions.served_versions import ServedVersions
 from afina.store.reader import StoreReader
 from afina.store.versions import Reference
 

@@ -23,10 +23,10 @@ from afina.engine.work import GeneratedText, NewTokens
 from afina.errors import AfinaError
 from afina.generating.answer_stream import AnswerStream
 from afina.server.core import Core
-from afina.server.http.bulk import LEFT, TURN
 from afina.server.http.errors import GONE, Refusal
-from afina.server.http.openai_answers import OpenAIFormat, WrittenAnswer
 from afina.server.http.request_pool import SPARE, refusal_of
+from afina.server.protocols.bulk import LEFT, TURN
+from afina.server.protocols.openai_answers import OpenAIFormat, WrittenAnswer
 from afina.server.requests import AcceptedRequest
 
 
