@@ -33,7 +33,8 @@ import machine
 import tables
 from afina import AdapterStore, Backbone, Predictor, Task, meter
 from afina.engine.engine import Engine
-from afina.engine.work import EncodedText, Generation
+from afina.engine.generations import Generation
+from afina.engine.tokenizing import EncodedText
 from afina.generating.generation import answers
 from afina.models.decoding import Decoding
 from afina.models.language_model import LanguageModel

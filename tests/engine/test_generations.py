@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from afina import Adapter, Backbone, Predictor, digest
 from afina.data.batch import pack
 from afina.engine.engine import Engine
-from afina.engine.generations import Generations
+from afina.engine.generations import GeneratedText, Generation, Generations, NewTokens
+from afina.engine.passes import SinglePass
 from afina.engine.residents import ReservedMemory
-from afina.engine.work import EncodedText, GeneratedText, Generation, NewTokens, SinglePass
+from afina.engine.tokenizing import EncodedText
 from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidStudy
 from afina.generating import next_token
 from afina.generating.searches import TokenLogprobs

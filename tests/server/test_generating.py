@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afina.engine.work import EncodedText, GeneratedText, Generation
+from afina.engine.generations import GeneratedText, Generation
+from afina.engine.tokenizing import EncodedText
 from afina.errors import AfinaError, Busy, InvalidData
 from afina.models.decoding import Decoding
 from afina.server.line.computing import Batcher

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afina.engine.work import EncodedText
+from afina.engine.tokenizing import EncodedText
 from afina.errors import InvalidData
 from afina.server.http import schemas
 from afina.server.http.errors import Refusal

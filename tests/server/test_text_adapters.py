@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from afina import Adapter, Backbone, Predictor
-from afina.engine.work import GeneratedText, NewTokens
+from afina.engine.generations import GeneratedText, NewTokens
 from afina.errors import CorruptAdapter, InvalidData, Overloaded
 from afina.predicting import probes
 from afina.predicting.predictor import ModelPredictor

@@ -7,26 +7,106 @@ its own has a batch of its own. The keys and values of all running answers are r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from threading import Lock
+from typing import NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from afina.data.tokenize import Tokenizer
 from afina.engine.mixed_batches import Outcome, Prediction, kind_mismatch
-from afina.engine.residents import ReservedMemory, Resident, Residents, SeparateResident, SharedResident, stacked_bytes
-from afina.engine.work import GeneratedText, Generation, NewTokens
+from afina.engine.residents import (
+    Lease,
+    ReservedMemory,
+    Resident,
+    Residents,
+    SeparateResident,
+    SharedResident,
+    stacked_bytes,
+)
+from afina.engine.tokenizing import EncodedText
 from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData
 from afina.generating.answers import text_of
 from afina.generating.generation import ContinuousBatch
 from afina.generating.next_token import MixedNextTokenModel, NextTokenModel, OwnNextTokenModel
-from afina.generating.searches import Continuation
+from afina.generating.searches import Continuation, Guide, TokenLogprobs
 from afina.models.decoding import Decoding
 from afina.models.mixed_batch import MixedBatchModel
 from afina.models.objective import Predictions
 from afina.predicting.predictor import ModelPredictor
+
+
+class NewTokens(NamedTuple):
+    """The tokens that one step added to an answer.
+
+    Attributes:
+        tokens: Token ids.
+        logprobs: One for each token. None: not requested.
+    """
+
+    tokens: list[int]
+    logprobs: list[TokenLogprobs] | None
+
+
+@dataclass(eq=False)
+class Generation:
+    """A text that generation answers. For several answers to a text, give several generations with other seeds.
+
+    Attributes:
+        lease: A lease on the adapter, which is loaded. The caller releases it after the generation.
+        encoded: The text, encoded for that adapter.
+        decoding: How the answer is generated. `max_new_tokens` is the caller's limit; None: as many as the model has
+            positions for.
+        logprobs: Number of most probable tokens that are reported at each step. None: no log-probabilities.
+        guide: Restricts the tokens of the answer. None: every token is allowed. A guide has a state, so each
+            generation needs its own.
+        heard: Called with the new tokens of each step, on the computing thread; must return at once. Not called for
+            beam search, whose tokens may still change.
+        prompt_logprobs: As `logprobs`, for each token of the text after the first.
+    """
+
+    lease: Lease
+    encoded: EncodedText
+    decoding: Decoding
+    logprobs: int | None = None
+    guide: Guide | None = None
+    heard: Callable[[NewTokens], None] | None = None
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratedText:
+    """A generated answer.
+
+    Attributes:
+        text: The answer, without special tokens and surrounding whitespace, cut before the first stop string.
+        tokens: int64 [number of new tokens], the end token included.
+        ended: Whether the answer ended by an end token or a stop string, and not by the limit of new tokens.
+        logprobs: One for each token. None: not requested.
+        digest: Digest of the adapter.
+        version: Version in a store, such as `client/task@3`. None: not from a store.
+        truncated: Whether the text was truncated.
+        prompt_tokens: Number of tokens of the encoded text.
+        prompt_logprobs: One for each token of the encoded text after the first. None: not requested.
+    """
+
+    text: str
+    tokens: np.ndarray
+    ended: bool
+    logprobs: list[TokenLogprobs] | None
+    digest: str
+    version: str | None
+    truncated: bool
+    prompt_tokens: int
+    prompt_logprobs: list[TokenLogprobs] | None = None
+
+    def without_answer(self) -> Self:
+        """Return the same for a request that wants no token."""
+        logprobs = None if self.logprobs is None else self.logprobs[:0]
+        return replace(self, text="", tokens=self.tokens[:0], ended=False, logprobs=logprobs)
+
 
 Ended = list[tuple[Generation, GeneratedText | AfinaError]]
 """Generations that have ended, with their outcomes."""
@@ -86,17 +166,10 @@ class Generations:
         """Let a generation wait.
 
         Raises:
-        <<<<<<< HEAD
-            InvalidStudy: The adapter does not answer with texts, or beam search is asked for log-probabilities or has
-                a guide.
-            InvalidData: The model has no position for an answer to the prompt, or the answer could have more keys and
-                values than the limit allows.
-        =======
             InvalidStudy: The adapter does not answer with texts, beam search is asked for log-probabilities or has a
                 guide, or a token id is not in the vocabulary.
-            InvalidData: The model has no position for an answer to the prompt.
-            Refused: The answer could have more keys and values than the limit allows.
-        >>>>>>> a406c38 (Generation has penalties, a bias of logits, min-p, stop tokens and a least number of tokens)
+            InvalidData: The model has no position for an answer to the prompt, or the answer could have more keys and
+                values than the limit allows.
         """
         self._drop_cancelled()  # the same generation may have been cancelled, to wait elsewhere
         resident = generation.lease.resident()

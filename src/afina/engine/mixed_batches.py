@@ -19,8 +19,8 @@ from torch import Tensor
 from afina.data.batch import TOKEN_BUDGET, runs
 from afina.data.kinds import Kind
 from afina.data.tokenize import Encoded
+from afina.engine.passes import ChunkedPass, SinglePass
 from afina.engine.residents import ReservedMemory, Resident, SeparateResident, SharedResident
-from afina.engine.work import ChunkedPass, SinglePass
 from afina.errors import AfinaError, InvalidStudy
 from afina.models.added_modules import key_value_cache
 from afina.models.classifier import Classifier

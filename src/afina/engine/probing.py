@@ -10,9 +10,9 @@ import torch
 
 from afina.data.batch import TOKEN_BUDGET, runs
 from afina.engine.mixed_batches import MixedBatches, Prediction
+from afina.engine.passes import SinglePass
 from afina.engine.residents import Lease, SeparateResident, SharedResident
-from afina.engine.tokenizing import TextEncoder
-from afina.engine.work import EncodedText, SinglePass
+from afina.engine.tokenizing import EncodedText, TextEncoder
 from afina.errors import AfinaError
 from afina.generating.next_token import Readout
 from afina.models.mixed_batch import AdapterGroup

@@ -12,7 +12,7 @@ import copy
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,10 +20,29 @@ import numpy as np
 
 from afina.data.tokenize import Encoded, Template, Tokenizer
 from afina.engine.residents import Resident
-from afina.engine.work import EncodedText
 from afina.errors import AfinaError, InvalidData
 from afina.predicting import reading
 from afina.predicting.reading import Reading, Truncation
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedText:
+    """A text, or a pair of texts, as its adapter reads it.
+
+    Attributes:
+        tokens: int32 [L], with template and special tokens. Empty for an adapter that reads no tokens (bag of words).
+        truncated: Whether the text was truncated.
+        text: The text itself.
+        pair: The second text of a pair. None: a single text.
+        second: The place of the first token of type 1. None: no token types.
+    """
+
+    tokens: np.ndarray
+    truncated: bool
+    text: str
+    pair: str | None = None
+    second: int | None = None
+
 
 CHARACTERS = 8
 """Characters for each token in the first guess how much of a long text is needed. Most texts have four or five."""

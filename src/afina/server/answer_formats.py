@@ -12,8 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
+from afina.engine.generations import GeneratedText
 from afina.engine.mixed_batches import Prediction
-from afina.engine.work import GeneratedText
 from afina.errors import InvalidData
 from afina.models.objective import Objective, Predictions
 from afina.models.objectives import OBJECTIVES

@@ -15,9 +15,10 @@ from typing import Any
 
 from afina import meter
 from afina.engine.engine import Engine
+from afina.engine.generations import GeneratedText
 from afina.engine.mixed_batches import Prediction
 from afina.engine.residents import Lease, Resident
-from afina.engine.work import EncodedText, GeneratedText
+from afina.engine.tokenizing import EncodedText
 from afina.errors import AfinaError, Busy, NotFound, Overloaded
 from afina.predicting.reading import Truncation
 from afina.server import logs_and_traces

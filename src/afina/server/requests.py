@@ -12,10 +12,12 @@ import numpy as np
 
 from afina.data.readers.source import is_blank
 from afina.engine.engine import Engine
+from afina.engine.generations import NewTokens
 from afina.engine.mixed_batches import Prediction
 from afina.engine.residents import Lease, Resident
-from afina.engine.work import EncodedText, Guide, NewTokens
+from afina.engine.tokenizing import EncodedText
 from afina.errors import AfinaError, InvalidData, InvalidStudy
+from afina.generating.searches import Guide
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective

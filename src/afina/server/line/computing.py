@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
 from afina import meter
-from afina.engine.work import GeneratedText, Generation
+from afina.engine.generations import GeneratedText, Generation
 from afina.errors import AfinaError, Busy
 from afina.server.line.queue import LEAST, FairQueue
 from afina.server.line.work import ComparedWork, GeneratedAnswer, Work

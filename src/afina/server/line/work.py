@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afina.engine.engine import Engine
+from afina.engine.generations import Generation
 from afina.engine.mixed_batches import Outcome
+from afina.engine.passes import ChunkedPass, SinglePass
 from afina.engine.residents import Lease
-from afina.engine.work import ChunkedPass, EncodedText, Generation, SinglePass
+from afina.engine.tokenizing import EncodedText
 from afina.errors import AfinaError, Busy
 from afina.server.receipts import choice_seed
 from afina.server.requests import AcceptedRequest, decoding_of, tokens_of

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from afina import meter
-from afina.engine.work import GeneratedText, NewTokens
+from afina.engine.generations import GeneratedText, NewTokens
 from afina.errors import AfinaError
 from afina.generating.answer_stream import AnswerStream
 from afina.server.core import Core

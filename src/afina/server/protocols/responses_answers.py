@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from afina.engine.work import GeneratedText
+from afina.engine.generations import GeneratedText
 from afina.generating.answer_stream import AnswerStream, TokenTexts
 from afina.models.decoding import Decoding
 from afina.server.http.errors import Refusal

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from afina.engine.engine import Engine
+from afina.engine.passes import SinglePass
 from afina.engine.residents import Lease
-from afina.engine.work import SinglePass
 from afina.errors import AfinaError, Busy, CannotWrite, CorruptAdapter, NotFound, WrongBackbone
 from afina.predicting import probes
 from afina.server.limits import OtherBackbone
