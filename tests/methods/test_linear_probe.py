@@ -29,7 +29,7 @@ from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
 from afina.models.objectives import Classes
 from afina.predicting import probes
-from afina.store.intake import import_and_merge
+from afina.store.intake.merging import MERGE_TOLERANCE, merge
 from afina.training.optimizer import Recipe
 from afina.training.probe_fit import fit_of
 from fakes import LONG, Backbones, difference, encoded, logits_of, opened, sentences, write_csv
@@ -189,7 +189,7 @@ def test_a_label_without_training_texts_is_never_answered_and_prevents_export(
     assert probabilities[:, 2].max() < 1e-10
     assert np.abs(probabilities[:, :2].sum(1) - 1).max() < 1e-6
     with raises(Refused, code="merge.impossible", field="offset"):
-        import_and_merge.merge(unseen, tmp_path / "unseen")
+        merge(unseen, tmp_path / "unseen")
 
 
 def test_the_first_token_of_a_causal_model_is_no_feature() -> None:
@@ -203,17 +203,17 @@ def test_a_merged_probe_opens_with_transformers_and_another_pooling_is_refused(
 ) -> None:
     out = tmp_path / "out"
     predictor = Predictor.load(out / run(backbones, task, family).execute(out).adapter)
-    import_and_merge.merge(predictor, tmp_path / "merged")
+    merge(predictor, tmp_path / "merged")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     rows = encode(Backbone.load(str(tmp_path / "merged")).tokenizer, TEXTS, max_length=256)
     with torch.inference_mode():
         found = [model(torch.from_numpy(rows[i].astype(np.int64))[None]).logits[0].numpy() for i in range(len(rows))]
     # Features that hardly vary have large weights and a large bias against them: rounding is 1.2e-5 of a logit here.
-    assert difference(np.stack(found), predictor.outputs(TEXTS)) < import_and_merge.MERGE_TOLERANCE
+    assert difference(np.stack(found), predictor.outputs(TEXTS)) < MERGE_TOLERANCE
     for settings in ({"pooling": "mean"}, {"pooling": "last", "normalize": True}):
         other = Predictor.load(out / run(backbones, task, family, **settings).execute(out).adapter)
         with raises(Refused, code="merge.impossible"):
-            import_and_merge.merge(other, tmp_path / "other")
+            merge(other, tmp_path / "other")
 
 
 def files(directory: Path, *kinds: str, pooling: dict[str, Any] | None = None) -> Path:

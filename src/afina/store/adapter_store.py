@@ -178,9 +178,7 @@ class AdapterStore(StoreReader):
         opened.manifest.check_claims(directory / MANIFEST)
         check_agrees(opened)
         if opened.manifest.method == FOREIGN and configuration is not None:
-            from afina.store.intake import import_and_merge
-
-            import_and_merge.check_opens(opened, configuration)
+            admission.check_opens(opened, configuration)
         self.make_ready()
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
         with self._database.connected(), self._blobs.scratch() as scratch:

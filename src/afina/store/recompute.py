@@ -1,7 +1,6 @@
 """Compute with stored adapters: golden tests, and the answers of two adapters to the same texts.
 
-This is the only module of the store that computes with models. torch is imported inside the functions that need it. The
-module does not know where adapters are stored.
+torch is imported inside the functions that need it. The module does not know where adapters are stored.
 """
 
 from __future__ import annotations
@@ -27,8 +26,6 @@ from afina.store.diff.weights import is_foreign
 from afina.store.kinds import ADAPTER_KINDS, AdapterKind
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from afina.models.backbone import Backbone
 
 
@@ -244,17 +241,6 @@ def read_texts(
     texts = EvaluationSet.read(task, trained(reader), **data)
     both = texts.unseen_by(trained(other), allow_leakage=bool(data.get("allow_leakage")))
     return both if texts.leaked is not None else replace(both, leaked=None)
-
-
-def merge(adapter: Adapter, directory: Path, backbone: str | None) -> tuple[str, ...]:
-    """Merge an adapter into its backbone and write the model.
-
-    Return notes for its users. Details: `import_and_merge`.
-    """
-    from afina.predicting.predictor import Predictor, backbone_of
-    from afina.store.intake import import_and_merge
-
-    return import_and_merge.merge(Predictor.of(adapter, backbone_of(adapter, backbone)), directory)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
 """Admission to a store: the adapter's directory is inspected, and its tensors are checked against the backbone.
 
 Layers and shapes come from the backbone's configuration only. No other library reads the adapter's files here, and
-torch is not imported. Knows no database.
+torch is imported by `check_opens` only. Knows no database.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from afina import file_io, hub
+from afina import file_io, hub, methods
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods import peft_settings
+from afina.models import objectives
 from afina.models.adapter import PEFT_SETTINGS, answers_with_texts
 from afina.models.architectures import ARCHITECTURES, head_names, is_output
 from afina.models.architectures.well_known import WELL_KNOWN
@@ -20,6 +21,9 @@ from afina.models.backbone_spec import Dimensions, dimensions, directory_of
 from afina.models.manifest import MANIFEST, read_manifest
 from afina.store.intake import IntakeLimits
 from afina.store.intake.inspection import Header, inspect
+
+if TYPE_CHECKING:
+    from afina.models.adapter import Adapter
 
 _CONFIG = "config.json"
 
@@ -217,3 +221,22 @@ def _of_bottleneck(hidden: int) -> dict[str, list[_Shape]]:
         "up.weight": [(hidden, None)],
         "up.bias": [(hidden,)],
     }
+
+
+def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
+    """Raise the error that opening a peft adapter on a backbone with that `config.json` would raise; needs no weights.
+
+    Raises:
+        InvalidStudy: The settings are not supported.
+        CorruptAdapter: The tensors do not fit the settings.
+    """
+    from afina.models.pretrained import meta_from_json
+
+    manifest = adapter.manifest
+    method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
+    asked = objectives.make(manifest.label_names, manifest.objective)
+    empty = meta_from_json(configuration, len(manifest.label_names), asked.opening)
+    try:
+        method.for_family(empty.config.model_type).check(empty, adapter.tensors)
+    except (InvalidStudy, CorruptAdapter) as error:
+        raise type(error)(f"{adapter.where}: {error}") from None

@@ -142,11 +142,11 @@ def _directory(
             path=path,
             option="precision",
         )
-    from afina.store.intake import import_and_merge
+    from afina.store.intake.saved_classifiers import read_pretrained
 
     inspection.inspect_model(path, limits, links=links)
     with _workshop() as place:
-        import_and_merge.read_pretrained(path, backbone).save(place / "adapter")
+        read_pretrained(path, backbone).save(place / "adapter")
         return keep(place / "adapter")
 
 
@@ -207,9 +207,10 @@ def _to_directory(
         raise Refused(f"{path}: the path exists already. Name a new directory.", code="out.exists", path=path)
     with file_io.replacing(path) as fresh:
         if merged:
-            from afina.store import recompute
+            from afina.predicting.predictor import Predictor
+            from afina.store.intake.merging import merge
 
-            notes = recompute.merge(store.adapter(str(version)), fresh, backbone)
+            notes = merge(Predictor.load(store.adapter(str(version)), backbone), fresh)
         else:
             store.restore(str(version), fresh)
             base = base_for_peft(version.manifest)

@@ -1,0 +1,163 @@
+"""Merge an adapter into its backbone, as a directory that transformers opens. Does not know methods by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from afina import file_io, tensorfile
+from afina.errors import InvalidStudy, Refused
+from afina.methods.method import Method
+from afina.methods.selective import Full
+from afina.models.backbone_spec import PRECISIONS
+from afina.models.kernels.linear import round_weights
+from afina.predicting import probes
+from afina.predicting.predictor import ModelPredictor, Predictor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+MERGE_TOLERANCE = 1e-4
+"""Maximum difference of the probe's logits after merging, relative to the largest logit."""
+
+_TOKENIZER = "tokenizer_config.json"
+
+
+def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
+    """Write the adapter and its backbone as one float32 model that transformers' `from_pretrained` opens.
+
+    The merged model has the logits of `predictor`, which is unchanged; merging needs a second copy of the model. The
+    tokenizer is saved too, with the adapter's maximum length. `directory` must not exist, and is written atomically.
+
+    Returns:
+        Instructions for the user of the merged model that the files do not contain, one sentence each.
+
+    Raises:
+        Refused: The adapter does not change the backbone's own weights, or `directory` exists.
+        InvalidStudy: The predictor computes in bfloat16.
+        CannotWrite: Writing failed.
+    """
+    directory = Path(directory)
+    if os.path.lexists(directory):
+        raise Refused(
+            f"{directory}: this name already exists. Give a new directory.",
+            code="out.exists",
+            path=directory,
+        )
+    if not isinstance(predictor, ModelPredictor):
+        raise Refused(
+            f"{predictor.where}: an adapter of method {predictor.manifest.method} is a bag-of-words model without a "
+            "backbone, so it cannot be merged. Use it with afina.",
+            code="merge.impossible",
+            where=predictor.where,
+            method=predictor.manifest.method,
+        )
+    if predictor.dtype != "float32":
+        raise InvalidStudy(
+            f"{predictor.where}: opened in {predictor.dtype}, but the merged model needs float32. "
+            "Open the adapter in float32.",
+            code="dtype.unsuitable",
+            where=predictor.where,
+            dtype=predictor.dtype,
+        )
+    if predictor.manifest.offset is not None:
+        raise Refused(
+            f"{predictor.where}: the adapter adds an offset to its logits, and transformers' head has no bias for it. "
+            "Train the adapter without `offset` (a linear probe: on texts of every label), or use it with afina.",
+            code="merge.impossible",
+            where=predictor.where,
+            field="offset",
+        )
+    model = _merged(predictor)
+    with file_io.replacing(directory) as fresh, tensorfile.system_errors():
+        fresh.mkdir()
+        Full().accompany(model, predictor.backbone, fresh)
+        _cut_at(fresh / _TOKENIZER, predictor.max_length)
+        tensorfile.write(fresh / Full.tensor_file, _untied(model.state_dict()))
+    return _notes(predictor)
+
+
+def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with one name each: transformers ties the output embedding again when it opens a model."""
+    names = {tensor.data_ptr(): name for name, tensor in reversed([*state.items()]) if tensor.numel()}
+    return {name: tensor for name, tensor in state.items() if names.get(tensor.data_ptr(), name) == name}
+
+
+def _merged(predictor: ModelPredictor) -> Any:
+    """Return transformers' model with the adapter merged into its weights. Raises Refused."""
+    asked, method = predictor.objective, predictor.method
+    model, _ = predictor.backbone.open(asked.label_names, seed=0, opening=asked.opening)
+    if (hold := PRECISIONS[predictor.manifest.precision].hold) is not None:
+        round_weights(model.base_model, hold)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu() for name, tensor in method.state(predictor.classifier.model).items()}
+    model = method.attach(model)
+    method.restore(model, state)
+    try:
+        model = method.merged(model)
+    except InvalidStudy as error:
+        raise Refused(
+            _refusal(predictor, method, str(error)), code="merge.impossible", where=predictor.where, cause=error.code
+        ) from None
+    found = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if found != shapes:
+        surplus = sorted(found.keys() - shapes.keys()) or sorted(shapes.keys() - found.keys()) or ["other shapes"]
+        raise Refused(
+            _refusal(predictor, method, f"transformers' model has no place for {surplus[0]}."),
+            code="merge.impossible",
+            where=predictor.where,
+            tensor=surplus[0],
+        )
+    _check(predictor, model)
+    return model
+
+
+def _refusal(predictor: ModelPredictor, method: Method, reason: str) -> str:
+    return (
+        f"{predictor.where}: an adapter of method {predictor.manifest.method} cannot be merged into its backbone: "
+        f"{reason} Use it with afina, or merge an adapter of a method that changes weights, such as lora."
+    )
+
+
+def _check(predictor: ModelPredictor, model: Any) -> None:
+    """Raise Refused if the merged model's logits differ: some peft types depend on the text, and can be merged."""
+    device = next(predictor.classifier.parameters()).device
+    reading = (predictor.backbone, predictor.max_length, predictor.template)
+    expected = np.array(probes.probe(predictor.classifier, *reading))
+    found = np.array(probes.probe(type(predictor.classifier)(model).to(device), *reading))
+    difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-12))
+    if not difference <= MERGE_TOLERANCE:
+        reason = f"the merged logits differ by {difference:.1e} of the largest logit, expected {MERGE_TOLERANCE:.0e}."
+        raise Refused(
+            _refusal(predictor, predictor.method, reason),
+            code="merge.impossible",
+            where=predictor.where,
+            method=predictor.method,
+        )
+
+
+def _cut_at(settings: Path, longest: int) -> None:
+    """Set the maximum length of a saved tokenizer; `file_io` would refuse 1e30, which transformers writes for none."""
+    content = json.loads(settings.read_text(encoding="utf-8")) | {"model_max_length": longest}
+    settings.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _notes(predictor: ModelPredictor) -> tuple[str, ...]:
+    manifest, notes = predictor.manifest, []
+    if manifest.template is not None:
+        notes.append(f"Put each text into the template {manifest.template!r} before it is tokenised.")
+    objective = manifest.objective or {}
+    if "mean" in objective:
+        notes.append(f"The model's output times {objective['scale']!r} plus {objective['mean']!r} is the number.")
+    if "temperature" in objective:
+        notes.append(f"Divide the logits by {objective['temperature']!r} before they become probabilities.")
+    if objective.get("thresholds"):
+        given = zip(manifest.label_names, objective["thresholds"], strict=True)
+        notes.append(f"A text has a label from this probability on: {', '.join(f'{n} {at!r}' for n, at in given)}.")
+    return tuple(notes)
