@@ -472,7 +472,27 @@ def test_a_polite_client_is_measured_alone_beside_each_flood_and_beside_as_much_
 def test_facts_of_two_checkouts_are_compared_by_their_paths() -> None:
     import unchanged
 
-    assert dict(unchanged.leaves({"a": [1, {"b": None}], "c": "x"})) == {"/a/0": 1, "/a/1/b": None, "/c": "x"}
+    found = dict(unchanged.leaves({"a": [1, {"b": None}], "c": "x"}))
+    assert found == {"/a/#": 2, "/a/0": 1, "/a/1/b": None, "/c": "x"}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "changed"),
+    [
+        ({"run key": "a"}, {"run key": "b"}, 0),
+        ({"adapter": "lora-0123456789"}, {"adapter": "lora-abcdef0123"}, 0),
+        ({"sheet": None}, {}, 0),
+        ({"words of error": "No."}, {"words of error": "Never."}, 0),
+        ({"code": "no"}, {"code": "never"}, 1),
+        ({"rows": ["a", "b"]}, {"rows": ["a"]}, 1),
+        ({"keyboard": "a"}, {"keyboard": "b"}, 1),
+        ({"accuracy": 0.5}, {"accuracy": 0.25}, 1),
+    ],
+)
+def test_only_names_of_content_absent_fields_and_words_of_errors_may_differ(then: Any, now: Any, changed: int) -> None:
+    import unchanged
+
+    assert unchanged.compared(then, now) == changed
 
 
 def test_the_rows_that_trl_gets_have_the_losses_of_the_loaders_own_batches(path: str) -> None:
