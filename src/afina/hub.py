@@ -24,8 +24,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import tqdm
 
-from afina import events, file_io
-from afina.errors import AfinaError, CannotWrite, InvalidName, NotFound, Refused, nearest
+from afina import events, file_io, problems
+from afina.errors import AfinaError, CannotWrite, NotFound, nearest
 
 SAFE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 """Patterns of files in adapters and models that contain data only.
@@ -44,10 +44,7 @@ CONVERTED, PARTIAL = "refs/convert/parquet", "partial-"
 TRAIN, EVALUATION = "train", ("validation", "dev", "valid", "val", "test")
 """Names of splits: the training split, and evaluation splits in order of preference."""
 
-SAVE_IT = "Save its splits as train.csv and validation.csv, and give their directory."
-
 _SENT = [*SAFE, CARD]
-_NO_NAME = "{!r} cannot be a repository on the Hub. Expected owner/name: letters, digits, and . _ - between them."
 
 _UNREACHABLE = (LocalEntryNotFoundError, HfHubHTTPError, OSError)
 
@@ -71,20 +68,9 @@ def snapshot(address: str, *, weights: bool = True, known: Iterable[str] = ()) -
         if weights and not any(path.glob("*.safetensors")):
             path = _download(repository, revision, [*SMALL, "pytorch_model*.bin"])
     except (RepositoryNotFoundError, HFValidationError):
-        raise NotFound(
-            f"backbone {address}: there is no such local directory, and no such repository on the Hub. "
-            f"{meant}Give a Hub id such as gpt2, a directory, or 'embedded'.",
-            code="backbone.missing",
-            backbone=address,
-        ) from None
+        raise problems.BACKBONE_MISSING(_meant=meant, backbone=address) from None
     except _UNREACHABLE:
-        raise NotFound(
-            f"backbone {address}: no such local directory, no cached copy, and the Hub cannot be reached. "
-            f"{meant}Save the model with save_pretrained on a machine with network access and give its directory; or "
-            "use 'embedded', which comes from the package index.",
-            code="backbone.unreachable",
-            backbone=address,
-        ) from None
+        raise problems.BACKBONE_UNREACHABLE(_meant=meant, backbone=address) from None
     return path
 
 
@@ -136,26 +122,11 @@ def converted(repository: str, config: str | None, *, offline: bool = False) -> 
             repository, CONVERTED, [f"{glob.escape(place)}/*.parquet" for place in chosen.values()], "dataset", offline
         )
     except GatedRepoError:
-        raise NotFound(
-            f"the Hub's {repository} is gated. Accept the terms on its page and log in with `hf auth login`, or save "
-            "its splits as files and give their directory.",
-            code="hub.gated",
-            repository=repository,
-        ) from None
+        raise problems.DATA_SET_GATED(repository=repository) from None
     except (RepositoryNotFoundError, HFValidationError):
-        raise NotFound(
-            f"the Hub's {repository}: the data set does not exist or is private. Check the name, or log in with "
-            "`hf auth login`.",
-            code="hub.missing",
-            repository=repository,
-        ) from None
+        raise problems.DATA_SET_MISSING(repository=repository) from None
     except RevisionNotFoundError:
-        raise NotFound(
-            f"the Hub has no parquet files of {repository}; only public data sets without a loading script have them. "
-            f"{SAVE_IT}",
-            code="hub.no-parquet",
-            repository=repository,
-        ) from None
+        raise problems.NO_PARQUET(repository=repository) from None
     except _UNREACHABLE as error:
         raise _unreachable(repository, type(error).__name__) from error
     found = {split: sorted((path / place).glob("*.parquet")) for split, place in chosen.items()}
@@ -179,39 +150,19 @@ def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
     repository, _, revision = address.partition("@")
     kinds = tuple(pattern.removeprefix("*") for pattern in SAFE)
     if unsafe := [pattern for pattern in patterns if not pattern.endswith(kinds)]:
-        raise Refused(
-            f"{address}: files {unsafe[0]!r} may contain code. Expected patterns such as {', '.join(SAFE)}.",
-            code="hub.file-unsafe",
-            address=address,
-            file=unsafe[0],
-        )
+        raise problems.PATTERN_UNSAFE(expected=SAFE, address=address, file=unsafe[0])
     try:
         path = _download(repository, revision, list(patterns))
     except HFValidationError:
-        raise InvalidName(_NO_NAME.format(repository), code="hub.name-malformed", repository=repository) from None
+        raise problems.HUB_NAME_MALFORMED(repository=repository) from None
     except RevisionNotFoundError:
-        raise NotFound(
-            f"the Hub's {repository} has no revision {revision}. Name a branch, a tag or a commit.",
-            code="hub.part-missing",
-            repository=repository,
-            revision=revision,
-        ) from None
+        raise problems.REVISION_MISSING(repository=repository, revision=revision) from None
     except RepositoryNotFoundError:
-        raise NotFound(
-            f"the Hub's {repository}: the repository does not exist, or this login may not read it. Check the name, or "
-            "log in with `hf auth login`.",
-            code="hub.missing",
-            repository=repository,
-        ) from None
+        raise problems.REPOSITORY_MISSING(repository=repository) from None
     except _UNREACHABLE as error:
         raise _unreachable(repository, type(error).__name__) from error
     if not any(file.is_file() for pattern in patterns for file in path.rglob(pattern)):
-        raise NotFound(
-            f"the Hub's {address} has no file that matches {', '.join(patterns)}. Name another repository.",
-            code="hub.part-missing",
-            address=address,
-            expected=patterns,
-        )
+        raise problems.HUB_FILE_MISSING(address=address, expected=patterns)
     return path
 
 
@@ -231,12 +182,7 @@ def upload(folder: Path, repository: str, *, revision: str | None = None, messag
     unsafe = [file for file in files if file.name != CARD and not any(file.match(kind) for kind in SAFE)]
     if unsafe or not files:
         found = f"{unsafe[0].relative_to(folder)}, which may hold a program" if unsafe else "nothing"
-        raise Refused(
-            f"{folder}: found {found}. Expected files such as {', '.join(SAFE)} and {CARD}; nothing was sent.",
-            code="hub.file-unsafe",
-            path=folder,
-            found=found,
-        )
+        raise problems.UPLOAD_UNSAFE(expected=SAFE, path=folder, found=found)
     with _sending(repository):
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
@@ -257,7 +203,7 @@ def _sending(repository: str) -> Iterator[None]:
     except AfinaError:
         raise
     except HFValidationError:
-        raise InvalidName(_NO_NAME.format(repository), code="hub.name-malformed", repository=repository) from None
+        raise problems.HUB_NAME_MALFORMED(repository=repository) from None
     except LocalTokenNotFoundError:
         raise CannotWrite(
             place, "nobody is logged in here; log in with `hf auth login`", code="hub.login-needed"
@@ -278,20 +224,10 @@ def _sending(repository: str) -> Iterator[None]:
             raise CannotWrite(
                 place, f"the Hub refuses it: {error.server_message or f'status {status}'}", code="hub.write-refused"
             ) from None
-        raise NotFound(
-            f"{place} cannot be reached (status {status}). Nothing was sent; try again later.",
-            code="hub.unreachable",
-            repository=place,
-            status=status,
-        ) from error
+        raise problems.HUB_UNREACHABLE_FOR_UPLOAD(repository=place, status=status) from error
     except Exception as error:
         # Connection errors are those of the HTTP library that the Hub's client uses, as in `_listed`.
-        raise NotFound(
-            f"{place} cannot be reached ({type(error).__name__}). Try again with network access; files that are there "
-            "already are not sent twice.",
-            code="hub.unreachable",
-            repository=place,
-        ) from error
+        raise problems.UPLOAD_BROKEN_OFF(reason=type(error).__name__, repository=place) from error
 
 
 def front_matter(facts: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
@@ -344,48 +280,22 @@ def _chosen(repository: str, config: str | None, names: Sequence[str]) -> tuple[
             folder, place, _ = name.split("/")
             places.setdefault(folder, {})[place.removeprefix(PARTIAL)] = f"{folder}/{place}"
     if not places:
-        raise NotFound(
-            f"the Hub's {repository} has no parquet files on its branch {CONVERTED}. {SAVE_IT}",
-            code="hub.no-parquet",
-            repository=repository,
-        )
-    there = ", ".join(sorted(places))
+        raise problems.BRANCH_WITHOUT_PARQUET(revision=CONVERTED, repository=repository)
     if config is None:
         config = next(iter(places)) if len(places) == 1 else "default"
         if config not in places:
-            raise NotFound(
-                f"the Hub's {repository} has several configurations. Found: {there}. Name one: hub:{repository}:NAME.",
-                code="hub.part-missing",
-                repository=repository,
-            )
+            raise problems.SEVERAL_CONFIGURATIONS(found=sorted(places), repository=repository)
     if config not in places:
-        raise NotFound(
-            f"the Hub's {repository} has no configuration {config!r}. Found: {there}.",
-            code="hub.part-missing",
-            repository=repository,
-            config=config,
-        )
+        raise problems.CONFIGURATION_MISSING(found=sorted(places), repository=repository, config=config)
     splits = places[config]
     if TRAIN not in splits:
-        raise NotFound(
-            f"the Hub's {repository} has no training split in {config}. Found: {', '.join(sorted(splits))}. Expected "
-            f"one called {TRAIN}. {SAVE_IT}",
-            code="hub.part-missing",
-            repository=repository,
-            config=config,
-            found=splits,
-        )
+        raise problems.TRAINING_SPLIT_MISSING(expected=TRAIN, repository=repository, config=config, found=splits)
     other = next((split for split in EVALUATION if split in splits), None)
     return config, {split: splits[split] for split in (TRAIN, other) if split is not None}
 
 
 def _unreachable(repository: str, reason: str, **fields: object) -> NotFound:
-    return NotFound(
-        f"the Hub's {repository} cannot be reached and no copy is cached ({reason}).",
-        code="hub.unreachable",
-        repository=repository,
-        **fields,
-    )
+    return problems.HUB_UNREACHABLE(reason=reason, repository=repository, **fields)
 
 
 def _download(repository: str, revision: str, patterns: list[str], kind: str = "model", offline: bool = False) -> Path:

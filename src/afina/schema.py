@@ -25,8 +25,8 @@ from pydantic import (
     model_serializer,
 )
 
-from afina import digest
-from afina.errors import InvalidStudy, nearest
+from afina import digest, problems
+from afina.errors import nearest
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 """A number of texts, steps, parameters or bytes.
@@ -200,10 +200,5 @@ def read_size(text: str, what: str = "memory") -> int:
     except ValidationError:
         size = ByteSize(0)
     if size == 0 or re.fullmatch(r"[\d.]+\s*[a-zA-Z]+", text.strip()) is None:
-        raise InvalidStudy(
-            f"{what} {text!r}: expected a size with its unit, such as 8GiB, 512MiB or 16GB.",
-            code="option.invalid",
-            option=what,
-            found=text,
-        )
+        raise problems.SIZE_INVALID(option=what, found=text)
     return int(size)

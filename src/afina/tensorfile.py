@@ -18,8 +18,7 @@ from safetensors import SafetensorError as SafetensorError
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from afina import file_io
-from afina.errors import CorruptAdapter
+from afina import file_io, problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,8 +148,4 @@ def _read(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str]]:
         with safe_open(path, framework=framework) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise CorruptAdapter(
-            f"{path}: damaged, or not a safetensors file ({error}). {file_io.AGAIN}",
-            code="adapter.file-malformed",
-            path=path,
-        ) from None
+        raise problems.NOT_SAFETENSORS(reason=error, path=path) from None

@@ -1,0 +1,147 @@
+"""The errors of the modules beside the packages, with their codes and sentences."""
+
+from __future__ import annotations
+
+from afina.errors import CorruptAdapter, InvalidName, InvalidStudy, NotFound, Problem, Refused
+
+AGAIN = "Copy the adapter again, or train it again."
+
+SAVE_IT = "Save its splits as train.csv and validation.csv, and give their directory."
+
+NOT_AN_OBJECT = Problem(
+    CorruptAdapter, "adapter.file-malformed", "{path}: expected a JSON object, found another value. " + AGAIN
+)
+NOT_JSON = Problem(CorruptAdapter, "adapter.file-malformed", "{path}: not valid JSON ({reason}). " + AGAIN)
+NOT_SAFETENSORS = Problem(
+    CorruptAdapter, "adapter.file-malformed", "{path}: damaged, or not a safetensors file ({reason}). " + AGAIN
+)
+
+FILE_MISSING = Problem(CorruptAdapter, "adapter.file-missing", "{path}: the file is missing. " + AGAIN)
+
+NOT_A_FILE = Problem(CorruptAdapter, "adapter.file-unreadable", "{path}: expected a file, found {found}. " + AGAIN)
+FILE_TOO_LARGE = Problem(
+    CorruptAdapter,
+    "adapter.file-unreadable",
+    "{path}: the file has {bytes:,} bytes, more than the limit of {most:,}. " + AGAIN,
+)
+FILE_UNREADABLE = Problem(CorruptAdapter, "adapter.file-unreadable", "{path}: cannot be read ({reason}). " + AGAIN)
+
+ASSET_NOT_DOWNLOADED = Problem(
+    NotFound,
+    "asset.unavailable",
+    "asset {asset}: {reason}.\nPut {file} (sha256 {sha256}, from {package}=={version}) into {directory} and try again.",
+)
+ASSET_DIFFERS = Problem(
+    NotFound,
+    "asset.unavailable",
+    "asset {asset}: {path} has sha256 {found}, expected {sha256}. Remove this file, or replace it with {file} of "
+    "{package}=={version} from the package index.",
+)
+CACHE_NOT_WRITABLE = Problem(
+    NotFound,
+    "asset.unavailable",
+    "asset {asset}: cannot write to the cache {directory} ({reason}). Free disk space there, or set AFINA_CACHE "
+    "to a writable folder.",
+)
+
+BACKBONE_MISSING = Problem(
+    NotFound,
+    "backbone.missing",
+    "backbone {backbone}: there is no such local directory, and no such repository on the Hub. {_meant}Give a "
+    "Hub id such as gpt2, a directory, or 'embedded'.",
+)
+
+BACKBONE_UNREACHABLE = Problem(
+    NotFound,
+    "backbone.unreachable",
+    "backbone {backbone}: no such local directory, no cached copy, and the Hub cannot be reached. {_meant}Save "
+    "the model with save_pretrained on a machine with network access and give its directory; or use 'embedded', "
+    "which comes from the package index.",
+)
+
+INT8_UNSUPPORTED = Problem(InvalidStudy, "dtype.unsupported", "dtype int8: {reason}. Use float32, bfloat16 or auto.")
+
+PATTERN_UNSAFE = Problem(
+    Refused, "hub.file-unsafe", "{address}: files {file!r} may contain code. Expected patterns such as {expected}."
+)
+UPLOAD_UNSAFE = Problem(
+    Refused, "hub.file-unsafe", "{path}: found {found}. Expected files such as {expected}; nothing was sent."
+)
+
+DATA_SET_GATED = Problem(
+    NotFound,
+    "hub.gated",
+    "the Hub's {repository} is gated. Accept the terms on its page and log in with `hf auth login`, or save its "
+    "splits as files and give their directory.",
+)
+
+DATA_SET_MISSING = Problem(
+    NotFound,
+    "hub.missing",
+    "the Hub's {repository}: the data set does not exist or is private. Check the name, or log in with `hf auth "
+    "login`.",
+)
+REPOSITORY_MISSING = Problem(
+    NotFound,
+    "hub.missing",
+    "the Hub's {repository}: the repository does not exist, or this login may not read it. Check the name, or "
+    "log in with `hf auth login`.",
+)
+
+HUB_NAME_MALFORMED = Problem(
+    InvalidName,
+    "hub.name-malformed",
+    "{repository!r} cannot be a repository on the Hub. Expected owner/name: letters, digits, and . _ - between them.",
+)
+
+BRANCH_WITHOUT_PARQUET = Problem(
+    NotFound, "hub.no-parquet", "the Hub's {repository} has no parquet files on its branch {revision}. " + SAVE_IT
+)
+NO_PARQUET = Problem(
+    NotFound,
+    "hub.no-parquet",
+    "the Hub has no parquet files of {repository}; only public data sets without a loading script have them. "
+    + SAVE_IT,
+)
+
+HUB_FILE_MISSING = Problem(
+    NotFound, "hub.part-missing", "the Hub's {address} has no file that matches {expected}. Name another repository."
+)
+CONFIGURATION_MISSING = Problem(
+    NotFound, "hub.part-missing", "the Hub's {repository} has no configuration {config!r}. Found: {found}."
+)
+TRAINING_SPLIT_MISSING = Problem(
+    NotFound,
+    "hub.part-missing",
+    "the Hub's {repository} has no training split in {config}. Found: {found}. Expected one called {expected}. "
+    + SAVE_IT,
+)
+REVISION_MISSING = Problem(
+    NotFound, "hub.part-missing", "the Hub's {repository} has no revision {revision}. Name a branch, a tag or a commit."
+)
+SEVERAL_CONFIGURATIONS = Problem(
+    NotFound,
+    "hub.part-missing",
+    "the Hub's {repository} has several configurations. Found: {found}. Name one: hub:{repository}:NAME.",
+)
+
+HUB_UNREACHABLE = Problem(
+    NotFound, "hub.unreachable", "the Hub's {repository} cannot be reached and no copy is cached ({reason})."
+)
+HUB_UNREACHABLE_FOR_UPLOAD = Problem(
+    NotFound, "hub.unreachable", "{repository} cannot be reached (status {status}). Nothing was sent; try again later."
+)
+UPLOAD_BROKEN_OFF = Problem(
+    NotFound,
+    "hub.unreachable",
+    "{repository} cannot be reached ({reason}). Try again with network access; files that are there already are "
+    "not sent twice.",
+)
+
+SIZE_INVALID = Problem(
+    InvalidStudy, "option.invalid", "{option} {found!r}: expected a size with its unit, such as 8GiB, 512MiB or 16GB."
+)
+
+OUT_EXISTS = Problem(
+    Refused, "out.exists", "{path}: exists already, and is left as it is. Give another path, or remove this file."
+)
