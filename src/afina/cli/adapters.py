@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina import allocator
+from afina.cli import problems
 from afina.cli.options import (
     AdapterArgument,
     BeamsOption,
@@ -41,7 +42,6 @@ from afina.cli.options import (
 )
 from afina.cli.store_exchange import print_flips
 from afina.cli.terminal import print_reading, print_tables, printable
-from afina.errors import InvalidData
 
 if TYPE_CHECKING:
     from afina.data.readers.texts import Chunk
@@ -207,18 +207,10 @@ def _writes(adapter: Adapter) -> bool:
 
 def _check_given(texts: Sequence[str] | None, file: Path | None, columns: Mapping[str, str | None]) -> None:
     if bool(texts) == bool(file):
-        raise InvalidData(
-            f"afina predict: found {'texts and a file' if texts else 'no texts and no file'}. Give either texts, or "
-            "--file FILE (- for standard input).",
-            code="argument.invalid",
-        )
+        raise problems.TEXTS_OR_FILE(found="texts and a file" if texts else "no texts and no file")
     for name, column in columns.items():
         if texts and column is not None:
-            raise InvalidData(
-                f"`{name}` {column}: names a column of a `file`, but no file is given. Leave `{name}` out.",
-                code="data.option-inapplicable",
-                option=name,
-            )
+            raise problems.COLUMN_WITHOUT_FILE(column=column, option=name)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from afina.errors import InvalidData
+from afina.cli import problems
 
 START = """Choose, train and use adapters of language models for your texts.
 
@@ -175,11 +175,7 @@ def _check_once(parameters: Iterable[Any], arguments: Sequence[str]) -> None:
         if parameter.param_type_name == "option" and not (parameter.multiple or parameter.is_flag):
             found = [one for one in typed for name in parameter.opts if one == name or one.startswith(f"{name}=")]
             if len(found) > 1:
-                raise InvalidData(
-                    f"{parameter.opts[0]}: is given {len(found)} times. Give the option once.",
-                    code="argument.invalid",
-                    argument=parameter.opts[0],
-                )
+                raise problems.GIVEN_TWICE(count=len(found), argument=parameter.opts[0])
 
 
 class GroupedCommand(TyperCommand):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from afina.cli import problems
 from afina.cli.terminal import print_assumed_precision, print_choice
 from afina.data.kinds import KINDS
-from afina.errors import InvalidStudy
 from afina.store.versions import PREFIX
 
 if TYPE_CHECKING:
@@ -209,25 +209,14 @@ def check_different(backbones: list[str]) -> list[str]:
     """Return the backbones. Raises InvalidStudy if one is given twice."""
     again = next((one for one in backbones if backbones.count(one) > 1), None)
     if again is not None:
-        raise InvalidStudy(
-            f"`backbone` {again} is given more than once. Give each backbone once.",
-            code="option.invalid",
-            option="backbone",
-            found=again,
-        )
+        raise problems.BACKBONE_TWICE(option="backbone", found=again)
     return backbones
 
 
 def only(backbones: list[str]) -> str:
     """Return the only backbone. Raises InvalidStudy if several are given."""
     if len(backbones) > 1:
-        raise InvalidStudy(
-            f"`backbone`: found {', '.join(backbones)}. This command takes one backbone; `afina study` and `afina "
-            "choose` compare several.",
-            code="option.invalid",
-            option="backbone",
-            found=backbones,
-        )
+        raise problems.SEVERAL_BACKBONES(option="backbone", found=backbones)
     return backbones[0]
 
 
@@ -307,12 +296,7 @@ def words_option(words: list[str] | None) -> dict[str, list[str]] | None:
     for item in words:
         for label, given in _words_by_label(item):
             if not label or not given:
-                raise InvalidStudy(
-                    f"`words` {item}: expected LABEL=WORD,WORD, such as positive=great,good.",
-                    code="option.invalid",
-                    option="words",
-                    found=item,
-                )
+                raise problems.WORDS_MALFORMED(option="words", found=item)
             found.setdefault(label, []).extend(f" {word}" for word in given)
     return found
 
@@ -422,11 +406,7 @@ def locate(
     if adapter.startswith(PREFIX):
         given = {"method": method, "seed": seed, "precision": precision}
         if option := next((name for name, value in given.items() if value is not None), None):
-            raise InvalidStudy(
-                f"{adapter}: a version is one adapter, so `{option}` cannot be used. Leave `{option}` out.",
-                code="option.inapplicable",
-                option=option,
-            )
+            raise problems.OPTION_OF_DIRECTORIES(adapter=adapter, option=option)
         from afina.store.adapter_store import AdapterStore
 
         store = AdapterStore()

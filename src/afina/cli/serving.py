@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina import file_io
+from afina.cli import problems
 from afina.cli.help import GroupedCommand
 from afina.cli.options import BackboneOption, Json, OwnBackbone, template_option
 from afina.cli.store import CreateOption, StoreOption, ready
 from afina.cli.terminal import reword_value_error
-from afina.errors import InvalidStudy, NotFound
 
 if TYPE_CHECKING:
     from afina.engine.engine import Engine
@@ -250,8 +250,7 @@ def _needs_packages(ray: bool, others: Mapping[str, str | None]) -> None:
         others: Values of options that need `ray`; None: not given.
     """
     if not ray and (alone := [name for name, given in others.items() if given is not None]):
-        named = " and ".join(alone)
-        raise InvalidStudy(f"{named}: used only with `ray`. Add `ray`, or leave {named} out.", code="option.invalid")
+        raise problems.OPTIONS_NEED_RAY(given=alone)
     extra = "ray" if ray else "serve"
     try:
         if ray:
@@ -260,8 +259,7 @@ def _needs_packages(ray: bool, others: Mapping[str, str | None]) -> None:
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] == "afina":
             raise
-        message = f"`afina serve` needs the package {error.name}. Install it: pip install 'afina[{extra}]'."
-        raise NotFound(message, code="extra.missing", extra=extra, package=error.name) from None
+        raise problems.PACKAGE_MISSING(package=error.name, extra=extra) from None
 
 
 def _on_ray(

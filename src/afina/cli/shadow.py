@@ -14,9 +14,9 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import typer
 
+from afina.cli import problems
 from afina.cli.options import Json
 from afina.cli.store import ForceOption, NoteOption, StoreOption, print_object
-from afina.errors import Conflict, InvalidName, NotFound, Refused
 
 if TYPE_CHECKING:
     from afina.server.versions.shadow_counts import ShadowCounts
@@ -62,11 +62,7 @@ def shadow(
     Clients receive only the answers of production.
     """
     if (version is not None) + off + bool(server) > 1:
-        raise Refused(
-            "found more than one of VERSION, --off and --server. Give one: VERSION begins a comparison, --off ends the "
-            "comparison, and --server prints its counts.",
-            code="shadow.choice-missing",
-        )
+        raise problems.SHADOW_CHOICE_MISSING()
     if server:
         _print_counts(shadows(name, server, _key(key_file)), as_json)
         return
@@ -112,18 +108,11 @@ def _key(file: Path | None) -> str:
     if file is None:
         if found := os.environ.get(KEY):
             return found.strip()
-        raise NotFound(
-            f"found no key. The server requires a key of scope publish. Give --key-file FILE, or set {KEY}.",
-            code="key.missing",
-        )
+        raise problems.KEY_MISSING()
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(
-            f"{file}: the key cannot be read ({error}). Give another file, or set the variable {KEY}.",
-            code="key.missing",
-            path=file,
-        ) from None
+        raise problems.KEY_UNREADABLE(reason=error, path=file) from None
 
 
 def _print_counts(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
@@ -136,11 +125,7 @@ def _print_counts(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
 
     compared = {(one["name"], one["current"], one["shadow"]) for one in found}
     if len(compared) > 1:
-        raise Conflict(
-            "the servers compare different versions. A server notices a moved alias within about a second. Run the "
-            "command again.",
-            code="server.versions-differ",
-        )
+        raise problems.VERSIONS_DIFFER()
     total = ShadowCounts()
     for one in found:
         total = total.plus(ShadowCounts.of(one))
@@ -212,19 +197,13 @@ def shadows(name: str, servers: Sequence[str], key: str) -> Sequence[Mapping[str
         InvalidName: The key or an address is malformed.
     """
     if not key.isascii() or not key.isprintable():
-        raise InvalidName(
-            "the key: found characters that no key has. Expected the output of `afina keys create`.", code="key.invalid"
-        )
+        raise problems.KEY_MALFORMED()
     return [_shadow_of(server, f"{server.rstrip('/')}/shadows/{quote(name)}", key) for server in servers]
 
 
 def _shadow_of(server: str, url: str, key: str) -> Mapping[str, Any]:
     if not server.startswith(("http://", "https://")):
-        raise InvalidName(
-            f"{server}: not the address of a server. Expected an address such as http://127.0.0.1:8000.",
-            code="server.address-malformed",
-            server=server,
-        )
+        raise problems.SERVER_ADDRESS_MALFORMED(server=server)
     try:
         with build_opener(_NoRedirects).open(
             Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=PATIENCE
@@ -232,24 +211,11 @@ def _shadow_of(server: str, url: str, key: str) -> Mapping[str, Any]:
             found = json.loads(got.read(MOST))
     except HTTPError as error:
         with error:
-            raise Refused(
-                f"{server}: {_why(error)} (status {error.code}).",
-                code="server.refused",
-                server=server,
-                status=error.code,
-            ) from None
+            raise problems.SERVER_REFUSES(reason=_why(error), server=server, status=error.code) from None
     except (URLError, HTTPException, OSError, ValueError) as error:
-        raise NotFound(
-            f"{server}: no answer from a server ({getattr(error, 'reason', error)}). Check the address.",
-            code="server.unreachable",
-            server=server,
-        ) from None
+        raise problems.NO_ANSWER(reason=getattr(error, "reason", error), server=server) from None
     if not isinstance(found, dict) or not {"name", "current", "shadow", "state", "problem"} <= found.keys():
-        raise NotFound(
-            f"{server}: the answer does not come from an afina server. Check the address.",
-            code="server.unreachable",
-            server=server,
-        )
+        raise problems.NOT_A_SERVER(server=server)
     return found
 
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from afina.cli import problems
 from afina.cli.help import CommandGroup
 from afina.cli.options import Json, MethodOption, SeedOption, StudyBackbone
 from afina.cli.terminal import print_choice, print_columns, print_created, printable
-from afina.errors import InvalidName, NotFound, Refused
 
 if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore
@@ -121,10 +121,7 @@ def with_store(command: Callable[..., None]) -> Callable[..., None]:
         context = options["context"]
         if store is not None:
             if context.obj.url not in (None, store):
-                raise InvalidName(
-                    f"`store`: found two stores, {context.obj.url!r} and {store!r}. Leave one out.",
-                    code="store.address-malformed",
-                )
+                raise problems.STORE_TWICE(found=context.obj.url, store=store)
             context.obj = replace(context.obj, url=store)
         command(*given, **options)
 
@@ -206,10 +203,7 @@ def ready(store: AdapterStore, create: bool) -> None:
     """
     if not create and not store.exists():
         how = "create one with --create" if store.address.directory else "create one: afina store init --blobs URL"
-        raise NotFound(
-            f"store {store.address.shown}: there is no store. Give another with `store`, or {how}.",
-            code="store.missing",
-        )
+        raise problems.STORE_MISSING(store=store.address.shown, _how=how)
     store.make_ready()
 
 
@@ -344,10 +338,7 @@ def canary(
 
     store = opened(context)
     if promote and off:
-        raise Refused(
-            "found both --promote and --off. Give one: --promote keeps the canary version, --off that in production.",
-            code="canary.choice-missing",
-        )
+        raise problems.CANARY_CHOICE_MISSING()
     if promote:
         _moved(store.promote(name, force=force, message=message), as_json)
         return

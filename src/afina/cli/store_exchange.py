@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from afina.cli import problems
 from afina.cli.options import (
     Json,
     OwnBackbone,
@@ -16,7 +17,7 @@ from afina.cli.options import (
 )
 from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened
 from afina.cli.terminal import print_assumed_precision, print_created, print_prose, print_reading, printable
-from afina.errors import AfinaError, InvalidData
+from afina.errors import AfinaError
 
 if TYPE_CHECKING:
     from afina.store.diff import Layer
@@ -49,12 +50,7 @@ def diff(
     With --task, their predictions are compared too.
     """
     if task is None and (named := next((name for name, value in data.items() if value), None)):
-        raise InvalidData(
-            f"`{named}`: found without `task`. `{named}` says how the file of `task` is read. Give `task`, or leave "
-            f"`{named}` out.",
-            code="data.option-inapplicable",
-            option=named,
-        )
+        raise problems.OPTION_WITHOUT_TASK(option=named)
     made = opened(context).diff(first, second, task=task, backbone=backbone, **(data if task else {}))
     if as_json:
         print(json.dumps(made.as_json(), ensure_ascii=False))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from afina import allocator
+from afina.cli import problems
 from afina.errors import AfinaError, CannotWrite, InvalidData
 
 if TYPE_CHECKING:
@@ -47,19 +48,12 @@ def check_arguments(arguments: Sequence[str]) -> None:
         if _EMPTY.fullmatch(argument) or (not argument and (number <= 2 or before.startswith("--"))):
             option = argument.removesuffix("=") or before
             place = option if option.startswith("--") and "=" not in option else f"argument {number}"
-            raise InvalidData(
-                f"{place}: is empty. Give a value, or leave it out.", code="argument.invalid", argument=place
-            )
+            raise problems.ARGUMENT_EMPTY(argument=place)
         try:
             argument.encode("utf-8")
         except UnicodeEncodeError:
             shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
-            raise InvalidData(
-                f"argument {number}, {shown}: its bytes are not text in this terminal's encoding. "
-                "Give the argument in UTF-8. If the argument is a file name, rename the file.",
-                code="argument.invalid",
-                argument=number,
-            ) from None
+            raise problems.NOT_TEXT(found=shown, argument=number) from None
 
 
 def check_streams() -> None:
@@ -289,11 +283,7 @@ def long_names_refused() -> Iterator[None]:
         if error.errno != errno.ENAMETOOLONG:
             raise
         name = os.fsdecode(error.filename or "")[:40]
-        raise InvalidData(
-            f"{name}...: the file name is too long for this system. Give a shorter name.",
-            code="argument.invalid",
-            found=name,
-        ) from None
+        raise problems.FILE_NAME_TOO_LONG(found=name) from None
 
 
 def print_json_error(error: AfinaError) -> None:
@@ -321,7 +311,7 @@ def reword_value_error(error: Any) -> None:
 def as_usage_error(error: Any) -> InvalidData:
     """Return an error in the command line's syntax as an AfinaError, in a user's words."""
     reword_value_error(error)
-    return InvalidData(error.format_message(), code="argument.invalid")
+    return problems.WRONG_USAGE(_message=error.format_message())
 
 
 def with_room(command: Callable[..., None]) -> Callable[..., None]:

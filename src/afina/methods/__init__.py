@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from afina.errors import InvalidStudy, UnknownName
+from afina.methods import problems
 from afina.methods.bottleneck_adapter import BottleneckAdapter
 from afina.methods.ia3_and_vera import Ia3, Vera
 from afina.methods.linear_probe import LinearProbe
@@ -125,9 +126,9 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
         raise error.reworded(f"{place}{error}") from None
     except ValidationError as error:
         problem = WrongValue.of(error)
-        raise InvalidStudy(
-            f"{place}{name}.{problem.field} = {problem.found!r}: {problem.sentence}",
-            code="method.setting-invalid",
+        raise problems.SETTING_INVALID(
+            _place=place,
+            expected=problem.sentence,
             where=where,
             method=name,
             setting=problem.field,
@@ -150,12 +151,7 @@ def accepted(name: str, where: str = "") -> set[str]:
 def _kind(name: str, where: str = "") -> type[Method]:
     kinds = METHODS | NEEDS_SETTINGS
     if name in REFUSED:
-        raise InvalidStudy(
-            f"{where}: method {name} of another package cannot be used: {REFUSED[name]}. Correct that package.",
-            code="method.package-unusable",
-            where=where,
-            method=name,
-        )
+        raise problems.PACKAGE_UNUSABLE(reason=REFUSED[name], where=where, method=name)
     if name not in kinds:
         raise UnknownName("method", name, kinds, where)
     return kinds[name]
@@ -166,21 +162,9 @@ def _sum(name: str, tables: Mapping[str, Any], where: str) -> Sum:
     for part in name.split(PLUS):
         table = tables.get(part, {})
         if not isinstance(table, Mapping):
-            raise InvalidStudy(
-                f"{place}{name}.{part} = {table!r}: expected a table of its hyperparameters.",
-                code="method.setting-invalid",
-                where=where,
-                method=name,
-                setting=part,
-            )
+            raise problems.SETTINGS_NOT_A_TABLE(_place=place, found=table, where=where, method=name, setting=part)
         if part in parts:
-            raise InvalidStudy(
-                f"{place}method {name}: {part} is named twice. Leave one out.",
-                code="method.sum-contradiction",
-                where=where,
-                method=name,
-                part=part,
-            )
+            raise problems.PART_TWICE(_place=place, where=where, method=name, part=part)
         own = dict(table)
         if MULTIPLIER in own:
             multipliers[part] = _multiplier(own.pop(MULTIPLIER), f"{place}{name}.{part}")
@@ -193,11 +177,5 @@ def _sum(name: str, tables: Mapping[str, Any], where: str) -> Sum:
 
 def _multiplier(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MOST_MULTIPLIER:
-        raise InvalidStudy(
-            f"{where}.{MULTIPLIER} = {value!r}: expected a number above 0 and below {MOST_MULTIPLIER:g}.",
-            code="method.setting-invalid",
-            where=where,
-            setting=MULTIPLIER,
-            found=value,
-        )
+        raise problems.MULTIPLIER_INVALID(most=MOST_MULTIPLIER, where=where, setting=MULTIPLIER, found=value)
     return float(value)

@@ -19,7 +19,7 @@ from torch.nn import Parameter
 
 from afina.data.batch import pack
 from afina.errors import InvalidStudy
-from afina.methods import METHODS, make
+from afina.methods import METHODS, make, problems
 from afina.methods.method import Method
 from afina.models.architectures import has_head, is_head
 from afina.models.backbone_spec import FLOAT
@@ -42,12 +42,7 @@ def attach(classifier: Classifier, method: Method) -> None:
             weights that are stored in another precision, or trains matrices of a backbone in another precision.
     """
     if classifier.precision != FLOAT and not method.packs:
-        raise InvalidStudy(
-            f"method {method.name}: the method needs the backbone's weights as floats, but precision "
-            f"{classifier.precision} stores them in another form. Use another method, or leave `precision` out.",
-            code="method.precision-unsupported",
-            method=method.name,
-        )
+        raise problems.NEEDS_FLOATS(precision=classifier.precision, method=method.name)
     if not has_head(classifier.model):
         _check_needs_no_head(method)
     compares = not method.starts_apart and next(classifier.parameters()).device.type != "meta"
@@ -62,13 +57,7 @@ def attach(classifier: Classifier, method: Method) -> None:
     after = _logits(classifier)
     change = float((after - before).abs().max() / before.abs().max().clamp(min=torch.finfo(before.dtype).tiny))
     if not change <= TOLERANCE:  # NaN fails too
-        raise InvalidStudy(
-            f"method {method.name}: attaching changes the logits by {change:.1e} of the largest logit, expected at "
-            f"most {TOLERANCE:.0e}. What the method adds has to start without effect, such as LoRA's B at zero.",
-            code="method.changes-logits",
-            method=method.name,
-            change=change,
-        )
+        raise problems.CHANGES_LOGITS(most=TOLERANCE, method=method.name, change=change)
 
 
 def _check_needs_no_head(method: Method) -> None:
@@ -76,12 +65,7 @@ def _check_needs_no_head(method: Method) -> None:
     if method.trains_body or method.head == "words":
         return
     instead = "Use lora, or a method that trains parts of the model." if method.trains_head else "Use zero-shot."
-    raise InvalidStudy(
-        f"method {method.name}: the method is a classification head on the frozen model, but a task of kind text is "
-        f"answered by the language model itself, which has no such head. {instead}",
-        code="method.head-missing",
-        method=method.name,
-    )
+    raise problems.HEAD_WITHOUT_LABELS(_instead=instead, method=method.name)
 
 
 def _check_stays_frozen(method: Method, classifier: Classifier) -> None:
@@ -92,14 +76,7 @@ def _check_stays_frozen(method: Method, classifier: Classifier) -> None:
     trained = method.pretrained(classifier.model)
     for name, parameter in classifier.model.named_parameters():
         if name in trained and parameter.dim() > 1:
-            raise InvalidStudy(
-                f"method {method.name}: the method trains {name}, a matrix of the backbone, but with precision "
-                f"{classifier.precision} the backbone's matrices stay frozen. Leave `precision` out, or use a method "
-                "that adds to frozen weights, such as lora.",
-                code="method.precision-unsupported",
-                method=method.name,
-                parameter=name,
-            )
+            raise problems.TRAINS_HELD_WEIGHT(precision=classifier.precision, method=method.name, parameter=name)
 
 
 def _check_parts(method: Method, trained: Mapping[str, Parameter], headed: bool) -> None:
@@ -107,29 +84,12 @@ def _check_parts(method: Method, trained: Mapping[str, Parameter], headed: bool)
     body = [name for name in trained if not is_head(name)]
     if method.trains_body and not body:
         what = "nothing but the head" if head else "nothing"
-        raise InvalidStudy(
-            f"method {method.name}: {what} of this model would train. Name parameters or modules of this model.",
-            code="method.trains-wrong",
-            trained=what,
-            method=method.name,
-        )
+        raise problems.TRAINS_WRONG(trained=what, method=method.name)
     if headed and method.trains_head and not head:
-        raise InvalidStudy(
-            f"method {method.name}: the head would not train, so it would stay random. Let the head require gradients "
-            '(in peft: task_type="SEQ_CLS", or modules_to_save), or set trains_head to False.',
-            code="method.trains-wrong",
-            method=method.name,
-            parameter="head",
-        )
+        raise problems.HEAD_NOT_TRAINED(method=method.name, parameter="head")
     surplus = ([] if method.trains_body else body) + ([] if method.trains_head else head)
     if surplus:
-        raise InvalidStudy(
-            f"method {method.name}: {surplus[0]} would train, one of {len(surplus)} parameters that the method "
-            "states are frozen. Freeze these parameters in `attach`.",
-            code="method.trains-wrong",
-            method=method.name,
-            parameter=surplus[0],
-        )
+        raise problems.TRAINS_FROZEN(count=len(surplus), method=method.name, parameter=surplus[0])
 
 
 @torch.no_grad()

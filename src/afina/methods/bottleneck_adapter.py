@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from afina.errors import InvalidStudy
+from afina.methods import problems
 from afina.methods.method import Method, plain_name
 from afina.models.architectures import architecture_of, blocks_of, head_of, is_head
 
@@ -47,14 +47,7 @@ class BottleneckAdapter(Method):
 
     def __post_init__(self) -> None:
         if self.reduction < 1 or not 0 < self.scale <= _LARGEST:  # NaN fails too
-            raise InvalidStudy(
-                f"method adapter: reduction={self.reduction}, scale={self.scale}; "
-                f"expected reduction >= 1 and 0 < scale <= {_LARGEST:,.0f}.",
-                code="method.setting-invalid",
-                method="adapter",
-                reduction=self.reduction,
-                scale=self.scale,
-            )
+            raise problems.ADAPTER_SETTINGS(most=_LARGEST, method="adapter", reduction=self.reduction, scale=self.scale)
 
     def attach(self, model: Any) -> Any:
         """Add the modules, whose outputs are 0 before training. No existing parameter is renamed."""

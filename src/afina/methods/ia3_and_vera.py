@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from afina.errors import InvalidStudy
+from afina.methods import problems
 from afina.methods.peft import PeftMethod, check_targets, quiet
 from afina.models.architectures import ARCHITECTURES, architecture_of
 
@@ -35,12 +35,7 @@ class Ia3(PeftMethod):
     def __post_init__(self) -> None:
         beyond = sorted(set(self.feedforward) - set(self.targets))
         if self.targets and beyond:
-            raise InvalidStudy(
-                f"method ia3: feedforward {beyond[0]!r} is not a target. Add it to `targets`.",
-                code="method.setting-invalid",
-                method="ia3",
-                feedforward=beyond[0],
-            )
+            raise problems.IA3_FEEDFORWARD(method="ia3", feedforward=beyond[0])
 
     def for_family(self, family: str) -> Self:
         """Return the method with peft's targets for the family if none are given."""
@@ -118,22 +113,11 @@ class Vera(PeftMethod):
 
     def __post_init__(self) -> None:
         if not 1 <= self.r <= MOST_RANK or not 0 <= self.dropout < 1 or not 0 < abs(self.d_initial) < MOST_RANK:
-            raise InvalidStudy(
-                f"method vera: r={self.r}, d_initial={self.d_initial}, dropout={self.dropout}; "
-                f"expected 1 <= r <= {MOST_RANK:,}, 0 <= dropout < 1 and a d_initial other than 0.",
-                code="method.setting-invalid",
-                method="vera",
-                r=self.r,
-                d_initial=self.d_initial,
-                dropout=self.dropout,
+            raise problems.VERA_SETTINGS(
+                most=MOST_RANK, method="vera", r=self.r, d_initial=self.d_initial, dropout=self.dropout
             )
         if not 0 <= self.key < 2**63:
-            raise InvalidStudy(
-                f"method vera: key={self.key}; expected a seed of at least 0.",
-                code="method.setting-invalid",
-                method="vera",
-                key=self.key,
-            )
+            raise problems.VERA_KEY(method="vera", key=self.key)
 
     def for_family(self, family: str) -> Self:
         """Return the method with the default targets if none are given."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from afina import file_io
 from afina.errors import CorruptAdapter, InvalidStudy
+from afina.methods import problems
 from afina.methods.method import weight_names
 from afina.methods.selective import Selective
 from afina.models.architectures import ARCHITECTURES, Pooling, architecture_of
@@ -70,14 +71,7 @@ class LinearProbe(Selective):
         Raises InvalidStudy for the first token of a causal model, which sees no other token.
         """
         if self.pooling == "first" and not ARCHITECTURES[family].is_encoder:
-            raise InvalidStudy(
-                f"method {self.name}: pooling is first, but in a model of type {family}, a text's first token sees "
-                'no other token. Set pooling to "family", "last" or "mean".',
-                code="method.setting-invalid",
-                method=self.name,
-                pooling=self.pooling,
-                family=family,
-            )
+            raise problems.POOLING_FIRST_OF_DECODER(method=self.name, pooling=self.pooling, family=family)
         pooling: PoolingChoice = "family" if self.pooling == "auto" else self.pooling
         return replace(self, pooling=pooling, normalize=bool(self.normalize))
 
@@ -109,13 +103,7 @@ class LinearProbe(Selective):
         entry = architecture_of(model)
         if entry.logits is None:
             return Pooled(entry.pooling_of(model.config), normalize=True)
-        raise InvalidStudy(
-            f"method {self.name}: normalize is true, but the head of {entry.family} has further layers behind its own "
-            'pooling. Set pooling to "first", "last" or "mean".',
-            code="method.setting-invalid",
-            method=self.name,
-            normalize=True,
-        )
+        raise problems.NORMALIZE_BEFORE_OWN_LAYERS(family=entry.family, method=self.name, normalize=True)
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         """Return an adapter that changes nothing below the pooling."""
@@ -131,13 +119,7 @@ class LinearProbe(Selective):
         if self._pooled(model) is None:
             return model
         how = f"pooling is {self.pooling}" if self.pooling != "family" else "normalize is true"
-        raise InvalidStudy(
-            f"its {how}, which transformers' classifier of this family does not compute. For export, fit the probe "
-            'with pooling = "family" and normalize = false.',
-            code="method.setting-invalid",
-            method=self.name,
-            pooling=self.pooling,
-        )
+        raise problems.PROBE_NOT_EXPORTABLE(found=how, method=self.name, pooling=self.pooling)
 
 
 class SentencePooling(NamedTuple):
@@ -201,9 +183,4 @@ def _read(file: Path) -> Any:
 
 
 def _unsupported(file: Path, found: str) -> InvalidStudy:
-    return InvalidStudy(
-        f"{file}: {found}, expected a Transformer, a Pooling by the first, last or mean token, and optionally a "
-        'Normalize. Set pooling to "family", "first", "last" or "mean".',
-        code="method.setting-invalid",
-        path=file,
-    )
+    return problems.POOLING_OF_FILES_UNUSABLE(found=found, path=file)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator
 
-from afina.errors import InvalidStudy
+from afina.methods import problems
 from afina.methods.method import later
 from afina.methods.peft import PeftMethod, check_targets
 from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, is_head
@@ -68,51 +68,20 @@ class Lora(PeftMethod):
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _as_targets(self.targets))
         if self.r < 1 or not 0 < self.alpha <= MOST_ALPHA or not 0 <= self.dropout < 1:  # NaN fails too
-            raise InvalidStudy(
-                f"method lora: r={self.r}, alpha={self.alpha}, dropout={self.dropout}; "
-                f"expected r >= 1, 0 < alpha <= {MOST_ALPHA:,.0f} and 0 <= dropout < 1.",
-                code="method.setting-invalid",
-                method="lora",
-                r=self.r,
-                alpha=self.alpha,
-                dropout=self.dropout,
+            raise problems.LORA_SETTINGS(
+                most=MOST_ALPHA, method="lora", r=self.r, alpha=self.alpha, dropout=self.dropout
             )
         if not 0 < self.plus <= MOST_PLUS:
-            raise InvalidStudy(
-                f"method lora: plus={self.plus}; expected 0 < plus <= {MOST_PLUS:,.0f}. 16 is usual.",
-                code="method.setting-invalid",
-                method="lora",
-                plus=self.plus,
-            )
+            raise problems.LORA_PLUS(most=MOST_PLUS, method="lora", plus=self.plus)
         self._check_init()
 
     def _check_init(self) -> None:
         if self.init.startswith(REWRITING):
-            raise InvalidStudy(
-                f"method lora: init={self.init!r} changes the backbone's weights, but all methods have to share the "
-                f"same backbone. Choose one of {', '.join(INITS)}.",
-                code="method.changes-backbone",
-                method="lora",
-                init=self.init,
-                known=INITS,
-            )
+            raise problems.LORA_INIT_CHANGES_BACKBONE(method="lora", init=self.init, known=list(INITS))
         if self.init not in INITS:
-            raise InvalidStudy(
-                f"method lora: init={self.init!r}; expected one of {', '.join(INITS)}.",
-                code="method.setting-invalid",
-                method="lora",
-                init=self.init,
-                known=INITS,
-            )
+            raise problems.LORA_INIT_UNKNOWN(method="lora", init=self.init, known=list(INITS))
         if self.init == "orthogonal" and self.r % 2:
-            raise InvalidStudy(
-                f"method lora: init='orthogonal' with r={self.r}: expected an even r, because A and B each get half of "
-                "the rows of an orthogonal matrix. Choose an even r.",
-                code="method.setting-invalid",
-                method="lora",
-                init=self.init,
-                r=self.r,
-            )
+            raise problems.LORA_ORTHOGONAL_ODD(method="lora", init=self.init, r=self.r)
 
     def for_family(self, family: str) -> Self:
         """Return the method with the family's default targets if none are given."""
@@ -132,14 +101,7 @@ class Lora(PeftMethod):
             check_targets(self.name, model, self.targets, family.lora_targets)
         widest = max(max(shape) for shape in self._adapted(model, everything=everything))
         if self.r > widest:
-            raise InvalidStudy(
-                f"method {self.name}: r is {self.r:,}, but the widest adapted layer has {widest:,} inputs or outputs. "
-                "A larger rank adds nothing. Choose a smaller r; 4 to 64 are usual.",
-                code="method.setting-invalid",
-                method=self.name,
-                r=self.r,
-                widest=widest,
-            )
+            raise problems.RANK_TOO_LARGE(method=self.name, r=self.r, widest=widest)
         return LoraConfig(
             task_type="SEQ_CLS",
             r=self.r,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from afina.errors import CorruptAdapter
+from afina.methods import problems
 from afina.models.architectures import is_head
 
 if TYPE_CHECKING:
@@ -271,18 +271,7 @@ def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
     missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or surplus:
         what = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which this model does not"
-        raise CorruptAdapter(
-            f"the adapter {what} ({len(missing)} missing, {len(surplus)} unknown tensors).",
-            code="adapter.tensors-mismatch",
-            missing=len(missing),
-            unknown=len(surplus),
-        )
+        raise problems.TENSORS_MISMATCH(found=what, missing=len(missing), unknown=len(surplus))
     for name, tensor in expected.items():
         if tensor.shape != found[name].shape:
-            raise CorruptAdapter(
-                f"the adapter's {name} has shape {list(found[name].shape)}, this model's has {list(tensor.shape)}.",
-                code="adapter.tensors-mismatch",
-                tensor=name,
-                found=found[name].shape,
-                expected=tensor.shape,
-            )
+            raise problems.SHAPE_MISMATCH(tensor=name, found=found[name].shape, expected=tensor.shape)

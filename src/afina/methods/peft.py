@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from afina.errors import InvalidStudy
+from afina.methods import problems
 from afina.methods.method import Method, check_names, plain_name
 from afina.models.architectures import architecture_of, has_head
 
@@ -68,9 +68,7 @@ class PeftMethod(Method):
                 with dequantized_weights(model):
                     return get_peft_model(model, settings)
             except ValueError as error:
-                raise InvalidStudy(
-                    f"method {self.name}: {error}", code="peft.settings-unusable", method=self.name
-                ) from None
+                raise problems.SETTINGS_UNUSABLE(reason=error, method=self.name) from None
 
     def state(self, model: Any) -> dict[str, Tensor]:
         """Return the tensors under the names that peft saves."""
@@ -118,9 +116,7 @@ class PeftMethod(Method):
             with quiet():
                 return model.merge_and_unload(safe_merge=True)
         except OF_PEFT as error:
-            raise InvalidStudy(
-                f"peft cannot merge it into the weights ({brief(error)}).", code="peft.cannot-merge"
-            ) from None
+            raise problems.CANNOT_MERGE(reason=brief(error)) from None
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
         """Write peft's `adapter_config.json`, in a fixed order and with the backbone's address as base model."""
@@ -177,14 +173,7 @@ def check_targets(name: str, model: Any, targets: Sequence[str], usual: Sequence
     modules = [f".{path}" for path, _ in model.named_modules()]
     for target in targets:
         if not any(path.endswith(f".{target}") for path in modules):
-            raise InvalidStudy(
-                f"method {name}: targets: this model has no module named {target!r}. "
-                f"The default for {model.config.model_type} is {', '.join(usual)}.",
-                code="method.target-missing",
-                method=name,
-                target=target,
-                usual=usual,
-            )
+            raise problems.TARGET_MISSING(family=model.config.model_type, method=name, target=target, usual=usual)
 
 
 def brief(error: Exception) -> str:

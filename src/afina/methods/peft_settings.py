@@ -18,8 +18,8 @@ from typing import Any
 
 import re2
 
-from afina import file_io
-from afina.errors import CorruptAdapter, InvalidStudy
+from afina.errors import InvalidStudy
+from afina.methods import problems
 from afina.methods.ia3_and_vera import Ia3, Vera
 from afina.methods.lora import ALL_LINEAR, REWRITING, Lora
 from afina.methods.method import Method, plain_name
@@ -99,12 +99,7 @@ def check(saved: Mapping[str, Any]) -> None:
     if not isinstance(kind, str):
         raise _refused("peft_type", kind, "expected the name of a type, such as LORA")
     if kind in NOT_OPENED:
-        raise InvalidStudy(
-            f"the adapter's peft type {kind} is not supported: {NOT_OPENED[kind]}. afina opens types that change the "
-            "model's layers, such as LORA and IA3.",
-            code="peft.type-unsupported",
-            type=kind,
-        )
+        raise problems.PEFT_TYPE_NOT_OPENED(reason=NOT_OPENED[kind], type=kind)
     for name, why in _NEVER.items():
         if saved.get(name):
             raise _refused(name, saved[name], f"{why}, which afina does not support")
@@ -168,12 +163,7 @@ def _check_table(name: str, value: Any, *, patterns: bool) -> None:
 
 
 def _refused(name: str, found: Any, why: str) -> InvalidStudy:
-    return InvalidStudy(
-        f"the adapter's peft setting {name} is {str(found)[:80]!r}: {why}.",
-        code="peft.settings-unusable",
-        setting=name,
-        found=str(found)[:80],
-    )
+    return problems.PEFT_SETTING_UNUSABLE(reason=why, setting=name, found=str(found)[:80])
 
 
 def resolved(saved: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Any]:
@@ -290,11 +280,7 @@ def check_agrees(adapter: Adapter) -> None:
         return
     if problem := disagreement(adapter.manifest.model_dump(mode="json"), adapter.peft_settings, adapter.tensors):
         file = Path(adapter.where) / PEFT_SETTINGS
-        raise CorruptAdapter(
-            f"{file}: {problem}. With peft, the adapter would give other answers. {file_io.AGAIN}",
-            code="adapter.file-malformed",
-            path=file,
-        )
+        raise problems.PEFT_FILE_CONTRADICTORY(reason=problem, path=file)
 
 
 def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tensors: Iterable[str] = ()) -> str | None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, JsonValue
 
-from afina.errors import InvalidStudy, UnknownName, WrongBackbone
-from afina.methods import peft_settings
+from afina.errors import InvalidStudy, UnknownName
+from afina.methods import peft_settings, problems
 from afina.methods.method import Method, check_names, plain_name
 from afina.methods.peft import OF_PEFT, PeftMethod, brief
 from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning, VirtualTokens
@@ -95,21 +95,12 @@ class PeftType(PeftMethod):
 
     def __post_init__(self) -> None:
         if self.type in REFUSED:
-            raise InvalidStudy(
-                f"method peft: afina does not train type {self.type}: {REFUSED[self.type]}.",
-                code="peft.type-unsupported",
-                type=self.type,
-            )
+            raise problems.PEFT_TYPE_NOT_TRAINED(reason=REFUSED[self.type], type=self.type)
         if self.type not in SERVED:
             raise UnknownName("peft type", self.type, SERVED, "method peft")
         for key, what in _UNHEARD.items():
             if key[0] == self.type and self.given.get(key[1]):
-                raise InvalidStudy(
-                    f"method peft: {self.type}.{key[1]} {what}. Leave it out.",
-                    code="peft.settings-unusable",
-                    type=self.type,
-                    setting=key[1],
-                )
+                raise problems.PEFT_SETTING_OWNED(reason=what, type=self.type, setting=key[1])
         object.__setattr__(self, "title", f"{self.type} (peft)")
 
     @classmethod
@@ -128,11 +119,7 @@ class PeftType(PeftMethod):
         from peft.utils.peft_types import PeftType as Known
 
         if self.type not in list(Known):
-            raise InvalidStudy(
-                f"method peft: the installed peft has no type {self.type}. Install a later version of peft.",
-                code="peft.type-unsupported",
-                type=self.type,
-            )
+            raise problems.PEFT_TYPE_NOT_INSTALLED(type=self.type)
         kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[Known(self.type)]
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[Known(self.type)]
         known = {each.name for each in fields(kind)} - _RESERVED
@@ -149,11 +136,7 @@ class PeftType(PeftMethod):
         try:
             return kind(**filled)
         except OF_PEFT as error:
-            raise InvalidStudy(
-                f"method peft: the settings of {self.type} cannot be used ({brief(error)}). Correct the settings.",
-                code="peft.settings-unusable",
-                type=self.type,
-            ) from None
+            raise problems.PEFT_CONFIG_UNUSABLE(reason=brief(error), type=self.type) from None
 
     def _safe(self, given: dict[str, Any], model: Any) -> dict[str, Any]:
         """Return the settings checked and without patterns: they may come from an untrusted manifest."""
@@ -170,19 +153,10 @@ class PeftType(PeftMethod):
         try:
             wrapped = super().attach(model)
         except OF_PEFT as error:
-            raise InvalidStudy(
-                f"method peft: {self.type} cannot be attached ({brief(error)}). Correct the settings.",
-                code="peft.settings-unusable",
-                type=self.type,
-            ) from None
+            raise problems.PEFT_NOT_ATTACHABLE(reason=brief(error), type=self.type) from None
         there = set(wrapped.parameters())
         if any(parameter not in there or _mark(parameter) != mark for parameter, mark in before):
-            raise InvalidStudy(
-                f"method peft: {self.type} with these settings changes the backbone's weights, but all methods have to "
-                "share the same backbone. Choose another initialisation.",
-                code="method.changes-backbone",
-                type=self.type,
-            )
+            raise problems.PEFT_CHANGES_BACKBONE(type=self.type)
         for module in wrapped.modules():
             if hasattr(module, "base_layer"):
                 module.register_forward_hook(_as_given)
@@ -251,10 +225,7 @@ class SavedPeft(PeftMethod):
         given = {key: deepcopy(value) for key, value in self.saved.items() if key != "base_model_name_or_path"}
         given = peft_settings.resolved(given, [name for name, _ in model.named_modules()])
         if large := next((value for value in _floats(self.saved) if abs(value) > _LARGEST), None):
-            raise InvalidStudy(
-                f"the adapter's peft settings cannot be used: {large:g} is larger than a float32. Correct them.",
-                code="peft.settings-unusable",
-            )
+            raise problems.PEFT_SETTING_TOO_LARGE(found=large)
         return _read(given)
 
     def attach(self, model: Any) -> Any:
@@ -266,13 +237,7 @@ class SavedPeft(PeftMethod):
 
         kind = self.saved["peft_type"]
         if kind not in ON_HELD_WEIGHTS and held_tensors(model):
-            raise InvalidStudy(
-                f"the adapter's peft type {kind} needs the backbone's weights as floats. On weights in another "
-                f"precision, afina opens {', '.join(ON_HELD_WEIGHTS)}. If the adapter was trained on floats, leave "
-                "`precision` out.",
-                code="method.precision-unsupported",
-                type=kind,
-            )
+            raise problems.PEFT_TYPE_NEEDS_FLOATS(known=ON_HELD_WEIGHTS, type=kind)
         try:
             return super().attach(model)
         except OF_PEFT as error:
@@ -283,12 +248,8 @@ class SavedPeft(PeftMethod):
         for name in _embeddings(model, expected, state):
             there = model.get_parameter(name)
             if there.shape != state[name].shape:
-                raise InvalidStudy(
-                    f"the adapter's {name} has shape {list(state[name].shape)}, the backbone's has "
-                    f"{list(there.shape)}: the vocabulary was resized for the adapter. afina opens adapters of models "
-                    "whose vocabulary is that of their tokenizer's backbone.",
-                    code="peft.settings-unusable",
-                    tensor=name,
+                raise problems.VOCABULARY_RESIZED(
+                    found=list(state[name].shape), expected=list(there.shape), tensor=name
                 )
         check_names(expected, self._changes(model, expected, state))
 
@@ -303,11 +264,7 @@ class SavedPeft(PeftMethod):
         for name in _embeddings(model, expected, state):
             saved = state[name]
             if not model.get_parameter(name).to(saved.dtype).equal(saved.to(model.get_parameter(name).device)):
-                raise WrongBackbone(
-                    f"the adapter's file has the frozen {name}, and the backbone has other values there. Name the "
-                    "backbone that the adapter was trained on.",
-                    tensor=name,
-                )
+                raise problems.FROZEN_TENSOR_DIFFERS(tensor=name)
         super().restore(model, self._changes(model, expected, state))
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
@@ -375,11 +332,8 @@ class SavedVirtualTokens(Method):
         peft_settings.check(self.saved)
         tokens = self.saved.get("num_virtual_tokens")
         if type(tokens) is not int or tokens < 1 or self.saved.get("num_transformer_submodules") not in (None, 1):
-            raise InvalidStudy(
-                f"the adapter's peft settings have num_virtual_tokens {tokens!r:.40} and num_transformer_submodules "
-                f"{self.saved.get('num_transformer_submodules')!r:.40}. Expected a number of tokens, and one module.",
-                code="peft.settings-unusable",
-                setting="num_virtual_tokens",
+            raise problems.PEFT_VIRTUAL_TOKENS_INVALID(
+                found=tokens, submodules=self.saved.get("num_transformer_submodules"), setting="num_virtual_tokens"
             )
         _read(self.saved)
         return OWN[self.saved["peft_type"]](tokens)
@@ -398,12 +352,7 @@ class SavedVirtualTokens(Method):
         """Add the modules. Raises InvalidStudy if afina and peft would compute otherwise, or no room is left."""
         window = getattr(model.config, "sliding_window", None)
         if window and self.saved["peft_type"] == "PREFIX_TUNING":
-            raise InvalidStudy(
-                f"the adapter's peft type PREFIX_TUNING cannot be opened on this model: a token attends to the last "
-                f"{window} tokens only. peft counts the prefix among them, and afina does not.",
-                code="peft.type-unsupported",
-                type="PREFIX_TUNING",
-            )
+            raise problems.PREFIX_IN_WINDOW(window=window, type="PREFIX_TUNING")
         return self.own.attach(model)
 
     def state(self, model: Any) -> dict[str, Tensor]:
@@ -453,22 +402,14 @@ def _read(given: Mapping[str, Any]) -> Any:
         known = {each.name for each in fields(kind)}
         for name, value in given.items():
             if name not in known and value not in (None, False, [], {}, ""):
-                raise InvalidStudy(
-                    f"the adapter's peft setting {name} is {str(value)[:80]!r}: the installed peft does not know this "
-                    f"setting of {given['peft_type']}, and would ignore it. Install a later version of peft.",
-                    code="peft.settings-unusable",
-                    setting=name,
-                    type=given["peft_type"],
-                )
+                raise problems.PEFT_SETTING_UNKNOWN(found=str(value)[:80], setting=name, type=given["peft_type"])
         return PeftConfig.from_peft_type(**{name: value for name, value in given.items() if name in known})
     except OF_PEFT as error:
-        raise InvalidStudy(
-            f"the adapter's peft settings cannot be read ({brief(error)}).", code="peft.settings-unusable"
-        ) from None
+        raise problems.PEFT_SETTINGS_UNREADABLE(reason=brief(error)) from None
 
 
 def _unusable(error: Exception) -> InvalidStudy:
-    return InvalidStudy(f"the adapter's peft settings cannot be used ({brief(error)}).", code="peft.settings-unusable")
+    return problems.PEFT_SETTINGS_UNUSABLE(reason=brief(error))
 
 
 def _floats(value: Any) -> Iterator[float]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from afina.errors import CorruptAdapter, InvalidStudy
+from afina.methods import problems
 from afina.methods.method import Method, plain_name
 from afina.models.architectures import ARCHITECTURES, is_head
 
@@ -37,23 +37,12 @@ class VirtualTokens(Method):
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
-            raise InvalidStudy(
-                f"method {self.name}: tokens={self.tokens}; expected at least 1.",
-                code="method.setting-invalid",
-                method=self.name,
-                tokens=self.tokens,
-            )
+            raise problems.TOKENS_INVALID(method=self.name, tokens=self.tokens)
 
     def for_family(self, family: str) -> Self:
         """Return the method. Raises InvalidStudy if the family cannot use tokens before a text."""
         if not ARCHITECTURES[family].takes_virtual_tokens:
-            raise InvalidStudy(
-                f"method {self.name}: models of type {family} are encoders, whose heads read a text's first token. "
-                "Virtual tokens would take its place. Use lora, which trains as few parameters.",
-                code="method.family-unsupported",
-                method=self.name,
-                family=family,
-            )
+            raise problems.VIRTUAL_TOKENS_IN_ENCODER(method=self.name, family=family)
         return self
 
     @property
@@ -74,14 +63,7 @@ class VirtualTokens(Method):
         """Add the modules, drawn with torch's generator. Raises InvalidStudy if no room is left for a text."""
         most = int(model.config.max_position_embeddings)
         if self.tokens >= most:
-            raise InvalidStudy(
-                f"method {self.name}: tokens is {self.tokens:,}, but this model takes {most:,} tokens at once, so no "
-                "room would be left for a text. Set fewer; 8 to 32 are usual.",
-                code="method.setting-invalid",
-                method=self.name,
-                tokens=self.tokens,
-                most=most,
-            )
+            raise problems.TOKENS_TOO_MANY(method=self.name, tokens=self.tokens, most=most)
         self.add(model.base_model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(self.owns(name))
@@ -99,21 +81,11 @@ class VirtualTokens(Method):
         """Raise CorruptAdapter unless the saved state has as many virtual tokens as the settings say."""
         added = {name: state[name] for name in self.added(state)}
         if not added:
-            raise CorruptAdapter(
-                f"the adapter has no tensor of method {self.name}. Copy the adapter again, or train it again.",
-                code="adapter.tensors-mismatch",
-                method=self.name,
-            )
+            raise problems.NO_TENSOR(method=self.name)
         for name, tensor in added.items():
             if tensor.dim() < 2 or len(tensor) != self.tokens:
-                raise CorruptAdapter(
-                    f"the adapter's {name} has shape {list(tensor.shape)}, but method {self.name} has {self.tokens:,} "
-                    "virtual tokens. Copy the adapter again, or train it again.",
-                    code="adapter.tensors-mismatch",
-                    method=self.name,
-                    tensor=name,
-                    found=tensor.shape,
-                    tokens=self.tokens,
+                raise problems.VIRTUAL_TOKENS_MISMATCH(
+                    method=self.name, tensor=name, found=tensor.shape, tokens=self.tokens
                 )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from afina.errors import InvalidStudy
+from afina.methods import problems
 from afina.methods.method import Method, later, plain_name, weight_names
 from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, check_can_be_asked, is_head
 
@@ -48,12 +48,7 @@ class Selective(Method):
         """Freeze all other parameters. Raises InvalidStudy if a chosen weight is held in another precision."""
         chosen = self.chosen(model)
         if wanted := sorted(chosen & weight_names(model)[1]):
-            raise InvalidStudy(
-                f"method {self.name}: the method trains {wanted[0]}, which this `precision` keeps frozen. Leave "
-                "`precision` out, or use a method that adds to frozen weights, such as lora.",
-                code="method.precision-unsupported",
-                method=self.name,
-            )
+            raise problems.TRAINS_FROZEN_MATRIX(parameter=wanted[0], method=self.name)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(plain_name(name) in chosen)
         return model
@@ -163,12 +158,7 @@ class Full(Selective):
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:  # NaN fails too
-            raise InvalidStudy(
-                f"method full: layer_decay={self.layer_decay}; expected 0 < layer_decay <= 1.",
-                code="method.setting-invalid",
-                method="full",
-                layer_decay=self.layer_decay,
-            )
+            raise problems.LAYER_DECAY_INVALID(method="full", layer_decay=self.layer_decay)
 
     def trains(self, name: str) -> bool:
         """Return True for every parameter."""
@@ -214,24 +204,13 @@ class Last(Selective):
 
     def __post_init__(self) -> None:
         if self.blocks < 1:
-            raise InvalidStudy(
-                f"method last: blocks={self.blocks}; expected at least 1. To train only the head, use method `head`.",
-                code="method.setting-invalid",
-                method="last",
-                blocks=self.blocks,
-            )
+            raise problems.BLOCKS_INVALID(method="last", blocks=self.blocks)
 
     def chosen(self, model: Any) -> set[str]:
         """Return the last blocks, final norm and head. Raises InvalidStudy if the model has fewer blocks."""
         entry, there = architecture_of(model), model.config.num_hidden_layers
         if self.blocks > there:
-            raise InvalidStudy(
-                f"method {self.name}: blocks is {self.blocks:,}, but this model has {there}. Set fewer, or use method "
-                "`full`, which also trains the embeddings.",
-                code="method.setting-invalid",
-                method=self.name,
-                blocks=self.blocks,
-            )
+            raise problems.BLOCKS_TOO_MANY(found=there, method=self.name, blocks=self.blocks)
         found = set()
         for name in set.union(*weight_names(model)):
             index = entry.block.index(name)
@@ -263,13 +242,7 @@ class BitFit(Selective):
     def attach(self, model: Any) -> Any:
         """Freeze all other parameters. Raises InvalidStudy if the model has no bias."""
         if all(is_head(name) for name in self.chosen(model)):
-            raise InvalidStudy(
-                f"method {self.name}: models of type {model.config.model_type} have no biases. Use layernorm, which "
-                "trains about as few parameters, or lora.",
-                code="method.family-unsupported",
-                method=self.name,
-                family=model.config.model_type,
-            )
+            raise problems.NO_BIASES(method=self.name, family=model.config.model_type)
         return super().attach(model)
 
 
@@ -351,12 +324,7 @@ class PreLayer46080(PreLayer):
         """Return the method. Raises InvalidStudy for families other than the published study's."""
         if not ARCHITECTURES[family].published:
             own = ", ".join(name for name, entry in ARCHITECTURES.items() if entry.published)
-            raise InvalidStudy(
-                f"method {self.name}: defined for {own} only, but this backbone is of type {family}. Use `prelayer`.",
-                code="method.family-unsupported",
-                method=self.name,
-                family=family,
-            )
+            raise problems.FAMILY_UNSUPPORTED(known=own, method=self.name, family=family)
         return self
 
     def chooses(self, entry: Architecture, name: str) -> bool:

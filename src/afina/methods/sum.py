@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from afina.errors import InvalidStudy
+from afina.methods import problems
 from afina.methods.method import Method, check_names, plain_name
 from afina.methods.peft import PeftMethod
 from afina.methods.selective import Selective
@@ -49,17 +49,10 @@ class Sum(Method):
         idle = next((key for key, part in self.parts.items() if part.trains_nothing or not part.trains_body), None)
         if idle is not None:
             does = "trains nothing" if self.parts[idle].trains_nothing else "trains only the head, as every method does"
-            raise InvalidStudy(
-                f"method {name}: {idle} {does}. Leave it out.", code="method.sum-contradiction", method=name, part=idle
-            )
+            raise problems.PART_WITHOUT_EFFECT(reason=does, method=name, part=idle)
         wraps = [key for key, part in self.parts.items() if isinstance(part, PeftMethod)]
         if len(wraps) > 1:
-            raise InvalidStudy(
-                f"method {name}: {' and '.join(wraps)} both wrap the model with peft. Leave one out.",
-                code="method.sum-contradiction",
-                method=name,
-                parts=wraps,
-            )
+            raise problems.BOTH_WRAP(method=name, parts=wraps)
         first = methods[0]
         described = {
             "name": name,
@@ -151,20 +144,9 @@ class Sum(Method):
     def _refuse_overlap(self, name: str, owners: list[str]) -> None:
         what = plain_name(name)
         if len(owners) > 1:
-            raise InvalidStudy(
-                f"method {self.name}: {' and '.join(owners)} both train {what}. Leave one out.",
-                code="method.sum-contradiction",
-                method=self.name,
-                parts=owners,
-            )
+            raise problems.BOTH_TRAIN(parameter=what, method=self.name, parts=owners)
         if owners and name.endswith(".base_layer.weight"):
-            raise InvalidStudy(
-                f"method {self.name}: {owners[0]} trains {what}, but another part adds to the same weight. Leave one "
-                "out, or name other targets.",
-                code="method.sum-contradiction",
-                method=self.name,
-                part=owners[0],
-            )
+            raise problems.TRAINS_WHAT_ANOTHER_ADDS_TO(parameter=what, method=self.name, part=owners[0])
 
     def decays(self, model: Any) -> set[str]:
         """Return the parameters that every part decays."""

@@ -18,7 +18,8 @@ from afina import digest, file_io, tensorfile
 from afina.data import leakage
 from afina.data.kinds import NUMBER, TEXT
 from afina.data.leakage import TextHashes
-from afina.errors import CorruptAdapter, InvalidStudy, NotFound
+from afina.errors import CorruptAdapter
+from afina.models import problems
 from afina.models.architectures import head_names, is_output
 from afina.models.backbone_spec import FLOAT, LONGEST_ADDRESS, precision_of
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
@@ -139,12 +140,8 @@ class Adapter(ReprCard):
         manifest = read_manifest(path)
         manifest.refuse_earlier(path)
         if precision not in (None, manifest.precision):
-            raise InvalidStudy(
-                f"{path}: the manifest says that the adapter was trained on weights in {manifest.precision}, not in "
-                f"{precision}. Leave `precision` out.",
-                code="option.inapplicable",
-                path=path,
-                option="precision",
+            raise problems.PRECISION_OF_MANIFEST(
+                expected=manifest.precision, found=precision, path=path, option="precision"
             )
         tensors, _ = tensorfile.read(path / manifest.tensor_file)
         words = None if manifest.vocabulary_digest is None else read_vocabulary(path / VOCABULARY)
@@ -152,15 +149,9 @@ class Adapter(ReprCard):
         made = cls(manifest, tensors, str(path), words, _trained_on(path), settings)
         if (wrong := made.mismatch()) is not None:
             if wrong.what == "words":
-                raise CorruptAdapter(
-                    words_changed(path / VOCABULARY, wrong), code="adapter.changed", path=path / VOCABULARY
-                )
-            raise CorruptAdapter(
-                f"{path}: the tensors in {manifest.tensor_file} have digest {wrong.found[:19]}, the manifest says "
-                f"{wrong.stated[:19]}. The file was changed; copy or train the adapter again.",
-                code="adapter.changed",
-                path=path,
-                file=manifest.tensor_file,
+                raise words_changed(path / VOCABULARY, wrong)
+            raise problems.TENSORS_CHANGED(
+                found=wrong.found, expected=wrong.stated, path=path, file=manifest.tensor_file
             )
         return made
 
@@ -175,12 +166,7 @@ class Adapter(ReprCard):
             facts: dict[str, Any] = {"objective": {"kind": TEXT}, "template": "{text}"}
             return cls._of_peft(path, settings, tensors, ("answer",), precision=precision, **facts)
         if not heads or heads[0].dim() != 2 or not len(heads[0]):
-            raise CorruptAdapter(
-                f"{path}: the adapter has no classification head ({', '.join(head_names())}). "
-                'Save it with task_type="SEQ_CLS", which keeps the head.',
-                code="adapter.head-missing",
-                path=path,
-            )
+            raise problems.HEAD_MISSING(expected=head_names(), path=path)
         width = heads[0].shape[0]
         names = tuple(f"LABEL_{index}" for index in range(width))
         # transformers treats a head with one row as regression
@@ -222,12 +208,7 @@ def is_of_peft(path: Path) -> bool:
 def check_there(path: Path) -> None:
     """Raise NotFound if `path` has no adapter; opens no file."""
     if not _lies(path / MANIFEST) and not _lies(path / PEFT_SETTINGS):
-        raise NotFound(
-            f"{path}: no adapter found: expected {MANIFEST} (afina) or {PEFT_SETTINGS} (peft) in the directory. "
-            "Give an adapter's directory, such as results/adapters/lora-seed0-....",
-            code="adapter.missing",
-            path=path,
-        )
+        raise problems.ADAPTER_MISSING(path=path)
 
 
 def refuse_incomplete(path: Path, own: str | None = None) -> None:
@@ -241,13 +222,7 @@ def refuse_incomplete(path: Path, own: str | None = None) -> None:
     """
     own = own or next((name for name in _OWN_FILES if _lies(path / name)), None)
     if own is not None and not _lies(path / MANIFEST):
-        raise CorruptAdapter(
-            f"{path}: {MANIFEST} is missing, but {own} says that afina made this adapter. Without {MANIFEST}, its "
-            "label names and its template are unknown. Copy the adapter again with all its files, or train it again.",
-            code="adapter.file-missing",
-            path=path,
-            file=MANIFEST,
-        )
+        raise problems.MANIFEST_MISSING(found=own, path=path, file=MANIFEST)
 
 
 def _lies(path: Path) -> bool:
@@ -267,12 +242,8 @@ def _base(settings: Mapping[str, Any], path: Path) -> str | None:
     revision = settings.get("revision")
     for name, value in (("base_model_name_or_path", base), ("revision", revision)):
         if value is not None and not (isinstance(value, str) and len(value) <= LONGEST_ADDRESS):
-            raise CorruptAdapter(
-                f"{path / PEFT_SETTINGS}: {name} is {str(value)[:40]!r}, expected a name of at most "
-                f"{LONGEST_ADDRESS:,} characters. {file_io.AGAIN}",
-                code="adapter.file-malformed",
-                path=path / PEFT_SETTINGS,
-                field=name,
+            raise problems.BACKBONE_NAME_MALFORMED(
+                found=str(value)[:40], most=LONGEST_ADDRESS, path=path / PEFT_SETTINGS, field=name
             )
     if (
         base
@@ -298,15 +269,10 @@ def read_vocabulary(file: Path) -> tuple[str, ...]:
     """
     words = file_io.read_json(file, MOST_VOCABULARY)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise CorruptAdapter(
-            f"{file}: expected a list of strings. {file_io.AGAIN}", code="adapter.file-malformed", path=file
-        )
+        raise problems.NOT_STRINGS(path=file)
     return tuple(words)
 
 
-def words_changed(file: Path, wrong: Mismatch) -> str:
-    """Return the message for a vocabulary file whose digest differs from the manifest's."""
-    return (
-        f"{file}: the file has digest {wrong.found[:19]}, the manifest says {wrong.stated[:19]}. The file was changed; "
-        "copy or train the adapter again."
-    )
+def words_changed(file: Path, wrong: Mismatch) -> CorruptAdapter:
+    """Return the error for a vocabulary file whose digest differs from the manifest's."""
+    return problems.VOCABULARY_CHANGED(path=file, found=wrong.found, expected=wrong.stated)

@@ -21,8 +21,7 @@ from transformers import (
 
 from afina import digest
 from afina.digest import derive_seed
-from afina.errors import NotFound
-from afina.models import verbalizer
+from afina.models import problems, verbalizer
 from afina.models.architectures import ARCHITECTURES, Architecture, check_can_be_asked, check_can_write, head_of
 from afina.models.backbone_spec import FLOAT, PRECISIONS, RANDOM, decisive
 from afina.models.kernels import attention
@@ -205,12 +204,7 @@ class Backbone(ReprCard):
                     opened = open_held(type(meta), self.path, stored, hold, place, **options)
                     model, found, vars(self)["_sources"] = opened.model, opened.found, opened.sources
             except (OSError, ValueError, SafetensorError) as error:
-                raise NotFound(
-                    f"backbone {self.address}: its weights cannot be opened ({first_line(error)}). "
-                    "Copy the backbone again, or save it again with save_pretrained.",
-                    code="backbone.unreadable",
-                    backbone=self.address,
-                ) from None
+                raise problems.WEIGHTS_UNREADABLE(reason=first_line(error), backbone=self.address) from None
         lacking = _lacking(found)
         self._fill(model.base_model, lacking, f"{model.base_model_prefix}.")
         if hold is not None and stored is None:
@@ -268,13 +262,7 @@ class Backbone(ReprCard):
         names = sorted(name for name in own if prefix + name in lacking)
         for name in names:
             if self.architecture.pooler != name.partition(".")[0]:
-                raise NotFound(
-                    f"backbone {self.address}: the weight files have no {name} of the size in config.json. Copy the "
-                    "backbone again, or save it again with save_pretrained.",
-                    code="backbone.unreadable",
-                    backbone=self.address,
-                    tensor=name,
-                )
+                raise problems.TENSOR_MISSING(backbone=self.address, tensor=name)
         size = getattr(self.config, "initializer_range", 0.02)
         object.__setattr__(self, "drawn", tuple(names))
         layers = [own[name] for name in names if name.endswith(".weight")]

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator
 
 from afina import assets, digest, hub
-from afina.errors import InvalidStudy, NotFound, UnknownName
+from afina.errors import UnknownName
+from afina.models import problems
 from afina.models.architectures import Architecture, Size, supported
 
 if TYPE_CHECKING:
@@ -65,12 +66,7 @@ def packaged(address: str) -> str | None:
         InvalidStudy: There is also a directory with a model of that name.
     """
     if address in PACKAGED and (Path(address) / "config.json").is_file():
-        raise InvalidStudy(
-            f"backbone {address}: the name of a packaged model, and of a directory with a model. Write ./{address} for "
-            "the directory, or rename it.",
-            code="backbone.ambiguous",
-            backbone=address,
-        )
+        raise problems.BACKBONE_AMBIGUOUS(backbone=address)
     return PACKAGED.get(address)
 
 
@@ -82,23 +78,14 @@ def directory_of(address: str) -> Path | None:
         InvalidStudy: The address is ambiguous.
     """
     if len(address) > LONGEST_ADDRESS:
-        raise NotFound(
-            f"backbone {address[:80]}...: found {len(address):,} characters, expected at most {LONGEST_ADDRESS:,}. "
-            "Give a directory that save_pretrained wrote, or an id on the Hub.",
-            code="backbone.missing",
-            backbone=address[:80],
-        )
+        raise problems.ADDRESS_TOO_LONG(length=len(address), most=LONGEST_ADDRESS, backbone=address[:80])
     if packaged(address) is not None:
         return None
     path = address.removeprefix(RANDOM)
     if os.path.isdir(path):  # False for a name that is too long for the file system
         return Path(path)
     if path != address or address.startswith((".", "/", "~")) or address.count("/") > 1:
-        raise NotFound(
-            f"backbone {address}: there is no directory {path}. Give a directory that save_pretrained wrote.",
-            code="backbone.missing",
-            backbone=address,
-        )
+        raise problems.DIRECTORY_MISSING(path=path, backbone=address)
     return None
 
 
@@ -204,11 +191,8 @@ def check_config(path: Path, address: str) -> None:
     if not (path / "config.json").is_file():
         inner = sorted(file.parent.name for file in path.glob("*_Transformer/config.json"))  # sentence-transformers'
         found = f"the directory {inner[0]} inside, which has the model" if inner else None
-        raise NotFound(
-            f"backbone {address}: no config.json in {path}. Give {found or 'a directory that save_pretrained wrote'}.",
-            code="backbone.missing",
-            backbone=address,
-            file="config.json",
+        raise problems.CONFIG_MISSING(
+            path=path, expected=found or "a directory that save_pretrained wrote", backbone=address, file="config.json"
         )
 
 
@@ -335,14 +319,7 @@ def _sizes(configuration: Mapping[str, Any], entry: Architecture, where: str) ->
         if value is None:
             value = _follows(size, found)
         if type(value) is not int or not 1 <= value < LARGEST:
-            raise InvalidStudy(
-                f"{where}: {names[-1]} is {repr(value)[:40]}, expected an integer of at least 1. Copy config.json "
-                "from the backbone again.",
-                code="backbone.unsupported",
-                where=where,
-                field=names[-1],
-                found=repr(value)[:40],
-            )
+            raise problems.SIZE_INVALID(where=where, field=names[-1], found=repr(value)[:40])
         found[size] = value
     return found
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from afina import digest
 from afina.data.leakage import TextHashes
-from afina.errors import CorruptAdapter
+from afina.models import problems
 from afina.models.adapter import Adapter
 from afina.models.manifest import Manifest
 
@@ -110,20 +110,17 @@ class BagOfWords:
         shapes = {"idf": [len(terms)], "weights": [labels, len(terms)], "bias": [labels]}
         found = {name: list(tensor.shape) for name, tensor in adapter.tensors.items()}
         if adapter.manifest.method != METHOD or found != shapes:
-            raise CorruptAdapter(
-                f"{adapter.where}: a {adapter.manifest.method!r} adapter of {len(terms):,} terms and {labels} labels "
-                f"has tensors {found}, expected {METHOD!r} and {shapes}. Copy or train the adapter again.",
-                code="adapter.tensors-mismatch",
+            raise problems.BAG_OF_WORDS_MISMATCH(
+                method=adapter.manifest.method,
+                terms=len(terms),
+                labels=labels,
+                found=found,
+                expected=shapes,
                 where=adapter.where,
             )
         arrays = {name: tensor.double().numpy() for name, tensor in adapter.tensors.items()}
         if len(set(terms)) < len(terms) or not all(np.isfinite(array).all() for array in arrays.values()):
-            raise CorruptAdapter(
-                f"{adapter.where}: a term occurs twice, or a weight is NaN or infinite. Copy or train the adapter "
-                "again.",
-                code="adapter.values-invalid",
-                where=adapter.where,
-            )
+            raise problems.BAG_OF_WORDS_INVALID(where=adapter.where)
         return cls(terms, **arrays)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from afina.errors import InvalidStudy
+from afina.models import problems
 from afina.schema import Sparing, WrongValue
 
 _TokenId = Annotated[int, Field(ge=0)]
@@ -155,13 +155,7 @@ class Decoding(Sparing):
         for option in ("stop_token_ids", "logit_bias"):
             largest = max(getattr(self, option), default=0)
             if largest >= size:
-                raise InvalidStudy(
-                    f"`{option}`: token {largest:,} is not in the model's vocabulary, whose ids are 0 to {size - 1:,}. "
-                    "Give ids of the model's own tokenizer.",
-                    code="option.invalid",
-                    option=option,
-                    found=largest,
-                )
+                raise problems.TOKEN_UNKNOWN(most=size - 1, option=option, found=largest)
 
     def changed(self, **given: Any) -> Decoding:
         """Return the settings with other values for some of them. Raises InvalidStudy for an invalid value."""
@@ -169,11 +163,8 @@ class Decoding(Sparing):
             return type(self).model_validate({**self.model_dump(), **given})
         except ValidationError as error:
             problem = WrongValue.of(error)
-            raise InvalidStudy(
-                f"`{problem.place[0]}` {problem.found!r}: {problem.sentence} Give another value.",
-                code="option.invalid",
-                option=problem.place[0],
-                found=problem.found,
+            raise problems.DECODING_INVALID(
+                expected=problem.sentence, option=problem.place[0], found=problem.found
             ) from None
 
 

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from afina import digest, file_io
-from afina.errors import CorruptAdapter, WrongBackbone
-from afina.models import objectives
+from afina.models import objectives, problems
 from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.schema import Figure, Sparing, WrongValue
 
@@ -162,13 +161,7 @@ class Manifest(Sparing):
         """Raise CorruptAdapter if a CLAIMED field was changed; `where` begins the message."""
         found = self._computed_claims
         if self.claims_digest not in (None, found):
-            raise CorruptAdapter(
-                f"{where}: metrics, or fields that say what was measured, were changed after training: their digest "
-                f"is {found[:19]}, the manifest says {str(self.claims_digest)[:19]}. Copy or train the adapter again.",
-                code="adapter.changed",
-                where=where,
-                field="claims_digest",
-            )
+            raise problems.CLAIMS_CHANGED(found=found, expected=self.claims_digest, where=where, field="claims_digest")
 
     @property
     def _computed_claims(self) -> str:
@@ -193,15 +186,7 @@ class Manifest(Sparing):
     def refuse_earlier(self, where: object) -> None:
         """Raise WrongBackbone if the manifest cannot tell its backbone from one with another configuration."""
         if self.format < FORMAT and self.backbone_digest is not None:
-            raise WrongBackbone(
-                f"{where}: an earlier version of afina made this adapter, and did not record the configuration of its "
-                "backbone, so a changed configuration would not be noticed. Train the adapter again, or import it "
-                "again from its source.",
-                code="adapter.format-earlier",
-                where=where,
-                found=self.format,
-                expected=FORMAT,
-            )
+            raise problems.FORMAT_EARLIER(where=where, found=self.format, expected=FORMAT)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -228,34 +213,15 @@ def checked(content: Mapping[str, Any], file: object) -> Manifest:
     stated = content.pop("digest", None)
     made_as = content.get("format")
     if made_as is None:
-        raise CorruptAdapter(
-            f"{file}: the field `format` is missing. {file_io.AGAIN}", code="adapter.file-malformed", path=file
-        )
+        raise problems.FORMAT_MISSING(path=file)
     if type(made_as) is not int or not 1 <= made_as <= FORMAT:
-        raise CorruptAdapter(
-            f"{file}: the format is {str(made_as)[:40]!r}, this version of afina reads 1 to {FORMAT}. A later version "
-            "of afina made the adapter: install that version, or train the adapter again.",
-            code="adapter.format-unknown",
-            path=file,
-            found=str(made_as)[:40],
-        )
+        raise problems.FORMAT_UNKNOWN(expected=FORMAT, path=file, found=str(made_as)[:40])
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
         problem = WrongValue.of(error)
         field = f"field {problem.field}: " if problem.field else ""
-        raise CorruptAdapter(
-            f"{file}: {field}{problem.sentence} {file_io.AGAIN}",
-            code="adapter.file-malformed",
-            path=file,
-            field=problem.field,
-        ) from None
+        raise problems.FIELD_MALFORMED(_name=field, expected=problem.sentence, path=file, field=problem.field) from None
     if manifest.digest != stated:
-        raise CorruptAdapter(
-            f"{file}: the fields have digest {manifest.digest[:19]}, the manifest says {str(stated)[:19]}. "
-            "The file was changed; copy or train the adapter again.",
-            code="adapter.changed",
-            path=file,
-            field="digest",
-        )
+        raise problems.MANIFEST_CHANGED(found=manifest.digest, expected=stated, path=file, field="digest")
     return manifest

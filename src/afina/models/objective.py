@@ -18,7 +18,8 @@ import numpy as np
 from afina import digest, file_io, tensorfile
 from afina.data.kinds import Kind
 from afina.data.split import as_references
-from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, UnknownName
+from afina.errors import CorruptAdapter, UnknownName
+from afina.models import problems
 from afina.models.decoding import Decoding
 from afina.stats import metrics
 from afina.stats.metrics import METRICS, Answered
@@ -105,21 +106,13 @@ class Predictions:
         """
         try:
             if digest.of_file(path) != expected:
-                raise InvalidData(
-                    f"{path}: the file was changed after it was recorded. Remove the file, and run the study again.",
-                    code="results.changed",
-                    path=path,
-                )
+                raise problems.PREDICTIONS_CHANGED(path=path)
             arrays = tensorfile.read_arrays(path)
             targets = _of_arrays("targets", arrays) if "targets" in arrays else None
             extras = {name.removeprefix(_EXTRA): each for name, each in arrays.items() if name.startswith(_EXTRA)}
             return cls(_of_arrays("outputs", arrays), targets, extras)
         except (OSError, KeyError, ValueError, CorruptAdapter):
-            raise InvalidData(
-                f"{path}: the file is missing or damaged. Run the study again; it computes missing files again.",
-                code="results.damaged",
-                path=path,
-            ) from None
+            raise problems.PREDICTIONS_DAMAGED(path=path) from None
 
 
 def _as_arrays(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
@@ -231,38 +224,20 @@ class Objective(ABC):
         """
         self._check_weights(class_weights)
         if weights is not None and not self.texts_can_be_weighted:
-            raise InvalidStudy(
-                f"`weights`: tasks of kind {self.kind} have no weights of texts. Leave them out.",
-                code="option.inapplicable",
-                option="weights",
-                kind=self.kind,
-            )
+            raise problems.WEIGHTS_INAPPLICABLE(option="weights", kind=self.kind)
         return self
 
     def check(self, *, smoothing: float, temperature: bool, class_weights: str | None = None) -> None:
         """Raise InvalidStudy for training settings that the kind does not support."""
         self._check_weights(class_weights)
         if smoothing and not self.has_probabilities:
-            raise InvalidStudy(
-                f"`label_smoothing`: tasks of kind {self.kind} have no labels to smooth. Leave it out.",
-                code="option.inapplicable",
-                option="label_smoothing",
-            )
+            raise problems.SMOOTHING_INAPPLICABLE(kind=self.kind, option="label_smoothing")
         if temperature and not self.has_probabilities:
-            raise InvalidStudy(
-                f"`temperature`: tasks of kind {self.kind} have no probabilities. Leave it out.",
-                code="option.inapplicable",
-                option="temperature",
-            )
+            raise problems.TEMPERATURE_INAPPLICABLE(kind=self.kind, option="temperature")
 
     def _check_weights(self, class_weights: str | None) -> None:
         if class_weights and not self.can_be_weighted:
-            raise InvalidStudy(
-                f"`class_weights` {class_weights}: tasks of kind {self.kind} have no class weights. Leave it out.",
-                code="option.inapplicable",
-                option="class_weights",
-                kind=self.kind,
-            )
+            raise problems.CLASS_WEIGHTS_INAPPLICABLE(found=class_weights, option="class_weights", kind=self.kind)
 
     @classmethod
     def prompt(
@@ -282,12 +257,7 @@ class Objective(ABC):
     def decoding_changed(self, **given: Any) -> Self:
         """Return the objective with other settings of generation. Raises InvalidStudy if answers are not generated."""
         option = min(given)
-        raise InvalidStudy(
-            f"`{option}`: an adapter of kind {self.kind} does not generate its answers. Leave it out.",
-            code="option.inapplicable",
-            option=option,
-            kind=self.kind,
-        )
+        raise problems.DECODING_INAPPLICABLE(option=option, kind=self.kind)
 
     @abstractmethod
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
@@ -398,19 +368,7 @@ def metric_for(objective: Objective, asked: str | None = None, standard: str | N
         raise UnknownName("metric", name, objective.measures)
     if name not in objective.measures:
         few = f" with {objective.width} labels" if METRICS[name].kind == objective.kind else ""
-        raise InvalidStudy(
-            f"`metric` {name}: not available for the task's kind, {objective.kind}{few}. "
-            f"Give one of {', '.join(objective.measures)}.",
-            code="metric.inapplicable",
-            metric=name,
-            kind=objective.kind,
-            known=objective.measures,
-        )
+        raise problems.METRIC_OF_OTHER_KIND(_hint=few, metric=name, kind=objective.kind, known=objective.measures)
     if METRICS[name].values is None:
-        raise InvalidStudy(
-            f"`metric` {name}: {METRICS[name].words} is not a mean over texts, so methods cannot be compared by it. "
-            "The report shows it in any case. Give another metric.",
-            code="metric.inapplicable",
-            metric=name,
-        )
+        raise problems.METRIC_NOT_A_MEAN(found=METRICS[name].words, metric=name)
     return name

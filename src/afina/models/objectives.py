@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT, Kind
-from afina.errors import InvalidStudy
+from afina.models import problems
 from afina.models.decoding import GREEDY, Decoding
 from afina.models.objective import AutoClass, Objective, Predictions
 from afina.stats import classification, overlap
@@ -403,22 +403,9 @@ def of_problem(label_names: Sequence[str], problem_type: str | None, where: str)
     known, count = {kind.problem_type: kind for kind in OBJECTIVES.values() if kind.problem_type}, len(label_names)
     kind = known.get(problem_type) if problem_type else next(one for one in known.values() if one.takes(count))
     if kind is None:
-        raise InvalidStudy(
-            f"{where}: problem_type is {problem_type!r}, expected one of {', '.join(known)}. Correct it there.",
-            code="model.config-unusable",
-            where=where,
-            field="problem_type",
-            found=problem_type,
-            known=known,
-        )
+        raise problems.PROBLEM_TYPE_UNKNOWN(where=where, field="problem_type", found=problem_type, known=known)
     if not kind.takes(count):
-        raise InvalidStudy(
-            f"{where}: problem_type is {kind.problem_type} with {count} labels; expected one output for "
-            f"{Number.problem_type}, two or more for {Classes.problem_type}. Correct it there.",
-            code="model.config-unusable",
-            where=where,
-            field="problem_type",
-            found=kind.problem_type,
-            labels=count,
+        raise problems.PROBLEM_TYPE_CONTRADICTORY(
+            where=where, field="problem_type", found=kind.problem_type, labels=count
         )
     return kind(tuple(label_names))

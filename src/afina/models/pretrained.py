@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from afina import allocator, assets, digest, file_io, hub, meter, tensorfile
 from afina.digest import derive_seed
-from afina.errors import InvalidStudy, NotFound
+from afina.models import problems
 from afina.models.architectures import ARCHITECTURES, check_can_write
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.backbone_spec import EMBEDDED, PACKAGED, RANDOM, check_config, check_family, directory_of, packaged
@@ -140,40 +140,20 @@ def read_config(path: Path, address: str) -> PreTrainedConfig:
         TypeError,
         hub.StrictDataclassError,
     ) as error:  # also a field of a wrong type
-        raise NotFound(
-            f"backbone {address}: config.json cannot be read ({first_line(error)}). Copy the backbone again.",
-            code="backbone.unreadable",
-            backbone=address,
-            file="config.json",
-        ) from None
+        raise problems.CONFIG_UNREADABLE(reason=first_line(error), backbone=address, file="config.json") from None
     check_family(config.model_type, address)
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
         if isinstance(size := getattr(config, name, 1), int) and size < 1:
-            raise InvalidStudy(
-                f"backbone {address}: config.json says {name} {size}. Expected 1 or more. Copy the backbone again.",
-                code="backbone.unsupported",
-                backbone=address,
-                field=name,
-            )
+            raise problems.CONFIG_SIZE_INVALID(found=size, backbone=address, field=name)
     if saved := getattr(config, "quantization_config", None):
         how = saved.get("quant_method") if isinstance(saved, dict) else None
-        raise InvalidStudy(
-            f"backbone {address}: the weights are saved quantised ({how or 'quantization_config in config.json'}). "
-            "Give the model with float weights; `precision` says how afina stores them, such as nf4.",
-            code="backbone.unsupported",
-            backbone=address,
-            field="quantization_config",
+        raise problems.WEIGHTS_QUANTISED(
+            found=how or "quantization_config in config.json", backbone=address, field="quantization_config"
         )
     rope = getattr(config, "rope_parameters", None) or {}
     for each in (rope, *rope.values()):  # some families have one encoding for each kind of layer
         if isinstance(each, dict) and each.get("rope_type") in _UNSTEADY:
-            raise InvalidStudy(
-                f"backbone {address}: the position encoding {each['rope_type']!r} is not supported: a long text would "
-                "change the results of other texts in its batch. Choose another backbone.",
-                code="backbone.unsupported",
-                backbone=address,
-                rope_type=each["rope_type"],
-            )
+            raise problems.POSITIONS_UNSUPPORTED(backbone=address, rope_type=each["rope_type"])
     _check_settings(config, address)
     return cast(PreTrainedConfig, config)
 
@@ -186,13 +166,8 @@ def _check_settings(config: PreTrainedConfig, address: str) -> None:
         allowed[entry.pooling_field] = tuple(entry.poolings)
     for name, values in allowed.items():
         if (found := getattr(config, name, values[0])) not in values:
-            raise InvalidStudy(
-                f"backbone {address}: config.json has {name}={found!r}, expected {' or '.join(map(repr, values))}. "
-                "Choose another backbone.",
-                code="backbone.unsupported",
-                backbone=address,
-                field=name,
-                found=str(found)[:40],
+            raise problems.CONFIG_VALUE_UNSUPPORTED(
+                expected=" or ".join(map(repr, values)), backbone=address, field=name, found=str(found)[:40]
             )
 
 
@@ -206,19 +181,9 @@ def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise NotFound(
-            f"backbone {address}: the tokenizer cannot be opened ({first_line(error)}). Copy the backbone again.",
-            code="backbone.unreadable",
-            backbone=address,
-            file="tokenizer",
-        ) from None
+        raise problems.TOKENIZER_UNREADABLE(reason=first_line(error), backbone=address, file="tokenizer") from None
     if not tokenizer.is_fast:
-        raise InvalidStudy(
-            f"backbone {address}: afina needs a fast (Rust) tokenizer, this one has none. Choose another backbone.",
-            code="backbone.unsupported",
-            backbone=address,
-            file="tokenizer",
-        )
+        raise problems.SLOW_TOKENIZER(backbone=address, file="tokenizer")
     return tokenizer
 
 

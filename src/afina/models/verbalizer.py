@@ -21,7 +21,8 @@ from transformers import PreTrainedConfig
 from afina import tensorfile
 from afina.data.label_words import are_words
 from afina.data.tokenize import Template, Tokenizer
-from afina.errors import InvalidStudy, NotFound, UnknownName
+from afina.errors import InvalidStudy, UnknownName
+from afina.models import problems
 from afina.models.architectures import ARCHITECTURES
 from afina.models.pretrained import auto_class, quiet
 
@@ -84,20 +85,11 @@ class Verbalizer:
         """
         if head == "random" and (words or offset):
             field = "words" if words else "offset"
-            raise InvalidStudy(
-                f'`{field}`: a head that is "random" does not use it. Leave out `{field}`, or `head`.',
-                code="option.inapplicable",
-                option=field,
-            )
+            raise problems.UNUSED_BY_RANDOM_HEAD(option=field)
         if head == "auto":
             head = "words" if words or offset or (not pairs and _name_themselves(label_names, tokenizer)) else "random"
         if head == "words" and not words and not are_words(label_names):
-            raise InvalidStudy(
-                f"the labels {', '.join(map(repr, label_names))} are not words that a language model could answer "
-                "with. Give words for each label with `words`.",
-                code="words.missing",
-                labels=label_names,
-            )
+            raise problems.LABELS_ARE_NO_WORDS(labels=label_names)
         if head == "words" and template is None:
             template = _suitable(label_names, pairs)
         made = Template(template) if template is not None and template != "{text}" else None
@@ -148,11 +140,7 @@ def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str
     for name in label_names:
         given = words.get(name, ())
         if isinstance(given, str) or not given or not all(isinstance(word, str) and word.strip() for word in given):
-            raise InvalidStudy(
-                f"`words`: label {name!r} has no words. Give a list of at least one word for every label.",
-                code="words.missing",
-                label=name,
-            )
+            raise problems.LABEL_WITHOUT_WORDS(label=name)
     return {name: tuple(words[name]) for name in label_names}
 
 
@@ -169,11 +157,12 @@ def label_tokens(tokenizer: Tokenizer, words: Mapping[str, Sequence[str]]) -> li
             token = _first(tokenizer, word)
             other, earlier = owner.setdefault(token, (name, word))
             if other != name:
-                raise InvalidStudy(
-                    f"`words`: {earlier!r} of {other!r} and {word!r} of {name!r} begin with the same token, "
-                    f"{tokenizer.decode([token])!r}, so the model cannot tell the labels apart. Give other words with "
-                    "`words`.",
-                    code="words.ambiguous",
+                raise problems.WORDS_AMBIGUOUS(
+                    earlier=earlier,
+                    other=other,
+                    word=word,
+                    label=name,
+                    token=tokenizer.decode([token]),
                     labels=[other, name],
                     words=[earlier, word],
                 )
@@ -254,10 +243,4 @@ def _read_rows(path: Path, name: str, index: Tensor | None) -> Tensor:
             found = loaded[name][... if index is None else index] if name in loaded else None
         if found is not None:
             return found
-    raise NotFound(
-        f"backbone {path.name}: the weight files have no {name}, so the backbone cannot answer in words. The files "
-        "were not saved from a causal language model. Copy the backbone again, or set head=random.",
-        code="backbone.unreadable",
-        path=path,
-        tensor=name,
-    )
+    raise problems.OUTPUT_EMBEDDING_MISSING(backbone=path.name, path=path, tensor=name)

@@ -113,9 +113,7 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
         if (wrong := made.mismatch()) is None:
             return made
         if wrong.what == "words":
-            raise CorruptAdapter(
-                words_changed(parts[VOCABULARY], wrong), code="adapter.changed", path=parts[VOCABULARY]
-            )
+            raise words_changed(parts[VOCABULARY], wrong)
         raise CorruptStore(
             f"{where}: the {len(tensors)} tensors have digest {wrong.found[:19]}, but the manifest states "
             f"{wrong.stated[:19]}. {AGAIN}",

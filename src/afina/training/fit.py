@@ -22,7 +22,6 @@ from afina import meter
 from afina.allocator import keep_freed
 from afina.data.batch import Loader
 from afina.data.token_cache import EncodedSplit
-from afina.errors import Diverged, InvalidStudy
 from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.methods.method import Method
 from afina.models.architectures import blocks_of
@@ -32,7 +31,7 @@ from afina.models.kernels.linear import held_tensors
 from afina.models.kernels.patches import Patch, call_of, patch
 from afina.models.objective import Objective, Predictions
 from afina.stats.metrics import METRICS
-from afina.training import checkpoint
+from afina.training import checkpoint, problems
 from afina.training.checkpoint import Account
 from afina.training.inputs import MicroBatch, inputs_of
 from afina.training.mixed_precision import WorkingWeights
@@ -87,13 +86,7 @@ class Fit:
         model, trained = classifier.model, self.weights.trained
         brought = {name: trained[name] for name in sorted(method.pretrained(model))}
         if recipe.pull and self.parameters and not brought:
-            raise InvalidStudy(
-                f"method {method.name}: the method trains no weight of the backbone, so `pull` has no effect. "
-                "Use `pull` only with methods such as full.",
-                code="option.inapplicable",
-                method=method.name,
-                option="pull",
-            )
+            raise problems.PULL_INAPPLICABLE(method=method.name, option="pull")
         self.pull = L2SP(recipe.pull, brought, method.multipliers(model))
         self.average = WeightAverage(recipe.average, recipe.steps, trained)
 
@@ -171,12 +164,8 @@ class Fit:
         loss = self.update(parts).item()
         spent = meter.now() - ready
         if not math.isfinite(loss):
-            raise Diverged(
-                f"step {account.step + 1} of {recipe.steps}: the loss is {loss}, expected a finite number. "
-                f"Lower the learning rate (it was {recipe.learning_rate:g}).",
-                step=account.step + 1,
-                steps=recipe.steps,
-                learning_rate=recipe.learning_rate,
+            raise problems.LOSS_NOT_FINITE(
+                loss=loss, step=account.step + 1, steps=recipe.steps, learning_rate=recipe.learning_rate
             )
         account.step += 1
         account.tokens += self.inputs.tokens(batch)

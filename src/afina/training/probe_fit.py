@@ -18,12 +18,12 @@ from torch import Tensor
 
 from afina import meter
 from afina.data.batch import Loader
-from afina.errors import Diverged, InvalidStudy
 from afina.events import Listener, Progress, ignore
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.objective import Objective
 from afina.stats.linear_models import LINEAR_KINDS, LinearFit, fit_dense
+from afina.training import problems
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Measured
 from afina.training.inputs import AllFeatures, MicroBatch
@@ -112,17 +112,9 @@ class ProbeFit(Fit):
         began, linear = meter.now(), LINEAR_KINDS[self.objective.kind]
         targets = np.asarray(self.loader.labels)
         if not np.isfinite(features).all():
-            raise Diverged(
-                "the frozen body gives NaN or infinite features. Set `dtype` to float32, or use another backbone."
-            )
+            raise problems.FEATURES_NOT_FINITE()
         if not linear.can_fit(targets):
-            raise InvalidStudy(
-                f"method {self.method.name}: all {len(targets):,} training texts have the same label, but a fit needs "
-                "texts of two labels. Give more texts.",
-                code="method.one-label",
-                method=self.method.name,
-                texts=len(targets),
-            )
+            raise problems.ONE_LABEL(method=self.method.name, texts=len(targets))
         made = fit_dense(
             self.objective.kind,
             features,

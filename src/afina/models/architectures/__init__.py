@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from afina.errors import InvalidStudy
+from afina.models import problems
 from afina.models.architectures.decoders import DECODERS
 from afina.models.architectures.encoders import ENCODERS, REFUSED
 from afina.models.architectures.entry import Architecture, Block, Mask, Pooling, PostNorm, PreNorm, Size, Sizes
@@ -28,39 +28,21 @@ def supported(family: object, where: str) -> Architecture:
     if entry is None:
         said = family if family is None else str(family)[:40]
         if said in REFUSED:
-            raise InvalidStudy(
-                f"{where}: models of type {said!r} are not supported: {REFUSED[said]}.",
-                code="backbone.unsupported",
-                family=said,
-            )
-        raise InvalidStudy(
-            f"{where}: models of type {said!r} are not supported. Supported: {', '.join(ARCHITECTURES)}.",
-            code="backbone.unsupported",
-            family=said,
-        )
+            raise problems.FAMILY_REFUSED(where=where, reason=REFUSED[said], family=said)
+        raise problems.FAMILY_UNKNOWN(where=where, known=list(ARCHITECTURES), family=said)
     return entry
 
 
 def check_can_be_asked(entry: Architecture, where: str) -> None:
     """Raise InvalidStudy if a model of this family cannot answer in words; `where` begins the error message."""
     if entry.is_encoder:
-        raise InvalidStudy(
-            f"{where}: models of type {entry.family} are encoders, which predict no next word, so they cannot be asked "
-            "in words. Set head=random and train a method, or choose a causal language model such as embedded.",
-            code="backbone.encoder-unsupported",
-            family=entry.family,
-        )
+        raise problems.ENCODER_ASKED_IN_WORDS(where=where, family=entry.family)
 
 
 def check_can_write(entry: Architecture, where: str) -> None:
     """Raise InvalidStudy if a model of this family cannot write texts; `where` begins the error message."""
     if entry.is_encoder:
-        raise InvalidStudy(
-            f"{where}: models of type {entry.family} are encoders, which cannot continue a text, so tasks of kind text "
-            "are not supported. Choose a causal language model such as embedded.",
-            code="backbone.encoder-unsupported",
-            family=entry.family,
-        )
+        raise problems.ENCODER_GENERATES(where=where, family=entry.family)
 
 
 def architecture_of(model: Any) -> Architecture:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from afina.errors import NotFound
+from afina.models import problems
 from afina.models.kernels.linear import HeldWeight, multiply
 
 BLOCK, NESTED_BLOCK = 64, 256
@@ -151,12 +151,7 @@ def _kernels() -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise NotFound(
-            "weights in nf4 need bitsandbytes: pip install 'afina[quant]'",
-            code="extra.missing",
-            extra="quant",
-            package=error.name,
-        ) from None
+        raise problems.BITSANDBYTES_MISSING(extra="quant", package=error.name) from None
     return torch.ops.bitsandbytes
 
 

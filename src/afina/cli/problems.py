@@ -1,0 +1,116 @@
+"""The errors of `afina.cli`, with their codes and sentences."""
+
+from __future__ import annotations
+
+from afina.errors import Conflict, InvalidData, InvalidName, InvalidStudy, NotFound, Problem, Refused
+
+TEXTS_OR_FILE = Problem(
+    InvalidData,
+    "argument.invalid",
+    "afina predict: found {found}. Give either texts, or --file FILE (- for standard input).",
+)
+WRONG_USAGE = Problem(InvalidData, "argument.invalid", "{_message}")
+GIVEN_TWICE = Problem(InvalidData, "argument.invalid", "{argument}: is given {count} times. Give the option once.")
+ARGUMENT_EMPTY = Problem(InvalidData, "argument.invalid", "{argument}: is empty. Give a value, or leave it out.")
+FILE_NAME_TOO_LONG = Problem(
+    InvalidData, "argument.invalid", "{found}...: the file name is too long for this system. Give a shorter name."
+)
+NOT_TEXT = Problem(
+    InvalidData,
+    "argument.invalid",
+    "argument {argument}, {found}: its bytes are not text in this terminal's encoding. Give the argument in "
+    "UTF-8. If the argument is a file name, rename the file.",
+)
+
+CANARY_CHOICE_MISSING = Problem(
+    Refused,
+    "canary.choice-missing",
+    "found both --promote and --off. Give one: --promote keeps the canary version, --off that in production.",
+)
+
+COLUMN_WITHOUT_FILE = Problem(
+    InvalidData,
+    "data.option-inapplicable",
+    "`{option}` {column}: names a column of a `file`, but no file is given. Leave `{option}` out.",
+)
+OPTION_WITHOUT_TASK = Problem(
+    InvalidData,
+    "data.option-inapplicable",
+    "`{option}`: found without `task`. `{option}` says how the file of `task` is read. Give `task`, or leave "
+    "`{option}` out.",
+)
+
+PACKAGE_MISSING = Problem(
+    NotFound, "extra.missing", "`afina serve` needs the package {package}. Install it: pip install 'afina[{extra}]'."
+)
+
+KEY_MALFORMED = Problem(
+    InvalidName, "key.invalid", "the key: found characters that no key has. Expected the output of `afina keys create`."
+)
+
+KEY_MISSING = Problem(
+    NotFound,
+    "key.missing",
+    "found no key. The server requires a key of scope publish. Give --key-file FILE, or set AFINA_KEY.",
+)
+KEY_UNREADABLE = Problem(
+    NotFound,
+    "key.missing",
+    "{path}: the key cannot be read ({reason}). Give another file, or set the variable AFINA_KEY.",
+)
+
+OPTION_OF_DIRECTORIES = Problem(
+    InvalidStudy,
+    "option.inapplicable",
+    "{adapter}: a version is one adapter, so `{option}` cannot be used. Leave `{option}` out.",
+)
+
+BACKBONE_TWICE = Problem(
+    InvalidStudy, "option.invalid", "`backbone` {found} is given more than once. Give each backbone once."
+)
+SEVERAL_BACKBONES = Problem(
+    InvalidStudy,
+    "option.invalid",
+    "`backbone`: found {found}. This command takes one backbone; `afina study` and `afina choose` compare several.",
+)
+WORDS_MALFORMED = Problem(
+    InvalidStudy, "option.invalid", "`words` {found}: expected LABEL=WORD,WORD, such as positive=great,good."
+)
+OPTIONS_NEED_RAY = Problem(
+    InvalidStudy, "option.invalid", "{given}: used only with `ray`. Add `ray`, or leave {given} out."
+)
+
+SERVER_ADDRESS_MALFORMED = Problem(
+    InvalidName,
+    "server.address-malformed",
+    "{server}: not the address of a server. Expected an address such as http://127.0.0.1:8000.",
+)
+
+SERVER_REFUSES = Problem(Refused, "server.refused", "{server}: {reason} (status {status}).")
+
+NOT_A_SERVER = Problem(
+    NotFound, "server.unreachable", "{server}: the answer does not come from an afina server. Check the address."
+)
+NO_ANSWER = Problem(NotFound, "server.unreachable", "{server}: no answer from a server ({reason}). Check the address.")
+
+VERSIONS_DIFFER = Problem(
+    Conflict,
+    "server.versions-differ",
+    "the servers compare different versions. A server notices a moved alias within about a second. Run the "
+    "command again.",
+)
+
+SHADOW_CHOICE_MISSING = Problem(
+    Refused,
+    "shadow.choice-missing",
+    "found more than one of VERSION, --off and --server. Give one: VERSION begins a comparison, --off ends the "
+    "comparison, and --server prints its counts.",
+)
+
+STORE_TWICE = Problem(
+    InvalidName, "store.address-malformed", "`store`: found two stores, {found!r} and {store!r}. Leave one out."
+)
+
+STORE_MISSING = Problem(
+    NotFound, "store.missing", "store {store}: there is no store. Give another with `store`, or {_how}."
+)

@@ -1,0 +1,31 @@
+"""The errors of `afina.training`, with their codes and sentences."""
+
+from __future__ import annotations
+
+from afina.errors import Diverged, InvalidStudy, Problem
+
+ONE_LABEL = Problem(
+    InvalidStudy,
+    "method.one-label",
+    "method {method}: all {texts:,} training texts have the same label, but a fit needs texts of two labels. "
+    "Give more texts.",
+)
+
+PULL_INAPPLICABLE = Problem(
+    InvalidStudy,
+    "option.inapplicable",
+    "method {method}: the method trains no weight of the backbone, so `pull` has no effect. Use `pull` only with "
+    "methods such as full.",
+)
+
+LOSS_NOT_FINITE = Problem(
+    Diverged,
+    "run.diverged",
+    "step {step} of {steps}: the loss is {loss}, expected a finite number. Lower the learning rate (it was "
+    "{learning_rate:g}).",
+)
+FEATURES_NOT_FINITE = Problem(
+    Diverged,
+    "run.diverged",
+    "the frozen body gives NaN or infinite features. Set `dtype` to float32, or use another backbone.",
+)
