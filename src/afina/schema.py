@@ -90,7 +90,6 @@ class Sealed(Frozen):
     content_digest: str | None = None
 
     def sealed(self) -> Self:
-        """Return a copy with its `content_digest`."""
         return self.model_copy(update={"content_digest": digest_of_content(self.model_dump_json())})
 
     def refuses(self, text: str | bytes) -> str:
@@ -189,7 +188,6 @@ class WrongValue:
 
     @property
     def field(self) -> str:
-        """The place, joined by dots."""
         return ".".join(self.place)
 
 

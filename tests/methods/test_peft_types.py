@@ -20,7 +20,8 @@ from afina import Adapter, Backbone, Predictor, Study
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import make
 from afina.methods.method import Method
-from afina.methods.peft_types import REFUSED, SERVED, PeftType
+from afina.methods.peft_settings import SUPPORT, TRAINED
+from afina.methods.peft_types import PeftType
 from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
@@ -68,7 +69,7 @@ FAST = ("HIRA", "LN_TUNING", "MISS", "RANDLORA")
 
 WORKS = [
     pytest.param(kind, family, marks=() if kind in FAST else pytest.mark.slow)
-    for kind in SERVED
+    for kind in TRAINED
     for family in ("gpt2", "llama")
     if (kind, family) not in FAILS
 ]
@@ -173,15 +174,14 @@ def test_what_does_not_attach_is_refused_with_what_is_wrong(kind: str, backbone:
         opened(backbone, method_of(kind))
 
 
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("kind", sorted(SUPPORT.keys() - set(TRAINED)))
 def test_what_has_no_meaning_here_is_refused_with_the_reason(kind: str) -> None:
     with raises(InvalidStudy, code="peft.type-unsupported"):
         method_of(kind)
 
 
 def test_every_type_of_the_installed_peft_is_trained_or_refused() -> None:
-    assert {each.value for each in Known} == {*SERVED, *REFUSED}
-    assert not set(SERVED) & set(REFUSED)
+    assert {each.value for each in Known} == SUPPORT.keys()
 
 
 def test_lily_is_refused_since_a_texts_logits_depend_on_its_company(llama: Backbone) -> None:
@@ -296,9 +296,9 @@ def rows() -> list[str]:
     """Of docs/reference/peft-types.md."""
     told = {CONV: "does not attach to its Conv1D", CHANGES: "changes the logits at attach", NOTHING: "adds nothing"}
     found = []
-    for kind in sorted({*SERVED, *REFUSED}):
-        if kind in REFUSED:
-            cells = ["refused", "refused", REFUSED[kind]]
+    for kind in sorted(SUPPORT):
+        if reason := SUPPORT[kind].not_trained:
+            cells = ["refused", "refused", reason]
         else:
             why = {family: FAILS.get((kind, family)) for family in ("gpt2", "llama")}
             cells = [told[why[family]] if why[family] else "trains" for family in why]

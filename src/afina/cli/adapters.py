@@ -176,7 +176,6 @@ def predict(
 
 
 def _write(parts: Iterable[Chunk], predictor: Predictor, said: _Answers, file: Path | None, out: Path | None) -> None:
-    """Print the answers, or write them to `out`, and say what was left out."""
     from afina.data.readers.texts import TextStream
     from afina.predicting import prediction_files
     from afina.report.formatting import texts_cut
@@ -198,7 +197,6 @@ def _write(parts: Iterable[Chunk], predictor: Predictor, said: _Answers, file: P
 
 
 def _writes(adapter: Adapter) -> bool:
-    """Whether the adapter answers with texts."""
     from afina.data.readers.target_kinds import TARGETS
     from afina.models import objectives
 
@@ -225,7 +223,6 @@ class _Answers:
     truncated: int = 0
 
     def add(self, chunk: Chunk, answers: Sequence[dict[str, Any]]) -> None:
-        """Print the answers of a chunk, or keep them."""
         if self.as_json:
             self.kept += answers
             return
@@ -234,7 +231,6 @@ class _Answers:
         sys.stdout.flush()  # the reader of a pipe gets each chunk at once; a closed pipe raises an error here
 
     def end(self, out: Path | None) -> None:
-        """Print the JSON object or the summary."""
         if self.as_json:
             counts = {"rows": self.rows, "without_text": self.rows - self.texts, "truncated": self.truncated}
             about = {"adapter": self.adapter.where, "digest": self.adapter.digest, **counts}

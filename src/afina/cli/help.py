@@ -163,7 +163,6 @@ class CommandGroup(TyperGroup):
         _name_values(self.params)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
-        """Write the description and the example."""
         super().format_help_text(ctx, formatter)
         _write_example(ctx, formatter)
 
@@ -191,12 +190,10 @@ class GroupedCommand(TyperCommand):
         _name_values(self.params)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
-        """Write the description and the example."""
         super().format_help_text(ctx, formatter)
         _write_example(ctx, formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments, then options in groups."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             if record := parameter.get_help_record(ctx):

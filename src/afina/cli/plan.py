@@ -177,7 +177,6 @@ def _different(precisions: Sequence[str] | None) -> list[str]:
 
 
 def _print_plans(found: Sequence[Sequence[Sequence[Forecast]]], *, as_json: bool) -> None:
-    """Print the plans of each backbone, one for each precision."""
     from afina.report.details.plans import forecast_table, gpu_table, precision_table
 
     every = [plan for plans in found for plan in plans]
@@ -227,7 +226,6 @@ def methods(as_json: Json = False) -> None:
 
 
 def _method_as_json(method: Method) -> dict[str, Any]:
-    """Return a method as JSON values."""
     defaults = {each.name: getattr(method, each.name) for each in fields(method)}
     return {
         "title": method.title,

@@ -82,7 +82,6 @@ class Downloads:
         self.last = -math.inf
 
     def __call__(self, told: Progress) -> None:
-        """Show the progress of a download; any other phase ends the bar."""
         if told.phase != "download":
             if self.bars:
                 self.bars.stop()
@@ -115,7 +114,6 @@ class Minutes(Watcher):
         self.waiting: set[str] = set()
 
     def says(self, words: str) -> None:
-        """Print a line."""
         self.say(f"[{(meter.now() - self.began) / 60:.1f} min] {with_flags(words)}")
 
     def fetched(self, seconds: float) -> None:
@@ -125,7 +123,6 @@ class Minutes(Watcher):
             self.says(f"the model was fetched in {seconds:,.0f} s; the minutes begin after that")
 
     def waits(self, run: Run, needed: int, available: int) -> None:
-        """Print that a run waits for memory."""
         self.says(progress.waiting(run, needed, available))
 
     def progress(self, run: Run, progress: Progress) -> None:
@@ -135,11 +132,9 @@ class Minutes(Watcher):
             self.says(said)
 
     def started(self, run: Run, number: int, total: int) -> None:
-        """Print the method that is trained or evaluated."""
         self.says(progress.planned(run))
 
     def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        """Print the figure on the validation texts, if there is one."""
         if said := progress.selected(record):
             self.says(said)
 
@@ -152,15 +147,12 @@ class PlainLines(progress.Lines):
         self.console, self.write = console, write
 
     def changed(self, results: Results) -> None:
-        """Write the report."""
         self.write(results)
 
     def says(self, words: str) -> None:
-        """Print a line."""
         super().says(with_flags(words))
 
     def failed(self, run: Run, message: str) -> None:
-        """Print why a run failed."""
         super().failed(run, with_flags(message))
 
 
@@ -173,7 +165,6 @@ class Bars(PlainLines):
         self.tasks: dict[str, TaskID] = {}
 
     def begin(self, run: Run, place: str) -> None:
-        """Show a bar for the run."""
         super().begin(run, place)
         if self.bars is None:
             self.bars = bars(self.console)
@@ -181,7 +172,6 @@ class Bars(PlainLines):
         self.tasks[run.label] = self.bars.add_task(place, total=None, figures="")
 
     def end(self, run: Run) -> None:
-        """Remove the bar of the run."""
         super().end(run)
         task = self.tasks.pop(run.label, None)
         if self.bars and task is not None:

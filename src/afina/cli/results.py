@@ -92,7 +92,6 @@ def note_unsealed(results: Results) -> None:
 
 
 def _adapters(results: Results) -> list[Path]:
-    """The paths of all adapters of a study, or of the recommended adapter."""
     if results.recommendation:
         return [results.out / results.recommendation.adapter] if results.recommendation.adapter else []
     return [results.out / record.adapter for record in results.records]

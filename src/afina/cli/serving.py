@@ -218,7 +218,6 @@ def _on_this_machine(
     host: str,
     port: int,
 ) -> None:
-    """Serve in this process, until a signal ends it."""
     from afina.server import logs_and_traces
     from afina.server.core import Core
     from afina.server.running import bind
@@ -235,7 +234,6 @@ def _on_this_machine(
 
 
 def _open_store(store: AdapterStore, create: bool, settings: Settings) -> None:
-    """Make the store ready, and check that it has the models to preload."""
     from afina.server.versions.preloading import check_models
 
     ready(store, create)
@@ -279,14 +277,12 @@ def _on_ray(
 
 
 def _opened(backbone: str, store: AdapterStore, dtype: str, memory: int | None) -> Engine:
-    """Return the engine. `memory`: most MiB for adapters; None: no limit."""
     from afina.engine.engine import Engine
 
     return Engine(backbone, store, dtype=dtype, limit=None if memory is None else memory << 20)
 
 
 def _say(store: str, url: str) -> None:
-    """Print the address and log it. A closed standard output does not stop the server."""
     from afina.server import logs_and_traces
 
     with suppress(OSError):

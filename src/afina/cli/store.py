@@ -79,7 +79,6 @@ class StoreOptions:
 
     @property
     def store(self) -> AdapterStore:
-        """The store of these options."""
         from afina.store.adapter_store import AdapterStore
         from afina.store.intake import IntakeLimits
 

@@ -69,7 +69,6 @@ class BottleneckAdapter(Method):
         return model
 
     def owns(self, name: str) -> bool:
-        """Whether the parameter belongs to an added module or to the head."""
         from afina.models.added_modules import BOTTLENECK
 
         return BOTTLENECK in name.split(".") or is_head(name)

@@ -38,7 +38,6 @@ class Ia3(PeftMethod):
             raise problems.IA3_FEEDFORWARD(method="ia3", feedforward=beyond[0])
 
     def for_family(self, family: str) -> Self:
-        """Return the method with peft's targets for the family if none are given."""
         from peft.utils.constants import (
             TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as INNER,
         )
@@ -120,7 +119,6 @@ class Vera(PeftMethod):
             raise problems.VERA_KEY(method="vera", key=self.key)
 
     def for_family(self, family: str) -> Self:
-        """Return the method with the default targets if none are given."""
         return self if self.targets else replace(self, targets=_usual(family))
 
     def settings(self, model: Any) -> Any:

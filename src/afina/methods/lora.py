@@ -84,7 +84,6 @@ class Lora(PeftMethod):
             raise problems.LORA_ORTHOGONAL_ODD(method="lora", init=self.init, r=self.r)
 
     def for_family(self, family: str) -> Self:
-        """Return the method with the family's default targets if none are given."""
         return self if self.targets else replace(self, targets=ARCHITECTURES[family].lora_targets)
 
     def settings(self, model: Any) -> Any:

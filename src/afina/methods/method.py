@@ -150,7 +150,6 @@ class Adaptation(ABC):
 
     @classmethod
     def accepts(cls) -> set[str]:
-        """Return the names of the hyperparameters."""
         return {each.name for each in fields(cls)}
 
     @property

@@ -71,13 +71,11 @@ class PeftMethod(Method):
                 raise problems.SETTINGS_UNUSABLE(reason=error, method=self.name) from None
 
     def state(self, model: Any) -> dict[str, Tensor]:
-        """Return the tensors under the names that peft saves."""
         from peft import get_peft_model_state_dict
 
         return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Copy tensors into the model, given the names that peft saves."""
         from peft import set_peft_model_state_dict
 
         check_names(self.state(model), state)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +40,60 @@ MOST_NAMES = 4_096
 LONGEST = 1_000
 """Maximum length of a pattern in letters; all patterns of a table together may be four times as long."""
 
-_VIRTUAL = "of the types that add virtual tokens, afina opens PROMPT_TUNING and PREFIX_TUNING"
-_ALONE = "what it computes depends on more than the text that is answered"
 
-NOT_OPENED = {
-    **dict.fromkeys(("MULTITASK_PROMPT_TUNING", "P_TUNING", "CARTRIDGE", "CPT"), _VIRTUAL),
-    "ADAPTION_PROMPT": "it replaces the attention of the model",
-    "LILY": _ALONE,
-    "POLY": _ALONE,
-    "SHADOW": "it computes beside the whole model, by another model that it would fetch",
-    "TRAINABLE_TOKENS": "it trains no head",
-    "XLORA": "it consists of other adapters, which it would fetch",
+@dataclass(frozen=True)
+class Support:
+    """Whether afina trains adapters of a peft type, and opens adapters that peft saved; "" or the reason why not."""
+
+    not_trained: str = ""
+    not_opened: str = ""
+
+
+_OWN = "afina has a method of its own for it, with a faster path: {}"
+_VIRTUAL = "it adds virtual tokens, which a packed row has no room for. Use afina's own prompt or prefix"
+_NOT_OPENED = "of the types that add virtual tokens, afina opens PROMPT_TUNING and PREFIX_TUNING"
+_NOT_ALONE = "what it computes depends on more than the text that is answered"
+_FETCHES = "it consists of other adapters, which it would fetch"
+
+SUPPORT = {
+    **dict.fromkeys(
+        (
+            *("ADAMSS", "BEFT", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA"),
+            *("HRA", "LN_TUNING", "LOHA", "LOKR", "MISS", "OFT", "OSF", "PEANUT", "PSOFT", "PVERA", "RANDLORA"),
+            *("ROAD", "SHIRA", "SUPERTUNING", "TINYLORA", "UNILORA", "VBLORA", "WAVEFT"),
+        ),
+        Support(),
+    ),
+    "LORA": Support(_OWN.format("lora")),
+    "IA3": Support(_OWN.format("ia3")),
+    "VERA": Support(_OWN.format("vera")),
+    **dict.fromkeys(("PROMPT_TUNING", "PREFIX_TUNING"), Support(_VIRTUAL)),
+    **dict.fromkeys(("MULTITASK_PROMPT_TUNING", "P_TUNING", "CARTRIDGE", "CPT"), Support(_VIRTUAL, _NOT_OPENED)),
+    "ADALORA": Support(
+        "it moves ranks between layers by a call after each step and adds to the loss; without, it is LoRA"
+    ),
+    "ADAPTION_PROMPT": Support(
+        "it leaves the head frozen, replaces the attention that packs, and does not attach to LLaMA's",
+        "it replaces the attention of the model",
+    ),
+    "LILY": Support(
+        "its router averages over the whole batch, so a text's logits depend on the other texts", _NOT_ALONE
+    ),
+    "POLY": Support("it needs a task's number beside each text", _NOT_ALONE),
+    "SHADOW": Support(
+        "it computes beside the whole model, in a forward of its own, which packing goes past",
+        "it computes beside the whole model, by another model that it would fetch",
+    ),
+    "TRAINABLE_TOKENS": Support(
+        "it leaves the head frozen and trains tokens that are named one by one", "it trains no head"
+    ),
+    "XLORA": Support(_FETCHES, _FETCHES),
 }
-"""peft types whose adapters are not opened, with the reason."""
+"""All peft types. Trained are those that give the same results for packed rows as for single texts, except for
+rounding. Types of later versions of peft, which are not listed, are opened."""
+
+TRAINED = tuple(kind for kind, support in SUPPORT.items() if not support.not_trained)
+"""The types that method `peft` trains."""
 
 MODULES = ("target_modules", "exclude_modules", "feedforward_modules")
 """Settings with module names: a list of names, or a regular expression that must match the full name."""
@@ -98,8 +139,8 @@ def check(saved: Mapping[str, Any]) -> None:
     kind = saved.get("peft_type")
     if not isinstance(kind, str):
         raise _refused("peft_type", kind, "expected the name of a type, such as LORA")
-    if kind in NOT_OPENED:
-        raise problems.PEFT_TYPE_NOT_OPENED(reason=NOT_OPENED[kind], type=kind)
+    if reason := SUPPORT.get(kind, Support()).not_opened:
+        raise problems.PEFT_TYPE_NOT_OPENED(reason=reason, type=kind)
     for name, why in _NEVER.items():
         if saved.get(name):
             raise _refused(name, saved[name], f"{why}, which afina does not support")

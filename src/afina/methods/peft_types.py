@@ -1,8 +1,8 @@
 """peft types without a class of their own in afina: trained with their settings, or opened as peft saved them.
 
 `[methods.peft]`, `type = "MISS"`, `settings = {r = 8}` trains any type whose packed rows equal single texts.
-`SavedPeft` opens an adapter that afina did not make. This module knows which types are supported, and not how they
-compute. docs/reference/peft-types.md describes all; `tests/methods/test_peft_types.py` compares it with peft.
+`SavedPeft` opens an adapter that afina did not make. `peft_settings.SUPPORT` says which types are supported.
+docs/reference/peft-types.md describes all; `tests/methods/test_peft_types.py` compares it with peft.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from afina.errors import InvalidStudy, UnknownName
 from afina.methods import peft_settings, problems
 from afina.methods.method import Method, check_names, plain_name
 from afina.methods.peft import OF_PEFT, PeftMethod, brief
+from afina.methods.peft_settings import SUPPORT, TRAINED
 from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning, VirtualTokens
 from afina.models.architectures import architecture_of, is_head
 
@@ -28,33 +29,6 @@ if TYPE_CHECKING:
 
     from afina.models.kernels.layer_changes import BatchedAdapter
 
-
-SERVED = (
-    *("ADAMSS", "BEFT", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA"),
-    *("LN_TUNING", "LOHA", "LOKR", "MISS", "OFT", "OSF", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA"),
-    *("SUPERTUNING", "TINYLORA", "UNILORA", "VBLORA", "WAVEFT"),
-)
-"""Types that give the same results for packed rows as for single texts, except for rounding."""
-
-_VIRTUAL = "it adds virtual tokens, which a packed row has no room for. Use afina's own prompt or prefix"
-_OWN = "afina has a method of its own for it, with a faster path: {}"
-
-REFUSED = {
-    **dict.fromkeys(
-        ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE", "CPT"), _VIRTUAL
-    ),
-    "LORA": _OWN.format("lora"),
-    "IA3": _OWN.format("ia3"),
-    "VERA": _OWN.format("vera"),
-    "ADALORA": "it moves ranks between layers by a call after each step and adds to the loss; without, it is LoRA",
-    "ADAPTION_PROMPT": "it leaves the head frozen, replaces the attention that packs, and does not attach to LLaMA's",
-    "LILY": "its router averages over the whole batch, so a text's logits depend on the other texts",
-    "POLY": "it needs a task's number beside each text",
-    "SHADOW": "it computes beside the whole model, in a forward of its own, which packing goes past",
-    "TRAINABLE_TOKENS": "it leaves the head frozen and trains tokens that are named one by one",
-    "XLORA": "it consists of other adapters, which it would fetch",
-}
-"""Types that are not supported, with the reason."""
 
 _UNHEARD = {
     ("ADAMSS", "use_asa"): "needs a call after each step",
@@ -94,10 +68,10 @@ class PeftType(PeftMethod):
     given: Annotated[dict[str, JsonValue], Field(alias="settings")] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.type in REFUSED:
-            raise problems.PEFT_TYPE_NOT_TRAINED(reason=REFUSED[self.type], type=self.type)
-        if self.type not in SERVED:
-            raise UnknownName("peft type", self.type, SERVED, "method peft")
+        if self.type not in SUPPORT:
+            raise UnknownName("peft type", self.type, TRAINED, "method peft")
+        if reason := SUPPORT[self.type].not_trained:
+            raise problems.PEFT_TYPE_NOT_TRAINED(reason=reason, type=self.type)
         for key, what in _UNHEARD.items():
             if key[0] == self.type and self.given.get(key[1]):
                 raise problems.PEFT_SETTING_OWNED(reason=what, type=self.type, setting=key[1])
@@ -105,7 +79,6 @@ class PeftType(PeftMethod):
 
     @classmethod
     def accepts(cls) -> set[str]:
-        """Return the names as users write them."""
         return {"type", "settings"}
 
     @property
@@ -215,7 +188,6 @@ class SavedPeft(PeftMethod):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Settings of peft as they were saved."""
         return dict(self.saved)
 
     def settings(self, model: Any) -> Any:
@@ -268,7 +240,6 @@ class SavedPeft(PeftMethod):
         super().restore(model, self._changes(model, expected, state))
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Attach to a model on the `meta` device, and compare names and shapes with the state."""
         import torch
 
         with torch.device("meta"):
@@ -323,7 +294,6 @@ class SavedVirtualTokens(Method):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Settings of peft as they were saved."""
         return dict(self.saved)
 
     @cached_property
@@ -339,13 +309,11 @@ class SavedVirtualTokens(Method):
         return OWN[self.saved["peft_type"]](tokens)
 
     def for_family(self, family: str) -> Self:
-        """Return the method. Raises InvalidStudy if the family cannot use tokens before a text."""
         self.own.for_family(family)
         return self
 
     @property
     def takes_positions(self) -> int:
-        """One position for each virtual token."""
         return self.own.takes_positions
 
     def attach(self, model: Any) -> Any:
@@ -356,7 +324,6 @@ class SavedVirtualTokens(Method):
         return self.own.attach(model)
 
     def state(self, model: Any) -> dict[str, Tensor]:
-        """Return the tensors under the names that peft saves."""
         import torch
 
         own = self.own.state(model)
@@ -372,14 +339,12 @@ class SavedVirtualTokens(Method):
         return {**dict(zip(names, parts, strict=True)), **heads}
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Attach to a model on the `meta` device, and compare names and shapes with the state."""
         import torch
 
         with torch.device("meta"):
             check_names(self.state(self.attach(type(model)(model.config))), state)
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Copy a saved state into an attached model. Raises CorruptAdapter if names or shapes differ."""
         check_names(self.state(model), state)
         self.own.restore(model, self._own_state(model, state))
 

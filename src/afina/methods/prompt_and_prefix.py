@@ -40,14 +40,12 @@ class VirtualTokens(Method):
             raise problems.TOKENS_INVALID(method=self.name, tokens=self.tokens)
 
     def for_family(self, family: str) -> Self:
-        """Return the method. Raises InvalidStudy if the family cannot use tokens before a text."""
         if not ARCHITECTURES[family].takes_virtual_tokens:
             raise problems.VIRTUAL_TOKENS_IN_ENCODER(method=self.name, family=family)
         return self
 
     @property
     def takes_positions(self) -> int:
-        """One position for each virtual token."""
         return self.tokens
 
     @property
@@ -70,7 +68,6 @@ class VirtualTokens(Method):
         return model
 
     def owns(self, name: str) -> bool:
-        """Whether the parameter belongs to an added module or to the head."""
         return self.adds in name.split(".") or is_head(name)
 
     def added(self, state: Mapping[str, Tensor]) -> list[str]:
@@ -104,19 +101,16 @@ class PromptTuning(VirtualTokens):
 
     @property
     def adds(self) -> str:
-        """Name of the module at the input."""
         from afina.models.added_modules import PROMPT
 
         return PROMPT
 
     def add(self, body: Any) -> None:
-        """Add one row for each virtual token."""
         from afina.models import added_modules
 
         body.add_module(self.adds, added_modules.Prompt(added_modules.words(body, self.tokens)))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the rows as a prompt."""
         from afina.models.kernels.layer_changes import BatchedAdapter
 
         (name,) = self.added(state)
@@ -141,7 +135,6 @@ class PrefixTuning(VirtualTokens):
 
     @property
     def adds(self) -> str:
-        """Name of the module in each attention."""
         from afina.models.added_modules import PREFIX
 
         return PREFIX
@@ -156,7 +149,6 @@ class PrefixTuning(VirtualTokens):
             attention.add_module(self.adds, added_modules.Prefix(key, value))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Return the keys and values by attention."""
         from afina.models.kernels.layer_changes import BatchedAdapter, KeyValues
 
         added = self.added(state)

@@ -37,7 +37,6 @@ class Selective(Method):
         return {name for name in set.union(*weight_names(model)) if self.trains(name)}
 
     def owned(self, model: Any) -> set[str]:
-        """Return the chosen parameters."""
         return self.chosen(model)
 
     def pretrained(self, model: Any) -> set[str]:
@@ -92,7 +91,6 @@ class _Untrained(Selective):
         return False
 
     def trains(self, name: str) -> bool:
-        """Return False for every parameter."""
         return False
 
 
@@ -116,7 +114,6 @@ class ZeroShot(_Untrained):
     head: ClassVar[Literal["random", "words"] | None] = "words"
 
     def for_family(self, family: str) -> Self:
-        """Return the method. Raises InvalidStudy for encoders, which cannot be asked."""
         check_can_be_asked(ARCHITECTURES[family], f"method {self.name}")
         return self
 
@@ -135,7 +132,6 @@ class Head(Selective):
     trains_body: ClassVar[bool] = False
 
     def trains(self, name: str) -> bool:
-        """Whether the parameter belongs to the head."""
         return is_head(name)
 
 
@@ -161,7 +157,6 @@ class Full(Selective):
             raise problems.LAYER_DECAY_INVALID(method="full", layer_decay=self.layer_decay)
 
     def trains(self, name: str) -> bool:
-        """Return True for every parameter."""
         return True
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
@@ -179,7 +174,6 @@ class Full(Selective):
         return found
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
-        """Write configuration and tokenizer, as `save_pretrained` does."""
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(directory)
         backbone.tokenizer.save_pretrained(directory)
@@ -232,11 +226,9 @@ class BitFit(Selective):
     said_by_peft: ClassVar[bool] = True
 
     def trains(self, name: str) -> bool:
-        """Whether the parameter is a bias or belongs to the head."""
         return name.endswith(".bias") or is_head(name)
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """Return peft's setting for all biases."""
         return {"bias": "all"}
 
     def attach(self, model: Any) -> Any:
@@ -258,13 +250,11 @@ class LayerNorm(Selective):
     said_by_peft: ClassVar[bool] = True
 
     def chosen(self, model: Any) -> set[str]:
-        """Return the parameters of norms and of the head."""
         norms = architecture_of(model).norms
         names = (plain_name(name) for name, _ in model.named_parameters())
         return {name for name in names if is_head(name) or not norms.isdisjoint(name.split(".")[-2:-1])}
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """Return the norms' modules by the ends of their names."""
         found = {name.split(".")[-2] for name in self.chosen(model) if not is_head(name)}
         return {"modules_to_save": sorted(found)}
 
@@ -292,7 +282,6 @@ class PreLayer(Selective):
 
     @property
     def trains_head(self) -> bool:
-        """Whether the head trains."""
         return self.train_head
 
     def chosen(self, model: Any) -> set[str]:
@@ -306,7 +295,6 @@ class PreLayer(Selective):
         return any(f".{path}." in f".{name}" for path in entry.embeddings)
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """Return the embeddings' modules by name."""
         return {"modules_to_save": sorted(architecture_of(model).embeddings)}
 
 
@@ -321,7 +309,6 @@ class PreLayer46080(PreLayer):
     said_by_peft: ClassVar[bool] = False
 
     def for_family(self, family: str) -> Self:
-        """Return the method. Raises InvalidStudy for families other than the published study's."""
         if not ARCHITECTURES[family].published:
             own = ", ".join(name for name, entry in ARCHITECTURES.items() if entry.published)
             raise problems.FAMILY_UNSUPPORTED(known=own, method=self.name, family=family)

@@ -72,7 +72,6 @@ class Sum(Method):
             object.__setattr__(self, key, value)
 
     def for_family(self, family: str) -> Self:
-        """Return the sum of the parts for the family."""
         parts = {key: part.for_family(family) for key, part in self.parts.items()}
         return type(self)(parts, self.given)
 
@@ -86,12 +85,10 @@ class Sum(Method):
 
     @property
     def trains_head(self) -> bool:
-        """Whether any part trains the head."""
         return any(part.trains_head for part in self.parts.values())
 
     @property
     def takes_positions(self) -> int:
-        """Number of tokens that all parts take from a text's maximum length."""
         return sum(part.takes_positions for part in self.parts.values())
 
     @cached_property
@@ -190,12 +187,10 @@ class Sum(Method):
         return {name: parameter for name, parameter in model.named_parameters() if owners[name] and not is_head(name)}
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Let each part check the saved state."""
         for part in self.parts.values():
             part.check(model, state)
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Restore each part's tensors. Raises CorruptAdapter if names or shapes differ."""
         if self._wrap is None:
             super().restore(model, state)
             return

@@ -72,7 +72,6 @@ class Adapter(ReprCard):
     _matched: bool = field(default=False, init=False)
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         return {
             "where": self.where,
             **self.manifest.summary,
@@ -82,7 +81,6 @@ class Adapter(ReprCard):
 
     @property
     def digest(self) -> str:
-        """Digest that identifies the adapter."""
         return self.manifest.digest
 
     def mismatch(self) -> Mismatch | None:

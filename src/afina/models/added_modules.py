@@ -203,7 +203,6 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Apply the bottleneck, [..., width] -> [..., width]."""
         result: Tensor = self.up(ACTIVATIONS[self.activation](self.down(inputs)))
         return result if self.scale == 1 else result * self.scale
 

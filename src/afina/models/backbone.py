@@ -70,7 +70,6 @@ class Backbone(ReprCard):
     _sources: Mapping[str, StoredTensor] = field(default_factory=dict, init=False)
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         return {
             "address": self.address,
             "family": self.family,
@@ -110,12 +109,10 @@ class Backbone(ReprCard):
 
     @property
     def architecture(self) -> Architecture:
-        """Entry of the model's family in `ARCHITECTURES`."""
         return ARCHITECTURES[self.family]
 
     @property
     def longest(self) -> int:
-        """Maximum number of tokens of a text."""
         return int(self.config.max_position_embeddings) - self.architecture.position_offset(self.config)
 
     @property

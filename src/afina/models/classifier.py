@@ -49,7 +49,6 @@ class ParameterCounts:
 
     @property
     def trainable(self) -> int:
-        """Parameters in body and head together."""
         return self.body + self.head
 
 

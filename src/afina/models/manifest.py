@@ -154,7 +154,6 @@ class Manifest(Sparing):
         return digest.of_json(self.model_dump(mode="json", include={*ALWAYS, *given}))
 
     def sealed(self) -> Manifest:
-        """Return the manifest with its `claims_digest` filled in."""
         return self.model_copy(update={"claims_digest": self._computed_claims})
 
     def check_claims(self, where: object) -> None:

@@ -104,7 +104,6 @@ class MixedBatchModel:
 
     @property
     def device(self) -> torch.device:
-        """Device of the frozen weights."""
         return self._weight.device
 
     @property

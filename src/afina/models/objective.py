@@ -56,7 +56,6 @@ class Predictions:
         return len(self.outputs)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Self:
-        """Return the predictions at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
         return replace(
             self,
@@ -204,7 +203,6 @@ class Objective(ABC):
 
     @property
     def width(self) -> int:
-        """Number of outputs of the head."""
         return len(self.label_names)
 
     @property
@@ -326,7 +324,6 @@ class Objective(ABC):
         return made(self.answered(predictions))
 
     def value(self, metric: str, predictions: Predictions) -> float:
-        """Return the value of one metric."""
         return METRICS[metric].value(self.answered(predictions))
 
     @property

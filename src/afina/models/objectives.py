@@ -41,7 +41,6 @@ class Classes(Objective):
 
     @classmethod
     def takes(cls, labels: int) -> bool:
-        """Whether there are two labels or more."""
         return labels > 1
 
     @property
@@ -61,7 +60,6 @@ class Classes(Objective):
         return replace(self, weights=tuple(balanced.tolist()))
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
-        """Return the targets unchanged."""
         return targets
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
@@ -79,7 +77,6 @@ class Classes(Objective):
         return classification.log_loss(predictions.right, predictions.outputs)
 
     def decode(self, predictions: Predictions) -> np.ndarray:
-        """Return the index of the largest output."""
         decoded: np.ndarray = predictions.outputs.argmax(axis=1)
         return decoded
 
@@ -98,7 +95,6 @@ class Classes(Objective):
         return replace(self, temperature=_temperature(self, predictions))
 
     def fits(self, predictions: Predictions) -> bool:
-        """Whether, in addition, the targets are indices into the label names."""
         if not super().fits(predictions) or predictions.right.dtype.kind != "i" or predictions.right.ndim != 1:
             return False
         return bool(((predictions.right >= 0) & (predictions.right < self.width)).all())
@@ -108,7 +104,6 @@ class Classes(Objective):
         return Answered(targets, targets, np.eye(self.width)[targets])
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """Yield the label, and the probability of every label."""
         for answer, row in zip(
             self.decode(predictions).tolist(), self.probabilities(predictions).tolist(), strict=True
         ):
@@ -132,7 +127,6 @@ class Number(Objective):
 
     @classmethod
     def takes(cls, labels: int) -> bool:
-        """Whether there is one output."""
         return labels == 1
 
     @property
@@ -150,7 +144,6 @@ class Number(Objective):
         return replace(made, mean=mean, scale=spread or 1.0)
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
-        """Return standardised targets, float32 [N]."""
         standardised: np.ndarray = ((targets - self.mean) / self.scale).astype(np.float32)
         return standardised
 
@@ -163,21 +156,17 @@ class Number(Objective):
         return _weighted_mean(mse_loss(outputs.squeeze(-1), targets, reduction="none"), weights)
 
     def mean_loss(self, predictions: Predictions) -> float:
-        """Return the mean squared error of the standardised numbers."""
         outputs = predictions.outputs[:, 0].astype(np.float64)
         return float(np.mean((outputs - self.loss_targets(predictions.right)) ** 2))
 
     def decode(self, predictions: Predictions) -> np.ndarray:
-        """Return the numbers in the user's unit, float64 [N]."""
         numbers: np.ndarray = predictions.outputs[:, 0].astype(np.float64) * self.scale + self.mean
         return numbers
 
     def perfect(self, targets: np.ndarray) -> Answered:
-        """Return the targets as answers."""
         return Answered(targets, targets)
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """Yield the number."""
         yield from ({"value": value} for value in self.decode(predictions).tolist())
 
 
@@ -205,7 +194,6 @@ class Labels(Objective):
 
     @classmethod
     def takes(cls, labels: int) -> bool:
-        """Whether there is at least one label."""
         return labels > 0
 
     @property
@@ -215,7 +203,6 @@ class Labels(Objective):
         return {"kind": self.kind, **made, **({"thresholds": list(self.thresholds)} if self.thresholds else {})}
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
-        """Return the targets as float32."""
         return targets.astype(np.float32)
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
@@ -259,15 +246,12 @@ class Labels(Objective):
         return replace(made, thresholds=tuple(thresholds))
 
     def perfect(self, targets: np.ndarray) -> Answered:
-        """Return answers with probability 0 or 1 for each label."""
         return Answered(targets, targets, targets)
 
     def as_cell(self, answer: Mapping[str, Any], between: str) -> Any:
-        """Return the labels joined into one string."""
         return between.join(answer[self.column] or ())
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """Yield the labels that a text has, and the probability of every label."""
         for answer, row in zip(
             self.decode(predictions).tolist(), self.probabilities(predictions).tolist(), strict=True
         ):
@@ -300,7 +284,6 @@ class Texts(Objective):
 
     @classmethod
     def from_settings(cls, label_names: tuple[str, ...], given: Mapping[str, Any]) -> Self:
-        """Return the objective with these settings."""
         return cls(label_names, **dict(given) | {"decoding": Decoding(**given.get("decoding", {}))})
 
     @classmethod
@@ -312,7 +295,6 @@ class Texts(Objective):
 
     @classmethod
     def takes(cls, labels: int) -> bool:
-        """Whether there is one target."""
         return labels == 1
 
     @property
@@ -323,7 +305,6 @@ class Texts(Objective):
         return {name: value for name, value in made.items() if value}
 
     def generating(self, answer_tokens: int | None, decoding: Decoding, *, chat: bool) -> Self:
-        """Return the objective with the settings of generation."""
         return replace(self, answer_tokens=answer_tokens, decoding=decoding, chat=chat)
 
     def generation(self) -> Decoding:
@@ -331,7 +312,6 @@ class Texts(Objective):
         return self.decoding.model_copy(update={"max_new_tokens": self.decoding.max_new_tokens or self.answer_tokens})
 
     def decoding_changed(self, **given: Any) -> Self:
-        """Return the objective with other settings of generation. Raises InvalidStudy for an invalid value."""
         return replace(self, decoding=self.decoding.changed(**given))
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
@@ -347,11 +327,9 @@ class Texts(Objective):
         return float(predictions.extras["nll"].sum() / predictions.extras["reference_tokens"].sum())
 
     def decode(self, predictions: Predictions) -> np.ndarray:
-        """Return the answers themselves."""
         return predictions.outputs
 
     def fits(self, predictions: Predictions) -> bool:
-        """Whether there is an answer for each target."""
         return predictions.targets is not None and len(predictions.outputs) == len(predictions.targets)
 
     def perfect(self, targets: np.ndarray) -> Answered:
@@ -364,7 +342,6 @@ class Texts(Objective):
         return overlap.signatures(targets)
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """Yield the answer."""
         for answer in predictions.outputs.tolist():
             yield {"answer": answer}
 

@@ -42,7 +42,6 @@ class Arm:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """The records, sorted by seed."""
         return tuple(result.record for result in self.results)
 
     @property
@@ -52,7 +51,6 @@ class Arm:
 
     @property
     def size(self) -> int:
-        """The number of training texts."""
         return self.record.train_examples
 
     @property
@@ -62,7 +60,6 @@ class Arm:
 
     @property
     def trained(self) -> bool:
-        """Whether the method trains anything."""
         return self.record.steps > 0
 
     @property
@@ -73,7 +70,6 @@ class Arm:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds in rising order."""
         return tuple(record.seed for record in self.records)
 
     @property
@@ -113,7 +109,6 @@ class Arm:
 
     @property
     def targets(self) -> np.ndarray:
-        """The targets, shape [N]."""
         return self.results[0].targets
 
     def interval(self, metric: str) -> tuple[float, float] | None:
@@ -127,12 +122,10 @@ class Arm:
         return None if isnan(found.low) else (found.low, found.high)
 
     def mean(self, value: Value) -> float | None:
-        """Return the mean over the seeds; None if the value is missing for a seed."""
         found = [one for one in map(value, self.records) if one is not None]
         return sum(found) / len(found) if len(found) == len(self.records) else None
 
     def each(self) -> list[Arm]:
-        """Return one arm per seed."""
         return [Arm(self.label, (result,), self.place) for result in self.results]
 
     def where(self, wanted: Callable[[Record], bool]) -> Arm | None:

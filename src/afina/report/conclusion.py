@@ -241,7 +241,6 @@ class _Field:
 
     @property
     def margin(self) -> str:
-        """The margin of equivalence, such as `1 point`."""
         return next((one.margin_in_words for one in self._against.values()), "")
 
     @cached_property

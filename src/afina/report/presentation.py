@@ -109,7 +109,6 @@ class Presentation(ABC):
         return []
 
     def tables(self, arms: Sequence[Arm]) -> list[Table]:
-        """Return the tables of figures by label."""
         found = self.found_by(arms)
         return [per_label.table(arms, found)] if found[0] else []
 
@@ -156,11 +155,9 @@ class _Classes(Presentation):
         return f"{len(names)} labels"
 
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """Return the label's name."""
         return str(names[answer])
 
     def positive(self, names: Sequence[str]) -> str | None:
-        """Return the second label if there are two; else None."""
         return names[1] if len(names) == 2 else None
 
     def meaning(self, record: Record, data: Data) -> list[str]:
@@ -179,7 +176,6 @@ class _Classes(Presentation):
         return f"`{names[answer]}`" if len(names) > 1 else None
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
-        """Return notes on the untrained model, and how to measure its answers in words if they are missing."""
         drawn = [arm for arm in arms if not arm.trained and make(arm.record.method).head == "random"]
         answering = [arm for arm in arms if not arm.trained and make(arm.record.method).head == "words"]
         made = [
@@ -204,14 +200,12 @@ class _Classes(Presentation):
         return per_label.label_figures(names, targets[None, :, None] == classes, answers[:, :, None] == classes)
 
     def tables(self, arms: Sequence[Arm]) -> list[Table]:
-        """Return the tables of figures by label, and the list of confusions if there are too many classes to draw."""
         many = len(arms[0].record.label_names) > per_label.MOST
         return [*super().tables(arms), *([per_label.confusions(arms)] if many else [])]
 
     def terminal_tables(
         self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray, of: str = ""
     ) -> list[Table]:
-        """Return the tables of figures by label and of confusions."""
         counts = per_label.confused(targets, answers, len(names))
         confusion = per_label.terminal_confusion(names, counts, of, len(answers))
         return [*super().terminal_tables(names, targets, answers, of), confusion]
@@ -240,7 +234,6 @@ class _Number(Presentation):
         return f"a number ({names[0]})"
 
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """Return the number with four digits."""
         return f"{answer:.4g}".replace("-", "−")
 
     def meaning(self, record: Record, data: Data) -> list[str]:
@@ -263,7 +256,6 @@ class _Labels(Presentation):
         return f"{len(names)} labels, any of them at once"
 
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """Return the names of the labels, or `none`; `answer` is a sequence of 0 or 1."""
         return ", ".join(name for name, has in zip(names, answer, strict=True) if has) or "none"
 
     def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[LabelFigures]:
@@ -285,11 +277,9 @@ class _Text(Presentation):
         return f"a text ({names[0]})"
 
     def told_targets(self, names: Sequence[str]) -> str:
-        """Return the name of the target."""
         return f"answers `{names[0]}`"
 
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """Return the answer, or the first of several references and their number."""
         if isinstance(answer, str):
             return answer
         return answer[0] if len(answer) == 1 else f"{answer[0]} (1 of {len(answer)})"
@@ -299,7 +289,6 @@ class _Text(Presentation):
         return [f"Verdicts are about {words}: {words} decides which method is better."]
 
     def metric_notes(self, record: Record) -> list[str]:
-        """Return notes on the metrics, and on how the answers were generated."""
         named = [METRICS[name] for name in record.metrics]
         whole = [one.words for one in named if one.of_corpus]
         means = [one.words for one in named if one.points and one.directed and not one.of_corpus]
@@ -316,7 +305,6 @@ class _Text(Presentation):
         return [" ".join(said), *_generation(record)]
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
-        """Return a note on the untrained model."""
         return [
             f"{arm.label} is the pretrained model, asked in the same template as the others: nothing was trained."
             for arm in arms

@@ -138,32 +138,25 @@ class Lines(Watcher):
         self.candidates: dict[str, Run] = {}
 
     def begin(self, run: Run, place: str) -> None:
-        """Begin the lines of a run; each line begins with `place`."""
         self.lines[run.label] = _Line(place)
 
     def end(self, run: Run) -> None:
-        """End the lines of a run."""
         self.lines.pop(run.label, None)
 
     def says(self, words: str) -> None:
-        """Pass `words` on as a line."""
         self.say(words)
 
     def started(self, run: Run, number: int, total: int) -> None:
-        """Begin the lines of a run with the number, title and seed."""
         self.begin(run, begun(run, number, total))
 
     def waits(self, run: Run, needed: int, available: int) -> None:
-        """Write a line on a run that waits for memory."""
         self.say(waiting(run, needed, available))
 
     def trying(self, run: Run, number: int, spent: float) -> None:
-        """Begin the lines of a tuning candidate."""
         self.candidates[run.label] = run
         self.begin(run, tuned(run, number, spent))
 
     def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
-        """Write a line on the result of a tuning candidate."""
         self.candidates.pop(run.label, None)
         self.end(run)
         self.say(attempt(run, number, trial, length))
@@ -182,12 +175,10 @@ class Lines(Watcher):
         self.say(f"{line.place}: {words}{counted}{said}")
 
     def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        """Write a line on the result of a run."""
         self.end(run)
         self.say(result(run, record, now=now))
 
     def failed(self, run: Run, message: str) -> None:
-        """Write a line with the error of a failed run."""
         for candidate in [one for one in self.candidates.values() if one.title == run.title]:
             self.end(self.candidates.pop(candidate.label))
         self.end(run)

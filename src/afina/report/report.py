@@ -88,16 +88,13 @@ class Report:
 
     @cached_property
     def failed(self) -> tuple[Failure, ...]:
-        """The failed runs; with several backbones, their names contain the backbone."""
         return tuple(one.named(self.backbone_names) for one in self.results.failed)
 
     def title_of(self, record: Record) -> str:
-        """Return the title of a run's method, with its backbone if there are several."""
         return titles_of([record], tuple(self.backbone_names))[0]
 
     @cached_property
     def verdicts(self) -> Verdicts:
-        """The verdicts of every pair of methods."""
         return verdicts.verdicts(self.arms)
 
     @cached_property
@@ -173,7 +170,6 @@ class Report:
         return _presentation([arm]).terminal_tables(record.label_names, arm.targets, arm.answers, of=arm.label)
 
     def markdown(self) -> str:
-        """The text of `report.md`."""
         return markdown.report(self._heading, self._sections({}))
 
     def page(self) -> str:
@@ -196,7 +192,6 @@ class Report:
         return fragment(self._heading, self._lead(), found)
 
     def summary(self) -> dict[str, object]:
-        """One JSON object, for scripts."""
         if self.results.recommendation:
             from afina.report.writers.recommendation_json import as_json
 

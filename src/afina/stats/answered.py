@@ -61,7 +61,6 @@ class Answered:
 
     @property
     def classes(self) -> int:
-        """The number of classes."""
         if self.chances is not None:
             return int(self.chances.shape[1])
         return max(2, 1 + int(max(self.targets.max(initial=0), self.answers.max(initial=0))))

@@ -76,7 +76,6 @@ class Interval:
     high: float
 
     def contains(self, value: float) -> bool:
-        """Return whether the value lies within."""
         return self.low <= value <= self.high
 
 

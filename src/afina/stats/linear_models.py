@@ -102,23 +102,18 @@ class LinearClasses(LinearKind):
     scoring = "accuracy"
 
     def can_fit(self, targets: np.ndarray) -> bool:
-        """Return whether the targets have two classes or more."""
         return len(np.unique(targets)) > 1
 
     def model(self, *, intercept: bool = True) -> Any:
-        """Return logistic regression."""
         return _logistic(intercept)
 
     def grid(self, strengths: Sequence[float]) -> dict[str, Sequence[float]]:
-        """Return a grid of `C`."""
         return {"C": strengths}
 
     def strength(self, model: Any) -> float:
-        """Return `C`."""
         return float(model.C)
 
     def folds(self, targets: np.ndarray) -> Any:
-        """Return a stratified splitter; None unless two classes have a text for each fold."""
         from sklearn.model_selection import StratifiedKFold
 
         few = np.sort(np.bincount(targets))[-2] < FOLDS
@@ -134,13 +129,11 @@ class LinearClasses(LinearKind):
         return weights, biases
 
     def loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
-        """Return the cross-entropy in nats."""
         shifted = outputs - outputs.max(axis=1, keepdims=True)
         logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return float(-np.maximum(logs[np.arange(len(targets)), targets], np.log(_SMALLEST)).mean())
 
     def iterations(self, model: Any) -> int | None:
-        """Return the iterations of L-BFGS."""
         return int(np.max(model.n_iter_))
 
 
@@ -151,25 +144,20 @@ class LinearNumber(LinearKind):
     parameter = "alpha"
 
     def model(self, *, intercept: bool = True) -> Any:
-        """Return ridge regression."""
         from sklearn.linear_model import Ridge
 
         return Ridge(alpha=1 / 2, fit_intercept=intercept)
 
     def grid(self, strengths: Sequence[float]) -> dict[str, Sequence[float]]:
-        """Return a grid of `alpha`."""
         return {"alpha": [1 / (2 * strength) for strength in strengths]}
 
     def strength(self, model: Any) -> float:
-        """Return `alpha`."""
         return float(model.alpha)
 
     def rows(self, model: Any, width: int, features: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return one row."""
         return np.asarray(model.coef_, np.float64).reshape(1, features), np.array([float(model.intercept_)])
 
     def loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
-        """Return the mean squared error."""
         return float(np.mean((outputs[:, 0] - targets) ** 2))
 
 
@@ -179,17 +167,14 @@ class LinearLabels(LinearKind):
     scoring = "f1_micro"
 
     def model(self, *, intercept: bool = True) -> Any:
-        """Return a logistic regression for each label."""
         from sklearn.multiclass import OneVsRestClassifier
 
         return OneVsRestClassifier(_logistic(intercept))
 
     def grid(self, strengths: Sequence[float]) -> dict[str, Sequence[float]]:
-        """Return a grid of the `C` that all labels share."""
         return {"estimator__C": strengths}
 
     def strength(self, model: Any) -> float:
-        """Return the `C` that all labels share."""
         return float(model.estimator.C)
 
     def rows(self, model: Any, width: int, features: int) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +188,6 @@ class LinearLabels(LinearKind):
         return weights, biases
 
     def loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
-        """Return the binary cross-entropy in nats, averaged over texts and labels."""
         losses = np.logaddexp(0.0, outputs) - outputs * targets
         return float(np.minimum(losses, -np.log(_SMALLEST)).mean())
 

@@ -71,7 +71,6 @@ class Metric:
         return self.name in ("accuracy", "exact_match", "exact_answer")
 
     def fits(self, answered: Answered) -> bool:
-        """Return whether the metric can be computed for these answers."""
         if self.chances and answered.chances is None:
             return False
         return self.classes is None or self.classes == answered.classes

@@ -90,7 +90,6 @@ class Overlap:
 
     @property
     def distinct(self) -> int:
-        """The number of distinct n-grams."""
         return self.answers.distinct
 
 
@@ -111,7 +110,6 @@ class Paired:
 
     @classmethod
     def of(cls, answers: Sequence[Sequence[Hashable]], references: Sequence[Sequence[Sequence[Hashable]]]) -> Paired:
-        """Return the pairs of tokenized answers and their references."""
         known: dict[Hashable, int] = {}
         flat = [one for several in references for one in several]
         texts = [*answers, *flat]

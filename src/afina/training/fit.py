@@ -97,7 +97,6 @@ class Fit:
 
     @property
     def device(self) -> torch.device:
-        """Device of the parameters."""
         return next(self.classifier.parameters()).device
 
     def advance(

@@ -53,17 +53,14 @@ class TextBatch:
 
     @property
     def targets(self) -> Tensor:
-        """Targets of the batch."""
         return self.packed.targets
 
     @property
     def weights(self) -> Tensor | None:
-        """Weights of the batch."""
         return self.packed.weights
 
     @property
     def learnt(self) -> int:
-        """Number of targets to learn in the batch."""
         return self.packed.learnt
 
     def __len__(self) -> int:
@@ -84,7 +81,6 @@ class Inputs(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Device of the classifier."""
         return next(self.classifier.parameters()).device
 
     @property
@@ -148,7 +144,6 @@ class PackedInputs(Inputs):
         self.classifier.train()
 
     def batches(self, start: int, stop: int) -> Iterator[Packed]:
-        """Yield the loader's batches."""
         return self.loader.batches(start, stop)
 
     def parts(self, batch: Packed) -> Sequence[TextBatch]:
@@ -156,7 +151,6 @@ class PackedInputs(Inputs):
         return [TextBatch(part.to(self.device)) for part in self.recipe.at_once.parts(batch)]
 
     def tokens(self, batch: Packed) -> int:
-        """Return the number of all tokens."""
         return len(batch.tokens)
 
     def prepare(self, step: int) -> None:
@@ -164,12 +158,10 @@ class PackedInputs(Inputs):
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step))
 
     def outputs(self, part: TextBatch) -> Tensor:
-        """Return the logits of the whole classifier."""
         logits: Tensor = self.classifier(part.packed, part.layout)
         return logits
 
     def stand_in(self, largest: Packed) -> TextBatch:
-        """Return the batch itself."""
         self.prepare(self.recipe.steps)
         return TextBatch(largest.to(self.device))
 
@@ -179,12 +171,10 @@ class PackedInputs(Inputs):
 
     @classmethod
     def largest(cls, loader: Loader, recipe: Recipe) -> Packed:
-        """Return the largest part of any batch."""
         return loader.largest(recipe.steps, recipe.at_once)
 
     @classmethod
     def computed(cls, loader: Loader, steps: int) -> int:
-        """Return the number of tokens of all batches."""
         return loader.tokens(steps)
 
     @classmethod
@@ -224,7 +214,6 @@ class FeatureBatch:
 
     @property
     def learnt(self) -> int:
-        """One target for each example."""
         return len(self)
 
     def __len__(self) -> int:
@@ -249,7 +238,6 @@ class FeatureInputs(Inputs):
 
     @property
     def held(self) -> Sequence[Tensor]:
-        """The features."""
         return () if self._kept is None else (self._kept,)
 
     def begin(self) -> None:
@@ -260,7 +248,6 @@ class FeatureInputs(Inputs):
             self._kept = torch.empty(shape, device=self.device)
 
     def batches(self, start: int, stop: int) -> Iterator[FeatureBatch]:
-        """Yield the loader's examples as rows of features."""
         for chosen in self.loader.chosen(start, stop):
             rows, targets = (
                 torch.from_numpy(self._rows[chosen]),
@@ -271,7 +258,6 @@ class FeatureInputs(Inputs):
             yield FeatureBatch(rows, targets, int(self._lengths[chosen].sum()), weights)
 
     def parts(self, batch: FeatureBatch) -> Sequence[FeatureBatch]:
-        """Return the whole batch as one part."""
         weights = None if batch.weights is None else batch.weights.to(self.device)
         return [FeatureBatch(batch.rows.to(self.device), batch.targets.to(self.device), batch.tokens, weights)]
 
@@ -297,7 +283,6 @@ class FeatureInputs(Inputs):
         return self.classifier.features(laid.packed.to(self.device), laid.layout)
 
     def outputs(self, part: FeatureBatch) -> Tensor:
-        """Return the head's logits."""
         assert self._kept is not None
         return self.classifier.answer(self._kept.index_select(0, part.rows))
 
@@ -315,7 +300,6 @@ class FeatureInputs(Inputs):
 
     @classmethod
     def largest(cls, loader: Loader, recipe: Recipe) -> Packed:
-        """Return the largest whole batch."""
         return loader.largest(recipe.steps)
 
     @classmethod
@@ -357,7 +341,6 @@ class AllFeatures(FeatureInputs):
 
     @classmethod
     def computed(cls, loader: Loader, steps: int) -> int:
-        """Return the number of tokens of all texts."""
         return int(loader.encoded.lengths.sum())
 
     @classmethod

@@ -68,7 +68,6 @@ class WorkingWeights:
 
     @classmethod
     def of(cls, method: Method, model: Any, dtype: torch.dtype) -> Self:
-        """Return the working weights of a model that `method` has prepared."""
         return cls(model, method.trainable(model), dtype, packs=method.packs, unlowered=method.unlowered(model))
 
     def _lower(self, parameter: Parameter, name: str | None, dtype: torch.dtype) -> None:
@@ -99,7 +98,6 @@ class WorkingWeights:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Write the model's weights from the trained float32 weights."""
         by_rows = {id(rows.weight) for rows in self._rows}  # look-up reads the float32 weight itself
         stale = [name for name, weight in self.trained.items() if weight is not self.parameters[name]]
         stale = [name for name in stale if id(self.trained[name]) not in by_rows]

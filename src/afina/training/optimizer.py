@@ -157,6 +157,5 @@ class WeightAverage:
             torch._foreach_lerp_(list(self.weights.values()), trained, 1 / (step - self.first))
 
     def settle(self) -> None:
-        """Replace the weights by their mean."""
         for name, mean in self.weights.items():
             self._parameters[name].data.copy_(mean)

@@ -139,7 +139,6 @@ class ProbeFit(Fit):
                 self.classifier.offset = biases.to(self.device)
 
     def update(self, parts: Sequence[MicroBatch]) -> Tensor:
-        """Do nothing: there is no gradient step."""
         return torch.zeros(())
 
     def warm_up(self) -> None:
@@ -155,7 +154,6 @@ class ProbeFit(Fit):
         return COPIES * len(self.loader.encoded) * width * np.dtype(np.float64).itemsize
 
     def activation_bytes(self, part: MicroBatch) -> int | None:
-        """Return None: there is no backward pass."""
         return None
 
     def pace(self, first: int, count: int) -> float:

@@ -34,7 +34,6 @@ class StoredTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor, which is not read."""
         return tensorfile.shape(self.file, self.name)
 
 

@@ -80,7 +80,6 @@ class Examples:
 
     @property
     def marked(self) -> bool:
-        """Whether a difference is marked in any answer."""
         return any(answer.marked for one in self.items for answer in one.answers)
 
 
@@ -96,12 +95,10 @@ class SideBySide:
 
     @cached_property
     def answers(self) -> list[list[str]]:
-        """The answers of each arm."""
         return [arm.results[0].answers.tolist() for arm in self.arms]
 
     @cached_property
     def values(self) -> list[np.ndarray]:
-        """The value of METRIC of each answer, by arm."""
         return [arm.results[0].values(METRIC) for arm in self.arms]
 
     @cached_property
@@ -125,7 +122,6 @@ class SideBySide:
         return [int(row) for row in order if self.disagreement[row] > 0]
 
     def examples(self, rows: Sequence[int], texts: Sequence[str], *, disagreement: bool = False) -> Examples:
-        """Return the examples in these rows. `disagreement`: name it in the titles."""
         return Examples(tuple(self._example(row, texts[row], disagreement) for row in rows))
 
     def _example(self, row: int, text: str, disagreement: bool) -> AnsweredText:

@@ -57,7 +57,6 @@ class Words:
 
     @property
     def begin(self) -> Words:
-        """The first MARKED words."""
         return Words(self.shown[:MARKED], self.keys[:MARKED])
 
     def likeness(self, other: Words) -> float:

@@ -64,7 +64,6 @@ class MethodDifference:
 
     @property
     def other(self) -> str:
-        """The other method."""
         return self.comparison.second if self.comparison.first == self.name else self.comparison.first
 
     @property
@@ -78,7 +77,6 @@ class MethodDifference:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The interval of the difference."""
         low, high = sorted(self._sign * end for end in (self.comparison.interval.low, self.comparison.interval.high))
         return low, high
 
