@@ -47,7 +47,7 @@ STAGES = {
     "began": "a thread of the pool starts",
     "leased": "version and lease of the adapter",
     "accepted": "tokens",
-    "queued": "back to the event loop, into the queue",
+    "queued": "into the queue",
     "taken": "waits in the queue",
     "forward": "composes the batch",
     "computed": "forward pass",
@@ -107,7 +107,7 @@ class Stamps:
     def __init__(self, out: Path) -> None:
         self._file = out.open("w", encoding="utf-8")
         self._thread, self._batch = threading.local(), dict[str, float]()
-        self._texts: dict[int, dict[str, float]] = {}
+        self._asking: dict[int, dict[str, float]] = {}
 
     def _mark(self, stage: str) -> None:
         if (record := RECORD.get()) is not None:
@@ -119,13 +119,13 @@ class Stamps:
             RECORD.set(record := {"number": int(number), "gated": now()})
             scope["path.record"] = record
 
-    def _asked(self, pool: Any, key: Any, model: str, texts: Sequence[Any], *more: Any, **named: Any) -> None:
+    def _asked(self, pool: Any, accept: Any, asked: Sequence[Any], *more: Any) -> None:
         self._mark("asked")
         if (record := RECORD.get()) is not None:
-            self._texts[id(texts)] = record
+            self._asking[id(asked[0])] = record
 
-    def _began(self, core: Any, key: Any, model: str, texts: Sequence[Any], *more: Any, **named: Any) -> None:
-        self._thread.record = self._texts.pop(id(texts), None)
+    def _began(self, core: Any, asked: Any) -> None:
+        self._thread.record = self._asking.pop(id(asked), None)
         self._in_thread("began")
 
     def _in_thread(self, stage: str) -> None:
@@ -133,8 +133,8 @@ class Stamps:
             record[stage] = now()
 
     def _submitted(self, futures: Sequence[Any], *_: Any) -> None:
-        self._mark("queued")
-        record = RECORD.get()
+        self._in_thread("queued")
+        record = getattr(self._thread, "record", None)
 
         def settled(_: Any) -> None:
             if record is not None:
@@ -155,9 +155,9 @@ class Stamps:
         from afina.models.mixed_batch import MixedBatchModel
         from afina.server import core as core_module
         from afina.server.core import Core
-        from afina.server.http import app
+        from afina.server.http.calls import RequestPool
         from afina.server.http.gate import Gate
-        from afina.server.http.request_pool import RequestPool
+        from afina.server.protocols import huggingface
         from afina.server.running import Connection
 
         received: dict[int, float] = {}
@@ -174,8 +174,8 @@ class Stamps:
         stamped(Connection, "data_received", arrived, None)
         stamped(Gate, "__call__", gated, None)
         stamped(Gate, "_note", self._ended, None)
-        stamped(RequestPool, "ask", self._asked, None)
-        stamped(Core, "ask", self._began, lambda *_, **__: self._in_thread("accepted"))
+        stamped(RequestPool, "accept", self._asked, None)
+        stamped(Core, "_accept", self._began, lambda *_, **__: self._in_thread("accepted"))
         stamped(core_module, "check_pairs", lambda *_, **__: self._in_thread("leased"), None)
         stamped(Core, "submit", None, self._submitted)
         stamped(Engine, "compute", lambda *_, **__: self._batch_mark("taken"), None)
@@ -185,7 +185,7 @@ class Stamps:
             lambda *_, **__: self._batch_mark("forward"),
             lambda *_, **__: self._batch_mark("computed"),
         )
-        stamped(app, "_with_receipt", None, lambda *_, **__: self._mark("answered"))
+        stamped(huggingface, "with_receipt", None, lambda *_, **__: self._mark("answered"))
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +27,11 @@ from afina.predicting.probes import PROBE
 from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.logs_and_traces import JsonLines
+from afina.server.requests import AcceptedRequest, Text, TextRequest
 from afina.server.running import Server, bind, server
 from afina.server.settings import Settings
 from afina.server.versions.served_versions import ServedVersions
-from afina.store.keys import SCOPES
+from afina.store.keys import SCOPES, Key
 from command import PROGRAM
 
 TAGS = {"labels": ("loud", "late", "rude"), "objective": {"kind": "labels"}}
@@ -128,6 +129,28 @@ def serving(gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: A
         TestClient(make_app(core), raise_server_exceptions=False) as web,
     ):
         yield Served(web, core, core.store, crowd, gpt2, secrets)
+
+
+def accepted(core: Core, key: Key, model: str, texts: Sequence[Text], *options: Any, **more: Any) -> AcceptedRequest:
+    """One request, as the core accepts it."""
+    (found,) = core.accept([TextRequest(key, model, texts, *options, **more)])
+    return found
+
+
+@contextmanager
+def accepting(*given: Any, **more: Any) -> Iterator[AcceptedRequest]:
+    """Likewise, until the end of the block."""
+    found = accepted(*given, **more)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def give_up(futures: Iterable[Future[Any]]) -> None:
+    """Nobody waits for the answers any more."""
+    for future in futures:
+        future.cancel()
 
 
 def followed(current: ServedVersions) -> bool:

@@ -179,7 +179,7 @@ def test_code_that_asks_for_a_kind_is_found(code: str) -> None:
         'made = {"labels": names, "confusion": None}',
         "from afina.data.kinds import NUMBER\nmade = {'kind': NUMBER}",
         "from afina.data.kinds import CLASSES, Kind\nclass Task:\n    kind: Kind = CLASSES",
-        "from afina.server.http.schemas import NUMBER\nif shape == NUMBER: ...",
+        "from afina.server.json_shapes import NUMBER\nif shape == NUMBER: ...",
     ],
 )
 def test_code_that_compares_something_else_is_not(code: str) -> None:

@@ -102,19 +102,20 @@ def test_no_more_lines_wait_than_have_room_in_a_request(serve: Any, monkeypatch:
     served = serve(body_bytes=50_000, texts=10)
     asking, most = set[str](), 0
     pool = served.web.app.state.pool
-    ask = pool.ask
+    accept = pool.accept
 
-    async def asked(key: Any, model: str, texts: Any) -> Any:
+    async def accepted(how: Any, asked: Any) -> Any:
         nonlocal most
-        asking.add(texts[0].text)
+        text = asked[0].texts[0].text
+        asking.add(text)
         most = max(most, len(asking))
         await asyncio.sleep(0.01)
         try:
-            return await ask(key, model, texts)
+            return await accept(how, asked)
         finally:
-            asking.discard(texts[0].text)
+            asking.discard(text)
 
-    monkeypatch.setattr(pool, "ask", asked)
+    monkeypatch.setattr(pool, "accept", accepted)
     content = b"".join(json.dumps(LINE | {"text": f"{one} {'soup ' * 4000}"}).encode() + b"\n" for one in range(12))
     found = served.web.post("/bulk", content=content, headers=served.auth()).text.splitlines()
     assert [json.loads(one)["truncated"] for one in found] == [True] * 12

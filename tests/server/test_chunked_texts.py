@@ -22,7 +22,7 @@ from crowd import adapter
 from fakes import TEXTS, Backbones
 from raises import raises
 from rounding import Exact
-from servers import Served, probed, serving, within
+from servers import Served, accepted, accepting, probed, serving, within
 
 LONG = " ".join(TEXTS)[:100]
 SHARED = 20
@@ -40,8 +40,8 @@ class Chunks:
         return self.room
 
     def compute(self, works: Sequence[Work]) -> Sequence[Any]:
-        self.batches.append({one.request_id: one.due for one in works})
-        return [None if one.left else one.request_id for one in works]
+        self.batches.append({one.traced: one.due for one in works})
+        return [None if one.left else one.traced for one in works]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def made(chunks: Chunks) -> Batcher:
 
 
 def text(client: str, tokens: int, reach: float | None = math.inf) -> Work:
-    return Work(client=client, tokens=tokens, reach=reach, request_id=client)
+    return Work(client=client, tokens=tokens, reach=reach, traced=client)
 
 
 def test_chunks_of_a_long_text_take_turns_with_others(made: Batcher, chunks: Chunks) -> None:
@@ -170,7 +170,7 @@ def test_answers_and_receipts_are_those_of_whole_texts(served: Served, model: st
     exact = Exact.of(served.adapters[model], served.backbone, [LONG, TEXTS[0]])
     key = served.core.tenants.key_of(served.secrets["acme"])
     assert key is not None
-    with served.core.asked(key, model, [Text(LONG), Text(TEXTS[0])]) as asked:
+    with accepting(served.core, key, model, [Text(LONG), Text(TEXTS[0])]) as asked:
         outcomes = [future.result(20) for future in served.core.submit(asked)]
     assert all(exact.explains(one.outputs, text) for text, one in enumerate(outcomes))
     assert len(batches) > 2, "computed in chunks"
@@ -193,7 +193,7 @@ def test_a_client_that_leaves_frees_the_memory_of_its_text(served: Served) -> No
         return compute(chunks)
 
     served.core.engine.compute_chunks = cancelled  # type: ignore[method-assign]
-    with served.core.asked(key, "acme/reviews@1", [Text(LONG)]) as asked:
+    with accepting(served.core, key, "acme/reviews@1", [Text(LONG)]) as asked:
         with served.core.batching._changed:
             futures += served.core.submit(asked)
         assert within(5, lambda: served.core.engine._residents.reserved == 0 and futures[0].cancelled())
@@ -239,7 +239,7 @@ def test_a_text_that_is_computed_whole_has_a_limit_of_tokens(backbones: Backbone
         key = served.core.tenants.key_of(served.secrets["acme"])
         assert key is not None
         with raises(InvalidData, code="request.text-tokens", where="The text", most=12) as raised:
-            served.core.ask(key, "acme/reviews", [Text(LONG)])
+            accepted(served.core, key, "acme/reviews", [Text(LONG)])
         assert raised.value.fields["found"] > 12
         assert str(raised.value.fields["found"]) in str(raised.value)
 
@@ -272,9 +272,9 @@ def test_a_key_has_a_limit_of_tokens_a_text_and_another_key_is_answered(
 def test_a_keys_limit_is_the_most_tokens_that_a_text_may_have(served: Served) -> None:
     key = served.core.tenants.key_of(served.secrets["acme"])
     assert key is not None
-    with served.core.asked(key, "acme/reviews@1", [Text(LONG)]) as asked:
+    with accepting(served.core, key, "acme/reviews@1", [Text(LONG)]) as asked:
         (found,) = asked.tokens
-    with served.core.asked(replace(key, text_tokens=found), "acme/reviews@1", [Text(LONG)] * 2) as asked:
+    with accepting(served.core, replace(key, text_tokens=found), "acme/reviews@1", [Text(LONG)] * 2) as asked:
         assert [*asked.tokens] == [found, found]
     with raises(InvalidData, code="request.text-tokens", where="Text 2 of 2", found=found, most=found - 1):
-        served.core.ask(replace(key, text_tokens=found - 1), "acme/reviews@1", [Text("short"), Text(LONG)])
+        accepted(served.core, replace(key, text_tokens=found - 1), "acme/reviews@1", [Text("short"), Text(LONG)])

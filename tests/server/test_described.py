@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from afina.server.http.gate import needed
+from afina.server.routes import route_of
 from afina.store.keys import PREDICT
 from crowd import adapter
 from servers import TOLD, Listening, listening, talk
@@ -91,7 +91,7 @@ def session() -> Iterator[requests.Session]:
 
 def bearer(server: Listening, path: str) -> dict[str, str]:
     """A key that has the scope."""
-    scope = needed(path) or PREDICT
+    scope = route_of(path).scope or PREDICT
     return {"Authorization": f"Bearer {server.secrets['acme' if scope == PREDICT else f'acme-{scope}']}"}
 
 
@@ -112,7 +112,7 @@ def test_every_route_is_described_and_looked_at(schema: Any) -> None:
                 for found in one["responses"].values()
                 for content in found.get("content", {}).values()
             )
-            assert ("security" in one) == (needed(path) is None), path
+            assert ("security" in one) == (route_of(path).scope is None), path
 
 
 @schemathesis.serializer("application/x-ndjson")

@@ -13,11 +13,12 @@ from pydantic import BaseModel
 
 from afina.predicting.predictor import ModelPredictor
 from afina.predicting.reading import Truncation
-from afina.server.http import app
-from afina.server.protocols import huggingface, keys, kserve, native, openai, page, vllm
+from afina.server.http.app import PROTOCOLS
+from afina.server.protocols import bulk, huggingface, keys, kserve, native, openai, page, vllm
 from afina.server.receipts import Receipt
 from afina.server.replay import replayed
 
+BODIES = [body for one in PROTOCOLS for body in one.router.bodies]
 LONG = "soup ferry bright dull " * 40
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [LONG]}
 OUTPUT = {"name": "label"}
@@ -28,7 +29,7 @@ ROUTES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
     "/models/acme/reviews": (huggingface.Classification, {"inputs": LONG, "parameters": {}}),
     "/v2/models/acme/reviews/infer": (kserve.Infer, {"inputs": [TENSOR], "outputs": [OUTPUT]}),
     "/tasks": (native.Tasks, {"text": LONG, "models": ["acme/reviews"]}),
-    "/bulk": (native.Line, {"text": LONG, "model": "acme/reviews"}),
+    "/bulk": (bulk.Line, {"text": LONG, "model": "acme/reviews"}),
     "/page/answers": (page.Sentence, {"text": LONG}),
 }
 """A body of each route that answers with labels, and a request."""
@@ -141,8 +142,8 @@ FIELDS = {
 
 
 def test_every_body_of_a_label_is_looked_at() -> None:
-    others = {native.Alias, keys.NewKey, *openai.BODIES}
-    assert {kind for kind, _ in ROUTES.values()} | others >= {*app.BODIES}
+    others = {native.Alias, keys.NewKey, *openai.router.bodies}
+    assert {kind for kind, _ in ROUTES.values()} | others >= {*BODIES}
     assert FIELDS.keys() == EFFECTS.keys()
 
 
@@ -195,9 +196,9 @@ def test_a_parameter_in_the_query_that_the_route_does_not_have_is_refused(served
     assert served.get("/v1/models?unknown").status_code == 200
 
 
-@pytest.mark.parametrize("name", sorted({name for one in app.BODIES for name in bodies(one)}))
+@pytest.mark.parametrize("name", sorted({name for one in BODIES for name in bodies(one)}))
 def test_no_body_of_any_route_has_room_for_an_unknown_field(name: str) -> None:
-    (kind,) = {one for body in app.BODIES for known, one in bodies(body).items() if known == name}
+    (kind,) = {one for body in BODIES for known, one in bodies(body).items() if known == name}
     assert kind.model_config["extra"] == "forbid"
 
 

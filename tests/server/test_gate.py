@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from afina.server.http.app import App
-from afina.server.http.gate import OPEN, needed
 from afina.server.request_ids import id_of
+from afina.server.routes import ROUTES, route_of
 from afina.store.keys import ADMIN, METRICS, PREDICT, PUBLISH
 from servers import Served, logged, within
+
+OPEN = {path for one in ROUTES if one.scope is None for path in one.paths}
 
 
 def routes(app: App) -> Iterator[tuple[str, str]]:
@@ -35,6 +37,17 @@ def test_there_are_the_routes_that_are_looked_at(served: Any) -> None:
     assert {"/predict", "/classify", "/tasks", "/bulk", "/metrics", "/openapi.json"} <= found
     assert "/v2/models/acme/reviews/versions/1/infer" in found
     assert found >= OPEN
+
+
+def test_every_route_of_the_table_is_answered_and_no_other(served: Any) -> None:
+    named = {(one.method, path) for one in ROUTES for path in one.paths if one.method}
+    found = {
+        (method, one.path)
+        for route in served.web.app.routes
+        for one in getattr(getattr(route, "original_router", None), "routes", [route])
+        for method in one.methods - {"HEAD"}
+    }
+    assert found == named
 
 
 @pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer x", "Basic x", "revoked", "cut", "twice", "another"])
@@ -61,7 +74,7 @@ def test_every_route_refuses_who_has_no_valid_key(served: Any, given: str | None
 def test_every_route_refuses_a_key_without_its_scope(served: Any) -> None:
     mine = {"acme": PREDICT, "acme-metrics": METRICS, "acme-admin": ADMIN, "acme-publish": PUBLISH}
     for method, path in [*routes(served.web.app), ("GET", "/nothing")]:
-        wanted = {None: (None,), METRICS: (METRICS, ADMIN)}.get(needed(path), (needed(path),))
+        wanted = {METRICS: (METRICS, ADMIN)}.get(needed := route_of(path).scope, (needed,))
         for who, scope in mine.items():
             status = served.web.request(method, path, headers=served.auth(who)).status_code
             assert (status == 403) == (wanted != (None,) and scope not in wanted), (method, path, who, status)
@@ -81,7 +94,7 @@ def test_a_path_that_is_not_thought_of_takes_an_administrator(served: Any) -> No
         "//predict",
         "/Predict",
     ):
-        assert needed(path) == ADMIN, path
+        assert route_of(path).scope == ADMIN, path
 
 
 def test_a_new_key_passes_and_a_revoked_one_does_not_within_a_second(serve: Any) -> None:

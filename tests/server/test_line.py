@@ -20,14 +20,13 @@ SPEED = 1000.0
 
 def items(client: str, *tokens: int, at: float = 0.0) -> list[Work]:
     return [
-        Work(client=client, tokens=count, arrived=at, request_id=f"{client}-{index}")
-        for index, count in enumerate(tokens)
+        Work(client=client, tokens=count, arrived=at, traced=f"{client}-{index}") for index, count in enumerate(tokens)
     ]
 
 
 def prompts(client: str, *tokens: int, at: float = 0.0) -> list[Work]:
     return [
-        GeneratedAnswer(client=client, tokens=count, arrived=at, request_id=f"{client}-p{index}", generation=None)
+        GeneratedAnswer(client=client, tokens=count, arrived=at, traced=f"{client}-p{index}", generation=None)
         for index, count in enumerate(tokens)
     ]
 
@@ -37,7 +36,7 @@ def line(most: int = 100, shared: int = 40, delay: float = 0.01, bound: int = 10
 
 
 def works(batch: Sequence[Work]) -> list[str]:
-    return [item.request_id for item in batch]
+    return [item.traced for item in batch]
 
 
 def test_the_first_waits_for_company_until_the_delay_is_over_or_the_batch_is_full() -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,13 @@ import pytest
 
 from afina.engine.tokenizing import EncodedText
 from afina.errors import InvalidData
-from afina.server.http import schemas
+from afina.server.http import bodies
+from afina.server.http.bodies import count_values, parse_body
 from afina.server.http.errors import Refusal
-from afina.server.http.schemas import count_values, parse_body
 from afina.server.protocols import huggingface, kserve, vllm
-from afina.server.requests import RequestEncoder, Text, tokens_of
+from afina.server.requests import RequestEncoder, Text, TextRequest, tokens_of
 from crowd import adapter
-from servers import Listening, logged, within
+from servers import Listening, accepting, logged, within
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
 NUMBERS = b'{"model": "acme/reviews", "input": [' + b"1," * 524_000 + b'1], "inputs": [' + b"1]}"
@@ -53,7 +54,7 @@ def test_a_body_of_half_a_million_numbers_is_refused_before_it_is_read(kind: Any
 @pytest.mark.parametrize("kind", [huggingface.Predict, vllm.Classify, huggingface.Classification, kserve.Infer])
 def test_the_first_wrong_element_is_the_last_that_is_looked_at(kind: Any) -> None:
     field = "input" if kind is vllm.Classify else "inputs"
-    wrong = json.dumps({field: [1] * (schemas.MOST_VALUES - 10), "model": "acme/reviews"}).encode()
+    wrong = json.dumps({field: [1] * (bodies.MOST_VALUES - 10), "model": "acme/reviews"}).encode()
     assert refused(wrong, kind).status == 422
     assert quickest(lambda: refused(wrong, kind)) < 0.02
 
@@ -205,6 +206,12 @@ def test_who_leaves_in_the_middle_of_a_body_is_no_fault_of_the_server(
 LONG = " ".join(["soup"] * 3000)
 
 
+def of(client: str) -> TextRequest:
+    """A request of a client, as far as its texts are read by it."""
+    key: Any = SimpleNamespace(client=client)
+    return TextRequest(key, "acme/one", [])
+
+
 class Reads:
     """An engine that reads a token a word, and notes what it reads at a time; the longest text has eight."""
 
@@ -226,7 +233,7 @@ class Reads:
 def test_texts_are_read_once_and_short_ones_together() -> None:
     engine = Reads()
     texts = [Text("the soup"), Text("a", "b"), Text(LONG), Text(LONG), Text("c")]
-    found = RequestEncoder(engine).encode("acme", "one", texts, None)
+    found = RequestEncoder(engine).encode(of("acme"), "one", texts, None)
     assert [(one.text, one.pair) for one in found] == [(one.text, one.pair) for one in texts]
     assert [len(one) for one in engine.read] == [2, 1, 1, 1]
     assert [tokens_of(one) for one in found] == [2, 1, 8, 8, 1]
@@ -237,14 +244,14 @@ def test_long_texts_of_a_client_are_read_one_at_a_time_and_those_of_others_meanw
     encoder = RequestEncoder(engine)
     with ThreadPoolExecutor(8) as pool:
         for client in ("acme", "bolt") * 4:
-            pool.submit(encoder.encode, client, client, [Text(LONG)] * 3, None)
+            pool.submit(encoder.encode, of(client), client, [Text(LONG)] * 3, None)
     assert engine.most == {"acme": 1, "bolt": 1}
     assert sum(map(len, engine.read)) == 24
 
 
 def test_reading_ends_where_the_key_has_nothing_left() -> None:
     engine = Reads()
-    found = RequestEncoder(engine).encode("acme", "one", [Text(LONG)] * 40, 20)
+    found = RequestEncoder(engine).encode(of("acme"), "one", [Text(LONG)] * 40, 20)
     assert (len(found), len(engine.read)) == (3, 3)
 
 
@@ -254,14 +261,14 @@ def test_a_text_that_cannot_be_read_is_an_error_at_once() -> None:
             return [InvalidData("no tokens", code="data.text-empty")]
 
     with pytest.raises(InvalidData, match="no tokens"):
-        RequestEncoder(Refuses()).encode("acme", "one", [Text("a")], None)
+        RequestEncoder(Refuses()).encode(of("acme"), "one", [Text("a")], None)
 
 
 @pytest.mark.parametrize("text", ["the soup was bright.", "a", LONG, LONG[:900], "\U0001f4a9" * 500, " " * 5000 + "a"])
 def test_as_many_tokens_are_counted_as_are_computed(served: Any, text: str) -> None:
     """With its template and special tokens, and no more than are read."""
     key = served.core.tenants.key_of(served.secrets["acme"])
-    with served.core.asked(key, "acme/reviews", [Text(text)]) as asked:
+    with accepting(served.core, key, "acme/reviews", [Text(text)]) as asked:
         (future,) = served.core.submit(asked)
         assert sum(asked.tokens) == future.result(20).tokens
         whole = len(served.backbone.tokenizer(text, verbose=False)["input_ids"])

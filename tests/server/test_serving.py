@@ -19,12 +19,12 @@ from afina import AdapterStore
 from afina.engine.engine import Engine
 from afina.errors import NotFound
 from afina.server.core import Core
-from afina.server.http.request_pool import RequestPool
+from afina.server.http.calls import RequestPool
 from afina.server.metrics import CLIENTS, OTHERS, Metrics
-from afina.server.requests import Text
+from afina.server.requests import Text, TextRequest
 from afina.server.settings import Settings
 from crowd import adapter
-from servers import Held, logged, probed, serving, within
+from servers import Held, accepted, logged, probed, serving, within
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@production"}
 
@@ -198,7 +198,7 @@ def test_at_the_end_all_that_was_accepted_is_answered(gpt2: Any, crowd: Any, tmp
         with serving(gpt2, crowd, tmp_path, batch_tokens=8, shared_tokens=8) as served:
             version(served, "acme/tags")
             held = Held(served.core)
-            asked = served.core.ask(served.core.tenants.key_of(served.secrets["acme"]), "acme/tags", [Text("a")])
+            asked = accepted(served.core, served.core.tenants.key_of(served.secrets["acme"]), "acme/tags", [Text("a")])
             futures = [future for _ in range(10) for future in served.core.submit(asked)]
             assert held.began.wait(10)
             threading.Timer(0.2, held.go.set).start()
@@ -436,7 +436,9 @@ def test_who_goes_while_its_adapter_is_loaded_leaves_no_lease(serve: Any) -> Non
 
     async def ask() -> None:
         pool = RequestPool(served.core)
-        asking = asyncio.create_task(pool.ask(key, "acme/reviews@production", [Text("a")]))
+        asking = asyncio.create_task(
+            pool.accept(served.core.begin, [TextRequest(key, "acme/reviews@production", [Text("a")])])
+        )
         await asyncio.sleep(0.1)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):

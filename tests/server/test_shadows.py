@@ -19,7 +19,7 @@ from afina.server.requests import Text
 from afina.server.versions.shadows import LATE, UNSERVABLE
 from afina.store.versions import Reference
 from crowd import adapter
-from servers import PRICE, Served, probed, within
+from servers import PRICE, Served, accepted, probed, within
 
 PRODUCTION = "acme/reviews@production"
 TEXTS = [f"the {noun} was {word}." for noun in ("soup", "road", "sky", "film") for word in ("bright", "late", "bad")]
@@ -95,11 +95,11 @@ def test_it_rides_in_the_same_batch_and_its_tokens_count(served: Served) -> None
     compute = served.core.engine.compute
     served.core.engine.compute = lambda rows: batches.append([str(one.lease.version) for one in rows]) or compute(rows)
     tokens, texts = figure(served, "afina_tokens_total"), figure(served, "afina_texts_total")
-    asked = served.core.ask(served.core.tenants.key_of(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
+    asked = accepted(served.core, served.core.tenants.key_of(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
     try:
         served.core.submit(asked)[0].result(10)
     finally:
-        asked.release()
+        asked.close()
     assert batches == [["acme/reviews@1", "acme/reviews@2"]]
     assert figure(served, "afina_tokens_total") - tokens == 2 * sum(asked.tokens)
     assert figure(served, "afina_texts_total") - texts == 1
@@ -142,13 +142,13 @@ def test_it_stops_when_the_version_is_promoted(served: Served) -> None:
 
 def test_what_waits_for_a_shadow_that_goes_meanwhile_is_computed_without_it(served: Served) -> None:
     status = next(iter(served.core.shadows._statuses.values()))
-    asked = served.core.ask(served.core.tenants.key_of(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
+    asked = accepted(served.core, served.core.tenants.key_of(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
     assert asked.shadow is not None
     served.store.unalias("acme/reviews", "shadow")
     assert within(2, lambda: status.state == "none")
     assert served.core.submit(asked)[0].result(10).version == "acme/reviews@1"
     assert status.counts_by_version == {}
-    asked.release()
+    asked.close()
 
 
 def test_one_whose_probe_fails_does_not_ride_and_is_told_of(served: Served, gpt2: Any, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_of_two_in_a_batch_the_one_that_fails_stops_alone(served: Served, gpt2: 
     assert within(10, lambda: told(served, "acme/tags")["state"] == "riding")
     Broken(served, "acme/reviews@2")
     key = served.core.tenants.key_of(served.secrets["acme"])
-    both = [served.core.ask(key, model, [Text(TEXTS[0])]) for model in (PRODUCTION, "acme/tags@production")]
+    both = [accepted(served.core, key, model, [Text(TEXTS[0])]) for model in (PRODUCTION, "acme/tags@production")]
     paired = []
     served.core.batching.submit = paired.extend
     for asked in both:
@@ -261,12 +261,12 @@ def test_of_two_in_a_batch_the_one_that_fails_stops_alone(served: Served, gpt2: 
     assert [status.state for status in (one.shadow.status for one in both)] == ["failed", "riding"]
     assert told(served, "acme/tags")["texts"] + told(served, "acme/tags")["faults"] == 1
     for asked in both:
-        asked.release()
+        asked.close()
 
 
 def test_where_there_is_no_room_for_both_the_text_is_answered_without_it(served: Served) -> None:
     key = served.core.tenants.key_of(served.secrets["acme"])
-    asked = served.core.ask(key, PRODUCTION, [Text(TEXTS[0])])
+    asked = accepted(served.core, key, PRODUCTION, [Text(TEXTS[0])])
     offered = []
     submit = Batcher.submit
 
@@ -286,7 +286,7 @@ def test_where_there_is_no_room_for_both_the_text_is_answered_without_it(served:
     assert served.core.submit(asked)[0].result(10).version == "acme/reviews@1"
     assert offered == [2 * sum(asked.tokens), sum(asked.tokens)]
     assert (told(served)["left_out"], told(served)["texts"]) == (1, 0)
-    asked.release()
+    asked.close()
 
 
 def test_one_that_is_not_in_memory_is_not_waited_for(served: Served) -> None:

@@ -21,7 +21,7 @@ from afina.server.requests import GenerationOptions, Text
 from afina.store.keys import Key
 from crowd import adapter
 from raises import raises
-from servers import TOLD, Held, Served, within
+from servers import TOLD, Held, Served, accepted, accepting, give_up, within
 
 CODE = "data.kind-mismatch"
 WARM = Text("warm soup")
@@ -60,14 +60,14 @@ def key_of(served: Served, who: str = "acme") -> Key:
 
 
 def asked(served: Served, model: str = "acme/told", **options: Any) -> list[GeneratedText]:
-    with served.core.asked(key_of(served), model, [WARM], GenerationOptions(**options)) as one:
+    with accepting(served.core, key_of(served), model, [WARM], GenerationOptions(**options)) as one:
         return [future.result(30) for future in served.core.submit(one)]
 
 
 def long(served: Served, model: str = "acme/told@production", **more: Any) -> Any:
     """A request whose answer takes 200 steps."""
     decoding = {"max_new_tokens": 200, "no_repeat_ngram": 1}
-    return served.core.ask(key_of(served), model, [WARM], GenerationOptions(decoding=decoding, **more))
+    return accepted(served.core, key_of(served), model, [WARM], GenerationOptions(decoding=decoding, **more))
 
 
 def generated_alone(backbone: Backbone, made: Adapter, **decoding: Any) -> str:
@@ -97,7 +97,7 @@ def test_an_adapter_of_labels_is_not_asked_for_a_text(told: Served) -> None:
     with raises(InvalidData, code=CODE):
         asked(told, "acme/reviews@1")
     with raises(InvalidData, code=CODE):
-        told.core.ask(key_of(told), "acme/told", [WARM])
+        accepted(told.core, key_of(told), "acme/told", [WARM])
     places = told.core.engine._residents._places.values()
     assert sum(place.leases for place in places) == 0
 
@@ -123,7 +123,7 @@ def test_each_new_token_is_heard_once_and_by_the_number_of_its_answer(told: Serv
         heard.setdefault(number, []).extend(new.tokens)
 
     options = GenerationOptions(decoding={"temperature": 1.0, "max_new_tokens": 9}, n=2, heard=hear)
-    with told.core.asked(key_of(told), "acme/told", [WARM, Text("cold play")], options) as one:
+    with accepting(told.core, key_of(told), "acme/told", [WARM, Text("cold play")], options) as one:
         found = [future.result(30) for future in told.core.submit(one)]
         assert one.receipt.generation is not None
         assert (one.receipt.generation.n, one.receipt.generation.max_new_tokens) == (2, 9)
@@ -176,7 +176,7 @@ def test_a_text_of_another_client_waits_for_at_most_a_step_of_a_long_generation(
     one = long(told)
     (writes,) = told.core.submit(one)
     waits = []
-    with told.core.asked(key_of(told, "bolt"), "bolt/mail", [Text("a b")]) as other:
+    with accepting(told.core, key_of(told, "bolt"), "bolt/mail", [Text("a b")]) as other:
         for _ in range(10):
             (reads,) = told.core.submit(other)
             reads.add_done_callback(lambda done, at=steps.count: waits.append(steps.count - at))
@@ -184,7 +184,7 @@ def test_a_text_of_another_client_waits_for_at_most_a_step_of_a_long_generation(
     assert not writes.done(), "otherwise nothing was measured"
     assert max(waits) <= 1
     assert len(writes.result(60).tokens) == 200
-    one.release()
+    one.close()
 
 
 def test_a_running_generation_ends_on_the_version_that_it_began_with(
@@ -205,7 +205,7 @@ def test_a_running_generation_ends_on_the_version_that_it_began_with(
     found = future.result(60)
     assert found.version == "acme/told@1"
     assert found.text == generated_alone(gpt2, told_by(gpt2, 6), max_new_tokens=200, no_repeat_ngram=1)
-    one.release()
+    one.close()
     (after,) = asked(told, "acme/told@production")
     assert (after.version, after.text) == ("acme/told@2", generated_alone(gpt2, second))
 
@@ -215,8 +215,8 @@ def test_who_goes_ends_its_generations_and_frees_their_memory(told: Served) -> N
     one = long(told, n=3)
     futures = told.core.submit(one)
     assert within(20, lambda: steps.count > 2)
-    told.core.cancel(futures)
-    one.release()
+    give_up(futures)
+    one.close()
     assert within(5, lambda: generations.active == 0 and told.core.batching.generating == (0, 0))
     for future in futures:
         with pytest.raises(CancelledError):
@@ -290,7 +290,7 @@ def test_requests_at_once_generate_no_more_than_the_rate_of_their_key(limited: C
     def ask(_: int) -> int:
         gate.wait(20)
         try:
-            with served.core.asked(key_of(served), "acme/told", [WARM], options) as one:
+            with accepting(served.core, key_of(served), "acme/told", [WARM], options) as one:
                 return sum(len(future.result(30).tokens) for future in served.core.submit(one))
         except Overloaded:
             return 0
@@ -305,10 +305,10 @@ def test_an_answer_that_may_exceed_the_rate_is_refused_and_a_default_is_shortene
 ) -> None:
     served = limited(24)
     with raises(InvalidData, code="request.beyond-rate") as found:
-        served.core.ask(key_of(served), "acme/told", [WARM], GenerationOptions(decoding=LONG_ANSWER))
+        accepted(served.core, key_of(served), "acme/told", [WARM], GenerationOptions(decoding=LONG_ANSWER))
     assert found.value.fields["tokens_a_minute"] == 24
-    with served.core.asked(
-        key_of(served), "acme/told", [WARM], GenerationOptions(n=2, decoding={"temperature": 1.0})
+    with accepting(
+        served.core, key_of(served), "acme/told", [WARM], GenerationOptions(n=2, decoding={"temperature": 1.0})
     ) as one:
         assert one.receipt.generation is not None
         assert one.receipt.generation.max_new_tokens == (24 - sum(one.tokens)) // 2 < 8, "8 as trained"
@@ -319,7 +319,9 @@ def test_an_answer_that_may_exceed_the_rate_is_refused_and_a_default_is_shortene
 
 def test_what_was_not_generated_is_given_back(limited: Callable[[int], Served]) -> None:
     served = limited(10_000)
-    with served.core.asked(key_of(served), "acme/told", [WARM], GenerationOptions(decoding=LONG_ANSWER, n=1)) as one:
+    with accepting(
+        served.core, key_of(served), "acme/told", [WARM], GenerationOptions(decoding=LONG_ANSWER, n=1)
+    ) as one:
         assert counted(served) == one.needed == sum(one.tokens) + 60
         (future,) = served.core.submit(one)
         made = len(future.result(30).tokens)
@@ -328,9 +330,9 @@ def test_what_was_not_generated_is_given_back(limited: Callable[[int], Served]) 
 
 def test_a_request_that_is_never_submitted_is_given_back_whole(limited: Callable[[int], Served]) -> None:
     served = limited(10_000)
-    served.core.ask(key_of(served), "acme/reviews", [Text("a")]).release()
+    accepted(served.core, key_of(served), "acme/reviews", [Text("a")]).close()
     assert counted(served) == 0
-    served.core.ask(key_of(served), "acme/told", [WARM], GenerationOptions()).release()
+    accepted(served.core, key_of(served), "acme/told", [WARM], GenerationOptions()).close()
     assert counted(served) == 0
 
 
@@ -340,26 +342,26 @@ def test_cancelled_answers_give_back_what_was_not_computed(limited: Callable[[in
     options = GenerationOptions(
         decoding={"max_new_tokens": 200, "no_repeat_ngram": 1}, heard=lambda number, new: heard.set()
     )
-    with served.core.asked(key_of(served), "acme/told", [WARM], options) as one:
+    with accepting(served.core, key_of(served), "acme/told", [WARM], options) as one:
         futures = served.core.submit(one)
         assert heard.wait(20)
-        served.core.cancel(futures)
+        give_up(futures)
     assert sum(one.tokens) < counted(served) < sum(one.tokens) + 200
 
 
 def test_texts_that_are_not_computed_are_given_back(limited: Callable[[int], Served]) -> None:
     served = limited(10_000)
-    first = served.core.ask(key_of(served), "acme/reviews", [Text("a")])
+    first = accepted(served.core, key_of(served), "acme/reviews", [Text("a")])
     held = Held(served.core)  # after the golden test
     served.core.submit(first)
     assert held.began.wait(20)
-    with served.core.asked(key_of(served), "acme/reviews", [Text("the soup was bright.")]) as one:
+    with accepting(served.core, key_of(served), "acme/reviews", [Text("the soup was bright.")]) as one:
         futures = served.core.submit(one)
         assert counted(served) == sum(first.tokens) + sum(one.tokens)
-        served.core.cancel(futures)
+        give_up(futures)
         assert counted(served) == sum(first.tokens)
     held.go.set()
-    first.release()
+    first.close()
 
 
 def test_a_batch_that_fails_is_given_back(limited: Callable[[int], Served], monkeypatch: Any) -> None:
@@ -368,7 +370,7 @@ def test_a_batch_that_fails_is_given_back(limited: Callable[[int], Served], monk
     def fails(works: Any) -> Any:
         raise ValueError("no")
 
-    with served.core.asked(key_of(served), "acme/reviews", [Text("a")]) as one:
+    with accepting(served.core, key_of(served), "acme/reviews", [Text("a")]) as one:
         monkeypatch.setattr(served.core.batching.computer, "compute", fails)
         (future,) = served.core.submit(one)
         with pytest.raises(ValueError, match="no"):

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from afina.server import logs_and_traces
 from afina.server.requests import Text
-from servers import Held
+from servers import Held, accepted
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@production"}
 
@@ -88,13 +88,13 @@ def test_lines_are_of_their_request_whichever_batch_they_are_in(traced: Any, tol
 def test_a_batch_of_several_requests_links_to_each(traced: Any, told: InMemorySpanExporter) -> None:
     key = traced.core.tenants.key_of(traced.secrets["acme"])
     begun = []
-    with traced.core.asked(key, BODY["model"], [Text("a")]) as asked:
-        held, futures = Held(traced.core), []
-        for _ in range(3):
-            begun.append(traced.core.traces.begin("order-7"))
-            futures += traced.core.submit(asked)
-        held.go.set()
-        assert all(future.result(10) for future in futures)
+    held, futures = Held(traced.core), []
+    for _ in range(3):
+        begun.append(traced.core.traces.begin("order-7"))
+        one = accepted(traced.core, key, BODY["model"], [Text("a")], traced=begun[-1])
+        futures += traced.core.submit(one)
+    held.go.set()
+    assert all(future.result(10) for future in futures)
     linked = [link.context for one in spans(told, "batch") for link in one.links]
     assert sorted(one.span_id for one in linked) == sorted(one.span.get_span_context().span_id for one in begun)
     assert len(spans(told, "batch")) < 3

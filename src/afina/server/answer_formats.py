@@ -17,11 +17,12 @@ from afina.engine.mixed_batches import Prediction
 from afina.errors import InvalidData
 from afina.models.objective import Objective, Predictions
 from afina.models.objectives import OBJECTIVES
-from afina.server.http import schemas
-from afina.server.http.schemas import Shape, about
+from afina.server.json_shapes import NUMBER as ANY_NUMBER
+from afina.server.json_shapes import TEXT as ANY_TEXT
+from afina.server.json_shapes import Shape, about, array, by_name
 from afina.server.versions.shadow_counts import AnswerDifference
 
-_PROBABILITIES = about(schemas.by_name(schemas.NUMBER), "the probability of each label, by its name")
+_PROBABILITIES = about(by_name(ANY_NUMBER), "the probability of each label, by its name")
 
 
 class LabelScore(NamedTuple):
@@ -102,7 +103,7 @@ class _Classes(_ByLabel):
     """Exactly one label."""
 
     fields: ClassVar[Mapping[str, Shape]] = {
-        "label": about(schemas.TEXT, "the predicted label: the label with the highest probability"),
+        "label": about(ANY_TEXT, "the predicted label: the label with the highest probability"),
         "probabilities": _PROBABILITIES,
     }
     function = "softmax"
@@ -129,7 +130,7 @@ class _Labels(_ByLabel):
     """Any number of labels (multi-label)."""
 
     fields: ClassVar[Mapping[str, Shape]] = {
-        "labels": about(schemas.array(schemas.TEXT), "the predicted labels; the array may be empty"),
+        "labels": about(array(ANY_TEXT), "the predicted labels; the array may be empty"),
         "probabilities": _PROBABILITIES,
     }
     function = "sigmoid"
@@ -155,7 +156,7 @@ class _Number(AnswerFormat):
     """A number (regression)."""
 
     fields: ClassVar[Mapping[str, Shape]] = {
-        "value": about(schemas.NUMBER, "the predicted number, in the unit of the data")
+        "value": about(ANY_NUMBER, "the predicted number, in the unit of the data")
     }
     function = "none"
 
@@ -183,7 +184,7 @@ class _Number(AnswerFormat):
 class _Text(AnswerFormat):
     """A text."""
 
-    fields: ClassVar[Mapping[str, Shape]] = {"answer": about(schemas.TEXT, "the text that the model wrote")}
+    fields: ClassVar[Mapping[str, Shape]] = {"answer": about(ANY_TEXT, "the text that the model wrote")}
     function = "none"
     streams = True
 

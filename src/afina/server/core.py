@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,20 +21,19 @@ from afina.engine.mixed_batches import Prediction
 from afina.engine.residents import Lease, Resident
 from afina.engine.tokenizing import EncodedText
 from afina.errors import AfinaError, Busy, NotFound, Overloaded
-from afina.predicting.reading import Truncation
 from afina.server import logs_and_traces
 from afina.server.limits import Missing, Tenants, reference_of
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
 from afina.server.line.work import EngineComputer, GeneratedAnswer, Work, works_of
-from afina.server.logs_and_traces import TRACED_REQUEST, Traces
+from afina.server.logs_and_traces import Traces
 from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
 from afina.server.receipts import GenerationFacts, Receipt
 from afina.server.requests import (
     AcceptedRequest,
-    GenerationOptions,
+    Check,
     RequestEncoder,
-    Text,
+    TextRequest,
     check_key_limit,
     check_pairs,
     check_texts,
@@ -41,6 +41,7 @@ from afina.server.requests import (
     check_whole,
     decoding_of,
     most_tokens,
+    no_check,
     other_kind,
     reads_alike,
     tokens_of,
@@ -221,7 +222,7 @@ class Core:
         return self.engine.computes
 
     def version(self, key: Key, model: str, sticky: str | None = None) -> Version:
-        """Return the version of a model name for this key. Raises Missing. `sticky`: as in `ask`."""
+        """Return the version of a model name for this key. Raises Missing. `sticky`: as in `TextRequest`."""
         return self._answering(reference_of(model, key), sticky)[1]
 
     def _answering(self, reference: Reference, sticky: str | None) -> tuple[Reference, Version]:
@@ -326,41 +327,53 @@ class Core:
         with suppress(AfinaError):  # the change was made: its answer must not be lost
             self.tenants.refresh()
 
-    def ask(
-        self,
-        key: Key,
-        model: str,
-        texts: Sequence[Text],
-        generation: GenerationOptions | None = None,
-        truncation: Truncation | None = None,
-        sticky: str | None = None,
-    ) -> AcceptedRequest:
-        """Find and load the adapter that is to answer. `release` the result, or use `asked` as a context manager.
+    def begin(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
+        """Accept requests, and put their texts into the queue together. `close` the results.
 
-        Args:
-            key: the client's key.
-            model: the model.
-            texts: the texts.
-            generation: how an adapter that generates is to answer. None: the adapter does not generate.
-            truncation: how long texts are truncated. None: as in training.
-            sticky: decides whether the model's canary answers. None: no canary answers.
+        Raises the errors of `accept` and `submit`.
+        """
+        accepted = self.accept(asked, check)
+        try:
+            for one in accepted:
+                self.submit(one)
+        except BaseException:
+            for one in accepted:
+                one.close()
+            raise
+        return accepted
+
+    def accept(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[AcceptedRequest]:
+        """Find and load the adapter that is to answer each request, and encode the texts. `close` the results.
 
         Raises:
             Missing: the key's client has no such model.
             InvalidData: a text is empty or too long, the texts have more tokens than the key may ever send in a
                 minute, the adapter answers in another way, or the options of generation exceed a limit.
             Overloaded: the key has too few tokens left.
-            AfinaError: errors of loading.
+            AfinaError: errors of loading and of `check`.
         """
+        accepted: list[AcceptedRequest] = []
+        try:
+            for one in asked:
+                accepted.append(self._accept(one))
+                check(accepted[-1])
+        except BaseException:
+            for made in accepted:
+                made.close()
+            raise
+        return accepted
+
+    def _accept(self, asked: TextRequest) -> AcceptedRequest:
+        key, texts, longest = asked.key, asked.texts, self.engine.backbone.longest
         check_texts(texts, self.settings)
-        most = self.tenants.most(key, most_tokens(texts, generation, self.engine.backbone.longest, self.settings))
+        most = self.tenants.most(key, most_tokens(texts, asked.generation, longest, self.settings))
         with self.batching.expecting():
-            reference, version = self._answering(reference_of(model, key), sticky)
+            reference, version = self._answering(reference_of(asked.model, key), asked.sticky)
             self.current.demand(version)  # the version may have been damaged since the lookup
             lease = self.engine.lease(version)
             try:
-                made = self._accepted(key, texts, generation, truncation, most, lease, version)
-                rest = most_tokens(texts[len(made.tokens) :], None, self.engine.backbone.longest, self.settings)
+                made = self._encoded(asked, most, lease, version)
+                rest = most_tokens(texts[len(made.tokens) :], None, longest, self.settings)
                 made.reservation = self.tenants.reserve(key, made.needed, rest)
             except BaseException:
                 lease.release()
@@ -373,17 +386,9 @@ class Core:
             made.compared = self.canaries.answers(reference.name) and (bare or reference.alias in (PRODUCTION, CANARY))
             return made
 
-    def _accepted(
-        self,
-        key: Key,
-        texts: Sequence[Text],
-        generation: GenerationOptions | None,
-        truncation: Truncation | None,
-        most: int | None,
-        lease: Lease,
-        version: Version,
-    ) -> AcceptedRequest:
+    def _encoded(self, asked: TextRequest, most: int | None, lease: Lease, version: Version) -> AcceptedRequest:
         """Check and encode the texts for the adapter of a lease. `most`: tokens that the key may send now."""
+        key, generation = asked.key, asked.generation
         resident = self._loaded(lease, version)
         manifest, objective = resident.manifest, resident.objective
         assert lease.version is not None
@@ -391,35 +396,22 @@ class Core:
             raise other_kind(resident)
         decoding = None if generation is None else decoding_of(objective, generation, self.settings)
         if generation is None or generation.prompt_as == "text":
-            check_pairs(texts, manifest)
-        encoded = self._encoder.encode(
-            key.client, resident, texts, most, "text" if generation is None else generation.prompt_as, truncation
-        )
+            check_pairs(asked.texts, manifest)
+        encoded = self._encoder.encode(asked, resident, asked.texts, most)
         check_key_limit(key, encoded)
         check_whole(resident, encoded, self.settings)
         tokens = [tokens_of(one) for one in encoded]
-        facts, cut = None, truncation_facts(resident, truncation, encoded)
+        facts, cut = None, truncation_facts(resident, asked.truncation, encoded)
         if generation is not None:
             generation = within_rate(generation, tokens, self.tenants.rate_of(key))
             decoding = decoding_of(objective, generation, self.settings)
             check_vocabulary(decoding, self.engine.backbone.vocabulary)
             facts = GenerationFacts.of(decoding, generation.n, generation.guide, generation.prompt_as)
+            asked = replace(asked, generation=generation)
         receipt = Receipt(
             lease.version, lease.digest, self.engine.backbone.digest, self.dtype, manifest.precision, facts, cut
         )
-        return AcceptedRequest(
-            key,
-            texts,
-            encoded,
-            tokens,
-            lease,
-            manifest,
-            objective,
-            receipt,
-            generation=generation,
-            decoding=decoding,
-            truncation=truncation,
-        )
+        return AcceptedRequest(asked, encoded, tokens, lease, manifest, objective, receipt, decoding)
 
     def _loaded(self, lease: Lease, version: Version) -> Resident:
         """Return the adapter of a lease.
@@ -433,17 +425,6 @@ class Core:
         except AfinaError as error:
             self.current.distrust(version, error)
             raise
-
-    @contextmanager
-    def asked(
-        self, key: Key, model: str, texts: Sequence[Text], generation: GenerationOptions | None = None
-    ) -> Iterator[AcceptedRequest]:
-        """Call `ask`, and release the result after the block."""
-        made = self.ask(key, model, texts, generation)
-        try:
-            yield made
-        finally:
-            made.release()
 
     def submit(self, asked: AcceptedRequest) -> Sequence[Future[Any]]:
         """Put the texts into the queue and return a future for each outcome. Raises Overloaded, Busy.
@@ -461,14 +442,14 @@ class Core:
             shadow.release()
             asked.shadow = None
             works = self._submit(asked, None)
-        self.metrics.usage.accepted(asked.key.client, len(asked.texts), sum(asked.tokens))
-        asked.submitted = True
+        self.metrics.usage.accepted(asked.request.key.client, len(asked.texts), sum(asked.tokens))
         for number, work in enumerate(works):
             work.future.add_done_callback(partial(self._give_back, asked, number, work))
             if asked.compared:
                 answered = partial(self.metrics.versions.answered, asked.receipt.version, meter.now())
                 work.future.add_done_callback(answered)
-        return [work.future for work in works]
+        asked.futures = [work.future for work in works]
+        return asked.futures
 
     @staticmethod
     def _give_back(asked: AcceptedRequest, number: int, work: Work, answered: Future[Any]) -> None:
@@ -486,14 +467,8 @@ class Core:
         assert asked.reservation is not None
         asked.reservation.give_back(prompt + asked.longest - used)
 
-    def cancel(self, futures: Sequence[Future[Any]]) -> None:
-        """Give up answers that nobody waits for: waiting ones are not computed, running generations end."""
-        for future in futures:
-            future.cancel()
-
     def _submit(self, asked: AcceptedRequest, shadow: ShadowLease | None) -> Sequence[Work]:
-        request_id = TRACED_REQUEST.get() if self.traces is not None else None
-        works = works_of(asked, shadow, self.settings, request_id)
+        works = works_of(asked, shadow, self.settings)
         try:
             self.batching.submit(works)
         except AfinaError:
@@ -509,11 +484,10 @@ class Core:
             return [other_kind(resident)] * len(asked.texts)
         if reads_alike(resident, own) and resident.takes_chunks == own.takes_chunks:
             return asked.encoded
-        prompt_as = "text" if asked.generation is None else asked.generation.prompt_as
         found: list[EncodedText | AfinaError] = []
         for text in asked.texts:
             try:
-                read = self._encoder.encode(asked.key.client, resident, [text], None, prompt_as, asked.truncation)
+                read = self._encoder.encode(asked.request, resident, [text], None)
                 check_whole(resident, read, self.settings)
                 found += read
             except AfinaError as error:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from afina import meter
 from afina.errors import Busy, InvalidData, InvalidName, NotFound, Overloaded
-from afina.server.error_bodies import NO_MODEL
+from afina.server.routes import NO_MODEL
 from afina.server.settings import Settings
 from afina.store import keys
 from afina.store.keys import Key

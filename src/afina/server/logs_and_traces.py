@@ -17,7 +17,6 @@ import logging.config
 import os
 import sys
 import threading
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -199,10 +198,6 @@ class TracedRequest:
     compute: float = 0.0
 
 
-TRACED_REQUEST: ContextVar[TracedRequest | None] = ContextVar("afina-traced", default=None)
-"""The traced request of the current asyncio task."""
-
-
 class Traces:
     """Exporter of traces. Thread-safe."""
 
@@ -211,16 +206,12 @@ class Traces:
         self._tracer = provider.get_tracer("afina.server")
 
     def begin(self, request: str) -> TracedRequest:
-        """Begin the span of a request.
-
-        Texts that this task (or a task started by it) submits belong to the request.
-        """
+        """Begin the span of a request."""
         from opentelemetry.context import Context
         from opentelemetry.trace import SpanKind
 
         made = TracedRequest(self._tracer.start_span("request", Context(), SpanKind.SERVER))
         made.span.set_attribute("afina.request", request)
-        TRACED_REQUEST.set(made)
         return made
 
     def end(self, traced: TracedRequest, method: str, route: str, status: int) -> None:

@@ -37,8 +37,8 @@ class ComputedBatch(NamedTuple):
         texts: texts that are complete with the batch.
         budget: largest number of tokens of the batch.
         seconds: duration of the computation.
-        asked: for each text with a `request_id`: that id, seconds in the queue before its first tokens were computed (0
-            for a later chunk), tokens in the batch.
+        asked: for each text that is traced: the traced request, seconds in the queue before its first tokens were
+            computed (0 for a later chunk), tokens in the batch.
         clients: for each text that is complete: its client, all its tokens.
     """
 

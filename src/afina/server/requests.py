@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -75,6 +76,30 @@ class GenerationOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class TextRequest:
+    """What a client asks of a model.
+
+    Attributes:
+        key: the client's key.
+        model: the model.
+        texts: the texts.
+        generation: how an adapter that generates is to answer. None: the adapter does not generate.
+        truncation: how long texts are truncated. None: as in training.
+        sticky: decides whether the model's canary answers: the end user's name, or the id of the request. None: no
+            canary answers.
+        traced: passed unchanged to the batch listener. None: not traced.
+    """
+
+    key: Key
+    model: str
+    texts: Sequence[Text]
+    generation: GenerationOptions | None = None
+    truncation: Truncation | None = None
+    sticky: str | None = None
+    traced: Any = None
+
+
+@dataclass(frozen=True, eq=False)
 class ServedAnswer:
     """The answer to one text. `tokens`: tokens that were computed or, if the adapter reads no tokens, counted."""
 
@@ -101,48 +126,48 @@ class ServedAnswer:
 
 @dataclass(eq=False)
 class AcceptedRequest:
-    """Texts of one request, and a lease of the loaded adapter until `release`.
+    """The texts of a request as an adapter reads them, and a lease of that adapter until `close`.
 
     Attributes:
-        key: the client's key.
-        texts: the texts.
+        request: what the client asks.
         encoded: each text as the adapter reads it.
         tokens: number of tokens of each text, at least 1.
         lease: lease of the adapter.
         manifest: the adapter's manifest.
         objective: the adapter's objective.
         receipt: what answers.
-        shadow: lease of the shadow version. None: no shadow.
-        generation: how the answers are generated. None: the adapter does not generate.
-        decoding: the same, with the adapter's own settings and the server's limits.
-        candidates: each text as the shadow version reads it, or why that version cannot read the text.
+        decoding: how the answers are generated, with the adapter's own settings and the server's limits. None: the
+            adapter does not generate.
         reservation: tokens that count for the key's rate. None: nothing was counted yet.
         compared: whether the metrics count the answers by version, since the model has a canary.
-        submitted: whether the texts are in the queue, so that their futures give back what is not computed.
-        truncation: how the request wants long texts truncated. None: as in training.
+        shadow: lease of the shadow version. None: no shadow.
+        candidates: each text as the shadow version reads it, or why that version cannot read the text.
+        futures: the outcomes, once the texts are in the queue. They give back the tokens that are not computed.
     """
 
-    key: Key
-    texts: Sequence[Text]
+    request: TextRequest
     encoded: Sequence[EncodedText]
     tokens: Sequence[int]
     lease: Lease
     manifest: Manifest
     objective: Objective
     receipt: Receipt
-    shadow: ShadowLease | None = None
-    generation: GenerationOptions | None = None
     decoding: Decoding | None = None
-    candidates: Sequence[EncodedText | AfinaError] = ()
     reservation: Reservation | None = None
     compared: bool = False
-    submitted: bool = False
-    truncation: Truncation | None = None
+    shadow: ShadowLease | None = None
+    candidates: Sequence[EncodedText | AfinaError] = ()
+    futures: Sequence[Future[Any]] = ()
+
+    @property
+    def texts(self) -> Sequence[Text]:
+        """The texts of the request."""
+        return self.request.texts
 
     @property
     def answers(self) -> int:
         """Number of answers to each text."""
-        return 1 if self.generation is None else self.generation.n
+        return 1 if self.request.generation is None else self.request.generation.n
 
     @property
     def longest(self) -> int:
@@ -154,9 +179,11 @@ class AcceptedRequest:
         """Tokens that the request may need: those of its texts, and the most new tokens of every answer."""
         return sum(self.tokens) + len(self.texts) * self.answers * self.longest
 
-    def release(self) -> None:
-        """Release the leases, and the reservation if nothing was submitted. Call this once."""
-        if self.reservation is not None and not self.submitted:
+    def close(self) -> None:
+        """Give up answers that are not done, and release leases and reservation. Call this once."""
+        for future in self.futures:
+            future.cancel()
+        if self.reservation is not None and not self.futures:
             self.reservation.give_back()
         self.lease.release()
         if self.shadow is not None:
@@ -167,6 +194,14 @@ class AcceptedRequest:
         if isinstance(outcome, AfinaError):
             raise outcome
         return ServedAnswer(outcome, self.objective, self.receipt, outcome.tokens or self.tokens[index])
+
+
+Check = Callable[[AcceptedRequest], object]
+"""Raises an error for options that do not suit the model or its texts. Called before anything is computed."""
+
+
+def no_check(accepted: AcceptedRequest) -> None:
+    """Accept every request."""
 
 
 def check_pairs(texts: Sequence[Text], manifest: Manifest) -> None:
@@ -341,36 +376,31 @@ class RequestEncoder:
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def encode(
-        self,
-        client: str,
-        resident: Resident,
-        texts: Sequence[Text],
-        most: int | None,
-        prompt_as: Prompt = "text",
-        truncation: Truncation | None = None,
+        self, asked: TextRequest, resident: Resident, texts: Sequence[Text], most: int | None
     ) -> list[EncodedText]:
-        """Return the texts as an adapter reads them.
+        """Return texts of a request as an adapter reads them.
 
         Stops after the texts with which the sum of tokens exceeds `most`.
 
         Args:
-            client: name of the client.
+            asked: the request.
             resident: the adapter.
             texts: the texts.
             most: tokens of all texts that are needed. None: no limit.
-            prompt_as: as in `GenerationOptions`.
-            truncation: how long texts are truncated. None: as in training.
 
         Raises:
             AfinaError: a text cannot be encoded.
         """
+        prompt_as: Prompt = "text" if asked.generation is None else asked.generation.prompt_as
         if prompt_as == "tokens":
             return [self._from_tokens(resident, one.tokens or ()) for one in texts]
         found, total = list[EncodedText](), 0
         for some in _pieces(texts):
             given = [one.text for one in some], [one.pair for one in some]
-            with self._turns[client]:
-                encoded = self._engine.encode(resident, *given, template=PROMPTS[prompt_as], truncation=truncation)
+            with self._turns[asked.key.client]:
+                encoded = self._engine.encode(
+                    resident, *given, template=PROMPTS[prompt_as], truncation=asked.truncation
+                )
             for one in encoded:
                 if isinstance(one, AfinaError):
                     raise one

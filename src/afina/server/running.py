@@ -30,9 +30,9 @@ from afina.errors import Busy, NotFound, Refused
 from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.http.app import make_app
+from afina.server.http.calls import LEFT
 from afina.server.http.gate import ADMIT
 from afina.server.logs_and_traces import RareLine
-from afina.server.protocols.bulk import LEFT
 from afina.server.settings import Places
 
 QUEUE = 2048

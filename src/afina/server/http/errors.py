@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from starlette.responses import JSONResponse
+
 from afina.errors import (
     Busy,
     CannotWrite,
@@ -21,6 +23,7 @@ from afina.errors import (
     WrongBackbone,
 )
 from afina.server.limits import Missing
+from afina.server.routes import ERROR_KIND, Route
 
 GONE = 499
 """Status in metrics for requests whose client closed the connection. It is never sent."""
@@ -78,3 +81,9 @@ class Refusal(Exception):
                 return cls(503, "unservable", message)
             case _:
                 return cls(500, "failed", "the answer could not be computed.")
+
+
+def error_response(route: Route, refusal: Refusal) -> JSONResponse:
+    """Return a refusal in the format of the route's protocol. A header has the kind in every protocol."""
+    headers, status = {ERROR_KIND: refusal.kind, **refusal.headers}, route.protocol.status(refusal.status)
+    return JSONResponse(route.protocol.error(status, refusal.kind, refusal.message), status, headers)

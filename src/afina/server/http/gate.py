@@ -1,6 +1,6 @@
 """The ASGI middleware before every route: authentication, scopes, rate limits, sizes, and a log line for each request.
 
-Paths that are not listed here need a key with the scope `admin`.
+What each path needs is in `server/routes.py`. Knows no protocol.
 """
 
 from __future__ import annotations
@@ -8,24 +8,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina import meter
 from afina.errors import Busy
 from afina.server import logs_and_traces, request_ids
 from afina.server.core import Core
-from afina.server.error_bodies import KIND, error_body, status_of
 from afina.server.http import encodings
-from afina.server.http.errors import GONE, Refusal
+from afina.server.http.errors import GONE, Refusal, error_response
 from afina.server.logs_and_traces import RareLine, TracedRequest
-from afina.server.versions.canaries import STICKY
-from afina.store.keys import ADMIN, METRICS, PREDICT, PUBLISH, Key
+from afina.server.routes import DESCRIPTION, Route, route_of
+from afina.store.keys import ADMIN, METRICS, Key
 
 
 class TokenBucket:
@@ -72,30 +70,6 @@ class TokenBuckets:
         return seconds
 
 
-PAGE = frozenset({"/", "/page/script.js", "/page/style.css"})
-"""Paths of the empty page. Requests count as those without a valid key, which are answered later if they are many."""
-
-OPEN = PAGE | {"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
-"""Paths without authentication. Their answers contain no data of any client."""
-
-DESCRIPTION = "/openapi.json"
-"""The path of the API's description, which needs no key if `Settings.public_description` is set."""
-
-NEEDS: Sequence[tuple[str, str]] = (
-    *(("/predict", PREDICT), ("/classify", PREDICT), ("/models/", PREDICT), ("/info", PREDICT), ("/v1/", PREDICT)),
-    *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), (DESCRIPTION, PREDICT)),
-    *(("/page/answers", PREDICT), ("/page/figures", PREDICT)),
-    *(("/aliases/", PUBLISH), ("/shadows/", PUBLISH)),
-    *(("/metrics", METRICS), ("/keys", ADMIN), ("/keys/", ADMIN)),
-)
-"""Paths with the scope that they need.
-
-A path that ends in "/" is a prefix; `/v2` also stands for all paths below it.
-"""
-
-UNCOUNTED = frozenset({"/page/figures", "/metrics"})
-"""Monitoring paths, which are polled, and therefore not counted as requests of a client."""
-
 REFUSED = 50
 """Requests per second without a valid key that are answered at once. Further ones wait for at most a second each."""
 
@@ -109,26 +83,6 @@ connection has a place. Without it, the connection has one.
 
 UNAUTHORIZED = 401
 """Status of requests without a valid key."""
-
-STREAMED = "/bulk"
-"""The path whose body is read while it arrives. Its limits apply to each line."""
-
-
-def needed(path: str, *, public_description: bool = False) -> str | None:
-    """Return the scope that a path needs; None if it needs no key."""
-    if path in OPEN or (public_description and path == DESCRIPTION):
-        return None
-    path = path.rstrip("/") or path  # so that `/predict/` gives 404, not 403
-    for prefix, scope in NEEDS:
-        if path == prefix or (prefix.endswith("/") and path.startswith(prefix)):
-            return scope
-    return PREDICT if path.startswith("/v2/") else ADMIN
-
-
-def error_response(path: str, refusal: Refusal) -> JSONResponse:
-    """Return a refusal in the format of the path's protocol. A header has the kind in every protocol."""
-    headers, status = {KIND: refusal.kind, **refusal.headers}, status_of(path, refusal.status)
-    return JSONResponse(error_body(path, status, refusal.kind, refusal.message), status, headers)
 
 
 def _framed(scope: Scope) -> None:
@@ -172,11 +126,10 @@ class Gate:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, seen = meter.now(), _Seen()
+        started, seen, route = meter.now(), _Seen(), route_of(scope["path"])
         request = scope.setdefault("afina.request", request_ids.id_of(scope["headers"]))  # a proxy may have given it
-        STICKY.set(request)
         if self._core.traces is not None:
-            seen.traced = self._core.traces.begin(request)
+            seen.traced = scope["afina.traced"] = self._core.traces.begin(request)
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.body" and scope["method"] == "HEAD":
@@ -192,10 +145,10 @@ class Gate:
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
             _framed(scope)
-            scope["afina.key"] = inner["afina.key"] = seen.key = self._admitted(scope)
-            if scope["path"] in PAGE:
+            scope["afina.key"] = inner["afina.key"] = seen.key = self._admitted(scope, route)
+            if route.waits:
                 await self._slow()
-            bounded = self._streamed if scope["path"] == STREAMED else self._bounded
+            bounded = self._streamed if route.streams else self._bounded
             whole = bounded(scope, receive)
             with self._counted(seen.key):
                 await self._app(inner, whole, sending)
@@ -203,7 +156,7 @@ class Gate:
             self._core.metrics.refused.labels(refusal.kind).inc()
             if refusal.status == UNAUTHORIZED:
                 await self._slow()
-            await error_response(scope["path"], refusal)(scope, receive, sending)
+            await error_response(route, refusal)(scope, receive, sending)
         except ClientDisconnect:
             seen.status = seen.status or GONE
             self._core.metrics.refused.labels("gone").inc()
@@ -211,11 +164,11 @@ class Gate:
             unforeseen, at = logs_and_traces.error_place(error)
             logs_and_traces.note("request failed", logging.ERROR, request=request, unforeseen=unforeseen, at=at)
             if not seen.status:
-                await error_response(scope["path"], Refusal.of(error))(scope, receive, sending)
+                await error_response(route, Refusal.of(error))(scope, receive, sending)
         finally:
-            self._note(inner, scope["method"], seen, meter.now() - started)
+            self._note(inner, scope["method"], route, seen, meter.now() - started)
 
-    def _admitted(self, scope: Scope) -> Key | None:
+    def _admitted(self, scope: Scope, route: Route) -> Key | None:
         """Return the key of a request. None: its path needs none.
 
         Raises Refusal, also if no connection is left for clients. A connection without a valid key may be closed while
@@ -223,7 +176,7 @@ class Gate:
         """
         admit, key = scope.get(ADMIT, lambda known: True), None
         try:
-            key = self._key(scope)
+            key = self._key(scope, route)
         finally:
             has_place = admit(known=key is not None)
         if not has_place:
@@ -231,9 +184,9 @@ class Gate:
             raise Refusal(503, "unavailable", "the server has no connection left. Try again.", again)
         return key
 
-    def _key(self, scope: Scope) -> Key | None:
-        wanted = needed(scope["path"], public_description=self._core.settings.public_description)
-        if wanted is None:
+    def _key(self, scope: Scope, route: Route) -> Key | None:
+        wanted, public = route.scope, self._core.settings.public_description
+        if wanted is None or (public and scope["path"] in DESCRIPTION.paths):
             return None
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         kind, _, secret = (given[0] if len(given) == 1 else b"").decode("latin-1").partition(" ")
@@ -322,12 +275,11 @@ class Gate:
 
         return receiving
 
-    def _note(self, scope: Scope, method: str, seen: _Seen, seconds: float) -> None:
-        route = scope.get("route")
-        path = getattr(route, "path", "none")  # the template, so that the number of label values is bounded
+    def _note(self, scope: Scope, method: str, route: Route, seen: _Seen, seconds: float) -> None:
+        path = getattr(scope.get("route"), "path", "none")  # the template: label values are bounded
         self._core.metrics.requests.labels(path, str(seen.status)).inc()
         self._core.metrics.latency.labels(path).observe(seconds)
-        if seen.key is not None and path not in UNCOUNTED:
+        if seen.key is not None and route.counts:
             self._core.metrics.throughput.requested(seen.key.client)
             self._core.metrics.usage.requested(seen.key.client)
         if self._core.traces is not None and seen.traced is not None:

@@ -389,9 +389,9 @@ class Batcher:
         seconds, tokens = self._clock() - began, sum(item.due for item in batch)
         self._speed += 0.1 * (tokens / max(seconds, 1e-6) - self._speed)
         asked = tuple(
-            (item.request_id, began - item.arrived if item.taken == item.due else 0.0, item.due)
+            (item.traced, began - item.arrived if item.taken == item.due else 0.0, item.due)
             for item in batch
-            if item.request_id is not None
+            if item.traced is not None
         )
         complete = tuple((item.client, item.tokens) for item in batch if not item.left)
         self._listen(ComputedBatch(tokens, len(complete), budget, seconds, asked, complete))

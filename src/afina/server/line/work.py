@@ -39,7 +39,7 @@ class Work:
         client: name of the client.
         tokens: number of tokens, which count as the client's share.
         timeout: seconds after the arrival after which the work fails with TimeoutError.
-        request_id: passed unchanged to the batch listener; None: not traced.
+        traced: passed unchanged to the batch listener; None: not traced.
         arrived: time of arrival, in seconds of the queue's clock.
         future: receives the outcome.
         candidate: whether a shadow version computes this work, for nobody else.
@@ -56,7 +56,7 @@ class Work:
     taken: int = 0
     due: int = 0
     timeout: float = 30.0
-    request_id: Any = None
+    traced: Any = None
     arrived: float = 0.0
     future: Future[Any] = field(default_factory=Future)
     candidate: bool = False
@@ -276,23 +276,21 @@ class EngineComputer:
                 one.shadow.compare(outcomes[index], next(found) if isinstance(one.row, SinglePass) else one.row)
 
 
-def works_of(
-    asked: AcceptedRequest, shadow: ShadowLease | None, settings: Settings, request_id: Any = None
-) -> Sequence[Work]:
+def works_of(asked: AcceptedRequest, shadow: ShadowLease | None, settings: Settings) -> Sequence[Work]:
     """Return the works of a request: for each text one answer, or each choice of a generated answer.
 
     Args:
         asked: the request.
         shadow: the shadow version that answers too. None: no shadow.
         settings: the server's limits.
-        request_id: as in `Work`.
     """
-    if asked.generation is not None:
+    request = asked.request
+    if request.generation is not None:
         return [work for index in range(len(asked.texts)) for work in _generated(asked, shadow, settings, index)]
     works: list[Work] = []
     for index, (encoded, count) in enumerate(zip(asked.encoded, asked.tokens, strict=True)):
         row, resident = SinglePass(asked.lease, encoded), asked.lease.resident()
-        given = {"client": asked.key.client, "timeout": settings.timeout, "request_id": request_id}
+        given = {"client": request.key.client, "timeout": settings.timeout, "traced": request.traced}
         if shadow is None:
             works.append(PredictedAnswer(**given, tokens=count, row=row, reach=resident.reach))
             continue
@@ -326,7 +324,7 @@ def _generated(
     asked: AcceptedRequest, shadow: ShadowLease | None, settings: Settings, index: int
 ) -> Iterator[GeneratedAnswer]:
     """Yield the choices of a generated answer, each followed by that of the shadow version."""
-    options = asked.generation
+    options = asked.request.generation
     assert options is not None
 
     def answer(
@@ -344,7 +342,7 @@ def _generated(
             options.logprobs if options.echo and not candidate else None,
         )
         return GeneratedAnswer(
-            client=asked.key.client,
+            client=asked.request.key.client,
             tokens=asked.tokens[index],
             timeout=settings.generation_timeout,
             generation=generation,

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from asyncio import FIRST_COMPLETED
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+from pydantic import Field
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from afina import meter
 from afina.errors import Busy, Overloaded
-from afina.server import error_bodies
-from afina.server.core import Core
+from afina.server import routes
+from afina.server.http.bodies import Body, Readable
+from afina.server.http.calls import TURN, ClientCall, ClientWatch, client_left, refusal_of
 from afina.server.http.errors import Refusal
-from afina.server.http.request_pool import RequestPool, refusal_of
-from afina.server.protocols import native
-from afina.server.requests import AcceptedRequest, Text
-from afina.store.keys import Key
-
-LEFT = "afina.left"
-"""Key in a request's scope: the connection was closed. Needed while an answer is sent and nothing is read."""
+from afina.server.requests import AcceptedRequest, ServedAnswer, Text, TextRequest
 
 PATIENCE = 0.05
 """Seconds before a line tries again to enter a full queue."""
-
-
-TURN = 0.5
-"""Seconds between checks whether the server is shutting down, while waiting for lines."""
 
 LINGER = 1.0
 """Seconds for reading and dropping the input after the last line that is processed.
@@ -40,32 +31,34 @@ Closing a connection with unread input resets it, and the client may then never 
 """
 
 
-class _Gone(Exception):
-    """The client closed the connection before the end of its lines."""
-
-
 def _ending() -> Refusal:
     return Refusal(503, "unavailable", "the server is shutting down. Send the lines from this one on again.")
 
 
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class Line(Body):
+    """A line of `/bulk`. The model may be in the query instead."""
+
+    text: Readable = Field(description="the text, or the first text of a pair")
+    pair: Readable | None = Field(None, description="the second text of a pair")
+    model: str | None = Field(None, description="client/task, client/task@alias or client/task@version")
+
+
+def answered(answer: ServedAnswer) -> dict[str, Any]:
+    """Return a model's answer as `afina predict` prints it, with its receipt."""
+    return {**answer.prediction.answer, "truncated": answer.prediction.truncated, "receipt": answer.receipt.as_json()}
 
 
 class Bulk(Response):
     """An ASGI response that reads at most `window` lines ahead of the answers.
 
     Args:
-        core: the server's core.
-        pool: threads for lookups and loading.
-        key: the client's key.
+        call: the client's call.
         model: default for lines without a model.
     """
 
-    def __init__(self, core: Core, pool: RequestPool, key: Key, model: str | None) -> None:
+    def __init__(self, call: ClientCall, model: str | None) -> None:
         super().__init__()
-        self._core, self._pool, self._key, self._model = core, pool, key, model
+        self._call, self._core, self._key, self._model = call, call.core, call.key, model
         self._read = False
         self._order = asyncio.Lock()  # keeps the order of lines that wait for the key's rate limit
 
@@ -74,15 +67,11 @@ class Bulk(Response):
         headers = [(b"content-type", b"application/x-ndjson")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         pending: deque[tuple[asyncio.Task[dict[str, Any]], int]] = deque()
-        line: bytes | Refusal = b""
-        gone: asyncio.Task[None] | None = None
+        watch = ClientWatch(scope)
 
         async def first() -> None:
             task, _ = pending[0]
-            while not task.done():
-                await asyncio.wait([task, *([] if gone is None else [gone])], timeout=TURN, return_when=FIRST_COMPLETED)
-                if scope.get(LEFT) or (gone is not None and gone.done()):
-                    raise _Gone
+            await watch.wait(task)
             pending.popleft()
             line = json.dumps(task.result(), ensure_ascii=False)
             await send({"type": "http.response.body", "body": f"{line}\n".encode(), "more_body": True})
@@ -98,22 +87,22 @@ class Bulk(Response):
                     await first()
                 size = 0 if isinstance(line, Refusal) else len(line)
                 pending.append((asyncio.create_task(self._answered(line)), size))
-                if self._read and gone is None:
-                    gone = asyncio.create_task(_until_gone(receive))
-            if gone is None and self._read:
-                gone = asyncio.create_task(_until_gone(receive))
+                if self._read:
+                    watch.watch(receive)
+            if self._read:
+                watch.watch(receive)
             while pending:
                 await first()
             if not self._read:
                 await self._drop(receive)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except _Gone:  # the answers have no reader: lines that wait are not computed
-            self._core.metrics.refused.labels("gone").inc()
+        except Refusal as left:  # the answers have no reader: lines that wait are not computed
+            self._core.metrics.refused.labels(left.kind).inc()
         finally:
-            left = [task for task, _ in pending] + ([] if gone is None else [gone])
-            for one in left:
-                one.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            watch.close()
+            for task, _ in pending:
+                task.cancel()
+            await asyncio.gather(*(task for task, _ in pending), return_exceptions=True)
 
     async def _lines(self, receive: Receive) -> AsyncIterator[bytes | Refusal]:
         settings, rest, more = self._core.settings, b"", True
@@ -133,7 +122,7 @@ class Bulk(Response):
                 return
             left = settings.body_seconds if b"\n" in message.get("body", b"") else left - (meter.now() - began)
             if message["type"] == "http.disconnect":
-                raise _Gone
+                raise client_left()
             more = message.get("more_body", False)
             self._read = not more
             *lines, rest = (rest + message.get("body", b"")).split(b"\n")
@@ -171,42 +160,42 @@ class Bulk(Response):
         try:
             if isinstance(line, Refusal):
                 raise line
-            body = await self._pool.parse(self._key, line, native.Line)
+            body = await self._call.pool.parse(self._key, line, Line)
             model = body.model or self._model
             if model is None:
                 raise Refusal(422, "invalid", "`model` is missing. Give it in the line or in the query.")
-            asked = await self._ask(model, Text(body.text, body.pair))
+            accepted = await self._accepted(self._call.asks(model, [Text(body.text, body.pair)]))
             try:
-                return native.answered(asked.answer(0, await self._outcome(asked)))
+                return answered(accepted.answer(0, await self._outcome(accepted)))
             finally:
-                asked.release()
+                accepted.close()
         except Exception as error:  # noqa: BLE001 - any error becomes the answer to its line; other lines go on
             refusal = refusal_of(self._core, "bulk", error)
-            return error_bodies.native(refusal.status, refusal.kind, refusal.message)
+            return routes.AFINA.error(refusal.status, refusal.kind, refusal.message)
 
-    async def _ask(self, model: str, text: Text) -> AcceptedRequest:
-        """Call `RequestPool.ask` once the key has tokens left.
+    async def _accepted(self, asked: TextRequest) -> AcceptedRequest:
+        """Call `Core.accept` once the key has tokens left.
 
         Lines wait for tokens in their order, until the server shuts down.
         """
         if not self._order.locked():
             with suppress(Overloaded):
-                return await self._pool.ask(self._key, model, [text])
+                return (await self._call.pool.accept(self._core.accept, [asked]))[0]
         async with self._order:
             while True:
                 try:
-                    return await self._pool.ask(self._key, model, [text])
+                    return (await self._call.pool.accept(self._core.accept, [asked]))[0]
                 except Overloaded as error:
                     if self._core.batching.ending:
                         raise _ending() from None
                     await asyncio.sleep(min(error.after, TURN))
 
-    async def _outcome(self, asked: AcceptedRequest) -> Any:
+    async def _outcome(self, accepted: AcceptedRequest) -> Any:
         """Return the outcome of one line. A full queue slows the client down instead of refusing its line."""
         async with asyncio.timeout(self._core.settings.timeout):
             while True:
                 try:
-                    (future,) = self._core.submit(asked)
+                    (future,) = self._core.submit(accepted)
                 except Overloaded:
                     await asyncio.sleep(PATIENCE)
                 else:

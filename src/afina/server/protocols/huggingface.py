@@ -13,13 +13,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+from fastapi import Response
+from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from afina import __version__
 from afina.errors import InvalidData
 from afina.predicting.reading import Truncation
+from afina.server import routes
 from afina.server.answer_formats import ANSWER_FORMATS
-from afina.server.http.schemas import RANKED_SCORES, TEXT, Array, Body, Readable, Texts, about, array, either, record
-from afina.server.requests import AcceptedRequest, ServedAnswer, Text
+from afina.server.core import Core
+from afina.server.http.bodies import Array, Body, Readable, Texts
+from afina.server.http.calls import Called
+from afina.server.http.errors import Refusal
+from afina.server.http.routing import ProtocolRouter, with_receipt
+from afina.server.json_shapes import COUNT, RANKED_SCORES, TEXT, YES_OR_NO, about, array, either, one_of, record
+from afina.server.protocols.openai_bodies import STOPS
+from afina.server.requests import AcceptedRequest, Text
 
 PREDICT_EXAMPLE = {
     "model": "acme/reviews@production",
@@ -27,13 +37,7 @@ PREDICT_EXAMPLE = {
 }
 
 PREDICT_ANSWER = either(RANKED_SCORES, array(RANKED_SCORES))
-PREDICT_ERROR = record(
-    {
-        "error": about(TEXT, "what is wrong and what to do"),
-        "error_type": about(TEXT, "one word for programs: Overloaded, Validation or Backend"),
-    }
-)
-
+router = ProtocolRouter()
 
 _Pair = Annotated[Array[Readable], Field(json_schema_extra={"minItems": 1, "maxItems": 2})]
 """A text or a pair; `predict_texts` checks the number."""
@@ -89,16 +93,24 @@ def _text(given: list[Any]) -> Text:
     return Text(*given)
 
 
-def predict_answer(body: Predict, answers: Sequence[ServedAnswer]) -> Any:
-    """Return the response."""
-    made = [one.ranked(raw=body.raw_scores) for one in answers]
-    return made if body.batch else made[0]
+@router.answers(routes.TEI_PREDICT, PREDICT_ANSWER, Predict, PREDICT_EXAMPLE, query=["model"])
+async def predict(call: Called) -> Response:
+    """Classify texts (protocol of text-embeddings-inference). Labels and scores are ordered by falling score."""
+    body = await call.body(Predict)
+    asked = call.model_in_query
+    if None not in (body.model, asked) and body.model != asked:
+        raise Refusal(422, "invalid", "`model` differs between the body and the query. Leave one of them out.")
+    model = body.model or asked
+    if model is None:
+        raise Refusal(422, "invalid", "`model` is missing. Give it in the body or in the query.")
+    found = await call.answers(model, predict_texts(body), truncation=body.truncation, check=body.check)
+    made = [one.ranked(raw=body.raw_scores) for one in found]
+    return with_receipt(made if body.batch else made[0], found)
 
 
 CLASSIFICATION_EXAMPLE = {"inputs": "It broke on the second day.", "parameters": {"top_k": 1}}
 
 CLASSIFICATION_ANSWER = array(RANKED_SCORES)
-CLASSIFICATION_ERROR = record({"error": about(TEXT, "what is wrong and what to do")})
 
 
 class Parameters(Body):
@@ -130,12 +142,60 @@ class Classification(Body):
             )
 
 
-def classification_texts(body: Classification) -> Sequence[Text]:
-    """Return the texts of a request."""
-    return [Text(one) for one in ([body.inputs] if isinstance(body.inputs, str) else body.inputs)]
-
-
-def classification_answer(body: Classification, answers: Sequence[ServedAnswer]) -> Any:
-    """Return the response."""
+@router.answers(routes.HUB_CLASSIFY, CLASSIFICATION_ANSWER, Classification, CLASSIFICATION_EXAMPLE)
+async def classification(call: Called, client: str, task: str) -> Response:
+    """Classify texts (the Hub's text-classification task). Labels and scores are ordered by falling score."""
+    body = await call.body(Classification)
+    texts = [Text(one) for one in ([body.inputs] if isinstance(body.inputs, str) else body.inputs)]
+    found = await call.answers(f"{client}/{task}", texts, check=body.check)
     asked = body.parameters or Parameters(top_k=None, function_to_apply=None)
-    return [one.ranked(raw=asked.function_to_apply == "none", most=asked.top_k) for one in answers]
+    made = [one.ranked(raw=asked.function_to_apply == "none", most=asked.top_k) for one in found]
+    return with_receipt(made, found)
+
+
+INFO = record(
+    {
+        "model_id": about(TEXT, "the backbone's address; of a directory, its name only"),
+        "model_sha": about(TEXT, "digest of the backbone"),
+        "model_dtype": about(TEXT, "dtype of the computation"),
+        "router": about(one_of("afina"), "always afina"),
+        "version": about(TEXT, "version of afina"),
+        "max_concurrent_requests": about(COUNT, "open requests of a client"),
+        "max_client_batch_size": about(COUNT, "texts of a request"),
+        "max_batch_tokens": about(COUNT, "tokens of a batch"),
+        "max_input_length": about(COUNT, "tokens that the backbone reads; an adapter may read fewer"),
+        "max_input_tokens": about(COUNT, "same number as `max_input_length`, as TGI calls it"),
+        "max_total_tokens": about(COUNT, "tokens of a prompt and its answer together"),
+        "max_best_of": about(COUNT, "generated answers to a prompt"),
+        "max_stop_sequences": about(COUNT, "stop strings of a request"),
+        "auto_truncate": about(YES_OR_NO, "always true: texts are cut to the length that the adapter reads"),
+    }
+)
+
+
+@router.answers(routes.INFO, INFO)
+async def described(call: Called) -> Response:
+    """Return backbone, dtype, version and limits of this server, with the fields of TEI and of TGI."""
+    return JSONResponse(await call.look(_described, call.core))
+
+
+def _described(core: Core) -> dict[str, Any]:
+    """Return what describes the server. What describes one model, such as TEI's `model_type`, is left out."""
+    backbone, settings = core.engine.backbone, core.settings
+    length = backbone.longest
+    return {
+        "model_id": backbone.shown,
+        "model_sha": backbone.digest,
+        "model_dtype": core.dtype,
+        "router": "afina",
+        "version": __version__,
+        "max_concurrent_requests": settings.at_once,
+        "max_client_batch_size": settings.texts,
+        "max_batch_tokens": settings.batch_tokens,
+        "max_input_length": length,
+        "max_input_tokens": length,
+        "max_total_tokens": length,
+        "max_best_of": settings.choices,
+        "max_stop_sequences": STOPS,
+        "auto_truncate": True,
+    }

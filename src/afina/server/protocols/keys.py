@@ -5,30 +5,19 @@ Only the answer to the request that creates a key has its secret: the store keep
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from afina.errors import NotFound
+from afina.server import routes
+from afina.server.http.bodies import Array, Body
+from afina.server.http.calls import Called
 from afina.server.http.errors import Refusal
-from afina.server.http.request_pool import body_of, core_of, key_of, pool_of
-from afina.server.http.schemas import (
-    COUNT,
-    NOTHING,
-    TEXT,
-    Array,
-    Body,
-    about,
-    array,
-    describe,
-    either,
-    one_of,
-    record,
-)
-from afina.server.protocols import native
+from afina.server.http.routing import ProtocolRouter
+from afina.server.json_shapes import COUNT, NOTHING, TEXT, about, array, either, one_of, record
 from afina.store.keys import SCOPES
 
 EXAMPLE = {"client": "acme", "scopes": ["predict"], "rate": 60000, "name": "the shop's server", "expires": "90d"}
@@ -55,9 +44,7 @@ KEY = record(_KEY)
 NEW_KEY = record({**_KEY, "secret": about(TEXT, "the whole key. No other answer has it")})
 KEYS = record({"keys": about(array(KEY), "the keys, also revoked ones, in the order of creation")})
 
-_ADMIN = partial(describe, "afina", native.ERROR)
-
-router = APIRouter()
+router = ProtocolRouter(strict=False)
 
 
 class NewKey(Body):
@@ -76,31 +63,31 @@ class NewKey(Body):
     message: str | None = Field(None, max_length=MESSAGE, description="reason, kept in the audit log for ever")
 
 
-@router.get("/keys", **_ADMIN(KEYS))
-async def listed(request: Request) -> Response:
+@router.answers(routes.KEYS, KEYS)
+async def listed(call: Called) -> Response:
     """List the keys of all clients, without their secrets."""
-    found = await pool_of(request).look(key_of(request), core_of(request).keys)
+    found = await call.look(call.core.keys)
     return JSONResponse({"keys": [one.as_json() for one in found]})
 
 
-@router.post("/keys", **_ADMIN(NEW_KEY, NewKey, EXAMPLE))
-async def created(request: Request) -> Response:
+@router.answers(routes.NEW_KEY, NEW_KEY, NewKey, EXAMPLE)
+async def created(call: Called) -> Response:
     """Create a key of any client. The answer has the secret, which is not shown again."""
-    body = await body_of(request, NewKey)
+    body = await call.body(NewKey)
     asked: dict[str, Any] = body.model_dump()
-    made = await pool_of(request).look(key_of(request), core_of(request).create_key, key_of(request), **asked)
+    made = await call.look(call.core.create_key, call.key, **asked)
     return JSONResponse({**made.key.as_json(), "secret": made.secret})
 
 
-@router.delete("/keys/{key}", **_ADMIN(KEY, query=["message"]))
-async def revoked(request: Request, key: str) -> Response:
+@router.answers(routes.REVOKED_KEY, KEY, query=["message"])
+async def revoked(call: Called, key: str) -> Response:
     """Revoke a key of any client for ever. The query's `message` is the reason for the audit log."""
-    given = request.query_params.getlist("message")
+    given = call.request.query_params.getlist("message")
     message = given[0] if given else None
     if len(given) > 1 or len(message or "") > MESSAGE:
         raise Refusal(422, "invalid", f"`message`: give one message, of at most {MESSAGE:,} characters.")
     try:
-        found = await pool_of(request).look(key_of(request), core_of(request).revoke_key, key_of(request), key, message)
+        found = await call.look(call.core.revoke_key, call.key, key, message)
     except NotFound as error:
         if error.code != "key.unknown":
             raise

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2: infer, metadata and health, with texts as BYTES, in JSON or binary.
 
 In the extension `binary_tensor_data`, the values of a tensor follow the JSON in the body. The header
-`Inference-Header-Content-Length` says where the JSON ends. This module does not know how answers are computed.
+`Inference-Header-Content-Length` says where the JSON ends. Does not know how answers are computed.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from fastapi import Response
+from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from afina import __version__
 from afina.data.kinds import KINDS
 from afina.errors import InvalidData
-from afina.models.objective import Objective
+from afina.models import objectives
+from afina.server import routes
 from afina.server.answer_formats import ANSWER_FORMATS
+from afina.server.core import Core
+from afina.server.http import encodings
+from afina.server.http.bodies import MOST_VALUES, Array, Body, Texts
+from afina.server.http.calls import Called
 from afina.server.http.errors import Refusal
-from afina.server.http.schemas import (
-    COUNT,
-    MOST_VALUES,
-    YES_OR_NO,
-    Array,
-    Body,
-    Texts,
-    about,
-    array,
-    either,
-    one_of,
-    record,
-)
-from afina.server.http.schemas import NUMBER as ANY_NUMBER
-from afina.server.http.schemas import TEXT as ANY_TEXT
+from afina.server.http.routing import OCTETS, ProtocolRouter
+from afina.server.json_shapes import COUNT, YES_OR_NO, about, array, either, one_of, record
+from afina.server.json_shapes import NUMBER as ANY_NUMBER
+from afina.server.json_shapes import TEXT as ANY_TEXT
+from afina.server.limits import Missing
+from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text
+from afina.store.keys import Key
 
 TEXT, PAIR = "text", "pair"
 
@@ -101,7 +101,8 @@ SERVER = record(
 MODEL_READY = record(
     {"name": _NAME, "ready": about(one_of(True), "always true; a model that is not ready gives an error status")}
 )
-ERROR = record({"error": about(ANY_TEXT, "what is wrong and what to do")})
+
+router = ProtocolRouter()
 
 
 class InferParameters(Body):
@@ -321,14 +322,67 @@ def _outputs(answers: Sequence[ServedAnswer]) -> list[dict[str, Any]]:
     ]
 
 
-def metadata(name: str, versions: Sequence[int], objective: Objective) -> dict[str, Any]:
-    """Return the metadata of a model."""
+@router.answers(routes.KSERVE_SERVER, SERVER)
+async def server(call: Called) -> Response:
+    """Return name and version of this server, and its protocol extensions."""
+    return JSONResponse({"name": "afina", "version": __version__, "extensions": EXTENSIONS})
+
+
+def _model(client: str, task: str, version: str | None) -> str:
+    if version is None:
+        return f"{client}/{task}"
+    if "@" in task:
+        raise Missing
+    return f"{client}/{task}@{version}"
+
+
+def _named(client: str, task: str) -> str:
+    """Return the name of a model in the Open Inference Protocol, which has the version apart."""
+    return f"{client}/{task.partition('@')[0]}"
+
+
+@router.answers(routes.METADATA, METADATA)
+async def metadata(call: Called, client: str, task: str, version: str | None = None) -> Response:
+    """Return a model's versions, inputs, outputs, labels and kind of task."""
+    described = await call.look(_described, call.core, call.key, _model(client, task, version))
+    return JSONResponse({"name": _named(client, task), **described})
+
+
+def _described(core: Core, key: Key, model: str) -> dict[str, Any]:
+    """Return the metadata of a model, without its name."""
+    found = core.version(key, model)
+    there = core.store.versions(found.name)
+    numbers = [one.number for one in there if not (one.deleted or core.engine.is_for_another(one.manifest))]
+    objective = objectives.make(tuple(found.manifest["label_names"]), found.manifest.get("objective"))
     outputs = ANSWER_FORMATS[objective.kind].tensor_types(objective)
     return {
-        "name": name,
-        "versions": [str(one) for one in versions],
+        "versions": [str(one) for one in numbers],
         "platform": "afina",
         "inputs": [{"name": TEXT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [{"name": one.name, "datatype": one.datatype, "shape": one.shape(-1)} for one in outputs],
         "parameters": {"labels": [*objective.label_names], "kind": objective.kind},
     }
+
+
+@router.answers(routes.MODEL_READY, MODEL_READY)
+async def model_ready(call: Called, client: str, task: str, version: str | None = None) -> Response:
+    """Return whether the model exists and can be served."""
+    await call.look(call.core.version, call.key, _model(client, task, version))
+    return JSONResponse({"name": _named(client, task), "ready": True})
+
+
+@router.answers(routes.INFER, ANSWER, Infer, EXAMPLE, binary=HEADER_LENGTH)
+async def infer(call: Called, client: str, task: str, version: str | None = None) -> Response:
+    """Return labels and probabilities as tensors (Open Inference Protocol)."""
+    model, headers = _model(client, task, version), call.request.headers
+    given, binary = parts(await call.request.body(), headers.getlist(HEADER_LENGTH))
+    body = await call.pool.parse(call.key, given, Infer)
+    if body.model_name not in (None, model, f"{client}/{task}", _named(client, task)):
+        raise Refusal(422, "invalid", "`model_name`: differs from the path. Leave it out.")
+    found = await call.answers(model, texts(body, binary), check=body.check)
+    number = found[0].receipt.version.rpartition("@")[2]
+    head, tensors = answered(body, found, _named(client, task), number)
+    written = bytes(JSONResponse(head).body)
+    more = {RECEIPT: str(found[0].receipt)} | ({HEADER_LENGTH: str(len(written))} if tensors else {})
+    content, coded = encodings.compressed(written + b"".join(tensors), headers.raw)
+    return Response(content, headers=more | coded, media_type=OCTETS if tensors else "application/json")

@@ -1,24 +1,25 @@
 """afina's own protocol: one text for several models (`POST /tasks`), lines (`POST /bulk`), aliases and shadows.
 
-This module does not know how answers are computed.
+Does not know how answers are computed.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+from fastapi import Response
+from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from afina.server import routes
 from afina.server.answer_formats import ANSWER_FORMATS
-from afina.server.http.schemas import (
+from afina.server.http.bodies import Array, Body, Readable
+from afina.server.http.calls import Called
+from afina.server.http.routing import ProtocolRouter
+from afina.server.json_shapes import (
     COUNT,
     NOTHING,
     NUMBER,
     TEXT,
     YES_OR_NO,
-    Array,
-    Body,
-    Readable,
     about,
     array,
     by_name,
@@ -26,7 +27,8 @@ from afina.server.http.schemas import (
     one_of,
     record,
 )
-from afina.server.requests import ServedAnswer
+from afina.server.protocols.bulk import Bulk, answered
+from afina.server.requests import Text
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
 ALIAS_EXAMPLE = {"version": 3, "expected": 2, "message": "three points better on checked texts"}
@@ -122,14 +124,7 @@ _WISH = {
     "problem": about(either(TEXT, NOTHING), "why the shadow failed"),
 }
 SHADOW = record({**_WISH, **_COUNTED, **_STATE})
-LIVE = record({"live": about(YES_OR_NO, "whether the process is running")})
-READY = record(
-    {
-        "ready": about(YES_OR_NO, "whether the server answers requests and its store responds"),
-        "writes": about(YES_OR_NO, "whether aliases can be moved: false if the last write to the store failed"),
-    }
-)
-ERROR = record({"error": about(TEXT, "what is wrong and what to do"), "kind": about(TEXT, "one word for programs")})
+router = ProtocolRouter()
 
 
 class Tasks(Body):
@@ -140,14 +135,6 @@ class Tasks(Body):
     models: Array[str] = Field(
         min_length=1, max_length=64, description="each client/task, client/task@alias or client/task@version"
     )
-
-
-class Line(Body):
-    """A line of `/bulk`. The model may be in the query instead."""
-
-    text: Readable = Field(description="the text, or the first text of a pair")
-    pair: Readable | None = Field(None, description="the second text of a pair")
-    model: str | None = Field(None, description="client/task, client/task@alias or client/task@version")
 
 
 class Alias(Body):
@@ -163,6 +150,40 @@ class Alias(Body):
     message: str | None = Field(None, max_length=1000, description="reason, kept in the audit log for ever")
 
 
-def answered(answer: ServedAnswer) -> dict[str, Any]:
-    """Return a model's answer as `afina predict` prints it, with its receipt."""
-    return {**answer.prediction.answer, "truncated": answer.prediction.truncated, "receipt": answer.receipt.as_json()}
+@router.answers(routes.TASKS, TASKS_ANSWER, Tasks, TASKS_EXAMPLE)
+async def tasks(call: Called) -> Response:
+    """Return the answers of several models of the key's client to one text. They are computed in one batch."""
+    body = await call.body(Tasks)
+    text = [Text(body.text, body.pair)]
+    found = await call.together([call.asks(model, text) for model in body.models])
+    pairs = zip(body.models, found, strict=True)
+    return JSONResponse({"results": [{"model": model, **answered(one)} for model, (one,) in pairs]})
+
+
+@router.answers(routes.BULK, lines=LINE_EXAMPLE, media="application/x-ndjson", query=["model"])
+async def bulk(call: Called) -> Response:
+    """Read JSON lines and return one JSON line for each, in the same order, while the lines arrive.
+
+    The query's `model` is the default for lines without a model.
+    """
+    return Bulk(call, call.model_in_query)
+
+
+@router.answers(routes.ALIAS, ALIAS_ANSWER, Alias, ALIAS_EXAMPLE)
+async def move(call: Called, client: str, task: str, alias: str) -> Response:
+    """Point an alias to a version.
+
+    The audit log names the key. The version is served once it has passed its golden test.
+    """
+    body = await call.body(Alias)
+    wanted = (f"{client}/{task}", alias, body.version, body.expected, body.share, body.message)
+    return JSONResponse((await call.look(call.core.move, call.key, *wanted)).as_json())
+
+
+@router.answers(routes.SHADOW, SHADOW)
+async def shadow(call: Called, client: str, task: str) -> Response:
+    """Return the shadow version of a model, and how often its answers differ from those of the production version.
+
+    The counts are of the texts that this server received.
+    """
+    return JSONResponse(await call.look(call.core.shadow, call.key, f"{client}/{task}"))

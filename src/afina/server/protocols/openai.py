@@ -1,15 +1,15 @@
 """OpenAI's protocol, as the package `openai` and clients of vLLM speak it: completions, chat completions, responses.
 
 The model's own template is put around a prompt, and the model's own settings of generation are the defaults, as in
-`afina predict`. A chat needs a model that was trained with the backbone's chat template. This module does not know how
-answers are computed.
+`afina predict`. A chat needs a model that was trained with the backbone's chat template. Does not know how answers are
+computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from afina.data.prompts import rendered_chat
@@ -19,10 +19,10 @@ from afina.generating.answer_stream import TokenTexts
 from afina.generating.guides import GuideMaker
 from afina.models import objectives
 from afina.models.objective import Objective
-from afina.server.core import Core
+from afina.server import routes
+from afina.server.http.calls import Called, ClientCall
 from afina.server.http.errors import Refusal
-from afina.server.http.request_pool import body_of, core_of, key_of, pool_of
-from afina.server.http.schemas import Body
+from afina.server.http.routing import ProtocolRouter
 from afina.server.protocols import openai_answers, openai_bodies, responses, responses_answers
 from afina.server.protocols.openai_answers import AnswerHead, ChatFormat, CompletionFormat, EchoedPrompt, OpenAIFormat
 from afina.server.protocols.openai_bodies import ChatRequest, CompletionRequest
@@ -31,13 +31,10 @@ from afina.server.protocols.responses import ResponsesRequest
 from afina.server.protocols.responses_answers import ResponsesFormat
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, GenerationOptions, Text
-from afina.server.versions.canaries import STICKY
 from afina.store import publishing
 from afina.store.keys import Key
 
-BODIES: Sequence[type[Body]] = [CompletionRequest, ChatRequest, ResponsesRequest]
-
-router = APIRouter()
+router = ProtocolRouter(strict=False)
 
 
 class TextTools:
@@ -48,101 +45,77 @@ class TextTools:
         self.texts, self.guides = TokenTexts(tokenizer), GuideMaker(tokenizer)
 
 
-@router.post(
-    "/v1/completions",
-    **openai_answers.describe_route(
-        openai_answers.COMPLETION_ANSWER,
-        CompletionRequest,
-        openai_bodies.COMPLETION_EXAMPLE,
-        events=openai_answers.COMPLETION_EVENT,
-    ),
+@router.answers(
+    routes.COMPLETIONS,
+    openai_answers.COMPLETION_ANSWER,
+    CompletionRequest,
+    openai_bodies.COMPLETION_EXAMPLE,
+    events=openai_answers.COMPLETION_EVENT,
 )
-async def completions(request: Request) -> Response:
+async def completions(call: Called) -> Response:
     """Write an answer to each prompt (OpenAI's completions). The model's template is put around the prompt."""
-    body = await body_of(request, CompletionRequest)
-    _stick(body.user)
-    return await _answered(request, body, openai_bodies.completion_texts(body))
+    body = await call.body(CompletionRequest)
+    return await _answered(call, body, openai_bodies.completion_texts(body))
 
 
-@router.post(
-    "/v1/chat/completions",
-    **openai_answers.describe_route(
-        openai_answers.CHAT_ANSWER, ChatRequest, openai_bodies.CHAT_EXAMPLE, events=openai_answers.CHAT_EVENT
-    ),
+@router.answers(
+    routes.CHAT, openai_answers.CHAT_ANSWER, ChatRequest, openai_bodies.CHAT_EXAMPLE, events=openai_answers.CHAT_EVENT
 )
-async def chat(request: Request) -> Response:
+async def chat(call: Called) -> Response:
     """Write the next message of a chat (OpenAI's chat completions), by a model that was trained on chats."""
-    body = await body_of(request, ChatRequest)
-    _stick(body.user)
-    prompt = await pool_of(request).look(
-        key_of(request), _rendered, core_of(request), key_of(request), body, STICKY.get()
-    )
-    return await _answered(request, body, [Text(prompt)])
+    body = await call.body(ChatRequest)
+    return await _answered(call, body, await _rendered(call, body))
 
 
-def _stick(user: str | None) -> None:
-    """Let the end user decide whether a canary answers, so that one version answers all requests of a user."""
-    if user:
-        STICKY.set(user)
-
-
-@router.post(
-    "/v1/responses",
-    **openai_answers.describe_route(
-        responses_answers.ANSWER, ResponsesRequest, responses.EXAMPLE, events=responses_answers.EVENT
-    ),
+@router.answers(
+    routes.RESPONSES,
+    responses_answers.ANSWER,
+    ResponsesRequest,
+    responses.EXAMPLE,
+    events=responses_answers.EVENT,
 )
-async def respond(request: Request) -> Response:
+async def respond(call: Called) -> Response:
     """Write the next message of a conversation (OpenAI's responses). No response is stored."""
-    body = await body_of(request, ResponsesRequest)
-    _stick(body.user)
+    body = await call.body(ResponsesRequest)
     made = responses.chat_of(body)
     try:
-        prompt = await pool_of(request).look(
-            key_of(request), _rendered, core_of(request), key_of(request), made, STICKY.get()
-        )
-        return await _answered(request, made, [Text(prompt)], body)
+        return await _answered(call, made, await _rendered(call, made), body)
     except (Refusal, InvalidData) as error:
         raise responses.refusal(body, error) from None
 
 
 async def _answered(
-    request: Request,
+    call: ClientCall,
     body: CompletionRequest | ChatRequest,
     texts: Sequence[Text],
     response: ResponsesRequest | None = None,
 ) -> Response:
     """Return the answers. `response`: the request for a response that became `body`."""
     try:
-        return await _computed(request, body, texts, response)
+        return await _computed(call, body, texts, response)
     except InvalidData as error:
         raise openai_bodies.refusal(body, error) from None
 
 
 async def _computed(
-    request: Request, body: CompletionRequest | ChatRequest, texts: Sequence[Text], response: ResponsesRequest | None
+    call: ClientCall, body: CompletionRequest | ChatRequest, texts: Sequence[Text], response: ResponsesRequest | None
 ) -> Response:
-    core, key, pool = core_of(request), key_of(request), pool_of(request)
     streams = bool(body.stream)
     if body.stream_options is not None and body.stream_options.asks and not streams:
         raise Refusal(400, "invalid", "`stream_options`: needs `stream` true.")
-    tools: TextTools = request.app.state.text_tools
+    tools: TextTools = call.request.app.state.text_tools
     new = NewTokenQueue()
-    given = key, body, len(texts), tools, new if streams else None
+    given = call.key, body, len(texts), tools, new if streams else None
     guided = openai_bodies.is_guided(body)
-    options = await pool.look(key, _options, *given) if guided else _options(*given)  # compiling a grammar takes time
-    asked = await pool.ask(key, body.model, texts, options)
-    try:
-        _check(asked, options)
-        pending = PendingAnswers(core, asked, new, request)
-    except BaseException:
-        asked.release()
-        raise
-    head = AnswerHead(request.scope["afina.request"], int(publishing._seconds()), body.model, asked.receipt.adapter)
-    written = _format_of(body, response, head, tools.texts, asked)
-    headers = {RECEIPT: str(asked.receipt)}
+    options = await call.look(_options, *given) if guided else _options(*given)  # compiling a grammar takes time
+    (accepted,) = await call.begin([call.asks(body.model, texts, options, user=body.user)], _check)
+    assert accepted.decoding is not None
+    pending = PendingAnswers(call, accepted, new)
     begun = False
     try:
+        head = AnswerHead(call.id, int(publishing._seconds()), body.model, accepted.receipt.adapter)
+        written = _format_of(body, response, head, tools.texts, accepted)
+        headers = {RECEIPT: str(accepted.receipt)}
         if streams:
             await pending.next()
             for number, future in enumerate(pending.futures):
@@ -162,11 +135,10 @@ async def _computed(
         outcomes, usage = [pending.outcome(number) for number in range(len(pending.futures))], pending.usage()
         if body.max_tokens == 0:
             outcomes, usage = [one.without_answer() for one in outcomes], pending.usage_with(0)
-        assert asked.decoding is not None
         if options.logprobs is None:
-            return JSONResponse(written.response(outcomes, asked.decoding, usage), headers=headers)
+            return JSONResponse(written.response(outcomes, accepted.decoding, usage), headers=headers)
         # 65,000 tokens with log-probabilities take 0.6 seconds, in which the event loop answers others.
-        made = await pool.look(key, written.response, outcomes, asked.decoding, usage)
+        made = await call.look(written.response, outcomes, accepted.decoding, usage)
         return JSONResponse(made, headers=headers)
     finally:
         if not begun:
@@ -178,23 +150,24 @@ def _format_of(
     response: ResponsesRequest | None,
     head: AnswerHead,
     texts: TokenTexts,
-    asked: AcceptedRequest,
+    accepted: AcceptedRequest,
 ) -> OpenAIFormat:
-    assert asked.generation is not None
-    assert asked.decoding is not None
-    reports = asked.generation.logprobs is not None
+    options = accepted.request.generation
+    assert options is not None
+    assert accepted.decoding is not None
+    reports = options.logprobs is not None
     if isinstance(body, CompletionRequest):
         prompts = [
             EchoedPrompt(encoded.tokens.tolist(), None if one.tokens is not None else one.text)
-            for one, encoded in zip(asked.texts, asked.encoded, strict=True)
+            for one, encoded in zip(accepted.texts, accepted.encoded, strict=True)
         ]
         echoed = prompts if body.echo else ()
-        return CompletionFormat(head, texts, reports=reports, prompts=echoed, n=asked.generation.n)
+        return CompletionFormat(head, texts, reports=reports, prompts=echoed, n=options.n)
     function = openai_bodies.function_of(body)
     name = None if function is None else function.name
     if response is None:
         return ChatFormat(head, texts, reports=reports, function=name)
-    sampling = {"temperature": asked.decoding.temperature, "top_p": asked.decoding.top_p}
+    sampling = {"temperature": accepted.decoding.temperature, "top_p": accepted.decoding.top_p}
     return ResponsesFormat(head, texts, reports=reports, function=name, body=response, sampling=sampling)
 
 
@@ -227,32 +200,34 @@ def _options(
     )
 
 
-def _check(asked: AcceptedRequest, options: GenerationOptions) -> None:
+def _check(accepted: AcceptedRequest) -> None:
     """Raise Refusal for what depends on the model."""
-    decoding = asked.decoding
+    decoding, options = accepted.decoding, accepted.request.generation
     assert decoding is not None
+    assert options is not None
     if options.n > 1 and not decoding.samples:
         raise Refusal(400, "invalid", "`n`: without sampling, all answers are the same. Give a `temperature` above 0.")
     if options.logprobs is not None and decoding.beams > 1:
         message = "`logprobs`: not available with the beam search of this model. Give a `temperature` above 0."
         raise Refusal(400, "invalid", message)
-    if options.prompt_as != "text" and any(one.truncated for one in asked.encoded):
+    if options.prompt_as != "text" and any(one.truncated for one in accepted.encoded):
         field = "messages" if options.prompt_as == "chat" else "prompt"
         raise Refusal(400, "context_length_exceeded", f"`{field}`: more tokens than the model reads. Send less.")
     if options.echo and options.logprobs is not None:
-        values = options.n * sum(len(one.tokens) for one in asked.encoded) * (1 + options.logprobs)
+        values = options.n * sum(len(one.tokens) for one in accepted.encoded) * (1 + options.logprobs)
         if values > openai_bodies.ECHOED:
             message = f"{values:,} log-probabilities of the prompts, expected at most {openai_bodies.ECHOED:,}"
             raise Refusal(400, "invalid", f"`echo`: {message}. Send fewer prompts, or ask for fewer `logprobs`.")
     if options.prompt_as == "chat":
-        _check_chat(asked.objective, asked.manifest.template)
+        _check_chat(accepted.objective, accepted.manifest.template)
 
 
-def _rendered(core: Core, key: Key, body: ChatRequest, sticky: str | None) -> str:
+async def _rendered(call: ClientCall, body: ChatRequest) -> Sequence[Text]:
     """Return the prompt of a chat. Raises Refusal, Missing and InvalidData."""
-    manifest = core.version(key, body.model, sticky).manifest
+    manifest = (await call.look(call.core.version, call.key, body.model, body.user or call.id)).manifest
     _check_chat(objectives.make(tuple(manifest["label_names"]), manifest.get("objective")), manifest.get("template"))
-    return rendered_chat(core.engine.backbone.tokenizer, [one.for_template() for one in body.messages])
+    messages = [one.for_template() for one in body.messages]
+    return [Text(await call.look(rendered_chat, call.core.engine.backbone.tokenizer, messages))]
 
 
 def _check_chat(objective: Objective, template: str | None) -> None:

@@ -13,22 +13,9 @@ from afina.engine.generations import GeneratedText, NewTokens
 from afina.generating.answer_stream import AnswerStream, TokenTexts
 from afina.generating.searches import TokenLogprobs
 from afina.models.decoding import Decoding
-from afina.server import error_bodies
 from afina.server.http.errors import Refusal
-from afina.server.http.schemas import (
-    COUNT,
-    NOTHING,
-    NUMBER,
-    TEXT,
-    Shape,
-    about,
-    array,
-    by_name,
-    describe,
-    either,
-    one_of,
-    record,
-)
+from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, by_name, either, one_of, record
+from afina.server.routes import OPENAI
 
 LEAST = -9999.0
 """OpenAI's value for the log-probability of a token that is next to impossible. JSON has no infinity."""
@@ -133,30 +120,6 @@ COMPLETION_ANSWER = _answer("text_completion", {**_WRITTEN, "finish_reason": _FI
 COMPLETION_EVENT = _answer("text_completion", {**_WRITTEN, "finish_reason": _FINISHED}, _LATER, "usage")
 CHAT_ANSWER = _answer("chat.completion", {**_SAID, "finish_reason": _CHAT_FINISH})
 CHAT_EVENT = _answer("chat.completion.chunk", {**_SAYS, "finish_reason": _CHAT_FINISHED}, _LATER, "usage")
-ERROR = record(
-    {
-        "error": about(
-            record(
-                {
-                    "message": about(TEXT, "what is wrong and what to do"),
-                    "type": about(
-                        one_of("invalid_request_error", "rate_limit_error", "server_error"), "kind of the error"
-                    ),
-                    "param": about(_NOTHING_OR_TEXT, "the field of the request that is wrong, if it is a single one"),
-                    "code": about(TEXT, "one word for programs, such as model_not_found"),
-                }
-            ),
-            "the error",
-        )
-    }
-)
-
-
-def describe_route(*given: Any, **more: Any) -> dict[str, Any]:
-    """Return the OpenAPI arguments of a route of this protocol, whose errors have 400 and never 422."""
-    made = describe("OpenAI", ERROR, *given, **more)
-    del made["responses"][422]
-    return made
 
 
 class ReportedToken(NamedTuple):
@@ -273,7 +236,7 @@ class OpenAIFormat(ABC):
 
     def failure(self, refusal: Refusal) -> dict[str, Any]:
         """Return the event of an error after the first event."""
-        return error_bodies.openai(refusal.status, refusal.kind, refusal.message)
+        return OPENAI.error(refusal.status, refusal.kind, refusal.message)
 
     def encoded(self, event: dict[str, Any]) -> bytes:
         """Return an event as it is sent."""

@@ -7,14 +7,10 @@ gets fewer and longer pieces, so that at most the tokens of its answers wait in 
 from __future__ import annotations
 
 import asyncio
-from asyncio import FIRST_COMPLETED
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -22,10 +18,8 @@ from afina import meter
 from afina.engine.generations import GeneratedText, NewTokens
 from afina.errors import AfinaError
 from afina.generating.answer_stream import AnswerStream
-from afina.server.core import Core
-from afina.server.http.errors import GONE, Refusal
-from afina.server.http.request_pool import SPARE, refusal_of
-from afina.server.protocols.bulk import LEFT, TURN
+from afina.server.http.calls import SPARE, ClientCall, refusal_of
+from afina.server.http.errors import GONE
 from afina.server.protocols.openai_answers import OpenAIFormat, WrittenAnswer
 from afina.server.requests import AcceptedRequest
 
@@ -66,19 +60,18 @@ class PendingAnswers:
     """The answers of an accepted request. `close` them.
 
     Args:
-        core: the server's core.
-        asked: the accepted request, which is released by `close`.
+        call: the client's call, whose body was read.
+        accepted: the request, whose texts are in the queue. It is closed by `close`.
         new: where the core puts new tokens.
-        request: the HTTP request, whose body was read.
     """
 
-    def __init__(self, core: Core, asked: AcceptedRequest, new: NewTokenQueue, request: Request) -> None:
-        self.core, self.asked, self.new = core, asked, new
-        self._scope, self._until = request.scope, meter.now() + core.settings.generation_timeout + SPARE
-        self.futures: Sequence[Future[Any]] = core.submit(asked)
+    def __init__(self, call: ClientCall, accepted: AcceptedRequest, new: NewTokenQueue) -> None:
+        self.core, self.accepted, self.new = call.core, accepted, new
+        self._until = meter.now() + call.core.settings.generation_timeout + SPARE
+        self.futures = accepted.futures
         for future in self.futures:
             future.add_done_callback(lambda done: new.wake())
-        self._gone = asyncio.ensure_future(_until_gone(request.receive))
+        self._watch = call.watch()
 
     @property
     def done(self) -> bool:
@@ -89,12 +82,7 @@ class PendingAnswers:
         """Wait for new tokens or outcomes. Raises Refusal if the client disconnects, and TimeoutError."""
         waking = asyncio.ensure_future(self.new.wait())
         try:
-            while not waking.done():
-                await asyncio.wait([waking, self._gone], timeout=TURN, return_when=FIRST_COMPLETED)
-                if self._gone.done() or self._scope.get(LEFT):
-                    raise Refusal(GONE, "gone", "the client closed the connection.")
-                if not waking.done() and meter.now() > self._until:
-                    raise TimeoutError
+            await self._watch.wait(waking, self._until)
         finally:
             waking.cancel()
 
@@ -111,14 +99,13 @@ class PendingAnswers:
 
     def usage_with(self, answers: int) -> dict[str, int]:
         """Return the numbers of tokens with so many tokens of answers."""
-        prompts = sum(len(one.tokens) for one in self.asked.encoded)
+        prompts = sum(len(one.tokens) for one in self.accepted.encoded)
         return {"prompt_tokens": prompts, "completion_tokens": answers, "total_tokens": prompts + answers}
 
     def close(self) -> None:
         """Give up answers that are not done, and release the request."""
-        self._gone.cancel()
-        self.core.cancel(self.futures)
-        self.asked.release()
+        self._watch.close()
+        self.accepted.close()
 
 
 class EventStream(Response):
@@ -143,7 +130,7 @@ class EventStream(Response):
     ) -> None:
         super().__init__(media_type="text/event-stream", headers=headers)
         self._pending, self._format, self._usage, self._usage_so_far = pending, written, usage, usage_so_far
-        decoding = pending.asked.decoding
+        decoding = pending.accepted.decoding
         assert decoding is not None
         numbers = range(len(pending.futures))
         self._answers = [WrittenAnswer(one, AnswerStream(written.texts, decoding)) for one in numbers]
@@ -202,8 +189,3 @@ class EventStream(Response):
             elif self._usage:
                 event["usage"] = None
         return b"".join(map(self._format.encoded, events))
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -10,23 +10,25 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Response
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pydantic import Field
 
 from afina.data.kinds import CLASSES
 from afina.errors import AfinaError
+from afina.server import routes
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.core import Core
+from afina.server.http.bodies import Body, Readable
+from afina.server.http.calls import Called
 from afina.server.http.errors import Refusal
-from afina.server.http.request_pool import body_of, check_query, core_of, each, key_of, pool_of
-from afina.server.http.schemas import Body, Readable, describe, describe_file
+from afina.server.http.routing import ProtocolRouter
+from afina.server.json_shapes import TEXT
 from afina.server.metrics import WINDOW, Rates
-from afina.server.protocols import native
 from afina.server.requests import ServedAnswer, Text
 from afina.store.keys import Key
 from afina.store.versions import PRODUCTION, NameSummary
@@ -144,9 +146,9 @@ HEADERS = {
 }
 """Nothing is loaded from another origin, no script or style is inline, and no other page can embed or open this one."""
 
-PAGE = partial(describe, "page", native.ERROR)
+router = ProtocolRouter()
 
-router = APIRouter(dependencies=[Depends(check_query)])
+_FILE = 200, "The file.", TEXT
 
 
 class Sentence(Body):
@@ -159,49 +161,48 @@ def _html(content: str) -> Response:
     return Response(content, media_type="text/html", headers=HEADERS)
 
 
-@router.get("/", **describe_file("page", "text/html"))
-async def page(request: Request) -> Response:
+@router.answers_all(routes.HOME, _FILE, media="text/html")
+async def page(call: Called) -> Response:
     """Return the page: a text field, and the answers of every adapter of a client. Needs no key."""
     return _html(render_page())
 
 
-@router.get("/page/script.js", **describe_file("page", "text/javascript"))
-async def script(request: Request) -> Response:
+@router.answers_all(routes.SCRIPT, _FILE, media="text/javascript")
+async def script(call: Called) -> Response:
     """Return the page's script. Needs no key."""
     return Response(page_file("script.js"), media_type="text/javascript", headers=HEADERS)
 
 
-@router.get("/page/style.css", **describe_file("page", "text/css"))
-async def style(request: Request) -> Response:
+@router.answers_all(routes.STYLE, _FILE, media="text/css")
+async def style(call: Called) -> Response:
     """Return the page's style sheet. Needs no key."""
     return Response(page_file("style.css"), media_type="text/css", headers=HEADERS)
 
 
-@router.post("/page/answers", **PAGE(None, Sentence, EXAMPLE, media="text/html"))
-async def answers(request: Request) -> Response:
+@router.answers(routes.PAGE_ANSWERS, None, Sentence, EXAMPLE, media="text/html")
+async def answers(call: Called) -> Response:
     """Return the answers of every adapter of the key's client to a text, as an HTML fragment.
 
     Each task answers with its version in production, or with its newest version if none is in production. A task that
     writes a text has a place for the answer, which the page's script streams by `/v1/completions`.
     """
-    body = await body_of(request, Sentence)
-    core, key, pool = core_of(request), key_of(request), pool_of(request)
-    listed = await pool.look(key, core.listed, key)
-    asked = listed[:MOST_TASKS]
-    streamed = await pool.look(key, _streamed, core, key, asked)
-    whole = [one for one in asked if one.name not in streamed]
-    found = await each(request, [(_served(one), [Text(body.text)]) for one in whole])
+    body = await call.body(Sentence)
+    listed = await call.look(call.core.listed, call.key)
+    shown = listed[:MOST_TASKS]
+    streamed = await call.look(_streamed, call.core, call.key, shown)
+    whole = [one for one in shown if one.name not in streamed]
+    found = await call.each([call.asks(_served(one), [Text(body.text)]) for one in whole])
     refused = [one for one in found if isinstance(one, Refusal)]
     if refused and len(refused) == len(found) and refused[0].status in OF_THE_TEXT:
         raise refused[0]
     cards = {one.name: _card(one, outcome) for one, outcome in zip(whole, found, strict=True)} | streamed
-    return _html(render_answers([cards[one.name] for one in asked], len(listed) - len(asked)))
+    return _html(render_answers([cards[one.name] for one in shown], len(listed) - len(shown)))
 
 
-@router.get("/page/figures", **PAGE(media="text/html"))
-async def figures(request: Request) -> Response:
+@router.answers(routes.PAGE_FIGURES, media="text/html")
+async def figures(call: Called) -> Response:
     """Return the server's current throughput for the key's client, as an HTML fragment."""
-    core, client = core_of(request), key_of(request).client
+    core, client = call.core, call.key.client
     return _html(render_throughput(core.metrics.throughput.rates(client), core.batching.waiting_of(client)))
 
 

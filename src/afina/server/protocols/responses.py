@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from afina.errors import InvalidData
+from afina.server.http.bodies import Array, Strict
 from afina.server.http.errors import Refusal
-from afina.server.http.schemas import Array, Strict
 from afina.server.protocols.openai_bodies import (
     ALTERNATIVES,
     ANSWERS,
@@ -219,6 +219,7 @@ def chat_of(body: ResponsesRequest) -> ChatRequest:
             "temperature": body.temperature,
             "top_p": body.top_p,
             "seed": body.seed,
+            "user": body.user,
             "response_format": _format(body.text),
             "tools": [{"type": "function", "function": one} for one in functions],
             "tool_choice": choice,

@@ -10,7 +10,7 @@ from afina.engine.generations import GeneratedText
 from afina.generating.answer_stream import AnswerStream, TokenTexts
 from afina.models.decoding import Decoding
 from afina.server.http.errors import Refusal
-from afina.server.http.schemas import (
+from afina.server.json_shapes import (
     COUNT,
     NOTHING,
     NUMBER,

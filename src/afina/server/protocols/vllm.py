@@ -1,6 +1,6 @@
 """The protocol of vLLM: `POST /classify`, and `GET /v1/models`, which its clients call first.
 
-This module does not know how answers are computed.
+Does not know how answers are computed.
 """
 
 from __future__ import annotations
@@ -9,28 +9,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from fastapi import Response
+from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from afina.errors import InvalidData
 from afina.predicting.reading import Truncation
-from afina.server.http.schemas import (
-    COUNT,
-    NOTHING,
-    NUMBER,
-    TEXT,
-    Array,
-    Body,
-    Readable,
-    Shape,
-    Texts,
-    about,
-    array,
-    one_of,
-    record,
-)
+from afina.server import routes
+from afina.server.http.bodies import Array, Body, Readable, Texts
+from afina.server.http.calls import Called
+from afina.server.http.routing import ProtocolRouter, with_receipt
+from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, one_of, record
 from afina.server.requests import ServedAnswer, Text
-from afina.store.versions import NameSummary
+from afina.store import publishing
 
 EXAMPLE = {"model": "acme/reviews@production", "input": ["It broke on the second day.", "As good as they say."]}
 
@@ -69,15 +61,7 @@ MODEL = record(
     }
 )
 MODELS = record({"object": _LIST, "data": about(array(MODEL), "one entry per model")})
-_PROBLEM = record(
-    {
-        "message": about(TEXT, "what is wrong and what to do"),
-        "type": about(TEXT, "one word for programs"),
-        "param": about(NOTHING, "always null"),
-        "code": about(COUNT, "HTTP status"),
-    }
-)
-ERROR = record({"error": about(_PROBLEM, "the error")})
+router = ProtocolRouter()
 
 
 class ClassifiedMessage(Body):
@@ -146,6 +130,14 @@ def texts(body: Classify) -> Sequence[Text]:
     return [Text(one) for one in ([body.input] if isinstance(body.input, str) else body.input or ())]
 
 
+@router.answers(routes.CLASSIFY, ANSWER, Classify, EXAMPLE)
+async def classify(call: Called) -> Response:
+    """Classify texts (protocol of vLLM). Probabilities are in the adapter's order of labels."""
+    body = await call.body(Classify)
+    found = await call.answers(body.model, texts(body), truncation=body.truncation)
+    return with_receipt(answered(body, found, call.id, int(publishing._seconds())), found)
+
+
 def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, created: int) -> dict[str, Any]:
     """Return the response. `created`: seconds since 1970."""
     data = []
@@ -158,12 +150,21 @@ def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, crea
     return {**head, "data": data, "usage": usage}
 
 
-def model(name: str, created: str) -> dict[str, Any]:
+@router.answers(routes.MODELS, MODELS)
+async def models(call: Called) -> Response:
+    """List the models (client/task) of the key's client."""
+    listed = await call.look(call.core.listed, call.key)
+    return JSONResponse({"object": "list", "data": [_model(one.name, one.created) for one in listed]})
+
+
+@router.answers(routes.MODEL, MODEL)
+async def one_model(call: Called, id: str) -> Response:
+    """Return a model of the key's client by its id."""
+    version = await call.look(call.core.version, call.key, id)
+    return JSONResponse(_model(id, version.created))
+
+
+def _model(name: str, created: str) -> dict[str, Any]:
     """Return the entry of a model. `created`: time of publication in ISO format, UTC."""
     seconds = int(datetime.fromisoformat(created).timestamp())
     return {"id": name, "object": "model", "created": seconds, "owned_by": name.partition("/")[0]}
-
-
-def models(listed: Sequence[NameSummary]) -> dict[str, Any]:
-    """Return the response with the models of a client."""
-    return {"object": "list", "data": [model(one.name, one.created) for one in listed]}

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
-from afina.server import error_bodies, request_ids
+from afina.server import request_ids, routes
 
 REPLICA = b"afina-replica"
 """Header of an answer with the name of the replica that answered. Answers of Ray Serve itself have no such header."""
@@ -34,8 +34,8 @@ BROKEN_LINES = "the server that computed the answers ended. Send the lines from 
 
 def refusal(path: str, status: int, kind: str, message: str, **headers: str) -> Response:
     """Return an error in the format of the path's protocol, with the headers that the server itself sends."""
-    named = {error_bodies.KIND: kind, **ALWAYS, **{name.replace("_", "-"): value for name, value in headers.items()}}
-    return JSONResponse(error_bodies.error_body(path, status, kind, message), status, named)
+    named = {routes.ERROR_KIND: kind, **ALWAYS, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return JSONResponse(routes.route_of(path).protocol.error(status, kind, message), status, named)
 
 
 def unavailable(path: str, message: str) -> Response:
@@ -72,10 +72,10 @@ def broken_end(path: str, media_type: bytes, events: int = 0) -> bytes | None:
         error = {"type": "error", "code": UNAVAILABLE, "message": BROKEN, "param": None, "sequence_number": events}
         return f"event: error\ndata: {json.dumps(error)}\n\n".encode()
     if media_type.startswith(b"text/event-stream"):
-        content = error_bodies.openai(503, UNAVAILABLE, BROKEN)
+        content = routes.OPENAI.error(503, UNAVAILABLE, BROKEN)
         return f"data: {json.dumps(content)}\n\ndata: [DONE]\n\n".encode()
     if media_type.startswith(b"application/x-ndjson"):
-        return f"{json.dumps(error_bodies.native(503, UNAVAILABLE, BROKEN_LINES))}\n".encode()
+        return f"{json.dumps(routes.AFINA.error(503, UNAVAILABLE, BROKEN_LINES))}\n".encode()
     return None
 
 

@@ -9,7 +9,6 @@ import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar
 
 from afina.errors import AfinaError
 from afina.server.limits import Missing
@@ -19,10 +18,6 @@ from afina.store.versions import CANARY, PRODUCTION, Name, Reference
 
 MOST = 65_536
 """Largest number of remembered names."""
-
-STICKY: ContextVar[str | None] = ContextVar("sticky", default=None)
-"""The sticky id of the request that is being answered: the end user's name, or the id of the request. None: no canary
-answers."""
 
 
 def place(name: Name, sticky: str) -> float:

@@ -1,0 +1,178 @@
+"""The routes of a protocol, with their description in OpenAPI. Knows no protocol; `server/routes.py` has the paths."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPMethod
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic.json_schema import models_json_schema
+
+from afina.server.http.bodies import Body
+from afina.server.http.errors import Refusal
+from afina.server.json_shapes import BYTES, COUNT, TEXT, Shape, about, either, one_of
+from afina.server.receipts import RECEIPT
+from afina.server.requests import ServedAnswer
+from afina.server.routes import Route
+
+Handler = Callable[..., Awaitable[Response]]
+
+REFERENCE = "#/components/schemas/{model}"
+
+OCTETS = "application/octet-stream"
+"""Media type of JSON that binary data follows."""
+
+FAILURES = {
+    400: "The body is not valid JSON, or the request is malformed.",
+    401: "The key is missing or invalid.",
+    403: "The key lacks the scope.",
+    404: "The key's client has no such model.",
+    408: "The request did not arrive in time.",
+    409: "The state is not the expected one, or the store refuses the change.",
+    413: "The body is too large, or a text has too many tokens for a model that computes a text whole.",
+    415: "The body is compressed.",
+    422: "A field of the body or the query is wrong.",
+    429: "A limit is exceeded. Retry after the seconds in Retry-After.",
+    500: "The answer could not be computed.",
+    503: "The model or the store is not available at the moment.",
+    504: "The answer was not computed in time.",
+    507: "Nothing can be written: the disk of the server or of its store is full, or read-only.",
+}
+
+
+async def check_query(request: Request) -> None:
+    """Raise Refusal for a parameter in the query that a route with a body does not describe."""
+    if request.method in (HTTPMethod.GET, HTTPMethod.HEAD):
+        return
+    described = (request.scope["route"].openapi_extra or {}).get("parameters", ())
+    known = {one["name"] for one in described if one["in"] == "query"}
+    for name in request.query_params:
+        if name not in known:
+            shown = name[:40].encode("ascii", "backslashreplace").decode()
+            message = f"`{shown}`: this route has no such parameter in the query. Leave it out, or give it in the body."
+            raise Refusal(422, "unsupported", message)
+
+
+class ProtocolRouter(APIRouter):
+    """The routes that a module of `protocols` answers.
+
+    Args:
+        strict: whether a parameter in the query that is not described is refused.
+
+    Attributes:
+        bodies: the bodies of its requests.
+    """
+
+    def __init__(self, *, strict: bool = True) -> None:
+        super().__init__(dependencies=[Depends(check_query)] if strict else [])
+        self.bodies: list[type[Body]] = []
+
+    def answers(
+        self,
+        route: Route,
+        answer: Shape | None = None,
+        body: type[Body] | None = None,
+        example: Mapping[str, Any] | None = None,
+        *,
+        lines: str | None = None,
+        media: str = "application/json",
+        query: Sequence[str] = (),
+        events: Shape | None = None,
+        binary: str | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Return a decorator of the function that answers a route.
+
+        Args:
+            route: the route.
+            answer: shape of the response; None: text.
+            body: model of the request's body.
+            example: example of the body.
+            lines: example of a body of JSON lines, instead of `body`.
+            media: media type of the response.
+            query: names of query parameters.
+            events: shape of the JSON in each event, if a body with `stream` gets server-sent events.
+            binary: header with the length of the JSON, if binary data may follow the JSON of request and response.
+        """
+        answered = _response("The answer.", media, answer or TEXT)
+        parameters = [{"name": name, "in": "query", "schema": TEXT} for name in query]
+        content: dict[str, Any] = {}
+        if binary is not None:
+            parameters.append({"name": binary, "in": "header", "schema": COUNT})
+        if body is not None:
+            self.bodies.append(body)
+            schema = {"$ref": REFERENCE.format(model=body.__name__)}
+            content = {"application/json": {"schema": schema, "example": example}}
+        elif lines is not None:
+            content = {"application/x-ndjson": {"schema": TEXT, "example": lines}}
+        if events is not None:
+            answered["content"]["text/event-stream"] = {"schema": _event(events)}
+        if binary is not None:
+            answered["content"][OCTETS] = content[OCTETS] = {"schema": BYTES}
+        failures = {
+            code: _response(why, "application/json", route.protocol.shape)
+            for code, why in FAILURES.items()
+            if route.protocol.status(code) == code or "{" in route.paths[0]  # without, FastAPI adds a 422 of its own
+        }
+        extra = {"parameters": parameters} if parameters else {}
+        given = {"requestBody": {"required": True, "content": content}} if content else {}
+        return self._added(route, {200: answered, **failures}, extra | given)
+
+    def answers_all(
+        self, route: Route, *responses: tuple[int, str, Shape | None], media: str = "application/json"
+    ) -> Callable[[Handler], Handler]:
+        """Return a decorator of the function that answers a route without a key.
+
+        Args:
+            route: the route.
+            responses: each status, what it means, and the shape of the response; None: the response is empty.
+            media: media type of the response.
+        """
+        described = {
+            code: {"description": why} if shape is None else _response(why, media, shape)
+            for code, why, shape in responses
+        }
+        return self._added(route, described, {"security": []})
+
+    def _added(self, route: Route, responses: Any, extra: Any) -> Callable[[Handler], Handler]:
+        def added(function: Handler) -> Handler:
+            for path in route.paths:
+                self.add_api_route(
+                    path,
+                    function,
+                    methods=[str(route.method)],
+                    tags=[route.title or route.protocol.title],
+                    response_class=Response,
+                    responses=responses,
+                    openapi_extra=extra,
+                )
+            return function
+
+        return added
+
+
+def with_receipt(content: Any, found: Sequence[ServedAnswer]) -> Response:
+    """Return answers as JSON, with their receipt in a header."""
+    return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
+
+
+def _event(content: Shape) -> Shape:
+    """Return the shape of each server-sent event: what `schema` means for event streams before OpenAPI 3.2."""
+    data = either(one_of("[DONE]"), {**TEXT, "contentMediaType": "application/json", "contentSchema": content})
+    return {
+        "type": "object",
+        "properties": {"data": about(data, "JSON, or `[DONE]` in the last event"), "event": about(TEXT, "not used")},
+        "required": ["data"],
+    }
+
+
+def _response(why: str, media: str, shape: Shape) -> dict[str, Any]:
+    return {"description": why, "content": {media: {"schema": shape}}}
+
+
+def body_schemas(bodies: list[type[Body]]) -> dict[str, Any]:
+    """Return the JSON Schema of each body, and of the models inside, by name."""
+    _, found = models_json_schema([(one, "validation") for one in bodies], ref_template=REFERENCE)
+    made: dict[str, Any] = found["$defs"]
+    return made

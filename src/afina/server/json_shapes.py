@@ -1,0 +1,49 @@
+"""Parts of JSON Schema: the shapes of what the server answers. Knows no protocol, and imports nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Shape = dict[str, Any]
+
+TEXT: Shape = {"type": "string"}
+BYTES: Shape = {"type": "string", "format": "binary"}
+NUMBER: Shape = {"type": "number"}
+COUNT: Shape = {"type": "integer", "minimum": 0}
+YES_OR_NO: Shape = {"type": "boolean"}
+NOTHING: Shape = {"type": "null"}
+
+
+def about(shape: Shape, description: str) -> Shape:
+    """Return the shape with a description."""
+    return {**shape, "description": description}
+
+
+def array(items: Shape) -> Shape:
+    """Return the shape of an array of any length."""
+    return {"type": "array", "items": items}
+
+
+def by_name(values: Shape) -> Shape:
+    """Return the shape of an object with arbitrary names."""
+    return {"type": "object", "additionalProperties": values}
+
+
+def record(fields: dict[str, Shape], *optional: str) -> Shape:
+    """Return the shape of an object with exactly these fields. All are required except the optional ones."""
+    required = [name for name in fields if name not in optional]
+    return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
+
+
+def either(*shapes: Shape) -> Shape:
+    """Return the shape of a value that has one of several shapes."""
+    return {"anyOf": [*shapes]}
+
+
+def one_of(*values: object) -> Shape:
+    """Return the shape of a value from a fixed set."""
+    return {"enum": [*values]}
+
+
+RANKED_SCORES = array(record({"label": about(TEXT, "name of the label"), "score": about(NUMBER, "its probability")}))
+"""Labels with scores, for several protocols."""

@@ -1,0 +1,52 @@
+"""Health of the server, for load balancers of several protocols, and its metrics."""
+
+from __future__ import annotations
+
+from fastapi import Response
+from fastapi.responses import JSONResponse
+
+from afina.server import routes
+from afina.server.http.calls import Called
+from afina.server.http.routing import ProtocolRouter
+from afina.server.json_shapes import YES_OR_NO, about, record
+from afina.server.metrics import CONTENT_TYPE
+
+_LIVE = record({"live": about(YES_OR_NO, "whether the process is running")})
+_READY = record(
+    {
+        "ready": about(YES_OR_NO, "whether the server answers requests and its store responds"),
+        "writes": about(YES_OR_NO, "whether aliases can be moved: false if the last write to the store failed"),
+    }
+)
+
+router = ProtocolRouter()
+
+
+@router.answers_all(routes.LIVE, (200, "Yes.", _LIVE))
+@router.answers_all(routes.KSERVE_LIVE, (200, "Yes.", _LIVE))
+async def live(call: Called) -> Response:
+    """Return whether the process is running. Needs no key."""
+    return JSONResponse({"live": True})
+
+
+@router.answers_all(routes.VLLM_HEALTH, (200, "Yes.", None), (503, "No.", None))
+async def health(call: Called) -> Response:
+    """Return an empty response with status 200 if the server answers, also if its store does not. Needs no key."""
+    return Response(status_code=200 if call.core.alive else 503)
+
+
+@router.answers_all(routes.READY, (200, "Yes.", _READY), (503, "No.", _READY))
+@router.answers_all(routes.KSERVE_READY, (200, "Yes.", _READY), (503, "No.", _READY))
+async def ready(call: Called) -> Response:
+    """Return whether the server answers requests and its store responds. Status 503 if not. Needs no key.
+
+    `writes` does not change the status: a server whose store has a full disk still answers.
+    """
+    is_ready = call.core.ready
+    return JSONResponse({"ready": is_ready, "writes": call.core.writes.possible}, 200 if is_ready else 503)
+
+
+@router.answers(routes.EXPOSITION, media="text/plain")
+async def metrics(call: Called) -> Response:
+    """Return metrics in the format of Prometheus. Needs a key with scope `metrics` or `admin`."""
+    return Response(call.core.metrics.text(), media_type=CONTENT_TYPE)

@@ -1,0 +1,246 @@
+"""Every route of the server, declared once: path, method, scope, protocol, and whether a proxy may repeat a request.
+
+The gate, the application and a proxy read this table. A protocol is declared here with the body of its errors, and a
+module of its own in `protocols/` answers its routes. Knows no answer; imports no model, since a proxy starts without.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from afina.server.json_shapes import COUNT, NOTHING, TEXT, Shape, about, either, one_of, record
+from afina.store.keys import ADMIN, METRICS, PREDICT, PUBLISH
+
+NO_MODEL = "no such model"
+"""The message for a model that the key's client does not have."""
+
+ERROR_KIND = "Afina-Error"
+"""Header of a refused request with the kind of refusal: one word for programs."""
+
+
+def _message(status: int, kind: str, message: str) -> dict[str, Any]:
+    return {"error": message}
+
+
+def _message_and_kind(status: int, kind: str, message: str) -> dict[str, Any]:
+    return {"error": message, "kind": kind}
+
+
+def _of_vllm(status: int, kind: str, message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+
+
+def _of_tei(status: int, kind: str, message: str) -> dict[str, Any]:
+    kinds = {429: "Overloaded", 422: "Validation", 400: "Validation", 413: "Validation"}
+    return {"error": message, "error_type": kinds.get(status, "Backend")}
+
+
+_PARAM = re.compile(r"`([A-Za-z_.0-9\[\]-]{1,60})`")
+"""The field at the beginning of a message."""
+
+
+def _of_openai(status: int, kind: str, message: str) -> dict[str, Any]:
+    """Return an error in the protocol of OpenAI. An unknown model has the code `model_not_found`."""
+    field = _PARAM.match(message)
+    of = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+    missing = kind == "not_found" and message.startswith(NO_MODEL)
+    code, param = ("model_not_found", "model") if missing else (kind, field[1] if field else None)
+    return {"error": {"message": message, "type": of, "param": param, "code": code}}
+
+
+@dataclass(frozen=True)
+class ClientProtocol:
+    """A protocol of clients.
+
+    Attributes:
+        title: its name in the description of the API.
+        error: returns the body of an error, from the HTTP status, the kind of refusal and the message.
+        shape: shape of that body.
+        invalid: status of a request with a wrong field.
+    """
+
+    title: str
+    error: Callable[[int, str, str], dict[str, Any]]
+    shape: Shape
+    invalid: int = 422
+
+    def status(self, status: int) -> int:
+        """Return the status of an error in this protocol."""
+        return self.invalid if status == 422 else status
+
+
+_MESSAGE = about(TEXT, "what is wrong and what to do")
+_OURS = record({"error": _MESSAGE, "kind": about(TEXT, "one word for programs")})
+_ONLY = record({"error": _MESSAGE})
+
+AFINA = ClientProtocol("afina", _message_and_kind, _OURS)
+HEALTH = ClientProtocol("health", _message_and_kind, _OURS)
+PAGE = ClientProtocol("page", _message_and_kind, _OURS)
+HUB = ClientProtocol("Hugging Face", _message, _ONLY)
+KSERVE = ClientProtocol("Open Inference Protocol", _message, _ONLY)
+TEI = ClientProtocol(
+    "text-embeddings-inference",
+    _of_tei,
+    record(
+        {
+            "error": _MESSAGE,
+            "error_type": about(TEXT, "one word for programs: Overloaded, Validation or Backend"),
+        }
+    ),
+)
+_VLLM = {
+    "message": _MESSAGE,
+    "type": about(TEXT, "one word for programs"),
+    "param": about(NOTHING, "always null"),
+    "code": about(COUNT, "HTTP status"),
+}
+VLLM = ClientProtocol("vLLM", _of_vllm, record({"error": about(record(_VLLM), "the error")}))
+_OPENAI = {
+    "message": _MESSAGE,
+    "type": about(one_of("invalid_request_error", "rate_limit_error", "server_error"), "kind of the error"),
+    "param": about(either(TEXT, NOTHING), "the field of the request that is wrong, if it is a single one"),
+    "code": about(TEXT, "one word for programs, such as model_not_found"),
+}
+OPENAI = ClientProtocol("OpenAI", _of_openai, record({"error": about(record(_OPENAI), "the error")}), invalid=400)
+"""OpenAI's clients take 422 for another error than 400."""
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """A route, or all paths below a prefix that have no other route.
+
+    Attributes:
+        method: the HTTP method. A route of GET answers HEAD too. None: no request is answered.
+        paths: its paths, as FastAPI writes them.
+        protocol: the protocol whose errors it speaks.
+        scope: the scope that a key needs. None: no key is needed, and the answer has no data of any client.
+        repeats: whether a request may be sent again, to another replica, since it changes nothing.
+        streams: whether the body is read while it arrives, so that its limits apply to each line.
+        counts: whether requests count as those of a client. Monitoring, which polls, does not.
+        waits: whether a request counts as one without a valid key, which is answered later if there are many.
+        title: the protocol in the description of the API, if it is not `protocol`.
+    """
+
+    method: str | None
+    paths: tuple[str, ...]
+    protocol: ClientProtocol
+    scope: str | None
+    repeats: bool = True
+    streams: bool = False
+    counts: bool = True
+    waits: bool = False
+    title: str | None = None
+
+    @cached_property
+    def _patterns(self) -> list[re.Pattern[str]]:
+        return [re.compile(_PARAMETER.sub(_group, path)) for path in self.paths]
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """Return the values of a path's parameters, or None if it is no path of this route."""
+        return next((found.groupdict() for one in self._patterns if (found := one.fullmatch(path))), None)
+
+
+_PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
+
+
+def _group(parameter: re.Match[str]) -> str:
+    return f"(?P<{parameter[1]}>{'.*' if parameter[2] else '[^/]+'})"
+
+
+ROUTES: list[Route] = []
+"""All routes. If several have a path, the first one counts for errors, keys and proxies."""
+
+
+def _route(
+    method: str | None,
+    *paths: str,
+    of: ClientProtocol,
+    scope: str | None = PREDICT,
+    title: str | None = None,
+    **more: bool,
+) -> Route:
+    ROUTES.append(Route(method, paths, of, scope, title=title, **more))
+    return ROUTES[-1]
+
+
+TEI_PREDICT = _route("POST", "/predict", of=TEI)
+CLASSIFY = _route("POST", "/classify", of=VLLM)
+MODELS = _route("GET", "/v1/models", of=VLLM)
+MODEL = _route("GET", "/v1/models/{id:path}", of=OPENAI)
+INFO = _route("GET", "/info", of=AFINA, title=TEI.title)
+HUB_CLASSIFY = _route("POST", "/models/{client}/{task}", of=HUB)
+
+KSERVE_SERVER = _route("GET", "/v2", of=KSERVE)
+KSERVE_LIVE = _route("GET", "/v2/health/live", of=KSERVE, scope=None)
+LIVE = _route("GET", "/health/live", of=HEALTH, scope=None)
+VLLM_HEALTH = _route("GET", "/health", of=HEALTH, scope=None, title=VLLM.title)
+KSERVE_READY = _route("GET", "/v2/health/ready", of=KSERVE, scope=None)
+READY = _route("GET", "/health/ready", of=HEALTH, scope=None)
+
+_MODEL = "/v2/models/{client}/{task}"
+_VERSION = f"{_MODEL}/versions/{{version}}"
+METADATA = _route("GET", _MODEL, _VERSION, of=KSERVE)
+MODEL_READY = _route("GET", f"{_MODEL}/ready", f"{_VERSION}/ready", of=KSERVE)
+INFER = _route("POST", f"{_MODEL}/infer", f"{_VERSION}/infer", of=KSERVE)
+
+TASKS = _route("POST", "/tasks", of=AFINA)
+BULK = _route("POST", "/bulk", of=AFINA, repeats=False, streams=True)
+ALIAS = _route("PUT", "/aliases/{client}/{task}/{alias}", of=AFINA, scope=PUBLISH, repeats=False)
+SHADOW = _route("GET", "/shadows/{client}/{task}", of=AFINA, scope=PUBLISH)
+EXPOSITION = _route("GET", "/metrics", of=HEALTH, scope=METRICS, counts=False)
+
+COMPLETIONS = _route("POST", "/v1/completions", of=OPENAI)
+CHAT = _route("POST", "/v1/chat/completions", of=OPENAI)
+RESPONSES = _route("POST", "/v1/responses", of=OPENAI)
+
+HOME = _route("GET", "/", of=PAGE, scope=None, waits=True)
+SCRIPT = _route("GET", "/page/script.js", of=PAGE, scope=None, waits=True)
+STYLE = _route("GET", "/page/style.css", of=PAGE, scope=None, waits=True)
+PAGE_ANSWERS = _route("POST", "/page/answers", of=PAGE)
+PAGE_FIGURES = _route("GET", "/page/figures", of=PAGE, counts=False)
+
+KEYS = _route("GET", "/keys", of=AFINA, scope=ADMIN, repeats=False)
+NEW_KEY = _route("POST", "/keys", of=AFINA, scope=ADMIN, repeats=False)
+REVOKED_KEY = _route("DELETE", "/keys/{key}", of=AFINA, scope=ADMIN, repeats=False)
+
+DESCRIPTION = _route("GET", "/openapi.json", of=AFINA)
+"""The description of the API, which needs no key if `Settings.public_description` is set."""
+
+for _path, _of, _scope in (
+    ("/v1/{rest:path}", OPENAI, PREDICT),
+    ("/v2/{rest:path}", KSERVE, PREDICT),
+    ("/models/{rest:path}", HUB, PREDICT),
+    ("/aliases/{rest:path}", AFINA, PUBLISH),
+    ("/shadows/{rest:path}", AFINA, PUBLISH),
+):
+    _route(None, _path, of=_of, scope=_scope)
+
+UNKNOWN = _route(None, "/{rest:path}", of=AFINA, scope=ADMIN, repeats=False)
+"""Every other path needs a key of an administrator, so that a route that is forgotten here is closed."""
+
+_BY_HEAD: defaultdict[str, list[Route]] = defaultdict(list)
+for _one in ROUTES:
+    for _path in _one.paths:
+        _BY_HEAD[_path.split("/")[1]].append(_one)
+
+
+def route_of(path: str) -> Route:
+    """Return the route of a request's path. A path that ends in `/` needs the same key, and is answered 404."""
+    bare = path.rstrip("/") or path
+    for route in _BY_HEAD.get(bare.partition("/")[2].partition("/")[0], ()):
+        if route.match(bare) is not None and (bare == path or route.scope is not None):
+            return route
+    return UNKNOWN
+
+
+def model_of(path: str) -> str | None:
+    """Return the model in a request's path, as client/task or client/task@version; None: the path names no model."""
+    found = route_of(path).match(path) or {}
+    if "client" in found:
+        return f"{found['client']}/{found['task']}"
+    return "/".join(found["id"].split("/")[:2]) if found.get("id", "").count("/") else None
