@@ -29,6 +29,7 @@ import numpy as np
 import machine
 from afina import device as devices
 from afina import meter
+from afina.data.reading_options import ReadingOptions
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.events import ignore
@@ -38,7 +39,7 @@ from afina.models import objectives
 from afina.predicting.predictor import predictions
 from afina.studies.choosing import floors
 from afina.studies.runs.prepared import Prepared, prepare
-from afina.studies.runs.spec import Data, RunSpec, Training
+from afina.studies.runs.spec import RunSpec, Training
 from afina.training.fit import Fit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,7 +128,7 @@ def run_of(curve: Curve) -> RunSpec:
         backbone=curve.backbone,
         task=f"snippets:{curve.cell.domain}",
         method=curve.method,
-        data=Data(train_examples=curve.cell.size, validation=curve.cell.cut),
+        data=ReadingOptions(train_examples=curve.cell.size, validation=curve.cell.cut),
         training=Training(epochs=EPOCHS, batch_size=BATCH, **trained),
     )
 

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from afina import Adapter, Backbone, Run, Task
+from afina.data.reading_options import ReadingOptions
 from afina.models.objective import Predictions
 from afina.predicting import predictor
 from afina.stats.comparison import compare
 from afina.studies.runs.record import Result
-from afina.studies.runs.spec import Data, Training
+from afina.studies.runs.spec import Training
 from afina.training.mixed_precision import WorkingWeights
 
 BACKBONE, TASK = "embedded", "snippets:movies"
@@ -46,7 +47,7 @@ class Quality:
 
 def measure(method: str, train: int, evaluate: int, learning_rate: float | None = None) -> Quality:
     """Two runs, and two predictions with the second's adapter."""
-    data = Data(train_examples=train, evaluation_examples=evaluate)
+    data = ReadingOptions(train_examples=train, evaluation_examples=evaluate)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         full, low = (_train(method, data, dtype, learning_rate, out) for dtype in ("float32", "bfloat16"))
@@ -64,13 +65,13 @@ def measure(method: str, train: int, evaluate: int, learning_rate: float | None 
     )
 
 
-def _train(method: str, data: Data, dtype: str, learning_rate: float | None, out: Path) -> Result:
+def _train(method: str, data: ReadingOptions, dtype: str, learning_rate: float | None, out: Path) -> Result:
     training = Training(epochs=1, max_length=128, dtype=dtype, learning_rate=learning_rate)
     record = Run(backbone=BACKBONE, task=TASK, method=method, data=data, training=training).execute(out)
     return Result(record, Predictions.read(out / record.predictions, record.predictions_digest))
 
 
-def _agreement(adapter: Adapter, data: Data, in_float32: np.ndarray) -> float:
+def _agreement(adapter: Adapter, data: ReadingOptions, in_float32: np.ndarray) -> float:
     backbone = Backbone.load(BACKBONE)
     texts = Task.load(TASK, **data.model_dump()).evaluation.texts
     opened = predictor.Predictor.of(adapter, backbone)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from afina import Predictor, Results, Task, meter, recommend
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.errors import AfinaError, NotFound
 from afina.events import ignore
@@ -36,7 +37,7 @@ from afina.studies.choosing.setup import ChoiceSetup
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.runs.executor import LocalExecutor
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Ask, Data
+from afina.studies.runs.spec import Ask
 from afina.studies.schedule import Watcher
 
 HELD_OUT = 400
@@ -79,7 +80,7 @@ def candidates(task: str, data: dict[str, Any], backbones: Sequence[str]) -> tup
     whole = Task.load(task, **data)
     objective = objectives.make(whole.label_names, {"kind": whole.kind}).of(whole.train.labels)
     clock = TimeBudget(meter.now(), math.inf)
-    given = (Data(**data), tuple(backbones), Ask(), clock, Watcher(), LocalExecutor(), objective, "accuracy")
+    given = (ReadingOptions(**data), tuple(backbones), Ask(), clock, Watcher(), LocalExecutor(), objective, "accuracy")
     setting = ChoiceSetup(whole, *given)
     tried = eligible(setting, None)
     return in_order(tried.trained, tried.kinds, setting), setting

@@ -13,14 +13,15 @@ from dataclasses import fields
 from typing import Any, cast
 
 import typer.main
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 import afina
 from afina import cli
 from afina.cli.help import EXAMPLES, GROUPS, GroupedCommand
+from afina.data.reading_options import ReadingOptions
 from afina.methods import METHODS
 from afina.stats.metrics import OF_KIND
-from afina.studies.runs.spec import MOST, Ask, Data, Training
+from afina.studies.runs.spec import MOST, Ask, Training
 from afina.studies.study import Study
 from afina.studies.trials import Tune
 from site_docstrings import described_fields
@@ -77,9 +78,9 @@ def _help_text(text: str) -> str:
     return "\n".join(parts)
 
 
-SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
+SECTIONS: tuple[tuple[str, str, type], ...] = (
     ("", "Keys of the study", Study),
-    ("data", "Keys of [data]", Data),
+    ("data", "Keys of [data]", ReadingOptions),
     ("train", "Keys of [train]", Training),
     ("ask", "Keys of [ask]", Ask),
     ("tune", "Keys of [tune]", Tune),
@@ -115,13 +116,13 @@ def study_files_page() -> str:
     for section, title, model in SECTIONS:
         described = described_fields(model.__doc__ or "")
         parts += [f"## {title}\n", "| Key | Type | Default | Meaning |", "| --- | --- | --- | --- |"]
-        for name, each in model.model_fields.items():
+        schema = TypeAdapter(model).json_schema()
+        for name, each in schema["properties"].items():
             if section == "" and name in {key for key, _, _ in SECTIONS}:
                 continue
-            kind = _type(model.model_json_schema()["properties"][name])
-            default = "required" if each.is_required() else _code(_toml(each.default))
-            meaning = each.description or described.get(name, "")
-            parts.append(f"| `{name}` | {kind} | {default} | {_text(meaning)} |")
+            default = "required" if name in schema.get("required", ()) else _code(_toml(each.get("default")))
+            meaning = " ".join(filter(None, (each.get("description"), described.get(name))))
+            parts.append(f"| `{name}` | {_type(each)} | {default} | {_text(meaning)} |")
         parts.append("")
     parts += [
         "## Keys of [methods.NAME]\n",
@@ -164,7 +165,7 @@ def _type(schema: Mapping[str, Any], names: Mapping[str, str] = OF_TOML) -> str:
 def _toml(value: object) -> str:
     if value is None:
         return "none"
-    if isinstance(value, BaseModel):
+    if isinstance(value, dict):
         return "{}"
     return json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import as_references
 from afina.methods import METHODS
 from afina.models.manifest import MANIFEST
@@ -18,7 +19,6 @@ from afina.studies.descriptions import Failure
 from afina.studies.results import Results
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Environment, Memory, Record, Result, Seconds
-from afina.studies.runs.spec import Data
 from afina.studies.trials import Tuned
 
 GPT2_TOTAL = 124_441_344
@@ -214,7 +214,15 @@ def results(
 ) -> Results:
     """What has come of a study of that name."""
     return Results(
-        name, out, tuple(made), tuple(failed), tuple(command), tuple(tuned), task=task, data=Data(), waiting=waiting
+        name,
+        out,
+        tuple(made),
+        tuple(failed),
+        tuple(command),
+        tuple(tuned),
+        task=task,
+        data=ReadingOptions(),
+        waiting=waiting,
     )
 
 

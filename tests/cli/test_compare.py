@@ -132,5 +132,6 @@ def test_commands_that_measure_have_every_option_of_reading(command: str) -> Non
     found: Any = get_command(cli.app)
     for name in command.split():
         found = found.commands[name]
-    reading = inspect.signature(EvaluationSet.read).parameters.keys() - {"address", "trained"}
+    reading = inspect.signature(EvaluationSet.read).parameters.keys() - {"address", "trained", "options", "kind"}
+    assert "merge_labels" in reading
     assert reading <= {one.name for one in found.params}

@@ -114,7 +114,7 @@ def test_a_file_of_its_own_to_evaluate_on_lets_all_of_the_task_train(
     mine, more, longer = files
     adapter, shown = train(afina, gpt2, "--task", mine, "--eval", more)
     manifest = Adapter.load(adapter).manifest
-    assert manifest.data["evaluation"] == more
+    assert manifest.data.evaluation == more
     assert "mine.csv: 100 texts to train on, 40 held out." in shown
     assert "too few" not in shown
     assert "occur in the training split" in afina("ask", "--task", mine, "--eval", longer, "--backbone", "./x").error

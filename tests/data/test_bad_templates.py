@@ -11,10 +11,11 @@ import pytest
 from afina import Run
 from afina.data import chat_rendering
 from afina.data.prompts import chat_template, prompt_of, rendered_chat
+from afina.data.reading_options import ReadingOptions
 from afina.data.tokenize import Template
 from afina.errors import InvalidData, InvalidStudy
 from afina.studies.runs.forecast import encoded
-from afina.studies.runs.spec import Ask, Data, Training
+from afina.studies.runs.spec import Ask, Training
 from fakes import Backbones, sentences, write_csv
 
 COLUMNS = {"text": "mr", "label": "ref", "others": "id, date"}
@@ -141,7 +142,7 @@ def run_of(backbones: Backbones, tmp_path: Path, template: str, length: int) -> 
         backbone=str(backbones.path("gpt2")),
         task=str(write_csv(tmp_path / "rows.csv", rows, ("text", "summary"))),
         method="lora",
-        data=Data(kind="text", label="summary"),
+        data=ReadingOptions(kind="text", label="summary"),
         ask=Ask(template=template),
         training=Training(max_length=length),
     )

@@ -14,6 +14,7 @@ from huggingface_hub.errors import GatedRepoError
 from afina import Task
 from afina.data.addresses import check_address, is_at_hand
 from afina.data.leakage import EvaluationSet, TrainingInfo
+from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData, NotFound
 from hubs import CONVERTED, Hub, classes, several, written
 from raises import raises
@@ -197,7 +198,7 @@ def test_an_adapter_is_measured_on_the_evaluation_split(hub: Hub) -> None:
     moods(hub, "default/train", 9)
     moods(hub, "default/validation", 6)
     task = Task.load(f"hub:{SET}", text="text")
-    about = TrainingInfo(3, ("angry", "glad", "sad"), f"hub:{SET}", {"text": "text"}, task.train.digest)
+    about = TrainingInfo(3, ("angry", "glad", "sad"), f"hub:{SET}", ReadingOptions(text="text"), task.train.digest)
     found = EvaluationSet.read(f"hub:{SET}", about)
     assert (found.split.labels.tolist(), found.leaked) == ([2, 1, 0, 2, 1, 0], 0)
 

@@ -13,8 +13,9 @@ import pytest
 from afina import Task
 from afina.data.leakage import EvaluationSet, TrainingInfo
 from afina.data.readers.texts import chunks
+from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError, UnknownName
-from afina.studies.runs.spec import Data, RunSpec
+from afina.studies.runs.spec import RunSpec
 from fakes import write_csv
 from raises import raises
 
@@ -253,7 +254,7 @@ def test_an_adapter_of_multi_hot_lists_is_measured_on_such_lists(tmp_path: Path)
     found = EvaluationSet.read(mine, TrainingInfo(2, ("label_0", "label_1"), kind="labels"))
     assert found.split.labels.tolist()[:3] == [[0, 1], [1, 0], [1, 1]]
     named = EvaluationSet.read(
-        mine, TrainingInfo(2, ("late", "rude"), data={"labels": ["late", "rude"]}, kind="labels")
+        mine, TrainingInfo(2, ("late", "rude"), data=ReadingOptions(labels=("late", "rude")), kind="labels")
     )
     assert named.split.labels.tolist()[:3] == [[0, 1], [1, 0], [1, 1]]
 
@@ -414,7 +415,7 @@ def test_labels_of_a_cell_and_of_another_file_are_merged_too(tmp_path: Path) -> 
     other = write_csv(tmp_path / "other.csv", [("new", "GOOD"), ("newer", "bad")])
     assert "label 'GOOD' does not occur in the training split" in refused(mine, evaluation=other)
     assert Task.load(mine, evaluation=other, merge_labels=True).evaluation.labels.tolist() == [1, 0]
-    found = EvaluationSet.read(other, TrainingInfo(2, ("bad", "good"), data={"merge_labels": True}))
+    found = EvaluationSet.read(other, TrainingInfo(2, ("bad", "good"), data=ReadingOptions(merge_labels=True)))
     assert found.split.labels.tolist() == [1, 0]
 
 
@@ -435,10 +436,10 @@ def test_a_nul_character_is_refused_in_any_line(tmp_path: Path) -> None:
 
 def test_what_came_later_enters_the_key_of_a_run_only_where_it_is_given() -> None:
     plain = RunSpec(backbone="gpt2", task="mine.csv", method="lora")
-    same = plain.model_copy(update={"data": Data(missing=None, merge_labels=False, sheet=None)})
+    same = plain.model_copy(update={"data": ReadingOptions(missing=None, merge_labels=False, sheet=None)})
     assert same.key == plain.key
     for changed in ({"missing": "skip"}, {"merge_labels": True}, {"sheet": "one"}):
-        assert plain.model_copy(update={"data": Data(**changed)}).key != plain.key
+        assert plain.model_copy(update={"data": ReadingOptions(**changed)}).key != plain.key
 
 
 def test_a_path_is_taken_as_its_string(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_labels_of_every_kind_are_read_as_those_of_a_file(
 ) -> None:
     found = Task.of(TEXTS, labels, **how)
     assert (found.kind, found.label_names) == (kind, names)
-    again = Task.load(found.address, **(found.data or {}))
+    again = Task.load(found.address, found.data)
     assert (again.data_digest, again.train.digest) == (found.data_digest, found.train.digest)
 
 
@@ -167,7 +167,7 @@ def test_an_address_is_not_data_in_memory() -> None:
 def test_runs_and_studies_take_a_task_and_read_it_alike() -> None:
     task = Task.of(FRAME, text="body", label="mark", positive="bad", selection=0.2)
     run = Run(backbone="b", task=task, method="head", data={"train_examples": 20})
-    assert run.key == Run(backbone="b", task=Task.of(FRAME, **(task.data or {})), method="head", data=run.data).key
+    assert run.key == Run(backbone="b", task=Task.of(FRAME, options=task.data), method="head", data=run.data).key
     assert (run.task, run.data.label, run.data.train_examples) == (task.address, "mark", 20)
     read = read_task(run)
     assert (read.label_names, read.data_digest) == (("good", "bad"), task.data_digest)

@@ -11,9 +11,9 @@ import pytest
 
 from afina import Task
 from afina.data.addresses import check_address, is_at_hand, named
+from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData, NotFound, UnknownName
 from afina.report.examples.disagreements import EvaluationTexts
-from afina.studies.runs.spec import Data
 from hubs import Hub, classes, written
 from raises import raises
 
@@ -348,10 +348,10 @@ def test_offline_the_hub_is_not_asked_though_it_answers(glue: Hub) -> None:
 
 
 def test_a_report_reads_what_is_cached_and_asks_nobody(glue: Hub) -> None:
-    assert EvaluationTexts.read("glue/rte", Data()).reason.startswith("the task is not on this machine")
+    assert EvaluationTexts.read("glue/rte", ReadingOptions()).reason.startswith("the task is not on this machine")
     digest = Task.load("glue/rte").evaluation.digest
     asked = list(glue.asked)
-    found = EvaluationTexts.read("glue/rte", Data())
+    found = EvaluationTexts.read("glue/rte", ReadingOptions())
     assert (found.digest, glue.asked) == (digest, asked)
     assert found.texts is not None
     assert found.texts[1] == '"a evaluation 1 began ⏎ "b evaluation 1 began'

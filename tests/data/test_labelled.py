@@ -26,7 +26,7 @@ def write(path: Path, count: int, word: str = "text", labels: Sequence[object] =
 def trained(address: Path, **data: object) -> TrainingInfo:
     """On a task that was read so."""
     task = Task.load(str(address), **data)  # type: ignore[arg-type]
-    return TrainingInfo(len(task.label_names), task.label_names, str(address), data, task.train.digest)
+    return TrainingInfo(len(task.label_names), task.label_names, str(address), task.data, task.train.digest)
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 
 from afina.data.leakage import EvaluationSet, TrainingInfo
 from afina.data.readers.texts import chunks
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.errors import InvalidData, UnknownName
-from afina.studies.runs.spec import Data
 from raises import raises
 
 Rows = Sequence[Mapping[str, Any]]
@@ -92,7 +92,7 @@ def test_target_or_kind_makes_a_text_task(tmp_path: Path, columns: str, given: d
         rest = {name: value for name, value in given.items() if name != "target"}
         again = Task.load(path, **rest, label=given["target"], kind="text")
         assert again.data_digest == task.data_digest
-        assert Data(**given) == Data(**rest, label=given["target"], kind="text")
+        assert ReadingOptions(**given) == ReadingOptions(**rest, label=given["target"], kind="text")
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, columns: str, given
 
 def test_a_target_and_an_unknown_kind_are_refused() -> None:
     with pytest.raises(UnknownName, match="novel"):
-        Data(**{"target": "a", "kind": "novel"})
+        ReadingOptions(**{"target": "a", "kind": "novel"})
     with raises(InvalidData, code="data.kind-mismatch"):
-        Data(**{"target": "a", "kind": "number"})
+        ReadingOptions(**{"target": "a", "kind": "number"})
 
 
 def test_inputs_to_answer_are_found_by_the_same_names(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from rubbish import cells, documents, lines, mangled, parquets, studies, tables
 
 from afina import Adapter, Backbone, Predictor, Study, Task
 from afina.data.readers.texts import chunks
+from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError
 from afina.report.report import Report
 from afina.stats.comparison import compare
@@ -31,7 +32,6 @@ from afina.studies.descriptions import StudyRequest
 from afina.studies.results import Results
 from afina.studies.runs import record
 from afina.studies.runs.output_directory import OutputDirectory
-from afina.studies.runs.spec import Data
 from afina.studies.trials import Trial, Tuned
 from records import carried_out
 
@@ -213,7 +213,9 @@ def finished(tmp_path: Path) -> Path:
     record.write_records(OutputDirectory(out).records, made)
     keys = tuple(one.key for one in made)
     asked = {"name": "mine", "tune": {"candidates": 2}}
-    request = StudyRequest(name="mine", task="t.csv", data=Data(), keys=keys, study=asked, command=("afina", "study"))
+    request = StudyRequest(
+        name="mine", task="t.csv", data=ReadingOptions(), keys=keys, study=asked, command=("afina", "study")
+    )
     OutputDirectory(out).study.write_text(request.model_dump_json())
     trial = Trial(setting={"learning_rate": 1e-3}, steps=4, accuracy=0.5, seconds=1.0)
     trials.write_tuned(
@@ -237,7 +239,7 @@ def finished(tmp_path: Path) -> Path:
     scores = {name: np.array([[1.0, 0.0, 1.0, 1.0, place]]) for place, name in enumerate(("lora", "full"))}
     recommendation = Recommendation(
         task="t.csv",
-        data=Data(),
+        data=ReadingOptions(),
         backbone="gpt2",
         recommended="lora",
         adapter=made[0].adapter,

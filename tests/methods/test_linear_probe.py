@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def test_a_label_without_training_texts_is_never_answered_and_prevents_export(
     rows = [*sentences(90), ("A last word.", 2), ("Another last word.", 2)]
     task = write_csv(tmp_path / "task.csv", rows)
     rare = run(backbones, task)
-    rare = rare.model_copy(update={"data": rare.data.model_copy(update={"train_examples": 40})})
+    rare = rare.model_copy(update={"data": replace(rare.data, train_examples=40)})
     assert Task.load(str(task), train_examples=40).train.labels.max() == 1
     unseen = Predictor.load(out / rare.execute(out).adapter)
     probabilities = np.array([list(one["probabilities"].values()) for one in unseen(TEXTS)])

@@ -22,10 +22,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from afina import Backbone, Predictor, Run
 from afina.data.batch import pack
+from afina.data.reading_options import ReadingOptions
 from afina.models.adapter import Adapter
 from afina.models.language_model import LanguageModel
 from afina.predicting.predictor import ModelPredictor
-from afina.studies.runs.spec import Data, Training
+from afina.studies.runs.spec import Training
 from fakes import Backbones, difference, sentences, write_csv
 from grid import some_slow
 from language import answer
@@ -76,7 +77,7 @@ def trained(
         task=task,
         method=method,
         hyperparameters=dict(given or {}),
-        data=Data(),
+        data=ReadingOptions(),
         training=settings,
     )
     return out / run.execute(out).adapter, backbone

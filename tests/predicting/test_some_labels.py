@@ -10,11 +10,11 @@ import pytest
 
 from afina import Adapter, Run, Task
 from afina.data.leakage import EvaluationSet
+from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData
 from afina.predicting.evaluation import evaluate, trained
 from afina.report.evaluation import as_json, sentences
 from afina.store import recompute
-from afina.studies.runs.spec import Data
 from fakes import Runs, write_csv
 from fakes import sentences as invented
 
@@ -29,7 +29,7 @@ def rows(first: int, last: int) -> list[tuple[object, ...]]:
 def several(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
     """An adapter of three labels, each of which had a column."""
     task = write_csv(tmp_path_factory.mktemp("several") / "train.csv", rows(0, 60), ("text", *LABELS))
-    usual, data = runs.run("gpt2", "head"), Data(label=",".join(LABELS))
+    usual, data = runs.run("gpt2", "head"), ReadingOptions(label=",".join(LABELS))
     run = Run(backbone=usual.backbone, task=str(task), method="head", training=usual.training, ask=usual.ask, data=data)
     return Adapter.load(runs.root / "several" / run.execute(runs.root / "several").adapter)
 

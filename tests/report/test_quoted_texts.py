@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
+from afina.data.reading_options import ReadingOptions
 from afina.methods import METHODS
 from afina.predicting.prompting import Answer
 from afina.report import recommendation
@@ -15,7 +16,6 @@ from afina.report.evaluation import answer_sentence
 from afina.report.report import Report
 from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
 from afina.studies.results import Results
-from afina.studies.runs.spec import Data
 from pages import ROOT
 from records import answering, results
 
@@ -93,7 +93,7 @@ def test_the_recommendation_in_the_tutorial_is_worded_as_choose_words_it() -> No
     ]
     contenders.append(Contender(name="zero-shot", method="zero-shot", metrics={"accuracy": 0.765}, key="sha256:0"))
     made = Recommendation(
-        task="reviews.csv", data=Data(), backbone="embedded", recommended="full", adapter="adapters/full",
+        task="reviews.csv", data=ReadingOptions(), backbone="embedded", recommended="full", adapter="adapters/full",
         contenders=tuple(contenders), comparisons=(), dropped={"prelayer": Dropped(why="train")}, train_examples=300,
         examples=400, minutes=10.0, seconds=590.0,
     )  # fmt: skip

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from afina import Task
+from afina.data.reading_options import ReadingOptions
 from afina.report.arms import arms, lines
 from afina.report.examples.disagreements import EvaluationTexts
 from afina.report.report import FILES, MARKDOWN, Report
 from afina.studies.choosing.floors import MAJORITY, TFIDF
 from afina.studies.choosing.recommendation import Contender, Recommendation
-from afina.studies.runs.spec import Data
 from records import result, results
 
 
@@ -61,7 +61,7 @@ def test_the_texts_of_a_task_are_read_again_a_pair_as_one(tmp_path: Path) -> Non
     rows = "".join(f"claim {number},answer {number},{'yes' if number % 2 else 'no'}\n" for number in range(40))
     path.write_text(f"first,second,label\n{rows}", encoding="utf-8")
     split = Task.load(str(path), text="first", text_pair="second").evaluation
-    found = EvaluationTexts.read(str(path), Data(text="first", text_pair="second"))
+    found = EvaluationTexts.read(str(path), ReadingOptions(text="first", text_pair="second"))
     assert found.texts is not None
     assert list(found.texts) == [f"{text} ⏎ {text.replace('claim', 'answer')}" for text in split.texts]
     assert (found.digest, found.reason) == (split.digest, "")
@@ -75,7 +75,7 @@ def test_the_texts_of_a_task_are_read_again_a_pair_as_one(tmp_path: Path) -> Non
     ],
 )
 def test_texts_that_are_not_at_hand_are_left_out_and_it_is_said_why(address: str, reason: str) -> None:
-    assert EvaluationTexts.read(address, Data()) == EvaluationTexts(reason=reason)
+    assert EvaluationTexts.read(address, ReadingOptions()) == EvaluationTexts(reason=reason)
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_a_recommendation_stands_before_all_that_its_finalists_did() -> None:
         Contender(name=MAJORITY, metrics={"accuracy": 0.5, "f1": 0.0}),
     )
     made = Recommendation(
-        task="mine.csv", data=Data(), backbone="gpt2", recommended="lora", adapter="adapters/lora-0",
+        task="mine.csv", data=ReadingOptions(), backbone="gpt2", recommended="lora", adapter="adapters/lora-0",
         contenders=(*floors, finalist), comparisons=(), dropped={}, train_examples=100, examples=5, minutes=5.0,
         seconds=290.0,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError, InvalidStudy, NotFound
 from afina.models.manifest import MANIFEST
 from afina.studies.adapter_paths import find_adapter
@@ -15,7 +16,6 @@ from afina.studies.choosing.recommendation import Contender, Recommendation
 from afina.studies.descriptions import StudyRequest
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record, write_records
-from afina.studies.runs.spec import Data
 from raises import raises
 from records import record
 
@@ -38,7 +38,7 @@ def write(out: Path, records: Sequence[Record]) -> None:
 def study(out: Path, records: Sequence[Record], keys: Sequence[str] | None = None) -> Path:
     write(out, records)
     asked = tuple(one.key for one in records) if keys is None else tuple(keys)
-    request = StudyRequest(name="mine", task="t", data=Data(), keys=asked, study={})
+    request = StudyRequest(name="mine", task="t", data=ReadingOptions(), keys=asked, study={})
     OutputDirectory(out).study.write_text(request.model_dump_json(), encoding="utf-8")
     return out
 
@@ -51,7 +51,7 @@ def recommendation(out: Path, recommended: str) -> Path:
     )
     adapter = next((one.adapter for one in contenders if one.name == recommended), None)
     answer = Recommendation(
-        task="t", data=Data(), backbone="gpt2", recommended=recommended, adapter=adapter,
+        task="t", data=ReadingOptions(), backbone="gpt2", recommended=recommended, adapter=adapter,
         contenders=(Contender(name=TFIDF, metrics={"accuracy": 0.5}), *contenders), comparisons=(), dropped={},
         train_examples=1, examples=1, minutes=1.0, seconds=1.0,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from afina import Backbone, Results, Study
+from afina.data.reading_options import ReadingOptions
 from afina.data.task import Task
 from afina.errors import InvalidData, NotFound
 from afina.events import Listener, ValidationScore
@@ -25,7 +26,7 @@ from afina.studies.runs.executor import LocalExecutor
 from afina.studies.runs.inputs import DataDigests
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Ask, Data, Training
+from afina.studies.runs.spec import Ask, Training
 from afina.studies.schedule import Watcher
 from afina.studies.trials import Space, Tune
 from command import Command, InventedExecutor
@@ -52,7 +53,7 @@ class LookingExecutor(InventedExecutor):
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         self.carried.append(run)
         run = run.on(None) if self.earlier else run
-        task = Task.load(run.task, **run.data.model_dump())
+        task = Task.load(run.task, run.data)
         where = environment(train_digest=task.train.digest, evaluation_digest=task.evaluation.digest)
         facts = {
             **{"key": run.key, "study": study, "name": run.title, "seed": run.seed, "task": run.task},
@@ -228,7 +229,7 @@ def test_keys_of_runs_that_read_no_file_and_names_of_their_tunings_are_as_they_w
         task="hub:owner/name",
         method="full",
         seed=3,
-        data=Data(train_examples=100, kind="number"),
+        data=ReadingOptions(train_examples=100, kind="number"),
         training=Training(epochs=3),
         name="mine",
     )
@@ -312,7 +313,7 @@ def test_a_recommendation_s_runs_are_of_the_data_as_they_are(file: Path) -> None
     def run() -> Run:
         task, asked = Task.load(str(file)), objectives.make(("negative", "positive"))
         clock, executor = TimeBudget(now(), 1.0), InventedExecutor()
-        setting = ChoiceSetup(task, Data(), ("gpt2",), Ask(), clock, Watcher(), executor, asked, "accuracy")
+        setting = ChoiceSetup(task, ReadingOptions(), ("gpt2",), Ask(), clock, Watcher(), executor, asked, "accuracy")
         return setting.run(Way("gpt2", "lora"), train_examples=20)
 
     first = run()

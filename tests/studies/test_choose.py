@@ -21,6 +21,7 @@ import fakes
 from afina import METHODS, Adapter, Backbone, Task, meter
 from afina.data.label_words import no_words_note
 from afina.data.leakage import EvaluationSet
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed
 from afina.events import Progress, ValidationScore
@@ -53,7 +54,7 @@ from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.prepared import answer_seconds
 from afina.studies.runs.record import Record, Seconds, Selection, read_records, write_records
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Ask, Data, RunSpec
+from afina.studies.runs.spec import Ask, RunSpec
 from afina.studies.schedule import Slots, Watcher
 from command import Command
 from fakes import write_csv
@@ -890,7 +891,7 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(world: World, t
     started = [line.split()[1] for line in scribe.told if line.startswith("started ")]
     order = [method for method, _ in LEARNED if method in world.step]
     assert started[: 1 + len(order)] == ["zero-shot", *order]
-    held = Task.load(results.task, **results.data.model_dump()).evaluation
+    held = Task.load(results.task, results.data).evaluation
     assert {len(one.targets) for one in results.results} == {len(held)}
 
 
@@ -1330,7 +1331,7 @@ def test_where_no_model_is_fast_enough_the_error_has_what_was_measured(
 def test_the_time_of_an_answer_is_measured_in_a_process_of_its_own(gpt2: Backbone, toy: str) -> None:
     task, objective = Task.load(toy), objectives.make(("bad", "good"))
     clock = TimeBudget(meter.now(), 1.0)
-    given = (task, Data(), (gpt2.address,), Ask(), clock, Watcher(), LocalExecutor(), objective, "accuracy")
+    given = (task, ReadingOptions(), (gpt2.address,), Ask(), clock, Watcher(), LocalExecutor(), objective, "accuracy")
     setting = ChoiceSetup(*given)
     bare = latency.milliseconds(setting, Way(gpt2.address, "lora"), bare=True)
     assert 0.1 < bare < 1_000

@@ -151,7 +151,7 @@ def test_the_key_of_a_run_is_the_same_wherever_its_inputs_are(own: Mapping[str, 
     task = where.read(run)
     assert run.key == key
     assert task.address == run.task
-    assert task.data_digest == Task.load(run.task, **run.data.model_dump()).data_digest
+    assert task.data_digest == Task.load(run.task, run.data).data_digest
     assert where.open(run).address == run.backbone
 
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from afina import Adapter, Predictor, Results, Run, Study, Task
 from afina.data.leakage import EvaluationSet
+from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError, InvalidStudy
 from afina.events import ValidationScore
 from afina.methods import make
@@ -26,7 +27,7 @@ from afina.studies.adapter_paths import find_adapter
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
 from afina.studies.runs.executor import LocalExecutor
 from afina.studies.runs.record import Selection
-from afina.studies.runs.spec import UNASKED, Data, Training
+from afina.studies.runs.spec import UNASKED, Training
 from afina.studies.tuning import _value
 from command import HereExecutor
 from fakes import Backbones, sentences, write_csv
@@ -210,8 +211,8 @@ def test_settings_that_came_later_leave_the_key_of_a_run_without_them() -> None:
     same = run.model_copy(update={"metric": "f1"})
     assert same.key == run.key
     changes: Sequence[dict[str, Any]] = (
-        {"data": Data(kind="number")},
-        {"data": Data(separator=";")},
+        {"data": ReadingOptions(kind="number")},
+        {"data": ReadingOptions(separator=";")},
         {"training": Training(temperature=True)},
         {"training": Training(class_weights="balanced")},
     )
@@ -243,7 +244,7 @@ def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
         ("LoRA, 64 texts", "full fine-tuning, 64 texts")
     }
     assert "by the number of training texts" in report.page()
-    assert Adapter.load(find_adapter(tmp_path, "lora").path).manifest.data["train_examples"] == 64
+    assert Adapter.load(find_adapter(tmp_path, "lora").path).manifest.data.train_examples == 64
 
 
 def test_the_training_split_is_counted_before_texts_are_left_out_or_set_aside(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from afina import Results, Study, device
 from afina.data.answer_tokens import encode_references, without_long
 from afina.data.leakage import EvaluationSet
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split, as_references
 from afina.data.task import Task
 from afina.data.tokenize import Template
@@ -29,7 +31,7 @@ from afina.studies.choosing.recommend import _same_texts
 from afina.studies.runs.forecast import encoded, forecast_methods
 from afina.studies.runs.prepared import prepare
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Data, Training
+from afina.studies.runs.spec import Training
 from command import HereExecutor
 from fakes import Backbones, sentences, write_csv
 from raises import raises
@@ -93,13 +95,13 @@ def test_by_default_a_long_target_is_an_error_on_either_side(part: str, backbone
     learnt, measured = (short + long, short) if part == "training" else (short, short + long)
     task = write_csv(tmp_path / "rows.csv", learnt, ("text", "summary"))
     other = write_csv(tmp_path / "more.csv", measured, ("text", "summary"))
-    data = Data(**DATA, evaluation=str(other), allow_leakage=True)
+    data = ReadingOptions(**DATA, evaluation=str(other), allow_leakage=True)
     training = Training(max_length=LENGTH)
     run = Run(backbone=str(backbones.path("gpt2")), task=str(task), method="full", data=data, training=training)
     with raises(InvalidData, code="data.target-long", row=41) as caught:
         encoded(run)
     assert str(caught.value).startswith(f"{part} text 41: its target has")
-    skips = run.model_copy(update={"data": data.model_copy(update={"long": "skip"})})
+    skips = run.model_copy(update={"data": replace(data, long="skip")})
     found = encoded(skips)
     counts = (4, 0) if part == "training" else (0, 4)
     assert (found.train.left_out.targets, found.evaluation.left_out.targets) == counts
@@ -108,9 +110,9 @@ def test_by_default_a_long_target_is_an_error_on_either_side(part: str, backbone
 
 
 def test_the_default_leaves_keys_and_files_as_they_were(backbones: Backbones, task: Path) -> None:
-    run = Run(backbone="b", task="t", method="full", data=Data(**DATA))
+    run = Run(backbone="b", task="t", method="full", data=ReadingOptions(**DATA))
     assert "long" not in json.loads(run.model_dump_json())["data"]
-    skips = run.model_copy(update={"data": Data(**DATA, long="skip")})
+    skips = run.model_copy(update={"data": ReadingOptions(**DATA, long="skip")})
     assert skips.key != run.key
     assert json.loads(skips.model_dump_json())["data"]["long"] == "skip"
 
@@ -166,7 +168,7 @@ def test_a_second_call_repeats_no_run(results: Results, backbones: Backbones, ta
 
 
 def test_a_plan_counts_the_rows_that_are_left(backbones: Backbones, task: Path) -> None:
-    data, training = Data(**DATA, long="skip"), Training(max_length=LENGTH)
+    data, training = ReadingOptions(**DATA, long="skip"), Training(max_length=LENGTH)
     run = Run(backbone=str(backbones.path("gpt2")), task=str(task), method="lora", data=data, training=training)
     found, whole = encoded(run), Task.load(task, **DATA)
     assert len(whole.train) - len(found.train) == found.train.left_out.targets == 7
@@ -199,7 +201,7 @@ def test_a_choice_compares_what_answered_the_same_targets(results: Results, task
 
 def test_a_plan_for_texts_needs_a_task() -> None:
     with raises(InvalidStudy, code="option.inapplicable", option="kind", found="text"):
-        forecast_methods("embedded", data=Data(kind="text"))
+        forecast_methods("embedded", data=ReadingOptions(kind="text"))
 
 
 def test_a_prompt_and_a_target_that_a_model_has_no_positions_for_are_refused(

@@ -8,13 +8,13 @@ import pytest
 
 from afina import Adapter, Backbone, Task
 from afina.data.leakage import EvaluationSet
+from afina.data.reading_options import ReadingOptions
 from afina.data.task import CALIBRATION
 from afina.errors import InvalidData
 from afina.predicting.evaluation import evaluate, trained
 from afina.predicting.predictor import Predictor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Data
 from raises import raises
 
 
@@ -94,7 +94,7 @@ def test_what_the_adapter_is_evaluated_on_later_is_what_no_training_saw(made: tu
 
 def test_it_is_another_run_and_one_without_keeps_its_key(gpt2: Backbone, toy: str) -> None:
     run = Run(backbone=gpt2.address, task=toy, method="lora")
-    assert run.key == run.model_copy(update={"data": Data(selection=None)}).key
-    assert run.key != run.model_copy(update={"data": Data(selection=0.25)}).key
-    assert run.key == run.model_copy(update={"data": Data(positive=None)}).key
-    assert run.key != run.model_copy(update={"data": Data(positive="good")}).key
+    assert run.key == run.model_copy(update={"data": ReadingOptions(selection=None)}).key
+    assert run.key != run.model_copy(update={"data": ReadingOptions(selection=0.25)}).key
+    assert run.key == run.model_copy(update={"data": ReadingOptions(positive=None)}).key
+    assert run.key != run.model_copy(update={"data": ReadingOptions(positive="good")}).key

@@ -84,7 +84,7 @@ def test_a_study_file_gives_a_run_for_every_method_and_seed(tmp_path: Path) -> N
     full, lora, wide = runs[:3]
     assert {run.backbone for run in runs} == {"path/to/model"}
     assert {run.task for run in runs} == {"reviews.csv"}
-    assert full.data.model_dump(exclude_defaults=True) == {
+    assert full.data.given == {
         "text": "body",
         "labels": ("bad", "good"),
         "train_examples": 100,

@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from afina import METHODS, Run
+from afina.data.reading_options import ReadingOptions
 from afina.data.tokenize import Encoded, encode
 from afina.generating.generation import ContinuousBatch
 from afina.generating.generation_memory import GenerationLoad
@@ -21,13 +22,13 @@ from afina.models.kernels.linear import can_pack
 from afina.models.language_model import open_without_weights
 from afina.models.manifest import read_manifest
 from afina.studies.runs.forecast import forecast_run
-from afina.studies.runs.spec import Data, Training
+from afina.studies.runs.spec import Training
 from afina.training.dry_run import Alive, _fake
 from fakes import VOCABULARY, Backbones, configuration, save, sentences, serves, write_csv
 from grid import some_slow
 from language import OBJECTIVE, TEMPLATE, answer, opened
 
-DATA = Data(kind="text", label="summary")
+DATA = ReadingOptions(kind="text", label="summary")
 
 
 @pytest.fixture(scope="module")

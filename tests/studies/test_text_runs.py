@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,7 +111,7 @@ def test_a_second_call_reads_them_and_other_data_are_measured_again(
         first = baselines.measure(spec, held)
         monkeypatch.setattr(baselines.floors, "fit", None)  # it would be called
         assert records(baselines.measure(spec, held)) == records(first)
-        for change in ({"data_digest": "b"}, {"data": results.data.model_copy(update={"train_examples": 20})}):
+        for change in ({"data_digest": "b"}, {"data": replace(results.data, train_examples=20)}):
             with pytest.raises(TypeError, match="not callable"):
                 baselines.measure(SimpleNamespace(**(vars(spec) | change)), held)
         with pytest.raises(TypeError, match="not callable"):

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from afina import Backbone, Study, Task
+from afina.data.reading_options import ReadingOptions
 from afina.errors import Diverged, InvalidData, RunFailed
 from afina.events import ValidationScore
 from afina.predicting import predictor
@@ -26,7 +27,7 @@ from afina.studies.runs import execute
 from afina.studies.runs.executor import Executor, LocalExecutor, Lost
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Data, Training
+from afina.studies.runs.spec import Training
 from afina.studies.schedule import Watcher
 from afina.studies.trials import SPREAD, Trial, Tuned
 from command import PROGRAM, Command, HereExecutor
@@ -429,11 +430,17 @@ def test_a_last_step_that_spoils_the_weights_is_a_divergence(
 ) -> None:
     """Its loss was a number; what it left gives none. No step comes after it that would tell."""
     monkeypatch.setattr(predictor, "logits", lambda classifier, encoded, listen: np.full((len(encoded), 2), np.nan))
-    run = Run(backbone=gpt2.address, task=toy, method="lora", data=Data(validation=0.3), training=Training(max_steps=2))
+    run = Run(
+        backbone=gpt2.address,
+        task=toy,
+        method="lora",
+        data=ReadingOptions(validation=0.3),
+        training=Training(max_steps=2),
+    )
     (score,) = execute.try_out(run, (1.0,))
     assert (score.value, score.loss) == (None, None)
     with pytest.raises(Diverged, match="after the last step, the weights give NaN or infinite outputs"):
-        run.model_copy(update={"data": Data()}).execute(tmp_path)
+        run.model_copy(update={"data": ReadingOptions()}).execute(tmp_path)
 
 
 def test_a_candidate_that_diverges_says_so(gpt2: Backbone, toy: str, noting: Noting, tmp_path: Path) -> None:

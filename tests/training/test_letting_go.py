@@ -168,10 +168,11 @@ def test_runs_in_one_process_take_no_more_memory_from_the_second_on(name: str, d
     script = """
         import gc, sys
         from afina import Run, meter
-        from afina.studies.runs.spec import Data, Training
+        from afina.data.reading_options import ReadingOptions
+        from afina.studies.runs.spec import Training
 
         method, dtype, out = sys.argv[1:]
-        data = Data(train_examples=60, evaluation_examples=12)
+        data = ReadingOptions(train_examples=60, evaluation_examples=12)
         training = Training(max_steps=3, batch_size=4, dtype=dtype)
         for seed in range(5):
             common = {"backbone": "embedded", "task": "snippets:movies", "data": data, "training": training}

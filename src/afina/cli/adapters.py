@@ -24,21 +24,18 @@ from afina.cli.options import (
     NewTokensOption,
     NgramOption,
     OwnBackbone,
-    PairColumn,
     PeftPrecisionOption,
-    PositiveOption,
     SampleSeedOption,
     SeedOption,
-    SheetOption,
     StopOption,
     TaskOption,
     TemperatureOption,
-    TextColumn,
     TopKOption,
     TopPOption,
     decoding_options,
     locate,
-    reads_texts,
+    reading_option,
+    takes_reading,
 )
 from afina.cli.store_exchange import print_flips
 from afina.cli.terminal import print_reading, print_tables, printable
@@ -67,7 +64,7 @@ CheckProbeOption = Annotated[
 ]
 
 
-@reads_texts
+@takes_reading(measures=True)
 def evaluate(
     adapter: AdapterArgument,
     task: TaskOption,
@@ -77,7 +74,7 @@ def evaluate(
     check_probe: CheckProbeOption = False,
     dtype: DtypeOption = "float32",
     precision: PeftPrecisionOption = None,
-    positive: PositiveOption = None,
+    positive: Annotated[str | None, reading_option("positive")] = None,
     metric: MetricOption = None,
     as_json: Json = False,
     *,
@@ -130,9 +127,9 @@ def predict(
     check_probe: CheckProbeOption = False,
     dtype: DtypeOption = "float32",
     precision: PeftPrecisionOption = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    sheet: SheetOption = None,
+    text: Annotated[str | None, reading_option("text")] = None,
+    text_pair: Annotated[str | None, reading_option("text_pair")] = None,
+    sheet: Annotated[str | None, reading_option("sheet")] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write the columns of the file and the answers to FILE.csv or FILE.jsonl."),
@@ -183,7 +180,7 @@ def _write(parts: Iterable[Chunk], predictor: Predictor, said: _Answers, file: P
     backbone = getattr(predictor, "backbone", None)  # a bag of words has no backbone
     if backbone is not None and backbone.copy_note:
         print(f"Note: backbone {backbone.address}: {backbone.copy_note}", file=sys.stderr)
-    separator = predictor.manifest.data.get("separator")
+    separator = predictor.manifest.data.separator
     made = prediction_files.writing_rows(out, predictor.objective, separator) if out else nullcontext(said.add)
     with made as write:
         _answer(parts, predictor, said, write)
@@ -259,7 +256,7 @@ def _answer(
             read(chunk)
 
 
-@reads_texts
+@takes_reading(measures=True)
 def compare(
     first: Annotated[
         str, typer.Argument(help="First adapter: its directory, or store:CLIENT/TASK@VERSION.", metavar="A")
@@ -268,7 +265,7 @@ def compare(
     task: TaskOption,
     backbone: OwnBackbone = None,
     metric: MetricOption = None,
-    positive: PositiveOption = None,
+    positive: Annotated[str | None, reading_option("positive")] = None,
     as_json: Json = False,
     *,
     data: dict[str, Any],

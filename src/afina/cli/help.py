@@ -12,6 +12,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from afina.cli import problems
+from afina.data.reading_options import OPTIONS
 
 START = """Choose, train and use adapters of language models for your texts.
 
@@ -72,14 +73,7 @@ _RUN = "Training and prompting"
 _GENERATION = "Generated answers"
 _OUTPUT = "Output"
 GROUPS = {
-    **dict.fromkeys(
-        ("text", "text_pair", "label", "target", "labels", "kind", "separator", "missing", "merge_labels", "sheet"),
-        _DATA,
-    ),
-    **dict.fromkeys(
-        ("long", "positive"),
-        _DATA,
-    ),
+    **dict.fromkeys(OPTIONS.keys() - {"evaluation"}, _DATA),
     **dict.fromkeys(
         ("overrides", "template", "words", "offset", "allow_leakage", "fresh", "jobs", "seed", "batch_size", "length"),
         _RUN,
@@ -103,7 +97,6 @@ METAVARS = {
     "epochs": "N",
     "file": "FILE",
     "host": "HOST",
-    "labels": "LABEL,...",
     "length": "TOKENS",
     "memory": "SIZE",
     "message": "TEXT",

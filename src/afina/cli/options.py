@@ -9,18 +9,20 @@ import inspect
 from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
 from afina.cli import problems
-from afina.cli.terminal import print_assumed_precision, print_choice
-from afina.data.kinds import KINDS
+from afina.cli.terminal import option_flag, print_assumed_precision, print_choice
+from afina.data.reading_options import OPTIONS
 from afina.store.versions import PREFIX
 
 if TYPE_CHECKING:
     from afina.models.adapter import Adapter
 
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 _PRETRAINED = "Pretrained model: Hub id, directory, random:DIRECTORY or 'embedded' (from the package index)."
@@ -62,10 +64,6 @@ OwnBackbone = Annotated[
         help="Address of the backbone: needed if the backbone has moved, or for a study of several backbones.",
     ),
 ]
-EvaluationOption = Annotated[
-    str | None,
-    typer.Option("--eval", help="File to evaluate on. All texts of --task are then used for training.", metavar="FILE"),
-]
 MethodOption = Annotated[
     str | None, typer.Option("--method", help="For the directory of a study: the method whose adapter is used.")
 ]
@@ -75,47 +73,6 @@ SeedOption = Annotated[
 StudyBackbone = Annotated[
     str | None,
     typer.Option("--backbone", help="For the directory of a study of several backbones: the address of the backbone."),
-]
-TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.", metavar="NAME")]
-PairColumn = Annotated[str | None, typer.Option("--text-pair", help="Column of a second text.", metavar="NAME")]
-LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the label.", metavar="NAME")]
-TargetColumn = Annotated[
-    str | None, typer.Option("--target", help="Column of texts to learn to write (kind text).", metavar="NAME")
-]
-Labels = Annotated[
-    str | None, typer.Option("--labels", help="Labels in order, separated by commas; the second is the positive label.")
-]
-KindOption = Annotated[
-    str | None,
-    typer.Option(
-        "--kind",
-        help=f"Kind of task: {', '.join(KINDS[:-1])} or {KINDS[-1]}; by default inferred from columns and labels.",
-        metavar="KIND",
-    ),
-]
-SeparatorOption = Annotated[
-    str | None,
-    typer.Option("--separator", help="Separator between the labels of one text, such as ';'.", metavar="MARK"),
-]
-MissingOption = Annotated[
-    str | None,
-    typer.Option(
-        "--missing",
-        help="Rows without text or label: refuse (error), skip (leave out) or keep (read words such as 'NA' as text).",
-        metavar="HOW",
-    ),
-]
-LongOption = Annotated[
-    str | None,
-    typer.Option(
-        "--long",
-        help="Target texts of more than half of max_length tokens: refuse (error) or skip (leave out and count).",
-        metavar="HOW",
-    ),
-]
-MergeOption = Annotated[bool, typer.Option("--merge-labels", help="Merge labels that differ only by case or spaces.")]
-SheetOption = Annotated[
-    str | None, typer.Option("--sheet", help="Sheet of an xlsx file with several sheets.", metavar="NAME")
 ]
 MetricOption = Annotated[
     str | None,
@@ -184,19 +141,6 @@ StorageOption = Annotated[
         metavar="ADDRESS",
     ),
 ]
-AllowLeakage = Annotated[
-    bool, typer.Option("--allow-leakage", help="Accept evaluation texts that also occur in the training split.")
-]
-PositiveOption = Annotated[
-    str | None,
-    typer.Option("--positive", help="Positive label for F1 and AUROC; by default the second.", metavar="LABEL"),
-]
-KeepTrained = Annotated[
-    bool,
-    typer.Option(
-        "--allow-leakage", help="Include texts that the adapter was trained on; by default, these texts are left out."
-    ),
-]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -220,63 +164,47 @@ def only(backbones: list[str]) -> str:
     return backbones[0]
 
 
-def data_options(
-    text: str | None,
-    text_pair: str | None,
-    label: str | None,
-    labels: str | None,
-    allow_leakage: bool,
-    evaluation: str | None = None,
-    kind: str | None = None,
-    separator: str | None = None,
-    positive: str | None = None,
-    target: str | None = None,
-) -> dict[str, Any]:
-    """Return the options of reading a task under their names in `Task.load` and in [data] of a study file."""
-    order = [name.strip() for name in labels.split(",")] if labels is not None else None
-    given = {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
-    later = {"evaluation": evaluation, "kind": kind, "separator": separator, "positive": positive, "target": target}
-    return given | {name: value for name, value in later.items() if value is not None}
+def reading_option(name: str, about: str | None = None) -> Any:
+    """Return a reading option of the command line; `about` replaces its help."""
+    declared = OPTIONS[name].metadata
+    return typer.Option(option_flag(name), help=about or declared["description"], metavar=declared["metavar"])
 
 
-def file_options(missing: str | None, merge_labels: bool, sheet: str | None, long: str | None = None) -> dict[str, Any]:
-    """Return the options of reading a file that were given, under the same names."""
-    given = {"missing": missing, "merge_labels": merge_labels, "sheet": sheet, "long": long}
-    return {name: value for name, value in given.items() if value}
+_KEEPS = "Include texts that the adapter was trained on; by default, these texts are left out."
 
 
-def _reading(
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    target: TargetColumn = None,
-    labels: Labels = None,
-    separator: SeparatorOption = None,
-    missing: MissingOption = None,
-    long: LongOption = None,
-    merge_labels: MergeOption = False,
-    sheet: SheetOption = None,
-    allow_leakage: KeepTrained = False,
-) -> dict[str, Any]:
-    """Return the options of reading texts to measure on, as arguments of `EvaluationSet.read`."""
-    data = data_options(text, text_pair, label, labels, allow_leakage, separator=separator, target=target)
-    return data | file_options(missing, merge_labels, sheet, long)
+def takes_reading(*, measures: bool = False) -> Callable[[Command], Command]:
+    """Return a decorator: the command gets the reading options, and takes those that are given as `data`, by name.
 
+    Args:
+        measures: Whether the command reads texts to measure an adapter on, whose kind is known.
+    """
+    names = [name for name, one in OPTIONS.items() if one.metadata["flag"]]
+    if measures:
+        names = [name for name in names if OPTIONS[name].metadata["measures"] and name != "kind"]
+    more = []
+    for name in names:
+        default = OPTIONS[name].default
+        shown = reading_option(name, _KEEPS if measures and name == "allow_leakage" else None)
+        annotation: Any = Annotated[bool, shown] if default is False else Annotated[str | None, shown]
+        more.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
 
-def reads_texts(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command with the options of `_reading`. The command takes what `_reading` returns as `data`."""
-    own, more = (inspect.signature(one, eval_str=True).parameters for one in (command, _reading))
+    def decorated(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True).parameters
 
-    @wraps(command)
-    def run(*given: Any, **options: Any) -> None:
-        data = _reading(**{name: options.pop(name) for name in more})
-        command(*given, **options, data=data)
+        @wraps(command)
+        def run(*given: Any, **options: Any) -> None:
+            data = {name: value for name in names if (value := options.pop(name)) not in (None, False)}
+            if "labels" in data:
+                data["labels"] = [name.strip() for name in data["labels"].split(",")]
+            command(*given, **options, data=data)
 
-    parameters = [*(one for name, one in own.items() if name != "data"), *more.values()]
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
-    return run
+        kept = (one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, one in own.items() if name != "data")
+        run.__signature__ = inspect.Signature([*kept, *more])  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
+        return cast(Command, run)
+
+    return decorated
 
 
 def template_option(template: str) -> str:

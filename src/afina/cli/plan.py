@@ -13,34 +13,20 @@ import typer
 
 from afina.cli.options import (
     EMBEDDED,
-    AllowLeakage,
     BackbonesOption,
-    EvaluationOption,
     Json,
-    KindOption,
-    LabelColumn,
-    Labels,
-    LongOption,
-    MergeOption,
-    MissingOption,
     OneBackbone,
-    PairColumn,
-    SeparatorOption,
-    SheetOption,
-    TargetColumn,
     TaskOption,
     TemplateOption,
-    TextColumn,
     WordsOption,
     ask_options,
     check_different,
-    data_options,
-    file_options,
     only,
+    takes_reading,
     template_option,
     words_option,
 )
-from afina.cli.terminal import print_item, print_prose, print_tables, with_flags
+from afina.cli.terminal import option_flag, print_item, print_prose, print_tables, with_flags
 from afina.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -105,6 +91,7 @@ MethodsOption = Annotated[
 ]
 
 
+@takes_reading()
 def plan(
     backbone: BackbonesOption = None,
     task: Annotated[str | None, typer.Option("--task", help="Labelled texts to plan for.", metavar="ADDRESS")] = None,
@@ -119,41 +106,31 @@ def plan(
     ] = None,
     epochs: Annotated[int, _amount("--epochs", "Epochs of the training whose time is estimated.")] = 2,
     calibrate: CalibrateOption = True,
-    evaluation: EvaluationOption = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    target: TargetColumn = None,
-    labels: Labels = None,
-    kind: KindOption = None,
-    separator: SeparatorOption = None,
-    missing: MissingOption = None,
-    long: LongOption = None,
-    merge_labels: MergeOption = False,
-    sheet: SheetOption = None,
     template: TemplateOption = None,
     words: WordsOption = None,
-    allow_leakage: AllowLeakage = False,
     as_json: Json = False,
+    *,
+    data: dict[str, Any],
 ) -> None:
     """Estimate memory, disk and time of each method before training, on each backbone.
 
     Memory is computed from the configuration of the backbone, without its weights; well-known models need no network.
     """
-    _check_there(task, evaluation)
+    _check_there(task, data.get("evaluation"))
     from afina.cli.progress import print_progress
+    from afina.data.reading_options import ReadingOptions
     from afina.methods import make
     from afina.schema import read_size
     from afina.studies.runs.forecast import forecast_methods
-    from afina.studies.runs.spec import DTYPES, Ask, Data, Training
+    from afina.studies.runs.spec import DTYPES, Ask, Training
+    from afina.studies.study_file import checked
 
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
     precisions = _different(precision)
-    read = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, target=target)
     asked: dict[str, Any] = {
         "methods": [make(name) for name in method] if method else None,
-        "data": Data(**read | file_options(missing, merge_labels, sheet, long)),
+        "data": checked(ReadingOptions, data, "plan"),
         "ask": Ask(**ask_options(template, words)),
         "memory": read_size(memory) if memory is not None else None,
     }
@@ -252,24 +229,16 @@ OffsetOption = Annotated[
 ]
 
 
+@takes_reading()
 def ask(
     task: TaskOption,
     template: TemplatesOption = None,
     words: WordsOption = None,
     offset: OffsetOption = False,
     backbone: OneBackbone = EMBEDDED,
-    evaluation: EvaluationOption = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    target: TargetColumn = None,
-    labels: Labels = None,
-    kind: KindOption = None,
-    missing: MissingOption = None,
-    merge_labels: MergeOption = False,
-    sheet: SheetOption = None,
-    allow_leakage: AllowLeakage = False,
     as_json: Json = False,
+    *,
+    data: dict[str, Any],
 ) -> None:
     """Measure an untrained model that is asked in words.
 
@@ -279,8 +248,7 @@ def ask(
     from afina.data.task import Task
 
     address = only(backbone)
-    how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, target=target)
-    read = Task.load(task, **how, **file_options(missing, merge_labels, sheet))
+    read = Task.load(task, **data)
     from afina.models.backbone import Backbone
     from afina.predicting.prompting import ask  # importing these takes seconds: report mistakes before
     from afina.report.evaluation import answer_sentence, template_tables
@@ -297,19 +265,17 @@ def ask(
     named = {
         "--backbone": address if address != "embedded" else None,
         "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,
-        **{"--eval": evaluation, "--text": text, "--text-pair": text_pair, "--label": label, "--labels": labels},
-        **{"--target": target, "--kind": kind, "--missing": missing, "--sheet": sheet},
+        **{option_flag(name): ",".join(value) if name == "labels" else value for name, value in data.items()},
         "--set": "offset=true" if offset else None,
     }
-    flags = ["--allow-leakage"] * allow_leakage + ["--merge-labels"] * merge_labels
-    print(f"To train with this template: {_train_command(task, named, words or [], flags)}")
+    print(f"To train with this template: {_train_command(task, named, words or [])}")
 
 
-def _train_command(task: str, named: Mapping[str, str | None], words: Sequence[str], flags: Sequence[str]) -> str:
+def _train_command(task: str, named: Mapping[str, Any], words: Sequence[str]) -> str:
     """Return the command line that trains from the same template and words."""
-    chosen = [part for flag, value in named.items() if value is not None for part in (flag, value)]
+    chosen = [part for flag, value in named.items() if value for part in ((flag,) if value is True else (flag, value))]
     chosen += [part for item in words for part in ("--words", item)]
-    return shlex.join(["afina", "train", "--task", task, *chosen, *flags])
+    return shlex.join(["afina", "train", "--task", task, *chosen])
 
 
 def _answer_as_json(answer: Answer) -> dict[str, Any]:

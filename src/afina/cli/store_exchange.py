@@ -13,7 +13,7 @@ from afina.cli.options import (
     Json,
     OwnBackbone,
     PeftPrecisionOption,
-    reads_texts,
+    takes_reading,
 )
 from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened
 from afina.cli.terminal import print_assumed_precision, print_created, print_prose, print_reading, printable
@@ -31,7 +31,7 @@ MANY = 5
 """The largest number of layers, and of flips, that are shown. The largest changes and new errors are first."""
 
 
-@reads_texts
+@takes_reading(measures=True)
 def diff(
     context: typer.Context,
     first: VersionArgument,

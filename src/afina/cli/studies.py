@@ -15,40 +15,26 @@ import typer
 
 from afina.cli.options import (
     EMBEDDED,
-    AllowLeakage,
     BackbonesOption,
-    EvaluationOption,
     ExecutorOption,
     FreshOption,
     JobsOption,
     Json,
-    KindOption,
-    LabelColumn,
-    Labels,
-    LongOption,
-    MergeOption,
     MetricOption,
-    MissingOption,
     NoTexts,
     OneBackbone,
     Overrides,
-    PairColumn,
-    PositiveOption,
     PublishOption,
-    SeparatorOption,
     SeveralBackbones,
-    SheetOption,
     ShipBackboneOption,
     StorageOption,
-    TargetColumn,
     TaskOption,
     TemplateOption,
-    TextColumn,
     WordsOption,
     ask_options,
-    data_options,
-    file_options,
     only,
+    reading_option,
+    takes_reading,
 )
 from afina.cli.results import check_publishing, note_unsealed, publish_winner, show_results, write_report, write_text
 from afina.cli.terminal import exit_status, print_prose, sigterm_as_ctrl_c
@@ -92,10 +78,10 @@ def study(
     overrides: Overrides = None,
     backbone: SeveralBackbones = None,
     task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
-    evaluation: EvaluationOption = None,
+    evaluation: Annotated[str | None, reading_option("evaluation")] = None,
     template: TemplateOption = None,
     words: WordsOption = None,
-    allow_leakage: AllowLeakage = False,
+    allow_leakage: Annotated[bool, reading_option("allow_leakage")] = False,
     no_texts: NoTexts = False,
     publish: PublishOption = None,
     fresh: FreshOption = False,
@@ -146,6 +132,7 @@ TrainingOverrides = Annotated[
 ]
 
 
+@takes_reading()
 def train(
     task: TaskOption,
     backbone: OneBackbone = EMBEDDED,
@@ -153,28 +140,16 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/train"),
     seed: Annotated[int, typer.Option("--seed", help="Random seed of head, order of texts and dropout.", min=0)] = 0,
     overrides: TrainingOverrides = None,
-    evaluation: EvaluationOption = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    target: TargetColumn = None,
-    labels: Labels = None,
-    kind: KindOption = None,
-    separator: SeparatorOption = None,
-    missing: MissingOption = None,
-    long: LongOption = None,
-    merge_labels: MergeOption = False,
-    sheet: SheetOption = None,
-    positive: PositiveOption = None,
     metric: MetricOption = None,
     template: TemplateOption = None,
     words: WordsOption = None,
-    allow_leakage: AllowLeakage = False,
     fresh: FreshOption = False,
     executor: ExecutorOption = None,
     ship_backbone: ShipBackboneOption = False,
     storage: StorageOption = None,
     as_json: Json = False,
+    *,
+    data: dict[str, Any],
 ) -> None:
     """Train one adapter on your texts and evaluate it.
 
@@ -193,10 +168,7 @@ def train(
         "task": task,
         "seeds": [seed],
         "metric": metric,
-        "data": data_options(
-            text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive, target=target
-        )
-        | file_options(missing, merge_labels, sheet, long),
+        "data": data,
         "ask": ask_options(template, words),
         "methods": {method: settings},
         "baselines": True,
@@ -221,6 +193,7 @@ LatencyOption = Annotated[
 ]
 
 
+@takes_reading()
 def choose(
     task: TaskOption,
     minutes: Annotated[float, typer.Option("--minutes", help="Time limit in minutes; use at least 5.")] = 30.0,
@@ -228,23 +201,9 @@ def choose(
     backbones: BackbonesOption = None,
     latency: LatencyOption = None,
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
-    evaluation: EvaluationOption = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    target: TargetColumn = None,
-    labels: Labels = None,
-    kind: KindOption = None,
-    separator: SeparatorOption = None,
-    missing: MissingOption = None,
-    long: LongOption = None,
-    merge_labels: MergeOption = False,
-    sheet: SheetOption = None,
-    positive: PositiveOption = None,
     metric: MetricOption = None,
     template: TemplateOption = None,
     words: WordsOption = None,
-    allow_leakage: AllowLeakage = False,
     no_texts: NoTexts = False,
     publish: PublishOption = None,
     jobs: JobsOption = None,
@@ -252,6 +211,8 @@ def choose(
     ship_backbone: ShipBackboneOption = False,
     storage: StorageOption = None,
     as_json: Json = False,
+    *,
+    data: dict[str, Any],
 ) -> None:
     """Recommend a method for your texts, and a backbone if you give several, within the given minutes.
 
@@ -264,10 +225,6 @@ def choose(
 
     check_publishing(publish)
     began, command = meter.now(), ["afina", *sys.argv[1:]]
-    data = data_options(
-        text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive, target=target
-    )
-    data |= file_options(missing, merge_labels, sheet, long)
     asked: dict[str, Any] = {
         "backbone": backbones or "embedded",
         "out": out,

@@ -25,6 +25,7 @@ import typer
 
 from afina import allocator
 from afina.cli import problems
+from afina.data.reading_options import OPTIONS
 from afina.errors import AfinaError, CannotWrite, InvalidData
 
 if TYPE_CHECKING:
@@ -122,8 +123,15 @@ def exit_status(ended: KeyboardInterrupt) -> int:
     return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
 
 
+def option_flag(name: str) -> str:
+    """Return the flag of a reading option, or its key in a study file if it has no flag."""
+    if not OPTIONS[name].metadata["flag"]:
+        return f"data.{name}"
+    return {"evaluation": "--eval"}.get(name, f"--{name.replace('_', '-')}")
+
+
 FLAGS = {
-    "allow_leakage": "--allow-leakage",
+    **{name: option_flag(name) for name in OPTIONS},
     "backbone": "--backbone",
     "batch_size": "batch_size",
     "beams": "--beams",
@@ -132,27 +140,20 @@ FLAGS = {
     "class_weights": "class_weights",
     "dtype": "dtype",
     "epochs": "epochs",
-    "evaluation": "--eval",
     "executor": "--executor",
     "expires": "--expires",
     "file": "--file",
     "fresh": "--fresh",
     "guide": "--guide",
     "head": "head",
-    "label": "--label",
     "label_smoothing": "label_smoothing",
     "latency": "--latency",
     "length_penalty": "generate.length_penalty",
-    "kind": "--kind",
-    "labels": "--labels",
-    "long": "--long",
     "max_length": "max_length",
     "max_new_tokens": "generate.max_new_tokens",
     "memory": "--memory",
-    "merge_labels": "--merge-labels",
     "method": "--method",
     "metric": "--metric",
-    "missing": "--missing",
     "minutes": "--minutes",
     "name": "--name",
     "min_new_tokens": "generate.min_new_tokens",
@@ -160,27 +161,19 @@ FLAGS = {
     "offset": "offset",
     "out": "--out",
     "overrides": "--set",
-    "positive": "--positive",
     "precision": "precision",
     "pull": "pull",
     "retention": "retention",
     "seed": "--seed",
-    "separator": "--separator",
-    "sheet": "--sheet",
-    "target": "--target",
     "targets": "targets",
     "task": "--task",
     "temperature": "temperature",
     "template": "--template",
-    "text": "--text",
-    "text_pair": "--text-pair",
     "text_tokens": "--text-tokens",
     "generation_timeout": "--generation-timeout",
     "timeout": "--timeout",
     "warmup": "warmup",
     "words": "--words",
-    "train_examples": "data.train_examples",
-    "evaluation_examples": "data.evaluation_examples",
     "blobs": "--blobs",
     "drain": "--drain",
     "expected": "--expect",
@@ -230,29 +223,18 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "precision": "--precision",
     },
     "study": {
+        **{name: f"data.{name}" for name in OPTIONS if name not in ("allow_leakage", "evaluation")},
         "batch_size": "train.batch_size",
         "class_weights": "train.class_weights",
         "dtype": "train.dtype",
         "epochs": "train.epochs",
-        "kind": "data.kind",
-        "label": "data.label",
         "label_smoothing": "train.label_smoothing",
-        "labels": "data.labels",
-        "long": "data.long",
         "max_length": "train.max_length",
-        "merge_labels": "data.merge_labels",
         "metric": "metric",
-        "missing": "data.missing",
-        "positive": "data.positive",
         "precision": "train.precision",
         "pull": "train.pull",
         "retention": "train.retention",
-        "separator": "data.separator",
-        "sheet": "data.sheet",
-        "target": "data.target",
         "temperature": "train.temperature",
-        "text": "data.text",
-        "text_pair": "data.text_pair",
         "warmup": "train.warmup",
     },
 }

@@ -15,10 +15,10 @@ from pathlib import Path
 from afina import assets
 from afina.data import text_benchmarks
 from afina.data.readers import files, hub_datasets, snippets
-from afina.data.readers.files import ReadOptions
 from afina.data.readers.formats import READERS
 from afina.data.readers.hub_datasets import HubDataset
 from afina.data.readers.splitting import TaskData
+from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError, NotFound, UnknownName
 
 SST2, GLUE, SNIPPETS, HUB = "sst2", "glue/", "snippets:", "hub:"
@@ -48,8 +48,7 @@ class Origin:
     """The source of the texts at an address.
 
     Attributes:
-        load: Load the task. Arguments: the columns that are asked for; the labels in their order, or None; whether to
-            stay offline.
+        load: Load the task. Arguments: how to read it; whether to stay offline.
         is_at_hand: Return whether loading needs no network.
         chooses: Whether the user may choose the columns.
         check: Raise NotFound if nothing can be there. Takes no time.
@@ -58,7 +57,7 @@ class Origin:
         pinned: Whether a digest fixes the texts, so that they never change.
     """
 
-    load: Callable[[ReadOptions, Sequence[str] | None, bool], TaskData]
+    load: Callable[[ReadingOptions, bool], TaskData]
     is_at_hand: Callable[[], bool]
     chooses: bool = False
     check: Callable[[], object] = lambda: None
@@ -97,22 +96,22 @@ _READERS: dict[str, tuple[Callable[..., TaskData], Callable[[Path], list[Path]]]
 def _of_asset(address: str, asset: str, read: Callable[..., TaskData]) -> Origin:
     is_cached = partial(assets.is_cached, asset)
 
-    def load(asked: ReadOptions, labels: Sequence[str] | None, offline: bool) -> TaskData:
+    def load(asked: ReadingOptions, offline: bool) -> TaskData:
         if offline and not is_cached():
             raise NotFound(
                 f"task {address}: the data are not on this machine. Load the task once with a network.",
                 code="asset.unavailable",
                 task=address,
             )
-        return read(labels, offline=offline)
+        return read(asked.labels, offline=offline)
 
     return Origin(load, is_cached, pinned=True)
 
 
 def _of_glue(address: str, name: str) -> Origin:
-    def load(asked: ReadOptions, labels: Sequence[str] | None, offline: bool) -> TaskData:
+    def load(asked: ReadingOptions, offline: bool) -> TaskData:
         with _telling(address):
-            return hub_datasets.load_glue(name, labels, offline=offline)
+            return hub_datasets.load_glue(name, asked.labels, offline=offline)
 
     return Origin(load, partial(hub_datasets.is_glue_cached, name))
 
@@ -120,9 +119,9 @@ def _of_glue(address: str, name: str) -> Origin:
 def _of_files(
     address: str, read: Callable[..., TaskData], files_at: Callable[[Path], list[Path]], place: Path
 ) -> Origin:
-    def load(asked: ReadOptions, labels: Sequence[str] | None, offline: bool) -> TaskData:
+    def load(asked: ReadingOptions, offline: bool) -> TaskData:
         with _telling(address):
-            return read(place, labels)
+            return read(place, asked.labels)
 
     def check() -> None:
         with _telling(address):
@@ -136,9 +135,9 @@ def _of_hub(address: str) -> Origin:
         with _telling(address):
             return HubDataset.parse(address.removeprefix(HUB))
 
-    def load(asked: ReadOptions, labels: Sequence[str] | None, offline: bool) -> TaskData:
+    def load(asked: ReadingOptions, offline: bool) -> TaskData:
         with _telling(address):
-            return hub_datasets.load_dataset(place(), asked, labels, offline=offline)
+            return hub_datasets.load_dataset(place(), asked, offline=offline)
 
     return Origin(load, lambda: hub_datasets.is_dataset_cached(place()), chooses=True, check=place)
 

@@ -14,6 +14,9 @@ LABELS: Kind = "labels"
 TEXT: Kind = "text"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+WRITTEN = TEXT
+"""The kind whose targets a model learns to write."""
+
 How = Literal["refuse", "skip", "keep"]
 """How to treat a missing value: raise an error, skip its row, or keep a word such as `NA` as text."""
 

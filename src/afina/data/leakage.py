@@ -27,12 +27,12 @@ from afina import digest, file_io
 from afina.data.addresses import find, is_at_hand, named
 from afina.data.kinds import CLASSES, Kind, Long
 from afina.data.readers import files
-from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.splitting import LabelledRows, repeated
-from afina.data.readers.target_kinds import TARGETS, check_long, matched, of_target, splits
+from afina.data.readers.target_kinds import TARGETS, check_long, matched, splits
+from afina.data.reading_options import OF_FILES, USUAL, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
-from afina.data.task import Task, names_of, told
+from afina.data.task import Task, told
 from afina.errors import AfinaError, CorruptAdapter, InvalidData, Leakage
 
 
@@ -43,7 +43,7 @@ class TrainingInfo:
     Attributes:
         label_names: The label names, or None if only their number is known.
         width: The number of labels.
-        data: The arguments of `Task.load` with which the task was read.
+        data: How the task was read.
         train_digest: The digest of the training split.
         kind: The kind of the task.
         calibrated: Whether some training texts were set aside to fit a temperature.
@@ -53,7 +53,7 @@ class TrainingInfo:
     width: int
     label_names: Sequence[str] | None = None
     task: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: ReadingOptions = USUAL
     train_digest: str | None = None
     kind: Kind = CLASSES
     calibrated: bool = False
@@ -115,22 +115,13 @@ class EvaluationSet:
         return repeated(self.split)
 
     @classmethod
+    @shows_options(measuring=True)
     def read(
         cls,
         address: str | os.PathLike[str],
         trained: TrainingInfo,
-        *,
-        text: str | None = None,
-        text_pair: str | None = None,
-        label: str | None = None,
-        target: str | None = None,
-        labels: Iterable[str] | None = None,
-        separator: str | None = None,
-        missing: str | None = None,
-        long: str | None = None,
-        merge_labels: bool | None = None,
-        sheet: str | None = None,
-        allow_leakage: bool = False,
+        options: ReadingOptions | None = None,
+        **by_name: Any,
     ) -> EvaluationSet:
         """Read a file, the evaluation file of a directory, or the evaluation split of a named task.
 
@@ -139,24 +130,30 @@ class EvaluationSet:
         those of the adapter's own task, if the file has its columns.
 
         Args:
-            target: The column of references, for an adapter that writes texts; as `label`.
-            labels: The labels in order: names of the integers 0..n-1 in the data; the second of two is positive.
-            long: As in `Task.load`.
+            options, by_name: As in `Task.load`; not those that choose or divide the texts of a task.
 
         Raises the errors of `Task.load`, and Leakage if all texts were trained on.
         """
-        address, labels = os.fspath(address), names_of(labels)
-        label, _ = of_target(target, label, trained.kind)
-        how = check_long(address, trained.kind, long or trained.data.get("long"))
-        asked = ReadOptions(text, text_pair, label, None, separator, missing, merge_labels, sheet)
+        asked, address = ReadingOptions.of(options, by_name, measuring=True), os.fspath(address)
+        allow_leakage, labels = asked.allow_leakage, asked.labels
+        if asked.kind not in (None, trained.kind):
+            raise InvalidData(
+                f"task {address}: the adapter was trained on kind {trained.kind}, so the texts cannot be read as kind "
+                f"{asked.kind}. Name the column with `label`, and leave `kind` out.",
+                code="data.kind-mismatch",
+                found=trained.kind,
+                expected=asked.kind,
+            )
+        how = check_long(address, trained.kind, asked.long or trained.data.long)
+        asked = replace(asked, kind=None, labels=None, long=None, allow_leakage=False)
         if named(address) is None and find(address).is_file():
-            again = _read(address, trained, {key: value for key, value in vars(asked).items() if value is not None})
-            if again and "evaluation" not in trained.data:
+            again = _read(address, trained, asked.given)
+            if again and trained.data.evaluation is None:
                 more: dict[str, Any] = {"columns": again.columns, "notes": again.notes, "metric": again.metric}
                 given = address, address, again.label_names, again.evaluation, again.kind, True
                 own = cls(*given, long=how, **more).in_order(labels)
                 return own.unseen_by(trained, allow_leakage=allow_leakage)
-        listed = labels if labels is not None else trained.data.get("labels")
+        listed = labels if labels is not None else trained.data.labels
         rows, names, where, metric = _rows(address, asked, trained, listed)
         if trained.label_names is None:
             read = splits(rows, rows, labels, names)
@@ -236,17 +233,16 @@ class EvaluationSet:
 
 
 def _rows(
-    address: str, asked: ReadOptions, trained: TrainingInfo, labels: Sequence[str] | None
+    address: str, asked: ReadingOptions, trained: TrainingInfo, labels: Sequence[str] | None
 ) -> tuple[LabelledRows, Sequence[str], str, str | None]:
     """Return the rows, the names of 0, 1, ... in them, their origin, and a benchmark's metric."""
     origin = named(address)
     if origin is not None:
-        read = vars(asked)
+        read = replace(asked, allow_leakage=True)  # only the adapter's own training matters
         if origin.chooses:
-            own = trained.data if trained.task == address else {}
-            read = {key: value if value is not None else own.get(key) for key, value in read.items()}
-            read["kind"] = trained.kind
-        task = Task.load(address, **read, labels=None, allow_leakage=True)  # only the adapter's own training matters
+            own = trained.data if trained.task == address else ReadingOptions()
+            read = replace(own.part(OF_FILES), **read.given, kind=trained.kind)
+        task = Task.load(address, read)
         split = task.evaluation
         if task.kind != trained.kind:
             raise InvalidData(
@@ -261,11 +257,9 @@ def _rows(
         names = task.label_names if TARGETS[task.kind].several else ()
         rows = LabelledRows(split.texts, split.pairs, spelled, _place(address), task.kind, names=names)
         return replace(rows, columns=task.columns, notes=task.notes), (), address, task.metric
-    usual = ReadOptions(
-        **{key: trained.data.get(key) for key in ("text", "text_pair", "label", "missing", "merge_labels")}
-    )
+    usual = trained.data.part(("text", "text_pair", "label", "missing", "merge_labels"))
     keeps = (asked.missing or usual.missing) == "keep"
-    form = LabelFormat(trained.kind, asked.separator or trained.data.get("separator"), keeps=keeps)
+    form = LabelFormat(trained.kind, asked.separator or trained.data.separator, keeps=keeps)
     known = trained.label_names or ()
     found, names, path = files.to_measure(find(address), asked, usual, form, labels, known)
     return found, names, address if path == Path(address).expanduser() else str(path), None
@@ -280,10 +274,10 @@ def _read(address: str, trained: TrainingInfo, changed: Mapping[str, Any]) -> Ta
     if trained.train_digest is None:
         return None
     try:
-        kept = {"calibration": trained.calibrated, "allow_leakage": True, "offline": True}
-        # Manifests of earlier versions do not say that whole numbers were read as classes.
-        found = Task.load(address, **{"kind": trained.kind, **trained.data, **changed, **kept})
-    except (AfinaError, TypeError):  # TypeError: another version wrote the arguments
+        # A manifest does not say that whole numbers were read as classes.
+        asked = replace(trained.data, kind=trained.data.kind or trained.kind, allow_leakage=True, **changed)
+        found = Task.load(address, asked, calibration=trained.calibrated, offline=True)
+    except AfinaError:
         return None
     return found if found.train.digest == trained.train_digest else None
 
@@ -293,7 +287,7 @@ def _training(trained: TrainingInfo) -> list[Example] | None:
     if trained.task is None or not is_at_hand(trained.task):
         return None
     # The evaluation file may be gone. The training texts do not depend on it, so the task's own file replaces it.
-    own = {"evaluation": trained.task} if "evaluation" in trained.data and Path(trained.task).is_file() else {}
+    own = {"evaluation": trained.task} if trained.data.evaluation is not None and Path(trained.task).is_file() else {}
     found = _read(trained.task, trained, own)
     return [*found.train, *(found.calibration or ())] if found else None
 

@@ -5,9 +5,8 @@ The module knows texts and labels. It does not know tokens or models.
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,12 +14,12 @@ import numpy as np
 
 from afina import digest
 from afina.data.addresses import Origin, evaluation_file, find, named
-from afina.data.kinds import CLASSES, Kind, Long, columns_in_words
+from afina.data.kinds import CLASSES, WRITTEN, Kind, Long, columns_in_words
 from afina.data.readers import files, frames, splitting
-from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.splitting import TaskData
-from afina.data.readers.target_kinds import TARGETS, check_long, matched, of_kind, of_target
+from afina.data.readers.target_kinds import TARGETS, check_long, matched
+from afina.data.reading_options import OF_FILES, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
 from afina.errors import InvalidData, Leakage
 from afina.repr_html import ReprCard
@@ -50,7 +49,7 @@ class Task(ReprCard):
         selection: Texts set aside from the training split to select a model.
         data_digest: The digest of everything that was read at the address, before a part of it was chosen.
         long: How to treat a target text of too many tokens when the task is encoded.
-        data: The arguments with which `load` reads the task at its address, by name. None: the task was made by hand.
+        data: How `load` reads the task at its address. None: the task was made by hand.
     """
 
     address: str
@@ -69,7 +68,7 @@ class Task(ReprCard):
     selection: Split | None = None
     data_digest: str | None = None
     long: Long = "refuse"
-    data: Mapping[str, Any] | None = None
+    data: ReadingOptions | None = None
 
     def __post_init__(self) -> None:
         for split in (self.train, self.evaluation):
@@ -94,85 +93,51 @@ class Task(ReprCard):
         }
 
     @classmethod
+    @shows_options()
     def load(
         cls,
         address: str | os.PathLike[str],
+        options: ReadingOptions | None = None,
         *,
-        text: str | None = None,
-        text_pair: str | None = None,
-        label: str | None = None,
-        target: str | None = None,
-        labels: Iterable[str] | None = None,
-        kind: str | None = None,
-        separator: str | None = None,
-        missing: str | None = None,
-        long: str | None = None,
-        merge_labels: bool | None = None,
-        sheet: str | None = None,
-        train_examples: int | None = None,
-        evaluation_examples: int | None = None,
-        validation: float | None = None,
-        evaluation: str | os.PathLike[str] | None = None,
-        selection: float | None = None,
-        positive: str | None = None,
         calibration: bool = False,
-        allow_leakage: bool = False,
         offline: bool = False,
+        **named: Any,
     ) -> Task:
         """Load the task at `address`: a named task, a directory, or a file.
 
         Args:
-            text, text_pair, label: Column names. Default: the usual names (`columns.TEXT`, ...). A label `a,b,c` names
-                several columns, each with 0 or 1 for one label.
-            target: The column of texts that the model learns to write: as `label`, with `kind` text.
-            labels: The labels in their order, as the data spell them; or names for 0..n-1, or for multi-hot places.
-            kind: A kind of KINDS: classes, number, labels or text. None: recognised (`columns.choose`, `labels`).
-            missing: One of HOWS: "refuse" (None), "skip" rows without a text or label, "keep" words such as `NA`.
-            long: One of LONGS: "refuse" (None) or "skip" target texts of more than half of `max_length` tokens.
-            merge_labels: Read labels that differ only in case, spaces or Unicode form as the most frequent spelling.
-            separator, sheet: The text between the labels of a cell; an xlsx file's sheet, default: the one with cells.
-            train_examples, evaluation_examples: The largest number of texts, chosen by a hash of the normalised text.
-            validation: The share of the training split that replaces the evaluation split.
-            evaluation: A file that replaces the evaluation split; a file at `address` is then all trained on.
-            selection, calibration: Set aside this share, or CALIBRATION, of the training split (see `Task`).
-            positive: The label, of two, to which F1 and AUROC refer.
-            allow_leakage: Accept that over 1 % of the evaluation texts occur in the training split.
+            options: How to read the task.
+            calibration: Set aside CALIBRATION of the training split (see `Task`).
             offline: Do not use the network; raise NotFound unless `is_at_hand`.
+            named: Fields of `ReadingOptions`, in place of those of `options`: `Task.load("x.csv", label="stars")`.
 
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
-        address, labels = as_address(address), names_of(labels)
-        given = _as_data(locals())
-        asked = ReadOptions(text, text_pair, *of_target(target, label, kind), separator, missing, merge_labels, sheet)
-        found = _with_positive(address, _found(address, asked, labels, evaluation, offline), positive)
-        train = splitting.first(found.train, train_examples, "train_examples")
-        held_out = splitting.first(found.evaluation, evaluation_examples, "evaluation_examples")
-        found = found if validation is None else replace(found, ceiling={})
-        shares = {"validation": validation, "selection": selection, "calibration": CALIBRATION if calibration else None}
-        train, aside = _set_aside(train, found.kind, shares)
+        address, asked = as_address(address), ReadingOptions.of(options, named)
+        found = _with_positive(address, _found(address, asked, offline), asked.positive)
+        train = splitting.first(found.train, asked.train_examples, "train_examples")
+        held_out = splitting.first(found.evaluation, asked.evaluation_examples, "evaluation_examples")
+        found = found if asked.validation is None else replace(found, ceiling={})
+        shares = {"validation": asked.validation, "selection": asked.selection}
+        train, aside = _set_aside(train, found.kind, shares | {"calibration": CALIBRATION if calibration else None})
         held_out = aside.get("validation", held_out)
         TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
-        told = _told(found, aside, given) | {"leaked": check_leakage(address, train, held_out, allow=allow_leakage)}
-        return cls(address, train=train, evaluation=held_out, long=check_long(address, found.kind, long), **told)
+        leaked = check_leakage(address, train, held_out, allow=asked.allow_leakage)
+        told, long = _told(found, aside, asked), check_long(address, found.kind, asked.long)
+        return cls(address, train=train, evaluation=held_out, long=long, leaked=leaked, **told)
 
     @classmethod
+    @shows_options()
     def of(
         cls,
         data: Any,
         targets: Any = None,
         /,
+        options: ReadingOptions | None = None,
         *,
-        text: str | None = None,
-        text_pair: str | None = None,
-        label: str | None = None,
-        target: str | None = None,
-        labels: Iterable[str] | None = None,
-        kind: str | None = None,
-        separator: str | None = None,
-        missing: str | None = None,
-        merge_labels: bool | None = None,
         evaluation: Any = None,
-        **more: Any,
+        calibration: bool = False,
+        **named: Any,
     ) -> Task:
         """Make a task of data in memory, as `load` makes it of a file with the same rows.
 
@@ -185,29 +150,22 @@ class Task(ReprCard):
             targets: A label, number, list of labels or text to write for each text of `data`.
             evaluation: Data of the same form that replace the evaluation split, for texts and labels a pair of these;
                 or a file, as in `load`.
-            more: Further arguments of `load`, which also describes the others.
+            options, calibration, named: As in `load`.
 
         Raises InvalidData, Leakage, or CannotWrite if the cache cannot be written to.
         """
         own = isinstance(evaluation, str | os.PathLike) or evaluation is None
         both = evaluation if isinstance(evaluation, tuple) and len(evaluation) == 2 else (evaluation,)
         tables = [frames.table_of(data, targets), *([] if own else [frames.table_of(*both)])]
-        asked = ReadOptions(text, text_pair, *of_target(target, label, kind), separator, missing, merge_labels)
-        named, asked = files.with_class_names(tables, asked)
-        names = names_of(labels)
-        found = files.of_tables(*named, asked=asked, names=names)
-        if names is None and named[0].classes:  # the file that is kept has no order of classes
-            names = found.label_names
+        made, asked = files.with_class_names(tables, ReadingOptions.of(options, named))
+        found = files.of_tables(*made, asked=asked)
+        if asked.labels is None and made[0].classes:  # the file that is kept has no order of classes
+            asked = replace(asked, labels=found.label_names)
         read = [name for role, name in found.columns.items() if role != "others"]
         columns = [name for each in read for name in ([each] if each in tables[0].columns else each.split(","))]
-        paths = [frames.kept(table, list(dict.fromkeys(columns))) for table in named]
-        return cls.load(
-            paths[0],
-            labels=names,
-            evaluation=evaluation if own else paths[1],
-            **{name: value for name, value in vars(asked).items() if value is not None},
-            **more,
-        )
+        paths = [frames.kept(table, list(dict.fromkeys(columns))) for table in made]
+        file = evaluation if own else str(paths[1])
+        return cls.load(paths[0], replace(asked, evaluation=file), calibration=calibration)
 
     @property
     def pairs(self) -> bool:
@@ -243,18 +201,6 @@ def told(
     return "\n".join([f"{where}{rows:,} row{'s' * (rows != 1)}, {what}: kind {kind}{more}", *notes])
 
 
-_ARGUMENTS = frozenset(inspect.signature(Task.load).parameters) - {"address", "target", "calibration", "offline"}
-"""The arguments of `Task.load` that say how a task is read, and may be in a run's description."""
-
-
-def _as_data(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments of `load` that differ from the defaults, in the form of a run's `data`."""
-    label, kind = of_target(given["target"], given["label"], given["kind"])
-    said = {name: given[name] for name in _ARGUMENTS} | {"label": label, "kind": kind}
-    written = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in said.items()}
-    return {name: value for name, value in written.items() if value is not None and value is not False}
-
-
 def _set_aside(train: Split, kind: Kind, shares: Mapping[str, float | None]) -> tuple[Split, dict[str, Split]]:
     """Return the rest of the training texts, and the texts of each share that is not None, by its name."""
     rest, cut = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
@@ -272,17 +218,6 @@ def as_address(address: Any) -> str:
             found=type(address).__name__,
         )
     return str(os.fspath(address))
-
-
-def names_of(labels: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return the label names as a tuple. Raises InvalidData for a single string."""
-    if isinstance(labels, str):
-        raise InvalidData(
-            f"`labels`: found one string, {labels[:40]!r}. Expected a list of names.",
-            code="data.type-wrong",
-            argument="labels",
-        )
-    return None if labels is None else tuple(map(str, labels))
 
 
 def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskData:
@@ -310,12 +245,12 @@ def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskD
     return replace(found, label_names=names[::-1], train=train, evaluation=evaluation)
 
 
-def _told(found: TaskData, aside: Mapping[str, Split], given: Mapping[str, Any]) -> dict[str, Any]:
+def _told(found: TaskData, aside: Mapping[str, Split], asked: ReadingOptions) -> dict[str, Any]:
     """Return the fields of a task that come from its arguments, from reading it and from setting texts aside."""
     names = ("label_names", "kind", "metric", "ceiling", "separator", "columns", "other", "notes")
     read = {name: getattr(found, name) for name in names}
     kept = {name: aside.get(name) for name in ("calibration", "selection")}
-    return {**read, **kept, "data": given, "data_digest": _data_digest(found)}
+    return {**read, **kept, "data": asked, "data_digest": _data_digest(found)}
 
 
 def _data_digest(found: TaskData) -> str:
@@ -323,40 +258,25 @@ def _data_digest(found: TaskData) -> str:
     return digest.of_json([found.train.digest, found.evaluation.digest, found.kind, list(found.label_names)])
 
 
-def _found(
-    address: str,
-    asked: ReadOptions,
-    labels: Sequence[str] | None,
-    evaluation: str | os.PathLike[str] | None,
-    offline: bool,
-) -> TaskData:
+def _found(address: str, asked: ReadingOptions, offline: bool) -> TaskData:
     origin = named(address)
     if origin is not None:
-        return _of_origin(address, origin, asked, labels, evaluation, offline)
-    file = None if evaluation is None else evaluation_file(evaluation)
-    return files.load(find(address), asked, labels, file)
+        return _of_origin(address, origin, asked, offline)
+    return files.load(find(address), asked, None if asked.evaluation is None else evaluation_file(asked.evaluation))
 
 
-def _of_origin(
-    address: str,
-    origin: Origin,
-    asked: ReadOptions,
-    labels: Sequence[str] | None,
-    evaluation: str | os.PathLike[str] | None,
-    offline: bool,
-) -> TaskData:
+def _of_origin(address: str, origin: Origin, asked: ReadingOptions, offline: bool) -> TaskData:
     """Return the data of an origin; the file `evaluation` replaces its evaluation split, and its ceiling is dropped."""
-    chosen = [field for field, value in vars(asked).items() if value and field != "kind"]
-    if chosen and evaluation is None and not origin.chooses:
-        written = asked.kind is not None and of_kind(asked.kind).written
-        option = "target" if written and chosen[0] == "label" else chosen[0]
+    chosen = [name for name in OF_FILES if name in asked.given]
+    if chosen and asked.evaluation is None and not origin.chooses:
+        option = "target" if asked.kind == WRITTEN and chosen[0] == "label" else chosen[0]
         raise InvalidData(
             f"task {address}: the columns of this task are fixed. Remove `{option}`.",
             code="data.option-inapplicable",
             task=address,
             option=option,
         )
-    found = origin.load(asked, labels, offline)
+    found = origin.load(asked, offline)
     if asked.kind not in (None, found.kind):
         raise InvalidData(
             f"task {address}: the task is of kind {found.kind}, so `kind` cannot be {asked.kind}. Remove `kind`.",
@@ -365,18 +285,17 @@ def _of_origin(
             found=found.kind,
             expected=asked.kind,
         )
-    if evaluation is None:
+    if asked.evaluation is None:
         return found
-    split, notes = _of_file(evaluation, asked, address, found)
+    split, notes = _of_file(asked, address, found)
     return replace(found, evaluation=split, ceiling={}, notes=(*found.notes, *notes))
 
 
-def _of_file(
-    evaluation: str | os.PathLike[str], asked: ReadOptions, address: str, named: TaskData
-) -> tuple[Split, tuple[str, ...]]:
-    """Return all texts of a file, to evaluate what is trained on the named task at `address`."""
+def _of_file(asked: ReadingOptions, address: str, named: TaskData) -> tuple[Split, tuple[str, ...]]:
+    """Return all texts of the file `evaluation`, to evaluate what is trained on the named task at `address`."""
+    assert asked.evaluation is not None
     pairs, form = named.train.pairs is not None, LabelFormat(named.kind, asked.separator, keeps=asked.missing == "keep")
-    found, names, path = files.to_measure(evaluation_file(evaluation), asked, form=form, known=named.label_names)
+    found, names, path = files.to_measure(evaluation_file(asked.evaluation), asked, form=form, known=named.label_names)
     if (found.pairs is not None) != pairs:
         raise InvalidData(
             f"{path}: found {'single texts' if pairs else 'pairs of texts'}. Task {address} has "

@@ -18,9 +18,9 @@ from typing import Any
 from afina import assets
 from afina.data.kinds import TEXT
 from afina.data.readers import files, formats, source
-from afina.data.readers.files import ReadOptions
 from afina.data.readers.formats import FileTable
 from afina.data.readers.splitting import TaskData
+from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData, NotFound
 
 ASPECTS = ("challenge", "approach", "outcome")
@@ -36,7 +36,7 @@ E2E_TEST = ("testset_w_refs.csv", "testset.csv", "devset.csv")
 """Files of E2E, the first that exists is read. The challenge published `testset.csv` without references first."""
 
 
-def load_aclsum(name: str, labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
+def load_aclsum(name: str, labels: tuple[str, ...] | None = None, *, offline: bool = False) -> TaskData:
     """Return the training split, 100 papers, and the test split, 100 other papers. The 50 of validation are not read.
 
     name: One of ACLSUM.
@@ -46,8 +46,8 @@ def load_aclsum(name: str, labels: Sequence[str] | None = None, *, offline: bool
     sections = SECTIONS if name.endswith(WHOLE) else SECTIONS[:1]
     folder = assets.fetch("aclsum")
     tables = [_papers(folder / f"{split}.jsonl", aspect, sections) for split in ("train", "test")]
-    asked = ReadOptions(text="document", label=aspect, kind=TEXT, missing="keep")
-    return files.of_tables(*tables, asked=asked, names=labels)
+    asked = ReadingOptions(text="document", label=aspect, kind=TEXT, missing="keep", labels=labels)
+    return files.of_tables(*tables, asked=asked)
 
 
 def _papers(path: Path, aspect: str, sections: Sequence[str]) -> FileTable:
@@ -75,14 +75,14 @@ def e2e_files(place: Path) -> list[Path]:
     return [train] if evaluation in (None, train) else [train, evaluation]
 
 
-def load_e2e(place: Path, labels: Sequence[str] | None = None) -> TaskData:
+def load_e2e(place: Path, labels: tuple[str, ...] | None = None) -> TaskData:
     """Return the splits of E2E's files; without an evaluation file, a fifth of the inputs is held out.
 
     Raises NotFound, InvalidData.
     """
-    asked = ReadOptions(text="mr", label="ref", kind=TEXT, missing="keep")
+    asked = ReadingOptions(text="mr", label="ref", kind=TEXT, missing="keep", labels=labels)
     tables = [formats.read(path) for path in e2e_files(place)]
-    return replace(files.of_tables(*tables, asked=asked, names=labels), metric="bleu")
+    return replace(files.of_tables(*tables, asked=asked), metric="bleu")
 
 
 def squad_files(place: Path) -> list[Path]:
@@ -112,14 +112,16 @@ def squad_files(place: Path) -> list[Path]:
     return found
 
 
-def load_squad(place: Path, labels: Sequence[str] | None = None) -> TaskData:
+def load_squad(place: Path, labels: tuple[str, ...] | None = None) -> TaskData:
     """Return the splits of SQuAD's files; without an evaluation file, a fifth of the articles is held out.
 
     Questions without an answer are left out, with a note. Raises NotFound, InvalidData.
     """
-    asked = ReadOptions(text="context", text_pair="question", label="answers", kind=TEXT, missing="keep")
+    asked = ReadingOptions(
+        text="context", text_pair="question", label="answers", kind=TEXT, missing="keep", labels=labels
+    )
     tables = [_questions(path) for path in squad_files(place)]
-    return replace(files.of_tables(*tables, asked=asked, names=labels), metric="token_f1")
+    return replace(files.of_tables(*tables, asked=asked), metric="token_f1")
 
 
 def _is_file(place: Path) -> bool:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 
@@ -96,7 +96,7 @@ class EncodedTask:
     answer_tokens: int | None = None
 
     @property
-    def found(self) -> dict[str, str]:
+    def found(self) -> dict[str, Any]:
         """The recognised format of the labels, as arguments of `Task.load`; empty for classes."""
         found = {"kind": TARGETS[self.kind].told, "separator": self.separator}
         return {name: value for name, value in found.items() if value}

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
 from afina import digest, file_io
+from afina.data.reading_options import ReadingOptions
 from afina.models import objectives, problems
 from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.schema import Figure, Sparing, WrongValue
@@ -75,7 +76,8 @@ class Manifest(Sparing):
         offset: Added to the head's output for each label. None: no offset.
         objective: `Objective.settings`. None: one label for each text, with default settings.
         precision: How the backbone's frozen weights were stored, a key of PRECISIONS; "float" is not written.
-        data: Arguments of `Task.load` that differed from the defaults, by name.
+        data: How the task was read, with the kind and the separator that were recognised. The file has the options that
+            differ from their defaults.
         probe: Logits of the built-in sentences (`afina.predicting.probes.PROBE`), [sentence][label].
         environment: Platform, device, dtype, threads and source revision of the training run.
         claims_digest: Digest of the adapter's digest and the CLAIMED fields; reveals edited metrics. None: made by an
@@ -103,7 +105,7 @@ class Manifest(Sparing):
     objective: dict[str, Any] | None = None
     precision: PrecisionName = FLOAT
     task: str | None = None
-    data: dict[str, Any] = Field(default_factory=dict)
+    data: ReadingOptions = ReadingOptions()
     train_digest: str | None = None
     evaluation_digest: str | None = None
     pairs: bool | None = None
@@ -114,6 +116,10 @@ class Manifest(Sparing):
     versions: dict[str, str] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
     claims_digest: str | None = None
+
+    @field_serializer("data")
+    def _given(self, data: ReadingOptions) -> dict[str, Any]:
+        return data.given
 
     @field_validator("tensor_file")
     @classmethod

@@ -157,5 +157,5 @@ def _fitting(predictor: Predictor, texts: EvaluationSet) -> tuple[Split, int]:
 
 def _is_chosen(manifest: Manifest) -> bool:
     """Whether a person or a benchmark chose the order of the labels, instead of the order of words in a file."""
-    given = {"positive", "labels"} & manifest.data.keys()
-    return bool(given) or manifest.task is None or named(manifest.task) is not None
+    given = manifest.data.positive is not None or manifest.data.labels is not None
+    return given or manifest.task is None or named(manifest.task) is not None

@@ -142,7 +142,7 @@ def takes_pairs(manifest: Manifest) -> bool | None:
     """Whether an adapter was trained on pairs of texts; None: the manifest does not say."""
     if manifest.template is not None:
         return Template(manifest.template).takes_pairs
-    return manifest.pairs if manifest.pairs is not None else True if manifest.data.get("text_pair") else None
+    return manifest.pairs if manifest.pairs is not None else True if manifest.data.text_pair else None
 
 
 def check(

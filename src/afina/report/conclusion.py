@@ -36,12 +36,12 @@ from afina.stats.metrics import METRICS
 from afina.studies.runs.inputs import is_encoder
 
 if TYPE_CHECKING:  # the imports load scipy
+    from afina.data.reading_options import ReadingOptions
     from afina.stats.comparison import Comparison
     from afina.studies.baselines import MeasuredBaseline
     from afina.studies.choosing.recommendation import Contender, Recommendation
     from afina.studies.descriptions import Failure
     from afina.studies.runs.record import Record
-    from afina.studies.runs.spec import Data
 
 MOST = 3
 """The most failed runs that the conclusion names; the report lists all failed runs."""
@@ -76,7 +76,7 @@ def sentences(
     return [sentence for sentence in said if sentence]
 
 
-def unasked(arms: Sequence[Arm], data: Data) -> list[str]:
+def unasked(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
     """Return what labels that are not words cost, if a method started from a random head because of them.
 
     `data` has the settings by which the task was read.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from afina.data.addresses import named
 from afina.data.kinds import columns_in_words
+from afina.data.reading_options import ReadingOptions
 from afina.methods import make
 from afina.report.arms import Arm, differing, has_several_backbones, training
 from afina.report.examples.side_by_side import Examples
@@ -40,7 +41,6 @@ from afina.report.tables import Column, Table
 from afina.stats.metrics import METRICS
 from afina.studies.backbones import on_backbone
 from afina.studies.runs.record import Environment, Record
-from afina.studies.runs.spec import Data
 from afina.studies.trials import Tuned
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def _environment(environment: Environment, backbones: Sequence[str]) -> Notes:
     )
 
 
-def notes(arms: Sequence[Arm], data: Data, found: int = 0, told: Sequence[str] = ()) -> list[str]:
+def notes(arms: Sequence[Arm], data: ReadingOptions, found: int = 0, told: Sequence[str] = ()) -> list[str]:
     """Return the notes below the first table: definitions, texts read and cut, rows of the untrained model.
 
     Args:
@@ -278,7 +278,7 @@ def notes(arms: Sequence[Arm], data: Data, found: int = 0, told: Sequence[str] =
     return [*_on_figures(arms, data), *_on_texts(arms, data), *told, *repeated * (equal > 0), *untrained]
 
 
-def _on_texts(arms: Sequence[Arm], data: Data) -> list[str]:
+def _on_texts(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
     """Notes on how a file was read and cut, on figures from few texts, and on requests for more texts than exist."""
     records = [record for arm in arms for record in arm.records]
     files = {(one.task, one.train_examples, one.examples) for one in records if named(one.task) is None}
@@ -320,7 +320,7 @@ def _cut_and_few(arms: Sequence[Arm]) -> list[str]:
     return made
 
 
-def _on_figures(arms: Sequence[Arm], data: Data) -> list[str]:
+def _on_figures(arms: Sequence[Arm], data: ReadingOptions) -> list[str]:
     """Notes on the meaning of the metrics, the score of a constant answer, and runs with only one answer."""
     record, targets = arms[0].record, arms[0].targets
     presentation = PRESENTATIONS[record.kind]

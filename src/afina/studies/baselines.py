@@ -113,11 +113,11 @@ def measure(run: RunSpec, held: OutputLock, *, fresh: bool = False) -> tuple[Mea
 
     Raises NotFound or InvalidData if the task cannot be read, and CannotWrite.
     """
-    data = digest.of_json([run.task, run.data.model_dump(mode="json", exclude_defaults=True), run.data_digest])
+    data = digest.of_json([run.task, run.data.given, run.data_digest])
     found = _read(held.directory)
     if found is not None and found.data == data and not fresh and _is_whole(found, held.directory):
         return tuple(_with_predictions(found, held.directory))
-    task = Task.load(run.task, **run.data.model_dump())
+    task = Task.load(run.task, run.data)
     objective = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels)
     made, began = [], meter.now()
     for number, floor in enumerate(floors.fit(task.train, objective)):

@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData
 from afina.schema import Frozen
 from afina.studies.backbones import on_backbone
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import Data
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class StudyRequest(Frozen):
 
     name: str
     task: str
-    data: Data
+    data: ReadingOptions
     keys: tuple[str, ...]
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

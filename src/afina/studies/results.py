@@ -14,6 +14,7 @@ from typing import Any
 
 from afina import repr_html
 from afina.data.addresses import reads_files
+from afina.data.reading_options import ReadingOptions
 from afina.errors import NotFound, UnknownName
 from afina.models.backbone_spec import backbone_revision, files_digest
 from afina.repr_html import ReprCard, figure
@@ -29,7 +30,6 @@ from afina.studies.runs.inputs import DataDigests
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Data
 from afina.studies.trials import Tuned
 
 
@@ -55,7 +55,7 @@ class Results(ReprCard):
     tuned: tuple[Tuned, ...] = ()
     recommendation: Recommendation | None = None
     task: str = ""
-    data: Data = field(default_factory=Data)
+    data: ReadingOptions = field(default_factory=ReadingOptions)
     waiting: int = 0
     baselines: tuple[MeasuredBaseline, ...] = ()
     backbones: tuple[str, ...] = ()
@@ -275,7 +275,7 @@ class RecordedRuns:
         return next((one for one in self.held.records if one.key == key), None)
 
     def _digests(self, run: Run) -> DataDigests | None:
-        how = f"{run.training.temperature}{run.data.model_dump_json()}"
+        how = f"{run.training.temperature}{run.data}"
         if how not in self._seen:
             self._seen[how] = self.look(run)
         return self._seen[how]

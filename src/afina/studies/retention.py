@@ -32,8 +32,8 @@ def check_run(run: RunSpec) -> None:
     """Raise, before any run begins, the error with which `run` would end: `RetentionBefore.of` lists the errors."""
     if run.training.retention:
         check_causal(run.backbone, Backbone.load(run.backbone, weights=False).architecture)
-        how = {**run.data.model_dump(), "allow_leakage": True, "calibration": run.training.temperature}
-        NeutralTexts.load(run.training.retention, Task.load(run.task, **how))
+        task = Task.load(run.task, run.data, allow_leakage=True, calibration=run.training.temperature)
+        NeutralTexts.load(run.training.retention, task)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import ValidationError
 
+from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError, InvalidStudy, UnknownName
 from afina.methods import METHODS, accepted, make
 from afina.models import objectives
@@ -43,7 +44,7 @@ from afina.studies.runs.executor import Executor
 from afina.studies.runs.inputs import may_start_from_words
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Ask, Data, Training, with_address
+from afina.studies.runs.spec import Ask, Training, with_address
 from afina.studies.schedule import Watcher, other_data_note, watching
 from afina.studies.study_checks import check_budgets, check_seeds, check_sizes, equal_runs_notes, sizes_notes
 from afina.studies.study_file import check_asked, check_template, explain, override, read
@@ -86,7 +87,7 @@ class Study(ReprCard, Sparing):
     seeds: tuple[int, ...] = (0,)
     metric: str | None = None
     sizes: tuple[int, ...] = ()
-    data: Data = Data()
+    data: ReadingOptions = ReadingOptions()
     train: Training = Training()
     ask: Ask = Ask()
     generate: Decoding = GREEDY
@@ -244,7 +245,7 @@ class Study(ReprCard, Sparing):
             task=self.task,
             method=method,
             hyperparameters=made.hyperparameters,
-            data=self.data if size is None else self.data.model_copy(update={"train_examples": size}),
+            data=self.data if size is None else replace(self.data, train_examples=size),
             training=training if size is None else training.as_long_as(max(self.sizes)),
             ask=ask,
             generate=self.generate,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from afina.errors import AfinaError, InvalidStudy, NotFound, UnknownName
 from afina.methods.method import Method
 from afina.schema import WrongValue
 from afina.studies.runs.spec import Ask
 
-Part = TypeVar("Part", bound=BaseModel)
+Part = TypeVar("Part")
 
 _PRESETS = files("afina.studies") / "presets"
 
@@ -139,23 +139,29 @@ def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
     Raises UnknownName or InvalidStudy.
     """
     try:
-        return kind(**fields)
+        return TypeAdapter(kind).validate_python(fields)
     except ValidationError as error:
         raise explain(error, kind, where) from None
 
 
-def explain(error: ValidationError, model: type[BaseModel], where: str) -> AfinaError:
+def _keys(model: Any) -> Collection[str]:
+    """Return the keys of a section; empty for a value."""
+    keys: Collection[str] = getattr(model, "model_fields", getattr(model, "__dataclass_fields__", ()))
+    return keys
+
+
+def explain(error: ValidationError, model: type, where: str) -> AfinaError:
     """Return an AfinaError for pydantic's error. For an unknown key, the message names the nearest known key."""
     problem = WrongValue.of(error)
-    if problem.kind == "extra_forbidden":
+    if problem.kind in ("extra_forbidden", "unexpected_keyword_argument"):
         level: Any = model
         *outer, _ = problem.place
         for part in outer:
             annotation = level.model_fields[part].annotation
             level = next((one for one in get_args(annotation) if one is not type(None)), annotation)
-        near = get_close_matches(str(problem.place[-1]), level.model_fields, 1, _NEAR)
-        for field, each in level.model_fields.items():
-            if not near and problem.place[-1] in getattr(each.annotation, "model_fields", {}):
+        near = get_close_matches(str(problem.place[-1]), _keys(level), 1, _NEAR)
+        for field, each in getattr(level, "model_fields", {}).items():
+            if not near and problem.place[-1] in _keys(each.annotation):
                 meant = ".".join([*outer, field, problem.place[-1]])
                 return InvalidStudy(
                     f"{where}: unknown key {problem.field!r}. Did you mean {meant!r}?",
@@ -164,7 +170,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Afina
                     key=problem.field,
                     nearest=meant,
                 )
-        known = [".".join([*outer, field]) for field in level.model_fields]
+        known = [".".join([*outer, field]) for field in _keys(level)]
         return UnknownName("key", problem.field, known, where)
     if problem.kind == "missing":
         return InvalidStudy(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -147,7 +147,7 @@ def candidate_run(run: Run, setting: Mapping[str, Any], how: Tune) -> Run:
     Its seed is derived, so the runs of the study are unlikely to have the same seed.
     """
     fixed = {
-        "data": run.data.model_copy(update={"validation": how.validation}),
+        "data": replace(run.data, validation=how.validation),
         "seed": derive_seed(how.seed, "tuning"),
     }
     made = settled(run, setting)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina import digest, meter
+from afina.data.reading_options import USUAL
 from afina.digest import derive_seed
 from afina.errors import AfinaError, CannotWrite, InvalidData, RunFailed
 from afina.events import Progress, ValidationScore
@@ -258,9 +259,9 @@ def _name(run: Run, space: Space, how: Tune) -> str:
     asked = candidate_run(run, {}, how).model_dump(mode="json", exclude={"name": True, "data": {"allow_leakage"}})
     later = {"data": asked["data"].keys() - _FIRST_DATA, "": {"data_digest"}}
     for part, names in later.items():
-        table, of = (asked[part], type(run.data)) if part else (asked, type(run))
+        table, usual = (asked[part], vars(USUAL)) if part else (asked, {"data_digest": None})
         for name in names:
-            if table[name] == of.model_fields[name].default:
+            if table[name] == usual[name]:
                 del table[name]
     whole = [asked, how.model_dump(exclude={"candidates"}), space.rates, {k: [*v] for k, v in space.choices.items()}]
     return f"{run.title}-{digest.of_json(whole).removeprefix(digest.PREFIX)[:16]}"

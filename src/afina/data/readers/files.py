@@ -30,6 +30,7 @@ from afina.data.readers.rows import check_how, labelled
 from afina.data.readers.splitting import LabelledRows, TaskData, classes_of, hold_out, identities
 from afina.data.readers.target_kind import TargetKind
 from afina.data.readers.target_kinds import TARGETS, of_kind, splits
+from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData, NotFound
 
 SST2 = ("negative", "positive")
@@ -39,34 +40,14 @@ TEST = "test"
 """The file name that is read only for measuring an adapter, if there is no file of EVALUATION."""
 
 
-@dataclass(frozen=True)
-class ReadOptions:
-    """Columns that the user named, and how to read them. None: the usual names, and what is recognised.
-
-    The fields are arguments of `Task.load`.
-    """
-
-    text: str | None = None
-    text_pair: str | None = None
-    label: str | None = None
-    kind: str | None = None
-    separator: str | None = None
-    missing: str | None = None
-    merge_labels: bool | None = None
-    sheet: str | None = None
-
-
-def load(path: Path, asked: ReadOptions, names: Sequence[str] | None, evaluation: Path | None = None) -> TaskData:
-    """Read the files at `path`, which exists. With `evaluation`, that file is evaluated, and a single file all trains.
-
-    `names` are the labels in their order, as in `splits`.
-    """
+def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None) -> TaskData:
+    """Read the files at `path`, which exists. With `evaluation`, that file is evaluated, and a file all trains."""
     tables = [formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)]
     if evaluation is not None or path.is_dir():
         held_out = evaluation or _find(path, EVALUATION)
         tables.append(formats.read(held_out, asked.sheet if formats.has_sheet(held_out, asked.sheet) else None))
     named, asked = with_class_names(tables, asked)
-    return of_tables(*named, asked=asked, names=names)
+    return of_tables(*named, asked=asked)
 
 
 UNLABELLED = -1
@@ -74,8 +55,8 @@ UNLABELLED = -1
 
 
 def with_class_names(
-    tables: Sequence[FileTable], asked: ReadOptions, *, first: bool = False, known: Sequence[str] = ()
-) -> tuple[Sequence[FileTable], ReadOptions]:
+    tables: Sequence[FileTable], asked: ReadingOptions, *, first: bool = False, known: Sequence[str] = ()
+) -> tuple[Sequence[FileTable], ReadingOptions]:
     """Return the tables with names instead of class indices, if the files name the classes of the label column.
 
     `FileTable.classes` then has the label column alone, or nothing. Also return what is asked, with column and kind.
@@ -115,8 +96,7 @@ def of_tables(
     train: FileTable,
     held_out: FileTable | None = None,
     *,
-    asked: ReadOptions,
-    names: Sequence[str] | None,
+    asked: ReadingOptions,
     published: bool = False,
 ) -> TaskData:
     """Return both splits; without `held_out`, a part of `train` is held out.
@@ -124,8 +104,9 @@ def of_tables(
     With `published`, the data are the Hub's, and are read as they were when runs on them were first recorded. Words
     such as `NA` are kept, the first usual column is taken, and labels keep their spelling.
     """
+    names = asked.labels
     rows, chosen, form = _rows(train, asked, names, published=published)
-    spellings = Spellings.of(rows, names, merge=bool(asked.merge_labels)) if not published else Spellings({})
+    spellings = Spellings.of(rows, names, merge=asked.merge_labels) if not published else Spellings({})
     rows = spellings.applied(rows)
     if held_out is None:
         kind = TARGETS[rows.kind]
@@ -157,8 +138,8 @@ def of_tables(
 
 def to_measure(
     path: Path,
-    asked: ReadOptions,
-    usual: ReadOptions | None = None,
+    asked: ReadingOptions,
+    usual: ReadingOptions | None = None,
     form: LabelFormat | None = None,
     labels: Sequence[str] | None = None,
     known: Sequence[str] = (),
@@ -180,13 +161,13 @@ def to_measure(
             path = _find(path, (TEST,))
     found = formats.read(path, asked.sheet)
     _check_separator(asked.separator, None if form is None else TARGETS[form.kind])
-    usual = usual or ReadOptions()
+    usual = usual or ReadingOptions()
     columns = {key: getattr(usual, key) for key in ("text", "text_pair", "label")}
     if asked.label is None:
         _check_all(found, usual.label)
     there = {key: name for key, name in columns.items() if name and _has(found, name)}
     there |= {key: getattr(usual, key) for key in ("missing", "merge_labels") if getattr(usual, key)}
-    asked = replace(ReadOptions(**there), **{key: name for key, name in vars(asked).items() if name is not None})
+    asked = replace(ReadingOptions(**there), **asked.given)
     if form is not None:
         asked = replace(asked, kind=form.kind)
     (found,), asked = with_class_names([found], asked, known=known)
@@ -222,13 +203,13 @@ def _check_all(found: FileTable, label: str | None) -> None:
 
 def _rows(
     found: FileTable,
-    asked: ReadOptions,
+    asked: ReadingOptions,
     labels: Sequence[str] | None,
     *,
     published: bool = False,
     form: LabelFormat | None = None,
     known: Sequence[str] = (),
-) -> tuple[LabelledRows, ReadOptions, LabelFormat]:
+) -> tuple[LabelledRows, ReadingOptions, LabelFormat]:
     """Return the rows, the chosen columns, and how labels are read, which is `form` if given."""
     how = check_how(asked.missing or "refuse")
     kind = form.kind if form else asked.kind

@@ -14,11 +14,12 @@ from typing import Any
 
 from afina.data.kinds import CLASSES, NUMBER, Kind
 from afina.data.readers import files, formats, source
-from afina.data.readers.files import SST2, ReadOptions
+from afina.data.readers.files import SST2
 from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import Label
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kinds import splits
+from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData, NotFound
 
 REPOSITORY = "nyu-mll/glue"
@@ -314,9 +315,7 @@ class HubDataset:
         return cls(repository, config or None)
 
 
-def load_dataset(
-    place: HubDataset, asked: ReadOptions, labels: Sequence[str] | None = None, *, offline: bool = False
-) -> TaskData:
+def load_dataset(place: HubDataset, asked: ReadingOptions, *, offline: bool = False) -> TaskData:
     """Return the training split, and the validation split or else the test split of a data set.
 
     Without a validation and a test split, a part of the training split is held out. Classes have the data set's names,
@@ -333,7 +332,7 @@ def load_dataset(
     named = [_labelled(each) for each in named]
     if len(named) == 2 and not named[1].places:  # a test split without published labels
         named = named[:1]
-    return files.of_tables(*named, asked=asked, names=labels, published=True)
+    return files.of_tables(*named, asked=asked, published=True)
 
 
 def is_dataset_cached(place: HubDataset) -> bool:

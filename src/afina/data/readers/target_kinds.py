@@ -302,31 +302,6 @@ def of_kind(kind: str) -> TargetKind:
     return TARGETS[kind]
 
 
-def of_target(target: str | None, label: str | None, kind: str | None) -> tuple[str | None, str | None]:
-    """Return the column and the kind of the targets, given `target`: the column of texts that a model learns to write.
-
-    Raises InvalidData if `label` or `kind` say something else, and UnknownName for an unknown kind.
-    """
-    if target is None:
-        return label, kind
-    if label not in (None, target):
-        raise InvalidData(
-            f"`target` {target}: `label` names another column, {label}. Give one of the two: `target` for texts to "
-            "write, `label` for labels or numbers.",
-            code="data.column-repeated",
-            field="target",
-            column=target,
-        )
-    if kind is not None and not of_kind(kind).written:
-        raise InvalidData(
-            f"`target` {target}: a column of texts to write, but the task is of kind {kind}. Name the column with "
-            "`label`.",
-            code="data.kind-mismatch",
-            found=kind,
-        )
-    return target, next(name for name, made in TARGETS.items() if made.written)
-
-
 def check_long(where: str, kind: Kind, long: str | None) -> Long:
     """Return how to treat targets that are too long. Raises UnknownName, or InvalidData for another kind."""
     if long is not None and not TARGETS[kind].written:

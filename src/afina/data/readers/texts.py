@@ -22,6 +22,7 @@ from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import READERS
 from afina.data.readers.rows import text_of
 from afina.data.readers.source import STANDARD_INPUT, RowStream, Source
+from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData, NotFound
 
 FIRST, GROWTH, MOST = 16, 4, 4096
@@ -166,14 +167,15 @@ def chunks(
     text: str | None = None,
     text_pair: str | None = None,
     sheet: str | None = None,
-    usual: Mapping[str, Any] | None = None,
+    usual: ReadingOptions | None = None,
     written: bool = False,
 ) -> Iterator[TextStream]:
     """Open the texts of a file: in columns for a format of `formats.READERS`, else, and for standard input, one a line.
 
     text, text_pair  columns; None: the usual names are recognised
     sheet  the sheet of an xlsx file; None: the only sheet with content
-    usual  the columns `text` and `text_pair` of an adapter: used if the file has them and the caller names no column
+    usual  how an adapter's task was read: its columns of texts are used if
+           the file has them and the caller names no column
     written  whether the answers are texts, so that the columns of `columns.WRITTEN` are usual too
     Raises NotFound, and InvalidData if no column has texts; iterating raises InvalidData with the line.
     """
@@ -202,7 +204,7 @@ def chunks(
                 found = TextStream(_of_lines(lines), lines)
             else:
                 rows = stack.enter_context(formats.opened(file, sheet))
-                found = TextStream.of_columns(rows, _Wanted(text, text_pair, usual or {}, written))
+                found = TextStream.of_columns(rows, _Wanted(text, text_pair, usual or ReadingOptions(), written))
         except NotFound as error:
             raise error.reworded(f"`file` {error}") from None
         yield found
@@ -251,15 +253,15 @@ class _Wanted:
 
     text: str | None
     text_pair: str | None
-    usual: Mapping[str, Any]
+    usual: ReadingOptions
     written: bool = False
 
     def among(self, where: str, names: Iterable[str]) -> ColumnNames:
         """Return the text columns among `names`, the columns of a file or of a row. Raises InvalidData."""
         names = list(names)
-        own = {key: self.usual.get(key) for key in ("text", "text_pair")}
-        if self.text is None and self.text_pair is None and all(name in names for name in own.values() if name):
-            return columns.of_texts(where, names, own["text"], own["text_pair"], written=self.written)
+        own = self.usual.text, self.usual.text_pair
+        if self.text is None and self.text_pair is None and all(name in names for name in own if name):
+            return columns.of_texts(where, names, *own, written=self.written)
         return columns.of_texts(where, names, self.text, self.text_pair, written=self.written)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afina.data.addresses import is_at_hand
+from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError
 from afina.report.arms import Arm, measured_on
 from afina.report.examples.side_by_side import SideBySide, which_differ
@@ -20,7 +21,6 @@ from afina.report.sections import Notes, Section, of_table
 from afina.report.tables import Column, Table
 from afina.studies.runs.inputs import evaluation_of
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import Data
 
 DISAGREEMENTS, EXAMPLES = "Where the methods disagree", "Examples"
 SHOWN = 20
@@ -54,7 +54,7 @@ class EvaluationTexts:
         return [text for row, text in enumerate(self.texts) if row not in left_out], self.reason
 
     @classmethod
-    def read(cls, address: str, data: Data) -> EvaluationTexts:
+    def read(cls, address: str, data: ReadingOptions) -> EvaluationTexts:
         """Return the texts of the task at `address`, read with the settings of `data`.
 
         If reading fails or needs a network, return the reason instead of the texts.

@@ -21,6 +21,7 @@ from afina.data.label_words import no_words_note
 from afina.data.leakage import TextHashes
 from afina.data.readers import splitting
 from afina.data.readers.target_kinds import TARGETS
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.errors import InvalidData
@@ -44,7 +45,7 @@ from afina.studies.runs import executors
 from afina.studies.runs.executor import Executor
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Result
-from afina.studies.runs.spec import Ask, Data, with_address
+from afina.studies.runs.spec import Ask, with_address
 from afina.studies.schedule import Watcher, watching
 from afina.studies.study_file import checked
 
@@ -56,7 +57,7 @@ def recommend(
     memory: int | None = None,
     backbone: str | Sequence[str] = "embedded",
     out: str | Path = "results/choose",
-    data: Mapping[str, Any] | None = None,
+    data: ReadingOptions | Mapping[str, Any] | None = None,
     ask: Mapping[str, Any] | None = None,
     metric: str | None = None,
     latency: float | None = None,
@@ -73,7 +74,7 @@ def recommend(
         memory: The bytes that a run may use: GPU memory if it trains on a GPU. None: the memory available here, or that
             of the largest node of a cluster.
         backbone: The address of the backbone, or several addresses; then a method on a backbone is recommended.
-        data: Columns, labels and `allow_leakage`, as in `Data`.
+        data: Columns, labels and `allow_leakage`, as in `ReadingOptions`.
         ask: How texts are asked about, as in `Ask`.
         metric: The metric by which methods are chosen. None: the metric of the task, or of its kind.
         latency: Leave out models that take more milliseconds to answer a single text on this machine. None: any time.
@@ -111,9 +112,9 @@ def recommend(
     return results
 
 
-def _read(task: str | Task, data: Mapping[str, Any]) -> tuple[Data, Task]:
+def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[ReadingOptions, Task]:
     """Return how the runs read the task, and the whole task."""
-    if not isinstance(data, Mapping):
+    if not isinstance(data, ReadingOptions | Mapping):
         raise InvalidData(
             f"`data`: found a {type(data).__name__}. Expected a dict, such as {{'label': 'stars'}}.",
             code="data.type-wrong",
@@ -121,8 +122,8 @@ def _read(task: str | Task, data: Mapping[str, Any]) -> tuple[Data, Task]:
             found=type(data).__name__,
         )
     fields = with_address({"task": task, "data": data})
-    asked = checked(Data, {**fields["data"], "allow_leakage": True}, "recommend: data")
-    return asked, Task.load(fields["task"], **fields["data"])
+    asked = checked(ReadingOptions, fields["data"], "recommend: data")
+    return replace(asked, allow_leakage=True), Task.load(fields["task"], asked)
 
 
 def _fetch(backbones: Sequence[str], executor: Executor, watcher: Watcher) -> float:
@@ -202,7 +203,7 @@ def _hand_over(floor: Floor, setting: ChoiceSetup, directory: OutputDirectory) -
         TextHashes.of(task.train),
         objective=setting.objective.settings,
         task=task.address,
-        data=setting.data.model_dump(mode="json", exclude_defaults=True),
+        data=setting.data.given,
         train_digest=task.train.digest,
         pairs=task.train.pairs is not None,
         versions=device.versions(),
@@ -244,7 +245,7 @@ def _answer(
     chosen = finalists.get(recommended) or untrained.get(recommended)
     made = Recommendation(
         task=task.address,
-        data=setting.data.model_copy(update={"evaluation_examples": read}),
+        data=replace(setting.data, evaluation_examples=read),
         backbone=chosen.record.backbone if chosen else setting.backbones[0],
         backbones=setting.backbones if several else (),
         kind=task.kind,

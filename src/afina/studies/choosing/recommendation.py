@@ -14,11 +14,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from afina.data.kinds import CLASSES, Kind
+from afina.data.reading_options import ReadingOptions
 from afina.schema import Count, Figure, Frozen, Sealed, Sparing
 from afina.stats.comparison import Comparison
 from afina.studies.choosing import floors
 from afina.studies.runs.record import Below, Prompting
-from afina.studies.runs.spec import Data, Training
+from afina.studies.runs.spec import Training
 
 NAME = "choose"
 """The study name in the records of a recommendation's runs: the name of the command."""
@@ -190,7 +191,7 @@ class Recommendation(Sparing, Sealed):
 
     name: str = NAME
     task: str
-    data: Data
+    data: ReadingOptions
     backbone: str
     backbones: tuple[str, ...] = ()
     kind: Kind = CLASSES

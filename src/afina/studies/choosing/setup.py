@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from afina.data.addresses import reads_files
+from afina.data.reading_options import ReadingOptions
 from afina.data.task import Task
 from afina.methods import is_fitted
 from afina.models.backbone_spec import files_digest
@@ -22,7 +23,7 @@ from afina.studies.choosing.time_budget import StageSeconds, TimeBudget
 from afina.studies.runs.executor import Executor, MemoryForecast
 from afina.studies.runs.inputs import lacks_words
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Ask, Data, Training
+from afina.studies.runs.spec import Ask, Training
 from afina.studies.schedule import Watcher
 
 DEAREST = "full"
@@ -62,7 +63,7 @@ class ChoiceSetup:
     """
 
     task: Task
-    data: Data
+    data: ReadingOptions
     backbones: tuple[str, ...]
     ask: Ask
     clock: TimeBudget
@@ -101,7 +102,7 @@ class ChoiceSetup:
             task=self.task.address,
             method=way.method,
             name=self.name(way) if len(self.backbones) > 1 else "",
-            data=self.data.model_copy(update=data),
+            data=replace(self.data, **data),
             ask=ask,
             training=Training(learning_rate=rate, max_steps=steps),
             metric=self.metric,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +200,7 @@ class _Execution:
             objective=objective.settings,
             precision=self.run.training.precision,
             task=task.address,
-            data=self.run.data.model_dump(mode="json", exclude_defaults=True) | task.found,
+            data=replace(self.run.data, **task.found),
             train_digest=task.train.digest,
             evaluation_digest=task.evaluation.digest,
             pairs=task.pairs,

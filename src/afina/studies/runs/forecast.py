@@ -19,6 +19,7 @@ from afina import allocator, meter
 from afina import device as devices
 from afina.data.batch import TOKEN_BUDGET, Loader, Packed, by_length, pack, pack_some
 from afina.data.readers.target_kinds import of_kind
+from afina.data.reading_options import ReadingOptions
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Encoded
@@ -35,7 +36,7 @@ from afina.models.objective import Objective
 from afina.models.pretrained import meta_model
 from afina.studies.runs.prepared import aim_of, attached, loader_of, longest_text, question_of, read_task, recipe_of
 from afina.studies.runs.run import Forecast, Terms
-from afina.studies.runs.spec import Ask, Data, RunSpec, Training
+from afina.studies.runs.spec import Ask, RunSpec, Training
 from afina.training.dry_run import dry_run, serving_bytes
 from afina.training.inputs import inputs_of
 from afina.training.probe_fit import fit_of
@@ -43,7 +44,7 @@ from afina.training.probe_fit import fit_of
 MADE_UP = "texts of one length"
 """The task of a run that is forecast from the backbone's configuration alone."""
 
-EVERYTHING, USUAL, PLAIN = Data(), Ask(), Training()
+EVERYTHING, USUAL, PLAIN = ReadingOptions(), Ask(), Training()
 """The defaults of a forecast: those of a run."""
 
 MOST_MADE_UP = 2**20
@@ -184,7 +185,7 @@ def forecast_methods(
     methods: Sequence[Method] | None = None,
     *,
     task: str | None = None,
-    data: Data = EVERYTHING,
+    data: ReadingOptions = EVERYTHING,
     ask: Ask = USUAL,
     training: Training = PLAIN,
     memory: int | None = None,
@@ -241,7 +242,7 @@ def forecast_methods(
     return found
 
 
-def _check_kind(data: Data) -> None:
+def _check_kind(data: ReadingOptions) -> None:
     """Raise InvalidStudy for targets that are texts, whose lengths only a task tells."""
     if data.kind is not None and of_kind(data.kind).written:
         raise InvalidStudy(

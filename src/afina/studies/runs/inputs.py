@@ -22,6 +22,7 @@ from afina.data.addresses import stamp
 from afina.data.kinds import Kind
 from afina.data.label_words import needs_words
 from afina.data.readers.target_kinds import of_kind
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.data.task import Task, check_leaked
 from afina.errors import InvalidData, InvalidStudy
@@ -31,7 +32,7 @@ from afina.models.architectures import ARCHITECTURES
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.objective import metric_for
 from afina.studies.runs.record import Record
-from afina.studies.runs.spec import Data, RunSpec
+from afina.studies.runs.spec import RunSpec
 
 if TYPE_CHECKING:
     from afina.models.backbone import Backbone
@@ -76,8 +77,8 @@ class Located:
 
     def read(self, run: RunSpec) -> Task:
         """Load the task of `run`; the result has the address that `run` names."""
-        how = {**run.data.model_dump(), "evaluation": self.evaluation}
-        return replace(Task.load(self.task, **how, calibration=run.training.temperature), address=run.task)
+        read = Task.load(self.task, run.data, evaluation=self.evaluation, calibration=run.training.temperature)
+        return replace(read, address=run.task)
 
     def open(self, run: RunSpec) -> Backbone:
         """Locate the backbone of `run`; the result has the address that `run` names."""
@@ -285,7 +286,7 @@ def may_start_from_words(run: RunSpec) -> bool:
 
 
 _Stamp = tuple[object, ...]
-_known: OrderedDict[tuple[str, str, bool], tuple[_Stamp, TaskFacts]] = OrderedDict()
+_known: OrderedDict[tuple[str, ReadingOptions, bool], tuple[_Stamp, TaskFacts]] = OrderedDict()
 
 
 def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
@@ -296,8 +297,8 @@ def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
     key, now = _key(run.task, run.data, run.training.temperature), stamp(run.task, run.data.evaluation)
     if (found := _fresh(key, now)) is not None:
         return found
-    how = {**run.data.model_dump(), "allow_leakage": True, "calibration": run.training.temperature}
-    made = TaskFacts.of(Task.load(run.task, **how, offline=offline))
+    temperature = run.training.temperature
+    made = TaskFacts.of(Task.load(run.task, run.data, allow_leakage=True, calibration=temperature, offline=offline))
     if now is not None:
         _known[key] = now, made
         while len(_known) > KEPT_TASKS:
@@ -310,7 +311,7 @@ def count_texts(run: RunSpec) -> int:
 
     Raises the same errors as reading the task.
     """
-    whole = run.data.model_copy(update={"train_examples": None, "validation": None, "selection": None})
+    whole = replace(run.data, train_examples=None, validation=None, selection=None)
     training = run.training.model_copy(update={"temperature": False})
     return facts_of(run.model_copy(update={"data": whole, "training": training}), offline=True).train_examples
 
@@ -320,7 +321,7 @@ def labels_of(run: RunSpec) -> TaskFacts:
     return _either(run.task, run.data) or facts_of(run)
 
 
-def evaluation_of(address: str, data: Data) -> Split:
+def evaluation_of(address: str, data: ReadingOptions) -> Split:
     """Return the evaluation split of a task on this machine; the task is read again if the split is not kept.
 
     Raises the same errors as reading the task.
@@ -328,24 +329,24 @@ def evaluation_of(address: str, data: Data) -> Split:
     found = _either(address, data)
     if found is not None and found.evaluation is not None:
         return found.evaluation
-    return Task.load(address, **data.model_dump(), offline=True).evaluation
+    return Task.load(address, data, offline=True).evaluation
 
 
-def _either(address: str, data: Data) -> TaskFacts | None:
+def _either(address: str, data: ReadingOptions) -> TaskFacts | None:
     """Return kept facts about a task, read with or without calibration texts; None if there are none."""
     now = stamp(address, data.evaluation)
     without, with_one = (_fresh(_key(address, data, calibration), now) for calibration in (False, True))
     return without or with_one
 
 
-def _fresh(key: tuple[str, str, bool], now: _Stamp | None) -> TaskFacts | None:
+def _fresh(key: tuple[str, ReadingOptions, bool], now: _Stamp | None) -> TaskFacts | None:
     """Return the kept facts if the files have not changed since they were read, else None."""
     before, facts = _known.get(key, (None, None))
     return facts if now is not None and before == now else None
 
 
-def _key(address: str, data: Data, calibration: bool) -> tuple[str, str, bool]:
-    return address, data.model_dump_json(exclude={"allow_leakage"}), calibration
+def _key(address: str, data: ReadingOptions, calibration: bool) -> tuple[str, ReadingOptions, bool]:
+    return address, replace(data, allow_leakage=False), calibration
 
 
 @dataclass(frozen=True)

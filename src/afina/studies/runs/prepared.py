@@ -220,7 +220,7 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
 
 def read_task(run: RunSpec) -> Task:
     """Load the task of `run`; if `run` fits a temperature, calibration texts are set aside."""
-    return Task.load(run.task, **run.data.model_dump(), calibration=run.training.temperature)
+    return Task.load(run.task, run.data, calibration=run.training.temperature)
 
 
 def of_data(run: RunSpec, task: Task) -> RunSpec:

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from afina import digest
-from afina.data.kinds import How, Kind, Long
 from afina.data.readers.frames import is_frame
-from afina.data.readers.target_kinds import of_target
+from afina.data.reading_options import MOST, USUAL, ReadingOptions
 from afina.data.task import Task, as_address
 from afina.errors import InvalidData
 from afina.methods import METHODS, make
@@ -28,62 +27,6 @@ from afina.schema import Frozen, Sparing
 Dtype = Literal["auto", "float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 """The values of `train.dtype`."""
-
-
-MOST = 2**31 - 1
-"""The upper limit of every count; a greater number is a typing error, and numpy and torch could not use it."""
-
-
-class Data(Sparing):
-    """How to read the task: the [data] section of a study.
-
-    Attributes:
-        text, text_pair, label: Column names of the text, of a pair's second text, and of the target. None: recognised.
-            `target`, a column of texts to write, is read as `label` with `kind` text.
-        labels: The label names, in the order of their indices.
-        kind: The kind of target in the label column. None: recognised.
-        separator: The text between several labels of one cell. None: recognised.
-        missing, long: How to treat missing values, and target texts that are too long; `Task.load` describes the
-            choices.
-        merge_labels: Whether labels that differ only in spelling are one label.
-        sheet: The sheet of a workbook that is read.
-        train_examples, evaluation_examples: The largest number of texts, chosen by a stable hash of the text.
-        validation: The share of the training split that replaces the evaluation split, which is then not used at all.
-        evaluation: A file that replaces the evaluation split.
-        positive: The label, of two, to which F1 and AUROC refer. None: the second.
-        selection: The share of the training split that is not trained on. The trained model is scored on these texts
-            too, so that one of several models can be selected.
-        allow_leakage: Accept evaluation texts that also occur in the training split.
-    """
-
-    unwritten: ClassVar[frozenset[str]] = frozenset({"long"})
-
-    text: str | None = None
-    text_pair: str | None = None
-    label: str | None = None
-    labels: tuple[str, ...] | None = None
-    kind: Kind | None = None
-    separator: str | None = Field(default=None, min_length=1)
-    missing: How | None = None
-    long: Long | None = None
-    merge_labels: bool = False
-    sheet: str | None = None
-    train_examples: int | None = Field(default=None, ge=1, le=MOST)
-    evaluation_examples: int | None = Field(default=None, ge=1, le=MOST)
-    validation: float | None = Field(default=None, gt=0, lt=1)
-    evaluation: str | None = None
-    selection: float | None = Field(default=None, gt=0, lt=1)
-    positive: str | None = None
-    allow_leakage: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_target(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or not isinstance(given.get("target"), str):
-            return given
-        rest = {name: value for name, value in given.items() if name != "target"}
-        label, kind = of_target(given["target"], rest.get("label"), rest.get("kind"))
-        return {**rest, "label": label, "kind": kind}
 
 
 class Training(Sparing):
@@ -194,6 +137,7 @@ LATER = {
         "selection",
         "positive",
         "missing",
+        "long",
         "merge_labels",
         "sheet",
     ),
@@ -223,17 +167,18 @@ def with_address(fields: Mapping[str, Any]) -> dict[str, Any]:
             argument="task",
             found="Task",
         )
-    own = data.model_dump(exclude_unset=True) if isinstance(data, Data) else dict(data or {})
-    twice = [name for name in own if name in task.data and own[name] != task.data[name]]
+    own = data.given if isinstance(data, ReadingOptions) else dict(data or {})
+    read = task.data.given
+    twice = [name for name in own if name in read and own[name] != read[name]]
     if twice:
         raise InvalidData(
-            f"task {task.address}: the task was read with `{twice[0]}` {task.data[twice[0]]!r}, and `data` says "
+            f"task {task.address}: the task was read with `{twice[0]}` {read[twice[0]]!r}, and `data` says "
             f"{own[twice[0]]!r}. Give one of them.",
             code="data.option-inapplicable",
             task=task.address,
             option=twice[0],
         )
-    return {**fields, "task": task.address, "data": {**task.data, **own}}
+    return {**fields, "task": task.address, "data": {**read, **own}}
 
 
 class RunSpec(ReprCard, Sparing):
@@ -255,7 +200,7 @@ class RunSpec(ReprCard, Sparing):
     task: str
     method: str
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
-    data: Data = Data()
+    data: ReadingOptions = USUAL
     training: Training = Training()
     ask: Ask = Ask()
     generate: Decoding = GREEDY
@@ -285,8 +230,9 @@ class RunSpec(ReprCard, Sparing):
         intention = self.model_dump(mode="json", exclude=_NO_EFFECT)  # type: ignore[arg-type]
         for part, names in LATER.items():
             asked = getattr(self, part)
+            usual = type(asked)()
             for name in names:
-                if getattr(asked, name) == type(asked).model_fields[name].default:
+                if getattr(asked, name) == getattr(usual, name):
                     del intention[part][name]
         if self.data_digest is None:
             del intention["data_digest"]  # as without the field, so that recorded keys stay valid
