@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from afina import METHODS, Adapter, Backbone, Predictor, digest
+from afina.data.reading_options import ReadingOptions
 from afina.errors import CorruptAdapter
 from afina.methods import is_fitted
 from afina.methods.lora import Lora
@@ -339,11 +340,11 @@ def test_methods_and_backbones_that_differ_are_told() -> None:
 
 def test_every_field_that_says_what_an_adapter_is_and_differs_is_told_in_its_group() -> None:
     first = invented(
-        {}, seed=0, task="t", data={"text": "a"}, metrics={"accuracy": 0.5, "f1": 1.0}, versions={"x": "1"}
+        {}, seed=0, task="t", data=ReadingOptions(text="a"), metrics={"accuracy": 0.5, "f1": 1.0}, versions={"x": "1"}
     )
     second = changed(
         first,
-        seed=1, task="u", data={"label": "b"}, metrics={"accuracy": 0.6, "f1": 1.0}, versions={"x": "2"},
+        seed=1, task="u", data=ReadingOptions(label="b"), metrics={"accuracy": 0.6, "f1": 1.0}, versions={"x": "2"},
         hyperparameters={"lora": {"r": 4}, "bitfit": {}}, training={"steps": 3}, max_length=9, template="{text}?",
         words={"bad": ("no",)}, offset=(0.0, 1.0), objective={"kind": "classes", "temperature": 2.0},
         train_digest="sha256:t", tokenizer_digest="sha256:k",

@@ -213,7 +213,7 @@ def _training(made: Manifest) -> Iterator[str]:
         ("longest text, in tokens", f"{made.max_length:,}" if made.max_length else ""),
         ("template", _code(_json(made.template) if "\n" in (made.template or "") else made.template)),
         ("task", _code(_texts(made.task))),
-        ("how it was read", _code(_json(_public(made.data, files=True))) if made.data else ""),
+        ("how it was read", _code(_json(_public(made.data.given, files=True))) if made.data.given else ""),
         ("digest of the training texts", _code(made.train_digest)),
         ("digest of the evaluation texts", _code(made.evaluation_digest)),
         ("seed", "" if made.seed is None else str(made.seed)),
