@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,24 @@ FEW = ("data.train_examples=48", "data.evaluation_examples=24", "train.batch_siz
 
 
 class Driver:
-    """`afina study` of `arguments` on the cluster, for a study whose results are in `out`."""
+    """`afina study` of `arguments` on the cluster, for a study whose results are in `out`.
+
+    `storage`: options that say where the storage is; None: the folder that all nodes see.
+    """
 
     def __init__(
-        self, cluster: Raylets, out: Path, *arguments: object, environment: Mapping[str, str] | None = None
+        self,
+        cluster: Raylets,
+        out: Path,
+        *arguments: object,
+        environment: Mapping[str, str] | None = None,
+        storage: Sequence[str] | None = None,
     ) -> None:
         self.out = out
         place = cluster.hidden / "work"
         self.command = [*PROGRAM, "study", *map(str, arguments), "--out", str(out)]
         self.command += ["--executor", f"ray={cluster.address}"]
+        self.command += ["--storage", str(cluster.storage)] if storage is None else storage
         self.log = place / f"{out.name}.err"
         mine = {"OMP_NUM_THREADS": "1", "AFINA_CACHE": str(place / "cache"), "TMPDIR": str(place)}
         with self.log.open("a") as err:
@@ -52,14 +60,6 @@ class Driver:
     def recorded(self) -> list[str]:
         """Names of the runs that have a record."""
         return [one.name for one in record.read_records(self.out / "records.jsonl")]
-
-    @property
-    def checkpoints(self) -> list[str]:
-        """Names of the runs that have a checkpoint on the driver."""
-        # Not `rglob`, which ends with an error when a file goes that it has listed.
-        places = (names for place, _, names in os.walk(self.out) if Path(place).name == "checkpoints")
-        found = [name for names in places for name in names if name.endswith(".safetensors") and name[0] != "."]
-        return [name.partition("-")[0] for name in found]
 
     def end(self, code: int = 0) -> str:
         """Wait until it has ended, with this status; return its output."""

@@ -81,6 +81,8 @@ class Node:
 class Raylets:
     """A cluster in `folder`; `add` starts a node, `kill` ends one as a power cut would.
 
+    `storage` is a folder that the driver and the nodes see.
+
     Args:
         folder: The nodes get their folders here.
         hidden: The driver's folder, which is made.
@@ -88,7 +90,7 @@ class Raylets:
     """
 
     def __init__(self, folder: Path, hidden: Path, **environment: str) -> None:
-        self.folder, self.hidden = folder, hidden.resolve()
+        self.folder, self.hidden, self.storage = folder, hidden.resolve(), folder / "storage"
         self.hidden.mkdir(parents=True, exist_ok=True)
         (self.hidden / MARK).touch()
         # Short: sockets lie below, and their paths have a limit.

@@ -30,7 +30,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "blobs.settings-unusable": "The object store cannot be opened with the settings of the environment.",
         "blobs.unreachable": "The object store does not answer as expected.",
         "cluster.backbone-missing": "Nodes of a Ray cluster lack the directory of a backbone, or its files differ.",
-        "cluster.storage-unusable": "Nodes of a Ray cluster cannot use the shared storage for checkpoints.",
+        "cluster.storage-unusable": "A Ray cluster and this machine do not share the storage, or it lacks a file.",
         "cluster.unreachable": "No Ray cluster answers at the address.",
         "client.missing": "A store has no data of this client.",
         "extra.missing": "An optional package is not installed; the message names the extra to install.",

@@ -25,7 +25,7 @@ def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
 
 @pytest.fixture
 def cluster(_running: Raylets) -> Iterator[Raylets]:
-    """The cluster, with three nodes; `hidden` is the driver's folder and empty.
+    """The cluster, with three nodes; `hidden` is the driver's folder and empty, and so is `storage`.
 
     After the test, the nodes have no process of it, and no file but those of their caches.
     """
@@ -34,6 +34,7 @@ def cluster(_running: Raylets) -> Iterator[Raylets]:
     try:
         _running.assert_tidy()
     finally:
+        shutil.rmtree(_running.storage, ignore_errors=True)
         for path in _running.hidden.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""Studies on a cluster whose nodes share no file with the driver: the same digests as on one machine.
+"""Studies on a cluster whose nodes share only the storage with the driver: the same digests as on one machine.
 
 Also when nodes are killed, and when the driver is.
 """
@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from afina import Backbone, Study
+from afina.studies.executors.ray_host import checkpoint_name
+from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.results import Results
 from afina.studies.runs.output_directory import SCRATCH
 from command import HereExecutor
@@ -86,6 +88,12 @@ def expected(toy: str, gpt2: Backbone, tmp_path_factory: pytest.TempPathFactory)
     return here(folder / "out", six_runs(folder / "several.toml", toy, gpt2.address))
 
 
+def checkpoints(cluster: Raylets, source: Path) -> list[str]:
+    """Names of the runs of a study whose checkpoint is in the storage."""
+    storage = SharedStorage(str(cluster.storage))
+    return [run.name for run in Study.load(str(source)).runs() if storage.has(checkpoint_name(run))]
+
+
 def assert_whole(out: Path) -> None:
     """Assert that all that is in `out` belongs to a record, or is a checkpoint."""
     # Results.read raises an error if files do not agree with their records.
@@ -137,7 +145,7 @@ def test_a_driver_that_is_ended_half_way_leaves_no_run_and_goes_on_when_it_is_st
 ) -> None:
     told = (cluster, place / "ray", several, "--ship-backbone", "--json")
     with driving(*told) as driver:
-        until(lambda: len(driver.checkpoints) >= 2, driver.process)
+        until(lambda: len(checkpoints(cluster, several)) >= 2, driver.process)
         assert any(node.runs for node in cluster.nodes)
         driver.process.send_signal(sent)
         driver.end({signal.SIGINT: 130, signal.SIGKILL: -9}[sent])
@@ -146,12 +154,12 @@ def test_a_driver_that_is_ended_half_way_leaves_no_run_and_goes_on_when_it_is_st
     assert len(before) < 6
     assert_whole(place / "ray")
     if sent == signal.SIGINT:
-        assert "To continue from the last checkpoint: afina study" in driver.told
-        assert len(driver.checkpoints) >= 2
+        assert "Interrupted. To continue: afina study" in driver.told
+        assert len(checkpoints(cluster, several)) >= 2
         return  # from here on, it is the other test
     with driving(*told) as driver:
         assert driver.digests() == expected
-    assert driver.checkpoints == []
+    assert checkpoints(cluster, several) == []
 
 
 def test_a_tuned_study_tries_and_chooses_as_on_one_machine(

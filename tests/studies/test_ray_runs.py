@@ -15,14 +15,15 @@ from typing import Any, ClassVar
 import pytest
 import ray
 
-from afina import Backbone, Study, openmp
+from afina import Backbone, Study, digest, openmp
 from afina.cluster.nodes import Node, Room
-from afina.errors import AfinaError, RunFailed
+from afina.errors import AfinaError, InvalidData, InvalidStudy, NotFound, RunFailed
 from afina.events import Progress
 from afina.studies.executors import ray_executor, ray_host, ray_run
 from afina.studies.executors.host_pool import Host, HostDied
 from afina.studies.executors.ray_executor import RayExecutor
 from afina.studies.executors.ray_host import RunHost
+from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.runs.execute import execute, try_out
 from afina.studies.runs.executor import Cancelled, MemoryForecast, Overrun
 from afina.studies.runs.worker import CarryOut, Failed, GoOn, Message, Progressed, Recorded, Scored, Stop
@@ -177,11 +178,20 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
 
 
 @pytest.fixture
-def executor(pool: Pool) -> Callable[..., RayExecutor]:
-    def make(**how: Any) -> RayExecutor:
-        made = RayExecutor(slots=2, **{"ship_backbone": True, **how})
+def storage(tmp_path: Path) -> Path:
+    return tmp_path / "storage"
+
+
+def stored(storage: Path) -> set[str]:
+    """Digests of the files in the storage."""
+    return {digest.of_file(path) for path in storage.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def executor(pool: Pool, storage: Path) -> Callable[[], RayExecutor]:
+    def make() -> RayExecutor:
+        made = RayExecutor(slots=2, ship_backbone=True, storage=str(storage))
         made._pool = pool  # type: ignore[assignment]
-        made._here = object()  # type: ignore[assignment]
         made._checked = {("a" * 16, "")}
         forecast = lambda runs: MemoryForecast(0, {run.key: 2**30 for run in runs})  # noqa: E731
         made._local.foresee = forecast  # type: ignore[method-assign]
@@ -211,8 +221,8 @@ def run_of(content: dict[str, Any], out: Path, executor: Any, watcher: Watcher |
     return Study.parse(content, "remote").run(out, watcher, executor=executor)
 
 
-def test_a_run_on_a_host_gives_the_same_digests_from_files_that_were_sent_once(
-    own: dict[str, Any], tmp_path: Path, pool: Pool, executor: Callable[..., RayExecutor]
+def test_a_run_on_a_host_gives_the_same_digests_and_leaves_only_its_inputs_in_the_storage(
+    own: dict[str, Any], tmp_path: Path, pool: Pool, storage: Path, executor: Callable[[], RayExecutor]
 ) -> None:
     content = own | {"seeds": [0, 1]}
     here = run_of(content, tmp_path / "here", HereExecutor())
@@ -221,18 +231,15 @@ def test_a_run_on_a_host_gives_the_same_digests_from_files_that_were_sent_once(
         one.model_dump(include=SAME) for one in here.records
     ]
     assert pool.rooms[0] == Room(1, 2**30 + ray_executor.ROUNDED * 2)
-    assert {path.name for path in (tmp_path / "node" / "cluster" / "files").glob("*") if not path.suffix} >= {
-        file.digest.removeprefix("sha256:")
-        for part in (Study.parse(content, "remote").runs()[0].inputs(),)
-        for file in (*part.task.files, *part.backbone.files)
-    }
+    inputs = Study.parse(content, "remote").runs()[0].inputs()
+    assert stored(storage) == {file.digest for file in (*inputs.task.files, *inputs.backbone.files)}
     assert not list((tmp_path / "there").rglob("checkpoints/*"))
     said = next((tmp_path / "there").rglob("manifest.json")).read_text(encoding="utf-8")
     assert str(tmp_path / "node") not in said
 
 
 def test_trials_on_hosts_are_those_of_this_machine(
-    own: dict[str, Any], tmp_path: Path, executor: Callable[..., RayExecutor]
+    own: dict[str, Any], tmp_path: Path, executor: Callable[[], RayExecutor]
 ) -> None:
     content = own | {"tune": {"candidates": 2, "validation": 0.3, "at_once": 2}}
     here = run_of(content, tmp_path / "here", HereExecutor())
@@ -242,29 +249,91 @@ def test_trials_on_hosts_are_those_of_this_machine(
     assert here.records[0].digest == there.records[0].digest
 
 
-@pytest.mark.parametrize("stored", [False, True])
 def test_a_run_whose_process_is_killed_goes_on_from_its_checkpoint(
-    own: dict[str, Any], tmp_path: Path, executor: Callable[..., RayExecutor], stored: bool
+    own: dict[str, Any], tmp_path: Path, storage: Path, executor: Callable[[], RayExecutor]
 ) -> None:
     reference = run_of(own, tmp_path / "here", HereExecutor())
     Worker.ends[:] = [("killed", 3)]
-    scribe, storage = Scribe(), tmp_path / "storage"
-    made = executor(storage=str(storage) if stored else None)
-    made._storage_checked = True
-    there = run_of(own, tmp_path / "there", made, scribe)
+    scribe = Scribe()
+    there = run_of(own, tmp_path / "there", executor(), scribe)
     assert there.records[0].digest == reference.records[0].digest
     assert scribe.steps.count(1) == 1, "it began anew"
     (lost,) = [line for line in scribe.said if "lost" in line]
     assert "signal 9 killed its process on node host (10.0.0.1, aaaaaaaa)" in lost
     assert not list((tmp_path / "there").rglob("checkpoints/*"))
-    assert not [path for path in storage.rglob("*") if path.is_file()]
+    (run,) = Study.parse(own, "remote").runs()
+    assert stored(storage) == set(run.inputs().content), "its checkpoint stays"
+
+
+def test_a_study_that_began_on_this_machine_goes_on_from_its_checkpoint(
+    own: dict[str, Any], tmp_path: Path, storage: Path, executor: Callable[[], RayExecutor]
+) -> None:
+    (run,) = Study.parse(own, "remote").runs()
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "train" and progress.step > 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, tmp_path / "there", study="remote", listen=stop)
+    scribe = Scribe()
+    there = run_of(own, tmp_path / "there", executor(), scribe)
+    assert 1 not in scribe.steps
+    assert there.records[0].digest == run_of(own, tmp_path / "here", HereExecutor()).records[0].digest
+
+
+def test_a_file_that_is_not_in_the_storage_any_more_is_named(tmp_path: Path, storage: Path) -> None:
+    place = SharedStorage(str(storage))
+    (tmp_path / "file").write_text("content")
+    content = digest.of_file(tmp_path / "file")
+    place.put_content(content, tmp_path / "file")
+    (tmp_path / "file").write_text("changed")
+    place.put_content(content, tmp_path / "file")
+    place.fetch(content, tmp_path / "copy")
+    assert (tmp_path / "copy").read_text() == "content", "the storage has a copy, and no link"
+    place.remove(content)
+    with pytest.raises(NotFound) as caught:
+        place.fetch(content, tmp_path / "copy")
+    assert caught.value.code == "cluster.storage-unusable"
+    with pytest.raises(InvalidData) as changed:
+        place.put_content(content, tmp_path / "file")
+    assert changed.value.code == "data.changed"
+    assert stored(storage) == set()
+
+
+def test_machines_that_do_not_see_each_others_files_are_named(
+    storage: Path, executor: Callable[[], RayExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = [Node(key * 16, f"10.0.0.{number}", "host", Room(1)) for number, key in enumerate("abc")]
+    places = [str(storage), f"{storage}-of-its-own", None]  # the third node has died meanwhile
+    answer = lambda of, call, place, name: {  # noqa: E731
+        node.key: call(own, name) for node, own in zip(of, places, strict=True) if own
+    }
+    monkeypatch.setattr(ray_executor.nodes, "on_each", answer)
+    with pytest.raises(NotFound) as caught:
+        ray_executor._check_storage(SharedStorage(str(storage)), there)
+    assert caught.value.code == "cluster.storage-unusable"
+    assert [said.partition(":")[0] for said in caught.value.fields["nodes"]] == [f"node {there[1].name}"]
+    assert stored(storage) == set(), "probes stay"
+
+
+def test_without_a_storage_the_only_node_is_this_machine(
+    tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_executor.nodes, "elsewhere", list)
+    assert RayExecutor()._shared_storage().address == str(tmp_path / "node" / "cluster" / "storage")
+    other = Node("b" * 16, "10.0.0.2", "host", Room(1))
+    monkeypatch.setattr(ray_executor.nodes, "elsewhere", lambda: [other])
+    with pytest.raises(InvalidStudy) as caught:
+        RayExecutor()._shared_storage()
+    assert (caught.value.code, caught.value.fields) == ("option.missing", {"option": "storage", "nodes": [other.name]})
 
 
 def test_a_host_that_dies_is_a_lost_machine_and_not_used_again(
     own: dict[str, Any],
     tmp_path: Path,
     pool: Pool,
-    executor: Callable[..., RayExecutor],
+    executor: Callable[[], RayExecutor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     events, left = RunHost.next_events, [True]
@@ -293,7 +362,7 @@ def test_a_host_that_dies_is_a_lost_machine_and_not_used_again(
 
 
 def test_an_error_of_a_run_names_what_the_run_names_and_no_path_of_the_node(
-    own: dict[str, Any], tmp_path: Path, executor: Callable[..., RayExecutor]
+    own: dict[str, Any], tmp_path: Path, executor: Callable[[], RayExecutor]
 ) -> None:
     content = own | {"train": own["train"] | {"learning_rate": 1e20}}
     here = run_of(content, tmp_path / "here", HereExecutor())
@@ -303,7 +372,7 @@ def test_an_error_of_a_run_names_what_the_run_names_and_no_path_of_the_node(
 
 
 def test_a_bug_in_one_run_is_told_and_is_not_repeated(
-    own: dict[str, Any], tmp_path: Path, pool: Pool, executor: Callable[..., RayExecutor]
+    own: dict[str, Any], tmp_path: Path, pool: Pool, executor: Callable[[], RayExecutor]
 ) -> None:
     Worker.ends[:] = [("raises", 0)]
     there = run_of(own | {"seeds": [0, 1]}, tmp_path / "there", executor())

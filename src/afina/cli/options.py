@@ -130,14 +130,16 @@ ExecutorOption = Annotated[
 ]
 ShipBackboneOption = Annotated[
     bool,
-    typer.Option("--ship-backbone", help="With Ray: copy the directory of the backbone to the nodes."),
+    typer.Option(
+        "--ship-backbone", help="With Ray: copy the directory of the backbone to the storage, for the nodes."
+    ),
 ]
 StorageOption = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        help="With Ray: where checkpoints are kept, a directory that all nodes see or s3://BUCKET/PREFIX. Default: "
-        "this machine.",
+        help="With Ray: where nodes read and write the files of runs: a directory that this machine and all nodes see, "
+        "or s3://BUCKET/PREFIX. Required unless this machine is the only node.",
         metavar="ADDRESS",
     ),
 ]

@@ -322,7 +322,7 @@ def _carry_out(
     except KeyboardInterrupt as ended:
         watching.stop()
         kept = " from the last checkpoint" if OutputDirectory(where).has_checkpoint else ""
-        begun = "" if kept or run_in.storage else " before there was a checkpoint"
+        begun = "" if kept or run_in.executor not in (None, "local") else " before there was a checkpoint"
         print(f"\nInterrupted{begun}. To continue{kept}: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(exit_status(ended)) from None
     _write_publish_show(results, publish, as_json, texts=texts, brief=brief)

@@ -1,4 +1,4 @@
-"""Cluster: the machines of a Ray cluster: connecting to it, facts about its nodes, and files in pieces.
+"""Cluster: the machines of a Ray cluster: connecting to it, and facts about its nodes.
 
-This package does not know what is executed on a node: it knows no study and no server.
+Studies and the server use this package. It does not know what is executed on a node: it knows no study and no server.
 """

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from afina.errors import AfinaError, InvalidStudy, NotFound, Refused
+from afina.cluster import problems
 
 ADDRESS = "RAY_ADDRESS"
 """The variable with the address of a cluster, as Ray reads it; `ray job submit` sets it."""
@@ -54,9 +54,7 @@ def ray_module() -> Any:
     try:
         import ray
     except ModuleNotFoundError:
-        raise NotFound(
-            "Ray is not installed. Install it: pip install 'afina[ray]'", code="extra.missing", extra="ray"
-        ) from None
+        raise problems.RAY_MISSING(extra="ray") from None
     return ray
 
 
@@ -77,13 +75,7 @@ def connect(address: str | None = None) -> ClusterConnection:
     if ray.is_initialized():
         here = str(ray.get_runtime_context().gcs_address)
         if address not in (None, "auto", "local", here):
-            raise InvalidStudy(
-                f"Ray cluster {address}: this process is connected to the cluster at {here} already. Use that one, or "
-                "call ray.shutdown() first.",
-                code="cluster.another",
-                address=address,
-                found=here,
-            )
+            raise problems.CONNECTED_ELSEWHERE(address=address, found=here)
         _uses += _uses > 0
         return ClusterConnection(here, "connected already", ours=_uses > 0)
     _uses = 0  # ray.shutdown() may have ended an earlier connection
@@ -120,36 +112,22 @@ def _named(address: str | None) -> tuple[str | None, str]:
     if named in ("auto", "local"):
         return (None if named == "auto" else named), found
     if named is not None and "://" in named:
-        raise InvalidStudy(
-            f"Ray cluster {named}: Ray Client cannot be used, since files would pass through its proxy. Run afina on a "
-            f"machine of the cluster and give host:port, or use `ray job submit -- afina ...`.",
-            code="cluster.address-invalid",
-            address=named,
-        )
+        raise problems.RAY_CLIENT(address=named)
     if named is not None and not named.rpartition(":")[2].isdecimal():
-        raise InvalidStudy(
-            f"Ray cluster {named}: not an address. Expected host:port, such as 10.0.0.1:6379.",
-            code="cluster.address-invalid",
-            address=named,
-        )
+        raise problems.NOT_AN_ADDRESS(address=named)
     return named, found
 
 
 def _init_at(ray: Any, address: str, found: str) -> None:
     """Connect to the cluster at a given address, and say why if that fails."""
-    where = f"Ray cluster {address} ({found})"
     try:
         _greet(ray, address)
         _init(ray, address)
     except ray.exceptions.AuthenticationError as error:
-        raise _rejected(address, error) from None
+        reason = _first_line(error).partition(". ")[0]
+        raise problems.TOKEN_REJECTED(address=address, _reason=reason) from None
     except (ConnectionError, ValueError, OSError) as error:
-        raise NotFound(
-            f"{where}: no cluster answers ({_first_line(error)}). Start one with `ray start`, and run afina on "
-            "a machine of the cluster.",
-            code="cluster.unreachable",
-            address=address,
-        ) from None
+        raise problems.UNREACHABLE(address=address, _named=found, _reason=_first_line(error)) from None
 
 
 def _greet(ray: Any, address: str) -> None:
@@ -181,28 +159,10 @@ def _init(ray: Any, address: str, **options: Any) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, job_config=job, **options)
     except RuntimeError as error:
         if "ersion mismatch" in str(error):
-            raise _other_version(address, error) from None
+            said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+            here = importlib.metadata.version("ray")
+            raise problems.CLUSTER_VERSION_DIFFERS(address=address, _said=said, _here=here) from None
         raise ConnectionError(_first_line(error)) from None
-
-
-def _rejected(address: str, error: Exception) -> AfinaError:
-    return Refused(
-        f"Ray cluster {address}: the cluster rejects this process, whose token is wrong or missing "
-        f"({_first_line(error).partition('. ')[0]}). Copy the cluster's token to ~/.ray/auth_token, or set "
-        "RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token.",
-        code="cluster.token-rejected",
-        address=address,
-    )
-
-
-def _other_version(address: str, error: Exception) -> AfinaError:
-    said = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    return Refused(
-        f"Ray cluster {address}: {said} Install the same versions of Ray and Python on all machines; here is Ray "
-        f"{importlib.metadata.version('ray')}.",
-        code="cluster.versions-differ",
-        address=address,
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -10,13 +10,14 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from afina.errors import Refused
+from afina.cluster import problems
 
 GIB = 2**30
 
@@ -102,6 +103,17 @@ def living() -> list[Node]:
     return sorted(found, key=lambda node: node.key)
 
 
+def working() -> list[Node]:
+    """Return the living nodes that have processors for work."""
+    return [node for node in living() if node.room.cpus]
+
+
+def elsewhere() -> list[Node]:
+    """Return the nodes for work that are not the node of this process."""
+    here = ray.get_runtime_context().get_node_id()
+    return [node for node in working() if node.key != here]
+
+
 def together(there: Iterable[Node]) -> Room:
     """Return what nodes have together."""
     rooms = [node.room for node in there]
@@ -165,8 +177,9 @@ def _make_facts() -> Callable[[], tuple[dict[str, str | None], str]]:
     return facts
 
 
+@cache
 def facts_here() -> NodeFacts:
-    """Return the facts about this machine."""
+    """Return the facts about this machine, as this process found them first."""
     return NodeFacts(*_make_facts()())
 
 
@@ -203,9 +216,4 @@ def check_same(nodes: Iterable[Node], facts: Mapping[str, NodeFacts], here: Node
     ]
     if wrong:
         mine = ", ".join(f"{name} {version or 'not installed'}" for name, version in here.versions.items())
-        raise Refused(
-            f"Ray cluster: {'; '.join(wrong)}. This machine has {mine}. Install the same versions on all nodes, so "
-            "that results do not depend on the node.",
-            code="cluster.versions-differ",
-            nodes=wrong,
-        )
+        raise problems.NODES_DIFFER(nodes=wrong, _here=mine)

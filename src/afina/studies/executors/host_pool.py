@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -17,7 +17,7 @@ import ray
 from afina import meter
 from afina.cluster import nodes
 from afina.cluster.nodes import Node, Room
-from afina.errors import RunFailed
+from afina.studies.executors import problems
 
 CALLS = 16
 """Calls that a host answers at the same time."""
@@ -53,14 +53,12 @@ class Host:
     Attributes:
         actor: The handle; `actor.method.remote(...)` calls a method.
         beside: The largest number of hosts that worked on the node at the same time, this host included.
-        known: What the caller has prepared on this host.
     """
 
     actor: Any
     room: Room
     node: Node
     beside: int = 1
-    known: set[str] = field(default_factory=set)
 
     def call(self, method: str, *arguments: object) -> Any:
         """Call a method and return its value. Raises RayTaskError, and RayActorError if the host died."""
@@ -101,11 +99,9 @@ class HostPool:
 
     Args:
         kind: The class; it has a method `hello` that returns the id of its node, and `leave`, which ends its work.
-        title: Begins error messages.
     """
 
-    def __init__(self, kind: type, title: str) -> None:
-        self.kind, self.title = kind, title
+    def __init__(self, kind: type) -> None:
         self._remote: Any = ray.remote(kind)
         self._lock = threading.Lock()
         self._idle: list[Host] = []
@@ -177,7 +173,7 @@ class HostPool:
             key = ray.get(ready)
         except ray.exceptions.RayActorError as error:
             if error.actor_init_failed:
-                raise RunFailed(f"{self.title}: a host cannot start on its node ({error}).", code="run.fault") from None
+                raise problems.HOST_CANNOT_START(_reason=error) from None
             raise HostDied("its node died before the run began", of_node=True) from None
         node = next((node for node in nodes.living() if node.key == key), None)
         if node is None:
@@ -194,13 +190,7 @@ class HostPool:
         largest = max(rooms, key=lambda one: (one.gpus >= room.gpus, one.cpus >= room.cpus, one.memory, one.cpus))
         short = Room(largest.cpus, largest.memory if room.memory else 0, largest.gpus if room.gpus else 0)
         if not nodes.scales() and (room not in self._held or waited > GONE):
-            raise RunFailed(
-                f"{self.title}: a run needs a node with {room}; the largest has {short}, and the cluster does not "
-                "start nodes. Add a larger node, or lower the need: set token_budget=1024 or checkpointing=true.",
-                code="run.no-place",
-                needed=str(room),
-                largest=str(short),
-            )
+            raise problems.RUN_TOO_LARGE(needed=str(room), largest=str(short))
         return f"a node with {room}; the largest has {short}"
 
     def _has_place(self, room: Room) -> bool:

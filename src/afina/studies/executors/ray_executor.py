@@ -1,4 +1,4 @@
-"""RayExecutor: executes runs on the nodes of a Ray cluster, without a shared file system.
+"""RayExecutor: executes runs on the nodes of a Ray cluster, with a storage that this machine and all nodes see.
 
 The executor reads tasks on this machine, checks the nodes, and foresees memory. Each run goes to a host on a node
 (`host_pool.py`, `ray_host.py`), which starts the same process as LocalExecutor does. So a digest does not depend on the
@@ -12,18 +12,20 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
-from afina import digest, meter
+from afina import assets, digest, meter
 from afina.cluster import nodes
 from afina.cluster.connection import ClusterConnection, connect, disconnect
-from afina.cluster.nodes import Node, NodeFacts, Room
+from afina.cluster.nodes import Node, Room
 from afina.data import addresses
 from afina.errors import AfinaError, NotFound
 from afina.events import Listener, Says, ValidationScore, silent
 from afina.models import backbone_spec
+from afina.studies.executors import problems
 from afina.studies.executors.host_pool import HostDied, HostPool
-from afina.studies.executors.ray_host import RunHost
+from afina.studies.executors.ray_host import RunHost, checkpoint_name
 from afina.studies.executors.ray_run import RunOnHost, absolute, errors_of, inputs_to_send, threads
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.runs.executor import Cancelled, Executor, LocalExecutor, Lost, MemoryForecast
@@ -49,8 +51,9 @@ class RayExecutor(Executor):
     Args:
         address: The address of the cluster, host:port; None: as `connect` finds it.
         slots: The largest number of runs at the same time; None: as many as the nodes hold.
-        ship_backbone: Whether a backbone in a directory of this machine is sent to the nodes.
-        storage: A directory that all nodes see, or s3://BUCKET/PREFIX, for checkpoints; None: this machine.
+        ship_backbone: Whether a backbone in a directory of this machine is copied to the storage.
+        storage: A directory that all nodes see, or s3://BUCKET/PREFIX; None: the cache of this machine, if this machine
+            is the only node.
         says: Receives a line about the cluster when it is connected.
     """
 
@@ -63,7 +66,8 @@ class RayExecutor(Executor):
         storage: str | None = None,
         says: Says = silent,
     ) -> None:
-        self.address, self.ship_backbone, self.storage, self.says = address, ship_backbone, storage, says
+        self.address, self.ship_backbone, self.says = address, ship_backbone, says
+        self.storage = storage if storage is None or "://" in storage else str(Path(storage).absolute())
         self._local = LocalExecutor()
         self._given = slots
         self._lock, self._foreseeing = threading.RLock(), threading.Lock()
@@ -73,8 +77,7 @@ class RayExecutor(Executor):
         self._connection: ClusterConnection | None = None
         self._checked: set[tuple[str, str]] = set()
         self._directories: set[str] = set()
-        self._storage_checked = False
-        self._here: NodeFacts | None = None
+        self._opened: SharedStorage | None = None
         self._count: tuple[float, int] = (0.0, 0)
         self._asked: set[str] = set()
         self._needed: dict[str, int] = {}
@@ -88,8 +91,7 @@ class RayExecutor(Executor):
         with self._lock:
             if self._pool is None:
                 self._connection = found = connect(self.address)
-                self._here = nodes.facts_here()
-                self._pool = HostPool(RunHost, "Ray cluster")
+                self._pool = HostPool(RunHost)
                 self.says(_line(found))
             return self._pool
 
@@ -121,18 +123,24 @@ class RayExecutor(Executor):
         with self._lock:
             if not self.ship_backbone and backbone_spec.directory_of(run.backbone) is not None:
                 self._directories.add(run.backbone)
-            there = [node for node in nodes.living() if node.room.cpus]
-            self._check_nodes(there)
-            if self.storage is not None and not self._storage_checked:
-                _check_storage(self.storage, there)
-                self._storage_checked = True
+            self._check_nodes(nodes.working())
+
+    def _shared_storage(self) -> SharedStorage:
+        """Return the storage. Raises InvalidStudy if none is given and there are other machines."""
+        with self._lock:
+            if self._opened is None:
+                if self.storage is None and (others := nodes.elsewhere()):
+                    raise problems.STORAGE_MISSING(option="storage", nodes=[node.name for node in others])
+                default = str(assets.cache_directory() / "cluster" / "storage")
+                self._opened = SharedStorage(self.storage or default)
+            return self._opened
 
     def _check_nodes(self, there: Sequence[Node]) -> None:
-        """Check nodes that have not been checked. Raises Refused or NotFound, with the nodes."""
-        assert self._here is not None
+        """Check nodes that have not been checked. Raises InvalidStudy, Refused or NotFound, with the nodes."""
         with self._lock:
             if fresh := [node for node in there if (node.key, "") not in self._checked]:
-                nodes.check_same(fresh, nodes.facts_of(fresh), self._here)
+                nodes.check_same(fresh, nodes.facts_of(fresh), nodes.facts_here())
+                _check_storage(self._shared_storage(), fresh)
                 self._checked |= {(node.key, "") for node in fresh}
             for address in self._directories:
                 if fresh := [node for node in there if (node.key, address) not in self._checked]:
@@ -194,15 +202,13 @@ class RayExecutor(Executor):
 
         checkpoint = OutputDirectory(out).checkpoint(run.label)
         with self._on_a_host(run, listen, until) as work:
-            key = self._bring(work)
-            work.begin(checkpoint)
-            work.start(CarryOut(run=run, out=str(out), study=study), key)
-            end = work.follow(hear, checkpoint)
+            if checkpoint.is_file() and not work.storage.has(checkpoint_name(run)):  # of a study without Ray
+                work.storage.put(checkpoint_name(run), checkpoint)
+            order = work.start(CarryOut(run=run, out=str(out), study=study), self._inputs_of(work))
+            end = work.follow(hear)
             if end.outcome != "done" or not made:
-                if end.outcome != "overrun" and self.storage is None:
-                    work.fetch_checkpoint(checkpoint)
                 raise work.failure(end)
-            work.fetch_files(end, out)
+            work.fetch_files(order, end, out)
             assert work.host is not None
             return made[-1].beside(work.host.beside)
 
@@ -228,35 +234,33 @@ class RayExecutor(Executor):
             return None
 
         with self._on_a_host(run, listen, until) as work:
-            key = self._bring(work)
-            work.begin(None)
-            work.start(TryOut(run=run, shares=shares, limit=limit), key)
-            end = work.follow(hear, None)
+            work.start(TryOut(run=run, shares=shares, limit=limit), self._inputs_of(work))
+            end = work.follow(hear)
             if work.stopped or (end.outcome == "done" and last):
                 return last[-1]
             raise work.failure(end)
 
-    def _bring(self, work: RunOnHost) -> str:
-        key, inputs = self._inputs_of(work.run)
-        work.bring(key, inputs)
-        return key
-
-    def _inputs_of(self, run: Run) -> tuple[str, RunInputs]:
-        """Return a key and the inputs of a run; files that have not changed are not read again."""
-        evaluation = run.data.evaluation
+    def _inputs_of(self, work: RunOnHost) -> RunInputs:
+        """Bring a run's inputs to the storage and return them; files that have not changed are not read again."""
+        run, evaluation = work.run, work.run.data.evaluation
         files = [*addresses.own_files(run.task, evaluation), *backbone_spec.backbone_files(run.backbone)]
         files += [addresses.evaluation_file(evaluation)] if evaluation else []
         stats = [(str(file), stat.st_size, stat.st_mtime_ns, stat.st_ino) for file in files for stat in [file.stat()]]
         key = digest.of_json([run.task, evaluation, run.backbone, stats])
         with self._reading:
             if key not in self._inputs:
-                self._inputs[key] = inputs_to_send(RunInputs.of(run), ship_backbone=self.ship_backbone)
-            return key, self._inputs[key]
+                inputs = inputs_to_send(RunInputs.of(run), ship_backbone=self.ship_backbone)
+                for content, path in inputs.content.items():
+                    work.check()
+                    work.storage.put_content(content, path)
+                self._inputs[key] = replace(inputs, content={})
+            return self._inputs[key]
 
     @contextmanager
     def _on_a_host(self, run: Run, listen: Listener, until: float | None) -> Iterator[RunOnHost]:
         """Yield the work on `run`, on a host that is given back after the block."""
-        pool, work = self._connected(), RunOnHost(run, listen, until, self.storage, self.says)
+        pool = self._connected()
+        work = RunOnHost(run, listen, until, self._shared_storage(), self.says)
         with self._lock:
             self._runs.add(work)
         try:
@@ -285,7 +289,7 @@ class RayExecutor(Executor):
         """End the idle hosts, and the connection if this executor made it."""
         with self._lock:
             pool, connection, self._pool, self._connection = self._pool, self._connection, None, None
-            self._count, self._checked = (0.0, 0), set()
+            self._count, self._checked, self._opened, self._inputs = (0.0, 0), set(), None, {}
         if pool is not None:
             pool.close()
         if connection is not None:
@@ -299,7 +303,7 @@ def _rounded(needed: int) -> int:
 
 def _line(found: ClusterConnection) -> str:
     """Return a line about the cluster."""
-    there = [node for node in nodes.living() if node.room.cpus]
+    there = nodes.working()
     number = f"{len(there)} node{'s' * (len(there) != 1)}"
     return f"Ray cluster at {found.address} ({found.found}): {number}, {nodes.together(there)}"
 
@@ -314,13 +318,7 @@ def _check_directory(address: str, there: Sequence[Node]) -> None:
     said = [f"not on node {', '.join(names)}" for names in [missing] if names]
     said += [f"other files on node {', '.join(names)}" for names in [other] if names]
     if said:
-        raise NotFound(
-            f"backbone {address}: the directory is {'; '.join(said)}. Set `ship_backbone` to send it, "
-            "or copy it to the same path on each node.",
-            code="cluster.backbone-missing",
-            backbone=address,
-            nodes=[*missing, *other],
-        )
+        raise problems.BACKBONE_NOT_ON_NODES(backbone=address, nodes=[*missing, *other], _said="; ".join(said))
 
 
 def _digests_of(address: str) -> dict[str, str]:
@@ -336,39 +334,36 @@ def _digests(address: str) -> dict[str, str] | None:
         return None
 
 
-def _check_storage(address: str, there: Sequence[Node]) -> None:
-    """Raise NotFound if the nodes do not see each other's files in the shared storage."""
-    name = f"afina probe {secrets.token_hex(8)}"
-    SharedStorage(address)  # raises if the address is malformed
-    said: dict[str, str] = {}
-    for nodes_now, write in ((there[:1], True), (there, False)):
-        for key, error in nodes.on_each(nodes_now, _probe, address, name, write).items():
-            said.setdefault(key, error)
-    nodes.on_each(there[:1], _forget, address, name)
-    wrong = [f"node {node.name}: {said[node.key]}" for node in there if said.get(node.key)]
+def _check_storage(storage: SharedStorage, there: Sequence[Node]) -> None:
+    """Raise NotFound if this machine and the nodes do not see each other's files in the storage."""
+    names, wrong = [f"afina probe {secrets.token_hex(8)}"], []
+    try:
+        with tempfile.NamedTemporaryFile() as probe:
+            storage.put(names[0], Path(probe.name))
+        said = nodes.on_each(there, _probe, storage.address, names[0])
+        for node in (one for one in there if one.key in said):
+            written, error = said[node.key]
+            if not error and not storage.has(written):
+                error = "this machine does not see a file that the node wrote there"
+            names.append(written)
+            wrong += [f"node {node.name}: {error}"] if error else []
+    except AfinaError as error:
+        wrong.append(f"this machine: {error}")
+    for name in names:
+        storage.remove(name)
     if wrong:
-        raise NotFound(
-            f"storage {address}: not all nodes can use it. {'; '.join(wrong)}. Give a directory that all nodes "
-            "see, or s3://BUCKET/PREFIX, with credentials in the environment of each node.",
-            code="cluster.storage-unusable",
-            storage=address,
-            nodes=wrong,
-        )
+        raise problems.STORAGE_UNUSABLE(storage=storage.address, nodes=wrong)
 
 
-def _probe(address: str, name: str, write: bool) -> str:
-    """Write a file to the storage, or look for it; return what is wrong, or an empty text."""
+def _probe(address: str, name: str) -> tuple[str, str]:
+    """Look for a file in the storage, and write another; return the other's name, and what is wrong if anything is."""
+    mine = f"afina probe {secrets.token_hex(8)}"
     try:
         storage = SharedStorage(address)
-        if not write:
-            return "" if storage.has(name) else "it does not see a file that another node wrote there"
+        if not storage.has(name):
+            return mine, "it does not see a file that another machine wrote there"
         with tempfile.NamedTemporaryFile() as probe:
-            storage.put(name, Path(probe.name))
+            storage.put(mine, Path(probe.name))
     except AfinaError as error:
-        return str(error)
-    return ""
-
-
-def _forget(address: str, name: str) -> None:
-    with suppress(AfinaError):
-        SharedStorage(address).remove(name)
+        return mine, str(error)
+    return mine, ""

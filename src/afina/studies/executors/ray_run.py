@@ -1,24 +1,25 @@
-"""A run on a host: what an executor does for one run or trial on a node of a cluster, from its inputs to its files."""
+"""A run on a host: what an executor does for one run or trial on a node of a cluster, from its order to its files."""
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from afina import file_io, meter, openmp
-from afina.cluster.pieces import Transfers
+from afina import digest, meter, openmp
 from afina.errors import RunFailed
 from afina.events import Listener, Progress
 from afina.models import backbone_spec
+from afina.studies.executors import problems
 from afina.studies.executors.host_pool import Host, HostPool
-from afina.studies.executors.ray_host import TAIL, CheckpointWritten, HostError, RunEnd, StorageFailed
+from afina.studies.executors.ray_host import TAIL, CheckpointNotKept, HostError, RunEnd, RunOrder, checkpoint_name
+from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.runs.executor import Cancelled, Lost, Overrun
 from afina.studies.runs.inputs import Input, RunInputs
 from afina.studies.runs.run import Run
@@ -26,9 +27,6 @@ from afina.studies.runs.worker import CarryOut, Message, Progressed, TryOut
 
 LATE = 30.0
 """Seconds after its time limit at which a run is given up whose host does not answer."""
-
-PULLS = 4
-"""A checkpoint is fetched if so many times the seconds of the last fetch have passed."""
 
 THREADS, MKL = "OMP_NUM_THREADS", "MKL_NUM_THREADS"
 
@@ -73,19 +71,19 @@ class RunOnHost:
         cancelled: Whether `cancel` was called.
         started, ended: Whether the process has been started, and has ended.
         stopped: Whether the process was ended because no more is asked of it.
-        done: Whether the files of the finished run are on this machine.
     """
 
     def __init__(
-        self, run: Run, listen: Listener, until: float | None, storage: str | None, says: Callable[[str], object]
+        self,
+        run: Run,
+        listen: Listener,
+        until: float | None,
+        storage: SharedStorage,
+        says: Callable[[str], object],
     ) -> None:
         self.run, self.listen, self.until, self.storage, self.says = run, listen, until, storage, says
         self.host: Host | None = None
-        self.cancelled = self.waited = False
-        self.started = self.ended = self.stopped = self.done = False
-        self._fetched, self._pull = 0.0, 0.0
-
-    # Before the run
+        self.cancelled = self.waited = self.started = self.ended = self.stopped = False
 
     def check(self) -> None:
         """Raise Cancelled or Overrun if the run must not begin or go on."""
@@ -122,71 +120,33 @@ class RunOnHost:
         if self.started and not self.ended:
             pool.discard(host)
         else:
-            host.actor.clear.remote(self.done)
+            host.actor.clear.remote()
             pool.release(host)
 
-    def bring(self, key: str, inputs: RunInputs) -> None:
-        """Bring the inputs of the run to the host's node, unless they are there."""
-        host = self._on()
-        if key in host.known:
-            return
-        transfers: Transfers[Any] = Transfers(ray.get)
-        for digest, path in inputs.content.items():
-            self.check()
-            if host.call("lacks", digest):
-                try:
-                    transfers.send(path, partial(self._put, digest))
-                except BaseException:
-                    host.actor.drop.remote(digest)
-                    raise
-                host.call("complete", digest)
-        host.call("locate", key, replace(inputs, content={}))
-        host.known.add(key)
-
-    def _put(self, digest: str, offset: int, piece: bytes) -> Any:
-        self.check()
-        return self._on().actor.receive.remote(digest, offset, piece)
-
-    def begin(self, checkpoint: Path | None) -> None:
-        """Make the run's scratch directory on the node, with the checkpoint from which the run continues."""
-        host = self._on()
-        name = f"afina checkpoint {self.run.key}"
-        found = host.call("begin", self.run.label, None if checkpoint is None else self.storage, name)
-        if not found and checkpoint is not None and checkpoint.is_file():
-            transfers: Transfers[Any] = Transfers(ray.get)
-            transfers.send(checkpoint, host.actor.receive_checkpoint.remote)
-
-    # The run
-
-    def start(self, asked: CarryOut | TryOut, key: str) -> None:
-        """Start the process of the run."""
+    def start(self, asked: CarryOut | TryOut, inputs: RunInputs) -> RunOrder:
+        """Start the process of the run, whose inputs are in the shared storage, and return what was asked."""
         self.check()
         left = None if self.until is None else self.until - meter.now()
-        self._on().call("start", asked, key, left, variables())
+        results = f"afina results {secrets.token_hex(8)}"
+        order = RunOrder(asked, inputs, self.storage.address, left, variables(), results)
+        self._on().call("start", order)
         self.started = True
         if self.cancelled:  # while the process was being started
             self._on().actor.cancel.remote(False)
+        return order
 
-    def follow(self, hear: Callable[[Message], Message | None], checkpoint: Path | None) -> RunEnd:
-        """Wait for the end of the process; `hear` receives its messages, and returns an answer for the process.
-
-        Args:
-            checkpoint: The path to which checkpoints are fetched.
-        """
+    def follow(self, hear: Callable[[Message], Message | None]) -> RunEnd:
+        """Wait for the end of the process; `hear` receives its messages, and returns an answer for the process."""
         host = self._on()
         while True:
-            ref = host.actor.next_events.remote()
-            for event in self._get(ref):
+            for event in self._get(host.actor.next_events.remote()):
                 if isinstance(event, RunEnd):
                     self.ended = True
                     return event
                 if isinstance(event, Progressed):
                     self.listen(event.progress)
-                elif isinstance(event, StorageFailed):
+                elif isinstance(event, CheckpointNotKept):
                     self.says(f"{self.run.title}, seed {self.run.seed}: a checkpoint is not kept. {event.error}")
-                elif isinstance(event, CheckpointWritten):
-                    if checkpoint is not None and meter.now() - self._fetched >= PULLS * self._pull:
-                        self.fetch_checkpoint(checkpoint)
                 elif (answer := hear(event)) is not None:
                     host.actor.send.remote(answer)
 
@@ -198,35 +158,15 @@ class RunOnHost:
             raise Overrun from None
         return found
 
-    def fetch_checkpoint(self, path: Path) -> None:
-        """Fetch the run's checkpoint; if the run has none, as after it diverged, remove an earlier one."""
-        began = meter.now()
-        opened = self._on().call("open", None)
-        if opened is None:
-            path.unlink(missing_ok=True)
-        else:
-            with file_io.replacing(path) as fresh:
-                self._fetch(fresh, *opened)
-        self._fetched = meter.now()
-        self._pull = self._fetched - began
-
-    def fetch_files(self, end: RunEnd, out: Path) -> None:
-        """Fetch the files of a finished run to `out`."""
-        for name, size in end.sizes.items():
-            path = out / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if name in end.content:
-                path.write_bytes(end.content[name])
-            else:
-                self._fetch(path, *self._on().call("open", name))
-            assert path.stat().st_size == size
-        self.done = True
-
-    def _fetch(self, path: Path, number: int, size: int) -> None:
-        host = self._on()
-        transfers: Transfers[Any] = Transfers(ray.get)
-        transfers.fetch(path, size, partial(host.actor.read.remote, number))
-        host.actor.close.remote(number)
+    def fetch_files(self, order: RunOrder, end: RunEnd, out: Path) -> None:
+        """Move the files of a finished run from the shared storage to `out`, and remove the run's checkpoint."""
+        for name, content in end.files.items():
+            path, stored = out / name, order.result(name)
+            self.storage.fetch(stored, path)
+            if (found := digest.of_file(path)) != content:
+                raise problems.FILE_CHANGED(path=path, found=found, expected=content)
+            self.storage.remove(stored)
+        self.storage.remove(checkpoint_name(self.run))
 
     def _on(self) -> Host:
         assert self.host is not None
@@ -243,17 +183,7 @@ class RunOnHost:
         title = self.run.title
         if end.outcome == "failed":
             return RunFailed(end.error, run=title, cause=end.cause, of_cause=dict(end.of_cause))
-        return fault(title, f"The process wrote: {end.error}")
-
-
-def fault(title: str, seen: str) -> RunFailed:
-    """Return the error of a run that a bug ended; `seen` is what the bug left."""
-    return RunFailed(
-        f"run {title}: a bug in afina ended its process. Please report the bug. The other runs are not affected. "
-        f"{seen}",
-        code="run.fault",
-        run=title,
-    )
+        return problems.RUN_FAULT(run=title, _seen=f"The process wrote: {end.error}")
 
 
 @contextmanager
@@ -265,4 +195,4 @@ def errors_of(run: Run) -> Iterator[None]:
         if isinstance(error.cause, HostError):
             message, code, fields = error.cause.args
             raise RunFailed(f"run {run.title}: {message}", run=run.title, cause=code, of_cause=fields) from None
-        raise fault(run.title, f"Ray says: {str(error.cause)[:TAIL]}") from error
+        raise problems.RUN_FAULT(run=run.title, _seen=f"Ray says: {str(error.cause)[:TAIL]}") from error

@@ -1,17 +1,19 @@
-"""SharedStorage: a few files by name that all nodes see, in a directory or in an object store.
+"""SharedStorage: files that a driver and the nodes of a cluster see, by name, in a directory or in an object store.
 
-Does not know what the files contain.
+The name of a file that many runs read is the digest of its content. Does not know what the files contain.
 """
 
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from afina import digest, file_io
 from afina.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import open_blobs
-from afina.errors import CorruptStore
+from afina.errors import AfinaError, CorruptStore
+from afina.studies.executors import problems
 
 
 class SharedStorage:
@@ -29,8 +31,24 @@ class SharedStorage:
         self.blobs: Blobs = open_blobs(address) if "://" in address else LocalBlobs(Path(address))
 
     def put(self, name: str, file: Path) -> None:
-        """Store the content of `file`, atomically. Raises CannotWrite or NotFound."""
+        """Store the content of `file`, atomically. The file must be replaced, and not be changed, afterwards.
+
+        Raises CannotWrite or NotFound.
+        """
         self.blobs.put(_place(name), file)
+
+    def put_content(self, content: str, file: Path) -> None:
+        """Store a copy of `file` under the digest of its content, unless the storage has the content already.
+
+        Raises CannotWrite, NotFound, or InvalidData if the file has another digest.
+        """
+        if self.has(content):
+            return
+        with self.blobs.scratch() as scratch, file_io.writing(scratch):
+            copy = Path(shutil.copyfile(file, scratch / "copy"))
+            if (found := digest.of_file(copy)) != content:
+                raise problems.FILE_CHANGED(path=file, found=found, expected=content)
+            self.put(content, copy)
 
     def has(self, name: str) -> bool:
         """Return whether there is a file with this name. Raises NotFound if the service does not respond."""
@@ -48,9 +66,15 @@ class SharedStorage:
             return False
         return True
 
+    def fetch(self, name: str, path: Path) -> None:
+        """Write the file with this name to `path`. Raises CannotWrite, or NotFound if no such file exists."""
+        if not self.get(name, path):
+            raise problems.STORAGE_LACKS(storage=self.address, path=path.name)
+
     def remove(self, name: str) -> None:
-        """Remove the file with this name, if there is one."""
-        self.blobs.remove(_place(name))
+        """Remove the file with this name, if there is one. A file that cannot be removed stays, and takes space."""
+        with suppress(AfinaError):
+            self.blobs.remove(_place(name))
 
 
 def _place(name: str) -> str:

@@ -41,8 +41,9 @@ def make(
     Args:
         name: `local`, `ray` or `ray=ADDRESS`; None: `local`.
         jobs: The largest number of runs at the same time. None: 1, or with Ray as many as the cluster has room for.
-        ship_backbone: Send a backbone that is a directory of this machine to the nodes of the cluster.
-        storage: The directory or bucket for checkpoints, which all nodes of the cluster can write to.
+        ship_backbone: Copy a backbone that is a directory of this machine to the storage, where nodes read it.
+        storage: A directory or a bucket that this machine and all nodes of the cluster see. Required with Ray, unless
+            this machine is the only node.
         says: Receives sentences, such as the address of the cluster.
     """
     check_executor(name)

@@ -1,0 +1,49 @@
+"""The errors of executors. Each is declared once, with its class, its code, its fields and its sentence."""
+
+from __future__ import annotations
+
+from afina.errors import InvalidData, InvalidStudy, NotFound, Problem, RunFailed
+
+BACKBONE_NOT_ON_NODES = Problem(
+    NotFound,
+    "cluster.backbone-missing",
+    "backbone {backbone}: the directory is {_said}. Set `ship_backbone` to copy it to the storage, or copy it to the "
+    "same path on each node.",
+)
+STORAGE_UNUSABLE = Problem(
+    NotFound,
+    "cluster.storage-unusable",
+    "storage {storage}: not all machines can use it: {nodes}. Give a directory that this machine and all nodes see, or "
+    "s3://BUCKET/PREFIX, with credentials in the environment of each node.",
+)
+STORAGE_MISSING = Problem(
+    InvalidStudy,
+    "option.missing",
+    "Ray cluster: `storage` is missing, and nodes are not on this machine: {nodes}. Give a directory that this machine "
+    "and all nodes see, or s3://BUCKET/PREFIX, which needs the extra 'afina[store]'.",
+)
+STORAGE_LACKS = Problem(
+    NotFound,
+    "cluster.storage-unusable",
+    "storage {storage}: the file {path} is not there any more. Remove no files from the storage while a study runs.",
+)
+
+FILE_CHANGED = Problem(
+    InvalidData,
+    "data.changed",
+    "{path}: the file has digest {found:.19}. Expected {expected:.19}. The file changed while it was copied; start "
+    "again.",
+)
+
+HOST_CANNOT_START = Problem(RunFailed, "run.fault", "Ray cluster: a host cannot start on its node ({_reason}).")
+RUN_FAULT = Problem(
+    RunFailed,
+    "run.fault",
+    "run {run}: a bug in afina ended its process. Please report the bug. The other runs are not affected. {_seen}",
+)
+RUN_TOO_LARGE = Problem(
+    RunFailed,
+    "run.no-place",
+    "Ray cluster: a run needs a node with {needed}; the largest has {largest}, and the cluster does not start nodes. "
+    "Add a larger node, or lower the need: set token_budget=1024 or checkpointing=true.",
+)
