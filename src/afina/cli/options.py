@@ -130,9 +130,7 @@ ExecutorOption = Annotated[
 ]
 ShipBackboneOption = Annotated[
     bool,
-    typer.Option(
-        "--ship-backbone", help="With Ray: copy the directory of the backbone to the storage, for the nodes."
-    ),
+    typer.Option("--ship-backbone", help="With Ray: copy the directory of the backbone to the storage, for the nodes."),
 ]
 StorageOption = Annotated[
     str | None,

@@ -12,7 +12,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureC
 from ray.serve.schema import LoggingConfig
 
 from afina import __version__, openmp
-from afina.errors import InvalidStudy
+from afina.server.ray_serve import problems
 from afina.server.ray_serve.application import Replica, ReplicaOptions
 from afina.server.ray_serve.autoscaling import ByWaitingTokens
 from afina.server.ray_serve.routing import ResidencyRouter
@@ -55,11 +55,7 @@ class ReplicaRange(NamedTuple):
         found = re.fullmatch(r"([0-9]{1,4})(?::([0-9]{1,4}))?", text.strip())
         made = cls(int(found[1]), int(found[2] or found[1])) if found else cls(0, 0)
         if not 1 <= made.least <= made.most:
-            raise InvalidStudy(
-                f"`replicas` is {text!r}. Expected a number such as 2, or the least and the most number such as 1:4.",
-                code="option.invalid",
-                option="replicas",
-            )
+            raise problems.NOT_A_NUMBER_OF_REPLICAS(option="replicas", found=text)
         return made
 
 

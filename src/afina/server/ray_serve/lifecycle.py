@@ -21,9 +21,10 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Loggi
 from afina import device, meter
 from afina.cluster.connection import ClusterConnection, connect
 from afina.cluster.nodes import living
-from afina.errors import NotFound, Refused, RunFailed
+from afina.errors import RunFailed
 from afina.models.backbone_spec import check_backbone, directory_of, moved_address
 from afina.server import logs_and_traces
+from afina.server.ray_serve import problems
 from afina.server.ray_serve.deployment import NAME, OWNER, DeploymentOptions, application
 from afina.server.ray_serve.placement import check_cluster, planned_options
 from afina.server.ray_serve.proxy import CALLBACK
@@ -77,12 +78,7 @@ def serve_on_ray(
             _serve(planned, settings, host, port or _free_port(host), listening, signals)
         except (ray.exceptions.RayError, RayServeException, ConnectionError) as error:
             said = next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__
-            raise NotFound(
-                f"Ray cluster {connection.address}: Ray Serve does not answer any more ({said}). See `ray status`, and "
-                "start the command again: it takes over a deployment that still runs.",
-                code="cluster.unreachable",
-                address=connection.address,
-            ) from None
+            raise problems.SERVE_SILENT(address=connection.address, _said=said) from None
 
 
 def _serve(
@@ -175,13 +171,8 @@ def _begin_serve(host: str, port: int) -> bool:
     if running is not None:
         options, names = running.http_config, sorted(serve.status().applications)
         if names != [NAME] or (options.host, options.port) != (host, port):
-            said = f"the applications {', '.join(names)}" if names else "no application"
-            raise Refused(
-                f"Ray Serve runs on this cluster already, on {options.host}:{options.port} with {said}. Its proxies "
-                "cannot be changed while it runs. End it with `serve shutdown`, or use another cluster.",
-                code="server.serve-running",
-                applications=names,
-            )
+            runs = f"the applications {', '.join(names)}" if names else "no application"
+            raise problems.SERVE_RUNS_ALREADY(host=options.host, port=options.port, applications=names, _runs=runs)
         logs_and_traces.note("taking over the deployment, which runs already")
         return False
     for one in bind(host, port):
@@ -244,11 +235,7 @@ def _failed(message: str) -> RunFailed:
     """Return the error of replicas that do not start: with the error of afina that their traceback ends with."""
     raised = re.findall(r"^(?:\w+\.)*errors\.\w+: (.+)$", message, re.MULTILINE)
     last = raised[-1] if raised else next(iter(message.strip().splitlines()[-1:]), "no reason is known")
-    return RunFailed(
-        f"the replicas did not start: {last[:500]} See the logs of the replicas: `ray logs`.",
-        code="server.replicas-failed",
-        reason=last,
-    )
+    return problems.REPLICAS_FAILED(reason=last)
 
 
 def _watch(owner: str, signals: _Signals) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from afina.cluster.nodes import Node, check_same, facts_here, facts_of, on_each
-from afina.errors import Refused
+from afina.server.ray_serve import problems
 from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange
 from afina.store.adapter_store import AdapterStore
 
@@ -25,13 +25,7 @@ def check_cluster(nodes: Sequence[Node], store: AdapterStore) -> None:
         path = str(directory.absolute())
         seen = on_each(nodes, _sees, path)
         if blind := [node.name for node in nodes if not seen.get(node.key, True)]:
-            raise Refused(
-                f"store {store.address.shown}: {path} is not a directory on node {', '.join(blind)}. All nodes need "
-                "the same store: give a shared directory or a bucket for blobs, and a database with `store`.",
-                code="store.not-shared",
-                directory=path,
-                nodes=blind,
-            )
+            raise problems.STORE_NOT_ON_NODES(store=store.address.shown, directory=path, nodes=blind)
 
 
 def _sees(path: str) -> bool:
@@ -42,13 +36,7 @@ def check_machines(nodes: Sequence[Node], store: AdapterStore) -> None:
     """Raise Refused if the store is a directory, and the nodes are on several machines."""
     machines = sorted({_machine(node) for node in nodes})
     if store.address.directory is not None and len(machines) > 1:
-        raise Refused(
-            f"store {store.address.shown}: the store is a SQLite file, and the cluster has {len(machines)} machines "
-            f"({', '.join(machines)}). SQLite cannot be shared by machines, not even on a network file system. Give a "
-            "database with `store`: postgresql://USER:PASSWORD@HOST/DATABASE.",
-            code="store.not-shared",
-            machines=machines,
-        )
+        raise problems.SQLITE_ON_SEVERAL_MACHINES(store=store.address.shown, machines=machines)
 
 
 def _machine(node: Node) -> str:
