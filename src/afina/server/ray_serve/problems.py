@@ -26,8 +26,8 @@ REPLICAS_FAILED = Problem(
 SERVE_RUNS_ALREADY = Problem(
     Refused,
     "server.serve-running",
-    "Ray Serve runs on this cluster already, on {host}:{port} with {_runs}. Its proxies cannot be changed while it runs. "
-    "End it with `serve shutdown`, or use another cluster.",
+    "Ray Serve runs on this cluster already, on {host}:{port} with {_runs}. Its proxies cannot be changed while it "
+    "runs. End it with `serve shutdown`, or use another cluster.",
 )
 
 SQLITE_ON_SEVERAL_MACHINES = Problem(
