@@ -173,6 +173,12 @@ def moved_address(address: str, directory: Path) -> str:
     return f"{RANDOM}{directory}" if address.startswith(RANDOM) else str(directory)
 
 
+def absolute_address(address: str) -> str:
+    """Return an address that means the same in every working directory. Raises the errors of `directory_of`."""
+    place = directory_of(address)
+    return address if place is None else moved_address(address, place.absolute())
+
+
 def backbone_revision(address: str) -> str | None:
     """Return what pins a downloadable backbone: the digest of its package, or the commit of the Hub copy.
 

@@ -106,16 +106,20 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
 
 
 @dataclass(eq=False)
-class RoutedRequest:
-    """A request that a proxy hands to a replica.
+class Attempt:
+    """One try of a proxy to get an answer from a replica.
 
     Attributes:
-        key: key of its model. None: no model.
+        key: key of the request's model. None: no model.
         repeats: whether a second replica may get it, after the first one failed.
         target: name of the replica that has to answer. None: any.
         sent: name of the replica that the request was sent to last. None: no replica so far.
         placed: name of the replica that accepted the request. None: none did so far.
         lost: whether it needs a second replica that it may not get.
+        started: whether a byte of a replica's answer was passed on.
+        complete: whether the whole answer was passed on.
+        media_type: media type of the answer.
+        events: number of its server-sent events that were passed on.
     """
 
     key: str | None = None
@@ -124,6 +128,10 @@ class RoutedRequest:
     sent: str | None = None
     placed: str | None = None
     lost: bool = False
+    started: bool = False
+    complete: bool = False
+    media_type: bytes = b""
+    events: int = 0
 
 
 class RequestLimits(NamedTuple):
@@ -148,13 +156,13 @@ class ProxyState:
     """State that the middleware and the router of a proxy share. They may run in different threads.
 
     Attributes:
-        requests: requests by the id that the middleware gave them.
+        requests: attempts by the id that the middleware gave them.
         replicas: names of the running replicas.
         late: names of those that do not respond.
         limits: limits of requests.
     """
 
-    requests: dict[str, RoutedRequest] = field(default_factory=dict)
+    requests: dict[str, Attempt] = field(default_factory=dict)
     replicas: tuple[str, ...] = ()
     late: frozenset[str] = frozenset()
     limits: RequestLimits = field(default_factory=RequestLimits)
@@ -164,14 +172,14 @@ class ProxyState:
         """Names of the replicas that respond."""
         return tuple(name for name in self.replicas if name not in self.late)
 
-    def is_computing(self, routed: RoutedRequest) -> bool:
+    def is_computing(self, attempt: Attempt) -> bool:
         """Return whether a replica that responds has accepted a request which any replica may answer."""
-        return routed.target is None and routed.placed is not None and routed.placed not in self.late
+        return attempt.target is None and attempt.placed is not None and attempt.placed not in self.late
 
-    def has_another(self, routed: RoutedRequest) -> bool:
+    def has_another(self, attempt: Attempt) -> bool:
         """Return whether a request is with a late replica, while another replica responds and may get it."""
-        elsewhere = routed.repeats and routed.target is None
-        return elsewhere and routed.sent in self.late and bool(self.responding)
+        elsewhere = attempt.repeats and attempt.target is None
+        return elsewhere and attempt.sent in self.late and bool(self.responding)
 
 
 PROXY = ProxyState()

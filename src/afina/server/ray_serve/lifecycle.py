@@ -22,18 +22,15 @@ from afina import device, meter
 from afina.cluster.connection import ClusterConnection, connect
 from afina.cluster.nodes import living
 from afina.errors import RunFailed
-from afina.models.backbone_spec import check_backbone, directory_of, moved_address
+from afina.models.backbone_spec import absolute_address, check_backbone
 from afina.server import logs_and_traces
 from afina.server.ray_serve import problems
 from afina.server.ray_serve.deployment import NAME, OWNER, DeploymentOptions, application
 from afina.server.ray_serve.placement import check_cluster, planned_options
 from afina.server.ray_serve.proxy import CALLBACK
-from afina.server.running import bind
+from afina.server.running import KEEP_ALIVE, bind
 from afina.server.settings import Settings
 from afina.store.adapter_store import AdapterStore
-
-KEEP_ALIVE = 10
-"""Seconds for which a connection may stay open between an answer and the next request."""
 
 FORCED = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}
 """Variable of Serve's controller: a replica that fails its health checks is killed, not asked to end in order."""
@@ -68,7 +65,8 @@ def serve_on_ray(
         NotFound: the cluster does not answer.
     """
     settings = Settings(**options.settings)  # type: ignore[arg-type]
-    options = options.model_copy(update={"backbone": _anywhere(options.backbone)})
+    check_backbone(options.backbone)
+    options = options.model_copy(update={"backbone": absolute_address(options.backbone)})
     device.check_compute_type(options.dtype)  # a wrong name is said before anything is started
     with _connected(address) as connection, _Signals() as signals:
         nodes = living()
@@ -102,13 +100,6 @@ def _serve(
             serve.shutdown()
         raise
     _end(settings, signals)
-
-
-def _anywhere(backbone: str) -> str:
-    """Return an address that means the same in every working directory. Raises the errors of `check_backbone`."""
-    check_backbone(backbone)
-    here = directory_of(backbone)
-    return backbone if here is None else moved_address(backbone, here.absolute())
 
 
 @contextlib.contextmanager
@@ -234,8 +225,8 @@ def _reason(status: ApplicationStatusOverview) -> str:
 def _failed(message: str) -> RunFailed:
     """Return the error of replicas that do not start: with the error of afina that their traceback ends with."""
     raised = re.findall(r"^(?:\w+\.)*errors\.\w+: (.+)$", message, re.MULTILINE)
-    last = raised[-1] if raised else next(iter(message.strip().splitlines()[-1:]), "no reason is known")
-    return problems.REPLICAS_FAILED(reason=last)
+    last = raised[-1:] or message.strip().splitlines()[-1:] or ["no reason is known"]
+    return problems.REPLICAS_FAILED(reason=last[0])
 
 
 def _watch(owner: str, signals: _Signals) -> bool:

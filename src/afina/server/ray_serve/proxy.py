@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.server import request_ids
 from afina.server.ray_serve import affinity, answers
-from afina.server.ray_serve.affinity import RoutedRequest
+from afina.server.ray_serve.affinity import Attempt
 from afina.server.ray_serve.line_window import LineWindow
 
 CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "afina.server.ray_serve.proxy.middlewares"}
@@ -83,25 +83,6 @@ CHANGED = (
 )
 
 _log = logging.getLogger("ray.serve")
-
-
-@dataclass(eq=False)
-class Attempt:
-    """One try to get an answer.
-
-    Attributes:
-        routed: what the router knows of it.
-        started: whether a byte of a replica's answer was passed on.
-        complete: whether the whole answer was passed on.
-        media_type: media type of the answer.
-        events: number of its server-sent events that were passed on.
-    """
-
-    routed: RoutedRequest
-    started: bool = False
-    complete: bool = False
-    media_type: bytes = b""
-    events: int = 0
 
 
 @dataclass(eq=False)
@@ -228,35 +209,31 @@ class RepeatingProxy:
 
     async def _repeated(self, scope: Scope, client: ClientEnd, body: bytes, send: Send) -> None:
         """Hand a request to replicas until one of them answers."""
-        path, model = scope["path"], affinity.model_of(scope["path"], scope["query_string"], body)
+        path, key, request = scope["path"], _key(scope, body), secrets.token_hex(8)
         repeats = scope["method"] in (HTTPMethod.GET, HTTPMethod.HEAD) or path.startswith(REPEATABLE)
-        key, request = None if model is None else affinity.affinity_key(model), secrets.token_hex(8)
         until = meter.now() + PLACING
         for number in range(TRIES):
             if number:
                 await asyncio.sleep(PAUSE * number)
-            attempt = Attempt(RoutedRequest(key, repeats))
+            attempt = Attempt(key, repeats)
             await self._try(_scope(scope, request), client.receiving(body), send, attempt, until)
             if attempt.complete or client.gone:
                 return
             if attempt.started:
                 await _end(path, attempt, send)
                 return
-            if not repeats and attempt.routed.sent is not None:
+            if not repeats and attempt.sent is not None:
                 await answers.refusal(path, 502, "failed", CHANGED)(scope, client.receiving(b""), send)
                 return
-            if attempt.routed.sent is None or meter.now() >= until:
+            if attempt.sent is None or meter.now() >= until:
                 await answers.unavailable(path, LATE)(scope, client.receiving(b""), send)
                 return
-            _log.info(
-                f"Request {scope[REQUEST]}: replica {attempt.routed.sent} did not answer. Trying another replica."
-            )
+            _log.info(f"Request {scope[REQUEST]}: replica {attempt.sent} did not answer. Trying another replica.")
         await answers.unavailable(path, answers.BROKEN)(scope, client.receiving(b""), send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on a request whose body is read while it is answered."""
-        model = affinity.model_of(scope["path"], scope["query_string"], b"")
-        attempt = Attempt(RoutedRequest(None if model is None else affinity.affinity_key(model), repeats=False))
+        attempt = Attempt(_key(scope), repeats=False)
         window, until = LineWindow(receive, send, affinity.PROXY.limits), meter.now() + PLACING
         await self._try(_scope(scope, secrets.token_hex(8)), window.receive, window.send, attempt, until)
         if attempt.started and not attempt.complete:
@@ -291,16 +268,16 @@ class RepeatingProxy:
                 attempt.events += message.get("body", b"").count(b"\n\n")
                 await send(message)
 
-        affinity.PROXY.requests[request.decode()] = attempt.routed
+        affinity.PROXY.requests[request.decode()] = attempt
         going = asyncio.create_task(self._handed_on(scope, receive, passing))
         try:
             while not going.done():
                 left = until - meter.now()
                 await asyncio.wait({going}, timeout=min(LOOKS, left) if left > 0 else LOOKS)
-                late = meter.now() >= until and not affinity.PROXY.is_computing(attempt.routed)
-                if attempt.started and attempt.routed.target is None:
+                late = meter.now() >= until and not affinity.PROXY.is_computing(attempt)
+                if attempt.started and attempt.target is None:
                     await asyncio.wait({going})
-                elif late or attempt.routed.lost or affinity.PROXY.has_another(attempt.routed):
+                elif late or attempt.lost or affinity.PROXY.has_another(attempt):
                     break
         finally:
             affinity.PROXY.requests.pop(request.decode(), None)
@@ -342,7 +319,7 @@ class RepeatingProxy:
 
     async def _of_one(self, scope: Scope, client: ClientEnd, name: str, until: float) -> Collected:
         """Return a replica's answer, with the status 0 if it did not answer in time."""
-        attempt, collected = Attempt(RoutedRequest(target=name)), Collected()
+        attempt, collected = Attempt(target=name), Collected()
         asked = _scope({**scope, "method": "GET"}, secrets.token_hex(8))
         await self._try(asked, client.receiving(b""), collected, attempt, until)
         return collected if attempt.complete else Collected()
@@ -373,6 +350,12 @@ def _wrong_head(scope: Scope) -> Response | None:
     if not path.startswith("/"):
         return answers.refusal(path, 400, "invalid", "the path must begin with a slash.")
     return None
+
+
+def _key(scope: Scope, body: bytes = b"") -> str | None:
+    """Return the key of a request's model. None: no model."""
+    model = affinity.model_of(scope["path"], scope["query_string"], body)
+    return None if model is None else affinity.affinity_key(model)
 
 
 def _scope(scope: Scope, request: str) -> Scope:

@@ -26,7 +26,7 @@ from afina.models import backbone_spec
 from afina.studies.executors import problems
 from afina.studies.executors.host_pool import HostDied, HostPool
 from afina.studies.executors.ray_host import RunHost, checkpoint_name
-from afina.studies.executors.ray_run import RunOnHost, absolute, errors_of, inputs_to_send, threads
+from afina.studies.executors.ray_run import RunOnHost, errors_of, inputs_to_send, threads
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.runs.executor import Cancelled, Executor, LocalExecutor, Lost, MemoryForecast
 from afina.studies.runs.inputs import DataDigests, RunInputs
@@ -310,7 +310,7 @@ def _line(found: ClusterConnection) -> str:
 
 def _check_directory(address: str, there: Sequence[Node]) -> None:
     """Raise NotFound if a node lacks the files of the backbone at a directory, or has other files there."""
-    place = absolute(address)
+    place = backbone_spec.absolute_address(address)
     mine = _digests_of(address)
     found = nodes.on_each(there, _digests, place)
     missing = [node.name for node in there if found.get(node.key, mine) is None]

@@ -42,12 +42,6 @@ def variables() -> Mapping[str, str | None]:
     return {THREADS: str(threads()), MKL: os.environ.get(MKL), **openmp.variables()}
 
 
-def absolute(address: str) -> str:
-    """Return the address of a backbone in a directory with the directory's absolute path."""
-    place = backbone_spec.directory_of(address)
-    return address if place is None else backbone_spec.moved_address(address, place.absolute())
-
-
 def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
     """Return the inputs that nodes need. A backbone that is not sent has an address that means the same on each node.
 
@@ -56,7 +50,7 @@ def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
     one = inputs.backbone
     if one.files and ship_backbone:
         return inputs
-    address = absolute(one.address)
+    address = backbone_spec.absolute_address(one.address)
     if not one.files and one.address not in backbone_spec.PACKAGED and one.digest and "@" not in address:
         address = f"{address}@{one.digest}"
     task = [file.digest for part in (inputs.task, inputs.evaluation) for file in (part.files if part else ())]
