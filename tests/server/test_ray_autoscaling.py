@@ -1,4 +1,4 @@
-"""The number of replicas by their load, and how many the command line asks for."""
+"""The number of replicas by their load."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from afina.errors import InvalidStudy
-
 pytest.importorskip("ray.serve", reason="needs the extra afina[ray]")
 
 from afina.server.ray_serve.autoscaling import BUSY, FULL, QUEUED, ByWaitingTokens
-from afina.server.ray_serve.deployment import ReplicaRange
 
 
 def context(queued: list[float], busy: list[float], pending: float = 0.0) -> Any:
@@ -47,12 +44,3 @@ def test_without_statistics_the_number_stays() -> None:
     found = context([], [])
     found.aggregated_metrics, found.target_num_replicas = None, 3
     assert ByWaitingTokens(2000)(found) == (3, {})
-
-
-def test_the_number_of_replicas_is_one_number_or_a_range() -> None:
-    assert ReplicaRange.parse("3") == (3, 3)
-    assert ReplicaRange.parse("1:4") == (1, 4)
-    for wrong in ("", "0", "-1", "4:1", "0:2", "two", "1:2:3", "1.5", "99999"):
-        with pytest.raises(InvalidStudy) as raised:
-            ReplicaRange.parse(wrong)
-        assert raised.value.code == "option.invalid"

@@ -482,19 +482,6 @@ def test_bodies_that_are_still_arriving_count_as_kept(monkeypatch: pytest.Monkey
     assert asyncio.run(measured()) == [0, 0, 503]
 
 
-@pytest.mark.usefixtures("two")
-def test_readiness_does_not_wait_for_a_replica_that_hangs_in_the_middle_of_its_answer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(proxy, "ASKING_READY", 0.05)
-
-    async def half(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
-        await dies_after(b"application/json", b"{")(replica, scope, receive, send)
-        await asyncio.Event().wait()
-
-    assert ask(FakeServe([half]), "/health/ready", b"", "GET").status == 503
-
-
 def test_before_a_replica_is_known_a_body_is_not_refused_for_its_size() -> None:
     affinity.PROXY.limits = RequestLimits.highest([])
     assert ask(FakeServe([accepts]), body=b"x" * (LIMITS.body_bytes + 1)).status == 200
@@ -540,31 +527,34 @@ async def tells(replica: str, scope: Scope, receive: Receive, send: Send) -> Non
     await send({"type": "http.response.body", "body": METRICS.encode()})
 
 
+def samples(found: Answered, family: str) -> dict[str, float]:
+    """The values of a metric by replica."""
+    families = {one.name: one for one in text_string_to_metric_families(found.body.decode())}
+    return {one.labels["replica"]: one.value for one in families[family].samples}
+
+
 @pytest.mark.usefixtures("two")
 def test_metrics_are_those_of_all_replicas_each_with_its_name() -> None:
     serve = FakeServe([tells])
     found = ask(serve, "/metrics", b"", "GET")
     assert sorted(one.replica for one in serve.handed) == ["replica-a", "replica-b"]
-    families = {one.name: one for one in text_string_to_metric_families(found.body.decode())}
-    loads = {one.labels["replica"]: one.value for one in families["afina_adapter_loads"].samples}
-    assert loads == {"replica-a": 3.0, "replica-b": 3.0}
-    requests = families["afina_requests"].samples
-    assert [one.labels["route"] for one in requests] == ["/predict", "/predict"]
-    up = {one.labels["replica"]: one.value for one in families["afina_replica_up"].samples}
-    assert up == {"replica-a": 1.0, "replica-b": 1.0}
+    assert samples(found, "afina_adapter_loads") == {"replica-a": 3.0, "replica-b": 3.0}
+    assert samples(found, "afina_requests") == {"replica-a": 2.0, "replica-b": 2.0}
+    assert samples(found, "afina_replica_up") == {"replica-a": 1.0, "replica-b": 1.0}
 
 
 @pytest.mark.usefixtures("two")
-def test_a_replica_that_does_not_answer_is_down_in_the_metrics() -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_replica_that_does_not_answer_is_down_in_the_metrics_and_is_not_asked_once_it_is_late(late: bool) -> None:
     async def one(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
-        if replica == "replica-a":
-            await tells(replica, scope, receive, send)
+        await (dies if replica == "replica-a" else tells)(replica, scope, receive, send)
 
-    found = ask(FakeServe([one]), "/metrics", b"", "GET")
-    families = {one.name: one for one in text_string_to_metric_families(found.body.decode())}
-    up = {one.labels["replica"]: one.value for one in families["afina_replica_up"].samples}
-    assert up == {"replica-a": 1.0, "replica-b": 0.0}
-    assert [one.labels["replica"] for one in families["afina_adapter_loads"].samples] == ["replica-a"]
+    affinity.PROXY.late = frozenset({"replica-a"} if late else ())
+    serve = FakeServe([one])
+    found = ask(serve, "/metrics", b"", "GET")
+    assert samples(found, "afina_replica_up") == {"replica-a": 0.0, "replica-b": 1.0}
+    assert samples(found, "afina_adapter_loads") == {"replica-b": 3.0}
+    assert len(serve.handed) == 2 - late
 
 
 def health(ready: bool) -> Behaviour:
@@ -610,22 +600,22 @@ def test_readiness_does_not_wait_for_a_replica_that_hangs(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("two")
-def test_a_late_replica_is_down_in_the_metrics_and_is_not_asked() -> None:
-    affinity.PROXY.late = frozenset({"replica-a"})
-    serve = FakeServe([tells])
-    found = ask(serve, "/metrics", b"", "GET")
-    families = {one.name: one for one in text_string_to_metric_families(found.body.decode())}
-    up = {one.labels["replica"]: one.value for one in families["afina_replica_up"].samples}
-    assert up == {"replica-a": 0.0, "replica-b": 1.0}
-    assert [one.replica for one in serve.handed] == ["replica-b"]
+def test_readiness_does_not_wait_for_a_replica_that_hangs_in_the_middle_of_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proxy, "ASKING_READY", 0.05)
+
+    async def half(replica: str, scope: Scope, receive: Receive, send: Send) -> None:
+        await dies_after(b"application/json", b"{")(replica, scope, receive, send)
+        await asyncio.Event().wait()
+
+    assert ask(FakeServe([half]), "/health/ready", b"", "GET").status == 503
 
 
 def test_without_a_replica_the_proxy_lives_and_is_not_ready() -> None:
     serve = FakeServe([accepts])
-    assert ask(serve, "/health/live", b"", "GET").status == 200
-    assert ask(serve, "/health", b"", "GET").status == 503
-    assert ask(serve, "/health/ready", b"", "GET").status == 503
-    assert ask(serve, "/metrics", b"", "GET").status == 503
+    paths = ("/health/live", "/health", "/health/ready", "/metrics")
+    assert [ask(serve, path, b"", "GET").status for path in paths] == [200, 503, 503, 503]
     assert serve.handed == []
 
 
