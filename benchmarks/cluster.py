@@ -83,7 +83,7 @@ def drive(told: dict[str, Any]) -> None:
         "methods": {"lora": {}},
     }
     clock = Clock()
-    ships = {"ship_backbone": True} if told["executor"].startswith("ray") else {}
+    ships = {"ship_backbone": True, "storage": told["storage"]} if told["executor"].startswith("ray") else {}
     executor = executors.make(told["executor"], jobs=told["slots"], **ships)
     try:
         results = Study.parse(study, "cluster").run(Path(told["out"]), clock, executor=executor)
@@ -135,6 +135,7 @@ class Bench:
             "runs": runs,
             "slots": slots,
             "executor": f"ray={cluster.address}" if cluster else "local",
+            "storage": str(cluster.storage) if cluster else None,
             "backbone": self.backbone,
             "task": self.task,
             "out": str(self.driver / f"out-{self.count}"),
