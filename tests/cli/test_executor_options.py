@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from afina import Backbone, Study
-from afina.errors import InvalidStudy
+from afina.errors import InvalidStudy, NotFound
 from afina.events import Listener, Says
 from afina.report.progress import Lines
+from afina.studies.runs import executors
 from afina.studies.runs.executor import Executor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
@@ -152,6 +153,15 @@ def test_a_name_of_no_executor_is_refused(afina: Command, command: str, name: st
     source = [in_a_file()] if command == "study" else ["--task", "nowhere.csv"]
     told = afina(command, *source, "--executor", name).error
     assert told == f"--executor {name}: expected local, ray or ray=ADDRESS, such as ray=10.0.0.1:6379."
+
+
+def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("afina.studies.executors.", "afina.cluster"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(NotFound) as caught:
+        executors.make("ray")
+    assert (caught.value.code, caught.value.fields) == ("extra.missing", {"extra": "ray"})
 
 
 def test_a_study_file_with_a_wrong_name_is_named() -> None:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+
 from afina.cluster import problems
 
 ADDRESS = "RAY_ADDRESS"
@@ -49,15 +51,6 @@ _uses = 0
 """How many callers of `connect` use the connection that it made."""
 
 
-def ray_module() -> Any:
-    """Return the module `ray`. Raises NotFound if Ray is not installed."""
-    try:
-        import ray
-    except ModuleNotFoundError:
-        raise problems.RAY_MISSING(extra="ray") from None
-    return ray
-
-
 def connect(address: str | None = None) -> ClusterConnection:
     """Connect this process to a cluster.
 
@@ -65,12 +58,11 @@ def connect(address: str | None = None) -> ClusterConnection:
     runs on this machine; else a new one on this machine, which ends with this process.
 
     Raises:
-        NotFound: Ray is not installed, or no cluster answers at the address.
+        NotFound: No cluster answers at the address.
         InvalidStudy: The address cannot be used, or this process is connected to another cluster.
         Refused: The cluster rejects the token, or runs another version of Ray or Python.
     """
     global _uses
-    ray = ray_module()
     named, found = _named(address)
     if ray.is_initialized():
         here = str(ray.get_runtime_context().gcs_address)
@@ -82,15 +74,15 @@ def connect(address: str | None = None) -> ClusterConnection:
     with _quietly():
         if named is None:
             try:
-                _init(ray, "auto")
+                _init("auto")
                 found = "running on this machine"
             except (ConnectionError, ValueError):
                 named = "local"
         if named == "local":
-            _init(ray, "local", include_dashboard=False)
+            _init("local", include_dashboard=False)
             found = "started on this machine, until this process ends"
         elif named is not None:
-            _init_at(ray, named, found)
+            _init_at(named, found)
     _uses = 1
     return ClusterConnection(str(ray.get_runtime_context().gcs_address), found, ours=True)
 
@@ -101,7 +93,7 @@ def disconnect(connection: ClusterConnection) -> None:
     if connection.ours:
         _uses -= 1
         if _uses == 0:
-            ray_module().shutdown()
+            ray.shutdown()
 
 
 def _named(address: str | None) -> tuple[str | None, str]:
@@ -118,11 +110,11 @@ def _named(address: str | None) -> tuple[str | None, str]:
     return named, found
 
 
-def _init_at(ray: Any, address: str, found: str) -> None:
+def _init_at(address: str, found: str) -> None:
     """Connect to the cluster at a given address, and say why if that fails."""
     try:
-        _greet(ray, address)
-        _init(ray, address)
+        _greet(address)
+        _init(address)
     except ray.exceptions.AuthenticationError as error:
         reason = _first_line(error).partition(". ")[0]
         raise problems.TOKEN_REJECTED(address=address, _reason=reason) from None
@@ -130,7 +122,7 @@ def _init_at(ray: Any, address: str, found: str) -> None:
         raise problems.UNREACHABLE(address=address, _named=found, _reason=_first_line(error)) from None
 
 
-def _greet(ray: Any, address: str) -> None:
+def _greet(address: str) -> None:
     """Ask the cluster for its id: `ray.init` does not say that an address is wrong, or that a token is rejected.
 
     If the user has a token and has not said whether to use it, the token is used where the cluster requires one.
@@ -140,7 +132,7 @@ def _greet(ray: Any, address: str) -> None:
         pass
     from ray._private.authentication import authentication_token_setup
 
-    client, errors = ray._raylet.GcsClient, ray.exceptions
+    client, errors = ray._raylet.GcsClient, ray.exceptions  # type: ignore[attr-defined]
     try:
         with _without_stderr():
             client(address=address)
@@ -152,7 +144,7 @@ def _greet(ray: Any, address: str) -> None:
         client(address=address)
 
 
-def _init(ray: Any, address: str, **options: Any) -> None:
+def _init(address: str, **options: Any) -> None:
     job = ray.job_config.JobConfig()
     job._client_job = True  # otherwise every worker imports from the current folder of this process first
     try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from afina.errors import InvalidStudy, NotFound, Problem, Refused
 
-RAY_MISSING = Problem(NotFound, "extra.missing", "Ray is not installed. Install it: pip install 'afina[ray]'.")
-
 NOT_AN_ADDRESS = Problem(
     InvalidStudy,
     "cluster.address-invalid",

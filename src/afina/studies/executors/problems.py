@@ -35,6 +35,8 @@ FILE_CHANGED = Problem(
     "again.",
 )
 
+RAY_MISSING = Problem(NotFound, "extra.missing", "Ray is not installed. Install it: pip install 'afina[ray]'.")
+
 HOST_CANNOT_START = Problem(RunFailed, "run.fault", "Ray cluster: a host cannot start on its node ({_reason}).")
 RUN_FAULT = Problem(
     RunFailed,

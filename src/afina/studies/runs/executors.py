@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from afina.errors import InvalidStudy
 from afina.events import Says, silent
+from afina.studies.executors import problems
 from afina.studies.runs.executor import Executor, LocalExecutor
 
 _LOCAL, _RAY = "local", "ray"
@@ -49,8 +50,12 @@ def make(
     check_executor(name)
     kind, _, address = (name or _LOCAL).partition("=")
     if kind == _RAY:
-        from afina.studies.executors.ray_executor import RayExecutor  # loads ray
-
+        try:
+            from afina.studies.executors.ray_executor import RayExecutor
+        except ModuleNotFoundError as error:
+            if error.name != "ray":
+                raise
+            raise problems.RAY_MISSING(extra="ray") from None
         return RayExecutor(address or None, slots=jobs, ship_backbone=ship_backbone, storage=storage, says=says)
     if ship_backbone or storage is not None:
         option = "ship_backbone" if ship_backbone else "storage"
