@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from afina import Backbone, Study
+from afina.models.backbone_spec import files_digest
 from afina.studies.executors.ray_host import checkpoint_name
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.results import Results
+from afina.studies.runs.inputs import facts_of
 from afina.studies.runs.output_directory import SCRATCH
 from command import HereExecutor
 from drivers import FEW, digests, driving, settings
@@ -91,7 +93,10 @@ def expected(toy: str, gpt2: Backbone, tmp_path_factory: pytest.TempPathFactory)
 def checkpoints(cluster: Raylets, source: Path) -> list[str]:
     """Names of the runs of a study whose checkpoint is in the storage."""
     storage = SharedStorage(str(cluster.storage))
-    return [run.name for run in Study.load(str(source)).runs() if storage.has(checkpoint_name(run))]
+    runs = [
+        run.on_files(files_digest(run.backbone)).on(facts_of(run).data_digest) for run in Study.load(str(source)).runs()
+    ]
+    return [run.title for run in runs if storage.has(checkpoint_name(run))]
 
 
 def assert_whole(out: Path) -> None:
