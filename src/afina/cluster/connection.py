@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import worker
+from ray._private.authentication import authentication_token_setup
 
 from afina.cluster import problems
 
@@ -130,8 +132,6 @@ def _greet(address: str) -> None:
     host, _, port = address.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE):
         pass
-    from ray._private.authentication import authentication_token_setup
-
     client, errors = ray._raylet.GcsClient, ray.exceptions  # type: ignore[attr-defined]
     try:
         with _without_stderr():
@@ -181,8 +181,6 @@ def _quietly() -> Iterator[None]:
     Ray prints messages about workers and nodes that died even without `log_to_driver`. The caller says the same in a
     sentence.
     """
-    from ray._private import worker
-
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     worker.print_to_stdstream = lambda *_, **__: None  # type: ignore[assignment]
     before = signal.getsignal(signal.SIGTERM)
