@@ -21,7 +21,7 @@ from afina import digest, meter
 from afina.data.split import Split
 from afina.events import Listener, Progress, ValidationScore
 from afina.methods import is_fitted
-from afina.models.objective import Objective, Predictions
+from afina.models.objectives import Objective, Predictions
 from afina.studies.choosing import candidates, floors, learned_order, recommend
 from afina.studies.choosing.eligibility import Eligible
 from afina.studies.choosing.floor import Floor

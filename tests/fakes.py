@@ -23,8 +23,7 @@ from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.models.objective import Predictions
-from afina.models.objectives import Classes
+from afina.models.objectives import Classes, Predictions
 from afina.predicting.predictor import predictions
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import UNASKED, Training

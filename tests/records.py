@@ -13,8 +13,7 @@ from afina.data.reading_options import ReadingOptions
 from afina.data.split import as_references
 from afina.methods import METHODS
 from afina.models.manifest import MANIFEST
-from afina.models.objective import Objective, Predictions
-from afina.models.objectives import Labels, Number, Texts
+from afina.models.objectives import Labels, Number, Objective, Predictions, Texts
 from afina.studies.descriptions import Failure
 from afina.studies.results import Results
 from afina.studies.runs.output_directory import OutputDirectory

@@ -67,7 +67,7 @@ OWNERS = {
     "psutil": "meter",
     "sklearn": "stats.classification stats.linear_models studies.choosing.linear_floors studies.choosing.text_floors "
     "estimators.*",
-    "scipy": "stats.classification stats.intervals stats.significance report.paper_claims",
+    "scipy": "stats.classification stats.intervals stats.significance report.paper",
     "rouge_score": "stats.text",
     "sacrebleu": "stats.overlap",
     "matplotlib": "report.plots.*",

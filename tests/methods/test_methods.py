@@ -16,7 +16,7 @@ from afina.methods.peft import PeftMethod
 from afina.methods.selective import Selective
 from afina.models.architectures import ARCHITECTURES, is_head
 from afina.models.classifier import Classifier
-from afina.report.paper_figures import HYPERPARAMETERS
+from afina.report.paper import HYPERPARAMETERS
 from fakes import SLOW, Backbones, encoded, fit_of, logits_of, opened, sentences, serves
 from grid import by_family
 from raises import raises

@@ -31,7 +31,7 @@ from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods.method import plain_name
 from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES, is_head
-from afina.models.objective import Opening
+from afina.models.objectives import Opening
 from afina.predicting.evaluation import evaluate, trained
 from afina.stats.classification import probabilities
 from fakes import SLOW, TEXTS, Backbones, Runs, difference, logits_of

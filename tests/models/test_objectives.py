@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from afina.errors import InvalidStudy, UnknownName
 from afina.models import objectives
-from afina.models.objective import Predictions, metric_for
-from afina.models.objectives import Classes, Labels, Number
+from afina.models.objectives import Classes, Labels, Number, Predictions, metric_for
 from afina.stats import classification
 from afina.stats.metrics import METRICS, of_kind
 from raises import raises

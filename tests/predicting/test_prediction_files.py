@@ -14,8 +14,7 @@ import pytest
 
 from afina.data.readers.texts import chunks
 from afina.errors import CannotWrite, InvalidData
-from afina.models.objective import Objective, Predictions
-from afina.models.objectives import Classes, Labels, Number
+from afina.models.objectives import Classes, Labels, Number, Objective, Predictions
 from afina.predicting.prediction_files import answered_rows, check_out, writing_rows
 from raises import raises
 

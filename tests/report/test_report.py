@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from afina.methods import METHODS
-from afina.report import paper_figures
+from afina.report import paper
 from afina.report.arms import arms
-from afina.report.paper_figures import FIGURES, FOOTNOTES
+from afina.report.paper import FIGURES, FOOTNOTES
 from afina.report.report import Report
 from afina.report.tables import Table
 from afina.report.writers.markdown import table as grid
@@ -43,7 +43,7 @@ def markdown(name: str, made: list[Result], command: list[str] | None = None, fa
 
 
 def departures(made: list[Result]) -> list[str]:
-    return paper_figures.departures(arms(made))
+    return paper.departures(arms(made))
 
 
 def text_of(table: Table) -> str:

@@ -11,8 +11,7 @@ from rich.console import Console
 
 from afina.report.arms import arms
 from afina.report.examples.disagreements import WITHHELD, EvaluationTexts, disagreement_table, disagreements
-from afina.report.paper_claims import CLAIMS, Claim
-from afina.report.paper_figures import STUDY
+from afina.report.paper import CLAIMS, STUDY, Claim
 from afina.report.report import Report
 from afina.report.verdicts import Verdicts, verdict_table
 from afina.report.writers.terminal import findings

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from afina.report.arms import arms
-from afina.report.paper_claims import claim_table
+from afina.report.paper import claim_table
 from afina.report.report import Report
 from afina.report.sections import tuning_table
 from afina.report.tables import Column, Table

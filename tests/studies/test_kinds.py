@@ -19,7 +19,7 @@ from afina.errors import AfinaError, InvalidStudy
 from afina.events import ValidationScore
 from afina.methods import make
 from afina.predicting.evaluation import evaluate, trained
-from afina.report.paper_claims import claims
+from afina.report.paper import claims
 from afina.report.report import Report
 from afina.report.verdicts import CURVES
 from afina.stats.metrics import METRICS

@@ -57,7 +57,7 @@ def params(backbone: OneBackbone = EMBEDDED, as_json: Json = False) -> None:
     counted in two ways: as afina trains it, and as in the published study.
     """
     from afina.methods.attachment import count
-    from afina.report.paper_figures import HYPERPARAMETERS
+    from afina.report.paper import HYPERPARAMETERS
     from afina.report.tables import counts_as_json, counts_table
 
     address = only(backbone)

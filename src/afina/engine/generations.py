@@ -34,7 +34,7 @@ from afina.generating.next_token import MixedNextTokenModel, NextTokenModel, Own
 from afina.generating.searches import Continuation, Guide, TokenLogprobs
 from afina.models.decoding import Decoding
 from afina.models.mixed_batch import MixedBatchModel
-from afina.models.objective import Predictions
+from afina.models.objectives import Predictions
 from afina.predicting.predictor import ModelPredictor
 
 

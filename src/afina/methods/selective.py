@@ -263,7 +263,7 @@ class LayerNorm(Selective):
 class PreLayer(Selective):
     """PreLayer: trains the token and position embeddings, and the head unless `train_head` is false.
 
-    The fourth approach of the study in `afina.report.paper_figures`. The paper's text describes the embeddings, which
+    The fourth approach of the study in `afina.report.paper`. The paper's text describes the embeddings, which
     are 39,383,808 parameters of GPT-2; the paper's table reports 46,080. This class follows the text. `PreLayer46080`
     trains one of the sets with the table's count. The paper froze the head; a frozen random head stays near chance, so
     afina trains it.

@@ -35,8 +35,7 @@ from afina.models.classifier import Classifier
 from afina.models.kernels import int8_calibration
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.manifest import Manifest
-from afina.models.objective import Objective, Predictions
-from afina.models.objectives import Texts
+from afina.models.objectives import Objective, Predictions, Texts
 from afina.predicting import reading
 from afina.predicting.reading import AS_TRAINED, Reading, Truncation
 from afina.repr_html import ReprCard

@@ -24,7 +24,7 @@ from afina.events import Says, silent
 from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
-from afina.models.objective import Objective, Predictions
+from afina.models.objectives import Objective, Predictions
 from afina.models.verbalizer import TEMPLATES, Verbalizer
 from afina.predicting.predictor import logits, predictions
 from afina.repr_html import ReprCard

@@ -19,7 +19,7 @@ from afina.models.adapter import Adapter
 from afina.models.architectures import is_output
 from afina.models.backbone import Backbone
 from afina.models.manifest import FORMAT, Manifest
-from afina.models.objective import Predictions
+from afina.models.objectives import Predictions
 
 PROBE = (
     "The soup was hot, the service quick, and we left happy.",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from afina import file_io
 from afina.methods import make
-from afina.report import conclusion, paper_claims, paper_figures, sections, verdicts
+from afina.report import conclusion, paper, sections, verdicts
 from afina.report.answer_costs import answer_cost_table, are_comparable
 from afina.report.arms import Arm, arms, has_several_backbones, is_curve, of_greatest_size, titles_of
 from afina.report.conclusion import Headline
@@ -22,7 +22,7 @@ from afina.report.details.fitted_heads import fitted_table
 from afina.report.details.retention import RETENTION, retention_table
 from afina.report.examples.disagreements import EvaluationTexts, sections_of
 from afina.report.formatting import listed
-from afina.report.paper_claims import Claim
+from afina.report.paper import Claim
 from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS, Presentation
 from afina.report.sections import Notes, Section, tuning_table
@@ -67,7 +67,7 @@ class Report:
         For several backbones, the time and memory of answers come after the performance and the baselines.
         In a study named `paper`, the tables include the paper's figures and footnotes.
         """
-        beside = paper_figures.beside(self.arms) if self._is_of_the_paper else Beside()
+        beside = paper.beside(self.arms) if self._is_of_the_paper else Beside()
         made, headed = self.results, not self.arms or _presentation(self.arms).headed
         notes = sections.notes(self.arms, made.data, len(made.results), made.notes)
         tables = all_tables(self.arms, beside, notes, headed=headed)
@@ -100,11 +100,11 @@ class Report:
     @cached_property
     def claims(self) -> list[Claim]:
         """The published study's claims, tested on the results of a study named `paper`; empty for other studies."""
-        return paper_claims.claims(self.arms, self.verdicts) if self._is_of_the_paper else []
+        return paper.claims(self.arms, self.verdicts) if self._is_of_the_paper else []
 
     @property
     def _is_of_the_paper(self) -> bool:
-        return bool(self.arms) and all(arm.record.study == paper_figures.STUDY for arm in self.arms)
+        return bool(self.arms) and all(arm.record.study == paper.STUDY for arm in self.arms)
 
     @cached_property
     def findings(self) -> list[Table]:
@@ -112,7 +112,7 @@ class Report:
         both = (
             verdicts.learning_curve_table(self.arms),
             verdicts.verdict_table(self.verdicts),
-            paper_claims.claim_table(self.claims),
+            paper.claim_table(self.claims),
         )
         return [table for table in both if table is not None]
 
@@ -245,7 +245,7 @@ class Report:
         made = self._first(plots)
         if self.arms:
             presentation, greatest = _presentation(self.arms), of_greatest_size(self.arms)
-            claimed = paper_claims.claim_table(self.claims)
+            claimed = paper.claim_table(self.claims)
             made += [sections.of_table(claimed)] if claimed else []
             drawn = (TRAINING, *presentation.plots)
             made += [Section(title, tuple(plots[title])) for title in drawn if plots.get(title)]

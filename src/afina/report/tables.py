@@ -1,7 +1,7 @@
 """Tables of figures: of arms, performance, parameters and time, memory; before training, counts and forecasts.
 
 The functions are pure. Headings and notes describe each figure; docs/reference/figures.md has the definitions. The
-module does not know the paper (`paper_figures`) and does not write or show a table (`writers`).
+module does not know the paper (`paper`) and does not write or show a table (`writers`).
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
 from afina.engine.generations import GeneratedText
 from afina.engine.mixed_batches import Prediction
 from afina.errors import InvalidData
-from afina.models.objective import Objective, Predictions
-from afina.models.objectives import OBJECTIVES
+from afina.models.objectives import OBJECTIVES, Objective, Predictions
 from afina.server.json_shapes import NUMBER as ANY_NUMBER
 from afina.server.json_shapes import TEXT as ANY_TEXT
 from afina.server.json_shapes import Shape, about, array, by_name

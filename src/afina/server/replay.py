@@ -17,7 +17,7 @@ from afina.generating.generation import ContinuousBatch
 from afina.generating.guides import Grammar, GuideMaker, TokenGuide
 from afina.generating.next_token import OwnNextTokenModel
 from afina.models.decoding import Decoding
-from afina.models.objective import Predictions
+from afina.models.objectives import Predictions
 from afina.predicting.predictor import ModelPredictor, Predictor
 from afina.predicting.reading import Truncation
 from afina.server.receipts import PROMPTS, GenerationFacts

@@ -18,7 +18,7 @@ from afina import digest, file_io, meter
 from afina.data.task import Task
 from afina.errors import InvalidData
 from afina.models import objectives
-from afina.models.objective import Objective, Predictions
+from afina.models.objectives import Objective, Predictions
 from afina.schema import Count, Figure, Frozen, Sealed
 from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS

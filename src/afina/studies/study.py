@@ -21,7 +21,7 @@ from afina.errors import AfinaError, InvalidStudy, UnknownName
 from afina.methods import METHODS, accepted, make
 from afina.models import objectives
 from afina.models.decoding import GREEDY, Decoding
-from afina.models.objective import metric_for
+from afina.models.objectives import metric_for
 from afina.repr_html import ReprCard
 from afina.schema import Frozen, Sparing
 from afina.studies import baselines, schedule, trials, tuning

@@ -29,7 +29,7 @@ from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
 from afina.models.kernels.patches import Patch, call_of, patch
-from afina.models.objective import Objective, Predictions
+from afina.models.objectives import Objective, Predictions
 from afina.stats.metrics import METRICS
 from afina.training import checkpoint, problems
 from afina.training.checkpoint import Account

@@ -21,7 +21,7 @@ from afina.data.batch import Loader
 from afina.events import Listener, Progress, ignore
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
-from afina.models.objective import Objective
+from afina.models.objectives import Objective
 from afina.stats.linear_models import LINEAR_KINDS, LinearFit, fit_dense
 from afina.training import problems
 from afina.training.checkpoint import Account

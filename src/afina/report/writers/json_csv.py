@@ -20,7 +20,7 @@ from afina.report.answer_costs import answer_costs_as_json
 from afina.report.arms import Arm, Value, has_several_backbones, lines
 from afina.report.details.retention import retention_as_json
 from afina.report.formatting import ACCURACY, F1, metric_value
-from afina.report.paper_claims import Claim, claims_as_json
+from afina.report.paper import Claim, claims_as_json
 from afina.report.verdicts import Verdicts, verdicts_as_json
 from afina.studies.runs.record import Memory, Record, Seconds
 from afina.studies.trials import Tuned

@@ -11,7 +11,7 @@ import numpy as np
 
 from afina.data.split import Split
 from afina.models.bag_of_words import BagOfWords
-from afina.models.objective import Objective, Predictions
+from afina.models.objectives import Objective, Predictions
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT, Kind
 from afina.data.split import Split
 from afina.models import objectives
-from afina.models.objective import Objective
+from afina.models.objectives import Objective
 from afina.studies.choosing.floor import Floor, FloorKind
 from afina.studies.choosing.linear_floors import ClassFloors, LabelFloors, NumberFloors
 from afina.studies.choosing.text_floors import TextFloors

@@ -12,7 +12,7 @@ import numpy as np
 from afina.data.split import Split
 from afina.digest import derive_seed
 from afina.models.bag_of_words import LONGEST, WORD, BagOfWords, joined
-from afina.models.objective import Objective
+from afina.models.objectives import Objective
 from afina.stats.linear_models import LINEAR_KINDS, NEVER, LinearKind, best_setting, expected_warnings_ignored
 from afina.studies.choosing.floor import Floor, FloorKind
 

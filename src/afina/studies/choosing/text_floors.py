@@ -12,7 +12,7 @@ import numpy as np
 
 from afina.data.split import Split
 from afina.models.bag_of_words import LONGEST, WORD, joined
-from afina.models.objective import Objective
+from afina.models.objectives import Objective
 from afina.studies.choosing.floor import Floor, FloorKind
 
 LEAD = "first sentences"

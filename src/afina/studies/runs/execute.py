@@ -20,7 +20,7 @@ from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
-from afina.models.objective import Objective, Predictions
+from afina.models.objectives import Objective, Predictions
 from afina.predicting import probes
 from afina.studies.measurements import HeadFit
 from afina.studies.runs.inputs import Located

@@ -32,7 +32,7 @@ from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT
 from afina.models.language_model import open_model
-from afina.models.objective import Objective
+from afina.models.objectives import Objective
 from afina.models.pretrained import meta_model
 from afina.studies.runs.prepared import aim_of, attached, loader_of, longest_text, question_of, read_task, recipe_of
 from afina.studies.runs.run import Forecast, Terms

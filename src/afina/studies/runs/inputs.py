@@ -30,7 +30,7 @@ from afina.methods import make
 from afina.models import backbone_spec, objectives
 from afina.models.architectures import ARCHITECTURES
 from afina.models.architectures.well_known import WELL_KNOWN
-from afina.models.objective import metric_for
+from afina.models.objectives import metric_for
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from afina import file_io
 from afina.errors import Busy, CannotWrite, CorruptAdapter, InvalidStudy, NotFound
 from afina.models.manifest import FORMAT, MANIFEST
-from afina.models.objective import Predictions
+from afina.models.objectives import Predictions
 from afina.studies.runs import record
 from afina.studies.runs.record import Record, Result
 

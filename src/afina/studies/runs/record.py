@@ -25,7 +25,7 @@ from pydantic import (
 from afina import file_io
 from afina.errors import InvalidData
 from afina.models import objectives
-from afina.models.objective import Objective, Predictions
+from afina.models.objectives import Objective, Predictions
 from afina.repr_html import ReprCard
 from afina.schema import Count, Figure, Frozen, Sealed, Sparing, WrongValue
 from afina.stats import classification, metrics
