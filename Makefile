@@ -35,11 +35,11 @@ test: $(READY) ## format, lint and type checks, and the tests but the slow ones
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(COMPILE)
-	$(PYTEST) -m 'not slow and not endurance'
+	$(PYTEST) -m 'not slow and not endurance and not bench'
 
 test-slow: $(READY) ## the tests that take more than ten seconds each
 	$(COMPILE)
-	$(PYTEST) -m 'slow and not endurance'
+	$(PYTEST) -m 'slow and not endurance and not bench'
 
 # Apart from the environment: with bitsandbytes in it, every process that imports peft takes two seconds longer.
 test-quant: $(READY) ## the tests of nf4, with the extra `quant` in a directory of its own
@@ -60,7 +60,9 @@ errors: $(READY) ## write docs/reference/errors.md anew, after an error was adde
 docs: $(READY) ## build the site of the docs in site/; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(READY) ## measure training speed and memory beside what people use today
+bench: $(READY) ## test the benchmarks, and measure training speed and memory beside what people use today
+	$(COMPILE)
+	$(PYTEST) -m bench
 	$(BIN)/python benchmarks/train_step.py
 
 clean: ## remove the environment, the results and the site

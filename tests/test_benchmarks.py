@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from fakes import Backbones, Runs, sentences, write_csv
 
 # peft asks transformers for a property that transformers has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+pytestmark = [pytest.mark.bench, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")]
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 FIGURES = {"seconds_per_step", "tokens_per_second", "useful_flops", "rss_peak"}
@@ -84,7 +84,6 @@ def dtype_of_d() -> str:
     return "bf16" if computes_bfloat16(torch.device("cpu")) else "fp32"
 
 
-@pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(path: str, toy: str) -> None:
     few = ["--steps", "1", "--repeats", "1", "--methods", "prelayer", "--arms", "C"]
     done = run("train_step.py", *few, "--backbone", path, "--task", toy)
@@ -95,7 +94,6 @@ def test_memory_is_that_of_a_process_of_its_own(path: str, toy: str) -> None:
     assert found["peak"]["fp32"] > 1e9
 
 
-@pytest.mark.slow
 def test_prediction_reports_the_quotients_of_its_speeds_and_the_same_labels(path: str, toy: str) -> None:
     done = run("predict.py", "--texts", "20", "--repeats", "1", "--backbone", path, "--task", toy)
     result = last_line(done.stdout)
@@ -110,7 +108,6 @@ def test_prediction_reports_the_quotients_of_its_speeds_and_the_same_labels(path
         assert result[arm]["tokens_per_second"] > result[arm]["texts_per_second"] > 0
 
 
-@pytest.mark.slow
 def test_generation_reports_the_quotients_of_its_speeds_and_the_same_answers(
     backbones: Backbones, tmp_path: Path
 ) -> None:
@@ -125,7 +122,6 @@ def test_generation_reports_the_quotients_of_its_speeds_and_the_same_answers(
     assert all(0 < result[arm]["tokens"] <= 9 * 8 for arm in arms[1:])
 
 
-@pytest.mark.slow
 def test_mixed_batches_are_told_beside_the_merged_model_and_pefts_and_answer_alike(path: str, toy: str) -> None:
     arguments = ("--adapters", "1,3,32", "--batches", "1", "--repeats", "1", "--backbone", path, "--task", toy)
     result = last_line(run("serve.py", *arguments).stdout)
@@ -139,7 +135,6 @@ def test_mixed_batches_are_told_beside_the_merged_model_and_pefts_and_answer_ali
         assert one["equal_labels"] == 1
 
 
-@pytest.mark.slow
 def test_texts_of_many_adapters_are_told_beside_the_merged_model_and_pefts_and_are_alike(path: str, toy: str) -> None:
     arguments = ("--adapters", "1,3", "--new", "6", "--repeats", "1", "--backbone", path, "--task", toy)
     result = last_line(run("serve_texts.py", *arguments, "--asked", "10", "--running", "2").stdout)
@@ -154,7 +149,6 @@ def test_texts_of_many_adapters_are_told_beside_the_merged_model_and_pefts_and_a
     assert latency["generated_per_second"] > 0
 
 
-@pytest.mark.slow
 def test_answers_of_mixed_kinds_to_many_clients_are_those_of_the_adapters_alone(path: str, toy: str) -> None:
     arguments = ("--adapters", "6", "--texts", "4", "--clients", "3", "--share", "0.6", "--seconds", "8", "--churn")
     result = last_line(run("traffic.py", *arguments, "--backbone", path, "--task", toy).stdout)
@@ -164,7 +158,6 @@ def test_answers_of_mixed_kinds_to_many_clients_are_those_of_the_adapters_alone(
     assert result["generated_tokens"] == 24 * result["text_requests"]
 
 
-@pytest.mark.slow
 def test_while_versions_change_every_answer_is_that_of_the_adapter_that_its_receipt_names(path: str, toy: str) -> None:
     arguments = ("--adapters", "6", "--seconds", "8", "--churn", "--backbone", path, "--task", toy)
     result = last_line(run("traffic.py", *arguments).stdout)
@@ -174,7 +167,6 @@ def test_while_versions_change_every_answer_is_that_of_the_adapter_that_its_rece
     assert result["resident_relative_to_file"] > 0
 
 
-@pytest.mark.slow
 def test_the_stages_of_a_served_text_add_up_to_its_latency(path: str, toy: str) -> None:
     result = last_line(run("path.py", "--adapters", "3", "--seconds", "5", "--backbone", path, "--task", toy).stdout)
     assert result["requests"] == 20
@@ -185,7 +177,6 @@ def test_the_stages_of_a_served_text_add_up_to_its_latency(path: str, toy: str) 
     assert result["queue_model"]["p95"] >= result["engine_paced"]["p50"]
 
 
-@pytest.mark.slow
 def test_long_texts_are_measured_in_a_process_an_arm(path: str, tmp_path: Path) -> None:
     from long_texts import ARMS, BATCH_SIZE
 
@@ -371,7 +362,6 @@ def test_the_first_look_puts_the_most_accurate_first_and_goes_on_from_what_is_me
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.assets
 def test_the_first_look_measures_a_method_at_its_best_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     import first_look
@@ -388,7 +378,6 @@ def test_the_first_look_measures_a_method_at_its_best_rate(monkeypatch: pytest.M
     assert found["trained"] == 2 * 576
 
 
-@pytest.mark.slow
 @pytest.mark.assets
 def test_the_words_benchmark_measures_a_cell_of_every_kind() -> None:
     import words
@@ -403,7 +392,6 @@ def test_the_words_benchmark_measures_a_cell_of_every_kind() -> None:
         words.SIZES = sizes
 
 
-@pytest.mark.slow
 def test_every_method_is_measured_beside_trainer_and_lora(path: str, toy: str, tmp_path: Path) -> None:
     report = tmp_path / "report.md"
     few = ["--steps", "2", "--repeats", "1", "--methods", "head;bitfit;prompt;lora+bitfit", "--markdown", str(report)]
@@ -418,7 +406,6 @@ def test_every_method_is_measured_beside_trainer_and_lora(path: str, toy: str, t
     assert report.read_text() == done.stdout.rpartition("\n{")[0]
 
 
-@pytest.mark.slow
 def test_a_stores_figures_are_of_what_was_published(tmp_path: Path) -> None:
     done = run("store.py", "--versions", "9", "--many", "3")
     found = last_line(done.stdout)
@@ -428,7 +415,6 @@ def test_a_stores_figures_are_of_what_was_published(tmp_path: Path) -> None:
     assert "| publish, median of library calls | " in done.stdout
 
 
-@pytest.mark.slow
 def test_what_is_recommended_is_measured_beside_whole_runs(path: str, tmp_path: Path) -> None:
     options = ["--task", "snippets:editorials", "--texts", "60", "--minutes", "0.5", "--backbone", path]
     command = [sys.executable, str(BENCHMARKS / "real_regret.py"), *options]
@@ -441,7 +427,6 @@ def test_what_is_recommended_is_measured_beside_whole_runs(path: str, tmp_path: 
     assert found["regret"] == pytest.approx(max(found["whole"].values()) - found["accuracy"], abs=1e-3)
 
 
-@pytest.mark.slow
 def test_a_polite_client_is_measured_alone_beside_each_flood_and_beside_as_much_work(gpt2: Any, tmp_path: Path) -> None:
     import psutil
 
@@ -467,32 +452,6 @@ def test_a_polite_client_is_measured_alone_beside_each_flood_and_beside_as_much_
     answers = {name: {*one["flooder"]["answers"]} - {"closed"} for name, one in found.items()}
     assert answers == {"long_texts_low_rate": {"422"}, "numbers": {"400"}, "wrong_keys": {"401"}}
     assert "| to alone |" in floods.report(found)
-
-
-def test_facts_of_two_checkouts_are_compared_by_their_paths() -> None:
-    import unchanged
-
-    found = dict(unchanged.leaves({"a": [1, {"b": None}], "c": "x"}))
-    assert found == {"/a/#": 2, "/a/0": 1, "/a/1/b": None, "/c": "x"}
-
-
-@pytest.mark.parametrize(
-    ("then", "now", "changed"),
-    [
-        ({"run key": "a"}, {"run key": "b"}, 0),
-        ({"adapter": "lora-0123456789"}, {"adapter": "lora-abcdef0123"}, 0),
-        ({"sheet": None}, {}, 0),
-        ({"words of error": "No."}, {"words of error": "Never."}, 0),
-        ({"code": "no"}, {"code": "never"}, 1),
-        ({"rows": ["a", "b"]}, {"rows": ["a"]}, 1),
-        ({"keyboard": "a"}, {"keyboard": "b"}, 1),
-        ({"accuracy": 0.5}, {"accuracy": 0.25}, 1),
-    ],
-)
-def test_only_names_of_content_absent_fields_and_words_of_errors_may_differ(then: Any, now: Any, changed: int) -> None:
-    import unchanged
-
-    assert unchanged.compared(then, now) == changed
 
 
 def test_the_rows_that_trl_gets_have_the_losses_of_the_loaders_own_batches(path: str) -> None:
@@ -553,7 +512,6 @@ def test_a_base_in_each_precision_is_measured_with_its_bytes(
     assert found["D-int8"]["of_bfloat16"] == found["D-int8"]["tokens_per_second"] / found["D"]["tokens_per_second"]
 
 
-@pytest.mark.slow
 def test_quality_on_a_base_in_each_precision_has_verdicts_and_is_not_measured_twice(
     path: str, toy: str, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.bench
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "cluster.py"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from afina import METHODS, Backbone
 from afina.errors import CorruptAdapter, InvalidStudy, UnknownName
 from afina.methods import make
-from afina.methods.attachment import count
+from afina.methods.attachment import attach, count
 from afina.methods.method import Method, plain_name
 from afina.methods.peft import PeftMethod
 from afina.methods.selective import Selective
@@ -53,13 +54,59 @@ ADDED = {
 
 CASES = [(family, name) for family in ARCHITECTURES for name in METHODS if serves(family, name)]
 FAMILIES = by_family(ARCHITECTURES, SLOW)
+WHOLE = ("gpt2", "llama", "bert")
+"""Families on which every test run tries every method; on the others, it tries each third method."""
 
 
-@pytest.fixture(params=[*(pytest.param(one, marks=by_family([one], SLOW)[0].marks) for one in CASES)], ids="-".join)
-def case(request: pytest.FixtureRequest, backbones: Backbones) -> tuple[Backbone, Method]:
+def is_quick(place: int) -> bool:
+    """Whether every test run has that place of CASES."""
+    family, _ = CASES[place]
+    return family in WHOLE or (family not in SLOW and place % 3 == 0)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A method on a family, and what a few steps of training did.
+
+    Attributes:
+        plain, attached: Logits without the method, and with it before the first step.
+        shapes: Of the parameters without the method.
+        start: Every parameter and buffer before the first step.
+    """
+
+    backbone: Backbone
+    method: Method
+    classifier: Classifier
+    plain: torch.Tensor
+    attached: torch.Tensor
+    shapes: dict[str, torch.Size]
+    start: dict[str, torch.Tensor]
+
+    @property
+    def model(self) -> Any:
+        return self.classifier.model
+
+    @property
+    def declared(self) -> set[str]:
+        return {f"model.{name}" for name in self.method.trainable(self.model)}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(case, marks=() if is_quick(i) else pytest.mark.slow) for i, case in enumerate(CASES)],
+    ids="-".join,
+)
+def fitted(request: pytest.FixtureRequest, backbones: Backbones) -> Fitted:
     family, name = request.param
     given = {"reduction": 4} if name == "adapter" else {}  # enough units that not all are 0 for a few texts
-    return Backbone.load(str(backbones.path(family))), make(name, given).for_family(family)
+    backbone, method = Backbone.load(str(backbones.path(family))), make(name, given).for_family(family)
+    classifier = Classifier.open(backbone, ("bad", "good"), seed=0)
+    plain, shapes = logits_of(classifier, backbone), {name: p.shape for name, p in classifier.model.named_parameters()}
+    attach(classifier, method)
+    made = Fitted(backbone, method, classifier, plain, logits_of(classifier, backbone), shapes, snapshot(classifier))
+    if made.declared:
+        fit_of(classifier, method, encoded(backbone, sentences(40))).advance()
+    return made
 
 
 def snapshot(classifier: Classifier) -> dict[str, torch.Tensor]:
@@ -68,39 +115,19 @@ def snapshot(classifier: Classifier) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors}
 
 
-def trained(backbone: Backbone, method: Method, seed: int = 0, rows: int = 40) -> Classifier:
-    classifier = opened(backbone, method, seed)
-    if method.trainable(classifier.model):
-        fit_of(classifier, method, encoded(backbone, sentences(rows))).advance()
-    return classifier
+def test_attaching_a_method_leaves_the_logits_as_they_were_unless_it_starts_apart(fitted: Fitted) -> None:
+    assert torch.equal(fitted.attached, fitted.plain) != fitted.method.starts_apart
 
 
-def test_attaching_a_method_leaves_the_logits_as_they_were_unless_it_starts_apart(
-    case: tuple[Backbone, Method],
-) -> None:
-    backbone, method = case
-    classifier = Classifier.open(backbone, ("bad", "good"), seed=0)
-    before = logits_of(classifier, backbone)
-    classifier.wrap(method.attach)
-    assert torch.equal(logits_of(classifier, backbone), before) != method.starts_apart
+def test_only_declared_parameters_get_gradients_and_all_others_keep_every_bit(fitted: Fitted) -> None:
+    with_gradients = set() if fitted.method.is_fitted else fitted.declared
+    assert {name for name, p in fitted.classifier.named_parameters() if p.grad is not None} == with_gradients
+    changed = {name for name, one in snapshot(fitted.classifier).items() if not torch.equal(one, fitted.start[name])}
+    assert changed == fitted.declared
 
 
-def test_only_declared_parameters_get_gradients_and_all_others_keep_every_bit(case: tuple[Backbone, Method]) -> None:
-    backbone, method = case
-    classifier = opened(backbone, method)
-    declared = {f"model.{name}" for name in method.trainable(classifier.model)}
-    before = snapshot(classifier)
-    if declared:
-        fit_of(classifier, method, encoded(backbone, sentences(40))).advance()
-    with_gradients = set() if method.is_fitted else declared
-    assert {name for name, p in classifier.named_parameters() if p.grad is not None} == with_gradients
-    changed = {name for name, tensor in snapshot(classifier).items() if not torch.equal(tensor, before[name])}
-    assert changed == declared
-
-
-def test_what_a_method_declares_is_what_it_says_it_trains(case: tuple[Backbone, Method]) -> None:
-    backbone, method = case
-    model = opened(backbone, method).model
+def test_what_a_method_declares_is_what_it_says_it_trains(fitted: Fitted) -> None:
+    method, model = fitted.method, fitted.model
     names = {name for name, _ in model.named_parameters()}
     if isinstance(method, Selective):
         expected = method.chosen(model)
@@ -120,13 +147,11 @@ def test_what_a_method_declares_is_what_it_says_it_trains(case: tuple[Backbone, 
 
 
 def test_a_method_asks_for_one_learning_rate_and_spares_biases_and_norms_unless_it_says_otherwise(
-    case: tuple[Backbone, Method],
+    fitted: Fitted,
 ) -> None:
-    backbone, method = case
-    model = opened(backbone, method).model
-    assert method.multipliers(model) == {}
-    assert method.packs
-    decayed, names = method.decays(model), {name for name, _ in model.named_parameters()}
+    assert fitted.method.multipliers(fitted.model) == {}
+    assert fitted.method.packs
+    decayed, names = fitted.method.decays(fitted.model), {name for name, _ in fitted.model.named_parameters()}
     spared = names - decayed
     assert spared
     marks = ("bias", "ln_", "norm", "ia3_l")
@@ -135,11 +160,10 @@ def test_a_method_asks_for_one_learning_rate_and_spares_biases_and_norms_unless_
     assert any(is_head(name) for name in decayed)
 
 
-def test_restoring_a_state_into_a_fresh_model_gives_identical_logits(case: tuple[Backbone, Method]) -> None:
-    backbone, method = case
-    classifier = trained(backbone, method)
-    expected = logits_of(classifier, backbone)
-    state = {name: tensor.detach().clone() for name, tensor in method.state(classifier.model).items()}
+def test_restoring_a_state_into_a_fresh_model_gives_identical_logits(fitted: Fitted) -> None:
+    backbone, method = fitted.backbone, fitted.method
+    expected = logits_of(fitted.classifier, backbone)
+    state = {name: tensor.detach().clone() for name, tensor in method.state(fitted.model).items()}
     fresh = opened(backbone, method, seed=1)
     assert not torch.equal(logits_of(fresh, backbone), expected)  # another head, at least
     method.restore(fresh.model, state)
@@ -149,12 +173,9 @@ def test_restoring_a_state_into_a_fresh_model_gives_identical_logits(case: tuple
     assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
 
 
-def test_a_state_always_holds_the_head(case: tuple[Backbone, Method]) -> None:
-    backbone, method = case
-    classifier = opened(backbone, method)
-    heads = {plain_name(name): list(each.shape) for name, each in method.state(classifier.model).items()}
-    plain = Classifier.open(backbone, ("bad", "good"), seed=0).model.named_parameters()
-    expected = {name: list(parameter.shape) for name, parameter in plain if is_head(name)}
+def test_a_state_always_holds_the_head(fitted: Fitted) -> None:
+    heads = {plain_name(name): each.shape for name, each in fitted.method.state(fitted.model).items()}
+    expected = {name: shape for name, shape in fitted.shapes.items() if is_head(name)}
     assert {name: shape for name, shape in heads.items() if is_head(name)} == expected
 
 
