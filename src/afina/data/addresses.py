@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from afina import assets
-from afina.data import text_benchmarks
+from afina.data import problems, text_benchmarks
 from afina.data.readers import files, hub_datasets, snippets
 from afina.data.readers.formats import READERS
 from afina.data.readers.hub_datasets import HubDataset
@@ -98,11 +98,7 @@ def _of_asset(address: str, asset: str, read: Callable[..., TaskData]) -> Origin
 
     def load(asked: ReadingOptions, offline: bool) -> TaskData:
         if offline and not is_cached():
-            raise NotFound(
-                f"task {address}: the data are not on this machine. Load the task once with a network.",
-                code="asset.unavailable",
-                task=address,
-            )
+            raise problems.TASK_NOT_CACHED(task=address)
         return read(asked.labels, offline=offline)
 
     return Origin(load, is_cached, pinned=True)
@@ -194,12 +190,7 @@ def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
     """Return the path of a file that replaces the evaluation split. Raises NotFound."""
     path = Path(evaluation).expanduser()
     if not os.path.isfile(path):
-        raise NotFound(
-            f"`evaluation` {evaluation}: no such file. Give a file that ends in {', '.join(READERS)}.",
-            code="file.missing",
-            path=evaluation,
-            field="evaluation",
-        )
+        raise problems.EVALUATION_FILE_MISSING(expected=list(READERS), path=evaluation, field="evaluation")
     return path
 
 
@@ -255,11 +246,6 @@ def find(address: str) -> Path:
     if address and os.path.exists(path):  # Path.exists raises on names that are too long.
         return path
     if not address.startswith(SCHEMES) and ("/" in address or os.sep in address or path.suffix):
-        raise NotFound(
-            f"task {address}: no such file or directory. Expected a file ({', '.join(READERS)}), a directory with "
-            "train.* and dev.* files, or a named task such as sst2, glue/cola, hub:OWNER/NAME or snippets:movies.",
-            code="task.missing",
-            task=address,
-        )
+        raise problems.TASK_MISSING(expected=list(READERS), task=address)
     name = address.partition(":")[0] if address.startswith(GLUE) else address  # without its directory
     raise UnknownName("task", name, [*NAMES, *FORMS, "path/to/directory", "path/to/file.csv"])

@@ -12,11 +12,11 @@ from itertools import islice
 
 import numpy as np
 
+from afina.data import problems
 from afina.data.batch import IGNORED
 from afina.data.kinds import Long
 from afina.data.split import Split, as_references
 from afina.data.tokenize import Encoded, Template, Tokenizer
-from afina.errors import InvalidData, InvalidStudy
 
 _CHUNK = 4096
 
@@ -100,14 +100,14 @@ def without_long(
     row = int(references.owners[int(np.argmax(lengths))])
     if long == "refuse" or not fits.any():
         every = "" if fits.any() else "Each target is too long. "
-        raise InvalidData(
-            f"{where} {row + 1}: its target has {references.longest:,} tokens, more than half of the {max_length:,} "
-            f"that prompt and target may have together (`max_length`). {every}Set a greater `max_length`"
-            f"{', or leave such rows out with `long` skip' if fits.any() else ''}.",
-            code="data.target-long",
+        raise problems.TARGET_TOO_LONG(
+            max_length=max_length,
             row=row + 1,
             found=references.longest,
             most=most,
+            _where=where,
+            _every=every,
+            _skip=", or leave such rows out with `long` skip" if fits.any() else "",
         )
     kept, owners = np.unique(references.owners[fits], return_inverse=True)
     tokens = Encoded.of([references.tokens[number] for number in np.flatnonzero(fits).tolist()])
@@ -135,11 +135,7 @@ def encode_references(
         InvalidStudy: The tokenizer has no end-of-sequence token.
     """
     if (end := tokenizer.eos_token_id) is None:
-        raise InvalidStudy(
-            "the tokenizer has no end-of-sequence token, so a model could not learn where an answer ends. "
-            "Choose another backbone, or set eos_token in its tokenizer_config.json.",
-            code="tokenizer.end-missing",
-        )
+        raise problems.NO_END_OF_SEQUENCE()
     owners = np.repeat(np.arange(len(targets)), [len(each) for each in targets])
     found: list[np.ndarray] = []
     for ids in _answers(tokenizer, texts, pairs, targets, template, where):
@@ -165,11 +161,5 @@ def _answers(
             for target in targets[row]:
                 ids = next(following)
                 if ids[: len(prompt)] != prompt or len(ids) == len(prompt):
-                    raise InvalidData(
-                        f"{where} {row + 1}: the tokens of the target {target[:40]!r} cannot be told from those of the "
-                        "prompt, because the tokenizer joins the end of the prompt with the target. End the "
-                        "`template` with a letter, a colon or a line break, not with a space.",
-                        code="template.span-unknown",
-                        row=row + 1,
-                    )
+                    raise problems.TARGET_SPAN_UNKNOWN(target=target[:40], row=row + 1, _where=where)
                 yield ids[len(prompt) :]

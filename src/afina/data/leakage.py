@@ -24,6 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 from afina import digest, file_io
+from afina.data import problems
 from afina.data.addresses import find, is_at_hand, named
 from afina.data.kinds import CLASSES, Kind, Long
 from afina.data.readers import files
@@ -33,7 +34,7 @@ from afina.data.readers.target_kinds import TARGETS, check_long, matched, splits
 from afina.data.reading_options import OF_FILES, USUAL, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
 from afina.data.task import Task, told
-from afina.errors import AfinaError, CorruptAdapter, InvalidData, Leakage
+from afina.errors import AfinaError
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,7 @@ class EvaluationSet:
         asked, address = ReadingOptions.of(options, by_name, measuring=True), os.fspath(address)
         allow_leakage, labels = asked.allow_leakage, asked.labels
         if asked.kind not in (None, trained.kind):
-            raise InvalidData(
-                f"task {address}: the adapter was trained on kind {trained.kind}, so the texts cannot be read as kind "
-                f"{asked.kind}. Name the column with `label`, and leave `kind` out.",
-                code="data.kind-mismatch",
-                found=trained.kind,
-                expected=asked.kind,
-            )
+            raise problems.KIND_OF_ADAPTER_OTHER(task=address, found=trained.kind, expected=asked.kind)
         how = check_long(address, trained.kind, asked.long or trained.data.long)
         asked = replace(asked, kind=None, labels=None, long=None, allow_leakage=False)
         if named(address) is None and find(address).is_file():
@@ -159,12 +154,8 @@ class EvaluationSet:
             read = splits(rows, rows, labels, names)
             label_names, split = read.label_names, read.evaluation
             if len(label_names) != trained.width:
-                raise InvalidData(
-                    f"{where}: found the labels {', '.join(label_names[:20])}. The adapter has {trained.width} labels "
-                    "without names. Give the names in their order with `labels`.",
-                    code="data.labels-mismatch",
-                    where=where,
-                    found=label_names,
+                raise problems.ADAPTER_LABELS_UNNAMED(
+                    expected=trained.width, where=where, found=label_names, _known=label_names[:20]
                 )
         else:
             label_names, split = tuple(trained.label_names), matched(rows, trained.label_names, listed, names)
@@ -191,19 +182,9 @@ class EvaluationSet:
         """Return the set with `label` as the second of two labels. Raises InvalidData."""
         names = self.label_names
         if what := TARGETS[self.kind].check_positive(names):
-            raise InvalidData(
-                f"{self.where}: `positive` applies to two classes; the adapter was trained on {what}. Leave it out.",
-                code="data.option-inapplicable",
-                where=self.where,
-            )
+            raise problems.POSITIVE_INAPPLICABLE(found=what, where=self.where)
         if label not in names:
-            raise InvalidData(
-                f"{self.where}: the adapter has no label {label!r} for `positive`. Give {' or '.join(names)}.",
-                code="data.label-unknown",
-                where=self.where,
-                label=label,
-                known=names,
-            )
+            raise problems.POSITIVE_UNKNOWN(where=self.where, label=label, known=names)
         return self._ordered(names if label == names[1] else names[::-1])
 
     def _ordered(self, names: Sequence[str]) -> EvaluationSet:
@@ -222,12 +203,7 @@ class EvaluationSet:
         if allow_leakage or not leaked:
             return replace(self, leaked=leaked + self.left_out)
         if leaked == len(saw):
-            raise Leakage(
-                f"task {self.where}: the adapter was trained on all {leaked:,} texts, so they cannot show how good it "
-                "is. Give other texts, or pass `allow_leakage` to continue.",
-                where=self.where,
-                leaked=leaked,
-            )
+            raise problems.ALL_TRAINED_ON(where=self.where, leaked=leaked)
         left = self.left_out + leaked
         return replace(self, split=self.split.take(np.flatnonzero(~saw)), leaked=left, left_out=left)
 
@@ -245,14 +221,7 @@ def _rows(
         task = Task.load(address, read)
         split = task.evaluation
         if task.kind != trained.kind:
-            raise InvalidData(
-                f"task {address}: the task is of kind {task.kind}, but the adapter was trained on kind {trained.kind}. "
-                "Give a task of the adapter's kind.",
-                code="data.kind-mismatch",
-                task=address,
-                found=task.kind,
-                expected=trained.kind,
-            )
+            raise problems.KIND_OF_TASK_OTHER(task=address, found=task.kind, expected=trained.kind)
         spelled = TARGETS[task.kind].spelled(task.label_names, split.labels)
         names = task.label_names if TARGETS[task.kind].several else ()
         rows = LabelledRows(split.texts, split.pairs, spelled, _place(address), task.kind, names=names)
@@ -299,7 +268,6 @@ MOST_BYTES = 256 << 20
 
 _BYTES = 8
 _SALT = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_AGAIN = "Copy the adapter again, or remove this file; without the file, leaked texts cannot be recognised."
 
 
 @dataclass(frozen=True, eq=False)
@@ -335,39 +303,19 @@ class TextHashes:
         """Read the hashes of a file. Raises CorruptAdapter."""
         content = file_io.read_object(path, MOST_BYTES)
         if content.get("format") != FORMAT or type(content["format"]) is not int:
-            raise CorruptAdapter(
-                f"{path}: found format {str(content.get('format'))[:40]!r}, but this version of afina reads format "
-                f"{FORMAT}. {_AGAIN}",
-                code="adapter.format-unknown",
-                path=path,
-            )
+            raise problems.HASHES_FORMAT_UNKNOWN(found=str(content.get("format"))[:40], expected=FORMAT, path=path)
         salt, text = content.get("salt"), content.get("hashes")
         if not isinstance(salt, str) or not _SALT.fullmatch(salt) or not isinstance(text, str):
-            raise CorruptAdapter(
-                f"{path}: expected a salt of 32 hexadecimal digits, and hashes in base64. {_AGAIN}",
-                code="adapter.file-malformed",
-                path=path,
-            )
+            raise problems.HASHES_MALFORMED(path=path)
         try:
             data = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            raise CorruptAdapter(
-                f"{path}: the hashes are not base64. {_AGAIN}", code="adapter.file-malformed", path=path
-            ) from None
+            raise problems.HASHES_NOT_BASE64(path=path) from None
         if len(data) % _BYTES:
-            raise CorruptAdapter(
-                f"{path}: the hashes have {len(data):,} bytes. Expected a multiple of {_BYTES}. {_AGAIN}",
-                code="adapter.file-malformed",
-                path=path,
-                bytes=len(data),
-            )
+            raise problems.HASHES_CUT(path=path, bytes=len(data), _multiple=_BYTES)
         made = cls(salt, np.frombuffer(data, "<u8"))
         if content != made._content() | {"digest": digest.of_json(made._content())} or not made._rises():
-            raise CorruptAdapter(
-                f"{path}: the file was changed: its content does not have the digest that it states. {_AGAIN}",
-                code="adapter.changed",
-                path=path,
-            )
+            raise problems.HASHES_CHANGED(path=path)
         return made
 
     def _content(self) -> dict[str, object]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Self
 
 from afina import digest
+from afina.data import problems
 from afina.data.readers import texts as readers
 from afina.data.split import Split, normalised
 from afina.data.task import Task
-from afina.errors import InvalidData, NotFound
+from afina.errors import NotFound
 
 USUAL = "snippets:editorials"
 """The task whose evaluation texts are the usual neutral sentences."""
@@ -50,11 +51,7 @@ class NeutralTexts:
         source = USUAL if asked is True else str(asked)
         made = cls(source, tuple(_chosen(_usual() if asked is True else _of_file(source))))
         if not made.texts:
-            raise InvalidData(
-                f"`retention` {source}: no text there. Give a file of sentences.",
-                code="retention.texts-unusable",
-                source=source,
-            )
+            raise problems.NEUTRAL_TEXTS_EMPTY(source=source)
         made._check_new(task)
         return made
 
@@ -68,13 +65,7 @@ class NeutralTexts:
         parts = (task.train, task.evaluation, task.calibration, task.selection)
         shared = [text for part in parts if part is not None for text in _both(part) if normalised(text) in mine]
         if shared:
-            raise InvalidData(
-                f"`retention` {self.source}: the task {task.address} holds some of these sentences, such as "
-                f"{shared[0][:60]!r}, so they are not neutral. Name another file of sentences with `retention`.",
-                code="retention.texts-unusable",
-                source=self.source,
-                task=task.address,
-            )
+            raise problems.NEUTRAL_TEXTS_IN_TASK(found=shared[0][:60], source=self.source, task=task.address)
 
 
 def _usual() -> Iterable[str]:
@@ -85,7 +76,7 @@ def _of_file(file: str) -> Iterator[str]:
     try:
         readers.check_there(Path(file))
     except NotFound:
-        raise NotFound(f"`retention` {file}: no such file or directory.", code="file.missing", path=file) from None
+        raise problems.NEUTRAL_FILE_MISSING(path=file) from None
     with readers.chunks(file) as stream:
         for chunk in stream:
             yield from chunk.texts

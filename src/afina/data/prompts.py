@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from afina.data import problems
 from afina.data.chat_rendering import ChatRefused, rendered
 from afina.data.tokenize import PAIR, TEXT, Template, Tokenizer
-from afina.errors import InvalidData, InvalidStudy
 
 CHAT = "chat"
 """The value of `template` for the tokenizer's own chat template."""
@@ -65,27 +65,16 @@ def chat_template(tokenizer: Tokenizer, *, pairs: bool) -> Template:
     end-of-sequence token.
     """
     if not tokenizer.chat_template:
-        raise InvalidStudy(
-            "`template` chat: the tokenizer has no chat template. Give a template such as "
-            r"'Question: {text}\nAnswer:', or choose a backbone that was trained for chats.",
-            code="template.chat-missing",
-        )
+        raise problems.CHAT_TEMPLATE_MISSING()
     asked = {"role": "user", "content": f"{TEXT}\n\n{PAIR}" if pairs else TEXT}
     chat = [asked, {"role": "assistant", "content": _ANSWER}]
     try:
         prompt, whole = rendered(tokenizer, [asked], prompt=True), rendered(tokenizer, chat, prompt=False)
     except ChatRefused as error:
-        raise InvalidStudy(
-            f"`template` chat: the tokenizer's chat template cannot be used: {error}. Give a template of your own.",
-            code="template.chat-unusable",
-        ) from None
+        raise problems.CHAT_TEMPLATE_BROKEN(_error=error) from None
     end = str(tokenizer.eos_token)
     if not whole.startswith(f"{prompt}{_ANSWER}{end}"):
-        raise InvalidStudy(
-            "`template` chat: the tokenizer's chat template does not continue a prompt with the answer and the "
-            f"end-of-sequence token {end!r}, so an answer's tokens cannot be told. Give a template of your own.",
-            code="template.chat-unusable",
-        )
+        raise problems.CHAT_TEMPLATE_WITHOUT_ANSWER(end=end)
     made = Template(prompt, special_tokens=False)
     made.check_pairs(pairs)
     return made
@@ -104,26 +93,12 @@ def rendered_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -
     for number, message in enumerate(messages, start=1):
         values = message.values()
         if forged := [token for token in tokenizer.all_special_tokens if any(token in value for value in values)]:
-            raise InvalidData(
-                f"`messages`: message {number} has the special token {forged[0]!r}, which separates messages. Leave "
-                "the token out.",
-                code="request.chat-unusable",
-                number=number,
-            )
+            raise problems.MESSAGE_SPECIAL_TOKEN(token=forged[0], number=number)
     try:
         made = rendered(tokenizer, messages, prompt=True)
     except ChatRefused as error:
-        raise InvalidData(
-            f"`messages`: the chat template of the model cannot be used: {error}. Give roles in the order that the "
-            "model was trained with: mostly user and assistant in turns.",
-            code="request.chat-unusable",
-        ) from None
+        raise problems.MESSAGES_REFUSED_BY_TEMPLATE(_error=error) from None
     for number, message in enumerate(messages, start=1):
         if message["content"].strip() not in made:
-            raise InvalidData(
-                f"`messages`: the chat template of the model leaves out message {number}, of role {message['role']!r}. "
-                "Put its text into a message of the user.",
-                code="request.chat-unusable",
-                number=number,
-            )
+            raise problems.MESSAGE_LEFT_OUT(role=message["role"], number=number)
     return made

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, InitVar, dataclass, field, replace
 from typing import Any, TypeVar
 
+from afina.data import problems
 from afina.data.kinds import KINDS, WRITTEN, How, Kind, Long
-from afina.errors import InvalidData, UnknownName
+from afina.errors import UnknownName
 
 MOST = 2**31 - 1
 """The upper limit of every count; a greater number is a typing error, and numpy and torch could not use it."""
@@ -113,11 +114,7 @@ class ReadingOptions:
             _check_target(target, self.label, self.kind)
             self._set(label=target, kind=WRITTEN)
         if isinstance(self.labels, str):
-            raise InvalidData(
-                f"`labels`: found one string, {self.labels[:40]!r}. Expected a list of names.",
-                code="data.type-wrong",
-                argument="labels",
-            )
+            raise problems.LABELS_ONE_STRING(found=self.labels[:40], argument="labels")
         if self.labels is not None:
             self._set(labels=tuple(map(str, self.labels)))
         if isinstance(self.evaluation, os.PathLike):
@@ -168,22 +165,11 @@ def _known(measuring: bool) -> list[str]:
 
 def _check_target(target: str, label: str | None, kind: str | None) -> None:
     if label not in (None, target):
-        raise InvalidData(
-            f"`target` {target}: `label` names another column, {label}. Give one of the two: `target` for texts to "
-            "write, `label` for labels or numbers.",
-            code="data.column-repeated",
-            field="target",
-            column=target,
-        )
+        raise problems.TARGET_AND_LABEL(label=label, field="target", column=target)
     if kind is not None and kind not in KINDS:
         raise UnknownName("kind", kind, KINDS)
     if kind not in (None, WRITTEN):
-        raise InvalidData(
-            f"`target` {target}: a column of texts to write, but the task is of kind {kind}. Name the column with "
-            "`label`.",
-            code="data.kind-mismatch",
-            found=kind,
-        )
+        raise problems.TARGET_OF_OTHER_KIND(column=target, found=kind)
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from afina import digest
-from afina.errors import InvalidData
+from afina.data import problems
 from afina.repr_html import ReprCard
 
 # `\w` is str.isalnum() and the underscore.
@@ -56,11 +56,7 @@ class Split(ReprCard):
         for name in ("texts", "pairs", "groups"):
             given = getattr(self, name)
             if isinstance(given, str):
-                raise InvalidData(
-                    f"a split's {name}: found one string, {given[:40]!r}. Expected a list of texts.",
-                    code="data.type-wrong",
-                    argument=name,
-                )
+                raise problems.SPLIT_ONE_STRING(found=given[:40], argument=name)
             if given is not None and not isinstance(given, list | tuple):  # an array, a Series, a generator
                 object.__setattr__(self, name, list(given))
         if not isinstance(self.labels, np.ndarray):
@@ -68,23 +64,12 @@ class Split(ReprCard):
             made = as_references(given) if given and are_references(given) else np.asarray(given)
             object.__setattr__(self, "labels", made)
         if self.labels.dtype.kind not in "biuf" and not self._are_texts:
-            raise InvalidData(
-                f"a split's labels: found dtype {self.labels.dtype}. Expected indices, numbers, rows of 0 and 1, or "
-                "tuples of references.",
-                code="data.type-wrong",
-                argument="labels",
-                found=self.labels.dtype,
-            )
+            raise problems.SPLIT_DTYPE(argument="labels", found=self.labels.dtype)
         sizes = {
             len(one) for one in (self.texts, self.labels, self.pairs, self.groups, self.weights) if one is not None
         }
         if len(sizes) != 1:
-            raise InvalidData(
-                f"a split's texts, labels, pairs, groups and weights: found different lengths, {sorted(sizes)}. "
-                "Expected equal lengths.",
-                code="data.lengths-differ",
-                found=sorted(sizes),
-            )
+            raise problems.SPLIT_LENGTHS(found=sorted(sizes))
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""

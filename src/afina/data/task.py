@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from afina import digest
+from afina.data import problems
 from afina.data.addresses import Origin, evaluation_file, find, named
 from afina.data.kinds import CLASSES, WRITTEN, Kind, Long, columns_in_words
 from afina.data.readers import files, frames, splitting
@@ -21,7 +22,6 @@ from afina.data.readers.splitting import TaskData
 from afina.data.readers.target_kinds import TARGETS, check_long, matched
 from afina.data.reading_options import OF_FILES, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
-from afina.errors import InvalidData, Leakage
 from afina.repr_html import ReprCard
 
 CALIBRATION = 0.1
@@ -73,13 +73,7 @@ class Task(ReprCard):
     def __post_init__(self) -> None:
         for split in (self.train, self.evaluation):
             if not TARGETS[self.kind].holds(split.labels):
-                raise InvalidData(
-                    f"task {self.address}: found labels of dtype {split.labels.dtype} for kind {self.kind}. Expected "
-                    "indices, numbers, rows of 0 and 1, or tuples of references.",
-                    code="data.type-wrong",
-                    task=self.address,
-                    found=split.labels.dtype,
-                )
+                raise problems.TASK_DTYPE(kind=self.kind, task=self.address, found=split.labels.dtype)
 
     def facts(self) -> dict[str, object]:
         """Return the facts that the repr shows."""
@@ -210,13 +204,7 @@ def _set_aside(train: Split, kind: Kind, shares: Mapping[str, float | None]) -> 
 def as_address(address: Any) -> str:
     """Return an address as a string. Raises InvalidData for data in memory."""
     if not isinstance(address, str | os.PathLike):
-        raise InvalidData(
-            f"`address`: found a {type(address).__name__}. Expected the address of a task, such as reviews.csv. For "
-            "data in memory, use Task.of.",
-            code="data.type-wrong",
-            argument="address",
-            found=type(address).__name__,
-        )
+        raise problems.ADDRESS_NOT_A_STRING(argument="address", found=type(address).__name__)
     return str(os.fspath(address))
 
 
@@ -226,19 +214,9 @@ def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskD
     if positive is None:
         return found
     if what := TARGETS[found.kind].check_positive(names):
-        raise InvalidData(
-            f"task {address}: `positive` chooses one of two classes, but this task has {what}. Remove `positive`.",
-            code="data.option-inapplicable",
-            where=f"task {address}",
-        )
+        raise problems.POSITIVE_INAPPLICABLE(found=what, where=f"task {address}")
     if positive not in names:
-        raise InvalidData(
-            f"task {address}: `positive` {positive!r} is not a label. Give {' or '.join(names)}.",
-            code="data.label-unknown",
-            where=f"task {address}",
-            label=positive,
-            known=names,
-        )
+        raise problems.POSITIVE_UNKNOWN(where=f"task {address}", label=positive, known=names)
     if positive == names[1]:
         return found
     train, evaluation = (replace(split, labels=1 - split.labels) for split in (found.train, found.evaluation))
@@ -270,21 +248,10 @@ def _of_origin(address: str, origin: Origin, asked: ReadingOptions, offline: boo
     chosen = [name for name in OF_FILES if name in asked.given]
     if chosen and asked.evaluation is None and not origin.chooses:
         option = "target" if asked.kind == WRITTEN and chosen[0] == "label" else chosen[0]
-        raise InvalidData(
-            f"task {address}: the columns of this task are fixed. Remove `{option}`.",
-            code="data.option-inapplicable",
-            task=address,
-            option=option,
-        )
+        raise problems.COLUMNS_FIXED(task=address, option=option)
     found = origin.load(asked, offline)
     if asked.kind not in (None, found.kind):
-        raise InvalidData(
-            f"task {address}: the task is of kind {found.kind}, so `kind` cannot be {asked.kind}. Remove `kind`.",
-            code="data.kind-mismatch",
-            task=address,
-            found=found.kind,
-            expected=asked.kind,
-        )
+        raise problems.KIND_FIXED(task=address, found=found.kind, expected=asked.kind)
     if asked.evaluation is None:
         return found
     split, notes = _of_file(asked, address, found)
@@ -297,22 +264,14 @@ def _of_file(asked: ReadingOptions, address: str, named: TaskData) -> tuple[Spli
     pairs, form = named.train.pairs is not None, LabelFormat(named.kind, asked.separator, keeps=asked.missing == "keep")
     found, names, path = files.to_measure(evaluation_file(asked.evaluation), asked, form=form, known=named.label_names)
     if (found.pairs is not None) != pairs:
-        raise InvalidData(
-            f"{path}: found {'single texts' if pairs else 'pairs of texts'}. Task {address} has "
-            f"{'pairs of texts' if pairs else 'single texts'}. Give a file like the task.",
-            code="data.pairs-mismatch",
+        raise problems.PAIRS_MISMATCH(
+            found="single texts" if pairs else "pairs of texts",
+            expected="pairs of texts" if pairs else "single texts",
             path=path,
             task=address,
         )
     if unsaid := TARGETS[named.kind].unsaid(found, named.label_names):
-        raise InvalidData(
-            f"{path}: no column for the label{'s' * (len(unsaid) > 1)} {', '.join(unsaid)} of {address}, so the file "
-            "does not say which texts have them. Name a column for each label with `label`.",
-            code="data.column-missing",
-            path=path,
-            field="label",
-            columns=unsaid,
-        )
+        raise problems.LABELS_UNSAID(task=address, path=path, field="label", columns=unsaid, _s="s" * (len(unsaid) > 1))
     split = matched(found, named.label_names, None, names, whose=f"those of {address}")
     return split, (f"{path}: {columns_in_words(found.columns)}.", *found.notes)
 
@@ -333,10 +292,4 @@ def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool)
 def check_leaked(address: str, leaked: int, examples: int, *, allow: bool) -> None:
     """Raise `Leakage` if more than LEAKAGE_LIMIT of the evaluation examples are leaked, unless allowed."""
     if leaked > LEAKAGE_LIMIT * examples and not allow:
-        raise Leakage(
-            f"task {address}: {leaked} of {examples} evaluation texts also occur in the training split; "
-            f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass `allow_leakage` to continue.",
-            task=address,
-            leaked=leaked,
-            evaluation=examples,
-        )
+        raise problems.LEAKED(limit=LEAKAGE_LIMIT, task=address, leaked=leaked, evaluation=examples)

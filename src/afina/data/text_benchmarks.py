@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from afina import assets
+from afina.data import problems
 from afina.data.kinds import TEXT
 from afina.data.readers import files, formats, source
 from afina.data.readers.formats import FileTable
 from afina.data.readers.splitting import TaskData
 from afina.data.reading_options import ReadingOptions
-from afina.errors import InvalidData, NotFound
 
 ASPECTS = ("challenge", "approach", "outcome")
 SECTIONS = ("abstract", "introduction", "conclusion")
@@ -66,12 +66,7 @@ def e2e_files(place: Path) -> list[Path]:
     ]
     train, evaluation = found
     if train is None:
-        raise NotFound(
-            f"{place}: no {' and no '.join(E2E_TRAIN)}. Found: {_there(place)}. Give a csv file of the E2E challenge, "
-            "or a directory with its files.",
-            code="task.missing",
-            path=place,
-        )
+        raise problems.E2E_FILE_MISSING(expected=E2E_TRAIN, found=_there(place), path=place)
     return [train] if evaluation in (None, train) else [train, evaluation]
 
 
@@ -94,21 +89,12 @@ def squad_files(place: Path) -> list[Path]:
     for stem in ("train-", "dev-"):
         fits = [path for path in there if path.name.startswith(stem) and path.suffix == ".json" and path.is_file()]
         if len(fits) > 1:
-            raise InvalidData(
-                f"{place}: found {', '.join(path.name for path in fits)}. Expected only one {stem}*.json. Remove or "
-                "rename the others.",
-                code="task.files-ambiguous",
-                path=place,
-                found=[path.name for path in fits],
+            raise problems.SEVERAL_FILES_OF_SPLIT(
+                path=place, found=[path.name for path in fits], expected=f"{stem}*.json"
             )
         found += fits
         if not fits and stem == "train-":
-            raise NotFound(
-                f"{place}: no train-*.json. Found: {_there(place)}. Give a json file of SQuAD, or a directory with "
-                "train-*.json and dev-*.json.",
-                code="task.missing",
-                path=place,
-            )
+            raise problems.SQUAD_FILE_MISSING(found=_there(place), path=place)
     return found
 
 
@@ -127,7 +113,7 @@ def load_squad(place: Path, labels: tuple[str, ...] | None = None) -> TaskData:
 def _is_file(place: Path) -> bool:
     """Return whether a place is a file and not a directory. Raises NotFound if there is neither."""
     if not place.is_file() and not place.is_dir():
-        raise NotFound(f"{place}: no such file or directory.", code="task.missing", path=place)
+        raise problems.PLACE_MISSING(path=place)
     return place.is_file()
 
 
@@ -149,11 +135,7 @@ def _questions(path: Path) -> FileTable:
         for name, values in columns.items():
             values.append(row[name])
     if not places:
-        raise InvalidData(
-            f"{path}: none of {number:,} questions has an answer. Give a file with answers.",
-            code="data.no-rows",
-            path=path,
-        )
+        raise problems.SQUAD_NO_ANSWERS(rows=number, path=path)
     note = f"{path}: {left_out:,} of {number:,} questions have no answer and are left out."
     return FileTable(path, columns, places, "question", notes=(note,) if left_out else ())
 
@@ -181,9 +163,5 @@ def _part(found: Any, name: str, expected: type[list[Any]] | type[str], where: s
     if not isinstance(value, expected):
         words = "a text" if expected is str else "a list"
         there = f"found a {type(value).__name__}" if value is not None else "there is none"
-        raise InvalidData(
-            f"{where}: expected {words} `{name}`, as in a json file of SQuAD, but {there}. Correct the file.",
-            code="data.row-malformed",
-            where=where,
-        )
+        raise problems.SQUAD_MALFORMED(where=where, _words=words, _name=name, _found=there)
     return value

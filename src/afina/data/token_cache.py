@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import numpy as np
 
 from afina import assets, digest, file_io
+from afina.data import problems
 from afina.data.answer_tokens import LeftOut, References, encode_references, without_long
 from afina.data.batch import Loader
 from afina.data.kinds import CLASSES, Kind
@@ -25,7 +26,7 @@ from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.tokenize import Encoded, Template, encode, has_types, pieces
-from afina.errors import CannotWrite, InvalidData
+from afina.errors import CannotWrite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -166,14 +167,7 @@ def check_positions(split: EncodedSplit, most: int) -> None:
     if lengths[worst] > most:
         rows = np.delete(np.arange(len(split) + len(split.left_out.rows)), np.array(split.left_out.rows, np.int64))
         row = int(rows[split.references.owners[worst]]) + 1
-        raise InvalidData(
-            f"evaluation text {row}: its prompt and target have {int(lengths[worst]):,} tokens together, but the model "
-            f"takes at most {most:,}. Set a smaller `max_length`, which shortens prompts, or remove the row.",
-            code="data.target-long",
-            row=row,
-            found=int(lengths[worst]),
-            most=most,
-        )
+        raise problems.EVALUATION_TOO_LONG(row=row, found=int(lengths[worst]), most=most)
 
 
 def _without_targets(learnt: Sequence[EncodedSplit], measured: EncodedSplit, max_length: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from afina.errors import InvalidData, InvalidStudy
+from afina.data import problems
 
 _CHUNK = 4096
 
@@ -146,11 +146,7 @@ def pieces(
         made = Encoded.of(ids, truncated)
         if not made.lengths.all():
             row = start + int(np.argmin(made.lengths))
-            raise InvalidData(
-                f"{where} {before + row + 1}: {texts[row]!r} gives no tokens. Remove empty texts, or fill them in.",
-                code="data.text-empty",
-                row=before + row + 1,
-            )
+            raise problems.TEXT_WITHOUT_TOKENS(found=texts[row], row=before + row + 1, _where=where)
         yield made if types is None else replace(made, second=_seconds(made.offsets, types))
 
 
@@ -162,12 +158,7 @@ def _seconds(offsets: np.ndarray, types: Sequence[Sequence[int]]) -> np.ndarray:
     places = np.arange(len(row)) - np.repeat(offsets[:-1], lengths)
     if not np.array_equal(row, places >= np.repeat(second, lengths)):
         found = sorted(set(row.tolist()))
-        raise InvalidStudy(
-            f"pairs of texts: the tokenizer gives the tokens of a pair the types {found} in an order that is not "
-            "supported. Expected type 0 for the first tokens and type 1 for the others. Choose another backbone.",
-            code="backbone.unsupported",
-            found=found,
-        )
+        raise problems.TOKEN_TYPES_UNSUPPORTED(found=found)
     return second.astype(np.int32)
 
 
@@ -223,12 +214,7 @@ class Template:
 
     def __post_init__(self) -> None:
         if self.source.count(TEXT) != 1 or self.source.count(PAIR) > 1:
-            raise InvalidStudy(
-                f"`template` {self._brief}: expected {TEXT} once, and {PAIR} at most once, such as "
-                r"'Review: {text}\nSentiment:'.",
-                code="template.invalid",
-                template=self.source,
-            )
+            raise problems.TEMPLATE_WITHOUT_TEXT(template=self.source, _brief=self._brief)
 
     @property
     def _brief(self) -> str:
@@ -245,11 +231,8 @@ class Template:
         if pairs != self.takes_pairs:
             found = "pairs of texts" if pairs else "single texts"
             advice = f"Add {PAIR}." if pairs else f"Remove {PAIR}, or name the column of second texts with `text_pair`."
-            raise InvalidStudy(
-                f"`template` {self._brief}: the examples are {found}. {advice}",
-                code="template.invalid",
-                template=self.source,
-                pairs=pairs,
+            raise problems.TEMPLATE_OF_OTHER_TEXTS(
+                found=found, template=self.source, pairs=pairs, _brief=self._brief, _advice=advice
             )
 
     def check_fields(self, columns: Sequence[str] = ()) -> None:
@@ -260,12 +243,8 @@ class Template:
         texts = [TEXT, PAIR] if self.takes_pairs else [TEXT]
         unknown = [each for each in _NAME_IN_BRACES.findall(self.source) if each not in (TEXT, PAIR)]
         if unknown:
-            raise InvalidStudy(
-                f"`template` {self._brief}: {unknown[0][:_BRIEF]} is no column of the input, so it would stand in each "
-                f"prompt as it is. Expected {' and '.join(columns or texts)}.",
-                code="template.invalid",
-                template=self.source,
-                found=unknown[0],
+            raise problems.TEMPLATE_COLUMN_UNKNOWN(
+                expected=columns or texts, template=self.source, found=unknown[0], _brief=self._brief
             )
 
     def ids(self, tokenizer: PreTrainedTokenizerBase, rendered: list[str]) -> list[list[int]]:
@@ -287,13 +266,8 @@ class Template:
         """Raise InvalidStudy if the template leaves no token for a text."""
         length = len(self.ids(tokenizer, [self.render("", "")])[0])
         if length >= max_length:
-            raise InvalidStudy(
-                f"`template` {self._brief}: the template has {length} tokens and `max_length` is {max_length}, so no "
-                "token is left for the text. Give a shorter template, or a greater `max_length`.",
-                code="template.invalid",
-                template=self.source,
-                tokens=length,
-                max_length=max_length,
+            raise problems.TEMPLATE_TOO_LONG(
+                template=self.source, tokens=length, max_length=max_length, _brief=self._brief
             )
 
     def shortened(

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from afina.data import problems
 from afina.data.readers.formats import FileTable
 from afina.data.readers.source import is_blank
-from afina.errors import InvalidData
 
 _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+|True|False|None)"""
 _PYTHON = re.compile(rf"\[\s*(?:{_ITEM}(?:\s*,\s*{_ITEM})*\s*,?\s*)?\]")
@@ -86,41 +86,22 @@ def multi_hot_names(
     names = {str(part) for parts in lists.values() for part in parts}
     filled = sum(bool(parts) for parts in lists.values())
     if twice or (length > 1 and 2 * count > filled and set(labels or ()) != names):
-        raise InvalidData(
-            f"{table.where(other)}: column {name!r} holds {str(table.columns[name][other])[:40]!r}, but most other "
-            f"rows hold {length} times 0 or 1. Expected {length} times 0 or 1 in each row, or the names of its labels "
-            "in each row. Correct the row or remove it.",
-            code="data.label-malformed",
-            where=table.where(other),
-            column=name,
-            expected=length,
+        raise problems.MULTI_HOT_MIXED(
+            found=str(table.columns[name][other])[:40], where=table.where(other), column=name, expected=length
         )
     return ()
 
 
 def _names(table: FileTable, name: str, length: int, labels: Sequence[str] | None, row: int) -> tuple[str, ...]:
     if length == 1 and (labels is None or len(labels) > 2):
-        raise InvalidData(
-            f"{table.where(row)}: each list of column {name!r} holds a single 0 or 1. This may be the name of a label, "
-            "or say whether a label is present. For two classes, remove the brackets; for one label, give its name "
-            "with `labels`; for two labels, give both names with `labels`.",
-            code="data.kind-ambiguous",
-            where=table.where(row),
-            column=name,
-        )
+        raise problems.SINGLE_BIT_LISTS(where=table.where(row), column=name)
     if length == 1 and labels is not None and len(labels) == 2:
         return ()
     if labels is None:
         return tuple(NAMED.format(place) for place in range(length))
     if len(labels) != length:
-        raise InvalidData(
-            f"{table.where(row)}: the lists of column {name!r} hold 0 or 1 for each of {length} labels, and `labels` "
-            f"{','.join(labels)} gives {len(labels)}. Give a name for each of the {length}, in their order.",
-            code="data.labels-mismatch",
-            where=table.where(row),
-            column=name,
-            expected=length,
-            found=labels,
+        raise problems.MULTI_HOT_NAMES(
+            where=table.where(row), column=name, expected=length, found=labels, _count=len(labels)
         )
     return tuple(labels)
 
@@ -131,13 +112,8 @@ def multi_hot_labels(
     """Return the labels that a multi-hot list marks with 1. Raises InvalidData."""
     bits = [_bit(part) for part in parts]
     if len(bits) != len(names) or None in bits:
-        raise InvalidData(
-            f"{table.where(row)}: column {name!r} holds {str(table.columns[name][row])[:40]!r}. Expected "
-            f"{len(names)} times 0 or 1. Correct the cell or remove the row.",
-            code="data.label-malformed",
-            where=table.where(row),
-            column=name,
-            expected=len(names),
+        raise problems.MULTI_HOT_MALFORMED(
+            found=str(table.columns[name][row])[:40], where=table.where(row), column=name, expected=len(names)
         )
     return tuple(name for name, bit in zip(names, bits, strict=True) if bit)
 
@@ -154,14 +130,7 @@ def check_readable(table: FileTable, name: str, cells: Mapping[int, Any]) -> Non
     if cells and all(bracketed(cell) for cell in cells.values()):
         row = next((row for row, cell in cells.items() if as_list(cell) is None), None)
         if row is not None:
-            raise InvalidData(
-                f"{table.where(row)}: column {name!r} holds {str(cells[row])[:40]!r}. Expected a list in JSON or "
-                'Python notation, such as ["late", "broken"] or [0, 1, 0]. Correct the lists; if they are names of '
-                "classes, set `kind` classes.",
-                code="data.label-malformed",
-                where=table.where(row),
-                column=name,
-            )
+            raise problems.LIST_MALFORMED(found=str(cells[row])[:40], where=table.where(row), column=name)
 
 
 PANDAS = frozenset(

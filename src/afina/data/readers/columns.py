@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from afina.data import problems
 from afina.data.kinds import Kind
 from afina.data.readers.formats import FileTable
 from afina.data.readers.target_kinds import TARGETS, of_kind
-from afina.errors import InvalidData
 
 TEXT = ("text", "sentence", "sentence1", "review", "content", "comment", "tweet", "message", "body", "question")
 LABEL = ("label", "labels", "target", "sentiment", "class", "category", "rating", "score", "stars", "tags")
@@ -125,14 +125,7 @@ def of_texts(
         return found
     second = _column(where, names, text_pair, (), "text_pair")
     if second == found.text:
-        raise InvalidData(
-            f"{where}: `text_pair` {second} is also the column of the text. Name another column, or remove "
-            "`text_pair`.",
-            code="data.column-repeated",
-            where=where,
-            field="text_pair",
-            column=second,
-        )
+        raise problems.SECOND_TEXT_IS_TEXT(where=where, field="text_pair", column=second)
     return ColumnNames(found.text, second)
 
 
@@ -179,13 +172,7 @@ def _of_written(
             left, {*LABEL, *(each[2] for each in WRITTEN)}
         )
         if len(several) > 1:
-            raise InvalidData(
-                f"{where}: several columns may be the target: {', '.join(several)}. Name one with `target`.",
-                code="data.column-ambiguous",
-                where=where,
-                field="target",
-                found=several,
-            )
+            raise problems.TARGET_COLUMN_AMBIGUOUS(where=where, field="target", found=several)
         target = several[0] if several else None
     target = _column(where, names, target, tuple(each[2] for each in WRITTEN), "target")
     texts = of_texts(where, names, text, text_pair, label=(target,), first=first, written=True)
@@ -230,13 +217,7 @@ def _check_apart(where: str, found: Sequence[str], texts: Sequence[str], field: 
     """Raise InvalidData if a column of targets is also a column of texts."""
     for name in found:
         if name in texts:
-            raise InvalidData(
-                f"{where}: `{field}` {name} is also the column of a text. Name another column.",
-                code="data.column-repeated",
-                where=where,
-                field=field,
-                column=name,
-            )
+            raise problems.LABEL_IS_TEXT(where=where, field=field, column=name)
 
 
 def _usual(names: Sequence[str]) -> dict[str, str]:
@@ -257,29 +238,16 @@ def _check_one(where: str, names: Sequence[str], taken: Sequence[str], known: It
 
 
 def _refuse_several(where: str, taken: Sequence[str], others: Sequence[str]) -> NoReturn:
-    found = ", ".join([*taken, *others])
     one, other = taken[0], (taken[1] if len(taken) > 1 else others[0])
-    raise InvalidData(
-        f"{where}: several columns may be the text: {found}. Name one with `text`, such as `text` {one}, or two "
-        f"with `text` {one} and `text_pair` {other}.",
-        code="data.column-ambiguous",
-        where=where,
-        field="text",
-        found=[*taken, *others],
-    )
+    raise problems.TEXT_COLUMN_AMBIGUOUS(where=where, field="text", found=[*taken, *others], _one=one, _other=other)
 
 
 def _label(where: str, names: list[str], named: str | None, texts: Sequence[str], first: bool) -> str:
     found = _column(where, names, named, LABEL, "label")
     several = [name for name in _among(names, LABEL) if name not in texts]
     if named is None and not first and len(several) > 1:
-        raise InvalidData(
-            f"{where}: several columns may be the label: {', '.join(several)}. Name one with `label`, such as `label` "
-            f"{found}. If each column has 1 or 0 for one label, name all, such as `label` {','.join(several)}.",
-            code="data.column-ambiguous",
-            where=where,
-            field="label",
-            found=several,
+        raise problems.LABEL_COLUMN_AMBIGUOUS(
+            where=where, field="label", found=several, _usual=found, _all=",".join(several)
         )
     return found
 
@@ -288,25 +256,10 @@ def _column(where: str, names: list[str], named: str | None, candidates: tuple[s
     if named is not None:
         if named in names:
             return named
-        raise InvalidData(
-            f"{where}: no column {named!r}. Found: {', '.join(names)}. Name the right one with `{field}`.",
-            code="data.column-missing",
-            where=where,
-            field=field,
-            column=named,
-            found=names,
-        )
+        raise problems.COLUMN_MISSING(where=where, field=field, column=named, found=names)
     usual = _usual(names)
     for name in candidates:
         if name in usual:
             return usual[name]
     more = ", or a column of texts to write with `target`" if candidates == LABEL else ""
-    raise InvalidData(
-        f"{where}: no {field} column. Found: {', '.join(names)}. "
-        f"Expected {' or '.join(candidates)}. Name another column with `{field}`{more}.",
-        code="data.column-missing",
-        where=where,
-        field=field,
-        found=names,
-        expected=candidates,
-    )
+    raise problems.NO_SUCH_ROLE(where=where, field=field, found=names, expected=candidates, _more=more)

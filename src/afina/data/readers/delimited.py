@@ -13,11 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from afina.data import problems
 from afina.data.readers import source
 from afina.data.readers.source import RowStream, Source
-from afina.errors import InvalidData
-
-ADVICE = "Save the file as csv or jsonl, which are unambiguous."
 
 _FIELD = re.compile(r'("(?:[^"]|"")*"|[^"\t]*)(\t|\Z)')
 """A field of a quoted row: completely quoted, with doubled quotation marks inside, or without a quotation mark."""
@@ -50,21 +48,9 @@ def is_quoted(lines: Iterable[str], name: str) -> bool:
     if plain.fits and plain.stray is not None:
         if not plain.mostly_quoted:
             return False
-        raise InvalidData(
-            f"{name}, line {plain.stray}: a field that is not quoted has a quotation mark inside, or a quoted field "
-            f"has one that is not doubled. Most fields of this column are quoted. {ADVICE}",
-            code="data.row-malformed",
-            path=name,
-            line=plain.stray,
-        )
+        raise problems.QUOTE_INSIDE_FIELD(path=name, line=plain.stray)
     if plain.fits and not (whole.fits and whole.convinces):
-        raise InvalidData(
-            f"{name}, line {plain.marked}: quotation marks may quote fields or belong to the text: some fields are "
-            f"completely in quotation marks, and similar fields are not. {ADVICE}",
-            code="data.row-malformed",
-            path=name,
-            line=plain.marked,
-        )
+        raise problems.QUOTES_AMBIGUOUS(path=name, line=plain.marked)
     return whole.fits
 
 
@@ -249,12 +235,7 @@ def _delimited(
         except csv.Error as error:
             found = "a quotation mark that is never closed" if "field larger" in str(error) else error
             kind = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}[separator]
-            raise InvalidData(
-                f"{path}, line {start}: {found}. Expected {kind}-separated values with doubled quotation marks.",
-                code="data.row-malformed",
-                path=path,
-                line=start,
-            ) from None
+            raise problems.NOT_DELIMITED(path=path, line=start, _problem=found, _mark=kind) from None
 
     return _of_fields(file, path, rows(), f" {hint}")
 
@@ -262,14 +243,10 @@ def _delimited(
 def tsv_rows(file: Source, path: Path) -> RowStream:
     """Return the rows of a tsv file, quoted or not. Raises InvalidData if quoting is ambiguous."""
     if not file.can_be_read_again:
-        raise InvalidData(
-            f"{path}: an empty file or a pipe. A tsv cannot be read from a pipe. Give a file with rows.",
-            code="data.no-rows",
-            path=path,
-        )
+        raise problems.TSV_FROM_PIPE(path=path)
     with source.opened(path) as again:
         quoted = is_quoted(again.lines(western=True), str(path))
-    hint = f"Quote every text that has a tab or a line end. {ADVICE}"
+    hint = f"Quote every text that has a tab or a line end. {problems.SAVE_AS_CSV}"
     if quoted:
         return _delimited(file, path, file.lines(western=True), "\t", hint)
     # Not by the csv module: quotation marks belong to the text, as in GLUE.
@@ -283,22 +260,14 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
     filled = (numbered for numbered in lines if numbered[1])
     _, header = next(filled, (0, []))
     if not header:
-        raise InvalidData(
-            f"{path}: the file is empty. Expected a first line that names the columns.",
-            code="data.no-rows",
-            path=path,
-        )
+        raise problems.FILE_EMPTY(path=path)
     check_header(f"{path}, line 1", header)
 
     def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
         for line, fields in filled:
             if len(fields) != len(header):
-                raise InvalidData(
-                    f"{path}, line {line}: found {len(fields)} fields. Expected {len(header)} "
-                    f"({', '.join(header)}).{hint}",
-                    code="data.row-malformed",
-                    path=path,
-                    line=line,
+                raise problems.FIELDS_MISCOUNTED(
+                    found=len(fields), expected=header, path=path, line=line, _count=len(header), _hint=hint
                 )
             yield line, dict(zip(header, fields, strict=True))
 
@@ -309,9 +278,4 @@ def check_header(where: str, header: Sequence[str]) -> None:
     """Raise InvalidData if two columns, or two keys of an object, have the same name."""
     repeated = sorted(name for name, number in Counter(header).items() if name and number > 1)
     if repeated:
-        raise InvalidData(
-            f"{where}: column {repeated[0]!r} occurs more than once. Rename one of them.",
-            code="data.column-repeated",
-            where=where,
-            column=repeated[0],
-        )
+        raise problems.COLUMN_TWICE(where=where, column=repeated[0])

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from afina.data import problems
 from afina.data.kinds import CLASSES, LABELS
 from afina.data.readers import columns, formats, source
 from afina.data.readers.formats import FileTable
@@ -31,7 +32,7 @@ from afina.data.readers.splitting import LabelledRows, TaskData, classes_of, hol
 from afina.data.readers.target_kind import TargetKind
 from afina.data.readers.target_kinds import TARGETS, of_kind, splits
 from afina.data.reading_options import ReadingOptions
-from afina.errors import InvalidData, NotFound
+from afina.errors import NotFound
 
 SST2 = ("negative", "positive")
 
@@ -114,13 +115,7 @@ def of_tables(
         train_rows, evaluation_rows = hold_out(rows, kind.strata(rows), both_sides=kind.stratified)
         if not len(evaluation_rows):
             lacks = "no label has two different texts" if kind.stratified else "there are no two different texts"
-            raise InvalidData(
-                f"{train.path}: {lacks} among {len(rows)} examples, so no text can be held out. Give more examples, or "
-                "a separate file with `evaluation`.",
-                code="data.too-few-texts",
-                path=train.path,
-                examples=len(rows),
-            )
+            raise problems.NOTHING_TO_HOLD_OUT(path=train.path, examples=len(rows), _lacks=lacks)
         found = splits(train_rows, evaluation_rows, names)
     else:
         # Both tables are read as the training table. A column that the other table lacks is an error.
@@ -190,14 +185,13 @@ def _check_all(found: FileTable, label: str | None) -> None:
     there = [name for name in names if name in found.columns]
     if there:
         lacking = ", ".join(name for name in names if name not in there)
-        raise InvalidData(
-            f"{found.path}: the adapter's label columns are {', '.join(names)}; there is no column {lacking}. To "
-            f"measure the other labels only, name their columns with `label` {','.join(there)}.",
-            code="data.column-missing",
+        raise problems.ADAPTER_COLUMNS_MISSING(
             path=found.path,
             field="label",
             found=list(found.columns),
             expected=names,
+            _lacking=lacking,
+            _there=",".join(there),
         )
 
 
@@ -246,20 +240,11 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
     )
     if not found:
         there = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
-        raise NotFound(
-            f"{directory}: no {stems[0]} file. Found: {there}. Expected one of {wanted}, "
-            f"ending in {', '.join(formats.READERS)}.",
-            code="task.missing",
-            path=directory,
+        raise problems.NO_FILE_OF_SPLIT(
+            file=stems[0], found=there, expected=wanted, path=directory, _formats=", ".join(formats.READERS)
         )
     if len(found) > 1:
-        raise InvalidData(
-            f"{directory}: found {', '.join(path.name for path in found)}. Expected only one of {wanted}. "
-            "Remove or rename the others.",
-            code="task.files-ambiguous",
-            path=directory,
-            found=[path.name for path in found],
-        )
+        raise problems.SEVERAL_FILES_OF_SPLIT(expected=wanted, path=directory, found=[path.name for path in found])
     return found[0]
 
 
@@ -326,13 +311,7 @@ class Spellings:
             shown = "; ".join(" and ".join(map(repr, names)) for names in alike[:GROUPS_SHOWN])
             places = ((i, name) for i, label in enumerate(rows.labels) for name in names_in(label))
             place = next(i for i, name in places if spelled(name, whole) == alike[0][1])
-            raise InvalidData(
-                f"{rows.where(place)}: labels differ only by case, spaces, the Unicode form of a character or the way "
-                f"to write a number or truth: {shown}. Spell each label in one way, or merge spellings with "
-                "`merge_labels`. If they are different labels, name all labels with `labels`.",
-                code="data.labels-alike",
-                where=rows.where(place),
-            )
+            raise problems.LABELS_ALIKE(found=shown, where=rows.where(place))
         return cls({})
 
     def applied(self, rows: LabelledRows) -> LabelledRows:
@@ -388,12 +367,7 @@ def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
 def _check_separator(separator: str | None, kind: TargetKind | None) -> None:
     """Raise InvalidData for a separator if a text has one label."""
     if separator is not None and kind and not kind.several:
-        raise InvalidData(
-            f"`separator` {separator!r}: a separator needs several labels, but `kind` is {kind.kind}. Remove one of "
-            "them.",
-            code="data.option-inapplicable",
-            separator=separator,
-        )
+        raise problems.SEPARATOR_OF_ONE_LABEL(kind=kind.kind, separator=separator)
 
 
 def label_format(table: FileTable, columns: Sequence[str], asked: LabelOptions) -> LabelFormat:
@@ -402,23 +376,11 @@ def label_format(table: FileTable, columns: Sequence[str], asked: LabelOptions) 
     _check_separator(separator, kind)
     if len(columns) > 1:
         if (kind and not kind.several) or separator is not None:
-            raise InvalidData(
-                f"{table.path}: `label` names {len(columns)} columns, one for each label. Set `kind` labels, without a "
-                "`separator`.",
-                code="data.kind-mismatch",
-                path=table.path,
-            )
+            raise problems.SEVERAL_LABEL_COLUMNS(columns=len(columns), path=table.path)
         return LabelFormat(LABELS)
     cells = LabelColumn.of(table, columns[0], asked.keeps)
     if separator is not None and not any(isinstance(value, str) and separator in value for value in cells.values):
-        raise InvalidData(
-            f"{table.path}: `separator` {separator!r} is in no row of column {columns[0]!r}. Give another separator, "
-            "or remove `separator`.",
-            code="data.option-inapplicable",
-            path=table.path,
-            separator=separator,
-            column=columns[0],
-        )
+        raise problems.SEPARATOR_ABSENT(path=table.path, separator=separator, column=columns[0])
     if separator is not None:
         return form_of_several(cells, separator, asked)
     return form_found(cells, asked) if kind is None else kind.form(cells, asked)

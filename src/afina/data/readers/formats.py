@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree.ElementTree import ParseError
 
+from afina.data import problems
 from afina.data.readers import source
 from afina.data.readers.delimited import check_header, csv_rows, tsv_rows
 from afina.data.readers.source import RowStream, Source
-from afina.errors import InvalidData, NotFound
+from afina.errors import InvalidData
 
 AT_ONCE = 1024
 """Rows of a parquet file that are decoded together."""
@@ -59,18 +60,14 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
     path = Path(path)
     reader = READERS.get(source.kind(path))
     if reader is None:
-        raise InvalidData(
-            f"{path}: cannot read {source.kind(path) or path.suffix or 'a file without a suffix'}. Expected "
-            f"{', '.join(READERS)}, or one of these with {', '.join(source.COMPRESSED)}.",
-            code="data.format-unknown",
+        raise problems.FORMAT_UNKNOWN(
+            found=source.kind(path) or path.suffix or "a file without a suffix",
+            expected=list(READERS),
             path=path,
+            _compressed=", ".join(source.COMPRESSED),
         )
     if sheet is not None and source.kind(path) not in WORKBOOKS:
-        raise InvalidData(
-            f"`sheet` {sheet}: {path} is not an xlsx file, so it has no sheets. Remove `sheet`.",
-            code="data.option-inapplicable",
-            path=path,
-        )
+        raise problems.SHEET_OF_OTHER_FILE(sheet=sheet, path=path)
     with source.opened(path) as found:
         yield reader(found, path) if sheet is None else _sheet(found, path, sheet)
 
@@ -88,13 +85,9 @@ def read(path: str | Path, sheet: str | None = None) -> FileTable:
                 values.append(row.get(name))
             places.append(place)
         if not columns:
-            raise InvalidData(
-                f"{path}: the file is empty. Expected at least one example.", code="data.no-rows", path=path
-            )
+            raise problems.FILE_EMPTY(path=path)
         if not all(map(source.is_whole, columns)):
-            raise InvalidData(
-                f"{path}: a column name holds half of a surrogate pair. Repair the name.", code="data.surrogate"
-            )
+            raise problems.COLUMN_NAME_SURROGATE(path=path)
         return FileTable(Path(path), columns, places, found.unit, found.classes, found.notes())
 
 
@@ -103,13 +96,8 @@ def joined(name: str, tables: Sequence[FileTable]) -> FileTable:
     columns: dict[str, list[Any]] = {column: [] for column in tables[0].columns}
     for part in tables:
         if part.columns.keys() != columns.keys():
-            raise InvalidData(
-                f"{part.path}: found the columns {', '.join(part.columns)}. Expected those of {tables[0].path}: "
-                f"{', '.join(columns)}.",
-                code="data.columns-differ",
-                path=part.path,
-                found=part.columns,
-                expected=columns,
+            raise problems.COLUMNS_OF_PARTS_DIFFER(
+                path=part.path, found=part.columns, expected=columns, _first=tables[0].path
             )
         for column, values in part.columns.items():
             columns[column] += values
@@ -169,16 +157,12 @@ def parsed(where: str, text: str | bytes, expected: str) -> Any:
         return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and deep nesting
         why = error.msg if isinstance(error, json.JSONDecodeError) else "a number is too long, or nesting too deep"
-        raise InvalidData(
-            f"{where}: not JSON ({why}). Expected {expected}.", code="data.row-malformed", where=where
-        ) from None
+        raise problems.NOT_JSON(expected=expected, where=where, _why=why) from None
 
 
 def _object(where: str, value: Any, expected: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidData(
-            f"{where}: found a {type(value).__name__}. Expected {expected}.", code="data.row-malformed", where=where
-        )
+        raise problems.NOT_AN_OBJECT(found=type(value).__name__, expected=expected, where=where)
     return value
 
 
@@ -193,23 +177,13 @@ def _sheet(file: Source, path: Path, sheet: str | None) -> RowStream:
     names = ["" if cell is None else str(cell) for cell in header]
     check_header(f"{path}, row 1", names)
     if not any(names):
-        raise InvalidData(
-            f"{path}: the sheet {name!r} is empty. Expected a first row that names the columns.",
-            code="data.no-rows",
-            path=path,
-        )
+        raise problems.SHEET_EMPTY(sheet=name, path=path)
 
     def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
         for number, cells in found:
             for place, cell in enumerate(cells):
                 if cell is not None and (place >= len(names) or not names[place]):
-                    raise InvalidData(
-                        f"{path}, row {number}: {str(cell)[:40]!r} is in a column without a name. Name the columns in "
-                        "the first row, and leave nothing above or beside the table.",
-                        code="data.header-malformed",
-                        path=path,
-                        row=number,
-                    )
+                    raise problems.CELL_WITHOUT_COLUMN(found=str(cell)[:40], path=path, row=number)
             yield number, {name: as_text(cell) for name, cell in zip(names, cells, strict=False) if name}
 
     filled = [name for name in names if name]
@@ -233,9 +207,7 @@ def _parquet(file: Source, path: Path) -> RowStream:
         found = parquet.ParquetFile(file.stream)
         names = found.schema_arrow.names
     except damaged as error:
-        raise InvalidData(
-            f"{path}: not a parquet file ({str(error).splitlines()[0]}).", code="data.file-damaged", path=path
-        ) from None
+        raise problems.NOT_PARQUET(path=path, _error=str(error).splitlines()[0]) from None
     check_header(str(path), names)
     count = found.metadata.num_rows
 
@@ -247,12 +219,7 @@ def _parquet(file: Source, path: Path) -> RowStream:
                     done += 1
                     yield done, row
         except damaged as error:
-            raise InvalidData(
-                f"{path}, row {done + 1}: damaged ({str(error).splitlines()[0]}).",
-                code="data.file-damaged",
-                path=path,
-                row=done + 1,
-            ) from None
+            raise problems.PARQUET_DAMAGED(path=path, row=done + 1, _error=str(error).splitlines()[0]) from None
 
     classes = _classes((found.schema_arrow.metadata or {}).get(b"huggingface", b""))
     return RowStream(str(path), names, rows(), lambda: done / count if count else None, "row", classes)
@@ -318,20 +285,10 @@ def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, It
         names = [one.title for one in book.worksheets]
         if sheet is not None and sheet not in names:
             found = ", ".join(names)
-            raise InvalidData(
-                f"{path}: no sheet {sheet!r}. Found: {found}. Name the right one with `sheet`.",
-                code="data.sheet-missing",
-                path=path,
-                sheet=sheet,
-            )
+            raise problems.SHEET_MISSING(found=found, path=path, sheet=sheet)
         filled = names if sheet is not None else [one.title for one in book.worksheets if next(_filled(one), None)]
     if sheet is None and len(filled) > 1:
-        raise InvalidData(
-            f"{path}: {len(filled)} sheets are not empty: {', '.join(filled)}. Name the sheet to read with `sheet`.",
-            code="data.sheet-missing",
-            path=path,
-            found=filled,
-        )
+        raise problems.SHEET_AMBIGUOUS(path=path, found=filled, _count=len(filled))
     chosen = sheet if sheet is not None else (filled or names)[0]
 
     def filled_rows() -> Iterator[tuple[int, Sequence[Any]]]:
@@ -363,11 +320,7 @@ def _book(stream: BinaryIO) -> Any:
     try:
         import openpyxl
     except ImportError:
-        raise NotFound(
-            "reading an xlsx file needs openpyxl, which is not installed: pip install openpyxl.",
-            code="extra.missing",
-            package="openpyxl",
-        ) from None
+        raise problems.OPENPYXL_MISSING(package="openpyxl") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about styles and validations, which are not read
         return openpyxl.load_workbook(stream, read_only=True, data_only=True)
@@ -378,8 +331,4 @@ def _telling(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        raise InvalidData(
-            f"{path}: not a readable xlsx file ({error}). Save it again without a password, or as csv in UTF-8.",
-            code="data.file-damaged",
-            path=path,
-        ) from None
+        raise problems.NOT_XLSX(path=path, _error=error) from None

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from afina import assets, digest, file_io
+from afina.data import problems
 from afina.data.readers.delimited import check_header
 from afina.data.readers.formats import FileTable, as_text
 from afina.data.readers.source import is_whole
 from afina.data.readers.texts import as_lists
-from afina.errors import InvalidData
 
 EXPECTED = (
     "Expected a DataFrame, a Dataset, a dict of columns or a list of dicts; or texts and their labels, such as "
@@ -53,33 +53,18 @@ def table_of(data: Any, targets: Any = None) -> FileTable:
         return _made("the rows", {name: [row.get(name) for row in data] for name in names}, {})
     parts = isinstance(data, Mapping) and any(map(is_frame, data.values()))  # a dict of data sets
     if parts or not (isinstance(data, Mapping) or is_frame(data)):
-        raise InvalidData(
-            f"the data of a task: found a {type(data).__name__}. {EXPECTED}",
-            code="data.type-wrong",
-            argument="data",
-            found=type(data).__name__,
-        )
+        raise problems.NO_TABLE(argument="data", found=type(data).__name__, _expected=EXPECTED)
     kind = type(data).__name__
     names = list(data if isinstance(data, Mapping) else getattr(data, "column_names", None) or data.columns)
     if not names or not all(isinstance(name, str) and is_whole(name) for name in names):
-        raise InvalidData(
-            f"{kind}: found the column names {names!r:.60}. Expected names that are texts.",
-            code="data.type-wrong",
-            argument="data",
-            found=kind,
-        )
+        raise problems.COLUMN_NAMES_NOT_TEXTS(argument="data", found=kind, _names=names)
     check_header(kind, names)
     return _made(kind, {name: data[name] for name in names}, _classes(data))
 
 
 def _targets(targets: Any) -> Sequence[Any]:
     if isinstance(targets, str | bytes | Mapping) or not hasattr(targets, "__iter__"):
-        raise InvalidData(
-            f"the labels of a task: found a {type(targets).__name__}. Expected a list with a label for each text.",
-            code="data.type-wrong",
-            argument="targets",
-            found=type(targets).__name__,
-        )
+        raise problems.LABELS_NOT_A_LIST(argument="targets", found=type(targets).__name__)
     return list(targets)
 
 
@@ -87,21 +72,12 @@ def _made(name: str, given: Mapping[str, Any], classes: Mapping[str, Sequence[st
     columns = {}
     for column, cells in given.items():
         if isinstance(cells, str | bytes) or not hasattr(cells, "__iter__"):
-            raise InvalidData(
-                f"{name}: column {column!r} is a {type(cells).__name__}. Expected a list of values.",
-                code="data.type-wrong",
-                argument="data",
-                found=type(cells).__name__,
-            )
+            raise problems.COLUMN_NOT_A_LIST(column=column, argument="data", found=type(cells).__name__, _name=name)
         columns[column] = [_plain(cell) for cell in cells]
     lengths = {column: len(cells) for column, cells in columns.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{column} {length:,}" for column, length in lengths.items())
-        raise InvalidData(
-            f"{name}: found different numbers of values ({found}). Expected one in each row.",
-            code="data.lengths-differ",
-            found=lengths,
-        )
+        raise problems.COLUMN_LENGTHS_DIFFER(found=lengths, _found=found, _name=name)
     rows = range(1, next(iter(lengths.values()), 0) + 1)
     return FileTable(Path(name), columns, rows, "row", classes)
 
@@ -151,14 +127,7 @@ def kept(table: FileTable, names: Sequence[str]) -> Path:
             try:
                 json.dumps(cell)
             except (TypeError, ValueError):
-                raise InvalidData(
-                    f"{table.where(row)}: column {name!r} holds a {type(cell).__name__}. Expected texts, numbers, "
-                    "truth values, or lists of these. Convert the column.",
-                    code="data.type-wrong",
-                    where=table.where(row),
-                    column=name,
-                    found=type(cell).__name__,
-                ) from None
+                raise problems.CELL_NOT_JSON(where=table.where(row), column=name, found=type(cell).__name__) from None
         lines.append(json.dumps(cells) + "\n")
     content = "".join(lines).encode()
     found = digest.of_bytes(content)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from afina.data import problems
 from afina.data.kinds import CLASSES, NUMBER, Kind
 from afina.data.readers import files, formats, source
 from afina.data.readers.files import SST2
@@ -20,7 +21,7 @@ from afina.data.readers.labels import Label
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kinds import splits
 from afina.data.reading_options import ReadingOptions
-from afina.errors import InvalidData, NotFound
+from afina.errors import NotFound
 
 REPOSITORY = "nyu-mll/glue"
 
@@ -150,23 +151,14 @@ def glue_files(name: str, directory: Path) -> list[Path]:
     """Return the paths of the training file and of the evaluation file. Raises NotFound."""
     form = GLUE[name]
     if not directory.is_dir():
-        raise NotFound(
-            f"{directory}: no such directory. Give a directory with GLUE's {_listed(form)}.",
-            code="task.missing",
-            path=directory,
-        )
+        raise problems.GLUE_DIRECTORY_MISSING(expected=_listed(form), path=directory)
     names = ["train.tsv", form.dev]
     if name == "mrpc" and not (directory / names[0]).is_file():
         names = ["msr_paraphrase_train.txt", "msr_paraphrase_test.txt"]
     for file in names:
         if not (directory / file).is_file():
             there = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
-            raise NotFound(
-                f"{directory}: no {file}. Found: {there}. Expected GLUE's {_listed(form)}.",
-                code="task.missing",
-                path=directory,
-                file=file,
-            )
+            raise problems.GLUE_FILE_MISSING(found=there, expected=_listed(form), path=directory, file=file)
     return [directory / file for file in names]
 
 
@@ -192,14 +184,7 @@ def _tsv(path: Path, form: GlueTask) -> FileTable:
         header = form.header or tuple(_fields(next(lines, (0, ""))[1]))
         missing = [name for name in wanted if name not in header]
         if missing:
-            raise InvalidData(
-                f"{path}, line 1: no column {missing[0]!r}. Found: {', '.join(header)}. Expected GLUE's file, whose "
-                f"columns are separated by tabs, {', '.join(wanted)} among them.",
-                code="data.column-missing",
-                where=f"{path}, line 1",
-                column=missing[0],
-                found=header,
-            )
+            raise problems.GLUE_HEADER_WRONG(expected=wanted, where=f"{path}, line 1", column=missing[0], found=header)
         at = [header.index(name) for name in wanted]
         for number, line in lines:
             fields = _fields(line)
@@ -210,13 +195,13 @@ def _tsv(path: Path, form: GlueTask) -> FileTable:
                 columns[name].append(fields[index])
             places.append(number)
     if len(short) > DAMAGED * len(places):
-        raise InvalidData(
-            f"{path}, line {short[0]}: too few fields, as in {len(short)} of {len(places) + len(short)} lines. "
-            f"Expected {len(header)} ({', '.join(header)}), separated by tabs.",
-            code="data.row-malformed",
+        raise problems.GLUE_FIELDS_TOO_FEW(
+            expected=header,
             path=path,
             line=short[0],
             rows=len(short),
+            _lines=len(places) + len(short),
+            _count=len(header),
         )
     return FileTable(path, columns, places)
 
@@ -231,11 +216,7 @@ def _rows(form: GlueTask, found: FileTable, texts: Sequence[str], label: str) ->
     names = list(_labels(form, found, found.columns[label]))
     kept = [i for i, name in enumerate(names) if name is not None]
     if not kept:
-        raise InvalidData(
-            f"{found.path}: no labelled rows. Expected GLUE's training or validation split.",
-            code="data.no-labels",
-            path=found.path,
-        )
+        raise problems.GLUE_UNLABELLED(path=found.path)
     first, *second = ([found.columns[name][i] for i in kept] for name in texts)
     return LabelledRows(
         first,
@@ -250,13 +231,7 @@ def _rows(form: GlueTask, found: FileTable, texts: Sequence[str], label: str) ->
 def _check_columns(found: FileTable, wanted: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in found.columns]
     if missing:
-        raise InvalidData(
-            f"{found.path}: no column {missing[0]!r}. Found: {', '.join(found.columns)}.",
-            code="data.column-missing",
-            where=str(found.path),
-            column=missing[0],
-            found=found.columns,
-        )
+        raise problems.GLUE_COLUMN_MISSING(where=str(found.path), column=missing[0], found=found.columns)
 
 
 def _labels(form: GlueTask, found: FileTable, values: Sequence[Any]) -> Iterator[Label | None]:
@@ -270,14 +245,7 @@ def _labels(form: GlueTask, found: FileTable, values: Sequence[Any]) -> Iterator
         elif value in names:
             yield names[value]
         else:
-            raise InvalidData(
-                f"{found.where(row)}: label {str(value)[:40]!r}, expected one of {', '.join(form.names)} or its "
-                "number.",
-                code="data.label-unknown",
-                where=found.where(row),
-                label=str(value)[:40],
-                known=form.names,
-            )
+            raise problems.GLUE_LABEL_UNKNOWN(where=found.where(row), label=str(value)[:40], known=form.names)
 
 
 def _score(found: FileTable, row: int, value: Any) -> float:
@@ -286,12 +254,7 @@ def _score(found: FileTable, row: int, value: Any) -> float:
     except (TypeError, ValueError):
         score = -1
     if not 0 <= score <= 5:
-        raise InvalidData(
-            f"{found.where(row)}: {str(value)[:40]!r}, expected a number from 0 to 5.",
-            code="data.number-malformed",
-            where=found.where(row),
-            found=str(value)[:40],
-        )
+        raise problems.GLUE_SCORE_MALFORMED(where=found.where(row), found=str(value)[:40])
     return score
 
 
@@ -308,10 +271,7 @@ class HubDataset:
         repository, _, config = address.partition(":")
         owner, slash, name = repository.partition("/")
         if not (owner and slash and name) or "/" in name or " " in repository:
-            raise NotFound(
-                f"no data set is called {repository!r}. Expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG.",
-                code="task.missing",
-            )
+            raise problems.HUB_ADDRESS_MALFORMED(found=repository)
         return cls(repository, config or None)
 
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from afina.data import problems
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.data.readers import cell_values
 from afina.data.readers.cell_values import PLAIN, WHOLE, Notation, looks_like_one, notations, plain_number
 from afina.data.readers.formats import FileTable
 from afina.data.readers.source import is_whole
-from afina.errors import InvalidData
 
 Label = str | int | float | tuple[str, ...]
 """The label of one text as the data spell it: a class, a number, or several labels."""
@@ -156,14 +156,7 @@ def form_found(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
     if known and len(plain) == len(known):
         return _of_numbers(column, asked, PLAIN)
     if not asked.published and known and all(map(cell_values.is_date, known)):
-        raise InvalidData(
-            f"{column.table.path}: column {column.name!r} holds dates, such as {known[0]!r}, which are neither numbers "
-            "nor names of classes. Name another column with `label`; if each date is a class, set `kind` classes.",
-            code="data.label-malformed",
-            path=column.table.path,
-            column=column.name,
-            found=known[0],
-        )
+        raise problems.LABELS_ARE_DATES(path=column.table.path, column=column.name, found=known[0])
     if not asked.published and known:
         notation = _of_odd_numbers(column)
         if notation is not None:
@@ -216,26 +209,14 @@ def _refuse_odd(column: LabelColumn, fits: Sequence[Notation]) -> None:
         other = next((each for each in others if notations([value, each]) == []), value)
         beside = f" beside {other!r}" if other != value else ""
         problem = f"{beside}, which is no one way to write numbers"
-    raise InvalidData(
-        f"{column.where(row)} holds {value!r}{problem}. Write all numbers alike, with a point and nothing else, such "
-        "as 1234.5; if these are names of classes, say so with `kind` classes, if several labels, with `separator`.",
-        code="data.number-malformed",
-        where=column.where(row),
-        found=value,
-    )
+    raise problems.NOTATION_AMBIGUOUS(where=column.where(row), found=value, _problem=problem)
 
 
 def _refuse_text(column: LabelColumn) -> None:
     row, value = next(
         (row, value) for row, value in column.known.items() if plain_number(value) is None and not looks_like_one(value)
     )
-    raise InvalidData(
-        f"{column.where(row)} holds {str(value)[:40]!r} among numbers. Correct it or remove the row; if these are "
-        "names, set `kind` to classes.",
-        code="data.number-malformed",
-        where=column.where(row),
-        found=str(value)[:40],
-    )
+    raise problems.TEXT_AMONG_NUMBERS(where=column.where(row), found=str(value)[:40])
 
 
 def _of_numbers(column: LabelColumn, asked: LabelOptions, notation: Notation) -> LabelFormat:
@@ -260,12 +241,8 @@ def _of_numbers(column: LabelColumn, asked: LabelOptions, notation: Notation) ->
     if len(distinct) <= MOST_CLASSES:
         return classes
     if gapless:
-        raise InvalidData(
-            f"{column.table.path}: column {column.name!r} holds each whole number from {first} to {last}. They may "
-            f"measure something, or stand for {len(distinct)} classes. Say which with `kind` number or `kind` classes.",
-            code="data.kind-ambiguous",
-            path=column.table.path,
-            column=column.name,
+        raise problems.NUMBERS_OR_CLASSES(
+            first=first, last=last, distinct=len(distinct), path=column.table.path, column=column.name
         )
     return numbers
 
@@ -289,12 +266,7 @@ def as_several(table: FileTable, names: Sequence[str], form: LabelFormat) -> lis
 
 def _some(table: FileTable, names: Sequence[str], made: list[tuple[str, ...]]) -> list[Label]:
     if not any(made):
-        raise InvalidData(
-            f"{table.path}: no row has a label in {', '.join(names)}, so there is nothing to learn. Give some.",
-            code="data.no-labels",
-            path=table.path,
-            columns=names,
-        )
+        raise problems.COLUMNS_WITHOUT_LABEL(path=table.path, columns=names)
     return list(made)
 
 
@@ -304,27 +276,14 @@ def as_number(table: FileTable, name: str, row: int, notation: Notation) -> floa
     value = value.strip() if isinstance(value, str) else value
     where = f"{table.where(row)}: column {name!r}"
     if cell_values.is_empty(value):
-        raise InvalidData(
-            f"{where} is empty. Expected a number; fill it in or remove the row.",
-            code="data.value-missing",
-            where=where,
-        )
+        raise problems.NUMBER_MISSING(where=where)
     made = notation.value(value)
     if made is not None:
         return made
     if (isinstance(value, float) and math.isinf(value)) or _INFINITE.fullmatch(str(value)):
-        raise InvalidData(
-            f"{where} is infinite. Expected a finite number; correct it or remove the row.",
-            code="data.number-malformed",
-            where=where,
-        )
+        raise problems.NUMBER_INFINITE(where=where)
     example = {None: "3.5", "decimal": "3,5", "thousands": "1,234.5"}[notation.comma] + " %" * notation.percent
-    raise InvalidData(
-        f"{where} holds {str(value)[:40]!r}, expected a number such as {example}. Correct it or remove the row.",
-        code="data.number-malformed",
-        where=where,
-        found=str(value)[:40],
-    )
+    raise problems.NUMBER_MALFORMED(where=where, found=str(value)[:40], _example=example)
 
 
 def _several(table: FileTable, name: str, row: int, form: LabelFormat) -> tuple[str, ...]:
@@ -338,13 +297,7 @@ def _several(table: FileTable, name: str, row: int, form: LabelFormat) -> tuple[
     if form.hot:
         return cell_values.multi_hot_labels(table, name, row, parts, form.hot)
     if not all(isinstance(part, str | int) and not isinstance(part, bool) for part in parts):
-        raise InvalidData(
-            f"{table.where(row)}: column {name!r} holds {str(value)[:60]}, expected names of labels.",
-            code="data.label-malformed",
-            where=table.where(row),
-            column=name,
-            found=str(value)[:60],
-        )
+        raise problems.LABEL_NAMES_MALFORMED(where=table.where(row), column=name, found=str(value)[:60])
     for part in parts:
         _check_whole(table, name, row, str(part))
     return tuple(dict.fromkeys(stripped for part in parts if (stripped := str(part).strip())))
@@ -352,12 +305,7 @@ def _several(table: FileTable, name: str, row: int, form: LabelFormat) -> tuple[
 
 def _check_whole(table: FileTable, name: str, row: int, label: str) -> None:
     if not is_whole(label):
-        raise InvalidData(
-            f"{table.where(row)}: column {name!r} holds half a surrogate pair. Repair the label.",
-            code="data.surrogate",
-            where=table.where(row),
-            column=name,
-        )
+        raise problems.TEXT_SURROGATE(where=table.where(row), column=name)
 
 
 def is_of_one_label(table: FileTable, name: str) -> bool:
@@ -370,14 +318,7 @@ def _truth(table: FileTable, name: str, row: int) -> bool:
     value = table.columns[name][row]
     text = "" if cell_values.is_empty(value) else str(value).strip().casefold()
     if text not in _TRUTH:
-        raise InvalidData(
-            f"{table.where(row)}: column {name!r} holds {str(value)[:40]!r}, expected 1 or true where the text has "
-            "that label, else 0 or false.",
-            code="data.label-malformed",
-            where=table.where(row),
-            column=name,
-            found=str(value)[:40],
-        )
+        raise problems.TRUTH_MALFORMED(where=table.where(row), column=name, found=str(value)[:40])
     return _TRUTH[text]
 
 
@@ -387,21 +328,9 @@ def as_name(table: FileTable, name: str, row: int, form: LabelFormat) -> str | i
     if isinstance(value, str):
         value = value.strip()
     if cell_values.is_empty(value):
-        raise InvalidData(
-            f"{table.where(row)}: column {name!r} is empty. Expected a label; fill it in or remove the row.",
-            code="data.value-missing",
-            where=table.where(row),
-            column=name,
-        )
+        raise problems.LABEL_MISSING(where=table.where(row), column=name)
     if not form.keeps and isinstance(value, str) and value.casefold() in cell_values.ANY_CASE:
-        raise InvalidData(
-            f"{table.where(row)}: column {name!r} is {value!r}, which usually marks a missing label. Fill the "
-            f"label in or remove the row. If {value!r} is a label, rename the label.",
-            code="data.value-missing",
-            where=table.where(row),
-            column=name,
-            found=value,
-        )
+        raise problems.LABEL_MEANS_MISSING(where=table.where(row), column=name, found=value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -410,10 +339,4 @@ def as_name(table: FileTable, name: str, row: int, form: LabelFormat) -> str | i
         return value
     if isinstance(value, float):
         return int(value) if value.is_integer() else str(value)
-    raise InvalidData(
-        f"{table.where(row)}: column {name!r} holds a {type(value).__name__}, expected a name or an integer.",
-        code="data.label-malformed",
-        where=table.where(row),
-        column=name,
-        found=type(value).__name__,
-    )
+    raise problems.LABEL_OF_OTHER_TYPE(where=table.where(row), column=name, found=type(value).__name__)

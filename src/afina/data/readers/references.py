@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from afina.data import problems
 from afina.data.kinds import TEXT
 from afina.data.readers import cell_values
 from afina.data.readers.formats import FileTable
@@ -19,7 +20,6 @@ from afina.data.readers.source import is_blank, is_whole
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kind import TargetKind
 from afina.data.split import Split, as_references
-from afina.errors import InvalidData
 
 
 class TextTargets(TargetKind):
@@ -70,11 +70,7 @@ class TextTargets(TargetKind):
     ) -> TaskData:
         """Return both splits; the label name is the column's name. Raises InvalidData if `labels` is given."""
         if labels is not None:
-            raise InvalidData(
-                f"`labels` {','.join(labels)}: the targets are texts, which have no names. Leave it out.",
-                code="data.option-inapplicable",
-                labels=labels,
-            )
+            raise problems.LABELS_INAPPLICABLE(labels=labels, _plural="texts")
         found = single(of_rows(train)), self.grouped(of_rows(evaluation))
         return TaskData((train.column,), *found, train.kind, column=train.column)
 
@@ -134,12 +130,8 @@ class TextTargets(TargetKind):
         """Raise InvalidData if all references are equal."""
         different = {reference for one in found for reference in one}
         if len(different) < 2:
-            raise InvalidData(
-                f"task {address}: all {len(found)} training examples have the target {next(iter(different))[:40]!r}, "
-                "so there is nothing to learn. Give examples with different ones.",
-                code="data.one-value",
-                task=address,
-                examples=len(found),
+            raise problems.ONE_VALUE(
+                _target="target", found=next(iter(different))[:40], task=address, examples=len(found)
             )
 
 
@@ -167,20 +159,11 @@ def references(table: FileTable, name: str, row: int) -> tuple[str, ...]:
     where = f"{table.where(row)}: column {name!r}"
     found = [] if cell_values.is_empty(value) else listed(value)
     if found is None:
-        raise InvalidData(
-            f"{where} holds {value.strip()[:40]!r}, which begins as a list of texts but is not JSON. Correct the list. "
-            f"If it is one text, write it as a list with one text, such as {json.dumps([value.strip()[:12]])}.",
-            code="data.label-malformed",
-            where=where,
-            found=value.strip()[:40],
+        raise problems.REFERENCES_MALFORMED(
+            where=where, found=value.strip()[:40], _written=json.dumps([value.strip()[:12]])
         )
     if not found:
-        raise InvalidData(
-            f"{where} has no text. Expected a text or a list of texts. Fill it in, remove the row, or leave such rows "
-            "out with `missing` skip.",
-            code="data.value-missing",
-            where=where,
-        )
+        raise problems.REFERENCE_MISSING(where=where)
     return tuple(dict.fromkeys(_checked(one, where) for one in found))
 
 
@@ -203,18 +186,9 @@ def _opens_list(text: str) -> bool:
 
 def _checked(reference: Any, where: str) -> str:
     if not isinstance(reference, str):
-        raise InvalidData(
-            f"{where} holds a {type(reference).__name__}. Expected a text or a list of texts.",
-            code="data.type-wrong",
-            where=where,
-            found=type(reference).__name__,
-        )
+        raise problems.REFERENCE_OF_OTHER_TYPE(where=where, found=type(reference).__name__)
     if is_blank(reference):
-        raise InvalidData(
-            f"{where} holds an empty text. Expected a text. Fill it in or remove it.",
-            code="data.value-missing",
-            where=where,
-        )
+        raise problems.REFERENCE_EMPTY(where=where)
     if not is_whole(reference):
-        raise InvalidData(f"{where} holds half a surrogate pair. Repair the text.", code="data.surrogate", where=where)
+        raise problems.REFERENCE_SURROGATE(where=where)
     return reference.strip()

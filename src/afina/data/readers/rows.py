@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from afina.data import problems
 from afina.data.kinds import HOWS, How
 from afina.data.readers.cell_values import is_date, is_empty, means_missing, plain_number
 from afina.data.readers.columns import ColumnNames
@@ -18,7 +19,7 @@ from afina.data.readers.labels import LabelFormat
 from afina.data.readers.source import is_whole
 from afina.data.readers.splitting import LabelledRows
 from afina.data.readers.target_kinds import TARGETS
-from afina.errors import InvalidData, UnknownName
+from afina.errors import UnknownName
 
 
 def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How | None) -> LabelledRows:
@@ -27,11 +28,7 @@ def labelled(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How
     `how` says how to treat missing values. None: an empty text or label is an error, and other words are kept.
     """
     if not table.places:
-        raise InvalidData(
-            f"{table.path}: no rows below the column names. Expected at least one example.",
-            code="data.no-rows",
-            path=table.path,
-        )
+        raise problems.NO_ROWS(path=table.path)
     _refuse_names(table, (*columns.texts, *columns.labels))
     notes = (*table.notes, *_said(table, columns.labels, form))
     notes += tuple(note for name in columns.texts if (note := _numbers_said(table, name)))
@@ -69,11 +66,7 @@ def _refuse_names(table: FileTable, names: Sequence[str]) -> None:
     again = [row for row, value in enumerate(table.columns[names[0]]) if value == names[0]]
     row = next((row for row in again if all(table.columns[name][row] == name for name in names)), None)
     if row is not None:
-        raise InvalidData(
-            f"{table.where(row)}: this row repeats the column names. Remove it, and other rows like it.",
-            code="data.header-malformed",
-            where=table.where(row),
-        )
+        raise problems.HEADER_AGAIN(where=table.where(row))
 
 
 def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str]:
@@ -109,12 +102,7 @@ def _texts(table: FileTable, name: str) -> list[str]:
     for i, value in enumerate(table.columns[name]):
         text = text_of(value, name, partial(table.where, i))
         if text is None:
-            raise InvalidData(
-                f"{table.where(i)}: column {name!r} is empty. Expected a text. Fill it in or remove the row.",
-                code="data.text-empty",
-                where=table.where(i),
-                column=name,
-            )
+            raise problems.TEXT_EMPTY(where=table.where(i), column=name)
         texts.append(text)
     return texts
 
@@ -126,20 +114,9 @@ def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(int(value) if isinstance(value, float) and value.is_integer() else value)
     if not isinstance(value, str):
-        raise InvalidData(
-            f"{where()}: column {name!r} holds a {type(value).__name__}. Expected a text.",
-            code="data.type-wrong",
-            where=where(),
-            column=name,
-            found=type(value).__name__,
-        )
+        raise problems.TEXT_OF_OTHER_TYPE(where=where(), column=name, found=type(value).__name__)
     if not is_whole(value):
-        raise InvalidData(
-            f"{where()}: column {name!r} holds half a surrogate pair. Repair the text.",
-            code="data.surrogate",
-            where=where(),
-            column=name,
-        )
+        raise problems.TEXT_SURROGATE(where=where(), column=name)
     return value
 
 
@@ -192,12 +169,7 @@ def without(
         _refuse(table, rows, *found[rows[0]])
     kept = [row for row in range(len(table.places)) if row not in found]
     if not kept:
-        raise InvalidData(
-            f"{table.path}: a value is missing in each of the {len(rows):,} rows. Give complete rows.",
-            code="data.value-missing",
-            path=table.path,
-            rows=len(rows),
-        )
+        raise problems.ALL_ROWS_INCOMPLETE(path=table.path, rows=len(rows))
     left = replace(
         table,
         columns={name: [values[row] for row in kept] for name, values in table.columns.items()},
@@ -216,20 +188,8 @@ def _refuse(table: FileTable, rows: Sequence[int], name: str, expected: str) -> 
     if not is_word and table.path.suffix.lower() in WORKBOOKS:
         mend += " For a formula, the value that the workbook saved is read."
     if not is_word:
-        raise InvalidData(
-            f"{where} is empty. Expected {expected}. {mend}{more}",
-            code="data.value-missing",
-            where=where,
-            expected=expected,
-        )
-    raise InvalidData(
-        f"{where} holds {value.strip()!r}, a word for a missing value. Expected {expected}. {mend}{more} "
-        f"If it is {expected}, set `missing` keep.",
-        code="data.value-missing",
-        where=where,
-        found=value.strip(),
-        expected=expected,
-    )
+        raise problems.CELL_MISSING(where=where, expected=expected, _mend=mend, _more=more)
+    raise problems.CELL_MEANS_MISSING(where=where, found=value.strip(), expected=expected, _mend=mend, _more=more)
 
 
 def rows_in_words(table: FileTable, rows: Sequence[int]) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from afina.errors import InvalidData, NotFound
+from afina.data import problems
 
 STANDARD_INPUT = "-"
 ARCHIVE = ".zip"
@@ -88,21 +88,16 @@ def _only_file(path: Path, raw: BinaryIO) -> tuple[BinaryIO, zipfile.ZipInfo]:
         ]
         if len(files) != 1:
             names = [one.filename for one in files]
-            raise InvalidData(
-                f"{path}: the archive has {len(files):,} files{': ' if files else ''}{', '.join(names[:10])}"
-                f"{', ...' if len(files) > 10 else ''}. Expected one. Unpack the archive, and give a file, or a "
-                "directory with train.* and dev.* files.",
-                code="task.files-ambiguous",
+            raise problems.ARCHIVE_NOT_ONE_FILE(
+                files=len(files),
                 path=path,
                 found=names[:10],
+                _colon=": " if files else "",
+                _more=", ..." if len(files) > 10 else "",
             )
         return cast(BinaryIO, archive.open(files[0])), files[0]
     except (*DAMAGED, RuntimeError, NotImplementedError) as error:  # a password, or an unknown compression
-        raise InvalidData(
-            f"{path}: not a readable {ARCHIVE} file ({error}). Unpack it, and give the file inside.",
-            code="data.file-damaged",
-            path=path,
-        ) from None
+        raise problems.NOT_ZIP(path=path, _error=error) from None
 
 
 class _Western:
@@ -119,22 +114,14 @@ class _Western:
             text = line.decode("cp1252")
         except UnicodeDecodeError as error:
             problem = f"line {number}: not UTF-8, and not Windows-1252 (byte {error.object[error.start]:#04x})"
-            raise InvalidData(
-                f"{self.name}, {problem}. Save the file as UTF-8.", code="data.encoding-wrong", path=self.name
-            ) from None
+            raise problems.NOT_WINDOWS_1252(path=self.name, _problem=problem) from None
         if self.began and not line.isascii():
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError:
                 pass
             else:
-                raise InvalidData(
-                    f"{self.name}, line {number}: encoded as UTF-8, but line {self.began} is not. Save the whole "
-                    "file as UTF-8.",
-                    code="data.encoding-wrong",
-                    path=self.name,
-                    line=number,
-                )
+                raise problems.ENCODINGS_MIXED(began=self.began, path=self.name, line=number)
         if not self.began:
             self.began = number
             found = next(character for character in text if not character.isascii())
@@ -150,13 +137,7 @@ class _Western:
     def check(self) -> None:
         """Raise InvalidData if more letters are accented than in any language of Western Europe."""
         if self.accented > FEW_LETTERS and self.accented > MOST_ACCENTED * (self.ascii + self.accented):
-            raise InvalidData(
-                f"{self.name}, line {self.began}: not UTF-8, and as Windows-1252 it has more accented letters than any "
-                "language of Western Europe. Save the file as UTF-8.",
-                code="data.encoding-wrong",
-                path=self.name,
-                line=self.began,
-            )
+            raise problems.NOT_WESTERN_LANGUAGE(path=self.name, line=self.began)
 
 
 class Source:
@@ -203,32 +184,18 @@ class Source:
         try:
             first = self._line()
             if first.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-                raise InvalidData(
-                    f"{self.name}: UTF-32, which is not read. Save the file as UTF-8.",
-                    code="data.encoding-wrong",
-                    path=self.name,
-                )
+                raise problems.IS_UTF32(path=self.name)
             if first.startswith(_UTF16):
                 yield from self._utf16(first)
                 return
             line = first.removeprefix(codecs.BOM_UTF8)
             if b"\0" in line:
-                raise InvalidData(
-                    f"{self.name}, line 1: a NUL character. If it is UTF-16 without a byte order mark, save it as "
-                    "UTF-8; if it is no text, give a text file.",
-                    code="data.encoding-wrong",
-                    path=self.name,
-                    line=1,
-                )
+                raise problems.NUL_IN_FIRST_LINE(path=self.name, line=1)
             yield from self._eight_bit(line, utf8=line != first, western=_Western(self.name) if western else None)
         except DAMAGED as error:
             if self._expanded is None:
                 raise
-            raise InvalidData(
-                f"{self.name}: not a whole {Path(self.name).suffix} file ({error}). Compress it again.",
-                code="data.file-damaged",
-                path=self.name,
-            ) from None
+            raise problems.COMPRESSED_DAMAGED(path=self.name, _suffix=Path(self.name).suffix, _error=error) from None
 
     def _line(self) -> bytes:
         """Return the next line. Raises InvalidData if far more bytes come out than the compressed file has."""
@@ -239,14 +206,7 @@ class Source:
             parts.append(part)
             self._expanded += len(part)
             if self._expanded > max(EXPANDED, RATIO * self._size):
-                raise InvalidData(
-                    f"{self.name}: more than {EXPANDED:,} bytes come out of {self._size:,}. If that is right, "
-                    "decompress the file, and give the file inside.",
-                    code="data.file-expands",
-                    path=self.name,
-                    bytes=self._size,
-                    most=EXPANDED,
-                )
+                raise problems.FILE_EXPANDS(path=self.name, bytes=self._size, most=EXPANDED)
             if part.endswith(b"\n"):
                 break
         return b"".join(parts)
@@ -257,12 +217,7 @@ class Source:
         while line:
             number += 1
             if b"\0" in line:
-                raise InvalidData(
-                    f"{self.name}, line {number}: a NUL character. Remove it, or give a text file.",
-                    code="data.encoding-wrong",
-                    path=self.name,
-                    line=number,
-                )
+                raise problems.NUL_CHARACTER(path=self.name, line=number)
             if western and western.began:
                 text = western.decoded(line, number)
             else:
@@ -271,12 +226,11 @@ class Source:
                     utf8 = utf8 or not line.isascii()
                 except UnicodeDecodeError as error:
                     if western is None or utf8:
-                        raise InvalidData(
-                            f"{self.name}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x})"
-                            f"{', although the lines before it are' if utf8 else ''}. Save the file as UTF-8.",
-                            code="data.encoding-wrong",
+                        raise problems.NOT_UTF8(
+                            byte=error.object[error.start],
                             path=self.name,
                             line=number,
+                            _after=", although the lines before it are" if utf8 else "",
                         ) from None
                     text = western.decoded(line, number)
                     self.notes.append(western.note)
@@ -295,12 +249,7 @@ class Source:
                 data = self._line()
             left += decoder.decode(b"", final=True)
         except UnicodeDecodeError:
-            raise InvalidData(
-                f"{self.name}, line {number}: not UTF-16. Save the file as UTF-8.",
-                code="data.encoding-wrong",
-                path=self.name,
-                line=number,
-            ) from None
+            raise problems.NOT_UTF16(path=self.name, line=number) from None
         if left:
             yield left
 
@@ -316,10 +265,10 @@ def opened(path: Path) -> Iterator[Source]:
     except OSError as error:
         problem = "no such file or directory" if isinstance(error, FileNotFoundError) else "cannot be read"
         reason = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror or error})"
-        raise NotFound(f"{path}: {problem}{reason}.", code="file.unreadable", path=path) from None
+        raise problems.FILE_UNREADABLE(path=path, _problem=problem, _reason=reason) from None
     with raw:
         if _is_endless(raw):
-            raise NotFound(f"{path}: a device, which has no end. Give a file.", code="file.unreadable", path=path)
+            raise problems.FILE_ENDLESS(path=path)
         yield Source(path, raw)
 
 

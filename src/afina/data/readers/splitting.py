@@ -13,11 +13,11 @@ from numbers import Integral, Real
 import numpy as np
 
 from afina import digest
+from afina.data import problems
 from afina.data.kinds import CLASSES, Kind
 from afina.data.readers.cell_values import WHOLE
 from afina.data.readers.labels import Label, spelled
 from afina.data.split import Example, Split, key
-from afina.errors import InvalidData
 
 TRAIN_SHARE = 0.8
 """Share of the hash range that becomes the training split of snippets."""
@@ -118,13 +118,10 @@ def hold_out(rows: LabelledRows, strata: Sequence[str], *, both_sides: bool) -> 
     held: set[str] = set()
     for stratum, texts in by_stratum.items():
         if both_sides and len(texts) == 1 and len(of_text) > len(by_stratum):
-            raise InvalidData(
-                f"{rows.where(first[texts[0]])}: the only text of label {stratum!r}, so none of it can be kept aside "
-                "to evaluate on. Give more of them, remove it, or give a file of its own to evaluate on with "
-                "`evaluation`." + (_MEASURED if WHOLE.fullmatch(stratum) else ""),
-                code="data.too-few-texts",
+            raise problems.ONLY_TEXT_OF_LABEL(
                 where=rows.where(first[texts[0]]),
                 label=stratum,
+                _measured=_MEASURED if WHOLE.fullmatch(stratum) else "",
             )
         count = max(len(texts) > 1, (2 * len(texts) + HELD_OUT) // (2 * HELD_OUT))  # to the nearest
         held.update(sorted(texts, key=lambda same: ranks[same])[: min(count, len(texts) - 1)])
@@ -177,12 +174,7 @@ def first(split: Split, count: int | None, field: str) -> Split:
     if count is None:
         return split
     if not isinstance(count, Integral) or count < 1:
-        raise InvalidData(
-            f"`{field}` {count!r}: expected a whole number of at least 1.",
-            code="argument.invalid",
-            field=field,
-            found=count,
-        )
+        raise problems.COUNT_INVALID(field=field, found=count)
     ranks = [rank(example) for example in split]
     order = sorted(range(len(split)), key=ranks.__getitem__)
     kept = order[:count]
@@ -201,25 +193,14 @@ def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Sp
     made: dict[str, Split] = {}
     for number, (name, share) in enumerate(shares.items()):
         if not isinstance(share, Real) or not 0 < share < 1:
-            raise InvalidData(
-                f"`{name}` {share!r}: expected a share above 0 and below 1, such as 0.1.",
-                code="argument.invalid",
-                field=name,
-                found=share,
-            )
+            raise problems.SHARE_INVALID(field=name, found=share)
         # Each cut needs another hash: the first cut took all texts with low ranks of its hash.
         purpose = f"validation {number}" if number else "validation"
         whole = train if train.groups is None else [Example(group, 0) for group in train.groups]
         chosen = [rank(example, purpose) < int(share * 2**64) for example in whole]
         kept, held = [i for i, c in enumerate(chosen) if not c], [i for i, c in enumerate(chosen) if c]
         if not kept or not held:
-            raise InvalidData(
-                f"cutting a share of {share:g} for {name} from {len(train)} training examples left one side empty. "
-                "Give more examples.",
-                code="data.too-few-texts",
-                share=share,
-                examples=len(train),
-            )
+            raise problems.CUT_EMPTY(field=name, share=share, examples=len(train))
         train, made[name] = train.take(kept), train.take(held)
     return train, made
 
@@ -253,11 +234,7 @@ class TaskData:
 def splits_of_numbers(train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None) -> TaskData:
     """Return both splits of numbers; the label name is the column's name. Raises InvalidData if `labels` is given."""
     if labels is not None:
-        raise InvalidData(
-            f"`labels` {','.join(labels)}: the labels are numbers, which have no names. Leave it out.",
-            code="data.option-inapplicable",
-            labels=labels,
-        )
+        raise problems.LABELS_INAPPLICABLE(labels=labels, _plural="numbers")
     return TaskData((train.column,), numbers(train), numbers(evaluation), train.kind, column=train.column)
 
 
@@ -300,17 +277,17 @@ def matched_classes(
     if foreign:
         where = next(i for i, label in enumerate(rows.labels) if spelled(label, whole) in foreign)
         counted = whole and found <= {str(i) for i in range(len(label_names))}
-        raise InvalidData(
-            f"{rows.where(where)}: its labels are {_list(sorted(found))}; {whose} are {_list(label_names)}. "
-            + (
-                f"Name the labels 0 to {len(label_names) - 1} with `labels`, such as {','.join(label_names)}."
-                if counted
-                else "Give texts with the same labels, or rename the labels."
-            ),
-            code="data.labels-mismatch",
+        last, named = len(label_names) - 1, ",".join(label_names)
+        raise problems.LABELS_NOT_THOSE_KNOWN(
             where=rows.where(where),
             found=found,
             expected=label_names,
+            _found=_list(sorted(found)),
+            _known=_list(label_names),
+            _whose=whose,
+            _advice=f"Name the labels 0 to {last} with `labels`, such as {named}."
+            if counted
+            else "Give texts with the same labels, or rename the labels.",
         )
     return _split(rows, index, whole)
 
@@ -318,13 +295,7 @@ def matched_classes(
 def check_complete(labels: Sequence[str], label_names: Sequence[str], whose: str) -> None:
     """Raise InvalidData if `labels` are not the label names in some order."""
     if sorted(labels) != sorted(label_names):
-        raise InvalidData(
-            f"`labels` {','.join(labels)}: {whose} labels are {_list(label_names)}. Give each of them once, in the "
-            "order of the integers from 0 that stand for them in the data; of two labels, the second is positive.",
-            code="data.labels-mismatch",
-            labels=labels,
-            expected=label_names,
-        )
+        raise problems.LABELS_INCOMPLETE(labels=labels, expected=label_names, _known=_list(label_names), _whose=whose)
 
 
 def classes_of(train: LabelledRows) -> tuple[list[str], bool]:
@@ -343,31 +314,16 @@ def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
         return same
     if whole and known == [str(i) for i in range(len(labels))]:
         return known
-    raise InvalidData(
-        f"`labels` {','.join(labels)}: the training split has the labels {', '.join(known[:20])}. "
-        "Give each of them once, as it stands in the data"
-        + (", or a name for each of the integers from 0." if whole else "."),
-        code="data.labels-mismatch",
-        labels=labels,
-        expected=known[:20],
-    )
+    names = ", or a name for each of the integers from 0" * whole
+    raise problems.CLASSES_OF_TRAINING_OTHER(labels=labels, expected=known[:20], _or_names=names)
 
 
 def _check_names(labels: Sequence[str]) -> None:
     if not all(label.strip() for label in labels):
-        raise InvalidData(
-            f"`labels` {','.join(labels)!r}: an empty name. Give the labels in their order, with commas.",
-            code="argument.invalid",
-            labels=labels,
-        )
+        raise problems.LABEL_NAME_EMPTY(labels=labels)
     repeated = sorted({label for label in labels if list(labels).count(label) > 1})
     if repeated:
-        raise InvalidData(
-            f"`labels`: {', '.join(repeated)} is given twice.",
-            code="argument.invalid",
-            labels=labels,
-            repeated=repeated,
-        )
+        raise problems.LABEL_NAME_TWICE(labels=labels, repeated=repeated)
 
 
 def _split(rows: LabelledRows, index: dict[str, int], whole: bool) -> Split:
@@ -375,13 +331,7 @@ def _split(rows: LabelledRows, index: dict[str, int], whole: bool) -> Split:
     for i, label in enumerate(rows.labels):
         name = spelled(label, whole)
         if name not in index:
-            raise InvalidData(
-                f"{rows.where(i)}: label {name!r} does not occur in the training split, "
-                f"which has {_list(index)}. Correct it, or add training examples of it.",
-                code="data.label-unknown",
-                where=rows.where(i),
-                label=name,
-            )
+            raise problems.CLASS_UNKNOWN(where=rows.where(i), label=name, _known=_list(index))
         found[i] = index[name]
     return _made(rows, found)
 
@@ -400,13 +350,7 @@ def _of_several(train: LabelledRows, labels: Sequence[str] | None) -> tuple[str,
         return tuple(known)
     _check_names(labels)
     if set(labels) != set(known):
-        raise InvalidData(
-            f"`labels` {','.join(labels)}: the training split has the labels {_list(known)}. Give each of them once, "
-            "as it stands in the data.",
-            code="data.labels-mismatch",
-            labels=labels,
-            expected=known,
-        )
+        raise problems.LABELS_OF_TRAINING_OTHER(labels=labels, expected=known, _known=_list(known))
     return tuple(labels)
 
 
@@ -418,13 +362,7 @@ def several(rows: LabelledRows, label_names: Sequence[str], whose: str = "") -> 
         for name in label if isinstance(label, tuple) else ():
             if name not in index:
                 known = f"{whose} labels are" if whose else "the training split has"
-                raise InvalidData(
-                    f"{rows.where(i)}: label {name!r} does not occur among those to learn; {known} {_list(index)}. "
-                    "Correct it, or add training examples of it.",
-                    code="data.label-unknown",
-                    where=rows.where(i),
-                    label=name,
-                )
+                raise problems.LABEL_UNKNOWN(where=rows.where(i), label=name, _whose=known, _known=_list(index))
             found[i, index[name]] = 1
     return _made(rows, found)
 

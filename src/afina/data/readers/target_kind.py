@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from afina.data import problems
 from afina.data.kinds import Kind
 from afina.data.readers.cell_values import is_empty
 from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import Label, LabelColumn, LabelFormat, LabelOptions
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.split import Split
-from afina.errors import InvalidData
 
 
 class TargetKind(ABC):
@@ -112,11 +112,7 @@ class TargetKind(ABC):
 
     def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
         """Return the label names of a trained adapter in the order that a user gives. Raises InvalidData."""
-        raise InvalidData(
-            f"`labels` {','.join(labels)}: the targets are {self.plural}, which have no names. Leave it out.",
-            code="data.option-inapplicable",
-            labels=labels,
-        )
+        raise problems.LABELS_INAPPLICABLE(labels=labels, _plural=self.plural)
 
     def unsaid(self, rows: LabelledRows, label_names: Sequence[str]) -> tuple[str, ...]:
         """Return the labels of `label_names` of which the rows do not say which texts have them."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from afina.data import problems
 from afina.data.kinds import CLASSES, KINDS, LABELS, LONGS, NUMBER, Kind, Long
 from afina.data.readers import splitting
 from afina.data.readers.formats import FileTable
@@ -32,7 +33,7 @@ from afina.data.readers.references import TextTargets
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kind import TargetKind
 from afina.data.split import Split
-from afina.errors import InvalidData, UnknownName
+from afina.errors import UnknownName
 
 SHOWN = 8
 """The largest number of label names in a line."""
@@ -103,13 +104,7 @@ class ClassTargets(TargetKind):
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
         """Raise InvalidData if all texts have the same class."""
         if len(np.unique(found)) < 2:
-            raise InvalidData(
-                f"task {address}: all {len(found)} training examples are labelled {label_names[found[0]]!r}. "
-                "Expected at least two different labels; give more examples.",
-                code="data.one-value",
-                task=address,
-                examples=len(found),
-            )
+            raise problems.ONE_VALUE(_target="label", found=label_names[found[0]], task=address, examples=len(found))
 
     def check_positive(self, label_names: Sequence[str]) -> str | None:
         """Return the number of classes in words, unless there are two."""
@@ -173,22 +168,11 @@ class NumberTargets(TargetKind):
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
         """Raise InvalidData if all numbers are equal."""
         if len(np.unique(found)) < 2:
-            raise InvalidData(
-                f"task {address}: all {len(found)} training examples have the number {found[0]:g}, so there is "
-                "nothing to learn. Give examples with different numbers.",
-                code="data.one-value",
-                task=address,
-                examples=len(found),
-            )
+            raise problems.ONE_VALUE(_target="number", found=found[0], task=address, examples=len(found))
         with np.errstate(over="ignore", invalid="ignore"):
             spread = found.std()
         if not np.isfinite(spread):
-            raise InvalidData(
-                f"task {address}: the numbers, up to {np.abs(found).max():g}, are too large: their standard deviation "
-                "is infinite. Divide the numbers by a constant.",
-                code="data.number-malformed",
-                task=address,
-            )
+            raise problems.NUMBERS_TOO_LARGE(found=np.abs(found).max(), task=address)
 
 
 class LabelTargets(TargetKind):
@@ -282,12 +266,7 @@ class LabelTargets(TargetKind):
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
         """Raise InvalidData if no text has a label."""
         if not found.any():
-            raise InvalidData(
-                f"task {address}: none of {len(found)} training texts has a label. Give more examples.",
-                code="data.no-labels",
-                task=address,
-                examples=len(found),
-            )
+            raise problems.NO_TEXT_LABELLED(task=address, examples=len(found))
 
 
 TARGETS: Mapping[Kind, TargetKind] = {
@@ -305,12 +284,7 @@ def of_kind(kind: str) -> TargetKind:
 def check_long(where: str, kind: Kind, long: str | None) -> Long:
     """Return how to treat targets that are too long. Raises UnknownName, or InvalidData for another kind."""
     if long is not None and not TARGETS[kind].written:
-        raise InvalidData(
-            f"task {where}: `long` is about targets that are texts, but the task is of kind {kind}. Remove `long`.",
-            code="data.option-inapplicable",
-            where=where,
-            option="long",
-        )
+        raise problems.LONG_INAPPLICABLE(kind=kind, where=where, option="long")
     for one in LONGS:
         if one == (long or "refuse"):
             return one

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from afina.data import problems
 from afina.data.kinds import columns_in_words
 from afina.data.readers import columns, formats, source
 from afina.data.readers.columns import ColumnNames
@@ -23,7 +24,7 @@ from afina.data.readers.formats import READERS
 from afina.data.readers.rows import text_of
 from afina.data.readers.source import STANDARD_INPUT, RowStream, Source
 from afina.data.reading_options import ReadingOptions
-from afina.errors import InvalidData, NotFound
+from afina.errors import NotFound
 
 FIRST, GROWTH, MOST = 16, 4, 4096
 """Texts in the first chunk, the factor by which the next chunk is larger, and the maximum. A small first chunk gives
@@ -158,7 +159,7 @@ NO_TEXT = frozenset(
 def check_there(file: str | Path) -> None:
     """Raise NotFound if the file does not exist. Reads nothing, so it takes no time."""
     if str(file) != STANDARD_INPUT and not os.path.exists(file):
-        raise NotFound(f"`file` {file}: no such file or directory.", code="file.missing", path=file)
+        raise problems.TEXT_FILE_MISSING(path=file)
 
 
 @contextmanager
@@ -182,21 +183,10 @@ def chunks(
     file = Path(file)
     plain = str(file) == STANDARD_INPUT or source.kind(file) not in READERS
     if plain and source.kind(file) in NO_TEXT:
-        raise InvalidData(
-            f"`file` {file}: cannot read {source.kind(file)}. Expected {', '.join(READERS)}, or a text file with one "
-            "text a line.",
-            code="data.format-unknown",
-            path=file,
-            expected=list(READERS),
-        )
+        raise problems.TEXT_FILE_UNREADABLE(found=source.kind(file), path=file, expected=list(READERS))
     given = {"text": text, "text_pair": text_pair, "sheet": sheet}
     if plain and (named := [field for field, value in given.items() if value is not None]):
-        raise InvalidData(
-            f"`file` {file}: one text a line, so it has no columns. Leave out `{named[0]}`.",
-            code="data.option-inapplicable",
-            path=file,
-            option=named[0],
-        )
+        raise problems.COLUMN_OF_PLAIN_TEXTS(path=file, option=named[0])
     with ExitStack() as stack:
         try:
             if plain:
@@ -220,24 +210,11 @@ def refuse_blank(
     for given, which in ((texts, ""), (pairs or (), "second part of ")):
         for number, text in enumerate(given, start=before + 1):
             if not isinstance(text, str):
-                raise InvalidData(
-                    f"{which}{where} {number}: found a {type(text).__name__}, expected a text.",
-                    code="data.type-wrong",
-                    row=number,
-                    found=type(text).__name__,
-                )
+                raise problems.ITEM_NOT_A_TEXT(row=number, found=type(text).__name__, _which=which, _where=where)
             if source.is_blank(text):
-                raise InvalidData(
-                    f"{which}{where} {number}: {text!r} is blank. Give it some content, or leave it out.",
-                    code="data.text-empty",
-                    row=number,
-                )
+                raise problems.ITEM_BLANK(found=text, row=number, _which=which, _where=where)
             if not source.is_whole(text):
-                raise InvalidData(
-                    f"{which}{where} {number}: {text!r} holds half a surrogate pair. Repair the text.",
-                    code="data.surrogate",
-                    row=number,
-                )
+                raise problems.ITEM_SURROGATE(found=text, row=number, _which=which, _where=where)
 
 
 def _of_lines(file: Source) -> Iterator[Row]:
@@ -275,14 +252,7 @@ def _read(
             last = row.keys()
             found = wanted.among(where, row)
             if chosen is not None and found != chosen:
-                raise InvalidData(
-                    f"{where}: its columns would be {_names(found)}, and those before it {_names(chosen)}. "
-                    "Give the same in all lines, or name them with `text`.",
-                    code="data.columns-differ",
-                    where=where,
-                    found=found.texts,
-                    expected=chosen.texts,
-                )
+                raise problems.LINE_COLUMNS_DIFFER(where=where, found=found.texts, expected=chosen.texts)
             chosen = found
             tell(found)
         assert chosen is not None
@@ -311,21 +281,12 @@ def as_lists(texts: Iterable[Any], pairs: Iterable[Any] | None = None) -> tuple[
     if pairs is None:
         return first, second
     if second is not None:
-        raise InvalidData(
-            "`texts` holds pairs, and `pairs` is given too. Leave one of them out.",
-            code="data.type-wrong",
-            argument="pairs",
-        )
+        raise problems.PAIRS_TWICE(argument="pairs")
     third, fourth = _columns(pairs, "pairs")
     if fourth is not None:
-        raise InvalidData(f"`pairs`: rows of two. {EXPECTED}", code="data.type-wrong", argument="pairs")
+        raise problems.PAIRS_ROWS_OF_TWO(argument="pairs", _expected=EXPECTED)
     if len(first) != len(third):
-        raise InvalidData(
-            f"{len(first):,} texts and {len(third):,} second texts: expected one for each text.",
-            code="data.lengths-differ",
-            texts=len(first),
-            pairs=len(third),
-        )
+        raise problems.PAIRS_LENGTH(texts=len(first), pairs=len(third))
     return first, third
 
 
@@ -339,18 +300,9 @@ def column_names(texts: object) -> list[str] | None:
 
 def _columns(given: Any, what: str) -> tuple[Sequence[Any], Sequence[Any] | None]:
     if isinstance(given, str | bytes):
-        raise InvalidData(
-            f"one string, {given[:40]!r}: expected a list of texts, such as [{given[:40]!r}].",
-            code="data.type-wrong",
-            argument="texts",
-        )
+        raise problems.ONE_STRING(found=given[:40], argument="texts")
     if isinstance(given, Mapping | Set) or not isinstance(given, Iterable):
-        raise InvalidData(
-            f"`{what}`: found a {type(given).__name__}. {EXPECTED}",
-            code="data.type-wrong",
-            argument=what,
-            found=type(given).__name__,
-        )
+        raise problems.NOT_TEXTS(_shape="", argument=what, found=type(given).__name__, _expected=EXPECTED)
     shape = getattr(given, "shape", None)
     if shape is not None:
         return _of_array(given, len(shape), what)
@@ -366,12 +318,7 @@ def _of_array(given: Any, dimensions: int, what: str) -> tuple[Sequence[Any], Se
     if dimensions != 2 or (width := given.shape[1]) not in (1, 2) or not hasattr(given, "__array__"):
         names = column_names(given)
         found = f" with the columns {', '.join(map(repr, names))}" if names else f" of shape {tuple(given.shape)}"
-        raise InvalidData(
-            f"`{what}`: found a {type(given).__name__}{found}. {EXPECTED}",
-            code="data.type-wrong",
-            argument=what,
-            found=type(given).__name__,
-        )
+        raise problems.NOT_TEXTS(argument=what, found=type(given).__name__, _shape=found, _expected=EXPECTED)
     columns = np.asarray(given, dtype=object).T.tolist()
     return columns[0], columns[1] if width == 2 else None
 
@@ -379,9 +326,5 @@ def _of_array(given: Any, dimensions: int, what: str) -> tuple[Sequence[Any], Se
 def _of_rows(rows: Sequence[Sequence[Any]], what: str) -> tuple[Sequence[Any], Sequence[Any] | None]:
     widths = sorted({len(row) for row in rows})
     if widths not in ([1], [2]):
-        raise InvalidData(
-            f"`{what}`: rows of {' and '.join(map(str, widths))} values. {EXPECTED}",
-            code="data.type-wrong",
-            argument=what,
-        )
+        raise problems.ROWS_OF_TEXTS_WIDE(found=list(map(str, widths)), argument=what, _expected=EXPECTED)
     return [row[0] for row in rows], [row[1] for row in rows] if widths == [2] else None
