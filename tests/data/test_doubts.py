@@ -208,7 +208,7 @@ def test_lists_of_one_length_that_hold_0_and_1_are_multi_hot(tmp_path: Path) -> 
     assert named.label_names == ("late", "rude", "broken", "dear")
     assert named.train.labels.tolist() == task.train.labels.tolist()
     told = refused(tmp_path / "mine.jsonl", labels=["late", "rude"])
-    assert "hold 0 or 1 for each of 4 labels, and `labels` late,rude gives 2." in told
+    assert "hold 0 or 1 for each of 4 labels, and `labels` late, rude gives 2." in told
 
 
 @pytest.mark.parametrize("write", [str, json.dumps, lambda bits: ";".join(map(str, bits))])

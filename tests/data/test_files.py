@@ -189,16 +189,14 @@ def test_any_column_can_be_named_as_the_pair(tmp_path: Path) -> None:
 def test_a_missing_text_column_is_told_with_what_was_found_and_which_field_to_give(directory: Path) -> None:
     write_csv(directory / "train.csv", ROWS, "words,label")
     told = message(directory)
-    assert told.startswith(
-        f"{directory / 'train.csv'}: no text column. Found: words, label. Expected text or sentence or"
-    )
+    assert told.startswith(f"{directory / 'train.csv'}: no text column. Found: words, label. Expected text, sentence,")
     assert told.endswith("Name another column with `text`.")
 
 
 def test_a_missing_label_column_is_told_with_what_was_found_and_which_field_to_give(directory: Path) -> None:
     write_csv(directory / "train.csv", ROWS, "text,verdict")
     told = message(directory)
-    assert "train.csv: no label column. Found: text, verdict. Expected label or labels or target" in told
+    assert "train.csv: no label column. Found: text, verdict. Expected label, labels, target" in told
     assert told.endswith("Name another column with `label`, or a column of texts to write with `target`.")
 
 
@@ -335,9 +333,12 @@ def test_an_integer_label_that_was_never_trained_is_told_with_its_row(tmp_path: 
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        (("good", "bed"), "`labels` good,bed: the training split has the labels bad, good. Give each of them once, as"),
+        (
+            ("good", "bed"),
+            "`labels` good, bed: the training split has the labels bad, good. Give each of them once, as",
+        ),
         (("good",), "`labels` good: the training split has the labels bad, good."),
-        (("good", "bad", "ugly"), "`labels` good,bad,ugly: the training split has the labels bad, good."),
+        (("good", "bad", "ugly"), "`labels` good, bad, ugly: the training split has the labels bad, good."),
         (("good", "good"), "`labels`: good is given twice."),
     ],
 )
@@ -363,7 +364,7 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("", "train.csv: the file is empty. Expected a first line that names the columns."),
+        ("", "train.csv: the file is empty. Expected names of columns"),
         ("text,label\n", "train.csv: no rows below the column names."),
         ("text,label\nfine,good\n,bad\n", "train.csv, line 3: column 'text' is empty. Expected a text."),
         ("text,label\nfine,good\n   ,bad\n", "train.csv, line 3: column 'text' is empty."),
@@ -727,7 +728,7 @@ def test_limits_apply_to_each_split_and_before_leakage_is_counted(tmp_path: Path
         tmp_path, train_examples=0, allow_leakage=True
     )
     assert "`evaluation_examples` -3: expected" in message(tmp_path, evaluation_examples=-3, allow_leakage=True)
-    assert "all 1 training examples are labelled" in message(tmp_path, train_examples=1, allow_leakage=True)
+    assert "all 1 training examples have the label" in message(tmp_path, train_examples=1, allow_leakage=True)
 
 
 # Addresses

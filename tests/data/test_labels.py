@@ -124,7 +124,7 @@ def test_a_column_a_label_keeps_the_order_of_the_columns(tmp_path: Path) -> None
         ([""] * 9, {"kind": "labels"}, "no row has a label in label"),
         (["a", "b"] * 5, {"separator": ";"}, "`separator` ';' is in no row of column 'label'."),
         (["a", "b"] * 5, {"separator": ";", "kind": "classes"}, "`separator` ';': a separator needs several labels"),
-        (NUMBERS, {"labels": ["x"]}, "the labels are numbers, which have no names."),
+        (NUMBERS, {"labels": ["x"]}, "the targets are numbers, which have no names."),
         ([(1, 0), (0, 2)] * 5, {"label": "a,b"}, "line 3: column 'b' holds '2', expected 1 or true"),
         ([(1, 0), (0, 1)] * 5, {"label": "a,b", "kind": "number"}, "`label` names 2 columns, one for each label"),
         ([(1, 0), (0, 1)] * 5, {"label": "a,c"}, "no column 'c'."),

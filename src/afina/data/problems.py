@@ -153,7 +153,7 @@ NOT_UTF16 = Problem(InvalidData, "data.encoding-wrong", "{path}, line {line}: no
 NOT_UTF8 = Problem(
     InvalidData,
     "data.encoding-wrong",
-    "{path}, line {line}: not UTF-8 (byte {byte:#04x}){_after}. Save the file as UTF-8.",
+    "{path}, line {line}: not UTF-8 (byte {byte}){_after}. Save the file as UTF-8.",
 )
 
 NOT_PARQUET = Problem(InvalidData, "data.file-damaged", "{path}: not a parquet file ({_error}).")

@@ -227,7 +227,7 @@ class Source:
                 except UnicodeDecodeError as error:
                     if western is None or utf8:
                         raise problems.NOT_UTF8(
-                            byte=error.object[error.start],
+                            byte=f"{error.object[error.start]:#04x}",
                             path=self.name,
                             line=number,
                             _after=", although the lines before it are" if utf8 else "",

@@ -168,7 +168,7 @@ class NumberTargets(TargetKind):
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
         """Raise InvalidData if all numbers are equal."""
         if len(np.unique(found)) < 2:
-            raise problems.ONE_VALUE(_target="number", found=found[0], task=address, examples=len(found))
+            raise problems.ONE_VALUE(_target="number", found=float(found[0]), task=address, examples=len(found))
         with np.errstate(over="ignore", invalid="ignore"):
             spread = found.std()
         if not np.isfinite(spread):
