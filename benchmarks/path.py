@@ -155,9 +155,8 @@ class Stamps:
         from afina.models.mixed_batch import MixedBatchModel
         from afina.server import core as core_module
         from afina.server.core import Core
-        from afina.server.http.calls import RequestPool
+        from afina.server.http.calls import ClientCall, RequestPool
         from afina.server.http.gate import Gate
-        from afina.server.protocols import huggingface
         from afina.server.running import Connection
 
         received: dict[int, float] = {}
@@ -185,7 +184,7 @@ class Stamps:
             lambda *_, **__: self._batch_mark("forward"),
             lambda *_, **__: self._batch_mark("computed"),
         )
-        stamped(huggingface, "with_receipt", None, lambda *_, **__: self._mark("answered"))
+        stamped(ClientCall, "answered", None, lambda *_, **__: self._mark("answered"))
 
 
 def serve(options: argparse.Namespace) -> None:

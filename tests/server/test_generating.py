@@ -16,9 +16,8 @@ from afina.errors import AfinaError, Busy, InvalidData
 from afina.models.decoding import Decoding
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import LEAST, FairQueue
-from afina.server.line.work import GeneratedAnswer, Work
+from afina.server.line.work import BACKGROUND, GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
-from afina.server.versions.shadowed import RIDING, PendingComparison, ShadowLease, ShadowStatus
 from clock import Clock
 from raises import raises
 
@@ -276,103 +275,68 @@ def test_closing_finishes_what_runs_and_what_waits(clock: Clock, steps: Steps) -
     assert [one.result(0).text for one in futures] == [f"{index}!" for index in range(10)]
 
 
-class Leased:
-    """What a shadow's lease needs of one of an adapter."""
-
-    released = 0
-
-    def release(self) -> None:
-        self.released += 1
+BEHIND = f"{BACKGROUND}acme/told@2"
 
 
-@pytest.fixture
-def shadow() -> ShadowLease:
-    return ShadowLease(ShadowStatus(None, RIDING), Leased(), "acme/told@1", Metrics())  # type: ignore[arg-type]
-
-
-def both(made: Batcher, shadow: ShadowLease, *tokens: int, says: str = "one") -> list[Future[Any]]:
-    comparison = PendingComparison(shadow)
-    first = generated("acme", "one", tokens[0], comparison=comparison)
-    second = generated("acme", says, tokens[1], comparison=comparison, candidate=True)
-    made.submit([first, second])
+def both(made: Batcher, *tokens: int, says: str = "one") -> list[Future[Any]]:
+    """A client's generation, and one in the background that has begun."""
+    first, second = generated("acme", "one", tokens[0]), generated(BEHIND, says, tokens[1])
+    made.submit([second])
+    made.step()
+    made.submit([first])
     return [first.future, second.future]
 
 
-@pytest.mark.parametrize("tokens", [(2, 4), (4, 2)])
-@pytest.mark.parametrize("says", ["one", "other"])
-def test_a_shadows_answer_is_compared_when_both_have_ended_and_held_until_then(
-    made: Batcher, shadow: ShadowLease, tokens: tuple[int, int], says: str
-) -> None:
-    ours, _ = both(made, shadow, *tokens, says=says)
-    shadow.release()  # by the request
-    while not ours.done():
-        made.step()
-    assert shadow.lease.released == (tokens[0] > tokens[1])
+def test_what_is_in_the_background_begins_once_no_client_waits(made: Batcher, steps: Steps) -> None:
+    steps.room = 1
+    behind, first, second = (generated(name, name, 2) for name in (BEHIND, "acme", "bolt"))
+    for one in (behind, first, second):
+        made.submit([one])
+    ended = []
+    for one in (behind, first, second):
+        one.future.add_done_callback(lambda done, one=one: ended.append(one.client))
     while made.step():
         pass
-    (counts,) = shadow.status.counts_by_version.values()
-    assert (counts.texts, counts.flips, counts.faults) == (1, int(says == "other"), 0)
-    assert shadow.lease.released == 1
+    assert ended == ["acme", "bolt", BEHIND]
 
 
-def test_a_shadows_generation_ends_with_that_of_the_client_or_with_the_comparison(
-    made: Batcher, shadow: ShadowLease, steps: Steps
+def test_a_step_that_breaks_with_a_work_in_the_background_ends_that_work_and_goes_on(
+    made: Batcher, steps: Steps, failures: list[str]
 ) -> None:
-    ours, theirs = both(made, shadow, 50, 50)
-    made.step()
-    ours.cancel()
-    made.step()
-    assert (theirs.cancelled(), steps.running) == (True, {})
-    ours, theirs = both(made, shadow, 3, 50)
-    made.step()
-    shadow.status.stop()
-    made.step()
-    assert (theirs.cancelled(), len(steps.running)) == (True, 1)
-    while made.step():
-        pass
-    assert ours.result(0).text == "one!"
-    shadow.release()
-    assert (shadow.status.counts_by_version, shadow.lease.released) == ({}, 1)
-
-
-def test_a_step_that_breaks_with_a_shadow_stops_the_shadow_and_goes_on(
-    made: Batcher, shadow: ShadowLease, steps: Steps, failures: list[str]
-) -> None:
+    ours, theirs = both(made, 3, 9, says="breaks")
     steps.breaks = lambda generation: generation.encoded.text == "breaks"
-    ours, _ = both(made, shadow, 3, 3, says="breaks")
     while made.step():
         pass
     assert ours.result(0).text == "one!"
-    assert (shadow.status.state, failures) == ("failed", ["step: ZeroDivisionError"])
-    assert "soup" not in str(shadow.status.problem)
+    assert isinstance(theirs.exception(0), ZeroDivisionError)
+    assert failures == ["step: ZeroDivisionError"]
 
 
-def test_of_a_step_that_fails_with_a_shadow_the_others_begin_again(
-    made: Batcher, shadow: ShadowLease, steps: Steps
-) -> None:
+def test_of_a_step_that_fails_with_a_work_in_the_background_the_others_begin_again(made: Batcher, steps: Steps) -> None:
     """Unless a token was heard: a client may have received the first ones, so it gets the error."""
-    step = steps.step
+    step, fail = steps.step, [False]
 
     def fails(most: int) -> Any:
         ended = step()
-        if not any(one.encoded.text == "breaks" for one in steps.running):
+        if not fail[0] or not any(one.encoded.text == "breaks" for one in steps.running):
             return ended
         running, steps.running = [*steps.running], {}
         return [(one, Busy("failed", code="generation.failed")) for one in running]
 
     steps.step = fails  # type: ignore[method-assign]
-    ours, _ = both(made, shadow, 3, 3, says="breaks")
+    ours, theirs = both(made, 3, 9, says="breaks")
     streamed = generated("bolt", "streamed", 3)
     streamed.generation = replace(streamed.generation, heard=lambda new: None)
     made.submit([streamed])
+    fail[0] = True
     while made.step():
         pass
     assert ours.result(0).text == "one!"
     assert isinstance(streamed.future.result(0), Busy)
-    assert shadow.status.state == "failed"
+    assert isinstance(theirs.result(0), Busy)
 
 
-def test_a_step_that_breaks_without_a_shadow_fails_what_runs_and_nothing_later(
+def test_a_step_that_breaks_without_one_fails_what_runs_and_nothing_later(
     made: Batcher, steps: Steps, failures: list[str]
 ) -> None:
     steps.breaks = lambda generation: generation.encoded.text == "breaks"

@@ -22,6 +22,7 @@ from afina.server.http.bodies import count_values, parse_body
 from afina.server.http.errors import Refusal
 from afina.server.protocols import huggingface, kserve, vllm
 from afina.server.requests import RequestEncoder, Text, TextRequest, tokens_of
+from afina.server.settings import Settings
 from crowd import adapter
 from servers import Listening, accepting, logged, within
 
@@ -233,7 +234,7 @@ class Reads:
 def test_texts_are_read_once_and_short_ones_together() -> None:
     engine = Reads()
     texts = [Text("the soup"), Text("a", "b"), Text(LONG), Text(LONG), Text("c")]
-    found = RequestEncoder(engine).encode(of("acme"), "one", texts, None)
+    found = RequestEncoder(engine, Settings()).encode(of("acme"), "one", texts, None)
     assert [(one.text, one.pair) for one in found] == [(one.text, one.pair) for one in texts]
     assert [len(one) for one in engine.read] == [2, 1, 1, 1]
     assert [tokens_of(one) for one in found] == [2, 1, 8, 8, 1]
@@ -241,7 +242,7 @@ def test_texts_are_read_once_and_short_ones_together() -> None:
 
 def test_long_texts_of_a_client_are_read_one_at_a_time_and_those_of_others_meanwhile() -> None:
     engine = Reads()
-    encoder = RequestEncoder(engine)
+    encoder = RequestEncoder(engine, Settings())
     with ThreadPoolExecutor(8) as pool:
         for client in ("acme", "bolt") * 4:
             pool.submit(encoder.encode, of(client), client, [Text(LONG)] * 3, None)
@@ -251,7 +252,7 @@ def test_long_texts_of_a_client_are_read_one_at_a_time_and_those_of_others_meanw
 
 def test_reading_ends_where_the_key_has_nothing_left() -> None:
     engine = Reads()
-    found = RequestEncoder(engine).encode(of("acme"), "one", [Text(LONG)] * 40, 20)
+    found = RequestEncoder(engine, Settings()).encode(of("acme"), "one", [Text(LONG)] * 40, 20)
     assert (len(found), len(engine.read)) == (3, 3)
 
 
@@ -261,7 +262,7 @@ def test_a_text_that_cannot_be_read_is_an_error_at_once() -> None:
             return [InvalidData("no tokens", code="data.text-empty")]
 
     with pytest.raises(InvalidData, match="no tokens"):
-        RequestEncoder(Refuses()).encode(of("acme"), "one", [Text("a")], None)
+        RequestEncoder(Refuses(), Settings()).encode(of("acme"), "one", [Text("a")], None)
 
 
 @pytest.mark.parametrize("text", ["the soup was bright.", "a", LONG, LONG[:900], "\U0001f4a9" * 500, " " * 5000 + "a"])

@@ -1,4 +1,4 @@
-"""A version that rides along: compared with the one that answers, in its batch, and never in its way."""
+"""A version that rides along: compared with the one that answers, after it, and never in its way."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ import torch
 from afina import Predictor
 from afina.errors import Busy, NotFound
 from afina.server.core import Core
-from afina.server.line.computing import Batcher
-from afina.server.line.queue import ClientSpeed
 from afina.server.requests import Text
-from afina.server.versions.shadows import LATE, UNSERVABLE
+from afina.server.versions.shadows import LATE, UNSERVABLE, WAITING
 from afina.store.versions import Reference
 from crowd import adapter
-from servers import PRICE, Served, accepted, probed, within
+from servers import PRICE, Held, Served, accepting, probed, within
 
 PRODUCTION = "acme/reviews@production"
 TEXTS = [f"the {noun} was {word}." for noun in ("soup", "road", "sky", "film") for word in ("bright", "late", "bad")]
@@ -33,6 +31,9 @@ def ask(served: Served, texts: list[str], model: str = PRODUCTION) -> Any:
 
 
 def told(served: Served, name: str = "acme/reviews") -> Any:
+    """Once nothing is left to compare."""
+    shadows = served.core.shadows
+    assert within(10, lambda: shadows._places._value == WAITING and not any(one.pending for one in shadows.names.known))
     response = served.get(f"/shadows/{name}", "acme-publish")
     assert response.status_code == 200, response.text
     return response.json()
@@ -90,17 +91,16 @@ def test_what_is_answered_is_as_without_it_and_what_differs_is_counted(served: S
     assert figure(served, "afina_shadows_riding") == 1
 
 
-def test_it_rides_in_the_same_batch_and_its_tokens_count(served: Served) -> None:
+def test_it_is_computed_after_the_answer_in_a_batch_of_its_own_and_counts_for_no_client(served: Served) -> None:
     batches = []
     compute = served.core.engine.compute
     served.core.engine.compute = lambda rows: batches.append([str(one.lease.version) for one in rows]) or compute(rows)
     tokens, texts = figure(served, "afina_tokens_total"), figure(served, "afina_texts_total")
-    asked = accepted(served.core, served.core.tenants.key_of(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
-    try:
+    key = served.core.tenants.key_of(served.secrets["acme"])
+    with accepting(served.core, key, PRODUCTION, [Text(TEXTS[0])]) as asked:
         served.core.submit(asked)[0].result(10)
-    finally:
-        asked.close()
-    assert batches == [["acme/reviews@1", "acme/reviews@2"]]
+    assert told(served)["texts"] == 1
+    assert batches == [["acme/reviews@1"], ["acme/reviews@2"]]
     assert figure(served, "afina_tokens_total") - tokens == 2 * sum(asked.tokens)
     assert figure(served, "afina_texts_total") - texts == 1
 
@@ -140,15 +140,17 @@ def test_it_stops_when_the_version_is_promoted(served: Served) -> None:
     assert figure(served, "afina_tokens_total") - again == again - tokens, "no more is computed than of it alone"
 
 
-def test_what_waits_for_a_shadow_that_goes_meanwhile_is_computed_without_it(served: Served) -> None:
-    status = next(iter(served.core.shadows._statuses.values()))
-    asked = accepted(served.core, served.core.tenants.key_of(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
-    assert asked.shadow is not None
-    served.store.unalias("acme/reviews", "shadow")
-    assert within(2, lambda: status.state == "none")
-    assert served.core.submit(asked)[0].result(10).version == "acme/reviews@1"
-    assert status.counts_by_version == {}
-    asked.close()
+def test_what_waits_for_a_shadow_that_goes_meanwhile_is_not_computed(served: Served) -> None:
+    status = served.core.shadows.names.known[0]
+    held = Held(served.core)
+    with accepting(served.core, served.core.tenants.key_of(served.secrets["acme"]), PRODUCTION, [Text("a")]) as asked:
+        (future,) = served.core.submit(asked)
+        served.store.unalias("acme/reviews", "shadow")
+        assert within(2, lambda: status.state == "none")
+        held.go.set()
+        assert future.result(10).version == "acme/reviews@1"
+    assert told(served)["texts"] == 0
+    assert (status.counts_by_version, held.asked) == ({}, [1])
 
 
 def test_one_whose_probe_fails_does_not_ride_and_is_told_of(served: Served, gpt2: Any, tmp_path: Path) -> None:
@@ -231,10 +233,10 @@ def test_a_fault_that_nobody_foresaw_stops_it_and_harms_nobody(served: Served) -
     assert torch.tensor(found) == pytest.approx(torch.tensor(before), abs=1e-5)
     assert '"acme/reviews@1"' in receipt
     said = told(served)
-    assert (said["state"], said["faults"], said["texts"]) == ("failed", len(TEXTS), 0)
+    assert (said["state"], said["faults"] > 0, said["texts"]) == ("failed", True, 0)
     assert said["problem"] == "the version failed with an unexpected ZeroDivisionError."
     ask(served, TEXTS)
-    assert told(served)["faults"] == len(TEXTS), "it is not asked again"
+    assert told(served)["faults"] == said["faults"], "it is not asked again"
 
 
 def test_a_fault_of_the_version_that_answers_is_not_taken_for_the_shadows(served: Served) -> None:
@@ -243,50 +245,23 @@ def test_a_fault_of_the_version_that_answers_is_not_taken_for_the_shadows(served
     assert told(served)["state"] == "riding"
 
 
-def test_of_two_in_a_batch_the_one_that_fails_stops_alone(served: Served, gpt2: Any, tmp_path: Path) -> None:
+def test_of_two_the_one_that_fails_stops_alone(served: Served, gpt2: Any, tmp_path: Path) -> None:
     probed(adapter(gpt2, "bitfit", seed=55, labels=("loud", "late")), gpt2).save(tmp_path / "tags")
     served.store.publish(tmp_path / "tags", "acme/tags", message="why")
     served.store.alias("acme/tags@1")
     served.store.shadow("acme/tags@2")
     assert within(10, lambda: told(served, "acme/tags")["state"] == "riding")
     Broken(served, "acme/reviews@2")
-    key = served.core.tenants.key_of(served.secrets["acme"])
-    both = [accepted(served.core, key, model, [Text(TEXTS[0])]) for model in (PRODUCTION, "acme/tags@production")]
-    paired = []
-    served.core.batching.submit = paired.extend
-    for asked in both:
-        served.core.submit(asked)
-    outcomes = served.core.batching.computer.compute(paired)
-    assert [one.version for one in outcomes] == ["acme/reviews@1", "acme/tags@1"]
-    assert [status.state for status in (one.shadow.status for one in both)] == ["failed", "riding"]
+    served.post("/tasks", {"text": TEXTS[0], "models": [PRODUCTION, "acme/tags@production"]})
+    assert [told(served, name)["state"] for name in ("acme/reviews", "acme/tags")] == ["failed", "riding"]
     assert told(served, "acme/tags")["texts"] + told(served, "acme/tags")["faults"] == 1
-    for asked in both:
-        asked.close()
 
 
-def test_where_there_is_no_room_for_both_the_text_is_answered_without_it(served: Served) -> None:
-    key = served.core.tenants.key_of(served.secrets["acme"])
-    asked = accepted(served.core, key, PRODUCTION, [Text(TEXTS[0])])
-    offered = []
-    submit = Batcher.submit
-
-    def full(works: Any, **more: Any) -> Any:
-        offered.append(sum(one.tokens for one in works))
-        line = served.core.batching._line
-        bound, line.bound = line.bound, sum(asked.tokens)
-        line._tokens["acme"], line._given["acme"] = 1, 0  # as if something of it waited, so that its share counts
-        line._speeds.setdefault("acme", ClientSpeed(0.0, 1.0))
-        try:
-            line.bound += 1
-            return submit(served.core.batching, works, **more)
-        finally:
-            line.bound = bound
-
-    served.core.batching.submit = full
-    assert served.core.submit(asked)[0].result(10).version == "acme/reviews@1"
-    assert offered == [2 * sum(asked.tokens), sum(asked.tokens)]
+def test_where_there_is_no_room_for_it_the_text_is_answered_without_it(served: Served) -> None:
+    served.core.batching._line.bound = 0
+    _, receipt = ask(served, TEXTS[:1])
+    assert '"acme/reviews@1"' in receipt
     assert (told(served)["left_out"], told(served)["texts"]) == (1, 0)
-    asked.close()
 
 
 def test_one_that_is_not_in_memory_is_not_waited_for(served: Served) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 from afina.data.kinds import CLASSES, LABELS, NUMBER, TEXT
 from afina.engine.generations import GeneratedText
 from afina.engine.mixed_batches import Prediction
-from afina.errors import InvalidData
 from afina.models.objectives import OBJECTIVES, Objective, Predictions
+from afina.server import problems
 from afina.server.json_shapes import NUMBER as ANY_NUMBER
 from afina.server.json_shapes import TEXT as ANY_TEXT
 from afina.server.json_shapes import Shape, about, array, by_name
@@ -176,7 +176,6 @@ class _Number(AnswerFormat):
         return [[one.answer["value"] for one in several]]
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """Return the difference of the numbers. Numbers have no flips."""
         return AnswerDifference(None, candidate["value"] - current["value"])
 
 
@@ -189,13 +188,7 @@ class _Text(AnswerFormat):
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         """Raise InvalidData: a text has no labels."""
-        raise InvalidData(
-            "this adapter answers with a text, which has no score for each label. Ask for the answer by the native "
-            "protocol.",
-            code="data.kind-mismatch",
-            found="answer",
-            expected="label",
-        )
+        raise problems.NO_SCORES(found="answer", expected="label")
 
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         return [str(one.answer["answer"])], ()
@@ -228,11 +221,6 @@ def compared(current: Prediction | GeneratedText, candidate: Prediction | Genera
     kind, other = (TEXT if isinstance(one, GeneratedText) else one.kind for one in (current, candidate))
     if kind != other:
         named = [OBJECTIVES[one].column for one in (kind, other)]
-        raise InvalidData(
-            f"the versions have different kinds of answers: a {named[0]} and a {named[1]}.",
-            code="data.kind-mismatch",
-            found=named[1],
-            expected=named[0],
-        )
+        raise problems.KINDS_DIFFER(found=named[1], expected=named[0])
     said = [{"answer": one.text} if isinstance(one, GeneratedText) else one.answer for one in (current, candidate)]
     return ANSWER_FORMATS[kind].compared(*said)

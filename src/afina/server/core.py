@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,43 +17,30 @@ from afina import meter
 from afina.engine.engine import Engine
 from afina.engine.generations import GeneratedText
 from afina.engine.mixed_batches import Prediction
-from afina.engine.residents import Lease, Resident
-from afina.engine.tokenizing import EncodedText
-from afina.errors import AfinaError, Busy, NotFound, Overloaded
-from afina.server import logs_and_traces
+from afina.engine.residents import Lease
+from afina.errors import AfinaError, Busy, NotFound
+from afina.server import logs_and_traces, problems
 from afina.server.limits import Missing, Tenants, reference_of
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
 from afina.server.line.work import EngineComputer, GeneratedAnswer, Work, works_of
 from afina.server.logs_and_traces import Traces
 from afina.server.metrics import ComputedBatch, ComputedStep, Metrics
-from afina.server.receipts import GenerationFacts, Receipt
 from afina.server.requests import (
     AcceptedRequest,
     Check,
     RequestEncoder,
     TextRequest,
-    check_key_limit,
-    check_pairs,
     check_texts,
-    check_vocabulary,
-    check_whole,
-    decoding_of,
     most_tokens,
     no_check,
-    other_kind,
-    reads_alike,
-    tokens_of,
-    truncation_facts,
-    within_rate,
 )
 from afina.server.settings import Settings
 from afina.server.versions.canaries import Canaries
 from afina.server.versions.golden_tests import LOADING, GoldenTests
 from afina.server.versions.preloading import Preloading
 from afina.server.versions.served_versions import ServedVersions
-from afina.server.versions.shadowed import FAILED, RIDING, ShadowLease
-from afina.server.versions.shadows import Shadows
+from afina.server.versions.shadows import FAILED, RIDING, Shadows
 from afina.server.versions.store_watcher import StoreWatcher
 from afina.server.versions.store_writes import StoreWrites
 from afina.store.adapter_store import AdapterStore
@@ -80,18 +66,18 @@ class Core:
         self.batching = Batcher(line, EngineComputer(engine), watch=self._count, failed=failed)
         self.current = ServedVersions(store, GoldenTests(engine, self.batching, self.metrics), self.metrics)
         self.canaries = Canaries(store, self.current)
-        self.shadows = Shadows(store, engine, self.current, self.metrics)
+        self._encoder = RequestEncoder(engine, chosen)
+        self.shadows = Shadows(store, engine, self.current, self._encoder, self.batching, chosen, self.metrics)
         self.tenants = Tenants(store, chosen)
         self.metrics.watch(self._looked)
         self.metrics.watch_versions(lambda: self.current.damaged)
         self.metrics.watch_backbone(lambda: engine.hosts.sizes)
-        self._encoder = RequestEncoder(engine)
         self.writes = StoreWrites(store)
         self._watcher = StoreWatcher(
             (self.tenants.refresh, self._follow_versions), chosen.every, partial(self.failed, "store")
         )
         self._preloading = Preloading(self.current, chosen.preload)
-        self._news, self._draining = False, False
+        self._draining = False
         self._noted: set[str] = set()
 
     def open_backbone(self) -> None:
@@ -121,7 +107,6 @@ class Core:
                 logs_and_traces.note("backbone opened", **about)
 
     def start(self) -> None:
-        """Start the computing thread and the threads that watch the store."""
         self.batching.start()
         self._watcher.start()
         self._preloading.start()
@@ -129,12 +114,12 @@ class Core:
     def close(self) -> None:
         """Accept no more requests, finish the accepted ones, and stop."""
         self._preloading.close()
+        self.shadows.close()
         self.batching.close()
         self._watcher.close()
         self.writes.close()
         self.current.close()
-        self.canaries.close()
-        self.shadows.close()
+        self.canaries.names.close()
         self.engine.close()
         if self.traces is not None:
             self.traces.close()
@@ -176,10 +161,9 @@ class Core:
         """Follow aliases, versions and shadows. Raises the errors of reading the store."""
         self._note_hosts()
         self.writes.refresh()
-        self._news |= self.current.refresh()
-        self.canaries.refresh()
-        self.shadows.refresh(self._news)
-        self._news = False
+        self.current.refresh()
+        self.canaries.names.refresh()
+        self.shadows.names.refresh()
 
     def failed(self, what: str, error: BaseException) -> None:
         """Count and log an unexpected error, without its message."""
@@ -218,7 +202,6 @@ class Core:
 
     @property
     def dtype(self) -> str:
-        """Name of the compute type, such as "float32"."""
         return self.engine.computes
 
     def version(self, key: Key, model: str, sticky: str | None = None) -> Version:
@@ -243,7 +226,7 @@ class Core:
     def _demand_store(self) -> None:
         """Raise Busy if the store does not answer, so that no thread waits for a store that hangs."""
         if not self._watcher.answers:
-            raise Busy("the store does not respond. Try again later.", code="server.store-silent")
+            raise problems.STORE_SILENT()
 
     def listed(self, key: Key) -> Sequence[NameSummary]:
         """Return the models of the key's client that this server can answer with.
@@ -372,7 +355,8 @@ class Core:
             self.current.demand(version)  # the version may have been damaged since the lookup
             lease = self.engine.lease(version)
             try:
-                made = self._encoded(asked, most, lease, version)
+                self._load(lease, version)
+                made = self._encoder.accepted(asked, lease, most, self.tenants.rate_of(key))
                 rest = most_tokens(texts[len(made.tokens) :], None, longest, self.settings)
                 made.reservation = self.tenants.reserve(key, made.needed, rest)
             except BaseException:
@@ -380,116 +364,53 @@ class Core:
                 raise
             bare = reference == Reference(reference.name) and PRODUCTION in version.aliases
             if bare or reference.alias == PRODUCTION:
-                shadow = self.shadows.lease_for(reference.name, version, len(texts))
-                if shadow is not None:
-                    made.shadow, made.candidates = shadow, self._read_by_shadow(made, shadow)
+                made.shadowed = reference.name
             made.compared = self.canaries.answers(reference.name) and (bare or reference.alias in (PRODUCTION, CANARY))
             return made
 
-    def _encoded(self, asked: TextRequest, most: int | None, lease: Lease, version: Version) -> AcceptedRequest:
-        """Check and encode the texts for the adapter of a lease. `most`: tokens that the key may send now."""
-        key, generation = asked.key, asked.generation
-        resident = self._loaded(lease, version)
-        manifest, objective = resident.manifest, resident.objective
-        assert lease.version is not None
-        if resident.generates != (generation is not None):
-            raise other_kind(resident)
-        decoding = None if generation is None else decoding_of(objective, generation, self.settings)
-        if generation is None or generation.prompt_as == "text":
-            check_pairs(asked.texts, manifest)
-        encoded = self._encoder.encode(asked, resident, asked.texts, most)
-        check_key_limit(key, encoded)
-        check_whole(resident, encoded, self.settings)
-        tokens = [tokens_of(one) for one in encoded]
-        facts, cut = None, truncation_facts(resident, asked.truncation, encoded)
-        if generation is not None:
-            generation = within_rate(generation, tokens, self.tenants.rate_of(key))
-            decoding = decoding_of(objective, generation, self.settings)
-            check_vocabulary(decoding, self.engine.backbone.vocabulary)
-            facts = GenerationFacts.of(decoding, generation.n, generation.guide, generation.prompt_as)
-            asked = replace(asked, generation=generation)
-        receipt = Receipt(
-            lease.version, lease.digest, self.engine.backbone.digest, self.dtype, manifest.precision, facts, cut
-        )
-        return AcceptedRequest(asked, encoded, tokens, lease, manifest, objective, receipt, decoding)
-
-    def _loaded(self, lease: Lease, version: Version) -> Resident:
-        """Return the adapter of a lease.
+    def _load(self, lease: Lease, version: Version) -> None:
+        """Load the adapter of a lease.
 
         Raises the errors of loading. A damaged version is not loaded again before a pause.
         """
         try:
-            return lease.resident(LOADING)
+            lease.resident(LOADING)
         except (Busy, NotFound):
             raise
         except AfinaError as error:
             self.current.distrust(version, error)
             raise
 
-    def submit(self, asked: AcceptedRequest) -> Sequence[Future[Any]]:
+    def submit(self, accepted: AcceptedRequest) -> Sequence[Future[Any]]:
         """Put the texts into the queue and return a future for each outcome. Raises Overloaded, Busy.
 
         An outcome is a Prediction, a GeneratedText or the AfinaError of the text. There are `n` generated answers to
-        each text, those of the first text first. If there is no room for the shadow, only the texts are queued.
+        each text, those of the first text first.
         """
-        shadow = asked.shadow
-        try:
-            works = self._submit(asked, shadow)
-        except Overloaded:
-            if shadow is None:
-                raise
-            shadow.left_out(len(asked.texts))
-            shadow.release()
-            asked.shadow = None
-            works = self._submit(asked, None)
-        self.metrics.usage.accepted(asked.request.key.client, len(asked.texts), sum(asked.tokens))
+        works = works_of(accepted, self.settings)
+        accepted.futures = self.batching.submit(works)
+        self.metrics.usage.accepted(accepted.request.key.client, len(accepted.texts), sum(accepted.tokens))
         for number, work in enumerate(works):
-            work.future.add_done_callback(partial(self._give_back, asked, number, work))
-            if asked.compared:
-                answered = partial(self.metrics.versions.answered, asked.receipt.version, meter.now())
+            work.future.add_done_callback(partial(_give_back, accepted, number, work))
+            if accepted.compared:
+                answered = partial(self.metrics.versions.answered, accepted.receipt.version, meter.now())
                 work.future.add_done_callback(answered)
-        asked.futures = [work.future for work in works]
-        return asked.futures
+        if accepted.shadowed is not None:
+            self.shadows.follow(accepted.shadowed, accepted)
+        return accepted.futures
 
-    @staticmethod
-    def _give_back(asked: AcceptedRequest, number: int, work: Work, answered: Future[Any]) -> None:
-        """Give the key back the reserved tokens of one answer that were not computed."""
-        text, choice = divmod(number, asked.answers)
-        prompt = 0 if choice else asked.tokens[text]
-        new = work.generated if isinstance(work, GeneratedAnswer) else 0
-        outcome = None if answered.cancelled() or answered.exception() else answered.result()
-        if isinstance(outcome, GeneratedText):
-            used = prompt + len(outcome.tokens)
-        elif work.began or isinstance(outcome, Prediction):
-            used = prompt + new
-        else:
-            used = 0
-        assert asked.reservation is not None
-        asked.reservation.give_back(prompt + asked.longest - used)
 
-    def _submit(self, asked: AcceptedRequest, shadow: ShadowLease | None) -> Sequence[Work]:
-        works = works_of(asked, shadow, self.settings)
-        try:
-            self.batching.submit(works)
-        except AfinaError:
-            for one in works:
-                one.dropped()
-            raise
-        return [one for one in works if not one.candidate]
-
-    def _read_by_shadow(self, asked: AcceptedRequest, shadow: ShadowLease) -> Sequence[EncodedText | AfinaError]:
-        """Return the texts as the shadow version reads them; encoded again only if it reads otherwise."""
-        resident, own = shadow.lease.resident(), asked.lease.resident()
-        if resident.generates != own.generates:
-            return [other_kind(resident)] * len(asked.texts)
-        if reads_alike(resident, own) and resident.takes_chunks == own.takes_chunks:
-            return asked.encoded
-        found: list[EncodedText | AfinaError] = []
-        for text in asked.texts:
-            try:
-                read = self._encoder.encode(asked.request, resident, [text], None)
-                check_whole(resident, read, self.settings)
-                found += read
-            except AfinaError as error:
-                found.append(error)
-        return found
+def _give_back(accepted: AcceptedRequest, number: int, work: Work, answered: Future[Any]) -> None:
+    """Give the key back the reserved tokens of one answer that were not computed."""
+    text, choice = divmod(number, accepted.answers)
+    prompt = 0 if choice else accepted.tokens[text]
+    new = work.generated if isinstance(work, GeneratedAnswer) else 0
+    outcome = None if answered.cancelled() or answered.exception() else answered.result()
+    if isinstance(outcome, GeneratedText):
+        used = prompt + len(outcome.tokens)
+    elif work.began or isinstance(outcome, Prediction):
+        used = prompt + new
+    else:
+        used = 0
+    assert accepted.reservation is not None
+    accepted.reservation.give_back(prompt + accepted.longest - used)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from afina import meter
-from afina.errors import Busy, InvalidData, InvalidName, NotFound, Overloaded
+from afina.errors import InvalidName, NotFound, Overloaded
+from afina.server import problems
 from afina.server.routes import NO_MODEL
 from afina.server.settings import Settings
 from afina.store import keys
@@ -59,7 +60,6 @@ class MinuteWindow:
 
     @property
     def total(self) -> int:
-        """The sum of the amounts of the last minute."""
         while self._log and self._log[0].until <= self._clock():
             over = self._log.popleft()
             self._total -= over.amount
@@ -67,7 +67,6 @@ class MinuteWindow:
         return self._total
 
     def count(self, amount: int) -> Counted:
-        """Count an amount from now on."""
         counted = Counted(amount, self._clock() + MINUTE)
         self._log.append(counted)
         self._total += amount
@@ -161,10 +160,7 @@ class Tenants:
         """Return the known keys. Raises Busy if the store has not answered for too long to know which were revoked."""
         known = self._known
         if self._clock() - known.at > self._hold:
-            raise Busy(
-                f"the store has not answered for {self._hold:g} seconds, so no key can be checked. Try again later.",
-                code="server.store-silent",
-            )
+            raise problems.KEYS_UNKNOWN(seconds=self._hold)
         return known.by_id
 
     def rate_of(self, key: Key) -> int | None:
@@ -207,14 +203,7 @@ class Tenants:
         if (rate := self.rate_of(key)) is None:
             return Reservation(self, None, Counted(0, 0.0))
         if tokens > rate:
-            raise InvalidData(
-                f"The request may need {tokens:,}{' or more' if uncounted else ''} tokens (those of its texts, and "
-                f"the most new tokens of every answer). Its key has a limit of {rate:,} tokens a minute. Send fewer "
-                "or shorter texts, or ask for fewer new tokens.",
-                code="request.beyond-rate",
-                tokens=tokens,
-                tokens_a_minute=rate,
-            )
+            raise problems.BEYOND_RATE(_more=" or more" if uncounted else "", tokens=tokens, tokens_a_minute=rate)
         with self._lock:
             window = self._window(key.client, key.id)
             if uncounted or window.total + tokens > rate:
@@ -222,7 +211,6 @@ class Tenants:
             return Reservation(self, window, window.count(tokens))
 
     def give_back(self, window: MinuteWindow, counted: Counted, tokens: int) -> None:
-        """Count fewer tokens of a reservation."""
         with self._lock:
             window.give_back(counted, tokens)
 

@@ -101,7 +101,6 @@ class JsonLines(logging.Formatter):
     """Formatter: one JSON object per record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line without a line end."""
         return json.dumps(fields_of(record))
 
 
@@ -109,7 +108,6 @@ class TextLines(logging.Formatter):
     """Formatter: `TIME LEVEL LOGGER: MESSAGE name=value ...`. Ambiguous messages and values are quoted."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line without a line end."""
         line = fields_of(record)
         time, level, logger, message = (str(line.pop(name)) for name in ("time", "level", "logger", "message"))
         shown = message if message.isprintable() else json.dumps(message)
@@ -206,7 +204,6 @@ class Traces:
         self._tracer = provider.get_tracer("afina.server")
 
     def begin(self, request: str) -> TracedRequest:
-        """Begin the span of a request."""
         from opentelemetry.context import Context
         from opentelemetry.trace import SpanKind
 
@@ -251,7 +248,6 @@ class Traces:
         span.end(ended)
 
     def close(self) -> None:
-        """Send the remaining spans and stop."""
         self._provider.shutdown()
 
 

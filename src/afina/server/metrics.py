@@ -82,24 +82,21 @@ class ClientUsage:
             "requests": "Requests of a client, answered or refused.",
             "texts": "Texts of a client that were accepted.",
             "tokens": "Tokens of accepted texts of a client, without the tokens of shadow versions.",
-            "generated_tokens": "Tokens that were generated for a client, with those of shadow versions.",
+            "generated_tokens": "Tokens that were generated for a client, without those of shadow versions.",
         }
         self._requests, self._texts, self._tokens, self._generated = (
             Counter(f"afina_client_{name}", text, ("client",), registry=registry) for name, text in what.items()
         )
 
     def requested(self, client: str) -> None:
-        """Count a request."""
         self._requests.labels(self._label(client)).inc()
 
     def accepted(self, client: str, texts: int, tokens: int) -> None:
-        """Count texts that were put into the queue."""
         label = self._label(client)
         self._texts.labels(label).inc(texts)
         self._tokens.labels(label).inc(tokens)
 
     def generated(self, tokens: Mapping[str, int]) -> None:
-        """Count generated tokens by client."""
         for client, count in tokens.items():
             self._generated.labels(self._label(client)).inc(count)
 
@@ -201,7 +198,6 @@ class Metrics:
         self.switches = Counter("afina_switches", "References that now point to another version.", registry=here)
 
     def computed(self, batch: ComputedBatch) -> None:
-        """Count a batch."""
         self.tokens.inc(batch.tokens)
         self.texts.inc(batch.texts)
         self.seconds += batch.seconds
@@ -210,7 +206,6 @@ class Metrics:
         self.throughput.computed(batch)
 
     def stepped(self, step: ComputedStep) -> None:
-        """Count a step of generations."""
         self.generated.inc(step.tokens)
         self.seconds += step.seconds
         self.step.observe(step.seconds)
@@ -292,7 +287,6 @@ class Rates:
     texts: float
 
     def as_json(self) -> dict[str, Any]:
-        """Return the rates as JSON values."""
         return asdict(self)
 
 
@@ -305,12 +299,10 @@ class Throughput:
         self._seconds: dict[int, collections.Counter[_Counted]] = {}
 
     def requested(self, client: str) -> None:
-        """Count a request."""
         with self._lock:
             self._now()[_Counted(client, REQUESTS)] += 1
 
     def computed(self, batch: ComputedBatch) -> None:
-        """Count the texts and tokens of a batch, by client."""
         with self._lock:
             now = self._now()
             for client, tokens in batch.clients:
@@ -318,7 +310,6 @@ class Throughput:
                 now[_Counted(client, TEXTS)] += 1
 
     def stepped(self, step: ComputedStep) -> None:
-        """Count generated tokens, by client."""
         with self._lock:
             now = self._now()
             for client, tokens in step.clients.items():

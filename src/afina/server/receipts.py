@@ -14,12 +14,12 @@ from pydantic import Field, ValidationError
 
 from afina import digest
 from afina.data.tokenize import Template
-from afina.errors import InvalidName, Refused
 from afina.models.backbone_spec import FLOAT
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
 from afina.predicting.reading import Truncation
 from afina.schema import Frozen
+from afina.server import problems
 
 RECEIPT = "Afina-Receipt"
 """Header of an answer with its receipt."""
@@ -107,29 +107,15 @@ class GenerationFacts(Frozen):
             Refused: There is no such choice, the stop strings are others, or the settings are invalid.
         """
         if choice >= self.n:
-            raise Refused(
-                f"choice {choice}: the receipt is of {self.n} choices, numbered from 0. Give another with `choice`.",
-                code="receipt.mismatch",
-                what="choice",
-            )
+            raise problems.CHOICE_UNKNOWN(choice=choice, choices=self.n, what="choice")
         if (found := _digest_of(stop)) != self.stop:
             said = "no stop strings" if self.stop is None else f"stop strings with the digest {self.stop[:19]}"
-            raise Refused(
-                f"stop strings: the receipt has {said}, but those given have {str(found)[:19]}. Give each stop string "
-                "of the request, in its order, with `stop`.",
-                code="receipt.mismatch",
-                what="stop",
-            )
+            raise problems.STOP_STRINGS_DIFFER(_said=said, _found=str(found)[:19], what="stop")
         settings = self.model_dump(exclude={"n", "stop", "guide", "prompt"})
         try:
             return Decoding(**settings | {"seed": choice_seed(self.seed, choice)}, stop=tuple(stop))
         except ValidationError as error:
-            raise Refused(
-                f"the receipt's settings of generation are invalid: {error.errors()[0]['msg']}. Give an unchanged "
-                "receipt.",
-                code="receipt.mismatch",
-                what="generation",
-            ) from None
+            raise problems.DECODING_INVALID(_errors=error.errors()[0]["msg"], what="generation") from None
 
 
 class TruncationFacts(Frozen):
@@ -145,7 +131,6 @@ class TruncationFacts(Frozen):
 
     @property
     def truncation(self) -> Truncation:
-        """The truncation of a `Reading`."""
         return Truncation(self.max_length, self.side)
 
 
@@ -185,7 +170,6 @@ class Receipt:
         return json.dumps(self.as_json(), separators=(",", ":"))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the receipt as JSON values."""
         facts = {"generation": self.generation, "truncation": self.truncation}
         said = asdict(replace(self, generation=None, truncation=None))
         kept = {key: value for key, value in said.items() if value is not None and (key, value) != ("precision", FLOAT)}
@@ -206,12 +190,8 @@ class Receipt:
             ("precision", manifest.precision, self.precision),
         ):
             if found != expected:
-                raise Refused(
-                    f"{self.version}: the {what} is {str(found)[:19]}, but the receipt says {expected[:19]}. Give the "
-                    "store of the server that wrote the receipt, with `store`.",
-                    code="receipt.mismatch",
-                    version=str(self.version),
-                    what=what,
+                raise problems.VERSION_DIFFERS(
+                    found=str(found)[:19], expected=expected[:19], version=str(self.version), what=what
                 )
 
     @classmethod
@@ -230,9 +210,5 @@ class Receipt:
         if made is None or not all(
             isinstance(value, str) for name, value in vars(made).items() if name not in ("generation", "truncation")
         ):
-            raise InvalidName(
-                f"{text[:80]!r} is not a receipt. Expected the value of the header `Afina-Receipt` of an answer: a "
-                "JSON object with version, adapter, base and dtype.",
-                code="receipt.malformed",
-            )
+            raise problems.RECEIPT_MALFORMED(given=text[:80])
         return made

@@ -11,7 +11,6 @@ import numpy as np
 from pydantic import ValidationError
 
 from afina.data.prompts import rendered_chat
-from afina.errors import InvalidData, Refused
 from afina.generating.answers import text_of
 from afina.generating.generation import ContinuousBatch
 from afina.generating.guides import Grammar, GuideMaker, TokenGuide
@@ -20,6 +19,7 @@ from afina.models.decoding import Decoding
 from afina.models.objectives import Predictions
 from afina.predicting.predictor import ModelPredictor, Predictor
 from afina.predicting.reading import Truncation
+from afina.server import problems
 from afina.server.receipts import PROMPTS, GenerationFacts
 
 if TYPE_CHECKING:
@@ -58,22 +58,11 @@ def replayed(
         predictor = replace(predictor, truncation=truncation)
     if facts is None or not isinstance(predictor, ModelPredictor):
         if stop or choice or grammar:
-            raise Refused(
-                "the receipt is of an answer that was not generated, so that `stop`, `choice` and `guide` have no "
-                "effect. Leave them out.",
-                code="receipt.mismatch",
-                what="generation",
-            )
+            raise problems.NOT_GENERATED(what="generation")
         return predictor([text], pairs)[0]
     found = None if grammar is None else grammar.digest
     if found != facts.guide:
-        raise Refused(
-            f"the receipt is of an answer whose grammar has the digest {_brief(facts.guide)}, but the grammar given "
-            f"has {_brief(found)}. Give a JSON file with the fields of the request that gave the answer its form, such "
-            "as `structured_outputs`, with `guide`.",
-            code="receipt.mismatch",
-            what="guide",
-        )
+        raise problems.GRAMMAR_DIFFERS(_expected=_brief(facts.guide), _found=_brief(found), what="guide")
     own = (predictor.manifest.objective or {}).get("decoding", {}).get("stop", ())
     decoding = facts.decoding(own if stop is None else stop, choice)
     objective = predictor.objective.decoding_changed(**dict(decoding))
@@ -105,12 +94,7 @@ def grammar_of(given: Mapping[str, Any]) -> Grammar:
     except Refusal as refusal:
         found, problem = None, refusal.message
     if found is None:
-        raise InvalidData(
-            f"`guide`: {problem}. Expected a JSON object with `structured_outputs`, `response_format`, `text`, or "
-            "`tools` and `tool_choice`, as in the request, such as "
-            """{"structured_outputs": {"choice": ["yes", "no"]}}.""",
-            code="request.grammar-invalid",
-        )
+        raise problems.GRAMMAR_INVALID(_problem=problem)
     return found
 
 
@@ -159,11 +143,7 @@ def _tokens(text: str, size: int) -> np.ndarray:
     except (ValueError, RecursionError):
         given = None
     if not isinstance(given, list) or not given or not all(type(one) is int and 0 <= one < size for one in given):
-        raise InvalidData(
-            "the receipt is of a prompt of token ids, but the text is not an array of them as JSON. Give the array "
-            "`prompt` of the request, such as '[15496, 995]'.",
-            code="receipt.tokens-malformed",
-        )
+        raise problems.NOT_TOKEN_IDS()
     return np.array(given, np.int32)
 
 
@@ -175,10 +155,5 @@ def _messages(text: str) -> list[dict[str, str]]:
         given = json.loads(text)
         body = _request({"messages": given} if isinstance(given, list) else {**given})
     except (ValueError, TypeError, RecursionError, Refusal):  # a ValidationError is a ValueError
-        raise InvalidData(
-            "the receipt is of a chat, but the text is neither the array `messages` of the request as JSON, nor an "
-            "object with its `input` and `instructions`. Give the array, such as "
-            """'[{"role": "user", "content": "Where is my parcel?"}]'.""",
-            code="receipt.chat-malformed",
-        ) from None
+        raise problems.NOT_A_CHAT() from None
     return [one.for_template() for one in body.messages]

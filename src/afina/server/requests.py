@@ -23,12 +23,13 @@ from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest
 from afina.models.objectives import Objective
 from afina.predicting.reading import Truncation, takes_pairs
+from afina.server import problems
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.limits import Reservation
-from afina.server.receipts import PROMPTS, Prompt, Receipt, TruncationFacts
+from afina.server.receipts import PROMPTS, GenerationFacts, Prompt, Receipt, TruncationFacts
 from afina.server.settings import Settings
-from afina.server.versions.shadowed import ShadowLease
 from afina.store.keys import Key
+from afina.store.versions import Name
 
 
 class Text(NamedTuple):
@@ -140,8 +141,7 @@ class AcceptedRequest:
             adapter does not generate.
         reservation: tokens that count for the key's rate. None: nothing was counted yet.
         compared: whether the metrics count the answers by version, since the model has a canary.
-        shadow: lease of the shadow version. None: no shadow.
-        candidates: each text as the shadow version reads it, or why that version cannot read the text.
+        shadowed: the name whose shadow answers the texts too, since its version in production does. None: none does.
         futures: the outcomes, once the texts are in the queue. They give back the tokens that are not computed.
     """
 
@@ -155,23 +155,19 @@ class AcceptedRequest:
     decoding: Decoding | None = None
     reservation: Reservation | None = None
     compared: bool = False
-    shadow: ShadowLease | None = None
-    candidates: Sequence[EncodedText | AfinaError] = ()
+    shadowed: Name | None = None
     futures: Sequence[Future[Any]] = ()
 
     @property
     def texts(self) -> Sequence[Text]:
-        """The texts of the request."""
         return self.request.texts
 
     @property
     def answers(self) -> int:
-        """Number of answers to each text."""
         return 1 if self.request.generation is None else self.request.generation.n
 
     @property
     def longest(self) -> int:
-        """Most new tokens of an answer."""
         return 0 if self.decoding is None else self.decoding.max_new_tokens or 0
 
     @property
@@ -180,14 +176,12 @@ class AcceptedRequest:
         return sum(self.tokens) + len(self.texts) * self.answers * self.longest
 
     def close(self) -> None:
-        """Give up answers that are not done, and release leases and reservation. Call this once."""
+        """Give up answers that are not done, and release lease and reservation. Call this once."""
         for future in self.futures:
             future.cancel()
         if self.reservation is not None and not self.futures:
             self.reservation.give_back()
         self.lease.release()
-        if self.shadow is not None:
-            self.shadow.release()
 
     def answer(self, index: int, outcome: Prediction | AfinaError) -> ServedAnswer:
         """Return the answer to the text at `index`. Raises the outcome if it is an error."""
@@ -208,24 +202,15 @@ def check_pairs(texts: Sequence[Text], manifest: Manifest) -> None:
     """Raise InvalidData for pairs if the adapter was trained on single texts, and the reverse."""
     takes = takes_pairs(manifest)
     if takes is False and any(text.pair is not None for text in texts):
-        raise InvalidData(
-            "This model takes single texts. Leave out `pair`.", code="data.pairs-mismatch", expected="texts"
-        )
+        raise problems.TAKES_TEXTS(expected="texts")
     if takes and any(text.pair is None for text in texts):
-        raise InvalidData(
-            "This model takes pairs of texts. Give `pair` too.", code="data.pairs-mismatch", expected="pairs"
-        )
+        raise problems.TAKES_PAIRS(expected="pairs")
 
 
 def check_texts(texts: Sequence[Text], settings: Settings) -> None:
     """Raise InvalidData for too many texts, and for empty or too long texts."""
     if not 1 <= len(texts) <= settings.texts:
-        raise InvalidData(
-            f"Found {len(texts):,} texts, expected 1 to {settings.texts:,}.",
-            code="request.texts-count",
-            found=len(texts),
-            most=settings.texts,
-        )
+        raise problems.TEXTS_COUNT(found=len(texts), most=settings.texts)
     for number, text in enumerate(texts, start=1):
         if text.tokens is not None:
             continue
@@ -234,15 +219,9 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
             if part is None:
                 continue
             if len(part) > settings.characters:
-                expected = f"expected at most {settings.characters:,}"
-                raise InvalidData(
-                    f"{where} has {len(part):,} characters, {expected}.",
-                    code="request.text-invalid",
-                    where=where,
-                    characters=len(part),
-                )
+                raise problems.TEXT_TOO_LONG(where=where, characters=len(part), most=settings.characters)
             if is_blank(part):
-                raise InvalidData(f"{where} is empty.", code="request.text-invalid", where=where)
+                raise problems.TEXT_EMPTY(where=where)
 
 
 def check_whole(resident: Resident, encoded: Sequence[EncodedText], settings: Settings) -> None:
@@ -263,22 +242,13 @@ def _check_tokens(encoded: Sequence[EncodedText], most: int, why: str) -> None:
     for number, one in enumerate(encoded, start=1):
         if (found := tokens_of(one)) > most:
             where = "The text" if len(encoded) == 1 else f"Text {number} of {len(encoded)}"
-            raise InvalidData(
-                f"{where} has {found:,} tokens. {why} at most {most:,} tokens. Send a shorter text.",
-                code="request.text-tokens",
-                where=where,
-                found=found,
-                most=most,
-            )
+            raise problems.TEXT_TOKENS(_why=why, where=where, found=found, most=most)
 
 
 def other_kind(resident: Resident) -> InvalidData:
     """Return the error of a request for another kind of answer than the adapter gives."""
-    if resident.generates:
-        message = "this model answers with a text. Ask for a completion."
-    else:
-        message = "this model gives no text. Ask for its labels or its number."
-    return InvalidData(message, code="data.kind-mismatch", found=resident.objective.column)
+    problem = problems.GIVES_TEXT if resident.generates else problems.GIVES_NO_TEXT
+    return problem(found=resident.objective.column)
 
 
 def decoding_of(objective: Objective, options: GenerationOptions, settings: Settings) -> Decoding:
@@ -299,13 +269,7 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
     found = {"max_new_tokens": asked.get("max_new_tokens"), "n": options.n, "logprobs": options.logprobs}
     for name, most in limits.items():
         if (found[name] or 0) > most:
-            raise InvalidData(
-                f"`{name}` is {found[name]:,}. This server allows at most {most:,}.",
-                code="request.generation-limit",
-                option=name,
-                found=found[name],
-                most=most,
-            )
+            raise problems.GENERATION_LIMIT(option=name, found=found[name], most=most)
     most = min(asked.get("max_new_tokens", trained.max_new_tokens or settings.max_new_tokens), settings.max_new_tokens)
     if "max_new_tokens" not in asked and options.longest is not None:
         most = min(most, options.longest)
@@ -369,11 +333,48 @@ class RequestEncoder:
 
     Args:
         engine: encodes texts.
+        settings: the server's limits.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine, self._settings = engine, settings
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def accepted(self, asked: TextRequest, lease: Lease, most: int | None, rate: int | None = None) -> AcceptedRequest:
+        """Check and encode the texts of a request for an adapter.
+
+        Args:
+            asked: the request.
+            lease: a lease of the adapter, which is loaded. The result has it.
+            most: tokens that the key may send now. None: no limit.
+            rate: tokens a minute of the key. None: no limit.
+
+        Raises:
+            InvalidData: as `Core.accept`.
+        """
+        resident, key, generation, decoding = lease.resident(), asked.key, asked.generation, None
+        manifest, objective = resident.manifest, resident.objective
+        assert lease.version is not None
+        if resident.generates != (generation is not None):
+            raise other_kind(resident)
+        if generation is not None:
+            decoding_of(objective, generation, self._settings)  # refused before the texts are read
+        if generation is None or generation.prompt_as == "text":
+            check_pairs(asked.texts, manifest)
+        encoded = self.encode(asked, resident, asked.texts, most)
+        check_key_limit(key, encoded)
+        check_whole(resident, encoded, self._settings)
+        tokens = [tokens_of(one) for one in encoded]
+        facts, cut = None, truncation_facts(resident, asked.truncation, encoded)
+        if generation is not None:
+            generation = within_rate(generation, tokens, rate)
+            decoding = decoding_of(objective, generation, self._settings)
+            check_vocabulary(decoding, self._engine.backbone.vocabulary)
+            facts = GenerationFacts.of(decoding, generation.n, generation.guide, generation.prompt_as)
+            asked = replace(asked, generation=generation)
+        base, dtype = self._engine.backbone.digest, self._engine.computes
+        receipt = Receipt(lease.version, lease.digest, base, dtype, manifest.precision, facts, cut)
+        return AcceptedRequest(asked, encoded, tokens, lease, manifest, objective, receipt, decoding)
 
     def encode(
         self, asked: TextRequest, resident: Resident, texts: Sequence[Text], most: int | None
@@ -414,13 +415,7 @@ class RequestEncoder:
         """Return a prompt of token ids. Raises InvalidData for an id that is not in the vocabulary."""
         size, largest = self._engine.backbone.vocabulary, max(tokens)
         if largest >= size:
-            raise InvalidData(
-                f"token {largest:,} is not in the model's vocabulary, whose ids are 0 to {size - 1:,}. Give ids of the "
-                "model's own tokenizer.",
-                code="request.token-unknown",
-                found=largest,
-                vocabulary=size,
-            )
+            raise problems.TOKEN_UNKNOWN(_last=size - 1, found=largest, vocabulary=size)
         most = resident.reading.max_length if resident.reading is not None else len(tokens)
         return EncodedText(np.array(tokens[:most], np.int32), len(tokens) > most, "")
 
@@ -443,15 +438,6 @@ def truncation_facts(
     most = truncation.max_length
     facts = TruncationFacts(max_length=None if most is None or most >= own.max_length else most, side=side)
     return None if facts == TruncationFacts() else facts
-
-
-def reads_alike(one: Resident, other: Resident) -> bool:
-    """Whether two adapters of a backbone read every text as the same tokens."""
-    mine, theirs = one.reading, other.reading
-    if mine is None or theirs is None:
-        return False
-    same = takes_pairs(one.manifest) == takes_pairs(other.manifest)
-    return same and (mine.template, mine.max_length) == (theirs.template, theirs.max_length)
 
 
 def _pieces(texts: Sequence[Text]) -> Sequence[Sequence[Text]]:

@@ -70,7 +70,6 @@ class ClientProtocol:
     invalid: int = 422
 
     def status(self, status: int) -> int:
-        """Return the status of an error in this protocol."""
         return self.invalid if status == 422 else status
 
 

@@ -26,8 +26,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from afina import allocator, meter
-from afina.errors import Busy, NotFound, Refused
-from afina.server import logs_and_traces
+from afina.server import logs_and_traces, problems
 from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.http.calls import LEFT
@@ -63,11 +62,7 @@ def bind(host: str, port: int) -> Sequence[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
-        raise NotFound(
-            f"host {host}: unknown address. Give an address of this machine with `host`.",
-            code="server.host-missing",
-            host=host,
-        ) from None
+        raise problems.HOST_UNKNOWN(host=host) from None
     sockets: list[socket.socket] = []
     for family, kind, protocol, _, address in dict.fromkeys(found):
         one = socket.socket(family, kind, protocol)
@@ -87,24 +82,10 @@ def bind(host: str, port: int) -> Sequence[socket.socket]:
 
 def _unbound(host: str, port: int, error: OSError) -> Exception:
     if error.errno == errno.EADDRINUSE:
-        return Busy(
-            f"port {port} on {host}: another process listens there. Give another port with `port`, or end the process.",
-            code="server.port-occupied",
-            host=host,
-            port=port,
-        )
+        return problems.PORT_OCCUPIED(host=host, port=port)
     if error.errno in (errno.EACCES, errno.EPERM):
-        return Refused(
-            f"port {port} on {host}: this user may not listen there. Give a port above 1023 with `port`.",
-            code="server.port-forbidden",
-            host=host,
-            port=port,
-        )
-    return NotFound(
-        f"host {host}: not an address of this machine. Give an address of this machine with `host`.",
-        code="server.host-missing",
-        host=host,
-    )
+        return problems.PORT_FORBIDDEN(host=host, port=port)
+    return problems.HOST_ELSEWHERE(host=host)
 
 
 class Server(uvicorn.Server):
@@ -124,7 +105,6 @@ class Server(uvicorn.Server):
         self._drains, self._signalled = False, threading.Event()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until a signal ends the server."""
         super().run(self._sockets if sockets is None else sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -251,7 +231,6 @@ class ClosedConnections:
         self._lines: dict[str, RareLine] = {}
 
     def __call__(self, reason: str, peer: str | None) -> None:
-        """Count a closed connection, with the address of its other end."""
         self._metrics.closed.labels(reason).inc()
         self._lines.setdefault(reason, RareLine("connections were closed", reason=reason)).note(peer=peer)
 
@@ -339,7 +318,6 @@ class ConnectionLimit:
             self._busy.add(one)
 
     def leave(self, one: Connection) -> None:
-        """Remove a connection that was closed."""
         self._strangers.pop(one, None)
         self._idle.pop(one, None)
         self._busy.discard(one)
@@ -400,7 +378,6 @@ class Connection(H11Protocol):
 
     @property
     def peer(self) -> str | None:
-        """The address of the other end."""
         return None if self.client is None else self.client[0]
 
     @property
@@ -408,7 +385,6 @@ class Connection(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Enter the limit when the connection is made."""
         super().connection_made(transport)
         self.conn = Parser(h11.SERVER)
         self._since = self.loop.time()
@@ -418,14 +394,12 @@ class Connection(H11Protocol):
         """Write no warning: a client may ask for an upgrade, and is answered in HTTP."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave the limit when the connection is lost."""
         self.doors.leave(self)
         if self.scope is not None:
             cast(dict[str, Any], self.scope)[LEFT] = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Receive a part of a head or body."""
         super().data_received(data)
         if self._answers:
             self._since = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from afina.errors import InvalidStudy
+from afina.server import problems
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("timeout", "generation_timeout", "drain", "shutdown", "key_seconds"):
             if not math.isfinite(found := getattr(self, name)):
-                raise InvalidStudy(
-                    f"`{name}` is {found}, not a finite number. Give a number of seconds.",
-                    code="option.invalid",
-                    option=name,
-                )
+                raise problems.NOT_FINITE(_found=found, option=name)
         if not 0 <= self.drain < self.shutdown:
-            raise InvalidStudy(
-                f"`drain` is {self.drain:g} seconds and `shutdown` is {self.shutdown:g}. `drain` must be at least 0 "
-                "and less than `shutdown`: lower `drain`, or raise `shutdown`.",
-                code="option.invalid",
-                options=["drain", "shutdown"],
-            )
+            raise problems.DRAIN_TOO_LONG(drain=self.drain, shutdown=self.shutdown, options=["drain", "shutdown"])
 
 
 @dataclass(frozen=True)

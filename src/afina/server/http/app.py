@@ -42,7 +42,6 @@ class App(FastAPI):
     """A FastAPI application that also describes the request bodies, which FastAPI itself does not read."""
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI description. It is made once."""
         if self.openapi_schema is None:
             made = get_openapi(title="afina", version=__version__, routes=self.routes)
             for operation in (one for methods in made["paths"].values() for one in methods.values()):

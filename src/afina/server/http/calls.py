@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from asyncio import FIRST_COMPLETED
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http import HTTPMethod
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-from fastapi import Depends
+from fastapi import Depends, Response
+from fastapi.responses import JSONResponse
 from starlette.requests import Request
 from starlette.types import Receive, Scope
 
@@ -23,7 +25,9 @@ from afina.predicting.reading import Truncation
 from afina.server.core import LOADING, Core
 from afina.server.http.bodies import Body, parse_body
 from afina.server.http.errors import GONE, Refusal
+from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, Check, GenerationOptions, ServedAnswer, Text, TextRequest, no_check
+from afina.server.routes import OPENAI, route_of
 from afina.store.keys import Key
 
 THREADS, OF_A_CLIENT = 64, 12
@@ -102,7 +106,6 @@ class RequestPool:
         return begun
 
     def close(self) -> None:
-        """Stop the pool. Calls that have not begun are cancelled."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -134,7 +137,6 @@ class ClientWatch:
             self.watch(receive)
 
     def watch(self, receive: Receive) -> None:
-        """Watch the rest of the request, once its body was read."""
         if self._leaving is None:
             self._leaving = asyncio.create_task(_until_left(receive))
 
@@ -159,7 +161,6 @@ class ClientWatch:
                 raise TimeoutError
 
     def close(self) -> None:
-        """Watch no longer."""
         if self._leaving is not None:
             self._leaving.cancel()
 
@@ -237,7 +238,6 @@ class ClientCall:
         return await self.pool.accept(self.core.begin, asked, check)
 
     def watch(self) -> ClientWatch:
-        """Return a watch on the client, once the body was read."""
         return ClientWatch(self.request.scope, self.request.receive)
 
     async def answers(
@@ -254,6 +254,10 @@ class ClientCall:
         """
         (found,) = await self.together([self.asks(model, texts, truncation=truncation)], check)
         return found
+
+    def answered(self, content: Any, found: Sequence[ServedAnswer]) -> Response:
+        """Return answers as JSON, with their receipt in a header."""
+        return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
 
     async def together(self, asked: Sequence[TextRequest], check: Check = no_check) -> Sequence[Sequence[ServedAnswer]]:
         """Return the answers of several models, each to its texts. They are computed in one batch if there is room."""
@@ -297,7 +301,21 @@ class ClientCall:
 
 
 async def _call_of(request: Request) -> ClientCall:
+    """Return the call. Raises Refusal for a parameter in the query that a route with a body does not describe."""
+    if request.method not in (HTTPMethod.GET, HTTPMethod.HEAD) and request.query_params:
+        route = request.scope["route"]
+        if route_of(request.scope["path"]).protocol is not OPENAI:
+            described = (route.openapi_extra or {}).get("parameters", ())
+            _check_query(request, {one["name"] for one in described if one["in"] == "query"})
     return ClientCall(request)
+
+
+def _check_query(request: Request, known: Set[str]) -> None:
+    for name in request.query_params:
+        if name not in known:
+            shown = name[:40].encode("ascii", "backslashreplace").decode()
+            message = f"`{shown}`: this route has no such parameter in the query. Leave it out, or give it in the body."
+            raise Refusal(422, "unsupported", message)
 
 
 Called = Annotated[ClientCall, Depends(_call_of)]

@@ -49,7 +49,6 @@ class TokenBucket:
 
     @property
     def rested(self) -> bool:
-        """Whether the bucket is full."""
         return self._left + (self._clock() - self._at) * self._rate >= self._burst
 
 
@@ -253,7 +252,8 @@ class Gate:
         if not length.isdigit() or int(length[:20]) > settings.body_bytes:
             raise large
         state["until"] = meter.now() + settings.body_seconds
-        coding = encodings.coding_of(scope["headers"])
+        coded = any(name == b"content-encoding" for name, _ in scope["headers"])
+        coding = encodings.coding_of(scope["headers"]) if coded else None
         expansion = None if coding is None else encodings.Expansion(coding, settings.body_bytes)
 
         async def receiving() -> Message:

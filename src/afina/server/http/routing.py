@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from http import HTTPMethod
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Response
 from pydantic.json_schema import models_json_schema
 
 from afina.server.http.bodies import Body
-from afina.server.http.errors import Refusal
 from afina.server.json_shapes import BYTES, COUNT, TEXT, Shape, about, either, one_of
-from afina.server.receipts import RECEIPT
-from afina.server.requests import ServedAnswer
 from afina.server.routes import Route
 
 Handler = Callable[..., Awaitable[Response]]
@@ -42,31 +37,15 @@ FAILURES = {
 }
 
 
-async def check_query(request: Request) -> None:
-    """Raise Refusal for a parameter in the query that a route with a body does not describe."""
-    if request.method in (HTTPMethod.GET, HTTPMethod.HEAD):
-        return
-    described = (request.scope["route"].openapi_extra or {}).get("parameters", ())
-    known = {one["name"] for one in described if one["in"] == "query"}
-    for name in request.query_params:
-        if name not in known:
-            shown = name[:40].encode("ascii", "backslashreplace").decode()
-            message = f"`{shown}`: this route has no such parameter in the query. Leave it out, or give it in the body."
-            raise Refusal(422, "unsupported", message)
-
-
 class ProtocolRouter(APIRouter):
     """The routes that a module of `protocols` answers.
-
-    Args:
-        strict: whether a parameter in the query that is not described is refused.
 
     Attributes:
         bodies: the bodies of its requests.
     """
 
-    def __init__(self, *, strict: bool = True) -> None:
-        super().__init__(dependencies=[Depends(check_query)] if strict else [])
+    def __init__(self) -> None:
+        super().__init__()
         self.bodies: list[type[Body]] = []
 
     def answers(
@@ -150,11 +129,6 @@ class ProtocolRouter(APIRouter):
             return function
 
         return added
-
-
-def with_receipt(content: Any, found: Sequence[ServedAnswer]) -> Response:
-    """Return answers as JSON, with their receipt in a header."""
-    return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
 
 
 def _event(content: Shape) -> Shape:

@@ -9,76 +9,21 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from afina import meter
-from afina.engine.generations import GeneratedText, Generation
+from afina.engine.generations import Generation
 from afina.errors import AfinaError, Busy
+from afina.server import problems
 from afina.server.line.queue import LEAST, FairQueue
-from afina.server.line.work import ComparedWork, GeneratedAnswer, Work
+from afina.server.line.work import EngineComputer, GeneratedAnswer, Work
 from afina.server.metrics import ComputedBatch, ComputedStep
-from afina.server.versions.shadowed import UNFORESEEN
 
 FIRST_SPEED = 500.0
 """Estimate of tokens per second before the first batch."""
 
 LINE, COMPUTE, STEP, WATCH = "line", "compute", "step", "watch"
 """Steps that may fail: taking the next works, computing a batch, a step of generations, calling the batch listener."""
-
-ENDING = "the server is shutting down. Try another server, or try again later."
-
-
-class StepwiseGenerations(Protocol):
-    """Running generations, as an engine has them."""
-
-    @property
-    def active(self) -> int:
-        """Number of generations that wait or run, also if they were dropped since the last step."""
-
-    @property
-    def waiting(self) -> int:
-        """Number of generations for which there was no memory yet."""
-
-    @property
-    def bytes(self) -> int:
-        """Size of the keys and values of running generations in bytes."""
-
-    @property
-    def tokens_of(self) -> dict[Generation, int]:
-        """Number of new tokens of each generation in the last step."""
-
-    def add(self, generation: Generation) -> None:
-        """Let a generation wait. Raises AfinaError if it can never be computed."""
-
-    def waits(self, generation: Generation) -> bool:
-        """Whether a generation waits, because there was no memory for it yet."""
-
-    def step(self, most: int | None = None) -> Sequence[tuple[Generation, GeneratedText | AfinaError]]:
-        """Let waiting generations enter, add a token to each running one, and return those that have ended.
-
-        Args:
-            most: About how many tokens of prompts are computed; the rest of longer prompts follows in later steps.
-        """
-
-    def cancel(self, generation: Generation) -> None:
-        """Drop a generation at the next step."""
-
-
-class Computer(Protocol):
-    """Computes works. For one thread."""
-
-    @property
-    def generations(self) -> StepwiseGenerations:
-        """The running generations."""
-
-    def opens(self, work: Work) -> bool:
-        """Begin to compute a divisible work in chunks. Return False if there is no memory for it now."""
-
-    def compute(self, works: Sequence[Work]) -> Sequence[Any]:
-        """Return the outcomes of works, in their order. If it raises, the error is the outcome of all of them.
-
-        The outcome of a work whose tokens were not all taken is None, or an error that ends it.
-        """
 
 
 class _Turn(NamedTuple):
@@ -117,7 +62,7 @@ class Batcher:
     def __init__(
         self,
         line: FairQueue,
-        computer: Computer,
+        computer: EngineComputer,
         *,
         watch: Callable[[ComputedBatch | ComputedStep], None] = lambda computed: None,
         failed: Callable[[str, BaseException], None] = lambda what, error: None,
@@ -133,33 +78,27 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="afina-inference", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether new works are computed."""
         return self._thread.is_alive() and not self._closing
 
     @property
     def ending(self) -> bool:
-        """Whether new works are refused."""
         return self._closing
 
     @property
     def waiting(self) -> tuple[int, int]:
-        """Numbers of waiting tokens and works."""
         with self._changed:
             return self._line.tokens, self._line.texts
 
     @property
     def generating(self) -> tuple[int, int]:
-        """Numbers of running and of waiting generations."""
         with self._changed:
             return len(self._running), self._line.prompts
 
     def waiting_of(self, client: str) -> int:
-        """Return the number of a client's waiting works."""
         with self._changed:
             return self._line.texts_of(client)
 
@@ -193,7 +132,7 @@ class Batcher:
             work.arrived = now
         with self._changed:
             if self._closing:
-                raise Busy(ENDING, code="server.ending")
+                raise problems.ENDING()
             self._line.offer(works, self._speed, asks=asks)
             self._changed.notify()
         for work in works:
@@ -224,7 +163,6 @@ class Batcher:
         return True
 
     def _taken(self) -> _Turn | None:
-        """Take works from the queue, if any are due. The caller holds the lock."""
         now, line = self._clock(), self._line
         idle = not self._generating
         due = line.due(now, expected=self._expected > 0)
@@ -239,9 +177,6 @@ class Batcher:
         line.forget(late)
         texts, prompts = ([one for one in some if one not in late] for some in (texts, prompts))
         late += line.late(now)
-        for one in texts:
-            if isinstance(one, ComparedWork) and not one.wanted:
-                one.future.cancel()
         # From here on, the future of a text whose last tokens were taken cannot be cancelled.
         texts = [
             one
@@ -292,12 +227,11 @@ class Batcher:
             self._begin(work)
         now = self._clock()
         for work in [*self._running.values()]:
-            if not work.wanted:
+            if work.future.cancelled():
                 self._drop(work)
-                work.future.cancel()
             elif turn.ending or work.until <= now:
                 self._drop(work)
-                work.fail(Busy(ENDING, code="server.ending") if turn.ending else TimeoutError())
+                work.fail(problems.ENDING() if turn.ending else TimeoutError())
         if not self._generating:
             return
         try:
@@ -322,14 +256,12 @@ class Batcher:
             self._line.give_back(held)
 
     def _settle(self, ended: Sequence[tuple[GeneratedAnswer, Any]]) -> None:
-        """Give generations their outcomes. Of a step that failed with a shadow version, begin the others again."""
-        failed = [work for work, outcome in ended if isinstance(outcome, Busy)]
-        shadows = [work.comparison.shadow for work in failed if work.candidate and work.comparison is not None]
-        for shadow in shadows:
-            shadow.status.fail(UNFORESEEN.format("failure of a step"))
+        """Give generations their outcomes. If a step failed with works in the background, begin the others again."""
+        failed = {work for work, outcome in ended if isinstance(outcome, Busy)}
+        blamed = any(work.in_background for work in failed)
         again = []
         for work, outcome in ended:
-            if shadows and work in failed and not work.candidate and work.can_begin_again:
+            if blamed and work in failed and not work.in_background and work.can_begin_again:
                 work.begin_again()
                 again.append(work)
             else:
@@ -338,8 +270,7 @@ class Batcher:
             self._line.give_back(again)
 
     def _begin(self, work: GeneratedAnswer) -> None:
-        if not work.wanted:
-            work.future.cancel()
+        if work.future.cancelled():
             return
         try:
             self.computer.generations.add(work.generation)
@@ -357,33 +288,33 @@ class Batcher:
         self.computer.generations.cancel(work.generation)
 
     def _broken(self, error: BaseException) -> None:
-        """End generations after an unexpected error: those of shadow versions first, as they may have caused it."""
-        candidates = [work for work in self._running.values() if work.candidate]
-        for work in candidates or [*self._running.values()]:
+        """End generations after an unexpected error: those in the background first, as they may have caused it."""
+        blamed = [work for work in self._running.values() if work.in_background]
+        for work in blamed or [*self._running.values()]:
             with suppress(Exception):
                 self._drop(work)
-            if work.candidate and work.comparison is not None:
-                work.comparison.shadow.broke(error)
             work.fail(error)
-        if not candidates:
+        if not blamed:
             self._running = {}
 
     def _stepped(self, began: float) -> None:
         """Charge the clients for the tokens of a step, and tell the listener of it."""
-        now, generated, firsts = self._clock(), dict[str, int](), list[float]()
+        now, generated, firsts, tokens = self._clock(), dict[str, int](), list[float](), 0
         for generation, count in self.computer.generations.tokens_of.items():
             work = self._running.get(generation)
             if work is None or not count:
                 continue
+            tokens += count
+            work.generated += count
+            if work.in_background:
+                continue
             generated[work.client] = generated.get(work.client, 0) + count
             if work.heard is None:
                 work.heard = now
-                if not work.candidate:
-                    firsts.append(now - work.arrived)
-            work.generated += count
+                firsts.append(now - work.arrived)
         with self._changed:
             self._line.charge(generated, now)
-        self._listen(ComputedStep(sum(generated.values()), len(self._running), now - began, generated, firsts))
+        self._listen(ComputedStep(tokens, len(self._running), now - began, generated, firsts))
 
     def _tell(self, batch: Sequence[Work], budget: int, began: float) -> None:
         seconds, tokens = self._clock() - began, sum(item.due for item in batch)
@@ -393,7 +324,7 @@ class Batcher:
             for item in batch
             if item.traced is not None
         )
-        complete = tuple((item.client, item.tokens) for item in batch if not item.left)
+        complete = tuple((item.client, item.tokens) for item in batch if not item.left and not item.in_background)
         self._listen(ComputedBatch(tokens, len(complete), budget, seconds, asked, complete))
 
     def _listen(self, computed: ComputedBatch | ComputedStep) -> None:
@@ -438,7 +369,7 @@ class Batcher:
             waiting = self._line.clear()
             self._changed.notify()
         for item in waiting:
-            item.fail(Busy(ENDING, code="server.ending"))
+            item.fail(problems.ENDING())
 
     def close(self) -> None:
         """Refuse new works, and return when all accepted works are computed."""

@@ -4,8 +4,8 @@ Clients take turns by tokens (start-time fair queueing): the client that has rec
 client that returns starts level with the others. So a client with few requests never waits for the whole queue of a
 client with many. If a text is longer than a batch and can be computed in chunks, the batch takes its first tokens, and
 the rest is the next work of its client. Texts for one forward pass and texts to generate wait apart, because a text
-does not have to wait until there is memory for a generation; both count for the same share. Knows no model and no
-protocol.
+does not have to wait until there is memory for a generation; both count for the same share. Works in the background are
+taken while no client waits. Knows no model and no protocol.
 """
 
 from __future__ import annotations
@@ -51,14 +51,12 @@ class ClientSpeed:
         self._since = self._left = now
 
     def leave(self, tokens: int, now: float) -> None:
-        """Count tokens that left the queue."""
         self._pass(now)
         self._tokens += tokens
         if now > self._left:
             self._gap, self._left = now - self._left, now
 
     def come_back(self, tokens: int) -> None:
-        """Count tokens that left the queue and have come back."""
         self._tokens = max(0.0, self._tokens - tokens)
 
     def seconds(self, tokens: int, now: float) -> float:
@@ -95,6 +93,7 @@ class FairQueue:
         self.most, self.shared, self.delay, self.bound = most, shared, delay, bound
         self._texts: Waiting = {}
         self._prompts: Waiting = {}
+        self._background: OrderedDict[Work, None] = OrderedDict()
         self._tokens: dict[str, int] = {}
         self._given: dict[str, int] = {}
         self._floor = 0
@@ -114,6 +113,11 @@ class FairQueue:
                 without waiting works may exceed its share once.
         """
         client, asked, now = items[0].client, sum(item.tokens for item in items), items[0].arrived
+        if items[0].in_background:
+            if sum(item.tokens for item in self._background) + asked > self.bound:
+                raise Overloaded("the queue is full. Try again later.", LONGEST)
+            self._background |= dict.fromkeys(items)
+            return
         clients = len(self._tokens.keys() | {client})
         mine = self._tokens.get(client, 0)
         if mine and (over := mine + asked - self.bound // clients) > 0:
@@ -133,12 +137,10 @@ class FairQueue:
 
     @property
     def tokens(self) -> int:
-        """Number of waiting tokens."""
         return sum(self._tokens.values())
 
     @property
     def texts(self) -> int:
-        """Number of waiting works."""
         return sum(map(len, [*self._texts.values(), *self._prompts.values()]))
 
     @property
@@ -147,7 +149,6 @@ class FairQueue:
         return sum(map(len, self._prompts.values()))
 
     def texts_of(self, client: str) -> int:
-        """Return the number of a client's waiting works."""
         return len(self._texts.get(client, ())) + len(self._prompts.get(client, ()))
 
     def budget(self, now: float) -> int:
@@ -175,6 +176,8 @@ class FairQueue:
             now: the time.
             expected: whether further texts are on their way, for which the first one waits.
         """
+        if not self._texts and not self._prompts and self._background:
+            return 0.0
         if self._prompts or (self._texts and (not expected or self.tokens >= self.budget(now))):
             return 0.0
         if not self._texts:
@@ -190,7 +193,7 @@ class FairQueue:
             opens: called before the first of several chunks of a text is taken. If it returns False, the text waits,
                 and texts of other clients are taken.
         """
-        return self._taken(self._texts, now, self.budget(now), opens=opens)
+        return self._taken(self._texts, now, self.budget(now), opens=opens) or self._spare(now, opens=opens)
 
     def take_prompts(self, now: float, room: int | None = None, without: Collection[str] = ()) -> list[Work]:
         """Remove and return the next texts to generate: within the budget, but at least one if any waits.
@@ -201,7 +204,27 @@ class FairQueue:
             without: clients whose earlier texts are still read.
         """
         left = self.budget(now) if room is None else room
-        return self._taken(self._prompts, now, left, PROMPTS, without=without)
+        return self._taken(self._prompts, now, left, PROMPTS, without=without) or self._spare(now, prompts=True)
+
+    def _spare(
+        self, now: float, opens: Callable[[Work], bool] = lambda item: True, *, prompts: bool = False
+    ) -> list[Work]:
+        """Take works in the background, if no client waits: a small batch, and of one version, which may fail."""
+        batch, left = list[Work](), self.shared
+        if self._texts or self._prompts:
+            return batch
+        for item in [one for one in self._background if isinstance(one, GeneratedAnswer) is prompts]:
+            count = _share(item, left, self.room_for_chunks(left, now), first=not batch)
+            apart = bool(batch) and item.client != batch[0].client
+            if apart or not count or (count < item.left and not item.taken and not opens(item)):
+                break
+            left -= item.cost(count)
+            item.due, item.taken = count, item.taken + count
+            batch.append(item)
+            if item.left:
+                break
+            del self._background[item]
+        return batch
 
     def _taken(
         self,
@@ -241,6 +264,9 @@ class FairQueue:
         """Put works that were taken before all others of their clients, as if they had not been taken."""
         for item in reversed(items):
             client, item.taken = item.client, 0
+            if item.in_background:
+                self._background[item] = None
+                continue
             self._given[client] = self._given.get(client, self._floor) - item.tokens
             self._floor = min(self._floor, self._given[client])
             queue = self._lane(item).setdefault(client, OrderedDict())
@@ -259,7 +285,6 @@ class FairQueue:
             self._floor = max(self._floor, min(self._given[client] for client in tokens.keys() | self._tokens.keys()))
 
     def late(self, now: float) -> list[Work]:
-        """Remove and return texts to generate whose time is over."""
         heads = [next(iter(queue)) for queue in self._prompts.values()]
         if not any(one.until <= now for one in heads):
             return []
@@ -268,14 +293,16 @@ class FairQueue:
         return found
 
     def forget(self, items: Sequence[Work]) -> None:
-        """Remove works whose futures were cancelled."""
         for item in items:
-            if item in self._lane(item).get(item.client, ()):
+            if item.in_background:
+                self._background.pop(item, None)
+            elif item in self._lane(item).get(item.client, ()):
                 self._remove(item)
 
     def clear(self) -> list[Work]:
-        """Empty the queue and return its works."""
         waited = [item for lane in (self._texts, self._prompts) for queue in lane.values() for item in queue]
+        waited += self._background
+        self._background.clear()
         self._texts, self._prompts, self._tokens, self._given, self._floor = {}, {}, {}, {}, 0
         return waited
 

@@ -18,15 +18,14 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from afina import __version__
-from afina.errors import InvalidData
 from afina.predicting.reading import Truncation
-from afina.server import routes
+from afina.server import problems, routes
 from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.core import Core
 from afina.server.http.bodies import Array, Body, Readable, Texts
 from afina.server.http.calls import Called
 from afina.server.http.errors import Refusal
-from afina.server.http.routing import ProtocolRouter, with_receipt
+from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import COUNT, RANKED_SCORES, TEXT, YES_OR_NO, about, array, either, one_of, record
 from afina.server.protocols.openai_bodies import STOPS
 from afina.server.requests import AcceptedRequest, Text
@@ -63,17 +62,13 @@ class Predict(Body):
 
     @property
     def truncation(self) -> Truncation:
-        """How long texts are truncated."""
         side = self.truncation_direction
         return Truncation(side=None if side is None else "left" if side.lower() == "left" else "right")
 
     def check(self, asked: AcceptedRequest) -> None:
         """Raise InvalidData if a text is cut although `truncate` is false."""
         if self.truncate is False and any(one.truncated for one in asked.encoded):
-            raise InvalidData(
-                "`inputs`: a text has more tokens than the model reads. Set `truncate` to true to cut such texts.",
-                code="request.text-invalid",
-            )
+            raise problems.TEXT_WOULD_BE_CUT()
 
 
 def predict_texts(body: Predict) -> Sequence[Text]:
@@ -84,12 +79,7 @@ def predict_texts(body: Predict) -> Sequence[Text]:
 
 def _text(given: list[Any]) -> Text:
     if len(given) not in (1, 2):
-        raise InvalidData(
-            f"`inputs`: found {len(given)} strings, expected a text or a pair.",
-            code="request.texts-count",
-            found=len(given),
-            most=2,
-        )
+        raise problems.NOT_A_PAIR(found=len(given), most=2)
     return Text(*given)
 
 
@@ -105,7 +95,7 @@ async def predict(call: Called) -> Response:
         raise Refusal(422, "invalid", "`model` is missing. Give it in the body or in the query.")
     found = await call.answers(model, predict_texts(body), truncation=body.truncation, check=body.check)
     made = [one.ranked(raw=body.raw_scores) for one in found]
-    return with_receipt(made if body.batch else made[0], found)
+    return call.answered(made if body.batch else made[0], found)
 
 
 CLASSIFICATION_EXAMPLE = {"inputs": "It broke on the second day.", "parameters": {"top_k": 1}}
@@ -133,13 +123,7 @@ class Classification(Body):
         function = self.parameters and self.parameters.function_to_apply
         own = ANSWER_FORMATS[asked.objective.kind].function
         if function not in (None, "none", own):
-            raise InvalidData(
-                f"`parameters.function_to_apply`: found {function}, expected {own} or none for this model.",
-                code="request.malformed",
-                option="function_to_apply",
-                found=function,
-                known=[own],
-            )
+            raise problems.FUNCTION_OF_ANOTHER_KIND(option="function_to_apply", found=function, known=[own])
 
 
 @router.answers(routes.HUB_CLASSIFY, CLASSIFICATION_ANSWER, Classification, CLASSIFICATION_EXAMPLE)
@@ -150,7 +134,7 @@ async def classification(call: Called, client: str, task: str) -> Response:
     found = await call.answers(f"{client}/{task}", texts, check=body.check)
     asked = body.parameters or Parameters(top_k=None, function_to_apply=None)
     made = [one.ranked(raw=asked.function_to_apply == "none", most=asked.top_k) for one in found]
-    return with_receipt(made, found)
+    return call.answered(made, found)
 
 
 INFO = record(

@@ -44,7 +44,7 @@ KEY = record(_KEY)
 NEW_KEY = record({**_KEY, "secret": about(TEXT, "the whole key. No other answer has it")})
 KEYS = record({"keys": about(array(KEY), "the keys, also revoked ones, in the order of creation")})
 
-router = ProtocolRouter(strict=False)
+router = ProtocolRouter()
 
 
 class NewKey(Body):

@@ -21,7 +21,7 @@ from afina import __version__
 from afina.data.kinds import KINDS
 from afina.errors import InvalidData
 from afina.models import objectives
-from afina.server import routes
+from afina.server import problems, routes
 from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.core import Core
 from afina.server.http import encodings
@@ -184,12 +184,7 @@ class Infer(Body):
         for index, name in enumerate(names):
             if name not in known or name in names[:index]:
                 problem = "named twice" if name in known else f"unknown. This model has {', '.join(known)}"
-                raise InvalidData(
-                    f"`outputs`: {name[:40]!r} is {problem}.",
-                    code="request.malformed",
-                    output=name[:40],
-                    known=known,
-                )
+                raise problems.OUTPUT_TENSOR_UNKNOWN(_problem=problem, output=name[:40], known=known)
 
 
 def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
@@ -254,7 +249,7 @@ def texts(body: Infer, binary: bytes = b"") -> Sequence[Text]:
 
 
 def _malformed(problem: str, tensor: str) -> InvalidData:
-    return InvalidData(f"`inputs`: {problem}.", code="request.malformed", tensor=tensor)
+    return problems.INPUT_TENSOR_MALFORMED(_problem=problem, tensor=tensor)
 
 
 def _column(tensor: Tensor, binary: bytes) -> list[str]:

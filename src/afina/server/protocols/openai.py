@@ -34,7 +34,7 @@ from afina.server.requests import AcceptedRequest, GenerationOptions, Text
 from afina.store import publishing
 from afina.store.keys import Key
 
-router = ProtocolRouter(strict=False)
+router = ProtocolRouter()
 
 
 class TextTools:

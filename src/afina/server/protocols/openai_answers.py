@@ -160,7 +160,6 @@ class WrittenAnswer:
     seen: int = 0
 
     def add(self, new: NewTokens) -> str:
-        """Return the text that new tokens add."""
         pieces = []
         for place, token in enumerate(new.tokens):
             if new.logprobs is not None:
@@ -239,7 +238,6 @@ class OpenAIFormat(ABC):
         return OPENAI.error(refusal.status, refusal.kind, refusal.message)
 
     def encoded(self, event: dict[str, Any]) -> bytes:
-        """Return an event as it is sent."""
         return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
 
     def _before(self, index: int, outcome: GeneratedText) -> tuple[str, list[ReportedToken]]:
@@ -352,7 +350,6 @@ class ChatFormat(OpenAIFormat):
         self.function = function
 
     def call_id(self, index: int) -> str:
-        """Return the id of the call of an answer."""
         return f"call_{self.head.request}_{index}"
 
     def _reported(self, reported: Sequence[ReportedToken]) -> dict[str, Any]:

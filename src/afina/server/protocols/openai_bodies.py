@@ -67,7 +67,6 @@ class StreamOptions(Strict):
 
     @property
     def asks(self) -> bool:
-        """Whether the options ask for something."""
         return bool(self.include_usage or self.continuous_usage_stats)
 
 
@@ -115,7 +114,7 @@ Stops = Annotated[
     ),
 ]
 
-_SETTING = "Default: the model's own setting, as `afina predict` uses it"
+SETTING = "Default: the model's own setting, as `afina predict` uses it"
 
 
 Nothing = Annotated[list[Any], Field(max_length=0)]
@@ -154,69 +153,74 @@ class Unused(Strict):
     use_beam_search: Literal[False] | None = Field(None, description="not supported: only false")
 
 
-class Generate(Unused):
-    """The fields of both kinds of requests."""
+class Sampled(Unused):
+    """The fields of every request for a generated answer."""
 
     model: str = Field(description="client/task, client/task@alias or client/task@version")
     stream: bool | None = Field(None, description="true: return the answer in pieces, as server-sent events")
-    stream_options: StreamOptions | None = Field(None, description="options of a streamed response")
-    stop: Stops = None
-    max_tokens: int | None = Field(None, ge=1, description=f"most tokens of an answer. {_SETTING}")
     temperature: float | None = Field(
         None,
         ge=0,
         le=2,
-        description=f"divisor of the logits; 0: always the most probable token. {_SETTING}, and not 1 as with OpenAI",
+        description=f"divisor of the logits; 0: always the most probable token. {SETTING}, and not 1 as with OpenAI",
     )
     top_p: float | None = Field(
-        None, gt=0, le=1, description=f"draw from the most probable tokens with this probability together. {_SETTING}"
-    )
-    top_k: int | None = Field(
-        None,
-        ge=-1,
-        description=f"draw from this number of most probable tokens; 0 or -1: from all (as in vLLM). {_SETTING}",
-    )
-    min_p: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description=f"draw from tokens with at least this share of the largest probability (as in vLLM). {_SETTING}",
+        None, gt=0, le=1, description=f"draw from the most probable tokens with this probability together. {SETTING}"
     )
     seed: int | None = Field(
         None,
         ge=-(2**63),
         lt=2**63 - ANSWERS,
-        description=f"seed of random draws; the same request with the same seed has the same answer. {_SETTING}",
+        description=f"seed of random draws; the same request with the same seed has the same answer. {SETTING}",
+    )
+
+
+class Generate(Sampled):
+    """The fields of completions and of chats."""
+
+    stream_options: StreamOptions | None = Field(None, description="options of a streamed response")
+    stop: Stops = None
+    max_tokens: int | None = Field(None, ge=1, description=f"most tokens of an answer. {SETTING}")
+    top_k: int | None = Field(
+        None,
+        ge=-1,
+        description=f"draw from this number of most probable tokens; 0 or -1: from all (as in vLLM). {SETTING}",
+    )
+    min_p: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description=f"draw from tokens with at least this share of the largest probability (as in vLLM). {SETTING}",
     )
     n: int | None = Field(None, ge=1, le=ANSWERS, description="number of answers to each prompt. Default: 1")
     frequency_penalty: float | None = Field(
         None,
         ge=-2,
         le=2,
-        description=f"subtracted from a token's logit as often as the answer has the token. {_SETTING}",
+        description=f"subtracted from a token's logit as often as the answer has the token. {SETTING}",
     )
     presence_penalty: float | None = Field(
-        None, ge=-2, le=2, description=f"subtracted from the logit of each token that the answer has. {_SETTING}"
+        None, ge=-2, le=2, description=f"subtracted from the logit of each token that the answer has. {SETTING}"
     )
     repetition_penalty: float | None = Field(
         None,
         ge=0.01,
         le=100,
         description="divisor of the positive logits, and factor of the others, of tokens that prompt or answer have "
-        f"(as in vLLM); 1: no change. {_SETTING}",
+        f"(as in vLLM); 1: no change. {SETTING}",
     )
     logit_bias: Annotated[dict[TokenName, Bias], Field(max_length=BIASES)] | None = Field(
-        None, description=f"numbers that are added to the logits of tokens, by token id: at most {BIASES}. {_SETTING}"
+        None, description=f"numbers that are added to the logits of tokens, by token id: at most {BIASES}. {SETTING}"
     )
     stop_token_ids: Annotated[Array[TokenId], Field(max_length=STOPS)] | None = Field(
         None,
-        description=f"tokens that end an answer, which is cut before them (as in vLLM): at most {STOPS}. {_SETTING}",
+        description=f"tokens that end an answer, which is cut before them (as in vLLM): at most {STOPS}. {SETTING}",
     )
     ignore_eos: bool | None = Field(
-        None, description=f"true: the model's end token does not end an answer (as in vLLM). {_SETTING}"
+        None, description=f"true: the model's end token does not end an answer (as in vLLM). {SETTING}"
     )
     min_tokens: int | None = Field(
-        None, ge=0, description=f"number of tokens before which an answer does not end (as in vLLM). {_SETTING}"
+        None, ge=0, description=f"number of tokens before which an answer does not end (as in vLLM). {SETTING}"
     )
     structured_outputs: StructuredOutputs | None = Field(None, description="the form of the answers, as in vLLM")
     response_format: ResponseFormat | None = Field(None, description="the format of the answers")
@@ -258,7 +262,7 @@ class CompletionRequest(Generate):
         f"template is put around it. Or token ids, which are taken as they are: one prompt, or up to {PROMPTS} arrays"
     )
     max_tokens: int | None = Field(
-        None, ge=0, description=f"most tokens of an answer; 0: none, with `echo` only. {_SETTING}"
+        None, ge=0, description=f"most tokens of an answer; 0: none, with `echo` only. {SETTING}"
     )
     pair: str | None = Field(
         None, description="second part of a single prompt, for a model that reads pairs of texts (an addition of afina)"
@@ -317,7 +321,6 @@ class Message(Strict):
 
     @property
     def text(self) -> str:
-        """The whole text."""
         content = self.content or ""
         return content if isinstance(content, str) else "".join(part.text for part in content)
 
@@ -333,7 +336,6 @@ class InstructingMessage(Message):
     content: Content = Field(description="the text, or parts of it, which are joined")
 
     def for_template(self) -> dict[str, str]:
-        """Return the message as the chat template reads it."""
         return {**super().for_template(), "role": "system"}
 
 
@@ -372,7 +374,6 @@ class ToolMessage(Message):
     tool_call_id: str = Field(description="the call that it answers, for the chat template", max_length=256)
 
     def for_template(self) -> dict[str, str]:
-        """Return the message as the chat template reads it."""
         return {**super().for_template(), "tool_call_id": self.tool_call_id}
 
 

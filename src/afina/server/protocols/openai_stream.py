@@ -51,7 +51,6 @@ class NewTokenQueue:
         self._woken = False
 
     def take(self) -> Iterator[tuple[int, NewTokens]]:
-        """Yield and remove what was put."""
         while self._new:
             yield self._new.popleft()
 
@@ -75,7 +74,6 @@ class PendingAnswers:
 
     @property
     def done(self) -> bool:
-        """Whether every answer has an outcome."""
         return all(future.done() for future in self.futures)
 
     async def next(self) -> None:
@@ -94,7 +92,6 @@ class PendingAnswers:
         return found
 
     def usage(self) -> dict[str, int]:
-        """Return the numbers of tokens, once every answer is done."""
         return self.usage_with(sum(len(self.outcome(number).tokens) for number in range(len(self.futures))))
 
     def usage_with(self, answers: int) -> dict[str, int]:

@@ -16,11 +16,11 @@ from afina.server.http.bodies import Array, Strict
 from afina.server.http.errors import Refusal
 from afina.server.protocols.openai_bodies import (
     ALTERNATIVES,
-    ANSWERS,
     MESSAGES,
+    SETTING,
     ChatRequest,
     Nothing,
-    Unused,
+    Sampled,
 )
 from afina.server.protocols.tools import Function, NamedFunction, OfFunction
 
@@ -148,30 +148,14 @@ class ResponseNamedTool(NamedFunction, OfFunction):
     """The function that the answer calls."""
 
 
-_SETTING = "Default: the model's own setting, as `afina predict` uses it"
-
-
-class ResponsesRequest(Unused):
+class ResponsesRequest(Sampled):
     """A request of OpenAI's responses API."""
 
-    model: str = Field(description="client/task, client/task@alias or client/task@version")
     input: str | Annotated[Array[Item], Field(min_length=1, max_length=ITEMS)] = Field(
         description=f"a message of the user, or the items of the whole conversation, at most {ITEMS}"
     )
     instructions: str | None = Field(None, description="a message of the system before the input")
-    max_output_tokens: int | None = Field(None, ge=1, description=f"most tokens of the answer. {_SETTING}")
-    temperature: float | None = Field(
-        None,
-        ge=0,
-        le=2,
-        description=f"divisor of the logits; 0: always the most probable token. {_SETTING}, and not 1 as with OpenAI",
-    )
-    top_p: float | None = Field(
-        None, gt=0, le=1, description=f"draw from the most probable tokens with this probability together. {_SETTING}"
-    )
-    seed: int | None = Field(
-        None, ge=-(2**63), lt=2**63 - ANSWERS, description=f"seed of random draws (an addition of afina). {_SETTING}"
-    )
+    max_output_tokens: int | None = Field(None, ge=1, description=f"most tokens of the answer. {SETTING}")
     text: TextOptions | None = Field(None, description="options of the text")
     tools: Array[ResponseTool] | None = Field(None, description="functions; see `tool_choice`")
     tool_choice: Literal["none", "auto", "required"] | ResponseNamedTool | None = Field(
@@ -189,7 +173,6 @@ class ResponsesRequest(Unused):
         le=ALTERNATIVES,
         description=f"number of most probable tokens whose log-probabilities are returned too; needs {LOGPROBS}",
     )
-    stream: bool | None = Field(None, description="true: return the answer in pieces, as server-sent events")
     stream_options: ResponseStreamOptions | None = Field(None, description="options of a streamed response")
     truncation: Literal["disabled"] | None = Field(None, description="not supported: only disabled")
     background: Literal[False] | None = Field(None, description="not supported: only false")
@@ -199,7 +182,6 @@ class ResponsesRequest(Unused):
 
     @property
     def reports(self) -> bool:
-        """Whether log-probabilities are returned."""
         return LOGPROBS in (self.include or [])
 
 
@@ -216,16 +198,12 @@ def chat_of(body: ResponsesRequest) -> ChatRequest:
             "model": body.model,
             "messages": messages_of(body),
             "max_completion_tokens": body.max_output_tokens,
-            "temperature": body.temperature,
-            "top_p": body.top_p,
-            "seed": body.seed,
-            "user": body.user,
+            **{name: getattr(body, name) for name in ("temperature", "top_p", "seed", "user", "stream")},
             "response_format": _format(body.text),
             "tools": [{"type": "function", "function": one} for one in functions],
             "tool_choice": choice,
             "logprobs": body.reports,
             "top_logprobs": (body.top_logprobs or 0) if body.reports else None,
-            "stream": body.stream,
             "stream_options": None if body.stream_options is None else {},
         }
     )

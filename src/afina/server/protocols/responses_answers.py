@@ -180,7 +180,6 @@ class ResponsesFormat(ChatFormat):
         self._tokens: list[Any] = []
 
     def response(self, outcomes: Sequence[GeneratedText], decoding: Decoding, usage: dict[str, int]) -> dict[str, Any]:
-        """Return a whole response. Raises InvalidData."""
         (outcome,) = outcomes
         answer = WrittenAnswer(0, AnswerStream(self.texts, decoding))
         if self.reports:
@@ -190,7 +189,6 @@ class ResponsesFormat(ChatFormat):
         return self._whole(self._ended, usage)
 
     def events(self, answer: WrittenAnswer, text: str, finish: str | None, *, first: bool) -> Iterator[dict[str, Any]]:
-        """Yield the events of a piece of the answer."""
         part = self.function is None
         if first:
             yield self._event("created", response=self._whole("in_progress"))
@@ -220,13 +218,11 @@ class ResponsesFormat(ChatFormat):
         return [self._event(self._ended, response=self._whole(self._ended, usage))]
 
     def failure(self, refusal: Refusal) -> dict[str, Any]:
-        """Return the event of an error."""
         limited = refusal.status == 429
         error = {"code": "rate_limit_exceeded" if limited else "server_error", "message": refusal.message}
         return self._event("failed", response={**self._whole("failed"), "error": error})
 
     def encoded(self, event: dict[str, Any]) -> bytes:
-        """Return an event as it is sent."""
         return f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
 
     @property

@@ -14,12 +14,11 @@ from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from afina.errors import InvalidData
 from afina.predicting.reading import Truncation
-from afina.server import routes
+from afina.server import problems, routes
 from afina.server.http.bodies import Array, Body, Readable, Texts
 from afina.server.http.calls import Called
-from afina.server.http.routing import ProtocolRouter, with_receipt
+from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, one_of, record
 from afina.server.requests import ServedAnswer, Text
 from afina.store import publishing
@@ -113,7 +112,6 @@ class Classify(Body):
 
     @property
     def truncation(self) -> Truncation:
-        """How long texts are truncated."""
         most = self.truncate_prompt_tokens
         return Truncation(None if most == -1 else most, self.truncation_side)
 
@@ -122,9 +120,7 @@ def texts(body: Classify) -> Sequence[Text]:
     """Return the texts of a request. Raises InvalidData unless there is either `input` or `messages`."""
     if (body.input is None) == (body.messages is None):
         found = "both" if body.messages else "neither"
-        raise InvalidData(
-            f"`input`: expected either `input` or `messages`, found {found}.", code="request.malformed", option="input"
-        )
+        raise problems.INPUT_OR_MESSAGES(found=found, option="input")
     if body.messages is not None:
         return [Text(one.content) for one in body.messages]
     return [Text(one) for one in ([body.input] if isinstance(body.input, str) else body.input or ())]
@@ -135,7 +131,7 @@ async def classify(call: Called) -> Response:
     """Classify texts (protocol of vLLM). Probabilities are in the adapter's order of labels."""
     body = await call.body(Classify)
     found = await call.answers(body.model, texts(body), truncation=body.truncation)
-    return with_receipt(answered(body, found, call.id, int(publishing._seconds())), found)
+    return call.answered(answered(body, found, call.id, int(publishing._seconds())), found)
 
 
 def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, created: int) -> dict[str, Any]:

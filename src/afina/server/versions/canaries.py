@@ -6,18 +6,13 @@ A request's sticky id decides, so that the same id is always answered by the sam
 from __future__ import annotations
 
 import hashlib
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 from afina.errors import AfinaError
 from afina.server.limits import Missing
+from afina.server.versions.followed_names import FollowedNames
 from afina.server.versions.served_versions import ServedVersions
 from afina.store.reader import StoreReader
 from afina.store.versions import CANARY, PRODUCTION, Name, Reference
-
-MOST = 65_536
-"""Largest number of remembered names."""
 
 
 def place(name: Name, sticky: str) -> float:
@@ -39,71 +34,34 @@ class Canaries:
 
     def __init__(self, store: StoreReader, served: ServedVersions) -> None:
         self._store, self._served = store, served
-        self._shares: dict[Name, float] = {}
-        self._again: set[Name] = set()
-        self._last, _ = store.news(0, ())
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="afina-canary")
+        self.names = FollowedNames(store, self._share, 0.0, "afina-canary")
 
     @property
     def count(self) -> int:
         """Number of names whose canary answers requests."""
-        with self._lock:
-            return sum(share > 0 for share in self._shares.values())
+        return sum(share > 0 for share in self.names.known)
 
     def answers(self, name: Name) -> bool:
         """Return whether a canary of this name answers requests."""
-        return self._shares.get(name, 0.0) > 0
+        return self.names.get(name) > 0
 
     def drawn(self, reference: Reference, sticky: str) -> Reference:
         """Return the reference of the canary if it is to answer, otherwise the given reference. Does not wait."""
         name = reference.name
         if reference.alias != PRODUCTION and reference != Reference(name):
             return reference
-        share = self._shares.get(name)
-        if share is None:
-            self._begin(name)
-            return reference
+        share = self.names.get(name)
         return Reference(name, alias=CANARY) if share and place(name, sticky) < share else reference
 
-    def refresh(self) -> None:
-        """Follow the store. Raises the errors of reading the store."""
-        with self._lock:
-            known = [*self._shares]
-        self._last, touched = self._store.news(self._last, known)
-        with self._lock:
-            again, self._again = self._again, set()
-        for name in {*touched, *again}:
-            self._soon(name)
-
-    def _begin(self, name: Name) -> None:
-        with self._lock:
-            if name in self._shares:
-                return
-            if len(self._shares) >= MOST:
-                self._shares.clear()
-            self._shares[name] = 0.0
-        self._soon(name)
-
-    def _soon(self, name: Name) -> None:
-        with suppress(RuntimeError):  # closed
-            self._pool.submit(self._look, name)
-
-    def _look(self, name: Name) -> None:
+    def _share(self, name: Name, before: float) -> float:
+        """Return the percentage of the requests that the canary of a name answers."""
         try:
             found = self._store.canary(name)
             if found is not None:
                 self._served.find(Reference(name, alias=CANARY))
-            share = 0.0 if found is None else found.share
+            return 0.0 if found is None else found.share
         except Missing:  # ended meanwhile
-            share = 0.0
+            return 0.0
         except AfinaError:  # not servable, or the store does not answer
-            share = 0.0
-            with self._lock:
-                self._again.add(name)
-        with self._lock:
-            self._shares[name] = share
-
-    def close(self) -> None:
-        """Stop following the store."""
-        self._pool.shutdown(cancel_futures=True)
+            self.names.again(name)
+            return 0.0

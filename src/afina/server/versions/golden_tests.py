@@ -11,8 +11,9 @@ import numpy as np
 from afina.engine.engine import Engine
 from afina.engine.passes import SinglePass
 from afina.engine.residents import Lease
-from afina.errors import AfinaError, Busy, CannotWrite, CorruptAdapter, NotFound, WrongBackbone
+from afina.errors import AfinaError, Busy, CannotWrite, NotFound, WrongBackbone
 from afina.predicting import probes
+from afina.server import problems
 from afina.server.limits import OtherBackbone
 from afina.server.line.computing import Batcher
 from afina.server.line.work import OURS, GoldenTest, PredictedAnswer, Work
@@ -65,14 +66,8 @@ class GoldenTests:
                     return
                 outcomes = [future.result() for future in self._submitted(lease)]
                 found = self._difference(outcomes, lease, str(version))
-                if not found <= TOLERANCES[self.dtype]:
-                    raise CorruptAdapter(
-                        f"{version}: its golden test fails: outputs differ by {found:.1e}, more than "
-                        f"{TOLERANCES[self.dtype]}.",
-                        code="adapter.probe-differs",
-                        where=str(version),
-                        difference=found,
-                    )
+                if not found <= (most := TOLERANCES[self.dtype]):
+                    raise problems.PROBE_DIFFERS(where=str(version), difference=found, most=most)
             except WrongBackbone:
                 raise self._elsewhere(version) from None
             except Exception as error:
@@ -80,11 +75,7 @@ class GoldenTests:
                 self._metrics.probes.labels("not replayed" if at_the_moment else "failed").inc()
                 if isinstance(error, AfinaError):
                     raise
-                raise Busy(
-                    f"{version}: its golden test could not be computed. Try again later.",
-                    code="server.probe-not-computed",
-                    version=str(version),
-                ) from None
+                raise problems.PROBE_NOT_COMPUTED(version=str(version)) from None
         self._metrics.probes.labels("passed").inc()
 
     def _submitted(self, lease: Lease) -> Sequence[Future[Any]]:

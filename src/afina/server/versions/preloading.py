@@ -39,7 +39,6 @@ class Preloading:
 
     @property
     def done(self) -> bool:
-        """Whether every model is loaded and has passed its golden test."""
         return not self._left
 
     @property
@@ -48,12 +47,10 @@ class Preloading:
         return self._tried
 
     def start(self) -> None:
-        """Begin to load."""
         if self._left:
             self._thread.start()
 
     def close(self) -> None:
-        """Load no further models."""
         self._over.set()
 
     def _run(self) -> None:

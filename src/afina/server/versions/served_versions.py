@@ -85,12 +85,10 @@ class ServedVersions:
 
     @property
     def behind(self) -> int:
-        """Number of references whose current version in the store is not served."""
         return len(self._behind)
 
     @property
     def damaged(self) -> Sequence[str]:
-        """Versions that could not be served at the last attempt."""
         return [*self._damaged]
 
     def named(self, digests: Collection[str]) -> set[str]:
@@ -232,5 +230,4 @@ class ServedVersions:
             self.demand(version)
 
     def close(self) -> None:
-        """Stop following the store."""
         self._pool.shutdown(wait=False, cancel_futures=True)

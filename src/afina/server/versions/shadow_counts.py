@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, NamedTuple, Self
 
-from afina.errors import InvalidData
+from afina.server import problems
 from afina.stats.intervals import Interval, around_mean, wilson
 
 
@@ -35,7 +35,7 @@ class ShadowCounts:
             of the most probable label. For numbers: of the value. A label that the candidate lacks has probability 0.
         scatter: sum of squared deviations of those differences from their mean.
         faults: texts that only the current version answered.
-        left_out: texts not given to the candidate, because it was not in memory or the queue was too full.
+        left_out: texts that the candidate did not compute: it was not in memory, the queue was full, or time was over.
     """
 
     texts: int = 0
@@ -46,16 +46,13 @@ class ShadowCounts:
     left_out: int = 0
 
     def seen(self, one: AnswerDifference) -> ShadowCounts:
-        """Return the counts with one more text."""
         return self.plus(ShadowCounts(1, None if one.flipped is None else int(one.flipped), one.drift))
 
     def fault(self) -> ShadowCounts:
-        """Return the counts with one more text that the candidate did not answer."""
         return replace(self, faults=self.faults + 1)
 
-    def left(self, texts: int) -> ShadowCounts:
-        """Return the counts with more texts that were not given to the candidate."""
-        return replace(self, left_out=self.left_out + texts)
+    def left(self) -> ShadowCounts:
+        return replace(self, left_out=self.left_out + 1)
 
     def plus(self, other: ShadowCounts) -> ShadowCounts:
         """Return the sum of both counts (Chan, Golub & LeVeque, The American Statistician 37, 1983, 242-247)."""
@@ -79,7 +76,6 @@ class ShadowCounts:
 
     @property
     def flip_interval(self) -> Interval | None:
-        """95 % confidence interval of the flip rate (Wilson)."""
         return None if self.flips is None or not self.texts else wilson(self.flips, self.texts)
 
     @property
@@ -91,7 +87,6 @@ class ShadowCounts:
         return around_mean(self.drift, self.scatter, self.texts, within)
 
     def as_json(self) -> dict[str, Any]:
-        """Return counts, rate and intervals as JSON values."""
         made = {"flip_interval": self.flip_interval, "drift_interval": self.drift_interval}
         ends = {name: None if one is None else [one.low, one.high] for name, one in made.items()}
         return {**self.__dict__, "flip_rate": self.flip_rate, **ends}
@@ -112,10 +107,7 @@ class ShadowCounts:
         except (KeyError, TypeError, ValueError):
             made = None
         if made is None or not isfinite(made.drift) or not 0 <= (made.flips or 0) <= made.texts:
-            raise InvalidData(
-                "the counts that a server sent are malformed. Check that it is a server of this version of afina.",
-                code="server.counts-malformed",
-            )
+            raise problems.COUNTS_MALFORMED()
         return made
 
 

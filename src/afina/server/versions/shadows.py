@@ -1,87 +1,228 @@
-"""Shadow versions: versions that answer the same texts as production, in the same batch, for comparison.
+"""Shadow versions: versions that answer the same texts as production, after it, for comparison.
 
 The version with the alias `shadow` runs beside the version with the alias `production`, once it has been loaded and has
-passed its golden test. Clients never notice its answers, its errors or its loading time. Knows no
-protocol.
+passed its golden test. Its answers are works in the background, which are computed while no client waits. Clients never
+notice its answers, its errors or its loading time. Knows no protocol.
 """
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from afina.engine.engine import Engine
 from afina.errors import AfinaError, Busy, CannotWrite, NotFound
+from afina.server import problems
+from afina.server.answer_formats import compared
 from afina.server.limits import OtherBackbone
+from afina.server.line.computing import Batcher
+from afina.server.line.work import BACKGROUND, works_of
 from afina.server.metrics import Metrics
+from afina.server.requests import AcceptedRequest, RequestEncoder, TextRequest
+from afina.server.settings import Settings
+from afina.server.versions.followed_names import FollowedNames
 from afina.server.versions.served_versions import ServedVersions
-from afina.server.versions.shadowed import (
-    FAILED,
-    LOADING,
-    NONE,
-    PROMOTED,
-    RIDING,
-    UNFORESEEN,
-    UNSEEN,
-    ShadowLease,
-    ShadowStatus,
-)
+from afina.server.versions.shadow_counts import ShadowCounts
 from afina.store.reader import StoreReader
 from afina.store.versions import SHADOW, Name, Reference, Version
 
-MOST = 65_536
-"""Largest number of remembered names."""
+WAITING = 1024
+"""Answers of clients that may wait for the thread that hands their texts to the shadow version."""
+
+KEPT = 4
+"""Number of production versions for which a candidate's counts are kept, since an alias may be moved back."""
+
+UNSEEN, NONE, LOADING, RIDING, FAILED, PROMOTED = "unseen", "none", "loading", "riding", "failed", "promoted"
+"""States of a name's shadow:
+
+not looked up yet; no alias; loading; being compared; cannot be served; is in production.
+"""
 
 LATE = "the version was not loaded in time, or the store does not respond. The server tries again."
 UNSERVABLE = "the version fails its golden test, or cannot run here. `afina store check` says more."
-"""Why a shadow version does not run."""
+UNFORESEEN = "the version failed with an unexpected {}."
+"""Why a shadow version does not run. The message of an unexpected error may contain private data of other clients."""
+
+
+@dataclass(eq=False)
+class ShadowStatus:
+    """State of a name's shadow. Thread-safe.
+
+    Attributes:
+        version: the shadow version. None: there is none.
+        state: its state.
+        problem: why it does not run.
+        counts_by_version: counts by the version that answered.
+        pending: its answers that are not computed yet.
+    """
+
+    version: Version | None
+    state: str
+    problem: str | None = None
+    counts_by_version: dict[str, ShadowCounts] = field(default_factory=dict)
+    pending: set[Future[Any]] = field(default_factory=set)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def identity(self) -> tuple[str, str] | None:
+        return None if self.version is None else (str(self.version), self.version.digest)
+
+    def become(self, state: str, problem: str | None = None) -> None:
+        """Begin the comparison, unless the shadow was replaced while it was loading; or end it."""
+        with self.lock:
+            if state == RIDING and self.state != LOADING:
+                return
+            self.state, self.problem = state, problem
+            pending = [] if state == RIDING else [*self.pending]
+        for future in pending:
+            future.cancel()
+
+    def note(self, current: str, change: Callable[[ShadowCounts], ShadowCounts]) -> None:
+        """Change the counts beside a version that answers."""
+        with self.lock:
+            self.counts_by_version[current] = change(self.counts_by_version.pop(current, ShadowCounts()))
+            while len(self.counts_by_version) > KEPT:
+                del self.counts_by_version[next(iter(self.counts_by_version))]
 
 
 class Shadows:
-    """The shadows of all names. Thread-safe; reads the store, loads and tests in threads of its own.
+    """The shadows of all names. Thread-safe; reads the store, loads, tests and encodes in threads of its own.
 
     Args:
         store: the store to follow.
         engine: the engine.
         served: loads versions and runs their golden tests.
+        encoder: encodes texts for the shadow version.
+        batching: computes its answers.
+        settings: the server's settings.
         metrics: the server's metrics.
     """
 
-    def __init__(self, store: StoreReader, engine: Engine, served: ServedVersions, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: StoreReader,
+        engine: Engine,
+        served: ServedVersions,
+        encoder: RequestEncoder,
+        batching: Batcher,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
         self._store, self._engine, self._served, self._metrics = store, engine, served, metrics
-        self._statuses: dict[Name, ShadowStatus] = {}
-        self._again: set[Name] = set()
-        self._last, _ = store.news(0, ())
-        self._lock = threading.Lock()
-        self._looking = ThreadPoolExecutor(
-            1, thread_name_prefix="afina-shadow"
-        )  # one thread, so that lookups keep their order
-        self._loading = ThreadPoolExecutor(1, thread_name_prefix="afina-shadow-load")
+        self._encoder, self._batching, self._settings = encoder, batching, settings
+        self.names = FollowedNames(store, self._look, ShadowStatus(None, UNSEEN), "afina-shadow")
+        self._places = threading.BoundedSemaphore(WAITING)
+        self._loading, self._asking = (
+            ThreadPoolExecutor(1, thread_name_prefix=f"afina-shadow-{name}") for name in ("load", "ask")
+        )
 
     def count(self, state: str) -> int:
-        """Return the number of names whose shadow has this state."""
-        with self._lock:
-            return sum(status.state == state for status in self._statuses.values())
+        return sum(status.state == state for status in self.names.known)
 
-    def lease_for(self, name: Name, current: Version, texts: int) -> ShadowLease | None:
-        """Return a lease of the shadow to compare with `current`; None if there is none. Does not wait."""
-        status = self._statuses.get(name)
-        if status is None:
-            self._begin(name)
-            return None
-        if status.state != RIDING or status.version is None or status.version.digest == current.digest:
-            return None
+    def follow(self, name: Name, accepted: AcceptedRequest) -> None:
+        """Let the shadow answer the texts of a request too, each once it is answered. Does not wait.
+
+        Args:
+            name: the name, whose version in production answers.
+            accepted: the request, whose texts are in the queue.
+        """
+        status = self.names.get(name)
+        if status.state == RIDING and status.version is not None and status.version.digest != accepted.lease.digest:
+            for number, future in enumerate(accepted.futures):
+                place, current = divmod(number, accepted.answers), accepted.receipt.version
+                future.add_done_callback(partial(self._answered, status, current, accepted.request, *place))
+
+    def _answered(
+        self, status: ShadowStatus, current: str, request: TextRequest, index: int, choice: int, done: Future[Any]
+    ) -> None:
+        """Hand on a text that was answered. Called on the computing thread."""
+        if done.cancelled() or done.exception() is not None or isinstance(outcome := done.result(), AfinaError):
+            return  # nothing to compare with; usually because of the text
+        if not self._places.acquire(blocking=False):
+            self._note(status, current, "left out", ShadowCounts.left)
+            return
+        options = request.generation
+        if options is not None:
+            options = replace(options, n=1, logprobs=None, echo=False, heard=None)
+        one = replace(request, texts=[request.texts[index]], generation=options, traced=None)
+        with suppress(RuntimeError):  # closed
+            self._asking.submit(self._ask, status, current, one, choice, outcome)
+
+    def _ask(self, status: ShadowStatus, current: str, request: TextRequest, choice: int, outcome: Any) -> None:
+        """Put a text for the shadow version into the queue."""
+        lease = None
         try:
-            shadow = ShadowLease(status, self._engine.lease(status.version), str(current), self._metrics)
-        except AfinaError:  # the engine is closed
-            return None
-        if not shadow.lease.ready:  # evicted; the adapter is being loaded again
-            shadow.left_out(texts)
-            shadow.release()
-            return None
-        return shadow
+            if status.state != RIDING or status.version is None:
+                return
+            lease = self._engine.lease(status.version)
+            if not lease.ready:  # evicted; the adapter is being loaded again
+                self._note(status, current, "left out", ShadowCounts.left)
+                return
+            accepted = self._encoder.accepted(request, lease, None)
+            (work,) = works_of(accepted, self._settings, f"{BACKGROUND}{status.version}", [choice])
+            work.future.add_done_callback(partial(self._compare, status, current, accepted, outcome))
+            lease = None  # released with the request
+            with status.lock:
+                status.pending.add(work.future)
+            try:
+                self._batching.submit([work])
+            except Busy:
+                work.future.cancel()
+                raise
+        except Busy:
+            self._note(status, current, "left out", ShadowCounts.left)
+        except AfinaError:
+            self._note(status, current, "fault", ShadowCounts.fault)
+        except Exception as error:  # noqa: BLE001 - no error of a shadow may reach a client
+            self._broke(status, current, error)
+        finally:
+            self._places.release()
+            if lease is not None:
+                lease.release()
+
+    def _compare(
+        self, status: ShadowStatus, current: str, accepted: AcceptedRequest, outcome: Any, done: Future[Any]
+    ) -> None:
+        """Count the difference of an answer and that of the shadow version."""
+        accepted.close()
+        try:
+            if done.cancelled() or status.state != RIDING:
+                return
+            candidate = done.result()
+            if isinstance(candidate, AfinaError):
+                raise candidate
+            seen = compared(outcome, candidate)
+        except TimeoutError:
+            self._note(status, current, "left out", ShadowCounts.left)
+        except Busy as error:  # a step of generations failed with it
+            if error.code != "server.ending":
+                self._broke(status, current, error)
+        except AfinaError:
+            self._note(status, current, "fault", ShadowCounts.fault)
+        except Exception as error:  # noqa: BLE001 - no error of a shadow may reach a client
+            self._broke(status, current, error)
+        else:
+            kind = {None: "number", True: "flipped", False: "same"}[seen.flipped]
+            self._note(status, current, kind, lambda counts: counts.seen(seen))
+        finally:
+            with status.lock:
+                status.pending.discard(done)
+
+    def _note(
+        self, status: ShadowStatus, current: str, outcome: str, change: Callable[[ShadowCounts], ShadowCounts]
+    ) -> None:
+        self._metrics.shadowed.labels(outcome).inc()
+        status.note(current, change)
+
+    def _broke(self, status: ShadowStatus, current: str, error: BaseException) -> None:
+        """End the comparison after an unexpected error. The error's message may hold a text."""
+        self._note(status, current, "fault", ShadowCounts.fault)
+        status.become(FAILED, UNFORESEEN.format(type(error).__name__))
 
     def status_json(self, name: Name, current: Version) -> dict[str, Any]:
         """Return state and counts of a name's shadow as JSON values.
@@ -89,50 +230,19 @@ class Shadows:
         Raises:
             Busy: the name was never looked up in the store, and the store does not respond now.
         """
-        unseen = ShadowStatus(None, UNSEEN)
-        if self._statuses.get(name, unseen).state == UNSEEN:
-            self._looking.submit(self._look, name).result()
-        status = self._statuses.get(name, unseen)
+        status = self.names.looked_up(name)
         if status.state == UNSEEN:
-            raise Busy("the store does not respond. Try again later.", code="server.store-silent")
+            raise problems.STORE_SILENT()
         version, state = status.version, status.state
         if version is not None and version.digest == current.digest:
             state = PROMOTED
-        counts = status.counts(current)
+        with status.lock:
+            counts = status.counts_by_version.get(str(current), ShadowCounts())
         head = {"name": str(name), "current": current.number, "shadow": None if version is None else version.number}
         return {**head, "state": state, "problem": status.problem, **counts.as_json()}
 
-    def refresh(self, news: bool) -> None:
-        """Follow the store.
-
-        `news`: whether the store has changed since the last call. Raises the errors of reading the store.
-        """
-        touched: set[Name] = set()
-        if news:
-            with self._lock:
-                known = [*self._statuses]
-            self._last, found = self._store.news(self._last, known)
-            touched |= {*found}
-        with self._lock:
-            again, self._again = self._again, set()
-        for name in touched | again:
-            self._soon(name)
-
-    def _begin(self, name: Name) -> None:
-        with self._lock:
-            if name in self._statuses:
-                return
-            if len(self._statuses) >= MOST:
-                self._statuses.clear()
-            self._statuses[name] = ShadowStatus(None, UNSEEN)
-        self._soon(name)
-
-    def _soon(self, name: Name) -> None:
-        with suppress(RuntimeError):  # closed
-            self._looking.submit(self._look, name)
-
-    def _look(self, name: Name) -> None:
-        """Look up the shadow version in the store.
+    def _look(self, name: Name, before: ShadowStatus) -> ShadowStatus:
+        """Return the status of a name's shadow version in the store.
 
         Another version that was running stops before the new one is loaded.
         """
@@ -141,44 +251,40 @@ class Shadows:
             if version is not None and not self._served.fits(version):
                 version = None
         except AfinaError:  # the store does not answer
-            self._later(name)
-            return
+            self.names.again(name)
+            return before
         made = ShadowStatus(version, NONE if version is None else LOADING)
-        with self._lock:
-            before = self._statuses.get(name)
-            if before is not None and made.identity == before.identity:
-                if before.state not in (FAILED, UNSEEN):
-                    return
-                made.counts_by_version = before.counts_by_version
-            if before is not None:
-                before.stop()  # its waiting texts are not computed
-            self._statuses[name] = made
+        if made.identity == before.identity and before.state != UNSEEN:
+            if before.state != FAILED:
+                return before
+            made.counts_by_version = before.counts_by_version
+        if before.state != UNSEEN:
+            before.become(NONE)  # its waiting texts are not computed
         if version is not None:
             with suppress(RuntimeError):  # closed
-                self._loading.submit(self._board, name, made)
+                self._loading.submit(self._load, name, made, version)
+        return made
 
-    def _later(self, name: Name) -> None:
-        with self._lock:
-            self._again.add(name)
-
-    def _board(self, name: Name, status: ShadowStatus) -> None:
-        assert status.version is not None
+    def _load(self, name: Name, status: ShadowStatus, version: Version) -> None:
         try:
-            self._served.demand(status.version)
+            self._served.demand(version)
         except OtherBackbone:  # known now, so that the next look finds no shadow for this server
-            status.fail(UNSERVABLE)
-            self._later(name)
+            status.become(FAILED, UNSERVABLE)
+            self.names.again(name)
         except (Busy, NotFound, CannotWrite):
-            status.fail(LATE)
-            self._later(name)
+            status.become(FAILED, LATE)
+            self.names.again(name)
         except AfinaError:
-            status.fail(UNSERVABLE)
+            status.become(FAILED, UNSERVABLE)
         except Exception as error:  # noqa: BLE001 - no error of a shadow may reach a client
-            status.fail(UNFORESEEN.format(type(error).__name__))
+            status.become(FAILED, UNFORESEEN.format(type(error).__name__))
         else:
-            status.board()
+            status.become(RIDING)
 
     def close(self) -> None:
-        """Stop following the store."""
-        self._looking.shutdown(cancel_futures=True)
-        self._loading.shutdown(cancel_futures=True)
+        """Stop following the store, and give up answers of shadow versions."""
+        self.names.close()
+        for pool in (self._loading, self._asking):
+            pool.shutdown(cancel_futures=True)
+        for status in self.names.known:
+            status.become(NONE)

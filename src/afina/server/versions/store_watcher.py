@@ -53,7 +53,6 @@ class StoreWatcher:
         self.answers = True
 
     def start(self) -> None:
-        """Begin to read."""
         self._thread.start()
 
     def close(self) -> None:
@@ -64,7 +63,6 @@ class StoreWatcher:
 
     @property
     def alive(self) -> bool:
-        """Whether the store is watched."""
         return self._thread.is_alive()
 
     def _watch(self) -> None:

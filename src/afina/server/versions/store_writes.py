@@ -72,5 +72,4 @@ class StoreWrites:
             logs_and_traces.note("the store can be written again")
 
     def close(self) -> None:
-        """Check no more."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,88 @@
+"""What a server knows of names: looked up when a name is first asked for, and again when the store has changed it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from afina.store.reader import StoreReader
+from afina.store.versions import Name
+
+MOST = 65_536
+"""Largest number of remembered names."""
+
+Known = TypeVar("Known")
+
+
+class FollowedNames(Generic[Known]):
+    """What is known of each name. Thread-safe; reads the store in a thread of its own.
+
+    Args:
+        store: the store to follow.
+        look: reads what is to be known of a name, from the name and what was known before. Never raises.
+        unseen: what is known of a name that was not looked up yet.
+        thread: name of the thread.
+    """
+
+    def __init__(self, store: StoreReader, look: Callable[[Name, Known], Known], unseen: Known, thread: str) -> None:
+        self._store, self._look, self._unseen = store, look, unseen
+        self._known: dict[Name, Known] = {}
+        self._again: set[Name] = set()
+        self._last, _ = store.news(0, ())
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=thread)  # one thread, so that lookups keep their order
+
+    @property
+    def known(self) -> Sequence[Known]:
+        """What is known of each name."""
+        with self._lock:
+            return [*self._known.values()]
+
+    def get(self, name: Name) -> Known:
+        """Return what is known of a name, and follow it from now on. Does not wait."""
+        with self._lock:
+            if name in self._known:
+                return self._known[name]
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[name] = self._unseen
+        self._soon(name)
+        return self._unseen
+
+    def looked_up(self, name: Name) -> Known:
+        """Return what is known of a name once it was looked up."""
+        if (found := self._known.get(name, self._unseen)) is self._unseen:
+            self._pool.submit(self._update, name).result()
+            found = self._known[name]
+        return found
+
+    def again(self, name: Name) -> None:
+        """Look a name up again at the next `refresh`."""
+        with self._lock:
+            self._again.add(name)
+
+    def refresh(self) -> None:
+        """Follow the store. Raises the errors of reading the store."""
+        with self._lock:
+            names = [*self._known]
+        self._last, touched = self._store.news(self._last, names)
+        with self._lock:
+            again, self._again = self._again, set()
+        for name in {*touched, *again}:
+            self._soon(name)
+
+    def _soon(self, name: Name) -> None:
+        with suppress(RuntimeError):  # closed
+            self._pool.submit(self._update, name)
+
+    def _update(self, name: Name) -> None:
+        found = self._look(name, self._known.get(name, self._unseen))
+        with self._lock:
+            self._known[name] = found
+
+    def close(self) -> None:
+        """Stop following the store."""
+        self._pool.shutdown(cancel_futures=True)
