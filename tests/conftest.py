@@ -65,9 +65,14 @@ def _alone(
         monkeypatch.setenv("AFINA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
         return
-    base = tmp_path_factory.getbasetemp()
-    with FileLock((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "assets.lock"):
+    with FileLock(of_all_workers(tmp_path_factory) / "assets.lock"):
         yield
+
+
+def of_all_workers(factory: pytest.TempPathFactory) -> Path:
+    """A directory of this run of pytest, in which all its workers find what one of them has made."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +83,7 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Backbones:
     from fakes import Backbones
 
     torch.set_num_threads(1)  # threads cost more than they give at this size, ten times more on a busy machine
-    return Backbones(tmp_path_factory.mktemp("backbones"))
+    return Backbones(of_all_workers(tmp_path_factory) / "backbones")
 
 
 @pytest.fixture(scope="session")
@@ -98,10 +103,11 @@ def llama(backbones: Backbones) -> Backbone:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Address of a csv of 120 invented sentences, labelled `bad` and `good`."""
-    from fakes import sentences, write_csv
+    from fakes import made_once, sentences, write_csv
 
     rows = [(text, ("bad", "good")[label]) for text, label in sentences(120)]
-    return str(write_csv(tmp_path_factory.mktemp("toy") / "toy.csv", rows))
+    path = of_all_workers(tmp_path_factory) / "toy" / "toy.csv"
+    return str(made_once(path, lambda part: write_csv(part, rows)))
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +115,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, backbones: Backbones, toy: st
     """Finished runs on the toy task, shared by the tests that only read them."""
     from fakes import Runs
 
-    return Runs(tmp_path_factory.mktemp("runs"), backbones, toy)
+    return Runs(of_all_workers(tmp_path_factory) / "runs", backbones, toy)
 
 
 @pytest.fixture

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from filelock import FileLock
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from afina import Backbone, Run
@@ -243,8 +246,20 @@ def reference(path: Path, classifier: Any, labels: int, pad: int | None) -> Any:
     return model.eval()
 
 
+def made_once(path: Path, make: Callable[[Path], object]) -> Path:
+    """The file or directory at `path`, which `make` writes elsewhere where no worker of pytest has made it yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                part = path.with_name(f"{path.name}.part")
+                make(part)
+                part.rename(path)
+    return path
+
+
 class Backbones:
-    """Directories of tiny models, each built when first asked for."""
+    """Directories of tiny models, each built when the first worker of pytest asks for it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -258,13 +273,11 @@ class Backbones:
 
     def path(self, family: str, *, dropout: float = 0.1, seed: int = 0) -> Path:
         path = self.root / f"{family}-{dropout}-{seed}"
-        if not path.is_dir():
-            save(configuration(family, dropout), self.tokenizer(family), path, seed)
-        return path
+        return made_once(path, lambda part: save(configuration(family, dropout), self.tokenizer(family), part, seed))
 
 
 class Runs:
-    """Finished runs on the toy task, each carried out when first asked for; read, never changed."""
+    """Finished runs on the toy task, each carried out when the first worker asks for it; read, never changed."""
 
     def __init__(self, root: Path, backbones: Backbones, task: str) -> None:
         self.root, self.backbones, self.task = root, backbones, task
@@ -285,8 +298,13 @@ class Runs:
     def record(self, family: str, method: str) -> Record:
         key = f"{family}/{method}"
         if key not in self._done:
-            self._done[key] = self.run(family, method).execute(self.root / family)
+            path = made_once(self.root / f"{family}-{method}.pickle", partial(self._carry_out, family, method))
+            self._done[key] = pickle.loads(path.read_bytes())
         return self._done[key]
+
+    def _carry_out(self, family: str, method: str, path: Path) -> None:
+        with FileLock(self.root / f"{family}.lock"):  # of its output directory
+            path.write_bytes(pickle.dumps(self.run(family, method).execute(self.root / family)))
 
     def adapter(self, family: str, method: str) -> Path:
         """Its directory."""
