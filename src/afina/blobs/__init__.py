@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from afina import file_io
-from afina.errors import CannotWrite, CorruptStore
+from afina.blobs import problems
+from afina.errors import CannotWrite
 
 
 class StoredBlob(NamedTuple):
@@ -138,11 +139,7 @@ class LocalBlobs(Blobs):
         """Yield the stored file itself."""
         path = self._path(place)
         if not path.is_file():
-            raise CorruptStore(
-                f"{path}: the file is missing. `afina store verify` names the affected versions.",
-                code="store.blobs-missing",
-                path=path,
-            )
+            raise problems.FILE_MISSING(path=path)
         yield path
 
     def remove(self, place: str) -> None:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from afina import file_io
-from afina.blobs import Blobs, LocalBlobs, StoredBlob, below, sweep_directories
-from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound
+from afina.blobs import Blobs, LocalBlobs, StoredBlob, below, problems, sweep_directories
+from afina.errors import AfinaError, CannotWrite, NotFound
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -45,7 +45,6 @@ AT_ONCE = 2
 SCRATCH = "afina-blobs-"
 """Prefix of directories for files in transfer."""
 
-_EXPECTED = "Expected a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
 _SWITCHES = ("allow_http", "allow_invalid_certificates")
 _PLACE = re.compile(r"sha256-[0-9a-f]{64}-[0-9a-f]{8}", re.ASCII)
 
@@ -61,11 +60,7 @@ def open_blobs(address: str) -> Blobs:
     if parts.scheme != "file":
         return RemoteBlobs.open(address)
     if parts.netloc not in ("", "localhost") or len(parts.path) < 2 or parts.query or parts.fragment:
-        raise InvalidName(
-            f"{_shown(address)!r} is not a directory of this machine. Expected file:///path/to/directory.",
-            code="blobs.address-malformed",
-            address=_shown(address),
-        )
+        raise problems.NOT_A_DIRECTORY(address=_shown(address))
     return LocalBlobs(Path(unquote(parts.path)))
 
 
@@ -89,28 +84,13 @@ class RemoteBlobs(Blobs):
         """
         parts = _split(url)
         if parts.scheme not in VARIABLES or (not parts.hostname and parts.scheme != "memory"):
-            raise InvalidName(
-                f"{_shown(url)!r} is not the address of an object store. {_EXPECTED}",
-                code="blobs.address-malformed",
-                address=_shown(url),
-            )
+            raise problems.NOT_AN_OBJECT_STORE(address=_shown(url))
         if "@" in parts.netloc or parts.query or parts.fragment:
-            raise InvalidName(
-                f"{_shown(url)!r}: credentials and options are not allowed in an address, since addresses are logged. "
-                f"Set environment variables instead: {VARIABLES[parts.scheme]}.",
-                code="blobs.address-malformed",
-                address=_shown(url),
-            )
+            raise problems.ADDRESS_WITH_SECRETS(variables=VARIABLES[parts.scheme], address=_shown(url))
         try:
             from obstore.store import from_url
         except ImportError:
-            raise NotFound(
-                f"{url}: object stores need the package obstore, which is not installed. Install it: "
-                "pip install 'afina[store]'",
-                code="extra.missing",
-                extra="store",
-                package="obstore",
-            ) from None
+            raise problems.OBSTORE_MISSING(url=url, extra="store", package="obstore") from None
         options: dict[str, Any] = {
             "config": _config(parts.scheme),
             "client_options": {"timeout": timedelta(seconds=timeout_s)} | dict.fromkeys(_switches(), True),
@@ -159,12 +139,7 @@ class RemoteBlobs(Blobs):
                 with file_io.writing(path):
                     self._fetch(place, path)
             except FileNotFoundError:
-                raise CorruptStore(
-                    f"{self.url}/{below(place)}: the file is missing. `afina store verify` names the affected "
-                    "versions.",
-                    code="store.blobs-missing",
-                    path=f"{self.url}/{below(place)}",
-                ) from None
+                raise problems.FILE_MISSING(path=f"{self.url}/{below(place)}") from None
             yield path
 
     def _fetch(self, place: str, path: Path) -> None:
@@ -183,14 +158,7 @@ class RemoteBlobs(Blobs):
                     piece = _heeding(obstore.get_range, self._store, below(place), start=start, end=end)
                 target.write(piece)
             if target.tell() != size:
-                raise CorruptStore(
-                    f"{self.url}/{below(place)}: received {target.tell():,} bytes, expected {size:,}. Try again. If "
-                    "this happens again, check proxies between this machine and the service.",
-                    code="store.blobs-missing",
-                    path=f"{self.url}/{below(place)}",
-                    bytes=target.tell(),
-                    expected=size,
-                )
+                raise problems.FILE_INCOMPLETE(path=f"{self.url}/{below(place)}", bytes=target.tell(), expected=size)
 
     def remove(self, place: str) -> None:
         """Remove the file at a place, if there is one."""
@@ -263,11 +231,7 @@ def _split(address: str) -> SplitResult:
     try:
         return urlsplit(address)
     except ValueError:
-        raise InvalidName(
-            f"{_shown(address)!r} is not an address. {_EXPECTED}",
-            code="blobs.address-malformed",
-            address=_shown(address),
-        ) from None
+        raise problems.ADDRESS_MALFORMED(address=_shown(address)) from None
 
 
 def _switches() -> list[str]:
@@ -322,54 +286,25 @@ def _failure_of(url: str, error: Exception, timeout_s: float, *, writes: bool) -
     variables = VARIABLES[urlsplit(url).scheme]
     code = f", {found}" if (found := _code(said)) else ""
     if any(host in said for host in _METADATA):
-        return NotFound(
-            f"{url}: no credentials found. Set environment variables: {variables}.",
-            code="blobs.denied",
-            url=url,
-        )
+        return problems.NO_CREDENTIALS(variables=variables, url=url)
     if status in (401, 403) or type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
         refused = f"the service refuses the credentials, {status or 403}{code}"
         if writes:
             return CannotWrite(url, f"{refused}; credentials come from {variables}")
-        return NotFound(
-            f"{url}: cannot be read ({refused}). Check that the credentials allow reading and listing. They come from "
-            f"{variables}.",
-            code="blobs.denied",
-            url=url,
-        )
+        return problems.DENIED(reason=refused, variables=variables, url=url)
     if status == 404:
-        return NotFound(
-            f"{url}: no such bucket{code}. Create the bucket, or correct the address or the environment variables: "
-            f"{variables}.",
-            code="blobs.bucket-missing",
-            url=url,
-        )
+        return problems.BUCKET_MISSING(_code=code, variables=variables, url=url)
     if "BadScheme" in said:
-        return NotFound(
-            f"{url}: the endpoint is not https. Correct AWS_ENDPOINT_URL, or set AWS_ALLOW_HTTP=true to allow requests "
-            "without encryption.",
-            code="blobs.settings-unusable",
-            url=url,
-        )
+        return problems.ENDPOINT_WITHOUT_TLS(url=url)
     asked = re.search(r"after (\d+) retries", said)
     times = f", asked {int(asked[1]) + 1} times" if asked and asked[1] != "0" else ""
     why = _reason(said, timeout_s) if status is None else f"status {status}{code}"
-    return NotFound(
-        f"{url}: the service does not respond as expected ({why}{times}). Check the network, the address and the "
-        f"environment variables: {variables}. Then try again.",
-        code="blobs.unreachable",
-        url=url,
-    )
+    return problems.UNREACHABLE(reason=why, _times=times, variables=variables, url=url)
 
 
 def _unusable_settings(url: str) -> NotFound:
     """Return the error for settings that obstore cannot use."""
-    return NotFound(
-        f"{url}: cannot be opened with the settings of the environment. Check for missing or misspelt variables, such "
-        f"as {VARIABLES[urlsplit(url).scheme]}.",
-        code="blobs.settings-unusable",
-        url=url,
-    )
+    return problems.SETTINGS_UNUSABLE(variables=VARIABLES[urlsplit(url).scheme], url=url)
 
 
 def _panicked(error: BaseException) -> bool:
