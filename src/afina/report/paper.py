@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
@@ -229,7 +229,7 @@ class Claim:
 
     Attributes:
         evidence: Other measurements, and what would settle the claim; the missing runs if the claim is not tested.
-        quantity: "difference in accuracy" (a share) or "ratio"; empty if not measured.
+        quantity: "difference in accuracy" (a share) or "ratio"; None if not measured.
         figure: The value of `quantity`; None if not measured.
         interval: The interval of `figure`; None if not measured.
     """
@@ -238,10 +238,10 @@ class Claim:
     claim: str
     methods: tuple[str, ...]
     status: Status
-    evidence: str
-    quantity: str = ""
+    quantity: str | None = None
     figure: float | None = None
     interval: tuple[float, float] | None = None
+    evidence: str = ""
 
 
 def claims(arms: Sequence[Arm], found: Verdicts) -> list[Claim]:
@@ -300,10 +300,8 @@ def _by_accuracy(number: str, first: Arm, second: Arm, found: Verdicts, judge: J
     if verdict == "undecided":
         evidence.append(f"to settle it, {_settling(one.more_seeds, one.more_examples)}")
     status = judge(verdict, one.equivalence < 1 - one.level, low > -one.margin)
-    return Claim(
-        number, PUBLISHED[number], methods, status, "; ".join(evidence), "difference in accuracy", difference,
-        (low, high),
-    )  # fmt: skip
+    said = "; ".join(evidence)
+    return Claim(number, PUBLISHED[number], methods, status, "difference in accuracy", difference, (low, high), said)
 
 
 def _rates(ours: Record, theirs: Record) -> list[str]:
@@ -391,7 +389,7 @@ def _by_ratio(number: str, first: Arm, second: Arm, left: float, quantity: Quant
     status: Status = "supported" if high <= left else "contradicted" if low > left else "undecided"
     change = f"{100 * abs(1 - ratio):.0f} % {'less' if ratio < 1 else 'more'}"
     evidence = f"{change} {name}, on {both[0].environment.device}{how}; the claim holds at × {left:.2f} or less"
-    return Claim(number, PUBLISHED[number], methods, status, evidence, "ratio", ratio, interval)
+    return Claim(number, PUBLISHED[number], methods, status, "ratio", ratio, interval, evidence)
 
 
 def _over_seeds(mine: Sequence[float], yours: Sequence[float]) -> tuple[float, float] | None:
@@ -433,7 +431,7 @@ def _all(values: Sequence[int | None]) -> list[float]:
 
 
 def _not_tested(number: str, missing: str, methods: tuple[str, ...] = ()) -> Claim:
-    return Claim(number, PUBLISHED[number], methods, "not tested", missing)
+    return Claim(number, PUBLISHED[number], methods, "not tested", evidence=missing)
 
 
 def claim_table(tested: Sequence[Claim]) -> Table | None:
@@ -442,7 +440,7 @@ def claim_table(tested: Sequence[Claim]) -> Table | None:
         return None
     rows = []
     for one in tested:
-        form = points if one.quantity.startswith("difference") else "× {:.3f}".format
+        form = points if one.quantity == "difference in accuracy" else "× {:.3f}".format
         measured = NOTHING if one.figure is None else form(one.figure)
         interval = NOTHING if one.interval is None else " to ".join(map(form, one.interval)).replace("to × ", "to ")
         rows.append((one.number, one.status, " / ".join(one.methods) or NOTHING, measured, interval, one.evidence))
@@ -463,16 +461,4 @@ def claim_table(tested: Sequence[Claim]) -> Table | None:
 
 def claims_as_json(tested: Sequence[Claim]) -> list[dict[str, object]]:
     """Return the claims as JSON values for `--json` and tables.json."""
-    return [
-        {
-            "number": one.number,
-            "claim": one.claim,
-            "methods": list(one.methods),
-            "status": one.status,
-            "quantity": one.quantity or None,
-            "figure": one.figure,
-            "interval": list(one.interval) if one.interval else None,
-            "evidence": one.evidence,
-        }
-        for one in tested
-    ]
+    return [asdict(one) for one in tested]

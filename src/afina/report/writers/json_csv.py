@@ -12,6 +12,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from math import isnan
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,24 +35,9 @@ MEAN = "mean"
 
 Columns = Mapping[str, Value]
 
-COST: Columns = {
-    "trainable": lambda record: record.trainable,
-    "body": lambda record: record.body,
-    "head": lambda record: record.head,
-    "total": lambda record: record.total,
-    "steps": lambda record: record.steps,
-    "tokens": lambda record: record.tokens,
-    "tokens_per_second": lambda record: record.tokens_per_second,
-}
-MEMORY: Columns = {
-    "state_bytes": lambda record: record.memory.state_bytes,
-    "activation_bytes": lambda record: record.memory.activation_bytes,
-    "activation_tokens": lambda record: record.memory.activation_tokens,
-    "rss_peak": lambda record: record.memory.rss_peak,
-    "allocated_end": lambda record: record.memory.allocated_end,
-    "allocated_peak": lambda record: record.memory.allocated_peak,
-    "reserved_peak": lambda record: record.memory.reserved_peak,
-}
+_COUNTS = ("trainable", "body", "head", "total", "steps", "tokens", "tokens_per_second")
+COST: Columns = {name: attrgetter(name) for name in _COUNTS}
+MEMORY: Columns = {name: attrgetter(f"memory.{name}") for name in Memory.model_fields}
 
 JsonRows = list[dict[str, object]]
 
