@@ -32,9 +32,9 @@ from transformers.utils import logging as transformers_logging
 import machine
 import tables
 from afina import AdapterStore, Backbone, Predictor, Task, meter
+from afina.engine.encoding import EncodedText
 from afina.engine.engine import Engine
 from afina.engine.generations import Generation
-from afina.engine.tokenizing import EncodedText
 from afina.generating.generation import answers
 from afina.models.decoding import Decoding
 from afina.models.language_model import LanguageModel

@@ -15,10 +15,10 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import PreTrainedTokenizerFast
 
 from afina import Adapter, Backbone
+from afina.data import concurrent_tokenizer
+from afina.data.concurrent_tokenizer import ConcurrentTokenizer
 from afina.data.tokenize import Template, encode
-from afina.engine import tokenizing
 from afina.engine.engine import Engine
-from afina.engine.tokenizing import ConcurrentTokenizer
 from afina.errors import AfinaError, InvalidData
 from crowd import adapter
 from fakes import TEXTS, Backbones, sentences
@@ -65,7 +65,7 @@ def _trained(pre_tokenizer: Any, *, normalizer: Any = None, begin: bool = False,
 
 
 def _llama3(pattern: int) -> Any:
-    split = pre_tokenizers.Split(Regex(tokenizing._PATTERNS[pattern]), "isolated")
+    split = pre_tokenizers.Split(Regex(concurrent_tokenizer._PATTERNS[pattern]), "isolated")
     return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 

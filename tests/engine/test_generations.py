@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 from afina import Adapter, Backbone, Predictor, digest
 from afina.data.batch import pack
+from afina.engine.encoding import EncodedText
 from afina.engine.engine import Engine
-from afina.engine.generations import GeneratedText, Generation, Generations, NewTokens
+from afina.engine.generations import GeneratedText, Generation, Generations
 from afina.engine.passes import SinglePass
 from afina.engine.residents import ReservedMemory
-from afina.engine.tokenizing import EncodedText
 from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidStudy
 from afina.generating import next_token
+from afina.generating.generation import NewTokens
 from afina.generating.searches import TokenLogprobs
 from afina.models.decoding import Decoding
 from afina.predicting import probes

@@ -210,17 +210,17 @@ def test_no_company_changes_an_answer(
 ) -> None:
     """Requests enter at any time, some are cancelled, and every other one has the answer that it has alone."""
     model, asked, expected = alone
-    batch = ContinuousBatch(OwnNextTokenModel(model), ENDS, rows=rows, columns=columns, budget=budget)
+    batch = ContinuousBatch[int](OwnNextTokenModel(model), ENDS, rows=rows, columns=columns, budget=budget)
     due: dict[int, tuple[int, int]] = {}
     for number, (prompt, way, steps) in enumerate(plan):
-        request = batch.add(asked[prompt], MIXED[way])
-        due[request] = prompt, way
+        batch.add(number, asked[prompt], MIXED[way])
+        due[number] = prompt, way
         for _ in range(steps):
             for ended, answer in batch.step():
                 assert answer.tokens.tolist() == expected[due.pop(ended)]
         if number in cancelled:
-            batch.cancel(request)
-            due.pop(request, None)
+            batch.cancel(number)
+            due.pop(number, None)
     while batch.active:
         for ended, answer in batch.step():
             assert answer.tokens.tolist() == expected[due.pop(ended)]
@@ -267,27 +267,24 @@ def test_order_is_kept_and_prompts_are_read_as_far_ahead_as_the_window(gpt2: Bac
 
 
 def test_a_prompt_that_fills_the_model_is_refused_and_one_token_less_gets_one_token(gpt2: Backbone) -> None:
-    model, batch = language_model(gpt2), ContinuousBatch(OwnNextTokenModel(language_model(gpt2)), ENDS)
+    model, batch = language_model(gpt2), ContinuousBatch[int](OwnNextTokenModel(language_model(gpt2)), ENDS)
     with pytest.raises(ValueError, match="leaves no room"):
-        batch.add(np.full(LONGEST, 5), Decoding())
+        batch.add(0, np.full(LONGEST, 5), Decoding())
     (answer,) = answers(model, [np.full(LONGEST - 1, 5)], Decoding(), ())
     assert len(answer.tokens) == 1
     assert not answer.ended
 
 
-def test_the_tokens_so_far_begin_the_answer(gpt2: Backbone) -> None:
-    batch = ContinuousBatch(OwnNextTokenModel(language_model(gpt2)), ())
-    request, beams = (batch.add(prompts(1)[0], Decoding(max_new_tokens=5, beams=each)) for each in (1, 2))
-    so_far, answer = [list(batch.tokens(request))], None
-    while answer is None:
-        answer = dict(batch.step()).get(request)
-        if answer is None:
-            so_far.append(list(batch.tokens(request)))
-            assert not batch.tokens(beams)
-    whole = answer.tokens.tolist()
-    assert so_far == [whole[:count] for count in (0, 2, 3, 4)]
-    with pytest.raises(KeyError):
-        batch.tokens(request)
+def test_new_tokens_are_heard_at_each_step_but_not_those_of_beams(gpt2: Backbone) -> None:
+    batch, heard = ContinuousBatch[int](OwnNextTokenModel(language_model(gpt2)), ()), list[list[int]]()
+    listens = [lambda new: heard.append(new.tokens), lambda new: pytest.fail("a beam may still change")]
+    for beams, listen in zip((1, 2), listens, strict=True):
+        batch.add(beams, prompts(1)[0], Decoding(max_new_tokens=5, beams=beams), heard=listen)
+    found = dict[int, Any]()
+    while batch.active:
+        found |= dict(batch.step())
+    whole = found[1].tokens.tolist()
+    assert heard == [whole[:2], *([token] for token in whole[2:])]
 
 
 def test_without_a_limit_an_answer_ends_with_the_models_positions(gpt2: Backbone) -> None:
@@ -315,9 +312,10 @@ def test_samples_follow_the_models_probabilities(gpt2: Backbone) -> None:
     kept = np.argsort(-row)[:6]
     share = row[kept] / row[kept].sum()
     inside = int(np.searchsorted(np.cumsum(share), 0.8)) + 1
-    batch, counts = ContinuousBatch(OwnNextTokenModel(model), ENDS, rows=256, columns=10**6), np.zeros(VOCABULARY)
+    batch = ContinuousBatch[int](OwnNextTokenModel(model), ENDS, rows=256, columns=10**6)
+    counts = np.zeros(VOCABULARY)
     for seed in range(draws):
-        batch.add(prompt, Decoding(max_new_tokens=1, temperature=0.7, top_k=6, top_p=0.8, seed=seed))
+        batch.add(seed, prompt, Decoding(max_new_tokens=1, temperature=0.7, top_k=6, top_p=0.8, seed=seed))
     while batch.active:
         for _, answer in batch.step():
             counts[answer.tokens[0]] += 1

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from afina.engine.encoding import EncodedText
 from afina.engine.generations import GeneratedText, Generation
-from afina.engine.tokenizing import EncodedText
 from afina.errors import AfinaError, Busy, InvalidData
 from afina.models.decoding import Decoding
 from afina.server.line.computing import Batcher

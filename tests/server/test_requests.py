@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afina.engine.tokenizing import EncodedText
+from afina.engine.encoding import EncodedText
 from afina.errors import InvalidData
 from afina.server.http import bodies
 from afina.server.http.bodies import count_values, parse_body

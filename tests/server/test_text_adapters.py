@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from afina import Adapter, Backbone, Predictor
-from afina.engine.generations import GeneratedText, NewTokens
+from afina.engine.generations import GeneratedText
 from afina.errors import CorruptAdapter, InvalidData, Overloaded
+from afina.generating.generation import NewTokens
 from afina.predicting import probes
 from afina.predicting.predictor import ModelPredictor
 from afina.server.core import Core

@@ -123,9 +123,9 @@ def test_the_memory_of_generation_is_foreseen(backbones: Backbones, beams: int, 
     backbone, most = Backbone.load(str(backbones.path("gpt2"))), 40
     adds = METHODS[method]() if method else None
     prompts = encode(backbone.tokenizer, [text for text, _ in sentences(30)], max_length=40, template=TEMPLATE)
-    batch = ContinuousBatch(OwnNextTokenModel(opened(backbone, adds).eval()), ())  # no token ends an answer
-    for prompt in longest_first(prompts):
-        batch.add(prompt, Decoding(max_new_tokens=most, beams=beams))
+    batch = ContinuousBatch[int](OwnNextTokenModel(opened(backbone, adds).eval()), ())  # no token ends an answer
+    for number, prompt in enumerate(longest_first(prompts)):
+        batch.add(number, prompt, Decoding(max_new_tokens=most, beams=beams))
     with Alive() as measured:
         while batch.active:
             batch.step()

@@ -16,13 +16,13 @@ import numpy as np
 from afina import device as devices
 from afina.data.tokenize import Template
 from afina.engine.adapters import AdapterLoader, AdapterSources, Address
+from afina.engine.encoding import EncodedText, TextEncoder
 from afina.engine.generations import Generation, Generations, decoding_of, generated
 from afina.engine.hosts import Hosts, precisions_of
 from afina.engine.mixed_batches import MixedBatches, Outcome, Prediction
 from afina.engine.passes import ChunkedPass, SinglePass
 from afina.engine.probing import probe_outputs
 from afina.engine.residents import Lease, ReservedMemory, Resident, ResidentCounts, Residents
-from afina.engine.tokenizing import EncodedText, TextEncoder
 from afina.errors import AfinaError, Busy, NotFound
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone

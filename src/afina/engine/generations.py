@@ -8,14 +8,16 @@ its own has a batch of its own. The keys and values of all running answers are r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import NamedTuple, Self
+from typing import Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from afina.data.tokenize import Tokenizer
+from afina.engine.encoding import EncodedText
 from afina.engine.mixed_batches import Outcome, Prediction, kind_mismatch
 from afina.engine.residents import (
     Lease,
@@ -26,28 +28,15 @@ from afina.engine.residents import (
     SharedResident,
     stacked_bytes,
 )
-from afina.engine.tokenizing import EncodedText
 from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData
 from afina.generating.answers import text_of
-from afina.generating.generation import ContinuousBatch
+from afina.generating.generation import ContinuousBatch, NewTokens
 from afina.generating.next_token import MixedNextTokenModel, NextTokenModel, OwnNextTokenModel
 from afina.generating.searches import Continuation, Guide, TokenLogprobs
 from afina.models.decoding import Decoding
 from afina.models.mixed_batch import MixedBatchModel
 from afina.models.objectives import Predictions
 from afina.predicting.predictor import ModelPredictor
-
-
-class NewTokens(NamedTuple):
-    """The tokens that one step added to an answer.
-
-    Attributes:
-        tokens: Token ids.
-        logprobs: One for each token. None: not requested.
-    """
-
-    tokens: list[int]
-    logprobs: list[TokenLogprobs] | None
 
 
 @dataclass(eq=False)
@@ -112,15 +101,6 @@ Ended = list[tuple[Generation, GeneratedText | AfinaError]]
 """Generations that have ended, with their outcomes."""
 
 
-@dataclass(eq=False)
-class _Running:
-    """The batch of a generation, its id there, and the new tokens that its listener has received."""
-
-    batch: ContinuousBatch
-    request: int
-    heard: int = 0
-
-
 class Generations:
     """Answers that are generated together, step by step, by one computing thread.
 
@@ -141,9 +121,9 @@ class Generations:
         self._computing, self._residents, self._tokenizer = computing, residents, tokenizer
         self._ends = [tokenizer.eos_token_id]
         self._memory = memory
-        self._batches: dict[MixedBatchModel | str, ContinuousBatch] = {}
+        self._batches: dict[MixedBatchModel | str, ContinuousBatch[Generation]] = {}
         self._models: WeakKeyDictionary[Resident, OwnNextTokenModel] = WeakKeyDictionary()
-        self._all: dict[Generation, _Running] = {}
+        self._all: dict[Generation, ContinuousBatch[Generation]] = {}
         self._cancelled: set[Generation] = set()
         self.tokens_of: dict[Generation, int] = {}
 
@@ -184,17 +164,19 @@ class Generations:
                 code="generation.prompt-too-long",
                 tokens=len(prompt),
             )
-        request = batch.add(
+        batch.add(
+            generation,
             prompt,
             generation.decoding,
             adapter,
             logprobs=generation.logprobs,
             guide=generation.guide,
+            heard=generation.heard,
             prompt_logprobs=generation.prompt_logprobs,
         )
-        needed, room = batch.size(request) + stacked_bytes(adapter), self._residents.room(resident.digest)
+        needed, room = batch.size(generation) + stacked_bytes(adapter), self._residents.room(resident.digest)
         if room is not None and needed > room:
-            batch.cancel(request)
+            batch.cancel(generation)
             raise InvalidData(
                 f"`max_new_tokens`: the answer may need {needed:,} bytes of keys and values, but at most "
                 f"{max(room, 0):,} bytes are available. Ask for fewer new tokens, give a shorter text, or raise the "
@@ -204,15 +186,14 @@ class Generations:
                 bytes=needed,
                 limit=room,
             )
-        self._all[generation] = _Running(batch, request)
+        self._all[generation] = batch
 
-    def _batch(self, resident: Resident) -> ContinuousBatch:
+    def _batch(self, resident: Resident) -> ContinuousBatch[Generation]:
         """Return the batch of an adapter: that of its shared model, or its own, by its digest."""
         key = resident.host if isinstance(resident, SharedResident) else resident.digest
         if key not in self._batches:
-            model = self._model(resident)
-            made = ContinuousBatch(model, self._ends, self._tokenizer, memory=self._memory, checked=True)
-            self._batches[key] = made
+            given = self._model(resident), self._ends, self._tokenizer
+            self._batches[key] = ContinuousBatch(*given, memory=self._memory, checked=True)
         return self._batches[key]
 
     def _model(self, resident: Resident) -> NextTokenModel:
@@ -232,8 +213,8 @@ class Generations:
 
     def waits(self, generation: Generation) -> bool:
         """Whether a generation waits, with no token of its prompt computed. For the computing thread."""
-        running = self._all.get(generation)
-        return running is not None and running.batch.waits(running.request)
+        batch = self._all.get(generation)
+        return batch is not None and batch.waits(generation)
 
     def step(self, most: int | None = None) -> Ended:
         """Let waiting generations enter, compute the next token of every running one, and return those that ended.
@@ -246,66 +227,43 @@ class Generations:
                 steps. None: prompts are computed whole.
         """
         self._drop_cancelled()
-        outcomes, self.tokens_of = self._stepped(most)
+        self.tokens_of = {}
+        if most is not None:
+            most = -(-most // max(1, sum(batch.entering for batch in self._batches.values())))
         ended: Ended = []
-        for one in [*self._all]:
-            outcome = self._told(one, outcomes.get(one))
-            if outcome is not None:
-                self._drop(one)
-                ended.append((one, self._outcome(one, outcome)))
+        for key, batch in [*self._batches.items()]:
+            # A shared model takes the lock itself, at each forward pass.
+            with self._computing if isinstance(key, str) else nullcontext():
+                outcomes = self._stepped(batch, most)
+            ended += ((one, self._outcome(one, outcome)) for one, outcome in outcomes)
         self._batches = {key: one for key, one in self._batches.items() if one.active or not isinstance(key, str)}
         return ended
 
-    def _stepped(self, most: int | None) -> tuple[dict[Generation, Continuation | Exception], dict[Generation, int]]:
-        """Let every batch take a step. Return the outcomes of those that ended, and the tokens of the step."""
-        outcomes: dict[Generation, Continuation | Exception] = {}
-        computed: dict[Generation, int] = {}
-        if most is not None:
-            most = -(-most // max(1, sum(batch.entering for batch in self._batches.values())))
-        for key, batch in [*self._batches.items()]:
-            mine = {running.request: one for one, running in self._all.items() if running.batch is batch}
-            if not mine:
-                continue
-            try:
-                if isinstance(key, str):
-                    with self._computing:
-                        ended = batch.step(most)
-                else:  # takes the lock of the shared model at each forward pass
-                    ended = batch.step(most)
-            except Exception as error:  # noqa: BLE001 - the other batches go on
-                outcomes |= dict.fromkeys(mine.values(), error)
-                del self._batches[key]
-                continue
-            outcomes |= {mine[request]: outcome for request, outcome in ended}
-            computed |= {mine[request]: count for request, count in batch.computed.items()}
-        return outcomes, computed
+    def _stepped(
+        self, batch: ContinuousBatch[Generation], most: int | None
+    ) -> Iterable[tuple[Generation, Continuation | Exception]]:
+        """Let a batch take a step, if a generation waits or runs in it; return those that ended."""
+        if not batch.active:
+            return []
+        try:
+            ended = batch.step(most)
+        except Exception as error:  # noqa: BLE001 - the other batches go on
+            self._batches = {key: one for key, one in self._batches.items() if one is not batch}
+            ended = [(one, error) for one, mine in self._all.items() if mine is batch]
+        else:
+            self.tokens_of |= batch.computed
+        for one, _ in ended:
+            self._drop(one)
+        return ended
 
     def _drop_cancelled(self) -> None:
         while self._cancelled:
             self._drop(self._cancelled.pop())
 
     def _drop(self, one: Generation) -> None:
-        running = self._all.pop(one, None)
-        if running is not None:
-            running.batch.cancel(running.request)
-
-    def _told(self, one: Generation, outcome: Continuation | Exception | None) -> Continuation | Exception | None:
-        """Give new tokens to the listener. Return the outcome, or the listener's error."""
-        if one.heard is None or one.decoding.beams > 1 or isinstance(outcome, Exception):
-            return outcome
-        running = self._all[one]
-        if outcome is None:
-            tokens, logprobs = running.batch.tokens(running.request), running.batch.logprobs(running.request)
-        else:
-            tokens, logprobs = outcome.tokens.tolist(), outcome.logprobs
-        start, running.heard = running.heard, len(tokens)
-        if start == len(tokens):
-            return outcome
-        try:
-            one.heard(NewTokens(list(tokens[start:]), None if logprobs is None else list(logprobs[start:])))
-        except Exception as error:  # noqa: BLE001 - an error of a listener ends its own generation only
-            return error
-        return outcome
+        batch = self._all.pop(one, None)
+        if batch is not None:
+            batch.cancel(one)
 
     @staticmethod
     def _outcome_error(resident: Resident, error: Exception) -> AfinaError:

@@ -8,8 +8,8 @@ from typing import Self
 
 import numpy as np
 
+from afina.engine.encoding import EncodedText
 from afina.engine.residents import Lease, ReservedMemory
-from afina.engine.tokenizing import EncodedText
 from afina.models.kernels.key_values import KeyValueCache, OpenSequence, TokenChunk
 from afina.models.kernels.layer_changes import BatchedAdapter
 

@@ -8,14 +8,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from afina.data.batch import TOKEN_BUDGET, runs
+from afina.engine.encoding import EncodedText, TextEncoder
 from afina.engine.mixed_batches import MixedBatches, Prediction
 from afina.engine.passes import SinglePass
 from afina.engine.residents import Lease, SeparateResident, SharedResident
-from afina.engine.tokenizing import EncodedText, TextEncoder
 from afina.errors import AfinaError
-from afina.generating.next_token import Readout
-from afina.models.mixed_batch import AdapterGroup
+from afina.generating.next_token import MixedNextTokenModel, Prompt
 from afina.predicting import probes
 from afina.predicting.predictor import ModelPredictor
 
@@ -61,6 +59,7 @@ def _read(outcome: Read | AfinaError) -> Read:
     return outcome
 
 
+@torch.inference_mode()
 def _log_probabilities(encoder: TextEncoder, resident: SharedResident) -> np.ndarray:
     """Return the log-probabilities of given tokens: each after the prompt and the right tokens before it."""
     reading, tokenizer = resident.reading, encoder.tokenizer
@@ -68,23 +67,7 @@ def _log_probabilities(encoder: TextEncoder, resident: SharedResident) -> np.nda
     texts, pairs = zip(*probes.asked(resident.manifest), strict=True)
     prompts = reading.encode(texts, None if pairs[0] is None else pairs, tokenizer=tokenizer)
     answers = probes.taught(tokenizer, reading.template).tokens
-    sequences, targets = list[np.ndarray](), list[int]()
-    for number in range(len(prompts)):
-        answer = answers[number]
-        sequences += [np.concatenate([prompts[number], answer[:count]]) for count in range(len(answer))]
-        targets += answer.tolist()
-    found = [
-        _of_tokens(resident, sequences[first:last], targets[first:last])
-        for first, last in runs(np.array([len(one) for one in sequences]), TOKEN_BUDGET)
-    ]
-    return np.concatenate(found).reshape(len(prompts), -1)
-
-
-def _of_tokens(resident: SharedResident, sequences: list[np.ndarray], targets: list[int]) -> np.ndarray:
-    """Return the log-probability of the token after each sequence, float64 [N]."""
-    host = resident.host
-    with torch.inference_mode():
-        logits = Readout(host.output_embedding)(host.features([AdapterGroup(resident.batched, sequences)])).double()
-        chosen = logits.log_softmax(-1).gather(1, torch.tensor(targets, device=logits.device)[:, None])
-    found: np.ndarray = chosen[:, 0].cpu().numpy()
-    return found
+    whole = [np.concatenate([prompts[index], answers[index]]) for index in range(len(prompts))]
+    begun = MixedNextTokenModel(resident.host).begin([Prompt(tokens, 1, resident.batched, 0) for tokens in whole])
+    found = [[one.chosen for one in logprobs or ()] for logprobs in begun.logprobs]
+    return np.array([row[-count:] for row, count in zip(found, answers.lengths.tolist(), strict=True)])

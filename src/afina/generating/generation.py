@@ -8,10 +8,10 @@ sequence that has ended leaves at once, and a waiting prompt enters. `Continuous
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from afina.allocator import keep_freed
 from afina.data.batch import TOKEN_BUDGET
-from afina.generating.next_token import NextTokenModel, OwnNextTokenModel, PromptChunk
+from afina.generating.next_token import NextTokenModel, OwnNextTokenModel, Prompt, PromptChunk
 from afina.generating.searches import (
     Continuation,
     Guide,
@@ -56,35 +56,68 @@ class Admission(Protocol):
         """Return what `take` took."""
 
 
+class NewTokens(NamedTuple):
+    """The tokens that one step added to an answer.
+
+    Attributes:
+        tokens: Token ids.
+        logprobs: One for each token. None: not requested.
+    """
+
+    tokens: list[int]
+    logprobs: list[TokenLogprobs] | None
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
 @dataclass(eq=False)
-class _Request:
+class _Request(Generic[Key]):
     """A request, and its sequences in the cache; none while it waits, and none before its prompt is complete.
 
     Attributes:
         need: Most tokens that its sequences may have together.
         size: Most bytes of its keys and values.
         adapter: The adapter that answers. None: the model itself.
+        reported: Number of most probable tokens in the log-probabilities of the prompt. None: not requested.
+        heard: Receives new tokens.
+        told: Number of tokens that `heard` has received.
         opened: The sequence of a prompt that is computed in chunks.
         filled: Number of tokens of the prompt that are computed.
         last: The last token of each sequence.
-        reported: Number of most probable tokens in the log-probabilities of the prompt. None: not requested.
-        prompt_logprobs: These log-probabilities, once the prompt is computed.
+        prompt_logprobs: The log-probabilities of the prompt, once it is computed.
     """
 
+    key: Key
     prompt: np.ndarray
     search: Search
     need: int
     size: int
-    adapter: BatchedAdapter | None = None
+    adapter: BatchedAdapter | None
+    reported: int | None
+    heard: Callable[[NewTokens], None] | None
+    told: int = 0
     opened: OpenSequence | None = None
     filled: int = 0
     sequences: list[CachedSequence] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
-    reported: int | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
 
+    def tell(self) -> None:
+        """Give `heard` the tokens that it has not received. Beam search has none, as its tokens may still change."""
+        search, start = self.search, self.told
+        if self.heard is None or not isinstance(search, SingleSearch) or start == len(search.tokens):
+            return
+        self.told = len(search.tokens)
+        logprobs = None if search.logprobs is None else list(search.logprobs[start:])
+        self.heard(NewTokens(list(search.tokens[start:]), logprobs))
 
-class ContinuousBatch:
+
+Ended = list[tuple[_Request[Key], Continuation | Exception]]
+"""Requests that have ended, with their outcomes."""
+
+
+class ContinuousBatch(Generic[Key]):
     """Requests that are generated together, step by step. Not thread-safe.
 
     Attributes:
@@ -117,10 +150,9 @@ class ContinuousBatch:
         self._model, self._ends, self._tokenizer = model, frozenset(ends), tokenizer
         self._rows, self._columns, self._budget = rows, columns, budget
         self._memory, self._checked = memory, checked
-        self._waiting: dict[int, _Request] = {}
-        self._running: dict[int, _Request] = {}
-        self._count = 0
-        self.computed: Counter[int] = Counter()
+        self._waiting: dict[Key, _Request[Key]] = {}
+        self._running: dict[Key, _Request[Key]] = {}
+        self.computed: Counter[Key] = Counter()
 
     @property
     def active(self) -> int:
@@ -137,9 +169,9 @@ class ContinuousBatch:
         """Size of all keys and values in bytes."""
         return self._model.cache.bytes + sum(one.opened.bytes for one in self._running.values() if one.opened)
 
-    def waits(self, request: int) -> bool:
+    def waits(self, key: Key) -> bool:
         """Whether a request waits, with no token of its prompt computed."""
-        return request in self._waiting
+        return key in self._waiting
 
     @property
     def entering(self) -> bool:
@@ -147,9 +179,9 @@ class ContinuousBatch:
         return bool(self._waiting or self._filling)
 
     @property
-    def _filling(self) -> dict[int, _Request]:
+    def _filling(self) -> list[_Request[Key]]:
         """The requests that have entered, and whose prompts are not complete."""
-        return {request: one for request, one in self._running.items() if not one.sequences}
+        return [one for one in self._running.values() if not one.sequences]
 
     def room(self, prompt: np.ndarray, adapter: BatchedAdapter | None = None) -> int:
         """Return the number of positions that the model has for an answer to a prompt."""
@@ -157,22 +189,26 @@ class ContinuousBatch:
 
     def add(
         self,
+        key: Key,
         prompt: np.ndarray,
         decoding: Decoding,
         adapter: BatchedAdapter | None = None,
         *,
         logprobs: int | None = None,
         guide: Guide | None = None,
+        heard: Callable[[NewTokens], None] | None = None,
         prompt_logprobs: int | None = None,
-    ) -> int:
-        """Let a request wait, and return its id.
+    ) -> None:
+        """Let a request wait.
 
         Args:
+            key: Names the request; no other request that waits or runs has this key.
             prompt: Token ids of the prompt, at least one, and few enough that the model has a position for an answer.
             decoding: How the answer is generated.
             adapter: The adapter that answers. None: the model itself.
             logprobs: Number of most probable tokens that are reported at each step. None: no log-probabilities.
             guide: Restricts the tokens of the answer. None: every token is allowed.
+            heard: Called with the new tokens of each step; with beams, not called.
             prompt_logprobs: As `logprobs`, for each token of the prompt after the first.
 
         Raises:
@@ -188,39 +224,25 @@ class ContinuousBatch:
         search = search_for(prompt, decoding, limits, logprobs, guide)
         columns = self._model.before(adapter) + len(prompt) + most
         size = self._model.cache.most_bytes(columns) * decoding.beams
-        self._count += 1
-        made = _Request(prompt, search, columns * decoding.beams, size, adapter, reported=prompt_logprobs)
-        self._waiting[self._count] = made
-        return self._count
+        need = columns * decoding.beams
+        self._waiting[key] = _Request(key, prompt, search, need, size, adapter, prompt_logprobs, heard)
 
-    def tokens(self, request: int) -> Sequence[int]:
-        """Return the new tokens so far of a request that waits or runs; with beams, none. KeyError: it has ended."""
-        return self._of(request).search.tokens
-
-    def logprobs(self, request: int) -> Sequence[TokenLogprobs] | None:
-        """Return the log-probabilities of `tokens`; None: not requested."""
-        search = self._of(request).search
-        return search.logprobs if isinstance(search, SingleSearch) else None
-
-    def size(self, request: int) -> int:
+    def size(self, key: Key) -> int:
         """Return the most bytes of the keys and values of a request that waits or runs."""
-        return self._of(request).size
-
-    def _of(self, request: int) -> _Request:
-        return self._waiting.get(request) or self._running[request]
+        return (self._waiting.get(key) or self._running[key]).size
 
     @torch.inference_mode()
-    def cancel(self, request: int) -> None:
-        """Drop a request that waits or runs; an unknown id is ignored, as the request may just have ended."""
-        self._waiting.pop(request, None)
-        self._leave(request)
+    def cancel(self, key: Key) -> None:
+        """Drop a request that waits or runs; an unknown key is ignored, as the request may just have ended."""
+        self._waiting.pop(key, None)
+        self._leave(key)
 
     @torch.inference_mode()
-    def step(self, most: int | None = None) -> list[tuple[int, Continuation | Exception]]:
+    def step(self, most: int | None = None) -> list[tuple[Key, Continuation | Exception]]:
         """Let waiting requests enter, generate the next token of every running request, and return ended requests.
 
         An exception is the outcome of its own request: FloatingPointError for logits that are NaN or infinite, or an
-        error of the request's guide.
+        error of the request's guide or listener.
 
         Args:
             most: Most tokens of prompts that are computed; prompts that have entered share them, and the other tokens
@@ -232,9 +254,26 @@ class ContinuousBatch:
         ended = self._fill(most)
         if len(self._running) > len(self._filling):
             ended += self._go_on()
+        told = self._told(ended)
         if not self._running:
             self._model.rest()
-        return ended
+        return told
+
+    def _told(self, ended: Ended[Key]) -> list[tuple[Key, Continuation | Exception]]:
+        """Give listeners the tokens of a step. Return the ended requests: an error of a listener ends its own."""
+        outcomes: dict[_Request[Key], Continuation | Exception | None] = dict.fromkeys(self._running.values())
+        outcomes |= ended
+        found = []
+        for one, outcome in outcomes.items():
+            if not isinstance(outcome, Exception):
+                try:
+                    one.tell()
+                except Exception as error:  # noqa: BLE001 - see above
+                    outcome = error
+            if outcome is not None:
+                self._leave(one.key)
+                found.append((one.key, outcome))
+        return found
 
     def _enter(self, *, limited: bool) -> None:
         """Let waiting requests enter for which there is room; if not `limited`, with at most `budget` tokens."""
@@ -243,7 +282,7 @@ class ContinuousBatch:
         columns = sum(one.need for one in self._running.values())
         if self._running and self._rows - rows < min(self._rows // 8, len(self._waiting)):
             return  # a few prompts alone would cost as much as many
-        for request, one in [*self._waiting.items()]:
+        for key, one in [*self._waiting.items()]:
             rows, columns = rows + one.search.rows, columns + one.need
             tokens += 0 if limited else self._model.before(one.adapter) + len(one.prompt)
             full = rows > self._rows or columns > self._columns or tokens > self._budget
@@ -251,71 +290,57 @@ class ContinuousBatch:
                 return
             if self._memory is not None and not self._memory.take(one.size, one.adapter):
                 return
-            self._running[request] = self._waiting.pop(request)
+            self._running[key] = self._waiting.pop(key)
             if full:
                 return
 
-    def _fill(self, most: int | None) -> list[tuple[int, Continuation | Exception]]:
+    def _fill(self, most: int | None) -> Ended[Key]:
         """Compute tokens of prompts that are not complete: prompts of one chunk together, and then other chunks."""
-        filling, reach = self._filling, self._model.reach
-        left = [len(one.prompt) - one.filled for one in filling.values()]
+        filling = self._filling
+        left = [len(one.prompt) - one.filled for one in filling]
         counts = shared_out(left, most)
         if most is not None:
-            shares = zip(left, counts, filling.values(), strict=True)
+            shares, reach = zip(left, counts, filling, strict=True), self._model.reach
             counts = [count and chunk_size(rest, count, one.filled, reach) for rest, count, one in shares]
-        parts = {request: count for request, count in zip(filling, counts, strict=True) if count}
-        whole = [request for request, count in parts.items() if count == len(filling[request].prompt)]
-        chunked = {request: parts[request] for request in parts if request not in whole}
-        ended: list[tuple[int, Continuation | Exception]] = []
+        whole = [one for one, count in zip(filling, counts, strict=True) if count == len(one.prompt)]
+        parts = [(one, count) for one, count in zip(filling, counts, strict=True) if 0 < count < len(one.prompt)]
+        ended: Ended[Key] = []
         if whole:
-            some = [filling[request] for request in whole]
-            room, adapters = [one.search.limits.most for one in some], [one.adapter for one in some]
-            reported = [one.reported for one in some]
-            wanted = reported if any(most is not None for most in reported) else None
-            begun = self._model.begin([one.prompt for one in some], room, adapters, wanted)
-            for one, sequence, logprobs in zip(some, begun.sequences, begun.logprobs, strict=True):
+            prompts = [Prompt(one.prompt, one.search.limits.most, one.adapter, one.reported) for one in whole]
+            begun = self._model.begin(prompts)
+            for one, sequence, logprobs in zip(whole, begun.sequences, begun.logprobs, strict=True):
                 one.sequences, one.prompt_logprobs = [sequence], logprobs
             ended += self._advance(whole, begun.sequences, begun.logits)
-        if chunked:
-            ended += self._fill_in_chunks({filling[request]: count for request, count in chunked.items()}, chunked)
-        return ended
+        return ended + (self._fill_in_chunks(parts) if parts else [])
 
-    def _fill_in_chunks(
-        self, parts: dict[_Request, int], requests: Collection[int]
-    ) -> list[tuple[int, Continuation | Exception]]:
+    def _fill_in_chunks(self, parts: Sequence[tuple[_Request[Key], int]]) -> Ended[Key]:
         """Compute the next tokens of prompts, so many of each; those that are complete run, and take a step."""
         chunks = []
-        for one, count in parts.items():
+        for one, count in parts:
             one.opened = one.opened or self._model.open(one.prompt, one.adapter)
             chunks.append(PromptChunk(one.opened, one.prompt[one.filled :], count, one.reported))
         logits, logprobs = self._model.fill(chunks)
-        complete: dict[int, int] = {}
-        for place, (request, (one, count)) in enumerate(zip(requests, parts.items(), strict=True)):
+        complete = []
+        for place, ((one, count), new) in enumerate(zip(parts, logprobs, strict=True)):
             one.filled += count
-            if (new := logprobs[place]) is not None:
+            if new is not None:
                 one.prompt_logprobs = [*(one.prompt_logprobs or []), *new]
             if one.filled == len(one.prompt):
                 assert one.opened is not None
                 one.sequences, one.opened = [self._model.run(one.opened, one.search.limits.most)], None
-                complete[request] = place
-        if not complete:
-            return []
-        sequences = [self._running[request].sequences[0] for request in complete]
-        return self._advance([*complete], sequences, logits[[*complete.values()]])
+                complete.append(place)
+        running = [parts[place][0] for place in complete]
+        return self._advance(running, [one.sequences[0] for one in running], logits[complete]) if running else []
 
-    def _go_on(self) -> list[tuple[int, Continuation | Exception]]:
+    def _go_on(self) -> Ended[Key]:
         """Compute the next token of every running request."""
-        tokens = {
-            sequence: token
-            for one in self._running.values()
-            for sequence, token in zip(one.sequences, one.last, strict=True)
-        }
-        running = [request for request, one in self._running.items() if one.sequences]
+        running = [one for one in self._running.values() if one.sequences]
+        tokens = {sequence: token for one in running for sequence, token in zip(one.sequences, one.last, strict=True)}
         return self._advance(running, *self._model.go_on(tokens))
 
     def _advance(
-        self, requests: Sequence[int], sequences: Sequence[CachedSequence], logits: Tensor
-    ) -> list[tuple[int, Continuation | Exception]]:
+        self, requests: Sequence[_Request[Key]], sequences: Sequence[CachedSequence], logits: Tensor
+    ) -> Ended[Key]:
         """Let the searches of requests take a step, and return the requests that have ended.
 
         Args:
@@ -326,32 +351,35 @@ class ContinuousBatch:
         largest, at = logits.max(-1)
         best, finite = at.tolist(), torch.isfinite(largest).tolist()
         places = {sequence: place for place, sequence in enumerate(sequences)}
-        ended: list[tuple[int, Continuation | Exception]] = []
-        for request in requests:
-            one = self._running[request]
+        ended: Ended[Key] = []
+        for one in requests:
             rows = [places[sequence] for sequence in one.sequences]
+            outcome: Continuation | Exception | None
             if self._checked and not all(finite[row] for row in rows):
                 for sequence in one.sequences:
                     self._model.cache.erase(sequence)
-                ended.append((request, FloatingPointError("logits are NaN or infinite")))
-                self._leave(request)
-                continue
-            self.computed[request] += len(rows)
-            try:
-                moves = one.search.advance(logits[rows] if not one.search.takes_best else logits[:0], best[rows[0]])
-            except Exception as error:  # noqa: BLE001 - an error of a guide ends its own request only
-                ended.append((request, error))
-                self._leave(request)
-                continue
-            if moves is None:
-                assert one.search.answer is not None
-                ended.append((request, one.search.answer._replace(prompt_logprobs=one.prompt_logprobs)))
-                self._leave(request)
+                outcome = FloatingPointError("logits are NaN or infinite")
             else:
-                self._move(one, moves)
+                self.computed[one.key] += len(rows)
+                outcome = self._outcome(one, logits[rows] if not one.search.takes_best else logits[:0], best[rows[0]])
+            if outcome is not None:
+                ended.append((one, outcome))
+                self._leave(one.key)
         return ended
 
-    def _move(self, one: _Request, moves: Moves) -> None:
+    def _outcome(self, one: _Request[Key], logits: Tensor, best: int) -> Continuation | Exception | None:
+        """Let a search take a step. Return the answer, or an error of its guide; None: it goes on."""
+        try:
+            moves = one.search.advance(logits, best)
+        except Exception as error:  # noqa: BLE001 - an error of a guide ends its own request only
+            return error
+        if moves is not None:
+            self._move(one, moves)
+            return None
+        assert one.search.answer is not None
+        return one.search.answer._replace(prompt_logprobs=one.prompt_logprobs)
+
+    def _move(self, one: _Request[Key], moves: Moves) -> None:
         """Bring the cache into the order of the rows that the search continues."""
         cache = self._model.cache
         while len(one.sequences) < len(moves.tokens):
@@ -359,8 +387,8 @@ class ContinuousBatch:
         cache.reorder(one.sequences, moves.parents, self._model.before(one.adapter) + len(one.prompt))
         one.last = moves.tokens
 
-    def _leave(self, request: int) -> None:
-        one = self._running.pop(request, None)
+    def _leave(self, key: Key) -> None:
+        one = self._running.pop(key, None)
         if one is None:
             return
         for sequence in one.sequences:
@@ -408,6 +436,7 @@ def answers(
     ends: Collection[int],
     tokenizer: Any = None,
     *,
+    make_guide: Callable[[], Guide] | None = None,
     window: int = WINDOW,
     listen: Callable[[int], None] = lambda done: None,
     rows: int = ROWS,
@@ -422,6 +451,7 @@ def answers(
         decoding: How answers are generated.
         ends: The end tokens.
         tokenizer: Decodes answers to find stop strings.
+        make_guide: Makes what restricts the tokens of an answer. None: every token is allowed.
         window: Most prompts whose answers are not yet yielded. It bounds memory.
         listen: Receives the number of ended requests after each step in which one ended.
         rows: As in `ContinuousBatch`.
@@ -429,24 +459,23 @@ def answers(
         budget: As in `ContinuousBatch`.
     """
     model.eval()
-    batch = ContinuousBatch(OwnNextTokenModel(model), ends, tokenizer, rows=rows, columns=columns, budget=budget)
+    batch = ContinuousBatch[int](OwnNextTokenModel(model), ends, tokenizer, rows=rows, columns=columns, budget=budget)
     source = enumerate(prompts)
-    numbers: dict[int, int] = {}
     held: dict[int, Continuation] = {}
     due = done = 0
     while True:
-        if len(numbers) + len(held) < window and not batch.waiting:
-            read = islice(source, window - len(numbers) - len(held))
+        if batch.active + len(held) < window and not batch.waiting:
+            read = islice(source, window - batch.active - len(held))
             # Longest first: neighbours in a row then have similar lengths, and the last to run are short.
             for index, prompt in sorted(read, key=lambda item: -len(item[1])):
-                numbers[batch.add(prompt, decoding)] = index
+                batch.add(index, prompt, decoding, guide=None if make_guide is None else make_guide())
         if not batch.active:
             return
         ended = batch.step()
-        for request, answer in ended:
+        for index, answer in ended:
             if isinstance(answer, Exception):
                 raise answer
-            held[numbers.pop(request)] = answer
+            held[index] = answer
         if ended:
             done += len(ended)
             listen(done)

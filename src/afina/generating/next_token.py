@@ -33,6 +33,22 @@ _ROOM = 32
 """Most columns that are kept free behind a prompt, so that a sequence does not move to another pool at once."""
 
 
+class Prompt(NamedTuple):
+    """A prompt that is computed whole.
+
+    Attributes:
+        tokens: The token ids, integers.
+        room: Most tokens that will follow the prompt.
+        adapter: The adapter that answers. None: the model itself.
+        reported: Number of most probable tokens in the log-probabilities of the prompt. None: no log-probabilities.
+    """
+
+    tokens: np.ndarray
+    room: int
+    adapter: BatchedAdapter | None = None
+    reported: int | None = None
+
+
 class Begun(NamedTuple):
     """Prompts that were computed.
 
@@ -89,44 +105,66 @@ class NextTokenModel(ABC):
         """Return the number of virtual tokens before each prompt of an adapter."""
 
     @abstractmethod
-    def begin(
-        self,
-        prompts: Sequence[np.ndarray],
-        room: Sequence[int],
-        adapters: Sequence[BatchedAdapter | None],
-        reported: Sequence[int | None] | None = None,
-    ) -> Begun:
-        """Compute new prompts.
+    def prefix(self, adapter: BatchedAdapter | None) -> int:
+        """Return how many of these virtual tokens are keys and values only."""
+
+    def _chosen(self, adapter: BatchedAdapter | None) -> BatchedAdapter | None:
+        """Return the adapter of a sequence."""
+        return adapter
+
+    def begin(self, prompts: Sequence[Prompt]) -> Begun:
+        """Compute new prompts. NaN or infinite logits only come from the prompt's own adapter.
+
+        Attention multiplies other prompts' values by 0, and 0 times NaN or infinity is NaN. If some logits are not
+        finite, each adapter's prompts are computed again, alone.
+        """
+        groups: dict[int, list[int]] = {}
+        sequences = []
+        for index, (tokens, room, given, _) in enumerate(prompts):
+            adapter, length = self._chosen(given), self.before(given) + len(tokens)
+            sequences.append(self.cache.enter(length, min(room, _ROOM), self.prefix(given), adapter))
+            groups.setdefault(id(adapter), []).append(index)
+        # Adapters without a prefix first, so that they share one attention.
+        ordered = sorted(groups.values(), key=lambda group: self.prefix(prompts[group[0]].adapter) > 0)
+        order = [index for group in ordered for index in group]
+        logits, logprobs = self._begun(order, prompts, sequences)
+        if len(ordered) > 1 and not bool(torch.isfinite(logits.amax(-1)).all()):
+            alone = [self._begun(group, prompts, sequences) for group in ordered]
+            logits, logprobs = torch.cat([one for one, _ in alone]), [one for _, some in alone for one in some]
+        if order == sorted(order):
+            return Begun(sequences, logits, logprobs)
+        places = np.argsort(order).tolist()
+        return Begun(sequences, logits[places], [logprobs[place] for place in places])
+
+    def _begun(
+        self, order: Sequence[int], prompts: Sequence[Prompt], sequences: Sequence[CachedSequence]
+    ) -> tuple[Tensor, list[list[TokenLogprobs] | None]]:
+        """Return logits and log-probabilities of some prompts, in this order."""
+        some, mine = [prompts[index] for index in order], [sequences[index] for index in order]
+        counts = [1 if one.reported is None else len(one.tokens) for one in some]
+        read = None
+        if any(one.reported is not None for one in some):
+            ends = np.cumsum([len(one.tokens) for one in some]).tolist()
+            pieces = [torch.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
+            read = torch.cat(pieces).to(self._device)
+        parts = self._prompts([one.tokens for one in some], mine, read).split(counts)
+        return self._read(parts, [(one.tokens[1:], one.reported) for one in some])
+
+    @abstractmethod
+    def _prompts(
+        self, prompts: Sequence[np.ndarray], sequences: Sequence[CachedSequence], read: Tensor | None
+    ) -> Tensor:
+        """Return the head's input of prompts, in one row.
 
         Args:
             prompts: Token ids of each prompt.
-            room: Most tokens that will follow each prompt.
-            adapters: The adapter of each prompt.
-            reported: For each prompt, the number of most probable tokens in its log-probabilities, or None for no
-                log-probabilities. None: no prompt has log-probabilities.
+            sequences: Their sequences, sorted by adapter.
+            read: Tokens of the row that are read, int64 [M]. None: the last of each prompt.
         """
 
-    def _begun(
-        self,
-        sequences: list[CachedSequence],
-        features: Tensor,
-        prompts: Sequence[np.ndarray],
-        reported: Sequence[int | None] | None,
-    ) -> Begun:
-        """Return what follows from the features of prompts: of all their tokens if reported, or of the last token."""
-        if reported is None:
-            return Begun(sequences, self._readout(features), [None] * len(prompts))
-        counts = _counts(prompts, reported)
-        last = torch.tensor(np.cumsum(counts) - 1, device=features.device)
-        found = [
-            None if most is None else self._logprobs(mine, prompt[1:], most)
-            for prompt, most, mine in zip(prompts, reported, features.split(counts), strict=True)
-        ]
-        return Begun(sequences, self._readout(features.index_select(0, last)), found)
-
-    @abstractmethod
     def open(self, prompt: np.ndarray, adapter: BatchedAdapter | None) -> OpenSequence:
         """Return a sequence for a prompt that is computed in chunks. It does not run before `run`."""
+        return self.cache.open(self.before(adapter) + len(prompt), self.prefix(adapter), self._chosen(adapter))
 
     def fill(self, chunks: Sequence[PromptChunk]) -> tuple[Tensor, list[list[TokenLogprobs] | None]]:
         """Compute the next tokens of sequences of `open`.
@@ -135,22 +173,30 @@ class NextTokenModel(ABC):
             The logits of the token after each chunk, float32 [B, V]; and for each chunk the log-probabilities of the
             tokens after its tokens. None: not requested.
         """
-        features = self._filled(chunks)
-        found = [
-            None if one.reported is None else self._logprobs(mine, one.tokens[1 : one.length + 1], one.reported)
-            for one, mine in zip(chunks, features, strict=True)
-        ]
-        return self._readout(torch.cat([mine[-1:] for mine in features])), found
+        return self._read(self._filled(chunks), [(one.tokens[1 : one.length + 1], one.reported) for one in chunks])
 
     @abstractmethod
     def _filled(self, chunks: Sequence[PromptChunk]) -> Sequence[Tensor]:
         """Return the head's input of each chunk: at all its tokens if they are reported, or at the last token."""
 
-    def _logprobs(self, features: Tensor, after: np.ndarray, most: int) -> list[TokenLogprobs]:
-        """Return the log-probabilities of the tokens `after` some tokens, of which there may be one more.
+    def _read(
+        self, parts: Sequence[Tensor], after: Sequence[tuple[np.ndarray, int | None]]
+    ) -> tuple[Tensor, list[list[TokenLogprobs] | None]]:
+        """Return the logits after the last token of each part, and the log-probabilities that are requested.
 
-        The logits are computed in slices, because a prompt of 1,000 tokens has 190 MiB of them.
+        Args:
+            parts: The head's input at tokens.
+            after: For each part, the tokens after its tokens (there may be one less), and the number of most probable
+                tokens. None: no log-probabilities.
         """
+        found = [
+            None if most is None else self._logprobs(features, tokens, most)
+            for features, (tokens, most) in zip(parts, after, strict=True)
+        ]
+        return self._readout(torch.cat([features[-1:] for features in parts])), found
+
+    def _logprobs(self, features: Tensor, after: np.ndarray, most: int) -> list[TokenLogprobs]:
+        """Return log-probabilities of tokens. The logits of a prompt of 1,000 tokens have 190 MiB: so in slices."""
         targets = torch.from_numpy(after.astype(np.int64)).split(SLICE)
         rows = zip(features[: len(after)].split(SLICE), targets, strict=True)
         return [one for some, mine in rows for one in logprobs_of(self._readout(some), mine, most)]
@@ -188,38 +234,25 @@ class NextTokenModel(ABC):
 
 
 class OwnNextTokenModel(NextTokenModel):
-    """A language model in evaluation mode, with its method."""
+    """A language model in evaluation mode, with its method. There are no adapters."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__(model, output_embedding_of(model.model))
         self._model = model
 
     def before(self, adapter: BatchedAdapter | None) -> int:
-        """Return the number of the model's virtual tokens."""
         return self._model.before
 
-    def begin(
-        self,
-        prompts: Sequence[np.ndarray],
-        room: Sequence[int],
-        adapters: Sequence[BatchedAdapter | None],
-        reported: Sequence[int | None] | None = None,
-    ) -> Begun:
-        """Compute new prompts; there are no adapters."""
+    def prefix(self, adapter: BatchedAdapter | None) -> int:
+        return self._model.prefix
+
+    def _prompts(
+        self, prompts: Sequence[np.ndarray], sequences: Sequence[CachedSequence], read: Tensor | None
+    ) -> Tensor:
         packed = pack(prompts).to(self._device)
         layout = self._model.layout(packed)
-        if reported is not None:
-            layout = layout.reading(_read(prompts, reported).to(self._device))
-        sequences = [
-            self.cache.enter(self._model.before + len(prompt), min(most, _ROOM), layout.prefix)
-            for prompt, most in zip(prompts, room, strict=True)
-        ]
-        cached = self.cache.prefill_row(sequences)
-        return self._begun(sequences, self._model.features(packed, layout, cached=cached), prompts, reported)
-
-    def open(self, prompt: np.ndarray, adapter: BatchedAdapter | None) -> OpenSequence:
-        """Return a sequence for a prompt; there are no adapters."""
-        return self.cache.open(self._model.before + len(prompt), self._model.prefix)
+        layout = layout if read is None else layout.reading(read)
+        return self._model.features(packed, layout, cached=self.cache.prefill_row(sequences))
 
     def _filled(self, chunks: Sequence[PromptChunk]) -> Sequence[Tensor]:
         made = []
@@ -255,107 +288,53 @@ class MixedNextTokenModel(NextTokenModel):
         self._host, self._stacks = host, LoraStacks()
 
     def before(self, adapter: BatchedAdapter | None) -> int:
-        """Return the number of the adapter's virtual tokens."""
         return 0 if adapter is None else adapter.prompt_length + adapter.prefix_length
 
-    def begin(
-        self,
-        prompts: Sequence[np.ndarray],
-        room: Sequence[int],
-        adapters: Sequence[BatchedAdapter | None],
-        reported: Sequence[int | None] | None = None,
-    ) -> Begun:
-        """Compute new prompts. NaN or infinite logits only come from the prompt's own adapter.
+    def prefix(self, adapter: BatchedAdapter | None) -> int:
+        return 0 if adapter is None else adapter.prefix_length
 
-        Attention multiplies other prompts' values by 0, and 0 times NaN or infinity is NaN. If some logits are not
-        finite, each adapter's prompts are computed again, alone.
-        """
-        chosen = [_BARE if one is None or one.is_empty else one for one in adapters]
-        sequences = [
-            self.cache.enter(self.before(one) + len(prompt), min(most, _ROOM), one.prefix_length, one)
-            for prompt, most, one in zip(prompts, room, chosen, strict=True)
-        ]
-        groups: dict[int, list[int]] = {}
-        for index, one in enumerate(chosen):
-            groups.setdefault(id(one), []).append(index)
-        # Adapters without a prefix first, so that they share one attention.
-        ordered = sorted(groups.values(), key=lambda group: bool(chosen[group[0]].prefix))
-        made = self._computed(ordered, prompts, sequences, reported)
-        if len(ordered) > 1 and not bool(torch.isfinite(made.logits.amax(-1)).all()):
-            for group in ordered:
-                alone = self._computed([group], prompts, sequences, reported)
-                made.logits[group] = alone.logits
-                for index, logprobs in zip(group, alone.logprobs, strict=True):
-                    made.logprobs[index] = logprobs
-        return made
+    def _chosen(self, adapter: BatchedAdapter | None) -> BatchedAdapter:
+        return _BARE if adapter is None or adapter.is_empty else adapter
 
-    def _computed(
-        self,
-        groups: Sequence[Sequence[int]],
-        prompts: Sequence[np.ndarray],
-        sequences: Sequence[CachedSequence],
-        reported: Sequence[int | None] | None,
-    ) -> Begun:
-        """Return what follows from some prompts, in the prompts' order; each group has one adapter."""
-        order = [index for group in groups for index in group]
-        row = [AdapterGroup(_adapter(sequences[group[0]]), [prompts[index] for index in group]) for group in groups]
-        cached = self.cache.prefill_row([sequences[index] for index in order])
-        packed, wanted = [prompts[index] for index in order], None
-        if reported is not None:
-            wanted = [reported[index] for index in order]
-        features = self._host.features(row, cached, None if wanted is None else _read(packed, wanted))
-        parts = features.split(_counts(packed, wanted))
-        features, asked = torch.cat([parts[place] for place in np.argsort(order).tolist()]), sorted(order)
-        return self._begun(
-            [sequences[index] for index in asked],
-            features,
-            [prompts[index] for index in asked],
-            None if reported is None else [reported[index] for index in asked],
-        )
-
-    def open(self, prompt: np.ndarray, adapter: BatchedAdapter | None) -> OpenSequence:
-        """Return a sequence for a prompt of an adapter."""
-        chosen = _BARE if adapter is None or adapter.is_empty else adapter
-        return self.cache.open(self.before(chosen) + len(prompt), chosen.prefix_length, chosen)
+    def _prompts(
+        self, prompts: Sequence[np.ndarray], sequences: Sequence[CachedSequence], read: Tensor | None
+    ) -> Tensor:
+        groups = [AdapterGroup(adapter, prompts[mine]) for adapter, mine in _runs(sequences)]
+        return self._host.features(groups, self.cache.prefill_row(sequences), read)
 
     def _filled(self, chunks: Sequence[PromptChunk]) -> Sequence[Tensor]:
-        parts = []
-        for one in chunks:
-            chunk = self.cache.chunk(one.sequence)
-            parts.append(
-                AdapterChunk(_adapter(one.sequence), one.tokens[: one.length], chunk, each=one.reported is not None)
-            )
-        return self._host.chunk_features(parts)
+        return self._host.chunk_features(
+            [
+                AdapterChunk(
+                    _adapter(one.sequence),
+                    one.tokens[: one.length],
+                    self.cache.chunk(one.sequence),
+                    each=one.reported is not None,
+                )
+                for one in chunks
+            ]
+        )
 
     def _row(self, sequences: list[CachedSequence]) -> list[CachedSequence]:
         places = self._stacks.arranged(_adapter(one) for one in sequences)
         return sorted(sequences, key=lambda one: places[id(one.adapter)])
 
     def _features(self, ids: Tensor, positions: Tensor, sequences: Sequence[CachedSequence]) -> Tensor:
-        placed, start = [], 0
-        for _, run in groupby(sequences, key=lambda one: id(one.adapter)):
-            mine = list(run)
-            placed.append((_adapter(mine[0]), slice(start, start + len(mine))))
-            start += len(mine)
-        changes, cached = self._stacks.changes(placed), self.cache.decoding_row(sequences)
+        changes, cached = self._stacks.changes(_runs(sequences)), self.cache.decoding_row(sequences)
         return self._host.next_features(ids, positions, changes, cached)
 
     def rest(self) -> None:
-        """Drop the stacked weights."""
         self._stacks.clear()
 
 
-def _counts(prompts: Sequence[np.ndarray], reported: Sequence[int | None] | None) -> list[int]:
-    """Return the number of tokens of each prompt whose logits are read: all where they are reported, otherwise one."""
-    wanted = reported or [None] * len(prompts)
-    return [1 if most is None else len(prompt) for prompt, most in zip(prompts, wanted, strict=True)]
-
-
-def _read(prompts: Sequence[np.ndarray], reported: Sequence[int | None]) -> Tensor:
-    """Return these tokens of packed prompts, the last of each or all, int64 [M]."""
-    ends, counts = np.cumsum([len(prompt) for prompt in prompts]), _counts(prompts, reported)
-    pieces = [np.arange(end - count, end) for end, count in zip(ends.tolist(), counts, strict=True)]
-    return torch.from_numpy(np.concatenate(pieces))
+def _runs(sequences: Sequence[CachedSequence]) -> list[tuple[BatchedAdapter, slice]]:
+    """Return each adapter of sequences that are sorted by adapter, and which are its own."""
+    found, start = [], 0
+    for _, run in groupby(sequences, key=lambda one: id(one.adapter)):
+        mine = list(run)
+        found.append((_adapter(mine[0]), slice(start, start + len(mine))))
+        start += len(mine)
+    return found
 
 
 def _adapter(sequence: CachedSequence | OpenSequence) -> BatchedAdapter:

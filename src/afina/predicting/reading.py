@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from afina import methods
+from afina.data.concurrent_tokenizer import ConcurrentTokenizer
 from afina.data.readers.texts import refuse_blank
 from afina.data.tokenize import Encoded, Template, Tokenizer, encode
 from afina.errors import CorruptAdapter, InvalidData, WrongBackbone
@@ -54,7 +55,7 @@ AS_TRAINED = Truncation()
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """How an adapter on a backbone reads texts: as in training, except for the truncation that a request asks for.
+    """How an adapter on a backbone reads texts: as in training, except for what a request asks for.
 
     Attributes:
         manifest: The adapter's manifest.
@@ -62,6 +63,7 @@ class Reading:
         backbone: The backbone.
         method: The adapter's method, with the defaults of the backbone's family.
         truncation: How long texts are truncated.
+        other: Replaces the adapter's template. None: the adapter's template.
     """
 
     manifest: Manifest
@@ -69,12 +71,19 @@ class Reading:
     backbone: Backbone
     method: Method
     truncation: Truncation = AS_TRAINED
+    other: Template | None = None
+
+    def changed(self, template: Template | None, truncation: Truncation | None) -> Self:
+        """Return this with another template and truncation; None: unchanged."""
+        if template is None and truncation is None:
+            return self
+        return replace(self, other=template or self.other, truncation=truncation or self.truncation)
 
     @cached_property
     def template(self) -> Template | None:
         """Template around each text."""
-        if self.manifest.template is None:
-            return None
+        if self.other is not None or self.manifest.template is None:
+            return self.other
         chat = bool((self.manifest.objective or {}).get("chat"))
         return Template(self.manifest.template, special_tokens=not chat)
 
@@ -84,7 +93,7 @@ class Reading:
         own = self.manifest.max_length or self.backbone.longest - self.method.takes_positions
         return min(own, self.truncation.max_length or own)
 
-    def cutting(self, tokenizer: Tokenizer) -> Tokenizer:
+    def _cutting(self, tokenizer: Tokenizer) -> Tokenizer:
         """Return the tokenizer, or a copy of it that truncates at the other side."""
         if self.truncation.side in (None, tokenizer.truncation_side):
             return tokenizer
@@ -100,7 +109,6 @@ class Reading:
         where: str = "text",
         before: int = 0,
         tokenizer: Tokenizer | None = None,
-        template: Template | None = None,
     ) -> Encoded:
         """Tokenise texts. Raises InvalidData as in `Predictor.predict`, and for a truncation that leaves no token.
 
@@ -110,19 +118,21 @@ class Reading:
             where: Names the texts in messages.
             before: Number of texts in earlier calls, for the numbers in messages.
             tokenizer: A tokenizer with the same results. None: the backbone's.
-            template: Replaces the adapter's template. None: the adapter's template.
         """
-        if template is None:
+        if self.other is None:
             check(self.manifest, self.where, texts, pairs, where=where, before=before)
         else:
             refuse_blank(texts, pairs, where=where, before=before)
-        reads, template = self.cutting(tokenizer or self.backbone.tokenizer), template or self.template
+        reads, template, most = self._cutting(tokenizer or self.backbone.tokenizer), self.template, self.max_length
         if self.truncation.max_length is not None:
-            self._check_room(reads, template, pairs=pairs is not None)
-        return encode(reads, texts, pairs, max_length=self.max_length, template=template, where=where, before=before)
+            self._check_room(reads, pairs=pairs is not None)
+        if isinstance(reads, ConcurrentTokenizer):
+            texts, pairs = reads.shortened_all(texts, pairs, most, template)
+        return encode(reads, texts, pairs, max_length=most, template=template, where=where, before=before)
 
-    def _check_room(self, tokenizer: Tokenizer, template: Template | None, *, pairs: bool) -> None:
+    def _check_room(self, tokenizer: Tokenizer, *, pairs: bool) -> None:
         """Raise InvalidData if the truncation that was asked for leaves no token for a text."""
+        template = self.template
         if template is None:
             taken = self.backbone.tokenizer.num_special_tokens_to_add(pair=pairs)
         else:

@@ -12,9 +12,8 @@ from pydantic import ValidationError
 
 from afina.data.prompts import rendered_chat
 from afina.generating.answers import text_of
-from afina.generating.generation import ContinuousBatch
+from afina.generating.generation import answers
 from afina.generating.guides import Grammar, GuideMaker, TokenGuide
-from afina.generating.next_token import OwnNextTokenModel
 from afina.models.decoding import Decoding
 from afina.models.objectives import Predictions
 from afina.predicting.predictor import ModelPredictor, Predictor
@@ -71,7 +70,7 @@ def replayed(
     if facts.prompt == "tokens":
         prompt = _tokens(text, predictor.backbone.vocabulary)
     else:
-        prompt = predictor.reading.encode([whole], pairs, template=PROMPTS[facts.prompt])[0]
+        prompt = predictor.reading.changed(PROMPTS[facts.prompt], None).encode([whole], pairs)[0]
     guide = None if grammar is None else GuideMaker(tokenizer).prepare("", grammar)()
     written = np.array([_written(predictor, prompt, decoding, guide)], dtype=object)
     return next(iter(objective.answers(Predictions(written))))
@@ -100,15 +99,10 @@ def grammar_of(given: Mapping[str, Any]) -> Grammar:
 
 def _written(predictor: ModelPredictor, prompt: np.ndarray, decoding: Decoding, guide: TokenGuide | None) -> str:
     tokenizer = predictor.backbone.tokenizer
-    predictor.classifier.eval()
-    batch = ContinuousBatch(OwnNextTokenModel(predictor.classifier), [tokenizer.eos_token_id], tokenizer)
-    batch.add(prompt, decoding, guide=guide)
-    while not (ended := batch.step()):
-        pass
-    ((_, outcome),) = ended
-    if isinstance(outcome, Exception):
-        raise outcome
-    return text_of(tokenizer, outcome.tokens, decoding)
+    make_guide = None if guide is None else lambda: guide
+    ends = [tokenizer.eos_token_id]
+    (found,) = answers(predictor.classifier, [prompt], decoding, ends, tokenizer, make_guide=make_guide)
+    return text_of(tokenizer, found.tokens, decoding)
 
 
 def _brief(digest: str | None) -> str:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afina.data.readers.source import is_blank
+from afina.engine.encoding import EncodedText
 from afina.engine.engine import Engine
-from afina.engine.generations import NewTokens
 from afina.engine.mixed_batches import Prediction
 from afina.engine.residents import Lease, Resident
-from afina.engine.tokenizing import EncodedText
 from afina.errors import AfinaError, InvalidData, InvalidStudy
+from afina.generating.generation import NewTokens
 from afina.generating.searches import Guide
 from afina.models.decoding import Decoding
 from afina.models.manifest import Manifest

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from afina.engine.generations import GeneratedText, NewTokens
+from afina.engine.generations import GeneratedText
 from afina.generating.answer_stream import AnswerStream, TokenTexts
+from afina.generating.generation import NewTokens
 from afina.generating.searches import TokenLogprobs
 from afina.models.decoding import Decoding
 from afina.server.http.errors import Refusal

@@ -15,9 +15,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from afina import meter
-from afina.engine.generations import GeneratedText, NewTokens
+from afina.engine.generations import GeneratedText
 from afina.errors import AfinaError
 from afina.generating.answer_stream import AnswerStream
+from afina.generating.generation import NewTokens
 from afina.server.http.calls import SPARE, ClientCall, refusal_of
 from afina.server.http.errors import GONE
 from afina.server.protocols.openai_answers import OpenAIFormat, WrittenAnswer

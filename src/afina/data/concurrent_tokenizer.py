@@ -1,4 +1,4 @@
-"""Tokenising on many threads at once, with the results of `Reading.encode`.
+"""A tokenizer for many threads, with the results of transformers' own.
 
 transformers' tokenizer changes its own truncation setting at every call, so two threads must not use it at once. It
 holds the GIL for a single text, and it tokenises a long text whole, even if a few tokens of the text are kept.
@@ -12,37 +12,10 @@ import copy
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-
-from afina.data.tokenize import Encoded, Template, Tokenizer
-from afina.engine.residents import Resident
-from afina.errors import AfinaError, InvalidData
-from afina.predicting import reading
-from afina.predicting.reading import Reading, Truncation
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedText:
-    """A text, or a pair of texts, as its adapter reads it.
-
-    Attributes:
-        tokens: int32 [L], with template and special tokens. Empty for an adapter that reads no tokens (bag of words).
-        truncated: Whether the text was truncated.
-        text: The text itself.
-        pair: The second text of a pair. None: a single text.
-        second: The place of the first token of type 1. None: no token types.
-    """
-
-    tokens: np.ndarray
-    truncated: bool
-    text: str
-    pair: str | None = None
-    second: int | None = None
-
+from afina.data.tokenize import Template, Tokenizer
 
 CHARACTERS = 8
 """Characters for each token in the first guess how much of a long text is needed. Most texts have four or five."""
@@ -140,18 +113,21 @@ class ConcurrentTokenizer:
             size *= 2
         return text
 
+    def shortened_all(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, most: int, template: Template | None
+    ) -> tuple[Sequence[str], Sequence[str] | None]:
+        """Return texts or pairs that are truncated to the same `most` tokens, without the middle of long ones.
+
+        Without a template, the tokenizers library compares the lengths of a pair, so that both are needed.
+        """
+        if pairs is not None and template is None:
+            return texts, pairs
+        first = [self.shortened(text, most) for text in texts]
+        return first, None if pairs is None else [self.shortened(pair, most) for pair in pairs]
+
 
 _SPECIAL = 8
 """More special tokens than a tokenizer adds to a text."""
-
-
-def _reads_no_tokens() -> InvalidData:
-    return InvalidData(
-        "this model reads no tokens, so that a text cannot be truncated to a number of tokens. Send the text without "
-        "this option.",
-        code="request.malformed",
-        option="max_length",
-    )
 
 
 class _Batch(dict[str, Any]):
@@ -212,102 +188,3 @@ def _has_words(pre_tokenizer: dict[str, Any] | None) -> bool:
             case _:
                 return False
     return found
-
-
-class TextEncoder:
-    """Encodes texts for the adapters of one backbone. Thread-safe, without a lock.
-
-    Args:
-        tokenizer: The backbone's tokenizer.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = ConcurrentTokenizer(tokenizer)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The thread-safe tokenizer, for functions that only call a tokenizer."""
-        return cast(Tokenizer, self._tokenizer)
-
-    def encode(
-        self,
-        resident: Resident,
-        texts: Sequence[str],
-        pairs: Sequence[str | None] | None = None,
-        template: Template | None = None,
-        truncation: Truncation | None = None,
-    ) -> list[EncodedText | AfinaError]:
-        """Return each text as the adapter reads it, or its error; `Engine.encode` describes the arguments."""
-        own = resident.reading
-        if truncation is not None:
-            if own is not None:
-                own = replace(own, truncation=truncation)
-            elif truncation.max_length is not None:
-                return [_reads_no_tokens()] * len(texts)
-        seconds = [None] * len(texts) if pairs is None else pairs
-        found: list[EncodedText | AfinaError | None] = [None] * len(texts)
-        for single in (True, False):
-            mine = [index for index, pair in enumerate(seconds) if (pair is None) == single]
-            if mine:
-                chosen = [pair for index in mine if (pair := seconds[index]) is not None]
-                made = self._encoded(resident, own, [texts[index] for index in mine], chosen or None, template)
-                for index, one in zip(mine, made, strict=True):
-                    found[index] = one
-        return [one for one in found if one is not None]
-
-    def _encoded(
-        self,
-        resident: Resident,
-        own: Reading | None,
-        texts: list[str],
-        pairs: list[str] | None,
-        template: Template | None,
-    ) -> list[EncodedText | AfinaError]:
-        """Encode all texts together; one by one if their outcomes differ."""
-        seconds: Sequence[str | None] = pairs or [None] * len(texts)
-        try:
-            made = self._read(resident, own, texts, pairs, template)
-        except AfinaError as error:
-            if len(texts) == 1:
-                return [error]
-            made = None
-        if made is None or 0 < made.truncated < len(texts):
-            return [
-                self._encoded(resident, own, [text], None if pair is None else [pair], template)[0]
-                for text, pair in zip(texts, seconds, strict=True)
-            ]
-        cut = made.truncated > 0
-        second = [None] * len(texts) if made.second is None else made.second.tolist()
-        return [
-            EncodedText(made[place], cut, *both, second[place])
-            for place, both in enumerate(zip(texts, seconds, strict=True))
-        ]
-
-    def _read(
-        self,
-        resident: Resident,
-        own: Reading | None,
-        texts: list[str],
-        pairs: list[str] | None,
-        template: Template | None,
-    ) -> Encoded:
-        if own is None:  # a bag of words, which reads no tokens
-            reading.check(resident.manifest, resident.where, texts, pairs, where="text", before=0)
-            return Encoded(np.zeros(0, np.int32), np.zeros(len(texts) + 1, np.int64), 0)
-        texts, pairs = self._shortened(own, texts, pairs, template or own.template)
-        return own.encode(texts, pairs, tokenizer=self.tokenizer, template=template)
-
-    def _shortened(
-        self, own: Reading, texts: list[str], pairs: list[str] | None, template: Template | None
-    ) -> tuple[list[str], list[str] | None]:
-        """Return the texts without the middle of long ones, if the result is the same.
-
-        Without a template, the tokenizers library compares the lengths of a pair, so that both are needed.
-        """
-        most, tokenizer = own.max_length, cast(ConcurrentTokenizer, own.cutting(self.tokenizer))
-        if pairs is None:
-            return [tokenizer.shortened(text, most) for text in texts], None
-        if template is None:
-            return texts, pairs
-        cut = ([tokenizer.shortened(text, most) for text in part] for part in (texts, pairs))
-        return next(cut), next(cut)
