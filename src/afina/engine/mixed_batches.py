@@ -33,117 +33,75 @@ from afina.predicting import reading
 from afina.predicting.predictor import ModelPredictor, logits
 
 
-class EncodedRequest(NamedTuple):
-    """A text's tokens, integers [length], and the adapter that answers.
+class _Sequence(NamedTuple):
+    """Tokens that are computed once: the changes of the model, the tokens, and the place of the first of type 1."""
 
-    Attributes:
-        resident: The adapter.
-        tokens: The tokens.
-        second: The place of the first token of type 1. None: no token types.
-    """
-
-    resident: SharedResident
+    batched: BatchedAdapter
     tokens: np.ndarray
-    second: int | None = None
+    second: int | None
 
 
-class Sequences(NamedTuple):
-    """Distinct token sequences, the adapter of each, where type 1 begins in each, and the sequence of each request."""
-
-    batched_adapters: list[BatchedAdapter]
-    tokens: list[np.ndarray]
-    second: list[int | None]
-    asked: np.ndarray
-
-
-def mixed_outputs(host: MixedBatchModel, questions: Sequence[EncodedRequest]) -> list[np.ndarray]:
-    """Return the outputs of each request, float32 [width of its head]; NaN only comes from the request's own adapter.
+def mixed_outputs(host: MixedBatchModel, rows: Sequence[SinglePass]) -> list[np.ndarray]:
+    """Return the outputs of each text, float32 [width of its head]; NaN only comes from the text's own adapter.
 
     Attention multiplies other texts' values by 0, and 0 times NaN or infinity is NaN. If an adapter's outputs are not
-    finite, the requests of the other adapters are computed again without it.
+    finite, each adapter's texts are computed again without the others.
     """
-    found = _together(host, questions)
-    spoilt = {id(one.resident) for one, row in zip(questions, found, strict=True) if not np.isfinite(row).all()}
-    if spoilt and len({id(one.resident) for one in questions}) > 1:
-        for key in spoilt:
-            mine = [index for index, one in enumerate(questions) if id(one.resident) == key]
-            alone = _together(host, [questions[index] for index in mine])
-            for index, row in zip(mine, alone, strict=True):
+    found = _together(host, rows)
+    groups = [*_by_adapter(rows)]
+    spoilt = [mine for mine in groups if not all(np.isfinite(found[index]).all() for index in mine)]
+    if len(groups) > 1:
+        for mine in spoilt:
+            for index, row in zip(mine, _together(host, [rows[index] for index in mine]), strict=True):
                 found[index] = row
     return found
 
 
-def _together(host: MixedBatchModel, questions: Sequence[EncodedRequest]) -> list[np.ndarray]:
-    distinct = _distinct(questions)
-    features = _features(host, distinct)
-    of: dict[int, list[int]] = {}
-    for index, one in enumerate(questions):
-        of.setdefault(id(one.resident), []).append(index)
-    found = [np.zeros(0, np.float32)] * len(questions)
-    for mine in of.values():
-        chosen = torch.from_numpy(distinct.asked[mine]).to(features.device)
-        rows = questions[mine[0]].resident.answer(features.index_select(0, chosen))
-        for index, row in zip(mine, rows, strict=True):
-            found[index] = row
-    return found
-
-
-def _distinct(questions: Sequence[EncodedRequest]) -> Sequences:
+def _together(host: MixedBatchModel, rows: Sequence[SinglePass]) -> list[np.ndarray]:
     bare: dict[Pooled | None, BatchedAdapter] = {}
     places: dict[tuple[int, bytes, int | None], int] = {}
-    batched_adapters: list[BatchedAdapter] = []
-    tokens: list[np.ndarray] = []
-    second: list[int | None] = []
-    asked: list[int] = []
-    for resident, sequence, place in questions:
-        batched = resident.batched
+    distinct, asked = list[_Sequence](), list[int]()
+    for row in rows:
+        batched, tokens, second = _shared(row).batched, row.encoded.tokens, row.encoded.second
         if batched.is_empty:
             batched = bare.setdefault(batched.pooled, batched)
-        key = id(batched), sequence.tobytes(), place
-        if key not in places:
-            places[key] = len(tokens)
-            batched_adapters.append(batched)
-            tokens.append(sequence)
-            second.append(place)
-        asked.append(places[key])
-    return Sequences(batched_adapters, tokens, second, np.array(asked, dtype=np.int64))
+        place = places.setdefault((id(batched), tokens.tobytes(), second), len(distinct))
+        if place == len(distinct):
+            distinct.append(_Sequence(batched, tokens, second))
+        asked.append(place)
+    features, found = _features(host, distinct), dict[int, np.ndarray]()
+    for mine in _by_adapter(rows):
+        chosen = torch.tensor([asked[index] for index in mine], device=features.device)
+        found |= zip(mine, _shared(rows[mine[0]]).answer(features.index_select(0, chosen)), strict=True)
+    return [found[index] for index in range(len(rows))]
 
 
-def _features(host: MixedBatchModel, given: Sequences) -> Tensor:
+def _features(host: MixedBatchModel, given: Sequence[_Sequence]) -> Tensor:
     """Return [distinct sequences, width of the model]: rows of texts of similar length, each sorted by adapter."""
-    lengths = np.array(
-        [
-            len(tokens) + batched.prompt_length
-            for batched, tokens in zip(given.batched_adapters, given.tokens, strict=True)
-        ]
-    )
+    lengths = np.array([len(one.tokens) + one.batched.prompt_length for one in given])
     order = np.argsort(lengths, kind="stable")
     made: Tensor | None = None
     for first, last in runs(lengths[order], TOKEN_BUDGET):
-        adapter_groups, chosen = _adapter_groups(given, order[first:last])
-        part = host.features(adapter_groups)
+        groups, chosen = _adapter_groups(given, order[first:last].tolist())
+        part = host.features(groups)
         if made is None:
-            made = part.new_empty(len(given.tokens), part.shape[1])
-        made[torch.from_numpy(chosen).to(part.device)] = part
+            made = part.new_empty(len(given), part.shape[1])
+        made[torch.tensor(chosen, device=part.device)] = part
     assert made is not None
     return made
 
 
-def _adapter_groups(given: Sequences, among: np.ndarray) -> tuple[list[AdapterGroup], np.ndarray]:
+def _adapter_groups(given: Sequence[_Sequence], among: Sequence[int]) -> tuple[list[AdapterGroup], list[int]]:
     """Group sequences by adapter, those without a prefix first so that they share one attention; with their order."""
     by_adapter: dict[int, list[int]] = {}
-    for index in among.tolist():
-        by_adapter.setdefault(id(given.batched_adapters[index]), []).append(index)
-    groups = sorted(by_adapter.values(), key=lambda group: bool(given.batched_adapters[group[0]].prefix))
-    adapter_groups = [
-        AdapterGroup(
-            given.batched_adapters[group[0]],
-            [given.tokens[index] for index in group],
-            [given.second[index] for index in group],
-        )
-        for group in groups
-    ]
-    return adapter_groups, np.array([index for group in groups for index in group], dtype=np.int64)
+    for index in among:
+        by_adapter.setdefault(id(given[index].batched), []).append(index)
+    groups = sorted(by_adapter.values(), key=lambda group: bool(given[group[0]].batched.prefix))
+    made = []
+    for group in groups:
+        mine = [given[index] for index in group]
+        made.append(AdapterGroup(mine[0].batched, [one.tokens for one in mine], [one.second for one in mine]))
+    return made, [index for group in groups for index in group]
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,11 +168,7 @@ class MixedBatches:
                 shared.setdefault(_shared(rows[mine[0]]).host, []).extend(mine)
         outputs = dict[int, np.ndarray]()
         for host, indices in shared.items():
-            questions = [
-                EncodedRequest(_shared(rows[index]), rows[index].encoded.tokens, rows[index].encoded.second)
-                for index in indices
-            ]
-            outputs |= zip(indices, mixed_outputs(host, questions), strict=True)
+            outputs |= zip(indices, mixed_outputs(host, [rows[index] for index in indices]), strict=True)
         for mine in _by_adapter(rows):
             if mine[0] in outputs:
                 made |= _predictions(rows, mine, [outputs[index] for index in mine])
