@@ -129,7 +129,7 @@ def test_what_predict_cannot_write_is_told_before_anything_is_computed(afina: Co
     told = "--out new.csv: the texts are read from this file. Give another name."
     assert afina("predict", trained, "--file", "new.csv", "--out", "new.csv").error == told
     assert Path("new.csv").read_bytes() == before
-    assert "ends in .csv or .jsonl" in afina("predict", trained, "x", "--out", "answers.txt").error
+    assert "ends in one of .csv, .jsonl" in afina("predict", trained, "x", "--out", "answers.txt").error
 
 
 def test_texts_that_were_cut_are_counted_and_pairs_are_refused_by_an_adapter_of_single_texts(

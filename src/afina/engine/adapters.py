@@ -18,9 +18,9 @@ import torch
 from torch.nn.functional import linear
 
 from afina import digest, meter
+from afina.engine import problems
 from afina.engine.hosts import Hosts
 from afina.engine.residents import Resident, SeparateResident, SharedResident
-from afina.errors import CorruptAdapter, InvalidStudy
 from afina.methods.method import Method, plain_name
 from afina.models import objectives
 from afina.models.adapter import Adapter
@@ -106,10 +106,7 @@ class AdapterSources:
 
     def _demanded(self) -> StoreReader:
         if self.store is None:
-            raise InvalidStudy(
-                "the engine has no `store` to find a version in. Give the engine a `store`, or name a directory.",
-                code="option.missing",
-            )
+            raise problems.NO_STORE()
         return self.store
 
     def _of_directory(self, path: Path) -> FoundAdapter:
@@ -196,13 +193,7 @@ class AdapterLoader:
     def load(self, adapter: Adapter) -> Resident:
         """Load an adapter, ready to answer. Raises the errors of `Predictor.of`."""
         if (wrong := adapter.mismatch()) is not None:
-            raise CorruptAdapter(
-                f"{adapter.where}: the {wrong.what} have digest {wrong.found[:19]}, the manifest says "
-                f"{wrong.stated[:19]}. The adapter was changed: read it again, or copy it again.",
-                code="adapter.changed",
-                where=adapter.where,
-                what=wrong.what,
-            )
+            raise problems.ADAPTER_CHANGED(where=adapter.where, what=wrong.what, found=wrong.found, stated=wrong.stated)
         shared = None if adapter.vocabulary is not None else self._shared(adapter)
         return shared or self._separate(adapter)
 

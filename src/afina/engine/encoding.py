@@ -10,8 +10,9 @@ import numpy as np
 
 from afina.data.concurrent_tokenizer import ConcurrentTokenizer
 from afina.data.tokenize import Encoded, Template, Tokenizer
+from afina.engine import problems
 from afina.engine.residents import Resident
-from afina.errors import AfinaError, InvalidData
+from afina.errors import AfinaError
 from afina.predicting import reading
 from afina.predicting.reading import Reading, Truncation
 
@@ -61,12 +62,7 @@ class TextEncoder:
         if reads is not None:
             reads = reads.changed(template, truncation)
         elif truncation is not None and truncation.max_length is not None:
-            error = InvalidData(
-                "this model reads no tokens, so that a text cannot be truncated to a number of tokens. Send the text "
-                "without this option.",
-                code="request.malformed",
-                option="max_length",
-            )
+            error = problems.READS_NO_TOKENS(option="max_length")
             return [error] * len(texts)
         given = [*zip(texts, [None] * len(texts) if pairs is None else pairs, strict=True)]
         found: dict[int, EncodedText | AfinaError] = {}

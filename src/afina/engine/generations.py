@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from afina.data.tokenize import Tokenizer
+from afina.engine import problems
 from afina.engine.encoding import EncodedText
 from afina.engine.mixed_batches import Outcome, Prediction, kind_mismatch
 from afina.engine.residents import (
@@ -28,7 +29,7 @@ from afina.engine.residents import (
     SharedResident,
     stacked_bytes,
 )
-from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData
+from afina.errors import AfinaError
 from afina.generating.answers import text_of
 from afina.generating.generation import ContinuousBatch, NewTokens
 from afina.generating.next_token import MixedNextTokenModel, NextTokenModel, OwnNextTokenModel
@@ -159,11 +160,7 @@ class Generations:
         adapter = resident.batched if isinstance(resident, SharedResident) else None
         prompt = generation.encoded.tokens
         if batch.room(prompt, adapter) < 1:
-            raise InvalidData(
-                f"the text has {len(prompt):,} tokens, which leaves no position for an answer. Give a shorter text.",
-                code="generation.prompt-too-long",
-                tokens=len(prompt),
-            )
+            raise problems.PROMPT_TOO_LONG(tokens=len(prompt))
         batch.add(
             generation,
             prompt,
@@ -177,15 +174,7 @@ class Generations:
         needed, room = batch.size(generation) + stacked_bytes(adapter), self._residents.room(resident.digest)
         if room is not None and needed > room:
             batch.cancel(generation)
-            raise InvalidData(
-                f"`max_new_tokens`: the answer may need {needed:,} bytes of keys and values, but at most "
-                f"{max(room, 0):,} bytes are available. Ask for fewer new tokens, give a shorter text, or raise the "
-                "memory limit.",
-                code="generation.beyond-memory",
-                option="max_new_tokens",
-                bytes=needed,
-                limit=room,
-            )
+            raise problems.ANSWER_BEYOND_MEMORY(option="max_new_tokens", bytes=needed, limit=max(room, 0))
         self._all[generation] = batch
 
     def _batch(self, resident: Resident) -> ContinuousBatch[Generation]:
@@ -270,16 +259,8 @@ class Generations:
         if isinstance(error, AfinaError):
             return error
         if isinstance(error, FloatingPointError):
-            return CorruptAdapter(
-                f"{resident.where}: logits are NaN or infinite. Train the adapter again.",
-                code="adapter.values-invalid",
-                where=resident.where,
-            )
-        return Busy(
-            f"{resident.where}: the answer could not be generated ({type(error).__name__}). Try again.",
-            code="generation.failed",
-            where=resident.where,
-        )
+            return problems.LOGITS_NOT_FINITE(where=resident.where)
+        return problems.GENERATION_FAILED(where=resident.where, _error=type(error).__name__)
 
     def _outcome(self, one: Generation, outcome: Continuation | Exception) -> GeneratedText | AfinaError:
         resident, encoded = one.lease.resident(), one.encoded

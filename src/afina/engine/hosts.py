@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from afina import device as devices
+from afina.engine import problems
 from afina.engine.residents import Residents
-from afina.errors import InvalidStudy
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS
 from afina.models.classifier import Classifier
@@ -94,16 +94,13 @@ class Hosts:
         shape = open_without_weights(self.backbone.address, 2, SINGLE_LABEL)
         shape.hold(precision)
         if shape.size > room:
-            there = ", ".join(f"{size:,} bytes in {name}" for name, size in self.sizes.items())
-            raise InvalidStudy(
-                f"backbone {self.backbone.address} is in memory with {there}. To open it in {precision} too takes "
-                f"{shape.size:,} bytes, but the memory limit leaves {max(room, 0):,}. Raise `limit`, or use an adapter "
-                f"that was trained on {' or '.join(self.sizes)}.",
-                code="engine.host-limit",
+            raise problems.NO_ROOM_FOR_HOST(
                 backbone=self.backbone.address,
                 precision=precision,
                 bytes=shape.size,
-                limit=room,
+                limit=max(room, 0),
+                _there=[f"{size:,} bytes in {name}" for name, size in self.sizes.items()],
+                _open=" or ".join(self.sizes),
             )
 
 

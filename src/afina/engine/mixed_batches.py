@@ -19,6 +19,7 @@ from torch import Tensor
 from afina.data.batch import TOKEN_BUDGET, runs
 from afina.data.kinds import Kind
 from afina.data.tokenize import Encoded
+from afina.engine import problems
 from afina.engine.passes import ChunkedPass, SinglePass
 from afina.engine.residents import ReservedMemory, Resident, SeparateResident, SharedResident
 from afina.errors import AfinaError, InvalidStudy
@@ -133,12 +134,8 @@ Outcome = Prediction | AfinaError
 def kind_mismatch(resident: Resident, asked: str) -> InvalidStudy:
     """Return the error for an adapter that answers in another way than it was asked for."""
     answers = "with texts, which are generated" if resident.generates else f"with {resident.objective.kind}"
-    return InvalidStudy(
-        f"{resident.where}: {asked} was asked for, but the adapter answers {answers}. Ask another adapter, or ask "
-        "this adapter for its kind of answer.",
-        code="serving.kind-mismatch",
-        where=resident.where,
-        kind=resident.objective.kind,
+    return problems.OTHER_KIND_OF_ANSWER(
+        where=resident.where, kind=resident.objective.kind, _asked=asked, _answers=answers
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afina.errors import Busy, Refused
+from afina.engine import problems
 from afina.models import objectives
 from afina.models.architectures import architecture_of
 from afina.models.kernels.layer_changes import BatchedAdapter
@@ -188,11 +188,8 @@ class Lease:
         try:
             return self._place.future.result(timeout)
         except TimeoutError:
-            raise Busy(
-                f"{self.version or self.digest[:19]}: the adapter was not loaded within {timeout:g} s. Try again.",
-                code="engine.load-timeout",
-                adapter=self.digest,
-                seconds=timeout,
+            raise problems.LOAD_TIMEOUT(
+                _named=self.version or self.digest[:19], adapter=self.digest, seconds=timeout
             ) from None
 
     def release(self) -> None:
@@ -246,17 +243,13 @@ class Residents:
         try:
             return self._pool.submit(self._loaded, digest, load)
         except RuntimeError:
-            raise Refused("the engine is closed. Open another engine.", code="engine.closed") from None
+            raise problems.CLOSED() from None
 
     @staticmethod
     def _loaded(digest: str, load: Callable[[], Resident]) -> Resident:
         made = load()
         if made.digest != digest:
-            raise Busy(
-                f"{made.where}: the adapter was replaced while it was read. Try again.",
-                code="engine.adapter-exchanged",
-                where=made.where,
-            )
+            raise problems.ADAPTER_EXCHANGED(where=made.where)
         return made
 
     def _forget_failed(self, digest: str, place: _Place, future: Future[Resident]) -> None:
@@ -334,13 +327,7 @@ class Residents:
             place = self._places.setdefault(lease.digest, lease._place)
             pinned = place.size + sum(one.size for one in self._places.values() if one.pins and one is not place)
             if self.limit is not None and pinned > self.limit:
-                raise Refused(
-                    f"{lease.version or lease.digest[:19]}: pinned adapters would take {pinned:,} bytes, the limit is "
-                    f"{self.limit:,}. Unpin another adapter, or raise `limit`.",
-                    code="engine.pinned-limit",
-                    bytes=pinned,
-                    limit=self.limit,
-                )
+                raise problems.PINNED_LIMIT(_named=lease.version or lease.digest[:19], bytes=pinned, limit=self.limit)
             place.pins = 1
 
     def unpin(self, digest: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from afina.data.tokenize import Tokenizer
-from afina.errors import InvalidData
+from afina.generating import problems
 from afina.models.decoding import GREEDY, Decoding
 
 _REPLACEMENT = "\ufffd"
@@ -163,11 +163,7 @@ class AnswerStream:
         Raises InvalidData if the answer does not begin with the pieces that were returned.
         """
         if not text.startswith(self._sent):
-            raise InvalidData(
-                "the streamed text differs from the answer, because the tokenizer changed earlier text. Ask without "
-                "`stream`.",
-                code="request.stream-differs",
-            )
+            raise problems.STREAM_DIFFERS()
         rest, self._sent, self._held, self._stopped = text[len(self._sent) :], text, "", True
         return rest
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from afina.errors import InvalidData
+from afina.generating import problems
 
 _NAMES = ("properties", "patternProperties")
 _INNER = ("items", "additionalItems", "prefixItems", "additionalProperties")
@@ -129,9 +129,8 @@ class _Closing:
     def _step(self) -> None:
         self._steps += 1
         if self._steps > MOST_STEPS:
-            raise InvalidData(
-                "the grammar of the answer: a schema whose references combine in too many ways. Give a simpler one.",
-                code="request.grammar-invalid",
+            raise problems.GRAMMAR_INVALID(
+                _problem="a schema whose references combine in too many ways. Give a simpler one"
             )
 
     def _target(self, given: Schema) -> Any:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from afina import digest, meter
-from afina.errors import Busy, InvalidData, NotFound
+from afina.errors import InvalidData
+from afina.generating import problems
 from afina.generating.closed_schemas import closed
 
 if TYPE_CHECKING:
@@ -128,12 +129,7 @@ def require() -> None:
     try:
         import llguidance  # noqa: F401
     except ImportError as error:
-        raise NotFound(
-            "answers that follow a grammar need llguidance: pip install 'afina[guided]'",
-            code="extra.missing",
-            extra="guided",
-            package=error.name,
-        ) from None
+        raise problems.LLGUIDANCE_MISSING(extra="guided", package=error.name) from None
 
 
 class TokenGuide:
@@ -267,7 +263,7 @@ def _trial(grammar: Grammar) -> str | None:
             env={**os.environ, "RUST_BACKTRACE": "0"},
         )
     except subprocess.TimeoutExpired:
-        raise Busy("the grammar could not be tried in time. Try again later.", code="server.grammar-untried") from None
+        raise problems.GRAMMAR_UNTRIED() from None
     if done.returncode:
         return f"it takes more than {TRIAL_SECONDS} second or {TRIAL_BYTES >> 20:,} MiB to compile. Give a simpler one"
     problem: str | None = json.loads(done.stdout)
@@ -314,11 +310,11 @@ def _in_short(message: str) -> str:
 
 
 def _invalid(problem: str) -> InvalidData:
-    return InvalidData(f"the grammar of the answer: {problem}.", code="request.grammar-invalid")
+    return problems.GRAMMAR_INVALID(_problem=problem)
 
 
 def _costly(problem: str) -> InvalidData:
-    return InvalidData(f"the answer was ended: {problem}. Give a simpler grammar.", code="request.grammar-costly")
+    return problems.GRAMMAR_COSTLY(_problem=problem)
 
 
 if __name__ == "__main__":

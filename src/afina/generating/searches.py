@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from afina.digest import derive_seed
-from afina.errors import InvalidStudy
+from afina.generating import problems
 from afina.models.decoding import Decoding
 
 _FEW = 512
@@ -212,11 +212,7 @@ class SingleSearch(Search):
         scores = self._adjusted(scores.astype(np.float64))
         scores[self._banned(self._tokens)] = -np.inf
         if not np.isfinite(scores.max()):
-            raise InvalidStudy(
-                "generation: no token is allowed after the answer so far. Change what restricts the answer: a grammar, "
-                "`no_repeat_ngram` or `min_new_tokens`.",
-                code="decoding.no-token",
-            )
+            raise problems.NO_TOKEN_ALLOWED()
         token = self._draw(scores) if self.decoding.samples else int(scores.argmax())
         if self.logprobs is not None:
             self.logprobs += logprobs_of(logits[None], torch.tensor([token]), self._alternatives or 0)
@@ -370,11 +366,7 @@ def search_for(
     if decoding.beams == 1:
         return SingleSearch(prompt, decoding, limits, alternatives, guide)
     if alternatives is not None or guide is not None:
-        raise InvalidStudy(
-            "`beams`: beam search gives no log-probabilities, and cannot be restricted by a grammar. Set `beams` to 1.",
-            code="option.inapplicable",
-            option="beams",
-        )
+        raise problems.NOT_WITH_BEAMS(option="beams")
     return BeamSearch(prompt, decoding, limits)
 
 

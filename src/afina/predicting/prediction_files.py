@@ -16,8 +16,9 @@ from typing import Any, TextIO
 
 from afina import file_io
 from afina.data.readers.texts import Chunk, Row
-from afina.errors import CannotWrite, InvalidData
+from afina.errors import CannotWrite
 from afina.models.objectives import Objective
+from afina.predicting import problems
 from afina.predicting.predictor import Predictor
 
 CSV, JSONL = ".csv", ".jsonl"
@@ -46,18 +47,11 @@ def answered_rows(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int
 def check_out(out: Path, file: Path | None) -> None:
     """Raise InvalidData or CannotWrite if `out` has an unknown suffix, is a directory, or is the input file."""
     if out.suffix.lower() not in (CSV, JSONL):
-        raise InvalidData(
-            f"`out` {out}: unknown file type, expected a name that ends in {CSV} or {JSONL}. Choose another name.",
-            code="data.format-unknown",
-            path=out,
-            expected=[CSV, JSONL],
-        )
+        raise problems.OUT_SUFFIX(path=out, expected=[CSV, JSONL])
     if out.is_dir():
         raise CannotWrite(out, "it is a directory")
     if file is not None and out.exists() and file.exists() and os.path.samefile(out, file):
-        raise InvalidData(
-            f"`out` {out}: the texts are read from this file. Give another name.", code="argument.invalid", path=out
-        )
+        raise problems.OUT_IS_INPUT(path=out)
 
 
 @contextmanager
@@ -121,13 +115,7 @@ class _Table:
                 self.columns = [*row.columns]
                 self.writer.writerow([*row.columns, *said])
             if more := [name for name in row.columns if name not in self.columns]:
-                raise InvalidData(
-                    f"{row.where}: the column {more[0]!r} is missing in the rows before. Give `out` a name that ends "
-                    f"in {JSONL}.",
-                    code="data.columns-differ",
-                    where=row.where,
-                    column=more[0],
-                )
+                raise problems.OUT_COLUMN_NEW(where=row.where, column=more[0])
             own = [row.columns.get(name) for name in self.columns]
             self.writer.writerow([*map(_cell, own), *map(_cell, said.values())])
 
@@ -149,12 +137,7 @@ class _Objects:
 def _check_free(row: Row, said: Answer) -> None:
     """Raise InvalidData if the row has a column with the name of an added column."""
     if taken := said.keys() & row.columns.keys():
-        raise InvalidData(
-            f"{row.where}: the column {min(taken)!r} has the name of a column that `out` adds. Rename that column.",
-            code="data.column-repeated",
-            where=row.where,
-            column=min(taken),
-        )
+        raise problems.OUT_COLUMN_TAKEN(where=row.where, column=min(taken))
 
 
 def _nested(answer: Mapping[str, Any], objective: Objective) -> Answer:

@@ -23,7 +23,6 @@ from afina.data.batch import by_length, pack_some
 from afina.data.readers.texts import as_lists
 from afina.data.split import Split
 from afina.data.tokenize import Encoded, Template, Tokenizer, encode
-from afina.errors import InvalidStudy, NotFound
 from afina.events import Listener, Progress, ignore
 from afina.generating.answers import answers, likelihoods
 from afina.methods.method import Method
@@ -36,7 +35,7 @@ from afina.models.kernels import int8_calibration
 from afina.models.language_model import LanguageModel, open_model
 from afina.models.manifest import Manifest
 from afina.models.objectives import Objective, Predictions, Texts
-from afina.predicting import reading
+from afina.predicting import problems, reading
 from afina.predicting.reading import AS_TRAINED, Reading, Truncation
 from afina.repr_html import ReprCard
 
@@ -140,11 +139,7 @@ class Predictor(ReprCard, ABC):
         if adapter.vocabulary is not None:
             return WordsPredictor(adapter.manifest, adapter.where, BagOfWords.of(adapter))
         if backbone is None:
-            raise NotFound(
-                f"{adapter.where}: the adapter needs a backbone. Give the backbone with `backbone`.",
-                code="backbone.unnamed",
-                where=adapter.where,
-            )
+            raise problems.BACKBONE_UNNAMED(where=adapter.where)
         made = ModelPredictor.on(adapter, backbone, calibrates=dtype == devices.INT8)
         made.lower(dtype)
         return made
@@ -238,19 +233,10 @@ def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None
     """
     if adapter.vocabulary is not None:
         if address is not None:
-            raise InvalidStudy(
-                f"{adapter.where}: the adapter needs no backbone. Leave `backbone` out.",
-                code="option.inapplicable",
-                where=adapter.where,
-                option="backbone",
-            )
+            raise problems.BACKBONE_NEEDLESS(where=adapter.where, option="backbone")
         return None
     if (address := address or adapter.manifest.backbone) is None:
-        raise NotFound(
-            f"{adapter.where}: the adapter names no backbone. Give its backbone with `backbone`.",
-            code="backbone.unnamed",
-            where=adapter.where,
-        )
+        raise problems.BACKBONE_UNNAMED(where=adapter.where)
     return Backbone.load(address)
 
 
@@ -328,13 +314,7 @@ class ModelPredictor(Predictor):
             return
         if wanted.name == devices.INT8:
             if not method.packs:
-                raise InvalidStudy(
-                    f"{self.where}: method {method.name} reads the backbone's weights as floats, so products cannot be "
-                    "in int8. Use float32, bfloat16 or auto.",
-                    code="dtype.unsupported",
-                    dtype=wanted.name,
-                    method=method.name,
-                )
+                raise problems.METHOD_NOT_IN_INT8(where=self.where, dtype=wanted.name, method=method.name)
             self.classifier.use_int8(int8_factors(self.backbone, self.manifest.precision))
         if wanted.dtype != torch.float32:
             unlowered = method.unlowered(self.classifier.model)

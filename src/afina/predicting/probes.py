@@ -7,13 +7,13 @@ import numpy as np
 from afina.data.answer_tokens import References, encode_references
 from afina.data.tokenize import PAIR, Encoded, Template, Tokenizer, encode
 from afina.device import INT8, choose, compute_type
-from afina.errors import CorruptAdapter, InvalidStudy
 from afina.generating.answers import token_losses_of
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.language_model import LanguageModel
 from afina.models.manifest import Manifest
+from afina.predicting import problems
 from afina.predicting.predictor import ModelPredictor, Predictor, backbone_of, logits
 from afina.predicting.reading import PROBE
 
@@ -89,13 +89,8 @@ def check(predictor: Predictor) -> None:
     """
     found = difference(predictor)
     if not found <= TOLERANCE:
-        raise CorruptAdapter(
-            f"{predictor.where}: the probe's outputs differ by {found:.1e} of the largest output, expected at most "
-            f"{TOLERANCE:.0e}. With the installed libraries, the adapter computes other outputs than when it was made. "
-            f"Install these versions: {predictor.manifest.versions}.",
-            code="adapter.probe-differs",
-            where=predictor.where,
-            difference=found,
+        raise problems.PROBE_DIFFERS(
+            where=predictor.where, difference=found, tolerance=TOLERANCE, _versions=str(predictor.manifest.versions)
         )
 
 
@@ -111,12 +106,7 @@ def difference(predictor: Predictor) -> float:
     """
     expected = recorded(predictor.manifest, predictor.where)
     if predictor.dtype in ("bfloat16", INT8):
-        raise InvalidStudy(
-            f"the probe was recorded in float32, but this predictor computes in {predictor.dtype}. Check the probe in "
-            "float32.",
-            code="dtype.unsuitable",
-            dtype=predictor.dtype,
-        )
+        raise problems.PROBE_DTYPE(dtype=predictor.dtype)
     if isinstance(predictor, ModelPredictor) and isinstance(predictor.classifier, LanguageModel):
         reading = predictor.classifier, predictor.backbone, predictor.max_length, predictor.template
         actual = np.array(probe(*reading))
@@ -133,23 +123,12 @@ def asked(manifest: Manifest) -> list[tuple[str, str | None]]:
 def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
     """Return the largest difference, divided by the largest expected output. Raises CorruptAdapter: other shapes."""
     if actual.shape != expected.shape:
-        raise CorruptAdapter(
-            f"{where}: the probe has shape {list(expected.shape)}, the outputs have shape {list(actual.shape)}. "
-            "Copy the adapter again, or train it again.",
-            code="adapter.file-malformed",
-            where=where,
-            found=actual.shape,
-            expected=expected.shape,
-        )
+        raise problems.PROBE_SHAPE(where=where, found=actual.shape, expected=expected.shape)
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))
 
 
 def recorded(manifest: Manifest, where: str) -> np.ndarray:
     """Return the probe's outputs in the manifest, [sentence, label]. Raises InvalidStudy if there are none."""
     if manifest.probe is None:
-        raise InvalidStudy(
-            f"{where}: the adapter has no recorded probe, so nothing can be checked. Leave the check out.",
-            code="probe.missing",
-            where=where,
-        )
+        raise problems.PROBE_MISSING(where=where)
     return np.array(manifest.probe)

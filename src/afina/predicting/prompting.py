@@ -19,13 +19,13 @@ from afina.data.readers import splitting
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.tokenize import TEXT, Encoded, encode
-from afina.errors import InvalidStudy
 from afina.events import Says, silent
 from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.objectives import Objective, Predictions
 from afina.models.verbalizer import TEMPLATES, Verbalizer
+from afina.predicting import problems
 from afina.predicting.predictor import logits, predictions
 from afina.repr_html import ReprCard
 from afina.stats import classification
@@ -120,12 +120,7 @@ def ask(
     """
     objective = objectives.make(task.label_names, {"kind": task.kind})
     if not objective.can_be_asked:
-        raise InvalidStudy(
-            f"task {task.address}: the kind is {task.kind}, but words can answer only for classes. Train a method.",
-            code="ask.kind-unsupported",
-            task=task.address,
-            kind=task.kind,
-        )
+        raise problems.ASK_KIND(task=task.address, kind=task.kind)
     usual, questions = _questions(backbone, task, templates, words)
     says("opening the model")
     asking = _Asking.of(backbone, objective, questions[0])

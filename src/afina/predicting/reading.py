@@ -13,7 +13,6 @@ from afina import methods
 from afina.data.concurrent_tokenizer import ConcurrentTokenizer
 from afina.data.readers.texts import refuse_blank
 from afina.data.tokenize import Encoded, Template, Tokenizer, encode
-from afina.errors import CorruptAdapter, InvalidData, WrongBackbone
 from afina.methods.method import Method
 from afina.methods.peft_settings import check_agrees
 from afina.models.adapter import Adapter
@@ -21,6 +20,7 @@ from afina.models.architectures import is_output
 from afina.models.backbone import Backbone
 from afina.models.manifest import FORMAT, Manifest
 from afina.models.objectives import Predictions
+from afina.predicting import problems
 
 PROBE = (
     "The soup was hot, the service quick, and we left happy.",
@@ -138,14 +138,7 @@ class Reading:
         else:
             taken = len(template.ids(tokenizer, [template.render("", "")])[0])
         if self.max_length <= taken:
-            raise InvalidData(
-                f"the text is to be truncated to {self.max_length} tokens, but template and special tokens alone have "
-                f"{taken}. Expected at least {taken + 1} tokens.",
-                code="request.malformed",
-                option="max_length",
-                found=self.max_length,
-                least=taken + 1,
-            )
+            raise problems.NO_ROOM_FOR_TEXT(option="max_length", found=self.max_length, least=taken + 1)
 
 
 def takes_pairs(manifest: Manifest) -> bool | None:
@@ -163,30 +156,15 @@ def check(
     probed = pairs is None and all(text in PROBE for text in texts)
     if takes_pairs(manifest) not in (None, pairs is not None) and not probed:
         if pairs is not None:
-            raise InvalidData(
-                f"{adapter}: trained on single texts, but pairs are given. Name the only column to read with `text`.",
-                code="data.pairs-mismatch",
-                where=adapter,
-                expected="texts",
-            )
-        raise InvalidData(
-            f"{adapter}: trained on pairs of texts, but single texts are given. Give a `file` with a column of second "
-            "texts, and name that column with `text_pair`.",
-            code="data.pairs-mismatch",
-            where=adapter,
-            expected="pairs",
-        )
+            raise problems.SINGLE_TEXTS_EXPECTED(where=adapter, expected="texts")
+        raise problems.PAIRS_EXPECTED(where=adapter, expected="pairs")
     refuse_blank(texts, pairs, where=where, before=before)
 
 
 def finite(predictions: Predictions, adapter: str) -> Predictions:
     """Return the predictions unchanged. Raises CorruptAdapter if an output is NaN or infinite."""
     if not predictions.finite:
-        raise CorruptAdapter(
-            f"{adapter}: outputs are NaN or infinite for some of the texts. Train the adapter again.",
-            code="adapter.values-invalid",
-            where=adapter,
-        )
+        raise problems.OUTPUTS_NOT_FINITE(where=adapter)
     return predictions
 
 
@@ -216,24 +194,18 @@ def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
     manifest = adapter.manifest
     if manifest.max_length + taken > backbone.longest:
         beside = f", and {taken} for its method" if taken else ""
-        raise CorruptAdapter(
-            f"{adapter.where}: the maximum length is {manifest.max_length} tokens, but backbone {backbone.address} "
-            f"takes at most {backbone.longest - taken}{beside}. Copy the adapter again, or train it again.",
-            code="adapter.file-malformed",
+        raise problems.MAX_LENGTH_BEYOND_BACKBONE(
             where=adapter.where,
             found=manifest.max_length,
             backbone=backbone.address,
+            most=backbone.longest - taken,
+            _beside=beside,
         )
     for name, tensor in adapter.tensors.items():
         rows = tensor.shape[0] if tensor.dim() == 2 else 0
         if is_output(name) and name.endswith("weight") and "lora_" not in name and rows != len(manifest.label_names):
-            raise CorruptAdapter(
-                f"{adapter.where}: the head {name} has shape {list(tensor.shape)}, but there are "
-                f"{len(manifest.label_names)} labels. Copy the adapter again, or train it again.",
-                code="adapter.tensors-mismatch",
-                where=adapter.where,
-                tensor=name,
-                found=tensor.shape,
+            raise problems.HEAD_SHAPE(
+                where=adapter.where, tensor=name, found=tensor.shape, labels=len(manifest.label_names)
             )
 
 
@@ -249,13 +221,13 @@ def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
     manifest.refuse_earlier(adapter.where)
     if manifest.backbone_digest is None or (found := backbone.digest_of(body)) == manifest.backbone_digest:
         return
-    raise WrongBackbone(
-        f"{adapter.where}: made for backbone {manifest.backbone} with digest {str(manifest.backbone_digest)[:19]}, "
-        f"but {backbone.address} has {found[:19]} ({_difference(backbone, body, manifest)}). "
-        "Give the adapter's own backbone with `backbone`.",
+    raise problems.OTHER_BACKBONE(
         where=adapter.where,
         expected=manifest.backbone,
         found=backbone.address,
+        _expected=manifest.backbone_digest,
+        _found=found,
+        _difference=_difference(backbone, body, manifest),
     )
 
 

@@ -10,12 +10,12 @@ import torch
 from afina import meter
 from afina.data.batch import by_length
 from afina.data.tokenize import Encoded
-from afina.errors import InvalidData
 from afina.models import verbalizer
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.kernels.token_loss import token_losses
 from afina.models.language_model import LanguageModel
+from afina.predicting import problems
 from afina.stats.answered import of_ratio
 from afina.stats.intervals import around_mean
 
@@ -58,13 +58,7 @@ def check_measurable(encoded: Encoded, source: str) -> Encoded:
     """
     kept = [encoded[place] for place in range(len(encoded)) if len(encoded[place]) > 1]
     if len(kept) < 2:
-        raise InvalidData(
-            f"`retention` {source}: {len(kept)} sentences have two tokens or more, expected at least two sentences. "
-            "Give a file of whole sentences.",
-            code="retention.texts-unusable",
-            source=source,
-            sentences=len(kept),
-        )
+        raise problems.TOO_FEW_SENTENCES(source=source, sentences=len(kept))
     return Encoded.of(kept)
 
 

@@ -1,0 +1,115 @@
+"""Every error of `afina.predicting` that a user can cause: class, code and sentence."""
+
+from __future__ import annotations
+
+from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, NotFound, Problem, WrongBackbone
+
+MAX_LENGTH_BEYOND_BACKBONE = Problem(
+    CorruptAdapter,
+    "adapter.file-malformed",
+    "{where}: the maximum length is {found} tokens, but backbone {backbone} takes at most {most}{_beside}. Copy the "
+    "adapter again, or train it again.",
+)
+PROBE_SHAPE = Problem(
+    CorruptAdapter,
+    "adapter.file-malformed",
+    "{where}: the probe has shape [{expected}], the outputs have shape [{found}]. Copy the adapter again, or train it "
+    "again.",
+)
+PROBE_DIFFERS = Problem(
+    CorruptAdapter,
+    "adapter.probe-differs",
+    "{where}: the probe's outputs differ by {difference:.1e} of the largest output, expected at most {tolerance:.0e}. "
+    "With the installed libraries, the adapter computes other outputs than when it was made. Install these versions: "
+    "{_versions}.",
+)
+HEAD_SHAPE = Problem(
+    CorruptAdapter,
+    "adapter.tensors-mismatch",
+    "{where}: the head {tensor} has shape [{found}], but there are {labels} labels. Copy the adapter again, or train "
+    "it again.",
+)
+OUTPUTS_NOT_FINITE = Problem(
+    CorruptAdapter,
+    "adapter.values-invalid",
+    "{where}: outputs are NaN or infinite for some of the texts. Train the adapter again.",
+)
+
+OUT_IS_INPUT = Problem(
+    InvalidData, "argument.invalid", "`out` {path}: the texts are read from this file. Give another name."
+)
+ASK_KIND = Problem(
+    InvalidStudy,
+    "ask.kind-unsupported",
+    "task {task}: the kind is {kind}, but words can answer only for classes. Train a method.",
+)
+
+OTHER_BACKBONE = Problem(
+    WrongBackbone,
+    "backbone.mismatch",
+    "{where}: made for backbone {expected} with digest {_expected:.19}, but {found} has {_found:.19} ({_difference}). "
+    "Give the adapter's own backbone with `backbone`.",
+)
+BACKBONE_UNNAMED = Problem(
+    NotFound, "backbone.unnamed", "{where}: the adapter names no backbone. Give its backbone with `backbone`."
+)
+
+OUT_COLUMN_TAKEN = Problem(
+    InvalidData,
+    "data.column-repeated",
+    "{where}: the column {column!r} has the name of a column that `out` adds. Rename that column.",
+)
+OUT_COLUMN_NEW = Problem(
+    InvalidData,
+    "data.columns-differ",
+    "{where}: the column {column!r} is missing in the rows before. Give `out` a name that ends in .jsonl.",
+)
+OUT_SUFFIX = Problem(
+    InvalidData,
+    "data.format-unknown",
+    "`out` {path}: unknown file type, expected a name that ends in one of {expected}. Choose another name.",
+)
+PAIRS_EXPECTED = Problem(
+    InvalidData,
+    "data.pairs-mismatch",
+    "{where}: trained on {expected} of texts, but single texts are given. Give a `file` with a column of second texts, "
+    "and name that column with `text_pair`.",
+)
+SINGLE_TEXTS_EXPECTED = Problem(
+    InvalidData,
+    "data.pairs-mismatch",
+    "{where}: trained on single {expected}, but pairs are given. Name the only column to read with `text`.",
+)
+
+PROBE_DTYPE = Problem(
+    InvalidStudy,
+    "dtype.unsuitable",
+    "the probe was recorded in float32, but this predictor computes in {dtype}. Check the probe in float32.",
+)
+METHOD_NOT_IN_INT8 = Problem(
+    InvalidStudy,
+    "dtype.unsupported",
+    "{where}: method {method} reads the backbone's weights as floats, so products cannot be in {dtype}. Use float32, "
+    "bfloat16 or auto.",
+)
+BACKBONE_NEEDLESS = Problem(
+    InvalidStudy, "option.inapplicable", "{where}: the adapter needs no {option}. Leave `{option}` out."
+)
+PROBE_MISSING = Problem(
+    InvalidStudy,
+    "probe.missing",
+    "{where}: the adapter has no recorded probe, so nothing can be checked. Leave the check out.",
+)
+
+NO_ROOM_FOR_TEXT = Problem(
+    InvalidData,
+    "request.malformed",
+    "the text is to be truncated to {found} tokens. Expected at least {least} tokens: template and special tokens have "
+    "one less.",
+)
+TOO_FEW_SENTENCES = Problem(
+    InvalidData,
+    "retention.texts-unusable",
+    "`retention` {source}: {sentences} sentences have two tokens or more, expected at least two sentences. Give a file "
+    "of whole sentences.",
+)
