@@ -199,19 +199,18 @@ class AdapterLoader:
 
     def _shared(self, adapter: Adapter) -> SharedResident | None:
         """Return None if the adapter cannot share a model."""
-        manifest, tensors = adapter.manifest, adapter.tensors
+        manifest, there = adapter.manifest, self.hosts.all()
         method = method_of(adapter, self.backbone)
         opening = objectives.make(manifest.label_names, manifest.objective).opening
-        host = self._host(adapter, method, opening)
-        if host is None:
+        other = None if not there or manifest.precision in there else next(iter(there.values()))
+        # A further model takes much memory, so it is opened only for an adapter that can share it.
+        if other is not None and self._changes(adapter, method, opening, other)[1] is None:
             return None
-        check_backbone(adapter, self.backbone, host.classifier.body)
-        empty_model = self._empty_model(adapter, method, opening)
-        method.check_saved(empty_model.model, empty_model.saved, tensors)
+        host = self.hosts.of(manifest.precision)
+        empty_model, batched = self._changes(adapter, method, opening, host)
         generates = opening.auto_class == "language_model"
         with torch.no_grad():
-            batched = _batched(adapter, method, empty_model, host.model)
-            weights = {} if generates else _above(host, tensors)
+            weights = {} if generates else _above(host, adapter.tensors)
             if batched is None or weights.keys() != empty_model.head_names:
                 return None
             batched = host.admit(batched)
@@ -224,21 +223,20 @@ class AdapterLoader:
         head = None if generates else empty_model.head_of(weights, pooled=batched.pooled is not None)
         return SharedResident(adapter.digest, manifest, adapter.where, size, reading, host, batched, head, offset)
 
-    def _host(self, adapter: Adapter, method: Method, opening: Opening) -> MixedBatchModel | None:
-        """Return the shared model in the adapter's precision.
+    def _changes(
+        self, adapter: Adapter, method: Method, opening: Opening, host: MixedBatchModel
+    ) -> tuple[EmptyModel, BatchedAdapter | None]:
+        """Return the adapter's changes of a frozen model, and the model without values; None: it needs a model alone.
 
-        None: the model in this precision is not open, another one is, and the adapter could not share it.
+        Raises WrongBackbone and CorruptAdapter.
         """
-        there, precision = self.hosts.all(), adapter.manifest.precision
-        if there and precision not in there:  # a further model takes much memory, so it is opened only for use
-            other = next(iter(there.values()))
-            check_backbone(adapter, self.backbone, other.classifier.body)
-            empty_model = self._empty_model(adapter, method, opening)
-            method.check_saved(empty_model.model, empty_model.saved, adapter.tensors)
-            with torch.no_grad():
-                if _batched(adapter, method, empty_model, other.model) is None:
-                    return None
-        return self.hosts.of(precision)
+        check_backbone(adapter, self.backbone, host.classifier.body)
+        empty_model = self._empty_model(adapter, method, opening)
+        method.check_saved(empty_model.model, empty_model.saved, adapter.tensors)
+        with torch.no_grad():
+            made = method.batched(empty_model.model, adapter.tensors, host.model)
+        names = {name for name in adapter.tensors if not is_head(name)}
+        return empty_model, None if made is None or made.tensor_names != names else made
 
     def _empty_model(self, adapter: Adapter, method: Method, opening: Opening) -> EmptyModel:
         """Return the model for the adapter's method, settings, class and number of labels; built the first time."""
@@ -271,13 +269,6 @@ class AdapterLoader:
             words = sum(len(word.encode()) for word in adapter.vocabulary or ())
             size = words + sum(tensor.numel() * tensor.element_size() for tensor in adapter.tensors.values())
         return SeparateResident(adapter.digest, adapter.manifest, adapter.where, size, reading, predictor)
-
-
-def _batched(adapter: Adapter, method: Method, empty_model: EmptyModel, base: Any) -> BatchedAdapter | None:
-    """Return the adapter's changes of a frozen model; None if it needs a model of its own."""
-    made = method.batched(empty_model.model, adapter.tensors, base)
-    names = {name for name in adapter.tensors if not is_head(name)}
-    return None if made is None or made.tensor_names != names else made
 
 
 def _above(host: MixedBatchModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

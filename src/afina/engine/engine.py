@@ -196,26 +196,28 @@ class Engine(ReprCard):
     def attempt(self, requests: Iterable[Request | tuple[Any, ...]]) -> list[Outcome]:
         """Answer requests as `predict` does; an error is the outcome of its own request only."""
         given = [Request(*one) for one in requests]
-        outcomes: list[Outcome | None] = [None] * len(given)
-        rows: dict[int, SinglePass] = {}
+        groups: dict[object, list[int]] = {}
+        for index, one in enumerate(given):
+            address = one.adapter if isinstance(one.adapter, str | Path) else id(one.adapter)
+            groups.setdefault(address, []).append(index)
+        outcomes, rows = dict[int, Outcome](), dict[int, SinglePass]()
         with ExitStack() as stack:
-            leases = self._leases(given, stack)
-            loaded: dict[int, Lease] = {}
-            for index, one in enumerate(given):
+            # All adapters start to load before one is waited for.
+            leases = [self._started(given[mine[0]].adapter, stack) for mine in groups.values()]
+            for mine, started in zip(groups.values(), leases, strict=True):
                 try:
-                    loaded[index] = self._loaded(leases[index], one.adapter, stack)
+                    lease = self._loaded(started, given[mine[0]].adapter, stack)
                 except AfinaError as error:
-                    outcomes[index] = error
-            for lease, mine in _alike(loaded):
+                    outcomes |= dict.fromkeys(mine, error)
+                    continue
                 texts, pairs = [given[index].text for index in mine], [given[index].pair for index in mine]
                 for index, encoded in zip(mine, self.encode(lease.resident(), texts, pairs), strict=True):
                     if isinstance(encoded, AfinaError):
                         outcomes[index] = encoded
                     else:
                         rows[index] = SinglePass(lease, encoded)
-            for index, outcome in self._answered(rows).items():
-                outcomes[index] = outcome
-        return [outcome for outcome in outcomes if outcome is not None]
+            outcomes |= self._answered(rows)
+        return [outcomes[index] for index in range(len(given))]
 
     def encode(
         self,
@@ -292,19 +294,14 @@ class Engine(ReprCard):
         """
         return self._batches.chunk_outcomes(chunks)
 
-    def _leases(self, given: Sequence[Request], stack: ExitStack) -> list[Lease | AfinaError]:
-        """Return a lease or error for each request, before waiting for any; equal addresses share a lease."""
-        found: dict[object, Lease | AfinaError] = {}
-        keys = [one.adapter if isinstance(one.adapter, str | Path) else id(one.adapter) for one in given]
-        for key, one in zip(keys, given, strict=True):
-            if isinstance(one.adapter, Lease):
-                found[key] = one.adapter
-            elif key not in found:
-                try:
-                    found[key] = stack.enter_context(self.lease(one.adapter))
-                except AfinaError as error:
-                    found[key] = error
-        return [found[key] for key in keys]
+    def _started(self, adapter: Address | Lease, stack: ExitStack) -> Lease | AfinaError:
+        """Return a lease on an adapter that may not be loaded yet, or the error."""
+        if isinstance(adapter, Lease):
+            return adapter
+        try:
+            return stack.enter_context(self.lease(adapter))
+        except AfinaError as error:
+            return error
 
     def _loaded(self, lease: Lease | AfinaError, adapter: Address | Lease, stack: ExitStack) -> Lease:
         """Return a lease on a loaded adapter; retries once if the adapter was removed or replaced meanwhile."""
@@ -328,11 +325,3 @@ class Engine(ReprCard):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _alike(leases: Mapping[int, Lease]) -> Iterable[tuple[Lease, list[int]]]:
-    """Group requests by lease; yield each lease with the indices of its requests."""
-    found: dict[int, list[int]] = {}
-    for index, lease in leases.items():
-        found.setdefault(id(lease), []).append(index)
-    return ((leases[mine[0]], mine) for mine in found.values())

@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -25,19 +24,16 @@ from afina.engine.residents import (
     ReservedMemory,
     Resident,
     Residents,
-    SeparateResident,
     SharedResident,
     stacked_bytes,
 )
 from afina.errors import AfinaError
 from afina.generating.answers import text_of
 from afina.generating.generation import ContinuousBatch, NewTokens
-from afina.generating.next_token import MixedNextTokenModel, NextTokenModel, OwnNextTokenModel
 from afina.generating.searches import Continuation, Guide, TokenLogprobs
 from afina.models.decoding import Decoding
 from afina.models.mixed_batch import MixedBatchModel
 from afina.models.objectives import Predictions
-from afina.predicting.predictor import ModelPredictor
 
 
 @dataclass(eq=False)
@@ -123,7 +119,6 @@ class Generations:
         self._ends = [tokenizer.eos_token_id]
         self._memory = memory
         self._batches: dict[MixedBatchModel | str, ContinuousBatch[Generation]] = {}
-        self._models: WeakKeyDictionary[Resident, OwnNextTokenModel] = WeakKeyDictionary()
         self._all: dict[Generation, ContinuousBatch[Generation]] = {}
         self._cancelled: set[Generation] = set()
         self.tokens_of: dict[Generation, int] = {}
@@ -181,19 +176,9 @@ class Generations:
         """Return the batch of an adapter: that of its shared model, or its own, by its digest."""
         key = resident.host if isinstance(resident, SharedResident) else resident.digest
         if key not in self._batches:
-            given = self._model(resident), self._ends, self._tokenizer
+            given = resident.next_tokens(), self._ends, self._tokenizer
             self._batches[key] = ContinuousBatch(*given, memory=self._memory, checked=True)
         return self._batches[key]
-
-    def _model(self, resident: Resident) -> NextTokenModel:
-        if isinstance(resident, SharedResident):
-            return MixedNextTokenModel(resident.host)
-        found = self._models.get(resident)
-        if found is None:
-            assert isinstance(resident, SeparateResident)
-            assert isinstance(resident.predictor, ModelPredictor)
-            found = self._models[resident] = OwnNextTokenModel(resident.predictor.classifier.eval())
-        return found
 
     def cancel(self, generation: Generation) -> None:
         """Drop a generation at the next step, with no outcome; one that has ended is ignored."""

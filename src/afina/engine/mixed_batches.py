@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,9 +22,6 @@ from afina.engine import problems
 from afina.engine.passes import ChunkedPass, SinglePass
 from afina.engine.residents import ReservedMemory, Resident, SeparateResident, SharedResident
 from afina.errors import AfinaError, InvalidStudy
-from afina.models.added_modules import key_value_cache
-from afina.models.classifier import Classifier
-from afina.models.kernels.key_values import KeyValueCache
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.kernels.layout import Pooled
 from afina.models.mixed_batch import AdapterChunk, AdapterGroup, MixedBatchModel
@@ -149,7 +145,6 @@ class MixedBatches:
 
     def __init__(self, computing: Lock, memory: ReservedMemory) -> None:
         self._computing, self._memory = computing, memory
-        self._caches: WeakKeyDictionary[Resident, KeyValueCache] = WeakKeyDictionary()
 
     def outcomes(self, rows: Sequence[SinglePass]) -> list[Outcome]:
         """Return the prediction or error of each text, in order."""
@@ -188,14 +183,7 @@ class MixedBatches:
     def open(self, row: SinglePass) -> ChunkedPass | None:
         """Return a text that is computed in chunks; None: there is no memory for its keys and values now."""
         resident = row.lease.resident()
-        if isinstance(resident, SharedResident):
-            batched = resident.batched
-            before = batched.prompt_length + batched.prefix_length
-            return ChunkedPass.open(row, resident.host.opened, self._memory, before)
-        classifier = _own_classifier(resident)
-        if resident not in self._caches:
-            self._caches[resident] = key_value_cache(classifier.body)
-        return ChunkedPass.open(row, self._caches[resident], self._memory, classifier.before)
+        return ChunkedPass.open(row, resident.opened, self._memory, resident.virtual_tokens[0])
 
     def chunk_outcomes(self, chunks: Sequence[tuple[ChunkedPass, int]]) -> list[Outcome | None]:
         """Compute the next tokens of texts; see `Engine.compute_chunks`."""
@@ -203,13 +191,14 @@ class MixedBatches:
         made: dict[int, Tensor] = {}
         for index, (one, count) in enumerate(chunks):
             resident = one.row.lease.resident()
+            batched = resident.batched if isinstance(resident, SharedResident) else None
+            if (given := one.next(count, resident.virtual_tokens[1], batched)) is None:
+                continue
             if isinstance(resident, SharedResident):
-                given = one.next(count, resident.batched.prefix_length, resident.batched)
-                if given is not None:
-                    together.setdefault(resident.host, {})[index] = AdapterChunk(resident.batched, *given)
-            elif (given := one.next(count, _own_classifier(resident).prefix)) is not None:
+                together.setdefault(resident.host, {})[index] = AdapterChunk(resident.batched, *given)
+            elif isinstance(resident, SeparateResident):
                 with self._computing, torch.inference_mode():
-                    classifier = _own_classifier(resident).eval()
+                    classifier = resident.classifier.eval()
                     device = next(classifier.parameters()).device
                     tokens = torch.from_numpy(given[0].astype(np.int64)).to(device)
                     made[index] = classifier.answer(classifier.chunk_features(tokens, given[1]))
@@ -235,12 +224,6 @@ class MixedBatches:
         resident = one.row.lease.resident()
         outputs = resident.answer(made) if isinstance(resident, SharedResident) else made.cpu().numpy()
         return _predictions([one.row], [0], list(outputs))[0]
-
-
-def _own_classifier(resident: Resident) -> Classifier:
-    assert isinstance(resident, SeparateResident)
-    assert isinstance(resident.predictor, ModelPredictor)
-    return resident.predictor.classifier
 
 
 def _by_adapter(rows: Sequence[SinglePass]) -> Iterable[list[int]]:

@@ -13,9 +13,8 @@ from afina.engine.mixed_batches import MixedBatches, Prediction
 from afina.engine.passes import SinglePass
 from afina.engine.residents import Lease, SeparateResident, SharedResident
 from afina.errors import AfinaError
-from afina.generating.next_token import MixedNextTokenModel, Prompt
+from afina.generating.next_token import MixedNextTokenModel, WholePrompt
 from afina.predicting import probes
-from afina.predicting.predictor import ModelPredictor
 
 Read = TypeVar("Read", EncodedText, Prediction)
 """An outcome that is no error."""
@@ -39,11 +38,10 @@ def probe_outputs(computing: Lock, batches: MixedBatches, encoder: TextEncoder, 
     if isinstance(resident, SharedResident):
         return _log_probabilities(encoder, resident)
     assert isinstance(resident, SeparateResident)
-    predictor = resident.predictor
-    assert isinstance(predictor, ModelPredictor)
+    reads = resident.reading
+    assert reads is not None
     with computing:
-        reading = predictor.classifier, predictor.backbone, predictor.max_length, predictor.template
-        return np.array(probes.probe(*reading))
+        return np.array(probes.probe(resident.classifier, reads.backbone, reads.max_length, reads.template))
 
 
 def _predicted(batches: MixedBatches, encoder: TextEncoder, lease: Lease) -> np.ndarray:
@@ -68,6 +66,6 @@ def _log_probabilities(encoder: TextEncoder, resident: SharedResident) -> np.nda
     prompts = reading.encode(texts, None if pairs[0] is None else pairs, tokenizer=tokenizer)
     answers = probes.taught(tokenizer, reading.template).tokens
     whole = [np.concatenate([prompts[index], answers[index]]) for index in range(len(prompts))]
-    begun = MixedNextTokenModel(resident.host).begin([Prompt(tokens, 1, resident.batched, 0) for tokens in whole])
+    begun = MixedNextTokenModel(resident.host).begin([WholePrompt(tokens, 1, resident.batched, 0) for tokens in whole])
     found = [[one.chosen for one in logprobs or ()] for logprobs in begun.logprobs]
     return np.array([row[-count:] for row, count in zip(found, answers.lengths.tolist(), strict=True)])

@@ -6,7 +6,7 @@ by the limit; of the other adapters, the least recently used are evicted first.
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +21,12 @@ import torch
 from torch import Tensor
 
 from afina.engine import problems
+from afina.generating.next_token import MixedNextTokenModel, NextTokenModel, OwnNextTokenModel
 from afina.models import objectives
+from afina.models.added_modules import key_value_cache
 from afina.models.architectures import architecture_of
+from afina.models.classifier import Classifier
+from afina.models.kernels.key_values import KeyValueCache
 from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.manifest import Manifest
 from afina.models.mixed_batch import MixedBatchModel
@@ -68,9 +72,23 @@ class Resident(ReprCard, ABC):
         return self.reach is not None
 
     @property
+    @abstractmethod
     def reach(self) -> float | None:
         """`Classifier.reach`. None: a text cannot be computed in chunks."""
-        return None
+
+    @property
+    @abstractmethod
+    def virtual_tokens(self) -> tuple[int, int]:
+        """Number of virtual tokens before each text, and how many of them are keys and values only."""
+
+    @property
+    @abstractmethod
+    def opened(self) -> KeyValueCache:
+        """The cache that opens sequences which are computed in chunks."""
+
+    @abstractmethod
+    def next_tokens(self) -> NextTokenModel:
+        """Return the model that generates the adapter's answers."""
 
     @cached_property
     def objective(self) -> Objective:
@@ -100,11 +118,22 @@ class SharedResident(Resident):
 
     @property
     def reach(self) -> float | None:
-        """As in the base class."""
         classifier, own = self.host.classifier, self.batched.pooled
         entry = architecture_of(classifier.body)
         pooling = entry.pooling_of(classifier.body.config) if own is None else own.pooling
         return classifier.reach if entry.takes_chunks(pooling) else None
+
+    @property
+    def virtual_tokens(self) -> tuple[int, int]:
+        prefix = self.batched.prefix_length
+        return self.batched.prompt_length + prefix, prefix
+
+    @property
+    def opened(self) -> KeyValueCache:
+        return self.host.opened
+
+    def next_tokens(self) -> NextTokenModel:
+        return MixedNextTokenModel(self.host)
 
     def answer(self, features: Tensor) -> np.ndarray:
         """Return outputs, float32 [N, width of the head], for features [N, width of the model]."""
@@ -124,11 +153,29 @@ class SeparateResident(Resident):
     predictor: Predictor
 
     @property
+    def classifier(self) -> Classifier:
+        """The adapter's own model. Not for an adapter that reads no tokens."""
+        assert isinstance(self.predictor, ModelPredictor)
+        return self.predictor.classifier
+
+    @property
     def reach(self) -> float | None:
-        """As in the base class."""
-        if not isinstance(self.predictor, ModelPredictor) or not self.predictor.classifier.takes_chunks:
-            return None
-        return self.predictor.classifier.reach
+        return self.classifier.reach if self.reading is not None and self.classifier.takes_chunks else None
+
+    @property
+    def virtual_tokens(self) -> tuple[int, int]:
+        return self.classifier.before, self.classifier.prefix
+
+    @cached_property
+    def opened(self) -> KeyValueCache:
+        return key_value_cache(self.classifier.body)
+
+    def next_tokens(self) -> NextTokenModel:
+        return self._next_tokens
+
+    @cached_property
+    def _next_tokens(self) -> NextTokenModel:
+        return OwnNextTokenModel(self.classifier.eval())
 
 
 @dataclass(eq=False)

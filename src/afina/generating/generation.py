@@ -19,7 +19,7 @@ from torch import Tensor
 
 from afina.allocator import keep_freed
 from afina.data.batch import TOKEN_BUDGET
-from afina.generating.next_token import NextTokenModel, OwnNextTokenModel, Prompt, PromptChunk
+from afina.generating.next_token import NextTokenModel, OwnNextTokenModel, PromptChunk, WholePrompt
 from afina.generating.searches import (
     Continuation,
     Guide,
@@ -306,7 +306,7 @@ class ContinuousBatch(Generic[Key]):
         parts = [(one, count) for one, count in zip(filling, counts, strict=True) if 0 < count < len(one.prompt)]
         ended: Ended[Key] = []
         if whole:
-            prompts = [Prompt(one.prompt, one.search.limits.most, one.adapter, one.reported) for one in whole]
+            prompts = [WholePrompt(one.prompt, one.search.limits.most, one.adapter, one.reported) for one in whole]
             begun = self._model.begin(prompts)
             for one, sequence, logprobs in zip(whole, begun.sequences, begun.logprobs, strict=True):
                 one.sequences, one.prompt_logprobs = [sequence], logprobs

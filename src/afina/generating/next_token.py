@@ -33,7 +33,7 @@ _ROOM = 32
 """Most columns that are kept free behind a prompt, so that a sequence does not move to another pool at once."""
 
 
-class Prompt(NamedTuple):
+class WholePrompt(NamedTuple):
     """A prompt that is computed whole.
 
     Attributes:
@@ -112,7 +112,7 @@ class NextTokenModel(ABC):
         """Return the adapter of a sequence."""
         return adapter
 
-    def begin(self, prompts: Sequence[Prompt]) -> Begun:
+    def begin(self, prompts: Sequence[WholePrompt]) -> Begun:
         """Compute new prompts. NaN or infinite logits only come from the prompt's own adapter.
 
         Attention multiplies other prompts' values by 0, and 0 times NaN or infinity is NaN. If some logits are not
@@ -137,7 +137,7 @@ class NextTokenModel(ABC):
         return Begun(sequences, logits[places], [logprobs[place] for place in places])
 
     def _begun(
-        self, order: Sequence[int], prompts: Sequence[Prompt], sequences: Sequence[CachedSequence]
+        self, order: Sequence[int], prompts: Sequence[WholePrompt], sequences: Sequence[CachedSequence]
     ) -> tuple[Tensor, list[list[TokenLogprobs] | None]]:
         """Return logits and log-probabilities of some prompts, in this order."""
         some, mine = [prompts[index] for index in order], [sequences[index] for index in order]
