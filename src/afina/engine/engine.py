@@ -85,7 +85,6 @@ class Engine(ReprCard):
         self._encoder = TextEncoder(self.backbone.tokenizer)
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         residents, hosts = self.residents, self.hosts.all().values()
         left = dict.fromkeys(words for host in hosts if (words := host.classifier.not_in_int8))
         apart = [one for one in residents if not one.shares_model]
@@ -133,7 +132,6 @@ class Engine(ReprCard):
 
     @property
     def counts(self) -> ResidentCounts:
-        """Numbers of adapters loaded and evicted."""
         return self._residents.counts
 
     def lease(self, address: Address, *, anew: bool = False) -> Lease:

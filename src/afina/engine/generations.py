@@ -125,17 +125,14 @@ class Generations:
 
     @property
     def active(self) -> int:
-        """Number of generations that wait or run."""
         return len(self._all)
 
     @property
     def waiting(self) -> int:
-        """Number of generations that wait."""
         return sum(batch.waiting for batch in [*self._batches.values()])
 
     @property
     def bytes(self) -> int:
-        """Size of keys and values in bytes."""
         return sum(batch.bytes for batch in [*self._batches.values()])
 
     def add(self, generation: Generation) -> None:

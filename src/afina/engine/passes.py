@@ -81,7 +81,6 @@ class ChunkedPass:
 
     @property
     def complete(self) -> bool:
-        """Whether all tokens are computed."""
         return self.computed == len(self.row.encoded.tokens)
 
     def close(self) -> None:

@@ -58,7 +58,6 @@ class Resident(ReprCard, ABC):
     reading: Reading | None
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         return {"where": self.where, **self.manifest.summary, "shares the model": self.shares_model, "bytes": self.size}
 
     @property
@@ -92,7 +91,6 @@ class Resident(ReprCard, ABC):
 
     @cached_property
     def objective(self) -> Objective:
-        """The objective that the adapter was trained for."""
         return objectives.make(self.manifest.label_names, self.manifest.objective)
 
 

@@ -59,7 +59,6 @@ class _Closing:
         self._steps = 0
 
     def whole(self) -> dict[str, Any]:
-        """Return the closed schema."""
         made, copies = self._schema(self._root, {}), dict[str, Any]()
         while self._waiting:
             name, target, beside = self._waiting.pop()

@@ -156,12 +156,10 @@ class ContinuousBatch(Generic[Key]):
 
     @property
     def active(self) -> int:
-        """Number of requests that wait or run."""
         return len(self._waiting) + len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Number of requests that wait."""
         return len(self._waiting)
 
     @property

@@ -144,7 +144,6 @@ class TokenGuide:
 
     @property
     def finished(self) -> bool:
-        """Whether only an end token may follow."""
         return bool(self._matcher.is_stopped())
 
     def mask(self, logits: np.ndarray) -> None:

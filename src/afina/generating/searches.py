@@ -114,7 +114,6 @@ class Search(ABC):
 
     @property
     def rows(self) -> int:
-        """Number of rows that the search needs."""
         return self.decoding.beams
 
     @property
@@ -179,7 +178,6 @@ class SingleSearch(Search):
 
     @property
     def tokens(self) -> Sequence[int]:
-        """The new tokens."""
         return self._tokens
 
     @property
@@ -309,7 +307,6 @@ class BeamSearch(Search):
         self._finished: list[tuple[float, list[int], bool]] = []
 
     def advance(self, logits: Tensor, best: int | None) -> Moves | None:
-        """Continue the best beams."""
         candidates, most = self._candidates(logits), self.decoding.beams
         length = len(self._beams[0]) + 1
         reached = length == self.limits.most

@@ -97,7 +97,6 @@ class Predictor(ReprCard, ABC):
     decoding: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         return {"where": self.where, **self.manifest.summary, "computes in": self.dtype}
 
     @staticmethod
@@ -257,7 +256,6 @@ class WordsPredictor(Predictor):
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
     ) -> tuple[Predictions, int]:
-        """Predict in float64; no text is truncated."""
         reading.check(self.manifest, self.where, texts, pairs, where=where, before=before)
         return Predictions(self.model.outputs(joined(texts, pairs))), 0
 
@@ -279,7 +277,6 @@ class ModelPredictor(Predictor):
     truncation: Truncation = AS_TRAINED
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         return {**super().facts(), "not in int8": self.classifier.not_in_int8}
 
     @classmethod
@@ -322,17 +319,14 @@ class ModelPredictor(Predictor):
 
     @cached_property
     def reading(self) -> Reading:
-        """How the adapter reads texts."""
         return Reading(self.manifest, self.where, self.backbone, self.method, self.truncation)
 
     @property
     def template(self) -> Template | None:
-        """Template around each text."""
         return self.reading.template
 
     @property
     def max_length(self) -> int:
-        """Number of tokens that a text is truncated to."""
         return self.reading.max_length
 
     def encode(
@@ -356,7 +350,6 @@ class ModelPredictor(Predictor):
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
     ) -> tuple[Predictions, int]:
-        """Predict in float32."""
         encoded = self.encode(texts, pairs, where=where, before=before)
         found = predicted(self.classifier, encoded, self.objective, self.backbone.tokenizer)
         return reading.finite(found, self.where), encoded.truncated

@@ -51,7 +51,6 @@ class TemplateComparison:
     examples: int
 
     def by(self, offset: bool) -> float:
-        """Return the accuracy with an offset, or without."""
         return self.with_offset if offset else self.accuracy
 
 
@@ -78,7 +77,6 @@ class Answer(ReprCard):
     compared: tuple[TemplateComparison, ...]
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         return {
             "template": self.template,
             "words": tuple(f"{label}: {' '.join(given)}" for label, given in self.words.items()),
@@ -89,7 +87,6 @@ class Answer(ReprCard):
 
     @property
     def examples(self) -> int:
-        """Number of held-out texts that the model answered."""
         return len(self.score)
 
 
