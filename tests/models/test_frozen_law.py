@@ -43,7 +43,7 @@ class Hidden(HeldWeight):
     codes: Tensor
 
     def __init__(self, weight: Tensor) -> None:
-        super().__init__()
+        super().__init__(weight)
         self._keep(codes=weight)
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -56,17 +56,8 @@ class Hidden(HeldWeight):
         return self.codes
 
     @property
-    def shape(self) -> tuple[int, int]:
-        rows, columns = self.codes.shape
-        return rows, columns
-
-    @property
     def dtype(self) -> torch.dtype:
         return self.codes.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.codes.device
 
 
 class Rounded(Hidden):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from afina.models.backbone import Backbone
-    from afina.models.kernels.ia3_and_vera import VeraMatrices
     from afina.models.kernels.layer_changes import BatchedAdapter, LayerChange
+    from afina.models.kernels.vera import VeraMatrices
 
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 """peft imports bitsandbytes if it is installed, which then warns that an optional kernel for decoding is missing."""
@@ -192,15 +192,10 @@ def _change(
         bias: The adapter's bias of the layer. None: the frozen bias.
     """
     from afina.models.kernels import linear
-    from afina.models.kernels.ia3_and_vera import (
-        ScaledInput,
-        ScaledOutput,
-        VeraChange,
-        VeraMatrices,
-        ia3_adapter,
-        vera_adapter,
-    )
-    from afina.models.kernels.lora import DoraChange, LoraChange, dora_adapter, lora_adapter
+    from afina.models.kernels.dora import DoraChange, dora_adapter
+    from afina.models.kernels.ia3 import ScaledInput, ScaledOutput, ia3_adapter
+    from afina.models.kernels.lora import LoraChange, lora_adapter
+    from afina.models.kernels.vera import VeraChange, VeraMatrices, vera_adapter
 
     if (name := lora_adapter(layer)) is not None:
         return LoraChange(saved["lora_A.weight"], saved["lora_B.weight"].t().contiguous(), layer.scaling[name])
@@ -224,7 +219,7 @@ def _projections(rank: int, inputs: int, outputs: int, key: int, device: torch.d
     from peft import VeraConfig, get_peft_model
     from torch import nn
 
-    from afina.models.kernels.ia3_and_vera import VeraMatrices
+    from afina.models.kernels.vera import VeraMatrices
 
     settings = VeraConfig(r=rank, projection_prng_key=key, target_modules=["layer"])
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)

@@ -24,11 +24,12 @@ from afina.models.added_modules import key_value_cache
 from afina.models.architectures import architecture_of
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, types_of
+from afina.models.kernels.dora import prepare_dora
 from afina.models.kernels.key_values import KeyValueCache, KeyValueRow, RowSegment, TokenChunk
 from afina.models.kernels.layer_changes import BatchedAdapter, PlacedChange, RowChanges, changed_forward
 from afina.models.kernels.layout import Layout, Pooled
 from afina.models.kernels.linear import is_linear
-from afina.models.kernels.lora import Masks, prepare_dora, share_products
+from afina.models.kernels.lora import Masks, share_products
 from afina.models.kernels.patches import Patch, call_of, patch, patches_of
 
 

@@ -10,9 +10,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from afina.models.kernels.dora import dora_adapter, dora_layer, prepare_dora
 from afina.models.kernels.elementwise import Dropout
 from afina.models.kernels.linear import can_pack
-from afina.models.kernels.lora import dora_adapter, dora_layer, prepare_dora
 from afina.models.kernels.patches import pack
 
 PLAIN = [nn.Linear(6, 10), nn.Linear(6, 10, bias=False), Conv1D(10, 6)]

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from afina.models.kernels.elementwise import Dropout
-from afina.models.kernels.ia3_and_vera import vera_adapter, vera_layer
+from afina.models.kernels.vera import vera_adapter, vera_layer
 
 
 def wrapped(plain: nn.Module, rate: float) -> Any:

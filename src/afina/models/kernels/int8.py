@@ -58,7 +58,7 @@ class Int8Weight(HeldWeight):
     like: Tensor
 
     def __init__(self, weight: Tensor) -> None:
-        super().__init__()
+        super().__init__(weight)
         if weight.is_meta:  # torch computes on this device in Python, a hundredth of a second for each weight
             codes, scales = weight.new_empty(weight.shape, dtype=torch.int8), weight.new_empty(weight.shape[0])
         else:
@@ -112,20 +112,9 @@ class Int8Weight(HeldWeight):
         return range(0, rows, step)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of the codes."""
-        rows, columns = self.codes.shape
-        return rows, columns
-
-    @property
     def dtype(self) -> torch.dtype:
         """Dtype of products: that of the weight before it was quantized, or of the last `to`."""
         return self.like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the codes."""
-        return self.codes.device
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         scales = self.scales

@@ -57,8 +57,8 @@ class DynamicInt8Weight(HeldWeight):
     like: Tensor
 
     def __init__(self, weight: Tensor, factors: Tensor, like: Tensor, readers: int = 1) -> None:
-        super().__init__()
-        self._shape, self._factors, self._readers = (weight.shape[0], weight.shape[1]), factors, readers
+        super().__init__(weight)
+        self._factors, self._readers = factors, readers
         codes, scales = quantize(weight * factors)
         self._keep(
             packed=torch.ops.onednn.qlinear_prepack(codes, None),
@@ -110,19 +110,9 @@ class DynamicInt8Weight(HeldWeight):
         return (self.packed.to_dense().t() * self.scales[:, None] * self.inverse).to(self.dtype)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of the original weight."""
-        return self._shape
-
-    @property
     def dtype(self) -> torch.dtype:
         """Dtype of the original weight, or of the last `to`."""
         return self.like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Always the CPU."""
-        return self.scales.device
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         scales, inverse = self.scales, self.inverse

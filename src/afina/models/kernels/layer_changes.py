@@ -59,7 +59,6 @@ class BiasChange(LayerChange):
     by: Tensor
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """Add `by` to outputs in place."""
         outputs.add_(self.by)
 
 
@@ -78,7 +77,6 @@ class NormChange(LayerChange):
     bias: Tensor | None = None
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """Replace outputs by the changed norm of inputs."""
         assert inputs is not None
         outputs.copy_(type(self.layer).forward(self._own, inputs))
 

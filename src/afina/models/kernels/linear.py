@@ -103,31 +103,25 @@ class PlainWeight(FrozenWeight):
     weight: Tensor
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Multiply with torch, or with oneDNN if that is faster."""
         return multiply(inputs, self.weight, bias)
 
     def transposed_product(self, grads: Tensor) -> Tensor:
-        """Multiply with torch, or with oneDNN if that is faster."""
         return multiply(grads, self.weight.t())
 
     def dequantize(self) -> Tensor:
-        """Return the parameter."""
         return self.weight
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape of the parameter."""
         rows, columns = self.weight.shape
         return rows, columns
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the parameter."""
         return self.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """Device of the parameter."""
         return self.weight.device
 
 
@@ -136,6 +130,18 @@ class HeldWeight(nn.Module, FrozenWeight):
 
     Its tensors are buffers that are not saved. They follow the model to a device; `to(dtype)` sets the compute dtype.
     """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self._shape = weight.shape[0], weight.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._shape
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.buffers()).device
 
     def _keep(self, **tensors: Tensor) -> None:
         for name, tensor in tensors.items():
@@ -164,8 +170,7 @@ class PackedWeight(HeldWeight):
     transposed: Tensor
 
     def __init__(self, weight: Tensor, *, backward: bool = True) -> None:
-        super().__init__()
-        self._shape, self._dtype, self._device = tuple(weight.shape), weight.dtype, weight.device
+        super().__init__(weight)
         turned = weight.t()
         self._keep(
             weight=_reorder(weight.contiguous()),
@@ -173,32 +178,17 @@ class PackedWeight(HeldWeight):
         )
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Multiply with oneDNN."""
         return multiply(inputs, self.weight, bias)
 
     def transposed_product(self, grads: Tensor) -> Tensor:
-        """Multiply with oneDNN."""
         return multiply(grads, self.transposed)
 
     def dequantize(self) -> Tensor:
-        """Return the weight in torch's order."""
         return self.weight.to_dense() if self.weight.is_mkldnn else self.weight
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of the original weight."""
-        rows, columns = self._shape
-        return rows, columns
-
-    @property
     def dtype(self) -> torch.dtype:
-        """Always bfloat16."""
-        return self._dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Always the CPU."""
-        return self._device
+        return torch.bfloat16
 
 
 def _reorder(weight: Tensor) -> Tensor:

@@ -43,7 +43,6 @@ class StackedLoraChange(LayerChange):
     hidden: Tensor
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """Add to outputs [N, M] in place, from inputs [N, K]."""
         assert inputs is not None
         if self.hidden.numel() < LARGE or not linear.by_onednn(self.down):
             outputs.addmm_((inputs @ self.down.t()).masked_fill_(self.hidden, 0), self.up)

@@ -48,8 +48,8 @@ class Nf4Weight(HeldWeight):
     offset: Tensor
 
     def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self._shape, self._dtype = tuple(weight.shape), weight.dtype
+        super().__init__(weight)
+        self._dtype = weight.dtype
         self._keep(**(_empty(weight) if _has_no_values(weight) else _quantized(weight)))
 
     def _apply(self, convert: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -62,15 +62,12 @@ class Nf4Weight(HeldWeight):
         return self
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Dequantize and multiply."""
         return multiply(inputs, self.dequantize(), bias)
 
     def transposed_product(self, grads: Tensor) -> Tensor:
-        """Dequantize and multiply."""
         return multiply(grads, self.dequantize().t())
 
     def dequantize(self) -> Tensor:
-        """Return a new matrix [M, K]."""
         if _has_no_values(self.codes):
             _ = self.absmax.new_empty(self.absmax.shape, dtype=torch.float32)  # the scales, for memory figures
             return self.codes.new_empty(self._shape, dtype=self._dtype)
@@ -87,20 +84,9 @@ class Nf4Weight(HeldWeight):
         return flat.view(self._shape)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of the original weight."""
-        rows, columns = self._shape
-        return rows, columns
-
-    @property
     def dtype(self) -> torch.dtype:
         """Dtype of the last conversion, at first that of the original weight."""
         return self._dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the codes."""
-        return self.codes.device
 
 
 def form() -> dict[str, object]:

@@ -16,12 +16,12 @@ from weakref import ref
 from torch import Tensor, nn
 
 from afina.models.architectures import Block, PostNorm, PreNorm, architecture_of, blocks_of
-from afina.models.kernels import linear, lora
+from afina.models.kernels import dora, linear
 from afina.models.kernels.elementwise import Dropout, TanhGELU
-from afina.models.kernels.ia3_and_vera import vera_adapter, vera_layer
 from afina.models.kernels.layout import read_rows
 from afina.models.kernels.linear import HeldWeight, PackedWeight, can_accelerate, held_forward, linear_forward
 from afina.models.kernels.lora import lora_adapter, lora_layer
+from afina.models.kernels.vera import vera_adapter, vera_layer
 
 
 class Patch(IntEnum):
@@ -133,9 +133,9 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
         adapter = lora_adapter(layer)
         if adapter is not None:
             patch(layer, Patch.LORA, lora_layer, adapter)
-        elif (adapter := lora.dora_adapter(layer)) is not None:
-            lora.prepare_dora(layer)
-            patch(layer, Patch.DORA, lora.dora_layer, adapter)
+        elif (adapter := dora.dora_adapter(layer)) is not None:
+            dora.prepare_dora(layer)
+            patch(layer, Patch.DORA, dora.dora_layer, adapter)
         elif (adapter := vera_adapter(layer)) is not None:
             patch(layer, Patch.VERA, vera_layer, adapter)
     entry = architecture_of(body)

@@ -1,9 +1,8 @@
-"""peft's (IA)^3 and VeRA layers with a frozen weight: a backward pass for VeRA, and both in a mixed batch.
+"""peft's VeRA layers with a frozen weight: a backward pass, and VeRA in a mixed batch.
 
-Results equal peft's except for rounding. (IA)^3 with a model of its own needs no kernel: peft calls the frozen layer
-and scales once. VeRA is W x + b + l_b * B (l_d * A x). All layers share the random, frozen A and B, and use slices of
-them. A and B stay float32 and are cast when used: the cast is cheap compared with the product, and no copy is kept.
-Knows peft's layers, not models.
+Results equal peft's except for rounding. VeRA is W x + b + l_b * B (l_d * A x). All layers share the random, frozen A
+and B, and use slices of them. A and B stay float32 and are cast when used: the cast is cheap compared with the product,
+and no copy is kept. Knows peft's layers, not models.
 """
 
 from __future__ import annotations
@@ -17,47 +16,12 @@ from torch import Tensor, nn
 from afina.models.kernels import linear
 from afina.models.kernels.layer_changes import LayerChange
 from afina.models.kernels.linear import FrozenWeight, multiply
-from afina.models.kernels.lora import dropout_mask, is_alone
-
-
-def ia3_adapter(layer: nn.Module) -> str | None:
-    """Return the name of a peft layer's only adapter if it computes (IA)^3; None for any other layer."""
-    return _adapter(layer, "ia3_l")
+from afina.models.kernels.lora import adapter_of_vectors, dropout_mask
 
 
 def vera_adapter(layer: nn.Module) -> str | None:
     """Return the name of a peft layer's only adapter if it computes VeRA; None for any other layer."""
-    return _adapter(layer, "vera_lambda_d")
-
-
-def _adapter(layer: nn.Module, vectors: str) -> str | None:
-    """Return the name of the only adapter; `vectors` is the attribute of a peft layer that holds vectors by adapter."""
-    if not hasattr(layer, vectors) or not linear.is_linear(getattr(layer, "base_layer", None)):
-        return None
-    names = list(getattr(layer, vectors))
-    return names[0] if is_alone(layer, names) else None
-
-
-@dataclass(frozen=True, eq=False)
-class ScaledInput(LayerChange):
-    """Scales the layer's input by `by`, [K]."""
-
-    by: Tensor
-
-    def entering(self, inputs: Tensor) -> Tensor:
-        """Return scaled inputs, [N, K] -> [N, K]."""
-        return inputs * self.by
-
-
-@dataclass(frozen=True, eq=False)
-class ScaledOutput(LayerChange):
-    """Scales the layer's output, including the bias, by `by`, [M]."""
-
-    by: Tensor
-
-    def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """Scale outputs [N, M] in place."""
-        outputs.mul_(self.by)
+    return adapter_of_vectors(layer, "vera_lambda_d")
 
 
 def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
@@ -131,7 +95,6 @@ class VeraChange(LayerChange):
     shared: VeraMatrices
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """Add to outputs [N, M] in place, from inputs [N, K]."""
         assert inputs is not None
         low = multiply(inputs, self.shared.down.to(inputs)) * self.inner
         outputs.addcmul_(multiply(low, self.shared.up.to(inputs)), self.outer)
