@@ -18,6 +18,7 @@ from afina import meter
 from afina.server.ray_serve import affinity, answers, proxy
 from afina.server.ray_serve.affinity import RequestLimits
 from afina.server.ray_serve.line_window import AHEAD, LineWindow
+from afina.server.routes import ROUTES, Route
 
 LIMITS = RequestLimits(body_bytes=1 << 20, body_seconds=10.0, window=64)
 """Those that the replicas report."""
@@ -191,6 +192,13 @@ def test_after_several_dead_replicas_the_answer_is_503_in_the_protocols_format(p
     assert found.headers[b"retry-after"] == b"1"
     assert found.headers[b"afina-error"] == b"unavailable"
     assert len(serve.handed) == proxy.TRIES
+
+
+@pytest.mark.parametrize("route", [one for one in ROUTES if one.method not in ("GET", None) and not one.streams])
+def test_a_request_is_repeated_unless_its_route_says_that_it_changes_something(route: Route) -> None:
+    path = re.sub(r"\{.*?\}", "x", route.paths[0])
+    found = ask(FakeServe([dies, accepts]), path, PREDICT, str(route.method))
+    assert found.status == (200 if route.repeats else 502)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
+
+from afina.server import routes
+from afina.server.settings import Settings
 
 SPILL = 4
 """Requests that a replica may have more than the least busy one before requests for its adapters go elsewhere.
@@ -27,7 +30,6 @@ SHARE = 2
 LIMITS = "limits"
 """Name of a replica's routing statistic: the values of its `RequestLimits`."""
 
-_PATH = re.compile(r"^/(?:models|v1/models|v2/models|aliases|shadows)/([^/]+/[^/]+)")
 _BODY = re.compile(rb'"models?"\s*:\s*\[?\s*"([^"\\]{1,200})"')
 
 
@@ -37,8 +39,8 @@ def model_of(path: str, query: bytes, body: bytes) -> str | None:
     The text is not parsed as JSON: a wrong guess costs the loading of an adapter, and changes no answer. A request for
     several models counts as a request for the first one.
     """
-    if found := _PATH.match(path):
-        return unquote(found[1])
+    if in_path := routes.model_of(path):
+        return in_path
     if query and (named := parse_qs(query.decode("latin-1")).get("model")):
         return named[0]
     if in_body := _BODY.search(body):
@@ -135,14 +137,19 @@ class Attempt:
 
 
 class RequestLimits(NamedTuple):
-    """Limits of requests that a proxy keeps too: fields of the server's `Settings`.
+    """Limits of requests that a proxy keeps too: those fields of the server's `Settings`, which replicas report.
 
-    The defaults hold until a replica is known. They are higher than those of replicas, which check each request again.
+    Until a replica is known, a proxy keeps limits of its own, since a replica may accept more than the defaults.
     """
 
     body_bytes: int = 256 << 20
     body_seconds: float = 30.0
-    window: int = 64
+    window: int = Settings.window
+
+    @classmethod
+    def of(cls, settings: Settings) -> RequestLimits:
+        """Return the limits of a replica."""
+        return cls(*(getattr(settings, name) for name in cls._fields))
 
     @classmethod
     def highest(cls, found: Iterable[Sequence[float]]) -> RequestLimits:

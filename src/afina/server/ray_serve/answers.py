@@ -23,9 +23,6 @@ CLIENT_ID = b"afina-request-id"
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 """Headers of every answer."""
 
-RESPONSES = "/v1/responses"
-"""The path whose events have a type and a number."""
-
 UNAVAILABLE = "unavailable"
 
 BROKEN = "the server that computed the answer ended. Send the request again."
@@ -68,7 +65,7 @@ def broken_end(path: str, media_type: bytes, events: int = 0) -> bytes | None:
         media_type: value of the header Content-Type.
         events: number of server-sent events before.
     """
-    if path == RESPONSES and media_type.startswith(b"text/event-stream"):
+    if routes.route_of(path) is routes.RESPONSES and media_type.startswith(b"text/event-stream"):
         error = {"type": "error", "code": UNAVAILABLE, "message": BROKEN, "param": None, "sequence_number": events}
         return f"event: error\ndata: {json.dumps(error)}\n\n".encode()
     if media_type.startswith(b"text/event-stream"):

@@ -98,10 +98,8 @@ class Replica:
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """Return the keys of the adapters in memory, and the limits of requests, for the proxies."""
-        settings = self.core.settings
-        limits = affinity.RequestLimits(settings.body_bytes, settings.body_seconds, settings.window)
         held = sorted(map(affinity.affinity_key, self.core.held_names))
-        return {affinity.HELD: held, affinity.LIMITS: [*limits]}
+        return {affinity.HELD: held, affinity.LIMITS: [*affinity.RequestLimits.of(self.core.settings)]}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the load of the replica since the last call: waiting tokens, and the share of time spent computing."""

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina import meter
-from afina.server import request_ids
+from afina.server import request_ids, routes
 from afina.server.ray_serve import affinity, answers
 from afina.server.ray_serve.affinity import Attempt
 from afina.server.ray_serve.line_window import LineWindow
@@ -55,13 +55,9 @@ SERVE = frozenset({"/-/healthz", "/-/routes"})
 REQUEST = "afina.request"
 """Key in a request's scope: its id for the client, the log and traces."""
 
-STREAMED = "/bulk"
-LIVE = frozenset({"/health/live", "/v2/health/live"})
-READY = frozenset({"/health", "/health/ready", "/v2/health/ready"})
-METRICS, SHADOWS = "/metrics", "/shadows/"
-
-REPEATABLE = ("/predict", "/classify", "/models/", "/v1/", "/v2/", "/tasks", "/page/answers")
-"""Beginnings of the paths whose POST requests change nothing."""
+READS = (HTTPMethod.GET, HTTPMethod.HEAD)
+LIVE = (routes.LIVE, routes.KSERVE_LIVE)
+READY = (routes.READY, routes.KSERVE_READY, routes.VLLM_HEALTH)
 
 CONTROLS = frozenset(
     {
@@ -154,16 +150,16 @@ class RepeatingProxy:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path, reads = scope["path"], scope["method"] in (HTTPMethod.GET, HTTPMethod.HEAD)
+        route, reads = routes.route_of(scope["path"]), scope["method"] in READS
         scope = {**scope, REQUEST: request_ids.id_of(scope["headers"])}
         send = _identified(send, scope[REQUEST])
         if (wrong := _wrong_head(scope)) is not None:
             await wrong(scope, receive, send)
             return
-        if path == STREAMED and not reads:
+        if route.streams and not reads:
             await self._stream(scope, receive, send)
             return
-        if path in LIVE and reads:
+        if route in LIVE and reads:
             await JSONResponse({"live": True}, headers=answers.ALWAYS)(scope, receive, send)
             return
         body = bytearray()
@@ -174,7 +170,7 @@ class RepeatingProxy:
                 return
             client = ClientEnd(receive)
             try:
-                if reads and (path in READY or path == METRICS or path.startswith(SHADOWS)):
+                if reads and route in (*READY, routes.EXPOSITION, routes.SHADOW):
                     await self._of_all(scope, client, send)
                 else:
                     await self._repeated(scope, client, bytes(body), send)
@@ -210,7 +206,7 @@ class RepeatingProxy:
     async def _repeated(self, scope: Scope, client: ClientEnd, body: bytes, send: Send) -> None:
         """Hand a request to replicas until one of them answers."""
         path, key, request = scope["path"], _key(scope, body), secrets.token_hex(8)
-        repeats = scope["method"] in (HTTPMethod.GET, HTTPMethod.HEAD) or path.startswith(REPEATABLE)
+        repeats = scope["method"] in READS or routes.route_of(path).repeats
         until = meter.now() + PLACING
         for number in range(TRIES):
             if number:
@@ -293,13 +289,14 @@ class RepeatingProxy:
     async def _of_all(self, scope: Scope, client: ClientEnd, send: Send) -> None:
         """Ask every replica that responds. The cluster is ready if a replica is; the rest is of all replicas."""
         path, names, asked = scope["path"], affinity.PROXY.replicas, affinity.PROXY.responding
-        until = meter.now() + (ASKING_READY if path in READY else ASKING)
+        route = routes.route_of(path)
+        until = meter.now() + (ASKING_READY if route in READY else ASKING)
         asking = {name: asyncio.create_task(self._of_one(scope, client, name, until)) for name in asked}
         pending, enough = set(asking.values()), False
         try:
             while pending and not enough and (left := until - meter.now()) > 0:
                 done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                enough = path in READY and any(one.result().status == 200 for one in done)
+                enough = route in READY and any(one.result().status == 200 for one in done)
         finally:
             for task in asking.values():
                 task.cancel()
@@ -308,9 +305,9 @@ class RepeatingProxy:
         receive = client.receiving(b"")
         if not by_name:
             await answers.unavailable(path, LATE)(scope, receive, send)
-        elif good and path == METRICS:
+        elif good and route is routes.EXPOSITION:
             await _metrics(good, names)(scope, receive, send)
-        elif good and path.startswith(SHADOWS):
+        elif good and route is routes.SHADOW:
             await _shadows(path, good, names)(scope, receive, send)
         else:
             one = next(iter((good or by_name).values()))
