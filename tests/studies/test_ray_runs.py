@@ -22,7 +22,7 @@ from afina.events import Progress
 from afina.studies.executors import ray_executor, ray_host, ray_run
 from afina.studies.executors.host_pool import Host, HostDied
 from afina.studies.executors.ray_executor import RayExecutor
-from afina.studies.executors.ray_host import RunHost
+from afina.studies.executors.ray_host import RunEnd, RunHost, RunOrder
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.runs.execute import execute, try_out
 from afina.studies.runs.executor import Cancelled, MemoryForecast, Overrun
@@ -299,6 +299,20 @@ def test_a_file_that_is_not_in_the_storage_any_more_is_named(tmp_path: Path, sto
         place.put_content(content, tmp_path / "file")
     assert changed.value.code == "data.changed"
     assert stored(storage) == set()
+
+
+def test_a_host_that_cannot_read_the_inputs_says_so_instead_of_a_run(
+    own: dict[str, Any], pool: Pool, storage: Path
+) -> None:
+    (run,) = Study.parse(own, "remote").runs()
+    asked = CarryOut(run=run, out="out", study="remote")
+    host = RunHost()
+    host.start(RunOrder(asked, run.inputs(), str(storage), None, {}, "afina results"))
+    (end,) = host.next_events()
+    assert isinstance(end, RunEnd)
+    assert (end.outcome, end.cause) == ("failed", "cluster.storage-unusable")
+    assert end.of_cause["storage"] == str(storage)
+    host.leave()
 
 
 def test_machines_that_do_not_see_each_others_files_are_named(

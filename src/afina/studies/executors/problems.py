@@ -7,8 +7,8 @@ from afina.errors import InvalidData, InvalidStudy, NotFound, Problem, RunFailed
 BACKBONE_NOT_ON_NODES = Problem(
     NotFound,
     "cluster.backbone-missing",
-    "backbone {backbone}: the directory is {_said}. Set `ship_backbone` to copy it to the storage, or copy it to the "
-    "same path on each node.",
+    "backbone {backbone}: the directory is missing, or has other files, on node {nodes}. Set `ship_backbone` to copy "
+    "it to the storage, or copy it to the same path on each node.",
 )
 STORAGE_UNUSABLE = Problem(
     NotFound,

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import ray
+
 from afina import assets, digest, meter
 from afina.cluster import nodes
 from afina.cluster.connection import ClusterConnection, connect, disconnect
@@ -25,8 +27,8 @@ from afina.events import Listener, Says, ValidationScore, silent
 from afina.models import backbone_spec
 from afina.studies.executors import problems
 from afina.studies.executors.host_pool import HostDied, HostPool
-from afina.studies.executors.ray_host import RunHost, checkpoint_name
-from afina.studies.executors.ray_run import RunOnHost, errors_of, inputs_to_send, threads
+from afina.studies.executors.ray_host import TAIL, RunHost, checkpoint_name
+from afina.studies.executors.ray_run import RunOnHost, inputs_to_send, threads
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.runs.executor import Cancelled, Executor, LocalExecutor, Lost, MemoryForecast
 from afina.studies.runs.inputs import DataDigests, RunInputs
@@ -267,10 +269,13 @@ class RayExecutor(Executor):
             work.placed(host := pool.acquire(self._room(run, until), work.waits, work.check))
             try:
                 self._check_nodes([host.node])
-                with host.watched(), errors_of(run):
+                with host.watched():
                     yield work
             finally:
                 work.give_back(pool)
+        except ray.exceptions.RayTaskError as error:
+            said = f"Ray says: {str(error.cause)[:TAIL]}"
+            raise problems.RUN_FAULT(run=run.title, _seen=said) from error
         except HostDied as error:
             if work.cancelled:
                 raise Cancelled from None
@@ -310,26 +315,16 @@ def _line(found: ClusterConnection) -> str:
 
 def _check_directory(address: str, there: Sequence[Node]) -> None:
     """Raise NotFound if a node lacks the files of the backbone at a directory, or has other files there."""
-    place = backbone_spec.absolute_address(address)
-    mine = _digests_of(address)
-    found = nodes.on_each(there, _digests, place)
-    missing = [node.name for node in there if found.get(node.key, mine) is None]
-    other = [node.name for node in there if found.get(node.key) not in (None, mine) and node.key in found]
-    said = [f"not on node {', '.join(names)}" for names in [missing] if names]
-    said += [f"other files on node {', '.join(names)}" for names in [other] if names]
-    if said:
-        raise problems.BACKBONE_NOT_ON_NODES(backbone=address, nodes=[*missing, *other], _said="; ".join(said))
+    mine = backbone_spec.files_digest(address)
+    found = nodes.on_each(there, _digest, backbone_spec.absolute_address(address))
+    if wrong := [node.name for node in there if found.get(node.key, mine) != mine]:
+        raise problems.BACKBONE_NOT_ON_NODES(backbone=address, nodes=wrong)
 
 
-def _digests_of(address: str) -> dict[str, str]:
-    files = backbone_spec.backbone_files(address)
-    return {backbone_spec.name_in_backbone(address, file): digest.of_file(file) for file in files}
-
-
-def _digests(address: str) -> dict[str, str] | None:
-    """Return the digests of a backbone's files on this machine; None if the directory is missing."""
+def _digest(address: str) -> str | None:
+    """Return the digest of a backbone's files on this machine; None if the directory is missing."""
     try:
-        return _digests_of(address)
+        return backbone_spec.files_digest(address)
     except NotFound:
         return None
 

@@ -12,8 +12,7 @@ import queue
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -93,22 +92,6 @@ class CheckpointNotKept:
 HostEvent = Message | CheckpointNotKept | RunEnd
 
 
-class HostError(Exception):
-    """An error that the user can correct, raised on a node: its message, its code and its fields.
-
-    Not every AfinaError can be sent to another process.
-    """
-
-
-@contextmanager
-def _sent() -> Iterator[None]:
-    """Raise HostError instead of AfinaError."""
-    try:
-        yield
-    except AfinaError as error:
-        raise HostError(str(error), error.code, error.fields) from None
-
-
 class RunHost:
     """Executes runs on a node, one at a time; its methods are called by an executor, from several threads."""
 
@@ -129,14 +112,17 @@ class RunHost:
         until, asked = None if order.left is None else meter.now() + order.left, order.asked
         self.out = Path(tempfile.mkdtemp(prefix="out-", dir=self.scratch))
         checkpoint = OutputDirectory(self.out).checkpoint(asked.run.label)
-        with _sent():
+        self.events = queue.SimpleQueue()
+        try:
             storage = SharedStorage(order.storage)
             changes: dict[str, object] = {"located": self._locate(order.inputs, storage)}
             if isinstance(asked, CarryOut):
                 changes["out"] = str(self.out)
                 storage.get(checkpoint_name(asked.run), checkpoint)
+        except AfinaError as error:  # not every AfinaError can be sent to another process
+            self.events.put(RunEnd("failed", f"run {asked.run.title}: {error}", error.code, error.fields))
+            return
         errors = (self.out / "stderr").open("wb")
-        self.events = queue.SimpleQueue()
         worker = WorkerProcess(
             asked.model_copy(update=changes), until, None, environment=order.variables, errors=errors
         )

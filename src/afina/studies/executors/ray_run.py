@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from afina.events import Listener, Progress
 from afina.models import backbone_spec
 from afina.studies.executors import problems
 from afina.studies.executors.host_pool import Host, HostPool
-from afina.studies.executors.ray_host import TAIL, CheckpointNotKept, HostError, RunEnd, RunOrder, checkpoint_name
+from afina.studies.executors.ray_host import CheckpointNotKept, RunEnd, RunOrder, checkpoint_name
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.runs.executor import Cancelled, Lost, Overrun
 from afina.studies.runs.inputs import Input, RunInputs
@@ -178,15 +177,3 @@ class RunOnHost:
         if end.outcome == "failed":
             return RunFailed(end.error, run=title, cause=end.cause, of_cause=dict(end.of_cause))
         return problems.RUN_FAULT(run=title, _seen=f"The process wrote: {end.error}")
-
-
-@contextmanager
-def errors_of(run: Run) -> Iterator[None]:
-    """Raise RunFailed if a method of a host raised an error in the block."""
-    try:
-        yield
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, HostError):
-            message, code, fields = error.cause.args
-            raise RunFailed(f"run {run.title}: {message}", run=run.title, cause=code, of_cause=fields) from None
-        raise problems.RUN_FAULT(run=run.title, _seen=f"Ray says: {str(error.cause)[:TAIL]}") from error
