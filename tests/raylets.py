@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 
 from workers import alive as is_alive
+from workers import is_worker
 
 LONGEST_S = 60
 """What a node may take to start or to end on a busy machine."""
@@ -75,7 +76,7 @@ class Node:
     @property
     def runs(self) -> list[psutil.Process]:
         """Processes that carry out a run."""
-        return self.children("afina.studies.runs.worker")
+        return list(filter(is_worker, self.processes()))
 
 
 class Raylets:

@@ -11,7 +11,7 @@ import pytest
 
 import afina as package
 from afina import Backbone
-from afina.studies.runs import forecast
+from afina.studies.runs import forecast, fork_server
 from afina.studies.runs.worker import Foresee
 from afina.studies.runs.worker_process import WorkerProcess
 
@@ -55,10 +55,14 @@ def test_every_python_process_is_started_with_a_safe_path() -> None:
     assert found >= 4
 
 
-def test_a_worker_does_not_import_from_the_current_folder(hostile: Path) -> None:
+@pytest.mark.parametrize("forks", [True, False])
+def test_a_worker_does_not_import_from_the_current_folder(
+    hostile: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
+) -> None:
+    monkeypatch.setattr(fork_server, "_FORKS", forks)
     with WorkerProcess(Foresee(runs=()), None, None) as worker:
-        pass  # its input closes before it has a request, so it ends after its imports
-    assert worker.process.returncode == 1
+        assert isinstance(worker.process, fork_server.ForkedWorker) == forks
+    assert worker.process.returncode == 1, "its input closes before it has a request, so it ends after its imports"
     assert not (hostile / "ran").exists()
 
 

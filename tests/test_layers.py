@@ -84,6 +84,7 @@ OWNERS = {
     "fastapi": "server.http.* server.protocols.*",
     "starlette": "server.http.* server.protocols.* server.ray_serve.*",
     "ray": "cluster.* studies.executors.* server.ray_serve.*",
+    "threadpoolctl": "studies.runs.fork_server",
     "uvicorn": "server.running",
     "opentelemetry": "server.logs_and_traces",
     "h11": "server.running",
@@ -191,7 +192,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 LATER = (
     "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
     "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource rouge_score sacrebleu "
-    "llguidance ray bitsandbytes"
+    "llguidance ray bitsandbytes threadpoolctl"
 )
 """Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
 

@@ -13,12 +13,21 @@ PATIENCE = 180.0
 """Seconds that a busy machine may take for what takes two or three on an idle one."""
 
 
+SERVER, ALONE = "afina.studies.runs.fork_server", "afina.studies.runs.worker"
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it was forked by a server, or started for one run."""
+    try:
+        parent = process.parent()
+        forked = SERVER in process.cmdline() and parent is not None and SERVER in parent.cmdline()
+        return forked or ALONE in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+
+
 def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "afina.studies.runs.worker" in child.cmdline()
-    ]
+    return list(filter(is_worker, psutil.Process(process.pid).children(recursive=True)))
 
 
 def until(condition: Callable[[], Any], process: subprocess.Popen[Any]) -> Any:

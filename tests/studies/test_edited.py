@@ -21,6 +21,7 @@ from afina.models.manifest import MANIFEST, read_manifest
 from afina.models.objectives import Predictions
 from afina.studies import adapter_paths, results
 from afina.studies.choosing.recommendation import Contender, Recommendation
+from afina.studies.runs import fork_server
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.worker import CarryOut
@@ -293,6 +294,7 @@ def test_what_the_library_is_given_is_refused_in_our_words() -> None:
 def test_a_worker_may_have_longer_than_a_clock_can_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     waited: list[float] = []
     monkeypatch.setattr(threading, "Timer", lambda seconds, end: waited.append(seconds) or threading.Thread())
+    monkeypatch.setattr(fork_server, "_FORKS", False)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: SimpleNamespace(kill=None))
     request = CarryOut(run=Run(backbone="gpt2", task="sst2", method="lora"), out=str(tmp_path), study="x")
     WorkerProcess(request, 6e10, None).__enter__()

@@ -21,7 +21,7 @@ from afina.models.backbone_spec import files_digest
 from afina.report.progress import Lines
 from afina.studies import schedule
 from afina.studies.results import Results
-from afina.studies.runs import record
+from afina.studies.runs import fork_server, record
 from afina.studies.runs.executor import Cancelled, LocalExecutor, Lost, MemoryForecast
 from afina.studies.runs.forecast import forecast_run
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
@@ -481,6 +481,7 @@ def test_workers_share_out_the_processors_unless_the_user_says_how_many_threads(
         started.append(env)
         raise FileNotFoundError  # that is all that this test wants to know
 
+    monkeypatch.setattr(fork_server, "_FORKS", False)
     monkeypatch.setattr(subprocess, "Popen", popen)
     monkeypatch.setattr(meter, "processors", lambda: 5)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

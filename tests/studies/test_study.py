@@ -32,6 +32,7 @@ from afina.studies.runs.worker import CarryOut, Failed, Progressed, decode, enco
 from afina.studies.schedule import Watcher
 from command import HereExecutor, InventedExecutor
 from raises import raises
+from workers import is_worker
 
 MINIMAL = """
 name = "mine"
@@ -741,10 +742,9 @@ class Killer(Watcher):
         self.killed = 0
 
     def progress(self, run: Run, progress: Progress) -> None:
-        worker_module = "afina.studies.runs.worker"
         if run.title == "lora" and progress.phase == "train" and progress.step and not self.killed:
             # The tests before may have left processes of their own.
-            (worker,) = [one for one in psutil.Process().children() if worker_module in one.cmdline()]
+            (worker,) = [one for one in psutil.Process().children(recursive=True) if is_worker(one)]
             self.killed = worker.pid
             os.kill(worker.pid, signal.SIGKILL)
 

@@ -504,7 +504,7 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
     command = [*PROGRAM, "study", str(source), "--out"]
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(OutputDirectory(tmp_path / "killed").tuning.exists, killed)
-    children = psutil.Process(killed.pid).children()
+    children = psutil.Process(killed.pid).children(recursive=True)
     killed.kill()
     killed.communicate()
     assert_ended(children, seconds=5.0)

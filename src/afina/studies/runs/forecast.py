@@ -347,18 +347,31 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | No
     )
 
 
+_WORKER = """
+from afina import allocator, meter
+from afina.studies.runs import fork_server
+
+allocator.collect_seldom()
+fork_server.import_libraries()
+if not fork_server.waits_for_a_worker():
+    import numpy, torch
+    from afina.stats import classification
+
+    layer = torch.nn.Linear(8, 8)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 8)).sum().backward()
+    optimizer.step()
+    classification.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2)
+    print(meter.rss())
+"""
+"""A worker that does a little of each thing that a run does, since libraries load their code when it is used."""
+
+
 @cache
 def _process() -> int:
-    """Return the memory of a fresh process in bytes, since this process may hold more.
-
-    A run loads scikit-learn at its end, so the script loads it too.
-    """
-    script = (
-        "import numpy; from afina import allocator, meter; allocator.collect_seldom(); "
-        "from afina.stats import classification; import afina.studies.runs.execute; "
-        "classification.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
-    )
-    return int(subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout)
+    """Return the memory of a fresh worker in bytes, since this process may hold more."""
+    command = [sys.executable, "-P", "-c", _WORKER]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 WARM_UP, MEASURED = 1, 3

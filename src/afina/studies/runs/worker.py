@@ -1,4 +1,4 @@
-"""Worker: one run in a process of its own, `python -P -m afina.studies.runs.worker`, started by a WorkerProcess.
+"""Worker: one run in a process of its own, which a WorkerProcess starts.
 
 Messages are lines of JSON in both directions. The worker reads one request from standard input: CarryOut, TryOut,
 Foresee or TimeAnswers. It writes Progressed messages to standard output, and Failed if the run ends in an error that
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import queue
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,7 +20,7 @@ from typing import Annotated, Literal, TextIO
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
 from afina import allocator, meter, openmp
-from afina.errors import AfinaError, OutOfMemory
+from afina.errors import AfinaError
 from afina.events import Progress, ValidationScore, downloads_told
 from afina.schema import Frozen
 from afina.studies.runs.inputs import Located
@@ -292,8 +291,6 @@ def main() -> int:
             _work_on(request, reporter, replies)
     except AfinaError as error:
         reporter.send(Failed(error=str(error), code=error.code, fields=error.fields))
-        if isinstance(error, OutOfMemory):
-            allocator.end_at_once(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -301,4 +298,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    allocator.end_at_once(main())

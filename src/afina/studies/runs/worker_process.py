@@ -1,22 +1,24 @@
 """WorkerProcess: a process that works on one request, on this machine; used by executors and by hosts on nodes.
 
-The process is `python -P -m afina.studies.runs.worker`. Its peak memory is its own, a crash does not affect other runs,
-and it ends with its caller. Starts without torch. The module knows no executor.
+A `ForkServer` forks the process; where no server can be had, it is `python -P -m afina.studies.runs.worker`. Its peak
+memory is its own, a crash does not affect other runs, and it ends with its caller. Starts without torch. The module
+knows no executor.
 """
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import IO
 
 from afina import allocator, meter
 from afina.errors import LESS_MEMORY, RunFailed
 from afina.events import Listener
+from afina.studies.runs import fork_server
+from afina.studies.runs.fork_server import ForkedWorker
 from afina.studies.runs.worker import Failed, Foresee, Message, Progressed, Request, Stop, decode, encode
 
 
@@ -52,17 +54,27 @@ class WorkerProcess:
         self.timer: threading.Timer | None = None
         self.problem: Failed | None = None
         self.most, self.told, self.cancelled = 1, threading.Lock(), False
+        self.started: subprocess.Popen[str] | ForkedWorker | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[str] | ForkedWorker:
+        """The process, in the block."""
+        assert self.started is not None
+        return self.started
 
     def __enter__(self) -> WorkerProcess:
-        with _ctrl_c_later():
-            self.process = subprocess.Popen(
+        environment = self._variables()
+        server = fork_server.server_for(environment, self._is_wanted)
+        with fork_server.ctrl_c_later():
+            forked = server and server.fork(2 if self.errors is None else self.errors.fileno())
+            self.started = forked or subprocess.Popen(
                 [sys.executable, "-P", "-m", "afina.studies.runs.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 encoding="utf-8",
                 stderr=self.errors,
-                env=self._variables(),
+                env=environment,
             )
         if self.until is not None:
             seconds = min(max(0.0, self.until - meter.now()), threading.TIMEOUT_MAX / 2)
@@ -70,7 +82,12 @@ class WorkerProcess:
             self.timer = threading.Timer(seconds, self.process.kill)
             self.timer.daemon = True
             self.timer.start()
+        if self.cancelled:
+            self.process.kill()
         return self
+
+    def _is_wanted(self) -> bool:
+        return not self.cancelled and (self.until is None or meter.now() < self.until)
 
     def _variables(self) -> dict[str, str]:
         given = {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
@@ -106,12 +123,14 @@ class WorkerProcess:
             self.process.stdin.flush()
 
     def cancel(self, *, at_once: bool) -> None:
-        """End the process from another thread: ask it to stop, or kill it."""
+        """End the process from another thread: ask it to stop, or kill it. A process that has not started is killed."""
+        asked, self.cancelled = self.cancelled, True
+        if self.started is None:
+            return
         if at_once:
             self.process.kill()
-        elif not self.cancelled:
+        elif not asked:
             self.send(Stop())
-        self.cancelled = True
 
     def answers(self, listen: Listener) -> Iterator[Message]:
         """Send the request; yield messages other than progress and errors."""
@@ -152,17 +171,3 @@ class WorkerProcess:
             code="run.fault",
             run=title,
         )
-
-
-@contextmanager
-def _ctrl_c_later() -> Iterator[None]:
-    """Block SIGINT and SIGTERM in a process that starts in the block, and delay them in this process until its end.
-
-    Ctrl-C reaches the whole process group, and the end of a service reaches all its processes. With both signals
-    blocked in the workers, the study alone decides what happens to a run, however early the signal comes.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,380 @@
+"""ForkServer: a process that has imported the libraries of a run, and forks a worker for each request.
+
+The imports take 3 to 5 s. A forked worker has them, and gives the same results as one of its own start
+(`python -P -m afina.studies.runs.worker`): the server computes nothing and has one thread, and variables that libraries
+read when they are loaded are those of the worker, so each environment has a server of its own. The server ends with its
+client, and after `IDLE` seconds without a worker. Needs Linux: `fork` returns None elsewhere, and where a server cannot
+start. This module knows no request. Its client starts without torch.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import re
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from afina import allocator, openmp
+from afina.errors import AfinaError
+
+IDLE = 60.0
+"""Seconds without a worker after which a server ends."""
+
+MOST = 2
+"""Servers of a process at the same time."""
+
+_POLL = 0.05
+"""Seconds between two looks whether a worker is still wanted, while its server starts."""
+
+_READY = b"r"
+
+_FORKS = sys.platform.startswith("linux") and hasattr(os, "pidfd_open")
+
+
+@contextmanager
+def ctrl_c_later() -> Iterator[None]:
+    """Block SIGINT and SIGTERM in a process that starts in the block, and delay them in this process until its end.
+
+    Ctrl-C reaches the whole process group, and the end of a service reaches all its processes. With both signals
+    blocked in the workers, the study alone decides what happens to a run, however early the signal comes.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# The client
+
+
+class ForkedWorker:
+    """A worker that a server has forked, with the methods and attributes of `subprocess.Popen` that are in use.
+
+    Attributes:
+        returncode: None before `wait`; -9 also if the server was killed before it could tell.
+    """
+
+    def __init__(self, pid: int, handle: int, link: socket.socket, pipes: tuple[int, int]) -> None:
+        self.pid, self._handle, self._link = pid, handle, link
+        self.stdin = open(pipes[0], "w", encoding="utf-8")  # noqa: SIM115 - the user of the worker closes it
+        self.stdout = open(pipes[1], encoding="utf-8")  # noqa: SIM115
+        self.returncode: int | Any = None  # as Popen's is typed
+        self._lock = threading.Lock()
+
+    def kill(self) -> None:
+        """End the process, which may have ended."""
+        with self._lock, suppress(ProcessLookupError):
+            if self.returncode is None:
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait until the process has ended, and return its exit status; negative: minus the signal that ended it."""
+        if self.returncode is None:
+            status = self._link.recv(16)  # empty: the server was killed
+            if not status:
+                with selectors.DefaultSelector() as ended:
+                    ended.register(self._handle, selectors.EVENT_READ)
+                    ended.select()
+            with self._lock:
+                self.returncode = int(status or -signal.SIGKILL)
+                os.close(self._handle)
+            self._link.close()
+        return self.returncode
+
+
+class ForkServer:
+    """A server of this process."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, tempfile.TemporaryFile() as said, ctrl_c_later():
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "afina.studies.runs.fork_server"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                env=environment,
+            )
+
+    def is_ready(self, wanted: Callable[[], bool]) -> bool | None:
+        """Wait for the server's imports. False: the server has ended; None: the worker is not `wanted` any more."""
+        while wanted():
+            with selectors.DefaultSelector() as heard:
+                heard.register(self.control, selectors.EVENT_READ)
+                if heard.select(_POLL):
+                    return self._peek() == _READY
+        return None
+
+    def _peek(self) -> bytes:
+        try:
+            return self.control.recv(1, socket.MSG_PEEK)  # several threads may wait
+        except ConnectionError:
+            return b""
+
+    def fork(self, errors: int) -> ForkedWorker | None:
+        """Return a new worker; None: the server has ended. `errors`: descriptor for the worker's standard error."""
+        link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        requests, to_worker = os.pipe()
+        from_worker, answers = os.pipe()
+        folder = os.open(".", os.O_PATH)
+        try:
+            with theirs:
+                socket.send_fds(self.control, [b"f"], [theirs.fileno(), requests, answers, errors, folder])
+            pid, handles, _, _ = socket.recv_fds(link, 16, 1)
+        except OSError:
+            pid = b""
+        finally:
+            for descriptor in (requests, answers, folder):
+                os.close(descriptor)
+        if not pid:
+            os.close(to_worker)
+            os.close(from_worker)
+            link.close()
+            return None
+        return ForkedWorker(int(pid), handles[0], link, (to_worker, from_worker))
+
+    def close(self) -> None:
+        """Let the server end as soon as its workers have ended; at once if it has never had one."""
+        if self._is_starting():
+            self.process.kill()
+        self.control.close()
+
+    def _is_starting(self) -> bool:
+        with selectors.DefaultSelector() as heard:
+            heard.register(self.control, selectors.EVENT_READ)
+            return not heard.select(0)
+
+
+class _Servers:
+    """The servers of this process, by all that a process takes over from the one that starts it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.by_surroundings: dict[object, ForkServer] = {}
+        self.refused: set[object] = set()
+        self.closed: list[ForkServer] = []
+
+    def of(self, environment: Mapping[str, str], surroundings: object) -> ForkServer | None:
+        """Return the server, which may have to be started; None if none can be had."""
+        with self.lock:
+            self.closed = [one for one in self.closed if one.process.poll() is None]
+            if surroundings in self.refused:
+                return None
+            found = self.by_surroundings.get(surroundings)
+            if found is not None and found.process.poll() is not None:  # it was idle, or was killed
+                self._close(surroundings)
+                found = None
+            self.by_surroundings.pop(surroundings, None)
+            self.by_surroundings[surroundings] = found = found or ForkServer(environment)  # the latest comes last
+            while len(self.by_surroundings) > MOST:
+                self._close(next(iter(self.by_surroundings)))
+            return found
+
+    def refuse(self, surroundings: object) -> None:
+        """Start no other server there, after one that could not finish its imports."""
+        with self.lock:
+            self.refused.add(surroundings)
+
+    def _close(self, surroundings: object) -> None:
+        server = self.by_surroundings.pop(surroundings)
+        server.close()
+        self.closed.append(server)
+
+    def end(self) -> None:
+        """End the servers at once, at the end of this process; workers end by themselves."""
+        for server in (*self.by_surroundings.values(), *self.closed):
+            server.control.close()
+            server.process.kill()
+            server.process.wait()
+
+
+_servers = _Servers()
+atexit.register(_servers.end)
+
+
+def server_for(environment: Mapping[str, str], wanted: Callable[[], bool]) -> ForkServer | None:
+    """Return a server that has finished its imports; None if none can be had, or the worker is not `wanted` any more.
+
+    Args:
+        environment: The environment of the worker.
+        wanted: Asked while the server starts.
+    """
+    if not _FORKS:
+        return None
+    surroundings = _surroundings(environment)
+    try:
+        server = _servers.of(environment, surroundings)
+    except OSError:
+        return None
+    ready = server and server.is_ready(wanted)
+    if ready is False:
+        _servers.refuse(surroundings)
+    return server if ready else None
+
+
+def _surroundings(environment: Mapping[str, str]) -> object:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    return frozenset(environment.items()), frozenset(os.sched_getaffinity(0)), limits
+
+
+# The server
+
+_OPENBLAS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
+"""Variables of OpenBLAS that say how many threads it has; the first that is set counts."""
+
+_ALONE = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Variables with which the imports start no thread: OpenBLAS's of NumPy and SciPy, and jemalloc's of pyarrow."""
+
+
+def import_libraries() -> None:
+    """Import what a run needs, without a thread and without computing."""
+    before = {name: os.environ.get(name) for name in _ALONE}
+    os.environ.update(_ALONE)
+    try:
+        import peft  # noqa: F401
+        import sklearn.metrics  # noqa: F401
+
+        import afina.studies.runs.execute  # noqa: F401
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def use_threads() -> None:
+    """Give OpenBLAS the threads that it has in a process that has not forked."""
+    from threadpoolctl import ThreadpoolController
+
+    stated = (re.match(r"\s*0*([1-9]\d*)", os.environ.get(name, "")) for name in _OPENBLAS)
+    processors = len(os.sched_getaffinity(0))
+    threads = next((int(found[1]) for found in stated if found), processors)
+    ThreadpoolController().select(internal_api="openblas").limit(limits=min(threads, processors))
+
+
+def threads() -> list[str]:
+    """Return the names of the threads of this process."""
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
+def waits_for_a_worker() -> bool:
+    """Fork a worker as a server does. Return False in the worker, and True after its end; False without a server."""
+    if not _FORKS or len(threads()) > 1:
+        return False
+    gc.freeze()
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+    else:
+        use_threads()
+    return pid != 0
+
+
+class _Server:
+    """Forks workers until its client ends; in a worker, `serve` returns True."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.heard = selectors.DefaultSelector()
+        self.heard.register(control, selectors.EVENT_READ)
+        self.workers: dict[int, tuple[int, socket.socket]] = {}
+
+    def serve(self) -> bool:
+        """Fork workers; return False as soon as there is no client and no worker any more."""
+        listening = True
+        while listening or self.workers:
+            ready = self.heard.select(IDLE)
+            listening = listening and bool(ready or self.workers)
+            for key, _ in ready:
+                if key.fileobj is not self.control:
+                    self._tell_end(key.fd)
+                elif (given := self._asked()) is None:
+                    listening = False
+                    self.heard.unregister(self.control)
+                elif not self._fork(socket.socket(fileno=given[0]), given[1:]):
+                    return True
+        return False
+
+    def _asked(self) -> list[int] | None:
+        """Return the descriptors of a request; None: the client has ended."""
+        try:
+            return socket.recv_fds(self.control, 1, 5)[1] or None
+        except ConnectionError:
+            return None
+
+    def _tell_end(self, handle: int) -> None:
+        self.heard.unregister(handle)
+        os.close(handle)
+        pid, link = self.workers.pop(handle)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        with link, suppress(OSError):  # the client has ended
+            link.send(str(status).encode())
+
+    def _fork(self, link: socket.socket, given: list[int]) -> bool:
+        """Return False in the worker."""
+        pid = os.fork()
+        if not pid:
+            self._become_worker(link, given)
+            return False
+        for descriptor in given:
+            os.close(descriptor)
+        handle = os.pidfd_open(pid)
+        self.workers[handle] = pid, link
+        self.heard.register(handle, selectors.EVENT_READ)
+        with suppress(OSError):
+            socket.send_fds(link, [str(pid).encode()], [handle])
+        return True
+
+    def _become_worker(self, link: socket.socket, given: list[int]) -> None:
+        said = os.pread(2, 1 << 20, 0)  # a process that imports by itself writes it, too
+        *streams, folder = given
+        for descriptor, place in zip(streams, (0, 1, 2), strict=True):
+            os.dup2(descriptor, place)
+        os.fchdir(folder)
+        os.write(2, said)
+        self.heard.close()
+        for one in (self.control, link, *(other for _, other in self.workers.values())):
+            one.close()
+        for descriptor in (*given, *self.workers):
+            os.close(descriptor)
+        use_threads()
+
+
+def main() -> int:
+    """Serve, or work as a forked worker; return the exit status of the worker."""
+    allocator.collect_seldom()
+    openmp.wait_briefly()
+    control = socket.socket(fileno=os.dup(0))
+    try:
+        allocator.check_address_space()
+        with allocator.memory_errors():
+            import_libraries()
+    except AfinaError:
+        return 1  # a worker of its own start says it
+    if len(threads()) > 1:
+        return 1
+    gc.freeze()
+    control.send(_READY)
+    if not _Server(control).serve():
+        return 0
+    from afina.studies.runs import worker
+
+    return worker.main()
+
+
+if __name__ == "__main__":
+    allocator.end_at_once(main())
