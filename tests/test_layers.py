@@ -58,7 +58,7 @@ DOORS = {"__init__", "__main__"}
 OWNERS = {
     "transformers": "data.tokenize data.token_cache models.backbone models.pretrained models.verbalizer "
     "models.kernels.attention models.kernels.linear models.weights.held",
-    "peft": "methods.*",
+    "peft": "methods.* studies.runs.fork_server",
     "re2": "methods.peft_settings",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",
@@ -66,7 +66,7 @@ OWNERS = {
     "openpyxl": "data.readers.formats",
     "psutil": "meter",
     "sklearn": "stats.classification stats.linear_models studies.choosing.linear_floors studies.choosing.text_floors "
-    "estimators.*",
+    "studies.runs.fork_server estimators.*",
     "scipy": "stats.classification stats.intervals stats.significance report.paper",
     "rouge_score": "stats.text",
     "sacrebleu": "stats.overlap",
