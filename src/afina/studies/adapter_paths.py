@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName
+from afina.errors import UnknownName
 from afina.models.adapter import check_there, is_of_peft, refuse_incomplete
+from afina.studies import problems
 from afina.studies.backbones import of_one_backbone
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import read_recommendation, read_request
@@ -75,13 +76,7 @@ def find_adapter(
     if not directory.holds_results:
         if place.is_dir() and (method is not None or seed is not None):
             option = "method" if method is not None else "seed"
-            raise InvalidData(
-                f"{place}: the directory has no results of a study, so `{option}` has nothing to choose from. "
-                f"Remove `{option}`.",
-                code="data.option-inapplicable",
-                path=place,
-                option=option,
-            )
+            raise problems.NOTHING_TO_CHOOSE_FROM(path=place, option=option)
         check_there(place)
         return _intact(AdapterChoice(place))
     records = directory.read()
@@ -145,13 +140,7 @@ def of_study(
 
 def _recommended(place: Path, made: Recommendation, records: Sequence[Record]) -> str:
     if made.adapter is None:
-        raise NotFound(
-            f"{place}: the recommended {made.recommended} has no adapter. "
-            f"Name another method with `method`: {_names(records)}.",
-            code="adapter.missing",
-            path=place,
-            method=made.recommended,
-        )
+        raise problems.RECOMMENDED_ADAPTER_MISSING(known=_names(records), path=place, method=made.recommended)
     return made.adapter
 
 
@@ -159,9 +148,7 @@ def _only(place: Path, records: Sequence[Record]) -> str:
     trained = [one for one in records if one.steps]
     names = {one.name for one in trained or records}
     if len(names) != 1:
-        raise InvalidStudy(
-            f"{place}: several adapters. Choose with `method`: {_names(records)}.", code="adapter.ambiguous", path=place
-        )
+        raise problems.SEVERAL_ADAPTERS(known=_names(records), path=place)
     return names.pop()
 
 
@@ -174,14 +161,7 @@ def _of(
         raise UnknownName("method", name, {one.name for one in records}, str(place))
     matching = [one for one in named if seed in (None, one.seed)]
     if not matching:
-        seeds = ", ".join(map(str, sorted({one.seed for one in named})))
-        raise NotFound(
-            f"{place}: no adapter of {name} with `seed` {seed}. Available seeds: {seeds}.",
-            code="adapter.missing",
-            path=place,
-            method=name,
-            seed=seed,
-        )
+        raise problems.SEED_MISSING(known=sorted({one.seed for one in named}), path=place, method=name, seed=seed)
     matching = [one for one in matching if one.backbone == backbone] or matching
     last = sorted((one for one in matching if one.key in keys), key=lambda one: keys.index(one.key))
     found = last or matching
@@ -197,20 +177,10 @@ def _of(
 def _check_one_setting(place: Path, name: str, records: Sequence[Record], *, alike: bool) -> None:
     """Raise InvalidStudy if runs have different names or, with `alike`, different settings on one backbone."""
     if len({one.name for one in records}) > 1:
-        raise InvalidStudy(
-            f"{place}: {name} was trained with several settings. Choose with `method`: {_names(records)}.",
-            code="adapter.ambiguous",
-            path=place,
-            method=name,
-        )
+        raise problems.SEVERAL_SETTINGS(known=_names(records), path=place, method=name)
     if alike and any(_settings(one) != _settings(other) for one in records for other in records if _same(one, other)):
         told = [f"{one.adapter}{settings}" for one, settings in zip(records, _differences(records), strict=True)]
-        raise InvalidStudy(
-            f"{place}: {name} was trained with several settings. Give the directory of one of them: {', '.join(told)}.",
-            code="adapter.ambiguous",
-            path=place,
-            method=name,
-        )
+        raise problems.SEVERAL_DIRECTORIES(known=told, path=place, method=name)
 
 
 def _same(one: Record, other: Record) -> bool:
@@ -235,5 +205,5 @@ def _differences(records: Sequence[Record]) -> list[str]:
     return [f" ({one})" if one else "" for one in each]
 
 
-def _names(records: Sequence[Record]) -> str:
-    return ", ".join(dict.fromkeys(one.name for one in records)) or "none"
+def _names(records: Sequence[Record]) -> list[str]:
+    return [*dict.fromkeys(one.name for one in records)] or ["none"]

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from afina.errors import InvalidStudy, UnknownName
+from afina.errors import UnknownName
 from afina.methods import make
 from afina.models.backbone_spec import RANDOM
+from afina.studies import problems
 from afina.studies.runs.inputs import is_encoder
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec
@@ -67,19 +68,9 @@ def on_backbone(name: str, backbone: str) -> str:
 def check_backbones(backbone: str | None, backbones: Sequence[str], where: str) -> None:
     """Raise InvalidStudy unless a study names one `backbone`, or different `backbones`."""
     if backbone is not None and backbones:
-        raise InvalidStudy(
-            f"{where}: backbone and backbones are both given. Remove one of them.",
-            code="study.contradiction",
-            where=where,
-            keys=["backbone", BACKBONES],
-        )
+        raise problems.BACKBONE_AND_BACKBONES(where=where, keys=["backbone", BACKBONES])
     if backbone is None and not backbones:
-        raise InvalidStudy(
-            f"{where}: backbone is missing. Add this key, or backbones = [...] to compare several.",
-            code="study.key-missing",
-            where=where,
-            key="backbone",
-        )
+        raise problems.NO_BACKBONE(where=where, key="backbone")
     _check_different(backbones, f"{where}: {BACKBONES}", where)
 
 
@@ -91,20 +82,10 @@ def backbones_of(entry: Mapping[str, Any], known: Sequence[str], where: str) -> 
     asked, apart = entry.get(BACKBONES, list(known)), entry.get(BY_BACKBONE, {})
     place = f"{where}.{BACKBONES}"
     if not isinstance(asked, list | tuple) or not asked or not all(isinstance(one, str) for one in asked):
-        raise InvalidStudy(
-            f"{place} = {asked!r}: expected a list of backbones of the study, such as [{known[0]!r}].",
-            code="study.value-invalid",
-            where=where,
-            found=asked,
-        )
+        raise problems.BACKBONES_OF_METHOD(_place=place, _example=known[0], where=where, found=asked)
     _check_different(asked, place, where)
     if not isinstance(apart, Mapping) or not all(isinstance(table, Mapping) for table in apart.values()):
-        raise InvalidStudy(
-            f"{where}.{BY_BACKBONE} = {apart!r}: expected a table of settings for a backbone.",
-            code="study.value-invalid",
-            where=where,
-            found=apart,
-        )
+        raise problems.BY_BACKBONE_NOT_TABLE(where=where, found=apart)
     for address in asked:
         if address not in known:
             raise UnknownName("backbone", address, known, place)
@@ -121,12 +102,7 @@ def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, A
     """
     own = dict(entry.get(BY_BACKBONE, {}).get(backbone, {}))
     if fixed := [key for key in ("method", "search", BACKBONES, BY_BACKBONE) if key in own]:
-        raise InvalidStudy(
-            f"{where}.{BY_BACKBONE}: {fixed[0]} cannot differ between backbones. Add another table of the method.",
-            code="study.contradiction",
-            where=where,
-            keys=[f"{BY_BACKBONE}.{fixed[0]}"],
-        )
+        raise problems.SAME_ON_ALL_BACKBONES(key=fixed[0], where=where, keys=[f"{BY_BACKBONE}.{fixed[0]}"])
     return {key: value for key, value in entry.items() if key not in (BACKBONES, BY_BACKBONE)} | own
 
 
@@ -172,11 +148,8 @@ def check_words(run: RunSpec, *, alone: bool) -> None:
     else:
         instead = f'Set head = "random" in {table}{f" or in its {BY_BACKBONE} for this backbone" * (not alone)}'
     others = "" if alone else f", or name the language models in {table}.{BACKBONES}"
-    raise InvalidStudy(
-        f"{table}: backbone {run.backbone} is an encoder, which cannot be asked in words. {instead}{others}.",
-        code="backbone.encoder-unsupported",
-        backbone=run.backbone,
-        method=run.title,
+    raise problems.ENCODER_ASKED(
+        _table=table, _instead=instead, _others=others, backbone=run.backbone, method=run.title
     )
 
 
@@ -194,14 +167,7 @@ def of_one_backbone(records: Sequence[Record], backbone: str | None, place: obje
     addresses = list(dict.fromkeys(one.backbone for one in records))
     if len(addresses) > 1 and backbone not in addresses:
         given = "" if backbone is None else f" `backbone` {backbone} is not one of them."
-        raise InvalidStudy(
-            f"{place}: {records[0].name} was trained on several backbones.{given} "
-            f"Choose with `backbone`: {', '.join(addresses)}.",
-            code="adapter.ambiguous",
-            path=place,
-            method=records[0].name,
-            backbones=addresses,
-        )
+        raise problems.SEVERAL_BACKBONES(_others=given, path=place, method=records[0].name, backbones=addresses)
     return [one for one in records if len(addresses) == 1 or one.backbone == backbone]
 
 
@@ -230,9 +196,4 @@ def settled_tables(
 def _check_different(addresses: Sequence[str], what: str, where: str) -> None:
     again = next((one for one in addresses if list(addresses).count(one) > 1), None)
     if again is not None:
-        raise InvalidStudy(
-            f"{what}: {again} is given more than once, which would repeat the same runs. Give each backbone once.",
-            code="study.value-invalid",
-            where=where,
-            backbone=again,
-        )
+        raise problems.BACKBONE_TWICE(_what=what, where=where, backbone=again)

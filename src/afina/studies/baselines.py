@@ -16,12 +16,12 @@ from pydantic import ValidationError
 
 from afina import digest, file_io, meter
 from afina.data.task import Task
-from afina.errors import InvalidData
 from afina.models import objectives
 from afina.models.objectives import Objective, Predictions
 from afina.schema import Count, Figure, Frozen, Sealed
 from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS
+from afina.studies import problems
 from afina.studies.choosing import floors
 from afina.studies.choosing.floor import Floor
 from afina.studies.measurements import Duration
@@ -166,12 +166,7 @@ def _read(directory: OutputDirectory) -> BaselineRecords | None:
     except (OSError, ValidationError):
         problem = "it is damaged"
     if problem:
-        raise InvalidData(
-            f"{directory.baselines}: the file is not as afina wrote it: {problem}. Remove the file, and run the study "
-            "again.",
-            code="results.changed",
-            path=directory.baselines,
-        )
+        raise problems.BASELINES_CHANGED(problem=problem, path=directory.baselines)
     return made
 
 

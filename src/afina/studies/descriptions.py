@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from afina.data.reading_options import ReadingOptions
-from afina.errors import InvalidData
 from afina.schema import Frozen
+from afina.studies import problems
 from afina.studies.backbones import on_backbone
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.runs.record import Record
@@ -74,11 +74,7 @@ def read_request(path: Path) -> StudyRequest:
     try:
         return StudyRequest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        raise InvalidData(
-            f"{path}: the file is missing or damaged. Run the study again; recorded runs are skipped.",
-            code="results.damaged",
-            path=path,
-        ) from None
+        raise problems.STUDY_JSON_DAMAGED(path=path) from None
 
 
 def read_recommendation(path: Path) -> Recommendation:
@@ -87,14 +83,7 @@ def read_recommendation(path: Path) -> Recommendation:
         text = path.read_bytes()
         made = Recommendation.model_validate_json(text)
     except (OSError, ValidationError):
-        raise InvalidData(
-            f"{path}: the file is damaged. Ask for the recommendation again.", code="results.damaged", path=path
-        ) from None
+        raise problems.RECOMMENDATION_DAMAGED(path=path) from None
     if problem := made.refuses(text):
-        raise InvalidData(
-            f"{path}: the file was changed after afina wrote it: {problem}. Restore the file, or ask for the "
-            "recommendation again.",
-            code="results.changed",
-            path=path,
-        )
+        raise problems.RECOMMENDATION_CHANGED(problem=problem, path=path)
     return made

@@ -19,7 +19,7 @@ from afina.errors import NotFound, UnknownName
 from afina.models.backbone_spec import backbone_revision, files_digest
 from afina.repr_html import ReprCard, figure
 from afina.stats.metrics import METRICS
-from afina.studies import adapter_paths, baselines, trials
+from afina.studies import adapter_paths, baselines, problems, trials
 from afina.studies.adapter_paths import AdapterChoice
 from afina.studies.backbones import backbone_names, on_backbone
 from afina.studies.baselines import MeasuredBaseline
@@ -130,12 +130,7 @@ class Results(ReprCard):
         """
         directory = OutputDirectory(Path(out))
         if not directory.holds_results:
-            raise NotFound(
-                f"{out}: the directory has no {directory.records.name}, so there is no finished run to show. "
-                "Give the `out` of a study or a recommendation.",
-                code="results.missing",
-                path=out,
-            )
+            raise problems.RESULTS_MISSING(file=directory.records.name, path=out)
         held = OutputLock(directory, directory.read())
         if directory.recommendation.is_file():
             return of_recommendation(held, read_recommendation(directory.recommendation))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from afina.data.neutral_texts import NeutralTexts
 from afina.data.task import Task
 from afina.data.tokenize import Encoded, encode
-from afina.errors import InvalidStudy
 from afina.models.architectures import Architecture
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.predicting.retention import SentenceLosses, check_measurable, sentence_losses
+from afina.studies import problems
 from afina.studies.measurements import Retention
 from afina.studies.runs.spec import RunSpec
 
@@ -19,13 +19,7 @@ from afina.studies.runs.spec import RunSpec
 def check_causal(backbone: str, architecture: Architecture) -> None:
     """Raise InvalidStudy for an encoder, which has no loss of a next token."""
     if architecture.is_encoder:
-        raise InvalidStudy(
-            f"`retention`: backbone {backbone} of type {architecture.family} is an encoder, which predicts no next "
-            "token, so it has no language-model loss. Leave `retention` out, or use a causal backbone.",
-            code="backbone.encoder-unsupported",
-            backbone=backbone,
-            option="retention",
-        )
+        raise problems.ENCODER_WITHOUT_RETENTION(family=architecture.family, backbone=backbone, option="retention")
 
 
 def check_run(run: RunSpec) -> None:

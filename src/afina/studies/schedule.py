@@ -19,8 +19,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from afina import repr_html
-from afina.errors import AfinaError, InvalidStudy, RunFailed
+from afina.errors import AfinaError
 from afina.events import Listener, Progress, ignore
+from afina.studies import problems
 from afina.studies.descriptions import Failure
 from afina.studies.results import Results, measured_in
 from afina.studies.runs.executor import Executor, Lost, MemoryForecast
@@ -89,12 +90,7 @@ def watching(given: Watcher | None) -> Iterator[Watcher]:
     If an exception ends the block, the watcher is stopped.
     """
     if given is not None and not hasattr(given, "says"):
-        raise InvalidStudy(
-            f"`watcher`: found a {type(given).__name__}. Expected a Watcher, such as afina.Lines(print).",
-            code="option.invalid",
-            option="watcher",
-            found=type(given).__name__,
-        )
+        raise problems.WATCHER_TYPE(option="watcher", found=type(given).__name__)
     watcher: Watcher = given or repr_html.make_watcher() or Watcher()
     try:
         yield watcher
@@ -230,13 +226,7 @@ def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], obj
             lost[error.of_node] += 1
             what, tries = ("machine", NODES) if error.of_node else ("process", TRIES)
             if lost[error.of_node] == tries:
-                raise RunFailed(
-                    f"run {run.title}: the {what} of this run was lost ({error}), {tries} times in all. Start again; "
-                    "the run continues from its last checkpoint.",
-                    code="run.lost",
-                    run=run.title,
-                    tries=tries,
-                ) from None
+                raise problems.LOST(lost=what, reason=error, run=run.title, tries=tries) from None
             says(f"{run.title}, seed {run.seed}: the {what} of this run was lost ({error}). The run is tried again.")
 
 

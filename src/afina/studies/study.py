@@ -17,14 +17,14 @@ from typing import Any, ClassVar, Self, TypeVar
 from pydantic import ValidationError
 
 from afina.data.reading_options import ReadingOptions
-from afina.errors import AfinaError, InvalidStudy, UnknownName
+from afina.errors import AfinaError, UnknownName
 from afina.methods import METHODS, accepted, make
 from afina.models import objectives
 from afina.models.decoding import GREEDY, Decoding
 from afina.models.objectives import metric_for
 from afina.repr_html import ReprCard
 from afina.schema import Frozen, Sparing
-from afina.studies import baselines, schedule, trials, tuning
+from afina.studies import baselines, problems, schedule, trials, tuning
 from afina.studies.backbones import (
     BACKBONES,
     BY_BACKBONE,
@@ -135,11 +135,7 @@ class Study(ReprCard, Sparing):
         Raises UnknownName or InvalidStudy.
         """
         if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-            raise InvalidStudy(
-                f"{where}: found {content!r:.80}. Expected a table of fields by name, such as methods.",
-                code="study.malformed",
-                where=where,
-            )
+            raise problems.STUDY_NOT_TABLE(found=content, where=where)
         return cls(where, **content)
 
     def __init__(self, where: str = "study", /, **fields: Any) -> None:
@@ -154,12 +150,7 @@ class Study(ReprCard, Sparing):
         executors.check_executor(self.executor, f"{where}: executor")
         check_backbones(self.backbone, self.backbones, where)
         if not self.methods:
-            raise InvalidStudy(
-                f"{where}: no methods. Add a table such as [methods.lora]. Known methods: {', '.join(METHODS)}.",
-                code="study.malformed",
-                where=where,
-                known=list(METHODS),
-            )
+            raise problems.NO_METHODS(where=where, known=list(METHODS))
         for name in self.methods:
             check_name(name, f"{where}: methods")
         check_seeds(self.seeds, where)
@@ -169,12 +160,8 @@ class Study(ReprCard, Sparing):
             check_budgets(self.methods, self.data.validation, where)
             self.spaces(where)
         elif searching := next((name for name, entry in self.methods.items() if "search" in entry), None):
-            raise InvalidStudy(
-                f"{where}: methods.{searching}.search has no effect without a [tune] section. "
-                "Add a [tune] section, or remove search.",
-                code="study.contradiction",
-                where=where,
-                keys=[f"methods.{searching}.search", "tune"],
+            raise problems.SEARCH_WITHOUT_TUNE(
+                method=searching, where=where, keys=[f"methods.{searching}.search", "tune"]
             )
 
     def spaces(self, where: str = "study") -> dict[str, tuple[Run, Space | None]]:
@@ -187,12 +174,7 @@ class Study(ReprCard, Sparing):
             place, search = f"{where}, methods.{name}", self.methods[name].get("search", {})
             run = self._run(name, backbone, self.seeds[0], place, max(self.sizes, default=None))
             if not isinstance(search, Mapping):
-                raise InvalidStudy(
-                    f"{place}.search = {search!r}: expected a table.",
-                    code="study.value-invalid",
-                    where=place,
-                    found=search,
-                )
+                raise problems.SEARCH_NOT_TABLE(where=place, found=search)
             found[on_backbone(name, backbone) if self.backbones[1:] else name] = (run, Space.of(run, search, place))
         return found
 
@@ -216,12 +198,7 @@ class Study(ReprCard, Sparing):
         known = self.addresses
         asked = {name: backbones_of(one, known, f"{where}, methods.{name}") for name, one in self.methods.items()}
         if unused := [address for address in known if not any(address in each for each in asked.values())]:
-            raise InvalidStudy(
-                f"{where}: no method runs on backbone {unused[0]}. Remove this backbone, or add a method for it.",
-                code="study.contradiction",
-                where=where,
-                keys=[BACKBONES],
-            )
+            raise problems.BACKBONE_UNUSED(backbone=unused[0], where=where, keys=[BACKBONES])
         return [(address, name) for address in known for name in self.methods if address in asked[name]]
 
     def _run(self, name: str, backbone: str, seed: int, where: str, size: int | None = None) -> Run:
@@ -419,9 +396,4 @@ def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
             continue
         metric_for(objectives.make(one.label_names, one.objective), metric)
         if metric not in one.metrics:  # of an earlier version
-            raise InvalidStudy(
-                f"`metric` {metric}: the record of {one.name} lacks this metric. Train again with `fresh`.",
-                code="metric.not-recorded",
-                metric=metric,
-                run=one.name,
-            )
+            raise problems.METRIC_NOT_RECORDED(metric=metric, run=one.name)

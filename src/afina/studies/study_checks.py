@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from afina.errors import InvalidStudy
+from afina.studies import problems
 from afina.studies.backbones import BY_BACKBONE
 from afina.studies.runs.run import MOST_SEED
 from afina.studies.runs.spec import RunSpec
@@ -14,21 +14,12 @@ from afina.studies.runs.spec import RunSpec
 def check_seeds(seeds: Sequence[int], where: str) -> None:
     """Raise InvalidStudy unless there are seeds, each a possible seed and given once."""
     if wrong := next((seed for seed in seeds if not 0 <= seed < MOST_SEED), None):
-        raise InvalidStudy(
-            f"{where}: seed {wrong}. Expected 0 or more, below 2**63.", code="study.value-invalid", where=where
-        )
+        raise problems.SEED_INVALID(found=wrong, where=where)
     if not seeds:
-        raise InvalidStudy(
-            f"{where}: no seeds. Give at least one, such as seeds = [0].", code="study.value-invalid", where=where
-        )
+        raise problems.NO_SEEDS(where=where)
     if len(set(seeds)) < len(seeds):
         again = next(seed for seed in seeds if seeds.count(seed) > 1)
-        raise InvalidStudy(
-            f"{where}: seed {again} is given more than once, which would repeat the same run. Give each seed once.",
-            code="study.value-invalid",
-            where=where,
-            seed=again,
-        )
+        raise problems.SEED_TWICE(where=where, seed=again)
 
 
 def check_sizes(sizes: Sequence[int], train_examples: int | None, where: str) -> None:
@@ -36,19 +27,9 @@ def check_sizes(sizes: Sequence[int], train_examples: int | None, where: str) ->
     if not sizes:
         return
     if min(sizes) < 1 or len(set(sizes)) < len(sizes):
-        raise InvalidStudy(
-            f"{where}: sizes = {list(sizes)}. Expected different numbers of texts, from 1 up.",
-            code="study.value-invalid",
-            where=where,
-            found=sizes,
-        )
+        raise problems.SIZES_INVALID(where=where, found=sizes)
     if train_examples is not None:
-        raise InvalidStudy(
-            f"{where}: data.train_examples and sizes both set the number of training texts. Remove one of them.",
-            code="study.contradiction",
-            where=where,
-            keys=["data.train_examples", "sizes"],
-        )
+        raise problems.SIZES_AND_TRAIN_EXAMPLES(where=where, keys=["data.train_examples", "sizes"])
 
 
 def sizes_notes(asked: Sequence[int], trained: Sequence[int]) -> list[str]:
@@ -78,17 +59,8 @@ def check_budgets(methods: Mapping[str, Mapping[str, Any]], validation: float | 
     for name, entry in methods.items():
         for key in ("epochs", "batch_size", "accumulate", "max_steps"):
             if key in entry or any(key in table for table in entry.get(BY_BACKBONE, {}).values()):
-                raise InvalidStudy(
-                    f"{where}, methods.{name}: {key} differs from the other methods, so a budget in steps would "
-                    f"not be the same for all. Set train.{key} instead.",
-                    code="study.contradiction",
-                    where=where,
-                    keys=[f"methods.{name}.{key}", f"train.{key}"],
+                raise problems.BUDGET_DIFFERS(
+                    method=name, key=key, where=where, keys=[f"methods.{name}.{key}", f"train.{key}"]
                 )
     if validation is not None:
-        raise InvalidStudy(
-            f"{where}: data.validation cannot be combined with a [tune] section. Set tune.validation instead.",
-            code="study.contradiction",
-            where=where,
-            keys=["data.validation", "tune"],
-        )
+        raise problems.VALIDATION_AND_TUNE(where=where, keys=["data.validation", "tune"])

@@ -12,9 +12,10 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from afina.errors import AfinaError, InvalidStudy, NotFound, UnknownName
+from afina.errors import AfinaError, UnknownName
 from afina.methods.method import Method
 from afina.schema import WrongValue
+from afina.studies import problems
 from afina.studies.runs.spec import Ask
 
 Part = TypeVar("Part")
@@ -30,8 +31,6 @@ def presets() -> list[str]:
 _NEAR = 0.85
 """Likeness of a key to a known key of its own table, from which on no other table is searched."""
 
-_TOO_DEEP = "arrays or tables are nested too deeply"
-
 
 def read(source: str) -> tuple[dict[str, Any], str]:
     """Return the content of a preset or a TOML file, and the name that error messages use for it.
@@ -45,17 +44,11 @@ def read(source: str) -> tuple[dict[str, Any], str]:
         try:
             return tomllib.loads(path.read_text(encoding="utf-8")), source
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidStudy(f"{source}: not valid TOML: {error}.", code="study.malformed", path=source) from None
+            raise problems.NOT_TOML(reason=error, path=source) from None
         except RecursionError:
-            raise InvalidStudy(f"{source}: not valid TOML: {_TOO_DEEP}.", code="study.malformed", path=source) from None
+            raise problems.NOT_TOML(reason="arrays or tables are nested too deeply", path=source) from None
     if path.suffix == ".toml" or len(path.parts) > 1:
-        raise NotFound(
-            f"study file {source} does not exist. Give an existing file, or one of the presets: "
-            f"{', '.join(presets())}.",
-            code="study.missing",
-            path=source,
-            known=presets(),
-        )
+        raise problems.STUDY_MISSING(path=source, known=presets())
     raise UnknownName("preset", source, presets())
 
 
@@ -75,19 +68,9 @@ def check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
     """Raise InvalidStudy if the table contradicts the head or the template that its method is defined with."""
     given = [key for key in Ask.model_fields if key in entry and (key, entry[key]) != ("head", "random")]
     if method.head == "random" and given:
-        raise InvalidStudy(
-            f"{where}: {method.name} has a random head and no template by definition. Remove {given[0]}.",
-            code="study.contradiction",
-            where=where,
-            keys=[given[0]],
-        )
+        raise problems.RANDOM_HEAD_ASKED(method=method.name, key=given[0], where=where, keys=[given[0]])
     if method.head == "words" and entry.get("head", "words") != "words":
-        raise InvalidStudy(
-            f"{where}: {method.name} answers in words by definition. Remove head.",
-            code="study.contradiction",
-            where=where,
-            keys=["head"],
-        )
+        raise problems.HEAD_IN_WORDS(method=method.name, where=where, keys=["head"])
 
 
 TEXT, CHAT = "{text}", "chat"
@@ -105,29 +88,18 @@ def override(content: dict[str, Any], item: str) -> None:
     key, found, text = item.partition("=")
     parts = key.strip().split(".")
     if not found or not all(parts):
-        raise InvalidStudy(
-            f"`overrides` {item}: expected key=value, such as `epochs`=1.",
-            code="study.override-malformed",
-            found=item,
-        )
+        raise problems.OVERRIDE_MALFORMED(found=item)
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
     except RecursionError:
-        raise InvalidStudy(
-            f"`overrides` {item[:40]}...: {_TOO_DEEP}.", code="study.override-malformed", found=item[:40]
-        ) from None
+        raise problems.OVERRIDE_TOO_DEEP(found=item[:40]) from None
     table = content
     for part in parts[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise InvalidStudy(
-                f"`overrides` {item}: {part} is a value, not a table, so it has no keys. Set {part} itself.",
-                code="study.override-malformed",
-                found=item,
-                key=part,
-            )
+            raise problems.OVERRIDE_OF_VALUE(found=item, key=part)
     table[parts[-1]] = value
     if table is content and parts[-1] in _EITHER:  # a study has one of the two keys
         content.pop(_EITHER[parts[-1]], None)
@@ -163,26 +135,9 @@ def explain(error: ValidationError, model: type, where: str) -> AfinaError:
         for field, each in getattr(level, "model_fields", {}).items():
             if not near and problem.place[-1] in _keys(each.annotation):
                 meant = ".".join([*outer, field, problem.place[-1]])
-                return InvalidStudy(
-                    f"{where}: unknown key {problem.field!r}. Did you mean {meant!r}?",
-                    code="study.key-unknown",
-                    where=where,
-                    key=problem.field,
-                    nearest=meant,
-                )
+                return problems.KEY_UNKNOWN(where=where, key=problem.field, nearest=meant)
         known = [".".join([*outer, field]) for field in _keys(level)]
         return UnknownName("key", problem.field, known, where)
     if problem.kind == "missing":
-        return InvalidStudy(
-            f"{where}: {problem.field} is missing. Add this key.",
-            code="study.key-missing",
-            where=where,
-            key=problem.field,
-        )
-    return InvalidStudy(
-        f"{where}: {problem.field} = {problem.found!r}: {problem.sentence}",
-        code="study.value-invalid",
-        where=where,
-        key=problem.field,
-        found=problem.found,
-    )
+        return problems.KEY_MISSING(where=where, key=problem.field)
+    return problems.VALUE_INVALID(expected=problem.sentence, where=where, key=problem.field, found=problem.found)

@@ -17,9 +17,10 @@ from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationErr
 
 from afina import file_io
 from afina.digest import derive_seed
-from afina.errors import InvalidData, InvalidStudy, UnknownName
+from afina.errors import UnknownName
 from afina.methods import accepted, make
 from afina.schema import FigureOrNone, Frozen, Sparing
+from afina.studies import problems
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
 
@@ -55,12 +56,7 @@ class Space:
         method = make(run.method)
         if method.search is None:
             if search:
-                raise InvalidStudy(
-                    f"{where}: method {run.method} has nothing to tune. Remove search.",
-                    code="study.value-invalid",
-                    where=where,
-                    method=run.method,
-                )
+                raise problems.NOTHING_TO_TUNE(where=where, method=run.method)
             return None
         own = sorted(accepted(run.method))
         for key in search:
@@ -73,13 +69,7 @@ class Space:
             if key == RATE:
                 continue
             if not isinstance(values, list | tuple) or not values:
-                raise InvalidStudy(
-                    f"{where}.search.{key} = {values!r}: expected a list of values to choose from.",
-                    code="study.value-invalid",
-                    where=where,
-                    key=key,
-                    found=values,
-                )
+                raise problems.SEARCH_VALUES(where=where, key=key, found=values)
             for value in values:
                 make(run.method, {**run.hyperparameters, key: value}, f"{where}.search")
             choices[key] = tuple(values)
@@ -96,13 +86,7 @@ def _range(given: Any, where: str) -> tuple[float, float]:
     except (TypeError, ValueError, OverflowError):
         low = high = 0.0
     if not 0 < low < high < math.inf:
-        raise InvalidStudy(
-            f"{where}.search.{RATE} = {given!r}: expected [lowest, highest], finite and above 0.",
-            code="study.value-invalid",
-            where=where,
-            key=RATE,
-            found=given,
-        )
+        raise problems.SEARCH_RANGE(where=where, key=RATE, found=given)
     return low, high
 
 
@@ -228,11 +212,7 @@ def read_tuned(out: Path) -> tuple[Tuned, ...]:
     try:
         return _MANY.validate_json(path.read_bytes())
     except ValidationError:
-        raise InvalidData(
-            f"{path}: the file is damaged. Run the study again; only methods without a chosen setting are tuned.",
-            code="results.damaged",
-            path=path,
-        ) from None
+        raise problems.TUNING_DAMAGED(path=path) from None
 
 
 def write_tuned(out: Path, tuned: Iterable[Tuned]) -> None:

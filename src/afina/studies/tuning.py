@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 from afina import digest, meter
 from afina.data.reading_options import USUAL
 from afina.digest import derive_seed
-from afina.errors import AfinaError, CannotWrite, InvalidData, RunFailed
+from afina.errors import AfinaError, CannotWrite
 from afina.events import Progress, ValidationScore
+from afina.studies import problems
 from afina.studies.runs.executor import Executor
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
@@ -273,11 +274,7 @@ def _memory(path: Path) -> Iterator[optuna.storages.RDBStorage]:
     if path.exists():
         with path.open("rb") as file:
             if file.read(16) not in (b"", b"SQLite format 3\0"):
-                raise InvalidData(
-                    f"{path}: not an SQLite database. Remove the file to start the tuning anew.",
-                    code="results.damaged",
-                    path=path,
-                )
+                raise problems.NOT_SQLITE(path=path)
     import optuna
 
     level = optuna.logging.get_verbosity()
@@ -331,19 +328,8 @@ def tune(
             _try_batch(candidates, executor, watcher, keep)
     if so_far.setting is None:
         if any(trial.value is not None and isnan(trial.value) for trial in so_far.trials):
-            raise RunFailed(
-                f"run {run.title}: the metric that chooses a candidate is undefined on the validation split. Raise "
-                "tune.validation, or set another `metric`.",
-                code="tune.metric-undefined",
-                run=run.title,
-            )
-        raise RunFailed(
-            f"run {run.title}: none of the {len(so_far.trials)} candidates took all steps. "
-            f"Lower methods.{run.title}.search.{RATE}, or raise tune.candidates.",
-            code="tune.no-candidate",
-            run=run.title,
-            candidates=len(so_far.trials),
-        )
+            raise problems.VALIDATION_METRIC_UNDEFINED(run=run.title)
+        raise problems.NO_CANDIDATE(run=run.title, candidates=len(so_far.trials))
     return so_far
 
 

@@ -12,6 +12,7 @@ from afina.data.readers.target_kinds import TARGETS
 from afina.errors import InvalidStudy
 from afina.methods import METHODS, make
 from afina.models.architectures import ARCHITECTURES
+from afina.studies import problems
 from afina.studies.choosing.learned_order import RECORDED_ON, BackboneKind
 from afina.studies.choosing.recommendation import Dropped
 from afina.studies.choosing.setup import DEAREST, MORE, ChoiceSetup, Way
@@ -80,10 +81,8 @@ def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
         _say_what_is_recorded(setting, backbone, kind)
         _add_what_fits(setting, backbone, made, limit)
     if len(made.kinds) == sum(name.startswith(every_method_on("")) for name in made.dropped):
-        raise InvalidStudy(
-            f"no backbone supports the task: {next(iter(made.dropped.values())).message}.",
-            code="backbone.encoder-unsupported",
-            backbones=list(setting.backbones),
+        raise problems.NO_BACKBONE_SUPPORTS_TASK(
+            reason=next(iter(made.dropped.values())).message, backbones=list(setting.backbones)
         )
     return made
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from afina.errors import InvalidStudy
+from afina.studies import problems
 from afina.studies.choosing import time_budget
 from afina.studies.choosing.eligibility import Eligible, every_method_on
 from afina.studies.choosing.recommendation import Dropped
@@ -48,13 +48,7 @@ def leave_out_slow(setting: ChoiceSetup, tried: Eligible) -> None:
             _leave_out_slow_on(backbone, setting, setting.latency, tried)
     if not tried.ways:
         measured = ", ".join(f"{name} {time:,.3g} ms" for name, time in tried.latencies.items())
-        raise InvalidStudy(
-            f"`latency` {setting.latency:g}: no model answers a single text in {setting.latency:g} ms on this machine. "
-            f"Measured: {measured}. Allow more time, or give a smaller backbone.",
-            code="choose.too-slow",
-            latency=setting.latency,
-            measured=tried.latencies,
-        )
+        raise problems.TOO_SLOW(_measured=measured, latency=setting.latency, measured=tried.latencies)
 
 
 def _leave_out_slow_on(backbone: str, setting: ChoiceSetup, most: float, tried: Eligible) -> None:

@@ -24,12 +24,12 @@ from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.data.task import Task
-from afina.errors import InvalidData
 from afina.models import objectives
 from afina.models.objectives import Objective, metric_for
 from afina.schema import null_where_undefined
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Metric
+from afina.studies import problems
 from afina.studies.choosing import floors, time_budget
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
 from afina.studies.choosing.candidates import Candidate, cheapest_first, in_order
@@ -115,12 +115,7 @@ def recommend(
 def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[ReadingOptions, Task]:
     """Return how the runs read the task, and the whole task."""
     if not isinstance(data, ReadingOptions | Mapping):
-        raise InvalidData(
-            f"`data`: found a {type(data).__name__}. Expected a dict, such as {{'label': 'stars'}}.",
-            code="data.type-wrong",
-            argument="data",
-            found=type(data).__name__,
-        )
+        raise problems.DATA_NOT_DICT(argument="data", found=type(data).__name__)
     fields = with_address({"task": task, "data": data})
     asked = checked(ReadingOptions, fields["data"], "recommend: data")
     return replace(asked, allow_leakage=True), Task.load(fields["task"], asked)
@@ -140,7 +135,7 @@ def _fetch(backbones: Sequence[str], executor: Executor, watcher: Watcher) -> fl
 def _check_above_zero(name: str, value: float, instead: str) -> None:
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         found = f"{value:g}" if isinstance(value, int | float) else str(value)
-        raise InvalidData(f"`{name}` {found}: expected more than 0. {instead}", code="argument.invalid", found=found)
+        raise problems.NOT_ABOVE_ZERO(argument=name, _instead=instead, found=found)
 
 
 def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -149,19 +144,17 @@ def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
     twice = [one for number, one in enumerate(backbones) if one in backbones[:number]]
     if not backbones or twice:
         found = f"{twice[0]} is given twice" if twice else "no backbone is given"
-        raise InvalidData(
-            f"`backbone`: {found}. Give each backbone once.", code="argument.invalid", found=list(backbones)
-        )
+        raise problems.CANDIDATE_BACKBONE_TWICE(_problem=found, found=list(backbones))
     return backbones
 
 
 def _check_defined(metric: str, objective: Objective, task: Task) -> None:
     """Raise InvalidData if the metric is undefined on the held-out texts for any answers."""
     if np.isnan(METRICS[metric].value(objective.perfect(task.evaluation.labels))):
-        raise InvalidData(
-            f"task {task.address}: {METRICS[metric].words} is undefined on the {len(task.evaluation)} held-out texts: "
-            f"the metric needs {METRICS[metric].needs}. Add such texts, or set another `metric`.",
-            code="metric.undefined",
+        raise problems.METRIC_UNDEFINED(
+            _metric=METRICS[metric].words,
+            examples=len(task.evaluation),
+            _needs=METRICS[metric].needs,
             task=task.address,
             metric=metric,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from afina.errors import InvalidData, InvalidStudy, NotFound, Problem, RunFailed
+from afina.errors import LESS_MEMORY, InvalidData, InvalidStudy, NotFound, Problem, RunFailed
 
 BACKBONE_NOT_ON_NODES = Problem(
     NotFound,
@@ -15,12 +15,6 @@ STORAGE_UNUSABLE = Problem(
     "cluster.storage-unusable",
     "storage {storage}: not all machines can use it: {nodes}. Give a directory that this machine and all nodes see, or "
     "s3://BUCKET/PREFIX, with credentials in the environment of each node.",
-)
-STORAGE_MISSING = Problem(
-    InvalidStudy,
-    "option.missing",
-    "Ray cluster: `storage` is missing, and nodes are not on this machine: {nodes}. Give a directory that this machine "
-    "and all nodes see, or s3://BUCKET/PREFIX, which needs the extra 'afina[store]'.",
 )
 STORAGE_LACKS = Problem(
     NotFound,
@@ -37,11 +31,38 @@ FILE_CHANGED = Problem(
 
 RAY_MISSING = Problem(NotFound, "extra.missing", "Ray is not installed. Install it: pip install 'afina[ray]'.")
 
+CLUSTER_OPTION = Problem(
+    InvalidStudy,
+    "option.inapplicable",
+    "`{option}` has no effect on this machine. Set `executor` to ray, or leave `{option}` out.",
+)
+EXECUTOR_UNKNOWN = Problem(
+    InvalidStudy, "option.invalid", "{_where} {found}: expected local, ray or ray=ADDRESS, such as ray=10.0.0.1:6379."
+)
+STORAGE_MISSING = Problem(
+    InvalidStudy,
+    "option.missing",
+    "Ray cluster: `storage` is missing, and nodes are not on this machine: {nodes}. Give a directory that this machine "
+    "and all nodes see, or s3://BUCKET/PREFIX, which needs the extra 'afina[store]'.",
+)
+
 HOST_CANNOT_START = Problem(RunFailed, "run.fault", "Ray cluster: a host cannot start on its node ({_reason}).")
 RUN_FAULT = Problem(
     RunFailed,
     "run.fault",
     "run {run}: a bug in afina ended its process. Please report the bug. The other runs are not affected. {_seen}",
+)
+BUG = Problem(
+    RunFailed,
+    "run.fault",
+    "run {run}: a bug in afina ended its process (traceback above). Please report the bug. The other runs are "
+    "not affected.",
+)
+KILLED = Problem(
+    RunFailed,
+    "run.killed",
+    "run {run}: signal {signal} killed its process, most likely because memory ran out. "
+    f"{LESS_MEMORY}, then start again.",
 )
 RUN_TOO_LARGE = Problem(
     RunFailed,

@@ -22,6 +22,7 @@ from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
 from afina.models.objectives import Objective, Predictions
 from afina.predicting import probes
+from afina.studies import problems
 from afina.studies.measurements import HeadFit
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.output_directory import OutputDirectory
@@ -166,11 +167,7 @@ class _Execution:
         with self.meter.phase("evaluate"):
             found = prepared.predict(classifier, split, self.listen)
         if not found.finite:
-            raise Diverged(
-                "after the last step, the weights give NaN or infinite outputs. "
-                f"Lower the learning rate ({fit.recipe.learning_rate:g}).",
-                learning_rate=fit.recipe.learning_rate,
-            )
+            raise problems.OUTPUTS_NOT_FINITE(learning_rate=fit.recipe.learning_rate)
         return found
 
     def _adapter(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from afina.errors import InvalidStudy
 from afina.events import Says, silent
 from afina.studies.executors import problems
 from afina.studies.runs.executor import Executor, LocalExecutor
@@ -21,12 +20,7 @@ def check_executor(name: str | None, where: str = "`executor`") -> None:
     """Raise InvalidStudy if `name` does not name an executor; `where` begins the message."""
     kind, equals, address = (_LOCAL if name is None else name).partition("=")
     if name is not None and (kind not in (_LOCAL, _RAY) or (equals and (kind == _LOCAL or not address))):
-        raise InvalidStudy(
-            f"{where} {name}: expected local, ray or ray=ADDRESS, such as ray=10.0.0.1:6379.",
-            code="option.invalid",
-            option="executor",
-            found=name,
-        )
+        raise problems.EXECUTOR_UNKNOWN(_where=where, option="executor", found=name)
 
 
 def make(
@@ -59,11 +53,7 @@ def make(
         return RayExecutor(address or None, slots=jobs, ship_backbone=ship_backbone, storage=storage, says=says)
     if ship_backbone or storage is not None:
         option = "ship_backbone" if ship_backbone else "storage"
-        raise InvalidStudy(
-            f"`{option}` has no effect on this machine. Set `executor` to ray, or leave `{option}` out.",
-            code="option.inapplicable",
-            option=option,
-        )
+        raise problems.CLUSTER_OPTION(option=option)
     return LocalExecutor(jobs or 1)
 
 

@@ -34,6 +34,7 @@ from afina.models.backbone_spec import FLOAT
 from afina.models.language_model import open_model
 from afina.models.objectives import Objective
 from afina.models.pretrained import meta_model
+from afina.studies import problems
 from afina.studies.runs.prepared import aim_of, attached, loader_of, longest_text, question_of, read_task, recipe_of
 from afina.studies.runs.run import Forecast, Terms
 from afina.studies.runs.spec import Ask, RunSpec, Training
@@ -62,14 +63,7 @@ LENGTH = 128
 
 def _check_steps(run: RunSpec, steps: int) -> None:
     if steps > MOST_STEPS:
-        raise InvalidStudy(
-            f"`epochs` {run.training.epochs:,}: the run has {steps:,} steps, but a cost is forecast for at most "
-            f"{MOST_STEPS:,} steps. Set fewer epochs.",
-            code="plan.too-large",
-            field="epochs",
-            steps=steps,
-            most=MOST_STEPS,
-        )
+        raise problems.TOO_MANY_STEPS(found=run.training.epochs, field="epochs", steps=steps, most=MOST_STEPS)
 
 
 def forecast_run(
@@ -245,13 +239,7 @@ def forecast_methods(
 def _check_kind(data: ReadingOptions) -> None:
     """Raise InvalidStudy for targets that are texts, whose lengths only a task tells."""
     if data.kind is not None and of_kind(data.kind).written:
-        raise InvalidStudy(
-            f"`kind` {data.kind}: the cost of learning to write texts depends on the lengths of inputs and targets. "
-            "Give a `task`.",
-            code="option.inapplicable",
-            option="kind",
-            found=data.kind,
-        )
+        raise problems.TEXTS_WITHOUT_TASK(option="kind", found=data.kind)
 
 
 def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, *, compares: bool) -> Forecast:
@@ -310,14 +298,7 @@ def _made_up(run: RunSpec) -> EncodedTask:
 
     batch = run.training.batch_size * run.training.accumulate
     if batch * length > MOST_MADE_UP:
-        raise InvalidStudy(
-            f"`batch_size` {batch:,}: with {length:,} tokens a text, a batch has more than {MOST_MADE_UP:,} tokens, "
-            "the most for which a cost is forecast. Set a smaller batch.",
-            code="plan.too-large",
-            field="batch_size",
-            found=batch,
-            most=MOST_MADE_UP,
-        )
+        raise problems.BATCH_TOO_LARGE(tokens=length, field="batch_size", found=batch, most=MOST_MADE_UP)
     return EncodedTask(run.task, ("0", "1"), split(batch), split(max(1, TOKEN_BUDGET // length)), 0)
 
 

@@ -25,12 +25,12 @@ from afina.data.readers.target_kinds import of_kind
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.data.task import Task, check_leaked
-from afina.errors import InvalidData, InvalidStudy
 from afina.methods import make
 from afina.models import backbone_spec, objectives
 from afina.models.architectures import ARCHITECTURES
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.objectives import metric_for
+from afina.studies import problems
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec
 
@@ -164,14 +164,7 @@ def _put(file: InputFile, path: Path, fetch: Fetch) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fetch(file.digest, path)
     if (found := digest.of_file(path)) != file.digest:
-        raise InvalidData(
-            f"{path}: the file has digest {found[:19]}. Expected {file.digest[:19]}, which the run names. The file "
-            "changed after the run was requested; start the run again.",
-            code="data.changed",
-            path=path,
-            found=found,
-            expected=file.digest,
-        )
+        raise problems.FILE_CHANGED(path=path, found=found, expected=file.digest)
 
 
 def is_encoder(address: str) -> bool | None:
@@ -256,12 +249,7 @@ class TaskFacts:
     def check(self, run: RunSpec) -> None:
         """Raise InvalidStudy or UnknownName if the task's kind does not suit the backbone, metric or settings."""
         if of_kind(self.kind).written and is_encoder(run.backbone):
-            raise InvalidStudy(
-                f"backbone {run.backbone}: an encoder, which cannot write the texts of {self.address}. Choose a causal "
-                "language model, such as embedded.",
-                code="backbone.encoder-unsupported",
-                backbone=run.backbone,
-            )
+            raise problems.ENCODER_CANNOT_WRITE(task=self.address, backbone=run.backbone)
         objective, training = objectives.make(self.label_names, {"kind": self.kind}), run.training
         metric_for(objective, run.metric, self.metric)
         objective.check(

@@ -18,9 +18,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from afina import file_io
-from afina.errors import Busy, CannotWrite, CorruptAdapter, InvalidStudy, NotFound
+from afina.errors import CannotWrite, CorruptAdapter
 from afina.models.manifest import FORMAT, MANIFEST
 from afina.models.objectives import Predictions
+from afina.studies import problems
 from afina.studies.runs import record
 from afina.studies.runs.record import Record, Result
 
@@ -49,13 +50,7 @@ def check_name(name: str, what: str) -> None:
     elif not name:
         problem = "it is empty"
     if problem:
-        raise InvalidStudy(
-            f"{what} {name[:LONGEST_NAME]!r}: the name cannot be part of a file name: {problem}. "
-            "Use letters, digits, spaces, and characters such as - and _.",
-            code="run.name-invalid",
-            what=what,
-            name=name[:LONGEST_NAME],
-        )
+        raise problems.NAME_INVALID(problem=problem, what=what, name=name[:LONGEST_NAME])
 
 
 def make_output(out: Path) -> None:
@@ -63,12 +58,7 @@ def make_output(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise NotFound(
-            f"`out` {out}: cannot create this directory ({getattr(error, 'strerror', error)}). "
-            "Give a directory that can be written to.",
-            code="out.not-directory",
-            path=out,
-        ) from None
+        raise problems.OUT_NOT_DIRECTORY(reason=getattr(error, "strerror", error), path=out) from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise CannotWrite(f"`out` {out}", "permission denied")
 
@@ -309,12 +299,7 @@ def lock_output(out: Path) -> Iterator[OutputLock]:
     try:
         lock.acquire()
     except Timeout:
-        raise Busy(
-            f"`out` {out}: another study or recommendation is writing to this directory. "
-            "Wait until it ends, or give another `out`.",
-            code="out.occupied",
-            path=out,
-        ) from None
+        raise problems.OUT_OCCUPIED(path=out) from None
     except OSError as error:
         if fresh:
             shutil.rmtree(out)

@@ -16,7 +16,6 @@ from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask, check_positions
 from afina.data.tokenize import encode
 from afina.digest import derive_seed
-from afina.errors import InvalidData, InvalidStudy
 from afina.events import Listener, Progress, ignore
 from afina.meter import Meter
 from afina.methods import is_fitted, make
@@ -32,6 +31,7 @@ from afina.models.objectives import OBJECTIVES, Objective, Predictions, metric_f
 from afina.models.verbalizer import Verbalizer
 from afina.predicting.predictor import predicted
 from afina.predicting.prompting import calibrated_offset
+from afina.studies import problems
 from afina.studies.retention import RetentionBefore
 from afina.studies.runs.inputs import Located, TaskFacts
 from afina.studies.runs.spec import RunSpec
@@ -227,11 +227,7 @@ def of_data(run: RunSpec, task: Task) -> RunSpec:
     if run.data_digest is None:
         return run.on(task.data_digest) if reads_files(run.task, run.data.evaluation) else run
     if run.data_digest != task.data_digest:
-        raise InvalidData(
-            f"task {run.task}: the data changed after the run was requested. Start the run again.",
-            code="data.changed",
-            task=run.task,
-        )
+        raise problems.DATA_CHANGED(task=run.task)
     return run
 
 
@@ -246,11 +242,7 @@ def of_backbone(run: RunSpec, located: Located | None = None, given: Backbone | 
         return run
     found = files_digest(located.backbone if located else run.backbone)
     if run.backbone_files not in (None, found):
-        raise InvalidData(
-            f"backbone {run.backbone}: its files changed after the run was requested. Start the run again.",
-            code="data.changed",
-            backbone=run.backbone,
-        )
+        raise problems.BACKBONE_CHANGED(backbone=run.backbone)
     return run.on_files(found)
 
 
@@ -279,11 +271,7 @@ def question_of(run: RunSpec, task: Task | TaskFacts, backbone: Backbone) -> Ver
         return Verbalizer(prompt)
     if not kind.can_be_asked:
         if asked.head == "words" or asked.words or asked.offset:
-            raise InvalidStudy(
-                f"a task of kind {task.kind} has no labels with words. Remove the words, and use a random head.",
-                code="ask.kind-unsupported",
-                kind=task.kind,
-            )
+            raise problems.KIND_WITHOUT_WORDS(kind=task.kind)
         asked = asked.model_copy(update={"head": "random"})
     if backbone.architecture.is_encoder:
         asked = asked.model_copy(update={"head": "random"})
@@ -331,32 +319,12 @@ def longest_text(run: RunSpec, most: int) -> int:
     """
     taken, wanted = make(run.method, run.hyperparameters).takes_positions, run.training.max_length
     if taken >= most:
-        raise InvalidStudy(
-            f"method {run.method}: its {taken:,} virtual tokens leave no room for a text. Backbone {run.backbone} "
-            f"takes at most {most:,} tokens. Set fewer virtual tokens.",
-            code="run.max-length",
-            method=run.method,
-            tokens=taken,
-            most=most,
-            backbone=run.backbone,
-        )
+        raise problems.NO_ROOM_FOR_TEXT(method=run.method, tokens=taken, most=most, backbone=run.backbone)
     if wanted is not None and wanted > most:
-        raise InvalidStudy(
-            f"`max_length` is {wanted}, but backbone {run.backbone} takes at most {most} tokens. Set {most} or less.",
-            code="run.max-length",
-            found=wanted,
-            most=most,
-            backbone=run.backbone,
-        )
+        raise problems.MAX_LENGTH(found=wanted, most=most, backbone=run.backbone)
     if wanted is not None and wanted > most - taken:
-        raise InvalidStudy(
-            f"`max_length` is {wanted}, but backbone {run.backbone} takes at most {most} tokens, and method "
-            f"{run.method} uses {taken} of them. Set {most - taken} or less.",
-            code="run.max-length",
-            found=wanted,
-            most=most - taken,
-            backbone=run.backbone,
-            method=run.method,
+        raise problems.MAX_LENGTH_WITH_VIRTUAL_TOKENS(
+            longest=most, tokens=taken, found=wanted, most=most - taken, backbone=run.backbone, method=run.method
         )
     return wanted or min(DEFAULT_LENGTH, most - taken)
 
@@ -392,14 +360,7 @@ def _warmup(asked: float, steps: int) -> int:
     if asked < 1:
         return min(math.ceil(asked * steps), steps - 1)
     if asked >= steps:
-        raise InvalidStudy(
-            f"`warmup` {asked:g}: the learning rate would rise in all of the training's {steps:,} steps. "
-            "Give fewer steps, or a share of all steps below 1, such as 0.06.",
-            code="option.invalid",
-            option="warmup",
-            found=asked,
-            steps=steps,
-        )
+        raise problems.WARMUP_TOO_LONG(option="warmup", found=asked, steps=steps)
     return int(asked)
 
 

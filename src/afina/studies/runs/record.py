@@ -23,13 +23,13 @@ from pydantic import (
 )
 
 from afina import file_io
-from afina.errors import InvalidData
 from afina.models import objectives
 from afina.models.objectives import Objective, Predictions
 from afina.repr_html import ReprCard
 from afina.schema import Count, Figure, Frozen, Sealed, Sparing, WrongValue
 from afina.stats import classification, metrics
 from afina.stats.metrics import METRICS, Answered
+from afina.studies import problems
 from afina.studies.measurements import Duration, HeadFit, Retention
 
 TOLD = 2
@@ -277,23 +277,11 @@ def _read(line: bytes, where: str) -> Record:
         made = Record.model_validate_json(line)
     except ValidationError as error:
         wrong = WrongValue.of(error)
-        raise InvalidData(
-            f"{where}: not a record of this version of afina "
-            f"({wrong.field or 'the line'}: {wrong.message}). "
-            "Remove this line, or give another `out`.",
-            code="results.damaged",
-            where=where,
-            field=wrong.field,
+        raise problems.RECORD_DAMAGED(
+            _what=wrong.field or "the line", reason=wrong.message, where=where, field=wrong.field
         ) from None
     if problem := made.refuses(line):
-        raise InvalidData(
-            f"{where}: the record of {made.name}, seed {made.seed}, was changed after it was made: {problem}. "
-            "Restore the line, or remove it and run the study again.",
-            code="results.changed",
-            where=where,
-            run=made.name,
-            seed=made.seed,
-        )
+        raise problems.RECORD_CHANGED(problem=problem, where=where, run=made.name, seed=made.seed)
     return made
 
 
@@ -322,11 +310,10 @@ class Result:
         """Raise InvalidData if the shape of the predictions does not suit the record's kind and labels."""
         given, asked = self.predictions, self.objective
         if not asked.fits(given):
-            raise InvalidData(
-                f"{where}: the predictions do not belong to {self.record.name}, seed {self.record.seed}: found outputs "
-                f"of shape {given.outputs.shape} and targets of shape {self.targets.shape}. Expected {asked.width} "
-                "outputs a text. Remove the file, and run the study again.",
-                code="results.changed",
+            raise problems.PREDICTIONS_OF_ANOTHER_RUN(
+                _outputs=given.outputs.shape,
+                _targets=self.targets.shape,
+                expected=asked.width,
                 where=where,
                 run=self.record.name,
                 seed=self.record.seed,
@@ -344,15 +331,8 @@ class Result:
                 continue
             if math.isclose(said, self._as_before(name, given), rel_tol=_CLOSE, abs_tol=_CLOSE):
                 continue
-            raise InvalidData(
-                f"{where}: the record of {self.record.name}, seed {self.record.seed}, says {name} {said:.4f}, but the "
-                f"stored predictions give {given:.4f}: the record was changed after it was made. Restore its line, or "
-                "remove it and run the study again.",
-                code="results.changed",
-                where=where,
-                run=self.record.name,
-                seed=self.record.seed,
-                metric=name,
+            raise problems.RECORDED_METRIC_CHANGED(
+                found=said, expected=given, where=where, run=self.record.name, seed=self.record.seed, metric=name
             )
 
     def _as_before(self, metric: str, given: float) -> float:

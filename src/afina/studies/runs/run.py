@@ -20,12 +20,12 @@ from pydantic import ValidationError, model_validator
 from afina import allocator, repr_html
 from afina.data.addresses import reads_files
 from afina.data.task import Task
-from afina.errors import InvalidStudy
 from afina.events import Listener, Progress, ignore
 from afina.methods import make
 from afina.methods.method import Method
 from afina.models import backbone_spec
 from afina.models.backbone_spec import FLOAT
+from afina.studies import problems
 from afina.studies.runs import output_directory
 from afina.studies.runs.inputs import RunInputs, facts_of
 from afina.studies.runs.output_directory import OutputDirectory
@@ -54,12 +54,7 @@ class Run(RunSpec):
         if self.name:
             output_directory.check_name(self.name, "run")
         if not 0 <= self.seed < MOST_SEED:
-            raise InvalidStudy(
-                f"run {self.title}: `seed` is {self.seed}. Expected an integer from 0 to 2**63 - 1.",
-                code="study.value-invalid",
-                run=self.title,
-                seed=self.seed,
-            )
+            raise problems.SEED_OF_RUN(run=self.title, seed=self.seed)
         return self
 
     def _check_ignored(self, method: Method) -> None:
@@ -72,14 +67,7 @@ class Run(RunSpec):
         ]
         given += ["head"] if method.is_fitted and self.ask.head == "words" else []
         if given:
-            raise InvalidStudy(
-                f"run {self.title}: `{given[0]}` has no effect on method {method.name}, whose head scikit-learn fits. "
-                f"Leave `{given[0]}` out, or set it in the tables of other methods only.",
-                code="option.inapplicable",
-                run=self.title,
-                option=given[0],
-                method=method.name,
-            )
+            raise problems.FITTED_HEAD(run=self.title, option=given[0], method=method.name)
 
     def execute(self, out: str | Path, listen: Listener | None = None, task: Task | None = None) -> Record:
         """Execute the run in this process, and write the adapter and the predictions below `out`.

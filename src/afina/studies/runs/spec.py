@@ -17,12 +17,12 @@ from afina import digest
 from afina.data.readers.frames import is_frame
 from afina.data.reading_options import MOST, USUAL, ReadingOptions
 from afina.data.task import Task, as_address
-from afina.errors import InvalidData
 from afina.methods import METHODS, make
 from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.models.decoding import GREEDY, Decoding
 from afina.repr_html import ReprCard
 from afina.schema import Frozen, Sparing
+from afina.studies import problems
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
@@ -160,23 +160,13 @@ def with_address(fields: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(task, Task):
         return dict(fields)
     if task.data is None:
-        raise InvalidData(
-            f"task {task.address}: the task was made by hand, so another process cannot read it. Make it with "
-            "Task.load or Task.of, or give it to Run.execute.",
-            code="data.type-wrong",
-            argument="task",
-            found="Task",
-        )
+        raise problems.TASK_MADE_BY_HAND(task=task.address, argument="task", found="Task")
     own = data.given if isinstance(data, ReadingOptions) else dict(data or {})
     read = task.data.given
     twice = [name for name in own if name in read and own[name] != read[name]]
     if twice:
-        raise InvalidData(
-            f"task {task.address}: the task was read with `{twice[0]}` {read[twice[0]]!r}, and `data` says "
-            f"{own[twice[0]]!r}. Give one of them.",
-            code="data.option-inapplicable",
-            task=task.address,
-            option=twice[0],
+        raise problems.TASK_READ_OTHERWISE(
+            expected=read[twice[0]], found=own[twice[0]], task=task.address, option=twice[0]
         )
     return {**fields, "task": task.address, "data": {**read, **own}}
 

@@ -15,8 +15,9 @@ from contextlib import suppress
 from typing import IO
 
 from afina import allocator, meter
-from afina.errors import LESS_MEMORY, RunFailed
+from afina.errors import RunFailed
 from afina.events import Listener
+from afina.studies.executors import problems
 from afina.studies.runs import fork_server
 from afina.studies.runs.fork_server import ForkedWorker
 from afina.studies.runs.worker import Failed, Foresee, Message, Progressed, Request, Stop, decode, encode
@@ -158,16 +159,5 @@ class WorkerProcess:
             return RunFailed(self.problem.error, run=title, cause=self.problem.code, of_cause=self.problem.fields)
         status = self.process.returncode
         if status < 0:
-            return RunFailed(
-                f"run {title}: signal {-status} killed its process, most likely because memory ran out. "
-                f"{LESS_MEMORY}, then start again.",
-                code="run.killed",
-                run=title,
-                signal=-status,
-            )
-        return RunFailed(
-            f"run {title}: a bug in afina ended its process (traceback above). Please report the bug. "
-            "The other runs are not affected.",
-            code="run.fault",
-            run=title,
-        )
+            return problems.KILLED(run=title, signal=-status)
+        return problems.BUG(run=title)
