@@ -235,6 +235,7 @@ def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
         ("[methods.x]\nmethod = 'lora'\nr = 'big'", InvalidStudy, "methods.x: lora.r = 'big': expected"),
         ("[methods.x]\nmethod = 'lora'\nr = 0", InvalidStudy, "r=0, alpha=16, dropout=0.05; expected r >= 1"),
         ("seeds = [0.5]", InvalidStudy, "seeds.0 = 0.5: expected a whole number"),
+        ("seeds = [true]", InvalidStudy, "seeds.0 = True: expected a whole number"),
         ("seeds = 1", InvalidStudy, "seeds = 1: expected a list"),
         ("seeds = []", InvalidStudy, "no seeds. Give at least one, such as seeds = [0]."),
         ("seeds = [0, 1, 0]", InvalidStudy, "seed 0 is given more than once, which would repeat the same run."),

@@ -563,6 +563,16 @@ def test_the_report_shows_the_budget_and_no_figure_that_chose(
     assert "accuracy" not in json.dumps(shown["tuning"])
 
 
+def test_a_type_of_peft_is_tuned_by_its_own_values() -> None:
+    search = {"settings": [{"r": 4}, {"r": 8}]}
+    table = {"method": "peft", "type": "MISS", "settings": {"r": 8}, "search": search}
+    content = {"name": "x", "backbone": "gpt2", "task": "sst2", "tune": {}, "methods": {"mine": table}}
+    _, space = Study.parse(content, "x").spaces()["mine"]
+    assert space is not None
+    assert space.choices == {"settings": ({"r": 4}, {"r": 8})}
+    assert space.start["settings"] == {"r": 8}
+
+
 def test_the_fair_preset_gives_every_method_the_same() -> None:
     this = Study.load("fair")
     assert this.tune is not None

@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Strict, ValidationError
 
 from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError, UnknownName
@@ -84,7 +84,7 @@ class Study(ReprCard, Sparing):
     backbone: str | None = None
     backbones: tuple[str, ...] = ()
     task: str
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Annotated[int, Strict()], ...] = (0,)
     metric: str | None = None
     sizes: tuple[int, ...] = ()
     data: ReadingOptions = ReadingOptions()

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -23,10 +23,6 @@ from afina.schema import FigureOrNone, Frozen, Sparing
 from afina.studies import problems
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
-
-if TYPE_CHECKING:
-    pass
-
 
 RATE = "learning_rate"
 SPREAD = 10.0
@@ -53,7 +49,7 @@ class Space:
 
         Raises UnknownName or InvalidStudy.
         """
-        method = make(run.method)
+        method = make(run.method, run.hyperparameters)
         if method.search is None:
             if search:
                 raise problems.NOTHING_TO_TUNE(where=where, method=run.method)
@@ -74,8 +70,7 @@ class Space:
                 make(run.method, {**run.hyperparameters, key: value}, f"{where}.search")
             choices[key] = tuple(values)
         # `hyperparameters` leaves out a hyperparameter that was added later and has its default
-        untold = make(run.method, run.hyperparameters)
-        given = {key: run.hyperparameters.get(key, getattr(untold, key, None)) for key in choices}
+        given = {key: run.hyperparameters.get(key, getattr(method, key, None)) for key in choices}
         start = {key: value if value in choices[key] else choices[key][0] for key, value in given.items()}
         return cls((low, high), choices, {RATE: min(max(rate, low), high), **start})
 
