@@ -24,7 +24,7 @@ from afina.methods import is_fitted
 from afina.models.objectives import Objective, Predictions
 from afina.studies.choosing import candidates, floors, learned_order, recommend
 from afina.studies.choosing.eligibility import Eligible
-from afina.studies.choosing.floor import Floor
+from afina.studies.choosing.floors import Floor
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.runs.executor import Executor, Overrun
 from afina.studies.runs.output_directory import OutputDirectory

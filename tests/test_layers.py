@@ -65,8 +65,7 @@ OWNERS = {
     "pyarrow": "data.readers.formats",
     "openpyxl": "data.readers.formats",
     "psutil": "meter",
-    "sklearn": "stats.classification stats.linear_models studies.choosing.linear_floors studies.choosing.text_floors "
-    "studies.runs.fork_server estimators.*",
+    "sklearn": "stats.classification stats.linear_models studies.choosing.floors studies.runs.fork_server estimators.*",
     "scipy": "stats.classification stats.intervals stats.significance report.paper",
     "rouge_score": "stats.text",
     "sacrebleu": "stats.overlap",

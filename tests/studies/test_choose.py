@@ -38,7 +38,6 @@ from afina.studies.choosing import (
     floors,
     latency,
     learned_order,
-    linear_floors,
     time_budget,
 )
 from afina.studies.choosing.recommend import recommend
@@ -363,7 +362,7 @@ def test_tfidf_is_the_pipeline_that_scikit_learns_grid_search_chooses(kind: str)
     objective = objectives.make(("no", "yes") if kind != "number" else ("score",), {"kind": kind}).of(targets)
     kind = floors.FLOORS[objective.kind]
     words, last = kind.pipeline(train, objective)
-    grid = kind.linear.grid(linear_floors.CHOICES)
+    grid = kind.linear.grid(floors.STRENGTHS)
     named = {f"last__{name}": values for name, values in grid.items()}
     pipeline = make_pipeline(clone(words), clone(last))
     pipeline.steps[1] = ("last", pipeline.steps[1][1])
@@ -378,7 +377,7 @@ def test_tfidf_learns_words_and_says_what_it_chose() -> None:
     texts, labels = [text for text, _ in rows], np.array([label for _, label in rows])
     fitted = floors.tfidf(Split(texts[:150], labels[:150]))
     assert (fitted.predict(Split(texts[150:], labels[150:])) == labels[150:]).mean() > 0.9
-    assert fitted.setting in [f"C {value:g}" for value in linear_floors.CHOICES]
+    assert fitted.setting in [f"C {value:g}" for value in floors.STRENGTHS]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from afina.data.split import Split
 from afina.models import objectives
 from afina.models.bag_of_words import LONGEST, WORD
-from afina.studies.choosing import floors, text_floors
-from afina.studies.choosing.text_floors import LEAD, NearestText, TextFloors, first_sentences
+from afina.studies.choosing import floors
+from afina.studies.choosing.floors import LEAD, NearestText, TextFloors, first_sentences
 from references import WORDS
 
 OBJECTIVE = objectives.make(("summary",), {"kind": "text"})
@@ -55,7 +55,7 @@ def test_the_second_text_of_a_pair_is_read_too() -> None:
 @pytest.mark.parametrize("block", [7, 2_000])
 def test_the_nearest_is_that_of_scikit_learns_vectorizer(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if texts are compared in blocks; words with equal hashes are too few here to matter."""
-    monkeypatch.setattr(text_floors, "BLOCK", block)
+    monkeypatch.setattr(floors, "BLOCK", block)
     generator = np.random.default_rng(0)
     known, asked = ([" ".join(generator.choice(WORDS, 6)) for _ in range(size)] for size in (60, 25))
     words = TfidfVectorizer(ngram_range=(1, LONGEST), sublinear_tf=True, token_pattern=WORD)

@@ -21,7 +21,7 @@ from afina.stats.overlap import signatures
 from afina.studies import baselines
 from afina.studies.baselines import MeasuredBaseline
 from afina.studies.choosing import floors
-from afina.studies.choosing.text_floors import TextFloors
+from afina.studies.choosing.floors import TextFloors
 from afina.studies.runs.record import Record
 from command import HereExecutor
 from fakes import Backbones, sentences, write_csv

@@ -23,7 +23,7 @@ from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS
 from afina.studies import problems
 from afina.studies.choosing import floors
-from afina.studies.choosing.floor import Floor
+from afina.studies.choosing.floors import Floor
 from afina.studies.measurements import Duration
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Below, Printable, Result

@@ -34,7 +34,7 @@ from afina.studies.choosing import floors, time_budget
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
 from afina.studies.choosing.candidates import Candidate, cheapest_first, in_order
 from afina.studies.choosing.eligibility import Eligible, eligible
-from afina.studies.choosing.floor import Floor
+from afina.studies.choosing.floors import Floor
 from afina.studies.choosing.latency import leave_out_slow
 from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Recommendation, decide
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
