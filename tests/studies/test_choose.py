@@ -43,8 +43,8 @@ from afina.studies.choosing import (
 from afina.studies.choosing.recommend import recommend
 from afina.studies.choosing.recommendation import ENOUGH, EPOCHS, Recommendation, decide
 from afina.studies.choosing.setup import ChoiceSetup, Way
-from afina.studies.choosing.step_times import StepTimes
-from afina.studies.choosing.time_budget import MEASURED, StepTime, Stopwatch, TimeBudget
+from afina.studies.choosing.step_times import MEASURED, StepTime, StepTimes, Stopwatch
+from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.choosing.training_length import training_length
 from afina.studies.results import Results
 from afina.studies.runs import executors, forecast

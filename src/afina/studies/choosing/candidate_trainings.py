@@ -24,8 +24,7 @@ from afina.studies.choosing import time_budget
 from afina.studies.choosing.candidates import Candidate, reason, takes_steps, weighed
 from afina.studies.choosing.recommendation import BATCH, EPOCHS, NAME, Dropped
 from afina.studies.choosing.setup import ChoiceSetup, Way
-from afina.studies.choosing.step_times import StepTimes
-from afina.studies.choosing.time_budget import StepTime, Stopwatch
+from afina.studies.choosing.step_times import StepTime, StepTimes, Stopwatch
 from afina.studies.choosing.training_length import ALONE, SHARE, TrainingLength, steps_of_epoch, training_length
 from afina.studies.runs.executor import MemoryForecast, Overrun
 from afina.studies.runs.output_directory import OutputLock

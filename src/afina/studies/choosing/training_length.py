@@ -9,7 +9,7 @@ import math
 from typing import NamedTuple
 
 from afina.studies.choosing.recommendation import BATCH, ENOUGH, EPOCHS
-from afina.studies.choosing.time_budget import StepTime
+from afina.studies.choosing.step_times import StepTime
 
 ROOM, ALONE = 2.3, 1.15
 """The number of trainings for which there must be time: if time is short, epochs are reduced first, then texts.
