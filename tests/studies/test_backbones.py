@@ -13,11 +13,11 @@ from afina.errors import AfinaError, InvalidStudy, RunFailed, UnknownName
 from afina.report.report import Report
 from afina.studies import backbones, trials
 from afina.studies.adapter_paths import find_adapter
+from afina.studies.preset_methods import suited_to_backbones, suited_to_task
 from afina.studies.results import Results
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.schedule import Watcher
-from afina.studies.study_changes import suited_to_backbones, suited_to_task
 from afina.studies.trials import Trial, Tuned
 from command import Command, HereExecutor, InventedExecutor
 from fakes import Backbones as Models

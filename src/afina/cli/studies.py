@@ -96,8 +96,8 @@ def study(
     Runs every method and seed of the study and prints tables and a conclusion. Recorded runs are not repeated. After an
     interruption, the same command continues from the last checkpoint.
     """
+    from afina.studies.preset_methods import suited_to_backbones, suited_to_task
     from afina.studies.study import Study
-    from afina.studies.study_changes import suited_to_backbones, suited_to_task
     from afina.studies.study_file import presets
 
     check_publishing(publish)

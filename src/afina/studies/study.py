@@ -43,10 +43,9 @@ from afina.studies.runs import executors
 from afina.studies.runs.executor import Executor
 from afina.studies.runs.inputs import may_start_from_words
 from afina.studies.runs.output_directory import OutputLock, check_name
-from afina.studies.runs.run import Run
-from afina.studies.runs.spec import Ask, Training, with_address
+from afina.studies.runs.run import MOST_SEED, Run
+from afina.studies.runs.spec import Ask, RunSpec, Training, with_address
 from afina.studies.schedule import Watcher, other_data_note, watching
-from afina.studies.study_checks import check_budgets, check_seeds, check_sizes, equal_runs_notes, sizes_notes
 from afina.studies.study_file import check_asked, check_template, explain, override, read
 from afina.studies.trials import Space, Tune, Tuned
 
@@ -153,11 +152,11 @@ class Study(ReprCard, Sparing):
             raise problems.NO_METHODS(where=where, known=list(METHODS))
         for name in self.methods:
             check_name(name, f"{where}: methods")
-        check_seeds(self.seeds, where)
-        check_sizes(self.sizes, self.data.train_examples, where)
+        _check_seeds(self.seeds, where)
+        _check_sizes(self.sizes, self.data.train_examples, where)
         self.runs(where)
         if self.tune:
-            check_budgets(self.methods, self.data.validation, where)
+            _check_budgets(self.methods, self.data.validation, where)
             self.spaces(where)
         elif searching := next((name for name, entry in self.methods.items() if "search" in entry), None):
             raise problems.SEARCH_WITHOUT_TUNE(
@@ -270,7 +269,7 @@ class Study(ReprCard, Sparing):
             tuned, failed = study._tune(recorded, executor, watcher, fresh=fresh)
             settled = study.settle(tuned) if study.tune else study
             runs = [recorded.find(run) for run in settled.runs()]
-            notes = (*sizes_notes(self.sizes, study.sizes), *equal_runs_notes(runs))
+            notes = (*_sizes_notes(self.sizes, study.sizes), *_equal_runs_notes(runs))
             for note in notes:
                 watcher.says(note)
             _check_metric(runs, held)
@@ -397,3 +396,58 @@ def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
         metric_for(objectives.make(one.label_names, one.objective), metric)
         if metric not in one.metrics:  # of an earlier version
             raise problems.METRIC_NOT_RECORDED(metric=metric, run=one.name)
+
+
+def _check_seeds(seeds: Sequence[int], where: str) -> None:
+    """Raise InvalidStudy unless there are seeds, each a possible seed and given once."""
+    if wrong := next((seed for seed in seeds if not 0 <= seed < MOST_SEED), None):
+        raise problems.SEED_INVALID(found=wrong, where=where)
+    if not seeds:
+        raise problems.NO_SEEDS(where=where)
+    if len(set(seeds)) < len(seeds):
+        again = next(seed for seed in seeds if seeds.count(seed) > 1)
+        raise problems.SEED_TWICE(where=where, seed=again)
+
+
+def _check_sizes(sizes: Sequence[int], train_examples: int | None, where: str) -> None:
+    """Raise InvalidStudy for sizes of the training split that are impossible, repeated or contradicted."""
+    if not sizes:
+        return
+    if min(sizes) < 1 or len(set(sizes)) < len(sizes):
+        raise problems.SIZES_INVALID(where=where, found=sizes)
+    if train_examples is not None:
+        raise problems.SIZES_AND_TRAIN_EXAMPLES(where=where, keys=["data.train_examples", "sizes"])
+
+
+def _sizes_notes(asked: Sequence[int], trained: Sequence[int]) -> list[str]:
+    """Return a note on sizes that the training split is too small for; `trained` has the sizes that exist."""
+    if tuple(asked) == tuple(trained):
+        return []
+    there = max(trained)
+    above = ", ".join(f"{size:,}" for size in asked if size > there)
+    return [f"sizes: {above} texts were asked for, and the training split has {there:,}: all {there:,} are one size."]
+
+
+def _equal_runs_notes(runs: Sequence[RunSpec]) -> list[str]:
+    """Return a note on each run that stands under several names."""
+    alike: dict[str, list[RunSpec]] = {}
+    for run in runs:
+        alike.setdefault(run.key, []).append(run)
+    equal = dict.fromkeys(
+        (", ".join(run.title for run in several), several[0].backbone) for several in alike.values() if len(several) > 1
+    )
+    return [
+        f"{names} have the same settings on {backbone}: one run is shown under each name." for names, backbone in equal
+    ]
+
+
+def _check_budgets(methods: Mapping[str, Mapping[str, Any]], validation: float | None, where: str) -> None:
+    """Raise InvalidStudy for settings that contradict a [tune] section, where every method has the same budget."""
+    for name, entry in methods.items():
+        for key in ("epochs", "batch_size", "accumulate", "max_steps"):
+            if key in entry or any(key in table for table in entry.get(BY_BACKBONE, {}).values()):
+                raise problems.BUDGET_DIFFERS(
+                    method=name, key=key, where=where, keys=[f"methods.{name}.{key}", f"train.{key}"]
+                )
+    if validation is not None:
+        raise problems.VALIDATION_AND_TUNE(where=where, keys=["data.validation", "tune"])

@@ -1,4 +1,4 @@
-"""Changes to the methods of a study that suit its task and its backbones. Starts without torch."""
+"""The methods of a preset that suit a task and backbones: others are left out. Starts without torch."""
 
 from __future__ import annotations
 
