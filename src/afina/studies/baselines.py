@@ -83,7 +83,6 @@ class MeasuredBaseline:
 
     @cached_property
     def answered(self) -> Answered:
-        """The answers and targets from which metrics are computed."""
         return self.objective.answered(self.predictions)
 
     def beside(self, result: Result) -> MeasuredBaseline:

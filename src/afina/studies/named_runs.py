@@ -37,23 +37,18 @@ class WithBackbones(Watcher):
         return self._named_runs[run.key]
 
     def says(self, words: str) -> None:
-        """Pass the words on."""
         self._watcher.says(words)
 
     def started(self, run: Run, number: int, total: int) -> None:
-        """Pass the start of a run on."""
         self._watcher.started(self._named(run), number, total)
 
     def waits(self, run: Run, needed: int, available: int) -> None:
-        """Pass on that a run waits."""
         self._watcher.waits(self._named(run), needed, available)
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Pass the progress of a run on."""
         self._watcher.progress(self._named(run), progress)
 
     def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        """Pass the record of a run on."""
         self._watcher.finished(self._named(run), record, now=now)
 
     def failed(self, run: Run, message: str) -> None:
@@ -61,17 +56,13 @@ class WithBackbones(Watcher):
         self._watcher.failed(self._named(run), message.removeprefix(f"run {run.title}: "))
 
     def trying(self, run: Run, number: int, spent: float) -> None:
-        """Pass the start of a trial on."""
         self._watcher.trying(self._named(run), number, spent)
 
     def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
-        """Pass the end of a trial on."""
         self._watcher.tried(self._named(run), number, trial, length)
 
     def changed(self, results: Results) -> None:
-        """Pass the results on."""
         self._watcher.changed(results)
 
     def stop(self) -> None:
-        """Pass the interruption on."""
         self._watcher.stop()

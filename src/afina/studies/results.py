@@ -63,7 +63,6 @@ class Results(ReprCard):
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """The records of the results."""
         return tuple(result.record for result in self.results)
 
     @property
@@ -75,7 +74,6 @@ class Results(ReprCard):
         return tuple(one for one in self.records if one.content_digest is None)
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         names = backbone_names(self.backbones) if self.backbones[1:] else {}
         return {
             "name": self.name,

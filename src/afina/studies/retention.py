@@ -70,7 +70,6 @@ class RetentionBefore:
         return cls(texts, encoded, sentence_losses(classifier, backbone, encoded))
 
     def after(self, classifier: Classifier, backbone: Backbone) -> Retention:
-        """Measure the adapted model, and return both measurements."""
         found = sentence_losses(classifier, backbone, self.encoded)
         before, before_interval = self.losses.mean()
         after, after_interval = found.mean()

@@ -159,12 +159,10 @@ class Slots(Generic[Key, Value]):
 
     @property
     def busy(self) -> list[Key]:
-        """The keys of the work in progress, in the order in which the work began."""
         return [*self._results]
 
     @property
     def full(self) -> bool:
-        """Whether all slots are in use."""
         return len(self._results) >= self._executor.slots
 
     def start(self, key: Key, work: Callable[[Tell], Value]) -> None:
@@ -320,14 +318,12 @@ class Schedule:
 
     @property
     def so_far(self) -> Results:
-        """The results so far, in the study's order."""
         results = tuple(self.results[number] for number in sorted(self.results))
         failed = tuple(self.failed[number] for number in sorted(self.failed))
         waiting = len(self.runs) - len(results) - len(failed)
         return replace(self.before, results=results, failed=(*self.before.failed, *failed), waiting=waiting)
 
     def carry_out(self, slots: Slots[int, Record], *, fresh: bool) -> None:
-        """Execute every run, as many at the same time as slots and memory allow."""
         todo = [run for run in self.runs if fresh or not self.held.has(run.key)]
         memory = self.executor.foresee(todo) if len(todo) > 1 and self.executor.slots > 1 else None
         for number, run in enumerate(self.runs, start=1):

@@ -96,7 +96,6 @@ class Study(ReprCard, Sparing):
     methods: dict[str, dict[str, Any]]
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         return {
             "name": self.name,
             "backbone": self.backbone,

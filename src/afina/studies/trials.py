@@ -182,12 +182,10 @@ class Tuned(Sparing):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of all trials."""
         return sum(trial.steps for trial in self.trials)
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of all trials."""
         return sum(trial.seconds for trial in self.trials)
 
     @property

@@ -144,7 +144,6 @@ class CandidateTrainings:
         return [self.candidates[name] for name, one in self.dropped.items() if one.why == "train"]
 
     def _carry_out_each(self, candidates: Sequence[Candidate]) -> None:
-        """Carry out candidates in their order."""
         with _Slots(self.setting.executor) as slots:
             for one in candidates:
                 is_open = partial(self._is_open, one.way)
@@ -213,7 +212,6 @@ class CandidateTrainings:
         )
 
     def _place(self, name: str) -> int:
-        """Return a candidate's position, from 0."""
         return [*self.candidates].index(name)
 
     def _length(self, way: Way, pace: StepTime | None) -> TrainingLength | None:
@@ -250,7 +248,6 @@ class CandidateTrainings:
         return bool(self.settled or self._first_training(left - seconds) or not self._first_training(left))
 
     def _takes(self, way: Way, pace: StepTime, length: TrainingLength) -> float:
-        """Return the seconds of a run of this length at this step time."""
         aside = 0 if not (takes_steps(way.method) or is_fitted(way.method)) else math.ceil(length.share * length.used)
         return self.times.seconds(way, pace, length.steps, self.texts + aside, length.used)
 
@@ -262,7 +259,6 @@ class CandidateTrainings:
         wait_for_memory(asked, self.memory, beside, lambda: self._end(slots, slots.next), self.setting.watcher)
 
     def _start(self, one: Candidate, slots: _Slots) -> None:
-        """Begin a candidate's run, or note that there is no time for it."""
         pace, clock, backbone = self.times.of(one.way), self.setting.clock, one.way.backbone
         length = self._length(one.way, pace)
         least = min((one.opening for one in self.times.known.values()), default=0.0)

@@ -44,7 +44,6 @@ class Eligible:
 
     @property
     def trained(self) -> list[Way]:
-        """The ways that are trained."""
         return [way for way in self.ways if METHODS[way.method].head != "words"]
 
 

@@ -47,7 +47,6 @@ class Floor:
     model: BagOfWords | None = None
 
     def predictions(self, split: Split) -> Predictions:
-        """Return the predictions for a split, with its targets."""
         return Predictions(self.outputs(split), split.labels)
 
     def predict(self, split: Split) -> np.ndarray:
@@ -134,7 +133,6 @@ class LinearFloors(FloorKind):
         return Floor(self.tfidf, objective, outputs, len(train), setting, {parameter: strength}, model)
 
     def pipeline(self, train: Split, objective: Objective) -> Any:
-        """Return scikit-learn's fitted pipeline; None if no text has a word in it."""
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.metrics import get_scorer
         from sklearn.pipeline import make_pipeline
@@ -268,7 +266,6 @@ class TextFloors(FloorKind):
         return [*found, Floor(LEAD, objective, outputs, len(train), f"{count} of each text", {"sentences": count})]
 
     def unsaved(self, name: str) -> str:
-        """Return why a baseline has no adapter."""
         reasons = {self.tfidf: "it needs the training texts themselves", LEAD: "it has no trained numbers"}
         return reasons.get(name, super().unsaved(name))
 

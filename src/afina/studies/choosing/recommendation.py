@@ -220,7 +220,6 @@ class Recommendation(Sparing, Sealed):
         return self
 
     def contender(self, name: str) -> Contender:
-        """Return the contender of that name."""
         return next(one for one in self.contenders if one.name == name)
 
     def is_short(self, one: Contender) -> bool:

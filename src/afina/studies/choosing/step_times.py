@@ -111,7 +111,6 @@ class StepTimes:
     known: dict[Way, StepTime] = field(default_factory=dict)
 
     def note(self, way: Way, pace: StepTime) -> None:
-        """Note the step time of a way."""
         self.known.pop(way, None)
         self.known[way] = pace
 

@@ -46,7 +46,6 @@ class TimeBudget:
 
     @property
     def spent(self) -> float:
-        """Seconds since the start."""
         return meter.now() - self.began
 
 
@@ -71,5 +70,4 @@ class StageSeconds:
             self.add(stage, meter.now() - began)
 
     def add(self, stage: str, seconds: float) -> None:
-        """Add seconds to the stage."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

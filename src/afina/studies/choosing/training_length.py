@@ -40,7 +40,6 @@ class TrainingLength(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The share of the training texts that is set aside for selecting."""
         return share_aside(self.used)
 
     def epochs(self, there: int) -> int:

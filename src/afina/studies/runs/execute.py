@@ -98,7 +98,6 @@ class _Execution:
         self.allocated_end: int | None = None
 
     def record(self) -> Record:
-        """Execute every phase and return the record."""
         prepared, fit = prepare(self.run, self.meter, self.listen, *self.given)
         self.run = prepared.run
         if fit.parameters:

@@ -217,7 +217,6 @@ class LocalExecutor(Executor):
         locate(backbone)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
-        """Execute `run` in a process of its own."""
         made: Record | None = None
         with self._worker(CarryOut(run=run, out=str(out), study=study), until) as worker:
             for message in worker.answers(listen):
@@ -236,7 +235,6 @@ class LocalExecutor(Executor):
         listen: Listener,
         until: float | None = None,
     ) -> ValidationScore:
-        """Try `run` out in a process of its own."""
         with self._worker(TryOut(run=run, shares=shares, limit=limit), until) as worker:
             for message in worker.answers(listen):
                 if isinstance(message, Scored):
@@ -257,7 +255,6 @@ class LocalExecutor(Executor):
         raise worker.failure()
 
     def cancel(self, *, at_once: bool = False) -> None:
-        """Ask each worker to stop, or kill it."""
         with self._lock:
             for worker in self._workers:
                 worker.cancel(at_once=at_once)

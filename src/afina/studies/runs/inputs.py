@@ -222,7 +222,6 @@ class TaskFacts:
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        """Return the facts about a task."""
         held_out = task.evaluation
         size = sum(map(len, held_out.texts)) + sum(map(len, held_out.pairs or ()))
         return cls(
@@ -354,11 +353,9 @@ class DataDigests:
 
     @classmethod
     def of(cls, facts: TaskFacts) -> DataDigests:
-        """Return the digests of a task."""
         return cls(facts.data_digest, facts.train_digest, facts.evaluation_digest, facts.label_names)
 
     def are_of(self, record: Record) -> bool:
-        """Return whether the record is of a run on these data."""
         if record.data_digest is not None:
             return record.data_digest == self.data
         there = record.environment

@@ -74,7 +74,6 @@ class OutputDirectory:
 
     @property
     def lock(self) -> Path:
-        """The file that locks the directory."""
         return self.out / ".lock"
 
     @property
@@ -108,7 +107,6 @@ class OutputDirectory:
         return self.out / "tuning.db"
 
     def adapter(self, label: str) -> Path:
-        """Return the directory of a run's adapter."""
         return self.out / ADAPTERS / label
 
     def predictions(self, label: str) -> Path:
@@ -120,7 +118,6 @@ class OutputDirectory:
         return self.out / CHECKPOINTS / f"{label}.safetensors"
 
     def scratch(self, label: str) -> OutputDirectory:
-        """Return the directory in which an executor leaves a run's files before the run is recorded."""
         return OutputDirectory(self.out / SCRATCH / label)
 
     @property
@@ -130,7 +127,6 @@ class OutputDirectory:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether the directory holds a checkpoint."""
         return any((self.out / CHECKPOINTS).glob("*.safetensors"))
 
     def discard(self, label: str) -> None:
@@ -147,7 +143,6 @@ class OutputDirectory:
         return record.read_records(self.records)
 
     def write(self, records: Iterable[Record]) -> None:
-        """Replace the file of records."""
         record.write_records(self.records, records)
 
     def is_whole(self, one: Record) -> bool:
@@ -188,7 +183,6 @@ class OutputLock:
 
     @property
     def out(self) -> Path:
-        """The path of the directory."""
         return self.directory.out
 
     def known(self, key: str) -> Result | None:

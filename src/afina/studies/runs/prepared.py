@@ -73,7 +73,6 @@ class Prepared:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype in which training computes."""
         return devices.precision(self.run.training.dtype, self.device)
 
     @property

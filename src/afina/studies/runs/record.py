@@ -236,7 +236,6 @@ class Record(ReprCard, Sparing, Sealed):
         return self
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         return {
             "name": self.name,
             "seed": self.seed,
@@ -303,7 +302,6 @@ class Result:
 
     @cached_property
     def objective(self) -> Objective:
-        """The objective of the run's task."""
         return objectives.make(self.record.label_names, self.record.objective)
 
     def check_shapes(self, where: object) -> None:
@@ -347,12 +345,10 @@ class Result:
 
     @property
     def targets(self) -> np.ndarray:
-        """The targets, [N]."""
         return self.predictions.right
 
     @cached_property
     def answered(self) -> Answered:
-        """The answers and targets from which metrics are computed."""
         return self.objective.answered(self.predictions)
 
     @cached_property

@@ -201,7 +201,6 @@ class RunSpec(ReprCard, Sparing):
     backbone_files: str | None = None
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         return {
             "name": self.title,
             "method": self.method if self.name else None,
