@@ -16,8 +16,9 @@ from afina import cli
 from afina.errors import AfinaError, RunFailed
 from afina.events import Listener, ValidationScore
 from afina.studies.runs import executors
-from afina.studies.runs.executor import Executor, LocalExecutor
+from afina.studies.runs.executor import Executor
 from afina.studies.runs.inputs import DataDigests
+from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from records import carried_out

@@ -48,7 +48,8 @@ from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.choosing.training_length import training_length
 from afina.studies.results import Results
 from afina.studies.runs import executors, forecast
-from afina.studies.runs.executor import Executor, LocalExecutor, Overrun
+from afina.studies.runs.executor import Executor, Overrun
+from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.prepared import answer_seconds
 from afina.studies.runs.record import Record, Seconds, Selection, read_records, write_records

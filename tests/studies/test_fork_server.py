@@ -17,8 +17,8 @@ import pytest
 from afina import Backbone, Study
 from afina.events import Progress, ignore
 from afina.studies.runs import fork_server
-from afina.studies.runs.executor import LocalExecutor
 from afina.studies.runs.fork_server import ForkedWorker, ForkServer
+from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.run import Run
 from afina.studies.runs.worker import Foresee
 from afina.studies.runs.worker_process import WorkerProcess

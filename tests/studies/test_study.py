@@ -24,7 +24,7 @@ from afina.report.report import Report
 from afina.studies import study_file
 from afina.studies.results import Results
 from afina.studies.runs import record
-from afina.studies.runs.executor import LocalExecutor
+from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import LATER, Ask, Training

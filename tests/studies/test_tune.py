@@ -24,7 +24,8 @@ from afina.report.progress import attempt
 from afina.studies import trials, tuning
 from afina.studies.results import Results
 from afina.studies.runs import execute
-from afina.studies.runs.executor import Executor, LocalExecutor, Lost
+from afina.studies.runs.executor import Executor, Lost
+from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Training

@@ -30,8 +30,9 @@ from afina.studies.executors.host_pool import HostDied, HostPool
 from afina.studies.executors.ray_host import TAIL, RunHost, checkpoint_name
 from afina.studies.executors.ray_run import RunOnHost, inputs_to_send, threads
 from afina.studies.executors.shared_storage import SharedStorage
-from afina.studies.runs.executor import Cancelled, Executor, LocalExecutor, Lost, MemoryForecast
+from afina.studies.runs.executor import Cancelled, Executor, Lost, MemoryForecast
 from afina.studies.runs.inputs import DataDigests, RunInputs
+from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run

@@ -1,8 +1,7 @@
 """WorkerProcess: a process that works on one request, on this machine; used by executors and by hosts on nodes.
 
 A `ForkServer` forks the process; where no server can be had, it is `python -P -m afina.studies.runs.worker`. Its peak
-memory is its own, a crash does not affect other runs, and it ends with its caller. Starts without torch. The module
-knows no executor.
+memory is its own, a crash does not affect other runs, and it ends with its caller. Starts without torch.
 """
 
 from __future__ import annotations
@@ -19,16 +18,9 @@ from afina.errors import RunFailed
 from afina.events import Listener
 from afina.studies.executors import problems
 from afina.studies.runs import fork_server
+from afina.studies.runs.executor import Cancelled, Overrun
 from afina.studies.runs.fork_server import ForkedWorker
 from afina.studies.runs.worker import Failed, Foresee, Message, Progressed, Request, Stop, decode, encode
-
-
-class Overrun(Exception):
-    """Raised when a run or a trial has not ended at its time limit. The run is stopped."""
-
-
-class Cancelled(Exception):
-    """Raised when `Executor.cancel` ended a run or a trial."""
 
 
 class WorkerProcess:

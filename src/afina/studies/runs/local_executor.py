@@ -1,0 +1,141 @@
+"""LocalExecutor: each run in a process of its own on this machine. Starts without torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from afina import meter
+from afina.data.addresses import is_at_hand, is_pinned, reads_files
+from afina.data.label_words import no_words_note
+from afina.events import Listener, ValidationScore, ignore
+from afina.models import backbone_spec
+from afina.studies.runs.executor import Executor, MemoryForecast
+from afina.studies.runs.inputs import DataDigests, TaskFacts, count_texts, facts_of, lacks_words
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
+from afina.studies.runs.worker import CarryOut, Foresee, GoOn, MemoryForeseen, Recorded, Request, Scored, TryOut
+from afina.studies.runs.worker_process import WorkerProcess
+
+
+class LocalExecutor(Executor):
+    """Executes each run in a process of its own on this machine.
+
+    With several slots, the processes share the processors equally.
+
+    Args:
+        slots: The number of runs at the same time.
+    """
+
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = slots
+        self._facts: tuple[Run, TaskFacts] | None = None
+        self._workers: set[WorkerProcess] = set()
+        self._lock = threading.Lock()
+
+    def look(self, run: Run) -> DataDigests | None:
+        """Read the task again, unless its address identifies the data or reading needs the network."""
+        files = reads_files(run.task, run.data.evaluation)
+        if not files and (is_pinned(run.task) or not is_at_hand(run.task)):
+            return None
+        self._facts = run, facts_of(run, offline=is_at_hand(run.task))
+        return DataDigests.of(self._facts[1])
+
+    def count_texts(self, run: Run) -> int | None:
+        """Read the whole task, unless reading needs the network."""
+        return count_texts(run) if is_at_hand(run.task) else None
+
+    def check(self, run: Run) -> str:
+        """Read the task unless `look` has read it, locate the backbone, and check that given words can be used."""
+        looked, self._facts = self._facts, None
+        facts = looked[1] if looked and looked[0] == run else facts_of(run)
+        facts.check_leakage(run)
+        backbone_spec.check_backbone(run.backbone)
+        facts.check(run)
+        if backbone_spec.PRECISIONS[run.training.precision].needs:
+            from afina.studies.runs.prepared import check_precision  # loads torch
+
+            check_precision(run)
+        template = run.ask.template or "{text}"
+        others = template.replace("{text_pair}", "").replace("{text}", "", 1)
+        if run.ask.words or "{" in others or "{text}" not in template:  # names that only the task's columns settle
+            from afina.studies.runs.prepared import check_words  # loads torch
+
+            check_words(run, facts)
+        if run.training.retention:
+            from afina.studies.retention import check_run  # loads torch
+
+            check_run(run)
+        unasked = [no_words_note(facts.label_names, facts.train_examples)] if lacks_words(run, facts) else []
+        return "\n".join([facts.told, *unasked])
+
+    def fetch(self, backbone: str) -> None:
+        """Download and convert the backbone, or find it in the cache."""
+        from afina.models.pretrained import locate  # loads torch
+
+        locate(backbone)
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        made: Record | None = None
+        with self._worker(CarryOut(run=run, out=str(out), study=study), until) as worker:
+            for message in worker.answers(listen):
+                if isinstance(message, Recorded):
+                    made = message.record
+        if made is None:
+            raise worker.failure()
+        return made.beside(worker.most)
+
+    def try_out(
+        self,
+        run: Run,
+        shares: tuple[float, ...],
+        limit: int | None,
+        goes_on: Callable[[ValidationScore], bool],
+        listen: Listener,
+        until: float | None = None,
+    ) -> ValidationScore:
+        with self._worker(TryOut(run=run, shares=shares, limit=limit), until) as worker:
+            for message in worker.answers(listen):
+                if isinstance(message, Scored):
+                    if not goes_on(message.score) or message.last:
+                        return message.score
+                    worker.send(GoOn())
+        raise worker.failure()
+
+    def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
+        """Forecast memory in another process, since a forecast loads torch. A run's seed does not change its memory."""
+        alike = {run.key: run.model_copy(update={"seed": 0}) for run in runs}
+        asked = {run.key: run for run in alike.values()}
+        with self._worker(Foresee(runs=tuple(asked.values()))) as worker:
+            for message in worker.answers(ignore):
+                if isinstance(message, MemoryForeseen):
+                    needed = {key: message.needed[run.key] for key, run in alike.items() if run.key in message.needed}
+                    return MemoryForecast(message.available, needed)
+        raise worker.failure()
+
+    def cancel(self, *, at_once: bool = False) -> None:
+        with self._lock:
+            for worker in self._workers:
+                worker.cancel(at_once=at_once)
+
+    @contextmanager
+    def _worker(self, request: Request, until: float | None = None) -> Iterator[WorkerProcess]:
+        """Yield a worker that is registered among the workers in progress."""
+        worker = WorkerProcess(request, until, self._threads)
+        with self._lock:  # before it starts, so that `cancel` does not wait for the imports of its server
+            self._workers.add(worker)
+            for each in self._workers:
+                each.most = max(each.most, len(self._workers))
+        try:
+            with worker:
+                yield worker
+        finally:
+            with self._lock:
+                self._workers.remove(worker)
+
+    @property
+    def _threads(self) -> int | None:
+        """Threads of a worker; None: torch's default."""
+        return max(1, meter.processors() // self.slots) if self.slots > 1 else None
