@@ -16,6 +16,22 @@ def by_family(cases: Iterable[Any], slow: Collection[str]) -> list[Any]:
     ]
 
 
+def thinned(
+    firsts: Iterable[Any], seconds: Iterable[Any], *, whole: Collection[Any] = (), share: int = 3
+) -> list[tuple[Any, Any]]:
+    """A product without most of its pairs: each first with one second of `share`, in turn; those of `whole` with all.
+
+    So each second is also met by one first of `share`.
+    """
+    seconds = list(seconds)
+    return [
+        (one, other)
+        for i, one in enumerate(firsts)
+        for j, other in enumerate(seconds)
+        if one in whole or (i + j) % share == 0
+    ]
+
+
 def some_slow(cases: Iterable[Any], quick: Collection[Any]) -> list[Any]:
     """Parameters of a test: each case that is not in `quick` is marked slow, which says nothing of what it finds."""
     cases = list(cases)

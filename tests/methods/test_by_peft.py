@@ -25,6 +25,7 @@ from afina.models.manifest import read_manifest
 from afina.studies.runs.forecast import forecast_run
 from afina.training.mixed_precision import WorkingWeights
 from fakes import TEXTS, Runs, encoded, fit_of, logits_of, opened, sentences
+from grid import thinned
 from raises import raises
 
 # peft asks transformers for a property that transformers has renamed.
@@ -54,8 +55,7 @@ QUICKSTART = "sha256:f722987b33f8b23bfba3cb0e9ac256ecce4659ed6389f10dfcc30c3b8fe
 """As it was before."""
 
 
-@pytest.mark.parametrize("given", VARIANTS, ids=str)
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(("family", "given"), thinned(("gpt2", "llama"), VARIANTS, share=2), ids=str)
 def test_each_starts_without_effect_packs_and_is_restored(
     gpt2: Backbone, llama: Backbone, family: str, given: dict[str, Any]
 ) -> None:

@@ -19,7 +19,7 @@ from afina.models.architectures import ARCHITECTURES, is_head
 from afina.models.classifier import Classifier
 from afina.report.paper import HYPERPARAMETERS
 from fakes import SLOW, Backbones, encoded, fit_of, logits_of, opened, sentences, serves
-from grid import by_family
+from grid import by_family, thinned
 from raises import raises
 
 COUNTS = {
@@ -52,16 +52,8 @@ ADDED = {
 }
 """What is in the names of the parameters that a method adds."""
 
-CASES = [(family, name) for family in ARCHITECTURES for name in METHODS if serves(family, name)]
 FAMILIES = by_family(ARCHITECTURES, SLOW)
-WHOLE = ("gpt2", "llama", "bert")
-"""Families on which every test run tries every method; on the others, it tries each third method."""
-
-
-def is_quick(place: int) -> bool:
-    """Whether every test run has that place of CASES."""
-    family, _ = CASES[place]
-    return family in WHOLE or (family not in SLOW and place % 3 == 0)
+CASES = [case for case in thinned(ARCHITECTURES, METHODS, whole=("gpt2", "llama", "bert")) if serves(*case)]
 
 
 @dataclass(frozen=True)
@@ -93,7 +85,7 @@ class Fitted:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(case, marks=() if is_quick(i) else pytest.mark.slow) for i, case in enumerate(CASES)],
+    params=[pytest.param(case, marks=pytest.mark.slow if case[0] in SLOW else ()) for case in CASES],
     ids="-".join,
 )
 def fitted(request: pytest.FixtureRequest, backbones: Backbones) -> Fitted:

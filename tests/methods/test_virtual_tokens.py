@@ -215,8 +215,7 @@ def by_itself(backbone: Backbone, classifier: Classifier, data: Any) -> tuple[li
     return losses, trained
 
 
-@pytest.mark.parametrize("name", BOTH)
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(("family", "name"), [("gpt2", "prompt"), ("llama", "prefix")])
 def test_fifty_steps_are_those_of_a_plain_loop_over_transformers_own_model(
     backbones: Backbones, family: str, name: str
 ) -> None:

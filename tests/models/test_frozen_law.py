@@ -107,8 +107,8 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("vera+prompt", {"vera": {"r": 8}, "prompt": {"tokens": 3}}),
 ]
 
-QUICK = [METHODS[1], METHODS[2], *METHODS[3:8], METHODS[9], METHODS[12]]
-"""One for each way that a frozen weight is multiplied; an engine answers for all of them at once, further down."""
+QUICK = [METHODS[1], METHODS[2], METHODS[4], METHODS[5], METHODS[12]]
+"""Some of the ways that a frozen weight is multiplied; an engine answers for all of them at once, further down."""
 
 
 def named(case: tuple[str, dict[str, Any]]) -> str:
@@ -135,11 +135,7 @@ def test_a_weight_that_another_reads_is_found_out(gpt2: Backbone) -> None:
         *(("gpt2", case) for case in METHODS if case in QUICK),
         ("llama", METHODS[0]),
         *(pytest.param("gpt2", case, marks=pytest.mark.slow) for case in METHODS if case not in QUICK),
-        *(
-            pytest.param("llama", case, marks=pytest.mark.slow)
-            for case in METHODS[1:]
-            if case[0] in ("adapter", "ia3", "lora", "vera")
-        ),
+        *(pytest.param("llama", METHODS[place], marks=pytest.mark.slow) for place in (2, 3, 6)),
     ],
     ids=lambda given: given if isinstance(given, str) else named(given),
 )

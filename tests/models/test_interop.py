@@ -35,7 +35,7 @@ from afina.models.objectives import Opening
 from afina.predicting.evaluation import evaluate, trained
 from afina.stats.classification import probabilities
 from fakes import SLOW, TEXTS, Backbones, Runs, difference, logits_of
-from grid import by_family
+from grid import by_family, thinned
 from raises import raises
 
 # peft asks transformers for a property and an argument that transformers has renamed.
@@ -114,8 +114,9 @@ def test_an_adapter_of_afina_that_peft_saved_again_opens_in_afina(runs: Runs, gp
     assert torch.equal(ours(tmp_path, gpt2), ours(path, gpt2))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", ["full", "prelayer"])
+@pytest.mark.parametrize(
+    ("family", "method"), by_family(thinned(ARCHITECTURES, ("full", "prelayer"), whole=("gpt2",), share=2), SLOW)
+)
 def test_a_state_of_a_plain_method_is_named_as_transformers_names_it(runs: Runs, family: str, method: str) -> None:
     path, backbone = runs.adapter(family, method), Backbone.load(str(runs.backbones.path(family)))
     model = base(backbone.path)

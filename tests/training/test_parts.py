@@ -21,7 +21,7 @@ from afina.studies.runs.spec import UNASKED, Training
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, checkpoint_blocks
 from fakes import LONG, SLOW, Backbones, changed, encoded, fit_of, opened, sentences, serves
-from grid import by_family
+from grid import by_family, thinned
 
 TOLERANCE = 1e-5
 ROWS = [*sentences(30), (LONG, 1), (f"{LONG}, {LONG}", 0)]
@@ -64,8 +64,12 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         assert (found[name] - one).abs().max() <= TOLERANCE * max(float(one.abs().max()), 1e-2 * scale), name
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "prelayer", "prompt", "prefix"])
-@pytest.mark.parametrize("limits", [{"tokens": BUDGET}, {"examples": 4}, {"examples": 12, "tokens": BUDGET}], ids=str)
+LIMITS = ({"tokens": BUDGET}, {"examples": 4}, {"examples": 12, "tokens": BUDGET})
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"), thinned(LIMITS, ("full", "lora", "prelayer", "prompt", "prefix"), share=2), ids=str
+)
 def test_the_gradients_of_the_parts_add_up_to_the_batchs(
     backbones: Backbones, name: str, limits: dict[str, int]
 ) -> None:
@@ -124,8 +128,7 @@ def test_in_bfloat16_the_parts_gradients_meet_in_the_float32_masters(backbones: 
             assert (found[key] - expected).norm() / expected.norm() < 2 * rounding + 0.01, key
 
 
-@pytest.mark.parametrize("name", ["full", "lora"])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(("family", "name"), [("gpt2", "full"), ("llama", "lora")])
 def test_accumulated_batches_train_as_one_of_their_size(backbones: Backbones, family: str, name: str) -> None:
     """32 examples in batches of 5, three a step: the last step of an epoch has the two that are left."""
     whole = limited(fitted(backbones, name, family, dropout=0.0), batch_size=15)
@@ -184,22 +187,13 @@ def test_a_run_computes_no_more_tokens_at_once_than_its_budget_and_measures_the_
 
 
 CHECKPOINTED = [
-    (family, name, dtype)
-    for family in ("gpt2", "llama")
-    for name in ("full", "lora", "prelayer", "prompt", "prefix")
-    for dtype in (torch.float32, torch.bfloat16)
+    *(("gpt2", name, torch.float32) for name in ("full", "lora", "prelayer", "prompt", "prefix")),
+    *(("llama", name, torch.bfloat16) for name in ("lora", "full", "prefix")),
 ]
 
 
 @pytest.mark.parametrize(
-    ("family", "name", "dtype"),
-    [
-        case
-        if case[0::2] == ("gpt2", torch.float32) or case == ("llama", "lora", torch.bfloat16)
-        else pytest.param(*case, marks=pytest.mark.slow)
-        for case in CHECKPOINTED
-    ],
-    ids=str,
+    ("family", "name", "dtype"), [*CHECKPOINTED[:6], *by_family(CHECKPOINTED[6:], ("llama",))], ids=str
 )
 def test_checkpointed_training_is_the_same_bit_for_bit_with_dropout(
     backbones: Backbones, family: str, name: str, dtype: torch.dtype
@@ -216,7 +210,7 @@ def test_checkpointed_training_is_the_same_bit_for_bit_with_dropout(
     assert trained(limited(other, tokens=BUDGET)).losses != expected.losses  # dropout is on
 
 
-BLOCKS = [(family, name) for family in ARCHITECTURES for name in ("full", "lora", "prefix") if serves(family, name)]
+BLOCKS = [case for case in thinned(ARCHITECTURES, ("full", "lora", "prefix"), whole=("gpt2",)) if serves(*case)]
 
 
 @pytest.mark.parametrize(("family", "name"), by_family(BLOCKS, SLOW))
