@@ -158,7 +158,7 @@ def test_a_backbone_whose_weights_are_cut_short(refused: Callable[..., str], gpt
 @pytest.mark.parametrize(
     ("header", "arguments", "told"),
     [
-        ("words,label", (), "no text column. Found: words, label. Expected text or sentence or"),
+        ("words,label", (), "no text column. Found: words, label. Expected text, sentence, "),
         ("text,verdict", (), "no label column. Found: text, verdict. Expected label or labels or"),
         ("text,label", ("--text", "body"), "no column 'body'. Found: text, label. Name the right one with --text."),
         ("text,label", ("--label", "x"), "no column 'x'. Found: text, label. Name the right one with --label."),
@@ -195,7 +195,7 @@ def test_a_split_that_is_empty(refused: Callable[..., str]) -> None:
 
 def test_a_task_with_one_label(refused: Callable[..., str]) -> None:
     task = directory([("one", "good"), ("two", "good")], [("three", "good")])
-    assert "all 2 training examples are labelled 'good'. Expected at least two" in refused(task=task)
+    assert "all 2 training examples have the label 'good', so there is nothing" in refused(task=task)
 
 
 def test_evaluation_texts_that_were_trained_on(refused: Callable[..., str], afina: Command, gpt2: Backbone) -> None:
@@ -517,7 +517,7 @@ def test_a_file_that_is_missing_is_told_before_anything_is_loaded(
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b'{"text": "a"}\n{"txt": "b"}\n', "new.jsonl, line 2: no text column. Found: txt. Expected text or "),
+        (b'{"text": "a"}\n{"txt": "b"}\n', "new.jsonl, line 2: no text column. Found: txt. Expected text, "),
         (b'{"text": "a"}\nnothing\n', "new.jsonl, line 2: not JSON (Expecting value). Expected one JSON object"),
         (
             b'{"text": "a"}\n{"text": "b", "text_pair": "c"}\n',

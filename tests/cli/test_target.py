@@ -43,7 +43,7 @@ def test_a_target_and_another_label_are_refused_before_anything_is_done(
         (("--target", "reply", "--kind", "classes"), "--target reply: a column of texts to write, but the task is of"),
         (("--kind", "text"), "no target column. Found: body, reply, mood."),
         (("--target", "reply", "--labels", "a,b"), "--labels a,b: the targets are texts, which have no names."),
-        (("--target", "reply", "--positive", "a"), "--positive chooses one of two classes, but this task has kind"),
+        (("--target", "reply", "--positive", "a"), "--positive chooses one of two classes, and there is kind"),
     ],
 )
 def test_a_target_that_does_not_fit_is_told_with_its_option(
