@@ -28,7 +28,7 @@ from afina.data import problems
 from afina.data.addresses import find, is_at_hand, named
 from afina.data.kinds import CLASSES, Kind, Long
 from afina.data.readers import files
-from afina.data.readers.labels import LabelFormat
+from afina.data.readers.label_column import LabelFormat
 from afina.data.readers.splitting import LabelledRows, repeated
 from afina.data.readers.target_kinds import TARGETS, check_long, matched, splits
 from afina.data.reading_options import OF_FILES, USUAL, ReadingOptions, shows_options

@@ -17,7 +17,7 @@ from afina.data import problems
 from afina.data.addresses import Origin, evaluation_file, find, named
 from afina.data.kinds import CLASSES, WRITTEN, Kind, Long, columns_in_words
 from afina.data.readers import files, frames, splitting
-from afina.data.readers.labels import LabelFormat
+from afina.data.readers.label_column import LabelFormat
 from afina.data.readers.splitting import TaskData
 from afina.data.readers.target_kinds import TARGETS, check_long, matched
 from afina.data.reading_options import OF_FILES, ReadingOptions, shows_options

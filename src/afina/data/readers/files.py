@@ -18,15 +18,8 @@ from afina.data import problems
 from afina.data.kinds import CLASSES, LABELS
 from afina.data.readers import columns, formats, source
 from afina.data.readers.formats import FileTable
-from afina.data.readers.labels import (
-    Label,
-    LabelColumn,
-    LabelFormat,
-    LabelOptions,
-    form_found,
-    form_of_several,
-    spelled,
-)
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, LabelOptions, spelled
+from afina.data.readers.labels import form_found, form_of_several
 from afina.data.readers.rows import check_how, labelled
 from afina.data.readers.splitting import LabelledRows, TaskData, classes_of, hold_out, identities
 from afina.data.readers.target_kind import TargetKind

@@ -17,7 +17,7 @@ from afina.data.kinds import CLASSES, NUMBER, Kind
 from afina.data.readers import files, formats, source
 from afina.data.readers.files import SST2
 from afina.data.readers.formats import FileTable
-from afina.data.readers.labels import Label
+from afina.data.readers.label_column import Label
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kinds import splits
 from afina.data.reading_options import ReadingOptions

@@ -1,26 +1,20 @@
-"""How to read a label column: as classes, as numbers, or as several labels per text. Recognised, or set by the user.
+"""The format of a label column: recognised, or what the user has set. Classes, numbers, or several labels per text.
 
 The module knows cell values of files. It does not know which labels a task has, or their order.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from afina.data import problems
-from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
-from afina.data.readers import cell_values
-from afina.data.readers.cell_values import PLAIN, WHOLE, Notation, looks_like_one, notations, plain_number
-from afina.data.readers.formats import FileTable
-from afina.data.readers.source import is_whole
-
-Label = str | int | float | tuple[str, ...]
-"""The label of one text as the data spell it: a class, a number, or several labels."""
+from afina.data.kinds import CLASSES, LABELS, NUMBER
+from afina.data.readers.label_column import LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.listed_labels import as_list, check_readable, multi_hot_names
+from afina.data.readers.number_notation import PLAIN, WHOLE, Notation, is_date, looks_like_one, notations, plain_number
 
 TELLING, SEPARATORS = (";", "|"), (";", "|", ",")
 """TELLING: separators that are recognised if splitting yields a label that occurs in different cells. SEPARATORS: those
@@ -36,111 +30,17 @@ RATED = frozenset(("rating", "ratings", "score", "scores", "star", "stars", "gra
 COUNTED = frozenset(("class", "classes", "category", "categories", "topic", "intent", "id"))
 """Words in a column's name that mean: whole numbers are class indices."""
 
-_INFINITE = re.compile(r"[-+]?inf(?:inity)?", re.IGNORECASE)
-_TRUTH = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
-
 _AS_NUMBERS, _AS_CLASSES = "`kind` number reads them as numbers", "`kind` classes reads them as names of classes"
 _OR_LABELS = ", and `kind` labels as several labels"
 _AS_LABELS = "`kind` labels reads a cell such as {!r} as several labels"
-
-
-@dataclass(frozen=True)
-class LabelFormat:
-    """How to read the cells of a label column.
-
-    separator  the text between the labels of a cell; None: a cell holds a list, or at most one label
-    notation   the notation of numbers; None: recognised
-    hot        the label names of multi-hot lists, by position, or the name of the only column, if it is about this
-               label; empty if cells hold names
-    keeps      whether a word such as `NA` is a label, instead of a missing value
-    other      how to read the cells as another kind, in words; empty if the kind is clear
-    """
-
-    kind: Kind
-    separator: str | None = None
-    notation: Notation | None = None
-    hot: tuple[str, ...] = ()
-    keeps: bool = False
-    other: str = ""
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """The user's options for reading labels, and whether the data come from the Hub.
-
-    kind, separator, labels  arguments of `Task.load`
-    keeps      whether a word such as `NA` is a label, instead of a missing value
-    published  whether the data come from the Hub; whole numbers are then read by the first version's rule, because
-               recorded runs used this rule
-    """
-
-    kind: str | None = None
-    separator: str | None = None
-    labels: Sequence[str] | None = None
-    keeps: bool = False
-    published: bool = False
-
-
-@dataclass(frozen=True)
-class LabelColumn:
-    """The label column.
-
-    cells  the non-empty values by row, without surrounding white space
-    known  the cells that do not stand for a missing value
-    """
-
-    table: FileTable
-    name: str
-    cells: Mapping[int, Any]
-    known: Mapping[int, Any]
-
-    @classmethod
-    def of(cls, table: FileTable, name: str, keeps: bool) -> LabelColumn:
-        """Return the column `name` of a table. keeps: whether a word such as `NA` is a label."""
-        bare = (value.strip() if isinstance(value, str) else value for value in table.columns[name])
-        cells = {row: value for row, value in enumerate(bare) if not cell_values.is_empty(value)}
-        known = cells if keeps else {row: value for row, value in cells.items() if not cell_values.means_missing(value)}
-        return cls(table, name, cells, known)
-
-    @property
-    def values(self) -> list[Any]:
-        """The cells that are not missing."""
-        return list(self.known.values())
-
-    def where(self, row: int) -> str:
-        """Return the place of a cell, for messages."""
-        return f"{self.table.where(row)}: column {self.name!r}"
-
-    def said(self, *words: str) -> bool:
-        """Return whether the column's name contains one of these words."""
-        split = re.sub(r"([a-z])([A-Z])", r"\1 \2", self.name)
-        return any(word.casefold() in words for word in re.findall(r"[^\W\d_]+", split))
-
-
-def spelled(label: Label, whole: bool) -> str:
-    """Return the name of a class. whole: labels are whole numbers, so that `1.0` becomes `1`."""
-    match = WHOLE.fullmatch(str(label)) if whole else None
-    return str(int(match[1])) if match else str(label)
 
 
 def form_of_several(column: LabelColumn, separator: str | None, asked: LabelOptions) -> LabelFormat:
     """Return how to read a column with several labels per text. Raises InvalidData."""
     if separator is None and not _lists(column.values):
         separator = _occurring(column.values, SEPARATORS)
-    hot = cell_values.multi_hot_names(column.table, column.name, column.known, separator, asked.labels)
+    hot = multi_hot_names(column, separator, asked.labels)
     return LabelFormat(LABELS, separator, hot=hot, keeps=asked.keeps)
-
-
-def with_multi_hot(
-    table: FileTable, name: str, form: LabelFormat, labels: Sequence[str] | None, known: Sequence[str]
-) -> LabelFormat:
-    """Return `form` with the label names of multi-hot lists, if the column holds multi-hot lists.
-
-    known  the labels that may occur; `form` is unchanged if no position of the lists has one of these names
-    """
-    column = LabelColumn.of(table, name, form.keeps)
-    hot = cell_values.multi_hot_names(table, name, column.known, form.separator, labels)
-    return replace(form, hot=hot) if set(hot) & set(known) else form
 
 
 def form_found(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
@@ -149,13 +49,13 @@ def form_found(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
     Raises InvalidData.
     """
     known = column.values
-    cell_values.check_readable(column.table, column.name, column.known)
+    check_readable(column)
     if _lists(known):
         return form_of_several(column, None, asked)
     plain = [value for value in known if plain_number(value) is not None]
     if known and len(plain) == len(known):
         return _of_numbers(column, asked, PLAIN)
-    if not asked.published and known and all(map(cell_values.is_date, known)):
+    if not asked.published and known and all(map(is_date, known)):
         raise problems.LABELS_ARE_DATES(path=column.table.path, column=column.name, found=known[0])
     if not asked.published and known:
         notation = _of_odd_numbers(column)
@@ -190,9 +90,8 @@ def _of_odd_numbers(column: LabelColumn) -> Notation | None:
     return None
 
 
-def notation_of(table: FileTable, name: str, keeps: bool = False) -> Notation:
+def notation_of(column: LabelColumn) -> Notation:
     """Return the notation of a column's numbers. Raises InvalidData if several notations fit."""
-    column = LabelColumn.of(table, name, keeps)
     fits = notations(column.values)
     if len(fits) > 1 and column.known:
         _refuse_odd(column, fits)
@@ -249,94 +148,8 @@ def _of_numbers(column: LabelColumn, asked: LabelOptions, notation: Notation) ->
 
 def _lists(filled: Sequence[Any]) -> bool:
     """Return whether every cell is a list, or a list in JSON."""
-    return bool(filled) and all(cell_values.as_list(value) is not None for value in filled)
+    return bool(filled) and all(as_list(value) is not None for value in filled)
 
 
 def _occurring(filled: Sequence[Any], separators: Sequence[str]) -> str | None:
     return next((mark for mark in separators if any(isinstance(v, str) and mark in v for v in filled)), None)
-
-
-def as_several(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[Label]:
-    """Return several labels per row, from one column or from one column per label. Raises InvalidData with the row."""
-    rows = range(len(table.places))
-    if len(names) > 1 or form.hot == tuple(names):
-        return _some(table, names, [tuple(name for name in names if _truth(table, name, i)) for i in rows])
-    return _some(table, names, [_several(table, names[0], i, form) for i in rows])
-
-
-def _some(table: FileTable, names: Sequence[str], made: list[tuple[str, ...]]) -> list[Label]:
-    if not any(made):
-        raise problems.COLUMNS_WITHOUT_LABEL(path=table.path, columns=names)
-    return list(made)
-
-
-def as_number(table: FileTable, name: str, row: int, notation: Notation) -> float:
-    """Return the number in a row. Raises InvalidData with the row."""
-    value = table.columns[name][row]
-    value = value.strip() if isinstance(value, str) else value
-    where = f"{table.where(row)}: column {name!r}"
-    if cell_values.is_empty(value):
-        raise problems.NUMBER_MISSING(where=where)
-    made = notation.value(value)
-    if made is not None:
-        return made
-    if (isinstance(value, float) and math.isinf(value)) or _INFINITE.fullmatch(str(value)):
-        raise problems.NUMBER_INFINITE(where=where)
-    example = {None: "3.5", "decimal": "3,5", "thousands": "1,234.5"}[notation.comma] + " %" * notation.percent
-    raise problems.NUMBER_MALFORMED(where=where, found=str(value)[:40], _example=example)
-
-
-def _several(table: FileTable, name: str, row: int, form: LabelFormat) -> tuple[str, ...]:
-    value = table.columns[name][row]
-    value = value.strip() if isinstance(value, str) else value
-    if cell_values.is_empty(value) or (
-        not form.keeps and isinstance(value, str) and value.casefold() in cell_values.ANY_CASE
-    ):
-        return ()
-    parts = cell_values.split_labels(value, form.separator)
-    if form.hot:
-        return cell_values.multi_hot_labels(table, name, row, parts, form.hot)
-    if not all(isinstance(part, str | int) and not isinstance(part, bool) for part in parts):
-        raise problems.LABEL_NAMES_MALFORMED(where=table.where(row), column=name, found=str(value)[:60])
-    for part in parts:
-        _check_whole(table, name, row, str(part))
-    return tuple(dict.fromkeys(stripped for part in parts if (stripped := str(part).strip())))
-
-
-def _check_whole(table: FileTable, name: str, row: int, label: str) -> None:
-    if not is_whole(label):
-        raise problems.TEXT_SURROGATE(where=table.where(row), column=name)
-
-
-def is_of_one_label(table: FileTable, name: str) -> bool:
-    """Return whether a column holds only true and false: the column is then about the label with its name."""
-    cells = {str(one).strip().casefold() for one in table.columns[name] if not cell_values.is_empty(one)}
-    return bool(cells) and cells <= _TRUTH.keys()
-
-
-def _truth(table: FileTable, name: str, row: int) -> bool:
-    value = table.columns[name][row]
-    text = "" if cell_values.is_empty(value) else str(value).strip().casefold()
-    if text not in _TRUTH:
-        raise problems.TRUTH_MALFORMED(where=table.where(row), column=name, found=str(value)[:40])
-    return _TRUTH[text]
-
-
-def as_name(table: FileTable, name: str, row: int, form: LabelFormat) -> str | int:
-    """Return the class in a row. Raises InvalidData with the row."""
-    value = table.columns[name][row]
-    if isinstance(value, str):
-        value = value.strip()
-    if cell_values.is_empty(value):
-        raise problems.LABEL_MISSING(where=table.where(row), column=name)
-    if not form.keeps and isinstance(value, str) and value.casefold() in cell_values.ANY_CASE:
-        raise problems.LABEL_MEANS_MISSING(where=table.where(row), column=name, found=value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        _check_whole(table, name, row, value)
-    if isinstance(value, str | int):
-        return value
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else str(value)
-    raise problems.LABEL_OF_OTHER_TYPE(where=table.where(row), column=name, found=type(value).__name__)

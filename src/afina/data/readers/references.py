@@ -13,9 +13,9 @@ import numpy as np
 
 from afina.data import problems
 from afina.data.kinds import TEXT
-from afina.data.readers import cell_values
-from afina.data.readers.formats import FileTable
-from afina.data.readers.labels import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.listed_labels import as_list, bracketed
+from afina.data.readers.missing_values import is_empty
 from afina.data.readers.source import is_blank, is_whole
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kind import TargetKind
@@ -37,28 +37,35 @@ class TextTargets(TargetKind):
     role = "target"
 
     def holds(self, found: np.ndarray) -> bool:
-        """Return whether the dtype is object."""
         return found.dtype.kind == "O"
 
     def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
-        """Return that every cell is a text or a list of texts."""
         return LabelFormat(self.kind, keeps=asked.keeps)
 
-    def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
-        """Return the references in each row."""
-        return [references(table, columns[0], row) for row in range(len(table.places))]
+    def read(self, column: LabelColumn, row: int, form: LabelFormat) -> tuple[str, ...]:
+        """Return the different references in a row, without surrounding white space. Raises InvalidData with the row.
+
+        A cell holds a text; a list of texts, also as JSON; or SQuAD's `{"text": [...]}`.
+        """
+        value, where = column.table.columns[column.name][row], column.where(row)
+        found = [] if is_empty(value) else listed(value)
+        if found is None:
+            raise problems.REFERENCES_MALFORMED(
+                where=where, found=value.strip()[:40], _written=json.dumps([value.strip()[:12]])
+            )
+        if not found:
+            raise problems.REFERENCE_MISSING(where=where)
+        return tuple(dict.fromkeys(_checked(one, where) for one in found))
 
     def empty(self, value: Any) -> bool:
         """Return whether a cell has no text, such as the list of answers to a question without an answer."""
         found = listed(value)
-        return found is not None and all(cell_values.is_empty(one) for one in found)
+        return found is not None and all(is_empty(one) for one in found)
 
     def strata(self, rows: LabelledRows) -> list[str]:
-        """Return the same stratum for all rows."""
         return [""] * len(rows)
 
     def names(self, label: Label) -> tuple[str, ...]:
-        """Return no names."""
         return ()
 
     def same(self, label: Label) -> Label:
@@ -69,19 +76,11 @@ class TextTargets(TargetKind):
         self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
     ) -> TaskData:
         """Return both splits; the label name is the column's name. Raises InvalidData if `labels` is given."""
-        if labels is not None:
-            raise problems.LABELS_INAPPLICABLE(labels=labels, _plural="texts")
+        self.refuse_names(labels)
         found = single(of_rows(train)), self.grouped(of_rows(evaluation))
         return TaskData((train.column,), *found, train.kind, column=train.column)
 
-    def matched(
-        self,
-        rows: LabelledRows,
-        label_names: Sequence[str],
-        labels: Sequence[str] | None,
-        names: Sequence[str],
-        whose: str,
-    ) -> Split:
+    def matched(self, rows: LabelledRows, *_: object) -> Split:
         """Return a split with a row for each input: texts have no names to match."""
         return self.grouped(of_rows(rows))
 
@@ -118,16 +117,13 @@ class TextTargets(TargetKind):
         return Split(kept.texts, as_references(map(tuple, found)), kept.pairs, kept.groups)
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
-        """Return the references."""
         return list(found.tolist())
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
-        """Return the number of words in words."""
         words = [len(reference.split()) for one in found for reference in one]
         return f"texts of {min(words)} to {max(words)} words"
 
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
-        """Raise InvalidData if all references are equal."""
         different = {reference for one in found for reference in one}
         if len(different) < 2:
             raise problems.ONE_VALUE(
@@ -150,28 +146,11 @@ def single(split: Split) -> Split:
     return Split(made.texts, each, made.pairs, made.groups)
 
 
-def references(table: FileTable, name: str, row: int) -> tuple[str, ...]:
-    """Return the different references in a cell, without surrounding white space. Raises InvalidData with the row.
-
-    A cell holds a text; a list of texts, also as JSON; or SQuAD's `{"text": [...]}`.
-    """
-    value = table.columns[name][row]
-    where = f"{table.where(row)}: column {name!r}"
-    found = [] if cell_values.is_empty(value) else listed(value)
-    if found is None:
-        raise problems.REFERENCES_MALFORMED(
-            where=where, found=value.strip()[:40], _written=json.dumps([value.strip()[:12]])
-        )
-    if not found:
-        raise problems.REFERENCE_MISSING(where=where)
-    return tuple(dict.fromkeys(_checked(one, where) for one in found))
-
-
 def listed(value: Any) -> list[Any] | None:
     """Return the references in a cell, whose types are not checked; None if it begins as a list and is not JSON."""
     if isinstance(value, str):
         bare = value.strip()
-        return cell_values.as_list(bare) if _opens_list(bare) else [value]
+        return as_list(bare) if _opens_list(bare) else [value]
     if isinstance(value, dict) and "text" in value:
         return listed(value["text"])
     if isinstance(value, list | tuple):
@@ -181,7 +160,7 @@ def listed(value: Any) -> list[Any] | None:
 
 def _opens_list(text: str) -> bool:
     """Return whether a text is in brackets and begins as a list of texts, so that `[1, 2]` and `[laughs]` are texts."""
-    return cell_values.bracketed(text) and text[1:].lstrip()[:1] in ("'", '"')
+    return bracketed(text) and text[1:].lstrip()[:1] in ("'", '"')
 
 
 def _checked(reference: Any, where: str) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 
 from afina.data import problems
 from afina.data.kinds import HOWS, How
-from afina.data.readers.cell_values import is_date, is_empty, means_missing, plain_number
 from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import WORKBOOKS, FileTable
-from afina.data.readers.labels import LabelFormat
+from afina.data.readers.label_column import LabelFormat
+from afina.data.readers.missing_values import is_empty, means_missing
+from afina.data.readers.number_notation import is_date, plain_number
 from afina.data.readers.source import is_whole
 from afina.data.readers.splitting import LabelledRows
 from afina.data.readers.target_kinds import TARGETS

@@ -24,7 +24,7 @@ import numpy as np
 
 from afina import assets
 from afina.data.kinds import CLASSES, NUMBER, Kind
-from afina.data.readers.labels import Label
+from afina.data.readers.label_column import Label
 from afina.data.readers.splitting import LabelledRows, TaskData, identity, rank, sides, trains
 from afina.data.readers.target_kinds import splits
 from afina.data.split import Example, key

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 
-import numpy as np
-
 from afina import digest
 from afina.data import problems
 from afina.data.kinds import CLASSES, Kind
-from afina.data.readers.cell_values import WHOLE
-from afina.data.readers.labels import Label, spelled
+from afina.data.readers.label_column import Label
+from afina.data.readers.number_notation import WHOLE
 from afina.data.split import Example, Split, key
 
 TRAIN_SHARE = 0.8
@@ -231,146 +229,9 @@ class TaskData:
     notes: tuple[str, ...] = ()
 
 
-def splits_of_numbers(train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None) -> TaskData:
-    """Return both splits of numbers; the label name is the column's name. Raises InvalidData if `labels` is given."""
-    if labels is not None:
-        raise problems.LABELS_INAPPLICABLE(labels=labels, _plural="numbers")
-    return TaskData((train.column,), numbers(train), numbers(evaluation), train.kind, column=train.column)
-
-
-def splits_of_labels(train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None) -> TaskData:
-    """Return both splits, with the labels of the training texts. Raises InvalidData with the row of another label."""
-    ordered = _of_several(train, labels)
-    return TaskData(ordered, several(train, ordered), several(evaluation, ordered), train.kind, column=train.column)
-
-
-def splits_of_classes(
-    train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
-) -> TaskData:
-    """Return both splits, with the classes of the training texts. Raises InvalidData with the row of another class."""
-    known, whole = classes_of(train)
-    if labels is None:
-        named = {str(i): name for i, name in enumerate(names)}
-        if set(known) <= set(train.names):
-            known = [name for name in train.names if name in known]
-        order, label_names = known, tuple(named.get(label, label) for label in known)
-    else:
-        order, label_names = _ordered(known, whole, labels), tuple(labels)
-    index = {label: i for i, label in enumerate(order)}
-    return TaskData(label_names, _split(train, index, whole), _split(evaluation, index, whole), column=train.column)
-
-
-def matched_classes(
-    rows: LabelledRows, label_names: Sequence[str], labels: Sequence[str] | None, names: Sequence[str], whose: str
-) -> Split:
-    """Return a split of rows whose classes are in `label_names`, as `target_kinds.matched`. Raises InvalidData."""
-    index = {name: i for i, name in enumerate(label_names)}
-    seen = {str(label) for label in rows.labels}
-    whole = all(WHOLE.fullmatch(label) for label in seen)
-    called = labels if labels is not None else names
-    if labels is not None:
-        check_complete(labels, label_names, whose)
-    found = {str(int(label.split(".")[0])) for label in seen} if whole else seen
-    if called and whole and not found <= index.keys():
-        index |= {str(i): index[name] for i, name in enumerate(called) if name in index}
-    foreign = sorted(found - index.keys())
-    if foreign:
-        where = next(i for i, label in enumerate(rows.labels) if spelled(label, whole) in foreign)
-        counted = whole and found <= {str(i) for i in range(len(label_names))}
-        last, named = len(label_names) - 1, ",".join(label_names)
-        raise problems.LABELS_NOT_THOSE_KNOWN(
-            where=rows.where(where),
-            found=found,
-            expected=label_names,
-            _found=_list(sorted(found)),
-            _known=_list(label_names),
-            _whose=whose,
-            _advice=f"Name the labels 0 to {last} with `labels`, such as {named}."
-            if counted
-            else "Give texts with the same labels, or rename the labels.",
-        )
-    return _split(rows, index, whole)
-
-
-def check_complete(labels: Sequence[str], label_names: Sequence[str], whose: str) -> None:
-    """Raise InvalidData if `labels` are not the label names in some order."""
-    if sorted(labels) != sorted(label_names):
-        raise problems.LABELS_INCOMPLETE(labels=labels, expected=label_names, _known=_list(label_names), _whose=whose)
-
-
 def classes_of(train: LabelledRows) -> tuple[list[str], bool]:
     """Return the training labels in their natural order, and whether all are integers."""
     names = {str(label) for label in train.labels}
     if all(WHOLE.fullmatch(label) for label in names):
         return [str(label) for label in sorted({int(label.split(".")[0]) for label in names})], True
     return sorted(names), False
-
-
-def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
-    """Return the data's labels in the order of `labels`."""
-    _check_names(labels)
-    same = [spelled(label, whole) for label in labels]
-    if set(same) == set(known):
-        return same
-    if whole and known == [str(i) for i in range(len(labels))]:
-        return known
-    names = ", or a name for each of the integers from 0" * whole
-    raise problems.CLASSES_OF_TRAINING_OTHER(labels=labels, expected=known[:20], _or_names=names)
-
-
-def _check_names(labels: Sequence[str]) -> None:
-    if not all(label.strip() for label in labels):
-        raise problems.LABEL_NAME_EMPTY(labels=labels)
-    repeated = sorted({label for label in labels if list(labels).count(label) > 1})
-    if repeated:
-        raise problems.LABEL_NAME_TWICE(labels=labels, repeated=repeated)
-
-
-def _split(rows: LabelledRows, index: dict[str, int], whole: bool) -> Split:
-    found = np.empty(len(rows), dtype=np.int64)
-    for i, label in enumerate(rows.labels):
-        name = spelled(label, whole)
-        if name not in index:
-            raise problems.CLASS_UNKNOWN(where=rows.where(i), label=name, _known=_list(index))
-        found[i] = index[name]
-    return _made(rows, found)
-
-
-def numbers(rows: LabelledRows) -> Split:
-    """Return a split with one number per text, float64 [N]."""
-    return _made(rows, np.array(rows.labels, dtype=np.float64))
-
-
-def _of_several(train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the label names in their order: the order of the file if each label has a column, else sorted."""
-    occurring = {name for label in train.labels if isinstance(label, tuple) for name in label}
-    columns = train.names or train.column.split(",")
-    known = [name for name in columns if name in occurring] if occurring <= set(columns) else sorted(occurring)
-    if labels is None or tuple(labels) == train.names:
-        return tuple(known)
-    _check_names(labels)
-    if set(labels) != set(known):
-        raise problems.LABELS_OF_TRAINING_OTHER(labels=labels, expected=known, _known=_list(known))
-    return tuple(labels)
-
-
-def several(rows: LabelledRows, label_names: Sequence[str], whose: str = "") -> Split:
-    """Return a split with multi-hot targets, int64 [N, L]. Raises InvalidData with the row of an unknown label."""
-    index = {name: i for i, name in enumerate(label_names)}
-    found = np.zeros((len(rows), len(index)), dtype=np.int64)
-    for i, label in enumerate(rows.labels):
-        for name in label if isinstance(label, tuple) else ():
-            if name not in index:
-                known = f"{whose} labels are" if whose else "the training split has"
-                raise problems.LABEL_UNKNOWN(where=rows.where(i), label=name, _whose=known, _known=_list(index))
-            found[i, index[name]] = 1
-    return _made(rows, found)
-
-
-def _made(rows: LabelledRows, targets: np.ndarray) -> Split:
-    return Split(list(rows.texts), targets, None if rows.pairs is None else list(rows.pairs))
-
-
-def _list(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")

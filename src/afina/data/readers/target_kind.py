@@ -6,18 +6,21 @@ The module does not know which kinds there are.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from afina.data import problems
 from afina.data.kinds import Kind
-from afina.data.readers.cell_values import is_empty
 from afina.data.readers.formats import FileTable
-from afina.data.readers.labels import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.missing_values import is_empty
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.split import Split
+
+SHOWN = 8
+"""The largest number of label names in a line about a task."""
 
 
 class TargetKind(ABC):
@@ -77,9 +80,14 @@ class TargetKind(ABC):
         """Return `form` adjusted to another table with this kind of targets. known: the labels that may occur."""
         return form
 
-    @abstractmethod
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         """Return the label of every row. Raises InvalidData with the row."""
+        column = LabelColumn.of(table, columns[0], form.keeps)
+        return [self.read(column, row, form) for row in column.rows]
+
+    @abstractmethod
+    def read(self, column: LabelColumn, row: int, form: LabelFormat) -> Label:
+        """Return the label in a row. Raises InvalidData with the row."""
 
     @abstractmethod
     def strata(self, rows: LabelledRows) -> list[str]:
@@ -107,12 +115,19 @@ class TargetKind(ABC):
         labels: Sequence[str] | None,
         names: Sequence[str],
         whose: str,
+        /,
     ) -> Split:
         """Return a split with known labels, for rows of this kind (arguments of the function `matched`)."""
 
     def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
         """Return the label names of a trained adapter in the order that a user gives. Raises InvalidData."""
-        raise problems.LABELS_INAPPLICABLE(labels=labels, _plural=self.plural)
+        self.refuse_names(labels)
+        return label_names
+
+    def refuse_names(self, labels: Sequence[str] | None) -> None:
+        """Raise InvalidData for names of targets that have none."""
+        if labels is not None:
+            raise problems.LABELS_INAPPLICABLE(labels=labels, _plural=self.plural)
 
     def unsaid(self, rows: LabelledRows, label_names: Sequence[str]) -> tuple[str, ...]:
         """Return the labels of `label_names` of which the rows do not say which texts have them."""
@@ -145,3 +160,23 @@ class TargetKind(ABC):
     def check_positive(self, label_names: Sequence[str]) -> str | None:
         """Return why no label can be the positive label: `3 classes`, `kind number`. None: a label can be positive."""
         return f"kind {self.kind}"
+
+
+def check_names(labels: Sequence[str]) -> None:
+    """Raise InvalidData if a name of a label is empty or given twice."""
+    if not all(label.strip() for label in labels):
+        raise problems.LABEL_NAME_EMPTY(labels=labels)
+    repeated = sorted({label for label in labels if list(labels).count(label) > 1})
+    if repeated:
+        raise problems.LABEL_NAME_TWICE(labels=labels, repeated=repeated)
+
+
+def in_words(names: Iterable[str], most: int = 20) -> str:
+    """Return the first names with commas."""
+    names = list(names)
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
+
+
+def split_of(rows: LabelledRows, targets: np.ndarray) -> Split:
+    """Return a split of the rows' texts with these targets."""
+    return Split(list(rows.texts), targets, None if rows.pairs is None else list(rows.pairs))

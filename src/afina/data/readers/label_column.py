@@ -1,0 +1,103 @@
+"""LabelColumn: the cells of a label column, and LabelFormat: how they are read.
+
+The module does not know how a format is recognised, which labels a task has, or their order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from afina.data.kinds import Kind
+from afina.data.readers.formats import FileTable
+from afina.data.readers.missing_values import is_empty, means_missing
+from afina.data.readers.number_notation import WHOLE, Notation
+
+Label = str | int | float | tuple[str, ...]
+"""The label of one text as the data spell it: a class, a number, or several labels."""
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """How to read the cells of a label column.
+
+    separator  the text between the labels of a cell; None: a cell holds a list, or at most one label
+    notation   the notation of numbers; None: recognised
+    hot        the label names of multi-hot lists, by position, or the name of the only column, if it is about this
+               label; empty if cells hold names
+    keeps      whether a word such as `NA` is a label, instead of a missing value
+    other      how to read the cells as another kind, in words; empty if the kind is clear
+    """
+
+    kind: Kind
+    separator: str | None = None
+    notation: Notation | None = None
+    hot: tuple[str, ...] = ()
+    keeps: bool = False
+    other: str = ""
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """The user's options for reading labels, and whether the data come from the Hub.
+
+    kind, separator, labels  arguments of `Task.load`
+    keeps      whether a word such as `NA` is a label, instead of a missing value
+    published  whether the data come from the Hub; whole numbers are then read by the first version's rule, because
+               recorded runs used this rule
+    """
+
+    kind: str | None = None
+    separator: str | None = None
+    labels: Sequence[str] | None = None
+    keeps: bool = False
+    published: bool = False
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """The label column.
+
+    cells  the non-empty values by row, without surrounding white space
+    known  the cells that do not stand for a missing value
+    """
+
+    table: FileTable
+    name: str
+    cells: Mapping[int, Any]
+    known: Mapping[int, Any]
+
+    @classmethod
+    def of(cls, table: FileTable, name: str, keeps: bool) -> LabelColumn:
+        """Return the column `name` of a table. keeps: whether a word such as `NA` is a label."""
+        bare = (value.strip() if isinstance(value, str) else value for value in table.columns[name])
+        cells = {row: value for row, value in enumerate(bare) if not is_empty(value)}
+        known = cells if keeps else {row: value for row, value in cells.items() if not means_missing(value)}
+        return cls(table, name, cells, known)
+
+    @property
+    def rows(self) -> range:
+        """All rows, also those with an empty cell."""
+        return range(len(self.table.places))
+
+    @property
+    def values(self) -> list[Any]:
+        """The cells that are not missing."""
+        return list(self.known.values())
+
+    def where(self, row: int) -> str:
+        """Return the place of a cell, for messages."""
+        return f"{self.table.where(row)}: column {self.name!r}"
+
+    def said(self, *words: str) -> bool:
+        """Return whether the column's name contains one of these words."""
+        split = re.sub(r"([a-z])([A-Z])", r"\1 \2", self.name)
+        return any(word.casefold() in words for word in re.findall(r"[^\W\d_]+", split))
+
+
+def spelled(label: Label, whole: bool) -> str:
+    """Return the name of a class. whole: labels are whole numbers, so that `1.0` becomes `1`."""
+    match = WHOLE.fullmatch(str(label)) if whole else None
+    return str(int(match[1])) if match else str(label)

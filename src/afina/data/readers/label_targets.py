@@ -1,0 +1,168 @@
+"""LabelTargets: any number of labels per text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from afina.data import problems
+from afina.data.kinds import LABELS
+from afina.data.readers.formats import FileTable
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.labels import form_of_several
+from afina.data.readers.listed_labels import multi_hot_labels, multi_hot_names, split_labels
+from afina.data.readers.missing_values import ANY_CASE, is_empty
+from afina.data.readers.source import is_whole
+from afina.data.readers.splitting import LabelledRows, TaskData
+from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, in_words, split_of
+from afina.data.split import Split
+
+_TRUTH = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+
+
+class LabelTargets(TargetKind):
+    """Any number of labels per text: int64 [N, L], 0 or 1."""
+
+    kind = LABELS
+    several = True
+
+    def optional(self, form: LabelFormat, columns: Sequence[str]) -> bool:
+        """Return whether an empty cell means no label: not if labels are multi-hot or each label has a column."""
+        return len(columns) == 1 and not form.hot
+
+    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
+        return form_of_several(cells, asked.separator, asked)
+
+    def form_to_measure(
+        self,
+        form: LabelFormat,
+        table: FileTable,
+        columns: Sequence[str],
+        labels: Sequence[str] | None,
+        known: Sequence[str],
+    ) -> LabelFormat:
+        """Return `form` with the names of multi-hot lists, or with the name of a column that is about one label."""
+        if not known or len(columns) != 1:
+            return form
+        if columns[0] in known and _is_of_one_label(table, columns[0]):
+            return replace(form, hot=tuple(columns))
+        hot = multi_hot_names(LabelColumn.of(table, columns[0], form.keeps), form.separator, labels)
+        return replace(form, hot=hot) if set(hot) & set(known) else form
+
+    def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
+        """Return the label names in each row, from one column or from one column per label."""
+        if len(columns) > 1 or form.hot == tuple(columns):
+            made: list[Label] = [
+                tuple(name for name in columns if _truth(table, name, row)) for row in range(len(table.places))
+            ]
+        else:
+            made = super().parse(table, columns, form)
+        if not any(made):
+            raise problems.COLUMNS_WITHOUT_LABEL(path=table.path, columns=columns)
+        return made
+
+    def read(self, column: LabelColumn, row: int, form: LabelFormat) -> tuple[str, ...]:
+        """Return the label names in a row. Raises InvalidData with the row."""
+        value, where = column.cells.get(row), column.table.where(row)
+        if value is None or (not form.keeps and isinstance(value, str) and value.casefold() in ANY_CASE):
+            return ()
+        parts = split_labels(value, form.separator)
+        if form.hot:
+            return multi_hot_labels(column, row, parts, form.hot)
+        if not all(isinstance(part, str | int) and not isinstance(part, bool) for part in parts):
+            raise problems.LABEL_NAMES_MALFORMED(where=where, column=column.name, found=str(value)[:60])
+        if not all(is_whole(str(part)) for part in parts):
+            raise problems.TEXT_SURROGATE(where=where, column=column.name)
+        return tuple(dict.fromkeys(stripped for part in parts if (stripped := str(part).strip())))
+
+    def strata(self, rows: LabelledRows) -> list[str]:
+        """Return the rarest label of each row; empty for a row without labels."""
+        several = [self.names(label) for label in rows.labels]
+        counts = Counter(name for names in several for name in names)
+        return [min(names, key=lambda name: (counts[name], name), default="") for names in several]
+
+    def names(self, label: Label) -> tuple[str, ...]:
+        return label if isinstance(label, tuple) else ()
+
+    def same(self, label: Label) -> Label:
+        return tuple(sorted(self.names(label)))
+
+    def splits(
+        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+    ) -> TaskData:
+        """Return label names and both splits. Columns keep the file's order, other names are sorted."""
+        known = self._ordered(train, labels)
+        return TaskData(
+            known, self._split(train, known), self._split(evaluation, known), self.kind, column=train.column
+        )
+
+    def _ordered(self, train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
+        occurring = {name for label in train.labels for name in self.names(label)}
+        columns = train.names or train.column.split(",")
+        known = [name for name in columns if name in occurring] if occurring <= set(columns) else sorted(occurring)
+        if labels is None or tuple(labels) == train.names:
+            return tuple(known)
+        check_names(labels)
+        if set(labels) != set(known):
+            raise problems.LABELS_OF_TRAINING_OTHER(labels=labels, expected=known, _known=in_words(known))
+        return tuple(labels)
+
+    def matched(
+        self,
+        rows: LabelledRows,
+        label_names: Sequence[str],
+        labels: Sequence[str] | None,
+        names: Sequence[str],
+        whose: str,
+        /,
+    ) -> Split:
+        return self._split(rows, label_names, f"{whose} labels are")
+
+    def _split(self, rows: LabelledRows, known: Sequence[str], whose: str = "the training split has") -> Split:
+        index = {name: i for i, name in enumerate(known)}
+        found = np.zeros((len(rows), len(index)), dtype=np.int64)
+        for i, label in enumerate(rows.labels):
+            for name in self.names(label):
+                if name not in index:
+                    raise problems.LABEL_UNKNOWN(where=rows.where(i), label=name, _whose=whose, _known=in_words(index))
+                found[i, index[name]] = 1
+        return split_of(rows, found)
+
+    def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
+        """Return the label names: `labels` are about the places of multi-hot lists, and no label is positive."""
+        return label_names
+
+    def unsaid(self, rows: LabelledRows, label_names: Sequence[str]) -> tuple[str, ...]:
+        """Return the labels without a column, or without a place in multi-hot lists."""
+        return tuple(name for name in label_names if rows.names and name not in rows.names)
+
+    def about(self, split: Split, label_names: Sequence[str], some: Sequence[str]) -> Split:
+        return replace(split, labels=split.labels[:, [label_names.index(name) for name in some]])
+
+    def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
+        return [tuple(label_names[int(index)] for index in np.flatnonzero(row)) for row in found]
+
+    def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
+        return f"any of {len(label_names)} labels ({in_words(label_names, SHOWN)})"
+
+    def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
+        if not found.any():
+            raise problems.NO_TEXT_LABELLED(task=address, examples=len(found))
+
+
+def _is_of_one_label(table: FileTable, name: str) -> bool:
+    """Return whether a column holds only true and false: the column is then about the label with its name."""
+    cells = {str(one).strip().casefold() for one in table.columns[name] if not is_empty(one)}
+    return bool(cells) and cells <= _TRUTH.keys()
+
+
+def _truth(table: FileTable, name: str, row: int) -> bool:
+    value: Any = table.columns[name][row]
+    text = "" if is_empty(value) else str(value).strip().casefold()
+    if text not in _TRUTH:
+        raise problems.TRUTH_MALFORMED(where=table.where(row), column=name, found=str(value)[:40])
+    return _TRUTH[text]

@@ -1,0 +1,87 @@
+"""NumberTargets: a number per text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from afina.data import problems
+from afina.data.kinds import NUMBER
+from afina.data.readers.formats import FileTable
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.labels import notation_of
+from afina.data.readers.number_notation import PLAIN
+from afina.data.readers.splitting import LabelledRows, TaskData
+from afina.data.readers.target_kind import TargetKind, split_of
+from afina.data.split import Split
+
+_INFINITE = re.compile(r"[-+]?inf(?:inity)?", re.IGNORECASE)
+
+
+class NumberTargets(TargetKind):
+    """A number: float64 [N]."""
+
+    kind = NUMBER
+    expected = "a number"
+    plural = "numbers"
+    named = False
+
+    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
+        """Return the notation that fits all numbers. Raises InvalidData if several notations fit."""
+        return LabelFormat(self.kind, notation=notation_of(cells))
+
+    def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
+        if form.notation is None:
+            form = replace(form, notation=notation_of(LabelColumn.of(table, columns[0], form.keeps)))
+        return super().parse(table, columns, form)
+
+    def read(self, column: LabelColumn, row: int, form: LabelFormat) -> float:
+        """Return the finite number in a row. Raises InvalidData with the row."""
+        value, where, notation = column.cells.get(row), column.where(row), form.notation or PLAIN
+        if value is None:
+            raise problems.NUMBER_MISSING(where=where)
+        made = notation.value(value)
+        if made is not None:
+            return made
+        if (isinstance(value, float) and math.isinf(value)) or _INFINITE.fullmatch(str(value)):
+            raise problems.NUMBER_INFINITE(where=where)
+        example = {None: "3.5", "decimal": "3,5", "thousands": "1,234.5"}[notation.comma] + " %" * notation.percent
+        raise problems.NUMBER_MALFORMED(where=where, found=str(value)[:40], _example=example)
+
+    def strata(self, rows: LabelledRows) -> list[str]:
+        return [""] * len(rows)
+
+    def names(self, label: Label) -> tuple[str, ...]:
+        return ()
+
+    def same(self, label: Label) -> Label:
+        return label
+
+    def splits(
+        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+    ) -> TaskData:
+        """Return both splits; the label name is the column's name."""
+        self.refuse_names(labels)
+        return TaskData((train.column,), self.matched(train), self.matched(evaluation), self.kind, column=train.column)
+
+    def matched(self, rows: LabelledRows, *_: object) -> Split:
+        """Return the split: numbers have no names to match."""
+        return split_of(rows, np.array(rows.labels, dtype=np.float64))
+
+    def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
+        return list(found.tolist())
+
+    def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
+        return f"numbers from {found.min():g} to {found.max():g}"
+
+    def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
+        if len(np.unique(found)) < 2:
+            raise problems.ONE_VALUE(_target="number", found=float(found[0]), task=address, examples=len(found))
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = found.std()
+        if not np.isfinite(spread):
+            raise problems.NUMBERS_TOO_LARGE(found=np.abs(found).max(), task=address)
