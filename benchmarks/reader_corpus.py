@@ -797,10 +797,11 @@ def described(task: Task) -> dict[str, Any]:
         "long",
         "pairs",
     )
+    given = getattr(task.data, "given", task.data) or {}  # a dict in the first version
     return {
         **{name: getattr(task, name) for name in facts},
         "columns": dict(task.columns),
-        "data": {name: str(value) for name, value in (task.data or {}).items()},
+        "data": {name: str(list(value) if name == "labels" else value) for name, value in given.items()},
         "data_digest": task.data_digest,
         "splits": {name: rows(split) for name, split in splits.items() if split is not None},
         "digests": {name: split.digest for name, split in splits.items() if split is not None},

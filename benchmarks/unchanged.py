@@ -155,8 +155,10 @@ def compared(then: Any, now: Any) -> int:
     apart: dict[str, list[str]] = {"words of errors": [], "names of content": [], "absent fields": [], "facts": []}
     for name in sorted(old.keys() | new.keys()):
         if name not in old or name not in new:
-            last = name.rpartition("/")[2]
-            apart["facts" if last.isdecimal() or last in ("#", "outcome") else "absent fields"].append(name)
+            table, _, last = name.rpartition("/")
+            of_error = "/fields/" in name and not (f"{table}/#" in old and f"{table}/#" in new)  # the whole list
+            fact = last == "outcome" or ((last.isdecimal() or last == "#") and not of_error)
+            apart["facts" if fact else "absent fields"].append(name)
         elif old[name] != new[name]:
             apart[kind_of_difference(name, old[name], new[name])].append(name)
     for kind, names in apart.items():

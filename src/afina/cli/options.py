@@ -182,6 +182,7 @@ def takes_reading(*, measures: bool = False) -> Callable[[Command], Command]:
     names = [name for name, one in OPTIONS.items() if one.metadata["flag"]]
     if measures:
         names = [name for name in names if OPTIONS[name].metadata["measures"] and name != "kind"]
+    lists = {name for name in names if str(OPTIONS[name].type).startswith("tuple")}
     more = []
     for name in names:
         default = OPTIONS[name].default
@@ -195,8 +196,8 @@ def takes_reading(*, measures: bool = False) -> Callable[[Command], Command]:
         @wraps(command)
         def run(*given: Any, **options: Any) -> None:
             data = {name: value for name in names if (value := options.pop(name)) not in (None, False)}
-            if "labels" in data:
-                data["labels"] = [name.strip() for name in data["labels"].split(",")]
+            for name in lists & data.keys():
+                data[name] = [part.strip() for part in data[name].split(",")]
             command(*given, **options, data=data)
 
         kept = (one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, one in own.items() if name != "data")

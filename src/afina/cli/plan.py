@@ -265,7 +265,7 @@ def ask(
     named = {
         "--backbone": address if address != "embedded" else None,
         "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,
-        **{option_flag(name): ",".join(value) if name == "labels" else value for name, value in data.items()},
+        **{option_flag(name): ",".join(value) if isinstance(value, list) else value for name, value in data.items()},
         "--set": "offset=true" if offset else None,
     }
     print(f"To train with this template: {_train_command(task, named, words or [])}")
