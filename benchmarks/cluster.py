@@ -54,7 +54,7 @@ def drive(told: dict[str, Any]) -> None:
     """Run a study as the driver; print figures as a line of JSON."""
     from afina import Study
     from afina.events import Progress
-    from afina.studies.runs import executors
+    from afina.studies.executors import by_name
     from afina.studies.runs.record import Record
     from afina.studies.runs.run import Run
     from afina.studies.schedule import Watcher
@@ -84,7 +84,7 @@ def drive(told: dict[str, Any]) -> None:
     }
     clock = Clock()
     ships = {"ship_backbone": True, "storage": told["storage"]} if told["executor"].startswith("ray") else {}
-    executor = executors.make(told["executor"], jobs=told["slots"], **ships)
+    executor = by_name.make(told["executor"], jobs=told["slots"], **ships)
     try:
         results = Study.parse(study, "cluster").run(Path(told["out"]), clock, executor=executor)
     finally:

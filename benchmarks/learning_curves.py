@@ -188,7 +188,7 @@ def unpacked(told: str) -> np.ndarray:
 
 def paces(backbone: str = "embedded", repeats: int = 3) -> dict[str, Any]:
     """Seconds per method of a step, of scoring a text and of starting a process, measured as in `choose`."""
-    from afina.studies.runs.local_executor import LocalExecutor
+    from afina.studies.executors.local_executor import LocalExecutor
     from afina.studies.runs.run import Run
 
     found = {}

@@ -35,7 +35,7 @@ from afina.studies.choosing.eligibility import eligible
 from afina.studies.choosing.recommendation import EPOCHS
 from afina.studies.choosing.setup import ChoiceSetup
 from afina.studies.choosing.time_budget import TimeBudget
-from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask
 from afina.studies.schedule import Watcher

@@ -26,7 +26,7 @@ from afina.studies.choosing import candidates, floors, learned_order, recommend
 from afina.studies.choosing.eligibility import Eligible
 from afina.studies.choosing.floors import Floor
 from afina.studies.choosing.setup import ChoiceSetup, Way
-from afina.studies.runs.executor import Executor, Overrun
+from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Environment, Memory, Record, Seconds, Selection
 from afina.studies.runs.run import Run

@@ -15,10 +15,10 @@ import pytest
 from afina import cli
 from afina.errors import AfinaError, RunFailed
 from afina.events import Listener, ValidationScore
-from afina.studies.runs import executors
-from afina.studies.runs.executor import Executor
+from afina.studies.executors import by_name
+from afina.studies.executors.executor import Executor
+from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.runs.inputs import DataDigests
-from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from records import carried_out
@@ -61,7 +61,7 @@ class Command:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         self.monkeypatch, self.capfd = monkeypatch, capfd
-        monkeypatch.setattr(executors, "LocalExecutor", _here)
+        monkeypatch.setattr(by_name, "LocalExecutor", _here)
 
     def __call__(self, *arguments: object) -> Answer:
         self.monkeypatch.setattr(sys, "argv", ["afina", *map(str, arguments)])

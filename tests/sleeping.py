@@ -1,6 +1,6 @@
 """Runs that only sleep: a stand-in for the process that carries a run out, and the material that it needs.
 
-As a program, this is the stand-in (`AFINA_TEST_WORKER`). It sends the messages of `afina.studies.runs.worker`, and ends
+As a program, this is the stand-in (`AFINA_TEST_WORKER`). It sends the messages of `executors/worker.py`, and ends
 with a record that was made before. For speed, it imports neither torch nor afina, but to forecast memory. `SLEEPER`
 names the directory of its material, which all nodes see.
 """

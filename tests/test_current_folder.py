@@ -11,9 +11,10 @@ import pytest
 
 import afina as package
 from afina import Backbone
-from afina.studies.runs import forecast, fork_server
-from afina.studies.runs.worker import Foresee
-from afina.studies.runs.worker_process import WorkerProcess
+from afina.studies.executors import fork_server
+from afina.studies.executors.worker import Foresee
+from afina.studies.executors.worker_process import WorkerProcess
+from afina.studies.runs import forecast
 
 SOURCE = Path(package.__file__).parent
 

@@ -58,14 +58,15 @@ DOORS = {"__init__", "__main__"}
 OWNERS = {
     "transformers": "data.tokenize data.token_cache models.backbone models.pretrained models.verbalizer "
     "models.kernels.attention models.kernels.linear models.weights.held",
-    "peft": "methods.* studies.runs.fork_server",
+    "peft": "methods.* studies.executors.fork_server",
     "re2": "methods.peft_settings",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",
     "pyarrow": "data.readers.formats",
     "openpyxl": "data.readers.formats",
     "psutil": "meter",
-    "sklearn": "stats.classification stats.linear_models studies.choosing.floors studies.runs.fork_server estimators.*",
+    "sklearn": "stats.classification stats.linear_models studies.choosing.floors "
+    "studies.executors.fork_server estimators.*",
     "scipy": "stats.classification stats.intervals stats.significance report.paper",
     "rouge_score": "stats.text",
     "sacrebleu": "stats.overlap",
@@ -83,7 +84,7 @@ OWNERS = {
     "fastapi": "server.http.* server.protocols.*",
     "starlette": "server.http.* server.protocols.* server.ray_serve.*",
     "ray": "cluster.* studies.executors.* server.ray_serve.*",
-    "threadpoolctl": "studies.runs.fork_server",
+    "threadpoolctl": "studies.executors.fork_server",
     "uvicorn": "server.running",
     "opentelemetry": "server.logs_and_traces",
     "h11": "server.running",

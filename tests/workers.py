@@ -13,7 +13,7 @@ PATIENCE = 180.0
 """Seconds that a busy machine may take for what takes two or three on an idle one."""
 
 
-SERVER, ALONE = "afina.studies.runs.fork_server", "afina.studies.runs.worker"
+SERVER, ALONE = "afina.studies.executors.fork_server", "afina.studies.executors.worker"
 
 
 def is_worker(process: psutil.Process) -> bool:

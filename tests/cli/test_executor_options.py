@@ -15,8 +15,8 @@ from afina import Backbone, Study
 from afina.errors import InvalidStudy, NotFound
 from afina.events import Listener, Says
 from afina.report.progress import Lines
-from afina.studies.runs import executors
-from afina.studies.runs.executor import Executor
+from afina.studies.executors import by_name
+from afina.studies.executors.executor import Executor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from command import Command, InventedExecutor
@@ -160,7 +160,7 @@ def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(NotFound) as caught:
-        executors.make("ray")
+        by_name.make("ray")
     assert (caught.value.code, caught.value.fields) == ("extra.missing", {"extra": "ray"})
 
 

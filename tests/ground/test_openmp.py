@@ -14,7 +14,7 @@ OF_THE_USER = {"GOMP_SPINCOUNT": "7", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTI
 
 PROCESSES = {
     "a command": "from afina.cli import main; sys.argv = ['afina', '--version']",
-    "a worker": "from afina.studies.runs.worker import main",
+    "a worker": "from afina.studies.executors.worker import main",
 }
 
 

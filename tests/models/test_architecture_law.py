@@ -30,7 +30,7 @@ SCORES = {
     "data/readers/hub_datasets.py": "a column's name",
     "data/readers/labels.py": "a column's name",
     "server/json_shapes.py": "a field of an answer",
-    "studies/runs/worker.py": "a message",
+    "studies/executors/worker.py": "a message",
 }
 """Files where a head's name is another word, and which."""
 

@@ -70,9 +70,9 @@ if hidden and os.path.exists(os.path.join(hidden, ".driver")) and not _mount_ove
     _refuse(hidden)
 if told := os.environ.get("AFINA_TEST_VERSION"):
     _fake_version(told)
-if "AFINA_TEST_WORKER" in os.environ and "afina.studies.runs.fork_server" in sys.orig_argv:
+if "AFINA_TEST_WORKER" in os.environ and "afina.studies.executors.fork_server" in sys.orig_argv:
     os._exit(1)  # then each worker is started alone
-if "afina.studies.runs.worker" in sys.orig_argv and "AFINA_TEST_WORKER" in os.environ:
+if "afina.studies.executors.worker" in sys.orig_argv and "AFINA_TEST_WORKER" in os.environ:
     import runpy
 
     runpy.run_path(os.environ["AFINA_TEST_WORKER"], run_name="__main__")

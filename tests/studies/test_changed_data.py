@@ -22,8 +22,8 @@ from afina.models.manifest import FORMAT, MANIFEST
 from afina.studies import adapter_paths, tuning
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.time_budget import TimeBudget
+from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.runs.inputs import DataDigests
-from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Training

@@ -46,10 +46,11 @@ from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.step_times import MEASURED, StepTime, StepTimes, Stopwatch
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.choosing.training_length import training_length
+from afina.studies.executors import by_name
+from afina.studies.executors.executor import Executor, Overrun
+from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.results import Results
-from afina.studies.runs import executors, forecast
-from afina.studies.runs.executor import Executor, Overrun
-from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs import forecast
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.prepared import answer_seconds
 from afina.studies.runs.record import Record, Seconds, Selection, read_records, write_records
@@ -1359,7 +1360,7 @@ def test_data_and_watcher_of_another_type_are_refused(toy: str, tmp_path: Path) 
 def test_it_writes_its_page_and_prints_where_that_is(
     world: World, afina: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "LocalExecutor", lambda slots: world)
+    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots: world)
     answer = afina("choose", "--task", world.task, "--minutes", 10, "--memory", "16GiB", "--out", "out")
     assert answer.code == 0, answer.err
     page, text = Path("out/report.html"), Path("out/report.md").read_text(encoding="utf-8")
@@ -1378,7 +1379,7 @@ def test_a_floor_that_wins_is_ready_to_use_and_to_be_published(
     easy = [(text, str(label)) for text, label in fakes.sentences(400)]
     world.task = str(write_csv(tmp_path / "easy.csv", easy))
     world.right = dict.fromkeys(world.right, 0.6)
-    monkeypatch.setattr(executors, "LocalExecutor", lambda slots: world)
+    monkeypatch.setattr(by_name, "LocalExecutor", lambda slots: world)
     monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
     options = ("--task", world.task, "--minutes", 10, "--memory", "16GiB", "--out", "out", "--publish", "acme/easy")
     answer = afina("choose", *options)

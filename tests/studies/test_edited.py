@@ -21,11 +21,11 @@ from afina.models.manifest import MANIFEST, read_manifest
 from afina.models.objectives import Predictions
 from afina.studies import adapter_paths, results
 from afina.studies.choosing.recommendation import Contender, Recommendation
-from afina.studies.runs import fork_server
+from afina.studies.executors import fork_server
+from afina.studies.executors.worker import CarryOut
+from afina.studies.executors.worker_process import WorkerProcess
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
-from afina.studies.runs.worker import CarryOut
-from afina.studies.runs.worker_process import WorkerProcess
 from command import Command, InventedExecutor, copy
 from raises import raises
 

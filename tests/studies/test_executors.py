@@ -20,11 +20,12 @@ from afina.events import Listener, Progress
 from afina.models.backbone_spec import files_digest
 from afina.report.progress import Lines
 from afina.studies import schedule
+from afina.studies.executors import fork_server
+from afina.studies.executors.executor import Cancelled, Lost, MemoryForecast
+from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.results import Results
-from afina.studies.runs import fork_server, record
-from afina.studies.runs.executor import Cancelled, Lost, MemoryForecast
+from afina.studies.runs import record
 from afina.studies.runs.forecast import forecast_run
-from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run

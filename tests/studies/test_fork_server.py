@@ -16,12 +16,12 @@ import pytest
 
 from afina import Backbone, Study
 from afina.events import Progress, ignore
-from afina.studies.runs import fork_server
-from afina.studies.runs.fork_server import ForkedWorker, ForkServer
-from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.executors import fork_server
+from afina.studies.executors.fork_server import ForkedWorker, ForkServer
+from afina.studies.executors.local_executor import LocalExecutor
+from afina.studies.executors.worker import Foresee
+from afina.studies.executors.worker_process import WorkerProcess
 from afina.studies.runs.run import Run
-from afina.studies.runs.worker import Foresee
-from afina.studies.runs.worker_process import WorkerProcess
 from raises import raises
 
 FACTS = """
@@ -54,18 +54,18 @@ ALONE = (
 from afina import allocator, openmp
 allocator.collect_seldom()
 openmp.wait_briefly()
-from afina.studies.runs import fork_server
+from afina.studies.executors import fork_server
 import peft, sklearn.metrics, afina.studies.runs.execute
 sys.exit(facts())
 """
 )
 
 FORKED = """
-from afina.studies.runs import fork_server
+from afina.studies.executors import fork_server
 serve = fork_server._Server.serve
 def instead(server):
     if serve(server):
-        from afina.studies.runs import worker
+        from afina.studies.executors import worker
         space = {}
         exec(FACTS, space)
         worker.main = space["facts"]
@@ -107,13 +107,13 @@ import torch
 def asked(*_):
     raise AssertionError("CUDA cannot be used after a fork")
 torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = asked
-from afina.studies.runs import fork_server
+from afina.studies.executors import fork_server
 before = torch.get_rng_state()
 fork_server.import_libraries()
 assert torch.equal(before, torch.get_rng_state())
 print(fork_server.threads())
 """
-    code = code.replace("import torch\n", "from afina.studies.runs import fork_server\nimport torch\n", 1)
+    code = code.replace("import torch\n", "from afina.studies.executors import fork_server\nimport torch\n", 1)
     alone = {**environment(threads), **fork_server._ALONE}
     done = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True, check=True)
     assert done.stdout == "['python']\n"
@@ -223,7 +223,7 @@ def test_where_a_server_cannot_start_each_worker_is_started_alone(
     popen = subprocess.Popen
 
     def instead(command: list[str], **rest: Any) -> Any:
-        if "afina.studies.runs.fork_server" not in command:
+        if "afina.studies.executors.fork_server" not in command:
             return popen(command, **rest)
         with started.open("a") as lines:
             lines.write("a server\n")
@@ -280,7 +280,7 @@ def test_a_worker_that_is_killed_says_its_signal_also_where_its_server_was_kille
 @pytest.mark.slow
 def test_an_idle_server_ends_and_an_ended_client_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "from afina.studies.runs import fork_server; fork_server.IDLE = 0.1; import sys; sys.exit(fork_server.main())"
+        "from afina.studies.executors import fork_server as server; server.IDLE = 0.1; raise SystemExit(server.main())"
     )
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: popen([*command[:2], "-c", code], **rest))

@@ -15,10 +15,10 @@ from afina import Backbone, Study, Task, digest
 from afina.errors import InvalidData
 from afina.events import Listener, ValidationScore
 from afina.methods.linear_probe import sentence_pooling
+from afina.studies.executors.executor import Executor
+from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.runs.execute import execute, try_out
-from afina.studies.runs.executor import Executor
 from afina.studies.runs.inputs import Located, RunInputs
-from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from command import HereExecutor

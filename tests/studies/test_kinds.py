@@ -25,7 +25,7 @@ from afina.report.verdicts import CURVES
 from afina.stats.metrics import METRICS
 from afina.studies.adapter_paths import find_adapter
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
-from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.runs.record import Selection
 from afina.studies.runs.spec import UNASKED, Training
 from afina.studies.tuning import _value

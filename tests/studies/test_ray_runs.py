@@ -20,13 +20,13 @@ from afina.cluster.nodes import Node, Room
 from afina.errors import AfinaError, InvalidData, InvalidStudy, NotFound, RunFailed
 from afina.events import Progress
 from afina.studies.executors import ray_executor, ray_host, ray_run
+from afina.studies.executors.executor import Cancelled, MemoryForecast, Overrun
 from afina.studies.executors.host_pool import Host, HostDied
 from afina.studies.executors.ray_executor import RayExecutor
 from afina.studies.executors.ray_host import RunEnd, RunHost, RunOrder
 from afina.studies.executors.shared_storage import SharedStorage
+from afina.studies.executors.worker import CarryOut, Failed, GoOn, Message, Progressed, Recorded, Scored, Stop
 from afina.studies.runs.execute import execute, try_out
-from afina.studies.runs.executor import Cancelled, MemoryForecast, Overrun
-from afina.studies.runs.worker import CarryOut, Failed, GoOn, Message, Progressed, Recorded, Scored, Stop
 from afina.studies.schedule import Watcher
 from command import HereExecutor
 from fakes import sentences, write_csv

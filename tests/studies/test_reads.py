@@ -114,7 +114,7 @@ def test_a_run_makes_its_objective_and_its_metric_once(
 def test_a_study_asks_for_one_objective_before_its_runs(
     toy: str, backbones: Backbones, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from afina.studies.runs.local_executor import LocalExecutor
+    from afina.studies.executors.local_executor import LocalExecutor
 
     made = counting(monkeypatch, objectives, "make")
     study = Study(name="s", backbone=str(backbones.path("gpt2")), task=toy, methods={"lora": {}})

@@ -22,13 +22,13 @@ from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, 
 from afina.events import Progress
 from afina.report.report import Report
 from afina.studies import study_file
+from afina.studies.executors.local_executor import LocalExecutor
+from afina.studies.executors.worker import CarryOut, Failed, Progressed, decode, encode
 from afina.studies.results import Results
 from afina.studies.runs import record
-from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import LATER, Ask, Training
-from afina.studies.runs.worker import CarryOut, Failed, Progressed, decode, encode
 from afina.studies.schedule import Watcher
 from command import HereExecutor, InventedExecutor
 from raises import raises
@@ -706,7 +706,7 @@ def test_a_worker_that_ends_in_an_error_of_the_users_says_only_that(gpt2: Backbo
     (run,) = toy_study(gpt2, toy, "lora", max_length=10_000).runs()
     request = CarryOut(run=run, out=str(tmp_path), study="toy")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-m", "afina.studies.runs.worker"], text=True, **pipes) as worker:
+    with subprocess.Popen([sys.executable, "-m", "afina.studies.executors.worker"], text=True, **pipes) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
         assert worker.stderr is not None

@@ -22,10 +22,10 @@ from afina.events import ValidationScore
 from afina.predicting import predictor
 from afina.report.progress import attempt
 from afina.studies import trials, tuning
+from afina.studies.executors.executor import Executor, Lost
+from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.results import Results
 from afina.studies.runs import execute
-from afina.studies.runs.executor import Executor, Lost
-from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Training

@@ -42,8 +42,8 @@ from afina.errors import AfinaError
 
 if TYPE_CHECKING:
     from afina.events import Says
+    from afina.studies.executors.executor import Executor
     from afina.studies.results import Results
-    from afina.studies.runs.executor import Executor
     from afina.studies.study import Study
 
 
@@ -58,9 +58,9 @@ class ExecutorOptions:
 
     def opened(self, says: Says) -> AbstractContextManager[Executor]:
         """Return an executor that is closed at the end of the block; `says` receives sentences about it."""
-        from afina.studies.runs import executors
+        from afina.studies.executors import by_name
 
-        return executors.opened(
+        return by_name.opened(
             self.executor, jobs=self.jobs, ship_backbone=self.ship_backbone, storage=self.storage, says=says
         )
 

@@ -23,8 +23,8 @@ from afina.errors import AfinaError
 from afina.events import Listener, Progress, ignore
 from afina.studies import problems
 from afina.studies.descriptions import Failure
+from afina.studies.executors.executor import Executor, Lost, MemoryForecast
 from afina.studies.results import Results, measured_in
-from afina.studies.runs.executor import Executor, Lost, MemoryForecast
 from afina.studies.runs.output_directory import OutputLock
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run

@@ -37,10 +37,10 @@ from afina.studies.backbones import (
     table_on,
 )
 from afina.studies.descriptions import Failure, StudyRequest
+from afina.studies.executors import by_name
+from afina.studies.executors.executor import Executor
 from afina.studies.named_runs import WithBackbones
 from afina.studies.results import RecordedRuns, Results
-from afina.studies.runs import executors
-from afina.studies.runs.executor import Executor
 from afina.studies.runs.inputs import may_start_from_words
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import MOST_SEED, Run
@@ -145,7 +145,7 @@ class Study(ReprCard, Sparing):
 
     def _check(self, where: str) -> None:
         check_name(self.name, f"{where}: name")
-        executors.check_executor(self.executor, f"{where}: executor")
+        by_name.check_executor(self.executor, f"{where}: executor")
         check_backbones(self.backbone, self.backbones, where)
         if not self.methods:
             raise problems.NO_METHODS(where=where, known=list(METHODS))
@@ -291,7 +291,7 @@ class Study(ReprCard, Sparing):
             return schedule.carry_out(runs, held, so_far, executor, watcher, describe, fresh=fresh)
 
     def _opened(self, executor: Executor | None, watcher: Watcher) -> AbstractContextManager[Executor]:
-        return nullcontext(executor) if executor else executors.opened(self.executor, says=watcher.says)
+        return nullcontext(executor) if executor else by_name.opened(self.executor, says=watcher.says)
 
     def _check_data(self, recorded: RecordedRuns) -> None:
         """Read the data as they are now; if that fails, the error also says how to read the earlier results."""

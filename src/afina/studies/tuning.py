@@ -27,7 +27,7 @@ from afina.digest import derive_seed
 from afina.errors import AfinaError, CannotWrite
 from afina.events import Progress, ValidationScore
 from afina.studies import problems
-from afina.studies.runs.executor import Executor
+from afina.studies.executors.executor import Executor
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
 from afina.studies.schedule import Slots, Tell, Watcher, retry_if_lost, wait_for_memory

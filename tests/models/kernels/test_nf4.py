@@ -19,8 +19,8 @@ from afina.models.kernels import nf4
 from afina.models.kernels.linear import frozen_weight
 from afina.models.kernels.nf4 import Nf4Weight
 from afina.models.kernels.patches import hold
+from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.runs.forecast import forecast_run
-from afina.studies.runs.local_executor import LocalExecutor
 from fakes import TEXTS, Runs
 from raises import raises
 

@@ -26,7 +26,7 @@ from afina.studies.choosing.recommendation import BATCH, EPOCHS, NAME, Dropped
 from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTime, StepTimes, Stopwatch
 from afina.studies.choosing.training_length import ALONE, SHARE, TrainingLength, steps_of_epoch, training_length
-from afina.studies.runs.executor import MemoryForecast, Overrun
+from afina.studies.executors.executor import MemoryForecast, Overrun
 from afina.studies.runs.output_directory import OutputLock
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run

@@ -13,9 +13,9 @@ from afina.studies.choosing import time_budget
 from afina.studies.choosing.eligibility import Eligible, every_method_on
 from afina.studies.choosing.recommendation import Dropped
 from afina.studies.choosing.setup import ChoiceSetup, Way
-from afina.studies.runs.executor import Overrun
-from afina.studies.runs.worker import AnswersTimed, TimeAnswers
-from afina.studies.runs.worker_process import WorkerProcess
+from afina.studies.executors.executor import Overrun
+from afina.studies.executors.worker import AnswersTimed, TimeAnswers
+from afina.studies.executors.worker_process import WorkerProcess
 
 TEXTS = 20
 """The number of texts whose answers are timed."""

@@ -40,9 +40,9 @@ from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Recomm
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTimes
 from afina.studies.choosing.time_budget import TimeBudget
+from afina.studies.executors import by_name
+from afina.studies.executors.executor import Executor
 from afina.studies.results import Results, of_recommendation
-from afina.studies.runs import executors
-from afina.studies.runs.executor import Executor
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Result
 from afina.studies.runs.spec import Ask, with_address
@@ -102,7 +102,7 @@ def recommend(
     metric = metric_for(objective, metric, whole.metric)
     _check_defined(metric, objective, whole)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
-        chosen = executor or executors.make(None)
+        chosen = executor or by_name.make(None)
         clock = TimeBudget(began + _fetch(backbones, chosen, watcher), minutes)
         setting = ChoiceSetup(whole, asked, backbones, how, clock, watcher, chosen, objective, metric, latency)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()

@@ -20,7 +20,7 @@ from afina.models.objectives import Objective
 from afina.studies.backbones import ON, backbone_names
 from afina.studies.choosing import time_budget
 from afina.studies.choosing.time_budget import StageSeconds, TimeBudget
-from afina.studies.runs.executor import Executor, MemoryForecast
+from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.runs.inputs import lacks_words
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Training

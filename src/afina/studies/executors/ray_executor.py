@@ -26,17 +26,17 @@ from afina.errors import AfinaError, NotFound
 from afina.events import Listener, Says, ValidationScore, silent
 from afina.models import backbone_spec
 from afina.studies.executors import problems
+from afina.studies.executors.executor import Cancelled, Executor, Lost, MemoryForecast
 from afina.studies.executors.host_pool import HostDied, HostPool
+from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.executors.ray_host import TAIL, RunHost, checkpoint_name
 from afina.studies.executors.ray_run import RunOnHost, inputs_to_send, threads
 from afina.studies.executors.shared_storage import SharedStorage
-from afina.studies.runs.executor import Cancelled, Executor, Lost, MemoryForecast
+from afina.studies.executors.worker import CarryOut, GoOn, Message, Recorded, Scored, TryOut
 from afina.studies.runs.inputs import DataDigests, RunInputs
-from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.runs.worker import CarryOut, GoOn, Message, Recorded, Scored, TryOut
 
 ROUNDED = 128 << 20
 """Memory of a run is rounded up to a multiple of this number of bytes, so that runs share hosts."""

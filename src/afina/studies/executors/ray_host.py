@@ -20,13 +20,13 @@ from typing import BinaryIO
 from afina import assets, digest, file_io, meter
 from afina.errors import AfinaError
 from afina.events import Progress
+from afina.studies.executors.executor import Cancelled, Overrun
 from afina.studies.executors.shared_storage import SharedStorage
-from afina.studies.runs.executor import Cancelled, Overrun
+from afina.studies.executors.worker import CarryOut, Message, Progressed, TryOut
+from afina.studies.executors.worker_process import WorkerProcess
 from afina.studies.runs.inputs import Located, RunInputs
 from afina.studies.runs.output_directory import ADAPTERS, PREDICTIONS, OutputDirectory
 from afina.studies.runs.run import Run
-from afina.studies.runs.worker import CarryOut, Message, Progressed, TryOut
-from afina.studies.runs.worker_process import WorkerProcess
 
 TAIL = 2000
 """Characters of a process's standard error that a message about its end contains."""

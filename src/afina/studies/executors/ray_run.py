@@ -16,13 +16,13 @@ from afina.errors import RunFailed
 from afina.events import Listener, Progress
 from afina.models import backbone_spec
 from afina.studies.executors import problems
+from afina.studies.executors.executor import Cancelled, Lost, Overrun
 from afina.studies.executors.host_pool import Host, HostPool
 from afina.studies.executors.ray_host import CheckpointNotKept, RunEnd, RunOrder, checkpoint_name
 from afina.studies.executors.shared_storage import SharedStorage
-from afina.studies.runs.executor import Cancelled, Lost, Overrun
+from afina.studies.executors.worker import CarryOut, Message, Progressed, TryOut
 from afina.studies.runs.inputs import Input, RunInputs
 from afina.studies.runs.run import Run
-from afina.studies.runs.worker import CarryOut, Message, Progressed, TryOut
 
 LATE = 30.0
 """Seconds after its time limit at which a run is given up whose host does not answer."""

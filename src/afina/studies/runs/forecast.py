@@ -330,7 +330,7 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | No
 
 _WORKER = """
 from afina import allocator, meter
-from afina.studies.runs import fork_server
+from afina.studies.executors import fork_server
 
 allocator.collect_seldom()
 fork_server.import_libraries()

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from afina.events import Says, silent
 from afina.studies.executors import problems
-from afina.studies.runs.executor import Executor
-from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.executors.executor import Executor
+from afina.studies.executors.local_executor import LocalExecutor
 
 _LOCAL, _RAY = "local", "ray"
 

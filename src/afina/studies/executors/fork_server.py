@@ -1,10 +1,10 @@
 """ForkServer: a process that has imported the libraries of a run, and forks a worker for each request.
 
-The imports take 3 to 5 s. A forked worker has them, and gives the same results as one of its own start
-(`python -P -m afina.studies.runs.worker`): the server computes nothing and has one thread, and variables that libraries
-read when they are loaded are those of the worker, so each environment has a server of its own. The server ends with its
-client, and after `IDLE` seconds without a worker. Needs Linux: `fork` returns None elsewhere, and where a server cannot
-start. This module knows no request. Its client starts without torch.
+The imports take 3 to 5 s. A forked worker gives the same results as one that is started alone (`worker.py`): the server
+computes nothing and has one thread, and variables that libraries read when they are loaded are those of the worker, so
+each environment has a server of its own. The server ends with its client, and after `IDLE` seconds without a worker.
+Needs Linux: `server_for` returns None elsewhere, and where a server cannot start. This module knows no request. Its
+client starts without torch.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ForkServer:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, tempfile.TemporaryFile() as said, ctrl_c_later():
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "afina.studies.runs.fork_server"],
+                [sys.executable, "-P", "-m", "afina.studies.executors.fork_server"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=said,
@@ -371,7 +371,7 @@ def main() -> int:
     control.send(_READY)
     if not _Server(control).serve():
         return 0
-    from afina.studies.runs import worker
+    from afina.studies.executors import worker
 
     return worker.main()
 

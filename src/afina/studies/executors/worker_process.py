@@ -1,7 +1,7 @@
 """WorkerProcess: a process that works on one request, on this machine; used by executors and by hosts on nodes.
 
-A `ForkServer` forks the process; where no server can be had, it is `python -P -m afina.studies.runs.worker`. Its peak
-memory is its own, a crash does not affect other runs, and it ends with its caller. Starts without torch.
+A `ForkServer` forks the process; where no server can be had, it is started alone. Its peak memory is its own, a crash
+does not affect other runs, and it ends with its caller. Starts without torch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from typing import IO
 from afina import allocator, meter
 from afina.errors import RunFailed
 from afina.events import Listener
-from afina.studies.executors import problems
-from afina.studies.runs import fork_server
-from afina.studies.runs.executor import Cancelled, Overrun
-from afina.studies.runs.fork_server import ForkedWorker
-from afina.studies.runs.worker import Failed, Foresee, Message, Progressed, Request, Stop, decode, encode
+from afina.studies.executors import fork_server, problems
+from afina.studies.executors.executor import Cancelled, Overrun
+from afina.studies.executors.fork_server import ForkedWorker
+from afina.studies.executors.worker import Failed, Foresee, Message, Progressed, Request, Stop, decode, encode
 
 
 class WorkerProcess:
@@ -61,7 +60,7 @@ class WorkerProcess:
         with fork_server.ctrl_c_later():
             forked = server and server.fork(2 if self.errors is None else self.errors.fileno())
             self.started = forked or subprocess.Popen(
-                [sys.executable, "-P", "-m", "afina.studies.runs.worker"],
+                [sys.executable, "-P", "-m", "afina.studies.executors.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -12,12 +12,12 @@ from afina.data.addresses import is_at_hand, is_pinned, reads_files
 from afina.data.label_words import no_words_note
 from afina.events import Listener, ValidationScore, ignore
 from afina.models import backbone_spec
-from afina.studies.runs.executor import Executor, MemoryForecast
+from afina.studies.executors.executor import Executor, MemoryForecast
+from afina.studies.executors.worker import CarryOut, Foresee, GoOn, MemoryForeseen, Recorded, Request, Scored, TryOut
+from afina.studies.executors.worker_process import WorkerProcess
 from afina.studies.runs.inputs import DataDigests, TaskFacts, count_texts, facts_of, lacks_words
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.runs.worker import CarryOut, Foresee, GoOn, MemoryForeseen, Recorded, Request, Scored, TryOut
-from afina.studies.runs.worker_process import WorkerProcess
 
 
 class LocalExecutor(Executor):
