@@ -209,7 +209,7 @@ class EvaluationSet:
 
 
 def _rows(
-    address: str, asked: ReadingOptions, trained: TrainingInfo, labels: Sequence[str] | None
+    address: str, asked: ReadingOptions, trained: TrainingInfo, labels: tuple[str, ...] | None
 ) -> tuple[LabelledRows, Sequence[str], str, str | None]:
     """Return the rows, the names of 0, 1, ... in them, their origin, and a benchmark's metric."""
     origin = named(address)
@@ -230,7 +230,7 @@ def _rows(
     keeps = (asked.missing or usual.missing) == "keep"
     form = LabelFormat(trained.kind, asked.separator or trained.data.separator, keeps=keeps)
     known = trained.label_names or ()
-    found, names, path = files.to_measure(find(address), asked, usual, form, labels, known)
+    found, names, path = files.to_measure(find(address), replace(asked, labels=labels), usual, form, known)
     return found, names, address if path == Path(address).expanduser() else str(path), None
 
 

@@ -262,7 +262,9 @@ def _of_file(asked: ReadingOptions, address: str, named: TaskData) -> tuple[Spli
     """Return all texts of the file `evaluation`, to evaluate what is trained on the named task at `address`."""
     assert asked.evaluation is not None
     pairs, form = named.train.pairs is not None, LabelFormat(named.kind, asked.separator, keeps=asked.missing == "keep")
-    found, names, path = files.to_measure(evaluation_file(asked.evaluation), asked, form=form, known=named.label_names)
+    found, names, path = files.to_measure(
+        evaluation_file(asked.evaluation), replace(asked, labels=None), form=form, known=named.label_names
+    )
     if (found.pairs is not None) != pairs:
         raise problems.PAIRS_MISMATCH(
             found="single texts" if pairs else "pairs of texts",

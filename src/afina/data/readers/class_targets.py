@@ -9,12 +9,13 @@ import numpy as np
 
 from afina.data import problems
 from afina.data.kinds import CLASSES
-from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, LabelOptions, spelled
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, spelled
 from afina.data.readers.missing_values import ANY_CASE
 from afina.data.readers.number_notation import WHOLE
 from afina.data.readers.source import is_whole
 from afina.data.readers.splitting import LabelledRows, TaskData, classes_of
 from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, in_words, split_of
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 
 
@@ -25,8 +26,8 @@ class ClassTargets(TargetKind):
     usual = True
     stratified = True
 
-    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
-        return LabelFormat(self.kind, keeps=asked.keeps)
+    def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
+        return LabelFormat(self.kind, keeps=column.keeps)
 
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> str | int:
         """Return the name or the integer in a row. Raises InvalidData with the row."""

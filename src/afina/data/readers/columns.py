@@ -13,6 +13,7 @@ from afina.data import problems
 from afina.data.kinds import Kind
 from afina.data.readers.formats import FileTable
 from afina.data.readers.target_kinds import TARGETS, of_kind
+from afina.data.reading_options import ReadingOptions
 
 TEXT = ("text", "sentence", "sentence1", "review", "content", "comment", "tweet", "message", "body", "question")
 LABEL = ("label", "labels", "target", "sentiment", "class", "category", "rating", "score", "stars", "tags")
@@ -146,13 +147,12 @@ def _inputs(where: str, names: Sequence[str], label: Sequence[str]) -> ColumnNam
     return ColumnNames(text, pair)
 
 
-def _of_written(
-    table: FileTable, text: str | None, text_pair: str | None, target: str | None, *, asked: bool, first: bool
-) -> ColumnNames | None:
+def _of_written(table: FileTable, asked: ReadingOptions, *, asks: bool, first: bool) -> ColumnNames | None:
     """Return the columns of a task whose targets are texts to write.
 
-    asked: Whether the user has said that the targets are such texts. If not, return None unless WRITTEN has the names.
+    asks: Whether the user has said that the targets are such texts. If not, return None unless WRITTEN has the names.
     """
+    text, text_pair, target = asked.text, asked.text_pair, asked.label
     where, names = str(table.path), list(table.columns)
     usual = _usual(names)
     named = text is not None or text_pair is not None
@@ -164,7 +164,7 @@ def _of_written(
         and all(name is None or name in usual for name in inputs)
         and (not named or [name and usual[name] for name in inputs] == [text, text_pair])
     ]
-    if not asked and not fits:
+    if not asks and not fits:
         return None
     if target is None:
         left = [name for name in names if name not in (text, text_pair)]
@@ -177,37 +177,29 @@ def _of_written(
     target = _column(where, names, target, tuple(each[2] for each in WRITTEN), "target")
     texts = of_texts(where, names, text, text_pair, label=(target,), first=first, written=True)
     _check_apart(where, (target,), texts.texts, "target")
-    asks = {name.strip().casefold() for name in texts.texts} == set(WRITTEN[0][:2])
-    group = next(usual[name] for name in (ARTICLE, "context") if name in usual) if asks else None
+    questions = {name.strip().casefold() for name in texts.texts} == set(WRITTEN[0][:2])
+    group = next(usual[name] for name in (ARTICLE, "context") if name in usual) if questions else None
     read = (*texts.texts, target, group)
     others = tuple(name for name in names if name not in read)
     written = next(kind for kind, made in TARGETS.items() if made.written)
     return replace(texts, labels=(target,), others=others, kind=written, group=group)
 
 
-def choose(
-    table: FileTable,
-    text: str | None,
-    text_pair: str | None,
-    label: str | None,
-    *,
-    first: bool = False,
-    kind: str | None = None,
-) -> ColumnNames:
+def choose(table: FileTable, asked: ReadingOptions, *, first: bool = False, kind: str | None = None) -> ColumnNames:
     """Return the columns of texts and label; a label `a,b,c` names several columns, if no column has that name.
 
     kind: The kind of task, if it is known. A task whose columns have the names of WRITTEN, and no usual name of a label
         column, is of the kind whose targets are texts to write.
     """
-    where, names = str(table.path), list(table.columns)
+    where, names, label = str(table.path), list(table.columns), asked.label
     asks = kind is not None and of_kind(kind).written
     if asks or (kind is None and label is None and not _among(names, LABEL)):
-        written = _of_written(table, text, text_pair, label, asked=asks, first=first)
+        written = _of_written(table, asked, asks=asks, first=first)
         if written is not None:
             return written
-    asked = [label] if label is None or label in names else [name.strip() for name in label.split(",")]
-    texts = of_texts(where, names, text, text_pair, label=[name for name in asked if name], first=first)
-    found = tuple(dict.fromkeys(_label(where, names, name, texts.texts, first) for name in asked))
+    labels = [label] if label is None or label in names else [name.strip() for name in label.split(",")]
+    texts = of_texts(where, names, asked.text, asked.text_pair, label=[name for name in labels if name], first=first)
+    found = tuple(dict.fromkeys(_label(where, names, name, texts.texts, first) for name in labels))
     _check_apart(where, found, texts.texts, "label")
     others = tuple(name for name in names if name not in (*texts.texts, *found))
     return ColumnNames(texts.text, texts.text_pair, found, others)

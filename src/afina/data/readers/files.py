@@ -18,7 +18,7 @@ from afina.data import problems
 from afina.data.kinds import CLASSES, LABELS
 from afina.data.readers import columns, formats, source
 from afina.data.readers.formats import FileTable
-from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, LabelOptions, spelled
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, spelled
 from afina.data.readers.labels import form_found, form_of_several
 from afina.data.readers.rows import check_how, labelled
 from afina.data.readers.splitting import LabelledRows, TaskData, classes_of, hold_out, identities
@@ -59,7 +59,7 @@ def with_class_names(
         first: As in `columns.choose`.
         known: The labels that may occur; the indices stay if none is a name.
     """
-    chosen = columns.choose(tables[0], asked.text, asked.text_pair, asked.label, first=first, kind=asked.kind)
+    chosen = columns.choose(tables[0], asked, first=first, kind=asked.kind)
     column = chosen.labels[0] if len(chosen.labels) == 1 else ""
     names = tables[0].classes.get(column, ())
     indices = known and not set(known) & set(names)
@@ -99,7 +99,7 @@ def of_tables(
     such as `NA` are kept, the first usual column is taken, and labels keep their spelling.
     """
     names = asked.labels
-    rows, chosen, form = _rows(train, asked, names, published=published)
+    rows, chosen, form = _rows(train, asked, published=published)
     spellings = Spellings.of(rows, names, merge=asked.merge_labels) if not published else Spellings({})
     rows = spellings.applied(rows)
     if held_out is None:
@@ -112,7 +112,7 @@ def of_tables(
         found = splits(train_rows, evaluation_rows, names)
     else:
         # Both tables are read as the training table. A column that the other table lacks is an error.
-        held_out_rows, _, _ = _rows(held_out, chosen, names, published=published, form=form)
+        held_out_rows, _, _ = _rows(held_out, chosen, published=published, form=form)
         held_out_rows = spellings.applied(held_out_rows)
         both = (*contradictions(rows, held_out_rows), *TARGETS[rows.kind].findings(rows, held_out_rows))
         notes = tuple(dict.fromkeys((*rows.notes, *held_out_rows.notes, *both)))
@@ -129,7 +129,6 @@ def to_measure(
     asked: ReadingOptions,
     usual: ReadingOptions | None = None,
     form: LabelFormat | None = None,
-    labels: Sequence[str] | None = None,
     known: Sequence[str] = (),
 ) -> tuple[LabelledRows, tuple[str, ...], Path]:
     """Return all labelled rows of a file or of a directory's evaluation file, the names of 0, 1, ..., and the file.
@@ -137,7 +136,6 @@ def to_measure(
     Args:
         usual: Columns to take if the file has them and none is named, and how to treat missing values.
         form: How labels are read. None: recognised.
-        labels: The names of the places of multi-hot lists.
         known: The labels that may occur.
     """
     if path.is_dir():
@@ -159,7 +157,7 @@ def to_measure(
     if form is not None:
         asked = replace(asked, kind=form.kind)
     (found,), asked = with_class_names([found], asked, known=known)
-    rows, _, _ = _rows(found, asked, labels, form=form, known=known)
+    rows, _, _ = _rows(found, asked, form=form, known=known)
     kind = TARGETS[rows.kind]
     rows = replace(rows, notes=(*rows.notes, *contradictions(rows), *kind.findings(rows)))
     if asked.merge_labels and known and kind.named:
@@ -191,7 +189,6 @@ def _check_all(found: FileTable, label: str | None) -> None:
 def _rows(
     found: FileTable,
     asked: ReadingOptions,
-    labels: Sequence[str] | None,
     *,
     published: bool = False,
     form: LabelFormat | None = None,
@@ -200,22 +197,15 @@ def _rows(
     """Return the rows, the chosen columns, and how labels are read, which is `form` if given."""
     how = check_how(asked.missing or "refuse")
     kind = form.kind if form else asked.kind
-    chosen = columns.choose(found, asked.text, asked.text_pair, asked.label, first=published, kind=kind)
+    chosen = columns.choose(found, asked, first=published, kind=kind)
     if form is None:
-        reads = LabelOptions(chosen.kind or asked.kind, asked.separator, labels, how == "keep", published)
-        form = label_format(found, chosen.labels, reads)
+        reads = replace(asked, kind=chosen.kind or asked.kind)
+        form = label_format(found, chosen.labels, reads, published)
     else:
-        form = TARGETS[form.kind].form_to_measure(form, found, chosen.labels, labels, known)
+        form = TARGETS[form.kind].form_to_measure(form, found, chosen.labels, asked.labels, known)
     rows = labelled(found, chosen, form, None if published and asked.missing is None else how)
-    settled = replace(
-        asked,
-        text=chosen.text,
-        text_pair=chosen.text_pair,
-        label=rows.column,
-        kind=form.kind,
-        separator=form.separator,
-    )
-    return rows, settled, form
+    texts = replace(asked, text=chosen.text, text_pair=chosen.text_pair)
+    return rows, replace(texts, label=rows.column, kind=form.kind, separator=form.separator), form
 
 
 def files_of(directory: Path, *, evaluated: bool = True) -> list[Path]:
@@ -363,7 +353,7 @@ def _check_separator(separator: str | None, kind: TargetKind | None) -> None:
         raise problems.SEPARATOR_OF_ONE_LABEL(kind=kind.kind, separator=separator)
 
 
-def label_format(table: FileTable, columns: Sequence[str], asked: LabelOptions) -> LabelFormat:
+def label_format(table: FileTable, columns: Sequence[str], asked: ReadingOptions, published: bool) -> LabelFormat:
     """Return how the label columns are read, recognised unless `asked` says it. Raises InvalidData or UnknownName."""
     separator, kind = asked.separator, None if asked.kind is None else of_kind(asked.kind)
     _check_separator(separator, kind)
@@ -371,9 +361,9 @@ def label_format(table: FileTable, columns: Sequence[str], asked: LabelOptions) 
         if (kind and not kind.several) or separator is not None:
             raise problems.SEVERAL_LABEL_COLUMNS(columns=len(columns), path=table.path)
         return LabelFormat(LABELS)
-    cells = LabelColumn.of(table, columns[0], asked.keeps)
+    cells = LabelColumn.of(table, columns[0], asked.missing == "keep")
     if separator is not None and not any(isinstance(value, str) and separator in value for value in cells.values):
         raise problems.SEPARATOR_ABSENT(path=table.path, separator=separator, column=columns[0])
     if separator is not None:
-        return form_of_several(cells, separator, asked)
-    return form_found(cells, asked) if kind is None else kind.form(cells, asked)
+        return form_of_several(cells, separator, asked.labels)
+    return form_found(cells, asked.labels, published) if kind is None else kind.form(cells, asked)

@@ -6,7 +6,7 @@ The module does not know how a format is recognised, which labels a task has, or
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,42 +40,26 @@ class LabelFormat:
 
 
 @dataclass(frozen=True)
-class LabelOptions:
-    """The user's options for reading labels, and whether the data come from the Hub.
-
-    kind, separator, labels  arguments of `Task.load`
-    keeps      whether a word such as `NA` is a label, instead of a missing value
-    published  whether the data come from the Hub; whole numbers are then read by the first version's rule, because
-               recorded runs used this rule
-    """
-
-    kind: str | None = None
-    separator: str | None = None
-    labels: Sequence[str] | None = None
-    keeps: bool = False
-    published: bool = False
-
-
-@dataclass(frozen=True)
 class LabelColumn:
     """The label column.
 
     cells  the non-empty values by row, without surrounding white space
     known  the cells that do not stand for a missing value
+    keeps  whether a word such as `NA` is a label
     """
 
     table: FileTable
     name: str
+    keeps: bool
     cells: Mapping[int, Any]
     known: Mapping[int, Any]
 
     @classmethod
     def of(cls, table: FileTable, name: str, keeps: bool) -> LabelColumn:
-        """Return the column `name` of a table. keeps: whether a word such as `NA` is a label."""
         bare = (value.strip() if isinstance(value, str) else value for value in table.columns[name])
         cells = {row: value for row, value in enumerate(bare) if not is_empty(value)}
         known = cells if keeps else {row: value for row, value in cells.items() if not means_missing(value)}
-        return cls(table, name, cells, known)
+        return cls(table, name, keeps, cells, known)
 
     @property
     def rows(self) -> range:

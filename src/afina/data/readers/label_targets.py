@@ -12,13 +12,14 @@ import numpy as np
 from afina.data import problems
 from afina.data.kinds import LABELS
 from afina.data.readers.formats import FileTable
-from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
 from afina.data.readers.labels import form_of_several
 from afina.data.readers.listed_labels import multi_hot_labels, multi_hot_names, split_labels
 from afina.data.readers.missing_values import ANY_CASE, is_empty
 from afina.data.readers.source import is_whole
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kind import SHOWN, TargetKind, check_names, in_words, split_of
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 
 _TRUTH = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
@@ -34,8 +35,8 @@ class LabelTargets(TargetKind):
         """Return whether an empty cell means no label: not if labels are multi-hot or each label has a column."""
         return len(columns) == 1 and not form.hot
 
-    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
-        return form_of_several(cells, asked.separator, asked)
+    def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
+        return form_of_several(column, asked.separator, asked.labels)
 
     def form_to_measure(
         self,

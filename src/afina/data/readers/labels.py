@@ -12,7 +12,7 @@ from typing import Any
 
 from afina.data import problems
 from afina.data.kinds import CLASSES, LABELS, NUMBER
-from afina.data.readers.label_column import LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.label_column import LabelColumn, LabelFormat
 from afina.data.readers.listed_labels import as_list, check_readable, multi_hot_names
 from afina.data.readers.number_notation import PLAIN, WHOLE, Notation, is_date, looks_like_one, notations, plain_number
 
@@ -35,40 +35,45 @@ _OR_LABELS = ", and `kind` labels as several labels"
 _AS_LABELS = "`kind` labels reads a cell such as {!r} as several labels"
 
 
-def form_of_several(column: LabelColumn, separator: str | None, asked: LabelOptions) -> LabelFormat:
+def form_of_several(column: LabelColumn, separator: str | None, labels: Sequence[str] | None) -> LabelFormat:
     """Return how to read a column with several labels per text. Raises InvalidData."""
     if separator is None and not _lists(column.values):
         separator = _occurring(column.values, SEPARATORS)
-    hot = multi_hot_names(column, separator, asked.labels)
-    return LabelFormat(LABELS, separator, hot=hot, keeps=asked.keeps)
+    hot = multi_hot_names(column, separator, labels)
+    return LabelFormat(LABELS, separator, hot=hot, keeps=column.keeps)
 
 
-def form_found(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
+def form_found(column: LabelColumn, labels: Sequence[str] | None, published: bool) -> LabelFormat:
     """Return how to read a column whose kind the user has not named, by the rule in docs/reference/tasks.md.
+
+    Args:
+        labels: The labels that the user names.
+        published: Whether the data come from the Hub. Whole numbers are then read by the first version's rule, because
+            recorded runs used this rule.
 
     Raises InvalidData.
     """
     known = column.values
     check_readable(column)
     if _lists(known):
-        return form_of_several(column, None, asked)
+        return form_of_several(column, None, labels)
     plain = [value for value in known if plain_number(value) is not None]
     if known and len(plain) == len(known):
-        return _of_numbers(column, asked, PLAIN)
-    if not asked.published and known and all(map(is_date, known)):
+        return _of_numbers(column, published, PLAIN)
+    if not published and known and all(map(is_date, known)):
         raise problems.LABELS_ARE_DATES(path=column.table.path, column=column.name, found=known[0])
-    if not asked.published and known:
+    if not published and known:
         notation = _of_odd_numbers(column)
         if notation is not None:
-            return _of_numbers(column, asked, notation)
+            return _of_numbers(column, published, notation)
     measured = any(WHOLE.fullmatch(str(value)) is None for value in plain)
-    if 2 * len(plain) > len(known) and (measured or (column.said(*RATED) and not asked.published)):
+    if 2 * len(plain) > len(known) and (measured or (column.said(*RATED) and not published)):
         _refuse_text(column)
     separator = next((mark for mark in TELLING if _recur(known, mark)), None)
     if separator:
-        return form_of_several(column, separator, asked)
+        return form_of_several(column, separator, labels)
     joined = next((value for value in known if isinstance(value, str) and "," in value), "")
-    return LabelFormat(CLASSES, keeps=asked.keeps, other=_AS_LABELS.format(joined[:40]) if _recur(known, ",") else "")
+    return LabelFormat(CLASSES, keeps=column.keeps, other=_AS_LABELS.format(joined[:40]) if _recur(known, ",") else "")
 
 
 def _recur(known: Sequence[Any], separator: str) -> bool:
@@ -118,10 +123,10 @@ def _refuse_text(column: LabelColumn) -> None:
     raise problems.TEXT_AMONG_NUMBERS(where=column.where(row), found=str(value)[:40])
 
 
-def _of_numbers(column: LabelColumn, asked: LabelOptions, notation: Notation) -> LabelFormat:
+def _of_numbers(column: LabelColumn, published: bool, notation: Notation) -> LabelFormat:
     """Return how to read a column of numbers, and the alternative, by the rule in docs/reference/tasks.md."""
-    numbers = LabelFormat(NUMBER, notation=notation, keeps=asked.keeps, other=_AS_CLASSES)
-    classes = LabelFormat(CLASSES, keeps=asked.keeps, other=_AS_NUMBERS)
+    numbers = LabelFormat(NUMBER, notation=notation, keeps=column.keeps, other=_AS_CLASSES)
+    classes = LabelFormat(CLASSES, keeps=column.keeps, other=_AS_NUMBERS)
     if notation != PLAIN:
         values = {notation.value(value) or 0.0 for value in column.values}
         numbers = replace(numbers, other=numbers.other + _OR_LABELS) if notation.comma else numbers
@@ -131,7 +136,7 @@ def _of_numbers(column: LabelColumn, asked: LabelOptions, notation: Notation) ->
     distinct = {int(float(value)) for value in column.values}
     first, last = min(distinct), max(distinct)
     gapless = first in (0, 1) and last - first + 1 == len(distinct)
-    if asked.published:
+    if published:
         return numbers if len(distinct) > MOST_CLASSES and not gapless else classes
     if len(distinct) <= 2 or distinct <= {-1, 0, 1} or column.said(*COUNTED):
         return classes

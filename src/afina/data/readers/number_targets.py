@@ -12,11 +12,12 @@ import numpy as np
 from afina.data import problems
 from afina.data.kinds import NUMBER
 from afina.data.readers.formats import FileTable
-from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
 from afina.data.readers.labels import notation_of
 from afina.data.readers.number_notation import PLAIN
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kind import TargetKind, split_of
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 
 _INFINITE = re.compile(r"[-+]?inf(?:inity)?", re.IGNORECASE)
@@ -30,9 +31,9 @@ class NumberTargets(TargetKind):
     plural = "numbers"
     named = False
 
-    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
+    def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
         """Return the notation that fits all numbers. Raises InvalidData if several notations fit."""
-        return LabelFormat(self.kind, notation=notation_of(cells))
+        return LabelFormat(self.kind, notation=notation_of(column))
 
     def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         if form.notation is None:

@@ -13,12 +13,13 @@ import numpy as np
 
 from afina.data import problems
 from afina.data.kinds import TEXT
-from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
 from afina.data.readers.listed_labels import as_list, bracketed
 from afina.data.readers.missing_values import is_empty
 from afina.data.readers.source import is_blank, is_whole
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kind import TargetKind
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split, as_references
 
 
@@ -39,8 +40,8 @@ class TextTargets(TargetKind):
     def holds(self, found: np.ndarray) -> bool:
         return found.dtype.kind == "O"
 
-    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
-        return LabelFormat(self.kind, keeps=asked.keeps)
+    def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
+        return LabelFormat(self.kind, keeps=column.keeps)
 
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> tuple[str, ...]:
         """Return the different references in a row, without surrounding white space. Raises InvalidData with the row.

@@ -14,9 +14,10 @@ import numpy as np
 from afina.data import problems
 from afina.data.kinds import Kind
 from afina.data.readers.formats import FileTable
-from afina.data.readers.label_column import Label, LabelColumn, LabelFormat, LabelOptions
+from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
 from afina.data.readers.missing_values import is_empty
 from afina.data.readers.splitting import LabelledRows, TaskData
+from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 
 SHOWN = 8
@@ -66,7 +67,7 @@ class TargetKind(ABC):
         return is_empty(value)
 
     @abstractmethod
-    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
+    def form(self, column: LabelColumn, asked: ReadingOptions) -> LabelFormat:
         """Return how to read a column that the user has declared to be of this kind. Raises InvalidData."""
 
     def form_to_measure(
