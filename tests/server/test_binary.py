@@ -15,7 +15,7 @@ import pytest
 
 from afina.server.http import encodings
 from afina.server.http.bodies import MOST_VALUES
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 
 TEXTS = ("the soup was bright.", "What a dull ferry — über!")
 PATH = "/v2/models/acme/reviews/infer"

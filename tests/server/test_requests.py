@@ -19,7 +19,7 @@ from afina.engine.encoding import EncodedText
 from afina.errors import InvalidData
 from afina.server.http import bodies
 from afina.server.http.bodies import count_values, parse_body
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 from afina.server.protocols import huggingface, kserve, vllm
 from afina.server.requests import RequestEncoder, Text, TextRequest, tokens_of
 from afina.server.settings import Settings

@@ -83,7 +83,7 @@ def grammar_of(given: Mapping[str, Any]) -> Grammar:
         InvalidData: There is no valid grammar.
         NotFound: llguidance is not installed.
     """
-    from afina.server.http.errors import Refusal
+    from afina.server.http.refusals import Refusal
     from afina.server.protocols import openai_bodies
 
     try:
@@ -143,7 +143,7 @@ def _tokens(text: str, size: int) -> np.ndarray:
 
 def _messages(text: str) -> list[dict[str, str]]:
     """Return the messages of a chat, as the chat template reads them. Raises InvalidData."""
-    from afina.server.http.errors import Refusal
+    from afina.server.http.refusals import Refusal
 
     try:
         given = json.loads(text)

@@ -15,8 +15,8 @@ from afina import __version__
 from afina.errors import AfinaError
 from afina.server.core import Core
 from afina.server.http.calls import RequestPool, refusal_of
-from afina.server.http.errors import Refusal, error_response
 from afina.server.http.gate import Gate
+from afina.server.http.refusals import Refusal, error_response
 from afina.server.http.routing import body_schemas
 from afina.server.protocols import health, huggingface, keys, kserve, native, openai, page, vllm
 from afina.server.routes import DESCRIPTION, route_of

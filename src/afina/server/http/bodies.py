@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 
 Given = TypeVar("Given", bound="Body")
 Item = TypeVar("Item")

@@ -24,7 +24,7 @@ from afina.errors import AfinaError
 from afina.predicting.reading import Truncation
 from afina.server.core import LOADING, Core
 from afina.server.http.bodies import Body, parse_body
-from afina.server.http.errors import GONE, Refusal
+from afina.server.http.refusals import GONE, Refusal
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, Check, GenerationOptions, ServedAnswer, Text, TextRequest, no_check
 from afina.server.routes import OPENAI, route_of

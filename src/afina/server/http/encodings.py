@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 
 Headers = Sequence[tuple[bytes, bytes]]
 

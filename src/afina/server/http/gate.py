@@ -20,7 +20,7 @@ from afina.errors import Busy
 from afina.server import logs_and_traces, request_ids
 from afina.server.core import Core
 from afina.server.http import encodings
-from afina.server.http.errors import GONE, Refusal, error_response
+from afina.server.http.refusals import GONE, Refusal, error_response
 from afina.server.logs_and_traces import RareLine, TracedRequest
 from afina.server.routes import DESCRIPTION, Route, route_of
 from afina.store.keys import ADMIN, METRICS, Key

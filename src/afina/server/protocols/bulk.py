@@ -18,7 +18,7 @@ from afina.errors import Busy, Overloaded
 from afina.server import routes
 from afina.server.http.bodies import Body, Readable
 from afina.server.http.calls import TURN, ClientCall, ClientWatch, client_left, refusal_of
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text, TextRequest
 
 PATIENCE = 0.05

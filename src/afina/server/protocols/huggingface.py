@@ -24,7 +24,7 @@ from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.core import Core
 from afina.server.http.bodies import Array, Body, Readable, Texts
 from afina.server.http.calls import Called
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import COUNT, RANKED_SCORES, TEXT, YES_OR_NO, about, array, either, one_of, record
 from afina.server.protocols.openai_bodies import STOPS

@@ -15,7 +15,7 @@ from afina.errors import NotFound
 from afina.server import routes
 from afina.server.http.bodies import Array, Body
 from afina.server.http.calls import Called
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import COUNT, NOTHING, TEXT, about, array, either, one_of, record
 from afina.store.keys import SCOPES

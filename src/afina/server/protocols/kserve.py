@@ -27,7 +27,7 @@ from afina.server.core import Core
 from afina.server.http import encodings
 from afina.server.http.bodies import MOST_VALUES, Array, Body, Texts
 from afina.server.http.calls import Called
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 from afina.server.http.routing import OCTETS, ProtocolRouter
 from afina.server.json_shapes import COUNT, YES_OR_NO, about, array, either, one_of, record
 from afina.server.json_shapes import NUMBER as ANY_NUMBER

@@ -21,7 +21,7 @@ from afina.models import objectives
 from afina.models.objectives import Objective
 from afina.server import routes
 from afina.server.http.calls import Called, ClientCall
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
 from afina.server.protocols import openai_answers, openai_bodies, responses, responses_answers
 from afina.server.protocols.openai_answers import AnswerHead, ChatFormat, CompletionFormat, EchoedPrompt, OpenAIFormat

@@ -14,7 +14,7 @@ from afina.generating.answer_stream import AnswerStream, TokenTexts
 from afina.generating.generation import NewTokens
 from afina.generating.searches import TokenLogprobs
 from afina.models.decoding import Decoding
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 from afina.server.json_shapes import COUNT, NOTHING, NUMBER, TEXT, Shape, about, array, by_name, either, one_of, record
 from afina.server.routes import OPENAI
 

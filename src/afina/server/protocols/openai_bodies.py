@@ -17,7 +17,7 @@ from afina.errors import InvalidData
 from afina.generating import guides
 from afina.generating.guides import Grammar
 from afina.server.http.bodies import Array, Strict, without_nulls
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 from afina.server.protocols import tools
 from afina.server.protocols.tools import Function, Tools
 from afina.server.receipts import Prompt

@@ -20,7 +20,7 @@ from afina.errors import AfinaError
 from afina.generating.answer_stream import AnswerStream
 from afina.generating.generation import NewTokens
 from afina.server.http.calls import SPARE, ClientCall, refusal_of
-from afina.server.http.errors import GONE
+from afina.server.http.refusals import GONE
 from afina.server.protocols.openai_answers import OpenAIFormat, WrittenAnswer
 from afina.server.requests import AcceptedRequest
 

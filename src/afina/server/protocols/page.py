@@ -25,7 +25,7 @@ from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.core import Core
 from afina.server.http.bodies import Body, Readable
 from afina.server.http.calls import Called
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import TEXT
 from afina.server.metrics import WINDOW, Rates

@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag
 
 from afina.errors import InvalidData
 from afina.server.http.bodies import Array, Strict
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 from afina.server.protocols.openai_bodies import (
     ALTERNATIVES,
     MESSAGES,

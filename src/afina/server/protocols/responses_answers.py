@@ -9,7 +9,7 @@ from typing import Any
 from afina.engine.generations import GeneratedText
 from afina.generating.answer_stream import AnswerStream, TokenTexts
 from afina.models.decoding import Decoding
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 from afina.server.json_shapes import (
     COUNT,
     NOTHING,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from afina.server.http.bodies import Array, Strict
-from afina.server.http.errors import Refusal
+from afina.server.http.refusals import Refusal
 
 _PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
 
