@@ -7,17 +7,18 @@ import logging
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 
+from afina import Adapter, Backbone
 from afina.server.http import gate
 from afina.server.running import CHUNK_BYTES, CHUNKS, ConnectionLimit
 from afina.server.settings import Places
-from servers import Listening, logged, within
+from servers import Listening, listening, logged, within
 
 BODY = json.dumps({"inputs": "the soup was bright.", "model": "acme/reviews"}).encode()
 
@@ -81,6 +82,13 @@ def dripped(connection: socket.socket, content: bytes, every: float, seconds: fl
             break
         assert time.perf_counter() - began < seconds, "it is still open"
     return time.perf_counter() - began
+
+
+@pytest.fixture(scope="module")
+def server(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    """One for tests that leave it as it is."""
+    with listening(gpt2, crowd, tmp_path_factory.mktemp("connections")) as made:
+        yield made
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nX: ", None])
@@ -173,9 +181,8 @@ def test_who_does_not_read_what_it_asked_for_is_let_go(listen: Callable[..., Lis
 
 @pytest.mark.parametrize("path", ["/bulk", "/nothing"])
 def test_what_is_no_http_after_an_answer_has_begun_ends_that_connection_alone(
-    listen: Callable[..., Listening], caplog: pytest.LogCaptureFixture, path: str
+    server: Listening, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
-    server = listen()
     with server.connect() as wrong:
         wrong.sendall(server.head(None, path))
         assert received(wrong).startswith(b"HTTP/1.1 ")
@@ -319,8 +326,7 @@ def test_a_client_has_so_many_requests_open_and_another_does_not_notice(listen: 
     assert answered(server) == OK
 
 
-def test_a_head_is_not_as_long_as_somebody_likes(listen: Callable[..., Listening]) -> None:
-    server = listen()
+def test_a_head_is_not_as_long_as_somebody_likes(server: Listening) -> None:
     with server.connect() as long:
         with suppress(ConnectionError):
             long.sendall(b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (one, b"y" * 900) for one in range(80)))
@@ -329,9 +335,8 @@ def test_a_head_is_not_as_long_as_somebody_likes(listen: Callable[..., Listening
 
 
 def test_a_body_in_very_many_tiny_chunks_is_refused_before_it_takes_much_time(
-    listen: Callable[..., Listening],
+    server: Listening,
 ) -> None:
-    server = listen()
     with server.connect() as many:
         many.sendall(server.head() + b"1\r\n \r\n" * 2 * CHUNKS)
         assert received(many).startswith(b"HTTP/1.1 400 ")
@@ -339,8 +344,7 @@ def test_a_body_in_very_many_tiny_chunks_is_refused_before_it_takes_much_time(
     assert answered(server) == OK
 
 
-def test_many_chunks_after_a_refusal_end_the_connection(listen: Callable[..., Listening]) -> None:
-    server = listen()
+def test_many_chunks_after_a_refusal_end_the_connection(server: Listening) -> None:
     chunk = b"%x\r\n%s\r\n" % (CHUNK_BYTES, b" " * CHUNK_BYTES)
     with server.connect() as many:
         many.sendall(server.head().replace(b"Bearer ", b"Bearer x"))
@@ -352,8 +356,7 @@ def test_many_chunks_after_a_refusal_end_the_connection(listen: Callable[..., Li
         assert time.perf_counter() - began < server.core.settings.head_seconds / 2
 
 
-def test_many_chunks_of_a_short_line_each_are_answered(listen: Callable[..., Listening]) -> None:
-    server = listen()
+def test_many_chunks_of_a_short_line_each_are_answered(server: Listening) -> None:
     line = json.dumps({"inputs": "a", "model": "acme/reviews"}).encode()
     spaces = b"%x\r\n%s\r\n" % (CHUNK_BYTES, b" " * CHUNK_BYTES)
     with server.connect() as many:

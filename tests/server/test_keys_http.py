@@ -75,21 +75,6 @@ def test_a_key_that_does_not_exist_cannot_be_revoked(served: Served) -> None:
         assert ask(served, "DELETE", f"/keys/{id}").status_code == 404
 
 
-@pytest.mark.parametrize("who", ["acme", "acme-publish", "acme-metrics"])
-def test_only_an_administrator_manages_keys(served: Served, who: str) -> None:
-    body = {"client": "acme", "scopes": ["admin"]}
-    before = served.store.keys()
-    asked = [ask(served, "POST", "/keys", body, who), ask(served, "GET", "/keys", None, who)]
-    asked += [ask(served, "DELETE", f"/keys/{before[0].id}", None, who)]
-    assert [one.status_code for one in asked] == [403] * 3
-    assert served.store.keys() == before
-
-
-def test_metrics_need_no_key_that_manages_keys(served: Served) -> None:
-    assert [served.get("/metrics", who).status_code for who in ("acme-metrics", "acme-admin")] == [200, 200]
-    assert [served.get("/metrics", who).status_code for who in ("acme", "acme-publish")] == [403, 403]
-
-
 def test_changes_of_keys_are_limited_and_a_full_disk_is_said(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,8 +233,7 @@ def logprobs_alone(served: Served, name: str, prompt: list[int]) -> torch.Tensor
         return model.answer(model.features(pack(rows))).log_softmax(-1)
 
 
-@pytest.mark.parametrize("logprobs", [0, 1, 5])
-@pytest.mark.parametrize("most", [0, 1, 4])
+@pytest.mark.parametrize(("most", "logprobs"), [(0, 1), (1, 5), (4, 0)])
 def test_an_echoed_prompt_has_its_log_probabilities(served: Served, client: OpenAI, most: int, logprobs: int) -> None:
     words = served.backbone.tokenizer
     ids = [list(words(text)["input_ids"]) for text in (PROMPT, "What a warm ferry! Zoë")]
@@ -658,18 +657,6 @@ def test_a_model_that_is_missing_or_somebody_elses_is_not_found(client: OpenAI, 
         with pytest.raises(openai.NotFoundError) as refused:
             client.chat.completions.create(model=model, messages=[{"role": "user", "content": PROMPT}], stream=stream)
         assert (refused.value.code, refused.value.type) == ("model_not_found", "invalid_request_error")
-
-
-def test_keys_are_checked(served: Served) -> None:
-    stranger = OpenAI(api_key="wrong", base_url="http://test/v1", http_client=served.web, max_retries=0)
-    with pytest.raises(openai.AuthenticationError) as refused:
-        stranger.completions.create(model="acme/told", prompt=PROMPT)
-    assert refused.value.code == "unauthorized"
-    publisher = OpenAI(
-        api_key=served.secrets["acme-publish"], base_url="http://test/v1", http_client=served.web, max_retries=0
-    )
-    with pytest.raises(openai.PermissionDeniedError):
-        publisher.chat.completions.create(model="acme/talk", messages=[{"role": "user", "content": PROMPT}])
 
 
 def test_the_models_are_listed_with_those_that_answer_with_texts(client: OpenAI) -> None:

@@ -265,9 +265,8 @@ def test_clients_beyond_the_first_are_counted_together() -> None:
     assert f'afina_client_tokens_total{{client="{OTHERS}"}} 15.0' in lines
 
 
-def test_logs_are_lines_of_json_without_a_text(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_are_lines_of_json_without_a_text(served: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "afina.server")
-    served = serve()
     served.post("/predict", {**BODY, "inputs": "windmills are giants"})
     served.post("/predict", {"inputs": 7, "secret": "windmills"})
     of_server = [one for one in logged(caplog) if one["logger"] == "afina.server"]
@@ -283,10 +282,8 @@ def test_logs_are_lines_of_json_without_a_text(serve: Any, caplog: pytest.LogCap
 
 
 def test_what_nobody_foresaw_is_500_and_its_message_is_in_no_log(
-    serve: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    served: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = serve()
-
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("the soup was bright.")
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from afina import Predictor
 from afina.errors import Busy, NotFound
 from afina.server.core import Core
 from afina.server.requests import Text
@@ -347,11 +346,3 @@ def test_nothing_is_told_of_what_the_store_was_never_asked(
         refused = served.get("/shadows/acme/reviews", "acme-publish")
         assert (refused.status_code, "postgresql" in refused.text) == (503, False)
     assert told(served)["state"] == "none"
-
-
-def test_it_answers_as_the_adapter_that_it_is(served: Served, gpt2: Any) -> None:
-    """The whole way once more: by `Predictor`, of the two adapters that are in the store."""
-    made = {number: Predictor.of(served.store.adapter(f"acme/reviews@{number}"), gpt2)(TEXTS) for number in (1, 2)}
-    ask(served, TEXTS)
-    flips = [one["label"] != other["label"] for one, other in zip(made[1], made[2], strict=True)]
-    assert told(served)["flips"] == sum(flips)
