@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from afina.server import routes
 from afina.server.routes import route_of
 from afina.store.keys import PREDICT
 from crowd import adapter
@@ -45,30 +46,10 @@ MODELS = (
 )
 
 ROUTES = [
-    *(
-        "POST /predict",
-        "POST /classify",
-        "GET /v1/models",
-        "GET /v1/models/{id}",
-        "POST /models/{client}/{task}",
-        "GET /v2",
-    ),
-    *(
-        "GET /info",
-        "GET /health",
-        "GET /v2/health/live",
-        "GET /health/live",
-        "GET /v2/health/ready",
-        "GET /health/ready",
-    ),
-    *("GET /v2/models/{client}/{task}", "GET /v2/models/{client}/{task}/versions/{version}"),
-    *("GET /v2/models/{client}/{task}/ready", "GET /v2/models/{client}/{task}/versions/{version}/ready"),
-    *("POST /v2/models/{client}/{task}/infer", "POST /v2/models/{client}/{task}/versions/{version}/infer"),
-    *("POST /v1/completions", "POST /v1/chat/completions", "POST /v1/responses"),
-    *("POST /tasks", "POST /bulk", "PUT /aliases/{client}/{task}/{alias}", "GET /metrics"),
-    *("GET /shadows/{client}/{task}", "POST /page/answers", "GET /page/figures"),
-    *("GET /keys", "POST /keys", "DELETE /keys/{key}"),
-    *("GET /", "GET /page/script.js", "GET /page/style.css"),
+    f"{route.method} {path.replace(':path', '')}"
+    for route in routes.ROUTES
+    if route.method and route is not routes.DESCRIPTION
+    for path in route.paths
 ]
 
 

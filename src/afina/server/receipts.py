@@ -37,24 +37,10 @@ PROMPTS: dict[str, Template | None] = {
 
 
 class GenerationFacts(Frozen):
-    """How an answer was generated: the settings of `Decoding`, and what else the answer depends on.
+    """How an answer was generated: the settings of `Decoding` by the same names, and what else the answer depends on.
 
     Attributes:
         max_new_tokens: Most new tokens, the end token included.
-        beams: As in `Decoding`.
-        length_penalty: As in `Decoding`.
-        no_repeat_ngram: As in `Decoding`.
-        temperature: As in `Decoding`.
-        top_p: As in `Decoding`.
-        top_k: As in `Decoding`.
-        min_p: As in `Decoding`.
-        stop_token_ids: As in `Decoding`.
-        ignore_eos: As in `Decoding`.
-        min_new_tokens: As in `Decoding`.
-        presence_penalty: As in `Decoding`.
-        frequency_penalty: As in `Decoding`.
-        repetition_penalty: As in `Decoding`.
-        logit_bias: As in `Decoding`.
         seed: Seed of choice 0. `choice_seed` gives the seeds of the others.
         n: Number of choices.
         stop: Digest of the stop strings. None: there were none.
