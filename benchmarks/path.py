@@ -153,10 +153,10 @@ class Stamps:
     def watch(self) -> None:
         """Stamp every stage of the server's path."""
         from afina.models.mixed_batch import MixedBatchModel
-        from afina.server import core as core_module
         from afina.server.core import Core
         from afina.server.http.calls import ClientCall, RequestPool
         from afina.server.http.gate import Gate
+        from afina.server.requests import RequestEncoder
         from afina.server.running import Connection
 
         received: dict[int, float] = {}
@@ -175,7 +175,7 @@ class Stamps:
         stamped(Gate, "_note", self._ended, None)
         stamped(RequestPool, "accept", self._asked, None)
         stamped(Core, "_accept", self._began, lambda *_, **__: self._in_thread("accepted"))
-        stamped(core_module, "check_pairs", lambda *_, **__: self._in_thread("leased"), None)
+        stamped(RequestEncoder, "accepted", lambda *_, **__: self._in_thread("leased"), None)
         stamped(Core, "submit", None, self._submitted)
         stamped(Engine, "compute", lambda *_, **__: self._batch_mark("taken"), None)
         stamped(
