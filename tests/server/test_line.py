@@ -13,7 +13,7 @@ import pytest
 
 from afina.errors import Overloaded
 from afina.server.line.queue import LONGEST, MEMORY, FairQueue
-from afina.server.line.work import GeneratedAnswer, Work
+from afina.server.line.work import BACKGROUND, GeneratedAnswer, Work
 
 SPEED = 1000.0
 
@@ -198,6 +198,29 @@ def latencies(flood: bool, *, texts: int = 400, seed: int = 0) -> list[float]:
         now += 0.005 + 0.0002 * sum(item.tokens for item in batch)
         took += [now - item.arrived for item in batch if item.client == "quiet"]
     return took
+
+
+def test_what_is_in_the_background_is_taken_while_no_client_waits_and_of_one_client_at_a_time() -> None:
+    made, one, other = line(), f"{BACKGROUND}one", f"{BACKGROUND}other"
+    for client in (one, other):
+        made.offer(items(client, 15, 15, 15), SPEED)
+    made.offer(items("a", 30), SPEED)
+    assert (made.tokens, made.budget(0.0)) == (30, 100), "they count for no client"
+    taken = []
+    while batch := made.take(0.0):
+        taken.append(works(batch))
+    assert taken == [["a-0"], [f"{one}-0", f"{one}-1"], [f"{one}-2"], [f"{other}-0", f"{other}-1"], [f"{other}-2"]]
+    assert made.due(0.0) is None
+
+
+def test_what_is_in_the_background_has_room_of_its_own_and_is_forgotten_like_other_works() -> None:
+    made, behind = line(bound=50), items(f"{BACKGROUND}one", 20, 20)
+    made.offer(behind, SPEED)
+    with pytest.raises(Overloaded):
+        made.offer(items(f"{BACKGROUND}one", 20), SPEED)
+    made.offer(items("a", 50), SPEED)
+    made.forget(behind[:1])
+    assert works(made.clear()) == ["a-0", f"{BACKGROUND}one-1"]
 
 
 def test_a_flood_of_one_client_leaves_the_95th_percentile_of_another_within_twice_of_what_it_is_alone() -> None:
