@@ -13,8 +13,8 @@ import pytest
 from afina.engine.adapters import AdapterLoader
 from afina.errors import Busy, NotFound
 from afina.server.http.calls import OF_A_CLIENT, RequestPool
-from afina.server.limits import Tenants
 from afina.server.settings import Settings
+from afina.server.tenants import Tenants
 from afina.server.versions.store_watcher import SILENT, StoreWatcher
 from afina.store.adapter_store import AdapterStore
 from clock import Clock

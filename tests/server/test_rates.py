@@ -8,8 +8,8 @@ import random
 import pytest
 
 from afina.errors import InvalidData, Overloaded
-from afina.server.limits import MINUTE, MinuteWindow, Tenants
 from afina.server.settings import Settings
+from afina.server.tenants import MINUTE, MinuteWindow, Tenants
 from afina.store.keys import Key
 from clock import Clock
 from raises import raises

@@ -20,7 +20,6 @@ from afina.engine.mixed_batches import Prediction
 from afina.engine.residents import Lease
 from afina.errors import AfinaError, Busy, NotFound
 from afina.server import logs_and_traces, problems
-from afina.server.limits import Missing, Tenants, reference_of
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
 from afina.server.line.work import EngineComputer, GeneratedAnswer, Work, works_of
@@ -36,6 +35,7 @@ from afina.server.requests import (
     no_check,
 )
 from afina.server.settings import Settings
+from afina.server.tenants import Missing, Tenants, reference_of
 from afina.server.versions.canaries import Canaries
 from afina.server.versions.golden_tests import LOADING, GoldenTests
 from afina.server.versions.preloading import Preloading

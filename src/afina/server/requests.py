@@ -25,9 +25,9 @@ from afina.models.objectives import Objective
 from afina.predicting.reading import Truncation, takes_pairs
 from afina.server import problems
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
-from afina.server.limits import Reservation
 from afina.server.receipts import PROMPTS, GenerationFacts, Prompt, Receipt, TruncationFacts
 from afina.server.settings import Settings
+from afina.server.tenants import Reservation
 from afina.store.keys import Key
 from afina.store.versions import Name
 

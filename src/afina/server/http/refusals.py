@@ -22,8 +22,8 @@ from afina.errors import (
     UnknownName,
     WrongBackbone,
 )
-from afina.server.limits import Missing
 from afina.server.routes import ERROR_KIND, Route
+from afina.server.tenants import Missing
 
 GONE = 499
 """Status in metrics for requests whose client closed the connection. It is never sent."""

@@ -32,9 +32,9 @@ from afina.server.http.routing import OCTETS, ProtocolRouter
 from afina.server.json_shapes import COUNT, YES_OR_NO, about, array, either, one_of, record
 from afina.server.json_shapes import NUMBER as ANY_NUMBER
 from afina.server.json_shapes import TEXT as ANY_TEXT
-from afina.server.limits import Missing
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text
+from afina.server.tenants import Missing
 from afina.store.keys import Key
 
 TEXT, PAIR = "text", "pair"

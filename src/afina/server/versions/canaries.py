@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 
 from afina.errors import AfinaError
-from afina.server.limits import Missing
+from afina.server.tenants import Missing
 from afina.server.versions.followed_names import FollowedNames
 from afina.server.versions.served_versions import ServedVersions
 from afina.store.reader import StoreReader

@@ -14,10 +14,10 @@ from afina.engine.residents import Lease
 from afina.errors import AfinaError, Busy, CannotWrite, NotFound, WrongBackbone
 from afina.predicting import probes
 from afina.server import problems
-from afina.server.limits import OtherBackbone
 from afina.server.line.computing import Batcher
 from afina.server.line.work import OURS, GoldenTest, PredictedAnswer, Work
 from afina.server.metrics import Metrics
+from afina.server.tenants import OtherBackbone
 from afina.store.versions import Version
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4, "int8": 0.4}

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from afina import meter
 from afina.errors import AfinaError, Busy, CannotWrite, NotFound
 from afina.server import logs_and_traces
-from afina.server.limits import Missing, OtherBackbone
 from afina.server.metrics import Metrics
+from afina.server.tenants import Missing, OtherBackbone
 from afina.server.versions.golden_tests import GoldenTests
 from afina.store.reader import StoreReader
 from afina.store.versions import Reference, Version

@@ -19,12 +19,12 @@ from afina.engine.engine import Engine
 from afina.errors import AfinaError, Busy, CannotWrite, NotFound
 from afina.server import problems
 from afina.server.answer_formats import compared
-from afina.server.limits import OtherBackbone
 from afina.server.line.computing import Batcher
 from afina.server.line.work import BACKGROUND, works_of
 from afina.server.metrics import Metrics
 from afina.server.requests import AcceptedRequest, RequestEncoder, TextRequest
 from afina.server.settings import Settings
+from afina.server.tenants import OtherBackbone
 from afina.server.versions.followed_names import FollowedNames
 from afina.server.versions.served_versions import ServedVersions
 from afina.server.versions.shadow_counts import ShadowCounts
