@@ -1,5 +1,6 @@
 """The server of an engine: authentication, batches, several protocols. Knows no training and no study.
 
-`running` starts and ends the server, `http` has routes and protocols, `core` accepts requests, and `line` has the fair
-queue and the computing thread.
+`routes` declares the paths, `http` has the application and the gate before it, `protocols` answers the routes, `core`
+accepts requests, `versions` says which version answers, `line` has the fair queue and the computing thread, and
+`running` starts and ends the server.
 """
