@@ -210,6 +210,19 @@ REVOKED_KEY = _route("DELETE", "/keys/{key}", of=AFINA, scope=ADMIN, repeats=Fal
 DESCRIPTION = _route("GET", "/openapi.json", of=AFINA)
 """The description of the API, which needs no key if `Settings.public_description` is set."""
 
+PARAMETERS = {
+    "client": "the client: the first part of a model's name",
+    "key": "id of the key",
+    "message": "reason, kept in the audit log for ever",
+    "id": "client/task, client/task@alias or client/task@version",
+    "task": "the task: the second part of a model's name",
+    "alias": "the alias, such as `production`",
+    "version": "number or alias of the version; default: the version in production, or else the newest",
+    "model": "client/task, client/task@alias or client/task@version, for requests and lines without a model",
+    "Inference-Header-Content-Length": "number of bytes of the JSON, if binary data follows the JSON in the body",
+}
+"""Descriptions of the parameters in paths and queries, by name."""
+
 for _path, _of, _scope in (
     ("/v1/{rest:path}", OPENAI, PREDICT),
     ("/v2/{rest:path}", KSERVE, PREDICT),

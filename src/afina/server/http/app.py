@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import pkgutil
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -13,29 +16,20 @@ from starlette.exceptions import HTTPException
 
 from afina import __version__
 from afina.errors import AfinaError
+from afina.server import protocols, routes
 from afina.server.core import Core
 from afina.server.http.calls import RequestPool, refusal_of
 from afina.server.http.gate import Gate
 from afina.server.http.refusals import Refusal, error_response
 from afina.server.http.routing import body_schemas
-from afina.server.protocols import health, huggingface, keys, kserve, native, openai, page, vllm
 from afina.server.routes import DESCRIPTION, route_of
 
-PROTOCOLS = (huggingface, vllm, kserve, health, native, openai, page, keys)
-"""Modules with a `router`, in the order of the description."""
-
-PARAMETERS = {
-    "client": "the client: the first part of a model's name",
-    "key": "id of the key",
-    "message": "reason, kept in the audit log for ever",
-    "id": "client/task, client/task@alias or client/task@version",
-    "task": "the task: the second part of a model's name",
-    "alias": "the alias, such as `production`",
-    "version": "number or alias of the version; default: the version in production, or else the newest",
-    "model": "client/task, client/task@alias or client/task@version, for requests and lines without a model",
-    kserve.HEADER_LENGTH: "number of bytes of the JSON, if binary data follows the JSON in the body",
-}
-"""Descriptions of the parameters in paths and queries, by name."""
+PROTOCOLS: Sequence[ModuleType] = [
+    module
+    for found in pkgutil.iter_modules(protocols.__path__, f"{protocols.__name__}.")
+    if hasattr(module := import_module(found.name), "router")
+]
+"""The modules of `protocols` that answer routes."""
 
 
 class App(FastAPI):
@@ -44,9 +38,11 @@ class App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             made = get_openapi(title="afina", version=__version__, routes=self.routes)
+            paths = [path.replace(":path", "") for one in routes.ROUTES for path in one.paths]
+            made["paths"] = {path: made["paths"][path] for path in paths if path in made["paths"]}
             for operation in (one for methods in made["paths"].values() for one in methods.values()):
                 for parameter in operation.get("parameters", []):
-                    parameter["description"] = PARAMETERS[parameter["name"]]
+                    parameter["description"] = routes.PARAMETERS[parameter["name"]]
             parts = made.setdefault("components", {})
             bodies = [body for one in PROTOCOLS for body in one.router.bodies]
             parts.setdefault("schemas", {}).update(body_schemas(bodies))
@@ -63,7 +59,6 @@ def make_app(core: Core) -> App:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         core.start()
         app.state.pool = pool = RequestPool(core)
-        app.state.text_tools = openai.TextTools(core.engine.backbone.tokenizer)
         try:
             yield
         finally:

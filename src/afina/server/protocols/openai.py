@@ -45,6 +45,15 @@ class TextTools:
         self.texts, self.guides = TokenTexts(tokenizer), GuideMaker(tokenizer)
 
 
+async def _tools_of(call: ClientCall) -> TextTools:
+    """Return the tools of a server, which are made at the first request."""
+    state = call.request.app.state
+    if getattr(state, "text_tools", None) is None:
+        state.text_tools = await call.look(TextTools, call.core.engine.backbone.tokenizer)
+    tools: TextTools = state.text_tools
+    return tools
+
+
 @router.answers(
     routes.COMPLETIONS,
     openai_answers.COMPLETION_ANSWER,
@@ -103,7 +112,7 @@ async def _computed(
     streams = bool(body.stream)
     if body.stream_options is not None and body.stream_options.asks and not streams:
         raise Refusal(400, "invalid", "`stream_options`: needs `stream` true.")
-    tools: TextTools = call.request.app.state.text_tools
+    tools = await _tools_of(call)
     new = NewTokenQueue()
     given = call.key, body, len(texts), tools, new if streams else None
     guided = openai_bodies.is_guided(body)
