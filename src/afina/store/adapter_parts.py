@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from afina import digest, file_io, tensorfile
 from afina.data import leakage
 from afina.data.leakage import TextHashes
-from afina.errors import AfinaError, CorruptAdapter, CorruptStore, Refused
+from afina.errors import AfinaError, CorruptAdapter
 from afina.methods.peft_settings import disagreement
 from afina.models.adapter import (
     PEFT_SETTINGS,
@@ -27,6 +27,7 @@ from afina.models.adapter import (
 )
 from afina.models.architectures import is_head
 from afina.models.manifest import MANIFEST, Manifest, checked, read_manifest
+from afina.store import problems
 from afina.store.intake import SUFFIXES, TENSORS, is_plain_name
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 BODY_ROLE, HEAD_ROLE = "body", "head"
 """Roles of a version's tensors. Every other role is a file name, which has a suffix."""
-
-AGAIN = "`afina store verify` lists all damage. Publish the adapter again from its source."
 
 
 CARD = "README.md"
@@ -114,17 +113,11 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
             return made
         if wrong.what == "words":
             raise words_changed(parts[VOCABULARY], wrong)
-        raise CorruptStore(
-            f"{where}: the {len(tensors)} tensors have digest {wrong.found[:19]}, but the manifest states "
-            f"{wrong.stated[:19]}. {AGAIN}",
-            code="store.content-changed",
-            where=where,
-            what="tensors",
+        raise problems.TENSORS_CHANGED(
+            tensors=len(tensors), found=wrong.found, expected=wrong.stated, where=where, what="tensors"
         )
     except CorruptAdapter as error:
-        raise CorruptStore(
-            f"{where}: {error} {AGAIN}", code="store.content-changed", where=where, cause=error.code
-        ) from None
+        raise problems.ADAPTER_CORRUPT(reason=error, where=where, cause=error.code) from None
 
 
 def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> Adapter:
@@ -139,22 +132,12 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
     beside = parts.keys() - written
     for name in sorted(beside):
         if not is_plain_name(name) or name.endswith(TENSORS) or name == MANIFEST:
-            raise CorruptStore(
-                f"{where}: the file {name[:80]!r} is not allowed in a store. {AGAIN}",
-                code="store.content-changed",
-                where=where,
-                file=name[:80],
-            )
+            raise problems.FILE_NOT_ALLOWED(where=where, file=name[:80])
 
     if PEFT_SETTINGS in beside:
         settings = file_io.read_object(parts[PEFT_SETTINGS])
         if problem := disagreement(manifest, settings, adapter.tensors):
-            raise CorruptStore(
-                f"{where}: {PEFT_SETTINGS}: {problem}. {AGAIN}",
-                code="store.content-changed",
-                where=where,
-                file=PEFT_SETTINGS,
-            )
+            raise problems.PEFT_SETTINGS_DIFFER(reason=problem, where=where, file=PEFT_SETTINGS)
 
     def copy_files(fresh: Path) -> None:
         for name in beside:
@@ -182,11 +165,7 @@ def _copy(source: Path, target: Path, links: bool) -> None:
     try:
         opened = os.open(source, os.O_RDONLY | (0 if links else os.O_NOFOLLOW))
     except OSError as error:
-        raise Refused(
-            f"{source}: cannot be read as a file ({error.strerror}). Another process may have changed it; try again.",
-            code="file.changed",
-            path=source,
-        ) from None
+        raise problems.FILE_CHANGED(reason=error.strerror, path=source) from None
     with os.fdopen(opened, "rb") as file, target.open("wb") as copy:
         shutil.copyfileobj(file, copy)
 
@@ -224,12 +203,7 @@ def _beside(manifest: Manifest, directory: Path) -> list[str]:
     found = [name for name in names if name not in (MANIFEST, CARD, manifest.tensor_file)]
     for name in found:
         if not is_plain_name(name) or name.endswith(TENSORS):
-            raise Refused(
-                f"{directory / name}: this file is not allowed beside an adapter's tensors. Allowed suffixes are "
-                f"{', '.join(SUFFIXES[1:])}. Move the file elsewhere.",
-                code="intake.file-unexpected",
-                path=directory / name,
-            )
+            raise problems.FILE_BESIDE_TENSORS(known=SUFFIXES[1:], path=directory / name)
         file_io.check_plain(directory / name)
     return found
 
@@ -240,12 +214,7 @@ def _joined(parts: Mapping[str, Path], where: str) -> dict[str, Tensor]:
         found = tensorfile.read(parts[role])[0] if role in parts else {}
         for name, tensor in found.items():
             if is_head(name) != (role == HEAD_ROLE):
-                raise CorruptStore(
-                    f"{where}: the tensor {name[:80]!r} does not belong in the part `{role}`. {AGAIN}",
-                    code="store.content-changed",
-                    where=where,
-                    tensor=name[:80],
-                )
+                raise problems.TENSOR_MISPLACED(part=role, where=where, tensor=name[:80])
             tensors[name] = tensor
     return tensors
 
@@ -254,10 +223,5 @@ def _words(manifest: Manifest, parts: Mapping[str, Path], where: str) -> tuple[s
     if manifest.vocabulary_digest is None:
         return None
     if VOCABULARY not in parts:
-        raise CorruptStore(
-            f"{where}: the file {VOCABULARY} is missing. {AGAIN}",
-            code="store.content-changed",
-            where=where,
-            file=VOCABULARY,
-        )
+        raise problems.VOCABULARY_MISSING(where=where, file=VOCABULARY)
     return read_vocabulary(parts[VOCABULARY])

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, insert, update
 
 from afina.blobs.remote import open_blobs
-from afina.errors import NotFound, Refused
-from afina.store import aliases, audit_log, backup, catalog, deletion, keys, publishing
+from afina.store import aliases, audit_log, backup, catalog, deletion, keys, problems, publishing
 from afina.store.aliases import ANY, Anything
 from afina.store.backup import Backup
 from afina.store.database.tables import STORE
@@ -81,21 +80,12 @@ class AdapterStore(StoreReader):
         """
         given = self._place_of_bytes(blobs)
         if self._database.exists() or not self._begin(given):
-            raise Refused(
-                f"store {self.address.shown}: the store exists already. Use this store, or choose another place.",
-                code="store.exists",
-                store=self.address.shown,
-            )
+            raise problems.STORE_EXISTS(store=self.address.shown)
 
     def _place_of_bytes(self, blobs: str | None) -> str:
         """Return the place of the bytes as the database stores it; "" means beside the database. Raises Refused."""
         if blobs is None and self.address.directory is None:
-            raise Refused(
-                f"store {self.address.shown}: a store in a database needs a separate place for blobs. Give a place "
-                "with `blobs`: a directory shared by all machines, or a URL such as s3://bucket/adapters.",
-                code="store.blobs-unnamed",
-                store=self.address.shown,
-            )
+            raise problems.BLOBS_UNNAMED(store=self.address.shown)
         if blobs is not None:
             # the path must not depend on the working directory
             blobs = blobs if "://" in blobs else str(Path(blobs).expanduser().absolute())
@@ -189,12 +179,7 @@ class AdapterStore(StoreReader):
             parts = NewVersion(manifest, files, held)
             found = publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why, source=source)
         if not texts and leakage.HASHES_FILE in found.version.parts:
-            raise Refused(
-                f"{found.version}: this version has the same adapter, with hashes of its training texts. Publish the "
-                "adapter under another name, or delete this version first.",
-                code="version.exists",
-                version=str(found.version),
-            )
+            raise problems.VERSION_EXISTS(version=str(found.version))
         return found
 
     def alias(
@@ -240,11 +225,7 @@ class AdapterStore(StoreReader):
         wanted = self.show(reference)
         current = self.show(f"{wanted.name}@{PRODUCTION}")
         if current.digest == wanted.digest:
-            raise Refused(
-                f"{wanted}: this version is {PRODUCTION} itself. Name another version to compare with {PRODUCTION}.",
-                code="shadow.is-production",
-                version=str(wanted),
-            )
+            raise problems.SHADOW_IS_PRODUCTION(version=str(wanted))
         return self.alias(str(wanted), SHADOW, force=force, message=message)
 
     def delete(self, reference: str | Version, *, reason: str) -> Version:
@@ -252,11 +233,7 @@ class AdapterStore(StoreReader):
         why = audit_log.check_reason(reason, "reason")
         wanted = Reference.parse(str(reference))
         if wanted.number is None:
-            raise Refused(
-                f"{reference}: the version's number is missing. Give the number, as in {wanted.name}@3.",
-                code="reference.version-missing",
-                reference=str(reference),
-            )
+            raise problems.NUMBER_MISSING(name=wanted.name, reference=str(reference))
         return deletion.delete_version(self._database, wanted, who=self.who, why=why)
 
     def create_key(
@@ -370,11 +347,7 @@ class AdapterStore(StoreReader):
         with self._database.writing() as connection:
             named, number = catalog.resolve(connection, Reference.parse(str(version)))
             if catalog.version(connection, named, number).digest != version.digest:
-                raise NotFound(
-                    f"{version}: the version was removed while it was checked.",
-                    code="version.missing",
-                    version=str(version),
-                )
+                raise problems.REMOVED_WHILE_CHECKED(version=str(version))
             details = {"version": number, "digest": version.digest, **found.as_json()}
             problem = details.pop(
                 "problem", None

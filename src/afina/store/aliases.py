@@ -11,8 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from afina.errors import Conflict, InvalidName, NotFound, Refused
-from afina.store import audit_log, catalog
+from afina.store import audit_log, catalog, problems
 from afina.store.catalog import NameRow
 from afina.store.database import Database
 from afina.store.database.tables import ALIASES, LIVE, VERSIONS
@@ -60,20 +59,10 @@ def move(
     with database.writing() as connection:
         named, number = catalog.resolve(connection, reference)
         if reference == Reference(reference.name):
-            raise Refused(
-                f"{reference}: the version is missing. Give the version for the alias, as in {reference}@{number}.",
-                code="reference.version-missing",
-                reference=str(reference),
-            )
+            raise problems.VERSION_UNNAMED(number=number, reference=str(reference))
         before = catalog.aliases_of(connection, named).get(alias)
         if not isinstance(expected, Anything) and expected != before:
-            raise Conflict(
-                f"{named.name}@{alias}: points to {_shown(before)}, expected {_shown(expected)}. Another process has "
-                "moved the alias. Look at `afina store history`, then decide again.",
-                code="alias.moved",
-                name=named.name,
-                alias=alias,
-            )
+            raise problems.ALIAS_MOVED(found=_shown(before), expected=_shown(expected), name=named.name, alias=alias)
         made = replace(_point(connection, named, alias, before, number, force=force), share=share)
         _log(connection, ALIAS, named, made, force, who, why)
         audit_log.crash_point("alias: in the transaction")
@@ -83,21 +72,9 @@ def move(
 
 def _check_share(alias: str, share: float | None) -> None:
     if (share is not None) != (alias == CANARY):
-        raise InvalidName(
-            f"`share`: found {'none' if share is None else f'{share:g}'} for the alias {alias}. The alias {CANARY} "
-            "needs a share, such as 10 (per cent of the requests for production), and no other alias has one.",
-            code="alias.share-invalid",
-            alias=alias,
-            share=share,
-        )
+        raise problems.SHARE_OF_ALIAS(found="none" if share is None else f"{share:g}", alias=alias, share=share)
     if share is not None and not 0 < share < 100:
-        raise InvalidName(
-            f"`share`: found {share:g}. Expected a percentage above 0 and below 100. To send all requests to the "
-            f"version, move {PRODUCTION}.",
-            code="alias.share-invalid",
-            alias=alias,
-            share=share,
-        )
+        raise problems.SHARE_INVALID(alias=alias, share=share)
 
 
 def canary(connection: Connection, name: Name) -> Canary | None:
@@ -144,12 +121,7 @@ def roll_back(
     """
     check_alias(alias)
     if alias == CANARY:
-        raise Refused(
-            f"{name}@{CANARY}: this alias is not rolled back, since its share belongs to one version. End the "
-            "canary, or set another version and share.",
-            code="canary.no-rollback",
-            name=name,
-        )
+        raise problems.CANARY_WITHOUT_ROLLBACK(name=name)
     with database.writing() as connection:
         named, before = catalog.resolve(connection, Reference(name, alias=alias))
         live = {
@@ -160,12 +132,7 @@ def roll_back(
         }
         earlier = [number for number in _path(connection, named, alias)[:-1] if number in live and number != before]
         if not earlier:
-            raise NotFound(
-                f"{name}@{alias}: has no earlier version than {before} to roll back to.",
-                code="alias.missing",
-                name=name,
-                alias=alias,
-            )
+            raise problems.NO_EARLIER_VERSION(before=before, name=name, alias=alias)
         made = _point(connection, named, alias, before, earlier[-1], force=force)
         _log(connection, ROLLBACK, named, made, force, who, why)
         audit_log.crash_point("alias: in the transaction")
@@ -216,13 +183,7 @@ def _point(
 ) -> AliasMove:
     checked = catalog.checks(connection, named).get(number)
     if checked and not checked["passed"] and not force:
-        raise Refused(
-            f"{named.name}@{number}: the latest check failed ({_why(checked)}), so {alias} is not moved. Check again "
-            f"(afina store check {named.name}@{number}), or move {alias} with `force`, which is logged.",
-            code="version.check-failed",
-            name=named.name,
-            version=number,
-        )
+        raise problems.CHECK_FAILED(reason=_why(checked), alias=alias, name=named.name, version=number)
     key = {"name": named.id, "alias": alias}
     if before is None:
         connection.execute(insert(ALIASES), {**key, "number": number})

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, insert, select, update
 
 from afina import digest
-from afina.errors import InvalidName
+from afina.store import problems
 from afina.store.database.tables import LOG, SAID, STORE
 
 FIRST = digest.of_bytes(b"")
@@ -144,25 +144,11 @@ def check_words(text: str, field: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         found = ascii(text)[:80]
-        raise InvalidName(
-            f"`{field}`: found {found}, which has a lone surrogate (half a character). Give the text in UTF-8.",
-            code="text.not-storable",
-            field=field,
-        ) from None
+        raise problems.LONE_SURROGATE(found=found, field=field) from None
     if len(text) > LONGEST:
-        raise InvalidName(
-            f"`{field}`: found {len(text):,} characters, expected at most {LONGEST:,}.",
-            code="text.not-storable",
-            field=field,
-            letters=len(text),
-            most=LONGEST,
-        )
+        raise problems.TEXT_TOO_LONG(field=field, letters=len(text), most=LONGEST)
     if "\0" in text:
-        raise InvalidName(
-            f"`{field}`: found a zero character in {ascii(text)[:80]}. Remove the zero character.",
-            code="text.not-storable",
-            field=field,
-        )
+        raise problems.ZERO_CHARACTER(found=ascii(text)[:80], field=field)
     return text
 
 
@@ -171,11 +157,7 @@ def check_reason(text: str, field: str) -> str:
     text = check_words(text, field).strip()
     if not text or len(text) > LONGEST:
         found = "no text" if not text else f"{len(text):,} characters"
-        raise InvalidName(
-            f"`{field}`: found {found}, expected a reason in a few words, at most {LONGEST:,} characters.",
-            code="text.not-storable",
-            field=field,
-        )
+        raise problems.REASON_INVALID(found=found, most=LONGEST, field=field)
     return text
 
 

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, CursorResult, func, insert, select, tuple_
 from sqlalchemy.engine import Row
 
 from afina import digest
-from afina.errors import NotFound, Refused, nearest
-from afina.store import audit_log
+from afina.errors import nearest
+from afina.store import audit_log, problems
 from afina.store.audit_log import Attribution
 from afina.store.database.tables import ALIASES, BLOBS, CLIENTS, LIVE, LOG, NAMES, PARTS, SAID, VERSIONS
 from afina.store.versions import Blob, HistoryEntry, Name, NameSummary, Reference, Version
@@ -90,29 +90,22 @@ def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]
     if reference.alias is not None:
         pointing = aliases_of(connection, named)
         if reference.alias not in pointing:
-            raise NotFound(
-                f"{reference}: no such alias. {_existing('alias', 'aliases', pointing)}",
-                code="alias.missing",
-                reference=str(reference),
-                known=pointing,
+            raise problems.ALIAS_MISSING(
+                _there=_existing("alias", "aliases", pointing), reference=str(reference), known=pointing
             )
         number = pointing[reference.alias]
     elif number is None:
         number = connection.execute(select(func.max(VERSIONS.c.number)).where(mine, live)).scalar()
         if number is None:
-            raise NotFound(
-                f"{reference}: all versions were deleted. Publish a new version.",
-                code="version.missing",
-                reference=str(reference),
-            )
+            raise problems.NO_VERSION(reference=str(reference))
     state = connection.execute(select(VERSIONS.c.state).where(mine, VERSIONS.c.number == number)).scalar()
     if state != LIVE:
         why = "does not exist" if state is None else "was deleted"
         newest = select(VERSIONS.c.number).where(mine, live).order_by(VERSIONS.c.number.desc()).limit(20)
         there = sorted(connection.execute(newest).scalars())
-        raise NotFound(
-            f"{reference}: version {number} {why}. {_existing('version', 'versions', map(str, there))}",
-            code="version.missing",
+        raise problems.VERSION_MISSING(
+            reason=why,
+            _there=_existing("version", "versions", map(str, there)),
             reference=str(reference),
             version=number,
             known=there,
@@ -284,11 +277,7 @@ def find_name(connection: Connection, name: Name) -> NameRow:
     """Return the row of a name. Raises NotFound, which names the most similar name."""
     found = name_row(connection, name)
     if found is None:
-        raise NotFound(
-            f"{name}: the store has no adapter with this name.{_nearest(connection, name)}",
-            code="store.name-missing",
-            name=str(name),
-        )
+        raise problems.NAME_MISSING(_there=_nearest(connection, name), name=str(name))
     return found
 
 
@@ -352,11 +341,7 @@ def refuse_erasing(connection: Connection, client: str) -> None:
     called = CLIENTS.c.name.in_((client, veiled(client)))
     states = connection.execute(select(CLIENTS.c.state).where(called)).scalars()
     if any(state != LIVE for state in states):
-        raise Refused(
-            f"client {client}: the client is being erased. Finish the erasure first: afina store erase {client}.",
-            code="client.erased",
-            client=client,
-        )
+        raise problems.CLIENT_BEING_ERASED(client=client)
 
 
 def primary_key(inserted: CursorResult[Any]) -> int:

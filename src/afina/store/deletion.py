@@ -10,8 +10,7 @@ from collections.abc import Collection
 from sqlalchemy import Connection, delete, insert, select, update
 
 from afina.blobs import Blobs
-from afina.errors import NotFound, Refused
-from afina.store import audit_log, catalog, publishing
+from afina.store import audit_log, catalog, problems, publishing
 from afina.store.audit_log import Attribution
 from afina.store.catalog import veiled
 from afina.store.database import Database
@@ -47,12 +46,10 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
         named, number = catalog.resolve(connection, reference)
         found = catalog.version(connection, named, number)
         if found.aliases:
-            raise Refused(
-                f"{found}: {' and '.join(found.aliases)} {'point' if found.aliases[1:] else 'points'} to this version. "
-                "First move the alias to another version.",
-                code="version.aliased",
-                version=str(found),
+            raise problems.VERSION_ALIASED(
                 aliases=found.aliases,
+                _verb="point" if found.aliases[1:] else "points",
+                version=str(found),
             )
         row = (VERSIONS.c.name == named.id) & (VERSIONS.c.number == number)
         mine = connection.execute(select(VERSIONS.c.id).where(row)).scalar_one()
@@ -103,11 +100,7 @@ def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why
         called = CLIENTS.c.name.in_((client, veiled(client)))
         row = connection.execute(select(CLIENTS).where(called)).one_or_none()
         if row is None:
-            raise NotFound(
-                f"client {client}: the store has no client with this name. `afina store list` shows all names.",
-                code="client.missing",
-                client=client,
-            )
+            raise problems.CLIENT_UNKNOWN(client=client)
         if row.state == LIVE:
             made = _delete_rows(connection, row.id, Attribution(row.id, row.salt, who, why), client)
         audit_log.crash_point("erase: in the transaction")

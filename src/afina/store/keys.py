@@ -18,8 +18,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from afina import digest
-from afina.errors import InvalidName, NotFound, Refused, UnknownName
-from afina.store import audit_log, catalog
+from afina.errors import UnknownName
+from afina.store import audit_log, catalog, problems
 from afina.store.catalog import ClientRow
 from afina.store.database import Database
 from afina.store.database.tables import CLIENTS, KEYS, LIVE, LOG, SAID
@@ -125,19 +125,11 @@ def create(
         if scope not in SCOPES:
             raise UnknownName("scope", scope, SCOPES)
     if not scopes:
-        raise InvalidName(
-            f"`scope`: no scope was given. Expected one or more of {', '.join(SCOPES)}.",
-            code="key.invalid",
-            known=list(SCOPES),
-        )
+        raise problems.SCOPE_MISSING(known=list(SCOPES))
     limits = {"rate": rate, "text_tokens": text_tokens}
     for limit, value in limits.items():
         if value is not None and not 1 <= value < 1 << 31:
-            raise InvalidName(
-                f"`{limit}`: found {value}, expected {_LIMITS[limit]}, from 1 to {(1 << 31) - 1:,}.",
-                code="key.invalid",
-                found=value,
-            )
+            raise problems.KEY_LIMIT_INVALID(limit=limit, expected=_LIMITS[limit], most=(1 << 31) - 1, found=value)
     made = secrets.token_hex(8)
     secret = f"afina_{made}_{secrets.token_urlsafe(32)}"
     row = {"id": made, "hash": hashed(secret), "scopes": " ".join(sorted(set(scopes))), **limits}
@@ -171,16 +163,9 @@ def expiry(text: str) -> str:
             moment = datetime.fromisoformat(text)
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise InvalidName(
-            f"`expires`: found {text[:40]!r}, expected days or hours from now, such as 90d or 12h, or a date such as "
-            "2027-01-31.",
-            code="key.invalid",
-            found=text[:40],
-        ) from None
+        raise problems.EXPIRY_MALFORMED(found=text[:40]) from None
     if moment <= now:
-        raise InvalidName(
-            f"`expires`: {text[:40]} is in the past. Give a later time.", code="key.invalid", found=text[:40]
-        )
+        raise problems.EXPIRY_PAST(found=text[:40])
     return moment.isoformat(timespec="microseconds")
 
 
@@ -194,13 +179,9 @@ def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> 
     with database.writing() as connection:
         found = _read(connection, KEYS.c.id == id)
         if not found:
-            raise NotFound(
-                f"key {id[:40]}: the store has no key with this id. `afina keys list` shows all keys.",
-                code="key.unknown",
-                key=id[:40],
-            )
+            raise problems.KEY_UNKNOWN(key=id[:40])
         if found[0].revoked is not None:
-            raise Refused(f"key {id}: the key was already revoked at {found[0].revoked}.", code="key.revoked", key=id)
+            raise problems.KEY_REVOKED(revoked=found[0].revoked, key=id)
         row = connection.execute(select(CLIENTS).join(KEYS).where(KEYS.c.id == id)).one()
         owner = ClientRow(row.name, row.id, row.salt)
         entry = audit_log.append(connection, REVOKED, {**owner.payload, "key": id}, owner.attribution(who, why))

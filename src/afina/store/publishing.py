@@ -20,8 +20,8 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from afina import digest
 from afina.blobs import Blobs
-from afina.errors import AfinaError, Busy, CorruptStore, Refused
-from afina.store import audit_log, catalog
+from afina.errors import AfinaError, CorruptStore
+from afina.store import audit_log, catalog, problems
 from afina.store.database import Database
 from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LIVE, PARTS, VERSIONS
 from afina.store.versions import Blob, Name, PublishOutcome
@@ -95,20 +95,12 @@ def publish(
                 else:
                     made = None
                     if before is not None and catalog.client_id(connection, name) != before:
-                        raise Refused(
-                            f"{name}: the client was erased while this adapter was published.",
-                            code="client.erased",
-                            name=str(name),
-                        )
+                        raise problems.CLIENT_ERASED(name=str(name))
         if made is not None:
             audit_log.crash_point("publish: committed")
             return made
     else:
-        raise Busy(
-            f"{name}: parts of the version were removed while it was published. Try again.",
-            code="store.changed-meanwhile",
-            name=str(name),
-        )
+        raise problems.PARTS_REMOVED_MEANWHILE(name=str(name))
     _put(blobs, parts, places)
     return found
 

@@ -18,8 +18,8 @@ from sqlalchemy import Connection, select
 from afina import digest, file_io
 from afina.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import open_blobs
-from afina.errors import CorruptStore, NotFound, Refused
-from afina.store import aliases, audit_log, catalog, keys, publishing, verify
+from afina.errors import CorruptStore, NotFound
+from afina.store import aliases, audit_log, catalog, keys, problems, publishing, verify
 from afina.store.audit_log import LogEntry
 from afina.store.database import Database, engine
 from afina.store.database.engine import Address
@@ -105,11 +105,7 @@ class StoreReader:
 
         version, where = self.show(reference), Path(directory)
         if where.exists():
-            raise Refused(
-                f"{where}: the path exists already. Give a new directory.",
-                code="out.exists",
-                path=where,
-            )
+            raise problems.OUT_EXISTS(path=where)
         return self.opened(
             version, lambda files: adapter_parts.restore(where, version.manifest, files, f"store:{version}")
         )
@@ -141,11 +137,7 @@ class StoreReader:
         with self._database.reading() as connection:
             found = catalog.summaries(connection, client)
         if client is not None and not found:
-            raise NotFound(
-                f"client {client}: the store has no adapter of this client. `afina store list` shows all names.",
-                code="client.missing",
-                client=client,
-            )
+            raise problems.CLIENT_WITHOUT_ADAPTERS(client=client)
         return found
 
     def served_manifests(self, client: str | None = None) -> Mapping[str, Mapping[str, Any]]:
@@ -181,9 +173,7 @@ class StoreReader:
             done = catalog.history(connection, named, events)
         found = [one for one in done if alias is None or one.details["alias"] == alias]
         if alias is not None and not found:
-            raise NotFound(
-                f"{name}@{alias}: this alias has never existed.", code="alias.missing", name=str(name), alias=alias
-            )
+            raise problems.ALIAS_NEVER_EXISTED(name=str(name), alias=alias)
         return found
 
     def keys(self, client: str | None = None) -> Sequence[Key]:
@@ -269,13 +259,7 @@ def use_files(
         CorruptStore: a file does not have the published digest.
     """
     if (stated := str(version.manifest.get("digest"))) != version.digest:
-        raise CorruptStore(
-            f"store:{version}: the version has digest {version.digest[:19]}, its manifest states {stated[:19]}. The "
-            "version was changed. `afina store verify` lists all damage.",
-            code="store.content-changed",
-            where=f"store:{version}",
-            what="manifest",
-        )
+        raise problems.VERSION_CHANGED(found=version.digest, expected=stated, where=f"store:{version}", what="manifest")
     for left in reversed(range(_TRIES)):
         places = _places(database, version)
         try:
@@ -309,23 +293,15 @@ def _places(database: Database, version: Version) -> dict[str, str]:
         rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
         places = {row.digest: row.place for row in rows}
         if connection.execute(same).scalar() != version.digest or places.keys() != set(wanted):
-            raise NotFound(
-                f"{version}: the version was removed while it was read.",
-                code="version.missing",
-                version=str(version),
+            raise problems.REMOVED_WHILE_READ(
+                version=str(version)
             )  # or the client was erased, and a new client of this name published the same version number
     return places
 
 
 def _check_place(version: Version, role: str, expected: str, place: str) -> None:
     if not publishing.is_blob_place(place, expected):
-        raise CorruptStore(
-            f"store:{version}: the row of the part {role} names the file {place!r:.80}, which is not a file of this "
-            "part. `afina store verify` lists all damage.",
-            code="store.content-changed",
-            where=f"store:{version}",
-            what=role,
-        )
+        raise problems.PART_FILE_INVALID(found=place, where=f"store:{version}", what=role)
 
 
 def _check_digests(
@@ -334,10 +310,9 @@ def _check_digests(
     for role in roles:
         expected = version.parts[role].digest
         if (found := digest.of_file(files[role])) != expected:
-            raise CorruptStore(
-                f"store:{version}: its {role} has digest {found[:19]}, expected {expected[:19]}: the file "
-                f"{places[expected]} was changed. `afina store verify` lists all damage.",
-                code="store.content-changed",
+            raise problems.PART_CHANGED(
+                found=found,
+                expected=expected,
                 where=f"store:{version}",
                 what=role,
                 path=places[expected],

@@ -14,7 +14,7 @@ import numpy as np
 
 from afina.data.leakage import EvaluationSet
 from afina.data.split import Split
-from afina.errors import CorruptAdapter, InvalidData
+from afina.errors import CorruptAdapter
 from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.objectives import Objective, Predictions, metric_for
@@ -22,6 +22,7 @@ from afina.schema import null_where_undefined
 from afina.stats.answered import Answered
 from afina.stats.comparison import Comparison, compare
 from afina.stats.metrics import METRICS, Metric
+from afina.store import problems
 from afina.store.diff.weights import is_foreign
 from afina.store.kinds import ADAPTER_KINDS, AdapterKind
 
@@ -139,13 +140,7 @@ def _named(adapter: Adapter, texts: EvaluationSet) -> Adapter:
 
 def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str, str]) -> None:
     if asked[0].kind != asked[1].kind:
-        raise InvalidData(
-            f"the kinds of task differ: {names[0]} has {asked[0].kind}, {names[1]} has {asked[1].kind}. Give two "
-            "adapters for the same kind of task.",
-            code="data.kind-mismatch",
-            found=asked[1].kind,
-            expected=asked[0].kind,
-        )
+        raise problems.KINDS_DIFFER(first=names[0], second=names[1], found=asked[1].kind, expected=asked[0].kind)
     for objective, name in zip(asked, names, strict=True):
         own, there = set(objective.label_names), {*texts.label_names, *texts.unmeasured}
         if own != there and ADAPTER_KINDS[objective.kind].by_label:
@@ -154,12 +149,7 @@ def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str,
                 for which, only in (("only the adapter has ", own - there), ("the adapter lacks ", there - own))
                 if only
             ]
-            raise InvalidData(
-                f"{name}: its labels differ from the labels of {texts.where}: {'; '.join(said)}. Give adapters and "
-                "texts with the same labels.",
-                code="data.labels-mismatch",
-                where=name,
-            )
+            raise problems.LABELS_OF_TEXTS_DIFFER(texts=texts.where, _differences="; ".join(said), where=name)
 
 
 def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, address: str | None) -> list[Answered]:
@@ -195,13 +185,7 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
     """Raise InvalidData if the two adapters have different kinds of task, or different label names."""
     kinds = [objectives.make(one.manifest.label_names, one.manifest.objective).kind for one in pair]
     if kinds[0] != kinds[1]:
-        raise InvalidData(
-            f"the kinds of task differ: {names[0]} has {kinds[0]}, {names[1]} has {kinds[1]}. Give two adapters for "
-            "the same kind of task.",
-            code="data.kind-mismatch",
-            found=kinds[1],
-            expected=kinds[0],
-        )
+        raise problems.KINDS_DIFFER(first=names[0], second=names[1], found=kinds[1], expected=kinds[0])
     if not ADAPTER_KINDS[kinds[0]].by_label or any(is_foreign(one.manifest) for one in pair):
         return
     own = [set(one.manifest.label_names) for one in pair]
@@ -211,12 +195,7 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
             for name, only in zip(names, (own[0] - own[1], own[1] - own[0]), strict=True)
             if only
         ]
-        raise InvalidData(
-            f"{names[0]} and {names[1]} have different labels: {'; '.join(said)}. Give two adapters with the same "
-            "labels.",
-            code="data.labels-mismatch",
-            where=names[1],
-        )
+        raise problems.LABELS_DIFFER(first=names[0], _differences="; ".join(said), where=names[1])
 
 
 def read_texts(

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from afina.errors import InvalidName
 from afina.repr_html import ReprCard
+from afina.store import problems
 
 PREFIX = "store:"
 """Prefix of a reference where a directory is allowed too."""
@@ -49,11 +49,7 @@ class Name:
         """Parse a name. Raises InvalidName."""
         found = _NAME.fullmatch(text)
         if found is None:
-            raise InvalidName(
-                f"{text[:80]!r} is not the name of an adapter. Expected client/task: {_EXPECTED}.",
-                code="store.name-malformed",
-                name=text[:80],
-            )
+            raise problems.NAME_MALFORMED(expected=_EXPECTED, name=text[:80])
         return cls(found[1], found[2])
 
     def __str__(self) -> str:
@@ -86,24 +82,14 @@ class Reference:
 def check_alias(text: str) -> str:
     """Return the alias. Raises InvalidName if it does not begin with a letter, or looks like a version (`v3`)."""
     if not _ALIAS.fullmatch(text) or _NUMBER.fullmatch(text):
-        raise InvalidName(
-            f"{text[:80]!r} is not an alias. Expected a word such as production, or a version's number. An alias "
-            f"begins with a letter and has {_EXPECTED.partition(',')[0]}, digits, and . _ - after it, at most "
-            f"{LONGEST_NAME} characters; v3 means version 3.",
-            code="alias.malformed",
-            alias=text[:80],
-        )
+        raise problems.ALIAS_MALFORMED(_letters=_EXPECTED.partition(",")[0], most=LONGEST_NAME, alias=text[:80])
     return text
 
 
 def check_client(text: str) -> str:
     """Return the client. Raises InvalidName if the text cannot be a client."""
     if not _CLIENT.fullmatch(text):
-        raise InvalidName(
-            f"{text[:80]!r} is not the name of a client. Expected the part before the / of a name: {_EXPECTED}.",
-            code="client.malformed",
-            client=text[:80],
-        )
+        raise problems.CLIENT_MALFORMED(expected=_EXPECTED, client=text[:80])
     return text
 
 

@@ -24,7 +24,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from afina import meter
-from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
+from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, Refused
+from afina.store import problems
 
 VARIABLE = "AFINA_STORE"
 DATABASE = "store.db"
@@ -61,22 +62,13 @@ class Address:
             rest = written.partition("://")[2]
             return cls(None, f"postgresql+psycopg://{rest}", f"postgresql://{_without_password(rest)}")
         if _SCHEME.match(written) or not written.strip() or "\0" in written:
-            raise InvalidName(
-                f"`store` {_without_password(written)[:80]!r}: not the address of a store. Expected a directory, or "
-                "postgresql://USER:PASSWORD@HOST/DATABASE.",
-                code="store.address-malformed",
-            )
+            raise problems.NOT_AN_ADDRESS(found=_without_password(written)[:80])
         try:
             path = Path(written).expanduser()
         except RuntimeError:
-            raise InvalidName(
-                f"`store` {written[:80]!r}: there is no user with this name. Expected a directory.",
-                code="store.address-malformed",
-            ) from None
+            raise problems.NO_SUCH_USER(found=written[:80]) from None
         if path.is_file():
-            raise InvalidName(
-                f"`store` {path}: is a file, expected a directory.", code="store.address-malformed", path=path
-            )
+            raise problems.STORE_IS_A_FILE(path=path)
         return cls(path, str(path / DATABASE), str(path))
 
 
@@ -124,18 +116,9 @@ def engine_of(address: Address, patience: float) -> Engine:
             address.url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=_POSTGRES_OPTIONS
         )
     except ModuleNotFoundError:
-        raise NotFound(
-            "PostgreSQL needs psycopg. Install it: pip install 'afina[store]'.",
-            code="extra.missing",
-            extra="store",
-            package="psycopg",
-        ) from None
+        raise problems.PSYCOPG_MISSING(extra="store", package="psycopg") from None
     except (ArgumentError, ValueError):  # ValueError: the port is not a number
-        raise InvalidName(
-            f"store {address.shown}: malformed URL. Expected postgresql://USER:PASSWORD@HOST/DATABASE.",
-            code="store.address-malformed",
-            store=address.shown,
-        ) from None
+        raise problems.URL_MALFORMED(store=address.shown) from None
 
 
 def _sqlite_engine(path: Path, patience: float) -> Engine:
@@ -274,55 +257,25 @@ def error_of(error: DBAPIError, address: Address, secret: object, patience: floa
     if code.startswith(_CLOSED):
         return CannotWrite(where, said, full=code.startswith(_FULL))
     if code.startswith("SQLITE_CANTOPEN"):
-        return NotFound(
-            f"{where}: {address.url} cannot be opened. Check that it is a file with read permission.",
-            code="store.unreachable",
-            store=address.shown,
-        )
+        return problems.DATABASE_NOT_OPENED(where=where, url=address.url, store=address.shown)
     if address.directory is not None:
         return damaged(address, said)
     if code.startswith(_ABSENT):
-        return NotFound(
-            f"{where}: {said}. Create the store: afina store init --blobs URL.",
-            code="store.missing",
-            store=address.shown,
-        )
-    return NotFound(
-        f"{where}: the database does not respond as expected ({said}). Try again. If you changed the store, first "
-        "check whether the change was made.",
-        code="store.unreachable",
-        store=address.shown,
-    )
+        return problems.STORE_MISSING(where=where, reason=said, store=address.shown)
+    return problems.DATABASE_UNREACHABLE(where=where, reason=said, store=address.shown)
 
 
 def damaged(address: Address, problem: str, then: str = "", **fields: object) -> CorruptStore:
     """Return the error for a damaged database. `then`: further advice."""
     where = address.url if address.directory is not None else "the database"
-    return CorruptStore(
-        f"store {address.shown}: its database is damaged ({problem}). Restore {where} from a backup; the blobs need no "
-        f"restoring.{then}",
-        code="store.database-damaged",
-        store=address.shown,
-        **fields,
-    )
+    return problems.DATABASE_DAMAGED(reason=problem, where=where, _then=then, store=address.shown, **fields)
 
 
 def foreign(address: Address) -> Refused:
     """Return the error for a database with tables of another program."""
-    return Refused(
-        f"store {address.shown}: the database has tables of another program. Give an empty database or another "
-        "directory.",
-        code="store.foreign",
-        store=address.shown,
-    )
+    return problems.DATABASE_FOREIGN(store=address.shown)
 
 
 def busy(address: Address, patience: float) -> Busy:
     """Return the error for other processes that did not finish in time."""
-    return Busy(
-        f"store {address.shown}: other processes use the store and did not finish within {patience:g} seconds. Try "
-        "again.",
-        code="store.busy",
-        store=address.shown,
-        seconds=patience,
-    )
+    return problems.STORE_BUSY(store=address.shown, seconds=patience)

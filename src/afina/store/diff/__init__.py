@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Any
 
-from afina.errors import CorruptAdapter
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_head
 from afina.models.manifest import Manifest
+from afina.store import problems
 from afina.store.diff.weights import (
     LabelMatching,
     LoraScales,
@@ -173,12 +173,7 @@ def _layer(
 
 def _checked(norm: float, name: str, where: str) -> float:
     if not isfinite(norm):
-        raise CorruptAdapter(
-            f"{where}: {name} has NaN, infinite or too large values. Train the adapter again.",
-            code="adapter.values-invalid",
-            where=where,
-            tensor=name,
-        )
+        raise problems.DELTA_NOT_FINITE(where=where, tensor=name)
     return norm
 
 

@@ -17,7 +17,7 @@ from afina.methods.peft_settings import Ends
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.architectures import is_output
 from afina.models.manifest import Manifest
-from afina.store import kinds
+from afina.store import kinds, problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,12 +74,8 @@ def effective_weights(adapter: Adapter) -> dict[str, LowRankProduct | Tensor]:
 
 def _product(adapter: Adapter, layer: str, left: Tensor, right: Tensor, scales: LoraScales) -> LowRankProduct:
     if left.shape[1] != right.shape[0] or not right.shape[0]:
-        raise CorruptAdapter(
-            f"{adapter.where}: the factors of {layer} have shapes {list(left.shape)} and {list(right.shape)}, expected "
-            "[outputs, rank] and [rank, inputs]. Copy the adapter again, or train it again.",
-            code="adapter.tensors-mismatch",
-            where=adapter.where,
-            layer=layer,
+        raise problems.FACTORS_MISMATCH(
+            found=list(left.shape), other=list(right.shape), where=adapter.where, layer=layer
         )
     return LowRankProduct(left, right, scales.scale(layer, right.shape[0]))
 
@@ -149,14 +145,7 @@ def _number(where: str, name: str, value: Any) -> float:
 
 
 def _corrupt(where: str, name: str, value: Any, expected: str) -> CorruptAdapter:
-    return CorruptAdapter(
-        f"{where}: the adapter's hyperparameter {name} is {str(value)[:40]!r}, expected {expected}. "
-        "Copy the adapter again, or train the adapter again.",
-        code="adapter.file-malformed",
-        where=where,
-        field=name,
-        found=str(value)[:40],
-    )
+    return problems.HYPERPARAMETER_INVALID(expected=expected, where=where, field=name, found=str(value)[:40])
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,9 @@ import re
 from dataclasses import dataclass, fields
 from typing import Self
 
-from afina.errors import InvalidStudy, UnknownName
+from afina.errors import UnknownName
 from afina.schema import read_size
+from afina.store import problems
 
 _LETTERS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,118}[A-Za-z0-9_]", re.ASCII)
 
@@ -48,12 +49,7 @@ class IntakeLimits:
     def __post_init__(self) -> None:
         for field in fields(self):
             if type(value := getattr(self, field.name)) is not int or value < 1:
-                raise InvalidStudy(
-                    f"limit {field.name} = {value!r}: expected a whole number of at least 1.",
-                    code="option.invalid",
-                    option=field.name,
-                    found=value,
-                )
+                raise problems.LIMIT_INVALID(option=field.name, found=value)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -66,31 +62,16 @@ class IntakeLimits:
             key, equals, value = (word.strip() for word in part.partition("="))
             known = [field.name for field in fields(cls)]
             if not equals:
-                raise InvalidStudy(
-                    f"limits {text[:80]!r}: {part[:40]!r} is not a limit. Expected limits such as "
-                    f"tensors=100,bytes=1GiB. "
-                    f"Known: {', '.join(known)}.",
-                    code="option.invalid",
-                    option="limits",
-                    found=part[:40],
-                    known=known,
-                )
+                raise problems.LIMIT_UNKNOWN(given=text[:80], option="limits", found=part[:40], known=known)
             if key not in known:
                 raise UnknownName("limit", key[:40], known, f"limits {text[:80]!r}")
             if key in given:
-                raise InvalidStudy(
-                    f"limits {text[:80]!r}: {key} occurs twice. Leave one out.", code="option.invalid", option=key
-                )
+                raise problems.LIMIT_TWICE(given=text[:80], option=key)
             given[key] = read_size(value, f"limit {key}") if "bytes" in key else _number(key, value)
         return cls(**given)
 
 
 def _number(key: str, value: str) -> int:
     if not (value.isascii() and value.isdecimal() and len(value) < 19 and int(value)):
-        raise InvalidStudy(
-            f"limit {key} = {value[:40]!r}: expected a whole number of at least 1.",
-            code="option.invalid",
-            option=key,
-            found=value[:40],
-        )
+        raise problems.LIMIT_INVALID(option=key, found=value[:40])
     return int(value)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina import file_io, hub, methods
-from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
+from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.methods import peft_settings
 from afina.models import objectives
 from afina.models.adapter import PEFT_SETTINGS, answers_with_texts
@@ -19,6 +19,7 @@ from afina.models.architectures import ARCHITECTURES, head_names, is_output
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.backbone_spec import Dimensions, dimensions, directory_of
 from afina.models.manifest import MANIFEST, read_manifest
+from afina.store import problems
 from afina.store.intake import IntakeLimits
 from afina.store.intake.inspection import Header, inspect
 
@@ -80,11 +81,7 @@ def _rows(header: Header) -> int:
     for name, entry in header.tensors.items():
         if is_output(name) and name.endswith("weight") and len(entry.shape) == 2:
             return entry.shape[0]
-    raise CorruptAdapter(
-        f"the adapter has no classification head ({', '.join(head_names())}). "
-        'Save it with task_type="SEQ_CLS", which keeps the head.',
-        code="adapter.head-missing",
-    )
+    raise problems.HEAD_MISSING(expected=head_names())
 
 
 SMALL = 4096
@@ -117,58 +114,26 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
     shapes = {name.removeprefix(_OF_PEFT): entry.shape for name, entry in header.tensors.items()}
     for name, shape in shapes.items():
         if f".{name}".endswith(heads) and shape[:1] != (labels,):
-            raise CorruptAdapter(
-                f"{where}: its head {name[:80]!r} has shape {list(shape)}, but the adapter has {labels} labels. Copy "
-                "the adapter again, or train it again.",
-                code="adapter.tensors-mismatch",
-                where=where,
-                tensor=name[:80],
-                found=shape,
-            )
+            raise problems.HEAD_MISMATCH(labels=labels, where=where, tensor=name[:80], found=shape)
         _check(name, shape, backbone, where)
         if name.endswith(_DOWN):
             up = shapes.get(name.removesuffix(_DOWN) + _UP)
             if up is not None and up[1:] != shape[:1]:
-                raise CorruptAdapter(
-                    f"{where}: {name[:80]!r} has shape {list(shape)} and its {_UP} has {list(up)}: the ranks differ. "
-                    "Copy the adapter again, or train it again.",
-                    code="adapter.tensors-mismatch",
-                    where=where,
-                    tensor=name[:80],
-                    found=shape,
-                )
+                raise problems.RANKS_DIFFER(other=_UP, expected=list(up), where=where, tensor=name[:80], found=shape)
 
 
 def _check(name: str, shape: tuple[int, ...], backbone: Dimensions, where: str) -> None:
     inside = backbone.architecture.block.find(name)
     if inside is not None and inside[0] >= backbone.layers:
-        raise WrongBackbone(
-            f"{where}: {name[:80]!r} belongs to layer {inside[0]}, but the backbone has layers 0 to "
-            f"{backbone.layers - 1}. Name the backbone that the adapter was made for.",
-            where=where,
-            tensor=name[:80],
-            layer=inside[0],
-        )
+        raise problems.LAYER_BEYOND_BACKBONE(most=backbone.layers - 1, where=where, tensor=name[:80], layer=inside[0])
     allowed = _allowed(name, inside[1] if inside else None, backbone)
     if allowed is None:
         known = backbone.known
         if odd := [size for size in shape if size > SMALL and size not in known]:
-            raise WrongBackbone(
-                f"{where}: {name[:80]!r} has shape {list(shape)}, and the backbone has no dimension of {odd[0]:,}. "
-                "Name the backbone that the adapter was made for.",
-                where=where,
-                tensor=name[:80],
-                found=shape,
-            )
+            raise problems.DIMENSION_MISMATCH(dimension=odd[0], where=where, tensor=name[:80], found=shape)
     elif not any(_alike(shape, each) for each in allowed):
         expected = " or ".join(str([size if size is not None else "any" for size in each]) for each in allowed)
-        raise WrongBackbone(
-            f"{where}: {name[:80]!r} has shape {list(shape)}, expected {expected} for this backbone. Name the "
-            "backbone that the adapter was made for.",
-            where=where,
-            tensor=name[:80],
-            found=shape,
-        )
+        raise problems.SHAPE_MISMATCH(expected=expected, where=where, tensor=name[:80], found=shape)
 
 
 def _alike(shape: tuple[int, ...], expected: _Shape) -> bool:

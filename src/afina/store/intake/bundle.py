@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from afina import digest, file_io
-from afina.errors import CannotWrite, CorruptAdapter, CorruptStore, InvalidName, NotFound, Refused
+from afina.errors import CannotWrite, CorruptAdapter, CorruptStore
+from afina.store import problems
 from afina.store.intake import IntakeLimits
+from afina.store.problems import INDEX
 
 FORMAT = 1
-INDEX = "bundle.json"
 BLOCK = tarfile.BLOCKSIZE
 PIECE = 1 << 20
 MOST_INDEX = file_io.MOST_BYTES
 """Largest size of `bundle.json` in bytes."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,98}[A-Za-z0-9_]|[A-Za-z0-9_]", re.ASCII)
-_AGAIN = "Copy the bundle again, or export the adapter again from its store."
 _END = 2 * BLOCK
 """Bytes of zeros at the end of a tar file."""
 
@@ -58,13 +58,7 @@ def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, A
     """
     for name in entries:
         if not _NAME.fullmatch(name) or name == INDEX:
-            raise InvalidName(
-                f"{path}: {name[:80]!r} is not allowed as a file name in a bundle. Expected 1 to 100 letters, digits, "
-                f". _ and -, and not {INDEX}. Choose another name.",
-                code="bundle.file-name",
-                path=path,
-                file=name[:80],
-            )
+            raise problems.BUNDLE_FILE_NAME(path=path, file=name[:80])
     members = _measured(path, entries)
     index = _index(path, members, about)
     with file_io.replacing(path) as fresh, fresh.open("wb") as file:
@@ -90,7 +84,7 @@ def read(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> dict[
     try:
         size = file_io.check_plain(path)
     except CorruptAdapter as error:
-        raise NotFound(f"{path}: not a bundle ({error}).", code="file.missing", path=path) from None
+        raise problems.NOT_A_BUNDLE(reason=error, path=path) from None
     with path.open("rb") as file:
         index, members = _read_index(path, file, limits)
         _check_sizes(path, members, limits)
@@ -117,12 +111,7 @@ def _measured(path: Path, entries: Mapping[str, Path | bytes]) -> list[_Member]:
         try:
             found.append(_Member(name, file_io.check_plain(entry), digest.of_file(entry)))
         except (OSError, CorruptAdapter) as error:
-            raise NotFound(
-                f"{path}: {name} cannot be read ({error}). Name an existing file.",
-                code="file.unreadable",
-                path=path,
-                file=str(name),
-            ) from None
+            raise problems.FILE_NOT_READABLE(reason=error, path=path, file=str(name)) from None
     return found
 
 
@@ -134,20 +123,9 @@ def _index(path: Path, members: list[_Member], about: Mapping[str, Any]) -> byte
         text = digest.canonical_json(content | {"digest": digest.of_json(content)}).encode()
         file_io.parse_json(text, INDEX)
     except (CorruptAdapter, TypeError, ValueError, RecursionError) as error:
-        raise Refused(
-            f"{path}: about cannot be written as JSON ({error}). Give JSON values.",
-            code="bundle.refused",
-            path=path,
-        ) from None
+        raise problems.ABOUT_NOT_JSON(reason=error, path=path) from None
     if len(text) > MOST_INDEX:
-        raise Refused(
-            f"{path}: its {INDEX} would have {len(text):,} bytes, more than the limit of {MOST_INDEX:,}. Shorten "
-            "`about`.",
-            code="bundle.refused",
-            path=path,
-            bytes=len(text),
-            most=MOST_INDEX,
-        )
+        raise problems.INDEX_TOO_LARGE(path=path, bytes=len(text), most=MOST_INDEX)
     return text
 
 
@@ -160,12 +138,7 @@ def _append(file: BinaryIO, name: str, size: int, source: BinaryIO) -> None:
     start = file.tell()
     shutil.copyfileobj(source, file, PIECE)
     if (copied := file.tell() - start) != size:
-        raise CorruptStore(
-            f"{name}: the file has {copied:,} bytes and had {size:,} a moment ago: another process writes to it. Try "
-            "again.",
-            code="file.being-written",
-            path=name,
-        )
+        raise problems.FILE_BEING_WRITTEN(found=copied, expected=size, path=name)
     file.write(bytes(_padded(size) - size))
 
 
@@ -184,28 +157,12 @@ def _read_index(path: Path, file: BinaryIO, limits: IntakeLimits) -> tuple[dict[
     start = file.read(BLOCK)
     compressed = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
     if compressed is not None:
-        raise Refused(
-            f"{path}: the file is compressed ({compressed}); bundles must not be compressed. Unpack the file first.",
-            code="bundle.refused",
-            path=path,
-        )
+        raise problems.BUNDLE_COMPRESSED(found=compressed, path=path)
     name, size = _parsed(path, start)
     if name != INDEX:
-        raise Refused(
-            f"{path}: not a bundle of afina: its first file is {name[:80]!r}, expected {INDEX}. Name a bundle.",
-            code="bundle.refused",
-            path=path,
-            file=name[:80],
-        )
+        raise problems.BUNDLE_OF_ANOTHER_PROGRAM(path=path, file=name[:80])
     if size > MOST_INDEX:
-        raise Refused(
-            f"{path}: its {INDEX} has {size:,} bytes, more than the limit of {MOST_INDEX:,}. {_AGAIN}",
-            code="intake.too-large",
-            path=path,
-            file=INDEX,
-            found=size,
-            most=MOST_INDEX,
-        )
+        raise problems.BUNDLE_INDEX_TOO_LARGE(path=path, file=INDEX, found=size, most=MOST_INDEX)
     _check_header(path, start, INDEX, size)
     text = b"".join(_data(path, file, size))
     try:
@@ -228,12 +185,7 @@ def _read_index(path: Path, file: BinaryIO, limits: IntakeLimits) -> tuple[dict[
 
 def _member(path: Path, name: str, entry: Any) -> _Member:
     if not _NAME.fullmatch(name) or name == INDEX:
-        raise Refused(
-            f"{path}: the file name {name[:80]!r} is not allowed in a bundle. {_AGAIN}",
-            code="bundle.refused",
-            path=path,
-            file=name[:80],
-        )
+        raise problems.BUNDLE_FILE_NOT_ALLOWED(path=path, file=name[:80])
     if not isinstance(entry, dict) or entry.keys() != {"sha256", "size"}:
         raise _corrupt(path, f"its {INDEX} must have exactly sha256 and size of {name!r}")
     stated, size = entry["sha256"], entry["size"]
@@ -249,15 +201,7 @@ def _check_sizes(path: Path, members: list[_Member], limits: IntakeLimits) -> No
         (total, limits.bytes, "bytes", "bytes"),
     ):
         if found > most:
-            raise Refused(
-                f"{path}: the bundle has {found:,} {unit}, more than the limit of {most:,}. If you trust the bundle, "
-                f"raise the limit `{key}`.",
-                code="intake.too-large",
-                path=path,
-                found=found,
-                most=most,
-                limit=key,
-            )
+            raise problems.BUNDLE_TOO_LARGE(unit=unit, path=path, found=found, most=most, limit=key)
 
 
 def _parsed(path: Path, block: bytes) -> tuple[str, int]:
@@ -272,12 +216,7 @@ def _parsed(path: Path, block: bytes) -> tuple[str, int]:
     if info.type != tarfile.REGTYPE:
         kinds = {tarfile.DIRTYPE: "a folder", tarfile.SYMTYPE: "a link", tarfile.LNKTYPE: "a link"}
         kind = kinds.get(info.type, f"a member of type {info.type!r}")
-        raise Refused(
-            f"{path}: {ascii(info.name)[:80]} in the bundle is {kind}; a bundle may have plain files only. {_AGAIN}",
-            code="bundle.refused",
-            path=path,
-            file=info.name[:80],
-        )
+        raise problems.BUNDLE_FILE_NOT_PLAIN(_shown=ascii(info.name)[:80], found=kind, path=path, file=info.name[:80])
     if info.size < 0:
         raise _corrupt(path, f"a file in it has {info.size} bytes")
     return info.name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace"), info.size
@@ -288,12 +227,7 @@ def _check_header(path: Path, block: bytes, name: str, size: int) -> None:
     found = _parsed(path, block)
     if found[0] != name:
         kind = "a path" if "/" in found[0] or "\\" in found[0] else "a file"
-        raise Refused(
-            f"{path}: the bundle has {kind} {found[0][:80]!r} where {INDEX} has {name!r}. {_AGAIN}",
-            code="bundle.refused",
-            path=path,
-            file=found[0][:80],
-        )
+        raise problems.BUNDLE_FILE_UNEXPECTED(found=kind, expected=name, path=path, file=found[0][:80])
     if found[1] != size:
         raise _corrupt(path, f"{name} has {found[1]:,} bytes, {INDEX} states {size:,}")
     if block != _header(name, size):
@@ -325,4 +259,4 @@ def _data(path: Path, file: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _corrupt(path: Path, found: str) -> CorruptStore:
-    return CorruptStore(f"{path}: {found}. {_AGAIN}", code="bundle.damaged", path=path)
+    return problems.BUNDLE_DAMAGED(found=found, path=path)

@@ -15,10 +15,9 @@ from typing import Any
 
 from afina import file_io, hub
 from afina.data import leakage
-from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
-from afina.store import adapter_parts
+from afina.store import adapter_parts, problems
 from afina.store.intake import IntakeLimits, bundle, inspection
 from afina.store.model_card import base_for_peft
 from afina.store.reader import StoreReader
@@ -63,19 +62,10 @@ def bring_in(
     if path.is_dir():
         return _directory(path, keep, limits, backbone, precision)
     if not os.path.lexists(path):
-        raise NotFound(
-            f"{source}: there is no such file or directory. Give a directory, a bundle (.tar), or hub:owner/name.",
-            code="file.missing",
-            path=source,
-        )
+        raise problems.SOURCE_MISSING(path=source)
     for option, given in (("backbone", backbone), ("precision", precision)):
         if given is not None:
-            raise InvalidStudy(
-                f"{source}: a bundle names its {option} itself. Leave `{option}` out.",
-                code="option.inapplicable",
-                path=source,
-                option=option,
-            )
+            raise problems.OPTION_OF_BUNDLE(path=source, option=option)
     with _workshop() as place:
         about = bundle.read(path, place / "parts", limits)
         parts, manifest = _parts(path, about, place / "parts"), about["manifest"]
@@ -90,17 +80,10 @@ def _parts(path: Path, about: Mapping[str, Any], place: Path) -> dict[str, Path]
     """Return the files of an adapter's parts by role. Only files of the bundle are allowed."""
     parts, there = about.get("parts"), {file.name for file in place.iterdir()}
     if not isinstance(parts, dict) or not isinstance(about.get("manifest"), dict):
-        raise CorruptAdapter(
-            f"{path}: this bundle has no adapter. Export the adapter again.", code="adapter.file-malformed", path=path
-        )
+        raise problems.BUNDLE_WITHOUT_ADAPTER(path=path)
     for role, file in parts.items():
         if not isinstance(file, str) or file not in there or not adapter_parts.is_role(role):
-            raise CorruptAdapter(
-                f"{path}: its part {str(role)[:80]!r} is not a file of the bundle. Export the adapter again.",
-                code="adapter.file-malformed",
-                path=path,
-                part=str(role)[:80],
-            )
+            raise problems.PART_NOT_IN_BUNDLE(path=path, part=str(role)[:80])
     return {role: place / file for role, file in parts.items()}
 
 
@@ -115,33 +98,14 @@ def _directory(
 ) -> PublishOutcome:
     if os.path.lexists(path / MANIFEST) or os.path.lexists(path / PEFT_SETTINGS):
         if backbone is not None:
-            raise InvalidStudy(
-                f"{path}: the adapter names its backbone. Leave `backbone` out.",
-                code="option.inapplicable",
-                path=path,
-                option="backbone",
-            )
+            raise problems.BACKBONE_NAMED(path=path, option="backbone")
         return keep(path, links=links, precision=precision)
     if not os.path.lexists(path / _PRETRAINED):
-        raise NotFound(
-            f"{path}: no adapter ({MANIFEST} or {PEFT_SETTINGS}) and no model ({_PRETRAINED}) found. Name a "
-            "directory that has one of these files.",
-            code="adapter.missing",
-            path=path,
-        )
+        raise problems.NOTHING_TO_PUBLISH(manifest=MANIFEST, settings=PEFT_SETTINGS, config=_PRETRAINED, path=path)
     if backbone is None:
-        raise InvalidStudy(
-            f"{path}: this is a transformers model. Give the model that was fine-tuned, with `backbone`.",
-            code="option.missing",
-            path=path,
-        )
+        raise problems.BACKBONE_UNNAMED(path=path)
     if precision is not None:
-        raise InvalidStudy(
-            f"{path}: this is a transformers model, whose own weights are published. Leave `precision` out.",
-            code="option.inapplicable",
-            path=path,
-            option="precision",
-        )
+        raise problems.PRECISION_OF_MODEL(path=path, option="precision")
     from afina.store.intake.saved_classifiers import read_pretrained
 
     inspection.inspect_model(path, limits, links=links)
@@ -173,28 +137,14 @@ def send_out(
     """
     version = store.show(reference)
     if backbone is not None and not merged:
-        raise InvalidStudy(
-            f"{version}: `backbone` is only used with `merged`. Leave `backbone` out.",
-            code="option.inapplicable",
-            version=str(version),
-            option="backbone",
-        )
+        raise problems.BACKBONE_WITHOUT_MERGED(version=str(version), option="backbone")
     if target.startswith(HUB):
         return _to_hub(store, version, target.removeprefix(HUB), merged, backbone, private, texts)
     if target.endswith(BUNDLE):
         if merged:
-            raise InvalidStudy(
-                f"{target}: a bundle cannot have a merged model. Leave `merged` out.",
-                code="option.inapplicable",
-                path=target,
-                option="merged",
-            )
+            raise problems.BUNDLE_OF_MERGED(path=target, option="merged")
         if os.path.lexists(target):
-            raise Refused(
-                f"{target}: the path exists already. Name a new file.",
-                code="out.exists",
-                path=target,
-            )
+            raise problems.OUT_EXISTS(path=target)
         _to_bundle(store, version, Path(target), texts)
         return target, ()
     return target, _to_directory(store, version, Path(target), merged, backbone, texts)
@@ -204,7 +154,7 @@ def _to_directory(
     store: StoreReader, version: Version, path: Path, merged: bool, backbone: str | None, texts: bool
 ) -> tuple[str, ...]:
     if os.path.lexists(path):
-        raise Refused(f"{path}: the path exists already. Name a new directory.", code="out.exists", path=path)
+        raise problems.OUT_EXISTS(path=path)
     with file_io.replacing(path) as fresh:
         if merged:
             from afina.predicting.predictor import Predictor

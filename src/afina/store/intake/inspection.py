@@ -23,6 +23,7 @@ from afina.data import leakage
 from afina.errors import CorruptAdapter, Refused
 from afina.models.adapter import MOST_VOCABULARY, PEFT_SETTINGS, PEFT_TENSORS, VOCABULARY, check_there
 from afina.models.manifest import MANIFEST, read_manifest
+from afina.store import problems
 from afina.store.intake import SUFFIXES, TENSORS, IntakeLimits, is_plain_name
 
 PROGRAMS = (
@@ -30,11 +31,6 @@ PROGRAMS = (
     *(".zip", ".gz", ".tar", ".tgz", ".py", ".pyc", ".so"),
 )
 """Suffixes of files that can run code when they are opened, or that contain other files."""
-
-INSTEAD = (
-    "Save the weights with save_pretrained, which writes safetensors (with safe_serialization=True in older versions),"
-    " and leave this file out"
-)
 
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 _MAGIC = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "gzip", b"\x93NUMPY": "a NumPy file", b"\x89HDF": "HDF5"}
@@ -101,12 +97,7 @@ def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bo
         if size > limits.file_bytes:
             raise _too_large(directory / name, f"{size:,} bytes", size, limits.file_bytes, "file_bytes")
         if name.endswith(TENSORS):
-            raise Refused(
-                f"{directory / name}: an adapter has a single tensor file, here {tensor_file}. Move this file "
-                "elsewhere.",
-                code="intake.file-unexpected",
-                path=directory / name,
-            )
+            raise problems.SECOND_TENSOR_FILE(expected=tensor_file, path=directory / name)
         _check_kind(directory / name)
         if not name.endswith(_BINARY):
             _check_text(directory / name)
@@ -131,19 +122,9 @@ def _files(directory: Path, limits: IntakeLimits, links: bool) -> dict[str, int]
     try:
         entries = sorted((entry for entry in os.scandir(directory) if entry.name[:1] != "."), key=lambda one: one.name)
     except OSError as error:
-        raise CorruptAdapter(
-            f"{directory}: cannot be read ({error}). {file_io.AGAIN}", code="adapter.file-unreadable", path=directory
-        ) from None
+        raise problems.DIRECTORY_UNREADABLE(reason=error, path=directory) from None
     if len(entries) > limits.files:
-        raise Refused(
-            f"{directory}: {len(entries):,} files, more than the limit of {limits.files:,}. Remove files that do not "
-            "belong to the adapter, or set another limit, files=..., with `limits`.",
-            code="intake.too-large",
-            path=directory,
-            found=len(entries),
-            most=limits.files,
-            limit="files",
-        )
+        raise problems.TOO_MANY_FILES(path=directory, found=len(entries), most=limits.files, limit="files")
     found = {entry.name: _size(entry, directory, links) for entry in entries}
     if (total := sum(found.values())) > limits.bytes:
         raise _too_large(directory, f"{total:,} bytes", total, limits.bytes, "bytes")
@@ -153,34 +134,15 @@ def _files(directory: Path, limits: IntakeLimits, links: bool) -> dict[str, int]
 def _size(entry: os.DirEntry[str], directory: Path, links: bool) -> int:
     shown = f"{directory / ascii(entry.name)[1:-1][:160]}"
     if entry.name.lower().endswith(PROGRAMS):
-        raise Refused(
-            f"{shown}: a file of this kind can run code when it is opened. {INSTEAD}.",
-            code="intake.file-unsafe",
-            path=shown,
-        )
+        raise problems.FILE_UNSAFE(path=shown)
     if entry.is_symlink() and not (links and _stays(entry, directory)):
-        raise Refused(
-            f"{shown}: a link, expected a file. Replace the link by a copy of its target.",
-            code="intake.file-unexpected",
-            path=shown,
-            found="a link",
-        )
+        raise problems.LINK(path=shown, found="a link")
     status = entry.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
-        raise Refused(
-            f"{shown}: {kind}, expected a file. Move it elsewhere.",
-            code="intake.file-unexpected",
-            path=shown,
-            found=kind,
-        )
+        raise problems.NO_FILE(path=shown, found=kind)
     if not is_plain_name(entry.name):
-        raise Refused(
-            f"{shown}: this file name is not allowed in an adapter. Expected letters, digits, . _ and - before one of "
-            f"{', '.join(SUFFIXES)}. Move the file elsewhere.",
-            code="intake.file-unexpected",
-            path=shown,
-        )
+        raise problems.FILE_NAME_NOT_ALLOWED(known=SUFFIXES, path=shown)
     return status.st_size
 
 
@@ -198,12 +160,7 @@ def _stays(entry: os.DirEntry[str], directory: Path) -> bool:
 def _tensor_file(directory: Path, files: Mapping[str, int]) -> str:
     name = read_manifest(directory).tensor_file if MANIFEST in files else PEFT_TENSORS
     if name not in files or not name.endswith(TENSORS):
-        raise CorruptAdapter(
-            f"{directory}: its tensor file {name[:80]!r} is missing, or not a {TENSORS} file. {file_io.AGAIN}",
-            code="adapter.file-missing",
-            path=directory,
-            file=name[:80],
-        )
+        raise problems.TENSOR_FILE_MISSING(expected=TENSORS, path=directory, file=name[:80])
     return name
 
 
@@ -219,12 +176,7 @@ def _check_kind(path: Path) -> None:
         kind = "a pickle"
     if kind is not None:
         runs = "torch.load would run any code in this file" if path.name.endswith(TENSORS) else "not text"
-        raise Refused(
-            f"{path}: by its content this is {kind}: {runs}. {INSTEAD}.",
-            code="intake.file-unsafe",
-            path=path,
-            found=kind,
-        )
+        raise problems.CONTENT_UNSAFE(reason=runs, path=path, found=kind)
 
 
 def _check_text(path: Path) -> None:
@@ -236,11 +188,7 @@ def _check_text(path: Path) -> None:
                     raise ValueError
             decoder.decode(b"", final=True)
         except ValueError:
-            raise Refused(
-                f"{path}: a file with this suffix must be text in UTF-8. Write the file again, or leave it out.",
-                code="intake.file-unexpected",
-                path=path,
-            ) from None
+            raise problems.FILE_NOT_TEXT(path=path) from None
 
 
 def _check_settings(directory: Path, files: Mapping[str, int]) -> None:
@@ -253,15 +201,7 @@ def _check_settings(directory: Path, files: Mapping[str, int]) -> None:
 
 
 def _too_large(path: Path, what: str, found: int, most: int, key: str) -> Refused:
-    return Refused(
-        f"{path}: {what}, more than the limit of {most:,}. If this is intended, set another limit, {key}=..., with "
-        "`limits`.",
-        code="intake.too-large",
-        path=path,
-        found=found,
-        most=most,
-        limit=key,
-    )
+    return problems.ADAPTER_TOO_LARGE(_found=what, path=path, found=found, most=most, limit=key)
 
 
 @dataclass(frozen=True)
@@ -334,13 +274,7 @@ def check_finite(path: Path, header: Header) -> None:
                     raise _not_whole(path, f"the file ends within {name!r}")
                 left -= len(data)
                 if ((np.frombuffer(data, unsigned) & exponent) == exponent).any():
-                    raise Refused(
-                        f"{path}: {name!r} has NaN or infinite values, which make every answer wrong. Train the "
-                        "adapter again, at a lower learning rate or in float32.",
-                        code="intake.values-not-finite",
-                        path=path,
-                        tensor=name,
-                    )
+                    raise problems.VALUES_NOT_FINITE(path=path, tensor=name)
 
 
 def _entry(path: Path, name: str, entry: Any, limits: IntakeLimits) -> TensorEntry:
@@ -350,14 +284,7 @@ def _entry(path: Path, name: str, entry: Any, limits: IntakeLimits) -> TensorEnt
         raise _not_whole(path, f"its entry for {name[:80]!r} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise Refused(
-            f"{path}: {name[:80]!r} has dtype {str(dtype)[:40]!r}, expected one of {', '.join(DTYPES)}. Convert the "
-            "tensor and save the adapter again.",
-            code="intake.dtype-unsupported",
-            path=path,
-            tensor=name[:80],
-            found=str(dtype)[:40],
-        )
+        raise problems.DTYPE_UNSUPPORTED(known=list(DTYPES), path=path, tensor=name[:80], found=str(dtype)[:40])
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise _not_whole(path, f"shape and data_offsets of {name[:80]!r} must be lists of whole numbers of at least 0")
     if len(shape) > limits.dimensions:
@@ -386,8 +313,4 @@ def _check_cover(path: Path, found: list[tuple[str, TensorEntry]], size: int) ->
 
 
 def _not_whole(path: Path, found: str) -> CorruptAdapter:
-    return CorruptAdapter(
-        f"{path}: damaged, or not a safetensors file: {found}. {file_io.AGAIN}",
-        code="adapter.file-malformed",
-        path=path,
-    )
+    return problems.NOT_SAFETENSORS(reason=found, path=path)

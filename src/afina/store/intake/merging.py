@@ -12,12 +12,12 @@ import numpy as np
 
 from afina import file_io, tensorfile
 from afina.errors import InvalidStudy, Refused
-from afina.methods.method import Method
 from afina.methods.selective import Full
 from afina.models.backbone_spec import PRECISIONS
 from afina.models.kernels.linear import round_weights
 from afina.predicting import probes
 from afina.predicting.predictor import ModelPredictor, Predictor
+from afina.store import problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,35 +45,13 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
     """
     directory = Path(directory)
     if os.path.lexists(directory):
-        raise Refused(
-            f"{directory}: this name already exists. Give a new directory.",
-            code="out.exists",
-            path=directory,
-        )
+        raise problems.OUT_EXISTS(path=directory)
     if not isinstance(predictor, ModelPredictor):
-        raise Refused(
-            f"{predictor.where}: an adapter of method {predictor.manifest.method} is a bag-of-words model without a "
-            "backbone, so it cannot be merged. Use it with afina.",
-            code="merge.impossible",
-            where=predictor.where,
-            method=predictor.manifest.method,
-        )
+        raise problems.MERGE_OF_BAG_OF_WORDS(where=predictor.where, method=predictor.manifest.method)
     if predictor.dtype != "float32":
-        raise InvalidStudy(
-            f"{predictor.where}: opened in {predictor.dtype}, but the merged model needs float32. "
-            "Open the adapter in float32.",
-            code="dtype.unsuitable",
-            where=predictor.where,
-            dtype=predictor.dtype,
-        )
+        raise problems.MERGE_NEEDS_FLOAT32(where=predictor.where, dtype=predictor.dtype)
     if predictor.manifest.offset is not None:
-        raise Refused(
-            f"{predictor.where}: the adapter adds an offset to its logits, and transformers' head has no bias for it. "
-            "Train the adapter without `offset` (a linear probe: on texts of every label), or use it with afina.",
-            code="merge.impossible",
-            where=predictor.where,
-            field="offset",
-        )
+        raise problems.MERGE_WITH_OFFSET(where=predictor.where, field="offset")
     model = _merged(predictor)
     with file_io.replacing(directory) as fresh, tensorfile.system_errors():
         fresh.mkdir()
@@ -102,27 +80,17 @@ def _merged(predictor: ModelPredictor) -> Any:
     try:
         model = method.merged(model)
     except InvalidStudy as error:
-        raise Refused(
-            _refusal(predictor, method, str(error)), code="merge.impossible", where=predictor.where, cause=error.code
-        ) from None
+        raise _not_mergeable(predictor, str(error), cause=error.code) from None
     found = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if found != shapes:
         surplus = sorted(found.keys() - shapes.keys()) or sorted(shapes.keys() - found.keys()) or ["other shapes"]
-        raise Refused(
-            _refusal(predictor, method, f"transformers' model has no place for {surplus[0]}."),
-            code="merge.impossible",
-            where=predictor.where,
-            tensor=surplus[0],
-        )
+        raise _not_mergeable(predictor, f"transformers' model has no place for {surplus[0]}.", tensor=surplus[0])
     _check(predictor, model)
     return model
 
 
-def _refusal(predictor: ModelPredictor, method: Method, reason: str) -> str:
-    return (
-        f"{predictor.where}: an adapter of method {predictor.manifest.method} cannot be merged into its backbone: "
-        f"{reason} Use it with afina, or merge an adapter of a method that changes weights, such as lora."
-    )
+def _not_mergeable(predictor: ModelPredictor, reason: str, **fields: object) -> Refused:
+    return problems.NOT_MERGEABLE(where=predictor.where, method=predictor.manifest.method, reason=reason, **fields)
 
 
 def _check(predictor: ModelPredictor, model: Any) -> None:
@@ -134,12 +102,7 @@ def _check(predictor: ModelPredictor, model: Any) -> None:
     difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-12))
     if not difference <= MERGE_TOLERANCE:
         reason = f"the merged logits differ by {difference:.1e} of the largest logit, expected {MERGE_TOLERANCE:.0e}."
-        raise Refused(
-            _refusal(predictor, predictor.method, reason),
-            code="merge.impossible",
-            where=predictor.where,
-            method=predictor.method,
-        )
+        raise _not_mergeable(predictor, reason)
 
 
 def _cut_at(settings: Path, longest: int) -> None:

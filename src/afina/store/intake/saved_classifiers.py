@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina import device, digest, file_io, tensorfile
-from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused, WrongBackbone
+from afina.errors import CorruptAdapter
 from afina.methods.method import check_names
 from afina.methods.selective import Full
 from afina.models import objectives
@@ -20,6 +20,7 @@ from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
 from afina.models.objectives import Objective
 from afina.predicting import probes
+from afina.store import problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,43 +105,17 @@ def _check_files(directory: Path) -> None:
     """Raise NotFound, Refused or CorruptAdapter before transformers opens a file."""
     refuse_incomplete(directory)
     if not (directory / CONFIG).is_file():
-        raise NotFound(
-            f"{directory}: no {CONFIG} there. Give a directory that a classifier's save_pretrained wrote.",
-            code="model.file-missing",
-            path=directory,
-            file=CONFIG,
-        )
+        raise problems.CONFIG_MISSING(path=directory, file=CONFIG)
     if not any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
         if pickled := sorted([*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]):
-            raise Refused(
-                f"{directory}: the weights are in {pickled[0].name}, a format that can run code when opened; expected "
-                f"{WEIGHTS}. Open the file where you trust it, and save it again with save_pretrained.",
-                code="intake.file-unsafe",
-                path=directory,
-                file=pickled[0].name,
-            )
-        raise NotFound(
-            f"{directory}: no {WEIGHTS} or {INDEX} there. Give a directory that save_pretrained wrote.",
-            code="model.file-missing",
-            path=directory,
-            file=WEIGHTS,
-        )
+            raise problems.WEIGHTS_UNSAFE(expected=WEIGHTS, path=directory, file=pickled[0].name)
+        raise problems.WEIGHTS_MISSING(index=INDEX, path=directory, file=WEIGHTS)
     if not any((directory / name).is_file() for name in _TOKENIZERS):
-        raise NotFound(
-            f"{directory}: no tokenizer there, expected one of {', '.join(_TOKENIZERS)}. Save the tokenizer into the "
-            "directory with save_pretrained.",
-            code="model.file-missing",
-            path=directory,
-            file="tokenizer",
-        )
+        raise problems.TOKENIZER_MISSING(expected=_TOKENIZERS, path=directory, file="tokenizer")
     settings = file_io.read_object(directory / CONFIG)
     if not any(str(name).endswith("ForSequenceClassification") for name in settings.get("architectures") or ()):
-        raise InvalidStudy(
-            f"{directory / CONFIG}: architectures is {settings.get('architectures')!r:.80}, expected a "
-            "...ForSequenceClassification. A language model does not tell its prompts: use it as a `backbone` instead.",
-            code="model.config-unusable",
-            path=directory / CONFIG,
-            field="architectures",
+        raise problems.NOT_A_CLASSIFIER(
+            found=settings.get("architectures"), path=directory / CONFIG, field="architectures"
         )
 
 
@@ -149,17 +124,13 @@ def _check_backbone(directory: Path, found: Backbone, base: Backbone) -> None:
     mine, theirs = found.config.to_dict(), base.config.to_dict()
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key) and not _INDIFFERENT.fullmatch(key):
-            raise WrongBackbone(
-                f"{directory / CONFIG}: {key} is {mine.get(key)!r:.80}, but {theirs.get(key)!r:.80} in backbone "
-                f"{base.address}. Give the model that was fine-tuned with `backbone`.",
-                path=directory / CONFIG,
-                field=key,
-                backbone=base.address,
+            raise problems.CONFIG_DIFFERS(
+                found=mine.get(key), expected=theirs.get(key), path=directory / CONFIG, field=key, backbone=base.address
             )
     if found.tokenizer_digest != base.tokenizer_digest:
-        raise WrongBackbone(
-            f"{directory}: the tokenizer has digest {found.tokenizer_digest[:19]}, but {base.tokenizer_digest[:19]} in "
-            f"backbone {base.address}. Give the model that was fine-tuned, unchanged, with `backbone`.",
+        raise problems.TOKENIZER_DIFFERS(
+            found=found.tokenizer_digest,
+            expected=base.tokenizer_digest,
             path=directory,
             field="tokenizer",
             backbone=base.address,
@@ -170,13 +141,7 @@ def _objective(directory: Path, config: Any) -> Objective:
     """Return the objective that the model's configuration describes. Raises InvalidStudy."""
     names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
     if sorted(config.id2label) != list(range(len(names))) or len(set(names)) < len(names) or not names:
-        raise InvalidStudy(
-            f"{directory / CONFIG}: id2label is {config.id2label!r:.80}, expected a different name for each of 0, 1, "
-            "... Correct id2label and label2id there.",
-            code="model.config-unusable",
-            path=directory / CONFIG,
-            field="id2label",
-        )
+        raise problems.LABELS_UNUSABLE(found=config.id2label, path=directory / CONFIG, field="id2label")
     return objectives.of_problem(names, config.problem_type, str(directory / CONFIG))
 
 
@@ -188,13 +153,7 @@ def _state(directory: Path) -> dict[str, Tensor]:
             if _BUFFER.search(name):
                 continue
             if not tensor.is_floating_point():
-                raise CorruptAdapter(
-                    f"{file}: {name} is {tensor.dtype}, expected floats. Save the model unquantised.",
-                    code="adapter.file-malformed",
-                    path=file,
-                    tensor=name,
-                    found=tensor.dtype,
-                )
+                raise problems.TENSOR_NOT_FLOAT(path=file, tensor=name, found=tensor.dtype)
             state[name] = tensor.float()
     return state
 
@@ -207,27 +166,14 @@ def _files(directory: Path) -> list[Path]:
     names = set(shards.values()) if isinstance(shards, dict) else set()
     plain = all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
     if not names or not plain:
-        raise CorruptAdapter(
-            f"{directory / INDEX}: expected a weight_map that names files in the same directory. {file_io.AGAIN}",
-            code="adapter.file-malformed",
-            path=directory / INDEX,
-        )
+        raise problems.WEIGHT_MAP_INVALID(path=directory / INDEX)
     return [directory / name for name in sorted(names)]
 
 
 def _check_state(directory: Path, base: Backbone, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     if not any(is_head(name) for name in found):
-        raise CorruptAdapter(
-            f"{directory}: the weights have no classification head. Give the directory of a fine-tuned classifier.",
-            code="adapter.head-missing",
-            path=directory,
-        )
+        raise problems.WEIGHTS_WITHOUT_HEAD(path=directory)
     try:
         check_names(expected, found)
     except CorruptAdapter as error:
-        raise WrongBackbone(
-            f"{directory}: the weights do not fit a classifier on backbone {base.address}: {error} "
-            "Give the model that was fine-tuned with `backbone`.",
-            path=directory,
-            backbone=base.address,
-        ) from None
+        raise problems.WEIGHTS_DO_NOT_FIT(reason=error, path=directory, backbone=base.address) from None
