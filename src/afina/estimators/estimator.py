@@ -26,8 +26,8 @@ from afina.data.label_words import no_words_note, word_examples
 from afina.data.readers import splitting
 from afina.data.split import Split
 from afina.data.task import CALIBRATION, Task
-from afina.errors import CorruptAdapter, InvalidStudy
-from afina.estimators.inputs import InvalidInput, TextInputs, classes_of, numbers_of
+from afina.estimators import problems
+from afina.estimators.inputs import TextInputs, classes_of, numbers_of
 from afina.events import ignore
 from afina.methods import make
 from afina.models.adapter import Adapter
@@ -87,12 +87,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         """Restore the state. Raises CorruptAdapter for other files, and for the state of an earlier version."""
         files = state.get("adapter_")
         if files is not None and not isinstance(files, dict):
-            raise CorruptAdapter(
-                f"{type(self).__name__}: the state was saved by an earlier version of afina, and has no files of an "
-                "adapter. Fit the estimator again, and save it again.",
-                code="adapter.file-missing",
-                found=type(files).__name__,
-            )
+            raise problems.STATE_WITHOUT_FILES(estimator=type(self).__name__, found=type(files).__name__)
         super().__setstate__(state if files is None else {**state, "adapter_": _of_files(files)})
 
     def _fit(
@@ -132,12 +127,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
     def _check_mappings(self, *names: str) -> None:
         for name in names:
             if not isinstance(getattr(self, name), Mapping | None):
-                raise InvalidStudy(
-                    f"`{name}`: found a {type(getattr(self, name)).__name__}. Expected a dict or None.",
-                    code="option.invalid",
-                    option=name,
-                    found=type(getattr(self, name)).__name__,
-                )
+                raise problems.OPTION_NOT_A_DICT(option=name, found=type(getattr(self, name)).__name__)
 
     def _run(self, inputs: TextInputs, ask: dict[str, Any]) -> Run:
         self._check_mappings("hyperparameters", "training")
@@ -145,11 +135,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         own = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size", "max_length")}
         twice = {*own, *weights} & {*(self.training or {})}
         if twice:
-            raise InvalidStudy(
-                f"`training` has {sorted(twice)[0]}, which is also a parameter of the estimator. Remove one of them.",
-                code="option.invalid",
-                option=min(twice),
-            )
+            raise problems.TRAINING_REPEATS_PARAMETER(option=min(twice))
         training = {name: _plain(value) for name, value in {**own, **weights, **(self.training or {})}.items()}
         return Run(
             backbone=str(self.backbone) if isinstance(self.backbone, Path) else self.backbone,
@@ -192,19 +178,10 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         inputs, pairs = TextInputs.of(X), self.adapter_.manifest.pairs
         if (inputs.pairs is not None) != pairs:
             known, found = ("pairs of texts", "single texts")[:: 1 if pairs else -1]
-            raise InvalidInput(
-                f"X: found {found}. {type(self).__name__} was fitted on {known}. Give {known}.",
-                code="input.pairs-mismatch",
-                found=found,
-            )
+            raise problems.PAIRS_MISMATCH(estimator=type(self).__name__, expected=known, found=found)
         known_names = getattr(self, "feature_names_in_", None)
         if inputs.names is not None and known_names is not None and inputs.names != list(known_names):
-            raise InvalidInput(
-                f"X: found the columns {', '.join(inputs.names)}. {type(self).__name__} was fitted on the columns "
-                f"{', '.join(known_names)}. Give the same columns in the same order.",
-                code="input.columns-differ",
-                found=inputs.names,
-            )
+            raise problems.COLUMNS_DIFFER(estimator=type(self).__name__, expected=known_names, found=inputs.names)
         return predictor.predict(inputs.texts, inputs.pairs)[0]
 
     def __sklearn_tags__(self) -> Any:
@@ -378,19 +355,9 @@ def _seed(random_state: Any) -> int:
 def _check_weighted(run: Run) -> None:
     """Raise InvalidStudy if the weights of texts would have no effect on the run, or not on all of it."""
     if make(run.method, run.hyperparameters).trains_nothing:
-        raise InvalidStudy(
-            f"`sample_weight` has no effect on method {run.method}, which trains nothing. Leave `sample_weight` out.",
-            code="option.inapplicable",
-            option="sample_weight",
-            method=run.method,
-        )
+        raise problems.WEIGHTS_WITHOUT_TRAINING(option="sample_weight", method=run.method)
     if run.training.temperature:
-        raise InvalidStudy(
-            "`sample_weight`: a temperature is fitted on texts without weights. Leave out `sample_weight` or "
-            "`temperature`.",
-            code="option.inapplicable",
-            option="sample_weight",
-        )
+        raise problems.WEIGHTS_WITH_TEMPERATURE(option="sample_weight")
 
 
 def _place(out: str | Path | None) -> Path | None:
@@ -399,11 +366,7 @@ def _place(out: str | Path | None) -> Path | None:
         return None
     path = Path(out).expanduser()
     if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
-        raise InvalidStudy(
-            f"`out` {out}: the path exists and is not an adapter. Give a new directory.",
-            code="option.invalid",
-            path=out,
-        )
+        raise problems.OUT_IS_NO_ADAPTER(path=out)
     return path
 
 
@@ -419,11 +382,7 @@ def _of_files(files: Mapping[str, bytes]) -> Adapter:
     with tempfile.TemporaryDirectory(prefix="afina-") as directory:
         for name, content in files.items():
             if Path(name).name != name:
-                raise CorruptAdapter(
-                    f"adapter: the file name {name!r} is a path. Expected the names of an adapter's files.",
-                    code="adapter.file-malformed",
-                    path=name,
-                )
+                raise problems.FILE_NAME_IS_A_PATH(path=name)
             (Path(directory) / name).write_bytes(content)
         return replace(Adapter.load(directory), where="adapter")
 

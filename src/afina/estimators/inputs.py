@@ -12,12 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from afina.data.readers.texts import as_lists, column_names, refuse_blank
 from afina.errors import InvalidData
-
-
-class InvalidInput(InvalidData, ValueError):
-    """X or y cannot be used. A ValueError too, as scikit-learn users expect."""
-
-    code = "input.invalid"
+from afina.estimators import problems
 
 
 @dataclass(frozen=True)
@@ -46,9 +41,9 @@ class TextInputs:
             texts, pairs = as_lists(X)
             refuse_blank(texts, pairs)
         except InvalidData as error:
-            raise InvalidInput(f"X: {error}", cause=error.code, of_cause=error.fields) from None
+            raise problems.X_UNUSABLE(reason=error, cause=error.code, of_cause=error.fields) from None
         if not len(texts):
-            raise InvalidInput("X: found 0 sample(s), expected at least 1 text.", code="input.empty")
+            raise problems.NO_TEXTS()
         second = None if pairs is None else [str(text) for text in pairs]
         has_columns = second is not None or len(getattr(X, "shape", ())) == 2
         columns = (1 if second is None else 2) if has_columns else None
@@ -64,20 +59,12 @@ class TextInputs:
             return self, labels, None
         given = np.asarray(sample_weight)
         if given.ndim != 1:
-            raise InvalidInput(
-                f"sample_weight: found {given.ndim} dimensions. Sample weights must be 1D: a number for each text.",
-                code="input.weights-invalid",
-                found=given.ndim,
-            )
+            raise problems.WEIGHTS_NOT_A_VECTOR(found=given.ndim)
         weights = check_array(given, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
         check_consistent_length(self.texts, weights)
         if (weights < 0).any() or not weights.any():
             what = "all weights are zero" if not weights.any() else f"found {weights.min():g}"
-            raise InvalidInput(
-                f"sample_weight: {what}. Expected numbers of 0 or more, and some above 0.",
-                code="input.weights-invalid",
-                found=float(weights.min()),
-            )
+            raise problems.WEIGHTS_INVALID(_found=what, found=float(weights.min()))
         kept = np.flatnonzero(weights)
         if len(kept) < len(weights):
             pairs = None if self.pairs is None else [self.pairs[i] for i in kept]
@@ -98,17 +85,9 @@ def classes_of(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         classes, indices = np.unique(labels, return_inverse=True)
     except TypeError:
         kinds = sorted({type(label).__name__ for label in labels.tolist()})
-        raise InvalidInput(
-            f"y: found labels of several types ({', '.join(kinds)}). Expected labels of one type.",
-            code="input.types-mixed",
-            found=kinds,
-        ) from None
+        raise problems.TYPES_MIXED(found=kinds) from None
     if len(classes) < 2:
-        raise InvalidInput(
-            f"y: all {len(labels):,} texts have one class, {classes.tolist()[0]!r}. Expected at least two classes.",
-            code="input.one-value",
-            texts=len(labels),
-        )
+        raise problems.ONE_CLASS(label=classes.tolist()[0], texts=len(labels))
     return classes, indices.astype(np.int64)
 
 
@@ -117,32 +96,20 @@ def numbers_of(labels: np.ndarray) -> np.ndarray:
     numbers: np.ndarray = check_array(labels, ensure_2d=False, dtype=np.float64, input_name="y")
     if len(np.unique(numbers)) < 2:
         found = "one sample has" if len(numbers) == 1 else f"all {len(numbers):,} texts have"
-        raise InvalidInput(
-            f"y: {found} the number {numbers[0]:g}. Expected texts with different numbers.",
-            code="input.one-value",
-            texts=len(numbers),
-        )
+        raise problems.ONE_NUMBER(_who=found, number=numbers[0], texts=len(numbers))
     return numbers
 
 
 def _column(y: Any, texts: Sequence[str]) -> np.ndarray:
     if y is None:
-        raise InvalidInput("requires y to be passed, but the target y is None.", code="input.target-missing")
+        raise problems.TARGET_MISSING()
     column: np.ndarray = column_or_1d(y, warn=True)
     check_consistent_length(texts, column)
     for number, label in enumerate(column.tolist(), start=1):
         if label is None or type(label).__name__ in MISSING or (isinstance(label, float) and label != label):
-            raise InvalidInput(
-                f"y: label {number} is missing ({label}). Give a label, or remove the text.",
-                code="input.target-missing",
-                row=number,
-            )
+            raise problems.LABEL_MISSING(found=label, row=number)
         if isinstance(label, str) and not _is_unicode(label):
-            raise InvalidInput(
-                f"y: label {number}, {label!r}, holds half a surrogate pair. Repair the label.",
-                code="input.surrogate",
-                row=number,
-            )
+            raise problems.LONE_SURROGATE(found=label, row=number)
     return column
 
 

@@ -1,0 +1,90 @@
+"""The errors of `afina.estimators`, with their codes and sentences."""
+
+from __future__ import annotations
+
+from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, Problem
+
+
+class InvalidInput(InvalidData, ValueError):
+    """X or y cannot be used. A ValueError too, as scikit-learn users expect."""
+
+    code = "input.invalid"
+
+
+FILE_NAME_IS_A_PATH = Problem(
+    CorruptAdapter,
+    "adapter.file-malformed",
+    "adapter: the file name {path!r} is a path. Expected the names of an adapter's files.",
+)
+
+STATE_WITHOUT_FILES = Problem(
+    CorruptAdapter,
+    "adapter.file-missing",
+    "{estimator}: the state was saved by an earlier version of afina, and has no files of an adapter. Fit the "
+    "estimator again, and save it again.",
+)
+
+COLUMNS_DIFFER = Problem(
+    InvalidInput,
+    "input.columns-differ",
+    "X: found the columns {found}. {estimator} was fitted on the columns {expected}. Give the same columns in "
+    "the same order.",
+)
+
+NO_TEXTS = Problem(InvalidInput, "input.empty", "X: found 0 sample(s), expected at least 1 text.")
+
+ONE_CLASS = Problem(
+    InvalidInput, "input.one-value", "y: all {texts:,} texts have one class, {label!r}. Expected at least two classes."
+)
+ONE_NUMBER = Problem(
+    InvalidInput, "input.one-value", "y: {_who} the number {number:g}. Expected texts with different numbers."
+)
+
+PAIRS_MISMATCH = Problem(
+    InvalidInput, "input.pairs-mismatch", "X: found {found}. {estimator} was fitted on {expected}. Give {expected}."
+)
+
+LONE_SURROGATE = Problem(
+    InvalidInput, "input.surrogate", "y: label {row}, {found!r}, holds half a surrogate pair. Repair the label."
+)
+
+TARGET_MISSING = Problem(InvalidInput, "input.target-missing", "requires y to be passed, but the target y is None.")
+LABEL_MISSING = Problem(
+    InvalidInput, "input.target-missing", "y: label {row} is missing ({found}). Give a label, or remove the text."
+)
+
+TYPES_MIXED = Problem(
+    InvalidInput, "input.types-mixed", "y: found labels of several types ({found}). Expected labels of one type."
+)
+
+WEIGHTS_NOT_A_VECTOR = Problem(
+    InvalidInput,
+    "input.weights-invalid",
+    "sample_weight: found {found} dimensions. Sample weights must be 1D: a number for each text.",
+)
+WEIGHTS_INVALID = Problem(
+    InvalidInput, "input.weights-invalid", "sample_weight: {_found}. Expected numbers of 0 or more, and some above 0."
+)
+
+WEIGHTS_WITHOUT_TRAINING = Problem(
+    InvalidStudy,
+    "option.inapplicable",
+    "`sample_weight` has no effect on method {method}, which trains nothing. Leave `sample_weight` out.",
+)
+WEIGHTS_WITH_TEMPERATURE = Problem(
+    InvalidStudy,
+    "option.inapplicable",
+    "`sample_weight`: a temperature is fitted on texts without weights. Leave out `sample_weight` or `temperature`.",
+)
+
+OUT_IS_NO_ADAPTER = Problem(
+    InvalidStudy, "option.invalid", "`out` {path}: the path exists and is not an adapter. Give a new directory."
+)
+TRAINING_REPEATS_PARAMETER = Problem(
+    InvalidStudy,
+    "option.invalid",
+    "`training` has {option}, which is also a parameter of the estimator. Remove one of them.",
+)
+OPTION_NOT_A_DICT = Problem(InvalidStudy, "option.invalid", "`{option}`: found a {found}. Expected a dict or None.")
+
+X_UNUSABLE = Problem(InvalidInput, "input.invalid", "X: {reason}")
