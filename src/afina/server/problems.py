@@ -118,6 +118,7 @@ FUNCTION_OF_ANOTHER_KIND = Problem(
     "request.malformed",
     "`parameters.function_to_apply`: found {found}, expected {known} or none for this model.",
 )
+DECODING_MALFORMED = Problem(InvalidData, "request.malformed", "{_reason}")
 INPUT_TENSOR_MALFORMED = Problem(InvalidData, "request.malformed", "`inputs`: {_problem}.")
 OUTPUT_TENSOR_UNKNOWN = Problem(InvalidData, "request.malformed", "`outputs`: {output!r} is {_problem}.")
 INPUT_OR_MESSAGES = Problem(

@@ -276,7 +276,7 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
     try:
         return trained.changed(**asked | {"max_new_tokens": most})
     except InvalidStudy as error:
-        raise InvalidData(str(error), code="request.malformed", **error.fields) from None
+        raise problems.DECODING_MALFORMED(_reason=error, **error.fields) from None
 
 
 def check_vocabulary(decoding: Decoding, size: int) -> None:
@@ -284,7 +284,7 @@ def check_vocabulary(decoding: Decoding, size: int) -> None:
     try:
         decoding.check_vocabulary(size)
     except InvalidStudy as error:
-        raise InvalidData(str(error), code="request.malformed", **error.fields) from None
+        raise problems.DECODING_MALFORMED(_reason=error, **error.fields) from None
 
 
 def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | None) -> GenerationOptions:
