@@ -52,41 +52,19 @@ def store(directory: Path, tmp_path: Path) -> AdapterStore:
     return made
 
 
-def size(path: Path) -> int:
-    return sum(tensor.nbytes for tensor in Adapter.load(path).tensors.values())
-
-
-def test_a_version_of_a_store_is_hashed_once_until_it_answers(
-    store: AdapterStore, directory: Path, gpt2: Backbone, passes: Counter[str]
+@pytest.mark.parametrize("came_from", ["store", "directory", "memory"])
+def test_an_adapter_is_hashed_once_until_it_answers(
+    came_from: str, store: AdapterStore, directory: Path, gpt2: Backbone, passes: Counter[str]
 ) -> None:
-    bytes_of_it = size(directory)
+    bytes_of_it = sum(tensor.nbytes for tensor in Adapter.load(directory).tensors.values())
+    given = {"store": f"store:{NAME}", "directory": directory, "memory": Adapter.load(directory)}[came_from]
     with Engine(gpt2, store) as engine:
         engine.hosts.of("float")  # its hashing does not count
         passes.clear()
-        engine.predict([(f"store:{NAME}", TEXTS[0])])
+        for text in TEXTS[:2]:
+            engine.predict([(given, text)])
     beside = sum(blob.size for role, blob in store.show(NAME).parts.items() if role not in ("body", "head"))
-    assert passes == {"tensors": bytes_of_it, "files": beside}
-
-
-def test_an_adapter_in_a_directory_is_hashed_once_until_it_answers(
-    directory: Path, gpt2: Backbone, passes: Counter[str]
-) -> None:
-    bytes_of_it = size(directory)
-    with Engine(gpt2) as engine:
-        engine.hosts.of("float")  # its hashing does not count
-        passes.clear()
-        engine.predict([(directory, TEXTS[0])])
-    assert passes == {"tensors": bytes_of_it}
-
-
-def test_a_callers_adapter_is_hashed_once_by_the_engine(directory: Path, gpt2: Backbone, passes: Counter[str]) -> None:
-    mine = Adapter.load(directory)
-    with Engine(gpt2) as engine:
-        engine.hosts.of("float")  # its hashing does not count
-        passes.clear()
-        engine.predict([(mine, TEXTS[0])])
-        engine.predict([(mine, TEXTS[1])])
-    assert passes == {"tensors": sum(tensor.nbytes for tensor in mine.tensors.values())}
+    assert passes == {"tensors": bytes_of_it} | ({"files": beside} if came_from == "store" else {})
 
 
 def changed_in_place(made: Adapter) -> Adapter:
@@ -104,8 +82,10 @@ def exchanged(made: Adapter) -> Adapter:
     return replace(made, tensors={**made.tensors, name: tensor + 1})
 
 
-@pytest.mark.parametrize("change", [changed_in_place, changed_past_torch, exchanged])
-@pytest.mark.parametrize("came_from", ["memory", "directory", "store"])
+@pytest.mark.parametrize(
+    ("change", "came_from"),
+    [(changed_in_place, "memory"), (changed_past_torch, "store"), (exchanged, "directory"), (exchanged, "memory")],
+)
 def test_a_callers_adapter_that_was_changed_is_refused(
     change: Any, came_from: str, store: AdapterStore, directory: Path, gpt2: Backbone
 ) -> None:

@@ -25,18 +25,13 @@ TOLD: dict[str, Any] = {
     "template": "{text}\nTold:",
 }
 SHARING: list[tuple[str, dict[str, Any]]] = [
-    ("lora", {"dora": True}),
+    ("lora+bitfit", {"lora": {"dora": True}}),
     ("vera", {"r": 8}),
-    ("ia3", {}),
     ("adapter", {"kind": "parallel"}),
-    ("head", {}),
-    ("bitfit", {}),
-    ("layernorm", {}),
-    ("prompt", {"tokens": 3}),
     ("prefix", {"tokens": 2}),
-    ("lora+bitfit", {}),
     ("linear_probe", {}),
 ]
+"""Methods that change layers inside, layers around, keys and values, and the head."""
 
 
 def on(precision: str, made: Adapter) -> Adapter:

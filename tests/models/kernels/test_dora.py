@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+import gradients
 from afina.models.kernels.dora import dora_adapter, dora_layer, prepare_dora
 from afina.models.kernels.elementwise import Dropout
 from afina.models.kernels.linear import can_pack
@@ -45,22 +47,7 @@ def test_values_and_all_gradients_are_pefts(plain: nn.Module, rate: float) -> No
         nn.init.normal_(parameter, std=0.4)
     layer = wrapped(plain, rate)
     prepare_dora(layer)
-    torch.manual_seed(4)
-    inputs, upstream = torch.randn(2, 7, 6), torch.randn(2, 7, 10)
-
-    def found(fast: bool) -> list[torch.Tensor]:
-        torch.manual_seed(9)  # the mask
-        given = inputs.clone().requires_grad_()
-        layer.zero_grad()
-        result = dora_layer(layer, "default", given) if fast else layer(given)
-        result.backward(upstream)
-        trained = {name: p.grad for name, p in layer.named_parameters() if p.requires_grad}
-        assert len(trained) == 3 + (plain.bias is not None)
-        assert given.grad is not None
-        return [result.detach(), given.grad, *trained.values()]
-
-    for one, other in zip(found(False), found(True), strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+    gradients.compare(partial(dora_layer, layer, "default"), layer, layer, 3 + (plain.bias is not None))
 
 
 def test_without_gradients_and_dropout_it_is_pefts_too() -> None:

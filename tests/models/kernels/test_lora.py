@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+import gradients
 from afina.models.kernels.elementwise import Dropout, scaled_mask
 from afina.models.kernels.lora import lora_adapter, lora_layer
 
@@ -36,26 +39,15 @@ def test_the_lora_layers_gradients_are_those_of_its_formula(plain: nn.Module, ra
         layer.lora_dropout["default"] = Dropout(rate)
     for name, parameter in layer.base_layer.named_parameters():
         parameter.requires_grad_(name == trains)
-    torch.manual_seed(4)
     nn.init.normal_(layer.lora_B["default"].weight)
-    inputs, upstream = torch.randn(1, 7, 6), torch.randn(1, 7, 10)
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
 
-    def gradients(fast: bool) -> list[torch.Tensor | None]:
-        torch.manual_seed(9)
-        given = inputs.clone().requires_grad_()
-        layer.zero_grad()
-        if fast:
-            result = lora_layer(layer, "default", given)
-        else:
-            mask = scaled_mask(given.shape, rate, given.dtype, given.device) if rate else 1.0
-            result = layer.base_layer(given) + layer.scaling["default"] * ((given * mask) @ down.t()) @ up.t()
-        result.backward(upstream)
-        return [result.detach(), given.grad, down.grad, up.grad, *(each.grad for each in layer.base_layer.parameters())]
+    def formula(given: Tensor) -> Tensor:
+        mask = scaled_mask(given.shape, rate, given.dtype, given.device) if rate else 1.0
+        result: Tensor = layer.base_layer(given) + layer.scaling["default"] * ((given * mask) @ down.t()) @ up.t()
+        return result
 
-    expected = [None if each is None else each.clone() for each in gradients(False)]
-    for one, other in zip(expected, gradients(True), strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+    gradients.compare(partial(lora_layer, layer, "default"), formula, layer, 2 + (trains is not None))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from peft.tuners.vera import VeraModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+import gradients
 from afina.models.kernels.elementwise import Dropout
 from afina.models.kernels.vera import vera_adapter, vera_layer
 
@@ -39,22 +41,7 @@ def test_values_and_all_gradients_are_pefts(plain: nn.Module, rate: float, bias:
     layer.base_layer.bias.requires_grad_(bias)
     assert vera_adapter(layer) == "default"
     assert layer.vera_A["default"].shape[1] > layer.in_features
-    torch.manual_seed(4)
-    inputs, upstream = torch.randn(2, 7, 6), torch.randn(2, 7, 10)
-
-    def found(fast: bool) -> list[torch.Tensor]:
-        torch.manual_seed(9)  # the mask
-        given = inputs.clone().requires_grad_()
-        layer.zero_grad()
-        result = vera_layer(layer, "default", given) if fast else layer(given)
-        result.backward(upstream)
-        trained = [p.grad for p in layer.parameters() if p.requires_grad]
-        assert len(trained) == 2 + bias
-        assert given.grad is not None
-        return [result.detach(), given.grad, *trained]
-
-    for one, other in zip(found(False), found(True), strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+    gradients.compare(partial(vera_layer, layer, "default"), layer, layer, 2 + bias)
 
 
 def test_another_layer_is_left_to_peft() -> None:
