@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
-from afina.data.concurrent_tokenizer import ConcurrentTokenizer
 from afina.data.tokenize import Encoded, Template, Tokenizer
 from afina.engine import problems
 from afina.engine.residents import Resident
@@ -36,58 +34,50 @@ class EncodedText:
     second: int | None = None
 
 
-class TextEncoder:
-    """Encodes texts for the adapters of one backbone. Thread-safe, without a lock.
+def encode(
+    tokenizer: Tokenizer,
+    resident: Resident,
+    texts: Sequence[str],
+    pairs: Sequence[str | None] | None = None,
+    template: Template | None = None,
+    truncation: Truncation | None = None,
+) -> list[EncodedText | AfinaError]:
+    """Return each text as the adapter reads it, or its error; `Engine.encode` describes the other arguments.
 
     Args:
-        tokenizer: The backbone's tokenizer.
-
-    Attributes:
-        tokenizer: The same tokenizer for many threads, for functions that only call a tokenizer.
+        tokenizer: A `ConcurrentTokenizer` of the backbone's tokenizer.
     """
+    reads = resident.reading
+    if reads is not None:
+        reads = reads.changed(template, truncation)
+    elif truncation is not None and truncation.max_length is not None:
+        error = problems.READS_NO_TOKENS(option="max_length")
+        return [error] * len(texts)
+    given = [*zip(texts, [None] * len(texts) if pairs is None else pairs, strict=True)]
+    found: dict[int, EncodedText | AfinaError] = {}
+    for single in (True, False):
+        mine = [index for index, (_, pair) in enumerate(given) if (pair is None) == single]
+        if mine:
+            found |= zip(mine, _encoded(tokenizer, resident, reads, [given[index] for index in mine]), strict=True)
+    return [found[index] for index in range(len(given))]
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = cast(Tokenizer, ConcurrentTokenizer(tokenizer))
 
-    def encode(
-        self,
-        resident: Resident,
-        texts: Sequence[str],
-        pairs: Sequence[str | None] | None = None,
-        template: Template | None = None,
-        truncation: Truncation | None = None,
-    ) -> list[EncodedText | AfinaError]:
-        """Return each text as the adapter reads it, or its error; `Engine.encode` describes the arguments."""
-        reads = resident.reading
-        if reads is not None:
-            reads = reads.changed(template, truncation)
-        elif truncation is not None and truncation.max_length is not None:
-            error = problems.READS_NO_TOKENS(option="max_length")
-            return [error] * len(texts)
-        given = [*zip(texts, [None] * len(texts) if pairs is None else pairs, strict=True)]
-        found: dict[int, EncodedText | AfinaError] = {}
-        for single in (True, False):
-            mine = [index for index, (_, pair) in enumerate(given) if (pair is None) == single]
-            if mine:
-                found |= zip(mine, self._encoded(resident, reads, [given[index] for index in mine]), strict=True)
-        return [found[index] for index in range(len(given))]
-
-    def _encoded(
-        self, resident: Resident, reads: Reading | None, given: Sequence[tuple[str, str | None]]
-    ) -> list[EncodedText | AfinaError]:
-        """Encode texts or pairs, all together; one by one if their outcomes differ."""
-        texts, pairs, made = [text for text, _ in given], [pair for _, pair in given if pair is not None] or None, None
-        try:
-            if reads is None:  # a bag of words, which reads no tokens
-                reading.check(resident.manifest, resident.where, texts, pairs, where="text", before=0)
-                made = Encoded.of([np.zeros(0, np.int32)] * len(texts))
-            else:
-                made = reads.encode(texts, pairs, tokenizer=self.tokenizer)
-        except AfinaError as error:
-            if len(given) == 1:
-                return [error]
-        if made is None or 0 < made.truncated < len(given):
-            return [one for each in given for one in self._encoded(resident, reads, [each])]
-        second = [None] * len(given) if made.second is None else made.second.tolist()
-        cut = made.truncated > 0
-        return [EncodedText(made[place], cut, *each, second[place]) for place, each in enumerate(given)]
+def _encoded(
+    tokenizer: Tokenizer, resident: Resident, reads: Reading | None, given: Sequence[tuple[str, str | None]]
+) -> list[EncodedText | AfinaError]:
+    """Encode texts or pairs, all together; one by one if their outcomes differ."""
+    texts, pairs, made = [text for text, _ in given], [pair for _, pair in given if pair is not None] or None, None
+    try:
+        if reads is None:  # a bag of words, which reads no tokens
+            reading.check(resident.manifest, resident.where, texts, pairs, where="text", before=0)
+            made = Encoded.of([np.zeros(0, np.int32)] * len(texts))
+        else:
+            made = reads.encode(texts, pairs, tokenizer=tokenizer)
+    except AfinaError as error:
+        if len(given) == 1:
+            return [error]
+    if made is None or 0 < made.truncated < len(given):
+        return [one for each in given for one in _encoded(tokenizer, resident, reads, [each])]
+    second = [None] * len(given) if made.second is None else made.second.tolist()
+    cut = made.truncated > 0
+    return [EncodedText(made[place], cut, *each, second[place]) for place, each in enumerate(given)]

@@ -9,14 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from afina import device as devices
-from afina.data.tokenize import Template
+from afina.data.concurrent_tokenizer import ConcurrentTokenizer
+from afina.data.tokenize import Template, Tokenizer
 from afina.engine.adapters import AdapterLoader, AdapterSources, Address
-from afina.engine.encoding import EncodedText, TextEncoder
+from afina.engine.encoding import EncodedText, encode
 from afina.engine.generations import Generation, Generations, decoding_of, generated
 from afina.engine.hosts import Hosts, precisions_of
 from afina.engine.mixed_batches import MixedBatches, Outcome, Prediction
@@ -82,7 +83,7 @@ class Engine(ReprCard):
         self._sources = AdapterSources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
         self._memory = ReservedMemory(self._residents)
         self._batches = MixedBatches(self.hosts.computing, self._memory)
-        self._encoder = TextEncoder(self.backbone.tokenizer)
+        self._tokenizer = cast(Tokenizer, ConcurrentTokenizer(self.backbone.tokenizer))
 
     def facts(self) -> dict[str, object]:
         residents, hosts = self.residents, self.hosts.all().values()
@@ -241,7 +242,7 @@ class Engine(ReprCard):
             truncation: How long texts are truncated. None: as in training. An adapter that reads no tokens refuses a
                 maximum length.
         """
-        return self._encoder.encode(resident, texts, pairs, template, truncation)
+        return encode(self._tokenizer, resident, texts, pairs, template, truncation)
 
     def _answered(self, rows: Mapping[int, SinglePass]) -> dict[int, Outcome]:
         """Answer texts of all kinds; those of adapters that answer with texts are generated as trained."""
@@ -271,7 +272,7 @@ class Engine(ReprCard):
             [sentence, label], or the log-probabilities of given tokens, [sentence, token], if the adapter answers with
             texts.
         """
-        return probe_outputs(self.hosts.computing, self._batches, self._encoder, lease)
+        return probe_outputs(self.hosts.computing, self._batches, self._tokenizer, lease)
 
     def compute(self, rows: Sequence[SinglePass]) -> list[Outcome]:
         """Return the prediction or error of each text, in order; texts of all adapters share forward passes."""

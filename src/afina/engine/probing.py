@@ -8,7 +8,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from afina.engine.encoding import EncodedText, TextEncoder
+from afina.data.tokenize import Tokenizer
+from afina.engine.encoding import EncodedText, encode
 from afina.engine.mixed_batches import MixedBatches, Prediction
 from afina.engine.passes import SinglePass
 from afina.engine.residents import Lease, SeparateResident, SharedResident
@@ -20,13 +21,13 @@ Read = TypeVar("Read", EncodedText, Prediction)
 """An outcome that is no error."""
 
 
-def probe_outputs(computing: Lock, batches: MixedBatches, encoder: TextEncoder, lease: Lease) -> np.ndarray:
+def probe_outputs(computing: Lock, batches: MixedBatches, tokenizer: Tokenizer, lease: Lease) -> np.ndarray:
     """Return the outputs of an adapter for the built-in sentences; `Engine.probe` describes them.
 
     Args:
         computing: Lock that is held during a forward pass of an adapter's own model.
         batches: Computes predictions.
-        encoder: Encodes the sentences.
+        tokenizer: Encodes the sentences.
         lease: A lease on the adapter.
 
     Raises:
@@ -34,9 +35,9 @@ def probe_outputs(computing: Lock, batches: MixedBatches, encoder: TextEncoder, 
     """
     resident = lease.resident()
     if not resident.generates:
-        return _predicted(batches, encoder, lease)
+        return _predicted(batches, tokenizer, lease)
     if isinstance(resident, SharedResident):
-        return _log_probabilities(encoder, resident)
+        return _log_probabilities(tokenizer, resident)
     assert isinstance(resident, SeparateResident)
     reads = resident.reading
     assert reads is not None
@@ -44,10 +45,10 @@ def probe_outputs(computing: Lock, batches: MixedBatches, encoder: TextEncoder, 
         return np.array(probes.probe(resident.classifier, reads.backbone, reads.max_length, reads.template))
 
 
-def _predicted(batches: MixedBatches, encoder: TextEncoder, lease: Lease) -> np.ndarray:
+def _predicted(batches: MixedBatches, tokenizer: Tokenizer, lease: Lease) -> np.ndarray:
     resident = lease.resident()
     texts, pairs = zip(*probes.asked(resident.manifest), strict=True)
-    rows = [SinglePass(lease, _read(one)) for one in encoder.encode(resident, texts, pairs)]
+    rows = [SinglePass(lease, _read(one)) for one in encode(tokenizer, resident, texts, pairs)]
     return np.stack([_read(one).outputs for one in batches.outcomes(rows)])
 
 
@@ -58,9 +59,9 @@ def _read(outcome: Read | AfinaError) -> Read:
 
 
 @torch.inference_mode()
-def _log_probabilities(encoder: TextEncoder, resident: SharedResident) -> np.ndarray:
+def _log_probabilities(tokenizer: Tokenizer, resident: SharedResident) -> np.ndarray:
     """Return the log-probabilities of given tokens: each after the prompt and the right tokens before it."""
-    reading, tokenizer = resident.reading, encoder.tokenizer
+    reading = resident.reading
     assert reading.template is not None
     texts, pairs = zip(*probes.asked(resident.manifest), strict=True)
     prompts = reading.encode(texts, None if pairs[0] is None else pairs, tokenizer=tokenizer)
