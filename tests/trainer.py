@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import HiraConfig, IA3Config, LNTuningConfig, LoraConfig, MissConfig, VeraConfig
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
@@ -99,3 +101,53 @@ def compare_weights(found: Outcome, expected: Outcome, family: str) -> tuple[flo
         count, beyond = count + apart.numel(), beyond + int((apart > TOLERANCE * trained.abs().max()).sum())
         largest = max(largest, float(apart.max()))
     return beyond / count, largest
+
+
+class Undecayed(Recorded):
+    """Spares (IA)^3's vectors, which Trainer cannot know of."""
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        return [name for name in super().get_decay_parameter_names(model) if "ia3_l" not in name]
+
+
+@dataclass(frozen=True)
+class ByPeft:
+    """A method of afina and its settings, the same in peft, and what the settings of each family have besides."""
+
+    method: str
+    given: Mapping[str, Any]
+    settings: Callable[..., Any]
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    trainer: type[Recorded] = Recorded
+
+
+CONV: Mapping[str, Mapping[str, Any]] = {"gpt2": {"fan_in_fan_out": True}}
+NAMED: Mapping[str, Mapping[str, Any]] = {
+    "gpt2": {"target_modules": ["c_attn"], "fan_in_fan_out": True},
+    "llama": {"target_modules": ["q_proj", "k_proj", "v_proj"]},
+}
+LOW: dict[str, Any] = {"r": 4, "lora_alpha": 16, "lora_dropout": 0.0}
+
+
+def _lora(own: Mapping[str, Mapping[str, Any]] = NAMED, given: Mapping[str, Any] | None = None, **said: Any) -> ByPeft:
+    return ByPeft("lora", {"dropout": 0, **(given or {})}, partial(LoraConfig, **LOW, **said), own)
+
+
+BY_PEFT = {
+    "lora": _lora(),
+    "rslora": _lora(given={"rslora": True}, use_rslora=True),
+    "dora": _lora(given={"dora": True}, use_dora=True),
+    "gaussian": _lora(given={"init": "gaussian"}, init_lora_weights="gaussian"),
+    "orthogonal": _lora(given={"init": "orthogonal"}, init_lora_weights="orthogonal"),
+    "all-linear": _lora(CONV, {"targets": "all-linear"}, target_modules="all-linear"),
+    "lora+bitfit": ByPeft("lora+bitfit", {"lora": {"dropout": 0}}, partial(LoraConfig, bias="all", **LOW), NAMED),
+    "ia3": ByPeft("ia3", {}, IA3Config, CONV, Undecayed),
+    "vera": ByPeft("vera", {"r": 16}, partial(VeraConfig, r=16, save_projection=False), CONV),
+    "miss": ByPeft("peft", {"type": "MISS", "settings": {"r": 4}}, partial(MissConfig, r=4)),
+    "hira": ByPeft("peft", {"type": "HIRA", "settings": {"r": 4}}, partial(HiraConfig, r=4), CONV),
+    "ln_tuning": ByPeft("peft", {"type": "LN_TUNING"}, LNTuningConfig),
+}
+"""What peft implements, by a name of these tests."""
+
+ONE_FAMILY = {name: ("gpt2", "llama")[place % 2] for place, name in enumerate(BY_PEFT)} | {"miss": "llama"}
+"""The family on which each is tried; MISS has no meaning for GPT-2's layers."""

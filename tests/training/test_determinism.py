@@ -22,6 +22,7 @@ from afina.models.adapter import Adapter
 from afina.models.backbone_spec import files_digest
 from afina.studies.runs.execute import execute
 from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Training
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
@@ -51,7 +52,7 @@ def _checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("afina.training.fit.CHECKPOINT_SHARE", float("inf"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(backbones: Backbones, toy: str) -> Callable[..., Run]:
     """A run over an epoch's end, with dropout in the body and in the adapter."""
     data_digest = Task.load(toy).data_digest
@@ -65,6 +66,12 @@ def run(backbones: Backbones, toy: str) -> Callable[..., Run]:
         )  # as carrying it out does, which names its files
 
     return make_run
+
+
+@pytest.fixture(scope="module")
+def alone(run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """Of the run of LoRA, left alone."""
+    return run("lora").execute(tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture
@@ -225,17 +232,16 @@ def _empty(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_cut, _garbage, _empty])
 def test_a_damaged_checkpoint_is_as_none(
-    run: Callable[..., Run], tmp_path: Path, damage: Callable[[Path], None]
+    run: Callable[..., Run], alone: Record, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     chosen = run("lora")
-    expected = chosen.execute(tmp_path / "alone")
     with pytest.raises(Killed):
         execute(chosen, tmp_path, listen=kill_at(5))
     damage(OutputDirectory(tmp_path).checkpoint(chosen.label))
     steps: list[int] = []
     found = execute(chosen, tmp_path, listen=lambda p: steps.append(p.step) if p.phase == "train" else None)
     assert steps == list(range(1, STEPS + 1))
-    assert found.digest == expected.digest
+    assert found.digest == alone.digest
 
 
 @pytest.mark.parametrize(
@@ -250,7 +256,7 @@ def test_a_damaged_checkpoint_is_as_none(
     ids=lambda other: next(iter(other)),
 )
 def test_the_checkpoint_of_another_run_is_as_none(
-    run: Callable[..., Run], tmp_path: Path, other: dict[str, Any]
+    run: Callable[..., Run], alone: Record, tmp_path: Path, other: dict[str, Any]
 ) -> None:
     chosen, foreign = run("lora"), run(**other)
     assert foreign.key != chosen.key
@@ -259,8 +265,7 @@ def test_the_checkpoint_of_another_run_is_as_none(
     path = OutputDirectory(tmp_path / "here").checkpoint(chosen.label)
     path.parent.mkdir(parents=True)
     shutil.copy(OutputDirectory(tmp_path / "foreign").checkpoint(foreign.label), path)
-    expected = chosen.execute(tmp_path / "alone")
-    assert execute(chosen, tmp_path / "here").digest == expected.digest
+    assert execute(chosen, tmp_path / "here").digest == alone.digest
 
 
 def test_a_checkpoint_made_with_another_content_at_the_same_address_is_as_none(
@@ -298,11 +303,11 @@ def test_loading_a_checkpoint_that_does_not_fit_changes_nothing(fit: Callable[..
 
 
 def test_how_often_a_run_is_kept_changes_neither_its_key_nor_its_result(
-    run: Callable[..., Run], tmp_path: Path
+    run: Callable[..., Run], alone: Record, tmp_path: Path
 ) -> None:
     often, seldom = run("lora"), run("lora", checkpoint_seconds=60.0)
     assert often.key == seldom.key
-    assert often.execute(tmp_path / "often").digest == seldom.execute(tmp_path / "seldom").digest
+    assert alone.digest == seldom.execute(tmp_path / "seldom").digest
 
 
 def test_bfloat16_training_saves_float32_tensors_and_leaves_frozen_weights_out(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,9 @@ from typing import Any
 import pytest
 import torch
 from peft import (
-    HiraConfig,
-    IA3Config,
-    LNTuningConfig,
     LoraConfig,
-    MissConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
-    VeraConfig,
     get_peft_model,
 )
 from torch.utils.data import Dataset
@@ -33,8 +26,12 @@ from fakes import BATCH, Backbones
 from grid import some_slow
 from language import fit_of, loader, opened
 from trainer import (
+    BY_PEFT,
     CLIP,
     DECAY,
+    LOW,
+    NAMED,
+    ONE_FAMILY,
     RATE,
     SEED,
     STEPS,
@@ -54,7 +51,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning"),
 ]
 EXAMPLES = 70
-ATTENTION = {"gpt2": ("c_attn",), "llama": ("q_proj", "k_proj", "v_proj")}
 
 
 class Padded(Dataset[dict[str, torch.Tensor]]):
@@ -150,15 +146,15 @@ TRAINED = {
 }
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {"last": {"blocks": 1}}
 CHOOSING = [
-    *((family, name) for family in ("gpt2", "llama") for name in ("full", "last", "layernorm", "prelayer")),
-    ("gpt2", "bitfit"),
+    *(("gpt2", name) for name in ("full", "last", "prelayer")),
+    *(("llama", name) for name in ("full", "layernorm")),
     ("gptj", "bitfit"),
     ("gpt2", "prelayer-46080"),
-    *((family, "full") for family in ("gptj", "gpt_neox", "mistral", "qwen2", "qwen3")),
+    *((family, "full") for family in ("gpt_neox", "mistral", "qwen2", "qwen3")),
 ]
 
 
-@pytest.mark.parametrize(("family", "name"), some_slow(CHOOSING, {("gpt2", "full"), ("llama", "full")}))
+@pytest.mark.parametrize(("family", "name"), some_slow(CHOOSING, {("gpt2", "full")}))
 def test_fifty_steps_of_the_models_own_parameters_are_trainers(
     backbones: Backbones, family: str, name: str, tmp_path: Path
 ) -> None:
@@ -173,50 +169,11 @@ def test_fifty_steps_of_the_models_own_parameters_are_trainers(
 # Methods that peft has
 
 
-class Undecayed(Recorded):
-    """Spares (IA)^3's vectors, which Trainer cannot know of."""
-
-    def get_decay_parameter_names(self, model: Any) -> list[str]:
-        return [name for name in super().get_decay_parameter_names(model) if "ia3_l" not in name]
-
-
-@dataclass(frozen=True)
-class ByPeft:
-    """A method's key and settings, the same in peft, and what the settings of each family have besides."""
-
-    method: str
-    given: Mapping[str, Any]
-    settings: Callable[..., Any]
-    own: Mapping[str, Mapping[str, Any]]
-    trainer: type[Recorded] = Recorded
-
-
-CONV: Mapping[str, Mapping[str, Any]] = {"gpt2": {"fan_in_fan_out": True}}
-NAMED: Mapping[str, Mapping[str, Any]] = {
-    family: {"target_modules": list(names), **CONV.get(family, {})} for family, names in ATTENTION.items()
-}
-LOW: dict[str, Any] = {"r": 4, "lora_alpha": 16, "lora_dropout": 0.0}
-BY_PEFT = {
-    "lora": ByPeft("lora", {"dropout": 0}, partial(LoraConfig, **LOW), NAMED),
-    "dora": ByPeft("lora", {"dora": True, "dropout": 0}, partial(LoraConfig, use_dora=True, **LOW), NAMED),
-    "rslora": ByPeft("lora", {"rslora": True, "dropout": 0}, partial(LoraConfig, use_rslora=True, **LOW), NAMED),
-    "all-linear": ByPeft(
-        "lora", {"targets": "all-linear", "dropout": 0}, partial(LoraConfig, target_modules="all-linear", **LOW), CONV
-    ),
-    "lora+bitfit": ByPeft("lora+bitfit", {"lora": {"dropout": 0}}, partial(LoraConfig, bias="all", **LOW), NAMED),
-    "ia3": ByPeft("ia3", {}, IA3Config, CONV, Undecayed),
-    "vera": ByPeft("vera", {"r": 16}, partial(VeraConfig, r=16, save_projection=False), CONV),
-    "miss": ByPeft("peft", {"type": "MISS", "settings": {"r": 4}}, partial(MissConfig, r=4), {}),
-    "hira": ByPeft("peft", {"type": "HIRA", "settings": {"r": 4}}, partial(HiraConfig, r=4), CONV),
-    "ln_tuning": ByPeft("peft", {"type": "LN_TUNING"}, LNTuningConfig, {}),
-}
 PEFT_CASES = [
-    (family, name)
-    for name in BY_PEFT
-    for family in ("gpt2", "llama")
-    if (family, name) not in {("gpt2", "miss"), ("llama", "lora+bitfit")}
+    ("llama", "lora"),
+    *((ONE_FAMILY[name], name) for name in BY_PEFT if name not in ("gaussian", "orthogonal")),
 ]
-PEFT_QUICK = {("gpt2", "lora"), ("llama", "lora"), ("llama", "dora"), ("gpt2", "ia3"), ("llama", "vera")}
+PEFT_QUICK = {("llama", "lora"), ("gpt2", "vera")}
 
 
 @pytest.mark.parametrize(("family", "name"), some_slow(PEFT_CASES, PEFT_QUICK))
@@ -256,8 +213,9 @@ def as_one(parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([parts[f"{block}.{kind}"].flatten(1) for block in blocks for kind in ("key", "value")], 1)
 
 
-@pytest.mark.parametrize("name", ["prompt", "prefix"])
-@pytest.mark.parametrize("family", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("family", "name"), [("gpt2", "prefix"), pytest.param("llama", "prompt", marks=pytest.mark.slow)]
+)
 def test_fifty_steps_of_virtual_tokens_are_trainers_from_the_same_start(
     backbones: Backbones, family: str, name: str, tmp_path: Path
 ) -> None:
@@ -281,7 +239,7 @@ ACCUMULATE, LOOSER = 2, 2.0
 """Batches a step, and a largest norm that clips some of their steps and not others, so that scale matters."""
 
 
-@pytest.mark.parametrize("name", ["full", "lora"])
+@pytest.mark.parametrize("name", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_accumulated_steps_are_trainers_which_divides_by_all_their_target_tokens(
     backbones: Backbones, name: str, tmp_path: Path
 ) -> None:
@@ -313,9 +271,10 @@ def test_accumulated_steps_are_trainers_which_divides_by_all_their_target_tokens
     assert largest < RATE / 2
 
 
-@pytest.mark.parametrize("change", [{"weight_decay": 0.0}, {"clip": 1e9}, {"learning_rate": 1.01e-3}, {"warmup": 3}])
-def test_another_recipe_shows_in_the_losses(backbones: Backbones, change: dict[str, Any]) -> None:
+def test_another_recipe_shows_in_the_losses(backbones: Backbones) -> None:
     backbone, method = load(backbones, "gpt2"), make("full")
     batches = loader(backbone, EXAMPLES, seed=SEED)
-    found, expected = ours(backbone, method, batches, **change), ours(backbone, method, batches)
-    assert loss_difference(found, expected) > 10 * TOLERANCE
+    expected = ours(backbone, method, batches, steps=12)
+    for change in ({"weight_decay": 0.0}, {"clip": 1e9}, {"learning_rate": 1.01e-3}, {"warmup": 3}):
+        found = ours(backbone, method, batches, steps=12, **change)
+        assert loss_difference(found, expected) > 10 * TOLERANCE, change
