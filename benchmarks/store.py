@@ -59,7 +59,7 @@ def adapter(path: Path, seed: int, layers: int = LAYERS) -> Path:
         tensors_digest=digest.of_tensors(tensors),
         max_length=128,
         metrics={"accuracy": 0.9},
-    )
+    ).sealed()
 
     def accompany(fresh: Path) -> None:
         (fresh / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -157,7 +157,8 @@ def compared(then: Any, now: Any) -> int:
         if name not in old or name not in new:
             table, _, last = name.rpartition("/")
             of_error = "/fields/" in name and not (f"{table}/#" in old and f"{table}/#" in new)  # the whole list
-            fact = last == "outcome" or ((last.isdecimal() or last == "#") and not of_error)
+            empty = {old.get(name, 0), new.get(name, 0)} == {0}  # an absent field, or one without items
+            fact = last == "outcome" or ((last.isdecimal() or (last == "#" and not empty)) and not of_error)
             apart["facts" if fact else "absent fields"].append(name)
         elif old[name] != new[name]:
             apart[kind_of_difference(name, old[name], new[name])].append(name)

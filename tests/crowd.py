@@ -45,4 +45,4 @@ def adapter(
         "tensors_digest": digest.of_tensors(tensors),
         "max_length": 0,
     }
-    return Adapter(Manifest(**(facts | changes)), tensors, f"{name}-{seed}")
+    return Adapter(Manifest(**(facts | changes)).sealed(), tensors, f"{name}-{seed}")

@@ -12,7 +12,7 @@ import numpy as np
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import as_references
 from afina.methods import METHODS
-from afina.models.manifest import MANIFEST
+from afina.models.manifest import FORMAT, MANIFEST
 from afina.models.objectives import Labels, Number, Objective, Predictions, Texts
 from afina.studies.descriptions import Failure
 from afina.studies.results import Results
@@ -233,7 +233,9 @@ def carried_out(
     """
     directory = OutputDirectory(out)
     directory.adapter(label).mkdir(parents=True, exist_ok=True)
-    (directory.adapter(label) / MANIFEST).write_text(json.dumps({"digest": changes.get("digest", "sha256:ad")}))
+    (directory.adapter(label) / MANIFEST).write_text(
+        json.dumps({"format": FORMAT, "digest": changes.get("digest", "sha256:ad")})
+    )
     path = directory.predictions(label)
     digest = predictions(targets, answers).write(path)
     right = float(np.mean(np.array(answers) == np.array(targets)))

@@ -53,7 +53,7 @@ def probed(made: Adapter, backbone: Backbone, off: float = 0.0) -> Adapter:
     """With the golden probe that it computes, or one that is so far off."""
     outputs = Predictor.of(made, backbone).outputs(PROBE)
     recorded = tuple(tuple(float(value) + off for value in row) for row in outputs)
-    return replace(made, manifest=made.manifest.model_copy(update={"probe": recorded}))
+    return replace(made, manifest=made.manifest.model_copy(update={"probe": recorded}).sealed())
 
 
 @dataclass

@@ -32,7 +32,7 @@ def adapter(path: Path, body: int = 0, head: int = 0, trained_on: TextHashes | N
         "task": "invented.csv",
         "metrics": {"accuracy": 0.75},
     }
-    Adapter(Manifest(**(facts | changes)), tensors, trained_on=trained_on).save(path)
+    Adapter(Manifest(**(facts | changes)).sealed(), tensors, trained_on=trained_on).save(path)
     return path
 
 

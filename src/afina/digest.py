@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,29 @@ def canonical_json(value: Any) -> str:
 def of_json(value: Any) -> str:
     """Return the digest of a JSON value's canonical text."""
     return of_bytes(canonical_json(value).encode())
+
+
+DEFAULTS = 1
+"""Part of every digest of settings. Raise it when the default of a setting changes."""
+
+
+def of_settings(*settings: Any) -> str:
+    """Return the digest of JSON values that say what differs from the defaults: a new setting changes no digest.
+
+    `non_defaults` has these values of a dataclass, and `Frozen.non_defaults` those of a model.
+    """
+    return of_json([DEFAULTS, *settings])
+
+
+def non_defaults(settings: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that differ from their defaults, with lists for tuples."""
+    found = {}
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        usual = each.default if each.default_factory is MISSING else each.default_factory()
+        if value != usual:
+            found[each.name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def of_strings(strings: Iterable[str]) -> str:

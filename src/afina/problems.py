@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from afina.errors import CorruptAdapter, InvalidName, InvalidStudy, NotFound, Problem, Refused
+from afina.errors import CorruptAdapter, InvalidData, InvalidName, InvalidStudy, NotFound, Problem, Refused
 
 AGAIN = "Copy the adapter again, or train it again."
 
@@ -144,4 +144,10 @@ SIZE_INVALID = Problem(
 
 OUT_EXISTS = Problem(
     Refused, "out.exists", "{path}: exists already, and is left as it is. Give another path, or remove this file."
+)
+
+RESULTS_FORMAT_UNKNOWN = Problem(
+    InvalidData,
+    "results.format-unknown",
+    "{path}: the results have format {found}, this version of afina reads {expected}. {_advice}",
 )

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isnan, nan
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -19,10 +19,8 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
-    model_serializer,
 )
 
 from afina import digest, problems
@@ -61,42 +59,59 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def non_defaults(self, without: Collection[str] | Mapping[str, Any] = ()) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, as JSON values; the same of fields that are models.
 
-class Sparing(Frozen):
-    """A model that does not write certain fields while they have their defaults, so that older files stay valid.
+        `digest.of_settings` says why keys cover these.
 
-    Attributes:
-        unwritten: names of these fields.
-    """
+        Args:
+            without: Names of fields to leave out; as a mapping to names, of fields of a field.
+        """
+        leave: Any = without if isinstance(without, Mapping) else set(without)
+        found = self.model_dump(mode="json", exclude_defaults=True, exclude=leave)
+        return {name: value for name, value in found.items() if value != {}}
 
-    unwritten: ClassVar[frozenset[str]] = frozenset()
 
-    @model_serializer(mode="wrap")
-    def _sparing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = write(self)
-        for name in self.unwritten:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                written.pop(name, None)
-        return written
+FORMAT = 2
+"""Format of the facts that studies and recommendations write. Raise it when older files cannot be read any more."""
 
 
 class Sealed(Frozen):
     """A fact with its own digest, which shows whether the file was changed by hand.
 
     Attributes:
-        content_digest: digest of all other fields as JSON; None in files of earlier versions.
+        format: The format of the file.
+        content_digest: Digest of all other fields as JSON; empty before the fact is written.
     """
 
-    content_digest: str | None = None
+    format: int = FORMAT
+    content_digest: str = ""
 
     def sealed(self) -> Self:
         return self.model_copy(update={"content_digest": digest_of_content(self.model_dump_json())})
 
     def refuses(self, text: str | bytes) -> str:
         """Return how `text`, the JSON of this fact, differs from the digest, in words; "" if it matches."""
-        if self.content_digest is None or (found := digest_of_content(text)) == self.content_digest:
+        if (found := digest_of_content(text)) == self.content_digest:
             return ""
-        return f"its fields give digest {found[:19]}, it states {self.content_digest[:19]}"
+        stated = f"it states {self.content_digest[:19]}" if self.content_digest else "it states none"
+        return f"its fields give digest {found[:19]}, {stated}"
+
+
+def check_format(text: str | bytes, path: object, advice: str) -> None:
+    """Raise InvalidData if a JSON object states another format than FORMAT; what is no JSON object is not checked.
+
+    Args:
+        text: The JSON.
+        path: The file.
+        advice: What to do, as a sentence.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(content, dict) and (found := content.get("format")) != FORMAT:
+        raise problems.RESULTS_FORMAT_UNKNOWN(path=path, found=str(found)[:40], expected=FORMAT, _advice=advice)
 
 
 def digest_of_content(text: str | bytes) -> str:

@@ -170,7 +170,6 @@ def test_a_missing_tensor_file_is_named(copy: Path) -> None:
         ("max_length", 100_000),
         ("template", "{text}!"),
         ("family", "llama"),
-        ("format", 1),
         ("digest", "sha256:0"),
         ("digest", None),
     ],

@@ -1,4 +1,4 @@
-"""The format of a manifest: what its digest covers, what an earlier one did not, and what is no manifest at all."""
+"""The format of a manifest: what its digest covers, and what is no manifest at all."""
 
 from __future__ import annotations
 
@@ -6,30 +6,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from afina import Adapter, Backbone, Predictor, digest
+from afina import Adapter, digest
 from afina.data.leakage import HASHES_FILE
-from afina.errors import CorruptAdapter, WrongBackbone
-from afina.models.bag_of_words import BagOfWords
-from afina.models.manifest import FORMAT, MANIFEST, Manifest, read_manifest
-from command import Command
+from afina.errors import CorruptAdapter
+from afina.models.manifest import FORMAT, MANIFEST, read_manifest
 from fakes import Runs
 from raises import raises
-
-OF_FORMAT_1 = {
-    "tensors": "tensors_digest",
-    "method": "method",
-    "hyperparameters": "hyperparameters",
-    "label_names": "label_names",
-    "backbone": "backbone_digest",
-}
-LATER = ("vocabulary_digest", "environment", "configuration")
 
 
 @pytest.fixture
@@ -38,61 +25,21 @@ def copy(runs: Runs, tmp_path: Path) -> Path:
     return shutil.copytree(runs.adapter("gpt2", "lora"), tmp_path / "adapter")
 
 
-def rewritten(path: Path, change: Callable[[dict[str, Any]], object], *, sealed: bool = False) -> Path:
-    """The adapter with a changed manifest; `sealed`: with the digest that it then has."""
+def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """The adapter with a changed manifest."""
     content = json.loads((path / MANIFEST).read_text())
     change(content)
-    if sealed:
-        content.pop("digest", None)
-        content["digest"] = Manifest.model_validate(content).digest
     (path / MANIFEST).write_text(json.dumps(content))
     return path
 
 
-def of_format_1(content: dict[str, Any]) -> None:
-    for name in LATER:
-        del content[name]
-    content["format"] = 1
-    content["digest"] = digest.of_json({key: content[name] for key, name in OF_FORMAT_1.items()})
-
-
-def of_format_2(content: dict[str, Any]) -> None:
-    """As afina wrote it when a backbone's digest covered weights and tokenizer alone."""
-    del content["configuration"], content["digest"]
-    content["format"] = 2
-    content["digest"] = Manifest.model_validate(content).digest
-
-
-@pytest.mark.parametrize("change", [of_format_1, of_format_2])
-def test_an_adapter_that_does_not_identify_its_backbone_is_of_an_earlier_version(
-    copy: Path, afina: Command, gpt2: Backbone, change: Callable[[dict[str, Any]], None]
-) -> None:
-    new = Adapter.load(copy)
-    rewritten(copy, change)
-    old = read_manifest(copy)
-    assert old.digest != new.digest
-    with raises(WrongBackbone, code="adapter.format-earlier", found=old.format, expected=FORMAT):
-        Adapter.load(copy)
-    with raises(WrongBackbone, code="adapter.format-earlier"):
-        Predictor.of(replace(new, manifest=old), gpt2)
-    assert "an earlier version of afina made this adapter" in afina("predict", copy, "a warm play").error
-
-
-def test_an_earlier_adapter_without_a_backbone_still_opens(tmp_path: Path) -> None:
-    BagOfWords(("warm",), np.ones(1), np.ones((2, 1)), np.zeros(2)).adapter(("bad", "good"), {}).save(
-        tmp_path / "words"
-    )
-    rewritten(tmp_path / "words", of_format_2)
-    assert Predictor.load(tmp_path / "words").manifest.format == 2
-
-
-@pytest.mark.parametrize("found", [4, 0, -1, "x", "2", 2.0, True, [2]])
-def test_a_format_that_is_not_known_is_of_a_later_version(copy: Path, found: Any) -> None:
-    with raises(CorruptAdapter, code="adapter.format-unknown", path="manifest.json"):
+@pytest.mark.parametrize("found", [4, 2, 1, 0, -1, "x", "3", 3.0, True, [3]])
+def test_another_format_is_refused(copy: Path, found: Any) -> None:
+    with raises(CorruptAdapter, code="adapter.format-unknown", path="manifest.json", expected=FORMAT):
         Adapter.load(rewritten(copy, lambda content: content.update(format=found)))
 
 
-def test_a_manifest_without_a_format_is_damaged_and_of_no_later_version(copy: Path) -> None:
+def test_a_manifest_without_a_format_is_damaged(copy: Path) -> None:
     with raises(CorruptAdapter, code="adapter.file-malformed", path="manifest.json"):
         Adapter.load(rewritten(copy, lambda content: content.pop("format")))
 

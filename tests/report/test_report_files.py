@@ -93,7 +93,7 @@ def test_a_recommendation_stands_before_all_that_its_finalists_did() -> None:
         seconds=100.0, trainable=148_992, total=124_441_344, key="sha256:lora", adapter="adapters/lora-0",
     )  # fmt: skip
     floors = (
-        Contender(name=TFIDF, accuracy=0.5, f1=0.5),
+        Contender(name=TFIDF, metrics={"accuracy": 0.5, "f1": 0.5}),
         Contender(name=MAJORITY, metrics={"accuracy": 0.5, "f1": 0.0}),
     )
     made = Recommendation(

@@ -37,7 +37,7 @@ def told_by(gpt2: Backbone, seed: int, off: float | None = 0.0, **more: Any) -> 
     assert isinstance(alone, ModelPredictor)
     found = probes.probe(alone.classifier, gpt2, alone.max_length, alone.template)
     outputs = tuple(tuple(value + off for value in row) for row in found)
-    return replace(made, manifest=made.manifest.model_copy(update={"probe": outputs}))
+    return replace(made, manifest=made.manifest.model_copy(update={"probe": outputs}).sealed())
 
 
 def publish(served: Served, made: Adapter, path: Path, name: str = "acme/told") -> str:

@@ -125,16 +125,15 @@ def test_what_is_damaged_is_not_recovered_and_a_store_is_not_replaced(two: Adapt
     assert again.verify() == []
 
 
-def test_a_backup_of_an_earlier_format_is_recovered_and_stays_as_it_is(two: AdapterStore, tmp_path: Path) -> None:
+def test_a_backup_of_another_format_is_refused_and_stays_as_it_is(two: AdapterStore, tmp_path: Path) -> None:
     two.backup(tmp_path / "backup")
     file = tmp_path / "backup" / "store.db"
     with closing(sqlite3.connect(file)) as raw:
-        for statement in ("DROP COLUMN name", "DROP COLUMN expires", "DROP COLUMN text_tokens"):
-            raw.execute(f"ALTER TABLE keys {statement}")
         raw.execute("UPDATE alembic_version SET version_num = '0002'")
         raw.commit()
     before = file.read_bytes()
     again = AdapterStore(tmp_path / "again")
-    again.recover(tmp_path / "backup")
-    assert again.verify() == []
+    with raises(Refused, code="store.format-unknown", path="store.db", found="0002"):
+        again.recover(tmp_path / "backup")
+    assert not again.exists()
     assert file.read_bytes() == before

@@ -152,17 +152,6 @@ def test_an_erased_client_has_no_keys_and_the_log_still_verifies(
     assert begun.verify() == []
 
 
-def test_a_store_of_the_first_format_is_brought_up_to_this_one(begun: AdapterStore, made: Callable[..., Path]) -> None:
-    begun.publish(made(), "acme/reviews", message="first")
-    _changed(begun, "DROP TABLE keys")
-    _changed(begun, "UPDATE alembic_version SET version_num = '0001'")
-    later = AdapterStore(begun.address.directory)
-    assert [one.name for one in later.list()] == ["acme/reviews"]
-    assert later.keys() == []
-    assert later.create_key("acme", ["predict"]).key.client == "acme"
-    assert later.verify() == []
-
-
 def test_news_are_of_the_names_that_something_was_done_about(begun: AdapterStore, made: Callable[..., Path]) -> None:
     begun.publish(made(), "acme/reviews", message="first")
     begun.publish(made(), "acme/mail", message="first")

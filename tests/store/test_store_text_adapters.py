@@ -38,7 +38,7 @@ def saved(gpt2: Backbone, path: Path, method: str, settings: Any = None, **chang
     made = adapter(gpt2, method, settings, **(TOLD | changes))
     predictor: Any = Predictor.of(made, gpt2)
     outputs = probes.probe(predictor.classifier, gpt2, predictor.max_length, predictor.template)
-    manifest = made.manifest.model_copy(update={"probe": tuple(map(tuple, outputs))})
+    manifest = made.manifest.model_copy(update={"probe": tuple(map(tuple, outputs))}).sealed()
     beside = partial(predictor.method.accompany, predictor.classifier.model, gpt2)
     Adapter(manifest, made.tensors).save(path, beside)
     return path

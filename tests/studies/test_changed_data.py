@@ -39,20 +39,18 @@ BAD_AND_GOOD = ("bad", "good")
 
 
 class LookingExecutor(InventedExecutor):
-    """Data are read as they are, runs and trials are invented; `earlier`: as an earlier version recorded them."""
+    """Data are read as they are, runs and trials are invented."""
 
-    def __init__(self, *, earlier: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.carried: list[Run] = []
         self.tried: list[Run] = []
-        self.earlier = earlier
 
     def look(self, run: Run) -> DataDigests | None:
         return LocalExecutor().look(run)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         self.carried.append(run)
-        run = run.on(None) if self.earlier else run
         task = Task.load(run.task, run.data)
         where = environment(train_digest=task.train.digest, evaluation_digest=task.evaluation.digest)
         facts = {
@@ -60,8 +58,7 @@ class LookingExecutor(InventedExecutor):
             **{"environment": where, "label_names": task.label_names, "data_digest": run.data_digest},
             **{"train_examples": len(task.train), "examples": 5},
         }
-        made = carried_out(out, [0, 1, 0, 0, 1], [0, 1, 1, 0, 1], run.method, run.label, **facts)
-        return made.model_copy(update={"content_digest": None}) if self.earlier else made
+        return carried_out(out, [0, 1, 0, 0, 1], [0, 1, 1, 0, 1], run.method, run.label, **facts)
 
     def try_out(
         self, run: Run, shares: Any, limit: Any, goes_on: Callable[[ValidationScore], bool], *_: Any
@@ -191,23 +188,6 @@ def test_fresh_carries_out_again_what_is_recorded(tmp_path: Path, file: Path) ->
     assert len(Results.read(out).records) == 2
 
 
-@pytest.mark.parametrize("sizes", [(), (10, 20)])
-def test_records_of_an_earlier_version_count_while_the_file_is_as_it_was(
-    tmp_path: Path, file: Path, sizes: tuple[int, ...]
-) -> None:
-    out, executor = tmp_path / "out", LookingExecutor()
-    first = asked(file, sizes=sizes).run(out, executor=LookingExecutor(earlier=True))
-    assert {one.data_digest for one in first.records} == {None}
-    again = asked(file, sizes=sizes).run(out, executor=executor)
-    assert (again.records, executor.carried) == (first.records, [])
-    assert Results.read(out).records == first.records
-    assert len(Results.read(out).unsealed) == len(first.records)
-    CHANGES["labels swapped"](file)
-    other = asked(file, sizes=sizes).run(out, executor=executor)
-    assert len(executor.carried) == len(first.records)
-    assert {one.adapter for one in other.records}.isdisjoint(one.adapter for one in first.records)
-
-
 def test_a_directory_of_a_task_s_own_files_is_looked_at_as_a_file_is(tmp_path: Path) -> None:
     place = tmp_path / "CoLA"
     place.mkdir()
@@ -221,27 +201,12 @@ def test_a_directory_of_a_task_s_own_files_is_looked_at_as_a_file_is(tmp_path: P
     assert len(executor.carried) == 4
 
 
-def test_keys_of_runs_that_read_no_file_and_names_of_their_tunings_are_as_they_were() -> None:
-    """Computed by the version before."""
-    packaged = Run(backbone="embedded", task="snippets:movies", method="lora")
-    hub = Run(
-        backbone="gpt2",
-        task="hub:owner/name",
-        method="full",
-        seed=3,
-        data=ReadingOptions(train_examples=100, kind="number"),
-        training=Training(epochs=3),
-        name="mine",
-    )
-    old = Run(backbone="gpt2", task="reviews.csv", method="lora", hyperparameters={"r": 8})
-    assert packaged.key == "sha256:c4bf9eedd853a6021e53a73f5b4c7d4e3cdcc76065eb96e37223048c31bfd7a3"
-    assert hub.key == "sha256:c4aa159c4b1f62a657c668d47f6587f36c7dda4f8a03891d7fb5b96d7db21eb4"
-    assert old.key == "sha256:b2a34060e7c38b46ee9abf596917ef2281198f6a5b142f68615ace13a66645a6"
-    assert old.on("sha256:1").key not in (old.key, old.on("sha256:2").key)
-    space = Space.of(old, {}, "here")
+def test_names_of_tunings_tell_data_apart() -> None:
+    run = Run(backbone="gpt2", task="reviews.csv", method="lora", hyperparameters={"r": 8})
+    space = Space.of(run, {}, "here")
     assert space is not None
-    assert tuning._name(old, space, Tune()) == "lora-830c71707fc9e0c5"
-    assert tuning._name(old.on("sha256:1"), space, Tune()) != tuning._name(old, space, Tune())
+    names = {tuning._name(one, space, Tune()) for one in (run, run.on("sha256:1"), run.on("sha256:2"))}
+    assert len(names) == 3
 
 
 class Moved(InventedExecutor):
@@ -295,20 +260,6 @@ def test_a_tuning_begins_anew_where_the_data_changed_or_where_that_is_asked_for(
     assert len(executor.tried) == 3 * tried
 
 
-def test_a_tuning_of_an_earlier_version_goes_on_while_its_file_is_as_it_was(tmp_path: Path, file: Path) -> None:
-    out, study = tmp_path / "out", asked(file, tune={"candidates": 1}, methods={"lora": {}})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afina.studies.results.RecordedRuns.to_tune", lambda self, run: run)  # as it was
-        first = study.run(out, executor=LookingExecutor(earlier=True))
-    executor = LookingExecutor()
-    again = study.run(out, executor=executor)
-    assert (again.records, executor.tried, executor.carried) == (first.records, [], [])
-    CHANGES["labels swapped"](file)
-    study.run(out, executor=executor)
-    assert executor.tried
-    assert executor.carried
-
-
 def test_a_recommendation_s_runs_are_of_the_data_as_they_are(file: Path) -> None:
     def run() -> Run:
         task, asked = Task.load(str(file)), objectives.make(("negative", "positive"))
@@ -327,7 +278,7 @@ def test_a_record_whose_adapter_is_another_s_is_made_again(tmp_path: Path, file:
     executor, out = LookingExecutor(), tmp_path / "out"
     first = asked(file).run(out, executor=executor)
     manifest = out / first.records[0].adapter / "manifest.json"
-    manifest.write_text(json.dumps({"digest": "sha256:another"}))
+    manifest.write_text(json.dumps({"format": FORMAT, "digest": "sha256:another"}))
     assert asked(file).run(out, executor=executor).records == first.records
     assert [run.title for run in executor.carried] == ["full", "lora", "full"]
 

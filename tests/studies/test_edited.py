@@ -19,6 +19,7 @@ from afina import Adapter, AdapterStore, Predictor, Results, Run, Study, recomme
 from afina.errors import AfinaError, CorruptAdapter, InvalidData
 from afina.models.manifest import MANIFEST, read_manifest
 from afina.models.objectives import Predictions
+from afina.schema import digest_of_content
 from afina.studies import adapter_paths, results
 from afina.studies.choosing.recommendation import Contender, Recommendation
 from afina.studies.executors import fork_server
@@ -37,12 +38,12 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def edit(out: Path, change: Callable[[dict[str, Any]], object], *, sealed: bool = True) -> None:
-    """Change the second record as an editor would; not `sealed`: as if an earlier version had written it."""
+def edit(out: Path, change: Callable[[dict[str, Any]], object], *, sealed: bool = False) -> None:
+    """Change the second record as an editor would; `sealed`: with the digest that it then has."""
     lines = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     change(lines[1])
-    if not sealed:
-        del lines[1]["content_digest"]
+    if sealed:
+        lines[1]["content_digest"] = digest_of_content(json.dumps(lines[1]))
     (out / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -60,6 +61,7 @@ def say(accuracy: float) -> Callable[[dict[str, Any]], object]:
         lambda line: line.update(method="full", title="full fine-tuning"),
         lambda line: line.update(examples=100_000),
         lambda line: line.update(leaked=0),
+        lambda line: line.pop("content_digest"),
     ],
 )
 def test_a_record_that_was_edited_is_refused_by_all_that_read_it(
@@ -93,27 +95,10 @@ def test_a_record_in_another_order_of_fields_is_the_same(out: Path) -> None:
     assert Results.read(out).records == before
 
 
-def test_a_record_of_an_earlier_version_is_held_to_its_predictions(out: Path) -> None:
-    edit(out, lambda line: None, sealed=False)
-    assert [one.name for one in Results.read(out).unsealed] == ["lora"]
-    edit(out, lambda line: (line.pop("content_digest", None), say(0.95)(line)), sealed=True)
-    with raises(InvalidData, code="results.changed", metric="accuracy", where="records.jsonl", run="lora"):
-        Results.read(out)
-
-
-def test_show_and_report_say_which_records_have_no_digest(afina: Command, out: Path) -> None:
-    assert afina("show", out).err == ""
-    edit(out, lambda line: None, sealed=False)
-    for command in ("show", "report"):
-        assert (
-            "1 of 2 records have no digest, because an earlier version of afina wrote them." in afina(command, out).err
-        )
-
-
 @pytest.mark.parametrize("path", ["../../etc", "/etc/passwd", "adapters/../../x", "a\\b", ""])
 def test_a_record_names_nothing_outside_its_directory(out: Path, path: str) -> None:
     for field in ("adapter", "predictions"):
-        edit(out, lambda line, field=field: line.update({field: path}), sealed="content_digest" in _line(out))
+        edit(out, lambda line, field=field: line.update({field: path}))
         with raises(InvalidData, code="results.damaged", where="records.jsonl, line 2"):
             Results.read(out)
 
@@ -139,8 +124,20 @@ def test_a_recommendation_that_was_edited_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("0.6", "0.99"))
     with raises(InvalidData, code="results.changed", path="recommendation.json"):
         results.read_recommendation(path)
-    path.write_text(recommendation().model_dump_json())  # an earlier version's
-    assert results.read_recommendation(path).content_digest is None
+    path.write_text(recommendation().model_dump_json())
+    with raises(InvalidData, code="results.changed", path="recommendation.json"):
+        results.read_recommendation(path)
+
+
+def test_results_of_another_format_are_refused(out: Path, afina: Command) -> None:
+    for name, found in (("records.jsonl", 1), ("records.jsonl", None), ("records.jsonl", 3), ("study.json", 1)):
+        path = out / name
+        whole = path.read_text()
+        path.write_text(whole.replace('"format":2,', "" if found is None else f'"format":{found},'))
+        with raises(InvalidData, code="results.format-unknown", path=name, found=str(found), expected=2):
+            Results.read(out)
+        assert "this version of afina reads 2. Run" in afina("show", out).error
+        path.write_text(whole)
 
 
 def boast(directory: Path) -> None:
@@ -149,8 +146,17 @@ def boast(directory: Path) -> None:
     (directory / MANIFEST).write_text(json.dumps(manifest))
 
 
-def test_an_adapter_whose_figures_were_edited_predicts_and_is_not_published(trained: Path, tmp_path: Path) -> None:
-    boasting = copy(trained, tmp_path / "boasting", boast)
+def boast_unsealed(directory: Path) -> None:
+    boast(directory)
+    manifest = json.loads((directory / MANIFEST).read_text())
+    (directory / MANIFEST).write_text(json.dumps(manifest | {"claims_digest": None}))
+
+
+@pytest.mark.parametrize("edited", [boast, boast_unsealed])
+def test_an_adapter_whose_figures_were_edited_predicts_and_is_not_published(
+    trained: Path, tmp_path: Path, edited: Callable[[Path], None]
+) -> None:
+    boasting = copy(trained, tmp_path / "boasting", edited)
     assert Adapter.load(boasting).digest == Adapter.load(trained).digest
     assert Predictor.load(boasting)(["A warm soup."]) == Predictor.load(trained)(["A warm soup."])
     store = AdapterStore(tmp_path / "store")
@@ -171,25 +177,6 @@ def test_whatever_a_manifest_claims_is_covered(trained: Path, tmp_path: Path, fi
         manifest.model_copy(update={field: other}).check_claims("here")
     moved = manifest.model_copy(update={"backbone": "elsewhere", "task": "moved.csv"})
     moved.check_claims("here")
-
-
-def test_an_adapter_of_an_earlier_version_is_published_and_said_to_be_unchecked(
-    afina: Command, trained: Path, tmp_path: Path
-) -> None:
-    def forget(directory: Path) -> None:
-        manifest = json.loads((directory / MANIFEST).read_text())
-        del manifest["claims_digest"]
-        (directory / MANIFEST).write_text(json.dumps(manifest))
-
-    AdapterStore().make_ready()
-    old = copy(trained, tmp_path / "old", forget)
-    assert read_manifest(old).digest == read_manifest(trained).digest
-    said = afina("store", "publish", old, "me/mine", "-m", "old")
-    assert (said.code, said.err) == (
-        0,
-        "The metrics in the manifest were not checked: an earlier version of afina saved them without a digest.\n",
-    )
-    assert afina("store", "publish", trained, "me/other", "-m", "new").err == ""
 
 
 def test_a_store_says_which_version_claims_what_was_not_measured(
@@ -222,8 +209,7 @@ def test_a_store_says_which_version_claims_what_was_not_measured(
     ],
 )
 def test_a_record_that_says_what_cannot_be_is_refused(out: Path, odd: dict[str, Any]) -> None:
-    """Of an earlier version, whose records have no digest."""
-    edit(out, lambda line: line.update(odd), sealed=False)
+    edit(out, lambda line: line.update(odd), sealed=True)
     with pytest.raises(
         InvalidData, match=r"records\.jsonl, line 2: not a record|the predictions do not belong to lora"
     ):
@@ -243,7 +229,7 @@ def test_a_record_that_says_what_cannot_be_is_refused(out: Path, odd: dict[str, 
 def test_predictions_that_cannot_be_the_records_are_refused(out: Path, outputs: np.ndarray, targets: list[int]) -> None:
     line = _line(out)
     digest = Predictions(outputs, np.array(targets)).write(out / line["predictions"])
-    edit(out, lambda line: line.update(predictions_digest=digest), sealed=False)
+    edit(out, lambda line: line.update(predictions_digest=digest), sealed=True)
     with raises(InvalidData, code="results.changed", run="lora", seed=0):
         Results.read(out)
 
@@ -308,7 +294,7 @@ def test_metrics_are_those_of_a_kind_of_task(afina: Command, out: Path, tmp_path
         Study.parse(content | {"metric": "rmse"}, "two").run(out, executor=InventedExecutor())
     assert (out / "study.json").read_bytes() == before
     left = json.loads(before)
-    left["study"]["metric"] = "rmse"  # as an earlier version left it
+    left["study"]["metric"] = "rmse"
     (out / "study.json").write_text(json.dumps(left))
     assert [one.metric for one in Results.read(out).records] == ["accuracy", "accuracy"]
     assert afina("show", out).code == 0

@@ -517,8 +517,8 @@ def test_memory_is_foreseen_as_plan_foresees_it(gpt2: Backbone, toy: str) -> Non
 # What comes back
 
 
-def test_a_checkpoint_of_an_earlier_version_is_gone_on_from(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
-    """It lies where results are, and no scratch is there."""
+def test_a_checkpoint_where_results_are_is_gone_on_from(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
+    """No scratch is there."""
     (run,) = small(gpt2, toy, "lora").runs()
     run = run.on(LocalExecutor().look(run).data)  # type: ignore[union-attr]
     run = run.on_files(files_digest(run.backbone))

@@ -10,16 +10,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from filelock import FileLock
+from pydantic import create_model
 
-from afina import Backbone, Study
+from afina import Backbone, Study, digest
 from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, RunFailed, UnknownName
 from afina.events import Progress
+from afina.methods import METHODS, make
+from afina.methods.lora import Lora
 from afina.report.report import Report
 from afina.studies import study_file
 from afina.studies.executors.local_executor import LocalExecutor
@@ -28,7 +32,7 @@ from afina.studies.results import Results
 from afina.studies.runs import record
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.runs.spec import LATER, Ask, Training
+from afina.studies.runs.spec import Ask, RunSpec, Training
 from afina.studies.schedule import Watcher
 from command import HereExecutor, InventedExecutor
 from raises import raises
@@ -113,19 +117,7 @@ def test_the_paper_preset_is_the_published_set_up() -> None:
     for run in runs:
         assert (run.backbone, run.task, run.seed) == ("gpt2", "sst2", 0)
         assert run.data.train_examples is run.data.evaluation_examples is None
-        assert run.training.model_dump(exclude={"checkpoint_seconds", *LATER["training"]}) == {
-            "epochs": 2,
-            "batch_size": 16,
-            "learning_rate": 2e-4,
-            "weight_decay": 0.01,
-            "clip": 1.0,
-            "max_length": 128,
-            "max_steps": None,
-            "dtype": "float32",
-            "accumulate": 1,
-            "token_budget": 2048,
-            "checkpointing": False,
-        }
+        assert run.training.non_defaults() == {"learning_rate": 2e-4, "max_length": 128, "dtype": "float32"}
 
 
 def test_the_quickstart_preset_is_the_embedded_model_on_movie_sentences() -> None:
@@ -324,27 +316,26 @@ def test_a_setting_that_cannot_be_meant_is_told(tmp_path: Path, item: str, told:
 # Which runs are the same
 
 
-BEFORE_THERE_WERE_WORDS = {
-    "quickstart/baseline": "sha256:d0778cdee850d3e6eccffb8b835a31a90be6e20c5c5cb20601794953e6817110",
-    "quickstart/full": "sha256:297afc379325502cd8fe743892bdc3033940ab2377bf5addaa5ce9311a8cdc7c",
-    "quickstart/lora": "sha256:12a37663a1884cf6c752e9a9fd37a3594acf6db7862f25cf7b5f9226a9652061",
-    "quickstart/prelayer": "sha256:194cb09e592c488162bcb63634325a4936c6ed569f8cb12e64317dfc9d9ad056",
-    "paper/baseline": "sha256:805246b797aeb0287141619b25fbfd7746a3be7cfddcaf8d00e705d8357782b8",
-    "paper/full": "sha256:eff707abfc5b5a768ff2c313a422f11d0f3f8045e44c3679b744b413a1e400a7",
-    "paper/lora": "sha256:1bcd288ab4cfe8e4a0dd40589c9055b38b8b04c9855cbf753db831f0469819bc",
-    "paper/prelayer": "sha256:b7874513e5eac8a3abd748016f23136d9a3aa0157bb495d120286cead6c493ae",
-    "paper/prelayer-46080": "sha256:845ff6a924b758bd2a5309b4927d1a36c2d36bd33e452fe98e1af8439e20ee95",
-}
+def test_a_key_covers_what_differs_from_the_defaults_so_a_new_setting_changes_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Newer(Training):
+        invented: int = 3
 
-
-def test_the_runs_of_the_presets_are_those_that_they_were_before_models_were_asked() -> None:
-    """Whoever has their records need not run them again, and their adapters keep their digests."""
-    found = {
-        f"{preset}/{run.title}": run.key for preset in ("quickstart", "paper") for run in Study.load(preset).runs()
-    }
-    new = {f"{preset}/zero-shot" for preset in ("quickstart", "paper")}
-    assert {title: key for title, key in found.items() if title not in new} == BEFORE_THERE_WERE_WORDS
-    assert new <= found.keys()
+    newer = make_dataclass("NewerLora", [("invented", int, 3)], bases=(Lora,), frozen=True)
+    given = {"backbone": "gpt2", "task": "sst2", "method": "lora", "training": {"epochs": 3}}
+    run = RunSpec(**given)
+    assert run.key == digest.of_json([1, given])
+    assert run.key == RunSpec(**given, data={"allow_leakage": True}, hyperparameters={"r": 4, "dora": False}).key
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "lora", newer)
+        later = create_model("Later", __base__=RunSpec, training=(Newer, Newer()))
+        assert later(**given).key == run.key
+        assert later(**given | {"training": {"epochs": 3, "invented": 4}}).key != run.key
+        assert later(**given, hyperparameters={"invented": 4}).key != run.key
+        assert make("lora").hyperparameters == Lora().hyperparameters
+    monkeypatch.setattr("afina.digest.DEFAULTS", 2)
+    assert RunSpec(**given).key != run.key
 
 
 def test_a_file_to_evaluate_on_makes_another_run_and_none_makes_none() -> None:
@@ -638,7 +629,7 @@ def test_of_two_studies_at_once_in_one_place_the_second_is_refused(invented: Inv
 def test_a_damaged_record_is_told_with_its_line_and_left_as_it_is(invented: InventedExecutor, tmp_path: Path) -> None:
     three().run(tmp_path, executor=invented)
     path = tmp_path / "records.jsonl"
-    path.write_text(path.read_text(encoding="utf-8") + '{"key": 1}\n', encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8") + '{"format": 2, "key": 1}\n', encoding="utf-8")
     before = path.read_bytes()
     with raises(InvalidData, code="results.damaged", field="key", where="records.jsonl, line 4"):
         three().run(tmp_path, executor=invented)
@@ -662,7 +653,7 @@ def test_a_place_without_a_study_cannot_be_read(tmp_path: Path) -> None:
         Results.read(tmp_path)
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"study": {}}'])
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"format": 2, "study": {}}'])
 def test_a_study_whose_description_is_damaged_says_how_to_mend_it(
     invented: InventedExecutor, tmp_path: Path, content: str | None
 ) -> None:

@@ -80,17 +80,6 @@ def show_results(
         print(f"published {published['name']}@{published['version']}")
 
 
-def note_unsealed(results: Results) -> None:
-    """Print a note on standard error if records have no digest, and how these records were checked."""
-    if old := len(results.unsealed):
-        print(
-            f"Note: {old} of {len(results.records)} records have no digest, because an earlier version of afina "
-            "wrote them. Their metrics were computed again from the stored predictions and are the same. Their other "
-            "fields were not checked.",
-            file=sys.stderr,
-        )
-
-
 def _adapters(results: Results) -> list[Path]:
     if results.recommendation:
         return [results.out / results.recommendation.adapter] if results.recommendation.adapter else []

@@ -6,7 +6,6 @@ The other commands are in `store_exchange` and `store_maintenance`.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -185,11 +184,6 @@ def publish(
     note = "" if made.created else ", already published"
     print(f"{made.version} {made.version.digest[:19]}, {size(made.version.size)}{note}")
     manifest = made.version.manifest
-    if manifest.get("metrics") and not manifest.get("claims_digest"):
-        print(
-            "The metrics in the manifest were not checked: an earlier version of afina saved them without a digest.",
-            file=sys.stderr,
-        )
     if manifest.get("method") == "full":
         print("The adapter is a full fine-tune, so the store keeps all weights of the model.")
 

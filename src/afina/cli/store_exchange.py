@@ -187,13 +187,15 @@ def import_adapter(
     as_json: Json = False,
 ) -> None:
     """Publish an adapter from another library, from the Hugging Face Hub or from another store."""
+    from afina.models.backbone_spec import FLOAT
+
     store = opened(context)
     is_new = not store.exists()
     made = store.import_from(source, name, message=message, backbone=backbone, precision=precision)
     if is_new:
         print_created(store.address.shown)
     manifest = made.version.manifest
-    if precision is None and "peft_type" in manifest["hyperparameters"] and "precision" not in manifest:
+    if precision is None and "peft_type" in manifest["hyperparameters"] and manifest.get("precision", FLOAT) == FLOAT:
         print_assumed_precision(source)
     if as_json:
         print(json.dumps(made.as_json()))

@@ -36,7 +36,7 @@ from afina.cli.options import (
     reading_option,
     takes_reading,
 )
-from afina.cli.results import check_publishing, note_unsealed, publish_winner, show_results, write_report, write_text
+from afina.cli.results import check_publishing, publish_winner, show_results, write_report, write_text
 from afina.cli.terminal import exit_status, print_prose, sigterm_as_ctrl_c
 from afina.errors import AfinaError
 
@@ -257,7 +257,6 @@ def show(
     from afina.studies.results import Results
 
     results = Results.read(out)
-    note_unsealed(results)
     show_results(results, as_json, by_label=True)
     for one in () if as_json else results.failed:
         print_prose(f"Failed: {one.name}, seed {one.seed}: {one.error}")
@@ -275,7 +274,6 @@ def report(
     from afina.studies.results import Results
 
     results = Results.read(out)
-    note_unsealed(results)
     files = [str(path) for path in write_report(results, texts=not no_texts)]
     print(json.dumps({"files": files}) if as_json else "\n".join(files))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, InitVar, dataclass, field, replace
 from typing import Any, TypeVar
 
+from afina import digest
 from afina.data import problems
 from afina.data.kinds import KINDS, WRITTEN, How, Kind, Long
 from afina.errors import UnknownName
@@ -145,8 +146,7 @@ class ReadingOptions:
     @property
     def given(self) -> dict[str, Any]:
         """The options that differ from their defaults, as values of JSON, by name."""
-        found = {name: getattr(self, name) for name, one in OPTIONS.items() if getattr(self, name) != one.default}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+        return digest.non_defaults(self)
 
 
 USUAL = ReadingOptions()

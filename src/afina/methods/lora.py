@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator
 
 from afina.methods import problems
-from afina.methods.method import later
 from afina.methods.peft import PeftMethod, check_targets
 from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, is_head
 
@@ -55,15 +54,16 @@ class Lora(PeftMethod):
     summary: ClassVar[str] = "low-rank matrices beside the attention projections train, the body stays frozen"
     learning_rate: ClassVar[float] = 1e-3
     search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"r": (4, 8, 16)}
+    stated: ClassVar[frozenset[str]] = frozenset({"r", "alpha", "dropout", "targets"})
 
     r: int = 4
     alpha: float = 16
     dropout: float = 0.05
     targets: Annotated[tuple[str, ...], BeforeValidator(_as_targets)] = ()
-    rslora: bool = later(False)
-    dora: bool = later(False)
-    init: str = later("zero")
-    plus: float = later(1.0)
+    rslora: bool = False
+    dora: bool = False
+    init: str = "zero"
+    plus: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _as_targets(self.targets))

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from afina import digest
 from afina.methods import problems
 from afina.models.architectures import is_head
 
@@ -95,17 +96,6 @@ class Format:
         """Write the small files with which other libraries open the saved tensors."""
 
 
-_LATER = "later"
-
-
-def later(default: Any) -> Any:
-    """Return a field for a hyperparameter that was added later; it is left out of `hyperparameters` at its default.
-
-    So runs and adapters from before the hyperparameter keep their keys and digests. The default must change nothing.
-    """
-    return field(default=default, metadata={_LATER: True})
-
-
 @dataclass(frozen=True)
 class Adaptation(ABC):
     """The part of a method that attaches, trains and saves; the dataclass fields are the hyperparameters.
@@ -120,6 +110,8 @@ class Adaptation(ABC):
             backbone's own. None: some of them.
         is_fitted: Whether scikit-learn fits the head to features of the frozen body, without gradient steps.
         ignores: Settings of training and asking without effect on the method; a run that sets one is refused.
+        stated: Names of the hyperparameters that manifests, records and tables state at their defaults too. None: all.
+            Others are stated where they differ from their defaults, so a new one changes no digest of an adapter.
     """
 
     trains_body: ClassVar[bool] = True
@@ -129,6 +121,7 @@ class Adaptation(ABC):
     adds_parameters: ClassVar[bool | None] = True
     is_fitted: ClassVar[bool] = False
     ignores: ClassVar[frozenset[str]] = frozenset()
+    stated: ClassVar[frozenset[str] | None] = None
 
     def for_backbone(self, backbone: Backbone) -> Self:
         """Return the method with the backbone's defaults; by default those of its family. Raises as `for_family`."""
@@ -140,13 +133,17 @@ class Adaptation(ABC):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The fields as JSON values, without `later` fields at their defaults."""
-        given = {
-            each.name: getattr(self, each.name)
-            for each in fields(self)
-            if not each.metadata.get(_LATER) or getattr(self, each.name) != each.default
+        """The fields as JSON values that are `stated` or differ from their defaults."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        stated = values.keys() if self.stated is None else self.stated | self.non_defaults.keys()
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if name in stated
         }
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+    @property
+    def non_defaults(self) -> dict[str, Any]:
+        """The fields as JSON values that differ from their defaults. The key of a run covers these."""
+        return digest.non_defaults(self)
 
     @classmethod
     def accepts(cls) -> set[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from afina.methods import problems
-from afina.methods.method import Method, later, plain_name, weight_names
+from afina.methods.method import Method, plain_name, weight_names
 from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, check_can_be_asked, is_head
 
 if TYPE_CHECKING:
@@ -149,8 +149,9 @@ class Full(Selective):
     summary: ClassVar[str] = "every parameter of the model trains"
     learning_rate: ClassVar[float] = 1e-4
     tensor_file: ClassVar[str] = "model.safetensors"
+    stated: ClassVar[frozenset[str]] = frozenset()
 
-    layer_decay: float = later(1.0)
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:  # NaN fails too

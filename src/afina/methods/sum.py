@@ -84,6 +84,14 @@ class Sum(Method):
         }
 
     @property
+    def non_defaults(self) -> dict[str, Any]:
+        """Return the same, without hyperparameters at their defaults."""
+        return {
+            key: part.non_defaults | ({MULTIPLIER: self.given[key]} if key in self.given else {})
+            for key, part in self.parts.items()
+        }
+
+    @property
     def trains_head(self) -> bool:
         return any(part.trains_head for part in self.parts.values())
 

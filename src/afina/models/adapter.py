@@ -125,8 +125,7 @@ class Adapter(ReprCard):
 
         Raises:
             NotFound: The directory has no adapter.
-            CorruptAdapter: A file is damaged or differs from the manifest.
-            WrongBackbone: An earlier version of afina made the adapter, for a backbone that it does not identify.
+            CorruptAdapter: A file is damaged, has another format, or differs from the manifest.
             UnknownName: There is no such precision.
             InvalidStudy: The manifest says another precision.
         """
@@ -136,7 +135,6 @@ class Adapter(ReprCard):
         if not _lies(path / MANIFEST):
             return cls._load_peft(path, FLOAT if precision is None else precision)
         manifest = read_manifest(path)
-        manifest.refuse_earlier(path)
         if precision not in (None, manifest.precision):
             raise problems.PRECISION_OF_MANIFEST(
                 expected=manifest.precision, found=precision, path=path, option="precision"

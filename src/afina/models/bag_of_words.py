@@ -96,7 +96,7 @@ class BagOfWords:
             vocabulary_digest=digest.of_strings(self.vocabulary),
             max_length=0,
             **origin,
-        )
+        ).sealed()
         return Adapter(manifest, tensors, vocabulary=self.vocabulary, trained_on=trained_on)
 
     @classmethod

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from afina.models import problems
-from afina.schema import Sparing, WrongValue
+from afina.schema import Frozen, WrongValue
 
 _TokenId = Annotated[int, Field(ge=0)]
 
@@ -17,7 +17,7 @@ _SINGLE = ("min_new_tokens", "presence_penalty", "frequency_penalty", "repetitio
 """Settings that a sentence names, and settings that beam search does not have."""
 
 
-class Decoding(Sparing):
+class Decoding(Frozen):
     """How an answer is generated, token by token.
 
     Attributes:
@@ -40,13 +40,6 @@ class Decoding(Sparing):
             multiplied by it otherwise. 1: no change.
         logit_bias: Numbers that are added to the logits of tokens, by token id.
     """
-
-    unwritten: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("min_p", "stop_token_ids", "ignore_eos", "min_new_tokens", "presence_penalty", "frequency_penalty"),
-            *("repetition_penalty", "logit_bias"),
-        }
-    )
 
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     beams: Annotated[int, Field(ge=1, le=64)] = 1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 
@@ -12,15 +12,12 @@ from afina import digest, file_io
 from afina.data.reading_options import ReadingOptions
 from afina.models import objectives, problems
 from afina.models.backbone_spec import FLOAT, PrecisionName
-from afina.schema import Figure, Sparing, WrongValue
+from afina.schema import Figure, Frozen, WrongValue
 
 MANIFEST = "manifest.json"
 
 FORMAT = 3
-"""Format that is written. Manifests of earlier formats can be read, but their adapters cannot be opened on a backbone.
-
-The digest of format 1 does not cover the maximum length. Up to format 2, `backbone_digest` does not cover the
-configuration of the backbone, so a change of the configuration would not be noticed."""
+"""Format of a manifest. Raise it when the meaning of a field or a default changes; every digest covers it."""
 
 SUMMARY_METRICS = 2
 """Number of metrics in an adapter's summary; the manifest holds all of them."""
@@ -59,7 +56,7 @@ CLAIMED lists the fields of OUTSIDE that say what was measured, and on what data
 Addresses are covered by no digest, because files may move."""
 
 
-class Manifest(Sparing):
+class Manifest(Frozen):
     """The description of an adapter: its identity, its origin and its measurements.
 
     Attributes:
@@ -69,22 +66,20 @@ class Manifest(Sparing):
         tensor_file: Name of the safetensors file beside the manifest.
         tensors_digest: Digest of the tensors.
         vocabulary_digest: Digest of the vocabulary. None: no vocabulary.
-        pairs: Whether the training data were pairs of texts. None: made by an afina version without this field.
+        pairs: Whether the training data were pairs of texts. None: unknown.
         max_length: Number of tokens that texts are truncated to. 0: the backbone's maximum.
         template: Template around each text (`afina.data.tokenize`). None: no template.
         words: For each label, the words whose output embeddings initialised the head. None: drawn at random.
         offset: Added to the head's output for each label. None: no offset.
         objective: `Objective.settings`. None: one label for each text, with default settings.
-        precision: How the backbone's frozen weights were stored, a key of PRECISIONS; "float" is not written.
+        precision: How the backbone's frozen weights were stored, a key of PRECISIONS.
         data: How the task was read, with the kind and the separator that were recognised. The file has the options that
             differ from their defaults.
         probe: Logits of the built-in sentences (`afina.predicting.probes.PROBE`), [sentence][label].
         environment: Platform, device, dtype, threads and source revision of the training run.
-        claims_digest: Digest of the adapter's digest and the CLAIMED fields; reveals edited metrics. None: made by an
-            afina version without this field.
+        claims_digest: Digest of the adapter's digest and the CLAIMED fields; reveals edited metrics. None: no field of
+            CLAIMED is given.
     """
-
-    unwritten: ClassVar[frozenset[str]] = frozenset({"precision"})
 
     format: int = FORMAT
     method: str
@@ -154,10 +149,7 @@ class Manifest(Sparing):
     @property
     def digest(self) -> str:
         """Digest that identifies the adapter; covers the fields in ALWAYS and WHERE_GIVEN."""
-        if self.format == 1:
-            return self._digest_of_format_1
-        given = [name for name in WHERE_GIVEN if getattr(self, name) != type(self).model_fields[name].default]
-        return digest.of_json(self.model_dump(mode="json", include={*ALWAYS, *given}))
+        return digest.of_json(self.model_dump(mode="json", include={*ALWAYS, *self._differing(WHERE_GIVEN)}))
 
     def sealed(self) -> Manifest:
         return self.model_copy(update={"claims_digest": self._computed_claims})
@@ -165,33 +157,17 @@ class Manifest(Sparing):
     def check_claims(self, where: object) -> None:
         """Raise CorruptAdapter if a CLAIMED field was changed; `where` begins the message."""
         found = self._computed_claims
-        if self.claims_digest not in (None, found):
+        if self.claims_digest != found and (self.claims_digest is not None or self._differing(CLAIMED)):
             raise problems.CLAIMS_CHANGED(found=found, expected=self.claims_digest, where=where, field="claims_digest")
 
     @property
     def _computed_claims(self) -> str:
+        return digest.of_json([self.digest, self.model_dump(mode="json", include=self._differing(CLAIMED))])
+
+    def _differing(self, names: Sequence[str]) -> set[str]:
+        """Return those of the fields that differ from their defaults."""
         fields = type(self).model_fields
-        given = [n for n in CLAIMED if getattr(self, n) != fields[n].get_default(call_default_factory=True)]
-        return digest.of_json([self.digest, self.model_dump(mode="json", include=set(given))])
-
-    @property
-    def _digest_of_format_1(self) -> str:
-        asked = {"template": self.template, "words": self.words, "offset": self.offset}
-        return digest.of_json(
-            {
-                **{key: value for key, value in asked.items() if value is not None},
-                "tensors": self.tensors_digest,
-                "method": self.method,
-                "hyperparameters": self.hyperparameters,
-                "label_names": self.label_names,
-                "backbone": self.backbone_digest,
-            }
-        )
-
-    def refuse_earlier(self, where: object) -> None:
-        """Raise WrongBackbone if the manifest cannot tell its backbone from one with another configuration."""
-        if self.format < FORMAT and self.backbone_digest is not None:
-            raise problems.FORMAT_EARLIER(where=where, found=self.format, expected=FORMAT)
+        return {name for name in names if getattr(self, name) != fields[name].get_default(call_default_factory=True)}
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -219,7 +195,7 @@ def checked(content: Mapping[str, Any], file: object) -> Manifest:
     made_as = content.get("format")
     if made_as is None:
         raise problems.FORMAT_MISSING(path=file)
-    if type(made_as) is not int or not 1 <= made_as <= FORMAT:
+    if type(made_as) is not int or made_as != FORMAT:
         raise problems.FORMAT_UNKNOWN(expected=FORMAT, path=file, found=str(made_as)[:40])
     try:
         manifest = Manifest.model_validate(content)

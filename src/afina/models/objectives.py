@@ -651,7 +651,7 @@ class Texts(Objective):
     @property
     def settings(self) -> dict[str, Any]:
         """The kind, and what the generation of answers depends on."""
-        how = self.decoding.model_dump(mode="json", exclude_defaults=True)
+        how = self.decoding.non_defaults()
         made = {"kind": self.kind, "answer_tokens": self.answer_tokens, "chat": self.chat, "decoding": how}
         return {name: value for name, value in made.items() if value}
 

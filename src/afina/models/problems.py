@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, NotFound, Problem, WrongBackbone
+from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, NotFound, Problem
 from afina.problems import AGAIN
 
 TENSORS_CHANGED = Problem(
@@ -46,19 +46,11 @@ MANIFEST_MISSING = Problem(
     "and its template are unknown. Copy the adapter again with all its files, or train it again.",
 )
 
-FORMAT_EARLIER = Problem(
-    WrongBackbone,
-    "adapter.format-earlier",
-    "{where}: an earlier version of afina made this adapter, and did not record the configuration of its "
-    "backbone, so a changed configuration would not be noticed. Train the adapter again, or import it again from "
-    "its source.",
-)
-
 FORMAT_UNKNOWN = Problem(
     CorruptAdapter,
     "adapter.format-unknown",
-    "{path}: the format is {found!r}, this version of afina reads 1 to {expected}. A later version of afina made "
-    "the adapter: install that version, or train the adapter again.",
+    "{path}: the format is {found!r}, this version of afina reads {expected}. Install the version of afina that made "
+    "the adapter, or train or import the adapter again.",
 )
 
 HEAD_MISSING = Problem(

@@ -18,7 +18,7 @@ from afina.methods.peft_settings import check_agrees
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_output
 from afina.models.backbone import Backbone
-from afina.models.manifest import FORMAT, Manifest
+from afina.models.manifest import Manifest
 from afina.models.objectives import Predictions
 from afina.predicting import problems
 
@@ -218,7 +218,6 @@ def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
         body: The backbone's open, unchanged weights; any body once the weights were hashed.
     """
     manifest = adapter.manifest
-    manifest.refuse_earlier(adapter.where)
     if manifest.backbone_digest is None or (found := backbone.digest_of(body)) == manifest.backbone_digest:
         return
     raise problems.OTHER_BACKBONE(
@@ -235,11 +234,11 @@ def states_another(manifest: Mapping[str, Any], backbone: Backbone) -> bool:
     """Return whether a manifest states another backbone, as far as is known: weights are not read for this.
 
     Args:
-        manifest: The manifest as JSON values. Manifests of earlier formats state no backbone that can be compared.
+        manifest: The manifest as JSON values.
         backbone: The backbone.
     """
     stated, configuration = manifest.get("backbone_digest"), manifest.get("configuration")
-    if stated is None or manifest.get("format") != FORMAT:
+    if stated is None:
         return False
     if backbone.is_hashed:
         return bool(backbone.digest != stated)

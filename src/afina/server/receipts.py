@@ -159,9 +159,7 @@ class Receipt:
         facts = {"generation": self.generation, "truncation": self.truncation}
         said = asdict(replace(self, generation=None, truncation=None))
         kept = {key: value for key, value in said.items() if value is not None and (key, value) != ("precision", FLOAT)}
-        return kept | {
-            name: one.model_dump(mode="json", exclude_defaults=True) for name, one in facts.items() if one is not None
-        }
+        return kept | {name: one.non_defaults() for name, one in facts.items() if one is not None}
 
     def check(self, adapter: str, manifest: Manifest) -> None:
         """Raise Refused unless a version is the one that answered.

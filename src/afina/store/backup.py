@@ -257,19 +257,15 @@ def _counted(database: Database, place: str, copied: int) -> Backup:
     return Backup(place, last.last, last.hash, versions, len(held), sum(held.values()), copied)
 
 
-def recover(database: Database, backup: Path, blobs: str) -> Backup:
-    """Create a store from a backup, and verify it. `blobs`: as in `AdapterStore.init`.
-
-    The audit log gets one more entry about the recovery. If the process is killed, the call can be repeated. Raises
-    NotFound without a backup, Refused if there is a store already, and CorruptStore for a damaged backup.
-    """
-    backup = backup.expanduser().absolute()
+def _check_recoverable(database: Database, backup: Path) -> None:
+    """Raise NotFound without a backup, and Refused if it has another format or a store is there already."""
     if not (backup / engine.DATABASE).is_file():
         raise NotFound(
             f"{backup}: the directory has no backup (no {engine.DATABASE}). Name the directory of a backup.",
             code="backup.missing",
             path=backup,
         )
+    _opened(backup / engine.DATABASE).demand()
     here = database.address.directory
     if here is not None and here.resolve().is_relative_to(backup.resolve()):
         raise Refused(
@@ -283,6 +279,17 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
             code="store.exists",
             store=database.address.shown,
         )
+
+
+def recover(database: Database, backup: Path, blobs: str) -> Backup:
+    """Create a store from a backup, and verify it. `blobs`: as in `AdapterStore.init`.
+
+    The audit log gets one more entry about the recovery. If the process is killed, the call can be repeated. Raises
+    NotFound without a backup, Refused if there is a store already, and CorruptStore for a damaged backup.
+    """
+    backup = backup.expanduser().absolute()
+    _check_recoverable(database, backup)
+    here = database.address.directory
     source = LocalBlobs(backup / engine.BLOBS)
     target = open_blobs(blobs) if here is None or blobs else LocalBlobs(here / engine.BLOBS)
     with target.scratch() as scratch:

@@ -18,7 +18,7 @@ from afina import digest, file_io, meter
 from afina.data.task import Task
 from afina.models import objectives
 from afina.models.objectives import Objective, Predictions
-from afina.schema import Count, Figure, Frozen, Sealed
+from afina.schema import Count, Figure, Frozen, Sealed, check_format
 from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS
 from afina.studies import problems
@@ -112,7 +112,7 @@ def measure(run: RunSpec, held: OutputLock, *, fresh: bool = False) -> tuple[Mea
 
     Raises NotFound or InvalidData if the task cannot be read, and CannotWrite.
     """
-    data = digest.of_json([run.task, run.data.given, run.data_digest])
+    data = digest.of_settings(run.task, run.data.given, run.data_digest)
     found = _read(held.directory)
     if found is not None and found.data == data and not fresh and _is_whole(found, held.directory):
         return tuple(_with_predictions(found, held.directory))
@@ -160,6 +160,7 @@ def _read(directory: OutputDirectory) -> BaselineRecords | None:
         return None
     try:
         text = directory.baselines.read_bytes()
+        check_format(text, directory.baselines, "Remove the file, and run the study again.")
         made = BaselineRecords.model_validate_json(text)
         problem = made.refuses(text)
     except (OSError, ValidationError):

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from afina.data.reading_options import ReadingOptions
-from afina.schema import Frozen
+from afina.schema import FORMAT, Frozen, check_format
 from afina.studies import problems
 from afina.studies.backbones import on_backbone
 from afina.studies.choosing.recommendation import Recommendation
@@ -43,20 +43,21 @@ class StudyRequest(Frozen):
     """The request of a study: the content of `study.json`.
 
     Attributes:
+        format: The format of the file.
         keys: The keys of the study's runs, in the study's order.
-        names: The name of each run in the study; empty in files of earlier versions. A record has the name of the study
-            that made it.
+        names: The name of each run in the study. A record has the name of the study that made it.
         notes: Sentences about what was carried out otherwise than asked for.
         failed: The runs that failed when they were last executed.
         study: The fields of `Study`, with the settings that tuning chose.
         command: The command line arguments that repeat the study; empty if unknown.
     """
 
+    format: int = FORMAT
     name: str
     task: str
     data: ReadingOptions
     keys: tuple[str, ...]
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()
     study: dict[str, Any]
@@ -65,14 +66,15 @@ class StudyRequest(Frozen):
     def records(self, recorded: Iterable[Record]) -> list[Record]:
         """Return the records of the study's runs, in the study's order and with the study's names."""
         by_key = {one.key: one for one in recorded}
-        names = self.names or [by_key[key].name if key in by_key else "" for key in self.keys]
-        return [by_key[key].called(name) for key, name in zip(self.keys, names, strict=True) if key in by_key]
+        return [by_key[key].called(name) for key, name in zip(self.keys, self.names, strict=True) if key in by_key]
 
 
 def read_request(path: Path) -> StudyRequest:
     """Read a `study.json`. Raises InvalidData if the file is missing or damaged."""
     try:
-        return StudyRequest.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
+        check_format(text, path, "Run the study again with another `out`.")
+        return StudyRequest.model_validate_json(text)
     except (OSError, ValidationError):
         raise problems.STUDY_JSON_DAMAGED(path=path) from None
 
@@ -81,6 +83,7 @@ def read_recommendation(path: Path) -> Recommendation:
     """Read a `recommendation.json`. Raises InvalidData if the file is damaged or was changed by hand."""
     try:
         text = path.read_bytes()
+        check_format(text, path, "Ask for the recommendation again, with another `out`.")
         made = Recommendation.model_validate_json(text)
     except (OSError, ValidationError):
         raise problems.RECOMMENDATION_DAMAGED(path=path) from None

@@ -183,13 +183,6 @@ PREDICTIONS_OF_ANOTHER_RUN = Problem(
     "{where}: the predictions do not belong to {run}, seed {seed}: found outputs of shape {_outputs} and targets "
     "of shape {_targets}. Expected {expected} outputs a text. Remove the file, and run the study again.",
 )
-RECORDED_METRIC_CHANGED = Problem(
-    InvalidData,
-    "results.changed",
-    "{where}: the record of {run}, seed {seed}, says {metric} {found:.4f}, but the stored predictions give "
-    "{expected:.4f}: the record was changed after it was made. Restore its line, or remove it and run the study "
-    "again.",
-)
 STUDY_JSON_DAMAGED = Problem(
     InvalidData,
     "results.damaged",

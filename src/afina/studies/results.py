@@ -65,14 +65,6 @@ class Results(ReprCard):
     def records(self) -> tuple[Record, ...]:
         return tuple(result.record for result in self.results)
 
-    @property
-    def unsealed(self) -> tuple[Record, ...]:
-        """Records of earlier versions of afina, which lack a digest of their own content.
-
-        When such a record is read, its metrics are compared with the stored predictions.
-        """
-        return tuple(one for one in self.records if one.content_digest is None)
-
     def facts(self) -> dict[str, object]:
         names = backbone_names(self.backbones) if self.backbones[1:] else {}
         return {
@@ -196,9 +188,7 @@ class RecordedRuns:
     """The runs of one task that have records in a locked output directory.
 
     If a task is read from files, a run's key covers the content of the files, and if the backbone is a directory, the
-    content of the directory. Records of earlier versions of afina have
-    keys without this content and are recognised by the digests of their splits. Data at other addresses are read only
-    if a record of the run exists.
+    content of the directory. Data at other addresses are read only if a record of the run exists.
     """
 
     held: OutputLock
@@ -218,22 +208,16 @@ class RecordedRuns:
             # a run on other data is recorded under the same key
             return run.on(digests.data) if found and digests and not digests.are_of(found) else run
         seen = next(iter(self._seen.values()), None) or self._digests(run)
-        if seen is None:
-            return run
-        now = run.on(seen.data)
-        if self._record(now.key) or not (earlier := self._record(run.key)):
-            return now
-        digests = self._digests(run)
-        return run if digests and digests.are_of(earlier) else now
+        return run if seen is None else run.on(seen.data)
 
     def to_tune(self, run: Run) -> Run:
         """Return the run whose setting is to be tuned, on the data and the backbone as they are now."""
         run = self._on_files(run)
-        earlier = [one for one in self.held.records if one.data_digest is None and _is_named(one, run)]
-        if not earlier and not reads_files(run.task, run.data.evaluation):
+        recorded = [one for one in self.held.records if one.data_digest is None and _is_named(one, run)]
+        if not recorded and not reads_files(run.task, run.data.evaluation):
             return run
         digests = self._digests(run)
-        if digests is None or any(digests.are_of(one) for one in earlier):
+        if digests is None or any(digests.are_of(one) for one in recorded):
             return run
         return run.on(digests.data)
 

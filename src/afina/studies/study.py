@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Strict, ValidationError
 
@@ -23,7 +23,7 @@ from afina.models import objectives
 from afina.models.decoding import GREEDY, Decoding
 from afina.models.objectives import metric_for
 from afina.repr_html import ReprCard
-from afina.schema import Frozen, Sparing
+from afina.schema import Frozen
 from afina.studies import baselines, problems, schedule, trials, tuning
 from afina.studies.backbones import (
     BACKBONES,
@@ -52,7 +52,7 @@ from afina.studies.trials import Space, Tune, Tuned
 Part = TypeVar("Part", bound=Frozen)
 
 
-class Study(ReprCard, Sparing):
+class Study(ReprCard, Frozen):
     """A comparison of methods on one task, with one backbone or several.
 
     Attributes:
@@ -76,8 +76,6 @@ class Study(ReprCard, Sparing):
             of the values that tuning may choose. `backbones` names those of the study's backbones that the method runs
             on, by default all; `by_backbone.ADDRESS` is a table of settings that differ on one backbone.
     """
-
-    unwritten: ClassVar[frozenset[str]] = frozenset({"backbone", "backbones", "generate", "baselines", "executor"})
 
     name: str
     backbone: str | None = None
@@ -393,7 +391,7 @@ def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
         if (metric := asked.get(one.key)) is None:
             continue
         metric_for(objectives.make(one.label_names, one.objective), metric)
-        if metric not in one.metrics:  # of an earlier version
+        if metric not in one.metrics:
             raise problems.METRIC_NOT_RECORDED(metric=metric, run=one.name)
 
 

@@ -11,15 +11,15 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from afina import file_io
 from afina.digest import derive_seed
 from afina.errors import UnknownName
 from afina.methods import accepted, make
-from afina.schema import FigureOrNone, Frozen, Sparing
+from afina.schema import FigureOrNone, Frozen
 from afina.studies import problems
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
@@ -69,7 +69,7 @@ class Space:
             for value in values:
                 make(run.method, {**run.hyperparameters, key: value}, f"{where}.search")
             choices[key] = tuple(values)
-        # `hyperparameters` leaves out a hyperparameter that was added later and has its default
+        # `hyperparameters` leaves out some that have their defaults
         given = {key: run.hyperparameters.get(key, getattr(method, key, None)) for key in choices}
         start = {key: value if value in choices[key] else choices[key][0] for key, value in given.items()}
         return cls((low, high), choices, {RATE: min(max(rate, low), high), **start})
@@ -89,7 +89,7 @@ RUNGS = (1, 2, 4)
 """A candidate is scored after these numbers of quarters of its steps."""
 
 
-class Tune(Sparing):
+class Tune(Frozen):
     """How to tune: the [tune] section of a study.
 
     Attributes:
@@ -101,8 +101,6 @@ class Tune(Sparing):
             drawn and pruned by the outcomes of earlier batches only. Trials depend on this number, but not on how many
             really run at the same time.
     """
-
-    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once"})
 
     candidates: int = Field(default=6, ge=1)
     validation: float = Field(default=0.2, gt=0, lt=1)
@@ -143,20 +141,18 @@ class Trial(Frozen):
         seconds: Wall-clock time, including the start of the process and loading.
     """
 
-    model_config = ConfigDict(populate_by_name=True)  # files of earlier versions call the field `accuracy`
-
     setting: dict[str, Any]
     steps: int
-    value: FigureOrNone = Field(validation_alias=AliasChoices("value", "accuracy"))
+    value: FigureOrNone
     seconds: float
 
 
-class Tuned(Sparing):
+class Tuned(Frozen):
     """The outcome of tuning one method.
 
     Attributes:
         name: The name of the run in its study.
-        backbone: The address of the backbone, in a study of several. Left out of the JSON otherwise.
+        backbone: The address of the backbone, in a study of several; else None.
         method: The method's key.
         length: Optimizer steps of a trial that is not stopped early.
         budget: Optimizer steps that each method of the study may take.
@@ -164,8 +160,6 @@ class Tuned(Sparing):
         setting: The chosen setting; None if there is none yet.
         validation_examples: The number of texts in the validation split.
     """
-
-    unwritten: ClassVar[frozenset[str]] = frozenset({"backbone"})
 
     name: str
     method: str

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina import digest, meter
-from afina.data.reading_options import USUAL
 from afina.digest import derive_seed
 from afina.errors import AfinaError, CannotWrite
 from afina.events import Progress, ValidationScore
@@ -38,12 +37,6 @@ if TYPE_CHECKING:
 
 AT_RANDOM = 3
 """Candidates that are drawn at random before Optuna's sampler learns from earlier trials."""
-
-_FIRST_DATA = {
-    *("text", "text_pair", "label", "labels", "kind", "separator", "train_examples", "evaluation_examples"),
-    *("validation", "evaluation", "selection"),
-}
-"""Fields of `Data` that are part of a tuning's name even at their defaults."""
 
 
 @dataclass(frozen=True)
@@ -248,24 +241,21 @@ def _study(storage: optuna.storages.RDBStorage, run: Run, space: Space, how: Tun
         load_if_exists=True,
     )
     for left in made.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        made.tell(left.number, state=TrialState.FAIL)  # an earlier version was killed during this trial: try it again
+        made.tell(left.number, state=TrialState.FAIL)  # its process was killed: try it again
     return made
 
 
 def _name(run: Run, space: Space, how: Tune) -> str:
-    """Return the study's name in the database: a digest of everything that makes a candidate.
-
-    Fields that were added after the first databases count only if they differ from their defaults.
-    """
-    asked = candidate_run(run, {}, how).model_dump(mode="json", exclude={"name": True, "data": {"allow_leakage"}})
-    later = {"data": asked["data"].keys() - _FIRST_DATA, "": {"data_digest"}}
-    for part, names in later.items():
-        table, usual = (asked[part], vars(USUAL)) if part else (asked, {"data_digest": None})
-        for name in names:
-            if table[name] == usual[name]:
-                del table[name]
-    whole = [asked, how.model_dump(exclude={"candidates"}), space.rates, {k: [*v] for k, v in space.choices.items()}]
-    return f"{run.title}-{digest.of_json(whole).removeprefix(digest.PREFIX)[:16]}"
+    """Return the study's name in the database: a digest of everything that makes a candidate."""
+    choices = {name: [*values] for name, values in space.choices.items()}
+    settings = (
+        candidate_run(run, {}, how).key,
+        run.metric,
+        how.non_defaults(without={"candidates"}),
+        space.rates,
+        choices,
+    )
+    return f"{run.title}-{digest.of_settings(*settings).removeprefix(digest.PREFIX)[:16]}"
 
 
 @contextmanager

@@ -120,9 +120,9 @@ FIRST = (
     "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total", "tokens_per_second",
     "seconds", "memory", "adapter", "digest",
 )  # fmt: skip
-LEFT_OUT = {"losses", "content_digest", "backbone_files"}
-WHERE_GIVEN = Record.unwritten
-"""Fields that a record has only if they differ from the default; a failed run has none of these fields."""
+LEFT_OUT = {"losses", "format", "content_digest", "backbone_files"}
+WHERE_GIVEN = {"at_once", "fitted", "retention", "signatures", "too_long_rows", "weight_bytes"}
+"""Fields that are written only where they differ from the default; a failed run has none of these fields."""
 AT_TOP = (ACCURACY, F1)
 """Metrics that are also written beside the record's fields; null if the kind of task lacks them."""
 
@@ -163,7 +163,9 @@ def _tuned(one: Tuned) -> dict[str, object]:
 
 
 def _done(record: Record, out: Path) -> dict[str, object]:
-    values: dict[str, Any] = record.model_dump(mode="json", exclude=LEFT_OUT)
+    values: dict[str, Any] = record.model_dump(
+        mode="json", exclude=LEFT_OUT | (WHERE_GIVEN - record.non_defaults().keys())
+    )
     values |= {metric: values["metrics"].get(metric) for metric in AT_TOP}
     values |= {"adapter": str(out / record.adapter), "predictions": str(out / record.predictions)}
     return _ordered({**values, "error": None})

@@ -33,7 +33,7 @@ from afina.store.database.tables import (
     SAID,
     STORE,
     VERSIONS,
-    migrate,
+    make_tables,
 )
 
 PATIENCE = 60
@@ -88,17 +88,16 @@ class Database:
             found = connection.execute(select(FORMATS.c.version_num)).scalar()
         if not isinstance(found, str) or not re.fullmatch("[0-9]{4}", found, re.ASCII):
             raise engine.damaged(self.address, f"its format is {found!r}, expected four digits", format=found)
-        if found > FORMAT:
-            raise Refused(
-                f"store {self.address.shown}: made by a later version of afina (format {found}; this version reads "
-                f"{FORMAT}). Install a later version of afina.",
-                code="store.foreign",
-                store=self.address.shown,
-                found=found,
-                known=FORMAT,
-            )
         if found != FORMAT:
-            self._migrate(lambda connection: None)
+            raise Refused(
+                f"store {self.address.shown}: the store has format {found}, this version of afina reads {FORMAT}. "
+                "Install the version of afina that made the store, or publish the adapters to a new store.",
+                code="store.format-unknown",
+                store=self.address.shown,
+                path=self.address.shown,
+                found=found,
+                expected=FORMAT,
+            )
         self._ready = True
         return True
 
@@ -131,22 +130,18 @@ class Database:
             except OSError as error:
                 raise CannotWrite(path, error.strerror or str(error)) from None
             self._engine = engine.engine_of(self.address, self.patience)
-        return self._migrate(first)
-
-    def _migrate(self, first: Callable[[Connection], None]) -> bool:
-        """Update the tables to this version's format. One process does so while others wait."""
         begin = "BEGIN IMMEDIATE" if self.is_file else _WRITE
         lock = None if self.is_file else f"SELECT pg_advisory_xact_lock({_ADVISORY})"
         with self._transaction(begin, lock) as connection:
             there = inspect(connection).get_table_names()
             if there and FORMATS.name not in there:
                 raise engine.foreign(self.address)
-            migrate(connection)
-            fresh = connection.execute(select(STORE.c.id)).scalar() is None
-            if fresh:
+            made = FORMATS.name not in there
+            if made:
+                make_tables(connection)
                 first(connection)
-        self._ready = True
-        return fresh
+        self._ready = self.exists()
+        return made
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -224,7 +219,7 @@ class Database:
             raise CannotWrite(self.address.shown, "erasing rewrites the tables, which only their owner may do")
 
     def copy_to(self, file: Path) -> None:
-        """Copy the SQLite file, as of one moment and in any format, with SQLite's backup interface."""
+        """Copy the SQLite file, as of one moment, with SQLite's backup interface."""
         file.touch(0o600)
         with self._connected() as connection, closing(sqlite3.connect(file)) as target:
             source: Any = connection.connection.driver_connection

@@ -1,7 +1,4 @@
-"""The tables of a store's database, and the migration of earlier formats. Knows no address and no version.
-
-To add a column or table: declare it here, raise FORMAT, and add it in `migrate` where it is missing.
-"""
+"""The tables of a store's database. Knows no address and no version."""
 
 from __future__ import annotations
 
@@ -18,14 +15,9 @@ from sqlalchemy import (
     Table,
     Text,
     insert,
-    inspect,
-    select,
     text,
-    update,
 )
 from sqlalchemy import UniqueConstraint as Unique
-
-from afina.errors import CorruptStore
 
 metadata = MetaData()
 
@@ -160,10 +152,7 @@ ERASING, ERASED = "erasing", "erased"
 """States of a client: metadata erased and files being removed; name erased, until no database page contains it."""
 
 FORMAT = "0004"
-"""Format of these tables.
-
-Format 0001 had no keys, format 0002 had keys without name and expiry, and format 0003 had keys without text_tokens.
-"""
+"""Format of these tables. Raise it when a table or column changes."""
 
 FORMATS = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 """A table with one row, the format. It has the name and form of Alembic's version table."""
@@ -180,28 +169,12 @@ _WORDY = {
 """Columns for which PostgreSQL must not keep statistics: these contain samples, which an erasure could not remove."""
 
 
-def migrate(connection: Connection) -> None:
-    """Make the tables, or update those of an earlier format, within the connection's transaction.
-
-    Raises:
-        CorruptStore: the format is not one of afina.
-    """
-    FORMATS.create(connection, checkfirst=True)
-    found = connection.execute(select(FORMATS.c.version_num)).scalar()
-    if found == FORMAT:
-        return
-    if found not in (None, "0001", "0002", "0003"):
-        raise CorruptStore(
-            f"the store's database has an unknown format ({found}). Restore the database from a backup.",
-            code="store.database-damaged",
-        )
+def make_tables(connection: Connection) -> None:
+    """Make the tables, within the connection's transaction."""
+    FORMATS.create(connection)
     metadata.create_all(connection)
-    present = {column["name"] for column in inspect(connection).get_columns(KEYS.name)}
-    for column in (KEYS.c.name, KEYS.c.expires, KEYS.c.text_tokens):
-        if column.name not in present:
-            connection.execute(text(f"ALTER TABLE keys ADD COLUMN {column.name} {column.type}"))
     if connection.dialect.name == "postgresql":
         for table, columns in _WORDY.items():
             for name in columns:
                 connection.execute(text(f"ALTER TABLE {table.name} ALTER COLUMN {name} SET STATISTICS 0"))
-    connection.execute(insert(FORMATS) if found is None else update(FORMATS), {"version_num": FORMAT})
+    connection.execute(insert(FORMATS), {"version_num": FORMAT})

@@ -97,7 +97,7 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
         max_length=base.longest,
         probe=tuple(map(tuple, probes.probe(Classifier(model), base, base.longest))),
         versions=device.versions(),
-    )
+    ).sealed()
     return Imported(Adapter(manifest, state, str(directory)), model, base)
 
 

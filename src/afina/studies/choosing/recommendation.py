@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil, inf, isnan
-from typing import Any, ClassVar, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from afina.data.kinds import CLASSES, Kind
 from afina.data.reading_options import ReadingOptions
-from afina.schema import Count, Figure, Frozen, Sealed, Sparing
+from afina.schema import Count, Figure, Frozen, Sealed
 from afina.stats.comparison import Comparison
 from afina.studies.choosing import floors
 from afina.studies.runs.record import Below, Prompting
@@ -36,7 +36,7 @@ On the recorded curves, trainings of 4 and of 10 steps ended up to 26 points bel
 """
 
 
-class Contender(Sparing):
+class Contender(Frozen):
     """A baseline or a method that was tried, and its scores.
 
     Attributes:
@@ -60,8 +60,6 @@ class Contender(Sparing):
         key: The key of its record, if it is a run.
         adapter: The path of its adapter, relative to the output directory.
     """
-
-    unwritten: ClassVar[frozenset[str]] = frozenset({"backbone"})
 
     name: str
     method: str | None = None
@@ -88,18 +86,6 @@ class Contender(Sparing):
         """Whether this is an adapted model that was evaluated on the held-out texts."""
         return self.adapter is not None and self.steps is not None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _of_earlier_files(cls, given: Any) -> Any:
-        """Convert files of earlier versions, which have accuracy and F1 as fields, and rounds of a race."""
-        if not isinstance(given, dict):
-            return given
-        given = {key: value for key, value in given.items() if key not in ("rounds", "finished")}
-        if not {"accuracy", "f1"} & given.keys():
-            return given
-        there = {name: given[name] for name in ("accuracy", "f1") if given.get(name) is not None}
-        return {key: value for key, value in given.items() if key not in ("accuracy", "f1")} | {"metrics": there}
-
     @model_validator(mode="after")
     def _has_its_figures(self) -> Self:
         figures = (self.examples, self.seconds, self.trainable, self.total)
@@ -108,7 +94,7 @@ class Contender(Sparing):
         return self
 
 
-class Dropped(Sparing):
+class Dropped(Frozen):
     """Why a method, or one of its learning rates, was not trained.
 
     Attributes:
@@ -118,8 +104,6 @@ class Dropped(Sparing):
             longer than allowed. words: a language model cannot answer with the labels.
         smaller: The bytes that the method needs with weights in int8, if no method fits and this one would.
     """
-
-    unwritten: ClassVar[frozenset[str]] = frozenset({"milliseconds", "smaller"})
 
     why: Literal["memory", "start", "train", "overrun", "error", "latency", "words"]
     needed: Count | None = None
@@ -159,7 +143,7 @@ class Fewer(Frozen):
     comparison: Comparison
 
 
-class Recommendation(Sparing, Sealed):
+class Recommendation(Sealed):
     """The recommended method and the evidence.
 
     Attributes:
@@ -180,14 +164,12 @@ class Recommendation(Sparing, Sealed):
         examples: The number of held-out texts that were evaluated.
         minutes: The given time.
         seconds: The time taken.
-        stages: Seconds by stage; empty in files of earlier versions.
+        stages: Seconds by stage.
         at_once: The largest number of trainings at the same time.
         latency: The most milliseconds of an answer to a single text; None: any time.
         latencies: The median milliseconds of an answer to a single text, by the short name of the backbone, and by the
             name of a method on it where that was measured. Empty if `latency` is None.
     """
-
-    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once", "backbones", "latency", "latencies", "unasked"})
 
     name: str = NAME
     task: str

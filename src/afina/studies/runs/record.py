@@ -6,13 +6,12 @@ module starts without torch, and does not know how a figure was obtained.
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import (
@@ -26,8 +25,8 @@ from afina import file_io
 from afina.models import objectives
 from afina.models.objectives import Objective, Predictions
 from afina.repr_html import ReprCard
-from afina.schema import Count, Figure, Frozen, Sealed, Sparing, WrongValue
-from afina.stats import classification, metrics
+from afina.schema import Count, Figure, Frozen, Sealed, WrongValue, check_format
+from afina.stats import metrics
 from afina.stats.metrics import METRICS, Answered
 from afina.studies import problems
 from afina.studies.measurements import Duration, HeadFit, Retention
@@ -119,7 +118,7 @@ class Selection(Frozen):
     examples: int
 
 
-class Record(ReprCard, Sparing, Sealed):
+class Record(ReprCard, Sealed):
     """One finished run. docs/reference/figures.md defines each figure.
 
     Attributes:
@@ -133,7 +132,7 @@ class Record(ReprCard, Sparing, Sealed):
         objective: The objective's settings beside the label names, as in an adapter's manifest.
         metric: The headline metric.
         metrics: All metrics by name; the usual headline of the kind comes first.
-        signatures: sacrebleu's signatures of its metrics. Left out of the JSON if no metric has one.
+        signatures: sacrebleu's signatures of its metrics. None: no metric has one.
         selection: The scores on texts that were set aside for selecting a model, if the run asked for them.
         ceiling: The same metrics for one human against other humans on the evaluation texts, if known.
         train_examples: Texts of the training split that were used, including those for calibration.
@@ -147,23 +146,16 @@ class Record(ReprCard, Sparing, Sealed):
         adapter: The path of the adapter, relative to the study's output directory.
         digest: The adapter's digest.
         data_digest: The digest of the task's files, which the key covers. None if the address identifies the data.
-        backbone_files: The digest of the files of a backbone in a directory, which the key covers. Left out of the JSON
-            if None: the address identifies the backbone.
+        backbone_files: The digest of the files of a backbone in a directory, which the key covers. None: the
+            address identifies the backbone.
         too_long_rows: The places in the evaluation split of texts that were left out for too long targets.
-            Left out of the JSON if empty.
         at_once: The largest number of runs that this machine executed at the same time as this run, which lengthens
-            `seconds`. Left out of the JSON if this run was alone.
-        fitted: How scikit-learn fitted the head. None: trained by gradient steps, or not trained. Left out of the JSON
-            if None.
-        retention: The language-model loss on neutral sentences, if the run asked for it. Left out of the JSON if None.
+            `seconds`. 1: this run was alone.
+        fitted: How scikit-learn fitted the head. None: trained by gradient steps, or not trained.
+        retention: The language-model loss on neutral sentences, if the run asked for it.
         weight_bytes: The bytes of all weights, the adapter's included, as the run evaluated them. None: `precision` is
-            "float", so each parameter has four bytes. Left out of the JSON if None.
-        content_digest: The digest of every other field.
+            "float", so each parameter has four bytes.
     """
-
-    unwritten: ClassVar[frozenset[str]] = frozenset(
-        {"at_once", "backbone_files", "fitted", "retention", "signatures", "too_long_rows", "weight_bytes"}
-    )
 
     key: str
     study: Printable
@@ -263,12 +255,15 @@ class Record(ReprCard, Sparing, Sealed):
 def read_records(path: Path) -> list[Record]:
     """Return the records in a `records.jsonl`; empty if the file does not exist.
 
-    Raises InvalidData, with the line, if a record is damaged or was changed after it was made.
+    Raises InvalidData, with the line, if a record is damaged, was changed after it was made, or has another format.
     """
     if not path.exists():
         return []
     # Bytes, not text: str.splitlines also breaks at U+2028 and the like, which a label's name may hold.
-    return [_read(line, f"{path}, line {number}") for number, line in enumerate(path.read_bytes().splitlines(), 1)]
+    lines = path.read_bytes().splitlines()
+    for line in lines:
+        check_format(line, path, "Run again with another `out`.")
+    return [_read(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
 def _read(line: bytes, where: str) -> Record:
@@ -287,10 +282,6 @@ def _read(line: bytes, where: str) -> Record:
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Replace the file at `path` with one line per record."""
     file_io.write_text(path, "".join(record.model_dump_json() + "\n" for record in records))
-
-
-_CLOSE = 1e-6
-"""Two computations of the same metric differ by less than this."""
 
 
 @dataclass(frozen=True)
@@ -316,32 +307,6 @@ class Result:
                 run=self.record.name,
                 seed=self.record.seed,
             )
-
-    def check(self, where: object) -> None:
-        """Raise InvalidData if a metric of the record differs from the metric of the stored predictions.
-
-        For a record without a digest of its content. A metric that is undefined or not computed here is not compared.
-        """
-        found = self.objective.metrics(self.predictions)
-        for name, said in self.record.metrics.items():
-            given = found.get(name, math.nan)
-            if math.isnan(given) or math.isnan(said) or math.isclose(said, given, rel_tol=_CLOSE, abs_tol=_CLOSE):
-                continue
-            if math.isclose(said, self._as_before(name, given), rel_tol=_CLOSE, abs_tol=_CLOSE):
-                continue
-            raise problems.RECORDED_METRIC_CHANGED(
-                found=said, expected=given, where=where, run=self.record.name, seed=self.record.seed, metric=name
-            )
-
-    def _as_before(self, metric: str, given: float) -> float:
-        """Return the metric as earlier versions computed it: macro F1 counted a label that never occurs as 0."""
-        if metric not in ("f1", "macro_f1") or self.objective.width < 3:
-            return given
-        if metric == "f1":
-            return float(np.nan_to_num(classification.per_class(self.answered)[2]).mean())
-        targets, answers = self.targets.astype(bool), self.answers.astype(bool)
-        counted = np.maximum(targets.sum(axis=0) + answers.sum(axis=0), 1)
-        return float((2 * (targets & answers).sum(axis=0) / counted).mean())
 
     @property
     def targets(self) -> np.ndarray:

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -21,7 +21,7 @@ from afina.methods import METHODS, make
 from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.models.decoding import GREEDY, Decoding
 from afina.repr_html import ReprCard
-from afina.schema import Frozen, Sparing
+from afina.schema import Frozen
 from afina.studies import problems
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -29,7 +29,7 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 """The values of `train.dtype`."""
 
 
-class Training(Sparing):
+class Training(Frozen):
     """How to train: the [train] section of a study.
 
     Attributes:
@@ -66,7 +66,6 @@ class Training(Sparing):
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
-    unwritten: ClassVar[frozenset[str]] = frozenset({"precision", "retention", "warmup"})
 
     epochs: int = Field(default=2, ge=1, le=MOST)
     batch_size: int = Field(default=16, ge=1, le=MOST)
@@ -128,23 +127,6 @@ UNASKED = Ask(head="random")
 NO_EFFECT = frozenset({"checkpoint_seconds"})
 """Training settings that do not change the result."""
 
-LATER = {
-    "data": (
-        "validation",
-        "evaluation",
-        "kind",
-        "separator",
-        "selection",
-        "positive",
-        "missing",
-        "long",
-        "merge_labels",
-        "sheet",
-    ),
-    "training": ("label_smoothing", "average", "pull", "class_weights", "temperature"),
-}
-"""Settings that later versions added. At their defaults they are not part of the key, so earlier keys stay valid."""
-
 _NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": True, "metric": True}
 """Fields that do not change the result; two runs that differ only in these fields are the same run."""
 
@@ -171,7 +153,7 @@ def with_address(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "task": task.address, "data": {**read, **own}}
 
 
-class RunSpec(ReprCard, Sparing):
+class RunSpec(ReprCard, Frozen):
     """The description of one training and evaluation.
 
     Attributes:
@@ -183,8 +165,6 @@ class RunSpec(ReprCard, Sparing):
         backbone_files: The digest of the files in the backbone's directory (`backbone_spec.files_digest`), so that
             changed files make another run. None if the address identifies the backbone.
     """
-
-    unwritten: ClassVar[frozenset[str]] = frozenset({"generate", "backbone_files"})
 
     backbone: str
     task: str
@@ -208,29 +188,15 @@ class RunSpec(ReprCard, Sparing):
             "backbone": self.backbone,
             "task": self.task,
             "hyperparameters": tuple(f"{key} {value}" for key, value in self.hyperparameters.items()),
-            "training": tuple(
-                f"{key} {value}" for key, value in self.training.model_dump(exclude_defaults=True).items()
-            ),
+            "training": tuple(f"{key} {value}" for key, value in self.training.non_defaults().items()),
         }
 
     @cached_property
     def key(self) -> str:
-        """The digest of the description, with the method's defaults written out."""
-        intention = self.model_dump(mode="json", exclude=_NO_EFFECT)  # type: ignore[arg-type]
-        for part, names in LATER.items():
-            asked = getattr(self, part)
-            usual = type(asked)()
-            for name in names:
-                if getattr(asked, name) == getattr(usual, name):
-                    del intention[part][name]
-        if self.data_digest is None:
-            del intention["data_digest"]  # as without the field, so that recorded keys stay valid
-        if self.asked == UNASKED:
-            del intention["ask"]  # as without the field, so that recorded keys stay valid
-        else:
-            intention["ask"] = self.asked.model_dump(mode="json")
-        intention["hyperparameters"] = make(self.method, self.hyperparameters).hyperparameters
-        return digest.of_json(intention)
+        """The digest of what differs from the defaults in the description."""
+        changed = make(self.method, self.hyperparameters).non_defaults
+        effective = self.model_copy(update={"ask": self.asked, "hyperparameters": changed})
+        return digest.of_settings(effective.non_defaults(without=_NO_EFFECT))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a changed copy with a key of its own: pydantic's copy would keep the cached key of the original."""
