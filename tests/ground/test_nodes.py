@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from afina.cluster import connection, nodes
-from afina.cluster.nodes import Node, NodeFacts, Room
-from afina.errors import AfinaError, InvalidStudy, Refused
+from afina.cluster.nodes import Node, Room
+from afina.errors import InvalidStudy, NotFound, Refused
 
 GIB = 2**30
 
@@ -38,30 +38,27 @@ def test_how_often_work_fits_into_a_node() -> None:
     assert nodes.together([node("a", place), node("b", Room(1, GIB, 2))]) == Room(9, 11 * GIB, 2)
 
 
-def test_nodes_with_other_versions_are_named_with_their_versions() -> None:
-    here = NodeFacts({"torch": "2.9.0", "peft": "0.17.0", "afina": "1 (sources 12)"}, "one processor")
-    facts = {
-        "a" * 16: NodeFacts(here.versions, "another processor"),
-        "b" * 16: NodeFacts({**here.versions, "torch": "2.8.0", "peft": None}),
-    }
+def test_nodes_with_other_versions_are_named_with_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"torch": "2.9.0", "peft": "0.17.0", "afina": "1 (sources 12)"}
+    versions = {"a" * 16: here, "b" * 16: {**here, "torch": "2.8.0", "peft": None}}
     there = [node(key, Room(1)) for key in "abc"]  # the third died before it answered
+    monkeypatch.setattr(nodes, "versions_here", lambda: here)
+    monkeypatch.setattr(nodes, "on_each", lambda asked, function: versions)
     with pytest.raises(Refused) as caught:
-        nodes.check_same(there, facts, here)
+        nodes.check_versions(there)
     assert caught.value.code == "cluster.versions-differ"
-    wrong = caught.value.fields["nodes"]
-    assert wrong == [
+    assert caught.value.fields["nodes"] == [
         "node host-b (10.0.0.1, bbbbbbbb) has torch 2.8.0",
         "node host-b (10.0.0.1, bbbbbbbb) has peft not installed",
     ]
-    assert "This machine has torch 2.9.0, peft 0.17.0, afina 1 (sources 12)" in str(caught.value)
-    nodes.check_same(there[:1], facts, here)
+    nodes.check_versions(there[:1])
 
 
-def test_facts_about_this_machine_name_every_package_that_decides_results() -> None:
-    found = nodes.facts_here()
-    assert found.versions.keys() == {"torch", "transformers", "peft", "afina"}
-    assert None not in found.versions.values()
-    assert "sources" in str(found.versions["afina"])
+def test_the_versions_of_this_machine_are_those_of_every_package_that_decides_results() -> None:
+    found = nodes.versions_here()
+    assert found.keys() == {"torch", "transformers", "peft", "afina"}
+    assert None not in found.values()
+    assert "sources" in str(found["afina"])
 
 
 @pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "http://10.0.0.1:8265", "somewhere", "10.0.0.1:"])
@@ -73,7 +70,6 @@ def test_an_address_that_cannot_be_a_clusters_is_refused_before_anything_is_aske
 
 def test_where_no_cluster_answers_the_error_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(connection.ADDRESS, "127.0.0.1:1")
-    with pytest.raises(AfinaError, match="no cluster answers") as caught:
+    with pytest.raises(NotFound, match="from RAY_ADDRESS") as caught:
         connection.connect()
     assert caught.value.code == "cluster.unreachable"
-    assert "from RAY_ADDRESS" in str(caught.value)

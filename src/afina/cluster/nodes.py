@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -131,26 +131,17 @@ def scales() -> bool:
     return config is not None and any(group.max_count for group in config.node_group_configs)
 
 
-@dataclass(frozen=True)
-class NodeFacts:
-    """The software and the processor of a node.
-
-    Attributes:
-        versions: Versions by package; None: not installed. `sources` is the digest of afina's Python files.
-        processor: The model name of the processor.
-    """
-
-    versions: Mapping[str, str | None]
-    processor: str = field(default="", compare=False)
+Versions = Mapping[str, str | None]
+"""Versions by package; None: not installed. That of afina has the digest of its Python files."""
 
 
-def _make_facts() -> Callable[[], tuple[dict[str, str | None], str]]:
-    """Return a function that finds the facts about the machine it is called on, without importing the packages.
+def _make_finder() -> Callable[[], dict[str, str | None]]:
+    """Return a function that finds the versions on the machine it is called on, without importing the packages.
 
     Ray sends a nested function as code, so that it also runs on a node with another afina, or without afina.
     """
 
-    def facts() -> tuple[dict[str, str | None], str]:
+    def find() -> dict[str, str | None]:
         found: dict[str, str | None] = {}
         for name in ("torch", "transformers", "peft"):
             try:
@@ -169,23 +160,15 @@ def _make_facts() -> Callable[[], tuple[dict[str, str | None], str]]:
             except importlib.metadata.PackageNotFoundError:
                 version = "unknown"
             found["afina"] = f"{version} (sources {sha.hexdigest()[:12]})"
-        told = Path("/proc/cpuinfo")
-        lines = told.read_text().splitlines() if told.exists() else []
-        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        return found, models[0] if models else ""
+        return found
 
-    return facts
+    return find
 
 
 @cache
-def facts_here() -> NodeFacts:
-    """Return the facts about this machine, as this process found them first."""
-    return NodeFacts(*_make_facts()())
-
-
-def facts_of(nodes: Iterable[Node]) -> dict[str, NodeFacts]:
-    """Return the facts about each node, by its key. Nodes that end meanwhile are left out."""
-    return {key: NodeFacts(*found) for key, found in on_each(nodes, _make_facts()).items()}
+def versions_here() -> Versions:
+    """Return the versions on this machine, as this process found them first."""
+    return _make_finder()()
 
 
 def on_each(nodes: Iterable[Node], function: Callable[..., Value], *arguments: object) -> dict[str, Value]:
@@ -205,15 +188,17 @@ def on_each(nodes: Iterable[Node], function: Callable[..., Value], *arguments: o
     return found
 
 
-def check_same(nodes: Iterable[Node], facts: Mapping[str, NodeFacts], here: NodeFacts) -> None:
+def check_versions(nodes: Sequence[Node]) -> None:
     """Raise Refused if a node has other versions than this machine, and name nodes and versions."""
+    here = versions_here()
+    there: Mapping[str, Versions] = on_each(nodes, _make_finder())
     wrong = [
         f"node {node.name} has {name} {found[name] or 'not installed'}"
         for node in nodes
-        for found in [facts[node.key].versions if node.key in facts else here.versions]
-        for name in here.versions
-        if found[name] != here.versions[name]
+        for found in [there.get(node.key, here)]  # a node that has ended meanwhile is not checked
+        for name in here
+        if found[name] != here[name]
     ]
     if wrong:
-        mine = ", ".join(f"{name} {version or 'not installed'}" for name, version in here.versions.items())
+        mine = ", ".join(f"{name} {version or 'not installed'}" for name, version in here.items())
         raise problems.NODES_DIFFER(nodes=wrong, _here=mine)

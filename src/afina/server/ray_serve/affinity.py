@@ -148,7 +148,6 @@ class RequestLimits(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> RequestLimits:
-        """Return the limits of a replica."""
         return cls(*(getattr(settings, name) for name in cls._fields))
 
     @classmethod

@@ -124,7 +124,6 @@ class NamedAnswers:
         self._app, self._header = app, (answers.REPLICA, name.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -139,11 +139,9 @@ class _Signals:
 
     @property
     def arrived(self) -> bool:
-        """Whether the command has to end."""
         return self._first.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the command has to end. Return whether it has to."""
         return self._first.wait(seconds)
 
     def drain(self, seconds: float) -> None:

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from afina.cluster.nodes import Node, check_same, facts_here, facts_of, on_each
+from afina.cluster.nodes import Node, check_versions, on_each
 from afina.server.ray_serve import problems
 from afina.server.ray_serve.deployment import DeploymentOptions, ReplicaRange
 from afina.store.adapter_store import AdapterStore
@@ -19,7 +19,7 @@ def check_cluster(nodes: Sequence[Node], store: AdapterStore) -> None:
 
     Raises Refused.
     """
-    check_same(nodes, facts_of(nodes), facts_here())
+    check_versions(nodes)
     check_machines(nodes, store)
     for directory in filter(None, [store.address.directory, store.blobs_directory]):
         path = str(directory.absolute())

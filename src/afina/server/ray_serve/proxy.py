@@ -90,7 +90,6 @@ class Collected:
     body: bytearray = field(default_factory=bytearray)
 
     async def __call__(self, message: Message) -> None:
-        """Add an ASGI message of the answer."""
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], message["headers"]
         else:
@@ -111,7 +110,6 @@ class ClientEnd:
 
     @property
     def gone(self) -> bool:
-        """Whether the client closed the connection."""
         return self._gone.is_set()
 
     def receiving(self, body: bytes) -> Receive:
@@ -129,7 +127,6 @@ class ClientEnd:
         return receive
 
     def close(self) -> None:
-        """Stop watching."""
         self._watching.cancel()
 
 

@@ -231,7 +231,6 @@ class HostPool:
             ray.kill(host.actor)
 
     def close(self) -> None:
-        """End all idle hosts."""
         with self._lock:
             idle, self._idle = self._idle, []
         left = [host.actor.leave.remote() for host in idle]

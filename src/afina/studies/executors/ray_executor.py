@@ -142,7 +142,7 @@ class RayExecutor(Executor):
         """Check nodes that have not been checked. Raises InvalidStudy, Refused or NotFound, with the nodes."""
         with self._lock:
             if fresh := [node for node in there if (node.key, "") not in self._checked]:
-                nodes.check_same(fresh, nodes.facts_of(fresh), nodes.facts_here())
+                nodes.check_versions(fresh)
                 _check_storage(self._shared_storage(), fresh)
                 self._checked |= {(node.key, "") for node in fresh}
             for address in self._directories:
@@ -151,11 +151,9 @@ class RayExecutor(Executor):
                     self._checked |= {(node.key, address) for node in fresh}
 
     def look(self, run: Run) -> DataDigests | None:
-        """Read the task on this machine, as LocalExecutor does."""
         return self._local.look(run)
 
     def count_texts(self, run: Run) -> int | None:
-        """Read the task on this machine, as LocalExecutor does."""
         return self._local.count_texts(run)
 
     def check(self, run: Run) -> str:
@@ -196,7 +194,6 @@ class RayExecutor(Executor):
     # Runs
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
-        """Execute `run` on a node."""
         made: list[Record] = []
 
         def hear(message: Message) -> None:
@@ -224,7 +221,6 @@ class RayExecutor(Executor):
         listen: Listener,
         until: float | None = None,
     ) -> ValidationScore:
-        """Try `run` out on a node."""
         last: list[ValidationScore] = []
 
         def hear(message: Message) -> Message | None:
@@ -286,7 +282,6 @@ class RayExecutor(Executor):
                 self._runs.remove(work)
 
     def cancel(self, *, at_once: bool = False) -> None:
-        """Ask the process of each run to stop, or kill it."""
         with self._lock:
             for work in self._runs:
                 work.cancel(at_once=at_once)

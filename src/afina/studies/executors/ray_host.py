@@ -205,12 +205,10 @@ class RunHost:
         return found
 
     def send(self, message: Message) -> None:
-        """Send a message to the process of the run."""
         if self.worker is not None:
             self.worker.send(message)
 
     def cancel(self, at_once: bool) -> None:
-        """End the process of the run: ask it to stop, or kill it."""
         if self.worker is not None:
             self.worker.cancel(at_once=at_once)
 

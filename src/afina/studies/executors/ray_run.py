@@ -86,7 +86,6 @@ class RunOnHost:
             raise Overrun
 
     def waits(self, note: str) -> None:
-        """Tell the listener what the run waits for."""
         self.waited = True
         self.listen(Progress("wait", note=note))
 
