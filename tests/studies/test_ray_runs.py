@@ -100,6 +100,7 @@ class Worker:
             self.process.returncode = 1
             return
         request, how = self.request, {"listen": self._stopping(listen), "located": self.request.located}
+        assert "driver" not in str(request.located), "the process reads a file of the driver"
         try:
             if isinstance(request, CarryOut):
                 yield Recorded(record=execute(request.run, Path(request.out), study=request.study, **how))
@@ -202,19 +203,21 @@ def executor(pool: Pool, storage: Path) -> Callable[[], RayExecutor]:
 
 @pytest.fixture
 def own(gpt2: Backbone, tmp_path: Path) -> dict[str, Any]:
-    rows = [(text, ("bad", "good")[label]) for text, label in sentences(60)]
+    rows = [(text, ("bad", "good")[label]) for text, label in sentences(80)]
     shutil.copytree(gpt2.path, tmp_path / "driver" / "model")
-    write_csv(tmp_path / "driver" / "rows.csv", rows)
+    write_csv(tmp_path / "driver" / "rows.csv", rows[:60])
+    write_csv(tmp_path / "driver" / "more.csv", rows[60:])
     return {
         "name": "remote",
         "backbone": str(tmp_path / "driver" / "model"),
         "task": str(tmp_path / "driver" / "rows.csv"),
+        "data": {"evaluation": str(tmp_path / "driver" / "more.csv")},
         "train": {"max_steps": 6, "batch_size": 4, "dtype": "float32", "checkpoint_seconds": 0},
         "methods": {"lora": {}},
     }
 
 
-SAME = {"key", "name", "seed", "digest", "predictions_digest", "losses", "task", "backbone", "adapter"}
+SAME = {"key", "name", "seed", "digest", "predictions_digest", "losses", "task", "backbone", "adapter", "columns"}
 
 
 def run_of(content: dict[str, Any], out: Path, executor: Any, watcher: Watcher | None = None) -> Any:
@@ -231,8 +234,12 @@ def test_a_run_on_a_host_gives_the_same_digests_and_leaves_only_its_inputs_in_th
         one.model_dump(include=SAME) for one in here.records
     ]
     assert pool.rooms[0] == Room(1, 2**30 + ray_executor.ROUNDED * 2)
-    inputs = Study.parse(content, "remote").runs()[0].inputs()
-    assert stored(storage) == {file.digest for file in (*inputs.task.files, *inputs.backbone.files)}
+    assert stored(storage) == set(Study.parse(content, "remote").runs()[0].inputs().content)
+    for one in there.records:
+        left, right = (tmp_path / place / one.adapter for place in ("here", "there"))
+        assert sorted(path.name for path in left.iterdir()) == sorted(path.name for path in right.iterdir())
+        for path in left.glob("*.safetensors"):
+            assert path.read_bytes() == (right / path.name).read_bytes()
     assert not list((tmp_path / "there").rglob("checkpoints/*"))
     said = next((tmp_path / "there").rglob("manifest.json")).read_text(encoding="utf-8")
     assert str(tmp_path / "node") not in said
@@ -404,7 +411,8 @@ def test_a_backbone_that_is_not_sent_keeps_its_place_and_one_of_the_hub_its_comm
     kept = ray_run.inputs_to_send(inputs, ship_backbone=False)
     assert kept.backbone.address == own["backbone"]
     assert kept.backbone.files == ()
-    assert set(kept.content) == {file.digest for file in inputs.task.files}
+    assert inputs.evaluation is not None
+    assert set(kept.content) == {file.digest for one in (inputs.task, inputs.evaluation) for file in one.files}
     assert ray_run.inputs_to_send(inputs, ship_backbone=True) == inputs
     hub = replace(inputs, backbone=replace(inputs.backbone, address="owner/model", digest="abc", files=()))
     assert ray_run.inputs_to_send(hub, ship_backbone=False).backbone.address == "owner/model@abc"

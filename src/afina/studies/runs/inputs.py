@@ -44,11 +44,10 @@ Fetch = Callable[[str, Path], object]
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file by its name, its digest and its size in bytes."""
+    """A file by its name and its digest."""
 
     name: str
     digest: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def _input(
         known: The input's digest if it is known already.
         name: Returns the name that a file gets on another machine.
     """
-    found = [InputFile(name(path), digest.of_file(path), path.stat().st_size) for path in files]
+    found = [InputFile(name(path), digest.of_file(path)) for path in files]
     content.update((file.digest, path) for file, path in zip(found, files, strict=True))
     of_files = digest.of_json({file.name: file.digest for file in found}) if found else None
     return Input(address, known or of_files, tuple(found))
