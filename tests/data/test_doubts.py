@@ -93,7 +93,7 @@ def test_texts_to_predict_are_refused_where_two_columns_may_be_the_text(tmp_path
         chunks(mine) as parts,
     ):
         list(parts)
-    with chunks(str(mine), text="title") as parts:
+    with chunks(str(mine), ReadingOptions(text="title")) as parts:
         assert [chunk.texts for chunk in parts] == [["a"]]
 
 

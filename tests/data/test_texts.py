@@ -17,13 +17,14 @@ from pyarrow import parquet
 
 from afina.data.readers import texts
 from afina.data.readers.texts import FIRST, MOST, Chunk, chunks
+from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData, NotFound
 from raises import raises
 
 
 def read(file: Path, text: str | None = None, pair: str | None = None) -> tuple[list[str], list[str] | None]:
     """All of a file."""
-    with chunks(file, text, pair) as parts:
+    with chunks(file, ReadingOptions(text=text, text_pair=pair)) as parts:
         every = list(parts)
     assert {chunk.pairs is None for chunk in every} in ({True}, {False})
     pairs = None if every[0].pairs is None else [pair for chunk in every for pair in chunk.pairs or ()]

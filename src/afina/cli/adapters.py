@@ -39,6 +39,7 @@ from afina.cli.options import (
 )
 from afina.cli.store_exchange import print_flips
 from afina.cli.terminal import print_reading, print_tables, printable
+from afina.data.reading_options import ReadingOptions
 
 if TYPE_CHECKING:
     from afina.data.readers.texts import Chunk
@@ -152,7 +153,8 @@ def predict(
     """
     from afina.data.readers.texts import Chunk, check_there, chunks, refuse_blank
 
-    _check_given(texts, file, {"text": text, "text_pair": text_pair, "sheet": sheet})
+    columns = ReadingOptions(text=text, text_pair=text_pair, sheet=sheet)
+    _check_given(texts, file, columns.given)
     refuse_blank(texts or [])
     if file is not None:
         check_there(file)  # before anything that takes time
@@ -162,7 +164,7 @@ def predict(
     opened = locate(adapter, method, seed, backbone, precision)()
     said = _Answers(opened, as_json=as_json)
     own, alone = opened.manifest.data, nullcontext([Chunk.of(texts or [])])
-    with chunks(file, text, text_pair, sheet, own, _writes(opened)) if file else alone as parts:
+    with chunks(file, columns, own, written=_writes(opened)) if file else alone as parts:
         allocator.keep_kernels(allocator.FEW)
         from afina.predicting import prediction_files, probes
 
@@ -200,11 +202,11 @@ def _writes(adapter: Adapter) -> bool:
     return TARGETS[objectives.make(adapter.manifest.label_names, adapter.manifest.objective).kind].written
 
 
-def _check_given(texts: Sequence[str] | None, file: Path | None, columns: Mapping[str, str | None]) -> None:
+def _check_given(texts: Sequence[str] | None, file: Path | None, columns: Mapping[str, str]) -> None:
     if bool(texts) == bool(file):
         raise problems.TEXTS_OR_FILE(found="texts and a file" if texts else "no texts and no file")
     for name, column in columns.items():
-        if texts and column is not None:
+        if texts:
             raise problems.COLUMN_WITHOUT_FILE(column=column, option=name)
 
 

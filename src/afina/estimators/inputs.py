@@ -10,6 +10,8 @@ import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
+from afina.data.readers.frames import MISSING_TYPES
+from afina.data.readers.source import is_whole
 from afina.data.readers.texts import as_lists, column_names, refuse_blank
 from afina.errors import InvalidData
 from afina.estimators import problems
@@ -106,20 +108,8 @@ def _column(y: Any, texts: Sequence[str]) -> np.ndarray:
     column: np.ndarray = column_or_1d(y, warn=True)
     check_consistent_length(texts, column)
     for number, label in enumerate(column.tolist(), start=1):
-        if label is None or type(label).__name__ in MISSING or (isinstance(label, float) and label != label):
+        if label is None or type(label).__name__ in MISSING_TYPES or (isinstance(label, float) and label != label):
             raise problems.LABEL_MISSING(found=label, row=number)
-        if isinstance(label, str) and not _is_unicode(label):
+        if isinstance(label, str) and not is_whole(label):
             raise problems.LONE_SURROGATE(found=label, row=number)
     return column
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-MISSING = ("NAType", "NaTType")
-"""The names of pandas' types for missing values."""

@@ -28,7 +28,7 @@ EXPECTED = (
     "Task.of(texts, labels)."
 )
 
-_MISSING = ("NAType", "NaTType")
+MISSING_TYPES = ("NAType", "NaTType")
 """The names of pandas' types for missing values."""
 
 
@@ -99,7 +99,7 @@ def _plain(cell: Any) -> Any:
         cell = cell.item()
     elif hasattr(cell, "as_py"):  # a scalar of Arrow
         cell = cell.as_py()
-    if type(cell).__name__ in _MISSING or (isinstance(cell, float) and cell != cell):
+    if type(cell).__name__ in MISSING_TYPES or (isinstance(cell, float) and cell != cell):
         return None
     if isinstance(cell, str):
         return str(cell)

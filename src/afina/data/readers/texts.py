@@ -23,7 +23,7 @@ from afina.data.readers.columns import ColumnNames
 from afina.data.readers.formats import READERS
 from afina.data.readers.rows import text_of
 from afina.data.readers.source import STANDARD_INPUT, RowStream, Source
-from afina.data.reading_options import ReadingOptions
+from afina.data.reading_options import USUAL, ReadingOptions
 from afina.errors import NotFound
 
 FIRST, GROWTH, MOST = 16, 4, 4096
@@ -165,16 +165,14 @@ def check_there(file: str | Path) -> None:
 @contextmanager
 def chunks(
     file: str | Path,
-    text: str | None = None,
-    text_pair: str | None = None,
-    sheet: str | None = None,
-    usual: ReadingOptions | None = None,
+    asked: ReadingOptions = USUAL,
+    usual: ReadingOptions = USUAL,
+    *,
     written: bool = False,
 ) -> Iterator[TextStream]:
     """Open the texts of a file: in columns for a format of `formats.READERS`, else, and for standard input, one a line.
 
-    text, text_pair  columns; None: the usual names are recognised
-    sheet  the sheet of an xlsx file; None: the only sheet with content
+    asked  the columns of texts, and the sheet of an xlsx file
     usual  how an adapter's task was read: its columns of texts are used if
            the file has them and the caller names no column
     written  whether the answers are texts, so that the columns of `columns.WRITTEN` are usual too
@@ -184,8 +182,7 @@ def chunks(
     plain = str(file) == STANDARD_INPUT or source.kind(file) not in READERS
     if plain and source.kind(file) in NO_TEXT:
         raise problems.TEXT_FILE_UNREADABLE(found=source.kind(file), path=file, expected=list(READERS))
-    given = {"text": text, "text_pair": text_pair, "sheet": sheet}
-    if plain and (named := [field for field, value in given.items() if value is not None]):
+    if plain and (named := list(asked.given)):
         raise problems.COLUMN_OF_PLAIN_TEXTS(path=file, option=named[0])
     with ExitStack() as stack:
         try:
@@ -193,8 +190,8 @@ def chunks(
                 lines = stack.enter_context(source.opened(file))
                 found = TextStream(_of_lines(lines), lines)
             else:
-                rows = stack.enter_context(formats.opened(file, sheet))
-                found = TextStream.of_columns(rows, _Wanted(text, text_pair, usual or ReadingOptions(), written))
+                rows = stack.enter_context(formats.opened(file, asked.sheet))
+                found = TextStream.of_columns(rows, _Wanted(asked, usual, written))
         except NotFound as error:
             raise error.reworded(f"`file` {error}") from None
         yield found
@@ -228,18 +225,16 @@ def _of_lines(file: Source) -> Iterator[Row]:
 class _Wanted:
     """The columns that the user named, and the columns that an adapter was trained on."""
 
-    text: str | None
-    text_pair: str | None
+    asked: ReadingOptions
     usual: ReadingOptions
     written: bool = False
 
     def among(self, where: str, names: Iterable[str]) -> ColumnNames:
         """Return the text columns among `names`, the columns of a file or of a row. Raises InvalidData."""
         names = list(names)
-        own = self.usual.text, self.usual.text_pair
-        if self.text is None and self.text_pair is None and all(name in names for name in own if name):
-            return columns.of_texts(where, names, *own, written=self.written)
-        return columns.of_texts(where, names, self.text, self.text_pair, written=self.written)
+        own, named = ((each.text, each.text_pair) for each in (self.usual, self.asked))
+        taken = own if named == (None, None) and all(name in names for name in own if name) else named
+        return columns.of_texts(where, names, *taken, written=self.written)
 
 
 def _read(
