@@ -30,10 +30,6 @@ from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run
 
 if TYPE_CHECKING:
-    from afina.events import Progress
-    from afina.studies.results import Results
-    from afina.studies.runs.record import Record
-    from afina.studies.runs.run import Run
     from afina.studies.trials import Trial
 
 
