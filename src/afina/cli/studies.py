@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,8 +60,10 @@ class ExecutorOptions:
         """Return an executor that is closed at the end of the block; `says` receives sentences about it."""
         from afina.studies.executors import by_name
 
-        return by_name.opened(
-            self.executor, jobs=self.jobs, ship_backbone=self.ship_backbone, storage=self.storage, says=says
+        return closing(
+            by_name.make(
+                self.executor, jobs=self.jobs, ship_backbone=self.ship_backbone, storage=self.storage, says=says
+            )
         )
 
 

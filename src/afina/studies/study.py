@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -289,7 +289,7 @@ class Study(ReprCard, Frozen):
             return schedule.carry_out(runs, held, so_far, executor, watcher, describe, fresh=fresh)
 
     def _opened(self, executor: Executor | None, watcher: Watcher) -> AbstractContextManager[Executor]:
-        return nullcontext(executor) if executor else by_name.opened(self.executor, says=watcher.says)
+        return nullcontext(executor) if executor else closing(by_name.make(self.executor, says=watcher.says))
 
     def _check_data(self, recorded: RecordedRuns) -> None:
         """Read the data as they are now; if that fails, the error also says how to read the earlier results."""

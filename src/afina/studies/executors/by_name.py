@@ -6,9 +6,6 @@ Ray, which is imported only for an executor that uses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from afina.events import Says, silent
 from afina.studies.executors import problems
 from afina.studies.executors.executor import Executor
@@ -56,20 +53,3 @@ def make(
         option = "ship_backbone" if ship_backbone else "storage"
         raise problems.CLUSTER_OPTION(option=option)
     return LocalExecutor(jobs or 1)
-
-
-@contextmanager
-def opened(
-    name: str | None,
-    *,
-    jobs: int | None = None,
-    ship_backbone: bool = False,
-    storage: str | None = None,
-    says: Says = silent,
-) -> Iterator[Executor]:
-    """Yield the executor that `make` returns, and close it after the block."""
-    executor = make(name, jobs=jobs, ship_backbone=ship_backbone, storage=storage, says=says)
-    try:
-        yield executor
-    finally:
-        executor.close()
