@@ -52,15 +52,15 @@ def run_of(backbones: Backbones, task: str, family: str, method: str, **changes:
 
 LEARNING = [name for name in METHODS if name not in ("baseline", "head", "linear_probe")]
 CASES = [
-    *(("gpt2", method, dtype) for method in LEARNING if method != "peft" for dtype in ("float32", "bfloat16")),
-    *((family, "lora", "float32") for family in ("gptj", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")),
+    *(("gpt2", method, "float32") for method in ("full", "lora", "prefix", "zero-shot")),
+    *(("gpt2", method, "bfloat16") for method in LEARNING if method not in ("peft", "lora", "prefix", "zero-shot")),
+    *((family, "lora", "float32") for family in ("gpt_neox", "llama", "mistral", "qwen3")),
     *((family, "full", "bfloat16") for family in ("gptj", "llama")),
     ("llama", "peft", "float32"),
     *(("llama", name, "float32") for name in ("prompt", "prefix")),
 ]
 QUICK = {
-    *(("gpt2", method, "float32") for method in ("full", "lora", "prefix", "zero-shot")),
-    ("gpt2", "full", "bfloat16"),
+    *(("gpt2", method, "float32") for method in ("full", "prefix", "zero-shot")),
     ("llama", "full", "bfloat16"),
     ("llama", "lora", "float32"),
 }
