@@ -54,8 +54,8 @@ clients: $(READY) ## clients that others wrote ask a server; each is installed i
 endurance: $(READY) ## stores under kills and contention, for minutes
 	$(PYTEST) -m endurance
 
-errors: $(READY) ## write docs/reference/errors.md anew, after an error was added
-	$(BIN)/python tests/raised.py
+errors: $(READY) ## write docs/reference/errors.md anew, after an error was added or reworded
+	$(BIN)/python tests/errors_page.py
 
 docs: $(READY) ## build the site of the docs in site/; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -23,8 +23,8 @@ Each message says where, what was found, what was expected and what to do next. 
 library's word in backquotes, as in "Name the right one with `text`."; the command line replaces such a word by its flag
 (`afina.cli.terminal`), prints the message on one or two lines and exits with `exit_code`.
 
-Programs read `code` and `fields` instead of the message, whose words may change. `error_codes.py` lists all codes. This
-module knows no other module.
+Programs read `code` and `fields` instead of the message, whose words may change. Each package declares its errors in
+its `problems.py`; docs/reference/errors.md lists all codes and sentences. This module knows no other module.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class AfinaError(Exception):
     `code` as a class attribute. The code "error" means that the error class belongs to another package.
 
     Attributes:
-        code: the situation, such as "data.column-missing": stable, and listed in `error_codes.py`.
+        code: the situation, such as "data.column-missing": stable, and of one class.
         fields: the objects of the message as JSON values: paths, names, rows, counts.
     """
 

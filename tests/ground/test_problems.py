@@ -1,27 +1,19 @@
-"""Laws of declared problems: every place gives the fields of its sentence, and every sentence can be formatted."""
+"""Laws of errors: every one is a declared problem or has its own constructor; every sentence can be formatted."""
 
 from __future__ import annotations
 
 import ast
-import importlib
 import string
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-import afina
 from afina.errors import InvalidData, Problem
+from errors_page import PAGE, codes, constructions, declared, error_classes, has_constructor, page, sources
+from raises import raises
 
-SOURCE = Path(afina.__file__).parent
-FILES = {
-    ".".join(("afina", *path.relative_to(SOURCE).with_suffix("").parts)): path for path in SOURCE.rglob("problems.py")
-}
-DECLARED = {
-    f"{module}.{name}": value
-    for module in sorted(FILES)
-    for name, value in vars(importlib.import_module(module)).items()
-    if isinstance(value, Problem)
-}
+DECLARED = declared()
 
 
 def _names(problem: Problem) -> set[str]:
@@ -31,8 +23,8 @@ def _names(problem: Problem) -> set[str]:
 def _raised() -> list[tuple[str, str, set[str] | None]]:
     """Every call of a declared problem: where, which, and the names that it gives; None if they are not written out."""
     found = []
-    for path in sorted(SOURCE.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+    for module, text in sources().items():
+        tree = ast.parse(text)
         homes = {
             alias.asname or alias.name: f"{node.module}.{alias.name}"
             for node in ast.walk(tree)
@@ -44,8 +36,51 @@ def _raised() -> list[tuple[str, str, set[str] | None]]:
             which = f"{homes.get('.'.join(module), '')}.{name}"
             if which in DECLARED:
                 given = None if any(each.arg is None for each in call.keywords) else {str(e.arg) for e in call.keywords}
-                found.append((f"{path.relative_to(SOURCE)}, line {call.lineno}", which, given))
+                found.append((f"{module}, line {call.lineno}", which, given))
     return found
+
+
+def _undeclared(files: Mapping[str, str]) -> list[str]:
+    """The constructions of errors that are no declared problem, and of no class with its own constructor."""
+    classes = error_classes(files)
+    return [
+        f"{module}, line {call.lineno}: {name}"
+        for module, call, name in constructions(files)
+        if module != "afina.errors" and not has_constructor(name, classes)
+    ]
+
+
+def test_every_error_is_a_declared_problem_or_of_a_class_with_its_own_constructor() -> None:
+    assert _undeclared(sources()) == []
+
+
+def test_an_error_beside_the_problems_is_found() -> None:
+    text = """
+class Own(NotFound):
+    def __init__(self): ...
+
+class Inherits(NotFound): ...
+
+raise Own()
+raise UnknownName("method", name, METHODS)
+raise problems.FILE_MISSING(path=path)
+raise NotFound("gone", code="file.missing")
+raise errors.InvalidData("text")
+raise Inherits("text")
+"""
+    assert _undeclared({"a": text}) == ["a, line 10: NotFound", "a, line 11: InvalidData", "a, line 12: Inherits"]
+
+
+def test_a_code_belongs_to_one_class() -> None:
+    homes: dict[str, set[str]] = {}
+    for name, of in codes().items():
+        for code in of:
+            homes.setdefault(code, set()).add(name)
+    assert {code: names for code, names in homes.items() if len(names) > 1} == {}
+
+
+def test_the_page_of_errors_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `make errors`, look at the difference, and commit it"
 
 
 def test_every_place_gives_the_fields_that_its_sentence_names() -> None:
@@ -58,7 +93,7 @@ def test_every_place_gives_the_fields_that_its_sentence_names() -> None:
 
 
 def test_every_declared_problem_is_raised() -> None:
-    text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py") if path.name != "problems.py")
+    text = "\n".join(text for module, text in sources().items() if not module.endswith(".problems"))
     assert [name for name in DECLARED if f".{name.rpartition('.')[2]}" not in text] == []
 
 
@@ -88,3 +123,21 @@ def test_a_sentence_shows_its_fields(sentence: str, fields: dict[str, object], s
     error = Problem(InvalidData, "data.no-rows", sentence)(**fields, extra=1)
     assert (str(error), error.code, error.fields["extra"]) == (said, "data.no-rows", 1)
     assert "_hint" not in error.fields
+
+
+@pytest.mark.parametrize(
+    ("code", "fields"),
+    [
+        ("data.no-rows", {}),
+        ("data.column-missing", {"column": "label"}),
+        ("data.column-missing", {"row": 1}),
+    ],
+)
+def test_raises_notices_another_code_and_another_field(code: str, fields: dict[str, Any]) -> None:
+    def fail() -> None:
+        raise InvalidData("words", code="data.column-missing", column="text", path="/somewhere/else/a.csv")
+
+    with raises(InvalidData, code="data.column-missing", column="text", path="a.csv"):
+        fail()
+    with pytest.raises(AssertionError), raises(InvalidData, code=code, **fields):
+        fail()
