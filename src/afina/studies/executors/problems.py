@@ -46,6 +46,8 @@ STORAGE_MISSING = Problem(
     "and all nodes see, or s3://BUCKET/PREFIX, which needs the extra 'afina[store]'.",
 )
 
+RUN_FAILED = Problem(RunFailed, "run.failed", "{_message}")
+
 HOST_CANNOT_START = Problem(RunFailed, "run.fault", "Ray cluster: a host cannot start on its node ({_reason}).")
 RUN_FAULT = Problem(
     RunFailed,

@@ -12,7 +12,6 @@ from typing import Any
 import ray
 
 from afina import digest, meter, openmp
-from afina.errors import RunFailed
 from afina.events import Listener, Progress
 from afina.models import backbone_spec
 from afina.studies.executors import problems
@@ -174,5 +173,5 @@ class RunOnHost:
             return Lost(f"{end.error} on node {self._on().node.name}, most likely because memory ran out")
         title = self.run.title
         if end.outcome == "failed":
-            return RunFailed(end.error, run=title, cause=end.cause, of_cause=dict(end.of_cause))
+            return problems.RUN_FAILED(_message=end.error, run=title, cause=end.cause, of_cause=dict(end.of_cause))
         return problems.RUN_FAULT(run=title, _seen=f"The process wrote: {end.error}")

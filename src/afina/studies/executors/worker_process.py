@@ -147,7 +147,8 @@ class WorkerProcess:
         if self.until is not None and meter.now() >= self.until:
             return Overrun()
         if self.problem is not None:
-            return RunFailed(self.problem.error, run=title, cause=self.problem.code, of_cause=self.problem.fields)
+            found = self.problem
+            return problems.RUN_FAILED(_message=found.error, run=title, cause=found.code, of_cause=found.fields)
         status = self.process.returncode
         if status < 0:
             return problems.KILLED(run=title, signal=-status)
