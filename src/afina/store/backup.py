@@ -18,8 +18,8 @@ from sqlalchemy import Connection, delete, insert, select, text, update
 from afina import file_io
 from afina.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import open_blobs
-from afina.errors import CannotWrite, CorruptStore, NotFound, Refused
-from afina.store import audit_log, publishing, verify
+from afina.errors import CannotWrite, CorruptStore
+from afina.store import audit_log, problems, publishing, verify
 from afina.store.database import Database, engine
 from afina.store.database.engine import Address
 from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LOG, PARTS, STORE, VERSIONS, metadata
@@ -93,12 +93,8 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
                 if not gone:
                     break
                 if not left or (lost := _still_held(database, gone)):
-                    raise CorruptStore(
-                        f"store {database.address.shown}: {len(gone)} of its blobs cannot be read, such as "
-                        f"{sorted(lost or gone)[0]}. `afina store verify` names the affected versions.",
-                        code="store.blobs-missing",
-                        store=database.address.shown,
-                        blobs=len(gone),
+                    raise problems.BLOBS_UNREADABLE(
+                        blob=sorted(lost or gone)[0], store=database.address.shown, blobs=len(gone)
                     )
             made = _whole(place, fresh, kept, copied)
             with file_io.replacing(place / engine.DATABASE) as target:
@@ -117,38 +113,20 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
 def _check_free(database: Database, place: Path) -> None:
     here = database.address.directory
     if here is not None and place.resolve().is_relative_to(here.resolve()):
-        raise Refused(
-            f"{place}: this directory is inside the store. Name a directory elsewhere for the backup.",
-            code="backup.place-unusable",
-            path=place,
-        )
+        raise problems.BACKUP_IN_STORE(path=place)
     try:
         there = any(place.iterdir())
     except FileNotFoundError:
         return
     except OSError as error:
-        raise Refused(
-            f"{place}: cannot be read as a directory ({file_io.reason(error)}). Name a directory for the backup.",
-            code="backup.place-unusable",
-            path=place,
-        ) from None
+        raise problems.PLACE_NOT_READABLE(reason=file_io.reason(error), path=place) from None
     if there and not (place / MARK).is_file():
-        raise Refused(
-            f"{place}: the directory has files that are not a backup (no {MARK}). Name a new directory, or the "
-            "directory of an earlier backup.",
-            code="backup.place-unusable",
-            path=place,
-        )
+        raise problems.NOT_A_BACKUP(expected=MARK, path=place)
     if (place / engine.DATABASE).is_file():
         with _opened(place / engine.DATABASE).reading() as earlier, database.reading() as connection:
             seq, last = earlier.execute(select(STORE.c.last, STORE.c.hash)).one()
             if connection.execute(select(LOG.c.hash).where(LOG.c.seq == seq)).scalar() != last:
-                raise Refused(
-                    f"{place}: the directory has a backup of another store, or a backup that was changed later. Name "
-                    "another directory.",
-                    code="backup.place-unusable",
-                    path=place,
-                )
+                raise problems.BACKUP_OF_ANOTHER_STORE(path=place)
 
 
 def _held(connection: Connection) -> dict[str, str]:
@@ -223,12 +201,7 @@ def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
     """Verify the copy and return its contents."""
     database = _opened(file)
     if damaged := _damage(database, kept):
-        raise CorruptStore(
-            f"{place}: the backup is not complete: {_some(damaged)}. An earlier backup there is unchanged. Check the "
-            "store with `afina store verify`.",
-            code="backup.damaged",
-            path=place,
-        )
+        raise problems.BACKUP_INCOMPLETE(damaged=_some(damaged), path=place)
     return _counted(database, str(place), copied)
 
 
@@ -260,25 +233,13 @@ def _counted(database: Database, place: str, copied: int) -> Backup:
 def _check_recoverable(database: Database, backup: Path) -> None:
     """Raise NotFound without a backup, and Refused if it has another format or a store is there already."""
     if not (backup / engine.DATABASE).is_file():
-        raise NotFound(
-            f"{backup}: the directory has no backup (no {engine.DATABASE}). Name the directory of a backup.",
-            code="backup.missing",
-            path=backup,
-        )
+        raise problems.BACKUP_MISSING(expected=engine.DATABASE, path=backup)
     _opened(backup / engine.DATABASE).demand()
     here = database.address.directory
     if here is not None and here.resolve().is_relative_to(backup.resolve()):
-        raise Refused(
-            f"store {database.address.shown}: this place is inside the backup. Name another place with `store`.",
-            code="backup.place-unusable",
-            store=database.address.shown,
-        )
+        raise problems.STORE_IN_BACKUP(store=database.address.shown)
     if engine.is_there(Path(database.address.url)) if here is not None else database.exists():
-        raise Refused(
-            f"store {database.address.shown}: the store exists already. Recover into a place without a store.",
-            code="store.exists",
-            store=database.address.shown,
-        )
+        raise problems.RECOVER_INTO_STORE(store=database.address.shown)
 
 
 def recover(database: Database, backup: Path, blobs: str) -> Backup:
@@ -297,30 +258,17 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
         _opened(backup / engine.DATABASE).copy_to(fresh)
         copied, gone = _fetch(source, target, _held_in(fresh), scratch)
         if gone:
-            raise CorruptStore(
-                f"{backup}: {len(gone)} blobs are missing, such as {sorted(gone)[0]}. Use another backup.",
-                code="backup.damaged",
-                path=backup,
-                blobs=len(gone),
-            )
+            raise problems.BACKUP_LACKS_BLOBS(blob=sorted(gone)[0], path=backup, blobs=len(gone))
         with _opened(fresh).writing() as connection:
             connection.execute(update(STORE).values(blobs=blobs))
             audit_log.append(connection, audit_log.RECOVERED, {"blobs": "elsewhere" if blobs else "beside"})
         if damaged := _damage(_opened(fresh), target):
-            raise CorruptStore(
-                f"{backup}: the backup is damaged: {_some(damaged)}. Use another backup.",
-                code="backup.damaged",
-                path=backup,
-            )
+            raise problems.BACKUP_DAMAGED(damaged=_some(damaged), path=backup)
         if here is not None:
             with file_io.replacing(Path(database.address.url)) as whole:
                 shutil.move(fresh, whole)
         else:
             with _opened(fresh).reading() as rows:
                 if not database.begin(lambda connection: _copy_rows(rows, connection)):
-                    raise Refused(
-                        f"store {database.address.shown}: another process has created this store meanwhile.",
-                        code="store.exists",
-                        store=database.address.shown,
-                    )
+                    raise problems.STORE_CREATED_MEANWHILE(store=database.address.shown)
     return _counted(database, str(backup), copied)

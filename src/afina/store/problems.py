@@ -638,3 +638,79 @@ NOT_MERGEABLE = Problem(
     "{where}: an adapter of method {method} cannot be merged into its backbone: {reason} Use it with afina, or merge "
     "an adapter of a method that changes weights, such as lora.",
 )
+
+BACKUP_DAMAGED = Problem(
+    CorruptStore, "backup.damaged", "{path}: the backup is damaged: {damaged}. Use another backup."
+)
+
+BACKUP_INCOMPLETE = Problem(
+    CorruptStore,
+    "backup.damaged",
+    "{path}: the backup is not complete: {damaged}. An earlier backup there is unchanged. Check the store with "
+    "`afina store verify`.",
+)
+
+BACKUP_LACKS_BLOBS = Problem(
+    CorruptStore, "backup.damaged", "{path}: {blobs} blobs are missing, such as {blob}. Use another backup."
+)
+
+BACKUP_MISSING = Problem(
+    NotFound, "backup.missing", "{path}: the directory has no backup (no {expected}). Name the directory of a backup."
+)
+
+BACKUP_IN_STORE = Problem(
+    Refused,
+    "backup.place-unusable",
+    "{path}: this directory is inside the store. Name a directory elsewhere for the backup.",
+)
+
+BACKUP_OF_ANOTHER_STORE = Problem(
+    Refused,
+    "backup.place-unusable",
+    "{path}: the directory has a backup of another store, or a backup that was changed later. Name another directory.",
+)
+
+NOT_A_BACKUP = Problem(
+    Refused,
+    "backup.place-unusable",
+    "{path}: the directory has files that are not a backup (no {expected}). Name a new directory, or the directory "
+    "of an earlier backup.",
+)
+
+PLACE_NOT_READABLE = Problem(
+    Refused,
+    "backup.place-unusable",
+    "{path}: cannot be read as a directory ({reason}). Name a directory for the backup.",
+)
+
+STORE_IN_BACKUP = Problem(
+    Refused, "backup.place-unusable", "store {store}: this place is inside the backup. Name another place with `store`."
+)
+
+BLOBS_UNREADABLE = Problem(
+    CorruptStore,
+    "store.blobs-missing",
+    "store {store}: {blobs} of its blobs cannot be read, such as {blob}. `afina store verify` names the "
+    "affected versions.",
+)
+
+RECOVER_INTO_STORE = Problem(
+    Refused, "store.exists", "store {store}: the store exists already. Recover into a place without a store."
+)
+
+STORE_CREATED_MEANWHILE = Problem(
+    Refused, "store.exists", "store {store}: another process has created this store meanwhile."
+)
+
+FORMAT_UNKNOWN = Problem(
+    Refused,
+    "store.format-unknown",
+    "store {store}: the store has format {found}, this version of afina reads {expected}. Install the version of "
+    "afina that made the store, or publish the adapters to a new store.",
+)
+
+NO_STORE = Problem(NotFound, "store.missing", "store {store}: there is no store. Give another with `store`, or {_how}.")
+
+STORE_UNREADABLE = Problem(
+    NotFound, "store.unreachable", "store {store}: cannot be read ({reason}). Check its permissions."
+)

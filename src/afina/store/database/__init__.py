@@ -19,7 +19,8 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from afina import file_io
-from afina.errors import AfinaError, CannotWrite, NotFound, Refused
+from afina.errors import AfinaError, CannotWrite, Refused
+from afina.store import problems
 from afina.store.database import engine
 from afina.store.database.engine import Address
 from afina.store.database.tables import (
@@ -89,14 +90,8 @@ class Database:
         if not isinstance(found, str) or not re.fullmatch("[0-9]{4}", found, re.ASCII):
             raise engine.damaged(self.address, f"its format is {found!r}, expected four digits", format=found)
         if found != FORMAT:
-            raise Refused(
-                f"store {self.address.shown}: the store has format {found}, this version of afina reads {FORMAT}. "
-                "Install the version of afina that made the store, or publish the adapters to a new store.",
-                code="store.format-unknown",
-                store=self.address.shown,
-                path=self.address.shown,
-                found=found,
-                expected=FORMAT,
+            raise problems.FORMAT_UNKNOWN(
+                store=self.address.shown, path=self.address.shown, found=found, expected=FORMAT
             )
         self._ready = True
         return True
@@ -105,11 +100,7 @@ class Database:
         try:
             return engine.is_there(Path(self.address.url))
         except OSError as error:
-            raise NotFound(
-                f"store {self.address.shown}: cannot be read ({file_io.reason(error)}). Check its permissions.",
-                code="store.unreachable",
-                store=self.address.shown,
-            ) from None
+            raise problems.STORE_UNREADABLE(reason=file_io.reason(error), store=self.address.shown) from None
 
     def _missing(self) -> bool:
         """Return False. Raises CorruptStore if there are blobs without a database file."""
@@ -177,11 +168,7 @@ class Database:
         """Raise NotFound if there is no store."""
         if not self.exists():
             how = "publish to create one" if self.is_file else "create one: afina store init --blobs URL"
-            raise NotFound(
-                f"store {self.address.shown}: there is no store. Give another with `store`, or {how}.",
-                code="store.missing",
-                store=self.address.shown,
-            )
+            raise problems.NO_STORE(_how=how, store=self.address.shown)
 
     def scrub(self) -> None:
         """Free the pages of deleted rows, so that no table and index contains their bytes.
