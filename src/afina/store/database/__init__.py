@@ -19,7 +19,7 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from afina import file_io
-from afina.errors import AfinaError, CannotWrite, Refused
+from afina.errors import AfinaError, CannotWrite
 from afina.store import problems
 from afina.store.database import engine
 from afina.store.database.engine import Address
