@@ -42,7 +42,7 @@ def test_a_target_and_another_label_are_refused_before_anything_is_done(
         (("--text", "reply", "--target", "reply"), "--target reply is also the column of a text."),
         (("--target", "reply", "--kind", "classes"), "--target reply: a column of texts to write, but the task is of"),
         (("--kind", "text"), "no target column. Found: body, reply, mood."),
-        (("--target", "reply", "--labels", "a,b"), "--labels a,b: the targets are texts, which have no names."),
+        (("--target", "reply", "--labels", "a,b"), "--labels a, b: the targets are texts, which have no names."),
         (("--target", "reply", "--positive", "a"), "--positive chooses one of two classes, and there is kind"),
     ],
 )

@@ -93,11 +93,9 @@ def test_a_task_is_not_evaluated_on_a_file_with_a_part_of_its_labels(
     from afina.data import task as module
 
     named = Task.load(more, label=",".join(LABELS))
-    found = replace(
-        module.files.load(more, module.ReadOptions(label=",".join(LABELS)), None), label_names=named.label_names
-    )
+    found = replace(module.files.load(more, ReadingOptions(label=",".join(LABELS))), label_names=named.label_names)
     with pytest.raises(InvalidData) as error:
-        module._of_file(more, module.ReadOptions(label="late,rude", kind="labels"), "hub:a/b", found)
+        module._of_file(ReadingOptions(label="late,rude", kind="labels", evaluation=str(more)), "hub:a/b", found)
     assert error.value.fields["columns"] == ["broken"]
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from afina import digest, file_io
 from afina.data import problems
 from afina.data.addresses import find, is_at_hand, named
-from afina.data.kinds import CLASSES, Kind, Long
+from afina.data.kinds import CLASSES, WRITTEN, Kind, Long
 from afina.data.readers import files
 from afina.data.readers.label_column import LabelFormat
 from afina.data.readers.splitting import LabelledRows, repeated
@@ -138,6 +138,8 @@ class EvaluationSet:
         asked, address = ReadingOptions.of(options, by_name, measuring=True), os.fspath(address)
         allow_leakage, labels = asked.allow_leakage, asked.labels
         if asked.kind not in (None, trained.kind):
+            if asked.kind == WRITTEN:
+                raise problems.TARGET_OF_OTHER_KIND(column=asked.label, found=trained.kind)
             raise problems.KIND_OF_ADAPTER_OTHER(task=address, found=trained.kind, expected=asked.kind)
         how = check_long(address, trained.kind, asked.long or trained.data.long)
         asked = replace(asked, kind=None, labels=None, long=None, allow_leakage=False)
