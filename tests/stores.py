@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from afina import Adapter, digest
-from afina.data.leakage import TextHashes
+from afina.data.text_hashes import TextHashes
 from afina.models.manifest import Manifest
 from afina.store.adapter_store import AdapterStore
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from afina import Adapter
-from afina.data.leakage import EvaluationSet
+from afina.data.evaluation_set import EvaluationSet
 from afina.models.manifest import MANIFEST
 from afina.predicting.evaluation import evaluate, trained
 from afina.stats.comparison import compare

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afina import Adapter, Backbone
-from afina.data.leakage import HASHES_FILE
+from afina.data.text_hashes import HASHES_FILE
 from afina.studies.results import Results
 from command import Command
 from fakes import sentences, write_csv

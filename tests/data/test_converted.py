@@ -13,7 +13,7 @@ from huggingface_hub.errors import GatedRepoError
 
 from afina import Task
 from afina.data.addresses import check_address, is_at_hand
-from afina.data.leakage import EvaluationSet, TrainingInfo
+from afina.data.evaluation_set import EvaluationSet, TrainingInfo
 from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData, NotFound
 from hubs import CONVERTED, Hub, classes, several, written

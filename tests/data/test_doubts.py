@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from afina import Task
-from afina.data.leakage import EvaluationSet, TrainingInfo
+from afina.data.evaluation_set import EvaluationSet, TrainingInfo
 from afina.data.readers.texts import chunks
 from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError, UnknownName

@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from afina.data.leakage import EvaluationSet, TrainingInfo
+from afina.data.evaluation_set import EvaluationSet, TrainingInfo
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.errors import AfinaError, InvalidData, Leakage, NotFound, UnknownName

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from afina.data.leakage import EvaluationSet, TextHashes, TrainingInfo
+from afina.data.evaluation_set import EvaluationSet, TrainingInfo
 from afina.data.task import Task
+from afina.data.text_hashes import TextHashes
 from afina.errors import InvalidData, Leakage, NotFound
 from raises import raises
 

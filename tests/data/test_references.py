@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from afina.data.leakage import EvaluationSet, TrainingInfo
+from afina.data.evaluation_set import EvaluationSet, TrainingInfo
 from afina.data.readers.texts import chunks
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split

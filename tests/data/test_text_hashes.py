@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from afina import digest
-from afina.data.leakage import HASHES_FILE, TextHashes
 from afina.data.split import Split
+from afina.data.text_hashes import HASHES_FILE, TextHashes
 from afina.errors import CorruptAdapter
 
 TEXTS = ["A fine film.", "Dull!", "other", "", "!!"]

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from afina import METHODS, Backbone, Predictor, Run
-from afina.data import leakage
+from afina.data import text_hashes
 from afina.errors import CorruptAdapter, NotFound, WrongBackbone
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import ALWAYS, MANIFEST, OUTSIDE, WHERE_GIVEN, Manifest, read_manifest
@@ -208,7 +208,7 @@ def test_an_adapter_of_afina_without_its_manifest_is_not_opened_as_one_of_peft(c
     (copy / MANIFEST).unlink()
     with raises(CorruptAdapter, code="adapter.file-missing", path=copy.name, file=MANIFEST):
         Adapter.load(copy)
-    (copy / leakage.HASHES_FILE).unlink()
+    (copy / text_hashes.HASHES_FILE).unlink()
     assert Adapter.load(copy).manifest.method == FOREIGN, "nothing in the directory says that afina made it"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from afina import Adapter, Predictor, Task, digest, tensorfile
-from afina.data.leakage import EvaluationSet
+from afina.data.evaluation_set import EvaluationSet
 from afina.data.split import Split
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.models.adapter import VOCABULARY

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from afina import AdapterStore, Backbone, Engine, Predictor
-from afina.data.leakage import EvaluationSet
+from afina.data.evaluation_set import EvaluationSet
 from afina.engine.residents import SharedResident
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods.method import plain_name

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from afina import Adapter, digest
-from afina.data.leakage import HASHES_FILE
+from afina.data.text_hashes import HASHES_FILE
 from afina.errors import CorruptAdapter
 from afina.models.manifest import FORMAT, MANIFEST, read_manifest
 from fakes import Runs

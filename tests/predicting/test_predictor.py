@@ -15,7 +15,7 @@ import torch
 
 from afina import Adapter, Backbone, Predictor, Run, Task, digest
 from afina.data.batch import by_length
-from afina.data.leakage import EvaluationSet
+from afina.data.evaluation_set import EvaluationSet
 from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
 from afina.events import Progress

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from afina import Adapter, Run, Task
-from afina.data.leakage import EvaluationSet
+from afina.data.evaluation_set import EvaluationSet
 from afina.data.reading_options import ReadingOptions
 from afina.errors import InvalidData
 from afina.predicting.evaluation import evaluate, trained

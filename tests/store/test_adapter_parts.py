@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from afina import Adapter, Task, digest, tensorfile
-from afina.data.leakage import HASHES_FILE
+from afina.data.text_hashes import HASHES_FILE
 from afina.errors import CorruptStore, Refused
 from afina.models.adapter import VOCABULARY
 from afina.models.architectures import is_head

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from afina import Adapter, Task
-from afina.data import leakage
+from afina.data import text_hashes
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Refused, UnknownName
 from afina.models.manifest import MANIFEST
 from afina.store.intake import IntakeLimits, is_plain_name
@@ -100,7 +100,12 @@ def test_what_peft_saved_passes_and_hidden_files_are_no_part_of_it(copy: Path) -
     (copy / "README.md").write_text("Zoë’s")
     found = inspect(copy)
     assert found.tensor_file == "adapter_model.safetensors"
-    assert found.files.keys() == {"README.md", "adapter_config.json", "adapter_model.safetensors", leakage.HASHES_FILE}
+    assert found.files.keys() == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        text_hashes.HASHES_FILE,
+    }
 
 
 def test_it_starts_no_torch() -> None:

@@ -18,7 +18,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from afina import Adapter, Backbone, Predictor, Task, digest
-from afina.data.leakage import EvaluationSet
+from afina.data.evaluation_set import EvaluationSet
 from afina.data.split import Split
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, WrongBackbone
 from afina.models.objectives import Predictions

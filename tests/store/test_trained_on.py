@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from afina import Adapter
-from afina.data.leakage import HASHES_FILE, TextHashes
 from afina.data.split import Split
+from afina.data.text_hashes import HASHES_FILE, TextHashes
 from afina.errors import AfinaError, CorruptAdapter, Refused
 from afina.store.adapter_store import AdapterStore
 from afina.store.intake import bundle

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from afina import Adapter, Results, Study
-from afina.data.leakage import HASHES_FILE
+from afina.data.text_hashes import HASHES_FILE
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, UnknownName
 from afina.models.manifest import MANIFEST
 from afina.studies.adapter_paths import find_adapter

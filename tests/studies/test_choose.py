@@ -19,8 +19,8 @@ from sklearn import clone
 
 import fakes
 from afina import METHODS, Adapter, Backbone, Task, meter
+from afina.data.evaluation_set import EvaluationSet
 from afina.data.label_words import no_words_note
-from afina.data.leakage import EvaluationSet
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from afina import Adapter, Predictor, Results, Run, Study, Task
-from afina.data.leakage import EvaluationSet
+from afina.data.evaluation_set import EvaluationSet
 from afina.data.reading_options import ReadingOptions
 from afina.errors import AfinaError, InvalidStudy
 from afina.events import ValidationScore

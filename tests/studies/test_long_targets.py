@@ -13,7 +13,7 @@ import pytest
 
 from afina import Results, Study, device
 from afina.data.answer_tokens import encode_references, without_long
-from afina.data.leakage import EvaluationSet
+from afina.data.evaluation_set import EvaluationSet
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split, as_references
 from afina.data.task import Task

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from afina import Adapter, Backbone, Task
-from afina.data.leakage import EvaluationSet
+from afina.data.evaluation_set import EvaluationSet
 from afina.data.reading_options import ReadingOptions
 from afina.data.task import CALIBRATION
 from afina.errors import InvalidData

@@ -90,7 +90,7 @@ def evaluate(
     open_adapter = locate(adapter, method, seed, backbone, precision)
     check_address(task)  # before anything that takes time
     opened = open_adapter()
-    from afina.data.leakage import EvaluationSet
+    from afina.data.evaluation_set import EvaluationSet
     from afina.predicting.evaluation import evaluate, trained
 
     texts = EvaluationSet.read(task, trained(opened), **data)

@@ -21,10 +21,10 @@ from afina.data import problems
 from afina.data.answer_tokens import LeftOut, References, encode_references, without_long
 from afina.data.batch import Loader
 from afina.data.kinds import CLASSES, Kind
-from afina.data.leakage import TextHashes
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
+from afina.data.text_hashes import TextHashes
 from afina.data.tokenize import Encoded, Template, encode, has_types, pieces
 from afina.errors import CannotWrite
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from afina import digest, file_io, tensorfile
-from afina.data import leakage
+from afina.data import text_hashes
 from afina.data.kinds import NUMBER, TEXT
-from afina.data.leakage import TextHashes
+from afina.data.text_hashes import TextHashes
 from afina.errors import CorruptAdapter
 from afina.models import problems
 from afina.models.architectures import head_names, is_output
@@ -37,7 +37,7 @@ PEFT_TENSORS = "adapter_model.safetensors"
 FOREIGN = "peft"
 """`method` in the manifest of an adapter that peft saved and afina did not train."""
 
-_OWN_FILES = (leakage.HASHES_FILE, VOCABULARY)
+_OWN_FILES = (text_hashes.HASHES_FILE, VOCABULARY)
 """Files that only afina writes, and always beside a manifest."""
 
 
@@ -110,7 +110,7 @@ class Adapter(ReprCard):
             if self.vocabulary is not None:
                 write_vocabulary(fresh, self.vocabulary)
             if self.trained_on is not None:
-                self.trained_on.write(fresh / leakage.HASHES_FILE)
+                self.trained_on.write(fresh / text_hashes.HASHES_FILE)
             content = self.manifest.model_dump(mode="json") | {"digest": self.digest}
             (fresh / MANIFEST).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -230,7 +230,7 @@ def _lies(path: Path) -> bool:
 
 
 def _trained_on(path: Path) -> TextHashes | None:
-    return TextHashes.read(path / leakage.HASHES_FILE) if _lies(path / leakage.HASHES_FILE) else None
+    return TextHashes.read(path / text_hashes.HASHES_FILE) if _lies(path / text_hashes.HASHES_FILE) else None
 
 
 def _base(settings: Mapping[str, Any], path: Path) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from afina import digest
-from afina.data.leakage import TextHashes
+from afina.data.text_hashes import TextHashes
 from afina.models import problems
 from afina.models.adapter import Adapter
 from afina.models.manifest import Manifest

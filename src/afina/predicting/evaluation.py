@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from afina.data.addresses import named
 from afina.data.answer_tokens import encode_references, without_long
-from afina.data.leakage import EvaluationSet, TrainingInfo
+from afina.data.evaluation_set import EvaluationSet, TrainingInfo
 from afina.data.split import Split
 from afina.models import objectives
 from afina.models.adapter import FOREIGN, Adapter

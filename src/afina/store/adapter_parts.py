@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from afina import digest, file_io, tensorfile
-from afina.data import leakage
-from afina.data.leakage import TextHashes
+from afina.data import text_hashes
+from afina.data.text_hashes import TextHashes
 from afina.errors import AfinaError, CorruptAdapter
 from afina.methods.peft_settings import disagreement
 from afina.models.adapter import (
@@ -87,7 +87,7 @@ def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool =
             write_vocabulary(scratch, adapter.vocabulary)
             made[VOCABULARY] = _part(VOCABULARY, scratch / VOCABULARY)
         for name in _beside(adapter.manifest, source) if is_saved else ():
-            if name not in made and (texts or name != leakage.HASHES_FILE):
+            if name not in made and (texts or name != text_hashes.HASHES_FILE):
                 _copy(source / name, scratch / name, links)
                 made[name] = _part(name, scratch / name)
     return made
@@ -107,7 +107,7 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
     try:
         stated = checked(manifest, "its manifest")
         tensors = _joined(parts, where)
-        seen = TextHashes.read(parts[leakage.HASHES_FILE]) if leakage.HASHES_FILE in parts else None
+        seen = TextHashes.read(parts[text_hashes.HASHES_FILE]) if text_hashes.HASHES_FILE in parts else None
         made = Adapter(stated, tensors, where, _words(stated, parts, where), seen)
         if (wrong := made.mismatch()) is None:
             return made
@@ -128,7 +128,9 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
         CannotWrite: nothing can be written to `directory`.
     """
     adapter = join(manifest, parts, where)
-    written = {BODY_ROLE, HEAD_ROLE, leakage.HASHES_FILE} | ({VOCABULARY} if adapter.vocabulary is not None else set())
+    written = {BODY_ROLE, HEAD_ROLE, text_hashes.HASHES_FILE} | (
+        {VOCABULARY} if adapter.vocabulary is not None else set()
+    )
     beside = parts.keys() - written
     for name in sorted(beside):
         if not is_plain_name(name) or name.endswith(TENSORS) or name == MANIFEST:

@@ -156,7 +156,7 @@ class AdapterStore(StoreReader):
         wanted, why = Name.parse(name), audit_log.check_reason(message, "message")
         by = audit_log.check_words(who, "who") if who else self.who
         directory = Path(adapter)
-        from afina.data import leakage
+        from afina.data import text_hashes
         from afina.methods.peft_settings import check_agrees
         from afina.models.adapter import FOREIGN, Adapter
         from afina.models.manifest import MANIFEST
@@ -178,7 +178,7 @@ class AdapterStore(StoreReader):
             held = {role: Blob(part.digest, part.size) for role, part in made.items()}
             parts = NewVersion(manifest, files, held)
             found = publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why, source=source)
-        if not texts and leakage.HASHES_FILE in found.version.parts:
+        if not texts and text_hashes.HASHES_FILE in found.version.parts:
             raise problems.VERSION_EXISTS(version=str(found.version))
         return found
 

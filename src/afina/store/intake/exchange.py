@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from afina import file_io, hub
-from afina.data import leakage
+from afina.data import text_hashes
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
 from afina.store import adapter_parts, problems
@@ -28,7 +28,7 @@ BUNDLE = ".tar"
 _PRETRAINED = "config.json"
 
 _WITH_HASHES = (
-    f"{leakage.HASHES_FILE} was uploaded too. With these hashes, readers can test whether a text was trained on. "
+    f"{text_hashes.HASHES_FILE} was uploaded too. With these hashes, readers can test whether a text was trained on. "
     "--no-texts (`texts=False`) leaves the file out."
 )
 
@@ -166,7 +166,7 @@ def _to_directory(
             base = base_for_peft(version.manifest)
             notes = () if base is None else (base,)
             if not texts:
-                (fresh / leakage.HASHES_FILE).unlink(missing_ok=True)
+                (fresh / text_hashes.HASHES_FILE).unlink(missing_ok=True)
         (fresh / adapter_parts.CARD).write_text(store.card(version, merged=merged), encoding="utf-8")
     return notes
 
@@ -181,7 +181,7 @@ def _to_bundle(store: StoreReader, version: Version, path: Path, texts: bool) ->
     }
 
     def write(files: Mapping[str, Path]) -> None:
-        files = {role: file for role, file in files.items() if texts or role != leakage.HASHES_FILE}
+        files = {role: file for role, file in files.items() if texts or role != text_hashes.HASHES_FILE}
         members: dict[str, Any] = {f"part-{place}": file for place, file in enumerate(files.values())}
         about["parts"] = dict(zip(files, members, strict=True))
         bundle.write(path, members, about)
@@ -195,7 +195,7 @@ def _to_hub(
     repository, _, revision = address.partition("@")
     with _workshop() as place:
         notes = _to_directory(store, version, place / "adapter", merged, backbone, texts)
-        if (place / "adapter" / leakage.HASHES_FILE).exists():
+        if (place / "adapter" / text_hashes.HASHES_FILE).exists():
             notes += (_WITH_HASHES,)
         message = f"{version} {version.digest[:19]}"
         url = hub.upload(place / "adapter", repository, revision=revision or None, message=message, private=private)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from afina import file_io
-from afina.data import leakage
+from afina.data import text_hashes
 from afina.errors import CorruptAdapter, Refused
 from afina.models.adapter import MOST_VOCABULARY, PEFT_SETTINGS, PEFT_TENSORS, VOCABULARY, check_there
 from afina.models.manifest import MANIFEST, read_manifest
@@ -196,8 +196,8 @@ def _check_settings(directory: Path, files: Mapping[str, int]) -> None:
         file_io.read_object(directory / PEFT_SETTINGS)
     if VOCABULARY in files:
         file_io.read_json(directory / VOCABULARY, MOST_VOCABULARY)
-    if leakage.HASHES_FILE in files:
-        leakage.TextHashes.read(directory / leakage.HASHES_FILE)
+    if text_hashes.HASHES_FILE in files:
+        text_hashes.TextHashes.read(directory / text_hashes.HASHES_FILE)
 
 
 def _too_large(path: Path, what: str, found: int, most: int, key: str) -> Refused:

@@ -18,12 +18,12 @@ import numpy as np
 
 from afina import digest, meter
 from afina.data.label_words import no_words_note
-from afina.data.leakage import TextHashes
 from afina.data.readers import splitting
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import ReadingOptions
 from afina.data.split import Split
 from afina.data.task import Task
+from afina.data.text_hashes import TextHashes
 from afina.models import objectives
 from afina.models.objectives import Objective, metric_for
 from afina.schema import null_where_undefined

@@ -1,0 +1,120 @@
+"""Doubtful labels: labels that differ only in spelling, and texts with two labels. The module does not know files."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from afina.data import problems
+from afina.data.readers.label_column import Label, spelled
+from afina.data.readers.splitting import LabelledRows, classes_of, identities
+from afina.data.readers.target_kinds import TARGETS
+
+GROUPS_SHOWN = 5
+"""The number of groups of labels that a message shows."""
+
+
+_WHOLE = re.compile(r"([-+]?)0*(\d+)(?:\.0*|,0{1,2})?")
+
+
+def folded(name: str) -> str:
+    """Return a label without differences of case, white space, invisible characters and Unicode form.
+
+    Ways to write a whole number (`+1`, `01`, `1.0`) are the same label, and so are `true` and 1, `false` and 0.
+    """
+    shown = (character for character in unicodedata.normalize("NFKC", name) if unicodedata.category(character) != "Cf")
+    same = " ".join("".join(shown).casefold().split())
+    if number := _WHOLE.fullmatch(same):
+        return number[2] if number[1] != "-" or number[2] == "0" else f"-{number[2]}"
+    return {"true": "1", "false": "0"}.get(same, same)
+
+
+@dataclass(frozen=True)
+class Spellings:
+    """The spelling to keep for each label. Labels are the same if they are equal when `folded`.
+
+    Attributes:
+        kept: The spelling by folded label; empty if labels keep their spelling.
+    """
+
+    kept: Mapping[str, str]
+
+    @classmethod
+    def of(cls, rows: LabelledRows, labels: Sequence[str] | None, *, merge: bool) -> Spellings:
+        """Return the spellings of training rows.
+
+        With `merge`, the most frequent spelling is kept; among equally frequent spellings, the first by name. If all
+        spellings of a group are among the user's `labels`, they are different labels. Raises InvalidData if labels
+        differ only in spelling and are not merged.
+        """
+        if not TARGETS[rows.kind].named:
+            return cls({})
+        _, whole = classes_of(rows)
+        names_in = TARGETS[rows.kind].names
+        counts = Counter(spelled(name, whole) for label in rows.labels for name in names_in(label))
+        groups: dict[str, list[str]] = {}
+        for name in sorted(counts):
+            groups.setdefault(folded(name), []).append(name)
+        given = set(labels or ())
+        if merge:
+            found = {same: max(names, key=lambda one: counts[one]) for same, names in groups.items()}
+            return cls({same: name for same, name in found.items() if not set(groups[same]) <= given - {name}})
+        alike = [names for names in groups.values() if len(names) > 1 and not set(names) <= given]
+        if alike:
+            shown = "; ".join(" and ".join(map(repr, names)) for names in alike[:GROUPS_SHOWN])
+            places = ((i, name) for i, label in enumerate(rows.labels) for name in names_in(label))
+            place = next(i for i, name in places if spelled(name, whole) == alike[0][1])
+            raise problems.LABELS_ALIKE(found=shown, where=rows.where(place))
+        return cls({})
+
+    def applied(self, rows: LabelledRows) -> LabelledRows:
+        """Return the rows with the kept spelling of each label, and a note about changes."""
+        if not self.kept:
+            return rows
+        changed: dict[str, str] = {}
+
+        def written(name: str) -> str:
+            kept = self.kept.get(folded(name), name)
+            if kept != name:
+                changed[name] = kept
+            return kept
+
+        found: list[Label] = []
+        for label in rows.labels:
+            if isinstance(label, tuple):
+                found.append(tuple(dict.fromkeys(map(written, label))))
+            else:
+                kept = written(str(label))
+                found.append(label if kept == str(label) else kept)
+        if not changed:
+            return rows
+        changes = ", ".join(f"{name!r} is read as {kept!r}" for name, kept in sorted(changed.items()))
+        return replace(rows, labels=found, notes=(*rows.notes, f"Labels that differ only in spelling: {changes}."))
+
+
+def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
+    """Return a note about texts that have different labels in different rows; empty if there are none."""
+    first: dict[str, tuple[Label, str]] = {}
+    counts: Counter[str] = Counter()
+    differing: dict[str, str] = {}
+    for rows in parts:
+        for row, (same, label) in enumerate(zip(identities(rows), rows.labels, strict=True)):
+            spelling = TARGETS[rows.kind].same(label)
+            counts[same] += 1
+            if same not in first:
+                first[same] = (spelling, rows.where(row))
+            elif spelling != first[same][0] and same not in differing:
+                differing[same] = rows.where(row)
+    if not differing:
+        return ()
+    same, place = next(iter(differing.items()))
+    what = TARGETS[parts[0].kind].plural
+    texts = f"{len(differing):,} texts occur" if len(differing) > 1 else "1 text occurs"
+    number = sum(counts[each] for each in differing)
+    return (
+        f"{texts} in {number:,} rows with different {what} (first: {first[same][1]}, and {place}). The rows are kept; "
+        "correct them if they are mistakes.",
+    )
