@@ -147,6 +147,19 @@ def test_a_forked_worker_has_what_a_process_of_its_own_start_has(
     assert server.process.wait() == 0
 
 
+def test_a_process_with_threads_or_with_a_gpu_driver_in_use_is_not_forked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fork_server, "threads", lambda: ["python"])
+    assert fork_server.can_fork()
+    with (tmp_path / "nvidia-uvm").open("w"):
+        monkeypatch.setattr(fork_server, "_GPUS", (str(tmp_path),))
+        assert not fork_server.can_fork()
+    assert fork_server.can_fork()
+    monkeypatch.setattr(fork_server, "threads", lambda: ["python", "jemalloc_bg_thd"])
+    assert not fork_server.can_fork()
+
+
 @pytest.mark.slow
 def test_a_forked_worker_makes_the_record_of_one_started_alone(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

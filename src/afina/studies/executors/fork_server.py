@@ -161,7 +161,7 @@ class _Servers:
     """The servers of this process, by all that a process takes over from the one that starts it."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock, self.owner = threading.Lock(), os.getpid()
         self.by_surroundings: dict[object, ForkServer] = {}
         self.refused: set[object] = set()
         self.closed: list[ForkServer] = []
@@ -194,6 +194,8 @@ class _Servers:
 
     def end(self) -> None:
         """End the servers at once, at the end of this process; workers end by themselves."""
+        if os.getpid() != self.owner:  # a fork of this process that ends
+            return
         for server in (*self.by_surroundings.values(), *self.closed):
             server.control.close()
             server.process.kill()
@@ -272,9 +274,19 @@ def threads() -> list[str]:
     return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 
 
+_GPUS = ("/dev/nvidia", "/dev/kfd")
+"""Beginnings of the files of GPU drivers, which cannot be used after a fork."""
+
+
+def can_fork() -> bool:
+    """Return whether a fork can do all that this process can: there is one thread, and no GPU driver is in use."""
+    files = (os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+    return len(threads()) == 1 and not any(file.startswith(_GPUS) for file in files)
+
+
 def waits_for_a_worker() -> bool:
     """Fork a worker as a server does. Return False in the worker, and True after its end; False without a server."""
-    if not _FORKS or len(threads()) > 1:
+    if not _FORKS or not can_fork():
         return False
     gc.freeze()
     if pid := os.fork():
@@ -363,9 +375,10 @@ def main() -> int:
         allocator.check_address_space()
         with allocator.memory_errors():
             import_libraries()
-    except AfinaError:
-        return 1  # a worker of its own start says it
-    if len(threads()) > 1:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AfinaError, OSError):
+        return 1  # a worker that is started alone says what is wrong, if anything is
+    if not can_fork():
         return 1
     gc.freeze()
     control.send(_READY)
