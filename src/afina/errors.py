@@ -105,7 +105,8 @@ class Problem(Generic[Raised]):
 
     Args:
         error: the class of the error.
-        code: the code of the situation. Problems that a program need not tell apart share a code.
+        code: the code of the situation. Problems that a program need not tell apart share a code, and a `partial` with
+            class and code.
         sentence: the message, as a format string: where, what was found, what is expected, what to do next. Each name
             in it is a field that has to be given; other fields may be given too. The items of a list are joined by
             ", ". `{found!r:.40}` quotes the first 40 characters of a text. A name that begins with an underscore is

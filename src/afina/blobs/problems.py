@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import CorruptStore, InvalidName, NotFound, Problem
 
 EXPECTED = "Expected a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
 
-NOT_A_DIRECTORY = Problem(
-    InvalidName,
-    "blobs.address-malformed",
-    "{address!r} is not a directory of this machine. Expected file:///path/to/directory.",
+_blobs_address_malformed = partial(Problem, InvalidName, "blobs.address-malformed")
+NOT_A_DIRECTORY = _blobs_address_malformed(
+    "{address!r} is not a directory of this machine. Expected file:///path/to/directory."
 )
-NOT_AN_OBJECT_STORE = Problem(
-    InvalidName, "blobs.address-malformed", "{address!r} is not the address of an object store. " + EXPECTED
-)
-ADDRESS_WITH_SECRETS = Problem(
-    InvalidName,
-    "blobs.address-malformed",
+NOT_AN_OBJECT_STORE = _blobs_address_malformed("{address!r} is not the address of an object store. " + EXPECTED)
+ADDRESS_WITH_SECRETS = _blobs_address_malformed(
     "{address!r}: credentials and options are not allowed in an address, since addresses are logged. Set "
-    "environment variables instead: {variables}.",
+    "environment variables instead: {variables}."
 )
-ADDRESS_MALFORMED = Problem(InvalidName, "blobs.address-malformed", "{address!r} is not an address. " + EXPECTED)
+ADDRESS_MALFORMED = _blobs_address_malformed("{address!r} is not an address. " + EXPECTED)
 
 BUCKET_MISSING = Problem(
     NotFound,
@@ -29,27 +26,21 @@ BUCKET_MISSING = Problem(
     "{variables}.",
 )
 
-NO_CREDENTIALS = Problem(
-    NotFound, "blobs.denied", "{url}: no credentials found. Set environment variables: {variables}."
-)
-DENIED = Problem(
-    NotFound,
-    "blobs.denied",
+_blobs_denied = partial(Problem, NotFound, "blobs.denied")
+NO_CREDENTIALS = _blobs_denied("{url}: no credentials found. Set environment variables: {variables}.")
+DENIED = _blobs_denied(
     "{url}: cannot be read ({reason}). Check that the credentials allow reading and listing. They come from "
-    "{variables}.",
+    "{variables}."
 )
 
-SETTINGS_UNUSABLE = Problem(
-    NotFound,
-    "blobs.settings-unusable",
+_blobs_settings_unusable = partial(Problem, NotFound, "blobs.settings-unusable")
+SETTINGS_UNUSABLE = _blobs_settings_unusable(
     "{url}: cannot be opened with the settings of the environment. Check for missing or misspelt variables, such "
-    "as {variables}.",
+    "as {variables}."
 )
-ENDPOINT_WITHOUT_TLS = Problem(
-    NotFound,
-    "blobs.settings-unusable",
+ENDPOINT_WITHOUT_TLS = _blobs_settings_unusable(
     "{url}: the endpoint is not https. Correct AWS_ENDPOINT_URL, or set AWS_ALLOW_HTTP=true to allow requests "
-    "without encryption.",
+    "without encryption."
 )
 
 UNREACHABLE = Problem(
@@ -65,14 +56,9 @@ OBSTORE_MISSING = Problem(
     "{url}: object stores need the package obstore, which is not installed. Install it: pip install 'afina[store]'",
 )
 
-FILE_MISSING = Problem(
-    CorruptStore,
-    "store.blobs-missing",
-    "{path}: the file is missing. `afina store verify` names the affected versions.",
-)
-FILE_INCOMPLETE = Problem(
-    CorruptStore,
-    "store.blobs-missing",
+_store_blobs_missing = partial(Problem, CorruptStore, "store.blobs-missing")
+FILE_MISSING = _store_blobs_missing("{path}: the file is missing. `afina store verify` names the affected versions.")
+FILE_INCOMPLETE = _store_blobs_missing(
     "{path}: received {bytes:,} bytes, expected {expected:,}. Try again. If this happens again, check proxies "
-    "between this machine and the service.",
+    "between this machine and the service."
 )

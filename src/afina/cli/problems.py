@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import Conflict, InvalidData, InvalidName, InvalidStudy, NotFound, Problem, Refused
 
-TEXTS_OR_FILE = Problem(
-    InvalidData,
-    "argument.invalid",
-    "afina predict: found {found}. Give either texts, or --file FILE (- for standard input).",
+_argument_invalid = partial(Problem, InvalidData, "argument.invalid")
+TEXTS_OR_FILE = _argument_invalid(
+    "afina predict: found {found}. Give either texts, or --file FILE (- for standard input)."
 )
-WRONG_USAGE = Problem(InvalidData, "argument.invalid", "{_message}")
-GIVEN_TWICE = Problem(InvalidData, "argument.invalid", "{argument}: is given {count} times. Give the option once.")
-ARGUMENT_EMPTY = Problem(InvalidData, "argument.invalid", "{argument}: is empty. Give a value, or leave it out.")
-FILE_NAME_TOO_LONG = Problem(
-    InvalidData, "argument.invalid", "{found}...: the file name is too long for this system. Give a shorter name."
-)
-NOT_TEXT = Problem(
-    InvalidData,
-    "argument.invalid",
+WRONG_USAGE = _argument_invalid("{_message}")
+GIVEN_TWICE = _argument_invalid("{argument}: is given {count} times. Give the option once.")
+ARGUMENT_EMPTY = _argument_invalid("{argument}: is empty. Give a value, or leave it out.")
+FILE_NAME_TOO_LONG = _argument_invalid("{found}...: the file name is too long for this system. Give a shorter name.")
+NOT_TEXT = _argument_invalid(
     "argument {argument}, {found}: its bytes are not text in this terminal's encoding. Give the argument in "
-    "UTF-8. If the argument is a file name, rename the file.",
+    "UTF-8. If the argument is a file name, rename the file."
 )
 
 CANARY_CHOICE_MISSING = Problem(
@@ -28,16 +25,13 @@ CANARY_CHOICE_MISSING = Problem(
     "found both --promote and --off. Give one: --promote keeps the canary version, --off that in production.",
 )
 
-COLUMN_WITHOUT_FILE = Problem(
-    InvalidData,
-    "data.option-inapplicable",
-    "`{option}` {column}: names a column of a `file`, but no file is given. Leave `{option}` out.",
+_data_option_inapplicable = partial(Problem, InvalidData, "data.option-inapplicable")
+COLUMN_WITHOUT_FILE = _data_option_inapplicable(
+    "`{option}` {column}: names a column of a `file`, but no file is given. Leave `{option}` out."
 )
-OPTION_WITHOUT_TASK = Problem(
-    InvalidData,
-    "data.option-inapplicable",
+OPTION_WITHOUT_TASK = _data_option_inapplicable(
     "`{option}`: found without `task`. `{option}` says how the file of `task` is read. Give `task`, or leave "
-    "`{option}` out.",
+    "`{option}` out."
 )
 
 PACKAGE_MISSING = Problem(
@@ -48,15 +42,12 @@ KEY_MALFORMED = Problem(
     InvalidName, "key.invalid", "the key: found characters that no key has. Expected the output of `afina keys create`."
 )
 
-KEY_MISSING = Problem(
-    NotFound,
-    "key.missing",
-    "found no key. The server requires a key of scope publish. Give --key-file FILE, or set AFINA_KEY.",
+_key_missing = partial(Problem, NotFound, "key.missing")
+KEY_MISSING = _key_missing(
+    "found no key. The server requires a key of scope publish. Give --key-file FILE, or set AFINA_KEY."
 )
-KEY_UNREADABLE = Problem(
-    NotFound,
-    "key.missing",
-    "{path}: the key cannot be read ({reason}). Give another file, or set the variable AFINA_KEY.",
+KEY_UNREADABLE = _key_missing(
+    "{path}: the key cannot be read ({reason}). Give another file, or set the variable AFINA_KEY."
 )
 
 OPTION_OF_DIRECTORIES = Problem(
@@ -65,20 +56,13 @@ OPTION_OF_DIRECTORIES = Problem(
     "{adapter}: a version is one adapter, so `{option}` cannot be used. Leave `{option}` out.",
 )
 
-BACKBONE_TWICE = Problem(
-    InvalidStudy, "option.invalid", "`backbone` {found} is given more than once. Give each backbone once."
+_option_invalid = partial(Problem, InvalidStudy, "option.invalid")
+BACKBONE_TWICE = _option_invalid("`backbone` {found} is given more than once. Give each backbone once.")
+SEVERAL_BACKBONES = _option_invalid(
+    "`backbone`: found {found}. This command takes one backbone; `afina study` and `afina choose` compare several."
 )
-SEVERAL_BACKBONES = Problem(
-    InvalidStudy,
-    "option.invalid",
-    "`backbone`: found {found}. This command takes one backbone; `afina study` and `afina choose` compare several.",
-)
-WORDS_MALFORMED = Problem(
-    InvalidStudy, "option.invalid", "`words` {found}: expected LABEL=WORD,WORD, such as positive=great,good."
-)
-OPTIONS_NEED_RAY = Problem(
-    InvalidStudy, "option.invalid", "{given}: used only with `ray`. Add `ray`, or leave {given} out."
-)
+WORDS_MALFORMED = _option_invalid("`words` {found}: expected LABEL=WORD,WORD, such as positive=great,good.")
+OPTIONS_NEED_RAY = _option_invalid("{given}: used only with `ray`. Add `ray`, or leave {given} out.")
 
 SERVER_ADDRESS_MALFORMED = Problem(
     InvalidName,
@@ -88,10 +72,9 @@ SERVER_ADDRESS_MALFORMED = Problem(
 
 SERVER_REFUSES = Problem(Refused, "server.refused", "{server}: {reason} (status {status}).")
 
-NOT_A_SERVER = Problem(
-    NotFound, "server.unreachable", "{server}: the answer does not come from an afina server. Check the address."
-)
-NO_ANSWER = Problem(NotFound, "server.unreachable", "{server}: no answer from a server ({reason}). Check the address.")
+_server_unreachable = partial(Problem, NotFound, "server.unreachable")
+NOT_A_SERVER = _server_unreachable("{server}: the answer does not come from an afina server. Check the address.")
+NO_ANSWER = _server_unreachable("{server}: no answer from a server ({reason}). Check the address.")
 
 VERSIONS_DIFFER = Problem(
     Conflict,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, Leakage, NotFound, Problem
 
 _AGAIN = "Copy the adapter again, or remove this file; without the file, leaked texts cannot be recognised."
@@ -13,17 +15,14 @@ HASHES_CHANGED = Problem(
     f"{{path}}: the file was changed: its content does not have the digest that it states. {_AGAIN}",
 )
 
-HASHES_MALFORMED = Problem(
-    CorruptAdapter,
-    "adapter.file-malformed",
-    f"{{path}}: expected a salt of 32 hexadecimal digits, and hashes in base64. {_AGAIN}",
+_adapter_file_malformed = partial(Problem, CorruptAdapter, "adapter.file-malformed")
+HASHES_MALFORMED = _adapter_file_malformed(
+    f"{{path}}: expected a salt of 32 hexadecimal digits, and hashes in base64. {_AGAIN}"
 )
-HASHES_CUT = Problem(
-    CorruptAdapter,
-    "adapter.file-malformed",
-    f"{{path}}: the hashes have {{bytes:,}} bytes. Expected a multiple of {{_multiple}}. {_AGAIN}",
+HASHES_CUT = _adapter_file_malformed(
+    f"{{path}}: the hashes have {{bytes:,}} bytes. Expected a multiple of {{_multiple}}. {_AGAIN}"
 )
-HASHES_NOT_BASE64 = Problem(CorruptAdapter, "adapter.file-malformed", f"{{path}}: the hashes are not base64. {_AGAIN}")
+HASHES_NOT_BASE64 = _adapter_file_malformed(f"{{path}}: the hashes are not base64. {_AGAIN}")
 
 HASHES_FORMAT_UNKNOWN = Problem(
     CorruptAdapter,
@@ -31,14 +30,11 @@ HASHES_FORMAT_UNKNOWN = Problem(
     f"{{path}}: found format {{found!r}}, but this version of afina reads format {{expected}}. {_AGAIN}",
 )
 
-COUNT_INVALID = Problem(InvalidData, "argument.invalid", "`{field}` {found!r}: expected a whole number of at least 1.")
-LABEL_NAME_EMPTY = Problem(
-    InvalidData, "argument.invalid", "`labels` {labels}: an empty name. Give the labels in their order, with commas."
-)
-LABEL_NAME_TWICE = Problem(InvalidData, "argument.invalid", "`labels`: {repeated} is given twice.")
-SHARE_INVALID = Problem(
-    InvalidData, "argument.invalid", "`{field}` {found!r}: expected a share above 0 and below 1, such as 0.1."
-)
+_argument_invalid = partial(Problem, InvalidData, "argument.invalid")
+COUNT_INVALID = _argument_invalid("`{field}` {found!r}: expected a whole number of at least 1.")
+LABEL_NAME_EMPTY = _argument_invalid("`labels` {labels}: an empty name. Give the labels in their order, with commas.")
+LABEL_NAME_TWICE = _argument_invalid("`labels`: {repeated} is given twice.")
+SHARE_INVALID = _argument_invalid("`{field}` {found!r}: expected a share above 0 and below 1, such as 0.1.")
 
 TASK_NOT_CACHED = Problem(
     NotFound, "asset.unavailable", "task {task}: the data are not on this machine. Load the task once with a network."
@@ -51,126 +47,86 @@ TOKEN_TYPES_UNSUPPORTED = Problem(
     "supported. Expected type 0 for the first tokens and type 1 for the others. Choose another backbone.",
 )
 
-TEXT_COLUMN_AMBIGUOUS = Problem(
-    InvalidData,
-    "data.column-ambiguous",
+_data_column_ambiguous = partial(Problem, InvalidData, "data.column-ambiguous")
+TEXT_COLUMN_AMBIGUOUS = _data_column_ambiguous(
     "{where}: several columns may be the text: {found}. Name one with `text`, such as `text` {_one}, or two "
-    "with `text` {_one} and `text_pair` {_other}.",
+    "with `text` {_one} and `text_pair` {_other}."
 )
-LABEL_COLUMN_AMBIGUOUS = Problem(
-    InvalidData,
-    "data.column-ambiguous",
+LABEL_COLUMN_AMBIGUOUS = _data_column_ambiguous(
     "{where}: several columns may be the label: {found}. Name one with `label`, such as `label` {_usual}. If "
-    "each column has 1 or 0 for one label, name all, such as `label` {_all}.",
+    "each column has 1 or 0 for one label, name all, such as `label` {_all}."
 )
-TARGET_COLUMN_AMBIGUOUS = Problem(
-    InvalidData, "data.column-ambiguous", "{where}: several columns may be the target: {found}. Name one with `target`."
+TARGET_COLUMN_AMBIGUOUS = _data_column_ambiguous(
+    "{where}: several columns may be the target: {found}. Name one with `target`."
 )
 
-NO_SUCH_ROLE = Problem(
-    InvalidData,
-    "data.column-missing",
-    "{where}: no {field} column. Found: {found}. Expected {expected}. Name another column with `{field}`{_more}.",
+_data_column_missing = partial(Problem, InvalidData, "data.column-missing")
+NO_SUCH_ROLE = _data_column_missing(
+    "{where}: no {field} column. Found: {found}. Expected {expected}. Name another column with `{field}`{_more}."
 )
-COLUMN_MISSING = Problem(
-    InvalidData,
-    "data.column-missing",
-    "{where}: no column {column!r}. Found: {found}. Name the right one with `{field}`.",
+COLUMN_MISSING = _data_column_missing(
+    "{where}: no column {column!r}. Found: {found}. Name the right one with `{field}`."
 )
-ADAPTER_COLUMNS_MISSING = Problem(
-    InvalidData,
-    "data.column-missing",
+ADAPTER_COLUMNS_MISSING = _data_column_missing(
     "{path}: the adapter's label columns are {expected}; there is no column {_lacking}. To measure the other "
-    "labels only, name their columns with `label` {_there}.",
+    "labels only, name their columns with `label` {_there}."
 )
-GLUE_COLUMN_MISSING = Problem(InvalidData, "data.column-missing", "{where}: no column {column!r}. Found: {found}.")
-GLUE_HEADER_WRONG = Problem(
-    InvalidData,
-    "data.column-missing",
+GLUE_COLUMN_MISSING = _data_column_missing("{where}: no column {column!r}. Found: {found}.")
+GLUE_HEADER_WRONG = _data_column_missing(
     "{where}: no column {column!r}. Found: {found}. Expected GLUE's file, whose columns are separated by tabs, "
-    "{expected} among them.",
+    "{expected} among them."
 )
-LABELS_UNSAID = Problem(
-    InvalidData,
-    "data.column-missing",
+LABELS_UNSAID = _data_column_missing(
     "{path}: no column for the label{_s} {columns} of {task}, so the file does not say which texts have them. "
-    "Name a column for each label with `label`.",
+    "Name a column for each label with `label`."
 )
 
-SECOND_TEXT_IS_TEXT = Problem(
-    InvalidData,
-    "data.column-repeated",
-    "{where}: `text_pair` {column} is also the column of the text. Name another column, or remove `text_pair`.",
+_data_column_repeated = partial(Problem, InvalidData, "data.column-repeated")
+SECOND_TEXT_IS_TEXT = _data_column_repeated(
+    "{where}: `text_pair` {column} is also the column of the text. Name another column, or remove `text_pair`."
 )
-LABEL_IS_TEXT = Problem(
-    InvalidData,
-    "data.column-repeated",
-    "{where}: `{field}` {column} is also the column of a text. Name another column.",
-)
-COLUMN_TWICE = Problem(
-    InvalidData, "data.column-repeated", "{where}: column {column!r} occurs more than once. Rename one of them."
-)
-TARGET_AND_LABEL = Problem(
-    InvalidData,
-    "data.column-repeated",
+LABEL_IS_TEXT = _data_column_repeated("{where}: `{field}` {column} is also the column of a text. Name another column.")
+COLUMN_TWICE = _data_column_repeated("{where}: column {column!r} occurs more than once. Rename one of them.")
+TARGET_AND_LABEL = _data_column_repeated(
     "`target` {column}: `label` names another column, {label}. Give one of the two: `target` for texts to "
-    "write, `label` for labels or numbers.",
+    "write, `label` for labels or numbers."
 )
 
-COLUMNS_OF_PARTS_DIFFER = Problem(
-    InvalidData, "data.columns-differ", "{path}: found the columns {found}. Expected those of {_first}: {expected}."
+_data_columns_differ = partial(Problem, InvalidData, "data.columns-differ")
+COLUMNS_OF_PARTS_DIFFER = _data_columns_differ(
+    "{path}: found the columns {found}. Expected those of {_first}: {expected}."
 )
-LINE_COLUMNS_DIFFER = Problem(
-    InvalidData,
-    "data.columns-differ",
+LINE_COLUMNS_DIFFER = _data_columns_differ(
     "{where}: its columns would be {found}, and those before it {expected}. Give the same in all lines, or "
-    "name them with `text`.",
+    "name them with `text`."
 )
 
-NOT_WESTERN_LANGUAGE = Problem(
-    InvalidData,
-    "data.encoding-wrong",
+_data_encoding_wrong = partial(Problem, InvalidData, "data.encoding-wrong")
+NOT_WESTERN_LANGUAGE = _data_encoding_wrong(
     "{path}, line {line}: not UTF-8, and as Windows-1252 it has more accented letters than any language of "
-    "Western Europe. Save the file as UTF-8.",
+    "Western Europe. Save the file as UTF-8."
 )
-NOT_WINDOWS_1252 = Problem(InvalidData, "data.encoding-wrong", "{path}, {_problem}. Save the file as UTF-8.")
-ENCODINGS_MIXED = Problem(
-    InvalidData,
-    "data.encoding-wrong",
-    "{path}, line {line}: encoded as UTF-8, but line {began} is not. Save the whole file as UTF-8.",
+NOT_WINDOWS_1252 = _data_encoding_wrong("{path}, {_problem}. Save the file as UTF-8.")
+ENCODINGS_MIXED = _data_encoding_wrong(
+    "{path}, line {line}: encoded as UTF-8, but line {began} is not. Save the whole file as UTF-8."
 )
-IS_UTF32 = Problem(InvalidData, "data.encoding-wrong", "{path}: UTF-32, which is not read. Save the file as UTF-8.")
-NUL_IN_FIRST_LINE = Problem(
-    InvalidData,
-    "data.encoding-wrong",
+IS_UTF32 = _data_encoding_wrong("{path}: UTF-32, which is not read. Save the file as UTF-8.")
+NUL_IN_FIRST_LINE = _data_encoding_wrong(
     "{path}, line 1: a NUL character. If it is UTF-16 without a byte order mark, save it as UTF-8; if it is no "
-    "text, give a text file.",
+    "text, give a text file."
 )
-NUL_CHARACTER = Problem(
-    InvalidData, "data.encoding-wrong", "{path}, line {line}: a NUL character. Remove it, or give a text file."
-)
-NOT_UTF16 = Problem(InvalidData, "data.encoding-wrong", "{path}, line {line}: not UTF-16. Save the file as UTF-8.")
-NOT_UTF8 = Problem(
-    InvalidData,
-    "data.encoding-wrong",
-    "{path}, line {line}: not UTF-8 (byte {byte}){_after}. Save the file as UTF-8.",
-)
+NUL_CHARACTER = _data_encoding_wrong("{path}, line {line}: a NUL character. Remove it, or give a text file.")
+NOT_UTF16 = _data_encoding_wrong("{path}, line {line}: not UTF-16. Save the file as UTF-8.")
+NOT_UTF8 = _data_encoding_wrong("{path}, line {line}: not UTF-8 (byte {byte}){_after}. Save the file as UTF-8.")
 
-NOT_PARQUET = Problem(InvalidData, "data.file-damaged", "{path}: not a parquet file ({_error}).")
-NOT_XLSX = Problem(
-    InvalidData,
-    "data.file-damaged",
-    "{path}: not a readable xlsx file ({_error}). Save it again without a password, or as csv in UTF-8.",
+_data_file_damaged = partial(Problem, InvalidData, "data.file-damaged")
+NOT_PARQUET = _data_file_damaged("{path}: not a parquet file ({_error}).")
+NOT_XLSX = _data_file_damaged(
+    "{path}: not a readable xlsx file ({_error}). Save it again without a password, or as csv in UTF-8."
 )
-PARQUET_DAMAGED = Problem(InvalidData, "data.file-damaged", "{path}, row {row}: damaged ({_error}).")
-NOT_ZIP = Problem(
-    InvalidData,
-    "data.file-damaged",
-    "{path}: not a readable .zip file ({_error}). Unpack it, and give the file inside.",
-)
-COMPRESSED_DAMAGED = Problem(
-    InvalidData, "data.file-damaged", "{path}: not a whole {_suffix} file ({_error}). Compress it again."
-)
+PARQUET_DAMAGED = _data_file_damaged("{path}, row {row}: damaged ({_error}).")
+NOT_ZIP = _data_file_damaged("{path}: not a readable .zip file ({_error}). Unpack it, and give the file inside.")
+COMPRESSED_DAMAGED = _data_file_damaged("{path}: not a whole {_suffix} file ({_error}). Compress it again.")
 
 FILE_EXPANDS = Problem(
     InvalidData,
@@ -179,130 +135,90 @@ FILE_EXPANDS = Problem(
     "the file inside.",
 )
 
-FORMAT_UNKNOWN = Problem(
-    InvalidData,
-    "data.format-unknown",
-    "{path}: cannot read {found}. Expected {expected}, or one of these with {_compressed}.",
+_data_format_unknown = partial(Problem, InvalidData, "data.format-unknown")
+FORMAT_UNKNOWN = _data_format_unknown(
+    "{path}: cannot read {found}. Expected {expected}, or one of these with {_compressed}."
 )
-TEXT_FILE_UNREADABLE = Problem(
-    InvalidData,
-    "data.format-unknown",
-    "`file` {path}: cannot read {found}. Expected {expected}, or a text file with one text a line.",
+TEXT_FILE_UNREADABLE = _data_format_unknown(
+    "`file` {path}: cannot read {found}. Expected {expected}, or a text file with one text a line."
 )
 
-CELL_WITHOUT_COLUMN = Problem(
-    InvalidData,
-    "data.header-malformed",
+_data_header_malformed = partial(Problem, InvalidData, "data.header-malformed")
+CELL_WITHOUT_COLUMN = _data_header_malformed(
     "{path}, row {row}: {found!r} is in a column without a name. Name the columns in the first row, and leave "
-    "nothing above or beside the table.",
+    "nothing above or beside the table."
 )
-HEADER_AGAIN = Problem(
-    InvalidData,
-    "data.header-malformed",
-    "{where}: this row repeats the column names. Remove it, and other rows like it.",
-)
+HEADER_AGAIN = _data_header_malformed("{where}: this row repeats the column names. Remove it, and other rows like it.")
 
-SINGLE_BIT_LISTS = Problem(
-    InvalidData,
-    "data.kind-ambiguous",
+_data_kind_ambiguous = partial(Problem, InvalidData, "data.kind-ambiguous")
+SINGLE_BIT_LISTS = _data_kind_ambiguous(
     "{where}: each list of column {column!r} holds a single 0 or 1. This may be the name of a label, or say "
     "whether a label is present. For two classes, remove the brackets; for one label, give its name with "
-    "`labels`; for two labels, give both names with `labels`.",
+    "`labels`; for two labels, give both names with `labels`."
 )
-NUMBERS_OR_CLASSES = Problem(
-    InvalidData,
-    "data.kind-ambiguous",
+NUMBERS_OR_CLASSES = _data_kind_ambiguous(
     "{path}: column {column!r} holds each whole number from {first} to {last}. They may measure something, or "
-    "stand for {distinct} classes. Say which with `kind` number or `kind` classes.",
+    "stand for {distinct} classes. Say which with `kind` number or `kind` classes."
 )
 
-KIND_OF_ADAPTER_OTHER = Problem(
-    InvalidData,
-    "data.kind-mismatch",
+_data_kind_mismatch = partial(Problem, InvalidData, "data.kind-mismatch")
+KIND_OF_ADAPTER_OTHER = _data_kind_mismatch(
     "task {task}: the adapter was trained on kind {found}, so the texts cannot be read as kind {expected}. "
-    "Name the column with `label`, and leave `kind` out.",
+    "Name the column with `label`, and leave `kind` out."
 )
-KIND_OF_TASK_OTHER = Problem(
-    InvalidData,
-    "data.kind-mismatch",
+KIND_OF_TASK_OTHER = _data_kind_mismatch(
     "task {task}: the task is of kind {found}, but the adapter was trained on kind {expected}. Give a task of "
-    "the adapter's kind.",
+    "the adapter's kind."
 )
-SEVERAL_LABEL_COLUMNS = Problem(
-    InvalidData,
-    "data.kind-mismatch",
-    "{path}: `label` names {columns} columns, one for each label. Set `kind` labels, without a `separator`.",
+SEVERAL_LABEL_COLUMNS = _data_kind_mismatch(
+    "{path}: `label` names {columns} columns, one for each label. Set `kind` labels, without a `separator`."
 )
-TARGET_OF_OTHER_KIND = Problem(
-    InvalidData,
-    "data.kind-mismatch",
-    "`target` {column}: a column of texts to write, but the task is of kind {found}. Name the column with `label`.",
+TARGET_OF_OTHER_KIND = _data_kind_mismatch(
+    "`target` {column}: a column of texts to write, but the task is of kind {found}. Name the column with `label`."
 )
-KIND_FIXED = Problem(
-    InvalidData,
-    "data.kind-mismatch",
-    "task {task}: the task is of kind {found}, so `kind` cannot be {expected}. Remove `kind`.",
+KIND_FIXED = _data_kind_mismatch(
+    "task {task}: the task is of kind {found}, so `kind` cannot be {expected}. Remove `kind`."
 )
 
-MULTI_HOT_MIXED = Problem(
-    InvalidData,
-    "data.label-malformed",
+_data_label_malformed = partial(Problem, InvalidData, "data.label-malformed")
+MULTI_HOT_MIXED = _data_label_malformed(
     "{where}: column {column!r} holds {found!r}, but most other rows hold {expected} times 0 or 1. Expected "
-    "{expected} times 0 or 1 in each row, or the names of its labels in each row. Correct the row or remove it.",
+    "{expected} times 0 or 1 in each row, or the names of its labels in each row. Correct the row or remove it."
 )
-MULTI_HOT_MALFORMED = Problem(
-    InvalidData,
-    "data.label-malformed",
-    "{where}: column {column!r} holds {found!r}. Expected {expected} times 0 or 1. Correct the cell or remove the row.",
+MULTI_HOT_MALFORMED = _data_label_malformed(
+    "{where}: column {column!r} holds {found!r}. Expected {expected} times 0 or 1. Correct the cell or remove the row."
 )
-LIST_MALFORMED = Problem(
-    InvalidData,
-    "data.label-malformed",
+LIST_MALFORMED = _data_label_malformed(
     '{where}: column {column!r} holds {found!r}. Expected a list in JSON or Python notation, such as ["late", '
-    '"broken"] or [0, 1, 0]. Correct the lists; if they are names of classes, set `kind` classes.',
+    '"broken"] or [0, 1, 0]. Correct the lists; if they are names of classes, set `kind` classes.'
 )
-LABEL_OF_OTHER_TYPE = Problem(
-    InvalidData, "data.label-malformed", "{where}: column {column!r} holds a {found}, expected a name or an integer."
+LABEL_OF_OTHER_TYPE = _data_label_malformed(
+    "{where}: column {column!r} holds a {found}, expected a name or an integer."
 )
-LABELS_ARE_DATES = Problem(
-    InvalidData,
-    "data.label-malformed",
+LABELS_ARE_DATES = _data_label_malformed(
     "{path}: column {column!r} holds dates, such as {found!r}, which are neither numbers nor names of classes. "
-    "Name another column with `label`; if each date is a class, set `kind` classes.",
+    "Name another column with `label`; if each date is a class, set `kind` classes."
 )
-LABEL_NAMES_MALFORMED = Problem(
-    InvalidData, "data.label-malformed", "{where}: column {column!r} holds {found}, expected names of labels."
+LABEL_NAMES_MALFORMED = _data_label_malformed("{where}: column {column!r} holds {found}, expected names of labels.")
+TRUTH_MALFORMED = _data_label_malformed(
+    "{where}: column {column!r} holds {found!r}, expected 1 or true where the text has that label, else 0 or false."
 )
-TRUTH_MALFORMED = Problem(
-    InvalidData,
-    "data.label-malformed",
-    "{where}: column {column!r} holds {found!r}, expected 1 or true where the text has that label, else 0 or false.",
-)
-REFERENCES_MALFORMED = Problem(
-    InvalidData,
-    "data.label-malformed",
+REFERENCES_MALFORMED = _data_label_malformed(
     "{where} holds {found!r}, which begins as a list of texts but is not JSON. Correct the list. If it is one "
-    "text, write it as a list with one text, such as {_written}.",
+    "text, write it as a list with one text, such as {_written}."
 )
 
-GLUE_LABEL_UNKNOWN = Problem(
-    InvalidData, "data.label-unknown", "{where}: label {label!r}, expected one of {known} or its number."
-)
-CLASS_UNKNOWN = Problem(
-    InvalidData,
-    "data.label-unknown",
+_data_label_unknown = partial(Problem, InvalidData, "data.label-unknown")
+GLUE_LABEL_UNKNOWN = _data_label_unknown("{where}: label {label!r}, expected one of {known} or its number.")
+CLASS_UNKNOWN = _data_label_unknown(
     "{where}: label {label!r} does not occur in the training split, which has {_known}. Correct it, or add "
-    "training examples of it.",
+    "training examples of it."
 )
-LABEL_UNKNOWN = Problem(
-    InvalidData,
-    "data.label-unknown",
+LABEL_UNKNOWN = _data_label_unknown(
     "{where}: label {label!r} does not occur among those to learn; {_whose} {_known}. Correct it, or add "
-    "training examples of it.",
+    "training examples of it."
 )
-POSITIVE_UNKNOWN = Problem(
-    InvalidData, "data.label-unknown", "{where}: `positive` {label!r} is not a label. Give one of {known}."
-)
+POSITIVE_UNKNOWN = _data_label_unknown("{where}: `positive` {label!r} is not a label. Give one of {known}.")
 
 LABELS_ALIKE = Problem(
     InvalidData,
@@ -312,119 +228,79 @@ LABELS_ALIKE = Problem(
     "different labels, name all labels with `labels`.",
 )
 
-ADAPTER_LABELS_UNNAMED = Problem(
-    InvalidData,
-    "data.labels-mismatch",
+_data_labels_mismatch = partial(Problem, InvalidData, "data.labels-mismatch")
+ADAPTER_LABELS_UNNAMED = _data_labels_mismatch(
     "{where}: found the labels {_known}. The adapter has {expected} labels without names. Give the names in "
-    "their order with `labels`.",
+    "their order with `labels`."
 )
-MULTI_HOT_NAMES = Problem(
-    InvalidData,
-    "data.labels-mismatch",
+MULTI_HOT_NAMES = _data_labels_mismatch(
     "{where}: the lists of column {column!r} hold 0 or 1 for each of {expected} labels, and `labels` {found} "
-    "gives {_count}. Give a name for each of the {expected}, in their order.",
+    "gives {_count}. Give a name for each of the {expected}, in their order."
 )
-LABELS_INCOMPLETE = Problem(
-    InvalidData,
-    "data.labels-mismatch",
+LABELS_INCOMPLETE = _data_labels_mismatch(
     "`labels` {labels}: {_whose} labels are {_known}. Give each of them once, in the order of the integers "
-    "from 0 that stand for them in the data; of two labels, the second is positive.",
+    "from 0 that stand for them in the data; of two labels, the second is positive."
 )
-LABELS_NOT_THOSE_KNOWN = Problem(
-    InvalidData, "data.labels-mismatch", "{where}: its labels are {_found}; {_whose} are {_known}. {_advice}"
-)
-CLASSES_OF_TRAINING_OTHER = Problem(
-    InvalidData,
-    "data.labels-mismatch",
+LABELS_NOT_THOSE_KNOWN = _data_labels_mismatch("{where}: its labels are {_found}; {_whose} are {_known}. {_advice}")
+CLASSES_OF_TRAINING_OTHER = _data_labels_mismatch(
     "`labels` {labels}: the training split has the labels {expected}. Give each of them once, as it stands in the "
-    "data{_or_names}.",
+    "data{_or_names}."
 )
-LABELS_OF_TRAINING_OTHER = Problem(
-    InvalidData,
-    "data.labels-mismatch",
-    "`labels` {labels}: the training split has the labels {_known}. Give each of them once, as it stands in the data.",
+LABELS_OF_TRAINING_OTHER = _data_labels_mismatch(
+    "`labels` {labels}: the training split has the labels {_known}. Give each of them once, as it stands in the data."
 )
 
-ALL_TRAINED_ON = Problem(
-    Leakage,
-    "data.leakage",
+_data_leakage = partial(Problem, Leakage, "data.leakage")
+ALL_TRAINED_ON = _data_leakage(
     "task {where}: the adapter was trained on all {leaked:,} texts, so they cannot show how good it is. Give "
-    "other texts, or pass `allow_leakage` to continue.",
+    "other texts, or pass `allow_leakage` to continue."
 )
-LEAKED = Problem(
-    Leakage,
-    "data.leakage",
+LEAKED = _data_leakage(
     "task {task}: {leaked} of {evaluation} evaluation texts also occur in the training split; at most "
-    "{limit:.0%} may. Remove the duplicates, or pass `allow_leakage` to continue.",
+    "{limit:.0%} may. Remove the duplicates, or pass `allow_leakage` to continue."
 )
 
-COLUMN_LENGTHS_DIFFER = Problem(
-    InvalidData,
-    "data.lengths-differ",
-    "{_name}: found different numbers of values ({_found}). Expected one in each row.",
+_data_lengths_differ = partial(Problem, InvalidData, "data.lengths-differ")
+COLUMN_LENGTHS_DIFFER = _data_lengths_differ(
+    "{_name}: found different numbers of values ({_found}). Expected one in each row."
 )
-PAIRS_LENGTH = Problem(
-    InvalidData, "data.lengths-differ", "{texts:,} texts and {pairs:,} second texts: expected one for each text."
-)
-SPLIT_LENGTHS = Problem(
-    InvalidData,
-    "data.lengths-differ",
-    "a split's texts, labels, pairs, groups and weights: found different lengths, {found}. Expected equal lengths.",
+PAIRS_LENGTH = _data_lengths_differ("{texts:,} texts and {pairs:,} second texts: expected one for each text.")
+SPLIT_LENGTHS = _data_lengths_differ(
+    "a split's texts, labels, pairs, groups and weights: found different lengths, {found}. Expected equal lengths."
 )
 
-GLUE_UNLABELLED = Problem(
-    InvalidData, "data.no-labels", "{path}: no labelled rows. Expected GLUE's training or validation split."
+_data_no_labels = partial(Problem, InvalidData, "data.no-labels")
+GLUE_UNLABELLED = _data_no_labels("{path}: no labelled rows. Expected GLUE's training or validation split.")
+COLUMNS_WITHOUT_LABEL = _data_no_labels(
+    "{path}: no row has a label in {columns}, so there is nothing to learn. Give some."
 )
-COLUMNS_WITHOUT_LABEL = Problem(
-    InvalidData, "data.no-labels", "{path}: no row has a label in {columns}, so there is nothing to learn. Give some."
-)
-NO_TEXT_LABELLED = Problem(
-    InvalidData, "data.no-labels", "task {task}: none of {examples} training texts has a label. Give more examples."
-)
+NO_TEXT_LABELLED = _data_no_labels("task {task}: none of {examples} training texts has a label. Give more examples.")
 
-TSV_FROM_PIPE = Problem(
-    InvalidData,
-    "data.no-rows",
-    "{path}: an empty file or a pipe. A tsv cannot be read from a pipe. Give a file with rows.",
+_data_no_rows = partial(Problem, InvalidData, "data.no-rows")
+TSV_FROM_PIPE = _data_no_rows(
+    "{path}: an empty file or a pipe. A tsv cannot be read from a pipe. Give a file with rows."
 )
-SHEET_EMPTY = Problem(
-    InvalidData, "data.no-rows", "{path}: the sheet {sheet!r} is empty. Expected a first row that names the columns."
-)
-FILE_EMPTY = Problem(
-    InvalidData, "data.no-rows", "{path}: the file is empty. Expected names of columns and at least one example."
-)
-NO_ROWS = Problem(InvalidData, "data.no-rows", "{path}: no rows below the column names. Expected at least one example.")
-SQUAD_NO_ANSWERS = Problem(
-    InvalidData, "data.no-rows", "{path}: none of {rows:,} questions has an answer. Give a file with answers."
-)
+SHEET_EMPTY = _data_no_rows("{path}: the sheet {sheet!r} is empty. Expected a first row that names the columns.")
+FILE_EMPTY = _data_no_rows("{path}: the file is empty. Expected names of columns and at least one example.")
+NO_ROWS = _data_no_rows("{path}: no rows below the column names. Expected at least one example.")
+SQUAD_NO_ANSWERS = _data_no_rows("{path}: none of {rows:,} questions has an answer. Give a file with answers.")
 
-GLUE_SCORE_MALFORMED = Problem(
-    InvalidData, "data.number-malformed", "{where}: {found!r}, expected a number from 0 to 5."
-)
-NOTATION_AMBIGUOUS = Problem(
-    InvalidData,
-    "data.number-malformed",
+_data_number_malformed = partial(Problem, InvalidData, "data.number-malformed")
+GLUE_SCORE_MALFORMED = _data_number_malformed("{where}: {found!r}, expected a number from 0 to 5.")
+NOTATION_AMBIGUOUS = _data_number_malformed(
     "{where} holds {found!r}{_problem}. Write all numbers alike, with a point and nothing else, such as "
-    "1234.5; if these are names of classes, say so with `kind` classes, if several labels, with `separator`.",
+    "1234.5; if these are names of classes, say so with `kind` classes, if several labels, with `separator`."
 )
-TEXT_AMONG_NUMBERS = Problem(
-    InvalidData,
-    "data.number-malformed",
-    "{where} holds {found!r} among numbers. Correct it or remove the row; if these are names, set `kind` to classes.",
+TEXT_AMONG_NUMBERS = _data_number_malformed(
+    "{where} holds {found!r} among numbers. Correct it or remove the row; if these are names, set `kind` to classes."
 )
-NUMBER_MALFORMED = Problem(
-    InvalidData,
-    "data.number-malformed",
-    "{where} holds {found!r}, expected a number such as {_example}. Correct it or remove the row.",
+NUMBER_MALFORMED = _data_number_malformed(
+    "{where} holds {found!r}, expected a number such as {_example}. Correct it or remove the row."
 )
-NUMBER_INFINITE = Problem(
-    InvalidData, "data.number-malformed", "{where} is infinite. Expected a finite number; correct it or remove the row."
-)
-NUMBERS_TOO_LARGE = Problem(
-    InvalidData,
-    "data.number-malformed",
+NUMBER_INFINITE = _data_number_malformed("{where} is infinite. Expected a finite number; correct it or remove the row.")
+NUMBERS_TOO_LARGE = _data_number_malformed(
     "task {task}: the numbers, up to {found:g}, are too large: their standard deviation is infinite. Divide "
-    "the numbers by a constant.",
+    "the numbers by a constant."
 )
 
 ONE_VALUE = Problem(
@@ -434,321 +310,222 @@ ONE_VALUE = Problem(
     "Give examples with different ones.",
 )
 
-SEPARATOR_OF_ONE_LABEL = Problem(
-    InvalidData,
-    "data.option-inapplicable",
-    "`separator` {separator!r}: a separator needs several labels, but `kind` is {kind}. Remove one of them.",
+_data_option_inapplicable = partial(Problem, InvalidData, "data.option-inapplicable")
+SEPARATOR_OF_ONE_LABEL = _data_option_inapplicable(
+    "`separator` {separator!r}: a separator needs several labels, but `kind` is {kind}. Remove one of them."
 )
-SEPARATOR_ABSENT = Problem(
-    InvalidData,
-    "data.option-inapplicable",
+SEPARATOR_ABSENT = _data_option_inapplicable(
     "{path}: `separator` {separator!r} is in no row of column {column!r}. Give another separator, or remove "
-    "`separator`.",
+    "`separator`."
 )
-SHEET_OF_OTHER_FILE = Problem(
-    InvalidData,
-    "data.option-inapplicable",
-    "`sheet` {sheet}: {path} is not an xlsx file, so it has no sheets. Remove `sheet`.",
+SHEET_OF_OTHER_FILE = _data_option_inapplicable(
+    "`sheet` {sheet}: {path} is not an xlsx file, so it has no sheets. Remove `sheet`."
 )
-LABELS_INAPPLICABLE = Problem(
-    InvalidData,
-    "data.option-inapplicable",
-    "`labels` {labels}: the targets are {_plural}, which have no names. Leave it out.",
+LABELS_INAPPLICABLE = _data_option_inapplicable(
+    "`labels` {labels}: the targets are {_plural}, which have no names. Leave it out."
 )
-LONG_INAPPLICABLE = Problem(
-    InvalidData,
-    "data.option-inapplicable",
-    "task {where}: `long` is about targets that are texts, but the task is of kind {kind}. Remove `long`.",
+LONG_INAPPLICABLE = _data_option_inapplicable(
+    "task {where}: `long` is about targets that are texts, but the task is of kind {kind}. Remove `long`."
 )
-COLUMN_OF_PLAIN_TEXTS = Problem(
-    InvalidData,
-    "data.option-inapplicable",
-    "`file` {path}: one text a line, so it has no columns. Leave out `{option}`.",
+COLUMN_OF_PLAIN_TEXTS = _data_option_inapplicable(
+    "`file` {path}: one text a line, so it has no columns. Leave out `{option}`."
 )
-POSITIVE_INAPPLICABLE = Problem(
-    InvalidData,
-    "data.option-inapplicable",
-    "{where}: `positive` chooses one of two classes, and there is {found}. Remove `positive`.",
+POSITIVE_INAPPLICABLE = _data_option_inapplicable(
+    "{where}: `positive` chooses one of two classes, and there is {found}. Remove `positive`."
 )
-COLUMNS_FIXED = Problem(
-    InvalidData, "data.option-inapplicable", "task {task}: the columns of this task are fixed. Remove `{option}`."
-)
+COLUMNS_FIXED = _data_option_inapplicable("task {task}: the columns of this task are fixed. Remove `{option}`.")
 
 PAIRS_MISMATCH = Problem(
     InvalidData, "data.pairs-mismatch", "{path}: found {found}. Task {task} has {expected}. Give a file like the task."
 )
 
-QUOTE_INSIDE_FIELD = Problem(
-    InvalidData,
-    "data.row-malformed",
+_data_row_malformed = partial(Problem, InvalidData, "data.row-malformed")
+QUOTE_INSIDE_FIELD = _data_row_malformed(
     f"{{path}}, line {{line}}: a field that is not quoted has a quotation mark inside, or a quoted field has "
-    f"one that is not doubled. Most fields of this column are quoted. {SAVE_AS_CSV}",
+    f"one that is not doubled. Most fields of this column are quoted. {SAVE_AS_CSV}"
 )
-QUOTES_AMBIGUOUS = Problem(
-    InvalidData,
-    "data.row-malformed",
+QUOTES_AMBIGUOUS = _data_row_malformed(
     f"{{path}}, line {{line}}: quotation marks may quote fields or belong to the text: some fields are "
-    f"completely in quotation marks, and similar fields are not. {SAVE_AS_CSV}",
+    f"completely in quotation marks, and similar fields are not. {SAVE_AS_CSV}"
 )
-NOT_DELIMITED = Problem(
-    InvalidData,
-    "data.row-malformed",
-    "{path}, line {line}: {_problem}. Expected {_mark}-separated values with doubled quotation marks.",
+NOT_DELIMITED = _data_row_malformed(
+    "{path}, line {line}: {_problem}. Expected {_mark}-separated values with doubled quotation marks."
 )
-FIELDS_MISCOUNTED = Problem(
-    InvalidData,
-    "data.row-malformed",
-    "{path}, line {line}: found {found} fields. Expected {_count} ({expected}).{_hint}",
+FIELDS_MISCOUNTED = _data_row_malformed(
+    "{path}, line {line}: found {found} fields. Expected {_count} ({expected}).{_hint}"
 )
-NOT_AN_OBJECT = Problem(InvalidData, "data.row-malformed", "{where}: found a {found}. Expected {expected}.")
-NOT_JSON = Problem(InvalidData, "data.row-malformed", "{where}: not JSON ({_why}). Expected {expected}.")
-GLUE_FIELDS_TOO_FEW = Problem(
-    InvalidData,
-    "data.row-malformed",
+NOT_AN_OBJECT = _data_row_malformed("{where}: found a {found}. Expected {expected}.")
+NOT_JSON = _data_row_malformed("{where}: not JSON ({_why}). Expected {expected}.")
+GLUE_FIELDS_TOO_FEW = _data_row_malformed(
     "{path}, line {line}: too few fields, as in {rows} of {_lines} lines. Expected {_count} ({expected}), "
-    "separated by tabs.",
+    "separated by tabs."
 )
-SQUAD_MALFORMED = Problem(
-    InvalidData,
-    "data.row-malformed",
-    "{where}: expected {_words} `{_name}`, as in a json file of SQuAD, but {_found}. Correct the file.",
+SQUAD_MALFORMED = _data_row_malformed(
+    "{where}: expected {_words} `{_name}`, as in a json file of SQuAD, but {_found}. Correct the file."
 )
 
-SHEET_AMBIGUOUS = Problem(
-    InvalidData,
-    "data.sheet-missing",
-    "{path}: {_count} sheets are not empty: {found}. Name the sheet to read with `sheet`.",
+_data_sheet_missing = partial(Problem, InvalidData, "data.sheet-missing")
+SHEET_AMBIGUOUS = _data_sheet_missing(
+    "{path}: {_count} sheets are not empty: {found}. Name the sheet to read with `sheet`."
 )
-SHEET_MISSING = Problem(
-    InvalidData, "data.sheet-missing", "{path}: no sheet {sheet!r}. Found: {found}. Name the right one with `sheet`."
-)
+SHEET_MISSING = _data_sheet_missing("{path}: no sheet {sheet!r}. Found: {found}. Name the right one with `sheet`.")
 
-COLUMN_NAME_SURROGATE = Problem(
-    InvalidData, "data.surrogate", "{path}: a column name holds half of a surrogate pair. Repair the name."
-)
-REFERENCE_SURROGATE = Problem(InvalidData, "data.surrogate", "{where} holds half a surrogate pair. Repair the text.")
-TEXT_SURROGATE = Problem(
-    InvalidData, "data.surrogate", "{where}: column {column!r} holds half a surrogate pair. Repair the text."
-)
-ITEM_SURROGATE = Problem(
-    InvalidData, "data.surrogate", "{_which}{_where} {row}: {found!r} holds half a surrogate pair. Repair the text."
-)
+_data_surrogate = partial(Problem, InvalidData, "data.surrogate")
+COLUMN_NAME_SURROGATE = _data_surrogate("{path}: a column name holds half of a surrogate pair. Repair the name.")
+REFERENCE_SURROGATE = _data_surrogate("{where} holds half a surrogate pair. Repair the text.")
+TEXT_SURROGATE = _data_surrogate("{where}: column {column!r} holds half a surrogate pair. Repair the text.")
+ITEM_SURROGATE = _data_surrogate("{_which}{_where} {row}: {found!r} holds half a surrogate pair. Repair the text.")
 
-TARGET_TOO_LONG = Problem(
-    InvalidData,
-    "data.target-long",
+_data_target_long = partial(Problem, InvalidData, "data.target-long")
+TARGET_TOO_LONG = _data_target_long(
     "{_where} {row}: its target has {found:,} tokens, more than half of the {max_length:,} that prompt and "
-    "target may have together (`max_length`). {_every}Set a greater `max_length`{_skip}.",
+    "target may have together (`max_length`). {_every}Set a greater `max_length`{_skip}."
 )
-EVALUATION_TOO_LONG = Problem(
-    InvalidData,
-    "data.target-long",
+EVALUATION_TOO_LONG = _data_target_long(
     "evaluation text {row}: its prompt and target have {found:,} tokens together, but the model takes at most "
-    "{most:,}. Set a smaller `max_length`, which shortens prompts, or remove the row.",
+    "{most:,}. Set a smaller `max_length`, which shortens prompts, or remove the row."
 )
 
-TEXT_EMPTY = Problem(
-    InvalidData,
-    "data.text-empty",
-    "{where}: column {column!r} is empty. Expected a text. Fill it in or remove the row.",
-)
-ITEM_BLANK = Problem(
-    InvalidData, "data.text-empty", "{_which}{_where} {row}: {found!r} is blank. Give it some content, or leave it out."
-)
-TEXT_WITHOUT_TOKENS = Problem(
-    InvalidData, "data.text-empty", "{_where} {row}: {found!r} gives no tokens. Remove empty texts, or fill them in."
+_data_text_empty = partial(Problem, InvalidData, "data.text-empty")
+TEXT_EMPTY = _data_text_empty("{where}: column {column!r} is empty. Expected a text. Fill it in or remove the row.")
+ITEM_BLANK = _data_text_empty("{_which}{_where} {row}: {found!r} is blank. Give it some content, or leave it out.")
+TEXT_WITHOUT_TOKENS = _data_text_empty(
+    "{_where} {row}: {found!r} gives no tokens. Remove empty texts, or fill them in."
 )
 
-NOTHING_TO_HOLD_OUT = Problem(
-    InvalidData,
-    "data.too-few-texts",
+_data_too_few_texts = partial(Problem, InvalidData, "data.too-few-texts")
+NOTHING_TO_HOLD_OUT = _data_too_few_texts(
     "{path}: {_lacks} among {examples} examples, so no text can be held out. Give more examples, or a separate "
-    "file with `evaluation`.",
+    "file with `evaluation`."
 )
-ONLY_TEXT_OF_LABEL = Problem(
-    InvalidData,
-    "data.too-few-texts",
+ONLY_TEXT_OF_LABEL = _data_too_few_texts(
     "{where}: the only text of label {label!r}, so none of it can be kept aside to evaluate on. Give more of them, "
-    "remove it, or give a file of its own to evaluate on with `evaluation`.{_measured}",
+    "remove it, or give a file of its own to evaluate on with `evaluation`.{_measured}"
 )
-CUT_EMPTY = Problem(
-    InvalidData,
-    "data.too-few-texts",
+CUT_EMPTY = _data_too_few_texts(
     "cutting a share of {share:g} for {field} from {examples} training examples left one side empty. Give more "
-    "examples.",
+    "examples."
 )
 
-NO_TABLE = Problem(InvalidData, "data.type-wrong", "the data of a task: found a {found}. {_expected}")
-COLUMN_NAMES_NOT_TEXTS = Problem(
-    InvalidData, "data.type-wrong", "{found}: found the column names {_names!r:.60}. Expected names that are texts."
+_data_type_wrong = partial(Problem, InvalidData, "data.type-wrong")
+NO_TABLE = _data_type_wrong("the data of a task: found a {found}. {_expected}")
+COLUMN_NAMES_NOT_TEXTS = _data_type_wrong(
+    "{found}: found the column names {_names!r:.60}. Expected names that are texts."
 )
-LABELS_NOT_A_LIST = Problem(
-    InvalidData, "data.type-wrong", "the labels of a task: found a {found}. Expected a list with a label for each text."
+LABELS_NOT_A_LIST = _data_type_wrong(
+    "the labels of a task: found a {found}. Expected a list with a label for each text."
 )
-COLUMN_NOT_A_LIST = Problem(
-    InvalidData, "data.type-wrong", "{_name}: column {column!r} is a {found}. Expected a list of values."
-)
-CELL_NOT_JSON = Problem(
-    InvalidData,
-    "data.type-wrong",
+COLUMN_NOT_A_LIST = _data_type_wrong("{_name}: column {column!r} is a {found}. Expected a list of values.")
+CELL_NOT_JSON = _data_type_wrong(
     "{where}: column {column!r} holds a {found}. Expected texts, numbers, truth values, or lists of these. "
-    "Convert the column.",
+    "Convert the column."
 )
-REFERENCE_OF_OTHER_TYPE = Problem(
-    InvalidData, "data.type-wrong", "{where} holds a {found}. Expected a text or a list of texts."
+REFERENCE_OF_OTHER_TYPE = _data_type_wrong("{where} holds a {found}. Expected a text or a list of texts.")
+TEXT_OF_OTHER_TYPE = _data_type_wrong("{where}: column {column!r} holds a {found}. Expected a text.")
+PAIRS_TWICE = _data_type_wrong("`texts` holds pairs, and `pairs` is given too. Leave one of them out.")
+PAIRS_ROWS_OF_TWO = _data_type_wrong("`pairs`: rows of two. {_expected}")
+ONE_STRING = _data_type_wrong("one string, {found!r}: expected a list of texts, such as [{found!r}].")
+NOT_TEXTS = _data_type_wrong("`{argument}`: found a {found}{_shape}. {_expected}")
+ROWS_OF_TEXTS_WIDE = _data_type_wrong("`{argument}`: rows of {found} values. {_expected}")
+ITEM_NOT_A_TEXT = _data_type_wrong("{_which}{_where} {row}: found a {found}, expected a text.")
+LABELS_ONE_STRING = _data_type_wrong("`labels`: found one string, {found!r}. Expected a list of names.")
+SPLIT_DTYPE = _data_type_wrong(
+    "a split's labels: found dtype {found}. Expected indices, numbers, rows of 0 and 1, or tuples of references."
 )
-TEXT_OF_OTHER_TYPE = Problem(
-    InvalidData, "data.type-wrong", "{where}: column {column!r} holds a {found}. Expected a text."
+SPLIT_ONE_STRING = _data_type_wrong("a split's {argument}: found one string, {found!r}. Expected a list of texts.")
+ADDRESS_NOT_A_STRING = _data_type_wrong(
+    "`address`: found a {found}. Expected the address of a task, such as reviews.csv. For data in memory, use Task.of."
 )
-PAIRS_TWICE = Problem(
-    InvalidData, "data.type-wrong", "`texts` holds pairs, and `pairs` is given too. Leave one of them out."
-)
-PAIRS_ROWS_OF_TWO = Problem(InvalidData, "data.type-wrong", "`pairs`: rows of two. {_expected}")
-ONE_STRING = Problem(
-    InvalidData, "data.type-wrong", "one string, {found!r}: expected a list of texts, such as [{found!r}]."
-)
-NOT_TEXTS = Problem(InvalidData, "data.type-wrong", "`{argument}`: found a {found}{_shape}. {_expected}")
-ROWS_OF_TEXTS_WIDE = Problem(InvalidData, "data.type-wrong", "`{argument}`: rows of {found} values. {_expected}")
-ITEM_NOT_A_TEXT = Problem(InvalidData, "data.type-wrong", "{_which}{_where} {row}: found a {found}, expected a text.")
-LABELS_ONE_STRING = Problem(
-    InvalidData, "data.type-wrong", "`labels`: found one string, {found!r}. Expected a list of names."
-)
-SPLIT_DTYPE = Problem(
-    InvalidData,
-    "data.type-wrong",
-    "a split's labels: found dtype {found}. Expected indices, numbers, rows of 0 and 1, or tuples of references.",
-)
-SPLIT_ONE_STRING = Problem(
-    InvalidData, "data.type-wrong", "a split's {argument}: found one string, {found!r}. Expected a list of texts."
-)
-ADDRESS_NOT_A_STRING = Problem(
-    InvalidData,
-    "data.type-wrong",
-    "`address`: found a {found}. Expected the address of a task, such as reviews.csv. For data in memory, use Task.of.",
-)
-TASK_DTYPE = Problem(
-    InvalidData,
-    "data.type-wrong",
+TASK_DTYPE = _data_type_wrong(
     "task {task}: found labels of dtype {found} for kind {kind}. Expected indices, numbers, rows of 0 and 1, "
-    "or tuples of references.",
+    "or tuples of references."
 )
 
-NUMBER_MISSING = Problem(
-    InvalidData, "data.value-missing", "{where} is empty. Expected a number; fill it in or remove the row."
+_data_value_missing = partial(Problem, InvalidData, "data.value-missing")
+NUMBER_MISSING = _data_value_missing("{where} is empty. Expected a number; fill it in or remove the row.")
+LABEL_MISSING = _data_value_missing(
+    "{where}: column {column!r} is empty. Expected a label; fill it in or remove the row."
 )
-LABEL_MISSING = Problem(
-    InvalidData,
-    "data.value-missing",
-    "{where}: column {column!r} is empty. Expected a label; fill it in or remove the row.",
-)
-LABEL_MEANS_MISSING = Problem(
-    InvalidData,
-    "data.value-missing",
+LABEL_MEANS_MISSING = _data_value_missing(
     "{where}: column {column!r} is {found!r}, which usually marks a missing label. Fill the label in or remove "
-    "the row. If {found!r} is a label, rename the label.",
+    "the row. If {found!r} is a label, rename the label."
 )
-REFERENCE_MISSING = Problem(
-    InvalidData,
-    "data.value-missing",
+REFERENCE_MISSING = _data_value_missing(
     "{where} has no text. Expected a text or a list of texts. Fill it in, remove the row, or leave such rows "
-    "out with `missing` skip.",
+    "out with `missing` skip."
 )
-REFERENCE_EMPTY = Problem(
-    InvalidData, "data.value-missing", "{where} holds an empty text. Expected a text. Fill it in or remove it."
-)
-CELL_MEANS_MISSING = Problem(
-    InvalidData,
-    "data.value-missing",
+REFERENCE_EMPTY = _data_value_missing("{where} holds an empty text. Expected a text. Fill it in or remove it.")
+CELL_MEANS_MISSING = _data_value_missing(
     "{where} holds {found!r}, a word for a missing value. Expected {expected}. {_mend}{_more} If it is "
-    "{expected}, set `missing` keep.",
+    "{expected}, set `missing` keep."
 )
-ALL_ROWS_INCOMPLETE = Problem(
-    InvalidData, "data.value-missing", "{path}: a value is missing in each of the {rows:,} rows. Give complete rows."
+ALL_ROWS_INCOMPLETE = _data_value_missing(
+    "{path}: a value is missing in each of the {rows:,} rows. Give complete rows."
 )
-CELL_MISSING = Problem(InvalidData, "data.value-missing", "{where} is empty. Expected {expected}. {_mend}{_more}")
+CELL_MISSING = _data_value_missing("{where} is empty. Expected {expected}. {_mend}{_more}")
 
 OPENPYXL_MISSING = Problem(
     NotFound, "extra.missing", "reading an xlsx file needs openpyxl, which is not installed: pip install openpyxl."
 )
 
-EVALUATION_FILE_MISSING = Problem(
-    NotFound, "file.missing", "`evaluation` {path}: no such file. Give a file that ends in {expected}."
-)
-NEUTRAL_FILE_MISSING = Problem(NotFound, "file.missing", "`retention` {path}: no such file or directory.")
-TEXT_FILE_MISSING = Problem(NotFound, "file.missing", "`file` {path}: no such file or directory.")
+_file_missing = partial(Problem, NotFound, "file.missing")
+EVALUATION_FILE_MISSING = _file_missing("`evaluation` {path}: no such file. Give a file that ends in {expected}.")
+NEUTRAL_FILE_MISSING = _file_missing("`retention` {path}: no such file or directory.")
+TEXT_FILE_MISSING = _file_missing("`file` {path}: no such file or directory.")
 
-FILE_UNREADABLE = Problem(NotFound, "file.unreadable", "{path}: {_problem}{_reason}.")
-FILE_ENDLESS = Problem(NotFound, "file.unreadable", "{path}: a device, which has no end. Give a file.")
+_file_unreadable = partial(Problem, NotFound, "file.unreadable")
+FILE_UNREADABLE = _file_unreadable("{path}: {_problem}{_reason}.")
+FILE_ENDLESS = _file_unreadable("{path}: a device, which has no end. Give a file.")
 
-MESSAGE_SPECIAL_TOKEN = Problem(
-    InvalidData,
-    "request.chat-unusable",
-    "`messages`: message {number} has the special token {token!r}, which separates messages. Leave the token out.",
+_request_chat_unusable = partial(Problem, InvalidData, "request.chat-unusable")
+MESSAGE_SPECIAL_TOKEN = _request_chat_unusable(
+    "`messages`: message {number} has the special token {token!r}, which separates messages. Leave the token out."
 )
-MESSAGES_REFUSED_BY_TEMPLATE = Problem(
-    InvalidData,
-    "request.chat-unusable",
+MESSAGES_REFUSED_BY_TEMPLATE = _request_chat_unusable(
     "`messages`: the chat template of the model cannot be used: {_error}. Give roles in the order that the "
-    "model was trained with: mostly user and assistant in turns.",
+    "model was trained with: mostly user and assistant in turns."
 )
-MESSAGE_LEFT_OUT = Problem(
-    InvalidData,
-    "request.chat-unusable",
+MESSAGE_LEFT_OUT = _request_chat_unusable(
     "`messages`: the chat template of the model leaves out message {number}, of role {role!r}. Put its text "
-    "into a message of the user.",
+    "into a message of the user."
 )
 
-NEUTRAL_TEXTS_EMPTY = Problem(
-    InvalidData, "retention.texts-unusable", "`retention` {source}: no text there. Give a file of sentences."
-)
-NEUTRAL_TEXTS_IN_TASK = Problem(
-    InvalidData,
-    "retention.texts-unusable",
+_retention_texts_unusable = partial(Problem, InvalidData, "retention.texts-unusable")
+NEUTRAL_TEXTS_EMPTY = _retention_texts_unusable("`retention` {source}: no text there. Give a file of sentences.")
+NEUTRAL_TEXTS_IN_TASK = _retention_texts_unusable(
     "`retention` {source}: the task {task} holds some of these sentences, such as {found!r}, so they are not "
-    "neutral. Name another file of sentences with `retention`.",
+    "neutral. Name another file of sentences with `retention`."
 )
 
-SEVERAL_FILES_OF_SPLIT = Problem(
-    InvalidData,
-    "task.files-ambiguous",
-    "{path}: found {found}. Expected only one of {expected}. Remove or rename the others.",
+_task_files_ambiguous = partial(Problem, InvalidData, "task.files-ambiguous")
+SEVERAL_FILES_OF_SPLIT = _task_files_ambiguous(
+    "{path}: found {found}. Expected only one of {expected}. Remove or rename the others."
 )
-ARCHIVE_NOT_ONE_FILE = Problem(
-    InvalidData,
-    "task.files-ambiguous",
+ARCHIVE_NOT_ONE_FILE = _task_files_ambiguous(
     "{path}: the archive has {files:,} files{_colon}{found}{_more}. Expected one. Unpack the archive, and give "
-    "a file, or a directory with train.* and dev.* files.",
+    "a file, or a directory with train.* and dev.* files."
 )
 
-TASK_MISSING = Problem(
-    NotFound,
-    "task.missing",
+_task_missing = partial(Problem, NotFound, "task.missing")
+TASK_MISSING = _task_missing(
     "task {task}: no such file or directory. Expected a file ({expected}), a directory with train.* and dev.* "
-    "files, or a named task such as sst2, glue/cola, hub:OWNER/NAME or snippets:movies.",
+    "files, or a named task such as sst2, glue/cola, hub:OWNER/NAME or snippets:movies."
 )
-NO_FILE_OF_SPLIT = Problem(
-    NotFound,
-    "task.missing",
-    "{path}: no {file} file. Found: {found}. Expected one of {expected}, ending in {_formats}.",
+NO_FILE_OF_SPLIT = _task_missing(
+    "{path}: no {file} file. Found: {found}. Expected one of {expected}, ending in {_formats}."
 )
-GLUE_DIRECTORY_MISSING = Problem(
-    NotFound, "task.missing", "{path}: no such directory. Give a directory with GLUE's {expected}."
+GLUE_DIRECTORY_MISSING = _task_missing("{path}: no such directory. Give a directory with GLUE's {expected}.")
+GLUE_FILE_MISSING = _task_missing("{path}: no {file}. Found: {found}. Expected GLUE's {expected}.")
+HUB_ADDRESS_MALFORMED = _task_missing(
+    "no data set is called {found!r}. Expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG."
 )
-GLUE_FILE_MISSING = Problem(NotFound, "task.missing", "{path}: no {file}. Found: {found}. Expected GLUE's {expected}.")
-HUB_ADDRESS_MALFORMED = Problem(
-    NotFound, "task.missing", "no data set is called {found!r}. Expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG."
+E2E_FILE_MISSING = _task_missing(
+    "{path}: no {expected}. Found: {found}. Give a csv file of the E2E challenge, or a directory with its files."
 )
-E2E_FILE_MISSING = Problem(
-    NotFound,
-    "task.missing",
-    "{path}: no {expected}. Found: {found}. Give a csv file of the E2E challenge, or a directory with its files.",
-)
-PLACE_MISSING = Problem(NotFound, "task.missing", "{path}: no such file or directory.")
-SQUAD_FILE_MISSING = Problem(
-    NotFound,
-    "task.missing",
+PLACE_MISSING = _task_missing("{path}: no such file or directory.")
+SQUAD_FILE_MISSING = _task_missing(
     "{path}: no train-*.json. Found: {found}. Give a json file of SQuAD, or a directory with train-*.json and "
-    "dev-*.json.",
+    "dev-*.json."
 )
 
 CHAT_TEMPLATE_MISSING = Problem(
@@ -758,38 +535,28 @@ CHAT_TEMPLATE_MISSING = Problem(
     "{{text}}\\nAnswer:', or choose a backbone that was trained for chats.",
 )
 
-CHAT_TEMPLATE_WITHOUT_ANSWER = Problem(
-    InvalidStudy,
-    "template.chat-unusable",
+_template_chat_unusable = partial(Problem, InvalidStudy, "template.chat-unusable")
+CHAT_TEMPLATE_WITHOUT_ANSWER = _template_chat_unusable(
     "`template` chat: the tokenizer's chat template does not continue a prompt with the answer and the "
-    "end-of-sequence token {end!r}, so an answer's tokens cannot be told. Give a template of your own.",
+    "end-of-sequence token {end!r}, so an answer's tokens cannot be told. Give a template of your own."
 )
-CHAT_TEMPLATE_BROKEN = Problem(
-    InvalidStudy,
-    "template.chat-unusable",
-    "`template` chat: the tokenizer's chat template cannot be used: {_error}. Give a template of your own.",
+CHAT_TEMPLATE_BROKEN = _template_chat_unusable(
+    "`template` chat: the tokenizer's chat template cannot be used: {_error}. Give a template of your own."
 )
 
-TEMPLATE_WITHOUT_TEXT = Problem(
-    InvalidStudy,
-    "template.invalid",
+_template_invalid = partial(Problem, InvalidStudy, "template.invalid")
+TEMPLATE_WITHOUT_TEXT = _template_invalid(
     "`template` {_brief}: expected {{text}} once, and {{text_pair}} at most once, such as 'Review: "
-    "{{text}}\\nSentiment:'.",
+    "{{text}}\\nSentiment:'."
 )
-TEMPLATE_OF_OTHER_TEXTS = Problem(
-    InvalidStudy, "template.invalid", "`template` {_brief}: the examples are {found}. {_advice}"
-)
-TEMPLATE_COLUMN_UNKNOWN = Problem(
-    InvalidStudy,
-    "template.invalid",
+TEMPLATE_OF_OTHER_TEXTS = _template_invalid("`template` {_brief}: the examples are {found}. {_advice}")
+TEMPLATE_COLUMN_UNKNOWN = _template_invalid(
     "`template` {_brief}: {found} is no column of the input, so it would stand in each prompt as it is. "
-    "Expected {expected}.",
+    "Expected {expected}."
 )
-TEMPLATE_TOO_LONG = Problem(
-    InvalidStudy,
-    "template.invalid",
+TEMPLATE_TOO_LONG = _template_invalid(
     "`template` {_brief}: the template has {tokens} tokens and `max_length` is {max_length}, so no token is "
-    "left for the text. Give a shorter template, or a greater `max_length`.",
+    "left for the text. Give a shorter template, or a greater `max_length`."
 )
 
 TARGET_SPAN_UNKNOWN = Problem(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, Problem
 
 
@@ -33,12 +35,9 @@ COLUMNS_DIFFER = Problem(
 
 NO_TEXTS = Problem(InvalidInput, "input.empty", "X: found 0 sample(s), expected at least 1 text.")
 
-ONE_CLASS = Problem(
-    InvalidInput, "input.one-value", "y: all {texts:,} texts have one class, {label!r}. Expected at least two classes."
-)
-ONE_NUMBER = Problem(
-    InvalidInput, "input.one-value", "y: {_who} the number {number:g}. Expected texts with different numbers."
-)
+_input_one_value = partial(Problem, InvalidInput, "input.one-value")
+ONE_CLASS = _input_one_value("y: all {texts:,} texts have one class, {label!r}. Expected at least two classes.")
+ONE_NUMBER = _input_one_value("y: {_who} the number {number:g}. Expected texts with different numbers.")
 
 PAIRS_MISMATCH = Problem(
     InvalidInput, "input.pairs-mismatch", "X: found {found}. {estimator} was fitted on {expected}. Give {expected}."
@@ -48,43 +47,33 @@ LONE_SURROGATE = Problem(
     InvalidInput, "input.surrogate", "y: label {row}, {found!r}, holds half a surrogate pair. Repair the label."
 )
 
-TARGET_MISSING = Problem(InvalidInput, "input.target-missing", "requires y to be passed, but the target y is None.")
-LABEL_MISSING = Problem(
-    InvalidInput, "input.target-missing", "y: label {row} is missing ({found}). Give a label, or remove the text."
-)
+_input_target_missing = partial(Problem, InvalidInput, "input.target-missing")
+TARGET_MISSING = _input_target_missing("requires y to be passed, but the target y is None.")
+LABEL_MISSING = _input_target_missing("y: label {row} is missing ({found}). Give a label, or remove the text.")
 
 TYPES_MIXED = Problem(
     InvalidInput, "input.types-mixed", "y: found labels of several types ({found}). Expected labels of one type."
 )
 
-WEIGHTS_NOT_A_VECTOR = Problem(
-    InvalidInput,
-    "input.weights-invalid",
-    "sample_weight: found {found} dimensions. Sample weights must be 1D: a number for each text.",
+_input_weights_invalid = partial(Problem, InvalidInput, "input.weights-invalid")
+WEIGHTS_NOT_A_VECTOR = _input_weights_invalid(
+    "sample_weight: found {found} dimensions. Sample weights must be 1D: a number for each text."
 )
-WEIGHTS_INVALID = Problem(
-    InvalidInput, "input.weights-invalid", "sample_weight: {_found}. Expected numbers of 0 or more, and some above 0."
+WEIGHTS_INVALID = _input_weights_invalid("sample_weight: {_found}. Expected numbers of 0 or more, and some above 0.")
+
+_option_inapplicable = partial(Problem, InvalidStudy, "option.inapplicable")
+WEIGHTS_WITHOUT_TRAINING = _option_inapplicable(
+    "`sample_weight` has no effect on method {method}, which trains nothing. Leave `sample_weight` out."
+)
+WEIGHTS_WITH_TEMPERATURE = _option_inapplicable(
+    "`sample_weight`: a temperature is fitted on texts without weights. Leave out `sample_weight` or `temperature`."
 )
 
-WEIGHTS_WITHOUT_TRAINING = Problem(
-    InvalidStudy,
-    "option.inapplicable",
-    "`sample_weight` has no effect on method {method}, which trains nothing. Leave `sample_weight` out.",
+_option_invalid = partial(Problem, InvalidStudy, "option.invalid")
+OUT_IS_NO_ADAPTER = _option_invalid("`out` {path}: the path exists and is not an adapter. Give a new directory.")
+TRAINING_REPEATS_PARAMETER = _option_invalid(
+    "`training` has {option}, which is also a parameter of the estimator. Remove one of them."
 )
-WEIGHTS_WITH_TEMPERATURE = Problem(
-    InvalidStudy,
-    "option.inapplicable",
-    "`sample_weight`: a temperature is fitted on texts without weights. Leave out `sample_weight` or `temperature`.",
-)
-
-OUT_IS_NO_ADAPTER = Problem(
-    InvalidStudy, "option.invalid", "`out` {path}: the path exists and is not an adapter. Give a new directory."
-)
-TRAINING_REPEATS_PARAMETER = Problem(
-    InvalidStudy,
-    "option.invalid",
-    "`training` has {option}, which is also a parameter of the estimator. Remove one of them.",
-)
-OPTION_NOT_A_DICT = Problem(InvalidStudy, "option.invalid", "`{option}`: found a {found}. Expected a dict or None.")
+OPTION_NOT_A_DICT = _option_invalid("`{option}`: found a {found}. Expected a dict or None.")
 
 X_UNUSABLE = Problem(InvalidInput, "input.invalid", "X: {reason}")

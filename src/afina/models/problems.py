@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, NotFound, Problem
 from afina.problems import AGAIN
 
-TENSORS_CHANGED = Problem(
-    CorruptAdapter,
-    "adapter.changed",
+_adapter_changed = partial(Problem, CorruptAdapter, "adapter.changed")
+TENSORS_CHANGED = _adapter_changed(
     "{path}: the tensors in {file} have digest {found:.19}, the manifest says {expected!s:.19}. The file was "
-    "changed; copy or train the adapter again.",
+    "changed; copy or train the adapter again."
 )
-VOCABULARY_CHANGED = Problem(
-    CorruptAdapter,
-    "adapter.changed",
+VOCABULARY_CHANGED = _adapter_changed(
     "{path}: the file has digest {found:.19}, the manifest says {expected:.19}. The file was changed; copy or train "
-    "the adapter again.",
+    "the adapter again."
 )
-MANIFEST_CHANGED = Problem(
-    CorruptAdapter,
-    "adapter.changed",
+MANIFEST_CHANGED = _adapter_changed(
     "{path}: the fields have digest {found:.19}, the manifest says {expected!s:.19}. The file was changed; copy or "
-    "train the adapter again.",
+    "train the adapter again."
 )
-CLAIMS_CHANGED = Problem(
-    CorruptAdapter,
-    "adapter.changed",
+CLAIMS_CHANGED = _adapter_changed(
     "{where}: metrics, or fields that say what was measured, were changed after training: their digest is "
-    "{found:.19}, the manifest says {expected!s:.19}. Copy or train the adapter again.",
+    "{found:.19}, the manifest says {expected!s:.19}. Copy or train the adapter again."
 )
 
-NOT_STRINGS = Problem(CorruptAdapter, "adapter.file-malformed", "{path}: expected a list of strings. " + AGAIN)
-BACKBONE_NAME_MALFORMED = Problem(
-    CorruptAdapter,
-    "adapter.file-malformed",
-    "{path}: {field} is {found!r}, expected a name of at most {most:,} characters. " + AGAIN,
+_adapter_file_malformed = partial(Problem, CorruptAdapter, "adapter.file-malformed")
+NOT_STRINGS = _adapter_file_malformed("{path}: expected a list of strings. " + AGAIN)
+BACKBONE_NAME_MALFORMED = _adapter_file_malformed(
+    "{path}: {field} is {found!r}, expected a name of at most {most:,} characters. " + AGAIN
 )
-FORMAT_MISSING = Problem(CorruptAdapter, "adapter.file-malformed", "{path}: the field `format` is missing. " + AGAIN)
-FIELD_MALFORMED = Problem(CorruptAdapter, "adapter.file-malformed", "{path}: {_name}{expected} " + AGAIN)
+FORMAT_MISSING = _adapter_file_malformed("{path}: the field `format` is missing. " + AGAIN)
+FIELD_MALFORMED = _adapter_file_malformed("{path}: {_name}{expected} " + AGAIN)
 
 MANIFEST_MISSING = Problem(
     CorruptAdapter,
@@ -87,170 +81,120 @@ BACKBONE_AMBIGUOUS = Problem(
     "the directory, or rename it.",
 )
 
-ENCODER_ASKED_IN_WORDS = Problem(
-    InvalidStudy,
-    "backbone.encoder-unsupported",
+_backbone_encoder_unsupported = partial(Problem, InvalidStudy, "backbone.encoder-unsupported")
+ENCODER_ASKED_IN_WORDS = _backbone_encoder_unsupported(
     "{where}: models of type {family} are encoders, which predict no next word, so they cannot be asked in "
-    "words. Set head=random and train a method, or choose a causal language model such as embedded.",
+    "words. Set head=random and train a method, or choose a causal language model such as embedded."
 )
-ENCODER_GENERATES = Problem(
-    InvalidStudy,
-    "backbone.encoder-unsupported",
+ENCODER_GENERATES = _backbone_encoder_unsupported(
     "{where}: models of type {family} are encoders, which cannot continue a text, so tasks of kind text are not "
-    "supported. Choose a causal language model such as embedded.",
+    "supported. Choose a causal language model such as embedded."
 )
 
-ADDRESS_TOO_LONG = Problem(
-    NotFound,
-    "backbone.missing",
+_backbone_missing = partial(Problem, NotFound, "backbone.missing")
+ADDRESS_TOO_LONG = _backbone_missing(
     "backbone {backbone}...: found {length:,} characters, expected at most {most:,}. Give a directory that "
-    "save_pretrained wrote, or an id on the Hub.",
+    "save_pretrained wrote, or an id on the Hub."
 )
-DIRECTORY_MISSING = Problem(
-    NotFound,
-    "backbone.missing",
-    "backbone {backbone}: there is no directory {path}. Give a directory that save_pretrained wrote.",
+DIRECTORY_MISSING = _backbone_missing(
+    "backbone {backbone}: there is no directory {path}. Give a directory that save_pretrained wrote."
 )
-CONFIG_MISSING = Problem(
-    NotFound, "backbone.missing", "backbone {backbone}: no config.json in {path}. Give {expected}."
-)
+CONFIG_MISSING = _backbone_missing("backbone {backbone}: no config.json in {path}. Give {expected}.")
 
-TENSOR_MISSING = Problem(
-    NotFound,
-    "backbone.unreadable",
+_backbone_unreadable = partial(Problem, NotFound, "backbone.unreadable")
+TENSOR_MISSING = _backbone_unreadable(
     "backbone {backbone}: the weight files have no {tensor} of the size in config.json. Copy the backbone again, "
-    "or save it again with save_pretrained.",
+    "or save it again with save_pretrained."
 )
-WEIGHTS_UNREADABLE = Problem(
-    NotFound,
-    "backbone.unreadable",
+WEIGHTS_UNREADABLE = _backbone_unreadable(
     "backbone {backbone}: its weights cannot be opened ({reason}). Copy the backbone again, or save it again "
-    "with save_pretrained.",
+    "with save_pretrained."
 )
-CONFIG_UNREADABLE = Problem(
-    NotFound,
-    "backbone.unreadable",
-    "backbone {backbone}: config.json cannot be read ({reason}). Copy the backbone again.",
+CONFIG_UNREADABLE = _backbone_unreadable(
+    "backbone {backbone}: config.json cannot be read ({reason}). Copy the backbone again."
 )
-TOKENIZER_UNREADABLE = Problem(
-    NotFound,
-    "backbone.unreadable",
-    "backbone {backbone}: the tokenizer cannot be opened ({reason}). Copy the backbone again.",
+TOKENIZER_UNREADABLE = _backbone_unreadable(
+    "backbone {backbone}: the tokenizer cannot be opened ({reason}). Copy the backbone again."
 )
-OUTPUT_EMBEDDING_MISSING = Problem(
-    NotFound,
-    "backbone.unreadable",
+OUTPUT_EMBEDDING_MISSING = _backbone_unreadable(
     "backbone {backbone}: the weight files have no {tensor}, so the backbone cannot answer in words. The files "
-    "were not saved from a causal language model. Copy the backbone again, or set head=random.",
+    "were not saved from a causal language model. Copy the backbone again, or set head=random."
 )
 
-FAMILY_UNKNOWN = Problem(
-    InvalidStudy, "backbone.unsupported", "{where}: models of type {family!r} are not supported. Supported: {known}."
+_backbone_unsupported = partial(Problem, InvalidStudy, "backbone.unsupported")
+FAMILY_UNKNOWN = _backbone_unsupported("{where}: models of type {family!r} are not supported. Supported: {known}.")
+FAMILY_REFUSED = _backbone_unsupported("{where}: models of type {family!r} are not supported: {reason}.")
+SIZE_INVALID = _backbone_unsupported(
+    "{where}: {field} is {found}, expected an integer of at least 1. Copy config.json from the backbone again."
 )
-FAMILY_REFUSED = Problem(
-    InvalidStudy, "backbone.unsupported", "{where}: models of type {family!r} are not supported: {reason}."
-)
-SIZE_INVALID = Problem(
-    InvalidStudy,
-    "backbone.unsupported",
-    "{where}: {field} is {found}, expected an integer of at least 1. Copy config.json from the backbone again.",
-)
-WEIGHTS_QUANTISED = Problem(
-    InvalidStudy,
-    "backbone.unsupported",
+WEIGHTS_QUANTISED = _backbone_unsupported(
     "backbone {backbone}: the weights are saved quantised ({found}). Give the model with float weights; "
-    "`precision` says how afina stores them, such as nf4.",
+    "`precision` says how afina stores them, such as nf4."
 )
-SLOW_TOKENIZER = Problem(
-    InvalidStudy,
-    "backbone.unsupported",
-    "backbone {backbone}: afina needs a fast (Rust) tokenizer, this one has none. Choose another backbone.",
+SLOW_TOKENIZER = _backbone_unsupported(
+    "backbone {backbone}: afina needs a fast (Rust) tokenizer, this one has none. Choose another backbone."
 )
-CONFIG_SIZE_INVALID = Problem(
-    InvalidStudy,
-    "backbone.unsupported",
-    "backbone {backbone}: config.json says {field} {found}. Expected 1 or more. Copy the backbone again.",
+CONFIG_SIZE_INVALID = _backbone_unsupported(
+    "backbone {backbone}: config.json says {field} {found}. Expected 1 or more. Copy the backbone again."
 )
-POSITIONS_UNSUPPORTED = Problem(
-    InvalidStudy,
-    "backbone.unsupported",
+POSITIONS_UNSUPPORTED = _backbone_unsupported(
     "backbone {backbone}: the position encoding {rope_type!r} is not supported: a long text would change the "
-    "results of other texts in its batch. Choose another backbone.",
+    "results of other texts in its batch. Choose another backbone."
 )
-CONFIG_VALUE_UNSUPPORTED = Problem(
-    InvalidStudy,
-    "backbone.unsupported",
-    "backbone {backbone}: config.json has {field}={found}, expected {expected}. Choose another backbone.",
+CONFIG_VALUE_UNSUPPORTED = _backbone_unsupported(
+    "backbone {backbone}: config.json has {field}={found}, expected {expected}. Choose another backbone."
 )
 
 BITSANDBYTES_MISSING = Problem(
     NotFound, "extra.missing", "weights in nf4 need bitsandbytes: pip install 'afina[quant]'"
 )
 
-METRIC_OF_OTHER_KIND = Problem(
-    InvalidStudy,
-    "metric.inapplicable",
-    "`metric` {metric}: not available for the task's kind, {kind}{_hint}. Give one of {known}.",
+_metric_inapplicable = partial(Problem, InvalidStudy, "metric.inapplicable")
+METRIC_OF_OTHER_KIND = _metric_inapplicable(
+    "`metric` {metric}: not available for the task's kind, {kind}{_hint}. Give one of {known}."
 )
-METRIC_NOT_A_MEAN = Problem(
-    InvalidStudy,
-    "metric.inapplicable",
+METRIC_NOT_A_MEAN = _metric_inapplicable(
     "`metric` {metric}: {found} is not a mean over texts, so methods cannot be compared by it. The report shows "
-    "it in any case. Give another metric.",
+    "it in any case. Give another metric."
 )
 
-PROBLEM_TYPE_UNKNOWN = Problem(
-    InvalidStudy,
-    "model.config-unusable",
-    "{where}: problem_type is {found!r}, expected one of {known}. Correct it there.",
+_model_config_unusable = partial(Problem, InvalidStudy, "model.config-unusable")
+PROBLEM_TYPE_UNKNOWN = _model_config_unusable(
+    "{where}: problem_type is {found!r}, expected one of {known}. Correct it there."
 )
-PROBLEM_TYPE_CONTRADICTORY = Problem(
-    InvalidStudy,
-    "model.config-unusable",
+PROBLEM_TYPE_CONTRADICTORY = _model_config_unusable(
     "{where}: problem_type is {found} with {labels} labels; expected one output for regression, two or more for "
-    "multi_label_classification. Correct it there.",
+    "multi_label_classification. Correct it there."
 )
 
-PRECISION_OF_MANIFEST = Problem(
-    InvalidStudy,
-    "option.inapplicable",
+_option_inapplicable = partial(Problem, InvalidStudy, "option.inapplicable")
+PRECISION_OF_MANIFEST = _option_inapplicable(
     "{path}: the manifest says that the adapter was trained on weights in {expected}, not in {found}. Leave "
-    "`precision` out.",
+    "`precision` out."
 )
-DECODING_INAPPLICABLE = Problem(
-    InvalidStudy,
-    "option.inapplicable",
-    "`{option}`: an adapter of kind {kind} does not generate its answers. Leave it out.",
+DECODING_INAPPLICABLE = _option_inapplicable(
+    "`{option}`: an adapter of kind {kind} does not generate its answers. Leave it out."
 )
-WEIGHTS_INAPPLICABLE = Problem(
-    InvalidStudy, "option.inapplicable", "`weights`: tasks of kind {kind} have no weights of texts. Leave them out."
+WEIGHTS_INAPPLICABLE = _option_inapplicable("`weights`: tasks of kind {kind} have no weights of texts. Leave them out.")
+SMOOTHING_INAPPLICABLE = _option_inapplicable(
+    "`label_smoothing`: tasks of kind {kind} have no labels to smooth. Leave it out."
 )
-SMOOTHING_INAPPLICABLE = Problem(
-    InvalidStudy,
-    "option.inapplicable",
-    "`label_smoothing`: tasks of kind {kind} have no labels to smooth. Leave it out.",
+TEMPERATURE_INAPPLICABLE = _option_inapplicable(
+    "`temperature`: tasks of kind {kind} have no probabilities. Leave it out."
 )
-TEMPERATURE_INAPPLICABLE = Problem(
-    InvalidStudy, "option.inapplicable", "`temperature`: tasks of kind {kind} have no probabilities. Leave it out."
+CLASS_WEIGHTS_INAPPLICABLE = _option_inapplicable(
+    "`class_weights` {found}: tasks of kind {kind} have no class weights. Leave it out."
 )
-CLASS_WEIGHTS_INAPPLICABLE = Problem(
-    InvalidStudy,
-    "option.inapplicable",
-    "`class_weights` {found}: tasks of kind {kind} have no class weights. Leave it out.",
-)
-UNUSED_BY_RANDOM_HEAD = Problem(
-    InvalidStudy,
-    "option.inapplicable",
-    '`{option}`: a head that is "random" does not use it. Leave out `{option}`, or `head`.',
+UNUSED_BY_RANDOM_HEAD = _option_inapplicable(
+    '`{option}`: a head that is "random" does not use it. Leave out `{option}`, or `head`.'
 )
 
-TOKEN_UNKNOWN = Problem(
-    InvalidStudy,
-    "option.invalid",
+_option_invalid = partial(Problem, InvalidStudy, "option.invalid")
+TOKEN_UNKNOWN = _option_invalid(
     "`{option}`: token {found:,} is not in the model's vocabulary, whose ids are 0 to {most:,}. Give ids of the "
-    "model's own tokenizer.",
+    "model's own tokenizer."
 )
-DECODING_INVALID = Problem(InvalidStudy, "option.invalid", "`{option}` {found!r}: {expected} Give another value.")
+DECODING_INVALID = _option_invalid("`{option}` {found!r}: {expected} Give another value.")
 
 PREDICTIONS_CHANGED = Problem(
     InvalidData,
@@ -271,14 +215,10 @@ WORDS_AMBIGUOUS = Problem(
     "model cannot tell the labels apart. Give other words with `words`.",
 )
 
-LABELS_ARE_NO_WORDS = Problem(
-    InvalidStudy,
-    "words.missing",
-    "the labels {labels} are not words that a language model could answer with. Give words for each label with "
-    "`words`.",
+_words_missing = partial(Problem, InvalidStudy, "words.missing")
+LABELS_ARE_NO_WORDS = _words_missing(
+    "the labels {labels} are not words that a language model could answer with. Give words for each label with `words`."
 )
-LABEL_WITHOUT_WORDS = Problem(
-    InvalidStudy,
-    "words.missing",
-    "`words`: label {label!r} has no words. Give a list of at least one word for every label.",
+LABEL_WITHOUT_WORDS = _words_missing(
+    "`words`: label {label!r} has no words. Give a list of at least one word for every label."
 )

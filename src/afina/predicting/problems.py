@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, NotFound, Problem, WrongBackbone
 
-MAX_LENGTH_BEYOND_BACKBONE = Problem(
-    CorruptAdapter,
-    "adapter.file-malformed",
+_adapter_file_malformed = partial(Problem, CorruptAdapter, "adapter.file-malformed")
+MAX_LENGTH_BEYOND_BACKBONE = _adapter_file_malformed(
     "{where}: the maximum length is {found} tokens, but backbone {backbone} takes at most {most}{_beside}. Copy the "
-    "adapter again, or train it again.",
+    "adapter again, or train it again."
 )
-PROBE_SHAPE = Problem(
-    CorruptAdapter,
-    "adapter.file-malformed",
+PROBE_SHAPE = _adapter_file_malformed(
     "{where}: the probe has shape [{expected}], the outputs have shape [{found}]. Copy the adapter again, or train it "
-    "again.",
+    "again."
 )
 PROBE_DIFFERS = Problem(
     CorruptAdapter,
@@ -69,16 +68,13 @@ OUT_SUFFIX = Problem(
     "data.format-unknown",
     "`out` {path}: unknown file type, expected a name that ends in one of {expected}. Choose another name.",
 )
-PAIRS_EXPECTED = Problem(
-    InvalidData,
-    "data.pairs-mismatch",
+_data_pairs_mismatch = partial(Problem, InvalidData, "data.pairs-mismatch")
+PAIRS_EXPECTED = _data_pairs_mismatch(
     "{where}: trained on {expected} of texts, but single texts are given. Give a `file` with a column of second texts, "
-    "and name that column with `text_pair`.",
+    "and name that column with `text_pair`."
 )
-SINGLE_TEXTS_EXPECTED = Problem(
-    InvalidData,
-    "data.pairs-mismatch",
-    "{where}: trained on single {expected}, but pairs are given. Name the only column to read with `text`.",
+SINGLE_TEXTS_EXPECTED = _data_pairs_mismatch(
+    "{where}: trained on single {expected}, but pairs are given. Name the only column to read with `text`."
 )
 
 PROBE_DTYPE = Problem(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import Busy, CorruptAdapter, InvalidData, InvalidName, InvalidStudy, NotFound, Problem, Refused
 
 PROBE_DIFFERS = Problem(
@@ -10,31 +12,24 @@ PROBE_DIFFERS = Problem(
     "{where}: its golden test fails: outputs differ by {difference:.1e}, more than {most}.",
 )
 
-NO_SCORES = Problem(
-    InvalidData,
-    "data.kind-mismatch",
-    "this adapter answers with a text, which has no score for each label. Ask for the answer by the native protocol.",
+_data_kind_mismatch = partial(Problem, InvalidData, "data.kind-mismatch")
+NO_SCORES = _data_kind_mismatch(
+    "this adapter answers with a text, which has no score for each label. Ask for the answer by the native protocol."
 )
-KINDS_DIFFER = Problem(
-    InvalidData, "data.kind-mismatch", "the versions have different kinds of answers: a {expected} and a {found}."
-)
-GIVES_TEXT = Problem(InvalidData, "data.kind-mismatch", "this model answers with a text. Ask for a completion.")
-GIVES_NO_TEXT = Problem(
-    InvalidData, "data.kind-mismatch", "this model gives no text. Ask for its labels or its number."
-)
+KINDS_DIFFER = _data_kind_mismatch("the versions have different kinds of answers: a {expected} and a {found}.")
+GIVES_TEXT = _data_kind_mismatch("this model answers with a text. Ask for a completion.")
+GIVES_NO_TEXT = _data_kind_mismatch("this model gives no text. Ask for its labels or its number.")
 
-TAKES_TEXTS = Problem(InvalidData, "data.pairs-mismatch", "This model takes single texts. Leave out `pair`.")
-TAKES_PAIRS = Problem(InvalidData, "data.pairs-mismatch", "This model takes pairs of texts. Give `pair` too.")
+_data_pairs_mismatch = partial(Problem, InvalidData, "data.pairs-mismatch")
+TAKES_TEXTS = _data_pairs_mismatch("This model takes single texts. Leave out `pair`.")
+TAKES_PAIRS = _data_pairs_mismatch("This model takes pairs of texts. Give `pair` too.")
 
-DRAIN_TOO_LONG = Problem(
-    InvalidStudy,
-    "option.invalid",
+_option_invalid = partial(Problem, InvalidStudy, "option.invalid")
+DRAIN_TOO_LONG = _option_invalid(
     "`drain` is {drain:g} seconds and `shutdown` is {shutdown:g}. `drain` must be at least 0 and less than "
-    "`shutdown`: lower `drain`, or raise `shutdown`.",
+    "`shutdown`: lower `drain`, or raise `shutdown`."
 )
-NOT_FINITE = Problem(
-    InvalidStudy, "option.invalid", "`{option}` is {_found}, not a finite number. Give a number of seconds."
-)
+NOT_FINITE = _option_invalid("`{option}` is {_found}, not a finite number. Give a number of seconds.")
 
 NOT_A_CHAT = Problem(
     InvalidData,
@@ -51,40 +46,29 @@ RECEIPT_MALFORMED = Problem(
     "with version, adapter, base and dtype.",
 )
 
-CHOICE_UNKNOWN = Problem(
-    Refused,
-    "receipt.mismatch",
-    "choice {choice}: the receipt is of {choices} choices, numbered from 0. Give another with `choice`.",
+_receipt_mismatch = partial(Problem, Refused, "receipt.mismatch")
+CHOICE_UNKNOWN = _receipt_mismatch(
+    "choice {choice}: the receipt is of {choices} choices, numbered from 0. Give another with `choice`."
 )
-STOP_STRINGS_DIFFER = Problem(
-    Refused,
-    "receipt.mismatch",
+STOP_STRINGS_DIFFER = _receipt_mismatch(
     "stop strings: the receipt has {_said}, but those given have {_found}. Give each stop string of the request, "
-    "in its order, with `stop`.",
+    "in its order, with `stop`."
 )
-DECODING_INVALID = Problem(
-    Refused,
-    "receipt.mismatch",
-    "the receipt's settings of generation are invalid: {_errors}. Give an unchanged receipt.",
+DECODING_INVALID = _receipt_mismatch(
+    "the receipt's settings of generation are invalid: {_errors}. Give an unchanged receipt."
 )
-VERSION_DIFFERS = Problem(
-    Refused,
-    "receipt.mismatch",
+VERSION_DIFFERS = _receipt_mismatch(
     "{version}: the {what} is {found}, but the receipt says {expected}. Give the store of the server that "
-    "wrote the receipt, with `store`.",
+    "wrote the receipt, with `store`."
 )
-GRAMMAR_DIFFERS = Problem(
-    Refused,
-    "receipt.mismatch",
+GRAMMAR_DIFFERS = _receipt_mismatch(
     "the receipt is of an answer whose grammar has the digest {_expected}, but the grammar given has {_found}. "
     "Give a JSON file with the fields of the request that gave the answer its form, such as "
-    "`structured_outputs`, with `guide`.",
+    "`structured_outputs`, with `guide`."
 )
-NOT_GENERATED = Problem(
-    Refused,
-    "receipt.mismatch",
+NOT_GENERATED = _receipt_mismatch(
     "the receipt is of an answer that was not generated, so that `stop`, `choice` and `guide` have no effect. "
-    "Leave them out.",
+    "Leave them out."
 )
 
 NOT_TOKEN_IDS = Problem(
@@ -113,27 +97,21 @@ GRAMMAR_INVALID = Problem(
     '`tools` and `tool_choice`, as in the request, such as {{"structured_outputs": {{"choice": ["yes", "no"]}}}}.',
 )
 
-FUNCTION_OF_ANOTHER_KIND = Problem(
-    InvalidData,
-    "request.malformed",
-    "`parameters.function_to_apply`: found {found}, expected {known} or none for this model.",
+_request_malformed = partial(Problem, InvalidData, "request.malformed")
+FUNCTION_OF_ANOTHER_KIND = _request_malformed(
+    "`parameters.function_to_apply`: found {found}, expected {known} or none for this model."
 )
-DECODING_MALFORMED = Problem(InvalidData, "request.malformed", "{_reason}")
-INPUT_TENSOR_MALFORMED = Problem(InvalidData, "request.malformed", "`inputs`: {_problem}.")
-OUTPUT_TENSOR_UNKNOWN = Problem(InvalidData, "request.malformed", "`outputs`: {output!r} is {_problem}.")
-INPUT_OR_MESSAGES = Problem(
-    InvalidData, "request.malformed", "`input`: expected either `input` or `messages`, found {found}."
-)
+DECODING_MALFORMED = _request_malformed("{_reason}")
+INPUT_TENSOR_MALFORMED = _request_malformed("`inputs`: {_problem}.")
+OUTPUT_TENSOR_UNKNOWN = _request_malformed("`outputs`: {output!r} is {_problem}.")
+INPUT_OR_MESSAGES = _request_malformed("`input`: expected either `input` or `messages`, found {found}.")
 
-TEXT_WOULD_BE_CUT = Problem(
-    InvalidData,
-    "request.text-invalid",
-    "`inputs`: a text has more tokens than the model reads. Set `truncate` to true to cut such texts.",
+_request_text_invalid = partial(Problem, InvalidData, "request.text-invalid")
+TEXT_WOULD_BE_CUT = _request_text_invalid(
+    "`inputs`: a text has more tokens than the model reads. Set `truncate` to true to cut such texts."
 )
-TEXT_TOO_LONG = Problem(
-    InvalidData, "request.text-invalid", "{where} has {characters:,} characters, expected at most {most:,}."
-)
-TEXT_EMPTY = Problem(InvalidData, "request.text-invalid", "{where} is empty.")
+TEXT_TOO_LONG = _request_text_invalid("{where} has {characters:,} characters, expected at most {most:,}.")
+TEXT_EMPTY = _request_text_invalid("{where} is empty.")
 
 TEXT_TOKENS = Problem(
     InvalidData,
@@ -141,8 +119,9 @@ TEXT_TOKENS = Problem(
     "{where} has {found:,} tokens. {_why} at most {most:,} tokens. Send a shorter text.",
 )
 
-NOT_A_PAIR = Problem(InvalidData, "request.texts-count", "`inputs`: found {found} strings, expected a text or a pair.")
-TEXTS_COUNT = Problem(InvalidData, "request.texts-count", "Found {found:,} texts, expected 1 to {most:,}.")
+_request_texts_count = partial(Problem, InvalidData, "request.texts-count")
+NOT_A_PAIR = _request_texts_count("`inputs`: found {found} strings, expected a text or a pair.")
+TEXTS_COUNT = _request_texts_count("Found {found:,} texts, expected 1 to {most:,}.")
 
 TOKEN_UNKNOWN = Problem(
     InvalidData,
@@ -161,14 +140,11 @@ COUNTS_MALFORMED = Problem(
 
 ENDING = Problem(Busy, "server.ending", "the server is shutting down. Try another server, or try again later.")
 
-HOST_ELSEWHERE = Problem(
-    NotFound,
-    "server.host-missing",
-    "host {host}: not an address of this machine. Give an address of this machine with `host`.",
+_server_host_missing = partial(Problem, NotFound, "server.host-missing")
+HOST_ELSEWHERE = _server_host_missing(
+    "host {host}: not an address of this machine. Give an address of this machine with `host`."
 )
-HOST_UNKNOWN = Problem(
-    NotFound, "server.host-missing", "host {host}: unknown address. Give an address of this machine with `host`."
-)
+HOST_UNKNOWN = _server_host_missing("host {host}: unknown address. Give an address of this machine with `host`.")
 
 PORT_FORBIDDEN = Problem(
     Refused,
@@ -186,9 +162,8 @@ PROBE_NOT_COMPUTED = Problem(
     Busy, "server.probe-not-computed", "{version}: its golden test could not be computed. Try again later."
 )
 
-STORE_SILENT = Problem(Busy, "server.store-silent", "the store does not respond. Try again later.")
-KEYS_UNKNOWN = Problem(
-    Busy,
-    "server.store-silent",
-    "the store has not answered for {seconds:g} seconds, so no key can be checked. Try again later.",
+_server_store_silent = partial(Problem, Busy, "server.store-silent")
+STORE_SILENT = _server_store_silent("the store does not respond. Try again later.")
+KEYS_UNKNOWN = _server_store_silent(
+    "the store has not answered for {seconds:g} seconds, so no key can be checked. Try again later."
 )

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import Busy, Diverged, InvalidData, InvalidStudy, NotFound, Problem, RunFailed
 
-SEVERAL_ADAPTERS = Problem(
-    InvalidStudy, "adapter.ambiguous", "{path}: several adapters. Choose with `method`: {known}."
+_adapter_ambiguous = partial(Problem, InvalidStudy, "adapter.ambiguous")
+SEVERAL_ADAPTERS = _adapter_ambiguous("{path}: several adapters. Choose with `method`: {known}.")
+SEVERAL_SETTINGS = _adapter_ambiguous(
+    "{path}: {method} was trained with several settings. Choose with `method`: {known}."
 )
-SEVERAL_SETTINGS = Problem(
-    InvalidStudy,
-    "adapter.ambiguous",
-    "{path}: {method} was trained with several settings. Choose with `method`: {known}.",
+SEVERAL_DIRECTORIES = _adapter_ambiguous(
+    "{path}: {method} was trained with several settings. Give the directory of one of them: {known}."
 )
-SEVERAL_DIRECTORIES = Problem(
-    InvalidStudy,
-    "adapter.ambiguous",
-    "{path}: {method} was trained with several settings. Give the directory of one of them: {known}.",
+SEVERAL_BACKBONES = _adapter_ambiguous(
+    "{path}: {method} was trained on several backbones.{_others} Choose with `backbone`: {backbones}."
 )
-SEVERAL_BACKBONES = Problem(
-    InvalidStudy,
-    "adapter.ambiguous",
-    "{path}: {method} was trained on several backbones.{_others} Choose with `backbone`: {backbones}.",
+_adapter_missing = partial(Problem, NotFound, "adapter.missing")
+RECOMMENDED_ADAPTER_MISSING = _adapter_missing(
+    "{path}: the recommended {method} has no adapter. Name another method with `method`: {known}."
 )
-RECOMMENDED_ADAPTER_MISSING = Problem(
-    NotFound,
-    "adapter.missing",
-    "{path}: the recommended {method} has no adapter. Name another method with `method`: {known}.",
-)
-SEED_MISSING = Problem(
-    NotFound, "adapter.missing", "{path}: no adapter of {method} with `seed` {seed}. Available seeds: {known}."
-)
+SEED_MISSING = _adapter_missing("{path}: no adapter of {method} with `seed` {seed}. Available seeds: {known}.")
 
-NOT_ABOVE_ZERO = Problem(InvalidData, "argument.invalid", "`{argument}` {found}: expected more than 0. {_instead}")
-CANDIDATE_BACKBONE_TWICE = Problem(InvalidData, "argument.invalid", "`backbone`: {_problem}. Give each backbone once.")
+_argument_invalid = partial(Problem, InvalidData, "argument.invalid")
+NOT_ABOVE_ZERO = _argument_invalid("`{argument}` {found}: expected more than 0. {_instead}")
+CANDIDATE_BACKBONE_TWICE = _argument_invalid("`backbone`: {_problem}. Give each backbone once.")
 
 KIND_WITHOUT_WORDS = Problem(
     InvalidStudy,
@@ -40,25 +33,18 @@ KIND_WITHOUT_WORDS = Problem(
     "a task of kind {kind} has no labels with words. Remove the words, and use a random head.",
 )
 
-ENCODER_ASKED = Problem(
-    InvalidStudy,
-    "backbone.encoder-unsupported",
-    "{_table}: backbone {backbone} is an encoder, which cannot be asked in words. {_instead}{_others}.",
+_backbone_encoder_unsupported = partial(Problem, InvalidStudy, "backbone.encoder-unsupported")
+ENCODER_ASKED = _backbone_encoder_unsupported(
+    "{_table}: backbone {backbone} is an encoder, which cannot be asked in words. {_instead}{_others}."
 )
-NO_BACKBONE_SUPPORTS_TASK = Problem(
-    InvalidStudy, "backbone.encoder-unsupported", "no backbone supports the task: {reason}."
-)
-ENCODER_WITHOUT_RETENTION = Problem(
-    InvalidStudy,
-    "backbone.encoder-unsupported",
+NO_BACKBONE_SUPPORTS_TASK = _backbone_encoder_unsupported("no backbone supports the task: {reason}.")
+ENCODER_WITHOUT_RETENTION = _backbone_encoder_unsupported(
     "`retention`: backbone {backbone} of type {family} is an encoder, which predicts no next token, so it has "
-    "no language-model loss. Leave `retention` out, or use a causal backbone.",
+    "no language-model loss. Leave `retention` out, or use a causal backbone."
 )
-ENCODER_CANNOT_WRITE = Problem(
-    InvalidStudy,
-    "backbone.encoder-unsupported",
+ENCODER_CANNOT_WRITE = _backbone_encoder_unsupported(
     "backbone {backbone}: an encoder, which cannot write the texts of {task}. Choose a causal language "
-    "model, such as embedded.",
+    "model, such as embedded."
 )
 
 TOO_SLOW = Problem(
@@ -68,38 +54,27 @@ TOO_SLOW = Problem(
     "{_measured}. Allow more time, or give a smaller backbone.",
 )
 
-FILE_CHANGED = Problem(
-    InvalidData,
-    "data.changed",
+_data_changed = partial(Problem, InvalidData, "data.changed")
+FILE_CHANGED = _data_changed(
     "{path}: the file has digest {found:.19}. Expected {expected:.19}, which the run names. The file changed after the "
-    "run was requested; start the run again.",
+    "run was requested; start the run again."
 )
-DATA_CHANGED = Problem(
-    InvalidData, "data.changed", "task {task}: the data changed after the run was requested. Start the run again."
+DATA_CHANGED = _data_changed("task {task}: the data changed after the run was requested. Start the run again.")
+BACKBONE_CHANGED = _data_changed(
+    "backbone {backbone}: its files changed after the run was requested. Start the run again."
 )
-BACKBONE_CHANGED = Problem(
-    InvalidData,
-    "data.changed",
-    "backbone {backbone}: its files changed after the run was requested. Start the run again.",
+_data_option_inapplicable = partial(Problem, InvalidData, "data.option-inapplicable")
+NOTHING_TO_CHOOSE_FROM = _data_option_inapplicable(
+    "{path}: the directory has no results of a study, so `{option}` has nothing to choose from. Remove `{option}`."
 )
-NOTHING_TO_CHOOSE_FROM = Problem(
-    InvalidData,
-    "data.option-inapplicable",
-    "{path}: the directory has no results of a study, so `{option}` has nothing to choose from. Remove `{option}`.",
+TASK_READ_OTHERWISE = _data_option_inapplicable(
+    "task {task}: the task was read with `{option}` {expected!r}, and `data` says {found!r}. Give one of them."
 )
-TASK_READ_OTHERWISE = Problem(
-    InvalidData,
-    "data.option-inapplicable",
-    "task {task}: the task was read with `{option}` {expected!r}, and `data` says {found!r}. Give one of them.",
-)
-DATA_NOT_DICT = Problem(
-    InvalidData, "data.type-wrong", "`data`: found a {found}. Expected a dict, such as {{'label': 'stars'}}."
-)
-TASK_MADE_BY_HAND = Problem(
-    InvalidData,
-    "data.type-wrong",
+_data_type_wrong = partial(Problem, InvalidData, "data.type-wrong")
+DATA_NOT_DICT = _data_type_wrong("`data`: found a {found}. Expected a dict, such as {{'label': 'stars'}}.")
+TASK_MADE_BY_HAND = _data_type_wrong(
     "task {task}: the task was made by hand, so another process cannot read it. Make it with Task.load or "
-    "Task.of, or give it to Run.execute.",
+    "Task.of, or give it to Run.execute."
 )
 
 METRIC_NOT_RECORDED = Problem(
@@ -114,26 +89,20 @@ METRIC_UNDEFINED = Problem(
     "texts, or set another `metric`.",
 )
 
-TEXTS_WITHOUT_TASK = Problem(
-    InvalidStudy,
-    "option.inapplicable",
-    "`kind` {found}: the cost of learning to write texts depends on the lengths of inputs and targets. Give a `task`.",
+_option_inapplicable = partial(Problem, InvalidStudy, "option.inapplicable")
+TEXTS_WITHOUT_TASK = _option_inapplicable(
+    "`kind` {found}: the cost of learning to write texts depends on the lengths of inputs and targets. Give a `task`."
 )
-FITTED_HEAD = Problem(
-    InvalidStudy,
-    "option.inapplicable",
+FITTED_HEAD = _option_inapplicable(
     "run {run}: `{option}` has no effect on method {method}, whose head scikit-learn fits. Leave `{option}` out, "
-    "or set it in the tables of other methods only.",
+    "or set it in the tables of other methods only."
 )
-WARMUP_TOO_LONG = Problem(
-    InvalidStudy,
-    "option.invalid",
+_option_invalid = partial(Problem, InvalidStudy, "option.invalid")
+WARMUP_TOO_LONG = _option_invalid(
     "`warmup` {found:g}: the learning rate would rise in all of the training's {steps:,} steps. Give fewer "
-    "steps, or a share of all steps below 1, such as 0.06.",
+    "steps, or a share of all steps below 1, such as 0.06."
 )
-WATCHER_TYPE = Problem(
-    InvalidStudy, "option.invalid", "`watcher`: found a {found}. Expected a Watcher, such as afina.Lines(print)."
-)
+WATCHER_TYPE = _option_invalid("`watcher`: found a {found}. Expected a Watcher, such as afina.Lines(print).")
 
 OUT_NOT_DIRECTORY = Problem(
     NotFound,
@@ -147,63 +116,44 @@ OUT_OCCUPIED = Problem(
     "another `out`.",
 )
 
-TOO_MANY_STEPS = Problem(
-    InvalidStudy,
-    "plan.too-large",
+_plan_too_large = partial(Problem, InvalidStudy, "plan.too-large")
+TOO_MANY_STEPS = _plan_too_large(
     "`epochs` {found:,}: the run has {steps:,} steps, but a cost is forecast for at most {most:,} steps. Set "
-    "fewer epochs.",
+    "fewer epochs."
 )
-BATCH_TOO_LARGE = Problem(
-    InvalidStudy,
-    "plan.too-large",
+BATCH_TOO_LARGE = _plan_too_large(
     "`batch_size` {found:,}: with {tokens:,} tokens a text, a batch has more than {most:,} tokens, the most for "
-    "which a cost is forecast. Set a smaller batch.",
+    "which a cost is forecast. Set a smaller batch."
 )
 
-BASELINES_CHANGED = Problem(
-    InvalidData,
-    "results.changed",
-    "{path}: the file is not as afina wrote it: {problem}. Remove the file, and run the study again.",
+_results_changed = partial(Problem, InvalidData, "results.changed")
+BASELINES_CHANGED = _results_changed(
+    "{path}: the file is not as afina wrote it: {problem}. Remove the file, and run the study again."
 )
-RECOMMENDATION_CHANGED = Problem(
-    InvalidData,
-    "results.changed",
+RECOMMENDATION_CHANGED = _results_changed(
     "{path}: the file was changed after afina wrote it: {problem}. Restore the file, or ask for the "
-    "recommendation again.",
+    "recommendation again."
 )
-RECORD_CHANGED = Problem(
-    InvalidData,
-    "results.changed",
+RECORD_CHANGED = _results_changed(
     "{where}: the record of {run}, seed {seed}, was changed after it was made: {problem}. Restore the line, or "
-    "remove it and run the study again.",
+    "remove it and run the study again."
 )
-PREDICTIONS_OF_ANOTHER_RUN = Problem(
-    InvalidData,
-    "results.changed",
+PREDICTIONS_OF_ANOTHER_RUN = _results_changed(
     "{where}: the predictions do not belong to {run}, seed {seed}: found outputs of shape {_outputs} and targets "
-    "of shape {_targets}. Expected {expected} outputs a text. Remove the file, and run the study again.",
+    "of shape {_targets}. Expected {expected} outputs a text. Remove the file, and run the study again."
 )
-STUDY_JSON_DAMAGED = Problem(
-    InvalidData,
-    "results.damaged",
-    "{path}: the file is missing or damaged. Run the study again; recorded runs are skipped.",
+_results_damaged = partial(Problem, InvalidData, "results.damaged")
+STUDY_JSON_DAMAGED = _results_damaged(
+    "{path}: the file is missing or damaged. Run the study again; recorded runs are skipped."
 )
-RECOMMENDATION_DAMAGED = Problem(
-    InvalidData, "results.damaged", "{path}: the file is damaged. Ask for the recommendation again."
+RECOMMENDATION_DAMAGED = _results_damaged("{path}: the file is damaged. Ask for the recommendation again.")
+RECORD_DAMAGED = _results_damaged(
+    "{where}: not a record of this version of afina ({_what}: {reason}). Remove this line, or give another `out`."
 )
-RECORD_DAMAGED = Problem(
-    InvalidData,
-    "results.damaged",
-    "{where}: not a record of this version of afina ({_what}: {reason}). Remove this line, or give another `out`.",
+TUNING_DAMAGED = _results_damaged(
+    "{path}: the file is damaged. Run the study again; only methods without a chosen setting are tuned."
 )
-TUNING_DAMAGED = Problem(
-    InvalidData,
-    "results.damaged",
-    "{path}: the file is damaged. Run the study again; only methods without a chosen setting are tuned.",
-)
-NOT_SQLITE = Problem(
-    InvalidData, "results.damaged", "{path}: not an SQLite database. Remove the file to start the tuning anew."
-)
+NOT_SQLITE = _results_damaged("{path}: not an SQLite database. Remove the file to start the tuning anew.")
 RESULTS_MISSING = Problem(
     NotFound,
     "results.missing",
@@ -222,22 +172,17 @@ LOST = Problem(
     "run {run}: the {lost} of this run was lost ({reason}), {tries} times in all. Start again; the run "
     "continues from its last checkpoint.",
 )
-NO_ROOM_FOR_TEXT = Problem(
-    InvalidStudy,
-    "run.max-length",
+_run_max_length = partial(Problem, InvalidStudy, "run.max-length")
+NO_ROOM_FOR_TEXT = _run_max_length(
     "method {method}: its {tokens:,} virtual tokens leave no room for a text. Backbone {backbone} takes at most "
-    "{most:,} tokens. Set fewer virtual tokens.",
+    "{most:,} tokens. Set fewer virtual tokens."
 )
-MAX_LENGTH = Problem(
-    InvalidStudy,
-    "run.max-length",
-    "`max_length` is {found}, but backbone {backbone} takes at most {most} tokens. Set {most} or less.",
+MAX_LENGTH = _run_max_length(
+    "`max_length` is {found}, but backbone {backbone} takes at most {most} tokens. Set {most} or less."
 )
-MAX_LENGTH_WITH_VIRTUAL_TOKENS = Problem(
-    InvalidStudy,
-    "run.max-length",
+MAX_LENGTH_WITH_VIRTUAL_TOKENS = _run_max_length(
     "`max_length` is {found}, but backbone {backbone} takes at most {longest} tokens, and method {method} uses "
-    "{tokens} of them. Set {most} or less.",
+    "{tokens} of them. Set {most} or less."
 )
 NAME_INVALID = Problem(
     InvalidStudy,
@@ -246,121 +191,72 @@ NAME_INVALID = Problem(
     "characters such as - and _.",
 )
 
-BACKBONE_AND_BACKBONES = Problem(
-    InvalidStudy, "study.contradiction", "{where}: backbone and backbones are both given. Remove one of them."
+_study_contradiction = partial(Problem, InvalidStudy, "study.contradiction")
+BACKBONE_AND_BACKBONES = _study_contradiction("{where}: backbone and backbones are both given. Remove one of them.")
+SAME_ON_ALL_BACKBONES = _study_contradiction(
+    "{where}.by_backbone: {key} cannot differ between backbones. Add another table of the method."
 )
-SAME_ON_ALL_BACKBONES = Problem(
-    InvalidStudy,
-    "study.contradiction",
-    "{where}.by_backbone: {key} cannot differ between backbones. Add another table of the method.",
+BACKBONE_UNUSED = _study_contradiction(
+    "{where}: no method runs on backbone {backbone}. Remove this backbone, or add a method for it."
 )
-BACKBONE_UNUSED = Problem(
-    InvalidStudy,
-    "study.contradiction",
-    "{where}: no method runs on backbone {backbone}. Remove this backbone, or add a method for it.",
+SEARCH_WITHOUT_TUNE = _study_contradiction(
+    "{where}: methods.{method}.search has no effect without a [tune] section. Add a [tune] section, or remove search."
 )
-SEARCH_WITHOUT_TUNE = Problem(
-    InvalidStudy,
-    "study.contradiction",
-    "{where}: methods.{method}.search has no effect without a [tune] section. Add a [tune] section, or remove search.",
+SIZES_AND_TRAIN_EXAMPLES = _study_contradiction(
+    "{where}: data.train_examples and sizes both set the number of training texts. Remove one of them."
 )
-SIZES_AND_TRAIN_EXAMPLES = Problem(
-    InvalidStudy,
-    "study.contradiction",
-    "{where}: data.train_examples and sizes both set the number of training texts. Remove one of them.",
+VALIDATION_AND_TUNE = _study_contradiction(
+    "{where}: data.validation cannot be combined with a [tune] section. Set tune.validation instead."
 )
-VALIDATION_AND_TUNE = Problem(
-    InvalidStudy,
-    "study.contradiction",
-    "{where}: data.validation cannot be combined with a [tune] section. Set tune.validation instead.",
-)
-BUDGET_DIFFERS = Problem(
-    InvalidStudy,
-    "study.contradiction",
+BUDGET_DIFFERS = _study_contradiction(
     "{where}, methods.{method}: {key} differs from the other methods, so a budget in steps would not be the same "
-    "for all. Set train.{key} instead.",
+    "for all. Set train.{key} instead."
 )
-RANDOM_HEAD_ASKED = Problem(
-    InvalidStudy,
-    "study.contradiction",
-    "{where}: {method} has a random head and no template by definition. Remove {key}.",
+RANDOM_HEAD_ASKED = _study_contradiction(
+    "{where}: {method} has a random head and no template by definition. Remove {key}."
 )
-HEAD_IN_WORDS = Problem(
-    InvalidStudy, "study.contradiction", "{where}: {method} answers in words by definition. Remove head."
-)
-NO_BACKBONE = Problem(
-    InvalidStudy,
-    "study.key-missing",
-    "{where}: backbone is missing. Add this key, or backbones = [...] to compare several.",
-)
-KEY_MISSING = Problem(InvalidStudy, "study.key-missing", "{where}: {key} is missing. Add this key.")
+HEAD_IN_WORDS = _study_contradiction("{where}: {method} answers in words by definition. Remove head.")
+_study_key_missing = partial(Problem, InvalidStudy, "study.key-missing")
+NO_BACKBONE = _study_key_missing("{where}: backbone is missing. Add this key, or backbones = [...] to compare several.")
+KEY_MISSING = _study_key_missing("{where}: {key} is missing. Add this key.")
 KEY_UNKNOWN = Problem(InvalidStudy, "study.key-unknown", "{where}: unknown key {key!r}. Did you mean {nearest!r}?")
-STUDY_NOT_TABLE = Problem(
-    InvalidStudy,
-    "study.malformed",
-    "{where}: found {found!r:.80}. Expected a table of fields by name, such as methods.",
-)
-NO_METHODS = Problem(
-    InvalidStudy, "study.malformed", "{where}: no methods. Add a table such as [methods.lora]. Known methods: {known}."
-)
-NOT_TOML = Problem(InvalidStudy, "study.malformed", "{path}: not valid TOML: {reason}.")
+_study_malformed = partial(Problem, InvalidStudy, "study.malformed")
+STUDY_NOT_TABLE = _study_malformed("{where}: found {found!r:.80}. Expected a table of fields by name, such as methods.")
+NO_METHODS = _study_malformed("{where}: no methods. Add a table such as [methods.lora]. Known methods: {known}.")
+NOT_TOML = _study_malformed("{path}: not valid TOML: {reason}.")
 STUDY_MISSING = Problem(
     NotFound,
     "study.missing",
     "study file {path} does not exist. Give an existing file, or one of the presets: {known}.",
 )
-OVERRIDE_MALFORMED = Problem(
-    InvalidStudy, "study.override-malformed", "`overrides` {found}: expected key=value, such as `epochs`=1."
+_study_override_malformed = partial(Problem, InvalidStudy, "study.override-malformed")
+OVERRIDE_MALFORMED = _study_override_malformed("`overrides` {found}: expected key=value, such as `epochs`=1.")
+OVERRIDE_TOO_DEEP = _study_override_malformed("`overrides` {found}...: arrays or tables are nested too deeply.")
+OVERRIDE_OF_VALUE = _study_override_malformed(
+    "`overrides` {found}: {key} is a value, not a table, so it has no keys. Set {key} itself."
 )
-OVERRIDE_TOO_DEEP = Problem(
-    InvalidStudy, "study.override-malformed", "`overrides` {found}...: arrays or tables are nested too deeply."
+_study_value_invalid = partial(Problem, InvalidStudy, "study.value-invalid")
+BACKBONES_OF_METHOD = _study_value_invalid(
+    "{_place} = {found!r}: expected a list of backbones of the study, such as [{_example!r}]."
 )
-OVERRIDE_OF_VALUE = Problem(
-    InvalidStudy,
-    "study.override-malformed",
-    "`overrides` {found}: {key} is a value, not a table, so it has no keys. Set {key} itself.",
+BY_BACKBONE_NOT_TABLE = _study_value_invalid(
+    "{where}.by_backbone = {found!r}: expected a table of settings for a backbone."
 )
-BACKBONES_OF_METHOD = Problem(
-    InvalidStudy,
-    "study.value-invalid",
-    "{_place} = {found!r}: expected a list of backbones of the study, such as [{_example!r}].",
+BACKBONE_TWICE = _study_value_invalid(
+    "{_what}: {backbone} is given more than once, which would repeat the same runs. Give each backbone once."
 )
-BY_BACKBONE_NOT_TABLE = Problem(
-    InvalidStudy,
-    "study.value-invalid",
-    "{where}.by_backbone = {found!r}: expected a table of settings for a backbone.",
+SEED_OF_RUN = _study_value_invalid("run {run}: `seed` is {seed}. Expected an integer from 0 to 2**63 - 1.")
+SEARCH_NOT_TABLE = _study_value_invalid("{where}.search = {found!r}: expected a table.")
+SEED_INVALID = _study_value_invalid("{where}: seed {found}. Expected 0 or more, below 2**63.")
+NO_SEEDS = _study_value_invalid("{where}: no seeds. Give at least one, such as seeds = [0].")
+SEED_TWICE = _study_value_invalid(
+    "{where}: seed {seed} is given more than once, which would repeat the same run. Give each seed once."
 )
-BACKBONE_TWICE = Problem(
-    InvalidStudy,
-    "study.value-invalid",
-    "{_what}: {backbone} is given more than once, which would repeat the same runs. Give each backbone once.",
-)
-SEED_OF_RUN = Problem(
-    InvalidStudy, "study.value-invalid", "run {run}: `seed` is {seed}. Expected an integer from 0 to 2**63 - 1."
-)
-SEARCH_NOT_TABLE = Problem(InvalidStudy, "study.value-invalid", "{where}.search = {found!r}: expected a table.")
-SEED_INVALID = Problem(InvalidStudy, "study.value-invalid", "{where}: seed {found}. Expected 0 or more, below 2**63.")
-NO_SEEDS = Problem(InvalidStudy, "study.value-invalid", "{where}: no seeds. Give at least one, such as seeds = [0].")
-SEED_TWICE = Problem(
-    InvalidStudy,
-    "study.value-invalid",
-    "{where}: seed {seed} is given more than once, which would repeat the same run. Give each seed once.",
-)
-SIZES_INVALID = Problem(
-    InvalidStudy, "study.value-invalid", "{where}: sizes = {found}. Expected different numbers of texts, from 1 up."
-)
-VALUE_INVALID = Problem(InvalidStudy, "study.value-invalid", "{where}: {key} = {found!r}: {expected}")
-SEARCH_RANGE = Problem(
-    InvalidStudy,
-    "study.value-invalid",
-    "{where}.search.{key} = {found!r}: expected [lowest, highest], finite and above 0.",
-)
-NOTHING_TO_TUNE = Problem(
-    InvalidStudy, "study.value-invalid", "{where}: method {method} has nothing to tune. Remove search."
-)
-SEARCH_VALUES = Problem(
-    InvalidStudy, "study.value-invalid", "{where}.search.{key} = {found!r}: expected a list of values to choose from."
-)
+SIZES_INVALID = _study_value_invalid("{where}: sizes = {found}. Expected different numbers of texts, from 1 up.")
+VALUE_INVALID = _study_value_invalid("{where}: {key} = {found!r}: {expected}")
+SEARCH_RANGE = _study_value_invalid("{where}.search.{key} = {found!r}: expected [lowest, highest], finite and above 0.")
+NOTHING_TO_TUNE = _study_value_invalid("{where}: method {method} has nothing to tune. Remove search.")
+SEARCH_VALUES = _study_value_invalid("{where}.search.{key} = {found!r}: expected a list of values to choose from.")
 
 VALIDATION_METRIC_UNDEFINED = Problem(
     RunFailed,

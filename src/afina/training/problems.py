@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import Diverged, InvalidStudy, Problem
 
 ONE_LABEL = Problem(
@@ -18,14 +20,11 @@ PULL_INAPPLICABLE = Problem(
     "methods such as full.",
 )
 
-LOSS_NOT_FINITE = Problem(
-    Diverged,
-    "run.diverged",
+_run_diverged = partial(Problem, Diverged, "run.diverged")
+LOSS_NOT_FINITE = _run_diverged(
     "step {step} of {steps}: the loss is {loss}, expected a finite number. Lower the learning rate (it was "
-    "{learning_rate:g}).",
+    "{learning_rate:g})."
 )
-FEATURES_NOT_FINITE = Problem(
-    Diverged,
-    "run.diverged",
-    "the frozen body gives NaN or infinite features. Set `dtype` to float32, or use another backbone.",
+FEATURES_NOT_FINITE = _run_diverged(
+    "the frozen body gives NaN or infinite features. Set `dtype` to float32, or use another backbone."
 )
