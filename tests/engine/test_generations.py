@@ -330,24 +330,22 @@ def test_log_probabilities_are_those_of_the_raw_logits(crowd: Crowd) -> None:
 
 @pytest.mark.parametrize("most", [None, 40])
 def test_log_probabilities_of_a_prompt_are_those_of_each_adapter_alone_beside_prompts_without_them(
-    each_crowd: Crowd, monkeypatch: pytest.MonkeyPatch, most: int | None
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, most: int | None
 ) -> None:
     monkeypatch.setattr(next_token, "SLICE", 3)
-    generations = each_crowd.engine.generations
+    generations = crowd.engine.generations
     with ExitStack() as stack:
         made = {
-            asked(
-                each_crowd, stack, which, TEXTS[which % 4], prompt_logprobs=None if which % 3 == 2 else which % 3
-            ): which
-            for which in range(len(each_crowd.methods))
+            asked(crowd, stack, which, TEXTS[which % 4], prompt_logprobs=None if which % 3 == 2 else which % 3): which
+            for which in range(len(crowd.methods))
         }
         found = driven(generations, made, most)
         for each, which in made.items():
-            outcome, prompt = each_crowd.check(which, each, found[each]), each.encoded.tokens
+            outcome, prompt = crowd.check(which, each, found[each]), each.encoded.tokens
             if each.prompt_logprobs is None:
                 assert outcome.prompt_logprobs is None
                 continue
-            rows = torch.from_numpy(each_crowd.logits(which, prompt[:1], prompt[1:].tolist())).log_softmax(-1)
+            rows = torch.from_numpy(crowd.logits(which, prompt[:1], prompt[1:].tolist())).log_softmax(-1)
             assert outcome.prompt_logprobs is not None
             for row, token, logprob in zip(rows, prompt[1:].tolist(), outcome.prompt_logprobs, strict=True):
                 assert logprob.chosen == pytest.approx(float(row[token]), abs=1e-4)
