@@ -16,7 +16,7 @@ from afina.data.readers import columns, formats, source
 from afina.data.readers.doubtful_labels import Spellings, contradictions, folded
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import LabelColumn, LabelFormat
-from afina.data.readers.labels import form_found, form_of_several
+from afina.data.readers.label_recognition import form_found, form_of_several
 from afina.data.readers.rows import check_how, labelled
 from afina.data.readers.splitting import LabelledRows, TaskData, hold_out
 from afina.data.readers.target_kind import TargetKind

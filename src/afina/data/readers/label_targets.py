@@ -13,7 +13,7 @@ from afina.data import problems
 from afina.data.kinds import LABELS
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
-from afina.data.readers.labels import form_of_several
+from afina.data.readers.label_recognition import form_of_several
 from afina.data.readers.listed_labels import multi_hot_labels, multi_hot_names, split_labels
 from afina.data.readers.missing_values import ANY_CASE, is_empty
 from afina.data.readers.source import is_whole

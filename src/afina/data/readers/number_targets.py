@@ -13,7 +13,7 @@ from afina.data import problems
 from afina.data.kinds import NUMBER
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import Label, LabelColumn, LabelFormat
-from afina.data.readers.labels import notation_of
+from afina.data.readers.label_recognition import notation_of
 from afina.data.readers.number_notation import PLAIN
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kind import TargetKind, split_of

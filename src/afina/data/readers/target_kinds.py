@@ -12,9 +12,9 @@ from afina.data.kinds import KINDS, LONGS, Kind, Long
 from afina.data.readers.class_targets import ClassTargets
 from afina.data.readers.label_targets import LabelTargets
 from afina.data.readers.number_targets import NumberTargets
-from afina.data.readers.references import TextTargets
 from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.target_kind import TargetKind
+from afina.data.readers.text_targets import TextTargets
 from afina.data.split import Split
 from afina.errors import UnknownName
 
