@@ -54,12 +54,6 @@ RUN_FAULT = Problem(
     "run.fault",
     "run {run}: a bug in afina ended its process. Please report the bug. The other runs are not affected. {_seen}",
 )
-BUG = Problem(
-    RunFailed,
-    "run.fault",
-    "run {run}: a bug in afina ended its process (traceback above). Please report the bug. The other runs are "
-    "not affected.",
-)
 KILLED = Problem(
     RunFailed,
     "run.killed",

@@ -127,8 +127,8 @@ class RunHost:
         worker = WorkerProcess(
             asked.model_copy(update=changes), until, None, environment=order.variables, errors=errors
         )
-        worker.__enter__()
         self.worker = worker
+        worker.__enter__()
         keeper = _Keeper(storage, checkpoint_name(asked.run), checkpoint, self.events.put)
         threading.Thread(target=self._listen, args=(worker, order, keeper, errors), daemon=True).start()
 

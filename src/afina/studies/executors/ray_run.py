@@ -97,7 +97,7 @@ class RunOnHost:
     def cancel(self, *, at_once: bool) -> None:
         """End the run from another thread."""
         first, self.cancelled = not self.cancelled, True
-        if self.host is not None and self.started and (first or at_once):
+        if self.host is not None and (first or at_once):
             self.host.actor.cancel.remote(at_once)
 
     def stop(self) -> None:

@@ -152,4 +152,4 @@ class WorkerProcess:
         status = self.process.returncode
         if status < 0:
             return problems.KILLED(run=title, signal=-status)
-        return problems.BUG(run=title)
+        return problems.RUN_FAULT(run=title, _seen="The traceback is above.")
