@@ -66,7 +66,7 @@ def directory(request: pytest.FixtureRequest, runs: Runs, words: Path, tmp_path:
 
 def test_an_adapter_comes_apart_and_together_again_to_the_byte(directory: Path, tmp_path: Path) -> None:
     adapter = Adapter.load(directory)
-    parts = split(adapter, tmp_path / "scratch")
+    parts = split(adapter, tmp_path / "scratch", directory)
     for role, part in parts.items():
         data = part.file.read_bytes()
         assert (part.role, part.digest, part.size) == (role, digest.of_bytes(data), len(data))
@@ -88,11 +88,12 @@ def test_an_adapter_comes_apart_and_together_again_to_the_byte(directory: Path, 
 
 
 def test_adapters_that_differ_in_the_head_alone_share_the_body_and_the_tokenizer(runs: Runs, tmp_path: Path) -> None:
-    adapter = Adapter.load(runs.adapter("gpt2", "full"))
+    path = runs.adapter("gpt2", "full")
+    adapter = Adapter.load(path)
     tensors = {name: tensor + 1 if is_head(name) else tensor for name, tensor in adapter.tensors.items()}
     manifest = adapter.manifest.model_copy(update={"tensors_digest": digest.of_tensors(tensors)})
     other = Adapter(manifest, tensors)
-    first, second = split(adapter, tmp_path / "first"), split(other, tmp_path / "second")
+    first, second = split(adapter, tmp_path / "first", path), split(other, tmp_path / "second")
     assert first[BODY_ROLE].digest == second[BODY_ROLE].digest
     assert first[HEAD_ROLE].digest != second[HEAD_ROLE].digest
     assert second.keys() == {BODY_ROLE, HEAD_ROLE}
@@ -135,14 +136,11 @@ def test_the_same_tensors_are_the_same_bytes_in_any_process_and_any_order(
     assert {BODY_ROLE, HEAD_ROLE} == {file.name for file in (tmp_path / "3").iterdir()}
 
 
-def test_one_that_was_made_in_memory_takes_nothing_from_a_directory_that_is_called_alike(
-    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(runs.adapter("gpt2", "full"), tmp_path / "adapter")
-    monkeypatch.chdir(tmp_path)
-    other = replace(Adapter.load(runs.adapter("gpt2", "prelayer")), where="adapter")
-    assert split(other, tmp_path / "scratch").keys() == {BODY_ROLE, HEAD_ROLE}
-    assert {"config.json", "tokenizer.json"} < split(Adapter.load("adapter"), tmp_path / "again").keys()
+def test_files_beside_the_tensors_are_parts_of_an_adapter_in_a_directory(runs: Runs, tmp_path: Path) -> None:
+    path = runs.adapter("gpt2", "full")
+    made = Adapter.load(path)
+    assert split(made, tmp_path / "scratch").keys() == {BODY_ROLE, HEAD_ROLE}
+    assert {"config.json", "tokenizer.json"} < split(made, tmp_path / "again", path).keys()
 
 
 @pytest.mark.parametrize("name", ["training_args.bin", "other.safetensors", "run.py", "a b.txt", "checkpoint-3/a.json"])
@@ -151,7 +149,7 @@ def test_a_file_that_a_store_does_not_keep_is_refused(trained: Path, name: str, 
     (tmp_path / "adapter" / name).parent.mkdir(exist_ok=True)
     (tmp_path / "adapter" / name).write_bytes(b"{}")
     with raises(Refused, code="intake.file-unexpected"):
-        split(Adapter.load(tmp_path / "adapter"), tmp_path / "scratch")
+        split(Adapter.load(tmp_path / "adapter"), tmp_path / "scratch", tmp_path / "adapter")
 
 
 def _cut(path: Path) -> None:

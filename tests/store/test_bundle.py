@@ -62,8 +62,9 @@ def test_what_is_written_is_read(path: Path, into: Path) -> None:
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_an_adapter_travels(method: str, runs: Runs, tmp_path: Path, into: Path) -> None:
-    adapter = Adapter.load(runs.adapter("gpt2", method))
-    parts = split(adapter, tmp_path / "parts")
+    directory = runs.adapter("gpt2", method)
+    adapter = Adapter.load(directory)
+    parts = split(adapter, tmp_path / "parts", directory)
     about = {"manifest": adapter.manifest.model_dump(mode="json")}
     written = write(tmp_path / "x.tar", {role: part.file for role, part in parts.items()}, about)
     assert written == digest.of_file(tmp_path / "x.tar")

@@ -130,11 +130,15 @@ class Adapter(ReprCard):
             InvalidStudy: The manifest says another precision.
         """
         path = Path(path)
+        return cls.of_files(path, read_manifest(path) if _lies(path / MANIFEST) else None, precision)
+
+    @classmethod
+    def of_files(cls, path: Path, manifest: Manifest | None, precision: str | None = None) -> Adapter:
+        """Read an adapter whose manifest was read already; None: an adapter of peft. The rest is as `load`."""
         if precision is not None:
             precision_of(precision, str(path))
-        if not _lies(path / MANIFEST):
+        if manifest is None:
             return cls._load_peft(path, FLOAT if precision is None else precision)
-        manifest = read_manifest(path)
         if precision not in (None, manifest.precision):
             raise problems.PRECISION_OF_MANIFEST(
                 expected=manifest.precision, found=precision, path=path, option="precision"

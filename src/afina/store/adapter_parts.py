@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from afina import digest, file_io, tensorfile
 from afina.data import text_hashes
 from afina.data.text_hashes import TextHashes
-from afina.errors import AfinaError, CorruptAdapter
+from afina.errors import CorruptAdapter
 from afina.methods.peft_settings import disagreement
 from afina.models.adapter import (
     PEFT_SETTINGS,
@@ -26,7 +26,7 @@ from afina.models.adapter import (
     write_vocabulary,
 )
 from afina.models.architectures import is_head
-from afina.models.manifest import MANIFEST, Manifest, checked, read_manifest
+from afina.models.manifest import MANIFEST, Manifest, checked
 from afina.store import problems
 from afina.store.intake import SUFFIXES, TENSORS, is_plain_name
 
@@ -55,16 +55,18 @@ def is_role(name: object) -> bool:
     return name in (BODY_ROLE, HEAD_ROLE) or (isinstance(name, str) and is_plain_name(name))
 
 
-def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool = True) -> dict[str, PartFile]:
+def split(
+    adapter: Adapter, scratch: Path, directory: Path | None = None, *, links: bool = False, texts: bool = True
+) -> dict[str, PartFile]:
     """Write the parts of an adapter into files in `scratch`, and return them by role.
 
     Empty bodies and heads are left out.
 
-    Files beside the tensors in the adapter's directory become parts too.
-
     Args:
         adapter: the adapter.
         scratch: directory to write into.
+        directory: the adapter's directory, whose files beside the tensors become parts too. None: the adapter was made
+            in memory.
         links: whether files may be symbolic links. By default links are not followed, since a file may have been
             replaced by a link after its inspection.
         texts: whether to keep the hashes of the training texts.
@@ -74,8 +76,6 @@ def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool =
         CorruptAdapter: a file cannot be read.
         CannotWrite: nothing can be written to `scratch`.
     """
-    source = Path(adapter.where)
-    is_saved = _is_of(adapter, source)
     made = {}
     with file_io.writing(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -86,9 +86,10 @@ def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool =
         if adapter.vocabulary is not None:
             write_vocabulary(scratch, adapter.vocabulary)
             made[VOCABULARY] = _part(VOCABULARY, scratch / VOCABULARY)
-        for name in _beside(adapter.manifest, source) if is_saved else ():
+        for file in _beside(adapter.manifest, directory) if directory is not None else ():
+            name = file.name
             if name not in made and (texts or name != text_hashes.HASHES_FILE):
-                _copy(source / name, scratch / name, links)
+                _copy(file, scratch / name, links)
                 made[name] = _part(name, scratch / name)
     return made
 
@@ -187,26 +188,13 @@ def _part(role: str, file: Path) -> PartFile:
     return PartFile(role, file, digest.of_file(file), file.stat().st_size)
 
 
-def _is_of(adapter: Adapter, directory: Path) -> bool:
-    """Return whether the directory holds this adapter.
-
-    An adapter made in memory may name another adapter's directory.
-    """
-    try:
-        if (directory / MANIFEST).exists():
-            return read_manifest(directory).digest == adapter.digest
-        return Adapter.load(directory, adapter.manifest.precision).digest == adapter.digest
-    except (AfinaError, OSError, ValueError):
-        return False
-
-
-def _beside(manifest: Manifest, directory: Path) -> list[str]:
-    names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
-    found = [name for name in names if name not in (MANIFEST, CARD, manifest.tensor_file)]
-    for name in found:
-        if not is_plain_name(name) or name.endswith(TENSORS):
-            raise problems.FILE_BESIDE_TENSORS(known=SUFFIXES[1:], path=directory / name)
-        file_io.check_plain(directory / name)
+def _beside(manifest: Manifest, directory: Path) -> list[Path]:
+    own = (MANIFEST, CARD, manifest.tensor_file)
+    found = sorted(path for path in directory.iterdir() if not path.name.startswith(".") and path.name not in own)
+    for path in found:
+        if not is_plain_name(path.name) or path.name.endswith(TENSORS):
+            raise problems.FILE_BESIDE_TENSORS(known=SUFFIXES[1:], path=path)
+        file_io.check_plain(path)
     return found
 
 

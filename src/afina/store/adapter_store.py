@@ -163,16 +163,16 @@ class AdapterStore(StoreReader):
         from afina.store import adapter_parts
         from afina.store.intake import admission
 
-        configuration = admission.admit(directory, self.limits, links=links)
-        opened = Adapter.load(directory, precision)
+        admitted = admission.admit(directory, self.limits, links=links)
+        opened = Adapter.of_files(directory, admitted.manifest, precision)
         opened.manifest.check_claims(directory / MANIFEST)
         check_agrees(opened)
-        if opened.manifest.method == FOREIGN and configuration is not None:
-            admission.check_opens(opened, configuration)
+        if opened.manifest.method == FOREIGN and admitted.configuration is not None:
+            admission.check_opens(opened, admitted.configuration)
         self.make_ready()
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
         with self._database.connected(), self._blobs.scratch() as scratch:
-            made = adapter_parts.split(opened, scratch, links=links, texts=texts)
+            made = adapter_parts.split(opened, scratch, directory, links=links, texts=texts)
             audit_log.crash_point("publish: files made")
             files = {role: part.file for role, part in made.items()}
             held = {role: Blob(part.digest, part.size) for role, part in made.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from afina import file_io, hub, methods
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
@@ -18,7 +18,7 @@ from afina.models.adapter import PEFT_SETTINGS, answers_with_texts
 from afina.models.architectures import ARCHITECTURES, head_names, is_output
 from afina.models.architectures.well_known import WELL_KNOWN
 from afina.models.backbone_spec import Dimensions, dimensions, directory_of
-from afina.models.manifest import MANIFEST, read_manifest
+from afina.models.manifest import Manifest
 from afina.store import problems
 from afina.store.intake import IntakeLimits
 from afina.store.intake.inspection import Header, inspect
@@ -29,13 +29,23 @@ if TYPE_CHECKING:
 _CONFIG = "config.json"
 
 
-def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Mapping[str, Any] | None:
+class Admitted(NamedTuple):
+    """What is known of an admitted adapter.
+
+    Attributes:
+        manifest: the manifest; None: an adapter of peft.
+        configuration: the backbone's configuration. None: it is not on this machine, of a family that afina does not
+            support, or the adapter needs no backbone.
+    """
+
+    manifest: Manifest | None
+    configuration: Mapping[str, Any] | None
+
+
+def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admitted:
     """Inspect an adapter's directory, and check the shapes of its tensors against the backbone's configuration.
 
     Without a local configuration, shapes are checked later, when the adapter is opened.
-
-    Returns:
-        the configuration; None if it is not on this machine, or of a family that afina does not support.
 
     Raises:
         CorruptAdapter, Refused, NotFound: as `inspection.inspect`.
@@ -43,10 +53,10 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Mapp
         InvalidStudy: the peft settings cannot be used to open an adapter.
     """
     found = inspect(directory, limits, links=links)
-    if MANIFEST in found.files:
-        manifest = read_manifest(directory)
+    manifest = found.manifest
+    if manifest is not None:
         if manifest.vocabulary_digest is not None:
-            return None
+            return Admitted(manifest, None)
         address, labels = manifest.backbone, len(manifest.label_names)
     else:
         settings = file_io.read_object(directory / PEFT_SETTINGS)
@@ -58,9 +68,9 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Mapp
         labels = 1 if answers_with_texts(settings) else _rows(found.header)
     configuration = at_hand(address) if isinstance(address, str) and address else None
     if configuration is None or configuration.get("model_type") not in ARCHITECTURES:
-        return None
+        return Admitted(manifest, None)
     fits(found.header, configuration, labels, str(directory))
-    return configuration
+    return Admitted(manifest, configuration)
 
 
 def at_hand(address: str) -> Mapping[str, Any] | None:

@@ -22,7 +22,7 @@ from afina import file_io
 from afina.data import text_hashes
 from afina.errors import CorruptAdapter, Refused
 from afina.models.adapter import MOST_VOCABULARY, PEFT_SETTINGS, PEFT_TENSORS, VOCABULARY, check_there
-from afina.models.manifest import MANIFEST, read_manifest
+from afina.models.manifest import MANIFEST, Manifest, read_manifest
 from afina.store import problems
 from afina.store.intake import SUFFIXES, TENSORS, IntakeLimits, is_plain_name
 
@@ -64,13 +64,13 @@ class Inspected:
     """The content of an adapter's directory.
 
     Attributes:
-        tensor_file: name of the tensor file.
+        manifest: the manifest; None: an adapter of peft.
         header: header of the tensor file.
         files: bytes of each file, by name.
         bytes: bytes of all files.
     """
 
-    tensor_file: str
+    manifest: Manifest | None
     header: Header
     files: Mapping[str, int]
     bytes: int
@@ -90,7 +90,10 @@ def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bo
     """
     check_there(directory)
     files = _files(directory, limits, links)
-    tensor_file = _tensor_file(directory, files)
+    manifest = read_manifest(directory) if MANIFEST in files else None
+    tensor_file = manifest.tensor_file if manifest is not None else PEFT_TENSORS
+    if tensor_file not in files or not tensor_file.endswith(TENSORS):
+        raise problems.TENSOR_FILE_MISSING(expected=TENSORS, path=directory, file=tensor_file[:80])
     for name, size in files.items():
         if name == tensor_file:
             continue
@@ -106,7 +109,7 @@ def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bo
     _check_kind(path)
     header = read_header(path, limits)
     check_finite(path, header)
-    return Inspected(tensor_file, header, files, sum(files.values()))
+    return Inspected(manifest, header, files, sum(files.values()))
 
 
 def inspect_model(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bool = False) -> None:  # noqa: B008 - frozen
@@ -155,13 +158,6 @@ def _stays(entry: os.DirEntry[str], directory: Path) -> bool:
     at = directory.resolve()
     hub = at.parent.parent / "blobs"
     return target.parent == at or (at.parent.name == "snapshots" and target.parent == hub.resolve())
-
-
-def _tensor_file(directory: Path, files: Mapping[str, int]) -> str:
-    name = read_manifest(directory).tensor_file if MANIFEST in files else PEFT_TENSORS
-    if name not in files or not name.endswith(TENSORS):
-        raise problems.TENSOR_FILE_MISSING(expected=TENSORS, path=directory, file=name[:80])
-    return name
 
 
 def _check_kind(path: Path) -> None:
