@@ -138,7 +138,7 @@ def receipt(gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     made = adapter(gpt2, "lora", {"r": 2})
     made.save(tmp_path / "adapter")
     AdapterStore().publish(tmp_path / "adapter", "acme/reviews", message="first")
-    return Receipt("acme/reviews@1", made.digest, gpt2.digest, "float32")
+    return Receipt(version="acme/reviews@1", adapter=made.digest, base=gpt2.digest, dtype="float32")
 
 
 def test_a_receipt_is_computed_again(gpt2: Backbone, afina: Command, receipt: Receipt) -> None:
@@ -155,7 +155,7 @@ def test_a_receipt_is_computed_again(gpt2: Backbone, afina: Command, receipt: Re
 def test_a_truncation_that_a_request_asked_for_is_applied_again(
     gpt2: Backbone, afina: Command, receipt: Receipt, side: Literal["left", "right"]
 ) -> None:
-    asked = replace(receipt, truncation=TruncationFacts(max_length=2, side=side))
+    asked = receipt.model_copy(update={"truncation": TruncationFacts(max_length=2, side=side)})
     predictor = ModelPredictor.of(adapter(gpt2, "lora", {"r": 2}), gpt2)
     (alone,) = replace(predictor, truncation=Truncation(2, side))([TEXT])
     assert json.loads(afina("replay", asked, TEXT).out) == alone
@@ -172,7 +172,7 @@ def test_a_generated_text_is_written_again_from_its_receipt(
     AdapterStore().publish(tmp_path / "adapter", "acme/told", message="first")
     decoding = Decoding(max_new_tokens=6, temperature=1.5, seed=3, stop=("\n", "."))
     facts = GenerationFacts.of(decoding, 2)
-    receipt = Receipt("acme/told@1", made.digest, gpt2.digest, "float32", generation=facts)
+    receipt = Receipt(version="acme/told@1", adapter=made.digest, base=gpt2.digest, dtype="float32", generation=facts)
     (alone,) = Predictor.of(made, gpt2).generating(**decoding.model_dump() | {"seed": 4})([TEXT])
     found = afina("replay", receipt, TEXT, "--choice", 1, "--stop", "\\n", "--stop", ".", "--json").object()
     assert found == {**alone, "receipt": receipt.as_json()}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError
@@ -129,8 +128,7 @@ def _digest_of(stop: Sequence[str]) -> str | None:
     return digest.of_strings(stop) if stop else None
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(Frozen):
     """The version, backbone and dtype that computed an answer.
 
     Attributes:
@@ -156,10 +154,7 @@ class Receipt:
         return json.dumps(self.as_json(), separators=(",", ":"))
 
     def as_json(self) -> dict[str, Any]:
-        facts = {"generation": self.generation, "truncation": self.truncation}
-        said = asdict(replace(self, generation=None, truncation=None))
-        kept = {key: value for key, value in said.items() if value is not None and (key, value) != ("precision", FLOAT)}
-        return kept | {name: one.non_defaults() for name, one in facts.items() if one is not None}
+        return self.non_defaults()
 
     def check(self, adapter: str, manifest: Manifest) -> None:
         """Raise Refused unless a version is the one that answered.
@@ -182,17 +177,6 @@ class Receipt:
     def parse(cls, text: str) -> Self:
         """Return the receipt in a JSON text. Raises InvalidName."""
         try:
-            given = json.loads(text)
-            facts: dict[str, Any] = {
-                name: kind.model_validate_json(json.dumps(given.pop(name)), strict=True)
-                for name, kind in (("generation", GenerationFacts), ("truncation", TruncationFacts))
-                if given.get(name) is not None
-            }
-            made = cls(**given | facts)
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            made = None
-        if made is None or not all(
-            isinstance(value, str) for name, value in vars(made).items() if name not in ("generation", "truncation")
-        ):
-            raise problems.RECEIPT_MALFORMED(given=text[:80])
-        return made
+            return cls.model_validate_json(text, strict=True)
+        except ValidationError:
+            raise problems.RECEIPT_MALFORMED(given=text[:80]) from None

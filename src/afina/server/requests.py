@@ -372,8 +372,15 @@ class RequestEncoder:
             check_vocabulary(decoding, self._engine.backbone.vocabulary)
             facts = GenerationFacts.of(decoding, generation.n, generation.guide, generation.prompt_as)
             asked = replace(asked, generation=generation)
-        base, dtype = self._engine.backbone.digest, self._engine.computes
-        receipt = Receipt(lease.version, lease.digest, base, dtype, manifest.precision, facts, cut)
+        receipt = Receipt(
+            version=lease.version,
+            adapter=lease.digest,
+            base=self._engine.backbone.digest,
+            dtype=self._engine.computes,
+            precision=manifest.precision,
+            generation=facts,
+            truncation=cut,
+        )
         return AcceptedRequest(asked, encoded, tokens, lease, manifest, objective, receipt, decoding)
 
     def encode(
