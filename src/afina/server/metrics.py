@@ -10,7 +10,7 @@ import collections
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -285,9 +285,6 @@ class Rates:
     requests: float
     tokens: float
     texts: float
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Throughput:
