@@ -10,7 +10,6 @@ from math import exp, log
 
 import numpy as np
 import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 from afina.stats.answered import Answered
@@ -99,15 +98,13 @@ def _squad_f1(answer: str, reference: str) -> float:
 
 
 def _rouge(kind: str) -> Callable[[Answered], float]:
-    scorer = RougeScorer([kind])
-    return lambda a: float(
-        np.mean(
-            [
-                scorer.score_multi(list(several), one)[kind].fmeasure
-                for one, several in zip(a.answers, a.targets, strict=True)
-            ]
-        )
-    )
+    def mean(answered: Answered) -> float:
+        from rouge_score.rouge_scorer import RougeScorer  # which imports nltk for seconds
+
+        scorer, pairs = RougeScorer([kind]), zip(answered.answers, answered.targets, strict=True)
+        return float(np.mean([scorer.score_multi(list(several), one)[kind].fmeasure for one, several in pairs]))
+
+    return mean
 
 
 def _padded(a: Answered) -> list[list[str | None]]:

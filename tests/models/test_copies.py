@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,12 @@ def llama(backbones: Backbones, tmp_path: Path) -> Path:
 
 
 def without_copy(path: Path, precision: str = INT8) -> tuple[Classifier, str]:
-    """Open a backbone as if no copy were kept; also returns the digest."""
+    """A backbone opened as if no copy were kept, and its digest; the same files are opened once."""
+    return _without_copy(path, precision, tuple((file.name, file.read_bytes()) for file in sorted(path.iterdir())))
+
+
+@lru_cache(2)
+def _without_copy(path: Path, precision: str, files: object) -> tuple[Classifier, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copies, "LEAST", 1 << 62)
         backbone = Backbone.load(str(path))
