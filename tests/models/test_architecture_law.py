@@ -28,7 +28,7 @@ ADDRESSES = {"problems.py", "report/paper.py"}
 SCORES = {
     "data/readers/columns.py": "a column's name",
     "data/readers/hub_datasets.py": "a column's name",
-    "data/readers/labels.py": "a column's name",
+    "data/readers/label_recognition.py": "a column's name",
     "server/json_shapes.py": "a field of an answer",
     "studies/executors/worker.py": "a message",
 }
