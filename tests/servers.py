@@ -31,7 +31,7 @@ from afina.server.requests import AcceptedRequest, Text, TextRequest
 from afina.server.running import Server, bind, server
 from afina.server.settings import Settings
 from afina.server.versions.served_versions import ServedVersions
-from afina.store.keys import SCOPES, Key
+from afina.store.api_keys import SCOPES, Key
 from command import PROGRAM
 
 TAGS = {"labels": ("loud", "late", "rude"), "objective": {"kind": "labels"}}

@@ -16,12 +16,12 @@ from afina.report.presentation import PRESENTATIONS
 from afina.server.answer_formats import ANSWER_FORMATS
 from afina.stats import metrics
 from afina.stats.linear_models import LINEAR_KINDS
-from afina.store.kinds import ADAPTER_KINDS
+from afina.store.adapter_kinds import ADAPTER_KINDS
 from afina.studies.choosing import floors
 
 TABLES = {
     *("stats.metrics", "stats.linear_models", "studies.choosing.floors", "report.presentation"),
-    *("server.answer_formats", "store.kinds"),
+    *("server.answer_formats", "store.adapter_kinds"),
 }
 """The modules that may ask for a kind, since a table of theirs is written with the kinds as keys."""
 

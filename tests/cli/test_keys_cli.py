@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from afina.store import keys
+from afina.store import api_keys
 from afina.store.adapter_store import AdapterStore
 from command import Command
 
@@ -26,7 +26,7 @@ def test_a_key_is_made_listed_and_revoked(afina: Command) -> None:
     found = re.fullmatch(r"key ([0-9a-f]{16}) of acme \(predict\)\. afina does not show the key again:\n", said.err)
     assert found, said
     (key,) = AdapterStore().keys()
-    assert keys.matches(said.out.rstrip("\n"), key)
+    assert api_keys.matches(said.out.rstrip("\n"), key)
     heading, row = afina("keys", "list").out.splitlines()
     assert re.split(r"  +", heading) == [
         *("id", "client", "name", "scopes", "tokens a minute", "tokens a text"),
@@ -43,7 +43,7 @@ def test_programs_get_objects(afina: Command) -> None:
     made = afina("keys", "create", "acme", "--create", "--scope", "predict", "--scope", "admin", "--json").object()
     assert made["scopes"] == ["admin", "predict"]
     secret = made.pop("secret")
-    assert keys.id_of(secret) == made["id"]
+    assert api_keys.id_of(secret) == made["id"]
     assert afina("keys", "list", "acme", "--json").object() == {"keys": [made]}
     assert afina("keys", "list", "bolt", "--json").object() == {"keys": []}
     assert afina("keys", "revoke", made["id"], "--json").object()["revoked"] is not None
@@ -95,7 +95,7 @@ def test_a_key_is_written_to_a_new_file_that_only_this_user_can_read(
     path = tmp_path / "acme.key"
     said = afina("keys", "create", "acme", "--create", "--to", path, *more)
     secret = path.read_text().removesuffix("\n")
-    assert keys.matches(secret, AdapterStore().keys()[0])
+    assert api_keys.matches(secret, AdapterStore().keys()[0])
     assert (said.code, stat.S_IMODE(path.stat().st_mode)) == (0, 0o600)
     assert secret not in said.out + said.err
 

@@ -36,7 +36,7 @@ import torch  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from afina import Adapter, AdapterStore, Backbone, Predictor  # noqa: E402
-from afina.store.intake.merging import merge  # noqa: E402
+from afina.store.exchange.merging import merge  # noqa: E402
 from crowd import adapter  # noqa: E402
 from fakes import configuration, save, sentences, tokenizer  # noqa: E402
 from servers import PRICE, TAGS, TOLD, probed, started, talk  # noqa: E402

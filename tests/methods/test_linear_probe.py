@@ -30,7 +30,7 @@ from afina.models.classifier import Classifier
 from afina.models.language_model import open_model
 from afina.models.objectives import Classes
 from afina.predicting import probes
-from afina.store.intake.merging import MERGE_TOLERANCE, merge
+from afina.store.exchange.merging import MERGE_TOLERANCE, merge
 from afina.training.optimizer import Recipe
 from afina.training.probe_fit import fit_of
 from fakes import LONG, Backbones, difference, encoded, logits_of, opened, sentences, write_csv

@@ -26,7 +26,7 @@ from afina.models.objectives import Classes
 from afina.predicting.predictor import ModelPredictor
 from afina.report.answer_costs import bytes_to_serve
 from afina.server.receipts import Receipt
-from afina.store.intake.merging import merge
+from afina.store.exchange.merging import merge
 from afina.studies.runs.forecast import forecast_run
 from afina.studies.runs.spec import RunSpec, Training
 from afina.training.dry_run import serving_bytes

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 
 from afina.server import routes
 from afina.server.routes import route_of
-from afina.store.keys import PREDICT
+from afina.store.api_keys import PREDICT
 from crowd import adapter
 from servers import TOLD, Listening, listening, talk
 

@@ -13,7 +13,7 @@ import pytest
 from afina.server.http.app import App
 from afina.server.request_ids import id_of
 from afina.server.routes import ROUTES, route_of
-from afina.store.keys import ADMIN, METRICS, PREDICT, PUBLISH
+from afina.store.api_keys import ADMIN, METRICS, PREDICT, PUBLISH
 from servers import Served, logged, within
 
 OPEN = {path for one in ROUTES if one.scope is None for path in one.paths}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from afina.errors import CannotWrite, CorruptStore, NotFound
-from afina.store.keys import MadeKey
+from afina.store.api_keys import MadeKey
 from servers import Served, logged
 
 
@@ -85,7 +85,7 @@ def test_changes_of_keys_are_limited_and_a_full_disk_is_said(
         raise CannotWrite("the store", "database or disk is full", full=True)
 
     assert ask(served, "POST", "/keys", body).status_code == 200
-    monkeypatch.setattr("afina.store.keys.create", full)
+    monkeypatch.setattr("afina.store.api_keys.create", full)
     assert ask(served, "POST", "/keys", body).status_code == 507
     limited = ask(served, "POST", "/keys", body)
     assert limited.status_code == 429
@@ -97,7 +97,7 @@ def test_a_damaged_store_is_not_called_a_damaged_model(serve: Callable[..., Serv
         raise CorruptStore("database disk image is malformed")
 
     served = serve()
-    monkeypatch.setattr("afina.store.keys.create", damaged)
+    monkeypatch.setattr("afina.store.api_keys.create", damaged)
     answer = ask(served, "POST", "/keys", {"client": "corp", "scopes": ["predict"]})
     assert (answer.status_code, answer.headers["afina-error"]) == (503, "unservable")
     assert "model" not in answer.json()["error"]

@@ -10,7 +10,7 @@ import pytest
 from afina.errors import InvalidData, Overloaded
 from afina.server.settings import Settings
 from afina.server.tenants import MINUTE, MinuteWindow, Tenants
-from afina.store.keys import Key
+from afina.store.api_keys import Key
 from clock import Clock
 from raises import raises
 

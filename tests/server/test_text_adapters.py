@@ -19,7 +19,7 @@ from afina.predicting import probes
 from afina.predicting.predictor import ModelPredictor
 from afina.server.core import Core
 from afina.server.requests import GenerationOptions, Text
-from afina.store.keys import Key
+from afina.store.api_keys import Key
 from crowd import adapter
 from raises import raises
 from servers import TOLD, Held, Served, accepted, accepting, give_up, within

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from afina import Adapter, digest
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
 from afina.store.adapter_parts import split
-from afina.store.intake import IntakeLimits, bundle
-from afina.store.intake.bundle import BLOCK, INDEX, read, write
+from afina.store.exchange import bundle
+from afina.store.exchange.bundle import BLOCK, INDEX, read, write
+from afina.store.intake import IntakeLimits
 from fakes import Runs
 from raises import raises
 

@@ -12,7 +12,8 @@ import pytest
 from afina.errors import Busy, CannotWrite, CorruptAdapter, InvalidName, NotFound, Refused
 from afina.store import adapter_parts, audit_log, publishing
 from afina.store.adapter_store import AdapterStore
-from afina.store.intake import admission, bundle
+from afina.store.exchange import bundle
+from afina.store.intake import admission
 from raises import raises
 from stores import kept
 

@@ -18,8 +18,8 @@ from afina import Backbone, Predictor
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Refused, WrongBackbone
 from afina.models.manifest import MANIFEST
 from afina.predicting import probes
-from afina.store.intake.merging import merge
-from afina.store.intake.saved_classifiers import read_pretrained
+from afina.store.exchange.merging import merge
+from afina.store.exchange.saved_classifiers import read_pretrained
 from fakes import TEXTS, Backbones, Runs, difference
 from raises import raises
 

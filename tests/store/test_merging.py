@@ -19,7 +19,7 @@ from afina.errors import CannotWrite, InvalidStudy, Refused
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
 from afina.predicting.predictor import WordsPredictor
-from afina.store.intake.merging import merge
+from afina.store.exchange.merging import merge
 from fakes import TEXTS, Backbones, Runs, difference, logits_of, opened
 from raises import raises
 

@@ -13,7 +13,7 @@ from afina.data.split import Split
 from afina.data.text_hashes import HASHES_FILE, TextHashes
 from afina.errors import AfinaError, CorruptAdapter, Refused
 from afina.store.adapter_store import AdapterStore
-from afina.store.intake import bundle
+from afina.store.exchange import bundle
 from raises import raises
 from stores import adapter
 

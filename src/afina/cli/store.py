@@ -380,7 +380,7 @@ def _moved(made: AliasMove, as_json: bool) -> None:
 
 def version_summary(found: Version) -> list[tuple[str, Any]]:
     """Return the fields of a version that `afina store show` prints, with their labels."""
-    from afina.store import kinds
+    from afina.store import adapter_kinds
 
     manifest = found.manifest
     checked = found.checked
@@ -392,7 +392,7 @@ def version_summary(found: Version) -> list[tuple[str, Any]]:
         ("created", f"{minute(found.created)} UTC by {found.who or 'somebody'}"),
         ("message", found.why),
         ("method", f"{manifest.get('method')} {_inline(manifest.get('hyperparameters') or {})}"),
-        *kinds.summary(manifest),
+        *adapter_kinds.summary(manifest),
         ("task", manifest.get("task")),
         ("training texts", manifest.get("train_digest")),
         ("evaluation", manifest.get("evaluation_digest")),

@@ -68,7 +68,7 @@ def print_flips(flips: Flips) -> None:
     """Print how many predictions differ, the first of them, the verdict, and notes on the texts."""
     from afina.data.readers.splitting import repetition_notes
     from afina.report import evaluation
-    from afina.store.kinds import ADAPTER_KINDS
+    from afina.store.adapter_kinds import ADAPTER_KINDS
 
     print_reading(flips.texts.told)
     if flips.same:

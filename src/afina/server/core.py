@@ -45,7 +45,7 @@ from afina.server.versions.store_watcher import StoreWatcher
 from afina.server.versions.store_writes import StoreWrites
 from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
-from afina.store.keys import Key, MadeKey
+from afina.store.api_keys import Key, MadeKey
 from afina.store.versions import CANARY, PRODUCTION, AliasMove, NameSummary, Reference, Version
 
 __all__ = ["LOADING", "Core"]

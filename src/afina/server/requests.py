@@ -28,7 +28,7 @@ from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.receipts import PROMPTS, GenerationFacts, Prompt, Receipt, TruncationFacts
 from afina.server.settings import Settings
 from afina.server.tenants import Reservation
-from afina.store.keys import Key
+from afina.store.api_keys import Key
 from afina.store.versions import Name
 
 

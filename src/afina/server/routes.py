@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from afina.server.json_shapes import COUNT, NOTHING, TEXT, Shape, about, either, one_of, record
-from afina.store.keys import ADMIN, METRICS, PREDICT, PUBLISH
+from afina.store.api_keys import ADMIN, METRICS, PREDICT, PUBLISH
 
 NO_MODEL = "no such model"
 """The message for a model that the key's client does not have."""

@@ -16,8 +16,8 @@ from afina.errors import InvalidName, NotFound, Overloaded
 from afina.server import problems
 from afina.server.routes import NO_MODEL
 from afina.server.settings import Settings
-from afina.store import keys
-from afina.store.keys import Key
+from afina.store import api_keys
+from afina.store.api_keys import Key
 from afina.store.reader import StoreReader
 from afina.store.versions import Name, Reference, Version
 
@@ -148,8 +148,8 @@ class Tenants:
 
     def key_of(self, secret: str) -> Key | None:
         """Return the key with this secret; None if there is none, or it was revoked. Raises Busy, as `_by_id`."""
-        key = self._by_id().get(keys.id_of(secret) or "")
-        return key if keys.matches(secret, key) else None
+        key = self._by_id().get(api_keys.id_of(secret) or "")
+        return key if api_keys.matches(secret, key) else None
 
     def holds(self, key: Key) -> bool:
         """Return whether a key that was valid when a request began is still valid. Raises Busy, as `_by_id`."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, insert, update
 
 from afina.blobs.remote import open_blobs
-from afina.store import aliases, audit_log, backup, catalog, deletion, keys, problems, publishing
+from afina.store import aliases, api_keys, audit_log, backup, catalog, deletion, problems, publishing
 from afina.store.aliases import ANY, Anything
+from afina.store.api_keys import Key, MadeKey
 from afina.store.backup import Backup
 from afina.store.database.tables import STORE
-from afina.store.keys import Key, MadeKey
 from afina.store.publishing import NewVersion
 from afina.store.reader import StoreReader
 from afina.store.versions import (
@@ -247,11 +247,11 @@ class AdapterStore(StoreReader):
         expires: str | None = None,
         message: str | None = None,
     ) -> MadeKey:
-        """Create a client's API key for a server. `name`: a name for the key. Details: `keys.create`."""
+        """Create a client's API key for a server. `name`: a name for the key. Details: `api_keys.create`."""
         check_client(client)
         called = None if name is None else audit_log.check_reason(name, "name")
         why = _words(message)
-        return keys.create(
+        return api_keys.create(
             self._database,
             client,
             scopes,
@@ -264,8 +264,8 @@ class AdapterStore(StoreReader):
         )
 
     def revoke_key(self, id: str, *, message: str | None = None) -> Key:
-        """Revoke a key for ever. Details: `keys.revoke`."""
-        return keys.revoke(self._database, id, who=self.who, why=_words(message))
+        """Revoke a key for ever. Details: `api_keys.revoke`."""
+        return api_keys.revoke(self._database, id, who=self.who, why=_words(message))
 
     def gc(self) -> Removal:
         """Remove the bytes that belong to no version."""
@@ -314,13 +314,13 @@ class AdapterStore(StoreReader):
     ) -> PublishOutcome:
         """Publish an adapter of peft or transformers, a bundle, or a repository on the Hub.
 
-        Details: `exchange.bring_in`.
+        Details: `import_and_export.bring_in`.
         """
-        from afina.store.intake import exchange
+        from afina.store.exchange import import_and_export
 
         publish = partial(self.publish, name=name)
         given = {"message": message, "backbone": backbone, "precision": precision}
-        return exchange.bring_in(source, publish, self.limits, **given)  # type: ignore[arg-type]
+        return import_and_export.bring_in(source, publish, self.limits, **given)  # type: ignore[arg-type]
 
     def export(
         self,
@@ -332,11 +332,11 @@ class AdapterStore(StoreReader):
         private: bool = True,
         texts: bool = True,
     ) -> tuple[str, tuple[str, ...]]:
-        """Write a version as a directory, a bundle, a merged model, or to the Hub. Details: `exchange.send_out`."""
-        from afina.store.intake import exchange
+        """Write a version as a directory, a bundle, a merged model, or to the Hub, by `import_and_export.send_out`."""
+        from afina.store.exchange import import_and_export
 
         how = {"merged": merged, "backbone": backbone, "private": private, "texts": texts}
-        return exchange.send_out(self, str(reference), target, **how)  # type: ignore[arg-type]
+        return import_and_export.send_out(self, str(reference), target, **how)  # type: ignore[arg-type]
 
     def check(self, reference: str | Version, *, backbone: str | None = None) -> CheckOutcome:
         """Run the version's golden test on this machine, and record the outcome in the audit log."""

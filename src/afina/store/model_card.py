@@ -20,7 +20,7 @@ from afina.models.backbone_spec import PACKAGED, RANDOM
 from afina.models.manifest import Manifest
 from afina.repr_html import figure
 from afina.stats.metrics import METRICS
-from afina.store import kinds
+from afina.store import adapter_kinds
 
 _PEFT, _TRANSFORMERS, _AFINA = "peft", "transformers", "afina"
 _WHOLE = "model.safetensors"
@@ -63,7 +63,7 @@ def model_card(
     backbone = f" {joined} {_code(_model(made.backbone))}" if made.backbone else ""
     added = f"Added {_code(created)}" + (f" by {_escaped(who)}" if who else "")
     about = [
-        f"{kinds.of(made).title}: an adapter of method {_code(made.method)}{backbone}, version {version} of "
+        f"{adapter_kinds.of(made).title}: an adapter of method {_code(made.method)}{backbone}, version {version} of "
         f"{_code(name)} in a store of afina.",
         f"{added}{f': {_escaped(message)}' if message.strip() else '.'}",
     ]
@@ -94,7 +94,7 @@ def _front_matter(made: Manifest, name: str, version: int) -> str:
     figures = {key: value for key, value in made.metrics.items() if key in METRICS and not isnan(value)}
     figures = figures if made.task else {}
     kind, config = _dataset(made.task or "")
-    tag = kinds.of(made).pipeline_tag
+    tag = adapter_kinds.of(made).pipeline_tag
     at_hub = made.backbone is not None and not _is_local(made.backbone)
     results = [
         {
@@ -126,7 +126,7 @@ def _library(made: Manifest) -> str:
 
 
 def _labels(made: Manifest) -> Iterator[str]:
-    kind = kinds.of(made)
+    kind = adapter_kinds.of(made)
     yield f"## {kind.heading}"
     yield kind.labels
     if names := kind.named(made.label_names):
@@ -134,7 +134,7 @@ def _labels(made: Manifest) -> Iterator[str]:
 
 
 def _usage(made: Manifest, merged: bool) -> Iterator[str]:
-    library, labels, kind = _library(made), len(made.label_names), kinds.of(made)
+    library, labels, kind = _library(made), len(made.label_names), adapter_kinds.of(made)
     local = made.backbone is None or _is_local(made.backbone)
     asks = local and made.backbone not in PACKAGED and made.vocabulary_digest is None
     named_ = f", `BACKBONE` for one of {_code(_model(made.backbone))}" if made.backbone and local else ""
@@ -171,7 +171,7 @@ def base_for_peft(manifest: Mapping[str, Any]) -> str | None:
         return None
     if made.backbone not in PACKAGED and not made.backbone.startswith(RANDOM):
         return None
-    base = kinds.of(made).base(_directory(made.backbone), len(made.label_names))
+    base = adapter_kinds.of(made).base(_directory(made.backbone), len(made.label_names))
     return (
         f"peft and AutoPeftModel cannot open the base model {made.backbone!r}, an address of afina. In Python, "
         f"give peft {base} as the base."
@@ -189,7 +189,7 @@ def _python(imported: str, *parts: str) -> str:
 
 def _beside(made: Manifest) -> Iterator[str]:
     """Yield the steps around the model that other libraries do not do, and that the code does not show."""
-    if kinds.of(made).generates:
+    if adapter_kinds.of(made).generates:
         if made.max_length:
             yield f"cut the text so that the prompt has at most {made.max_length:,} tokens"
         return
@@ -233,7 +233,7 @@ def _metrics(made: Manifest) -> Iterator[str]:
         )
         rows = [
             (_called(key, made), figure(value)) if key in METRICS else (key, f"{value:,.10g}")
-            for key, value in sorted(made.metrics.items(), key=lambda one: kinds.of(made).place(one[0]))
+            for key, value in sorted(made.metrics.items(), key=lambda one: adapter_kinds.of(made).place(one[0]))
         ]
         yield _table(("metric", "value"), [(_escaped(key), figure) for key, figure in rows])
 

@@ -19,13 +19,13 @@ from afina import digest, file_io
 from afina.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CorruptStore, NotFound
-from afina.store import aliases, audit_log, catalog, keys, problems, publishing, verify
+from afina.store import aliases, api_keys, audit_log, catalog, problems, publishing, verify
+from afina.store.api_keys import Key
 from afina.store.audit_log import LogEntry
 from afina.store.database import Database, engine
 from afina.store.database.engine import Address
 from afina.store.database.tables import BLOBS, CLIENTS, LIVE, LOG, PARTS, STORE, VERSIONS
 from afina.store.intake import IntakeLimits
-from afina.store.keys import Key
 from afina.store.versions import (
     PRODUCTION,
     Canary,
@@ -181,7 +181,7 @@ class StoreReader:
         if client is not None:
             check_client(client)
         with self._database.reading() as connection:
-            return keys.listed(connection, client)
+            return api_keys.listed(connection, client)
 
     def known(self, reference: Reference) -> Version | None:
         """Return a version, or None if the name, version or alias does not exist. No error lists what exists.

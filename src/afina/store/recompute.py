@@ -23,8 +23,8 @@ from afina.stats.answered import Answered
 from afina.stats.comparison import Comparison, compare
 from afina.stats.metrics import METRICS, Metric
 from afina.store import problems
+from afina.store.adapter_kinds import ADAPTER_KINDS, AdapterKind
 from afina.store.diff.weights import is_foreign
-from afina.store.kinds import ADAPTER_KINDS, AdapterKind
 
 if TYPE_CHECKING:
     from afina.models.backbone import Backbone

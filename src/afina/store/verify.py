@@ -13,7 +13,7 @@ from sqlalchemy.engine import Row
 from afina import digest, file_io
 from afina.blobs import Blobs
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, NotFound
-from afina.store import audit_log, catalog, keys, publishing
+from afina.store import api_keys, audit_log, catalog, publishing
 from afina.store.audit_log import LogEntry
 from afina.store.database import Database
 from afina.store.database.tables import (
@@ -257,7 +257,7 @@ def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[
 
 
 def _keys(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
-    expected, found = keys.expected(entries), keys.rows(connection)
+    expected, found = api_keys.expected(entries), api_keys.rows(connection)
     for id in sorted(expected.keys() | found.keys(), key=str):
         if id not in found or id not in expected:
             problem = _LOST.format("key") if id not in found else "the audit log does not record this key"

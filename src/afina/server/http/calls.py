@@ -28,7 +28,7 @@ from afina.server.http.refusals import GONE, Refusal
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, Check, GenerationOptions, ServedAnswer, Text, TextRequest, no_check
 from afina.server.routes import OPENAI, route_of
-from afina.store.keys import Key
+from afina.store.api_keys import Key
 
 THREADS, OF_A_CLIENT = 64, 12
 """Number of threads, and how many of them one client may use at a time."""

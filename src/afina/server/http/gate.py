@@ -23,7 +23,7 @@ from afina.server.http import encodings
 from afina.server.http.refusals import GONE, Refusal, error_response
 from afina.server.logs_and_traces import RareLine, TracedRequest
 from afina.server.routes import DESCRIPTION, Route, route_of
-from afina.store.keys import ADMIN, METRICS, Key
+from afina.store.api_keys import ADMIN, METRICS, Key
 
 
 class TokenBucket:

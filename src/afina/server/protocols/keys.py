@@ -18,7 +18,7 @@ from afina.server.http.calls import Called
 from afina.server.http.refusals import Refusal
 from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import COUNT, NOTHING, TEXT, about, array, either, one_of, record
-from afina.store.keys import SCOPES
+from afina.store.api_keys import SCOPES
 
 EXAMPLE = {"client": "acme", "scopes": ["predict"], "rate": 60000, "name": "the shop's server", "expires": "90d"}
 

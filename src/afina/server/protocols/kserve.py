@@ -35,7 +35,7 @@ from afina.server.json_shapes import TEXT as ANY_TEXT
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text
 from afina.server.tenants import Missing
-from afina.store.keys import Key
+from afina.store.api_keys import Key
 
 TEXT, PAIR = "text", "pair"
 

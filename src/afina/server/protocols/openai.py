@@ -32,7 +32,7 @@ from afina.server.protocols.responses_answers import ResponsesFormat
 from afina.server.receipts import RECEIPT
 from afina.server.requests import AcceptedRequest, GenerationOptions, Text
 from afina.store import publishing
-from afina.store.keys import Key
+from afina.store.api_keys import Key
 
 router = ProtocolRouter()
 

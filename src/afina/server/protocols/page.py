@@ -30,7 +30,7 @@ from afina.server.http.routing import ProtocolRouter
 from afina.server.json_shapes import TEXT
 from afina.server.metrics import WINDOW, Rates
 from afina.server.requests import ServedAnswer, Text
-from afina.store.keys import Key
+from afina.store.api_keys import Key
 from afina.store.versions import PRODUCTION, NameSummary
 
 SHOWN = 8

@@ -17,7 +17,7 @@ from afina.methods.peft_settings import Ends
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.architectures import is_output
 from afina.models.manifest import Manifest
-from afina.store import kinds, problems
+from afina.store import adapter_kinds, problems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -281,7 +281,7 @@ class LabelMatching:
         rows = None
         if is_foreign(one) != is_foreign(other):
             notes.append("One adapter was made by peft and has no label names: rows of the head are compared in order.")
-        elif one.label_names != other.label_names and all(kinds.of(made).by_label for made in (one, other)):
+        elif one.label_names != other.label_names and all(adapter_kinds.of(made).by_label for made in (one, other)):
             rows, said = _by_label(one.label_names, other.label_names)
             notes += said
         columns, terms = None, 0

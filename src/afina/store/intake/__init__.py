@@ -1,4 +1,4 @@
-"""Import and export: limits, strict inspection of files before anything else reads them, bundles. Knows no database.
+"""Intake: limits, and strict inspection of files before anything else reads them. Knows no database.
 
 This module has the limits and the allowed file names.
 """

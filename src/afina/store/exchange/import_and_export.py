@@ -18,7 +18,8 @@ from afina.data import text_hashes
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
 from afina.store import adapter_parts, problems
-from afina.store.intake import IntakeLimits, bundle, inspection
+from afina.store.exchange import bundle
+from afina.store.intake import IntakeLimits, inspection
 from afina.store.model_card import base_for_peft
 from afina.store.reader import StoreReader
 from afina.store.versions import PublishOutcome, Version
@@ -106,7 +107,7 @@ def _directory(
         raise problems.BACKBONE_UNNAMED(path=path)
     if precision is not None:
         raise problems.PRECISION_OF_MODEL(path=path, option="precision")
-    from afina.store.intake.saved_classifiers import read_pretrained
+    from afina.store.exchange.saved_classifiers import read_pretrained
 
     inspection.inspect_model(path, limits, links=links)
     with _workshop() as place:
@@ -158,7 +159,7 @@ def _to_directory(
     with file_io.replacing(path) as fresh:
         if merged:
             from afina.predicting.predictor import Predictor
-            from afina.store.intake.merging import merge
+            from afina.store.exchange.merging import merge
 
             notes = merge(Predictor.load(store.adapter(str(version)), backbone), fresh)
         else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from afina.errors import InvalidName, NotFound, Refused, UnknownName
-from afina.store import keys
+from afina.store import api_keys
 from afina.store.adapter_store import AdapterStore
 from afina.store.versions import Name, Reference
 from raises import raises
@@ -47,19 +47,19 @@ def test_a_key_is_shown_once_and_is_in_no_byte_of_the_store(begun: AdapterStore)
 def test_no_two_keys_are_alike_and_only_its_own_secret_matches(begun: AdapterStore) -> None:
     one, other = (begun.create_key("acme", ["predict"]) for _ in range(2))
     assert one.secret != other.secret
-    assert keys.id_of(one.secret) == one.key.id
-    assert keys.matches(one.secret, one.key)
-    assert not keys.matches(one.secret, other.key)
-    assert not keys.matches(one.secret, None)
+    assert api_keys.id_of(one.secret) == one.key.id
+    assert api_keys.matches(one.secret, one.key)
+    assert not api_keys.matches(one.secret, other.key)
+    assert not api_keys.matches(one.secret, None)
     for text in ("", "afina_", one.secret[:-1], one.secret + "x", one.secret.upper(), f"{one.secret}\n", "afina_é_x"):
-        assert keys.id_of(text) is None, text
+        assert api_keys.id_of(text) is None, text
 
 
 def test_a_revoked_key_matches_no_more_and_stays_in_the_list(begun: AdapterStore) -> None:
     made = begun.create_key("acme", ["predict"])
     revoked = begun.revoke_key(made.key.id, message="it was in a log")
     assert revoked.revoked is not None
-    assert not keys.matches(made.secret, revoked)
+    assert not api_keys.matches(made.secret, revoked)
     assert begun.keys("acme") == [revoked]
     with raises(Refused, code="key.revoked"):
         begun.revoke_key(made.key.id)
@@ -90,7 +90,7 @@ def test_the_log_has_each_key_and_its_end_and_not_whose_it_is(begun: AdapterStor
     assert (created.event, revoked.event) == ("key", "revoke")
     assert {name: created.payload[name] for name in ("key", "hash", "scopes", "rate")} == {
         "key": made.key.id,
-        "hash": keys.hashed(made.secret),
+        "hash": api_keys.hashed(made.secret),
         "scopes": "predict",
         "rate": 10,
     }
@@ -181,8 +181,8 @@ def test_a_key_whose_rate_is_damaged_is_told_and_lets_nobody_pass(begun: Adapter
         None,
         f"its rate is '{rate}', expected a whole number of tokens a minute, at least 1",
     )
-    assert keys.matches(good.secret, first)
-    assert not keys.matches(made.secret, second)
+    assert api_keys.matches(good.secret, first)
+    assert not api_keys.matches(made.secret, second)
 
 
 def test_a_key_whose_tokens_a_text_are_damaged_lets_nobody_pass(begun: AdapterStore) -> None:
@@ -191,7 +191,7 @@ def test_a_key_whose_tokens_a_text_are_damaged_lets_nobody_pass(begun: AdapterSt
     (found,) = begun.keys()
     assert found.text_tokens is None
     assert found.problem == "its text_tokens is 'zzz', expected a whole number of tokens a text, at least 1"
-    assert not keys.matches(made.secret, found)
+    assert not api_keys.matches(made.secret, found)
 
 
 def test_nobody_but_its_owner_reads_the_database(begun: AdapterStore) -> None:
@@ -206,12 +206,16 @@ def test_a_key_whose_end_is_damaged_lets_nobody_pass(begun: AdapterStore) -> Non
     _changed(begun, "UPDATE keys SET expires = 'zzz'")
     (found,) = begun.keys()
     assert found.problem == "its end is 'zzz', expected a time"
-    assert not keys.matches(made.secret, found)
+    assert not api_keys.matches(made.secret, found)
 
 
 def test_a_key_has_a_name_and_ends_by_itself(begun: AdapterStore, monkeypatch: pytest.MonkeyPatch) -> None:
     made = begun.create_key("acme", ["predict"], name="billing service", expires="90d")
-    assert (made.key.name, made.key.is_valid, keys.matches(made.secret, made.key)) == ("billing service", True, True)
+    assert (made.key.name, made.key.is_valid, api_keys.matches(made.secret, made.key)) == (
+        "billing service",
+        True,
+        True,
+    )
     entry = begun.log()[-1].payload
     assert entry["expires"] == made.key.expires
     assert "billing service" not in str(entry)
@@ -219,7 +223,7 @@ def test_a_key_has_a_name_and_ends_by_itself(begun: AdapterStore, monkeypatch: p
     for moment, valid in ((89, True), (91, False)):
         then = (datetime.now(UTC) + timedelta(days=moment)).isoformat(timespec="microseconds")
         monkeypatch.setattr("afina.store.audit_log.now", lambda then=then: then)
-        assert keys.matches(made.secret, made.key) is valid
+        assert api_keys.matches(made.secret, made.key) is valid
 
 
 @pytest.mark.parametrize("changed", ["name = 'another'", "expires = NULL", "expires = '2999-01-01'"])
@@ -232,13 +236,13 @@ def test_verify_sees_that_a_keys_name_or_end_was_changed(begun: AdapterStore, ch
 
 
 def test_when_a_key_ends_is_a_time_to_come() -> None:
-    assert keys.expiry("2998-01-31") == "2998-02-01T00:00:00.000000+00:00"  # at the end of that day
-    assert keys.expiry("2998-01-31T12:00:00+02:00") == "2998-01-31T10:00:00.000000+00:00"
-    assert keys.expiry("2998-01-31T12:00") == "2998-01-31T12:00:00.000000+00:00"
-    assert keys.expiry("12h") < keys.expiry("1d")
+    assert api_keys.expiry("2998-01-31") == "2998-02-01T00:00:00.000000+00:00"  # at the end of that day
+    assert api_keys.expiry("2998-01-31T12:00:00+02:00") == "2998-01-31T10:00:00.000000+00:00"
+    assert api_keys.expiry("2998-01-31T12:00") == "2998-01-31T12:00:00.000000+00:00"
+    assert api_keys.expiry("12h") < api_keys.expiry("1d")
     for text in ("", "soon", "90", "-3d", "0d", "2001-01-01", "2998-13-01", "1e3d", "9999-12-31"):
         with raises(InvalidName, code="key.invalid"):
-            keys.expiry(text)
+            api_keys.expiry(text)
 
 
 def test_a_name_of_a_key_goes_with_its_client(begun: AdapterStore) -> None:

@@ -1,0 +1,1 @@
+"""Exchange: bundles, saved classifiers, merged models, the Hub. Every import is inspected. Knows no database."""
