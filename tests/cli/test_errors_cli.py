@@ -159,7 +159,7 @@ def test_a_backbone_whose_weights_are_cut_short(refused: Callable[..., str], gpt
     ("header", "arguments", "told"),
     [
         ("words,label", (), "no text column. Found: words, label. Expected text, sentence, "),
-        ("text,verdict", (), "no label column. Found: text, verdict. Expected label or labels or"),
+        ("text,verdict", (), "no label column. Found: text, verdict. Expected label, labels, "),
         ("text,label", ("--text", "body"), "no column 'body'. Found: text, label. Name the right one with --text."),
         ("text,label", ("--label", "x"), "no column 'x'. Found: text, label. Name the right one with --label."),
     ],
@@ -182,7 +182,7 @@ def test_a_label_that_training_does_not_know(refused: Callable[..., str]) -> Non
 
 
 def test_labels_that_are_not_those_of_the_data(refused: Callable[..., str], toy: str) -> None:
-    assert "--labels good,evil: the training split has the labels bad, good." in refused("--labels", "good,evil")
+    assert "--labels good, evil: the training split has the labels bad, good." in refused("--labels", "good,evil")
 
 
 def test_a_split_that_is_empty(refused: Callable[..., str]) -> None:
@@ -370,8 +370,8 @@ def test_records_that_another_program_wrote(afina: Command, gpt2: Backbone, toy:
     OUT.mkdir()
     (OUT / "records.jsonl").write_text('{"accuracy": 1}\n', encoding="utf-8")
     answer = afina("train", "--task", toy, "--backbone", gpt2.address, "--out", OUT, *SHORT)
-    assert answer.error.startswith("out/records.jsonl, line 1: not a record of this version of afina (key: field req")
-    assert answer.error.endswith("Remove this line, or give another --out.")
+    assert answer.error.startswith("out/records.jsonl: the results have format None, this version of afina reads ")
+    assert answer.error.endswith(" with another --out.")
     assert left_behind(OUT) == {"records.jsonl"}
     assert (OUT / "records.jsonl").read_text(encoding="utf-8") == '{"accuracy": 1}\n'
 
@@ -521,7 +521,7 @@ def test_a_file_that_is_missing_is_told_before_anything_is_loaded(
         (b'{"text": "a"}\nnothing\n', "new.jsonl, line 2: not JSON (Expecting value). Expected one JSON object"),
         (
             b'{"text": "a"}\n{"text": "b", "text_pair": "c"}\n',
-            "new.jsonl, line 2: its columns would be text and text_pair, and those before it text. "
+            "new.jsonl, line 2: its columns would be text, text_pair, and those before it text. "
             "Give the same in all lines, or name them with --text.",
         ),
         (b'{"text": "\xff"}\n', "new.jsonl, line 1: not UTF-8 (byte 0xff). Save the file as UTF-8."),
