@@ -179,7 +179,6 @@ REQUESTS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/completions", {"model": "acme/told", "prompt": [5, 6, 7], "max_tokens": 4, "echo": True}),
     ("GET", "/v1/models/acme/told@1", None),
     ("GET", "/v1/models/acme/none", None),
-    ("GET", "/info", None),
     ("POST", "/tasks", {"text": TEXT, "models": ["acme/reviews", "acme/tags", "acme/price"]}),
     ("POST", "/bulk?model=acme/reviews", f'{{"text": "{TEXT}"}}\n{{"text": "b", "model": "acme/none"}}\n'),
     ("POST", "/v1/completions", {"model": "acme/told", "prompt": [TEXT, "it broke."], "max_tokens": 6}),
