@@ -25,7 +25,7 @@ TEXT = "the soup was bright."
 
 
 def on_int8(made: Adapter) -> Adapter:
-    return Adapter(made.manifest.model_copy(update={"precision": "int8"}), made.tensors, made.where)
+    return Adapter(made.manifest.model_copy(update={"precision": "int8"}).sealed(), made.tensors, made.where)
 
 
 @contextmanager
