@@ -21,7 +21,6 @@ from typing import Any, NoReturn, TextIO
 
 from afina import problems
 from afina.errors import CannotWrite
-from afina.problems import AGAIN as AGAIN
 
 TEMPORARY = ".tmp-"
 

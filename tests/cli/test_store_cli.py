@@ -283,7 +283,8 @@ LOOKS = [["list"], ["show", "acme/reviews@1", "--json"], ["verify"]]
 def test_looking_at_a_store_imports_nothing_that_is_slow(two: Ask, arguments: list[str]) -> None:
     code = "import sys; from afina.cli import main\nsys.argv = ['afina', 'store', *sys.argv[1:]]\n"
     code += "try: main()\nexcept SystemExit: pass\n"
-    code += "print([name for name in ('torch', 'numpy', 'alembic', 'pandas', 'transformers') if name in sys.modules])"
+    slow = ("torch", "alembic", "pandas", "transformers", *(() if arguments == ["verify"] else ("numpy",)))
+    code += f"print([name for name in {slow} if name in sys.modules])"  # `verify` computes the digest of claims
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "[]"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import InvalidStudy, NotFound, Problem, Refused
 
-NOT_AN_ADDRESS = Problem(
-    InvalidStudy,
-    "cluster.address-invalid",
-    "Ray cluster {address}: not an address. Expected host:port, such as 10.0.0.1:6379.",
+_cluster_address_invalid = partial(Problem, InvalidStudy, "cluster.address-invalid")
+NOT_AN_ADDRESS = _cluster_address_invalid(
+    "Ray cluster {address}: not an address. Expected host:port, such as 10.0.0.1:6379."
 )
-RAY_CLIENT = Problem(
-    InvalidStudy,
-    "cluster.address-invalid",
+RAY_CLIENT = _cluster_address_invalid(
     "Ray cluster {address}: Ray Client cannot be used, since a driver has to be on a machine of the cluster. Run afina "
-    "there and give host:port, or use `ray job submit -- afina ...`.",
+    "there and give host:port, or use `ray job submit -- afina ...`."
 )
 
 CONNECTED_ELSEWHERE = Problem(
@@ -37,14 +36,11 @@ TOKEN_REJECTED = Problem(
     "cluster's token to ~/.ray/auth_token, or set RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token.",
 )
 
-CLUSTER_VERSION_DIFFERS = Problem(
-    Refused,
-    "cluster.versions-differ",
-    "Ray cluster {address}: {_said} Install the same versions of Ray and Python on all machines; here is Ray {_here}.",
+_cluster_versions_differ = partial(Problem, Refused, "cluster.versions-differ")
+CLUSTER_VERSION_DIFFERS = _cluster_versions_differ(
+    "Ray cluster {address}: {_said} Install the same versions of Ray and Python on all machines; here is Ray {_here}."
 )
-NODES_DIFFER = Problem(
-    Refused,
-    "cluster.versions-differ",
+NODES_DIFFER = _cluster_versions_differ(
     "Ray cluster: {nodes}. This machine has {_here}. Install the same versions on all nodes, so that results do not "
-    "depend on the node.",
+    "depend on the node."
 )

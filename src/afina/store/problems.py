@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import (
     Busy,
     Conflict,
@@ -28,33 +30,20 @@ INSTEAD = (
     " and leave this file out"
 )
 
-HYPERPARAMETER_INVALID = Problem(
-    CorruptAdapter,
-    "adapter.file-malformed",
+_adapter_file_malformed = partial(Problem, CorruptAdapter, "adapter.file-malformed")
+HYPERPARAMETER_INVALID = _adapter_file_malformed(
     "{where}: the adapter's hyperparameter {field} is {found!r}, expected {expected}. Copy the adapter again, or "
-    "train the adapter again.",
+    "train the adapter again."
 )
-BUNDLE_WITHOUT_ADAPTER = Problem(
-    CorruptAdapter, "adapter.file-malformed", "{path}: this bundle has no adapter. Export the adapter again."
+BUNDLE_WITHOUT_ADAPTER = _adapter_file_malformed("{path}: this bundle has no adapter. Export the adapter again.")
+PART_NOT_IN_BUNDLE = _adapter_file_malformed(
+    "{path}: its part {part!r} is not a file of the bundle. Export the adapter again."
 )
-PART_NOT_IN_BUNDLE = Problem(
-    CorruptAdapter,
-    "adapter.file-malformed",
-    "{path}: its part {part!r} is not a file of the bundle. Export the adapter again.",
+NOT_SAFETENSORS = _adapter_file_malformed("{path}: damaged, or not a safetensors file: {reason}. " + AGAIN)
+WEIGHT_MAP_INVALID = _adapter_file_malformed(
+    "{path}: expected a weight_map that names files in the same directory. " + AGAIN
 )
-NOT_SAFETENSORS = Problem(
-    CorruptAdapter, "adapter.file-malformed", "{path}: damaged, or not a safetensors file: {reason}. " + AGAIN
-)
-WEIGHT_MAP_INVALID = Problem(
-    CorruptAdapter,
-    "adapter.file-malformed",
-    "{path}: expected a weight_map that names files in the same directory. " + AGAIN,
-)
-TENSOR_NOT_FLOAT = Problem(
-    CorruptAdapter,
-    "adapter.file-malformed",
-    "{path}: {tensor} is {found}, expected floats. Save the model unquantised.",
-)
+TENSOR_NOT_FLOAT = _adapter_file_malformed("{path}: {tensor} is {found}, expected floats. Save the model unquantised.")
 
 TENSOR_FILE_MISSING = Problem(
     CorruptAdapter,
@@ -64,15 +53,12 @@ TENSOR_FILE_MISSING = Problem(
 
 DIRECTORY_UNREADABLE = Problem(CorruptAdapter, "adapter.file-unreadable", "{path}: cannot be read ({reason}). " + AGAIN)
 
-HEAD_MISSING = Problem(
-    CorruptAdapter,
-    "adapter.head-missing",
-    'the adapter has no classification head ({expected}). Save it with task_type="SEQ_CLS", which keeps the head.',
+_adapter_head_missing = partial(Problem, CorruptAdapter, "adapter.head-missing")
+HEAD_MISSING = _adapter_head_missing(
+    'the adapter has no classification head ({expected}). Save it with task_type="SEQ_CLS", which keeps the head.'
 )
-WEIGHTS_WITHOUT_HEAD = Problem(
-    CorruptAdapter,
-    "adapter.head-missing",
-    "{path}: the weights have no classification head. Give the directory of a fine-tuned classifier.",
+WEIGHTS_WITHOUT_HEAD = _adapter_head_missing(
+    "{path}: the weights have no classification head. Give the directory of a fine-tuned classifier."
 )
 
 NOTHING_TO_PUBLISH = Problem(
@@ -82,23 +68,18 @@ NOTHING_TO_PUBLISH = Problem(
     "of these files.",
 )
 
-FACTORS_MISMATCH = Problem(
-    CorruptAdapter,
-    "adapter.tensors-mismatch",
+_adapter_tensors_mismatch = partial(Problem, CorruptAdapter, "adapter.tensors-mismatch")
+FACTORS_MISMATCH = _adapter_tensors_mismatch(
     "{where}: the factors of {layer} have shapes {found!r} and {other!r}, expected [outputs, rank] and [rank, "
-    "inputs]. Copy the adapter again, or train it again.",
+    "inputs]. Copy the adapter again, or train it again."
 )
-HEAD_MISMATCH = Problem(
-    CorruptAdapter,
-    "adapter.tensors-mismatch",
+HEAD_MISMATCH = _adapter_tensors_mismatch(
     "{where}: its head {tensor!r} has shape {found!r}, but the adapter has {labels} labels. Copy the adapter "
-    "again, or train it again.",
+    "again, or train it again."
 )
-RANKS_DIFFER = Problem(
-    CorruptAdapter,
-    "adapter.tensors-mismatch",
+RANKS_DIFFER = _adapter_tensors_mismatch(
     "{where}: {tensor!r} has shape {found!r} and its {other} has {expected!r}: the ranks differ. Copy the "
-    "adapter again, or train it again.",
+    "adapter again, or train it again."
 )
 
 DELTA_NOT_FINITE = Problem(
@@ -114,11 +95,10 @@ ALIAS_MALFORMED = Problem(
     "a letter and has {_letters}, digits, and . _ - after it, at most {most} characters; v3 means version 3.",
 )
 
-NO_EARLIER_VERSION = Problem(
-    NotFound, "alias.missing", "{name}@{alias}: has no earlier version than {before} to roll back to."
-)
-ALIAS_MISSING = Problem(NotFound, "alias.missing", "{reference}: no such alias. {_there}")
-ALIAS_NEVER_EXISTED = Problem(NotFound, "alias.missing", "{name}@{alias}: this alias has never existed.")
+_alias_missing = partial(Problem, NotFound, "alias.missing")
+NO_EARLIER_VERSION = _alias_missing("{name}@{alias}: has no earlier version than {before} to roll back to.")
+ALIAS_MISSING = _alias_missing("{reference}: no such alias. {_there}")
+ALIAS_NEVER_EXISTED = _alias_missing("{name}@{alias}: this alias has never existed.")
 
 ALIAS_MOVED = Problem(
     Conflict,
@@ -127,54 +107,40 @@ ALIAS_MOVED = Problem(
     "store history`, then decide again.",
 )
 
-SHARE_OF_ALIAS = Problem(
-    InvalidName,
-    "alias.share-invalid",
+_alias_share_invalid = partial(Problem, InvalidName, "alias.share-invalid")
+SHARE_OF_ALIAS = _alias_share_invalid(
     "`share`: found {found} for the alias {alias}. The alias canary needs a share, such as 10 (per cent of the "
-    "requests for production), and no other alias has one.",
+    "requests for production), and no other alias has one."
 )
-SHARE_INVALID = Problem(
-    InvalidName,
-    "alias.share-invalid",
+SHARE_INVALID = _alias_share_invalid(
     "`share`: found {share:g}. Expected a percentage above 0 and below 100. To send all requests to the version, "
-    "move production.",
+    "move production."
 )
 
-LAYER_BEYOND_BACKBONE = Problem(
-    WrongBackbone,
-    "backbone.mismatch",
+_backbone_mismatch = partial(Problem, WrongBackbone, "backbone.mismatch")
+LAYER_BEYOND_BACKBONE = _backbone_mismatch(
     "{where}: {tensor!r} belongs to layer {layer}, but the backbone has layers 0 to {most}. Name the backbone "
-    "that the adapter was made for.",
+    "that the adapter was made for."
 )
-DIMENSION_MISMATCH = Problem(
-    WrongBackbone,
-    "backbone.mismatch",
+DIMENSION_MISMATCH = _backbone_mismatch(
     "{where}: {tensor!r} has shape {found!r}, and the backbone has no dimension of {dimension:,}. Name the "
-    "backbone that the adapter was made for.",
+    "backbone that the adapter was made for."
 )
-SHAPE_MISMATCH = Problem(
-    WrongBackbone,
-    "backbone.mismatch",
+SHAPE_MISMATCH = _backbone_mismatch(
     "{where}: {tensor!r} has shape {found!r}, expected {expected} for this backbone. Name the backbone that the "
-    "adapter was made for.",
+    "adapter was made for."
 )
-TOKENIZER_DIFFERS = Problem(
-    WrongBackbone,
-    "backbone.mismatch",
+TOKENIZER_DIFFERS = _backbone_mismatch(
     "{path}: the tokenizer has digest {found:.19}, but {expected:.19} in backbone {backbone}. Give the model "
-    "that was fine-tuned, unchanged, with `backbone`.",
+    "that was fine-tuned, unchanged, with `backbone`."
 )
-CONFIG_DIFFERS = Problem(
-    WrongBackbone,
-    "backbone.mismatch",
+CONFIG_DIFFERS = _backbone_mismatch(
     "{path}: {field} is {found!r:.80}, but {expected!r:.80} in backbone {backbone}. Give the model that was "
-    "fine-tuned with `backbone`.",
+    "fine-tuned with `backbone`."
 )
-WEIGHTS_DO_NOT_FIT = Problem(
-    WrongBackbone,
-    "backbone.mismatch",
+WEIGHTS_DO_NOT_FIT = _backbone_mismatch(
     "{path}: the weights do not fit a classifier on backbone {backbone}: {reason} Give the model that was "
-    "fine-tuned with `backbone`.",
+    "fine-tuned with `backbone`."
 )
 
 BUNDLE_DAMAGED = Problem(CorruptStore, "bundle.damaged", "{path}: {found}. " + BUNDLE_AGAIN)
@@ -188,37 +154,24 @@ BUNDLE_FILE_NAME = Problem(
     ),
 )
 
-INDEX_TOO_LARGE = Problem(
-    Refused,
-    "bundle.refused",
-    (f"{{path}}: its {INDEX} would have {{bytes:,}} bytes, more than the limit of {{most:,}}. Shorten `about`."),
+_bundle_refused = partial(Problem, Refused, "bundle.refused")
+INDEX_TOO_LARGE = _bundle_refused(
+    f"{{path}}: its {INDEX} would have {{bytes:,}} bytes, more than the limit of {{most:,}}. Shorten `about`."
 )
-BUNDLE_COMPRESSED = Problem(
-    Refused,
-    "bundle.refused",
-    "{path}: the file is compressed ({found}); bundles must not be compressed. Unpack the file first.",
+BUNDLE_COMPRESSED = _bundle_refused(
+    "{path}: the file is compressed ({found}); bundles must not be compressed. Unpack the file first."
 )
-BUNDLE_OF_ANOTHER_PROGRAM = Problem(
-    Refused,
-    "bundle.refused",
-    f"{{path}}: not a bundle of afina: its first file is {{file!r}}, expected {INDEX}. Name a bundle.",
+BUNDLE_OF_ANOTHER_PROGRAM = _bundle_refused(
+    f"{{path}}: not a bundle of afina: its first file is {{file!r}}, expected {INDEX}. Name a bundle."
 )
-BUNDLE_FILE_NOT_ALLOWED = Problem(
-    Refused, "bundle.refused", "{path}: the file name {file!r} is not allowed in a bundle. " + BUNDLE_AGAIN
+BUNDLE_FILE_NOT_ALLOWED = _bundle_refused("{path}: the file name {file!r} is not allowed in a bundle. " + BUNDLE_AGAIN)
+BUNDLE_FILE_NOT_PLAIN = _bundle_refused(
+    "{path}: {_shown} in the bundle is {found}; a bundle may have plain files only. " + BUNDLE_AGAIN
 )
-BUNDLE_FILE_NOT_PLAIN = Problem(
-    Refused,
-    "bundle.refused",
-    "{path}: {_shown} in the bundle is {found}; a bundle may have plain files only. " + BUNDLE_AGAIN,
+BUNDLE_FILE_UNEXPECTED = _bundle_refused(
+    f"{{path}}: the bundle has {{found}} {{file!r}} where {INDEX} has {{expected!r}}. " + BUNDLE_AGAIN
 )
-BUNDLE_FILE_UNEXPECTED = Problem(
-    Refused,
-    "bundle.refused",
-    f"{{path}}: the bundle has {{found}} {{file!r}} where {INDEX} has {{expected!r}}. " + BUNDLE_AGAIN,
-)
-ABOUT_NOT_JSON = Problem(
-    Refused, "bundle.refused", "{path}: about cannot be written as JSON ({reason}). Give JSON values."
-)
+ABOUT_NOT_JSON = _bundle_refused("{path}: about cannot be written as JSON ({reason}). Give JSON values.")
 
 CANARY_WITHOUT_ROLLBACK = Problem(
     Refused,
@@ -227,12 +180,11 @@ CANARY_WITHOUT_ROLLBACK = Problem(
     "set another version and share.",
 )
 
-CLIENT_BEING_ERASED = Problem(
-    Refused,
-    "client.erased",
-    "client {client}: the client is being erased. Finish the erasure first: afina store erase {client}.",
+_client_erased = partial(Problem, Refused, "client.erased")
+CLIENT_BEING_ERASED = _client_erased(
+    "client {client}: the client is being erased. Finish the erasure first: afina store erase {client}."
 )
-CLIENT_ERASED = Problem(Refused, "client.erased", "{name}: the client was erased while this adapter was published.")
+CLIENT_ERASED = _client_erased("{name}: the client was erased while this adapter was published.")
 
 CLIENT_MALFORMED = Problem(
     InvalidName,
@@ -240,15 +192,12 @@ CLIENT_MALFORMED = Problem(
     "{client!r} is not the name of a client. Expected the part before the / of a name: {expected}.",
 )
 
-CLIENT_UNKNOWN = Problem(
-    NotFound,
-    "client.missing",
-    "client {client}: the store has no client with this name. `afina store list` shows all names.",
+_client_missing = partial(Problem, NotFound, "client.missing")
+CLIENT_UNKNOWN = _client_missing(
+    "client {client}: the store has no client with this name. `afina store list` shows all names."
 )
-CLIENT_WITHOUT_ADAPTERS = Problem(
-    NotFound,
-    "client.missing",
-    "client {client}: the store has no adapter of this client. `afina store list` shows all names.",
+CLIENT_WITHOUT_ADAPTERS = _client_missing(
+    "client {client}: the store has no adapter of this client. `afina store list` shows all names."
 )
 
 KINDS_DIFFER = Problem(
@@ -258,16 +207,13 @@ KINDS_DIFFER = Problem(
     "of task.",
 )
 
-LABELS_DIFFER = Problem(
-    InvalidData,
-    "data.labels-mismatch",
-    "{first} and {where} have different labels: {_differences}. Give two adapters with the same labels.",
+_data_labels_mismatch = partial(Problem, InvalidData, "data.labels-mismatch")
+LABELS_DIFFER = _data_labels_mismatch(
+    "{first} and {where} have different labels: {_differences}. Give two adapters with the same labels."
 )
-LABELS_OF_TEXTS_DIFFER = Problem(
-    InvalidData,
-    "data.labels-mismatch",
+LABELS_OF_TEXTS_DIFFER = _data_labels_mismatch(
     "{where}: its labels differ from the labels of {texts}: {_differences}. Give adapters and texts with the "
-    "same labels.",
+    "same labels."
 )
 
 MERGE_NEEDS_FLOAT32 = Problem(
@@ -292,11 +238,10 @@ FILE_CHANGED = Problem(
     "{path}: cannot be read as a file ({reason}). Another process may have changed it; try again.",
 )
 
-NOT_A_BUNDLE = Problem(NotFound, "file.missing", "{path}: not a bundle ({reason}).")
-SOURCE_MISSING = Problem(
-    NotFound,
-    "file.missing",
-    "{path}: there is no such file or directory. Give a directory, a bundle (.tar), or hub:owner/name.",
+_file_missing = partial(Problem, NotFound, "file.missing")
+NOT_A_BUNDLE = _file_missing("{path}: not a bundle ({reason}).")
+SOURCE_MISSING = _file_missing(
+    "{path}: there is no such file or directory. Give a directory, a bundle (.tar), or hub:owner/name."
 )
 
 FILE_NOT_READABLE = Problem(
@@ -309,68 +254,47 @@ DTYPE_UNSUPPORTED = Problem(
     "{path}: {tensor!r} has dtype {found!r}, expected one of {known}. Convert the tensor and save the adapter again.",
 )
 
-FILE_BESIDE_TENSORS = Problem(
-    Refused,
-    "intake.file-unexpected",
+_intake_file_unexpected = partial(Problem, Refused, "intake.file-unexpected")
+FILE_BESIDE_TENSORS = _intake_file_unexpected(
     "{path}: this file is not allowed beside an adapter's tensors. Allowed suffixes are {known}. Move the file "
-    "elsewhere.",
+    "elsewhere."
 )
-LINK = Problem(
-    Refused, "intake.file-unexpected", "{path}: a link, expected a file. Replace the link by a copy of its target."
-)
-NO_FILE = Problem(Refused, "intake.file-unexpected", "{path}: {found}, expected a file. Move it elsewhere.")
-FILE_NAME_NOT_ALLOWED = Problem(
-    Refused,
-    "intake.file-unexpected",
+LINK = _intake_file_unexpected("{path}: a link, expected a file. Replace the link by a copy of its target.")
+NO_FILE = _intake_file_unexpected("{path}: {found}, expected a file. Move it elsewhere.")
+FILE_NAME_NOT_ALLOWED = _intake_file_unexpected(
     "{path}: this file name is not allowed in an adapter. Expected letters, digits, . _ and - before one of "
-    "{known}. Move the file elsewhere.",
+    "{known}. Move the file elsewhere."
 )
-SECOND_TENSOR_FILE = Problem(
-    Refused,
-    "intake.file-unexpected",
-    "{path}: an adapter has a single tensor file, here {expected}. Move this file elsewhere.",
+SECOND_TENSOR_FILE = _intake_file_unexpected(
+    "{path}: an adapter has a single tensor file, here {expected}. Move this file elsewhere."
 )
-FILE_NOT_TEXT = Problem(
-    Refused,
-    "intake.file-unexpected",
-    "{path}: a file with this suffix must be text in UTF-8. Write the file again, or leave it out.",
+FILE_NOT_TEXT = _intake_file_unexpected(
+    "{path}: a file with this suffix must be text in UTF-8. Write the file again, or leave it out."
 )
 
-FILE_UNSAFE = Problem(
-    Refused, "intake.file-unsafe", f"{{path}}: a file of this kind can run code when it is opened. {INSTEAD}."
-)
-CONTENT_UNSAFE = Problem(
-    Refused, "intake.file-unsafe", f"{{path}}: by its content this is {{found}}: {{reason}}. {INSTEAD}."
-)
-WEIGHTS_UNSAFE = Problem(
-    Refused,
-    "intake.file-unsafe",
+_intake_file_unsafe = partial(Problem, Refused, "intake.file-unsafe")
+FILE_UNSAFE = _intake_file_unsafe(f"{{path}}: a file of this kind can run code when it is opened. {INSTEAD}.")
+CONTENT_UNSAFE = _intake_file_unsafe(f"{{path}}: by its content this is {{found}}: {{reason}}. {INSTEAD}.")
+WEIGHTS_UNSAFE = _intake_file_unsafe(
     "{path}: the weights are in {file}, a format that can run code when opened; expected {expected}. Open the "
-    "file where you trust it, and save it again with save_pretrained.",
+    "file where you trust it, and save it again with save_pretrained."
 )
 
-BUNDLE_INDEX_TOO_LARGE = Problem(
-    Refused,
-    "intake.too-large",
-    "{path}: its {file} has {found:,} bytes, more than the limit of {most:,}. " + BUNDLE_AGAIN,
+_intake_too_large = partial(Problem, Refused, "intake.too-large")
+BUNDLE_INDEX_TOO_LARGE = _intake_too_large(
+    "{path}: its {file} has {found:,} bytes, more than the limit of {most:,}. " + BUNDLE_AGAIN
 )
-BUNDLE_TOO_LARGE = Problem(
-    Refused,
-    "intake.too-large",
+BUNDLE_TOO_LARGE = _intake_too_large(
     "{path}: the bundle has {found:,} {unit}, more than the limit of {most:,}. If you trust the bundle, raise "
-    "the limit `{limit}`.",
+    "the limit `{limit}`."
 )
-ADAPTER_TOO_LARGE = Problem(
-    Refused,
-    "intake.too-large",
+ADAPTER_TOO_LARGE = _intake_too_large(
     "{path}: {_found}, more than the limit of {most:,}. If this is intended, set another limit, {limit}=..., "
-    "with `limits`.",
+    "with `limits`."
 )
-TOO_MANY_FILES = Problem(
-    Refused,
-    "intake.too-large",
+TOO_MANY_FILES = _intake_too_large(
     "{path}: {found:,} files, more than the limit of {most:,}. Remove files that do not belong to the adapter, "
-    "or set another limit, files=..., with `limits`.",
+    "or set another limit, files=..., with `limits`."
 )
 
 VALUES_NOT_FINITE = Problem(
@@ -380,15 +304,12 @@ VALUES_NOT_FINITE = Problem(
     "lower learning rate or in float32.",
 )
 
-SCOPE_MISSING = Problem(InvalidName, "key.invalid", "`scope`: no scope was given. Expected one or more of {known}.")
-EXPIRY_PAST = Problem(InvalidName, "key.invalid", "`expires`: {found} is in the past. Give a later time.")
-KEY_LIMIT_INVALID = Problem(
-    InvalidName, "key.invalid", "`{limit}`: found {found}, expected {expected}, from 1 to {most:,}."
-)
-EXPIRY_MALFORMED = Problem(
-    InvalidName,
-    "key.invalid",
-    "`expires`: found {found!r}, expected days or hours from now, such as 90d or 12h, or a date such as 2027-01-31.",
+_key_invalid = partial(Problem, InvalidName, "key.invalid")
+SCOPE_MISSING = _key_invalid("`scope`: no scope was given. Expected one or more of {known}.")
+EXPIRY_PAST = _key_invalid("`expires`: {found} is in the past. Give a later time.")
+KEY_LIMIT_INVALID = _key_invalid("`{limit}`: found {found}, expected {expected}, from 1 to {most:,}.")
+EXPIRY_MALFORMED = _key_invalid(
+    "`expires`: found {found!r}, expected days or hours from now, such as 90d or 12h, or a date such as 2027-01-31."
 )
 
 KEY_REVOKED = Problem(Refused, "key.revoked", "key {key}: the key was already revoked at {revoked}.")
@@ -397,74 +318,55 @@ KEY_UNKNOWN = Problem(
     NotFound, "key.unknown", "key {key}: the store has no key with this id. `afina keys list` shows all keys."
 )
 
-MERGE_OF_BAG_OF_WORDS = Problem(
-    Refused,
-    "merge.impossible",
+_merge_impossible = partial(Problem, Refused, "merge.impossible")
+MERGE_OF_BAG_OF_WORDS = _merge_impossible(
     "{where}: an adapter of method {method} is a bag-of-words model without a backbone, so it cannot be merged. "
-    "Use it with afina.",
+    "Use it with afina."
 )
-MERGE_WITH_OFFSET = Problem(
-    Refused,
-    "merge.impossible",
+MERGE_WITH_OFFSET = _merge_impossible(
     "{where}: the adapter adds an offset to its logits, and transformers' head has no bias for it. Train the "
-    "adapter without `offset` (a linear probe: on texts of every label), or use it with afina.",
+    "adapter without `offset` (a linear probe: on texts of every label), or use it with afina."
 )
 
-NOT_A_CLASSIFIER = Problem(
-    InvalidStudy,
-    "model.config-unusable",
+_model_config_unusable = partial(Problem, InvalidStudy, "model.config-unusable")
+NOT_A_CLASSIFIER = _model_config_unusable(
     "{path}: architectures is {found!r:.80}, expected a ...ForSequenceClassification. A language model does not "
-    "tell its prompts: use it as a `backbone` instead.",
+    "tell its prompts: use it as a `backbone` instead."
 )
-LABELS_UNUSABLE = Problem(
-    InvalidStudy,
-    "model.config-unusable",
+LABELS_UNUSABLE = _model_config_unusable(
     "{path}: id2label is {found!r:.80}, expected a different name for each of 0, 1, ... Correct id2label and "
-    "label2id there.",
+    "label2id there."
 )
 
-CONFIG_MISSING = Problem(
-    NotFound,
-    "model.file-missing",
-    "{path}: no {file} there. Give a directory that a classifier's save_pretrained wrote.",
+_model_file_missing = partial(Problem, NotFound, "model.file-missing")
+CONFIG_MISSING = _model_file_missing(
+    "{path}: no {file} there. Give a directory that a classifier's save_pretrained wrote."
 )
-WEIGHTS_MISSING = Problem(
-    NotFound, "model.file-missing", "{path}: no {file} or {index} there. Give a directory that save_pretrained wrote."
+WEIGHTS_MISSING = _model_file_missing(
+    "{path}: no {file} or {index} there. Give a directory that save_pretrained wrote."
 )
-TOKENIZER_MISSING = Problem(
-    NotFound,
-    "model.file-missing",
+TOKENIZER_MISSING = _model_file_missing(
     "{path}: no tokenizer there, expected one of {expected}. Save the tokenizer into the directory with "
-    "save_pretrained.",
+    "save_pretrained."
 )
 
-PRECISION_OF_MODEL = Problem(
-    InvalidStudy,
-    "option.inapplicable",
-    "{path}: this is a transformers model, whose own weights are published. Leave `precision` out.",
+_option_inapplicable = partial(Problem, InvalidStudy, "option.inapplicable")
+PRECISION_OF_MODEL = _option_inapplicable(
+    "{path}: this is a transformers model, whose own weights are published. Leave `precision` out."
 )
-BACKBONE_WITHOUT_MERGED = Problem(
-    InvalidStudy, "option.inapplicable", "{version}: `backbone` is only used with `merged`. Leave `backbone` out."
+BACKBONE_WITHOUT_MERGED = _option_inapplicable(
+    "{version}: `backbone` is only used with `merged`. Leave `backbone` out."
 )
-OPTION_OF_BUNDLE = Problem(
-    InvalidStudy, "option.inapplicable", "{path}: a bundle names its {option} itself. Leave `{option}` out."
-)
-BACKBONE_NAMED = Problem(
-    InvalidStudy, "option.inapplicable", "{path}: the adapter names its backbone. Leave `backbone` out."
-)
-BUNDLE_OF_MERGED = Problem(
-    InvalidStudy, "option.inapplicable", "{path}: a bundle cannot have a merged model. Leave `merged` out."
-)
+OPTION_OF_BUNDLE = _option_inapplicable("{path}: a bundle names its {option} itself. Leave `{option}` out.")
+BACKBONE_NAMED = _option_inapplicable("{path}: the adapter names its backbone. Leave `backbone` out.")
+BUNDLE_OF_MERGED = _option_inapplicable("{path}: a bundle cannot have a merged model. Leave `merged` out.")
 
-LIMIT_INVALID = Problem(
-    InvalidStudy, "option.invalid", "limit {option} = {found!r}: expected a whole number of at least 1."
+_option_invalid = partial(Problem, InvalidStudy, "option.invalid")
+LIMIT_INVALID = _option_invalid("limit {option} = {found!r}: expected a whole number of at least 1.")
+LIMIT_UNKNOWN = _option_invalid(
+    "limits {given!r}: {found!r} is not a limit. Expected limits such as tensors=100,bytes=1GiB. Known: {known}."
 )
-LIMIT_UNKNOWN = Problem(
-    InvalidStudy,
-    "option.invalid",
-    "limits {given!r}: {found!r} is not a limit. Expected limits such as tensors=100,bytes=1GiB. Known: {known}.",
-)
-LIMIT_TWICE = Problem(InvalidStudy, "option.invalid", "limits {given!r}: {option} occurs twice. Leave one out.")
+LIMIT_TWICE = _option_invalid("limits {given!r}: {option} occurs twice. Leave one out.")
 
 BACKBONE_UNNAMED = Problem(
     InvalidStudy,
@@ -473,15 +375,12 @@ BACKBONE_UNNAMED = Problem(
 )
 
 OUT_EXISTS = Problem(Refused, "out.exists", "{path}: the path exists already. Give a new path.")
-NUMBER_MISSING = Problem(
-    Refused,
-    "reference.version-missing",
-    "{reference}: the version's number is missing. Give the number, as in {name}@3.",
+_reference_version_missing = partial(Problem, Refused, "reference.version-missing")
+NUMBER_MISSING = _reference_version_missing(
+    "{reference}: the version's number is missing. Give the number, as in {name}@3."
 )
-VERSION_UNNAMED = Problem(
-    Refused,
-    "reference.version-missing",
-    "{reference}: the version is missing. Give the version for the alias, as in {reference}@{number}.",
+VERSION_UNNAMED = _reference_version_missing(
+    "{reference}: the version is missing. Give the version for the alias, as in {reference}@{number}."
 )
 
 SHADOW_IS_PRODUCTION = Problem(
@@ -490,20 +389,15 @@ SHADOW_IS_PRODUCTION = Problem(
     "{version}: this version is production itself. Name another version to compare with production.",
 )
 
-NOT_AN_ADDRESS = Problem(
-    InvalidName,
-    "store.address-malformed",
-    "`store` {found!r}: not the address of a store. Expected a directory, or postgresql://USER:PASSWORD@HOST/DATABASE.",
+_store_address_malformed = partial(Problem, InvalidName, "store.address-malformed")
+NOT_AN_ADDRESS = _store_address_malformed(
+    "`store` {found!r}: not the address of a store. Expected a directory, or postgresql://USER:PASSWORD@HOST/DATABASE."
 )
-STORE_IS_A_FILE = Problem(InvalidName, "store.address-malformed", "`store` {path}: is a file, expected a directory.")
-URL_MALFORMED = Problem(
-    InvalidName,
-    "store.address-malformed",
-    "store {store}: malformed URL. Expected postgresql://USER:PASSWORD@HOST/DATABASE.",
+STORE_IS_A_FILE = _store_address_malformed("`store` {path}: is a file, expected a directory.")
+URL_MALFORMED = _store_address_malformed(
+    "store {store}: malformed URL. Expected postgresql://USER:PASSWORD@HOST/DATABASE."
 )
-NO_SUCH_USER = Problem(
-    InvalidName, "store.address-malformed", "`store` {found!r}: there is no user with this name. Expected a directory."
-)
+NO_SUCH_USER = _store_address_malformed("`store` {found!r}: there is no user with this name. Expected a directory.")
 
 BLOBS_UNNAMED = Problem(
     Refused,
@@ -522,39 +416,28 @@ PARTS_REMOVED_MEANWHILE = Problem(
     Busy, "store.changed-meanwhile", "{name}: parts of the version were removed while it was published. Try again."
 )
 
-TENSORS_CHANGED = Problem(
-    CorruptStore,
-    "store.content-changed",
-    "{where}: the {tensors} tensors have digest {found:.19}, but the manifest states {expected!s:.19}. " + VERIFY,
+_store_content_changed = partial(Problem, CorruptStore, "store.content-changed")
+TENSORS_CHANGED = _store_content_changed(
+    "{where}: the {tensors} tensors have digest {found:.19}, but the manifest states {expected!s:.19}. " + VERIFY
 )
-VOCABULARY_MISSING = Problem(CorruptStore, "store.content-changed", "{where}: the file {file} is missing. " + VERIFY)
-ADAPTER_CORRUPT = Problem(CorruptStore, "store.content-changed", "{where}: {reason} " + VERIFY)
-FILE_NOT_ALLOWED = Problem(
-    CorruptStore, "store.content-changed", "{where}: the file {file!r} is not allowed in a store. " + VERIFY
+VOCABULARY_MISSING = _store_content_changed("{where}: the file {file} is missing. " + VERIFY)
+ADAPTER_CORRUPT = _store_content_changed("{where}: {reason} " + VERIFY)
+FILE_NOT_ALLOWED = _store_content_changed("{where}: the file {file!r} is not allowed in a store. " + VERIFY)
+PEFT_SETTINGS_DIFFER = _store_content_changed("{where}: {file}: {reason}. " + VERIFY)
+TENSOR_MISPLACED = _store_content_changed(
+    "{where}: the tensor {tensor!r} does not belong in the part `{part}`. " + VERIFY
 )
-PEFT_SETTINGS_DIFFER = Problem(CorruptStore, "store.content-changed", "{where}: {file}: {reason}. " + VERIFY)
-TENSOR_MISPLACED = Problem(
-    CorruptStore,
-    "store.content-changed",
-    "{where}: the tensor {tensor!r} does not belong in the part `{part}`. " + VERIFY,
-)
-VERSION_CHANGED = Problem(
-    CorruptStore,
-    "store.content-changed",
+VERSION_CHANGED = _store_content_changed(
     "{where}: the version has digest {found:.19}, its manifest states {expected!s:.19}. The version was changed. "
-    "`afina store verify` lists all damage.",
+    "`afina store verify` lists all damage."
 )
-PART_FILE_INVALID = Problem(
-    CorruptStore,
-    "store.content-changed",
+PART_FILE_INVALID = _store_content_changed(
     "{where}: the row of the part {what} names the file {found!r:.80}, which is not a file of this part. `afina "
-    "store verify` lists all damage.",
+    "store verify` lists all damage."
 )
-PART_CHANGED = Problem(
-    CorruptStore,
-    "store.content-changed",
+PART_CHANGED = _store_content_changed(
     "{where}: its {what} has digest {found:.19}, expected {expected:.19}: the file {path} was changed. `afina "
-    "store verify` lists all damage.",
+    "store verify` lists all damage."
 )
 
 DATABASE_DAMAGED = Problem(
@@ -564,9 +447,8 @@ DATABASE_DAMAGED = Problem(
     "restoring.{_then}",
 )
 
-STORE_EXISTS = Problem(
-    Refused, "store.exists", "store {store}: the store exists already. Use this store, or choose another place."
-)
+_store_exists = partial(Problem, Refused, "store.exists")
+STORE_EXISTS = _store_exists("store {store}: the store exists already. Use this store, or choose another place.")
 
 DATABASE_FOREIGN = Problem(
     Refused,
@@ -574,7 +456,8 @@ DATABASE_FOREIGN = Problem(
     "store {store}: the database has tables of another program. Give an empty database or another directory.",
 )
 
-STORE_MISSING = Problem(NotFound, "store.missing", "{where}: {reason}. Create the store: afina store init --blobs URL.")
+_store_missing = partial(Problem, NotFound, "store.missing")
+STORE_MISSING = _store_missing("{where}: {reason}. Create the store: afina store init --blobs URL.")
 
 NAME_MALFORMED = Problem(
     InvalidName, "store.name-malformed", "{name!r} is not the name of an adapter. Expected client/task: {expected}."
@@ -582,31 +465,23 @@ NAME_MALFORMED = Problem(
 
 NAME_MISSING = Problem(NotFound, "store.name-missing", "{name}: the store has no adapter with this name.{_there}")
 
-DATABASE_UNREACHABLE = Problem(
-    NotFound,
-    "store.unreachable",
+_store_unreachable = partial(Problem, NotFound, "store.unreachable")
+DATABASE_UNREACHABLE = _store_unreachable(
     "{where}: the database does not respond as expected ({reason}). Try again. If you changed the store, first "
-    "check whether the change was made.",
+    "check whether the change was made."
 )
-DATABASE_NOT_OPENED = Problem(
-    NotFound, "store.unreachable", "{where}: {url} cannot be opened. Check that it is a file with read permission."
+DATABASE_NOT_OPENED = _store_unreachable(
+    "{where}: {url} cannot be opened. Check that it is a file with read permission."
 )
 
-TEXT_TOO_LONG = Problem(
-    InvalidName, "text.not-storable", "`{field}`: found {letters:,} characters, expected at most {most:,}."
+_text_not_storable = partial(Problem, InvalidName, "text.not-storable")
+TEXT_TOO_LONG = _text_not_storable("`{field}`: found {letters:,} characters, expected at most {most:,}.")
+ZERO_CHARACTER = _text_not_storable("`{field}`: found a zero character in {found}. Remove the zero character.")
+REASON_INVALID = _text_not_storable(
+    "`{field}`: found {found}, expected a reason in a few words, at most {most:,} characters."
 )
-ZERO_CHARACTER = Problem(
-    InvalidName, "text.not-storable", "`{field}`: found a zero character in {found}. Remove the zero character."
-)
-REASON_INVALID = Problem(
-    InvalidName,
-    "text.not-storable",
-    "`{field}`: found {found}, expected a reason in a few words, at most {most:,} characters.",
-)
-LONE_SURROGATE = Problem(
-    InvalidName,
-    "text.not-storable",
-    "`{field}`: found {found}, which has a lone surrogate (half a character). Give the text in UTF-8.",
+LONE_SURROGATE = _text_not_storable(
+    "`{field}`: found {found}, which has a lone surrogate (half a character). Give the text in UTF-8."
 )
 
 VERSION_ALIASED = Problem(
@@ -627,64 +502,51 @@ VERSION_EXISTS = Problem(
     "another name, or delete this version first.",
 )
 
-REMOVED_WHILE_CHECKED = Problem(NotFound, "version.missing", "{version}: the version was removed while it was checked.")
-VERSION_MISSING = Problem(NotFound, "version.missing", "{reference}: version {version} {reason}. {_there}")
-NO_VERSION = Problem(NotFound, "version.missing", "{reference}: all versions were deleted. Publish a new version.")
-REMOVED_WHILE_READ = Problem(NotFound, "version.missing", "{version}: the version was removed while it was read.")
+_version_missing = partial(Problem, NotFound, "version.missing")
+REMOVED_WHILE_CHECKED = _version_missing("{version}: the version was removed while it was checked.")
+VERSION_MISSING = _version_missing("{reference}: version {version} {reason}. {_there}")
+NO_VERSION = _version_missing("{reference}: all versions were deleted. Publish a new version.")
+REMOVED_WHILE_READ = _version_missing("{version}: the version was removed while it was read.")
 
-NOT_MERGEABLE = Problem(
-    Refused,
-    "merge.impossible",
+NOT_MERGEABLE = _merge_impossible(
     "{where}: an adapter of method {method} cannot be merged into its backbone: {reason} Use it with afina, or merge "
-    "an adapter of a method that changes weights, such as lora.",
+    "an adapter of a method that changes weights, such as lora."
 )
 
-BACKUP_DAMAGED = Problem(
-    CorruptStore, "backup.damaged", "{path}: the backup is damaged: {damaged}. Use another backup."
-)
+_backup_damaged = partial(Problem, CorruptStore, "backup.damaged")
+BACKUP_DAMAGED = _backup_damaged("{path}: the backup is damaged: {damaged}. Use another backup.")
 
-BACKUP_INCOMPLETE = Problem(
-    CorruptStore,
-    "backup.damaged",
+BACKUP_INCOMPLETE = _backup_damaged(
     "{path}: the backup is not complete: {damaged}. An earlier backup there is unchanged. Check the store with "
-    "`afina store verify`.",
+    "`afina store verify`."
 )
 
-BACKUP_LACKS_BLOBS = Problem(
-    CorruptStore, "backup.damaged", "{path}: {blobs} blobs are missing, such as {blob}. Use another backup."
-)
+BACKUP_LACKS_BLOBS = _backup_damaged("{path}: {blobs} blobs are missing, such as {blob}. Use another backup.")
 
 BACKUP_MISSING = Problem(
     NotFound, "backup.missing", "{path}: the directory has no backup (no {expected}). Name the directory of a backup."
 )
 
-BACKUP_IN_STORE = Problem(
-    Refused,
-    "backup.place-unusable",
-    "{path}: this directory is inside the store. Name a directory elsewhere for the backup.",
+_backup_place_unusable = partial(Problem, Refused, "backup.place-unusable")
+BACKUP_IN_STORE = _backup_place_unusable(
+    "{path}: this directory is inside the store. Name a directory elsewhere for the backup."
 )
 
-BACKUP_OF_ANOTHER_STORE = Problem(
-    Refused,
-    "backup.place-unusable",
-    "{path}: the directory has a backup of another store, or a backup that was changed later. Name another directory.",
+BACKUP_OF_ANOTHER_STORE = _backup_place_unusable(
+    "{path}: the directory has a backup of another store, or a backup that was changed later. Name another directory."
 )
 
-NOT_A_BACKUP = Problem(
-    Refused,
-    "backup.place-unusable",
+NOT_A_BACKUP = _backup_place_unusable(
     "{path}: the directory has files that are not a backup (no {expected}). Name a new directory, or the directory "
-    "of an earlier backup.",
+    "of an earlier backup."
 )
 
-PLACE_NOT_READABLE = Problem(
-    Refused,
-    "backup.place-unusable",
-    "{path}: cannot be read as a directory ({reason}). Name a directory for the backup.",
+PLACE_NOT_READABLE = _backup_place_unusable(
+    "{path}: cannot be read as a directory ({reason}). Name a directory for the backup."
 )
 
-STORE_IN_BACKUP = Problem(
-    Refused, "backup.place-unusable", "store {store}: this place is inside the backup. Name another place with `store`."
+STORE_IN_BACKUP = _backup_place_unusable(
+    "store {store}: this place is inside the backup. Name another place with `store`."
 )
 
 BLOBS_UNREADABLE = Problem(
@@ -694,13 +556,9 @@ BLOBS_UNREADABLE = Problem(
     "affected versions.",
 )
 
-RECOVER_INTO_STORE = Problem(
-    Refused, "store.exists", "store {store}: the store exists already. Recover into a place without a store."
-)
+RECOVER_INTO_STORE = _store_exists("store {store}: the store exists already. Recover into a place without a store.")
 
-STORE_CREATED_MEANWHILE = Problem(
-    Refused, "store.exists", "store {store}: another process has created this store meanwhile."
-)
+STORE_CREATED_MEANWHILE = _store_exists("store {store}: another process has created this store meanwhile.")
 
 FORMAT_UNKNOWN = Problem(
     Refused,
@@ -709,8 +567,6 @@ FORMAT_UNKNOWN = Problem(
     "afina that made the store, or publish the adapters to a new store.",
 )
 
-NO_STORE = Problem(NotFound, "store.missing", "store {store}: there is no store. Give another with `store`, or {_how}.")
+NO_STORE = _store_missing("store {store}: there is no store. Give another with `store`, or {_how}.")
 
-STORE_UNREADABLE = Problem(
-    NotFound, "store.unreachable", "store {store}: cannot be read ({reason}). Check its permissions."
-)
+STORE_UNREADABLE = _store_unreachable("store {store}: cannot be read ({reason}). Check its permissions.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import InvalidStudy, NotFound, Problem, Refused, RunFailed
 
 SERVE_SILENT = Problem(
@@ -30,16 +32,13 @@ SERVE_RUNS_ALREADY = Problem(
     "runs. End it with `serve shutdown`, or use another cluster.",
 )
 
-SQLITE_ON_SEVERAL_MACHINES = Problem(
-    Refused,
-    "store.not-shared",
+_store_not_shared = partial(Problem, Refused, "store.not-shared")
+SQLITE_ON_SEVERAL_MACHINES = _store_not_shared(
     "store {store}: the store is a SQLite file, and the cluster has several machines: {machines}. SQLite cannot be "
     "shared by machines, not even on a network file system. Give a database with `store`: "
-    "postgresql://USER:PASSWORD@HOST/DATABASE.",
+    "postgresql://USER:PASSWORD@HOST/DATABASE."
 )
-STORE_NOT_ON_NODES = Problem(
-    Refused,
-    "store.not-shared",
+STORE_NOT_ON_NODES = _store_not_shared(
     "store {store}: {directory} is not a directory on the nodes {nodes}. All nodes need the same store: give a shared "
-    "directory or a bucket for blobs, and a database with `store`.",
+    "directory or a bucket for blobs, and a database with `store`."
 )

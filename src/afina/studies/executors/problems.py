@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from afina.errors import LESS_MEMORY, InvalidData, InvalidStudy, NotFound, Problem, RunFailed
 
 BACKBONE_NOT_ON_NODES = Problem(
@@ -10,16 +12,13 @@ BACKBONE_NOT_ON_NODES = Problem(
     "backbone {backbone}: the directory is missing, or has other files, on node {nodes}. Set `ship_backbone` to copy "
     "it to the storage, or copy it to the same path on each node.",
 )
-STORAGE_UNUSABLE = Problem(
-    NotFound,
-    "cluster.storage-unusable",
+_cluster_storage_unusable = partial(Problem, NotFound, "cluster.storage-unusable")
+STORAGE_UNUSABLE = _cluster_storage_unusable(
     "storage {storage}: not all machines can use it: {nodes}. Give a directory that this machine and all nodes see, or "
-    "s3://BUCKET/PREFIX, with credentials in the environment of each node.",
+    "s3://BUCKET/PREFIX, with credentials in the environment of each node."
 )
-STORAGE_LACKS = Problem(
-    NotFound,
-    "cluster.storage-unusable",
-    "storage {storage}: the file {path} is not there any more. Remove no files from the storage while a study runs.",
+STORAGE_LACKS = _cluster_storage_unusable(
+    "storage {storage}: the file {path} is not there any more. Remove no files from the storage while a study runs."
 )
 
 FILE_CHANGED = Problem(
@@ -48,11 +47,10 @@ STORAGE_MISSING = Problem(
 
 RUN_FAILED = Problem(RunFailed, "run.failed", "{_message}")
 
-HOST_CANNOT_START = Problem(RunFailed, "run.fault", "Ray cluster: a host cannot start on its node ({_reason}).")
-RUN_FAULT = Problem(
-    RunFailed,
-    "run.fault",
-    "run {run}: a bug in afina ended its process. Please report the bug. The other runs are not affected. {_seen}",
+_run_fault = partial(Problem, RunFailed, "run.fault")
+HOST_CANNOT_START = _run_fault("Ray cluster: a host cannot start on its node ({_reason}).")
+RUN_FAULT = _run_fault(
+    "run {run}: a bug in afina ended its process. Please report the bug. The other runs are not affected. {_seen}"
 )
 KILLED = Problem(
     RunFailed,
