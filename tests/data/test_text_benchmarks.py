@@ -145,9 +145,7 @@ def test_a_place_without_files_of_e2e_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("mr,ref\na,b\n", encoding="utf-8")
     with raises(NotFound, code="task.missing") as raised:
         check_address(f"e2e:{tmp_path}")
-    assert str(raised.value).startswith(
-        f"task e2e:{tmp_path}: {tmp_path}: no trainset.csv, devset.csv. Found: a.csv."
-    )
+    assert str(raised.value).startswith(f"task e2e:{tmp_path}: {tmp_path}: no trainset.csv, devset.csv. Found: a.csv.")
     (tmp_path / "devset.csv").write_text("mr,text\na,b\n", encoding="utf-8")
     with raises(InvalidData, code="data.column-missing"):
         Task.load(f"e2e:{tmp_path}")
