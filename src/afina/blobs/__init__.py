@@ -128,7 +128,6 @@ class LocalBlobs(Blobs):
             file_io.sync(self.root)
 
     def size(self, place: str) -> int | None:
-        """Return the bytes of the file at a place, or None."""
         try:
             return self._path(place).stat().st_size
         except FileNotFoundError:
@@ -143,13 +142,11 @@ class LocalBlobs(Blobs):
         yield path
 
     def remove(self, place: str) -> None:
-        """Remove the file at a place, if there is one."""
         path = self._path(place)
         with file_io.writing(path):
             path.unlink(missing_ok=True)
 
     def all(self) -> Iterator[StoredBlob]:
-        """Yield all files in the directory."""
         now = datetime.now(UTC).timestamp()
         for path in self.root.glob("??/sha256-*"):
             try:

@@ -120,7 +120,6 @@ class RemoteBlobs(Blobs):
             _heeding(obstore.put, self._store, below(place), content, chunk_size=part, max_concurrency=AT_ONCE)
 
     def size(self, place: str) -> int | None:
-        """Return the bytes of the file at a place, or None."""
         import obstore
 
         try:
@@ -161,7 +160,6 @@ class RemoteBlobs(Blobs):
                 raise problems.FILE_INCOMPLETE(path=f"{self.url}/{below(place)}", bytes=target.tell(), expected=size)
 
     def remove(self, place: str) -> None:
-        """Remove the file at a place, if there is one."""
         import obstore
 
         try:

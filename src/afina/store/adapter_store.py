@@ -50,7 +50,6 @@ class Diff:
     flips: Flips | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
         flips = self.flips.as_json() if self.flips is not None else None
         return {"first": self.first, "second": self.second, **self.difference.as_json(), "flips": flips}
 

@@ -58,7 +58,6 @@ class Backup:
     copied: int
 
     def as_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
         return dict(self.__dict__)
 
 

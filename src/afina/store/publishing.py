@@ -39,7 +39,6 @@ class NewVersion(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The adapter's digest."""
         return str(self.manifest["digest"])
 
 

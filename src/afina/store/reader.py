@@ -215,7 +215,6 @@ class StoreReader:
         return verify.verify(self._database, blobs, last)
 
     def log(self) -> Sequence[LogEntry]:
-        """Return the audit log."""
         with self._database.reading() as connection:
             return [*audit_log.entries(connection)]
 

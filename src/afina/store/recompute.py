@@ -54,7 +54,6 @@ class CheckOutcome:
     problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
         return asdict(self)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 from sqlalchemy.engine import Row
 
-from afina import digest, file_io
+from afina import digest
 from afina.blobs import Blobs
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, NotFound
 from afina.store import api_keys, audit_log, catalog, publishing
@@ -32,9 +32,6 @@ from afina.store.database.tables import (
     VERSIONS,
 )
 from afina.store.versions import Damage
-
-_SETTINGS = "adapter_config.json"
-"""The constant of `afina.models.adapter`, repeated here because that module imports NumPy."""
 
 _LOST = "the database has no row of this {}, but the audit log records it"
 
@@ -76,7 +73,6 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
             found += _tables(connection, expected)
             found += _keys(connection, entries)
             found += _plain_texts(connection, entries)
-            settings = _settings(connection)
             held = catalog.versions_by_blob(connection)
             rows = {row.digest: row for row in connection.execute(select(BLOBS))}
     except CorruptStore as error:
@@ -85,41 +81,7 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
         problem = _of_blob(blobs, rows[blob]) if blob in rows else "the database has no row of this blob"
         if problem and _is_still_there(database, blob, rows[blob].place if blob in rows else None):
             found.append(Damage("blob", str(blob), tuple(held[blob]), problem))
-        elif not problem and blob in settings:
-            found += _of_settings(blobs, rows[blob], held[blob], settings[blob])
     return found
-
-
-def _settings(connection: Connection) -> dict[str, list[dict[str, Any]]]:
-    """Return the manifests that each blob of peft settings belongs to, in the order of `catalog.versions_by_blob`."""
-    asked = (
-        select(PARTS.c.digest, VERSIONS.c.manifest)
-        .join(VERSIONS, VERSIONS.c.id == PARTS.c.version)
-        .join(NAMES, NAMES.c.id == VERSIONS.c.name)
-        .join(CLIENTS, CLIENTS.c.id == NAMES.c.client)
-        .where(PARTS.c.role == _SETTINGS)
-        .order_by(PARTS.c.digest, CLIENTS.c.name, NAMES.c.task, VERSIONS.c.number)
-    )
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in connection.execute(asked):
-        found.setdefault(row.digest, []).append(json.loads(row.manifest or "{}"))
-    return found
-
-
-def _of_settings(blobs: Blobs, row: Row[Any], versions: list[str], manifests: list[dict[str, Any]]) -> Iterator[Damage]:
-    """Yield settings that peft would read differently than afina. Earlier versions of afina did not check them."""
-    from afina.methods.peft_settings import disagreement
-
-    with blobs.file(row.place) as path:
-        settings = file_io.read_object(path)
-    for version, manifest in zip(versions, manifests, strict=False):
-        if problem := disagreement(manifest, settings):
-            yield Damage(
-                "version",
-                version,
-                (version,),
-                f"{_SETTINGS}: {problem}. With these settings, peft computes other outputs",
-            )
 
 
 def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Iterator[Damage]:

@@ -223,7 +223,6 @@ class Canary:
     share: float
 
     def as_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
         return dict(self.__dict__)
 
 
@@ -240,7 +239,6 @@ class NameSummary:
     aliases: Mapping[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
         return {**self.__dict__, "aliases": dict(self.aliases)}
 
 
@@ -256,7 +254,6 @@ class HistoryEntry:
     why: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
         return {**self.__dict__, "details": dict(self.details)}
 
 
@@ -269,7 +266,6 @@ class Removal:
     versions: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
         return dict(self.__dict__)
 
 
@@ -290,5 +286,4 @@ class Damage:
     problem: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
         return {"kind": self.kind, "id": self.id, "versions": list(self.versions), "problem": self.problem}

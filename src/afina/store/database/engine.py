@@ -56,7 +56,6 @@ class Address:
 
     @classmethod
     def parse(cls, text: str | Path) -> Self:
-        """Parse an address. Raises InvalidName."""
         written = str(text)
         if _POSTGRES.match(written):
             rest = written.partition("://")[2]

@@ -88,7 +88,6 @@ class Difference:
     notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON values."""
         return {
             "digests": list(self.digests),
             "fields": self.fields,
