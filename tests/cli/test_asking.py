@@ -245,7 +245,7 @@ def test_what_cannot_be_asked_is_an_error(
 
 
 def test_labels_that_are_no_words_need_some_to_be_asked_for(afina: Command, gpt2: Backbone, numbered: str) -> None:
-    told = "the labels '0', '1' are not words that a language model could answer with. Give words for each"
+    told = "the labels 0, 1 are not words that a language model could answer with. Give words for each"
     assert told in afina("ask", "--task", numbered, "--backbone", gpt2.address).error
     train = ("train", "--task", numbered, "--backbone", gpt2.address, "--method", "zero-shot", "--out", OUT)
     assert told in afina(*train).error

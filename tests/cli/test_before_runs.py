@@ -77,7 +77,7 @@ def test_a_study_that_is_complete_needs_no_backbone_any_more_and_is_shown_withou
 
 def test_looking_beforehand_needs_no_torch(gpt2: Backbone, toy: str) -> None:
     code = (
-        "import sys\nfrom afina.studies.executors.executor import LocalExecutor\n"
+        "import sys\nfrom afina.studies.executors.local_executor import LocalExecutor\n"
         "from afina.studies.runs.run import Run\n"
         "LocalExecutor().check(Run(backbone=sys.argv[1], task=sys.argv[2], method='lora'))\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"

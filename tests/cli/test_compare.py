@@ -90,7 +90,10 @@ def test_adapters_of_other_labels_or_kinds_are_refused_before_anything_is_comput
         (("--task", "gone.csv"), "task gone.csv: no such file"),
         (("--task", "more.csv", "--metric", "rmse"), "--metric rmse: not available for the task's kind, classes"),
         (("--task", "more.csv", "--metric", "nonsense"), "unknown metric"),
-        (("--task", "more.csv", "--positive", "fine"), "more.csv: the adapter has no label 'fine' for --positive"),
+        (
+            ("--task", "more.csv", "--positive", "fine"),
+            "more.csv: --positive 'fine' is not a label.",
+        ),
         (("--task", "more.csv", "--text", "body"), "more.csv: no column 'body'"),
     ],
 )

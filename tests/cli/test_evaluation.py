@@ -81,7 +81,7 @@ def test_evaluate_shows_each_label_and_which_is_taken_for_which_and_names_the_cl
     assert sum(map(sum, usual["confusion"])) == 40
     said = afina("evaluate", adapter, "--task", files[1], "--positive", "bad").out
     assert "--positive names another" not in said
-    told = "more.csv: the adapter has no label 'fine' for --positive. Give bad or good."
+    told = "more.csv: --positive 'fine' is not a label. Give one of bad, good."
     assert afina("evaluate", adapter, "--task", files[1], "--positive", "fine").error == told
 
 

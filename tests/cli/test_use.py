@@ -159,7 +159,9 @@ def test_each_command_says_which_of_several_trainings_of_a_method_it_takes(
     for one in (made, head):
         shutil.copytree(runs.root / "gpt2" / one.adapter, out / one.adapter)
     write_records(directory.records, [one.sealed() for one in (earlier, made, head)])
-    request = StudyRequest(name="train", task=toy, data=ReadingOptions(), keys=(head.key,), study={})
+    request = StudyRequest(
+        name="train", task=toy, data=ReadingOptions(), keys=(head.key,), names=(head.name,), study={}
+    )
     directory.study.write_text(request.model_dump_json(), encoding="utf-8")
     for command in (
         ("predict", out, "A text.", "--method", "lora"),

@@ -36,7 +36,7 @@ SHARING: list[tuple[str, dict[str, Any]]] = [
 
 def on(precision: str, made: Adapter) -> Adapter:
     """The same tensors, for a base in another precision."""
-    return replace(made, manifest=made.manifest.model_copy(update={"precision": precision}))
+    return replace(made, manifest=made.manifest.model_copy(update={"precision": precision}).sealed())
 
 
 def published(made: Adapter, store: AdapterStore, name: str, path: Path) -> None:

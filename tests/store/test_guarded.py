@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,10 +84,11 @@ def test_a_file_that_became_a_link_since_it_was_looked_at_is_refused(
     beside.write_text("notes", encoding="utf-8")
     admit = admission.admit
 
-    def swap(directory: Path, *given: object, **more: object) -> None:
-        admit(directory, *given, **more)  # type: ignore[arg-type]
+    def swap(directory: Path, *given: Any, **more: Any) -> admission.Admitted:
+        admitted = admit(directory, *given, **more)
         beside.unlink()
         beside.symlink_to(secret)
+        return admitted
 
     monkeypatch.setattr(admission, "admit", swap)
     with raises(Refused, code="file.changed", path="notes.txt"):

@@ -29,7 +29,7 @@ def made(name: str, seed: int = 0, method: str = "lora", **changes: object) -> R
 def write(out: Path, records: Sequence[Record]) -> None:
     """Write the records, and the manifest of each adapter."""
     out.mkdir()
-    write_records(OutputDirectory(out).records, records)
+    write_records(OutputDirectory(out).records, [one.sealed() for one in records])
     for one in records:
         (out / one.adapter).mkdir(parents=True, exist_ok=True)
         (out / one.adapter / MANIFEST).touch()
@@ -38,7 +38,8 @@ def write(out: Path, records: Sequence[Record]) -> None:
 def study(out: Path, records: Sequence[Record], keys: Sequence[str] | None = None) -> Path:
     write(out, records)
     asked = tuple(one.key for one in records) if keys is None else tuple(keys)
-    request = StudyRequest(name="mine", task="t", data=ReadingOptions(), keys=asked, study={})
+    names = tuple(next((one.name for one in records if one.key == key), "") for key in asked)
+    request = StudyRequest(name="mine", task="t", data=ReadingOptions(), keys=asked, names=names, study={})
     OutputDirectory(out).study.write_text(request.model_dump_json(), encoding="utf-8")
     return out
 

@@ -24,9 +24,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     load = Task.load.__func__  # type: ignore[attr-defined]
 
-    def counted(cls: type[Task], address: Any, **how: Any) -> Task:
+    def counted(cls: type[Task], address: Any, *given: Any, **how: Any) -> Task:
         seen.append(os.fspath(address))
-        made: Task = load(cls, address, **how)
+        made: Task = load(cls, address, *given, **how)
         return made
 
     monkeypatch.setattr(Task, "load", classmethod(counted))

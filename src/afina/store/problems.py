@@ -70,15 +70,15 @@ NOTHING_TO_PUBLISH = Problem(
 
 _adapter_tensors_mismatch = partial(Problem, CorruptAdapter, "adapter.tensors-mismatch")
 FACTORS_MISMATCH = _adapter_tensors_mismatch(
-    "{where}: the factors of {layer} have shapes {found!r} and {other!r}, expected [outputs, rank] and [rank, "
+    "{where}: the factors of {layer} have shapes [{found}] and [{other}], expected [outputs, rank] and [rank, "
     "inputs]. Copy the adapter again, or train it again."
 )
 HEAD_MISMATCH = _adapter_tensors_mismatch(
-    "{where}: its head {tensor!r} has shape {found!r}, but the adapter has {labels} labels. Copy the adapter "
+    "{where}: its head {tensor!r} has shape [{found}], but the adapter has {labels} labels. Copy the adapter "
     "again, or train it again."
 )
 RANKS_DIFFER = _adapter_tensors_mismatch(
-    "{where}: {tensor!r} has shape {found!r} and its {other} has {expected!r}: the ranks differ. Copy the "
+    "{where}: {tensor!r} has shape [{found}] and its {other} has [{expected}]: the ranks differ. Copy the "
     "adapter again, or train it again."
 )
 
@@ -123,11 +123,11 @@ LAYER_BEYOND_BACKBONE = _backbone_mismatch(
     "that the adapter was made for."
 )
 DIMENSION_MISMATCH = _backbone_mismatch(
-    "{where}: {tensor!r} has shape {found!r}, and the backbone has no dimension of {dimension:,}. Name the "
+    "{where}: {tensor!r} has shape [{found}], and the backbone has no dimension of {dimension:,}. Name the "
     "backbone that the adapter was made for."
 )
 SHAPE_MISMATCH = _backbone_mismatch(
-    "{where}: {tensor!r} has shape {found!r}, expected {expected} for this backbone. Name the backbone that the "
+    "{where}: {tensor!r} has shape [{found}], expected {expected} for this backbone. Name the backbone that the "
     "adapter was made for."
 )
 TOKENIZER_DIFFERS = _backbone_mismatch(
