@@ -56,7 +56,7 @@ def recommendation(out: Path, recommended: str) -> Path:
         contenders=(Contender(name=TFIDF, metrics={"accuracy": 0.5}), *contenders), comparisons=(), dropped={},
         train_examples=1, examples=1, minutes=1.0, seconds=1.0,
     )  # fmt: skip
-    OutputDirectory(out).recommendation.write_text(answer.model_dump_json(), encoding="utf-8")
+    OutputDirectory(out).recommendation.write_text(answer.sealed().model_dump_json(), encoding="utf-8")
     return out
 
 
