@@ -73,7 +73,7 @@ def _train(method: str, data: ReadingOptions, dtype: str, learning_rate: float |
 
 def _agreement(adapter: Adapter, data: ReadingOptions, in_float32: np.ndarray) -> float:
     backbone = Backbone.load(BACKBONE)
-    texts = Task.load(TASK, **data.model_dump()).evaluation.texts
+    texts = Task.load(TASK, data).evaluation.texts
     opened = predictor.Predictor.of(adapter, backbone)
     classifier = opened.classifier
     WorkingWeights.of(opened.method, classifier.model, torch.bfloat16).refresh()

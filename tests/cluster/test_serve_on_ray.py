@@ -471,5 +471,5 @@ def test_blobs_that_a_node_does_not_see_are_refused_by_the_nodes_name(on_ray: On
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert "Traceback" not in done.stderr
     said = " ".join(done.stderr.split())
-    assert f"{blobs} is not a directory on node" in said
+    assert f"{blobs} is not a directory on the nodes" in said
     assert all(node.address in said for node in on_ray.cluster.nodes), said

@@ -213,9 +213,9 @@ def finished(tmp_path: Path) -> Path:
     record.write_records(OutputDirectory(out).records, made)
     keys = tuple(one.key for one in made)
     asked = {"name": "mine", "tune": {"candidates": 2}}
-    request = StudyRequest(
-        name="mine", task="t.csv", data=ReadingOptions(), keys=keys, study=asked, command=("afina", "study")
-    )
+    names = tuple(one.name for one in made)
+    of_study = {"keys": keys, "names": names, "study": asked, "command": ("afina", "study")}
+    request = StudyRequest(name="mine", task="t.csv", data=ReadingOptions(), **of_study)
     OutputDirectory(out).study.write_text(request.model_dump_json())
     trial = Trial(setting={"learning_rate": 1e-3}, steps=4, accuracy=0.5, seconds=1.0)
     trials.write_tuned(
