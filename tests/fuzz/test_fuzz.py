@@ -210,14 +210,14 @@ def finished(tmp_path: Path) -> Path:
         carried_out(out, (0, 1, place, 0, 1), (0, 1, 1, 0, 1), method, f"{method}-0", key=f"sha256:{method}")
         for place, method in enumerate(("lora", "full"))
     ]
-    record.write_records(OutputDirectory(out).records, made)
+    record.write_records(OutputDirectory(out).records, [one.sealed() for one in made])
     keys = tuple(one.key for one in made)
     asked = {"name": "mine", "tune": {"candidates": 2}}
     names = tuple(one.name for one in made)
     of_study = {"keys": keys, "names": names, "study": asked, "command": ("afina", "study")}
     request = StudyRequest(name="mine", task="t.csv", data=ReadingOptions(), **of_study)
     OutputDirectory(out).study.write_text(request.model_dump_json())
-    trial = Trial(setting={"learning_rate": 1e-3}, steps=4, accuracy=0.5, seconds=1.0)
+    trial = Trial(setting={"learning_rate": 1e-3}, steps=4, value=0.5, seconds=1.0)
     trials.write_tuned(
         out, [Tuned(name="lora", method="lora", length=4, budget=8, trials=(trial,), setting=trial.setting)]
     )
@@ -231,10 +231,7 @@ def finished(tmp_path: Path) -> Path:
     }
     contenders = (
         Contender(name=floors.TFIDF, metrics={"accuracy": 0.6, "f1": 0.6}, examples=20),
-        *(
-            Contender(name=one.method, rounds=1, rate=1e-3, steps=4, key=one.key, adapter=one.adapter, **figures)
-            for one in made
-        ),
+        *(Contender(name=one.method, rate=1e-3, steps=4, key=one.key, adapter=one.adapter, **figures) for one in made),
     )
     scores = {name: np.array([[1.0, 0.0, 1.0, 1.0, place]]) for place, name in enumerate(("lora", "full"))}
     recommendation = Recommendation(
@@ -251,7 +248,7 @@ def finished(tmp_path: Path) -> Path:
         minutes=5,
         seconds=200,
     )
-    OutputDirectory(out).recommendation.write_text(recommendation.model_dump_json())
+    OutputDirectory(out).recommendation.write_text(recommendation.sealed().model_dump_json())
     return out
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from afina.data.reading_options import ReadingOptions
 from afina.schema import FORMAT, Frozen, check_format
@@ -62,6 +62,12 @@ class StudyRequest(Frozen):
     failed: tuple[Failure, ...] = ()
     study: dict[str, Any]
     command: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _a_name_for_each_key(self) -> Self:
+        if len(self.names) != len(self.keys):
+            raise ValueError(f"{len(self.names)} names for {len(self.keys)} keys")
+        return self
 
     def records(self, recorded: Iterable[Record]) -> list[Record]:
         """Return the records of the study's runs, in the study's order and with the study's names."""
