@@ -24,7 +24,7 @@ from afina.studies.results import Results
 from afina.studies.runs.record import Record
 from command import PROGRAM, Command, left_behind
 from fakes import Runs, sentences, write_csv
-from workers import PATIENCE, alive, assert_ended, until, workers
+from workers import PATIENCE, assert_ended, until, workers
 
 STEPS = 400
 
@@ -171,13 +171,9 @@ def test_interrupted_without_a_terminal_before_it_trains_it_says_how_to_go_on(
         this.command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     running = until(lambda: workers(process), process)
-    for _ in range(10):
-        for worker in running:
-            worker.send_signal(signal.SIGINT)
-        time.sleep(0.02)
-    for worker in running:  # on a busy machine the run could reach its first step before the study hears the signal
+    for worker in running:  # a forked run could reach its first step before the study hears the signal
         worker.suspend()
-    assert all(map(alive, running)), "a run hears Ctrl-C by itself, and would say so"
+        worker.send_signal(signal.SIGINT)  # a run that heard it by itself would end with a traceback
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(1)
     for worker in running:
