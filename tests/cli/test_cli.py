@@ -131,7 +131,7 @@ def _contrary(one: Result) -> Record:
 def test_the_report_shows_texts_unless_told_not_to_or_they_are_gone(afina: Command, study_file: Path, toy: str) -> None:
     task = Path("mine" + Path(toy).suffix)
     task.write_bytes(Path(toy).read_bytes())
-    words = re.compile("|".join((*GOOD, *BAD)))
+    words = re.compile(rf"\b({'|'.join((*GOOD, *BAD))})\b")
     written = [Path("here/report.html"), Path("here/report.md")]
 
     def contents() -> list[str]:
