@@ -392,9 +392,9 @@ def test_the_task_is_read_once_for_all_methods(gpt2: Backbone, toy: str, monkeyp
     reads: list[str] = []
     load = Task.load
 
-    def counted(address: str, **options: Any) -> Task:
+    def counted(address: str, *given: Any, **options: Any) -> Task:
         reads.append(address)
-        return load(address, **options)
+        return load(address, *given, **options)
 
     monkeypatch.setattr(Task, "load", counted)
     assert len(forecast_methods(gpt2.address, task=toy, calibrate=False)) == len(METHODS)
