@@ -87,6 +87,7 @@ CASES = st.sampled_from(TOKENIZERS).flatmap(
 
 @settings(max_examples=400, deadline=None)
 @given(CASES)
+@example((byte_fallback, [3, 266, 131], [], [2]))  # a token beyond the vocabulary does not end a run of bytes
 @example((cleaning, [8, 6, 7], [], [1, 2]))  # do, n, 't: "do n" becomes "don't"
 def test_the_pieces_are_the_answer(case: Any) -> None:
     made, tokens, stop, cuts = case

@@ -80,6 +80,10 @@ class TokenTexts:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
+    def is_known(self, token: int) -> bool:
+        """Whether the vocabulary has a token; others have no text, and do not end a run of bytes."""
+        return self._name(token) is not None
+
     def is_byte(self, token: int) -> bool:
         """Whether a token is a byte whose run is decoded as a whole (byte fallback)."""
         if not self._fallback:
@@ -99,7 +103,7 @@ class _Decoded:
 
     def add(self, tokens: Sequence[int]) -> str:
         """Return the text that is certain with these tokens, after that of earlier calls."""
-        self._tokens += [token for token in tokens if token not in self._hidden]
+        self._tokens += [token for token in tokens if token not in self._hidden and self._texts.is_known(token)]
         if not self._texts.is_steady or self._to == len(self._tokens) or self._texts.is_byte(self._tokens[-1]):
             return ""
         window = str(self._texts.tokenizer.decode(self._tokens[self._from :], skip_special_tokens=True))
