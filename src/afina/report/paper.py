@@ -153,7 +153,7 @@ def beside(arms: Sequence[Arm]) -> Beside:
 
 
 def departures(arms: Sequence[Arm]) -> list[str]:
-    """Return the differences between the runs and the paper's set-up, in words; empty if there are none."""
+    """Return a sentence for each difference between the runs and the paper's set-up."""
     return list(dict.fromkeys(words for arm in arms for record in arm.records for words in _departures(record)))
 
 

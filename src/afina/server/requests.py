@@ -78,7 +78,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True, eq=False)
 class TextRequest:
-    """What a client asks of a model.
+    """A request of a client to a model: texts, and how the model answers.
 
     Attributes:
         key: the client's key.

@@ -1,4 +1,4 @@
-"""What a server knows of names: looked up when a name is first asked for, and again when the store has changed it."""
+"""FollowedNames: a cache by name that is read from the store at the first request and after each change of the name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Known = TypeVar("Known")
 
 
 class FollowedNames(Generic[Known]):
-    """What is known of each name. Thread-safe; reads the store in a thread of its own.
+    """A cache by name. Thread-safe; reads the store in a thread of its own.
 
     Args:
         store: the store to follow.
@@ -37,7 +37,7 @@ class FollowedNames(Generic[Known]):
 
     @property
     def known(self) -> Sequence[Known]:
-        """What is known of each name."""
+        """The cached values of all names."""
         with self._lock:
             return [*self._known.values()]
 

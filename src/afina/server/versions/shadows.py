@@ -54,7 +54,7 @@ class ShadowStatus:
     """State of a name's shadow. Thread-safe.
 
     Attributes:
-        version: the shadow version. None: there is none.
+        version: the shadow version. None: no shadow.
         state: its state.
         problem: why it does not run.
         counts_by_version: counts by the version that answered.

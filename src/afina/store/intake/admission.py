@@ -30,7 +30,7 @@ _CONFIG = "config.json"
 
 
 class Admitted(NamedTuple):
-    """What is known of an admitted adapter.
+    """The manifest and the backbone's configuration of an admitted adapter.
 
     Attributes:
         manifest: the manifest; None: an adapter of peft.

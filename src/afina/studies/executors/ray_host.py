@@ -37,7 +37,7 @@ GATHER = 0.05
 
 @dataclass(frozen=True)
 class RunOrder:
-    """What an executor asks of a host: a run or a trial, and all that the host needs to know of it.
+    """An order of an executor to a host: a run or a trial, with all that the host needs.
 
     Attributes:
         asked: The request; the host replaces `out` and `located` by those of its node.
