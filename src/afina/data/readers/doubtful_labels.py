@@ -96,7 +96,7 @@ class Spellings:
 
 
 def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
-    """Return a note about texts that have different labels in different rows; "" without such texts."""
+    """Return a note about texts with different labels in different rows, or nothing."""
     first: dict[str, tuple[Label, str]] = {}
     counts: Counter[str] = Counter()
     differing: dict[str, str] = {}
