@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from workers import alive as is_alive
-from workers import is_worker
+from workers import is_worker, paths_below
 
 LONGEST_S = 60
 """What a node may take to start or to end on a busy machine."""
@@ -177,7 +177,7 @@ class Raylets:
         return runs + [
             str(path)
             for node in self.nodes
-            for path in node.folder.rglob("*")
+            for path in paths_below(node.folder)
             if node.cache not in path.parents and path not in (node.cache, node.folder / "tmp")
         ]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -38,6 +40,16 @@ def until(condition: Callable[[], Any], process: subprocess.Popen[Any]) -> Any:
         assert time.monotonic() - start < PATIENCE
         time.sleep(0.01)
     return found
+
+
+def paths_below(root: Path) -> Iterator[Path]:
+    """Also while others write there: `rglob` ends with an error where a directory goes away under it."""
+    return (Path(place, name) for place, folders, files in os.walk(root) for name in [*folders, *files])
+
+
+def checkpoints_below(root: Path) -> list[Path]:
+    """In the scratch of runs that are under way, or taken back from it."""
+    return [path for path in paths_below(root) if path.parent.name == "checkpoints" and path.suffix == ".safetensors"]
 
 
 def alive(process: psutil.Process) -> bool:

@@ -31,7 +31,7 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.schedule import NODES, TRIES, Slots, Watcher, retry_if_lost
 from command import PROGRAM, HereExecutor, InventedExecutor, left_behind
-from workers import PATIENCE, assert_ended, until, workers
+from workers import PATIENCE, assert_ended, checkpoints_below, until, workers
 
 METHODS = ("baseline", "full", "lora", "ia3", "prelayer")
 
@@ -424,8 +424,8 @@ def several(gpt2: Backbone, toy: str, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def checkpoints(out: Path) -> set[str]:
-    """Methods whose runs have a checkpoint, in their scratch or taken back from it."""
-    return {path.name.partition("-")[0] for path in out.rglob("checkpoints/*.safetensors")}
+    """Methods whose runs have a checkpoint."""
+    return {path.name.partition("-")[0] for path in checkpoints_below(out)}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -24,7 +25,7 @@ from afina.studies.results import Results
 from afina.studies.runs.record import Record
 from command import PROGRAM, Command, left_behind
 from fakes import Runs, sentences, write_csv
-from workers import PATIENCE, assert_ended, until, workers
+from workers import PATIENCE, assert_ended, checkpoints_below, until, workers
 
 STEPS = 400
 
@@ -79,8 +80,8 @@ def case(gpt2: Backbone, toy: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def account(out: Path) -> dict[str, Any]:
     """What the one checkpoint says of the run so far; empty where there is none."""
-    for path in out.rglob("checkpoints/*.safetensors"):  # that of a run under way lies in its scratch
-        with safe_open(path, framework="pt") as file:
+    for path in checkpoints_below(out):
+        with contextlib.suppress(FileNotFoundError), safe_open(path, framework="pt") as file:  # taken back meanwhile
             return json.loads(file.metadata()["account"])
     return {}
 
