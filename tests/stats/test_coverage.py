@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -27,10 +28,11 @@ def coverage() -> ModuleType:
 
 def simulated(coverage: ModuleType, place: int, cell: tuple[int, int], studies: int) -> dict[str, tuple[float, float]]:
     task = coverage.TASKS[place]
-    return coverage.coverage(task, coverage.truth(task, task.metrics, seeds_vary=cell[0] > 1), *cell, studies)
+    known = replace(task, many=min(task.many, 100_000))
+    return coverage.coverage(task, coverage.truth(known, task.metrics, seeds_vary=cell[0] > 1), *cell, studies)
 
 
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", [1, 2, 3])
 def test_intervals_of_one_seed_cover_the_truth(place: int, coverage: ModuleType) -> None:
     """Of 500 studies: the standard error is 0.010."""
     for name, shares in simulated(coverage, place, (1, 200), 500).items():

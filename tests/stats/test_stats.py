@@ -110,21 +110,13 @@ def test_holm_by_hand_and_in_any_order() -> None:
     assert holm([]) == []
 
 
-def test_holm_mcnemar_and_wilson_are_those_of_statsmodels() -> None:
-    multitest = pytest.importorskip("statsmodels.stats.multitest", reason="statsmodels is not installed")
-    from statsmodels.stats.contingency_tables import mcnemar as theirs
-    from statsmodels.stats.proportion import proportion_confint
-
-    generator = np.random.default_rng(0)
-    for size in (1, 2, 10, 45):
-        p = generator.random(size) ** 3
-        assert holm(list(p)) == pytest.approx(multitest.multipletests(p, method="holm")[1])
-    for counts in generator.integers(0, 40, (20, 4)):
-        expected = theirs(counts[[0, 1, 2, 3]].reshape(2, 2), exact=True).pvalue
+def test_mcnemar_and_wilson_are_those_of_scipy() -> None:
+    for counts in np.random.default_rng(0).integers(0, 40, (20, 4)).tolist():
+        expected = scipy_stats.binomtest(counts[1], counts[1] + counts[2]).pvalue
         assert mcnemar(*paired(*counts)) == pytest.approx(expected)
-        low, high = proportion_confint(counts[0], counts.sum(), method="wilson")
-        found = wilson(counts[0], counts.sum())
-        assert (found.low, found.high) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
+        share = scipy_stats.binomtest(counts[0], sum(counts)).proportion_ci(method="wilson")
+        found = wilson(counts[0], sum(counts))
+        assert (found.low, found.high) == (pytest.approx(share.low, abs=1e-12), pytest.approx(share.high, abs=1e-12))
 
 
 def test_bounded_is_wilson_for_the_width_of_a_share() -> None:
@@ -227,8 +219,11 @@ def test_f1_is_that_of_metrics(classes: int, seeds: int) -> None:
 def test_f1_of_a_class_that_never_occurs() -> None:
     nothing = f1_estimate(np.zeros(9, int), np.zeros((1, 9), int), 2)
     assert np.isnan([nothing.mean, nothing.interval.low, nothing.interval.high]).all()
-    found = f1_estimate(np.arange(30) % 2, (np.arange(30) // 3) % 2, 3)
-    assert found.mean == pytest.approx(classification.f1(np.arange(30) % 2, (np.arange(30) // 3) % 2, 3))
+    gold, answers = np.array([0, 0, 0, 0, 1, 2]), np.array([0, 0, 0, 1, 1, 0])
+    for classes in (3, 4):
+        by_hand = (6 / 8 + 2 / 3 + 0) / 3
+        assert classification.f1(gold, answers, classes) == pytest.approx(by_hand)
+        assert f1_estimate(gold, answers, classes).mean == pytest.approx(by_hand)
 
 
 def test_f1_of_one_seed_by_hand_wilson_of_the_jaccard_index() -> None:
@@ -249,7 +244,7 @@ def test_the_spread_of_f1_over_examples_is_that_of_the_bootstrap(classes: int) -
     base = np.where(generator.random(800) < 0.8, gold, generator.integers(0, classes, 800))
     predicted = np.tile(base, (2, 1))
     predicted[1, :4] = (predicted[1, :4] + 1) % classes
-    drawn = generator.integers(0, 800, (400, 800))
+    drawn = generator.integers(0, 800, (250, 800))
     again = [classification.f1(gold[index], base[index], classes) for index in drawn]
     found = f1_estimate(gold, base, classes).interval
     assert found.high - found.low == pytest.approx(2 * 1.96 * np.std(again), rel=0.12)
@@ -353,8 +348,7 @@ def test_another_method_changes_only_what_is_corrected_for_it() -> None:
     assert among.adjusted > alone.adjusted == alone.p
 
 
-@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
-@pytest.mark.parametrize("examples", [20, 200])
+@pytest.mark.parametrize(("seeds", "examples"), [(1, 200), (2, 200), (3, 20), (5, 200)])
 def test_laws_of_a_comparison(seeds: int, examples: int) -> None:
     generator = np.random.default_rng(seeds * examples)
     rejected = 0
@@ -427,9 +421,10 @@ def test_ten_comparisons_take_less_than_a_second() -> None:
 # By simulation
 
 
-@pytest.mark.parametrize("examples", [200, 1000])
-@pytest.mark.parametrize(("seeds", "sd"), [(1, 0.0), (3, 0.005), (3, 0.015), (5, 0.005), (5, 0.015)])
-def test_intervals_of_differences_cover_the_truth(seeds: int, examples: int, sd: float) -> None:
+@pytest.mark.parametrize(
+    ("seeds", "sd", "examples"), [(1, 0.0, 200), (3, 0.005, 1000), (3, 0.015, 200), (5, 0.015, 1000)]
+)
+def test_intervals_of_differences_cover_the_truth(seeds: int, sd: float, examples: int) -> None:
     """Of 95 % intervals, 93 % at least of 600: the standard error of that simulation is 0.9 %.
 
     For one seed the truth is that of the trained models, so seeds do not vary.
@@ -441,7 +436,7 @@ def test_intervals_of_differences_cover_the_truth(seeds: int, examples: int, sd:
     assert 0.93 <= np.mean(covered) <= 0.999
 
 
-@pytest.mark.parametrize(("seeds", "sd"), [(1, 0.0), (3, 0.005), (3, 0.015), (5, 0.015)])
+@pytest.mark.parametrize(("seeds", "sd"), [(1, 0.0), (3, 0.015)])
 def test_intervals_of_accuracy_and_f1_cover_the_truth(seeds: int, sd: float) -> None:
     """A share of 0.4 is positive, and 0.88 of either class is right: F1 = 2 x 0.352 / (2 x 0.352 + 0.072 + 0.048)."""
     generator = np.random.default_rng(seeds)
