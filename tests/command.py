@@ -15,6 +15,7 @@ import pytest
 from afina import cli
 from afina.errors import AfinaError, RunFailed
 from afina.events import Listener, ValidationScore
+from afina.report.report import Report
 from afina.studies.executors import by_name
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local_executor import LocalExecutor
@@ -57,11 +58,15 @@ class Answer:
 
 
 class Command:
-    """`afina ...` in this process. Runs of a study take place here too, which saves four seconds each."""
+    """`afina ...` in this process. Runs of a study take place here too, which saves four seconds each.
+
+    Pages have no plots, which would take two thirds of the time of a command that trains; `tests/report` draws them.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         self.monkeypatch, self.capfd = monkeypatch, capfd
         monkeypatch.setattr(by_name, "LocalExecutor", _here)
+        monkeypatch.setattr(Report, "_plots", lambda report, titles=(): {})
 
     def __call__(self, *arguments: object) -> Answer:
         self.monkeypatch.setattr(sys, "argv", ["afina", *map(str, arguments)])

@@ -218,4 +218,5 @@ def test_a_report_takes_less_than_three_seconds_and_no_torch(tmp_path: Path) -> 
         assert (done.returncode, done.stderr) == (0, "")
     assert min(taken) < allowed
     assert done.stdout.split() == [str(tmp_path / name) for name in study().files()]
+    assert "<svg" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "a report uses no network" in (tmp_path / "report.md").read_text(encoding="utf-8")
