@@ -8,13 +8,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from peft import HiraConfig, IA3Config, LNTuningConfig, LoraConfig, MissConfig, VeraConfig
-from torch.utils.data import DataLoader
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
+from afina import Backbone
+from afina.data.batch import IGNORED, Loader
+from afina.training.fit import Fit
+from fakes import Backbones
+
 STEPS, SEED, RATE, CLIP, DECAY = 50, 3, 1e-3, 1.0, 0.1
+FEW = 12
+"""Steps of a quick test: more than an epoch."""
+
 TOLERANCE = 1e-5
+RECIPE = {"learning_rate": RATE, "weight_decay": DECAY, "clip": CLIP, "seed": SEED}
 
 
 @dataclass
@@ -25,6 +36,33 @@ class Outcome:
     rates: list[float] = field(default_factory=list)
     before: dict[str, torch.Tensor] = field(default_factory=dict)
     after: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Padded(Dataset[dict[str, torch.Tensor]]):
+    """afina's batches in afina's order, padded to their longest text; labels of tokens have -100 outside of targets.
+
+    A label is at the token itself, as transformers expects, and not at the token before it. `length` is how many
+    batches Trainer takes from the data set until it begins again.
+    """
+
+    def __init__(self, batches: Loader, pad: int, length: int = STEPS) -> None:
+        self.batches, self.pad, self.length, self.taken = batches, pad, length, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        self.taken += 1
+        (batch,) = self.batches.batches(self.taken - 1, self.taken)
+        rows, labels = batch.by_sequence(batch.tokens), batch.targets
+        if batch.per_token:
+            right = batch.by_sequence(labels)
+            rows = [torch.cat([row, each[-1:]]) for row, each in zip(rows, right, strict=True)]
+            first = labels.new_tensor([IGNORED])
+            labels = pad_sequence([torch.cat([first, each]) for each in right], True, IGNORED)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], True)
+        ids = pad_sequence(rows, True, self.pad)
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 class Recorded(Trainer):
@@ -46,7 +84,7 @@ class Recorded(Trainer):
 
 
 def arguments(path: Path, **changes: Any) -> TrainingArguments:
-    settings = {"max_steps": STEPS, "max_grad_norm": CLIP, "warmup_steps": 0, "weight_decay": DECAY} | changes
+    settings = {"max_grad_norm": CLIP, "warmup_steps": 0, "weight_decay": DECAY} | changes
     return TrainingArguments(
         output_dir=str(path),
         **settings,
@@ -64,6 +102,46 @@ def arguments(path: Path, **changes: Any) -> TrainingArguments:
 
 def snapshot(parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def load(backbones: Backbones, family: str) -> Backbone:
+    return Backbone.load(str(backbones.path(family, dropout=0.0)))
+
+
+def by_afina(fit: Fit) -> Outcome:
+    outcome = Outcome(before=snapshot(fit.parameters))
+    fit.advance(listen=lambda _: outcome.rates.append(fit.optimizer.param_groups[0]["lr"]))
+    outcome.losses, outcome.after = fit.account.losses, snapshot(fit.parameters)
+    return outcome
+
+
+def by_trainer(
+    model: Any,
+    data: Dataset[dict[str, torch.Tensor]],
+    path: Path,
+    kind: type[Recorded] = Recorded,
+    more: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Outcome:
+    """Train what requires a gradient; `more` are Trainer's own arguments, and `changes` those of its settings."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trainer = kind(model=model, args=arguments(path, **changes), train_dataset=data, **(more or {}))
+    trainer.outcome = Outcome(before=snapshot(trained))
+    trainer.train()
+    trainer.outcome.after = snapshot(trained)
+    return trainer.outcome
+
+
+def compare(found: Outcome, expected: Outcome, family: str, *, beyond: float = 3e-3, most: float = RATE / 2) -> None:
+    """Assert equal trainings; `beyond` and `most` are limits of what `compare_weights` returns."""
+    assert found.before.keys() == expected.before.keys()
+    assert all(torch.equal(found.before[key], expected.before[key]) for key in found.before)
+    assert found.rates == pytest.approx(expected.rates, rel=1e-12)
+    assert loss_difference(found, expected) <= TOLERANCE
+    assert any(not torch.equal(found.after[key], found.before[key]) for key in found.after)
+    share, largest = compare_weights(found, expected, family)
+    assert share <= beyond
+    assert largest < most
 
 
 def loss_difference(found: Outcome, expected: Outcome) -> float:

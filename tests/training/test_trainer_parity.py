@@ -14,14 +14,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from sklearn.utils.class_weight import compute_class_weight
-from torch.utils.data import Dataset
 from transformers import Trainer
 
 from afina import METHODS, Backbone, Run, methods
 from afina.data.batch import Loader, MicroBatchLimits, pack
 from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy
-from afina.events import Progress
 from afina.methods import make as make_by_name
 from afina.methods.attachment import attach
 from afina.methods.method import Method
@@ -37,20 +35,24 @@ from grid import some_slow, thinned
 from raises import raises
 from trainer import (
     BY_PEFT,
-    CLIP,
     DECAY,
+    FEW,
     ONE_FAMILY,
     RATE,
+    RECIPE,
     SEED,
     STEPS,
     TOLERANCE,
     Outcome,
-    Recorded,
+    Padded,
     arguments,
+    by_afina,
+    by_trainer,
+    compare,
     compare_weights,
     idle,
+    load,
     loss_difference,
-    snapshot,
 )
 
 # peft asks transformers for a property that transformers has renamed.
@@ -76,41 +78,6 @@ TRAINED = {
     "prelayer": (".wte.", ".wpe.", ".embed_tokens.", ".embed_in.", ".score."),
     "prelayer-46080": (".ln_1.", ".c_attn.bias", ".score."),
 }
-
-
-class Batches(Dataset[dict[str, torch.Tensor]]):
-    """afina's batches in afina's order, padded to their longest text."""
-
-    def __init__(self, loader: Loader, encoded: Encoded, labels: np.ndarray, pad: int) -> None:
-        self.loader, self.encoded, self.labels, self.pad = loader, encoded, labels, pad
-
-    def __len__(self) -> int:
-        return STEPS
-
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        indices = self.loader.indices(step)
-        rows = [torch.tensor(self.encoded[index]).long() for index in indices]
-        longest = max(map(len, rows))
-        ids = torch.full((len(rows), longest), self.pad)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)], mask[at, : len(row)] = row, 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor(self.labels[indices])}
-
-
-class Epochs(Batches):
-    """The same, ended by Trainer at every epoch's end, as a data set is."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.taken = 0
-
-    def __len__(self) -> int:
-        return self.loader.steps_per_epoch
-
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        self.taken += 1
-        return super().__getitem__(self.taken - 1)
 
 
 def data(backbone: Backbone) -> tuple[Encoded, np.ndarray]:
@@ -152,21 +119,10 @@ def make(name: str, family: str) -> Method:
     return methods.make(name, HYPERPARAMETERS.get(name)).for_family(family)
 
 
-def load(backbones: Backbones, family: str) -> Backbone:
-    return Backbone.load(str(backbones.path(family, dropout=0.0)))
-
-
 def ours(backbone: Backbone, method: Method, **changes: Any) -> Outcome:
-    settings = {"steps": STEPS, "learning_rate": RATE, "weight_decay": DECAY, "clip": CLIP, "seed": SEED}
-    fit = fit_of(opened(backbone, method, SEED), method, data(backbone), **(settings | changes))
-    outcome = Outcome(before=snapshot(fit.parameters))
-
-    def listen(progress: Progress) -> None:
-        outcome.rates.append(fit.optimizer.param_groups[0]["lr"])
-
-    fit.advance(listen=listen)
-    outcome.losses, outcome.after = fit.account.losses, snapshot(fit.parameters)
-    return outcome
+    return by_afina(
+        fit_of(opened(backbone, method, SEED), method, data(backbone), **({"steps": FEW} | RECIPE | changes))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -175,26 +131,12 @@ def plain(backbones: Backbones) -> Callable[[str], Outcome]:
     return cache(lambda name: ours(load(backbones, "gpt2"), make(name, "gpt2")))
 
 
+def padded(backbone: Backbone, length: int = STEPS) -> Padded:
+    return Padded(Loader(*data(backbone), BATCH, SEED), backbone.tokenizer.pad_token_id, length)
+
+
 def theirs(backbone: Backbone, method: Method, path: Path, **changes: Any) -> Outcome:
-    return by_trainer(backbone, by_transformers(backbone, method), path, Recorded, **changes)
-
-
-def by_trainer(
-    backbone: Backbone,
-    model: Any,
-    path: Path,
-    kind: type[Recorded],
-    optimizers: tuple[Any, Any] = (None, None),
-    **changes: Any,
-) -> Outcome:
-    tokens, labels = data(backbone)
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    batches = Batches(Loader(tokens, labels, BATCH, SEED), tokens, labels, backbone.tokenizer.pad_token_id)
-    trainer = kind(model=model, args=arguments(path, **changes), train_dataset=batches, optimizers=optimizers)
-    trainer.outcome = Outcome(before=snapshot(trained))
-    trainer.train()
-    trainer.outcome.after = snapshot(trained)
-    return trainer.outcome
+    return by_trainer(by_transformers(backbone, method), padded(backbone), path, **({"max_steps": FEW} | changes))
 
 
 CASES = [
@@ -222,19 +164,14 @@ QUICK = {
 
 
 @pytest.mark.parametrize(("family", "name"), some_slow(CASES, QUICK))
-def test_losses_rates_and_weights_of_fifty_steps_are_those_of_trainer(
-    backbones: Backbones, family: str, name: str, tmp_path: Path
+def test_losses_rates_and_weights_of_a_training_are_those_of_trainer(
+    backbones: Backbones, family: str, name: str, tmp_path: Path, steps: int
 ) -> None:
     backbone, method = load(backbones, family), make(name, family)
-    found, expected = ours(backbone, method), theirs(backbone, method, tmp_path)
-    assert found.before.keys() == expected.before.keys()
-    assert all(torch.equal(found.before[key], expected.before[key]) for key in found.before)
-    assert len(expected.losses) == STEPS
-    assert found.rates == pytest.approx(expected.rates, rel=1e-12)
-    assert loss_difference(found, expected) <= TOLERANCE
-    beyond, largest = compare_weights(found, expected, family)
-    assert beyond <= 1e-3
-    assert largest < RATE / 2
+    steps = STEPS if family == "gpt2" else steps
+    found, expected = ours(backbone, method, steps=steps), theirs(backbone, method, tmp_path, max_steps=steps)
+    assert len(expected.losses) == steps
+    compare(found, expected, family, beyond=1e-3)
 
 
 def test_label_smoothing_is_trainers(backbones: Backbones, plain: Callable[[str], Outcome], tmp_path: Path) -> None:
@@ -288,7 +225,6 @@ def test_a_rate_that_falls_with_depth_is_trainers_with_such_groups(
     backbone, decay = load(backbones, "gpt2"), 0.5
     method = methods.make("full", {"layer_decay": decay})
     found = ours(backbone, method)
-    tokens, labels = data(backbone)
     model = by_transformers(backbone, method)
     of_depth = {"wte": 3, "wpe": 3, "0": 2, "1": 1}  # two blocks, counted from the top
     groups = []
@@ -296,16 +232,10 @@ def test_a_rate_that_falls_with_depth_is_trainers_with_such_groups(
         depth = max((of_depth.get(part, 0) for part in name.split(".")), default=0)
         spared = "bias" in name or "ln_" in name
         groups.append({"params": [parameter], "lr": RATE * decay**depth, "weight_decay": 0.0 if spared else DECAY})
-    batches = Batches(Loader(tokens, labels, BATCH, SEED), tokens, labels, backbone.tokenizer.pad_token_id)
     adamw = torch.optim.AdamW(groups, lr=RATE)
-    trainer = Recorded(model=model, args=arguments(tmp_path), train_dataset=batches, optimizers=(adamw, None))
-    trainer.outcome = Outcome()
-    trainer.train()
-    trainer.outcome.after = snapshot(dict(model.named_parameters()))
-    assert loss_difference(found, trainer.outcome) <= TOLERANCE
-    beyond, largest = compare_weights(found, trainer.outcome, "gpt2")
-    assert beyond <= 1e-3
-    assert largest < RATE / 2
+    expected = by_trainer(model, padded(backbone), tmp_path, more={"optimizers": (adamw, None)}, max_steps=FEW)
+    expected.rates = found.rates  # of one group alone
+    compare(found, expected, "gpt2", beyond=1e-3)
     assert loss_difference(plain("full"), found) > 10 * TOLERANCE
 
 
@@ -313,47 +243,28 @@ ACCUMULATE, LOOSER = 2, 2.0
 """Batches a step, and a largest norm that clips some of their steps and not others, so that scale matters."""
 
 
-def accumulated_by_trainer(backbone: Backbone, method: Method, path: Path) -> tuple[Outcome, int]:
-    """Two epochs and the number of steps; losses are those of the batches, over the number of batches in the step.
+def accumulated_by_trainer(backbone: Backbone, method: Method, path: Path) -> Outcome:
+    """Two epochs; losses are those of the batches, over the number of batches in the step.
 
     Trainer (5.24) leaves that division to models whose forward takes any keyword, as sequence classifiers' does, and
     theirs does not divide: their gradients are sums. So it is told that the model does not: docs/reference/figures.md.
     """
-    tokens, labels = data(backbone)
     model = by_transformers(backbone, method)
     (model.get_base_model() if method.name == "lora" else model).accepts_loss_kwargs = False
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    batches = Epochs(Loader(tokens, labels, BATCH, SEED), tokens, labels, backbone.tokenizer.pad_token_id)
-    settings = arguments(
-        path, num_train_epochs=2, max_steps=-1, gradient_accumulation_steps=ACCUMULATE, max_grad_norm=LOOSER
-    )
-    trainer = Recorded(model=model, args=settings, train_dataset=batches)
-    trainer.outcome = Outcome(before=snapshot(trained))
-    steps = trainer.train().global_step
-    trainer.outcome.after = snapshot(trained)
-    return trainer.outcome, steps
+    settings = {"gradient_accumulation_steps": ACCUMULATE, "max_grad_norm": LOOSER}
+    return by_trainer(model, padded(backbone, 9), path, num_train_epochs=2, **settings)
 
 
 @pytest.mark.parametrize("name", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_accumulated_steps_are_trainers_also_at_an_epochs_end(backbones: Backbones, name: str, tmp_path: Path) -> None:
     """Nine batches an epoch, two a step: the fifth step has the one that is left, of six examples."""
     backbone, method = load(backbones, "gpt2"), make(name, "gpt2")
-    expected, steps = accumulated_by_trainer(backbone, method, tmp_path)
-    fit = fit_of(
-        opened(backbone, method, SEED),
-        method,
-        data(backbone),
-        steps=steps,
-        learning_rate=RATE,
-        weight_decay=DECAY,
-        clip=LOOSER,
-        seed=SEED,
-        at_once=MicroBatchLimits(examples=BATCH),
-    )
+    expected = accumulated_by_trainer(backbone, method, tmp_path)
+    model, limits = opened(backbone, method, SEED), MicroBatchLimits(examples=BATCH)
+    fit = fit_of(model, method, data(backbone), **(RECIPE | {"steps": 10, "clip": LOOSER}), at_once=limits)
     changed(fit, Loader(*data(backbone), BATCH * ACCUMULATE, SEED))
-    assert steps == 2 * fit.loader.steps_per_epoch == 10
-    fit.advance()
-    found = Outcome(fit.account.losses, after=snapshot(fit.parameters))
+    assert 2 * fit.loader.steps_per_epoch == 10
+    found = by_afina(fit)
     batches = iter(expected.losses)
     steps_of_trainer = [sum(islice(batches, count)) for count in [2, 2, 2, 2, 1] * 2]
     assert found.losses == pytest.approx(steps_of_trainer, rel=TOLERANCE)
@@ -402,7 +313,7 @@ def test_weight_decay_spares_exactly_what_trainer_spares(
     parameters = method.trainable(classifier.model)
     trainer = Trainer(model=classifier.model, args=arguments(tmp_path))
     assert METHODS[name]().decays(classifier.model) == set(trainer.get_decay_parameter_names(classifier.model))
-    recipe = Recipe(STEPS, RATE, DECAY, CLIP, SEED)
+    recipe = Recipe(STEPS, **RECIPE)
     found = groups(make_optimizer(classifier.model, method, parameters, recipe), parameters)
     assert found == groups(trainer.create_optimizer(), parameters)
     assert found[DECAY]
@@ -424,7 +335,7 @@ def test_the_optimiser_is_trainers_with_the_same_settings(backbones: Backbones, 
     method = make("full", "gpt2")
     classifier = opened(load(backbones, "gpt2"), method)
     parameters = method.trainable(classifier.model)
-    found = make_optimizer(classifier.model, method, parameters, Recipe(STEPS, RATE, DECAY, CLIP, SEED))
+    found = make_optimizer(classifier.model, method, parameters, Recipe(STEPS, **RECIPE))
     expected = Trainer(model=classifier.model, args=arguments(tmp_path)).create_optimizer()
     assert type(found) is type(expected)
     for key in ("lr", "betas", "eps", "amsgrad", "fused"):
@@ -462,23 +373,18 @@ PEFT_CASES = [(ONE_FAMILY[name], name) for name in BY_PEFT if not name.startswit
 )
 @pytest.mark.filterwarnings("ignore:Specified to not save:UserWarning", "ignore:Unsupported layer type:UserWarning")
 def test_what_peft_implements_trains_as_under_trainer(
-    backbones: Backbones, family: str, name: str, tmp_path: Path
+    backbones: Backbones, family: str, name: str, tmp_path: Path, steps: int
 ) -> None:
     backbone, case = load(backbones, family), BY_PEFT[name]
     method = make_by_name(case.method, case.given).for_family(family)
-    found = ours(backbone, method)
+    found = ours(backbone, method, steps=steps)
     model = reference(
         backbone.path, Classifier.open(backbone, ("bad", "good"), SEED), 2, backbone.tokenizer.pad_token_id
     )
     torch.manual_seed(SEED)
     model = get_peft_model(model, case.settings(task_type="SEQ_CLS", **case.own.get(family, {})))
-    expected = by_trainer(backbone, model, tmp_path, case.trainer)
-    assert found.before.keys() == expected.before.keys()
-    assert all(torch.equal(found.before[key], expected.before[key]) for key in found.before)
-    assert loss_difference(found, expected) <= TOLERANCE
-    beyond, largest = compare_weights(found, expected, family)
-    assert beyond <= 3e-3  # three entries of so few
-    assert largest < RATE / 50
+    expected = by_trainer(model, padded(backbone), tmp_path, case.trainer, max_steps=steps)
+    compare(found, expected, family, most=RATE / 50)
 
 
 def test_lora_plus_is_pefts(backbones: Backbones, plain: Callable[[str], Outcome], tmp_path: Path) -> None:
@@ -489,7 +395,7 @@ def test_lora_plus_is_pefts(backbones: Backbones, plain: Callable[[str], Outcome
     optimizer = create_loraplus_optimizer(
         model, torch.optim.AdamW, lr=RATE, loraplus_lr_ratio=8.0, weight_decay=DECAY, loraplus_weight_decay=DECAY
     )
-    expected = by_trainer(backbone, model, tmp_path, Recorded, optimizers=(optimizer, None))
+    expected = by_trainer(model, padded(backbone), tmp_path, more={"optimizers": (optimizer, None)}, max_steps=FEW)
     assert loss_difference(found, expected) <= TOLERANCE
     assert loss_difference(plain("lora"), expected) > 10 * TOLERANCE
 
@@ -513,7 +419,7 @@ KIND_CASES = [*(("gpt2", kind) for kind in KINDS), *zip(("llama", "bert", "moder
 
 @pytest.mark.parametrize(("family", "kind"), some_slow(KIND_CASES, quick=KIND_CASES[:3]))
 def test_losses_of_every_kind_of_task_are_trainers(
-    backbones: Backbones, kind: str, family: str, tmp_path: Path
+    backbones: Backbones, kind: str, family: str, tmp_path: Path, steps: int
 ) -> None:
     backbone, rows = load(backbones, family), sentences(70)
     tokens, targets = encoded(backbone, rows)[0], _targets(kind, rows)
@@ -528,20 +434,14 @@ def test_losses_of_every_kind_of_task_are_trainers(
     loader = Loader(tokens, learnt, BATCH, SEED)
     classifier = open_()
     attach(classifier, method)
-    fit = Fit(classifier, method, objective, loader, Recipe(STEPS, RATE, DECAY, CLIP, SEED))
+    fit = Fit(classifier, method, objective, loader, Recipe(steps, **RECIPE))
     fit.advance()
     theirs = reference(backbone.path, open_(), len(names), backbone.tokenizer.pad_token_id)
     theirs.config.problem_type = classifier.model.config.problem_type
-    trainer = Recorded(
-        model=theirs,
-        args=arguments(tmp_path),
-        train_dataset=Batches(loader, tokens, learnt, backbone.tokenizer.pad_token_id or 0),
-        **({"compute_loss_func": partial(_balanced, targets)} if kind == "balanced" else {}),
-    )
-    trainer.outcome = Outcome()
-    trainer.train()
-    losses = trainer.outcome.losses
-    assert len(losses) == len(fit.account.losses) == STEPS
+    told_loss = {"compute_loss_func": partial(_balanced, targets)} if kind == "balanced" else {}
+    batches = Padded(loader, backbone.tokenizer.pad_token_id or 0)
+    losses = by_trainer(theirs, batches, tmp_path, more=told_loss, max_steps=steps).losses
+    assert len(losses) == len(fit.account.losses) == steps
     assert np.abs(np.array(losses) - fit.account.losses).max() < TOLERANCE * max(1.0, *losses)
     assert min(losses[-5:]) < losses[0]
 
