@@ -16,7 +16,7 @@ import pytest
 
 from afina import Backbone, Study
 from afina.events import Progress, ignore
-from afina.studies.executors import fork_server
+from afina.studies.executors import fork_server, worker_memory
 from afina.studies.executors.fork_server import ForkedWorker, ForkServer
 from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.executors.worker import Foresee
@@ -64,13 +64,12 @@ FORKED = """
 from afina.studies.executors import fork_server
 serve = fork_server._Server.serve
 def instead(server):
-    if serve(server):
+    if module := serve(server):
         from afina.studies.executors import worker
         space = {}
         exec(FACTS, space)
         worker.main = space["facts"]
-        return True
-    return False
+    return module
 fork_server._Server.serve = instead
 sys.exit(fork_server.main())
 """
@@ -136,7 +135,7 @@ def test_a_forked_worker_has_what_a_process_of_its_own_start_has(
     server = ForkServer(given)
     assert server.is_ready(lambda: True)
     monkeypatch.chdir(tmp_path)
-    worker = server.fork(2)
+    worker = server.fork("afina.studies.executors.worker", 2)
     assert worker is not None
     with worker.stdin, worker.stdout:
         forked = json.loads(worker.stdout.read())
@@ -177,6 +176,19 @@ def test_a_forked_worker_makes_the_record_of_one_started_alone(
     assert forked.memory.model_dump(include=same) == alone.memory.model_dump(include=same)
     assert forked.memory.rss_peak == pytest.approx(alone.memory.rss_peak, rel=0.25)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_worker_is_measured_in_one_of_the_server_that_is_prepared(
+    monkeypatch: pytest.MonkeyPatch, servers: fork_server._Servers
+) -> None:
+    worker_memory.prepare()
+    (server,) = servers.by_surroundings.values()
+    measured = worker_memory.worker_memory.__wrapped__()
+    assert [*servers.by_surroundings.values()] == [server]
+    monkeypatch.setattr(fork_server, "_FORKS", False)
+    alone = worker_memory.worker_memory.__wrapped__()  # with the pages that only the imports have read
+    assert measured < alone < 1.5 * measured
 
 
 def test_the_second_worker_of_a_server_starts_at_once(servers: fork_server._Servers) -> None:
@@ -299,5 +311,5 @@ def test_an_idle_server_ends_and_an_ended_client_ends_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(subprocess, "Popen", lambda command, **rest: popen([*command[:2], "-c", code], **rest))
     server = ForkServer(dict(os.environ))
     assert server.process.wait(60) == 0
-    assert server.fork(2) is None
+    assert server.fork("afina.studies.executors.worker", 2) is None
     server.close()

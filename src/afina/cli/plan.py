@@ -121,6 +121,9 @@ def plan(
     from afina.data.reading_options import ReadingOptions
     from afina.methods import make
     from afina.schema import read_size
+    from afina.studies.executors import worker_memory
+
+    worker_memory.prepare()
     from afina.studies.runs.forecast import forecast_methods
     from afina.studies.runs.spec import DTYPES, Ask, Training
     from afina.studies.study_file import checked

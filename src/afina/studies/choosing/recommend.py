@@ -123,6 +123,7 @@ def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[R
 
 def _fetch(backbones: Sequence[str], executor: Executor, watcher: Watcher) -> float:
     """Fetch the backbones, tell the watcher, and return the seconds that this took."""
+    executor.prepare()
     from afina.models import pretrained  # noqa: F401 - loads torch, which the minutes count
 
     start = meter.now()

@@ -144,6 +144,9 @@ class Executor(ABC):
         Part of `check`, for callers that have read the task themselves.
         """
 
+    def prepare(self) -> None:  # noqa: B027 - on other machines a worker starts with its run
+        """Begin what the first run waits for, without waiting."""
+
     def fetch(self, backbone: str) -> None:  # noqa: B027 - other machines get the files with their first run
         """Download a backbone that is not on this machine yet, so that no run waits for it."""
 

@@ -3,14 +3,15 @@
 The imports take 3 to 5 s. A forked worker gives the same results as one that is started alone (`worker.py`): the server
 computes nothing and has one thread, and variables that libraries read when they are loaded are those of the worker, so
 each environment has a server of its own. The server ends with its client, and after `IDLE` seconds without a worker.
-Needs Linux: `server_for` returns None elsewhere, and where a server cannot start. This module knows no request. Its
-client starts without torch.
+Needs Linux: elsewhere, and where no server can start, `start` starts each worker alone. This module knows no request.
+Its client starts without torch.
 """
 
 from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import os
 import re
 import selectors
@@ -23,7 +24,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from afina import allocator, openmp
 from afina.errors import AfinaError
@@ -123,15 +124,20 @@ class ForkServer:
         except ConnectionError:
             return b""
 
-    def fork(self, errors: int) -> ForkedWorker | None:
-        """Return a new worker; None: the server has ended. `errors`: descriptor for the worker's standard error."""
+    def fork(self, module: str, errors: int) -> ForkedWorker | None:
+        """Return a new worker; None: the server has ended.
+
+        Args:
+            module: The module whose `main` the worker runs.
+            errors: The descriptor for the worker's standard error.
+        """
         link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         requests, to_worker = os.pipe()
         from_worker, answers = os.pipe()
         folder = os.open(".", os.O_PATH)
         try:
             with theirs:
-                socket.send_fds(self.control, [b"f"], [theirs.fileno(), requests, answers, errors, folder])
+                socket.send_fds(self.control, [module.encode()], [theirs.fileno(), requests, answers, errors, folder])
             pid, handles, _, _ = socket.recv_fds(link, 16, 1)
         except OSError:
             pid = b""
@@ -206,6 +212,36 @@ _servers = _Servers()
 atexit.register(_servers.end)
 
 
+def prepare(environment: Mapping[str, str]) -> None:
+    """Start the server of an environment, if one can be had, without waiting for its imports."""
+    _server(environment)
+
+
+def start(
+    module: str, environment: Mapping[str, str], wanted: Callable[[], bool], errors: IO[bytes] | None = None
+) -> subprocess.Popen[str] | ForkedWorker:
+    """Start a process that runs `main` of a module, with pipes for its standard input and output.
+
+    Args:
+        module: A module that can also be started by `python -m`.
+        environment: The environment of the process.
+        wanted: Asked while a server starts; as soon as it says no, the process is started alone.
+        errors: A file that receives the standard error of the process; None: that of this process.
+    """
+    server = server_for(environment, wanted)
+    with ctrl_c_later():
+        forked = server and server.fork(module, 2 if errors is None else errors.fileno())
+        return forked or subprocess.Popen(
+            [sys.executable, "-P", "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            stderr=errors,
+            env=environment,
+        )
+
+
 def server_for(environment: Mapping[str, str], wanted: Callable[[], bool]) -> ForkServer | None:
     """Return a server that has finished its imports; None if none can be had, or the worker is not `wanted` any more.
 
@@ -213,17 +249,18 @@ def server_for(environment: Mapping[str, str], wanted: Callable[[], bool]) -> Fo
         environment: The environment of the worker.
         wanted: Asked while the server starts.
     """
-    if not _FORKS:
-        return None
-    surroundings = _surroundings(environment)
-    try:
-        server = _servers.of(environment, surroundings)
-    except OSError:
-        return None
+    server = _server(environment)
     ready = server and server.is_ready(wanted)
     if ready is False:
-        _servers.refuse(surroundings)
+        _servers.refuse(_surroundings(environment))
     return server if ready else None
+
+
+def _server(environment: Mapping[str, str]) -> ForkServer | None:
+    try:
+        return _servers.of(environment, _surroundings(environment)) if _FORKS else None
+    except OSError:
+        return None
 
 
 def _surroundings(environment: Mapping[str, str]) -> object:
@@ -284,20 +321,8 @@ def can_fork() -> bool:
     return len(threads()) == 1 and not any(file.startswith(_GPUS) for file in files)
 
 
-def waits_for_a_worker() -> bool:
-    """Fork a worker as a server does. Return False in the worker, and True after its end; False without a server."""
-    if not _FORKS or not can_fork():
-        return False
-    gc.freeze()
-    if pid := os.fork():
-        os.waitpid(pid, 0)
-    else:
-        use_threads()
-    return pid != 0
-
-
 class _Server:
-    """Forks workers until its client ends; in a worker, `serve` returns True."""
+    """Forks workers until its client ends; in a worker, `serve` returns the name of the worker's module."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
@@ -305,8 +330,8 @@ class _Server:
         self.heard.register(control, selectors.EVENT_READ)
         self.workers: dict[int, tuple[int, socket.socket]] = {}
 
-    def serve(self) -> bool:
-        """Fork workers; return False as soon as there is no client and no worker any more."""
+    def serve(self) -> str | None:
+        """Fork workers; return None as soon as there is no client and no worker any more."""
         listening = True
         while listening or self.workers:
             ready = self.heard.select(IDLE)
@@ -317,16 +342,17 @@ class _Server:
                 elif (given := self._asked()) is None:
                     listening = False
                     self.heard.unregister(self.control)
-                elif not self._fork(socket.socket(fileno=given[0]), given[1:]):
-                    return True
-        return False
+                elif not self._fork(socket.socket(fileno=given[1][0]), given[1][1:]):
+                    return given[0]
+        return None
 
-    def _asked(self) -> list[int] | None:
-        """Return the descriptors of a request; None: the client has ended."""
+    def _asked(self) -> tuple[str, list[int]] | None:
+        """Return the module and the descriptors of a request; None: the client has ended."""
         try:
-            return socket.recv_fds(self.control, 1, 5)[1] or None
+            module, given, _, _ = socket.recv_fds(self.control, 256, 5)
         except ConnectionError:
             return None
+        return (module.decode(), given) if given else None
 
     def _tell_end(self, handle: int) -> None:
         self.heard.unregister(handle)
@@ -382,11 +408,8 @@ def main() -> int:
         return 1
     gc.freeze()
     control.send(_READY)
-    if not _Server(control).serve():
-        return 0
-    from afina.studies.executors import worker
-
-    return worker.main()
+    module = _Server(control).serve()
+    return importlib.import_module(module).main() if module else 0
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from afina.data.addresses import is_at_hand, is_pinned, reads_files
 from afina.data.label_words import no_words_note
 from afina.events import Listener, ValidationScore, ignore
 from afina.models import backbone_spec
+from afina.studies.executors import fork_server
 from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.executors.worker import CarryOut, Foresee, GoOn, MemoryForeseen, Recorded, Request, Scored, TryOut
-from afina.studies.executors.worker_process import WorkerProcess
+from afina.studies.executors.worker_process import WorkerProcess, variables
 from afina.studies.runs.inputs import DataDigests, TaskFacts, count_texts, facts_of, lacks_words
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
@@ -70,6 +71,10 @@ class LocalExecutor(Executor):
             check_run(run)
         unasked = [no_words_note(facts.label_names, facts.train_examples)] if lacks_words(run, facts) else []
         return "\n".join([facts.told, *unasked])
+
+    def prepare(self) -> None:
+        """Start the process that imports the libraries of the runs."""
+        fork_server.prepare(variables(self._threads))
 
     def fetch(self, backbone: str) -> None:
         """Download and convert the backbone, or find it in the cache."""

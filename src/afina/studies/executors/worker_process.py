@@ -7,7 +7,6 @@ does not affect other runs, and it ends with its caller. Starts without torch.
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -20,6 +19,13 @@ from afina.studies.executors import fork_server, problems
 from afina.studies.executors.executor import Cancelled, Overrun
 from afina.studies.executors.fork_server import ForkedWorker
 from afina.studies.executors.worker import Failed, Foresee, Message, Progressed, Request, Stop, decode, encode
+
+
+def variables(threads: int | None, replaced: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """Return the environment of a worker with so many torch threads; `None` for a variable takes it away."""
+    given = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    found: dict[str, str | None] = {**given, **allocator.environment_of_one_run(), **(replaced or {})}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class WorkerProcess:
@@ -42,7 +48,7 @@ class WorkerProcess:
         errors: IO[bytes] | None = None,
     ) -> None:
         self.request, self.until, self.threads = request, until, threads
-        self.environment, self.errors = environment or {}, errors
+        self.environment, self.errors = environment, errors
         self.timer: threading.Timer | None = None
         self.problem: Failed | None = None
         self.most, self.told, self.cancelled = 1, threading.Lock(), False
@@ -55,19 +61,9 @@ class WorkerProcess:
         return self.started
 
     def __enter__(self) -> WorkerProcess:
-        environment = self._variables()
-        server = fork_server.server_for(environment, self._is_wanted)
-        with fork_server.ctrl_c_later():
-            forked = server and server.fork(2 if self.errors is None else self.errors.fileno())
-            self.started = forked or subprocess.Popen(
-                [sys.executable, "-P", "-m", "afina.studies.executors.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                stderr=self.errors,
-                env=environment,
-            )
+        module = "afina.studies.executors.worker"
+        environment = variables(self.threads, self.environment)
+        self.started = fork_server.start(module, environment, self._is_wanted, self.errors)
         if self.until is not None:
             seconds = min(max(0.0, self.until - meter.now()), threading.TIMEOUT_MAX / 2)
             # A timer and not the progress messages: a process that loads or saves sends none for a long time.
@@ -80,11 +76,6 @@ class WorkerProcess:
 
     def _is_wanted(self) -> bool:
         return not self.cancelled and (self.until is None or meter.now() < self.until)
-
-    def _variables(self) -> dict[str, str]:
-        given = {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
-        found: dict[str, str | None] = {**given, **allocator.environment_of_one_run(), **self.environment}
-        return {name: value for name, value in found.items() if value is not None}
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         assert self.process.stdin is not None

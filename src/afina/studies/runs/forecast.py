@@ -6,11 +6,8 @@ few real steps, if a task is given and the weights are on this machine.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import torch
@@ -35,6 +32,7 @@ from afina.models.language_model import open_model
 from afina.models.objectives import Objective
 from afina.models.pretrained import meta_model
 from afina.studies import problems
+from afina.studies.executors.worker_memory import worker_memory
 from afina.studies.runs.prepared import aim_of, attached, loader_of, longest_text, question_of, read_task, recipe_of
 from afina.studies.runs.run import Forecast, Terms
 from afina.studies.runs.spec import Ask, RunSpec, Training
@@ -323,36 +321,9 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | No
         longest=int(largest.bounds.diff().max()),
         epochs=run.training.epochs,
         memory=memory,
-        process=_process(),
+        process=worker_memory(),
         gpu=gpu,
     )
-
-
-_WORKER = """
-from afina import allocator, meter
-from afina.studies.executors import fork_server
-
-allocator.collect_seldom()
-fork_server.import_libraries()
-if not fork_server.waits_for_a_worker():
-    import numpy, torch
-    from afina.stats import classification
-
-    layer = torch.nn.Linear(8, 8)
-    optimizer = torch.optim.AdamW(layer.parameters())
-    layer(torch.ones(1, 8)).sum().backward()
-    optimizer.step()
-    classification.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2)
-    print(meter.rss())
-"""
-"""A worker that does a little of each thing that a run does, since libraries load their code when it is used."""
-
-
-@cache
-def _process() -> int:
-    """Return the memory of a fresh worker in bytes, since this process may hold more."""
-    command = [sys.executable, "-P", "-c", _WORKER]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 WARM_UP, MEASURED = 1, 3
