@@ -29,9 +29,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 def pytest_configure() -> None:
     """Hear Ctrl-C, and so the processes that tests start: in the background of a script, it is ignored.
 
-    Python's collector runs as seldom as in processes of afina.
+    Python's collector runs as seldom as in processes of afina. Files are not synced: tests end processes, and no
+    machine.
     """
     allocator.collect_seldom()
+    os.fsync = lambda fd: None
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
