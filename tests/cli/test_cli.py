@@ -27,7 +27,7 @@ from afina.models.pretrained import meta_model
 from afina.stats.intervals import wilson
 from afina.studies.results import Results
 from afina.studies.runs.record import Record, Result, write_records
-from command import PROGRAM, Command
+from command import PROGRAM, Answer, Command
 from fakes import BAD, GOOD, THINGS, write_csv
 from records import GPT2_TOTAL, HEAD, TRAINED
 
@@ -242,6 +242,7 @@ def test_train_takes_method_seed_and_hyperparameters(afina: Command, gpt2: Backb
     assert (record.method, record.seed, record.label_names) == ("lora", 5, ("bad", "good"))
     assert record.train_examples + record.examples == 120
     assert record.trainable > record.head > 0
+    assert not list(Path("results").rglob(".lock"))
     assert record.hyperparameters == {"r": 2, "alpha": 16, "dropout": 0.05, "targets": ["c_proj"]}
     assert record.steps == 4
 
@@ -439,9 +440,17 @@ def test_params_of_gpt2_are_the_published_counts_and_need_no_network(afina: Comm
     assert run["lora"]["trainable"] == shown["methods"]["lora"]["trainable"]
 
 
-def test_params_prints_counts_and_percentages_and_why_a_run_has_others(afina: Command) -> None:
+def widest(answer: Answer) -> int:
+    return max(map(len, answer.out.splitlines()))
+
+
+def test_params_prints_counts_and_percentages_and_why_a_run_has_others(
+    afina: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     answer = afina("params", "--backbone", "gpt2")
     assert answer.code == 0
+    assert 40 < widest(answer) <= 80, "where nobody says how wide the terminal is"
     assert answer.out.startswith("gpt2: 124,441,344 parameters with a head for two labels\n")
     lines = [" ".join(line.split()) for line in answer.out.splitlines()]
     assert "lora 148,992 0.1197 147,456 1,536" in lines
@@ -510,9 +519,11 @@ def test_params_of_other_well_known_models_need_no_network_either(
     assert (full["body"], full["head"]) == (body, 2 * width)
 
 
-def test_methods_names_every_method_with_its_settings(afina: Command) -> None:
+def test_methods_names_every_method_with_its_settings(afina: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     answer = afina("methods")
     assert answer.code == 0
+    assert 80 < widest(answer) <= 100
     for name, method in (METHODS | NEEDS_SETTINGS).items():
         assert f"\n{name:<16}" in f"\n{answer.out}"
         assert method.summary in " ".join(answer.out.split())

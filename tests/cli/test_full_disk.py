@@ -107,11 +107,6 @@ def test_tuning_says_that_its_database_finds_no_room(afina: Command, gpt2: Backb
     assert not OUT.exists()
 
 
-def test_a_finished_study_leaves_no_lock(train: Callable[[], Any]) -> None:
-    assert train().code == 0
-    assert ".lock" not in files(OUT)
-
-
 def test_an_output_that_takes_nothing_is_an_error_in_one_line() -> None:
     for arguments in (["methods"], ["--version"]):
         with Path("/dev/full").open("w") as nowhere:

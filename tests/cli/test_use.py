@@ -43,34 +43,24 @@ def test_train_prints_the_figure_of_its_method_beside_baselines_and_what_to_type
     assert answer.out.count("95 % interval") == 2, "the figure's, and that of the difference from the best baseline"
     assert (f"on {record.train_examples} texts in " in answer.out) == (record.steps > 0)
     *_, use, more = (line.partition(": ")[2] for line in lines)
-    assert afina(*shlex.split(use)[1:]).lines()
+    program, *words = shlex.split(use)
+    assert (program, words[0], words[-1]) == ("afina", "predict", "Your text.")
+    assert Path(words[1]).parent == Path("results/train/adapters")
+    assert Path(words[1]).name.startswith(method)
+    (line,) = afina(*words).lines()
+    assert line["text"] == "Your text."
+    assert afina("predict", "results/train", "Your text.").lines() == [line]
     shown = afina(*shlex.split(more)[1:]).out
+    assert told(shown) == ["afina", *words]
+    evaluated = afina("evaluate", "results/train", "--task", toy, "--method", method, "--json").object()
+    assert evaluated == afina("evaluate", words[1], "--task", toy, "--json").object()
+    assert method in afina("predict", "results/train", "a", "--method", "lorra").error
     for title in ("Performance", "Parameters and training time", "Memory", "Without a language model"):
         assert re.search(f"^{title}$", shown, re.MULTILINE)
         assert not re.search(f"^{title}$", answer.out, re.MULTILINE)
 
 
-def test_train_ends_with_a_command_that_labels_a_text(afina: Command, gpt2: Backbone, toy: str) -> None:
-    out = Path("my results")
-    answer = afina("train", "--task", toy, "--backbone", gpt2.address, "--out", out, *SHORT)
-    assert answer.code == 0, answer.err
-    program, *words = told(answer.out)
-    assert (program, words[0], words[-1]) == ("afina", "predict", "Your text.")
-    assert Path(words[1]).parent == out / "adapters"
-    assert Path(words[1]).name.startswith("lora")
-    (line,) = afina(*words).lines()
-    assert line["text"] == "Your text."
-    assert afina("predict", out, "Your text.").lines() == [line]
-    assert told(afina("show", out).out) == ["afina", *words]
-    shown = afina("evaluate", out, "--task", toy, "--method", "lora", "--json").object()
-    assert shown == afina("evaluate", words[1], "--task", toy, "--json").object()
-    assert "'lora'" in afina("predict", out, "a", "--method", "lorra").error
-
-
-@pytest.mark.parametrize("options", [[], ["--method", "full"]])
-def test_of_a_study_that_compares_the_method_is_named(
-    afina: Command, gpt2: Backbone, toy: str, options: list[str]
-) -> None:
+def test_of_a_study_that_compares_the_method_is_named(afina: Command, gpt2: Backbone, toy: str) -> None:
     content = f'name = "two"\nbackbone = "{gpt2.address}"\ntask = "{toy}"\n[train]\nmax_steps = 2\n[methods.full]\n'
     Path("two.toml").write_text(f"{content}[methods.narrow]\nmethod = 'lora'\nr = 2\n", encoding="utf-8")
     answer = afina("study", "two.toml")
@@ -80,11 +70,9 @@ def test_of_a_study_that_compares_the_method_is_named(
     assert words[:4] == ["afina", "predict", str(Path("results/two")), "--method"]
     assert words[4] in ("full", "narrow")
     assert afina(*words[1:]).lines()
-    ambiguous = afina("predict", "results/two", "a", *options)
-    if options:
-        assert ambiguous.code == 0
-    else:
-        assert ambiguous.error == "results/two: several adapters. Choose with --method: full, narrow."
+    assert afina("predict", "results/two", "a", "--method", "full").code == 0
+    told_of = "results/two: several adapters. Choose with --method: full, narrow."
+    assert afina("predict", "results/two", "a").error == told_of
 
 
 def test_for_pairs_of_texts_a_file_is_named(afina: Command, gpt2: Backbone) -> None:

@@ -6,9 +6,9 @@ import csv
 import io
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,9 +17,9 @@ import pytest
 from afina.events import Listener
 from afina.report.arms import arms
 from afina.report.examples.disagreements import EvaluationTexts
-from afina.report.plots import comparison, svg
+from afina.report.plots import comparison, predictions, svg
 from afina.report.plots.comparison import pareto_front
-from afina.report.report import Report
+from afina.report.report import CSV, FILES, JSON, MARKDOWN, Report
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.study import Study
@@ -138,12 +138,16 @@ def test_the_pareto_front_keeps_what_nothing_beats() -> None:
     assert pareto_front([1, 1], [0.5, 0.5]) == [0, 1]
 
 
-def test_the_same_records_give_the_same_bytes() -> None:
-    assert study().files() == study().files()
+def test_the_same_records_give_the_same_bytes(page: str) -> None:
+    assert study(label_names=("no", f"yes{HOSTILE}")).page() == page
+    names = (MARKDOWN, CSV, JSON)
+    assert study().files(names) == study().files(names)
 
 
 def test_a_name_that_looks_like_mathematics_is_shown_as_it_is() -> None:
-    assert "LoRA ($\\alpha$_x)" in study(name="$\\alpha$_x").page()
+    with svg.drawing():
+        plot = comparison.against_parameters(arms([result(name="lora"), result(name="$\\alpha$_x", method="full")]))
+    assert "full fine-tuning ($\\alpha$_x)" in plot.svg
 
 
 def test_one_run_without_steps_makes_a_page_too() -> None:
@@ -154,18 +158,17 @@ def test_one_run_without_steps_makes_a_page_too() -> None:
 
 
 def test_many_labels_have_a_matrix_without_numbers_and_too_many_have_none() -> None:
-    twelve, forty = (
-        Report.of(results([result(label_names=tuple(f"label {i}" for i in range(count)))], "many"))
-        for count in (12, 40)
-    )
-    assert "Confusion of labels" in twelve.page()
-    assert "Confusion of labels" not in forty.page()
+    for count, shown in ((12, True), (40, False)):
+        with svg.drawing():
+            drawn = predictions.confusion_matrices(
+                arms([result(label_names=tuple(f"label {i}" for i in range(count)))])
+            )
+        assert bool(drawn) == shown
 
 
 def test_figures_are_raw_numbers_in_csv_and_json_alike() -> None:
     report = Report.of(results([result("full"), result(seed=0, accuracy=0.8), result(seed=1, accuracy=0.9)]))
-    files = report.files()
-    assert list(files) == ["report.md", "report.html", "tables.csv", "tables.json"]
+    files = report.files((CSV, JSON))
     rows = list(csv.DictReader(io.StringIO(files["tables.csv"])))
     assert list(rows[0]) == ["table", "method", "seed", "column", "value"]
     found = {(row["table"], row["method"], row["seed"], row["column"]): row["value"] for row in rows}
@@ -195,13 +198,14 @@ class Disagreeing(InventedExecutor):
 
 
 def timed(code: str, *arguments: str) -> tuple[float, subprocess.CompletedProcess[str]]:
-    """Seconds that a process of Python's takes."""
-    start = time.perf_counter()
+    """Processor seconds that a process of Python's takes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    return time.perf_counter() - start, done
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, done
 
 
-def test_a_report_takes_less_than_three_seconds_and_no_torch(tmp_path: Path) -> None:
+def test_a_report_takes_less_than_three_seconds_of_a_processor_and_no_torch(tmp_path: Path) -> None:
     content = {"name": "shown", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
     Study.parse(content, "test").run(tmp_path, command=["afina"], executor=Disagreeing())
     code = (
@@ -209,14 +213,13 @@ def test_a_report_takes_less_than_three_seconds_and_no_torch(tmp_path: Path) -> 
         "try:\n    main()\nfinally:\n    heavy = {'torch', 'transformers', 'peft', 'matplotlib.pyplot'}\n"
         "    assert not heavy & set(sys.modules)"
     )
-    libraries = [timed("import matplotlib.figure, pydantic, scipy.optimize, scipy.stats")[0] for _ in range(3)]
-    allowed = max(3.0, 2.5 * min(libraries))  # on slow processors, by what importing what it needs takes there
-    taken: list[float] = []
-    while len(taken) < 6 and min(taken, default=allowed) >= allowed:  # the first may have fonts to look for
-        seconds, done = timed(code, str(tmp_path))
-        taken.append(seconds)
+    for _ in range(6):  # the first may have fonts to look for
+        taken, done = timed(code, str(tmp_path))
         assert (done.returncode, done.stderr) == (0, "")
-    assert min(taken) < allowed
-    assert done.stdout.split() == [str(tmp_path / name) for name in study().files()]
+        if taken < 3.0:
+            break
+    else:  # on slow processors, by what importing what it needs takes there
+        assert taken < 2.5 * timed("import matplotlib.figure, pydantic, scipy.optimize, scipy.stats")[0]
+    assert done.stdout.split() == [str(tmp_path / name) for name in FILES]
     assert "<svg" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "a report uses no network" in (tmp_path / "report.md").read_text(encoding="utf-8")

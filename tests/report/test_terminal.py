@@ -15,7 +15,6 @@ from afina.report.sections import tuning_table
 from afina.report.tables import Column, Table
 from afina.report.writers.terminal import findings, layout, rendered
 from afina.studies.trials import Trial, Tuned
-from command import Command
 from records import answering, every_result, result, results
 
 LONG = "lora-of-rank-16-on-every-linear-layer-v2"
@@ -98,20 +97,3 @@ def test_an_empty_table_has_its_headings() -> None:
     assert "Method" in shown(Table("None", (Column("Method", "left"),), ()), 80)
     assert claim_table([]) is None
     assert arms([]) == []
-
-
-@pytest.mark.parametrize(
-    "columns", ["100", *(pytest.param(each, marks=pytest.mark.slow) for each in (None, "80", "140"))]
-)
-def test_commands_keep_to_the_width_that_there_is_and_to_80_where_nobody_says(
-    afina: Command, monkeypatch: pytest.MonkeyPatch, columns: str | None
-) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
-    if columns:
-        monkeypatch.setenv("COLUMNS", columns)
-    for words in (["methods"], ["params", "--backbone", "gpt2"], ["plan", "--backbone", "gpt2", "--method", "full"]):
-        answer = afina(*words)
-        assert answer.code == 0, answer.err
-        widest = max(map(len, answer.out.splitlines()))
-        assert widest <= int(columns or 80), words
-        assert widest > int(columns or 80) / 2
