@@ -292,14 +292,13 @@ def test_what_is_not_cached_is_told_where_the_hub_does_not_answer(hub: Hub) -> N
     assert "cannot be reached and no copy is cached (LocalEntryNotFoundError)." in refused(f"hub:{SET}", offline=True)
 
 
-@pytest.mark.parametrize("offline", [False, True])
 def test_the_real_client_gives_up_quickly_where_there_is_no_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A process of its own: the Hub's library reads these variables when it is imported.
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("HF_HUB_OFFLINE", str(int(offline)))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     script = (
         f"from afina import Task, errors\ntry: Task.load('hub:{SET}')\nexcept errors.NotFound as error: print(error)"
     )

@@ -771,7 +771,4 @@ def test_sst2_as_glue_distributes_it() -> None:
         ("unflinchingly bleak and desperate ", "negative"),
     ]
     assert int(task.evaluation.labels.sum()) == 444
-    few = Task.load(str(SHARED), train_examples=500, evaluation_examples=100)
-    assert (len(few.train), len(few.evaluation)) == (500, 100)
-    assert re.fullmatch("sha256:[0-9a-f]{64}", few.train.digest)
-    assert few.train.digest != task.train.digest
+    assert re.fullmatch("sha256:[0-9a-f]{64}", task.train.digest)

@@ -388,12 +388,13 @@ def test_the_real_marks_make_the_rating_but_for_199_tweets() -> None:
 @pytest.mark.assets
 @pytest.mark.usefixtures("people")
 def test_a_task_of_all_snippets_takes_well_under_a_second() -> None:
-    taken = []
-    for name in ("ratings", "domains", "pairs", "movies-3") * 2:
-        start = time.process_time()
-        Task.load(f"snippets:{name}")
-        taken.append(time.process_time() - start)
-    assert max(map(min, taken[:4], taken[4:])) < 0.75, taken  # other work on the same core makes one of two slower
+    for name in ("ratings", "domains"):  # the longest to split, and the longest to read
+        taken = []
+        while len(taken) < 3 and min(taken, default=1.0) >= 0.75:  # other work on the same core slows some of them
+            start = time.process_time()
+            Task.load(f"snippets:{name}")
+            taken.append(time.process_time() - start)
+        assert min(taken) < 0.75, (name, taken)
 
 
 @pytest.mark.assets

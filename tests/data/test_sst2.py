@@ -93,8 +93,7 @@ def test_labels_set_the_order_and_limits_the_number(glue: Repository) -> None:
     assert len(task.evaluation) == 2
 
 
-@pytest.mark.parametrize("offline", [False, True])
-@pytest.mark.parametrize("another_is_cached", [False, True])
+@pytest.mark.parametrize(("offline", "another_is_cached"), [(False, True), (True, False)])
 def test_without_the_hub_the_answer_is_quick_and_names_the_way_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, another_is_cached: bool
 ) -> None:

@@ -72,8 +72,7 @@ def test_what_can_be_read_both_ways_or_half_is_refused(tmp_path: Path, content: 
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("name", ["train.tsv", "dev.tsv"])
-def test_glue_is_unquoted(shared: Path, name: str) -> None:
-    found = formats.read(shared / "sst2" / name)
-    lines = (shared / "sst2" / name).read_text(encoding="utf-8").removesuffix("\n").split("\n")[1:]
+def test_glue_is_unquoted(shared: Path) -> None:
+    found = formats.read(shared / "sst2" / "dev.tsv")
+    lines = (shared / "sst2" / "dev.tsv").read_text(encoding="utf-8").removesuffix("\n").split("\n")[1:]
     assert found.columns["sentence"] == [line.split("\t")[0] for line in lines]

@@ -6,8 +6,6 @@ import ast
 import copy
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
+from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -95,9 +93,11 @@ def test_every_form_of_texts_gives_the_same_answers(fitted: TextClassifier, give
     [
         (np.array([label == "good" for label in LABELS]), [False, True]),
         ([7 if label == "good" else -1 for label in LABELS], [-1, 7]),
-        (pd.Series(LABELS, dtype="category", index=range(24, 0, -1)), ["bad", "good"]),
         ([0.0 if label == "good" else 1.0 for label in LABELS], [0.0, 1.0]),
-        ([["no", "yes", "perhaps"][number % 3] for number in range(24)], ["no", "perhaps", "yes"]),
+        (
+            pd.Series([["no", "yes", "perhaps"][n % 3] for n in range(24)], dtype="category", index=range(24, 0, -1)),
+            ["no", "perhaps", "yes"],
+        ),
     ],
 )
 def test_labels_keep_their_type(made: TextClassifier, labels: Any, classes: list[Any]) -> None:
@@ -180,10 +180,9 @@ def test_only_inputs_with_columns_have_a_number_of_columns(fitted: TextClassifie
     assert not hasattr(made.fit(np.array(TEXTS), LABELS), "n_features_in_")
 
 
-@pytest.mark.parametrize("method", ["bitfit", "head"])
-def test_whole_weights_train_as_repeated_texts_do(backbones: Backbones, method: str) -> None:
+def test_whole_weights_train_as_repeated_texts_do(backbones: Backbones) -> None:
     """All texts are one batch, and there is no dropout: the gradient is that of the weighted mean."""
-    made = TextClassifier(method, backbone=str(backbones.path("gpt2", dropout=0.0)), batch_size=64)
+    made = TextClassifier("bitfit", backbone=str(backbones.path("gpt2", dropout=0.0)), batch_size=64)
     made.set_params(class_weight="balanced", training={"max_steps": 2, "dtype": "float32"})
     weights = [1 + number % 3 for number in range(24)]
     repeated = np.repeat(np.arange(24), weights)
@@ -236,7 +235,7 @@ def test_weights_are_routed_as_scikit_learn_does(made: TextClassifier) -> None:
     assert piped[-1].adapter_.digest == clone(quick).fit(TEXTS, LABELS, sample_weight=weights).adapter_.digest
 
 
-def test_it_works_in_a_pipeline_a_search_and_a_cross_validation(made: TextClassifier) -> None:
+def test_it_works_in_a_pipeline_and_a_search(made: TextClassifier) -> None:
     quick = made.set_params(method="head", training={"max_steps": 1})
     search = GridSearchCV(
         make_pipeline(FunctionTransformer(lambda texts: [text.lower() for text in texts]), quick),
@@ -248,7 +247,6 @@ def test_it_works_in_a_pipeline_a_search_and_a_cross_validation(made: TextClassi
     search.fit(TEXTS, LABELS)
     assert set(search.best_params_) == {"textclassifier__learning_rate", "textclassifier__batch_size"}
     assert set(search.predict(TEXTS)) <= {"bad", "good"}
-    assert len(cross_val_score(quick, np.array(TEXTS), LABELS, cv=2, error_score="raise")) == 2
 
 
 def test_a_grid_may_set_one_entry_of_a_parameter_that_is_a_dict(made: TextClassifier) -> None:
@@ -385,9 +383,3 @@ def test_a_regressor_answers_in_the_unit_of_its_numbers(gpt2: Backbone) -> None:
     for wrong, told in (([1.0] * 24, "all 24 texts have the number 1"), (["a"] * 24, "could not convert")):
         with pytest.raises(ValueError, match=told):
             made.fit(TEXTS, wrong)
-
-
-def test_it_is_there_without_torch_until_it_fits() -> None:
-    code = "import sys, afina; made = afina.TextClassifier(); made.get_params(); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.stdout.strip(), done.stderr) == ("False", "")
