@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from afina import Adapter, Backbone, cli
 from command import PROGRAM, Command, copy, left_behind
-from fakes import Backbones, Runs, sentences, write_csv
+from fakes import sentences, write_csv
 
 OUT = Path("out")
 SHORT = ("--set", "max_steps=4", "--set", "dtype=float32")
@@ -33,13 +33,6 @@ def directory(train: list[tuple[str, str]], dev: list[tuple[str, str]], name: st
     write_csv(path / "train.csv", train)
     write_csv(path / "dev.csv", dev)
     return name
-
-
-def same_length(run: str, *changes: tuple[str, str]) -> str:
-    for old, new in changes:
-        assert old in run
-        run = run.replace(old, new)
-    return run
 
 
 # What a run needs and does not find
@@ -134,68 +127,12 @@ def without_a_copy(root: Path, address: str) -> Path:
     return path
 
 
-def test_a_backbone_of_a_family_that_is_not_supported(
-    refused: Callable[..., str], gpt2: Backbone, tmp_path: Path
-) -> None:
-    def change(path: Path) -> None:
-        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        (path / "config.json").write_text(json.dumps(content | {"model_type": "opt"}), encoding="utf-8")
-
-    copy(gpt2.path, tmp_path / "opt", change)
-    assert refused(backbone="opt").startswith(
-        "backbone opt: models of type 'opt' are not supported. Supported: gpt2, gptj, gpt_neox, llama,"
-    )
-
-
 def test_a_backbone_whose_weights_are_cut_short(refused: Callable[..., str], gpt2: Backbone, tmp_path: Path) -> None:
     def cut(path: Path) -> None:
         os.truncate(path / "model.safetensors", 1000)
 
     copy(gpt2.path, tmp_path / "short", cut)
     assert refused(backbone="short").startswith("lora, seed 0: backbone short: its weights cannot be opened (")
-
-
-@pytest.mark.parametrize(
-    ("header", "arguments", "told"),
-    [
-        ("words,label", (), "no text column. Found: words, label. Expected text, sentence, "),
-        ("text,verdict", (), "no label column. Found: text, verdict. Expected label, labels, "),
-        ("text,label", ("--text", "body"), "no column 'body'. Found: text, label. Name the right one with --text."),
-        ("text,label", ("--label", "x"), "no column 'x'. Found: text, label. Name the right one with --label."),
-    ],
-)
-def test_a_column_that_is_missing(
-    refused: Callable[..., str], header: str, arguments: tuple[str, ...], told: str
-) -> None:
-    write_csv(Path("mine.csv"), rows(), header.split(","))
-    message = refused(*arguments, task="mine.csv")
-    assert message.startswith("mine.csv: ")
-    assert told in message
-
-
-def test_a_label_that_training_does_not_know(refused: Callable[..., str]) -> None:
-    task = directory(rows(), [("a new text", "good"), ("another", "goood")])
-    assert refused(task=task) == (
-        "task/dev.csv, line 3: label 'goood' does not occur in the training split, which has bad, good. "
-        "Correct it, or add training examples of it."
-    )
-
-
-def test_labels_that_are_not_those_of_the_data(refused: Callable[..., str], toy: str) -> None:
-    assert "--labels good, evil: the training split has the labels bad, good." in refused("--labels", "good,evil")
-
-
-def test_a_split_that_is_empty(refused: Callable[..., str]) -> None:
-    assert refused(task=directory(rows(), [])) == (
-        "task/dev.csv: no rows below the column names. Expected at least one example."
-    )
-    write_csv(Path("one.csv"), rows(1))
-    assert "one.csv: no label has two different texts among 1 examples, so no text" in refused(task="one.csv")
-
-
-def test_a_task_with_one_label(refused: Callable[..., str]) -> None:
-    task = directory([("one", "good"), ("two", "good")], [("three", "good")])
-    assert "all 2 training examples have the label 'good', so there is nothing" in refused(task=task)
 
 
 def test_evaluation_texts_that_were_trained_on(refused: Callable[..., str], afina: Command, gpt2: Backbone) -> None:
@@ -207,15 +144,6 @@ def test_evaluation_texts_that_were_trained_on(refused: Callable[..., str], afin
         "train", "--task", task, "--backbone", gpt2.address, "--out", OUT, *SHORT, "--allow-leakage", "--json"
     )
     assert followed.object()["records"][0]["leaked"] > 0
-
-
-@pytest.mark.parametrize("blank", ["", "   "])
-def test_a_text_without_content(refused: Callable[..., str], blank: str) -> None:
-    write_csv(Path("mine.csv"), [*rows(), (blank, "good")])
-    assert refused(task="mine.csv") == (
-        "mine.csv, line 42: column 'text' is empty. Expected a text. Fill it in, remove the row, or leave such rows "
-        "out with --missing skip."
-    )
 
 
 def test_a_text_that_gives_no_tokens(
@@ -242,20 +170,6 @@ def test_a_maximum_length_beyond_the_backbones(refused: Callable[..., str], gpt2
     assert refused("--set", f"max_length={gpt2.longest + 1}") == (
         f"lora, seed 0: max_length is {gpt2.longest + 1}, but backbone {gpt2.address} takes at most {gpt2.longest} "
         f"tokens. Set {gpt2.longest} or less."
-    )
-
-
-def test_targets_that_the_model_does_not_have(refused: Callable[..., str]) -> None:
-    told = refused("--set", 'targets=["q_proj"]')
-    assert told == (
-        "lora, seed 0: method lora: targets: this model has no module named 'q_proj'. The default for gpt2 is c_attn."
-    )
-
-
-def test_a_method_that_the_family_does_not_have(refused: Callable[..., str], llama: Backbone) -> None:
-    assert refused("--method", "prelayer-46080", backbone=llama.address) == (
-        "prelayer-46080, seed 0: method prelayer-46080: defined for gpt2 only, but this backbone is of type llama. "
-        "Use `prelayer`."
     )
 
 
@@ -306,27 +220,7 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
             ("study", "quickstart", "--set", "methods.loar.r=1"),
             "preset quickstart, methods.loar: unknown method 'loar'. Did you mean 'lora'? Known: adapter, ",
         ),
-        (
-            ("study", "quickstart", "--set", "methods.lora.rank=1"),
-            "preset quickstart, methods.lora: unknown key 'rank'. ",
-        ),
-        (
-            ("study", "quickstart", "--set", "train.epochs=many"),
-            "preset quickstart: train.epochs = 'many': expected a whole number",
-        ),
         (("study", "quickstart", "--set", "epochs"), "--set epochs: expected key=value, such as train.epochs=1."),
-        (
-            ("train", "--task", "mine.csv", "--method", "loar"),
-            "afina train, methods.loar: unknown method 'loar'. Did you mean 'lora'? Known: adapter, ",
-        ),
-        (
-            ("train", "--task", "mine.csv", "--set", "epoch=1"),
-            "afina train, methods.lora: unknown key 'epoch'. Did you mean 'epochs'? Known: accumulate, alpha, ",
-        ),
-        (
-            ("train", "--task", "mine.csv", "--set", "r=0"),
-            "afina train, methods.lora: method lora: r=0, alpha=16, dropout=0.05; expected r >= 1, 0 < alpha <= 1,00",
-        ),
         (("params", "--backbone", "./nope"), "backbone ./nope: there is no directory ./nope. Give a directory that "),
         (
             ("show", "nope"),
@@ -395,10 +289,6 @@ def test_an_option_or_command_that_does_not_exist(afina: Command, arguments: tup
 # Adapters
 
 
-def text_of(path: Path, *changes: tuple[str, str]) -> None:
-    path.write_text(same_length(path.read_text(encoding="utf-8"), *changes), encoding="utf-8")
-
-
 def flip_a_bit(path: Path) -> None:
     data = bytearray((path / "adapter_model.safetensors").read_bytes())
     data[-1] ^= 1
@@ -410,46 +300,11 @@ def edit_manifest(path: Path, **changes: Any) -> None:
     (path / "manifest.json").write_text(json.dumps({**content, **changes}), encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (flip_a_bit, ": the tensors in adapter_model.safetensors have digest sha256:"),
-        (
-            lambda path: os.truncate(path / "adapter_model.safetensors", 100),
-            "/adapter_model.safetensors: damaged, or not a safetensors file (",
-        ),
-        (
-            lambda path: (path / "adapter_model.safetensors").write_bytes(b""),
-            "/adapter_model.safetensors: damaged, or not a safetensors file (",
-        ),
-        (
-            lambda path: (path / "adapter_model.safetensors").unlink(),
-            "/adapter_model.safetensors: the file is missing. Copy the adapter again, or train it again.",
-        ),
-        (
-            lambda path: text_of(path / "manifest.json", ('"good"', '"nice"')),
-            "/manifest.json: the fields have digest sha256:",
-        ),
-        (
-            lambda path: (path / "manifest.json").write_text("{", encoding="utf-8"),
-            "/manifest.json: not valid JSON (",
-        ),
-        (
-            lambda path: (path / "manifest.json").write_text("[]", encoding="utf-8"),
-            "/manifest.json: expected a JSON object, found another value. Copy the adapter again, or train it again.",
-        ),
-        (lambda path: edit_manifest(path, seed="x"), "/manifest.json: field seed: expected a whole number"),
-        (lambda path: edit_manifest(path, method="magic"), "/manifest.json: the fields have digest sha256:"),
-    ],
-    ids=["bit", "cut", "empty", "no tensors", "label", "not JSON", "list", "type", "method"],
-)
-def test_an_adapter_that_is_not_what_it_was(
-    afina: Command, trained: Path, tmp_path: Path, change: Callable[[Path], object], told: str
-) -> None:
-    copy(trained, tmp_path / "broken", change)
+def test_an_adapter_that_is_not_what_it_was(afina: Command, trained: Path, tmp_path: Path) -> None:
+    copy(trained, tmp_path / "broken", flip_a_bit)
     answer = afina("predict", "broken", "a text")
     assert answer.out == ""
-    assert answer.error.startswith(f"broken{told}")
+    assert answer.error.startswith("broken: the tensors in adapter_model.safetensors have digest sha256:")
 
 
 def test_an_adapter_whose_probe_gives_other_logits(afina: Command, trained: Path, tmp_path: Path, toy: str) -> None:
@@ -464,31 +319,7 @@ def test_an_adapter_whose_probe_gives_other_logits(afina: Command, trained: Path
     assert afina("evaluate", "other", "--task", toy, "--check-probe").error == told
 
 
-def test_an_adapter_for_other_weights_or_another_tokenizer(
-    afina: Command, trained: Path, gpt2: Backbone, backbones: Backbones, runs: Runs, tmp_path: Path
-) -> None:
-    other = backbones.path("gpt2", seed=1)
-    told = afina("predict", trained, "a text", "--backbone", other).error
-    assert told.startswith(f"{trained}: made for backbone {gpt2.address} with digest sha256:")
-    assert f"but {other} has sha256:" in told
-    assert told.endswith("(the weights differ). Give the adapter's own backbone with --backbone.")
-
-    def other_tokenizer(path: Path) -> None:
-        text_of(path / "tokenizer.json", ('"add_prefix_space": false', '"add_prefix_space": true'))
-
-    copy(gpt2.path, tmp_path / "prefixed", other_tokenizer)
-    assert "(the tokenizer differs)" in afina("predict", trained, "a text", "--backbone", "prefixed").error
-    told = afina("predict", trained, "a text", "--backbone", backbones.path("llama")).error
-    assert "head_dim of the configuration is 8, but was the default; " in told
-    assert "; other settings differ; the tokenizer differs; the weights differ)" in told
-
-
 def test_a_task_with_other_labels_than_the_adapters(afina: Command, trained: Path) -> None:
-    write_csv(Path("other.csv"), [(text, {"bad": "no", "good": "yes"}[label]) for text, label in rows()])
-    assert afina("evaluate", trained, "--task", "other.csv").error == (
-        "other.csv, line 2: its labels are no, yes; the adapter's are bad, good. "
-        "Give texts with the same labels, or rename the labels."
-    )
     write_csv(Path("numbers.csv"), [(f"{text}, again", {"bad": 0, "good": 1}[label]) for text, label in rows()])
     assert afina("evaluate", trained, "--task", "numbers.csv").error == (
         "numbers.csv, line 2: its labels are 0, 1; the adapter's are bad, good. "
@@ -512,27 +343,6 @@ def test_a_file_that_is_missing_is_told_before_anything_is_loaded(
     monkeypatch.setattr(backbone, "AutoConfig", None, raising=False)
     arguments = [trained] if command == "evaluate" else ["--backbone", "./nowhere"]
     assert afina(command, *arguments, "--task", "gone.csv").error.startswith("task gone.csv: no such file or directory")
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (b'{"text": "a"}\n{"txt": "b"}\n', "new.jsonl, line 2: no text column. Found: txt. Expected text, "),
-        (b'{"text": "a"}\nnothing\n', "new.jsonl, line 2: not JSON (Expecting value). Expected one JSON object"),
-        (
-            b'{"text": "a"}\n{"text": "b", "text_pair": "c"}\n',
-            "new.jsonl, line 2: its columns would be text, text_pair, and those before it text. "
-            "Give the same in all lines, or name them with --text.",
-        ),
-        (b'{"text": "\xff"}\n', "new.jsonl, line 1: not UTF-8 (byte 0xff). Save the file as UTF-8."),
-    ],
-    ids=["key", "not JSON", "pairs", "not UTF-8"],
-)
-def test_a_file_of_texts_that_cannot_be_read(afina: Command, trained: Path, content: bytes, told: str) -> None:
-    Path("new.jsonl").write_bytes(content)
-    answer = afina("predict", trained, "--file", "new.jsonl")
-    assert answer.out == ""
-    assert answer.error.startswith(told)
 
 
 def test_under_json_an_error_is_an_object_on_standard_output(afina: Command) -> None:
