@@ -248,7 +248,7 @@ def _check_shared(store: AdapterStore, acknowledged: list[Any]) -> None:
 def test_killed_at_random_nothing_acknowledged_is_lost(
     store: AdapterStore, url: str, adapters: Adapters, crew: Crew
 ) -> None:
-    lives(crew, store, url, adapters, seed=1, seconds=4)
+    lives(crew, store, url, adapters, seed=1, seconds=1)
 
 
 @pytest.mark.endurance
