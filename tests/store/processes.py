@@ -155,10 +155,11 @@ class Crew:
 
     def kill_all(self) -> None:
         """Whatever runs."""
-        for number, pid in self._pids.items():
-            Worker(self, number, pid).kill()
-        for number, pid in self._pids.items():
-            Worker(self, number, pid).wait()
+        running = [Worker(self, number, pid) for number, pid in self._pids.items() if number not in self._status]
+        for worker in running:
+            worker.kill()
+        for worker in running:
+            worker.wait()
 
     def __enter__(self) -> Crew:
         return self
