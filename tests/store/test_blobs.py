@@ -34,6 +34,7 @@ MOST_S = 3 * TIMEOUT_S + 2
 IMPATIENT_S = 0.1
 """Where the service never answers."""
 
+
 @pytest.fixture(params=["local", "s3"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where blobs may be, empty."""
