@@ -16,6 +16,7 @@ import pytest
 
 from afina import Adapter, Backbone
 from afina.server.http import gate
+from afina.server.protocols import bulk
 from afina.server.running import CHUNK_BYTES, CHUNKS, ConnectionLimit
 from afina.server.settings import Places
 from servers import Listening, listening, logged, within
@@ -95,7 +96,7 @@ def server(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path_factory: pytest.T
 def test_a_head_that_does_not_come_is_not_waited_for_and_others_are_answered(
     listen: Callable[..., Listening], begun: bytes | None
 ) -> None:
-    server = listen(head_seconds=1.0)
+    server = listen(head_seconds=0.4)
     assert answered(server) == OK
     with server.connect() as slow, server.connect() as quick, ThreadPoolExecutor(1) as pool:
         assert asked(server, quick) == OK
@@ -114,7 +115,7 @@ def test_a_head_that_does_not_come_is_not_waited_for_and_others_are_answered(
 def test_a_body_that_comes_slowly_is_refused_and_others_are_answered(
     listen: Callable[..., Listening], length: int | None
 ) -> None:
-    server = listen(head_seconds=1.0, body_seconds=1.0)
+    server = listen(head_seconds=0.4, body_seconds=0.4)
     assert answered(server) == OK
     with server.connect() as slow, ThreadPoolExecutor(1) as pool:
         slow.sendall(server.head(length))
@@ -137,8 +138,11 @@ def test_a_body_that_comes_slowly_is_refused_and_others_are_answered(
         assert b"did not arrive in time" in found
 
 
-def test_lines_that_never_end_are_given_up_though_something_comes(listen: Callable[..., Listening]) -> None:
-    server = listen(body_seconds=1.0)
+def test_lines_that_never_end_are_given_up_though_something_comes(
+    listen: Callable[..., Listening], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "LINGER", 0.1)
+    server = listen(body_seconds=0.4)
     assert answered(server) == OK
     line = json.dumps({"text": "a", "model": "acme/reviews"}).encode() + b"\n"
     with server.connect() as slow:
@@ -154,7 +158,7 @@ def test_lines_that_never_end_are_given_up_though_something_comes(listen: Callab
 
 
 def test_who_does_not_read_what_it_asked_for_is_let_go(listen: Callable[..., Listening], monkeypatch: Any) -> None:
-    monkeypatch.setattr("afina.server.running.UNREAD", 1.0)
+    monkeypatch.setattr("afina.server.running.UNREAD", 0.3)
     enter = ConnectionLimit.enter
 
     def with_little_room(doors: ConnectionLimit, new: Any) -> None:
@@ -162,7 +166,7 @@ def test_who_does_not_read_what_it_asked_for_is_let_go(listen: Callable[..., Lis
         enter(doors, new)
 
     monkeypatch.setattr(ConnectionLimit, "enter", with_little_room)
-    server = listen(head_seconds=1.0)
+    server = listen(head_seconds=0.4)
     assert answered(server) == OK
     lines = b"{}\n" * 1000
     with socket.socket() as deaf:

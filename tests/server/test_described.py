@@ -152,7 +152,7 @@ def held_to(route: str, schema: Any, server: Listening, session: requests.Sessio
     return codes
 
 
-FEW, MANY = 8, 100
+FEW, MANY = 6, 40
 
 
 @pytest.mark.parametrize("route", ROUTES)

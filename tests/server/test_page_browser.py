@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from servers import TOLD, Served, beside, probed, running, serving, within
 
 pytestmark = pytest.mark.browser
 
-WIDTHS, SCHEMES = (360, 1280), ("light", "dark")
+VIEWS = pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
 LONG = "unbroken" * 20
 HOSTILE = '<img src=x onerror="document.title = \'taken\'"><script>document.title = "taken"</script>'
 TEXT = "the soup was bright."
@@ -55,8 +55,7 @@ def settled(view: View) -> None:
     expect(view.page.locator("#figures").get_by_text("Tokens/s")).to_be_visible(timeout=20_000)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@VIEWS
 def test_a_sentence_is_typed_and_labels_are_read_and_nothing_sticks_out(
     chromium: Browser, made: Served, url: str, width: int, scheme: Literal["light", "dark"]
 ) -> None:
@@ -159,11 +158,12 @@ def test_an_answer_that_comes_after_a_later_question_is_left_alone(chromium: Bro
 
 
 class Writer(NamedTuple):
-    """A server with a task that writes texts, at most ten tokens a second."""
+    """A server with a task that writes texts: at most ten tokens a second until `hurry`."""
 
     served: Served
     core: Core
     url: str
+    hurry: threading.Event
 
 
 @pytest.fixture(scope="module")
@@ -179,16 +179,16 @@ def writer(gpt2: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writ
     ):
         core = Core(engine, served.store, Settings(delay=0.001, every=0.05))
         generations = core.batching.computer.generations
-        step = generations.step
+        step, hurry = generations.step, threading.Event()
 
         def slow(most: int | None = None) -> Any:
             if generations.active:
-                time.sleep(0.1)
+                hurry.wait(0.1)
             return step(most)
 
         with pytest.MonkeyPatch.context() as patch, running(core) as (url, _):
             patch.setattr(generations, "step", slow)
-            yield Writer(served, core, f"{url}/")
+            yield Writer(served, core, f"{url}/", hurry)
 
 
 def told(view: View) -> Locator:
@@ -196,12 +196,12 @@ def told(view: View) -> Locator:
     return view.page.get_by_role("article").filter(has=view.page.get_by_role("heading", name="acme/told"))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@VIEWS
 def test_a_text_is_shown_while_it_is_written(
     chromium: Browser, writer: Writer, width: int, scheme: Literal["light", "dark"]
 ) -> None:
     (alone,) = writer.served.alone("acme/told@1", TEXT)
+    writer.hurry.clear()
     with viewed(chromium, writer.url, width, scheme) as view:
         page, card = view.page, told(view)
         ask(page, writer.served.secrets["acme"])
@@ -214,6 +214,7 @@ def test_a_text_is_shown_while_it_is_written(
         assert alone["answer"].startswith(part)
         expect(card.get_by_role("button", name="Stop")).to_be_visible()
         assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+        writer.hurry.set()
         expect(card).to_have_attribute("aria-busy", "false", timeout=20_000)
         assert answer.text_content() == alone["answer"]
         expect(card.locator(".tally")).to_contain_text(re.compile(r"^\d+ tokens, \d+\.\d s$"))
@@ -229,6 +230,7 @@ def test_a_text_is_shown_while_it_is_written(
 
 def test_stop_ends_a_text_on_the_page_and_on_the_server(chromium: Browser, writer: Writer) -> None:
     (alone,) = writer.served.alone("acme/told@1", TEXT)
+    writer.hurry.clear()
     with viewed(chromium, writer.url, 1280, "light") as view:
         card = told(view)
         ask(view.page, writer.served.secrets["acme"])
@@ -244,6 +246,7 @@ def test_stop_ends_a_text_on_the_page_and_on_the_server(chromium: Browser, write
 
 
 def test_a_refusal_of_a_text_is_told_in_its_place(chromium: Browser, writer: Writer) -> None:
+    writer.hurry.set()
     with viewed(chromium, writer.url, 360, "dark") as view:
         busy = json.dumps({"error": {"message": "too many requests at the moment."}})
         view.page.route("**/v1/completions", lambda route: route.fulfill(status=429, body=busy))

@@ -16,6 +16,7 @@ import pytest
 
 from afina.errors import Busy, InvalidStudy, NotFound
 from afina.server import running
+from afina.server.protocols import bulk
 from afina.server.running import bind
 from afina.server.settings import Settings
 from raises import raises
@@ -44,18 +45,18 @@ def test_after_sigterm_it_is_not_ready_and_answers_as_before_until_it_has_draine
     listen: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "afina.server")
-    server = listen(drain=1.0)
+    server = listen(drain=0.5)
     assert (ready(server), predict(server).status_code) == (200, 200)
     server.server.handle_exit(signal.SIGTERM, None)
     told = time.perf_counter()
     assert (ready(server), predict(server).status_code) == (503, 200)
     assert within(5, lambda: ended(server))
-    assert time.perf_counter() - told >= 1.0
-    assert [one["seconds"] for one in logged(caplog) if one["message"] == "draining"] == [1.0]
+    assert time.perf_counter() - told >= 0.5
+    assert [one["seconds"] for one in logged(caplog) if one["message"] == "draining"] == [0.5]
 
 
 def test_who_hangs_up_ends_it_as_sigterm_does(listen: Any) -> None:
-    server = listen(drain=1.0)
+    server = listen(drain=0.5)
     server.server.handle_exit(signal.SIGHUP, None)
     assert (ready(server), predict(server).status_code) == (503, 200)
     assert within(5, lambda: ended(server))
@@ -84,19 +85,20 @@ def test_whatever_hangs_the_process_ends_in_time(
 ) -> None:
     left: list[int] = []
     monkeypatch.setattr(running.os, "_exit", left.append)
-    server = listen(shutdown=0.5)
+    server = listen(shutdown=0.1)
     server.server.handle_exit(signal.SIGTERM, None)
     server.server.limit()
     assert left == [1]
     assert [one["message"] for one in logged(caplog) if one["level"] == "error"] == [
-        "shutdown: the process did not end within 0.5 seconds of the signal, and was stopped"
+        "shutdown: the process did not end within 0.1 seconds of the signal, and was stopped"
     ]
 
 
 @pytest.fixture
 def early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time to refuse what waits comes soon, and the time to cut connections late."""
-    monkeypatch.setattr(running, "GIVE_UP", 0.02)
+    """The time to refuse what waits comes soon, and the time to cut connections late. A bulk ends soon after it."""
+    monkeypatch.setattr(running, "GIVE_UP", 0.01)
+    monkeypatch.setattr(bulk, "LINGER", 0.2)
 
 
 @pytest.mark.usefixtures("early")
