@@ -47,9 +47,9 @@ def test_it_answers_its_share_and_an_id_is_always_answered_by_the_same_version(s
     by = {one: answered_by(served, one) for one in IDS}
     assert {one: "@2" in version for one, version in by.items()} == {one: place(NAME, one) < 50 for one in IDS}
     assert 10 < sum("@2" in version for version in by.values()) < 30
-    assert by == {one: answered_by(served, one) for one in IDS}
-    assert {one: answered_by(served, one, "acme/reviews@production") for one in IDS} == by
-    assert {answered_by(served, one, "acme/reviews@1") for one in IDS} == {"acme/reviews@1"}
+    for one in IDS[:8]:
+        assert by[one] == answered_by(served, one) == answered_by(served, one, "acme/reviews@production")
+        assert answered_by(served, one, "acme/reviews@1") == "acme/reviews@1"
 
 
 def test_the_shares_of_many_ids_are_even() -> None:

@@ -152,6 +152,29 @@ def held_to(route: str, schema: Any, server: Listening, session: requests.Sessio
     return codes
 
 
+JSON = "application/json"
+TEXTS: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"model": "acme/told", "max_tokens": 4},
+    "/v1/chat/completions": {"model": "acme/talk", "max_completion_tokens": 4},
+    "/v1/responses": {"model": "acme/talk", "max_output_tokens": 4},
+}
+"""What is asked instead of the examples' model and length of an answer."""
+
+
+def example(route: str, schema: Any, server: Listening) -> int:
+    """Send the example of the description, hold the answer to it, and return the status."""
+    method, path = route.split()
+    operation = schema[path][method]
+    (body, *_) = operation.definition.raw["requestBody"]["content"].values()
+    parts = {"client": "acme", "task": "reviews", "version": "1", "alias": "production"}
+    parts = {name: value for name, value in parts.items() if f"{{{name}}}" in path}
+    content = body["example"] | TEXTS.get(path, {})
+    case = operation.Case(path_parameters=parts, body=content, headers=bearer(server, path), media_type=JSON)
+    response = case.call(base_url=f"http://127.0.0.1:{server.port}", timeout=30)
+    case.validate_response(response, checks=CHECKS)
+    return int(response.status_code)
+
+
 FEW, MANY = 6, 40
 
 
@@ -173,7 +196,7 @@ def test_no_answer_of_many_is_a_5xx_or_differs_from_the_description(
 ) -> None:
     codes = held_to(route, schema, server, session, MANY)
     # hypothesis draws constants of all modules that are loaded, so the tests before this one change what it sends
-    assert 200 in codes or 200 in held_to(route, schema, server, session, 4 * MANY)
+    assert 200 in codes or example(route, schema, server) == 200
 
 
 def undescribed(schema: Any, where: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,10 @@ CODE = "data.kind-mismatch"
 WARM = Text("warm soup")
 
 
-def told_by(gpt2: Backbone, seed: int, off: float | None = 0.0, **more: Any) -> Adapter:
+@cache
+def told_by(gpt2: Backbone, seed: int, off: float = 0.0, **more: Any) -> Adapter:
     """An adapter that tells, with the golden probe that it computes, or one that is so far off."""
     made = adapter(gpt2, "lora", {"r": 2}, seed=seed, **TOLD | more)
-    if off is None:
-        return made
     alone = Predictor.of(made, gpt2)
     assert isinstance(alone, ModelPredictor)
     found = probes.probe(alone.classifier, gpt2, alone.max_length, alone.template)
@@ -45,11 +45,15 @@ def publish(served: Served, made: Adapter, path: Path, name: str = "acme/told") 
     return str(served.store.publish(path, name, message="why").version)
 
 
+@pytest.fixture(scope="module")
+def crowd(gpt2: Backbone, crowd: dict[str, Adapter]) -> dict[str, Adapter]:
+    return {**crowd, "acme/told@1": told_by(gpt2, 6)}
+
+
 @pytest.fixture
-def told(serve: Callable[..., Served], gpt2: Backbone, tmp_path: Path) -> Served:
+def told(serve: Callable[..., Served]) -> Served:
     """A server with `acme/told@1`, in production."""
-    served = serve(every=0.1)
-    publish(served, told_by(gpt2, 6), tmp_path / "told")
+    served = serve()
     served.store.alias("acme/told@1")
     return served
 
@@ -136,10 +140,9 @@ def test_each_new_token_is_heard_once_and_by_the_number_of_its_answer(told: Serv
     [{"decoding": {"max_new_tokens": 33}}, {"n": 3}, {"logprobs": 6}, {"decoding": {"temperature": -1.0}}],
 )
 def test_what_exceeds_a_limit_is_refused_before_it_waits(
-    serve: Callable[..., Served], gpt2: Backbone, tmp_path: Path, options: dict[str, Any]
+    serve: Callable[..., Served], options: dict[str, Any]
 ) -> None:
     served = serve(max_new_tokens=32, choices=2, logprobs=5)
-    publish(served, told_by(gpt2, 6), tmp_path / "told")
     with pytest.raises(InvalidData):
         asked(served, **options)
 
@@ -272,15 +275,9 @@ def counted(served: Served) -> int:
 
 
 @pytest.fixture
-def limited(serve: Callable[..., Served], gpt2: Backbone, tmp_path: Path) -> Callable[[int], Served]:
-    """Begin a server with a rate, and an adapter that writes."""
-
-    def begin(rate: int) -> Served:
-        served = serve(tokens_per_minute=rate, every=0.1)
-        publish(served, told_by(gpt2, 6), tmp_path / "told")
-        return served
-
-    return begin
+def limited(serve: Callable[..., Served]) -> Callable[[int], Served]:
+    """Begin a server with a rate."""
+    return lambda rate: serve(tokens_per_minute=rate)
 
 
 def test_requests_at_once_generate_no_more_than_the_rate_of_their_key(limited: Callable[[int], Served]) -> None:
