@@ -18,7 +18,7 @@ from afina.engine.engine import Engine
 from afina.errors import CorruptAdapter
 from afina.models.mixed_batch import MixedBatchModel
 from crowd import adapter
-from fakes import ENCODERS, SLOW, TEXTS, Backbones, sentences, serves
+from fakes import ENCODERS, SLOW, TEXTS, Backbones, serves
 from grid import by_family
 from rounding import Exact
 

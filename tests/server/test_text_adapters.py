@@ -139,9 +139,7 @@ def test_each_new_token_is_heard_once_and_by_the_number_of_its_answer(told: Serv
     "options",
     [{"decoding": {"max_new_tokens": 33}}, {"n": 3}, {"logprobs": 6}, {"decoding": {"temperature": -1.0}}],
 )
-def test_what_exceeds_a_limit_is_refused_before_it_waits(
-    serve: Callable[..., Served], options: dict[str, Any]
-) -> None:
+def test_what_exceeds_a_limit_is_refused_before_it_waits(serve: Callable[..., Served], options: dict[str, Any]) -> None:
     served = serve(max_new_tokens=32, choices=2, logprobs=5)
     with pytest.raises(InvalidData):
         asked(served, **options)
