@@ -11,6 +11,7 @@ import errno
 import gc
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -106,9 +107,18 @@ def keep_kernels(most: int, *, anew: bool = True) -> None:
 
 
 def environment_of_one_run() -> dict[str, str]:
-    """Return the environment for a process that carries out a single run, and so may keep all its kernels."""
+    """Return the environment for a process that carries out a single run, and so may keep all its kernels.
+
+    It is the same before and after this process has imported torch.
+    """
     given = {name: value for name, value in os.environ.items() if _chosen_here.get(name) != value}
+    if given.get(_OF_TORCH, "").startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
+        del given[_OF_TORCH]
     return {_CACHES[0]: str(MANY)} | given
+
+
+_OF_TORCH = "TORCHINDUCTOR_CACHE_DIR"
+"""A variable that the import of torch sets to a default, as `torch._inductor.runtime.cache_dir_utils` does."""
 
 
 LEAST_ADDRESS_SPACE = 1200 << 20

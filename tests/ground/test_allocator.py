@@ -54,6 +54,25 @@ def test_what_this_process_chose_for_itself_is_nothing_to_the_process_of_a_run()
     assert given["PATH"] == os.environ["PATH"]
 
 
+def test_the_environment_of_a_run_is_the_same_before_and_after_torch_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = """
+        import os
+        from afina import allocator
+
+        before = allocator.environment_of_one_run()
+        import torch._inductor.runtime.cache_dir_utils as places
+        places.cache_dir()
+        assert "TORCHINDUCTOR_CACHE_DIR" in os.environ
+        assert allocator.environment_of_one_run() == before
+    """
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    assert allocator.environment_of_one_run()["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+
+
 def test_kernels_for_ever_other_numbers_of_tokens_take_a_bounded_amount_of_memory() -> None:
     """A thousand of a third of a MiB each would be 300."""
     script = """
