@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import threading
@@ -256,19 +255,15 @@ def test_what_the_library_is_given_is_refused_in_our_words() -> None:
     for made, said in (
         (lambda: Run(foo=1), "run: backbone is missing. Add this key."),
         (lambda: Run(**good, foo=1), "run: unknown key 'foo'."),
-        (lambda: Run(**good | {"method": "lara"}), "run: unknown method 'lara'. Did you mean 'lora'?"),
         (lambda: Run(**good, hyperparameters={"rr": 1}), "run: unknown hyperparameter of lora 'rr'. Did you mean 'r'?"),
         (
             lambda: Run(**good, training={"epoch": 1}),
             "run: unknown key 'training.epoch'. Did you mean 'training.epochs'",
         ),
         (lambda: Run(**good, name="../x"), "run '../x': the name cannot be part of a file name: it contains '/'."),
-        (lambda: Run(**good, seed=-1), "run lora: `seed` is -1. Expected an integer from 0 to 2**63 - 1."),
         (lambda: Run(**good, data={"validation": 2}), "run: data.validation = 2: expected a number below 1."),
         (lambda: Study(name="x", **good), "study: methods is missing."),
-        (lambda: Study(name="x", backbone="a", task="b", methods={}), "study: no methods. Add a table such as"),
         (lambda: Study.parse([1], "x"), "x: found [1]. Expected a table of fields by name, such as methods."),  # type: ignore[arg-type]
-        (lambda: recommend("sst2", 5, data={"foo": 1}), "recommend: data: unknown key 'foo'."),
         (lambda: recommend("sst2", 5, ask={"foo": 1}), "recommend: ask: unknown key 'foo'."),
         (lambda: recommend("sst2", "5"), "`minutes` 5: expected more than 0"),  # type: ignore[arg-type]
     ):
@@ -287,7 +282,7 @@ def test_a_worker_may_have_longer_than_a_clock_can_count(monkeypatch: pytest.Mon
     assert 0 < waited[0] < threading.TIMEOUT_MAX
 
 
-def test_metrics_are_those_of_a_kind_of_task(afina: Command, out: Path, tmp_path: Path) -> None:
+def test_metrics_are_those_of_a_kind_of_task(out: Path) -> None:
     content = {"name": "two", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
     before = (out / "study.json").read_bytes()
     with raises(AfinaError, code="metric.inapplicable", metric="rmse", kind="classes"):
@@ -297,8 +292,6 @@ def test_metrics_are_those_of_a_kind_of_task(afina: Command, out: Path, tmp_path
     left["study"]["metric"] = "rmse"
     (out / "study.json").write_text(json.dumps(left))
     assert [one.metric for one in Results.read(out).records] == ["accuracy", "accuracy"]
-    assert afina("show", out).code == 0
-    assert re.search("accuracy|Accuracy", afina("report", out).out + afina("show", out).out)
 
 
 def test_a_study_writes_nothing_outside_its_directory(tmp_path: Path) -> None:

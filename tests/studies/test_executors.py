@@ -114,8 +114,7 @@ class Held(InventedExecutor):
 # Several at once
 
 
-@pytest.mark.parametrize("slots", [1, 2, 3, 9])
-@pytest.mark.parametrize("order", [METHODS, METHODS[::-1]], ids=["in order", "backwards"])
+@pytest.mark.parametrize(("slots", "order"), [(1, METHODS), (2, METHODS[::-1]), (9, METHODS), (9, METHODS[::-1])])
 def test_whatever_ends_first_results_and_records_stand_in_the_studys_order(
     tmp_path: Path, slots: int, order: tuple[str, ...]
 ) -> None:

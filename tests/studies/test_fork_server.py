@@ -99,7 +99,7 @@ def environment(threads: str | None) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [None, "1", "2"])
+@pytest.mark.parametrize("threads", [None, "2"])
 def test_the_imports_start_no_thread_compute_nothing_and_look_at_no_gpu(threads: str | None) -> None:
     code = """
 import torch
@@ -119,7 +119,7 @@ print(fork_server.threads())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [None, "1", "2"])
+@pytest.mark.parametrize("threads", [None, "1"])
 def test_a_forked_worker_has_what_a_process_of_its_own_start_has(
     threads: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

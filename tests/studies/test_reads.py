@@ -45,13 +45,13 @@ def counting(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[No
     return calls
 
 
-@pytest.mark.parametrize("settings", [(), ("--set", "temperature=true")], ids=str)
 def test_a_command_that_trains_reads_its_file_once_and_once_more_in_each_run(
-    settings: tuple[str, ...], afina: Command, backbones: Backbones, reads: list[str], tmp_path: Path
+    afina: Command, backbones: Backbones, reads: list[str], tmp_path: Path
 ) -> None:
     """The run takes place in this process here; the baselines read the file once, and the report is written too."""
     file, out = write_csv(tmp_path / "toy.csv", sentences(60)), tmp_path / "out"
-    told = ("--task", file, "--backbone", backbones.path("gpt2"), "--out", out, "--set", "max_steps=1")
+    told = ("--task", file, "--backbone", backbones.path("gpt2"), "--out", out)
+    settings = ("--set", "max_steps=1", "--set", "temperature=true")
     assert afina("train", *told, *settings).code == 0
     assert len(reads) == 3
     assert (out / "report.html").is_file()
