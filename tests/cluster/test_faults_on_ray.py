@@ -90,7 +90,7 @@ def test_a_run_whose_process_dies_three_times_fails_with_its_reason_and_the_othe
 def test_a_run_waits_for_a_node_with_room_and_says_for_how_large_a_node(
     cluster: Raylets, place: Path, study: Callable[..., Path], slept: Callable[..., Sleeping]
 ) -> None:
-    sleeping = slept(3, 4.0)
+    sleeping = slept(3, 2.0)
     with asleep(cluster, place, study(3), sleeping, "--jobs", 3) as driver:
         driver.end()
     assert re.search(r"lora, seed \d: waits for a node with \d\.\d GiB and 1 CPU\n", driver.told), driver.told

@@ -23,7 +23,7 @@ from afina.studies.results import Results
 from afina.studies.runs.inputs import facts_of
 from afina.studies.runs.output_directory import SCRATCH
 from command import HereExecutor
-from drivers import FEW, digests, driving, settings
+from drivers import digests, driving
 from raylets import Raylets, wait_until_ended
 from workers import until
 
@@ -107,19 +107,6 @@ def assert_whole(out: Path) -> None:
     assert {path.name for path in (out / "predictions").glob("*")} == {Path(one.predictions).name for one in records}
 
 
-def test_the_quickstart_ends_in_the_digests_of_one_machine(
-    cluster: Raylets, place: Path, task: Path, backbone: Path, tmp_path: Path
-) -> None:
-    changes = [f"task={task}", f"backbone=random:{backbone}", *FEW]
-    told = ["quickstart", *settings(*changes), "--ship-backbone", "--json"]
-    with driving(cluster, place / "ray", *told) as driver:
-        found = driver.digests()
-    assert len(found) == 5
-    assert found == here(tmp_path, "quickstart", *changes)
-    assert_whole(place / "ray")
-    assert not (place / "ray" / SCRATCH).exists()
-
-
 def test_nodes_that_are_killed_and_replaced_change_no_digest(
     cluster: Raylets, place: Path, several: Path, expected: dict[str, tuple[str, str]]
 ) -> None:
@@ -196,6 +183,8 @@ def test_a_tuned_study_tries_and_chooses_as_on_one_machine(
     with driving(cluster, place / "ray", source, "--ship-backbone", "--json") as driver:
         assert driver.digests() == found
     assert tried(place / "ray") == expected
+    assert_whole(place / "ray")
+    assert not (place / "ray" / SCRATCH).exists()
 
 
 def tried(out: Path) -> list[Any]:
