@@ -16,9 +16,6 @@ from raylets import Raylets
 LONGEST_S = 240
 """What a study may take on a busy machine."""
 
-FEW = ("data.train_examples=48", "data.evaluation_examples=24", "train.batch_size=8", "train.max_length=32")
-"""Small sizes of a preset."""
-
 
 class Driver:
     """`afina study` of `arguments` on the cluster, for a study whose results are in `out`.
@@ -101,8 +98,3 @@ def driving(*arguments: Any, **more: Any) -> Iterator[Driver]:
 def digests(records: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
     """Digests of adapters and of predictions by name and seed, of records as JSON."""
     return {f"{one['name']}/{one['seed']}": (one["digest"], one["predictions_digest"]) for one in records}
-
-
-def settings(*values: str) -> list[str]:
-    """Options that override fields of a study."""
-    return [word for value in values for word in ("--set", value)]

@@ -18,12 +18,12 @@ from afina.studies.preset_methods import suited_to_backbones, suited_to_task
 from afina.studies.results import Results
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.schedule import Watcher
 from afina.studies.trials import Trial, Tuned
 from command import Command, HereExecutor, InventedExecutor
 from fakes import Backbones as Models
 from fakes import sentences, write_csv
 from raises import raises
+from scribe import Scribe
 
 
 def study(**changes: Any) -> Study:
@@ -164,18 +164,6 @@ def test_each_backbone_has_a_setting_of_its_own() -> None:
 # Runs
 
 
-class Names(Watcher):
-    def __init__(self) -> None:
-        self.started_runs: list[str] = []
-        self.failures: list[tuple[str, str]] = []
-
-    def started(self, run: Run, number: int, total: int) -> None:
-        self.started_runs.append(run.title)
-
-    def failed(self, run: Run, message: str) -> None:
-        self.failures.append((run.title, message))
-
-
 class OneBackboneFails(InventedExecutor):
     def carry_out(self, run: Run, *given: Any, **options: Any) -> Record:
         if run.backbone == "llama" and run.method == "lora":
@@ -184,11 +172,12 @@ class OneBackboneFails(InventedExecutor):
 
 
 def test_runs_that_fail_are_named_by_method_and_backbone(tmp_path: Path) -> None:
-    watcher = Names()
+    scribe = Scribe()
     this = study(methods={"full": {}, "lora": {}})
-    results = this.run(tmp_path / "out", watcher, executor=OneBackboneFails())
-    assert watcher.started_runs == ["full on gpt2", "lora on gpt2", "full on llama", "lora on llama"]
-    assert watcher.failures == [("lora on llama", "it was made to fail.")]
+    results = this.run(tmp_path / "out", scribe, executor=OneBackboneFails())
+    titles = ["full on gpt2", "lora on gpt2", "full on llama", "lora on llama"]
+    assert [line.split(" ", 1)[1][:-4] for line in scribe.told if line.startswith("started")] == titles
+    assert "failed lora on llama: it was made to fail." in scribe.told
     assert [(one.name, one.backbone) for one in results.failed] == [("lora", "llama")]
     assert "lora on llama, seed 0" in str(results)
     report = Report.of(results)
@@ -223,9 +212,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory, asked: Study) -> Path:
 def test_recorded_runs_are_not_repeated_nor_is_a_backbone_that_is_added(asked: Study, compared: Path) -> None:
     alone = asked.model_copy(update={"backbones": asked.backbones[:1], "methods": {"lora": {}}})
     for one, names in ((asked, 3), (alone, 1)):
-        watcher = Names()
-        results = one.run(compared, watcher, executor=HereExecutor())
-        assert (watcher.started_runs, len(results.records)) == ([], names)
+        scribe = Scribe()
+        results = one.run(compared, scribe, executor=HereExecutor())
+        assert len(results.records) == names
+        assert not [line for line in scribe.told if line.startswith("started")]
     asked.run(compared, executor=HereExecutor())
 
 

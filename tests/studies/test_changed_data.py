@@ -34,6 +34,7 @@ from command import Command, InventedExecutor
 from fakes import sentences, write_csv
 from raises import raises
 from records import carried_out, environment
+from scribe import Scribe
 
 COUNT = 60
 BAD_AND_GOOD = ("bad", "good")
@@ -72,14 +73,6 @@ class LookingExecutor(InventedExecutor):
         return score
 
 
-class Told(Watcher):
-    def __init__(self) -> None:
-        self.words: list[str] = []
-
-    def says(self, words: str) -> None:
-        self.words.append(words)
-
-
 def rows(labels: tuple[str, str] = BAD_AND_GOOD, count: int = COUNT) -> list[tuple[str, str]]:
     return [(text, labels[label]) for text, label in sentences(count)]
 
@@ -112,7 +105,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 def test_data_that_changed_are_another_run_and_the_earlier_results_stay(
     tmp_path: Path, file: Path, change: str
 ) -> None:
-    executor, out, told = LookingExecutor(), tmp_path / "out", Told()
+    executor, out, scribe = LookingExecutor(), tmp_path / "out", Scribe()
     more = other_file(file) if change == "the other file edited" else {}
     first = asked(file, **more).run(out, executor=executor)
     before = {
@@ -121,27 +114,28 @@ def test_data_that_changed_are_another_run_and_the_earlier_results_stay(
         if path.parent.name in ("adapters", "predictions")
         if path.is_file()
     }
-    again = asked(file, **more).run(out, told, executor=executor)
+    again = asked(file, **more).run(out, scribe, executor=executor)
     assert again.records == first.records
     assert len(executor.carried) == 2
-    assert told.words == []
+    assert not [line for line in scribe.told if "changed" in line]
 
     CHANGES[change](file)
     if change == "labels renamed":
         write_csv(file.with_name("held_out.csv"), rows(("awful", "great"))[:10])
-    other = asked(file, **more).run(out, told, executor=executor)
+    other = asked(file, **more).run(out, scribe, executor=executor)
     assert len(executor.carried) == 4
     assert {one.key for one in other.records}.isdisjoint(one.key for one in first.records)
     assert {one.adapter for one in other.records}.isdisjoint(one.adapter for one in first.records)
-    assert told.words == [
+    said = [line for line in scribe.told if "changed" in line]
+    assert said == [
         f"task {file}: the data changed after full, seed 0 and 1 more was recorded. The runs are executed on the "
         f"new data; the earlier adapter stays in {out / first.records[0].adapter}."
     ]
     assert all(path.read_bytes() == content for path, content in before.items())
     assert Results.read(out).records == other.records
     assert adapter_paths.find_adapter(out, "lora").path == out / other.records[1].adapter
-    assert asked(file, **more).run(out, told, executor=executor).records == other.records
-    assert len(told.words) == 1
+    assert asked(file, **more).run(out, scribe, executor=executor).records == other.records
+    assert [line for line in scribe.told if "changed" in line] == said
 
 
 def test_data_that_are_as_they_were_once_more_have_their_first_results_unless_fresh_ones_are_asked_for(

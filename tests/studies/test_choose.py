@@ -64,6 +64,7 @@ from command import Command
 from fakes import write_csv
 from raises import raises
 from records import carried_out, record
+from scribe import Scribe
 
 GIB = 2**30
 LOAD = Task.load
@@ -314,30 +315,6 @@ def world(hard_task: str, monkeypatch: pytest.MonkeyPatch) -> World:
 def easy_task(where: Path) -> str:
     """A task that TF-IDF learns, whose labels are no words."""
     return str(write_csv(where / "easy.csv", [(text, str(label)) for text, label in fakes.sentences(400)]))
-
-
-class Scribe(Watcher):
-    """Notes what a watcher is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.changes: list[Results] = []
-        self.fetching = 0.0
-
-    def says(self, words: str) -> None:
-        self.told.append(words)
-
-    def fetched(self, seconds: float) -> None:
-        self.fetching = seconds
-
-    def started(self, run: Run, number: int, total: int) -> None:
-        self.told.append(f"started {run.method} {number}/{total}")
-
-    def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        self.told.append(f"finished {run.method}")
-
-    def changed(self, results: Results) -> None:
-        self.changes.append(results)
 
 
 class Plenty(NamedTuple):
@@ -894,15 +871,15 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(plenty: Plenty)
     assert results.command == ("afina", "choose")
     assert Results.read(plenty.out) == results
     assert scribe.changes == [results]
+    order = [one.name for one in in_order(world.step, "classes")]
     assert scribe.told[:5] == [
         "text: column 'text'; label: column 'label'. 1,500 rows, 2 classes (no, yes): kind classes",
         "fitting baselines without a language model",
         "forecasting which methods fit in memory",
-        f"started zero-shot 1/{1 + len(in_order(world.step, 'classes'))}",
+        f"started zero-shot 1/{1 + len(order)}",
         "finished zero-shot",
     ]
     started = [line.split()[1] for line in scribe.told if line.startswith("started ")]
-    order = [method for method, _ in LEARNED if method in world.step]
     assert started[: 1 + len(order)] == ["zero-shot", *order]
     held = Task.load(results.task, results.data).evaluation
     assert {len(one.targets) for one in results.results} == {len(held)}

@@ -31,6 +31,7 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.schedule import NODES, TRIES, Slots, Watcher, retry_if_lost
 from command import PROGRAM, HereExecutor, InventedExecutor, left_behind
+from scribe import Scribe
 from workers import PATIENCE, assert_ended, checkpoints_below, until, workers
 
 METHODS = ("baseline", "full", "lora", "ia3", "prelayer")
@@ -39,36 +40,6 @@ METHODS = ("baseline", "full", "lora", "ia3", "prelayer")
 def five(**changes: Any) -> Study:
     content = {"name": "five", "backbone": "gpt2", "task": "sst2", "methods": {name: {} for name in METHODS}}
     return Study.parse(content | changes, "five")
-
-
-class Scribe(Watcher):
-    """Writes down what it is told, and in which threads."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.threads: set[threading.Thread] = set()
-
-    def _write(self, words: str) -> None:
-        self.told.append(words)
-        self.threads.add(threading.current_thread())
-
-    def says(self, words: str) -> None:
-        self._write(words)
-
-    def started(self, run: Run, number: int, total: int) -> None:
-        self._write(f"started {run.title} {number}/{total}")
-
-    def progress(self, run: Run, progress: Progress) -> None:
-        self._write(f"{progress.phase} {run.title}")
-
-    def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        self._write(f"finished {run.title}")
-
-    def failed(self, run: Run, message: str) -> None:
-        self._write(f"failed {run.title}: {message}")
-
-    def waits(self, run: Run, needed: int, available: int) -> None:
-        self._write(f"waits {run.title}: {needed} of {available}")
 
 
 class Held(InventedExecutor):
@@ -135,7 +106,7 @@ def test_of_several_runs_all_is_told_in_the_thread_that_asked(tmp_path: Path) ->
     scribe = Scribe()
     five().run(tmp_path, scribe, executor=Held(3))
     assert scribe.threads == {threading.current_thread()}
-    assert {line for line in scribe.told if line.startswith("train")} == {f"train {name}" for name in METHODS}
+    assert [one.phase for one in scribe.heard] == ["train"] * len(METHODS)
 
 
 def test_a_run_that_fails_beside_others_is_told_and_the_others_go_on(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,13 +108,6 @@ def test_by_default_a_long_target_is_an_error_on_either_side(part: str, backbone
     assert (len(found.train), len(found.evaluation)) == (40, 40)
 
 
-def test_leaving_long_targets_out_makes_another_run(backbones: Backbones, task: Path) -> None:
-    run = Run(backbone="b", task="t", method="full", data=ReadingOptions(**DATA))
-    skips = run.model_copy(update={"data": ReadingOptions(**DATA, long="skip")})
-    assert skips.key != run.key
-    assert json.loads(skips.model_dump_json())["data"]["long"] == "skip"
-
-
 def test_the_option_is_for_texts_and_of_two_words(task: Path) -> None:
     with raises(UnknownName, code="name.unknown"):
         Task.load(task, **DATA, long="cut")
@@ -156,22 +148,6 @@ def test_baselines_are_compared_on_the_same_targets(results: Results) -> None:
         assert beside.measured_on == measured_on(first)
         assert beside.values("rouge_l").mean() == pytest.approx(beside.record.metrics["rouge_l"])
     assert "Compared with" in " ".join(Report.of(results).tables[1].notes)
-
-
-def test_a_second_call_repeats_no_run(results: Results, backbones: Backbones, task: Path) -> None:
-    before = [record.key for record in results.records]
-    study = Study.parse(content(backbones, task, long="skip"), "here")
-    again = study.run(results.out, executor=HereExecutor())
-    assert [record.key for record in again.records] == before
-    assert [record.seconds for record in again.records] == [record.seconds for record in results.records]
-
-
-def test_a_plan_counts_the_rows_that_are_left(backbones: Backbones, task: Path) -> None:
-    data, training = ReadingOptions(**DATA, long="skip"), Training(max_length=LENGTH)
-    run = Run(backbone=str(backbones.path("gpt2")), task=str(task), method="lora", data=data, training=training)
-    found, whole = encoded(run), Task.load(task, **DATA)
-    assert len(whole.train) - len(found.train) == found.train.left_out.targets == 7
-    assert len(whole.evaluation) - len(found.evaluation) == len(found.evaluation.left_out.rows) == 1
 
 
 def test_an_evaluation_of_the_adapter_counts_them_too(results: Results, tmp_path: Path) -> None:

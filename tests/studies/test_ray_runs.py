@@ -30,6 +30,7 @@ from afina.studies.runs.execute import execute, try_out
 from afina.studies.schedule import Watcher
 from command import HereExecutor
 from fakes import sentences, write_csv
+from scribe import Scribe
 
 
 class Calls:
@@ -155,19 +156,6 @@ class Pool:
         self.discarded.append(host)
 
 
-class Scribe(Watcher):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.steps: list[int] = []
-
-    def says(self, words: str) -> None:
-        self.said.append(words)
-
-    def progress(self, run: Any, progress: Progress) -> None:
-        if progress.phase == "train" and progress.step:
-            self.steps.append(progress.step)
-
-
 @pytest.fixture
 def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
     monkeypatch.setattr(ray_host, "WorkerProcess", Worker)
@@ -265,7 +253,7 @@ def test_a_run_whose_process_is_killed_goes_on_from_its_checkpoint(
     there = run_of(own, tmp_path / "there", executor(), scribe)
     assert there.records[0].digest == reference.records[0].digest
     assert scribe.steps.count(1) == 1, "it began anew"
-    (lost,) = [line for line in scribe.said if "lost" in line]
+    (lost,) = [line for line in scribe.told if "lost" in line]
     assert "signal 9 killed its process on node host (10.0.0.1, aaaaaaaa)" in lost
     assert not list((tmp_path / "there").rglob("checkpoints/*"))
     (run,) = Study.parse(own, "remote").runs()
@@ -377,7 +365,7 @@ def test_a_host_that_dies_is_a_lost_machine_and_not_used_again(
     scribe = Scribe()
     there = run_of(own, tmp_path / "there", executor(), scribe)
     assert len(there.records) == 1
-    assert any("node host died" in line for line in scribe.said)
+    assert any("node host died" in line for line in scribe.told)
     assert len(pool.discarded) == 1
     assert pool.made == 2
 

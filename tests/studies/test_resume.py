@@ -98,7 +98,7 @@ def assert_same(results: Results, reference: Record) -> Record:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "lora", "lora on texts"])
+@pytest.mark.parametrize("method", ["lora", "lora on texts"])
 def test_killed_at_three_random_moments_it_ends_in_the_same_adapter(
     method: str, case: Callable[[str], Case], tmp_path: Path
 ) -> None:

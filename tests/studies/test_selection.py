@@ -8,14 +8,11 @@ import pytest
 
 from afina import Adapter, Backbone, Task
 from afina.data.evaluation_set import EvaluationSet
-from afina.data.reading_options import ReadingOptions
 from afina.data.task import CALIBRATION
-from afina.errors import InvalidData
 from afina.predicting.evaluation import evaluate, trained
 from afina.predicting.predictor import Predictor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from raises import raises
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +32,6 @@ def test_they_are_of_the_training_split_and_not_trained_on(toy: str) -> None:
     assert whole.selection is None
 
 
-def test_they_are_those_that_a_validation_cut_of_that_share_takes(toy: str) -> None:
-    selection = Task.load(toy, selection=0.25).selection
-    assert selection is not None
-    assert selection.texts == Task.load(toy, validation=0.25).evaluation.texts
-
-
 def test_what_chooses_settings_what_selects_and_what_a_temperature_is_fitted_on_are_apart(toy: str) -> None:
     whole, made = Task.load(toy).train, Task.load(toy, validation=0.2, selection=0.25, calibration=True)
     assert made.selection is not None
@@ -52,9 +43,10 @@ def test_what_chooses_settings_what_selects_and_what_a_temperature_is_fitted_on_
 
 
 def test_the_first_cut_is_the_same_whatever_it_is_for(toy: str) -> None:
-    alone = Task.load(toy, calibration=True).calibration
-    assert alone is not None
-    assert alone.texts == Task.load(toy, selection=CALIBRATION).selection.texts  # type: ignore[union-attr]
+    cut = Task.load(toy, selection=CALIBRATION).selection
+    assert cut is not None
+    assert cut.texts == Task.load(toy, validation=CALIBRATION).evaluation.texts
+    assert cut.texts == Task.load(toy, calibration=True).calibration.texts  # type: ignore[union-attr]
 
 
 def test_a_temperature_is_fitted_where_texts_are_set_aside_to_select_by(
@@ -66,11 +58,6 @@ def test_a_temperature_is_fitted_where_texts_are_set_aside_to_select_by(
     )
     assert record.selection is not None
     assert Adapter.load(tmp_path / record.adapter).manifest.objective["temperature"] != 1
-
-
-def test_a_share_that_leaves_nothing_is_told(toy: str) -> None:
-    with raises(InvalidData, code="data.too-few-texts", examples=96):
-        Task.load(toy, selection=1e-12)
 
 
 def test_a_record_says_how_the_model_did_on_them(made: tuple[Path, Record], toy: str) -> None:
@@ -90,11 +77,3 @@ def test_what_the_adapter_is_evaluated_on_later_is_what_no_training_saw(made: tu
     texts = EvaluationSet.read(toy, trained(adapter))
     assert texts.held_out
     assert evaluate(adapter, texts).metrics["accuracy"] == pytest.approx(record.metrics["accuracy"])
-
-
-def test_it_is_another_run_and_one_without_keeps_its_key(gpt2: Backbone, toy: str) -> None:
-    run = Run(backbone=gpt2.address, task=toy, method="lora")
-    assert run.key == run.model_copy(update={"data": ReadingOptions(selection=None)}).key
-    assert run.key != run.model_copy(update={"data": ReadingOptions(selection=0.25)}).key
-    assert run.key == run.model_copy(update={"data": ReadingOptions(positive=None)}).key
-    assert run.key != run.model_copy(update={"data": ReadingOptions(positive="good")}).key

@@ -27,12 +27,12 @@ from afina.studies import study_file
 from afina.studies.executors.local_executor import LocalExecutor
 from afina.studies.results import Results
 from afina.studies.runs import record
-from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, RunSpec, Training
 from afina.studies.schedule import Watcher
 from command import HereExecutor, InventedExecutor
 from raises import raises
+from scribe import Scribe
 from workers import is_worker
 
 MINIMAL = """
@@ -350,6 +350,10 @@ def test_what_may_change_a_result_changes_the_key() -> None:
         {"data": {"text": "x"}},
         {"data": {"train_examples": 5}},
         {"data": {"evaluation": "e"}},
+        {"data": {"selection": 0.25}},
+        {"data": {"positive": "good"}},
+        {"data": {"kind": "text"}},
+        {"data": {"kind": "text", "long": "skip"}},
         {"data": {"labels": ("a", "b")}},
         {"training": {"epochs": 1}},
         {"training": {"dtype": "float32"}},
@@ -359,26 +363,6 @@ def test_what_may_change_a_result_changes_the_key() -> None:
 
 
 # What becomes of the runs; a fake carries them out
-
-
-class Scribe(Watcher):
-    """Writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.changes: list[Results] = []
-
-    def started(self, run: Run, number: int, total: int) -> None:
-        self.told.append(f"started {run.title} {number}/{total}")
-
-    def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        self.told.append(f"finished {run.title}{'' if now else ' before'}")
-
-    def failed(self, run: Run, message: str) -> None:
-        self.told.append(f"failed {run.title}: {message}")
-
-    def changed(self, results: Results) -> None:
-        self.changes.append(results)
 
 
 @pytest.fixture
