@@ -23,6 +23,7 @@ from afina.models.decoding import Decoding
 from afina.models.language_model import open_model
 from afina.models.objectives import Opening
 from fakes import CAUSAL, LONGEST, UNUSUAL, VOCABULARY, Backbones, configuration, save, sentences, tokenizer
+from grid import thinned
 
 TIE = 1e-4
 """Where transformers' two best differ by less, either counts."""
@@ -109,13 +110,17 @@ WAYS = {
 }
 
 
+WHOLE = ("gpt2", "llama")
+"""Families that are asked in every way; each other family is asked in two ways, in turn."""
+
+
 @pytest.mark.parametrize("family", sorted(CAUSAL))
 def test_answers_equal_those_of_transformers_in_every_family_and_way(backbones: Backbones, family: str) -> None:
     reference, model = Reference(backbones.path(family)), language_model(Backbone.load(str(backbones.path(family))))
-    asked = prompts(10)
-    for name, decoding in WAYS.items():
-        found = list(answers(model, asked, decoding, ENDS, rows=8))
-        wrong = [i for i, each in enumerate(found) if not reference.agrees(asked[i], decoding, each)]
+    asked = prompts(6)
+    for name in WAYS if family in WHOLE else list(WAYS)[sorted(CAUSAL).index(family) % 3 :: 3]:
+        found = list(answers(model, asked, WAYS[name], ENDS, rows=4))
+        wrong = [i for i, each in enumerate(found) if not reference.agrees(asked[i], WAYS[name], each)]
         assert not wrong, name
 
 
@@ -128,18 +133,17 @@ def test_unusual_settings_change_nothing(backbones: Backbones, tmp_path: Any, fa
     assert all(reference.agrees(prompt, GREEDY, each) for prompt, each in zip(asked, found, strict=True))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", WHOLE)
 def test_two_hundred_prompts_answer_as_alone(backbones: Backbones, family: str) -> None:
     reference, model = Reference(backbones.path(family)), language_model(Backbone.load(str(backbones.path(family))))
-    asked = prompts(200, longest=150)
-    found = list(answers(model, asked, Decoding(max_new_tokens=40), ENDS))
-    for prompt, each in zip(asked, found, strict=True):
-        assert reference.agrees(prompt, Decoding(max_new_tokens=40), each)
+    asked, decoding = prompts(200, longest=150), Decoding(max_new_tokens=40)
+    found = list(answers(model, asked, decoding, ENDS))
+    assert all(reference.follows(prompt, decoding, each) for prompt, each in zip(asked, found, strict=True))
+    assert all(reference.agrees(prompt, decoding, each) for prompt, each in zip(asked[::40], found[::40], strict=True))
     assert {each.ended for each in found} == {True, False}
     beams = Decoding(max_new_tokens=24, beams=4)
-    some = zip(asked[:40], answers(model, asked[:40], beams, ENDS), strict=True)
-    assert all(reference.agrees(prompt, beams, each) for prompt, each in some)
+    some = list(zip(asked, answers(model, asked[:40], beams, ENDS), strict=False))
+    assert all(reference.agrees(prompt, beams, each) for prompt, each in some[::8])
 
 
 @pytest.mark.slow
@@ -183,7 +187,7 @@ MIXED = (
 @pytest.fixture(scope="module")
 def alone(gpt2: Backbone) -> tuple[Classifier, list[np.ndarray], dict[tuple[int, int], list[int]]]:
     """A model, its prompts, and the answer to each prompt alone in each way of `MIXED`."""
-    model, asked = language_model(gpt2), prompts(12, longest=100, seed=1)
+    model, asked = language_model(gpt2), prompts(8, longest=100, seed=1)
     found = {}
     for place, prompt in enumerate(asked):
         for way, decoding in enumerate(MIXED):
@@ -192,9 +196,9 @@ def alone(gpt2: Backbone) -> tuple[Classifier, list[np.ndarray], dict[tuple[int,
     return model, asked, found
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    plan=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=20),
+    plan=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=20),
     rows=st.integers(1, 9),
     columns=st.sampled_from([100, 400, 10000]),
     budget=st.sampled_from([1, 120, 2048]),
@@ -228,8 +232,10 @@ def test_no_company_changes_an_answer(
     assert batch.bytes == 0
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "gpt_neox"])
-@pytest.mark.parametrize("name", ["lora", "prefix", "prompt", "ia3"])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    thinned(("gpt2", "llama", "mistral", "gpt_neox"), ("lora", "prefix", "prompt", "ia3"), share=2),
+)
 def test_methods_generate_what_recomputing_the_whole_text_gives(backbones: Backbones, family: str, name: str) -> None:
     model = language_model(Backbone.load(str(backbones.path(family))))
     torch.manual_seed(0)
@@ -239,8 +245,8 @@ def test_methods_generate_what_recomputing_the_whole_text_gives(backbones: Backb
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
-    asked = prompts(5)
-    found = list(answers(model.eval(), asked, Decoding(max_new_tokens=20), ENDS, rows=3))
+    asked = prompts(4)
+    found = list(answers(model.eval(), asked, Decoding(max_new_tokens=12), ENDS, rows=3))
     for prompt, answer in zip(asked, found, strict=True):
         whole = prompt.tolist()
         for token in answer.tokens.tolist():
@@ -251,7 +257,7 @@ def test_methods_generate_what_recomputing_the_whole_text_gives(backbones: Backb
 
 
 def test_order_is_kept_and_prompts_are_read_as_far_ahead_as_the_window(gpt2: Backbone) -> None:
-    model, asked, read = language_model(gpt2), prompts(30), 0
+    model, asked, read = language_model(gpt2), prompts(12), 0
 
     def source() -> Any:
         nonlocal read
@@ -260,8 +266,8 @@ def test_order_is_kept_and_prompts_are_read_as_far_ahead_as_the_window(gpt2: Bac
             yield prompt
 
     found = []
-    for number, answer in enumerate(answers(model, source(), GREEDY, ENDS, rows=4, window=8)):
-        assert read <= number + 8
+    for number, answer in enumerate(answers(model, source(), GREEDY, ENDS, rows=2, window=5)):
+        assert read <= number + 5
         found.append(answer.tokens.tolist())
     assert found == [next(answers(model, [prompt], GREEDY, ENDS)).tokens.tolist() for prompt in asked]
 
@@ -307,7 +313,7 @@ def test_a_stop_string_ends_an_answer_with_the_token_that_completes_it(gpt2: Bac
 
 
 def test_samples_follow_the_models_probabilities(gpt2: Backbone) -> None:
-    model, prompt, draws = language_model(gpt2), prompts(1)[0], 4000
+    model, prompt, draws = language_model(gpt2), prompts(1)[0], 2000
     row = torch.softmax(model.output_embedding(model.features(pack([prompt])))[0] / 0.7, -1).detach().numpy()
     kept = np.argsort(-row)[:6]
     share = row[kept] / row[kept].sum()

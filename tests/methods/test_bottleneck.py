@@ -102,24 +102,18 @@ def test_each_kind_adds_its_modules_and_renames_nothing(gpt2: Backbone, kind: st
 
 
 @pytest.mark.parametrize(
-    ("hyperparameters", "message"),
+    ("given", "fields"),
     [
-        (
-            {"kind": "other"},
-            {"code": "method.setting-invalid", "setting": "kind", "method": "adapter", "found": "other"},
-        ),
-        ({"reduction": 0}, {"code": "method.setting-invalid", "method": "adapter", "reduction": 0}),
-        (
-            {"scale": float("nan")},
-            {"code": "method.setting-invalid", "method": "adapter", "reduction": 16, "scale": "nan"},
-        ),
+        ({"kind": "other"}, {"setting": "kind", "found": "other"}),
+        ({"reduction": 0}, {"reduction": 0}),
+        ({"scale": float("nan")}, {"reduction": 16, "scale": "nan"}),
     ],
 )
 def test_an_impossible_adapter_is_an_error_that_says_what_is_possible(
-    hyperparameters: dict[str, Any], message: dict[str, Any]
+    given: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    with raises(InvalidStudy, **message):
-        make("adapter", hyperparameters)
+    with raises(InvalidStudy, code="method.setting-invalid", method="adapter", **fields):
+        make("adapter", given)
 
 
 def test_a_reduction_beyond_the_width_leaves_one_value(gpt2: Backbone) -> None:

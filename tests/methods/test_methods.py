@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from afina import METHODS, Backbone
-from afina.errors import CorruptAdapter, InvalidStudy, UnknownName
+from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, UnknownName
 from afina.methods import make
 from afina.methods.attachment import attach, count
 from afina.methods.method import Method, plain_name
@@ -53,7 +53,7 @@ ADDED = {
 """What is in the names of the parameters that a method adds."""
 
 FAMILIES = by_family(ARCHITECTURES, SLOW)
-CASES = [case for case in thinned(ARCHITECTURES, METHODS, whole=("gpt2", "llama", "bert")) if serves(*case)]
+CASES = [case for case in thinned(ARCHITECTURES, METHODS, whole=("gpt2", "bert"), share=4) if serves(*case)]
 
 
 @dataclass(frozen=True)
@@ -246,83 +246,29 @@ def test_lora_targets_that_do_not_exist_are_an_error_that_names_them(gpt2: Backb
 
 
 @pytest.mark.parametrize(
-    ("name", "hyperparameters", "error", "message"),
+    ("name", "hyperparameters", "error", "fields"),
     [
-        ("lroa", {}, UnknownName, {"code": "name.unknown", "where": "study.toml", "name": "lroa", "kind": "method"}),
-        (
-            "lora",
-            {"aplha": 16},
-            UnknownName,
-            {"code": "name.unknown", "where": "study.toml", "name": "aplha", "kind": "hyperparameter of lora"},
-        ),
-        (
-            "full",
-            {"r": 4},
-            UnknownName,
-            {"code": "name.unknown", "where": "study.toml", "name": "r", "kind": "hyperparameter of full"},
-        ),
-        (
-            "lora",
-            {"r": "four"},
-            InvalidStudy,
-            {"code": "method.setting-invalid", "setting": "r", "method": "lora", "where": "study.toml"},
-        ),
-        (
-            "lora",
-            {"r": 4.5},
-            InvalidStudy,
-            {"code": "method.setting-invalid", "setting": "r", "method": "lora", "where": "study.toml"},
-        ),
-        (
-            "lora",
-            {"targets": [1]},
-            InvalidStudy,
-            {"code": "method.setting-invalid", "setting": "targets.0", "method": "lora", "where": "study.toml"},
-        ),
-        (
-            "lora",
-            {"targets": "c_attn"},
-            InvalidStudy,
-            {"code": "method.setting-invalid", "setting": "targets", "method": "lora", "where": "study.toml"},
-        ),
-        (
-            "prelayer",
-            {"train_head": "perhaps"},
-            InvalidStudy,
-            {"code": "method.setting-invalid", "setting": "train_head", "method": "prelayer", "where": "study.toml"},
-        ),
-        ("lora", {"r": 0}, InvalidStudy, {"code": "method.setting-invalid", "method": "lora", "r": 0, "alpha": 16}),
-        ("lora", {"alpha": 0}, InvalidStudy, {"code": "method.setting-invalid", "method": "lora", "r": 4}),
-        (
-            "lora",
-            {"alpha": float("nan")},
-            InvalidStudy,
-            {"code": "method.setting-invalid", "method": "lora", "r": 4, "alpha": "nan"},
-        ),
-        (
-            "lora",
-            {"alpha": float("inf")},
-            InvalidStudy,
-            {"code": "method.setting-invalid", "method": "lora", "r": 4, "alpha": "inf"},
-        ),
-        (
-            "lora",
-            {"dropout": float("nan")},
-            InvalidStudy,
-            {"code": "method.setting-invalid", "method": "lora", "r": 4, "alpha": 16},
-        ),
-        (
-            "lora",
-            {"dropout": 1},
-            InvalidStudy,
-            {"code": "method.setting-invalid", "method": "lora", "r": 4, "alpha": 16},
-        ),
+        ("lroa", {}, UnknownName, {"name": "lroa", "kind": "method"}),
+        ("lora", {"aplha": 16}, UnknownName, {"name": "aplha", "kind": "hyperparameter of lora"}),
+        ("full", {"r": 4}, UnknownName, {"name": "r", "kind": "hyperparameter of full"}),
+        ("lora", {"r": 4.5}, InvalidStudy, {"setting": "r"}),
+        ("lora", {"targets": [1]}, InvalidStudy, {"setting": "targets.0"}),
+        ("lora", {"targets": "c_attn"}, InvalidStudy, {"setting": "targets"}),
+        ("prelayer", {"train_head": "perhaps"}, InvalidStudy, {"setting": "train_head"}),
+        ("lora", {"r": 0}, InvalidStudy, {"r": 0, "alpha": 16}),
+        ("lora", {"alpha": 0}, InvalidStudy, {"r": 4}),
+        ("lora", {"alpha": float("nan")}, InvalidStudy, {"r": 4, "alpha": "nan"}),
+        ("lora", {"dropout": float("nan")}, InvalidStudy, {"r": 4, "alpha": 16}),
+        ("lora", {"dropout": 1}, InvalidStudy, {"r": 4, "alpha": 16}),
     ],
 )
 def test_an_unknown_or_impossible_setting_is_an_error_that_says_where_and_what_instead(
-    name: str, hyperparameters: dict[str, Any], error: type[Exception], message: dict[str, Any]
+    name: str, hyperparameters: dict[str, Any], error: type[AfinaError], fields: dict[str, Any]
 ) -> None:
-    with raises(error, **message):
+    unknown = error is UnknownName
+    code = "name.unknown" if unknown else "method.setting-invalid"
+    fields = fields | ({"where": "study.toml"} if unknown or "setting" in fields else {})
+    with raises(error, code=code, **fields):
         make(name, hyperparameters, where="study.toml")
 
 
@@ -390,15 +336,9 @@ def test_the_last_blocks_train_and_nothing_below_is_kept_for_gradients(backbones
     assert one < 0.7 * both
 
 
-@pytest.mark.parametrize(
-    ("blocks", "message"),
-    [
-        (0, {"code": "method.setting-invalid", "method": "last", "blocks": 0}),
-        (3, {"code": "method.setting-invalid", "method": "last", "blocks": 3}),
-    ],
-)
-def test_blocks_that_the_model_has_not_are_an_error(gpt2: Backbone, blocks: int, message: dict[str, Any]) -> None:
-    with raises(InvalidStudy, **message):
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_blocks_that_the_model_has_not_are_an_error(gpt2: Backbone, blocks: int) -> None:
+    with raises(InvalidStudy, code="method.setting-invalid", method="last", blocks=blocks):
         opened(gpt2, make("last", {"blocks": blocks}))
 
 

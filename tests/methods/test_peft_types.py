@@ -217,28 +217,12 @@ def test_a_start_that_changes_the_backbone_is_refused(llama: Backbone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "message"),
+    ("given", "error", "fields"),
     [
-        (
-            {},
-            InvalidStudy,
-            {"code": "method.setting-invalid", "setting": "type", "method": "peft", "where": "study.toml"},
-        ),
-        (
-            {"type": "MIS"},
-            UnknownName,
-            {"code": "name.unknown", "where": "method peft", "name": "MIS", "kind": "peft type"},
-        ),
-        (
-            {"type": "MISS", "r": 4},
-            UnknownName,
-            {"code": "name.unknown", "where": "study.toml", "name": "r", "kind": "hyperparameter of peft"},
-        ),
-        (
-            {"type": "MISS", "settings": 4},
-            InvalidStudy,
-            {"code": "method.setting-invalid", "setting": "settings", "method": "peft", "where": "study.toml"},
-        ),
+        ({}, InvalidStudy, {"code": "method.setting-invalid", "setting": "type", "where": "study.toml"}),
+        ({"type": "MIS"}, UnknownName, {"code": "name.unknown", "name": "MIS", "kind": "peft type"}),
+        ({"type": "MISS", "r": 4}, UnknownName, {"code": "name.unknown", "name": "r", "where": "study.toml"}),
+        ({"type": "MISS", "settings": 4}, InvalidStudy, {"code": "method.setting-invalid", "setting": "settings"}),
         (
             {"type": "PVERA", "settings": {"sample_at_inference": True}},
             InvalidStudy,
@@ -247,34 +231,26 @@ def test_a_start_that_changes_the_backbone_is_refused(llama: Backbone) -> None:
     ],
 )
 def test_a_table_that_cannot_be_is_an_error_before_anything_is_loaded(
-    given: dict[str, Any], error: type[Exception], message: dict[str, Any]
+    given: dict[str, Any], error: type[Exception], fields: dict[str, Any]
 ) -> None:
-    with raises(error, **message):
+    with raises(error, **fields):
         make("peft", given, "study.toml")
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "message"),
+    ("settings", "error", "fields"),
     [
-        (
-            {"rank": 4},
-            UnknownName,
-            {"code": "name.unknown", "where": "method peft", "name": "rank", "kind": "setting of MISS"},
-        ),
-        (
-            {"task_type": "CAUSAL_LM"},
-            UnknownName,
-            {"code": "name.unknown", "where": "method peft", "name": "task_type", "kind": "setting of MISS"},
-        ),
+        ({"rank": 4}, UnknownName, {"code": "name.unknown", "name": "rank", "kind": "setting of MISS"}),
+        ({"task_type": "CAUSAL_LM"}, UnknownName, {"code": "name.unknown", "name": "task_type"}),
         ({"r": "x"}, InvalidStudy, {"code": "peft.settings-unusable", "type": "MISS"}),
         ({"r": 64}, InvalidStudy, {"code": "peft.settings-unusable", "method": "peft"}),
         ({"target_modules": ["nothing"]}, InvalidStudy, {"code": "peft.settings-unusable", "method": "peft"}),
     ],
 )
 def test_a_setting_that_peft_does_not_take_is_an_error(
-    llama: Backbone, settings: dict[str, Any], error: type[Exception], message: dict[str, Any]
+    llama: Backbone, settings: dict[str, Any], error: type[Exception], fields: dict[str, Any]
 ) -> None:
-    with raises(error, **message):
+    with raises(error, **fields):
         opened(llama, make("peft", {"type": "MISS", "settings": settings}))
 
 
