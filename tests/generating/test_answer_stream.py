@@ -30,19 +30,8 @@ def byte_level() -> PreTrainedTokenizerFast:
 @cache
 def byte_fallback() -> PreTrainedTokenizerFast:
     """As LLaMA-2's: words with a mark for the space, and a token for each byte, of which runs are decoded together."""
-    words = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"<0x{byte:02X}>" for byte in range(256)),
-        "▁",
-        "▁soup",
-        "so",
-        "up",
-        "é",
-        "▁é",
-        ".",
-    ]
+    single = ["▁", "▁soup", "so", "up", "é", "▁é", "."]
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *single]
     inner = Tokenizer(
         models.BPE({word: place for place, word in enumerate(words)}, [], byte_fallback=True, unk_token="<unk>")
     )
@@ -85,7 +74,7 @@ CASES = st.sampled_from(TOKENIZERS).flatmap(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(CASES)
 @example((byte_fallback, [3, 266, 131], [], [2]))  # a token beyond the vocabulary does not end a run of bytes
 @example((cleaning, [8, 6, 7], [], [1, 2]))  # do, n, 't: "do n" becomes "don't"
@@ -95,7 +84,7 @@ def test_the_pieces_are_the_answer(case: Any) -> None:
     assert "".join(pieces) == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=20), st.lists(st.sampled_from(["a", "ab", "bc", "é", " b"]), max_size=2))
 def test_pieces_of_valid_text_have_no_broken_character(said: str, stop: list[str]) -> None:
     words = byte_level()

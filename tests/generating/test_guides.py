@@ -65,12 +65,12 @@ def answer(grammar: Grammar, seed: int, most: int = 400, width: int = len(WORDS)
 CHOICES = ["yes", "no", 'neither "yes"\nnor "no"', "Zoë \\ é", "日本"]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_an_answer_is_one_of_the_choices(seed: int) -> None:
     assert answer(Grammar.of_choices(CHOICES), seed) in CHOICES
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_an_answer_matches_the_regular_expression(seed: int) -> None:
     pattern = r"(GET|PUT)/[a-f]{2,4}/\d{3}\?é=(x|y)"
     found = answer(Grammar.of_regex(pattern), seed)
@@ -78,7 +78,7 @@ def test_an_answer_matches_the_regular_expression(seed: int) -> None:
     assert re.fullmatch(pattern, found)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_an_answer_follows_the_schema(seed: int) -> None:
     found = answer(Grammar.of_schema(SCHEMA), seed)
     assert found is not None
@@ -93,7 +93,7 @@ def test_the_longest_choice_is_written_to_its_end() -> None:
     assert guide.finished
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_an_answer_has_named_keys_only_and_no_run_of_whitespace(seed: int) -> None:
     inner = {"type": "object", "properties": {"b": {"type": "boolean"}}}
     schema = {"type": "object", "properties": {"a": inner, "c": {"type": "array", "items": inner, "maxItems": 2}}}

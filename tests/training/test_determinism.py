@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,12 @@ def kill_at(step: int) -> Callable[[Progress], None]:
             raise Killed
 
     return listen
+
+
+def executed(run: Run, out: Path) -> tuple[Record, list[int]]:
+    """The record of a run, and the steps that were taken."""
+    steps: list[int] = []
+    return run.execute(out, lambda told: steps.append(told.step) if told.phase == "train" else None), steps
 
 
 @pytest.fixture(autouse=True)
@@ -95,11 +100,9 @@ def test_dropout_is_on_in_these_tests(fit: Callable[..., Fit]) -> None:
     assert outcomes[0] != outcomes[1]
 
 
-SOME_METHODS = ("head", "vera", "prelayer", "prompt")
-"""One that keeps features, one of peft's with a kernel, one that trains embeddings, one with virtual tokens."""
-
 DTYPES = ("float32", "bfloat16")
-TWICE = [*product(("full", "lora"), DTYPES), *product(SOME_METHODS, ("float32",))]
+TWICE = [("full", "bfloat16"), ("vera", "float32"), ("prompt", "float32")]
+"""Quick cases, beside those of runs that are stopped and resumed below."""
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_the_same_run_twice_gives_the_same_digest(
     assert first.predictions_digest == second.predictions_digest
 
 
-@pytest.mark.parametrize("method", ["full", "lora", *SOME_METHODS])
+@pytest.mark.parametrize("method", ["lora", "prompt"])
 def test_another_seed_gives_another_digest(run: Callable[..., Run], tmp_path: Path, method: str) -> None:
     first, second = (run(method, seed=seed, max_steps=2).execute(tmp_path) for seed in (0, 1))
     assert first.digest != second.digest
@@ -155,7 +158,7 @@ def test_a_result_does_not_depend_on_what_ran_before_in_the_process(run: Callabl
     "name",
     some_slow(
         [*(key for key, kind in METHODS.items() if not (kind().trains_nothing or kind.is_fitted)), "lora+prefix"],
-        quick=["full", *SOME_METHODS, "lora+prefix"],
+        quick=["full", "vera", "lora+prefix"],
     ),
 )
 def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_losses(
@@ -170,7 +173,7 @@ def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_los
     expected = whole.account
     kept = sorted(int(path.name) for path in tmp_path.iterdir())
     assert kept == list(range(1, STEPS))  # never after the last step
-    for step in (1, 4, 6, STEPS - 1):
+    for step in (1, 6, STEPS - 1):
         resumed = fit(name)
         torch.rand(step)  # a generator elsewhere in its stream
         resumed.resume(tmp_path / str(step), "key")
@@ -189,11 +192,10 @@ def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_los
     [
         ("full", "float32"),
         ("lora", "float32"),
-        ("prefix", "float32"),
         ("head", "float32"),
         *(
             pytest.param(method, "bfloat16", marks=pytest.mark.slow)
-            for method in ("full", "lora", "prompt", "bitfit", "adapter", "lora+prefix")
+            for method in ("lora", "prompt", "bitfit", "adapter", "lora+prefix")
         ),
     ],
 )
@@ -207,59 +209,32 @@ def test_a_run_stopped_twice_and_resumed_gives_the_digest_of_one_left_alone(
         with pytest.raises(Killed):
             execute(chosen, tmp_path / "stopped", listen=kill_at(step))
         assert path.exists()
-    seen: list[int] = []
-    found = chosen.execute(
-        tmp_path / "stopped", lambda progress: seen.append(progress.step) if progress.phase == "train" else None
-    )
-    assert seen == [7, 8, 9]  # six steps were kept
+    found, steps = executed(chosen, tmp_path / "stopped")
+    assert steps == [7, 8, 9]  # six steps were kept
     assert found.digest == expected.digest
     assert found.losses == expected.losses
     assert (found.steps, found.tokens) == (expected.steps, expected.tokens)
     assert not path.exists()
 
 
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def _garbage(path: Path) -> None:
-    path.write_bytes(b"no checkpoint at all" * 100)
-
-
-def _empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [_cut, _garbage, _empty])
-def test_a_damaged_checkpoint_is_as_none(
-    run: Callable[..., Run], alone: Record, tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
+def test_a_damaged_checkpoint_is_as_none(run: Callable[..., Run], alone: Record, tmp_path: Path) -> None:
     chosen = run("lora")
     with pytest.raises(Killed):
-        execute(chosen, tmp_path, listen=kill_at(5))
-    damage(OutputDirectory(tmp_path).checkpoint(chosen.label))
-    steps: list[int] = []
-    found = execute(chosen, tmp_path, listen=lambda p: steps.append(p.step) if p.phase == "train" else None)
-    assert steps == list(range(1, STEPS + 1))
-    assert found.digest == alone.digest
+        execute(chosen, tmp_path / "killed", listen=kill_at(5))
+    kept = OutputDirectory(tmp_path / "killed").checkpoint(chosen.label).read_bytes()
+    for name, damaged in {"cut": kept[:-100], "garbage": b"no checkpoint at all" * 100, "empty": b""}.items():
+        path = OutputDirectory(tmp_path / name).checkpoint(chosen.label)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(damaged)
+        found, steps = executed(chosen, tmp_path / name)
+        assert steps == list(range(1, STEPS + 1)), name
+        assert found.digest == alone.digest, name
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"seed": 1},
-        {"learning_rate": 1e-2},
-        {"max_steps": STEPS + 1},
-        {"method": "prelayer"},
-        {"family": "llama"},
-    ],
-    ids=lambda other: next(iter(other)),
-)
-def test_the_checkpoint_of_another_run_is_as_none(
-    run: Callable[..., Run], alone: Record, tmp_path: Path, other: dict[str, Any]
-) -> None:
-    chosen, foreign = run("lora"), run(**other)
-    assert foreign.key != chosen.key
+def test_the_checkpoint_of_another_run_is_as_none(run: Callable[..., Run], alone: Record, tmp_path: Path) -> None:
+    chosen, foreign = run("lora"), run("lora", seed=1)
+    others = [{"learning_rate": 1e-2}, {"max_steps": STEPS + 1}, {"method": "prelayer"}, {"family": "llama"}]
+    assert len({chosen.key, foreign.key, *(run(**other).key for other in others)}) == 2 + len(others)
     with pytest.raises(Killed):
         execute(foreign, tmp_path / "foreign", listen=kill_at(5))
     path = OutputDirectory(tmp_path / "here").checkpoint(chosen.label)
@@ -285,8 +260,7 @@ def test_a_checkpoint_made_with_another_content_at_the_same_address_is_as_none(
         with pytest.raises(Killed):
             execute(chosen, tmp_path / str(number), listen=kill_at(5))
         lay_down(weights, rows)
-        expected = chosen.execute(tmp_path / "alone")
-        assert execute(chosen, tmp_path / str(number)).digest == expected.digest
+        assert executed(chosen, tmp_path / str(number))[1] == list(range(1, STEPS + 1))
 
 
 def test_loading_a_checkpoint_that_does_not_fit_changes_nothing(fit: Callable[..., Fit], tmp_path: Path) -> None:
@@ -314,7 +288,7 @@ def test_bfloat16_training_saves_float32_tensors_and_leaves_frozen_weights_out(
     run: Callable[..., Run], tmp_path: Path
 ) -> None:
     for method in ("full", "lora"):
-        record = run(method, dtype="bfloat16").execute(tmp_path)
+        record = run(method, dtype="bfloat16", max_steps=2).execute(tmp_path)
         tensors = Adapter.load(tmp_path / record.adapter).tensors
         assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
         assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in tensors.values())

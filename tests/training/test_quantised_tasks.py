@@ -34,7 +34,7 @@ def test_a_text_task_on_an_int8_base_answers_as_its_run_did(
     backbones: Backbones, tmp_path: Path, afina: Command
 ) -> None:
     data = {"kind": "text", "label": "answer"}
-    run = asked(backbones, tmp_path, "lora", data, max_steps=30, batch_size=8, learning_rate=5e-3)
+    run = asked(backbones, tmp_path, "lora", data, max_steps=12, batch_size=8, learning_rate=5e-3)
     record = run.execute(tmp_path / "out")
     place = tmp_path / "out" / record.adapter
     recorded = Predictions.read(tmp_path / "out" / record.predictions, record.predictions_digest).outputs.tolist()

@@ -42,8 +42,7 @@ def equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) ->
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("share", [0.5, 0.01])
-@pytest.mark.parametrize("name", ["full", "lora", "prelayer"])
+@pytest.mark.parametrize(("name", "share"), [("full", 0.5), ("lora", 0.01), ("prelayer", 0.5)])
 def test_the_average_is_the_mean_of_the_last_steps_weights(gpt2: Backbone, name: str, share: float) -> None:
     plain, averaged, seen = started(gpt2, name), started(gpt2, name, average=share), []
     for stop in range(1, STEPS + 1):
