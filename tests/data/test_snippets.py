@@ -15,7 +15,7 @@ from afina import assets
 from afina.data.addresses import is_at_hand
 from afina.data.readers import snippets
 from afina.data.readers.snippets import DOMAINS, Snippet
-from afina.data.readers.target_kinds import splits
+from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import normalised
 from afina.data.task import Task, count_leaked
 from afina.errors import NotFound, UnknownName
@@ -420,7 +420,7 @@ def test_a_random_split_of_the_tweets_would_leak() -> None:
     order = list(range(len(rows)))
     random.Random(0).shuffle(order)
     cut = len(order) // 5
-    found = splits(rows.take(order[cut:]), rows.take(order[:cut]))
+    found = TARGETS[rows.kind].splits(rows.take(order[cut:]), rows.take(order[:cut]))
     assert 0.03 < count_leaked(found.train, found.evaluation) / len(found.evaluation) < 0.08
 
 

@@ -20,7 +20,7 @@ from afina.data.kinds import CLASSES, WRITTEN, Kind, Long
 from afina.data.readers import files
 from afina.data.readers.label_column import LabelFormat
 from afina.data.readers.splitting import LabelledRows, repeated
-from afina.data.readers.target_kinds import TARGETS, check_long, matched, splits
+from afina.data.readers.target_kinds import TARGETS, check_long
 from afina.data.reading_options import OF_FILES, USUAL, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
 from afina.data.task import Task, told
@@ -143,16 +143,18 @@ class EvaluationSet:
                 return own.unseen_by(trained, allow_leakage=allow_leakage)
         listed = labels if labels is not None else trained.data.labels
         rows, names, where, metric = _rows(address, asked, trained, listed)
+        kind = TARGETS[trained.kind]
         if trained.label_names is None:
-            read = splits(rows, rows, labels, names)
+            read = kind.splits(rows, rows, labels, names)
             label_names, split = read.label_names, read.evaluation
             if len(label_names) != trained.width:
                 raise problems.ADAPTER_LABELS_UNNAMED(
                     expected=trained.width, where=where, found=label_names, _known=label_names[:20]
                 )
         else:
-            label_names, split = tuple(trained.label_names), matched(rows, trained.label_names, listed, names)
-        unsaid = TARGETS[trained.kind].unsaid(rows, label_names)
+            label_names = tuple(trained.label_names)
+            split = kind.matched(rows, label_names, listed, names)
+        unsaid = kind.unsaid(rows, label_names)
         more = {"columns": rows.columns, "notes": rows.notes, "long": how}
         found = cls(address, where, label_names, split, trained.kind, metric=metric, **more).without(unsaid)
         return found.in_order(labels).unseen_by(trained, allow_leakage=allow_leakage)
@@ -223,7 +225,7 @@ def _rows(
     keeps = (asked.missing or usual.missing) == "keep"
     form = LabelFormat(trained.kind, asked.separator or trained.data.separator, keeps=keeps)
     known = trained.label_names or ()
-    found, names, path = files.to_measure(find(address), replace(asked, labels=labels), usual, form, known)
+    found, names, path = files.to_measure(find(address), replace(asked, labels=labels), form, known, usual)
     return found, names, address if path == Path(address).expanduser() else str(path), None
 
 

@@ -19,7 +19,7 @@ from afina.data.kinds import CLASSES, WRITTEN, Kind, Long, columns_in_words
 from afina.data.readers import files, frames, splitting
 from afina.data.readers.label_column import LabelFormat
 from afina.data.readers.splitting import TaskData
-from afina.data.readers.target_kinds import TARGETS, check_long, matched
+from afina.data.readers.target_kinds import TARGETS, check_long
 from afina.data.reading_options import OF_FILES, ReadingOptions, shows_options
 from afina.data.split import Example, Split, key
 from afina.repr_html import ReprCard
@@ -108,7 +108,12 @@ class Task(ReprCard):
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
         address, asked = as_address(address), ReadingOptions.of(options, named)
-        found = _with_positive(address, _found(address, asked, offline), asked.positive)
+        return cls._made(address, _found(address, asked, offline), asked, calibration)
+
+    @classmethod
+    def _made(cls, address: str, found: TaskData, asked: ReadingOptions, calibration: bool) -> Task:
+        """Return the task of what was read: with the positive label, limits and parts that are asked for."""
+        found = _with_positive(address, found, asked.positive)
         train = splitting.first(found.train, asked.train_examples, "train_examples")
         held_out = splitting.first(found.evaluation, asked.evaluation_examples, "evaluation_examples")
         found = found if asked.validation is None else replace(found, ceiling={})
@@ -148,18 +153,21 @@ class Task(ReprCard):
 
         Raises InvalidData, Leakage, or CannotWrite if the cache cannot be written to.
         """
-        own = isinstance(evaluation, str | os.PathLike) or evaluation is None
-        both = evaluation if isinstance(evaluation, tuple) and len(evaluation) == 2 else (evaluation,)
-        tables = [frames.table_of(data, targets), *([] if own else [frames.table_of(*both)])]
-        made, asked = files.with_class_names(tables, ReadingOptions.of(options, named))
-        found = files.of_tables(*made, asked=asked)
-        if asked.labels is None and made[0].classes:  # the file that is kept has no order of classes
+        tables, asked = [frames.table_of(data, targets)], ReadingOptions.of(options, named)
+        of_file = isinstance(evaluation, str | os.PathLike)
+        if of_file:
+            tables.append(files.evaluation_table(evaluation_file(evaluation), asked))
+        elif evaluation is not None:
+            both = evaluation if isinstance(evaluation, tuple) and len(evaluation) == 2 else (evaluation,)
+            tables.append(frames.table_of(*both))
+        reading = files.TableReading.of(tables, asked)
+        found, asked = reading.splits(), reading.asked
+        if asked.labels is None and reading.tables[0].classes:  # the file that is kept has no order of classes
             asked = replace(asked, labels=found.label_names)
-        read = [name for role, name in found.columns.items() if role != "others"]
-        columns = [name for each in read for name in ([each] if each in tables[0].columns else each.split(","))]
-        paths = [frames.kept(table, list(dict.fromkeys(columns))) for table in made]
-        file = evaluation if own else str(paths[1])
-        return cls.load(paths[0], replace(asked, evaluation=file), calibration=calibration)
+        paths = [str(frames.kept(table, reading.columns.read)) for table in reading.tables[: 2 - of_file]]
+        file = evaluation if of_file or evaluation is None else paths[1]
+        columns = {role: name for role, name in found.columns.items() if role != "others"}  # those that are kept
+        return cls._made(paths[0], replace(found, columns=columns), replace(asked, evaluation=file), calibration)
 
     @property
     def pairs(self) -> bool:
@@ -262,9 +270,8 @@ def _of_file(asked: ReadingOptions, address: str, named: TaskData) -> tuple[Spli
     """Return all texts of the file `evaluation`, to evaluate what is trained on the named task at `address`."""
     assert asked.evaluation is not None
     pairs, form = named.train.pairs is not None, LabelFormat(named.kind, asked.separator, keeps=asked.missing == "keep")
-    found, names, path = files.to_measure(
-        evaluation_file(asked.evaluation), replace(asked, labels=None), form=form, known=named.label_names
-    )
+    path = evaluation_file(asked.evaluation)
+    found, names, path = files.to_measure(path, replace(asked, labels=None), form, named.label_names)
     if (found.pairs is not None) != pairs:
         raise problems.PAIRS_MISMATCH(
             found="single texts" if pairs else "pairs of texts",
@@ -272,9 +279,10 @@ def _of_file(asked: ReadingOptions, address: str, named: TaskData) -> tuple[Spli
             path=path,
             task=address,
         )
-    if unsaid := TARGETS[named.kind].unsaid(found, named.label_names):
+    kind = TARGETS[named.kind]
+    if unsaid := kind.unsaid(found, named.label_names):
         raise problems.LABELS_UNSAID(task=address, path=path, field="label", columns=unsaid, _s="s" * (len(unsaid) > 1))
-    split = matched(found, named.label_names, None, names, whose=f"those of {address}")
+    split = kind.matched(found, named.label_names, None, names, f"those of {address}")
     return split, (f"{path}: {columns_in_words(found.columns)}.", *found.notes)
 
 

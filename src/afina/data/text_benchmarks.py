@@ -47,7 +47,7 @@ def load_aclsum(name: str, labels: tuple[str, ...] | None = None, *, offline: bo
     folder = assets.fetch("aclsum")
     tables = [_papers(folder / f"{split}.jsonl", aspect, sections) for split in ("train", "test")]
     asked = ReadingOptions(text="document", label=aspect, kind=TEXT, missing="keep", labels=labels)
-    return files.of_tables(*tables, asked=asked)
+    return files.TableReading.of(tables, asked).splits()
 
 
 def _papers(path: Path, aspect: str, sections: Sequence[str]) -> FileTable:
@@ -77,7 +77,7 @@ def load_e2e(place: Path, labels: tuple[str, ...] | None = None) -> TaskData:
     """
     asked = ReadingOptions(text="mr", label="ref", kind=TEXT, missing="keep", labels=labels)
     tables = [formats.read(path) for path in e2e_files(place)]
-    return replace(files.of_tables(*tables, asked=asked), metric="bleu")
+    return replace(files.TableReading.of(tables, asked).splits(), metric="bleu")
 
 
 def squad_files(place: Path) -> list[Path]:
@@ -107,7 +107,7 @@ def load_squad(place: Path, labels: tuple[str, ...] | None = None) -> TaskData:
         text="context", text_pair="question", label="answers", kind=TEXT, missing="keep", labels=labels
     )
     tables = [_questions(path) for path in squad_files(place)]
-    return replace(files.of_tables(*tables, asked=asked), metric="token_f1")
+    return replace(files.TableReading.of(tables, asked).splits(), metric="token_f1")
 
 
 def _is_file(place: Path) -> bool:

@@ -58,7 +58,11 @@ class ClassTargets(TargetKind):
         return spelled(label, True)
 
     def splits(
-        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+        self,
+        train: LabelledRows,
+        evaluation: LabelledRows,
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
     ) -> TaskData:
         known, whole = classes_of(train)
         if labels is None:
@@ -75,10 +79,9 @@ class ClassTargets(TargetKind):
         self,
         rows: LabelledRows,
         label_names: Sequence[str],
-        labels: Sequence[str] | None,
-        names: Sequence[str],
-        whose: str,
-        /,
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
+        whose: str = "the adapter's",
     ) -> Split:
         """Return a split of labels that are matched by name, or by the integer that stands for the name."""
         index = {name: i for i, name in enumerate(label_names)}

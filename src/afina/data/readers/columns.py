@@ -77,6 +77,11 @@ class ColumnNames:
         return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
 
     @property
+    def read(self) -> list[str]:
+        """All columns that are read, each once."""
+        return list(dict.fromkeys([*self.texts, *self.labels, *([self.group] if self.group else [])]))
+
+    @property
     def roles(self) -> dict[str, str]:
         """The columns by role, with the words of `Task.load`; `others` are the columns that are not read."""
         target = TARGETS[self.kind].role if self.kind else "label"

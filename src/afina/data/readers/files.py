@@ -6,13 +6,14 @@ The module knows which files make a task. `formats` knows the formats, and `colu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from afina.data import problems
 from afina.data.kinds import CLASSES, LABELS
 from afina.data.readers import columns, formats, source
+from afina.data.readers.columns import ColumnNames
 from afina.data.readers.doubtful_labels import Spellings, contradictions, folded
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import LabelColumn, LabelFormat
@@ -20,8 +21,8 @@ from afina.data.readers.label_recognition import form_found, form_of_several
 from afina.data.readers.rows import check_how, labelled
 from afina.data.readers.splitting import LabelledRows, TaskData, hold_out
 from afina.data.readers.target_kind import TargetKind
-from afina.data.readers.target_kinds import TARGETS, of_kind, splits
-from afina.data.reading_options import ReadingOptions
+from afina.data.readers.target_kinds import TARGETS, of_kind
+from afina.data.reading_options import USUAL, ReadingOptions
 from afina.errors import NotFound
 
 SST2 = ("negative", "positive")
@@ -31,44 +32,124 @@ TEST = "test"
 """The file name that is read only for measuring an adapter, if there is no file of EVALUATION."""
 
 
-def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None) -> TaskData:
-    """Read the files at `path`, which exists. With `evaluation`, that file is evaluated, and a file all trains."""
-    tables = [formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)]
-    if evaluation is not None or path.is_dir():
-        held_out = evaluation or _find(path, EVALUATION)
-        tables.append(formats.read(held_out, asked.sheet if formats.has_sheet(held_out, asked.sheet) else None))
-    named, asked = with_class_names(tables, asked)
-    return of_tables(*named, asked=asked)
-
-
 UNLABELLED = -1
 """The class index of rows without a label, such as those of a test split whose labels are not published."""
 
 
-def with_class_names(
-    tables: Sequence[FileTable], asked: ReadingOptions, *, first: bool = False, known: Sequence[str] = ()
-) -> tuple[Sequence[FileTable], ReadingOptions]:
-    """Return the tables with names instead of class indices, if the files name the classes of the label column.
+def load(path: Path, asked: ReadingOptions, evaluation: Path | None = None) -> TaskData:
+    """Read the files at `path`, which exists. With `evaluation`, that file is evaluated, and a file all trains."""
+    tables = [formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)]
+    if evaluation is not None or path.is_dir():
+        tables.append(evaluation_table(evaluation or _find(path, EVALUATION), asked))
+    return TableReading.of(tables, asked).splits()
 
-    `FileTable.classes` then has the label column alone, or nothing. Also return what is asked, with column and kind.
 
-    Args:
-        first: As in `columns.choose`.
-        known: The labels that may occur; the indices stay if none is a name.
+def evaluation_table(path: Path, asked: ReadingOptions) -> FileTable:
+    """Return the table of an evaluation file, which has the sheet that is asked for, or a single one."""
+    return formats.read(path, asked.sheet if formats.has_sheet(path, asked.sheet) else None)
+
+
+@dataclass(frozen=True)
+class TableReading:
+    """How the tables of a task are read: which columns, and how their cells become targets.
+
+    Attributes:
+        tables: The table to train on, or to measure with, and the evaluation table, if there is one; with names
+            instead of class indices if the files name the classes of the label column.
+        columns: The columns of the first table.
+        form: How labels are read.
+        asked: What the user asks, and with `published`, how data of the Hub were read when runs on them were first
+            recorded: words such as `NA` are kept, the first usual column is taken, and labels keep their spelling.
     """
-    chosen = columns.choose(tables[0], asked, first=first, kind=asked.kind)
-    column = chosen.labels[0] if len(chosen.labels) == 1 else ""
-    names = tables[0].classes.get(column, ())
-    indices = known and not set(known) & set(names)
-    if not names or indices or (asked.kind is not None and not of_kind(asked.kind).named):
-        return [replace(each, classes={}) for each in tables], asked
-    tables = [_named(each, column, each.classes.get(column, names)) for each in tables]
-    single = not any(isinstance(cell, list) for cell in tables[0].columns[column])
-    return tables, replace(asked, label=column, kind=CLASSES if single and asked.kind is None else asked.kind)
+
+    tables: tuple[FileTable, ...]
+    columns: ColumnNames
+    form: LabelFormat
+    asked: ReadingOptions
+    published: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        tables: Sequence[FileTable],
+        asked: ReadingOptions,
+        *,
+        published: bool = False,
+        form: LabelFormat | None = None,
+        known: Sequence[str] = (),
+    ) -> TableReading:
+        """Choose columns and format by the first table. Raises InvalidData or UnknownName.
+
+        Args:
+            form: How labels are read. None: recognised.
+            known: The labels that may occur; class indices stay if none is the name of a class.
+        """
+        chosen = columns.choose(tables[0], asked, first=published, kind=form.kind if form else asked.kind)
+        column = chosen.labels[0] if len(chosen.labels) == 1 else ""
+        names = tables[0].classes.get(column, ())
+        indices = known and not set(known) & set(names)
+        if not names or indices or (asked.kind is not None and not of_kind(asked.kind).named):
+            tables = [replace(each, classes={}) for each in tables]
+        else:
+            tables = [_named(each, column, each.classes.get(column, names), published) for each in tables]
+            single = not any(isinstance(cell, list) for cell in tables[0].columns[column])
+            asked = replace(asked, label=column, kind=CLASSES if single and asked.kind is None else asked.kind)
+            chosen = columns.choose(tables[0], asked, first=published, kind=form.kind if form else asked.kind)
+        if published and not tables[-1].places:  # a test split without published labels
+            tables = tables[:1]
+        check_how(asked.missing or "refuse")
+        if form is None:
+            reads = replace(asked, kind=chosen.kind or asked.kind)
+            form = label_format(tables[0], chosen.labels, reads, published)
+        else:
+            form = TARGETS[form.kind].form_to_measure(form, tables[0], chosen.labels, asked.labels, known)
+        return cls(tuple(tables), chosen, form, asked, published)
+
+    def rows(self) -> LabelledRows:
+        """Return the rows of the first table."""
+        return self._rows(self.tables[0], self.columns)
+
+    def _rows(self, table: FileTable, chosen: ColumnNames) -> LabelledRows:
+        kept = self.published and self.asked.missing is None
+        return labelled(table, chosen, self.form, None if kept else check_how(self.asked.missing or "refuse"))
+
+    def _held_out_rows(self) -> LabelledRows:
+        """Return the rows of the evaluation table, read as the first. A column that it lacks is an error."""
+        chosen, (_, table) = self.columns, self.tables
+        texts = replace(self.asked, text=chosen.text, text_pair=chosen.text_pair, separator=self.form.separator)
+        asked = replace(texts, label=",".join(chosen.labels), kind=self.form.kind)
+        return self._rows(table, columns.choose(table, asked, first=self.published, kind=self.form.kind))
+
+    def splits(self) -> TaskData:
+        """Return both splits; without an evaluation table, a part of the first is held out."""
+        rows, names = self.rows(), self.asked.labels
+        merge = self.asked.merge_labels
+        spellings = Spellings({}) if self.published else Spellings.of(rows, names, merge=merge)
+        rows = spellings.applied(rows)
+        kind = TARGETS[rows.kind]
+        if len(self.tables) == 1:
+            notes = (*rows.notes, *contradictions(rows), *kind.findings(rows))
+            train_rows, evaluation_rows = hold_out(rows, kind.strata(rows), both_sides=kind.stratified)
+            if not len(evaluation_rows):
+                lacks = "no label has two different texts" if kind.stratified else "there are no two different texts"
+                raise problems.NOTHING_TO_HOLD_OUT(path=self.tables[0].path, examples=len(rows), _lacks=lacks)
+            found = kind.splits(train_rows, evaluation_rows, names)
+        else:
+            held_out = spellings.applied(self._held_out_rows())
+            both = (*contradictions(rows, held_out), *kind.findings(rows, held_out))
+            notes = tuple(dict.fromkeys((*rows.notes, *held_out.notes, *both)))
+            found = kind.splits(rows, held_out, names, SST2 if all(map(_is_sst2, self.tables)) else ())
+        left_out = [name for name in rows.names if name not in found.label_names]
+        if left_out:
+            notes += (f"No training text has the label {' or '.join(left_out)}, so this label is left out.",)
+        return replace(found, separator=self.form.separator, columns=rows.columns, other=rows.other, notes=notes)
 
 
-def _named(found: FileTable, column: str, names: Sequence[str]) -> FileTable:
-    """Return the table with names of classes instead of class indices, and None instead of UNLABELLED."""
+def _named(found: FileTable, column: str, names: Sequence[str], published: bool) -> FileTable:
+    """Return the table with names of classes instead of class indices, and None instead of UNLABELLED.
+
+    Rows without a label of published data are left out.
+    """
 
     def name(value: Any) -> Any:
         if isinstance(value, list):
@@ -80,60 +161,19 @@ def _named(found: FileTable, column: str, names: Sequence[str]) -> FileTable:
     if column not in found.columns:  # choosing the columns reports the missing column
         return found
     cells = [name(value) for value in found.columns[column]]
-    return replace(found, columns=found.columns | {column: cells}, classes={column: names})
-
-
-def of_tables(
-    train: FileTable,
-    held_out: FileTable | None = None,
-    *,
-    asked: ReadingOptions,
-    published: bool = False,
-) -> TaskData:
-    """Return both splits; without `held_out`, a part of `train` is held out.
-
-    With `published`, the data are the Hub's, and are read as they were when runs on them were first recorded. Words
-    such as `NA` are kept, the first usual column is taken, and labels keep their spelling.
-    """
-    names = asked.labels
-    rows, chosen, form = _rows(train, asked, published=published)
-    spellings = Spellings.of(rows, names, merge=asked.merge_labels) if not published else Spellings({})
-    rows = spellings.applied(rows)
-    if held_out is None:
-        kind = TARGETS[rows.kind]
-        notes = (*rows.notes, *contradictions(rows), *kind.findings(rows))
-        train_rows, evaluation_rows = hold_out(rows, kind.strata(rows), both_sides=kind.stratified)
-        if not len(evaluation_rows):
-            lacks = "no label has two different texts" if kind.stratified else "there are no two different texts"
-            raise problems.NOTHING_TO_HOLD_OUT(path=train.path, examples=len(rows), _lacks=lacks)
-        found = splits(train_rows, evaluation_rows, names)
-    else:
-        # Both tables are read as the training table. A column that the other table lacks is an error.
-        held_out_rows, _, _ = _rows(held_out, chosen, published=published, form=form)
-        held_out_rows = spellings.applied(held_out_rows)
-        both = (*contradictions(rows, held_out_rows), *TARGETS[rows.kind].findings(rows, held_out_rows))
-        notes = tuple(dict.fromkeys((*rows.notes, *held_out_rows.notes, *both)))
-        own = SST2 if _is_sst2(train) and _is_sst2(held_out) else ()
-        found = splits(rows, held_out_rows, names, own)
-    left_out = [name for name in rows.names if name not in found.label_names]
-    if left_out:
-        notes += (f"No training text has the label {' or '.join(left_out)}, so this label is left out.",)
-    return replace(found, separator=form.separator, columns=rows.columns, other=rows.other, notes=notes)
+    named = replace(found, columns=found.columns | {column: cells}, classes={column: names})
+    return named.take([row for row, cell in enumerate(cells) if cell is not None]) if published else named
 
 
 def to_measure(
-    path: Path,
-    asked: ReadingOptions,
-    usual: ReadingOptions | None = None,
-    form: LabelFormat | None = None,
-    known: Sequence[str] = (),
+    path: Path, asked: ReadingOptions, form: LabelFormat, known: Sequence[str], usual: ReadingOptions = USUAL
 ) -> tuple[LabelledRows, tuple[str, ...], Path]:
     """Return all labelled rows of a file or of a directory's evaluation file, the names of 0, 1, ..., and the file.
 
     Args:
-        usual: Columns to take if the file has them and none is named, and how to treat missing values.
-        form: How labels are read. None: recognised.
+        form: How labels are read.
         known: The labels that may occur.
+        usual: Columns to take if the file has them and none is named, and how to treat missing values.
     """
     if path.is_dir():
         try:
@@ -142,24 +182,19 @@ def to_measure(
             if not any(source.stem(file) == TEST for file in path.iterdir()):
                 raise
             path = _find(path, (TEST,))
-    found = formats.read(path, asked.sheet)
-    _check_separator(asked.separator, None if form is None else TARGETS[form.kind])
-    usual = usual or ReadingOptions()
-    columns = {key: getattr(usual, key) for key in ("text", "text_pair", "label")}
+    table, kind = formats.read(path, asked.sheet), TARGETS[form.kind]
+    _check_separator(asked.separator, kind)
     if asked.label is None:
-        _check_all(found, usual.label)
-    there = {key: name for key, name in columns.items() if name and _has(found, name)}
+        _check_all(table, usual.label)
+    columns = {key: getattr(usual, key) for key in ("text", "text_pair", "label")}
+    there = {key: name for key, name in columns.items() if name and _has(table, name)}
     there |= {key: getattr(usual, key) for key in ("missing", "merge_labels") if getattr(usual, key)}
-    asked = replace(ReadingOptions(**there), **asked.given)
-    if form is not None:
-        asked = replace(asked, kind=form.kind)
-    (found,), asked = with_class_names([found], asked, known=known)
-    rows, _, _ = _rows(found, asked, form=form, known=known)
-    kind = TARGETS[rows.kind]
+    asked = replace(replace(ReadingOptions(**there), **asked.given), kind=form.kind)
+    rows = TableReading.of([table], asked, form=form, known=known).rows()
     rows = replace(rows, notes=(*rows.notes, *contradictions(rows), *kind.findings(rows)))
     if asked.merge_labels and known and kind.named:
         rows = Spellings({folded(name): name for name in known}).applied(rows)
-    return rows, SST2 if _is_sst2(found) else (), path
+    return rows, SST2 if _is_sst2(table) else (), path
 
 
 def _has(found: FileTable, name: str) -> bool:
@@ -181,28 +216,6 @@ def _check_all(found: FileTable, label: str | None) -> None:
             _lacking=lacking,
             _there=",".join(there),
         )
-
-
-def _rows(
-    found: FileTable,
-    asked: ReadingOptions,
-    *,
-    published: bool = False,
-    form: LabelFormat | None = None,
-    known: Sequence[str] = (),
-) -> tuple[LabelledRows, ReadingOptions, LabelFormat]:
-    """Return the rows, the chosen columns, and how labels are read, which is `form` if given."""
-    how = check_how(asked.missing or "refuse")
-    kind = form.kind if form else asked.kind
-    chosen = columns.choose(found, asked, first=published, kind=kind)
-    if form is None:
-        reads = replace(asked, kind=chosen.kind or asked.kind)
-        form = label_format(found, chosen.labels, reads, published)
-    else:
-        form = TARGETS[form.kind].form_to_measure(form, found, chosen.labels, asked.labels, known)
-    rows = labelled(found, chosen, form, None if published and asked.missing is None else how)
-    texts = replace(asked, text=chosen.text, text_pair=chosen.text_pair)
-    return rows, replace(texts, label=rows.column, kind=form.kind, separator=form.separator), form
 
 
 def files_of(directory: Path, *, evaluated: bool = True) -> list[Path]:

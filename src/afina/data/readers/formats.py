@@ -9,7 +9,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from itertools import chain
 from pathlib import Path
@@ -48,6 +48,11 @@ class FileTable:
     def where(self, row: int) -> str:
         """Return the place of a row, for messages."""
         return f"{self.path}, {self.unit} {self.places[row]}"
+
+    def take(self, rows: Sequence[int]) -> FileTable:
+        """Return the table of some rows."""
+        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
+        return replace(self, columns=columns, places=[self.places[row] for row in rows])
 
 
 @contextmanager

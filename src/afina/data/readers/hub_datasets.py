@@ -19,7 +19,7 @@ from afina.data.readers.files import SST2
 from afina.data.readers.formats import FileTable
 from afina.data.readers.label_column import Label
 from afina.data.readers.splitting import LabelledRows, TaskData
-from afina.data.readers.target_kinds import splits
+from afina.data.readers.target_kinds import TARGETS
 from afina.data.reading_options import ReadingOptions
 from afina.errors import NotFound
 
@@ -169,7 +169,7 @@ def _listed(form: GlueTask) -> str:
 def _read(form: GlueTask, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None) -> TaskData:
     occurring = set(train.labels)
     known = labels if labels is not None else [name for name in form.names if name in occurring]
-    found = splits(train, evaluation, None if not form.names and labels is None else known)
+    found = TARGETS[form.kind].splits(train, evaluation, None if not form.names and labels is None else known)
     return replace(found, metric=form.metric)
 
 
@@ -288,11 +288,7 @@ def load_dataset(place: HubDataset, asked: ReadingOptions, *, offline: bool = Fa
         formats.joined(f"{place.repository}, {split}", [formats.read(path) for path in paths])
         for split, paths in found.items()
     ]
-    named, asked = files.with_class_names(tables, asked, first=True)
-    named = [_labelled(each) for each in named]
-    if len(named) == 2 and not named[1].places:  # a test split without published labels
-        named = named[:1]
-    return files.of_tables(*named, asked=asked, published=True)
+    return files.TableReading.of(tables, asked, published=True).splits()
 
 
 def is_dataset_cached(place: HubDataset) -> bool:
@@ -304,14 +300,3 @@ def is_dataset_cached(place: HubDataset) -> bool:
     except NotFound:
         return False
     return True
-
-
-def _labelled(found: FileTable) -> FileTable:
-    """Return the rows that have a label, if the table has names of classes."""
-    cells = [found.columns[column] for column in found.classes]
-    kept = [i for i in range(len(found.places)) if all(values[i] is not None for values in cells)]
-    return replace(
-        found,
-        columns={name: [values[i] for i in kept] for name, values in found.columns.items()},
-        places=[found.places[i] for i in kept],
-    )

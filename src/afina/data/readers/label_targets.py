@@ -93,7 +93,11 @@ class LabelTargets(TargetKind):
         return tuple(sorted(self.names(label)))
 
     def splits(
-        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+        self,
+        train: LabelledRows,
+        evaluation: LabelledRows,
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
     ) -> TaskData:
         """Return label names and both splits. Columns keep the file's order, other names are sorted."""
         known = self._ordered(train, labels)
@@ -116,10 +120,9 @@ class LabelTargets(TargetKind):
         self,
         rows: LabelledRows,
         label_names: Sequence[str],
-        labels: Sequence[str] | None,
-        names: Sequence[str],
-        whose: str,
-        /,
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
+        whose: str = "the adapter's",
     ) -> Split:
         return self._split(rows, label_names, f"{whose} labels are")
 

@@ -53,21 +53,17 @@ class NumberTargets(TargetKind):
         example = {None: "3.5", "decimal": "3,5", "thousands": "1,234.5"}[notation.comma] + " %" * notation.percent
         raise problems.NUMBER_MALFORMED(where=where, found=str(value)[:40], _example=example)
 
-    def strata(self, rows: LabelledRows) -> list[str]:
-        return [""] * len(rows)
-
-    def names(self, label: Label) -> tuple[str, ...]:
-        return ()
-
-    def same(self, label: Label) -> Label:
-        return label
-
     def splits(
-        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+        self,
+        train: LabelledRows,
+        evaluation: LabelledRows,
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
     ) -> TaskData:
         """Return both splits; the label name is the column's name."""
         self.refuse_names(labels)
-        return TaskData((train.column,), self.matched(train), self.matched(evaluation), self.kind, column=train.column)
+        found = self.matched(train), self.matched(evaluation)
+        return TaskData((train.column,), *found, self.kind, column=train.column)
 
     def matched(self, rows: LabelledRows, *_: object) -> Split:
         """Return the split: numbers have no names to match."""

@@ -6,7 +6,6 @@ The module does not know which columns are chosen, file formats, or the order of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -171,13 +170,10 @@ def without(
     kept = [row for row in range(len(table.places)) if row not in found]
     if not kept:
         raise problems.ALL_ROWS_INCOMPLETE(path=table.path, rows=len(rows))
-    left = replace(
-        table,
-        columns={name: [values[row] for row in kept] for name, values in table.columns.items()},
-        places=[table.places[row] for row in kept],
-    )
     number = f"{len(rows):,} rows are" if len(rows) > 1 else "1 row is"
-    return left, (f"{table.path}: {number} left out because a value is missing ({rows_in_words(table, rows)}).",)
+    return table.take(kept), (
+        f"{table.path}: {number} left out because a value is missing ({rows_in_words(table, rows)}).",
+    )
 
 
 def _refuse(table: FileTable, rows: Sequence[int], name: str, expected: str) -> None:

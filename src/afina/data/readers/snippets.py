@@ -26,7 +26,7 @@ from afina import assets
 from afina.data.kinds import CLASSES, NUMBER, Kind
 from afina.data.readers.label_column import Label
 from afina.data.readers.splitting import LabelledRows, TaskData, identity, rank, sides, trains
-from afina.data.readers.target_kinds import splits
+from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Example, key
 
 
@@ -167,7 +167,7 @@ class _Told:
         kept = self.kept(read(*self.domains))
         train, evaluation = _divided(kept)
         kind, column = (CLASSES, "label") if self.names else (NUMBER, "rating")
-        found = splits(
+        found = TARGETS[kind].splits(
             _rows(train, self.label, kind, column),
             _rows(evaluation, self.label, kind, column),
             labels if labels is not None or not self.names else self._occurring(train),
@@ -226,7 +226,8 @@ def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> Task
         ]
         for side in (True, False)
     )
-    made = splits(_paired(train), _paired(evaluation), labels if labels is not None else ORDER)
+    rows = _paired(train)
+    made = TARGETS[rows.kind].splits(rows, _paired(evaluation), labels if labels is not None else ORDER)
     first, second = np.split(marks([pair[i] for i in (0, 1) for pair in evaluation], offline=offline), 2)
     known = ~(np.isnan(first[:, 0]) | np.isnan(second[:, 0]))
     return replace(made, ceiling=of_pairs(first[known], second[known]) if known.any() else {})

@@ -90,35 +90,47 @@ class TargetKind(ABC):
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> Label:
         """Return the label in a row. Raises InvalidData with the row."""
 
-    @abstractmethod
     def strata(self, rows: LabelledRows) -> list[str]:
         """Return the stratum of each row: a held-out part is drawn from each stratum."""
+        return [""] * len(rows)
 
-    @abstractmethod
     def names(self, label: Label) -> tuple[str, ...]:
         """Return the names in a label, as the data spell them."""
+        return ()
 
-    @abstractmethod
     def same(self, label: Label) -> Label:
         """Return a normalised label: two labels are equal if their normalised labels are."""
+        return label
 
     @abstractmethod
     def splits(
-        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+        self,
+        train: LabelledRows,
+        evaluation: LabelledRows,
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
     ) -> TaskData:
-        """Return label names and both splits, for rows of this kind (arguments of the function `splits`)."""
+        """Return label names and both splits.
+
+        Integers are in numerical order and names are sorted, unless `labels` gives the order, or names for the integers
+        0..n-1. `names`: the data's own names for the integers 0..n-1, if any. Raises InvalidData with the row.
+        """
 
     @abstractmethod
     def matched(
         self,
         rows: LabelledRows,
         label_names: Sequence[str],
-        labels: Sequence[str] | None,
-        names: Sequence[str],
-        whose: str,
-        /,
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
+        whose: str = "the adapter's",
     ) -> Split:
-        """Return a split with known labels, for rows of this kind (arguments of the function `matched`)."""
+        """Return a split of rows whose labels are in `label_names`. Not every name has to occur.
+
+        labels  the names in `label_names` of the integers 0..n-1 in the data. None: `names`
+        names   the data's own names for the integers 0..n-1
+        Raises InvalidData for a label that is not in `label_names`; the message lists the labels of both.
+        """
 
     def ordered(self, label_names: Sequence[str], labels: Sequence[str]) -> Sequence[str]:
         """Return the label names of a trained adapter in the order that a user gives. Raises InvalidData."""

@@ -63,18 +63,16 @@ class TextTargets(TargetKind):
         found = listed(value)
         return found is not None and all(is_empty(one) for one in found)
 
-    def strata(self, rows: LabelledRows) -> list[str]:
-        return [""] * len(rows)
-
-    def names(self, label: Label) -> tuple[str, ...]:
-        return ()
-
     def same(self, label: Label) -> Label:
         """Return no text: different references of an input do not contradict each other."""
         return ()
 
     def splits(
-        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+        self,
+        train: LabelledRows,
+        evaluation: LabelledRows,
+        labels: Sequence[str] | None = None,
+        names: Sequence[str] = (),
     ) -> TaskData:
         """Return both splits; the label name is the column's name. Raises InvalidData if `labels` is given."""
         self.refuse_names(labels)
