@@ -16,26 +16,18 @@ from afina import allocator
 from afina.cli import problems
 from afina.cli.options import (
     AdapterArgument,
-    BeamsOption,
     Json,
-    LengthPenaltyOption,
     MethodOption,
     MetricOption,
-    NewTokensOption,
-    NgramOption,
     OwnBackbone,
     PeftPrecisionOption,
-    SampleSeedOption,
     SeedOption,
-    StopOption,
     TaskOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-    decoding_options,
+    decoding,
     locate,
+    measuring,
     reading_option,
-    takes_reading,
+    takes,
 )
 from afina.cli.store_exchange import print_flips
 from afina.cli.terminal import print_reading, print_tables, printable
@@ -65,7 +57,7 @@ CheckProbeOption = Annotated[
 ]
 
 
-@takes_reading(measures=True)
+@takes(data=measuring)
 def evaluate(
     adapter: AdapterArgument,
     task: TaskOption,
@@ -112,8 +104,10 @@ def evaluate(
         print_tables(*shown)
 
 
+@takes(generation=decoding)
 def predict(
     adapter: AdapterArgument,
+    *,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to label.", metavar="TEXT...")] = None,
     file: Annotated[
         Path | None,
@@ -135,15 +129,7 @@ def predict(
         Path | None,
         typer.Option("--out", help="Write the columns of the file and the answers to FILE.csv or FILE.jsonl."),
     ] = None,
-    max_new_tokens: NewTokensOption = None,
-    beams: BeamsOption = None,
-    length_penalty: LengthPenaltyOption = None,
-    no_repeat_ngram: NgramOption = None,
-    temperature: TemperatureOption = None,
-    top_p: TopPOption = None,
-    top_k: TopKOption = None,
-    sample_seed: SampleSeedOption = None,
-    stop: StopOption = None,
+    generation: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """Label texts, or write answers to them; print one JSON object per line.
@@ -158,9 +144,6 @@ def predict(
     refuse_blank(texts or [])
     if file is not None:
         check_there(file)  # before anything that takes time
-    generation = decoding_options(
-        max_new_tokens, beams, length_penalty, no_repeat_ngram, temperature, top_p, top_k, sample_seed, stop
-    )
     opened = locate(adapter, method, seed, backbone, precision)()
     said = _Answers(opened, as_json=as_json)
     own, alone = opened.manifest.data, nullcontext([Chunk.of(texts or [])])
@@ -258,7 +241,7 @@ def _answer(
             read(chunk)
 
 
-@takes_reading(measures=True)
+@takes(data=measuring)
 def compare(
     first: Annotated[
         str, typer.Argument(help="First adapter: its directory, or store:CLIENT/TASK@VERSION.", metavar="A")

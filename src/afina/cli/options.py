@@ -6,7 +6,7 @@ The module does not know any command.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
@@ -82,14 +82,6 @@ MetricOption = Annotated[
         metavar="NAME",
     ),
 ]
-TemplateOption = Annotated[
-    str | None,
-    typer.Option(
-        "--template",
-        help=r"Prompt template with {text}, such as 'Review: {text}\nSentiment:'; '{text}' for the text alone.",
-        metavar="TEMPLATE",
-    ),
-]
 WordsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -110,37 +102,6 @@ NoTexts = Annotated[
     typer.Option("--no-texts", help="Show row numbers instead of texts in the report, and publish no hashes of texts."),
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Train recorded runs again and replace their records.")]
-JobsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--jobs",
-        help="Number of runs at the same time; the runs share the processors. Default: 1, or as many as fit on a Ray "
-        "cluster.",
-        min=1,
-        metavar="N",
-    ),
-]
-ExecutorOption = Annotated[
-    str | None,
-    typer.Option(
-        "--executor",
-        help="Where runs are executed: local, ray or ray=ADDRESS (a Ray cluster; needs the extra 'afina[ray]').",
-        metavar="NAME",
-    ),
-]
-ShipBackboneOption = Annotated[
-    bool,
-    typer.Option("--ship-backbone", help="With Ray: copy the directory of the backbone to the storage, for the nodes."),
-]
-StorageOption = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        help="With Ray: where nodes read and write the files of runs: a directory that this machine and all nodes see, "
-        "or s3://BUCKET/PREFIX. Required unless this machine is the only node.",
-        metavar="ADDRESS",
-    ),
-]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -170,42 +131,59 @@ def reading_option(name: str, about: str | None = None) -> Any:
     return typer.Option(option_flag(name), help=about or declared["description"], metavar=declared["metavar"])
 
 
-_KEEPS = "Include texts that the adapter was trained on; by default, these texts are left out."
-
-
-def takes_reading(*, measures: bool = False) -> Callable[[Command], Command]:
-    """Return a decorator: the command gets the reading options, and takes those that are given as `data`, by name.
-
-    Args:
-        measures: Whether the command reads texts to measure an adapter on, whose kind is known.
-    """
-    names = [name for name, one in OPTIONS.items() if one.metadata["flag"]]
-    if measures:
-        names = [name for name in names if OPTIONS[name].metadata["measures"] and name != "kind"]
-    lists = {name for name in names if str(OPTIONS[name].type).startswith("tuple")}
-    more = []
-    for name in names:
-        default = OPTIONS[name].default
-        shown = reading_option(name, _KEEPS if measures and name == "allow_leakage" else None)
-        annotation: Any = Annotated[bool, shown] if default is False else Annotated[str | None, shown]
-        more.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+def takes(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
+    """Return a decorator: a parameter stands for the options of a function, and gets what the function returns."""
+    options = {name: inspect.signature(made, eval_str=True).parameters for name, made in groups.items()}
 
     def decorated(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True).parameters
+        shown = [each for name, one in own.items() for each in (options[name].values() if name in groups else (one,))]
 
         @wraps(command)
-        def run(*given: Any, **options: Any) -> None:
-            data = {name: value for name in names if (value := options.pop(name)) not in (None, False)}
-            for name in lists & data.keys():
-                data[name] = [part.strip() for part in data[name].split(",")]
-            command(*given, **options, data=data)
+        def run(**given: Any) -> None:
+            made = {name: make(**{one: given.pop(one) for one in options[name]}) for name, make in groups.items()}
+            command(**given, **made)
 
-        kept = (one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, one in own.items() if name != "data")
-        run.__signature__ = inspect.Signature([*kept, *more])  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in shown]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
         return cast(Command, run)
 
     return decorated
+
+
+_KEEPS = "Include texts that the adapter was trained on; by default, these texts are left out."
+
+
+def _reading(names: Sequence[str], abouts: Mapping[str, str]) -> Callable[..., dict[str, Any]]:
+    """Return a function of reading options that returns those that are given; `abouts` replaces the help of some."""
+    parameters = []
+    for name in names:
+        default, shown = OPTIONS[name].default, reading_option(name, abouts.get(name))
+        annotation: Any = Annotated[bool, shown] if default is False else Annotated[str | None, shown]
+        one = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        parameters.append(one)
+
+    def made(**options: Any) -> dict[str, Any]:
+        data = {name: value for name, value in options.items() if value not in (None, False)}
+        for name in data:
+            if str(OPTIONS[name].type).startswith("tuple"):
+                data[name] = [part.strip() for part in data[name].split(",")]
+        return data
+
+    made.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return made
+
+
+_OF_COMMANDS = [name for name, one in OPTIONS.items() if one.metadata["flag"]]
+
+reading = _reading(_OF_COMMANDS, {})
+"""The options of how a task is read, by name."""
+
+measuring = _reading(
+    [name for name in _OF_COMMANDS if OPTIONS[name].metadata["measures"] and name != "kind"], {"allow_leakage": _KEEPS}
+)
+"""The options of how texts are read on which an adapter is measured, whose kind is known."""
 
 
 def template_option(template: str) -> str:
@@ -242,58 +220,62 @@ def _words_by_label(item: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def ask_options(template: str | None, words: list[str] | None) -> dict[str, Any]:
+def asking(
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            help=r"Prompt template with {text}, such as 'Review: {text}\nSentiment:'; '{text}' for the text alone.",
+            metavar="TEMPLATE",
+        ),
+    ] = None,
+    words: WordsOption = None,
+) -> dict[str, Any]:
     """Return the options of asking that were given, under their names in [ask] of a study file."""
     asked: dict[str, Any] = {} if template is None else {"template": template_option(template)}
     return asked | ({"head": "words", "words": words_option(words)} if words else {})
 
 
-NewTokensOption = Annotated[
-    int | None,
-    typer.Option("--max-new-tokens", help="Most tokens of a generated answer; default: as in training.", metavar="N"),
-]
-BeamsOption = Annotated[int | None, typer.Option("--beams", help="Beams of beam search.", metavar="N")]
-LengthPenaltyOption = Annotated[
-    float | None,
-    typer.Option("--length-penalty", help="In beam search, above 1 favours longer answers.", metavar="X"),
-]
-NgramOption = Annotated[
-    int | None,
-    typer.Option("--no-repeat-ngram", help="No n-gram of this size occurs twice in prompt and answer.", metavar="N"),
-]
-TemperatureOption = Annotated[
-    float | None,
-    typer.Option("--temperature", help="Sample answers at this temperature; 0: the best token.", metavar="X"),
-]
-TopPOption = Annotated[
-    float | None,
-    typer.Option("--top-p", help="Sample among the most probable tokens with this probability.", metavar="P"),
-]
-TopKOption = Annotated[
-    int | None, typer.Option("--top-k", help="Sample among this number of most probable tokens.", metavar="N")
-]
-SampleSeedOption = Annotated[int | None, typer.Option("--sample-seed", help="Seed of sampling.", metavar="N")]
-StopOption = Annotated[
-    list[str] | None,
-    typer.Option("--stop", help=r"End an answer before this string, such as '\n'; may be repeated.", metavar="STRING"),
-]
-
-
-def decoding_options(
-    max_new_tokens: int | None,
-    beams: int | None,
-    length_penalty: float | None,
-    no_repeat_ngram: int | None,
-    temperature: float | None,
-    top_p: float | None,
-    top_k: int | None,
-    seed: int | None,
-    stop: list[str] | None,
+def decoding(
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens", help="Most tokens of a generated answer; default: as in training.", metavar="N"
+        ),
+    ] = None,
+    beams: Annotated[int | None, typer.Option("--beams", help="Beams of beam search.", metavar="N")] = None,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option("--length-penalty", help="In beam search, above 1 favours longer answers.", metavar="X"),
+    ] = None,
+    no_repeat_ngram: Annotated[
+        int | None,
+        typer.Option(
+            "--no-repeat-ngram", help="No n-gram of this size occurs twice in prompt and answer.", metavar="N"
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", help="Sample answers at this temperature; 0: the best token.", metavar="X"),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option("--top-p", help="Sample among the most probable tokens with this probability.", metavar="P"),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="Sample among this number of most probable tokens.", metavar="N")
+    ] = None,
+    sample_seed: Annotated[int | None, typer.Option("--sample-seed", help="Seed of sampling.", metavar="N")] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stop", help=r"End an answer before this string, such as '\n'; may be repeated.", metavar="STRING"
+        ),
+    ] = None,
 ) -> dict[str, Any]:
     """Return the options of generation that were given, as fields of `Decoding`."""
-    given: dict[str, Any] = {"max_new_tokens": max_new_tokens, "beams": beams, "length_penalty": length_penalty}
-    given |= {"no_repeat_ngram": no_repeat_ngram, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-    given |= {"seed": seed, "stop": [template_option(one) for one in stop] if stop else None}
+    given = {**locals(), "seed": sample_seed, "stop": [template_option(one) for one in stop] if stop else None}
+    del given["sample_seed"]
     return {name: value for name, value in given.items() if value is not None}
 
 

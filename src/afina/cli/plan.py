@@ -17,12 +17,12 @@ from afina.cli.options import (
     Json,
     OneBackbone,
     TaskOption,
-    TemplateOption,
     WordsOption,
-    ask_options,
+    asking,
     check_different,
     only,
-    takes_reading,
+    reading,
+    takes,
     template_option,
     words_option,
 )
@@ -91,8 +91,9 @@ MethodsOption = Annotated[
 ]
 
 
-@takes_reading()
+@takes(data=reading, ask=asking)
 def plan(
+    *,
     backbone: BackbonesOption = None,
     task: Annotated[str | None, typer.Option("--task", help="Labelled texts to plan for.", metavar="ADDRESS")] = None,
     method: MethodsOption = None,
@@ -106,10 +107,8 @@ def plan(
     ] = None,
     epochs: Annotated[int, _amount("--epochs", "Epochs of the training whose time is estimated.")] = 2,
     calibrate: CalibrateOption = True,
-    template: TemplateOption = None,
-    words: WordsOption = None,
+    ask: dict[str, Any],
     as_json: Json = False,
-    *,
     data: dict[str, Any],
 ) -> None:
     """Estimate memory, disk and time of each method before training, on each backbone.
@@ -134,7 +133,7 @@ def plan(
     asked: dict[str, Any] = {
         "methods": [make(name) for name in method] if method else None,
         "data": checked(ReadingOptions, data, "plan"),
-        "ask": Ask(**ask_options(template, words)),
+        "ask": Ask(**ask),
         "memory": read_size(memory) if memory is not None else None,
     }
     trains = partial(Training, dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs)
@@ -232,7 +231,7 @@ OffsetOption = Annotated[
 ]
 
 
-@takes_reading()
+@takes(data=reading)
 def ask(
     task: TaskOption,
     template: TemplatesOption = None,

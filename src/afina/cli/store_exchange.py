@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina.cli import problems
-from afina.cli.options import (
-    Json,
-    OwnBackbone,
-    PeftPrecisionOption,
-    takes_reading,
-)
+from afina.cli.options import Json, OwnBackbone, PeftPrecisionOption, measuring, takes
 from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened
 from afina.cli.terminal import print_assumed_precision, print_created, print_prose, print_reading, printable
 from afina.errors import AfinaError
@@ -31,7 +26,7 @@ MANY = 5
 """The largest number of layers, and of flips, that are shown. The largest changes and new errors are first."""
 
 
-@takes_reading(measures=True)
+@takes(data=measuring)
 def diff(
     context: typer.Context,
     first: VersionArgument,

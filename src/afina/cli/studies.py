@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +16,7 @@ import typer
 from afina.cli.options import (
     EMBEDDED,
     BackbonesOption,
-    ExecutorOption,
     FreshOption,
-    JobsOption,
     Json,
     MetricOption,
     NoTexts,
@@ -26,15 +24,12 @@ from afina.cli.options import (
     Overrides,
     PublishOption,
     SeveralBackbones,
-    ShipBackboneOption,
-    StorageOption,
     TaskOption,
-    TemplateOption,
-    WordsOption,
-    ask_options,
+    asking,
     only,
+    reading,
     reading_option,
-    takes_reading,
+    takes,
 )
 from afina.cli.results import check_publishing, publish_winner, show_results, write_report, write_text
 from afina.cli.terminal import exit_status, print_prose, sigterm_as_ctrl_c
@@ -52,9 +47,9 @@ class ExecutorOptions:
     """The options that say where runs are executed."""
 
     executor: str | None
-    jobs: int | None
     ship_backbone: bool
     storage: str | None
+    jobs: int | None = None
 
     def opened(self, says: Says) -> AbstractContextManager[Executor]:
         """Return an executor that is closed at the end of the block; `says` receives sentences about it."""
@@ -67,6 +62,48 @@ class ExecutorOptions:
         )
 
 
+def execution(
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            "--executor",
+            help="Where runs are executed: local, ray or ray=ADDRESS (a Ray cluster; needs the extra 'afina[ray]').",
+            metavar="NAME",
+        ),
+    ] = None,
+    ship_backbone: Annotated[
+        bool,
+        typer.Option(
+            "--ship-backbone", help="With Ray: copy the directory of the backbone to the storage, for the nodes."
+        ),
+    ] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            help="With Ray: where nodes read and write the files of runs: a directory that this machine and all nodes "
+            "see, or s3://BUCKET/PREFIX. Required unless this machine is the only node.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+) -> ExecutorOptions:
+    """Return the options that say where runs are executed."""
+    return ExecutorOptions(executor, ship_backbone, storage)
+
+
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        help="Number of runs at the same time; the runs share the processors. Default: 1, or as many as fit on a Ray "
+        "cluster.",
+        min=1,
+        metavar="N",
+    ),
+]
+
+
+@takes(ask=asking, run_in=execution)
 def study(
     source: Annotated[
         str,
@@ -74,6 +111,7 @@ def study(
             help="Study file (TOML), or preset: quickstart, fair, methods, backbones, paper or e2e.", metavar="STUDY"
         ),
     ],
+    *,
     out: Annotated[
         Path | None, typer.Option("--out", help="Directory of the results; by default results/NAME.")
     ] = None,
@@ -81,16 +119,13 @@ def study(
     backbone: SeveralBackbones = None,
     task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
     evaluation: Annotated[str | None, reading_option("evaluation")] = None,
-    template: TemplateOption = None,
-    words: WordsOption = None,
+    ask: dict[str, Any],
     allow_leakage: Annotated[bool, reading_option("allow_leakage")] = False,
     no_texts: NoTexts = False,
     publish: PublishOption = None,
     fresh: FreshOption = False,
     jobs: JobsOption = None,
-    executor: ExecutorOption = None,
-    ship_backbone: ShipBackboneOption = False,
-    storage: StorageOption = None,
+    run_in: ExecutorOptions,
     as_json: Json = False,
 ) -> None:
     """Compare methods, and backbones, by a study file or a preset.
@@ -109,7 +144,7 @@ def study(
     if backbone:
         given.append(f"backbones={_toml(backbone)}" if backbone[1:] else f"backbone={_toml(backbone[0])}")
     given += ["data.allow_leakage=true"] if allow_leakage else []
-    given += [f"ask.{key}={_toml(value)}" for key, value in ask_options(template, words).items()]
+    given += [f"ask.{key}={_toml(value)}" for key, value in ask.items()]
     chosen = Study.load(source, given)
     if task is not None and source in presets():
         chosen, left_out = suited_to_task(chosen)
@@ -119,7 +154,7 @@ def study(
         chosen, left_out = suited_to_backbones(chosen)
         if left_out:
             print(f"Left out, because an encoder cannot be asked in words: {', '.join(left_out)}", file=sys.stderr)
-    run_in = ExecutorOptions(executor or chosen.executor, jobs, ship_backbone, storage)
+    run_in = replace(run_in, executor=run_in.executor or chosen.executor, jobs=jobs)
     _carry_out(chosen, out, as_json, run_in, texts=not no_texts, publish=publish, fresh=fresh)
 
 
@@ -134,8 +169,9 @@ TrainingOverrides = Annotated[
 ]
 
 
-@takes_reading()
+@takes(data=reading, ask=asking, run_in=execution)
 def train(
+    *,
     task: TaskOption,
     backbone: OneBackbone = EMBEDDED,
     method: Annotated[str, typer.Option("--method", help="Method; 'afina methods' lists them.")] = "lora",
@@ -143,14 +179,10 @@ def train(
     seed: Annotated[int, typer.Option("--seed", help="Random seed of head, order of texts and dropout.", min=0)] = 0,
     overrides: TrainingOverrides = None,
     metric: MetricOption = None,
-    template: TemplateOption = None,
-    words: WordsOption = None,
+    ask: dict[str, Any],
     fresh: FreshOption = False,
-    executor: ExecutorOption = None,
-    ship_backbone: ShipBackboneOption = False,
-    storage: StorageOption = None,
+    run_in: ExecutorOptions,
     as_json: Json = False,
-    *,
     data: dict[str, Any],
 ) -> None:
     """Train one adapter on your texts and evaluate it.
@@ -171,12 +203,11 @@ def train(
         "seeds": [seed],
         "metric": metric,
         "data": data,
-        "ask": ask_options(template, words),
+        "ask": ask,
         "methods": {method: settings},
         "baselines": True,
     }
     chosen = Study.parse(content, "afina train")
-    run_in = ExecutorOptions(executor, None, ship_backbone, storage)
     _carry_out(chosen, out, as_json, run_in, fresh=fresh, brief=True)
 
 
@@ -195,8 +226,9 @@ LatencyOption = Annotated[
 ]
 
 
-@takes_reading()
+@takes(data=reading, ask=asking, run_in=execution)
 def choose(
+    *,
     task: TaskOption,
     minutes: Annotated[float, typer.Option("--minutes", help="Time limit in minutes; use at least 5.")] = 30.0,
     memory: MemoryLimit = None,
@@ -204,16 +236,12 @@ def choose(
     latency: LatencyOption = None,
     out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
     metric: MetricOption = None,
-    template: TemplateOption = None,
-    words: WordsOption = None,
+    ask: dict[str, Any],
     no_texts: NoTexts = False,
     publish: PublishOption = None,
     jobs: JobsOption = None,
-    executor: ExecutorOption = None,
-    ship_backbone: ShipBackboneOption = False,
-    storage: StorageOption = None,
+    run_in: ExecutorOptions,
     as_json: Json = False,
-    *,
     data: dict[str, Any],
 ) -> None:
     """Recommend a method for your texts, and a backbone if you give several, within the given minutes.
@@ -231,12 +259,12 @@ def choose(
         "backbone": backbones or "embedded",
         "out": out,
         "data": data,
-        "ask": ask_options(template, words),
+        "ask": ask,
     }
     asked |= {"metric": metric, "latency": latency, "memory": read_size(memory) if memory is not None else None}
     watcher = Minutes(began, lambda line: print(line, file=sys.stderr))
-    run_in = ExecutorOptions(executor, jobs, ship_backbone, storage)
-    with _ended_without_checkpoint(command), run_in.opened(watcher.says) as opened:
+    executing = replace(run_in, jobs=jobs).opened(watcher.says)
+    with _ended_without_checkpoint(command), executing as opened:
         results = recommend(task, minutes, **asked, watcher=watcher, executor=opened, command=command, began=began)
     _write_publish_show(results, publish, as_json, texts=not no_texts)
 
