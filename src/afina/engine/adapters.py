@@ -174,13 +174,9 @@ class AdapterLoader:
     """Loads adapters for the shared frozen models of a backbone. Thread-safe.
 
     Attributes:
-        hosts: The shared frozen models.
-        backbone: Their backbone.
         dtype: Compute dtype of adapters with a model of their own, as in `Predictor.of`.
 
     Args:
-        hosts: As above.
-        dtype: As above.
         opened: Receives the bytes of the language model's output embedding, if the first adapter that answers with
             texts opens it.
     """

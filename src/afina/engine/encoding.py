@@ -22,7 +22,6 @@ class EncodedText:
     Attributes:
         tokens: int32 [L], with template and special tokens. Empty for an adapter that reads no tokens (bag of words).
         truncated: Whether the text was truncated.
-        text: The text itself.
         pair: The second text of a pair. None: a single text.
         second: The place of the first token of type 1. None: no token types.
     """

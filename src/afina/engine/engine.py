@@ -233,8 +233,6 @@ class Engine(ReprCard):
         by a known rule, as byte-level BPE does. Otherwise the whole text is tokenised.
 
         Args:
-            resident: The adapter.
-            texts: The texts.
             pairs: The second text of each pair, None for a single text. None: all texts are single.
             template: Replaces the adapter's template: `Template("{text}")` encodes a text as it is, and
                 `Template("{text}", special_tokens=False)` encodes a text that has its special tokens, such as a

@@ -71,7 +71,6 @@ class GeneratedText:
         tokens: int64 [number of new tokens], the end token included.
         ended: Whether the answer ended by an end token or a stop string, and not by the limit of new tokens.
         logprobs: One for each token. None: not requested.
-        digest: Digest of the adapter.
         version: Version in a store, such as `client/task@3`. None: not from a store.
         truncated: Whether the text was truncated.
         prompt_tokens: Number of tokens of the encoded text.

@@ -28,14 +28,12 @@ class Hosts:
     """The open frozen models of a backbone by precision. Thread-safe.
 
     Attributes:
-        backbone: The backbone.
         computes: The compute type of all hosts.
         computing: Lock that is held during each forward pass of a host.
         attaching: Lock that is held while a model is made, because transformers and peft change global state meanwhile.
         copy_notes: `Backbone.copy_note` of the opening of each host, by precision.
 
     Args:
-        backbone: As above.
         dtype: As in `Predictor.of`.
         residents: The adapters in memory. Their limit counts all hosts but the first that is opened.
     """
@@ -112,7 +110,6 @@ def precisions_of(manifests: Sequence[Mapping[str, Any]], backbone: Backbone) ->
 
     Args:
         manifests: The adapters' manifests as JSON values.
-        backbone: The backbone.
     """
     named = [one for one in manifests if one.get("backbone") == backbone.address]
     alike = (backbone.family, backbone.tokenizer_digest)

@@ -109,7 +109,6 @@ class Prediction:
         answer: JSON values, as returned by `Predictor`.
         kind: Kind of the task, which determines the form of answer and outputs.
         outputs: float [width of the head].
-        digest: Digest of the adapter.
         version: Version in a store, such as `client/task@3`. None: not from a store.
         truncated: Whether the text was truncated.
         tokens: Number of computed tokens, including template and special tokens; 0 for a bag-of-words adapter.
@@ -211,7 +210,6 @@ class MixedBatches:
         """Return the outcome of a text after a chunk.
 
         Args:
-            one: The text.
             count: Number of the chunk's tokens.
             made: The head's input of a shared model, [1, width], or the outputs of a separate model, [1, N]. None: the
                 text was closed.
@@ -244,9 +242,7 @@ def _predictions(rows: Sequence[SinglePass], mine: Sequence[int], outputs: Seque
     """Return the outcomes of one adapter's texts by index; an error for all if an output is NaN or infinite.
 
     Args:
-        rows: All texts.
         mine: Indices of the adapter's texts.
-        outputs: Outputs of these texts.
     """
     resident = rows[mine[0]].lease.resident()
     try:

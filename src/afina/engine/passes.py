@@ -33,12 +33,9 @@ class ChunkedPass:
     `close` may be called on any thread, also while a chunk is computed.
 
     Args:
-        row: The text.
-        cache: Opens its sequence.
         memory: Has reserved the bytes of its keys and values, which `close` gives back.
 
     Attributes:
-        row: As above.
         computed: Number of tokens that are computed.
     """
 
@@ -53,9 +50,6 @@ class ChunkedPass:
         """Return the text with memory for its keys and values; None: there is no memory now.
 
         Args:
-            row: The text.
-            cache: As above.
-            memory: Reserves the memory.
             before: Number of virtual tokens.
         """
         columns = before + len(row.encoded.tokens)

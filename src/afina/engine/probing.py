@@ -26,9 +26,6 @@ def probe_outputs(computing: Lock, batches: MixedBatches, tokenizer: Tokenizer, 
 
     Args:
         computing: Lock that is held during a forward pass of an adapter's own model.
-        batches: Computes predictions.
-        tokenizer: Encodes the sentences.
-        lease: A lease on the adapter.
 
     Raises:
         AfinaError: An output cannot be computed, or is NaN or infinite.

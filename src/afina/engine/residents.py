@@ -43,7 +43,6 @@ class Resident(ReprCard, ABC):
     Attributes:
         shares_model: Whether the adapter shares the frozen model.
         digest: The adapter's digest.
-        manifest: The adapter's manifest.
         where: The directory that the adapter was read from, used in messages.
         size: Memory in bytes, beside the shared model.
         reading: How the adapter reads texts. None: it reads no tokens.
@@ -100,7 +99,6 @@ class SharedResident(Resident):
 
     Attributes:
         host: The frozen model, in the precision that the manifest names.
-        batched: The adapter's changes of the model.
         head: Returns outputs, float32 [N, width of the head], for features, float32 [N, width of the model]. None: the
             model's output embedding, for answers in text.
         offset: [width of the head], added to outputs. None: no offset.
@@ -256,10 +254,8 @@ class Residents:
     Attributes:
         limit: Maximum memory in bytes of all adapters and of what is reserved beside them, such as keys and values.
             Exceeded while leases require it, because adapters with a lease are not evicted. None: no limit.
-        counts: Numbers of loads and evictions.
 
     Args:
-        limit: As above.
         loaders: Number of threads that load adapters.
     """
 

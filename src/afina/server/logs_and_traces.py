@@ -55,10 +55,6 @@ class RareLine:
     """A log line of what strangers can cause at any speed: at once, and then at most every `RARELY` seconds.
 
     The next line has the number of events since the last line, in the field `count`. For one event loop.
-
-    Args:
-        message: the message.
-        fields: fields of every line.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:
@@ -184,7 +180,6 @@ class TracedRequest:
     """A request that is being traced.
 
     Attributes:
-        span: span of the request.
         tokens: tokens of the texts.
         wait: longest wait of a text in the queue, in seconds.
         compute: seconds of all batches with a text of the request.

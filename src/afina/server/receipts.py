@@ -85,7 +85,6 @@ class GenerationFacts(Frozen):
         """Return the settings of a choice.
 
         Args:
-            stop: The stop strings.
             choice: Number of the choice, from 0.
 
         Raises:
@@ -157,12 +156,7 @@ class Receipt(Frozen):
         return self.non_defaults()
 
     def check(self, adapter: str, manifest: Manifest) -> None:
-        """Raise Refused unless a version is the one that answered.
-
-        Args:
-            adapter: Digest of the version's adapter.
-            manifest: Its manifest.
-        """
+        """Raise Refused unless a version is the one that answered."""
         for what, found, expected in (
             ("adapter", adapter, self.adapter),
             ("backbone", manifest.backbone_digest, self.base),

@@ -81,9 +81,6 @@ class TextRequest:
     """A request of a client to a model: texts, and how the model answers.
 
     Attributes:
-        key: the client's key.
-        model: the model.
-        texts: the texts.
         generation: how an adapter that generates is to answer. None: the adapter does not generate.
         truncation: how long texts are truncated. None: as in training.
         sticky: decides whether the model's canary answers: the end user's name, or the id of the request. None: no
@@ -130,13 +127,8 @@ class AcceptedRequest:
     """The texts of a request as an adapter reads them, and a lease of that adapter until `close`.
 
     Attributes:
-        request: what the client asks.
         encoded: each text as the adapter reads it.
         tokens: number of tokens of each text, at least 1.
-        lease: lease of the adapter.
-        manifest: the adapter's manifest.
-        objective: the adapter's objective.
-        receipt: what answers.
         decoding: how the answers are generated, with the adapter's own settings and the server's limits. None: the
             adapter does not generate.
         reservation: tokens that count for the key's rate. None: nothing was counted yet.
@@ -255,9 +247,7 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
     """Return how an adapter's answers are generated for a request.
 
     Args:
-        objective: the adapter's objective.
         options: what the request asks for.
-        settings: the server's limits.
 
     Raises:
         InvalidData: a value is invalid, or exceeds a limit.
@@ -304,10 +294,8 @@ def most_tokens(texts: Sequence[Text], options: GenerationOptions | None, longes
     """Return an upper bound of the tokens that a request may need, without counting tokens.
 
     Args:
-        texts: the texts.
         options: how answers are generated. None: they are not.
         longest: most tokens that the backbone reads.
-        settings: the server's limits.
     """
     sizes = (
         sum(len(part.encode("utf-8", "replace")) for part in (one.text, one.pair or "")) + len(one.tokens or ())
@@ -330,10 +318,6 @@ class RequestEncoder:
     """Encodes the texts of requests. Thread-safe; encodes a few short texts, or one long text, per client at a time.
 
     A client with many long texts, on many threads, would otherwise take the processor from the other clients.
-
-    Args:
-        engine: encodes texts.
-        settings: the server's limits.
     """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
@@ -344,7 +328,6 @@ class RequestEncoder:
         """Check and encode the texts of a request for an adapter.
 
         Args:
-            asked: the request.
             lease: a lease of the adapter, which is loaded. The result has it.
             most: tokens that the key may send now. None: no limit.
             rate: tokens a minute of the key. None: no limit.
@@ -391,9 +374,6 @@ class RequestEncoder:
         Stops after the texts with which the sum of tokens exceeds `most`.
 
         Args:
-            asked: the request.
-            resident: the adapter.
-            texts: the texts.
             most: tokens of all texts that are needed. None: no limit.
 
         Raises:

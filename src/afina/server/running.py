@@ -172,7 +172,6 @@ def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[st
     """Return a server that has not started.
 
     Args:
-        core: the core.
         sockets: sockets from `bind`.
         listening: called with the URL.
     """

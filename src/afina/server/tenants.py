@@ -122,8 +122,6 @@ class Tenants:
     """Keys of the store, with rate limits. Thread-safe.
 
     Args:
-        store: the store with the keys.
-        settings: the server's settings.
         clock: returns seconds.
     """
 
@@ -173,7 +171,6 @@ class Tenants:
         The caller can stop counting tokens above this number.
 
         Args:
-            key: the key.
             expected: tokens of the request, or more, as they are not counted yet.
 
         Raises:
@@ -192,7 +189,6 @@ class Tenants:
         """Count the tokens that a request may need, before anything is computed.
 
         Args:
-            key: the key.
             tokens: tokens of the texts that were counted, and the most new tokens of the answers.
             uncounted: tokens of further texts, or more: they were not counted, because the counted ones are too many.
 

@@ -125,7 +125,6 @@ class ClientWatch:
     """Whether the client of a request has closed its connection. `close` ends the watching.
 
     Args:
-        scope: the scope of the request.
         receive: the rest of the request, whose body was read. None: the body is still being read, so that only a closed
             connection is noticed, until `watch` is called.
     """
@@ -144,7 +143,6 @@ class ClientWatch:
         """Wait for an outcome.
 
         Args:
-            waiting: the outcome.
             until: time on the clock `meter.now`. None: no limit.
 
         Raises:
@@ -187,9 +185,6 @@ class ClientCall:
     """A request of a client, for the function that answers its route.
 
     Attributes:
-        request: the HTTP request.
-        core: the server's core.
-        pool: the server's pool.
         id: id of the request.
     """
 

@@ -38,7 +38,6 @@ class Expansion:
     """A compressed body that is expanded piece by piece, up to a number of bytes.
 
     Args:
-        coding: its coding.
         most: bytes of the expanded body.
     """
 

@@ -34,10 +34,7 @@ class Refusal(Exception):
     """The refusal of a request.
 
     Attributes:
-        status: HTTP status.
         kind: one word for programs. Metrics count by kind.
-        message: text for people.
-        headers: further headers of the response.
     """
 
     status: int

@@ -38,11 +38,7 @@ FAILURES = {
 
 
 class ProtocolRouter(APIRouter):
-    """The routes that a module of `protocols` answers.
-
-    Attributes:
-        bodies: the bodies of its requests.
-    """
+    """The routes that a module of `protocols` answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,13 +60,9 @@ class ProtocolRouter(APIRouter):
         """Return a decorator of the function that answers a route.
 
         Args:
-            route: the route.
             answer: shape of the response; None: text.
-            body: model of the request's body.
-            example: example of the body.
             lines: example of a body of JSON lines, instead of `body`.
             media: media type of the response.
-            query: names of query parameters.
             events: shape of the JSON in each event, if a body with `stream` gets server-sent events.
             binary: header with the length of the JSON, if binary data may follow the JSON of request and response.
         """
@@ -104,7 +96,6 @@ class ProtocolRouter(APIRouter):
         """Return a decorator of the function that answers a route without a key.
 
         Args:
-            route: the route.
             responses: each status, what it means, and the shape of the response; None: the response is empty.
             media: media type of the response.
         """

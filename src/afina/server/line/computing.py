@@ -30,7 +30,6 @@ class _Turn(NamedTuple):
     """The works of one turn, which were taken at a time.
 
     Attributes:
-        now: the time.
         budget: tokens of the turn.
         room: tokens of prompts.
         texts: texts of one forward pass.
@@ -52,8 +51,6 @@ class Batcher:
     """A thread that computes the queued works. Thread-safe. Only `close` ends the thread.
 
     Args:
-        line: the queue.
-        computer: computes works.
         watch: listener of batches, and of steps of generations.
         failed: called with what failed, and the error.
         clock: returns seconds.
@@ -120,7 +117,6 @@ class Batcher:
         A future raises TimeoutError after its work's time. Works with cancelled futures are not computed.
 
         Args:
-            works: the works.
             asks: as in `FairQueue.offer`.
 
         Raises:

@@ -104,7 +104,6 @@ class FairQueue:
         """Put works of one client into the queue, all or none.
 
         Args:
-            items: works of one client.
             speed: tokens computed per second: a guess of when to retry, until the client's own speed is measured.
             asks: whether the client counts as active, which makes batches smaller.
 
@@ -173,7 +172,6 @@ class FairQueue:
         """Return the seconds until the next works should be taken; None if none waits.
 
         Args:
-            now: the time.
             expected: whether further texts are on their way, for which the first one waits.
         """
         if not self._texts and not self._prompts and self._background:
@@ -189,7 +187,6 @@ class FairQueue:
         """Return the next texts: within the budget, but at least one if any waits. `due` of each is what is taken now.
 
         Args:
-            now: the time.
             opens: called before the first of several chunks of a text is taken. If it returns False, the text waits,
                 and texts of other clients are taken.
         """
@@ -199,7 +196,6 @@ class FairQueue:
         """Remove and return the next texts to generate: within the budget, but at least one if any waits.
 
         Args:
-            now: the time.
             room: tokens of the budget that are left. None: all.
             without: clients whose earlier texts are still read.
         """
@@ -322,7 +318,6 @@ def _share(item: Work, left: int, room: int, *, first: bool) -> int:
     """Return the tokens of a work that a batch takes; 0: none.
 
     Args:
-        item: the work.
         left: tokens that the batch has room for.
         room: tokens of them for chunks.
         first: whether the batch is empty.

@@ -37,12 +37,10 @@ class Work:
     """Something that is computed once.
 
     Attributes:
-        client: name of the client.
         tokens: number of tokens, which count as the client's share.
         timeout: seconds after the arrival after which the work fails with TimeoutError.
         traced: passed unchanged to the batch listener; None: not traced.
         arrived: time of arrival, in seconds of the queue's clock.
-        future: receives the outcome.
         began: whether computing began before there is an outcome. Its tokens then count for the key's rate, also if
             nobody waits for the answer any more.
         reach: as in `Classifier`. None: the work cannot be computed in chunks.
@@ -102,7 +100,6 @@ class PredictedAnswer(Work):
     """A text that one forward pass answers.
 
     Attributes:
-        row: the text.
         chunked: the text while it is computed in chunks. None: it is computed whole, or not yet.
     """
 
@@ -127,7 +124,6 @@ class GeneratedAnswer(Work):
     """A text that generation answers, step by step. Its future can be cancelled until it has an outcome.
 
     Attributes:
-        generation: the generation.
         heard: time of the first token, in seconds of the queue's clock; None: none yet.
         generated: number of new tokens so far.
     """
@@ -198,8 +194,6 @@ def works_of(
     """Return the works of a request: for each text one answer, or each choice of a generated answer.
 
     Args:
-        accepted: the request.
-        settings: the server's limits.
         client: the client whose share the works count for. None: that of the key.
         choices: numbers of the choices. None: all.
     """

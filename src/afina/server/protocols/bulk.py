@@ -52,7 +52,6 @@ class Bulk(Response):
     """An ASGI response that reads at most `window` lines ahead of the answers.
 
     Args:
-        call: the client's call.
         model: default for lines without a model.
     """
 

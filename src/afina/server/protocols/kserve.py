@@ -191,7 +191,6 @@ def parts(content: bytes, headers: Sequence[str]) -> tuple[bytes, bytes]:
     """Return the JSON of a body, and the binary data that follows it.
 
     Args:
-        content: the body.
         headers: the values of the header `Inference-Header-Content-Length`.
 
     Raises:
@@ -214,7 +213,6 @@ def texts(body: Infer, binary: bytes = b"") -> Sequence[Text]:
     """Return the texts of a request: those of the input `text`, with those of the input `pair` if there is one.
 
     Args:
-        body: the request.
         binary: the binary data after the JSON.
 
     Raises:

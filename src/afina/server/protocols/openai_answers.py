@@ -195,7 +195,6 @@ class OpenAIFormat(ABC):
     """How one of the two kinds of responses is written.
 
     Args:
-        head: the fields at the beginning.
         texts: texts of tokens.
         reports: whether log-probabilities are written.
     """
@@ -272,7 +271,6 @@ class CompletionFormat(OpenAIFormat):
     """Responses of `/v1/completions`.
 
     Args:
-        head: the fields at the beginning.
         texts: texts of tokens.
         reports: whether log-probabilities are written.
         prompts: prompts that are returned before their answers. Empty: they are not returned.
@@ -336,7 +334,6 @@ class ChatFormat(OpenAIFormat):
     """Responses of `/v1/chat/completions`.
 
     Args:
-        head: the fields at the beginning.
         texts: texts of tokens.
         reports: whether log-probabilities are written.
         function: name of the function that the answers call. None: they are texts.

@@ -111,8 +111,6 @@ class EventStream(Response):
 
     Args:
         pending: the answers. The response closes them.
-        written: how events are written.
-        headers: further headers.
         usage: whether a last event has the numbers of tokens.
         usage_so_far: whether each event has the numbers of tokens so far.
     """

@@ -154,11 +154,9 @@ class ResponsesFormat(ChatFormat):
     """Responses of `/v1/responses`. One for each request.
 
     Args:
-        head: the fields at the beginning.
         texts: texts of tokens.
         reports: whether log-probabilities are written.
         function: the function that the answer calls. None: the answer is a text.
-        body: the request.
         sampling: temperature and top-p of the answer.
     """
 

@@ -88,7 +88,6 @@ def ordered(key: str | None, candidates: Sequence[RankedReplica]) -> list[str]:
 
     Args:
         key: key of the model. None: any replica is as good as another.
-        candidates: the replicas.
     """
     if not candidates:
         return []
@@ -163,9 +162,7 @@ class ProxyState:
 
     Attributes:
         requests: attempts by the id that the middleware gave them.
-        replicas: names of the running replicas.
         late: names of those that do not respond.
-        limits: limits of requests.
     """
 
     requests: dict[str, Attempt] = field(default_factory=dict)

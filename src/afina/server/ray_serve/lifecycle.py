@@ -51,7 +51,6 @@ def serve_on_ray(
     """Serve on a Ray cluster until SIGTERM, SIGHUP or SIGINT, or until another such command takes over.
 
     Args:
-        options: what to serve.
         address: address of the cluster. None: $RAY_ADDRESS, a cluster of this machine, or a new one.
         host: address on which the proxies listen.
         port: their port.

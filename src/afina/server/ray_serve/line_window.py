@@ -17,13 +17,7 @@ AHEAD = 4
 
 
 class LineWindow:
-    """The `receive` and `send` of a request that has one line of answer for each line that is not empty.
-
-    Args:
-        receive: reads from the client.
-        send: writes to the client.
-        limits: limits of the replicas.
-    """
+    """The `receive` and `send` of a request that has one line of answer for each line that is not empty."""
 
     def __init__(self, receive: Receive, send: Send, limits: RequestLimits) -> None:
         self._receive, self._send = receive, send

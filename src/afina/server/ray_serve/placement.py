@@ -50,11 +50,6 @@ def planned_options(options: DeploymentOptions, nodes: Sequence[Node], free: Map
     A replica has as many threads as $OMP_NUM_THREADS says. Otherwise the replicas of a node share its CPUs. If the
     cluster has GPUs, each replica has one. If there is room, a replica of a new version starts before one of the old
     version ends.
-
-    Args:
-        options: the options.
-        nodes: the nodes.
-        free: free resources of the cluster.
     """
     most = ReplicaRange.parse(options.replicas).most
     working = [node.room.cpus for node in nodes if node.room.cpus >= 1]

@@ -242,8 +242,6 @@ class RepeatingProxy:
 
         Args:
             scope: the request, with an id of its own.
-            receive: its body.
-            send: gets the answer of a replica.
             attempt: what became of it.
             until: time on the clock `meter.now`. A request for a certain replica ends then in any case.
         """

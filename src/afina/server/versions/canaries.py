@@ -28,7 +28,6 @@ class Canaries:
     `production` answers.
 
     Args:
-        store: the store to follow.
         served: loads versions and runs their golden tests.
     """
 

@@ -21,10 +21,8 @@ class FollowedNames(Generic[Known]):
     """A cache by name. Thread-safe; reads the store in a thread of its own.
 
     Args:
-        store: the store to follow.
         look: reads what is to be known of a name, from the name and what was known before. Never raises.
         unseen: what is known of a name that was not looked up yet.
-        thread: name of the thread.
     """
 
     def __init__(self, store: StoreReader, look: Callable[[Name, Known], Known], unseen: Known, thread: str) -> None:

@@ -32,13 +32,7 @@ LOADING = 20.0
 
 
 class GoldenTests:
-    """Loads versions and runs their golden tests. Thread-safe.
-
-    Args:
-        engine: the engine.
-        batching: computes the tests.
-        metrics: the server's metrics.
-    """
+    """Loads versions and runs their golden tests. Thread-safe."""
 
     def __init__(self, engine: Engine, batching: Batcher, metrics: Metrics) -> None:
         self._engine, self._batching, self._metrics = engine, batching, metrics

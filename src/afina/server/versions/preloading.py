@@ -27,7 +27,6 @@ class Preloading:
     """Loads models in a thread of its own, until each was served once.
 
     Args:
-        current: finds and proves versions.
         models: names, with an alias or a number if wanted.
     """
 

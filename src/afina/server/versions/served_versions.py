@@ -39,7 +39,6 @@ class LoadFailure:
     """Why a version is not served.
 
     Attributes:
-        error: the error.
         tries: number of attempts.
         until: time of the next attempt, in seconds of the clock.
     """
@@ -58,9 +57,7 @@ class ServedVersions:
     """Served versions by reference. Thread-safe.
 
     Args:
-        store: the store to follow.
         tests: the golden tests; raise AfinaError if a version cannot be served.
-        metrics: the server's metrics.
         clock: returns seconds.
     """
 

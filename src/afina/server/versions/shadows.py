@@ -94,13 +94,8 @@ class Shadows:
     """The shadows of all names. Thread-safe; reads the store, loads, tests and encodes in threads of its own.
 
     Args:
-        store: the store to follow.
-        engine: the engine.
         served: loads versions and runs their golden tests.
         encoder: encodes texts for the shadow version.
-        batching: computes its answers.
-        settings: the server's settings.
-        metrics: the server's metrics.
     """
 
     def __init__(

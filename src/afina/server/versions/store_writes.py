@@ -23,7 +23,6 @@ class StoreWrites:
     If a write has failed, or the disk has little room, a write that changes nothing is tried now and then.
 
     Args:
-        store: the store.
         clock: returns seconds.
     """
 
