@@ -13,8 +13,7 @@ import pytest
 
 from afina.server.http import gate
 from afina.server.http.app import App
-from afina.server.request_ids import id_of
-from afina.server.routes import ROUTES, route_of
+from afina.server.routes import ROUTES, id_of, route_of
 from afina.store.api_keys import ADMIN, METRICS, PREDICT, PUBLISH
 from servers import Served, logged, within
 

@@ -14,7 +14,7 @@ import pytest
 
 from afina import Adapter, Backbone, Predictor
 from afina.engine.generations import GeneratedText
-from afina.errors import CorruptAdapter, InvalidData, Overloaded
+from afina.errors import Busy, CorruptAdapter, InvalidData, Overloaded
 from afina.generating.generation import NewTokens
 from afina.predicting import probes
 from afina.predicting.predictor import ModelPredictor
@@ -23,7 +23,7 @@ from afina.server.requests import GenerationOptions, Text
 from afina.store.api_keys import Key
 from crowd import adapter
 from raises import raises
-from servers import TOLD, Held, Served, accepted, accepting, give_up, within
+from servers import TOLD, Held, Served, accepted, accepting, give_up, logged, within
 
 CODE = "data.kind-mismatch"
 WARM = Text("warm soup")
@@ -154,6 +154,27 @@ def test_a_version_whose_golden_test_fails_is_not_served(told: Served, gpt2: Bac
     assert within(20.0, lambda: told.core.current.behind == 1)
     (found,) = asked(told, "acme/told@production")
     assert found.version == "acme/told@1"
+
+
+def test_a_golden_test_that_fails_as_nobody_foresaw_is_counted_logged_and_tried_again(
+    told: Served, gpt2: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = publish(told, told_by(gpt2, 7), tmp_path / "second")
+    with monkeypatch.context() as patched:
+        patched.setattr(told.core.engine, "probe", lambda lease: 1 / 0)
+        with raises(Busy, code="server.probe-not-computed"):
+            asked(told, second)
+    (line,) = [one for one in logged(caplog) if one.get("what") == "golden test"]
+    assert line["unforeseen"] == "ZeroDivisionError"
+    assert told.core.metrics.failures.labels("golden test")._value.get() == 1
+    assert within(5.0, lambda: answers(told, second))
+
+
+def answers(served: Served, model: str) -> bool:
+    try:
+        return asked(served, model)[0].version == model
+    except Busy:
+        return False
 
 
 class Steps:

@@ -130,8 +130,6 @@ TOKEN_UNKNOWN = Problem(
     "tokenizer.",
 )
 
-BATCH_FAILED = Problem(Busy, "server.batch-failed", "the golden test could not be computed. Try again later.")
-
 COUNTS_MALFORMED = Problem(
     InvalidData,
     "server.counts-malformed",

@@ -1,14 +1,16 @@
 """Every route of the server, declared once: path, method, scope, protocol, and whether a proxy may repeat a request.
 
-The gate, the application and a proxy read this table. A protocol is declared here with the body of its errors, and a
-module of its own in `protocols/` answers its routes. Knows no answer; imports no model, since a proxy starts without.
+The gate, the application and a proxy read this table, and take the id of a request and the headers of every answer from
+here. A protocol is declared here with the body of its errors, and a module of its own in `protocols/` answers its
+routes. Knows no answer; imports no model, since a proxy starts without.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +23,27 @@ NO_MODEL = "no such model"
 
 ERROR_KIND = "Afina-Error"
 """Header of a refused request with the kind of refusal: one word for programs."""
+
+ALWAYS: Mapping[str, str] = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+"""Headers of every answer."""
+
+REQUEST_ID = b"x-request-id"
+"""Header of requests and answers with the id of the request."""
+
+_IDS = re.compile(rb"(?!.*afina_[0-9a-f]{16}_)[A-Za-z0-9._:;=+/@-]{1,128}")
+"""Ids of clients that are taken: they stand in log lines, traces, headers and the ids of answers.
+
+An id with a key in it is not taken.
+"""
+
+
+def id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the id of a request: the id that the client gave, unless it is not taken or one of several; or a new one.
+
+    `headers`: those of the request, with lower-case names.
+    """
+    given = [value for name, value in headers if name == REQUEST_ID]
+    return given[0].decode() if len(given) == 1 and _IDS.fullmatch(given[0]) else secrets.token_hex(8)
 
 
 def _message(status: int, kind: str, message: str) -> dict[str, Any]:

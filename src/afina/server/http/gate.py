@@ -17,12 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina import meter
 from afina.errors import Busy
-from afina.server import logs_and_traces, request_ids
+from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.http import encodings
 from afina.server.http.refusals import GONE, Refusal, error_response
 from afina.server.logs_and_traces import RareLine, TracedRequest
-from afina.server.routes import DESCRIPTION, Route, route_of
+from afina.server.routes import ALWAYS, DESCRIPTION, REQUEST_ID, Route, id_of, route_of
 from afina.store.api_keys import ADMIN, METRICS, Key
 
 
@@ -80,6 +80,8 @@ ADMIT = "afina.admit"
 connection has a place. Without it, the connection has one.
 """
 
+_ALWAYS = [(name.lower().encode(), value.encode()) for name, value in ALWAYS.items()]
+
 UNAUTHORIZED = 401
 """Status of requests without a valid key."""
 
@@ -126,7 +128,7 @@ class Gate:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, seen, route = meter.now(), _Seen(), route_of(scope["path"])
-        request = scope.setdefault("afina.request", request_ids.id_of(scope["headers"]))  # a proxy may have given it
+        request = scope.setdefault("afina.request", id_of(scope["headers"]))  # a proxy may have given it
         if self._core.traces is not None:
             seen.traced = scope["afina.traced"] = self._core.traces.begin(request)
 
@@ -137,8 +139,7 @@ class Gate:
                 if seen.key is not None and message["status"] >= 400:
                     await self._refusals.take(seen.key.client, 1)
                 seen.status = message["status"]
-                extra = [(request_ids.HEADER, request.encode()), (b"x-content-type-options", b"nosniff")]
-                message["headers"] = [*message.get("headers", []), *extra, (b"cache-control", b"no-store")]
+                message["headers"] = [*message.get("headers", []), (REQUEST_ID, request.encode()), *_ALWAYS]
             await send(message)
 
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope

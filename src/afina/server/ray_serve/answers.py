@@ -9,19 +9,16 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
-from afina.server import request_ids, routes
+from afina.server import routes
 
 REPLICA = b"afina-replica"
 """Header of an answer with the name of the replica that answered. Answers of Ray Serve itself have no such header."""
 
-ID = request_ids.HEADER
+ID = routes.REQUEST_ID
 """Header with the id of a request. Ray Serve reads it too: in the proxy, its value is an id for Serve alone."""
 
 CLIENT_ID = b"afina-request-id"
 """Header from the proxy to a replica with the id that the client gave, or gets."""
-
-ALWAYS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-"""Headers of every answer."""
 
 UNAVAILABLE = "unavailable"
 
@@ -31,7 +28,11 @@ BROKEN_LINES = "the server that computed the answers ended. Send the lines from 
 
 def refusal(path: str, status: int, kind: str, message: str, **headers: str) -> Response:
     """Return an error in the format of the path's protocol, with the headers that the server itself sends."""
-    named = {routes.ERROR_KIND: kind, **ALWAYS, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    named = {
+        routes.ERROR_KIND: kind,
+        **routes.ALWAYS,
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
     return JSONResponse(routes.route_of(path).protocol.error(status, kind, message), status, named)
 
 

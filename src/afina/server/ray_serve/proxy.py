@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina import meter
-from afina.server import request_ids, routes
+from afina.server import routes
 from afina.server.ray_serve import affinity, answers
 from afina.server.ray_serve.affinity import Attempt
 from afina.server.ray_serve.line_window import LineWindow
@@ -148,7 +148,7 @@ class RepeatingProxy:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         route, reads = routes.route_of(scope["path"]), scope["method"] in READS
-        scope = {**scope, REQUEST: request_ids.id_of(scope["headers"])}
+        scope = {**scope, REQUEST: routes.id_of(scope["headers"])}
         send = _identified(send, scope[REQUEST])
         if (wrong := _wrong_head(scope)) is not None:
             await wrong(scope, receive, send)
@@ -157,7 +157,7 @@ class RepeatingProxy:
             await self._stream(scope, receive, send)
             return
         if route in LIVE and reads:
-            await JSONResponse({"live": True}, headers=answers.ALWAYS)(scope, receive, send)
+            await JSONResponse({"live": True}, headers=routes.ALWAYS)(scope, receive, send)
             return
         body = bytearray()
         try:
@@ -331,7 +331,7 @@ def _shadows(path: str, good: Mapping[str, Collected], names: Sequence[str]) -> 
     counts = answers.summed_shadows([json.loads(one.body) for one in good.values()])
     if counts is None:
         return answers.unavailable(path, "the replicas compare different versions at the moment. Try again.")
-    return JSONResponse(counts, headers=answers.ALWAYS)
+    return JSONResponse(counts, headers=routes.ALWAYS)
 
 
 def _wrong_head(scope: Scope) -> Response | None:

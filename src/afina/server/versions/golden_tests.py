@@ -13,7 +13,7 @@ from afina.engine.passes import SinglePass
 from afina.engine.residents import Lease
 from afina.errors import AfinaError, Busy, CannotWrite, NotFound, WrongBackbone
 from afina.predicting import probes
-from afina.server import problems
+from afina.server import logs_and_traces, problems
 from afina.server.line.computing import Batcher
 from afina.server.line.work import OURS, GoldenTest, PredictedAnswer, Work
 from afina.server.metrics import Metrics
@@ -92,7 +92,9 @@ class GoldenTests:
 
     def _difference(self, outcomes: Sequence[Any], lease: Lease, where: str) -> float:
         for outcome in outcomes:
-            if isinstance(outcome, AfinaError):
+            if isinstance(outcome, Exception):
+                if not isinstance(outcome, AfinaError):
+                    logs_and_traces.note_failure(self._metrics, "golden test", outcome)
                 raise outcome
         resident = lease.resident()
         outputs = outcomes[0] if resident.generates else np.stack([one.outputs for one in outcomes])
