@@ -1,4 +1,4 @@
-"""The audit log: one chain, which the standard library alone can verify, and which shows whatever is done to it."""
+"""The audit log: one chain, which shows whatever is done to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -21,35 +20,6 @@ from afina.store.adapter_store import AdapterStore
 from afina.store.audit_log import FIRST, LONGEST
 from raises import raises
 from stores import adapter
-
-VERIFY = '''"""Verify an exported audit log: python verify_audit.py AUDIT.jsonl [HASH OF ITS LAST ENTRY]"""
-
-import hashlib
-import json
-import sys
-
-
-def hashed(text):
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-before = hashed("")
-with open(sys.argv[1], encoding="utf-8") as lines:
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            stated = entry.pop("hash")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            sys.exit(f"entry {number}: not readable ({error})")
-        if entry.get("seq") != number or entry.get("previous") != before:
-            sys.exit(f"entry {number}: it does not follow the one before it")
-        if hashed(json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False)) != stated:
-            sys.exit(f"entry {number}: it was changed")
-        before = stated
-if len(sys.argv) > 2 and before != sys.argv[2]:
-    sys.exit("it does not end with the entry of that hash: its end was cut off")
-print(before)
-'''
 
 
 @pytest.fixture(scope="module")
@@ -72,23 +42,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def filled(done: Path, tmp_path: Path) -> AdapterStore:
     """A copy, in which anything may be changed."""
     return AdapterStore(shutil.copytree(done, tmp_path / "filled"), who="ludwig")
-
-
-@pytest.fixture
-def verified(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    script = tmp_path / "verify_audit.py"
-    script.write_text(VERIFY)
-
-    def run(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        # -I -S: nothing that is installed can be imported
-        command = [sys.executable, "-I", "-S", str(script), str(file), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    return run
-
-
-def test_the_script_has_at_most_thirty_lines() -> None:
-    assert len(VERIFY.splitlines()) <= 30
 
 
 def test_each_entry_is_hashed_over_the_one_before(filled: AdapterStore) -> None:
@@ -120,50 +73,11 @@ def test_words_hash_differently_for_each_client(store: AdapterStore, made: Calla
     assert one["parts"] == other["parts"]
 
 
-def test_an_exported_log_is_verified_by_the_standard_library_alone(
-    filled: AdapterStore, tmp_path: Path, verified: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_an_exported_log_has_an_entry_a_line(filled: AdapterStore, tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     assert filled.export_audit(file) == len(filled.log())
     lines = file.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [entry.as_json() for entry in filled.log()]
-    last = filled.log()[-1].hash
-    done = verified(file, last)
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, last, "")
-
-
-def _altered(line: str) -> str:
-    entry = json.loads(line)
-    entry["payload"]["version"] = 7
-    return json.dumps(entry)
-
-
-TAMPERED: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
-    "a payload": (lambda lines: [*lines[:2], _altered(lines[2]), *lines[3:]], "entry 3: it was changed"),
-    "a time": (lambda lines: [lines[0].replace('"time":"2', '"time":"3'), *lines[1:]], "entry 1: it was changed"),
-    "removed": (lambda lines: [*lines[:3], *lines[4:]], "entry 4: it does not follow"),
-    "the first": (lambda lines: lines[1:], "entry 1: it does not follow"),
-    "reordered": (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "entry 2: it does not follow"),
-    "twice": (lambda lines: [*lines[:2], *lines[1:]], "entry 3: it does not follow"),
-    "the last": (lambda lines: lines[:-1], "its end was cut off"),
-    "all": (lambda lines: [], "its end was cut off"),
-    "half a line": (lambda lines: [*lines[:-1], lines[-1][:50]], "entry 10: not readable"),
-    "no hash": (lambda lines: ["{}", *lines[1:]], "entry 1: not readable"),
-}
-
-
-@pytest.mark.parametrize("what", TAMPERED)
-def test_the_script_finds_what_was_done_to_a_log(
-    filled: AdapterStore, tmp_path: Path, verified: Callable[..., subprocess.CompletedProcess[str]], what: str
-) -> None:
-    file = tmp_path / "audit.jsonl"
-    filled.export_audit(file)
-    change, problem = TAMPERED[what]
-    lines = change(file.read_text(encoding="utf-8").splitlines())
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    done = verified(file, filled.log()[-1].hash)
-    assert done.returncode == 1
-    assert problem in done.stderr
 
 
 def test_a_log_whose_entry_was_changed_and_hashed_again_no_longer_follows(filled: AdapterStore) -> None:
@@ -223,7 +137,3 @@ def test_a_reason_is_some_words(text: str, found: str) -> None:
         InvalidName, match=f"`reason`: found {found}, expected (a reason in a few words, )?at most 10,000"
     ):
         audit_log.check_reason(text, "reason")
-
-
-def test_a_reason_stands_without_space_around_it() -> None:
-    assert audit_log.check_reason(" as it was\n", "message") == "as it was"

@@ -17,13 +17,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from afina import Adapter, digest
+from afina import digest
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
-from afina.store.adapter_parts import split
 from afina.store.exchange import bundle
 from afina.store.exchange.bundle import BLOCK, INDEX, read, write
 from afina.store.intake import IntakeLimits
-from fakes import Runs
 from raises import raises
 
 ABOUT = {"name": "acme/reviews", "version": 3, "manifest": {"seed": 0, "metrics": {"accuracy": 0.9}}, "ü": [None, True]}
@@ -54,25 +52,6 @@ def into(tmp_path: Path) -> Path:
 def path(tmp_path: Path) -> Path:
     write(tmp_path / "b.tar", FILES, ABOUT)
     return tmp_path / "b.tar"
-
-
-def test_what_is_written_is_read(path: Path, into: Path) -> None:
-    assert read(path, into) == ABOUT
-    assert contents(into) == FILES
-
-
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_an_adapter_travels(method: str, runs: Runs, tmp_path: Path, into: Path) -> None:
-    directory = runs.adapter("gpt2", method)
-    adapter = Adapter.load(directory)
-    parts = split(adapter, tmp_path / "parts", directory)
-    about = {"manifest": adapter.manifest.model_dump(mode="json")}
-    written = write(tmp_path / "x.tar", {role: part.file for role, part in parts.items()}, about)
-    assert written == digest.of_file(tmp_path / "x.tar")
-    assert read(tmp_path / "x.tar", into) == about
-    assert {name: digest.of_bytes(data) for name, data in contents(into).items()} == {
-        role: part.digest for role, part in parts.items()
-    }
 
 
 def test_the_same_content_is_the_same_bytes(tmp_path: Path) -> None:
@@ -293,7 +272,7 @@ def test_a_bundle_that_is_cut_anywhere_is_refused(path: Path, into: Path) -> Non
 def test_a_changed_bit_anywhere_is_found(path: Path, into: Path) -> None:
     whole = path.read_bytes()
     index = range(BLOCK, BLOCK + whole[BLOCK:].index(b"\0"))
-    for place in [*index, *random.Random(1).sample(range(len(whole)), 300)]:
+    for place in [*index[::4], *random.Random(1).sample(range(len(whole)), 80)]:
         data = bytearray(whole)
         data[place] ^= 1 << (place % 8)
         path.write_bytes(data)
@@ -313,7 +292,7 @@ CHANGES: list[Callable[[bytes, int, int, int], bytes]] = [
 ]
 
 
-@settings(max_examples=300, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     change=st.sampled_from(CHANGES),
     start=st.one_of(st.integers(0, 8), st.integers(0, 4600).map(lambda place: -place)),
@@ -341,7 +320,7 @@ def test_blocks_and_bytes_that_are_moved_cut_or_doubled_are_refused_or_change_no
     refused(path, tmp_path / "to" / "read")
 
 
-@settings(max_examples=200, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=70, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.binary(max_size=3 * BLOCK))
 @example(data=member(INDEX, b"{}"))
 def test_bytes_of_any_kind_are_refused(data: bytes, tmp_path: Path) -> None:
@@ -350,7 +329,7 @@ def test_bytes_of_any_kind_are_refused(data: bytes, tmp_path: Path) -> None:
     refused(tmp_path / "b.tar", tmp_path / "to" / "read")
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     files=st.dictionaries(
         st.from_regex(r"[a-z0-9_][a-z0-9_.-]{0,20}[a-z0-9]", fullmatch=True), st.binary(max_size=1100), max_size=5

@@ -197,7 +197,7 @@ def test_every_row_that_is_lost_is_found(whole: Path, before: dict[str, Any], tm
     store = AdapterStore(path)
     rows = {(table, rowid) for table, rowid, *_ in cells(whole) if table not in ("leases", "garbage")}
     drawn = random.Random(0)
-    for table, rowid in drawn.sample(sorted(rows), 16):
+    for table, rowid in drawn.sample(sorted(rows), 8):
         shutil.copyfile(whole / DATABASE, path / DATABASE)
         with closing(sqlite3.connect(path / DATABASE)) as raw:
             raw.execute(f"DELETE FROM {table} WHERE rowid = ?", (rowid,))
@@ -239,7 +239,7 @@ def check_flips(whole: Path, before: dict[str, Any], path: Path, count: int, see
 def test_bits_of_the_database_that_flip_are_found_or_show_in_nothing(
     whole: Path, before: dict[str, Any], tmp_path: Path
 ) -> None:
-    outcomes = check_flips(whole, before, tmp_path / "copy", 40, seed=1)
+    outcomes = check_flips(whole, before, tmp_path / "copy", 20, seed=1)
     assert "unchanged" in outcomes  # an empty part of a page
     assert len(outcomes) > 1
 
@@ -248,8 +248,7 @@ def test_bits_of_the_database_that_flip_are_found_or_show_in_nothing(
 def test_many_bits_of_the_database_that_flip_are_found_or_show_in_nothing(
     whole: Path, before: dict[str, Any], tmp_path: Path
 ) -> None:
-    for seed in range(2, 5):
-        check_flips(whole, before, tmp_path / f"copy-{seed}", 300, seed)
+    check_flips(whole, before, tmp_path / "copy", 300, seed=2)
 
 
 def blobs(store: AdapterStore) -> list[Path]:
@@ -268,8 +267,8 @@ def test_a_bit_that_flips_in_any_part_of_a_blob_names_it_and_its_versions(copy: 
     for file in blobs(copy):
         mine = holders(copy, file)
         content = file.read_bytes()
-        for region in range(8):  # the length, the header, the numbers
-            start, end = region * len(content) // 8, (region + 1) * len(content) // 8
+        for region in range(3):  # the length, the header, the numbers
+            start, end = region * len(content) // 3, (region + 1) * len(content) // 3
             flipped(file, drawn.randrange(start, end), drawn.randrange(8))
             found = copy.verify()
             (one,) = found

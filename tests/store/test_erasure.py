@@ -108,14 +108,6 @@ def test_the_log_keeps_what_was_there_by_digest(store: AdapterStore) -> None:
     assert digests <= {entry.payload.get("digest") for entry in entries}
 
 
-def test_the_bytes_of_versions_deleted_before_go_too(store: AdapterStore) -> None:
-    """They are no version's any more, and `gc` has not been there."""
-    gone = kept(store) - held(store)
-    assert len(gone) == 1
-    store.erase(CLIENT, reason="asked to")
-    assert not gone & kept(store)
-
-
 def test_a_client_of_the_same_name_begins_anew(store: AdapterStore, tmp_path: Path) -> None:
     store.erase(CLIENT, reason="asked to")
     again = store.publish(adapter(tmp_path / "again", 0, 0), f"{CLIENT}/reviews", message="back again")

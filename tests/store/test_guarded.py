@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from afina.errors import Busy, CannotWrite, CorruptAdapter, InvalidName, NotFound, Refused
-from afina.store import adapter_parts, audit_log, publishing
+from afina.store import audit_log, publishing
 from afina.store.adapter_store import AdapterStore
 from afina.store.exchange import bundle
 from afina.store.intake import admission
@@ -219,24 +218,12 @@ def made_tensors(store: AdapterStore, tmp_path: Path) -> Path:
     return tmp_path / "restored" / "adapter_model.safetensors"
 
 
-def test_the_roles_of_parts() -> None:
-    assert all(map(adapter_parts.is_role, ("body", "head", "adapter_config.json", "merges.txt")))
-    assert not any(map(adapter_parts.is_role, ("", "x.py", "../x.json", os.sep, None, 1)))
-
-
 def test_bytes_that_can_have_no_place_are_told_when_a_store_is_begun(tmp_path: Path, made: Make) -> None:
     (tmp_path / "taken").touch()
     with raises(CannotWrite, code="file.cannot-write", path="taken"):
         AdapterStore(tmp_path / "store").init(str(tmp_path / "taken"))
     with raises(InvalidName, code="store.address-malformed", path="taken"):
         AdapterStore(tmp_path / "taken")
-
-
-def test_who_is_not_there_is_told(one: AdapterStore) -> None:
-    with raises(NotFound, code="client.missing", client="bolt"):
-        one.list("bolt")
-    with raises(NotFound, code="alias.missing", name="acme/reviews", alias="production"):
-        one.history("acme/reviews", alias="production")
 
 
 def test_the_card_of_a_merged_model_is_of_a_model(one: AdapterStore) -> None:

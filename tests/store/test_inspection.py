@@ -9,8 +9,6 @@ import os
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -106,12 +104,6 @@ def test_what_peft_saved_passes_and_hidden_files_are_no_part_of_it(copy: Path) -
         "adapter_model.safetensors",
         text_hashes.HASHES_FILE,
     }
-
-
-def test_it_starts_no_torch() -> None:
-    code = "import sys, afina.store.intake.inspection, afina.store.intake.admission\nprint('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.stdout.strip(), done.stderr) == ("False", "")
 
 
 # Programs
@@ -221,7 +213,7 @@ def test_folders_pipes_and_odd_names_are_refused(copy: Path) -> None:
     assert inspect(copy)
 
 
-@cases(300)
+@cases(100)
 @given(st.text(st.characters(max_codepoint=0x250), min_size=1, max_size=12).map(lambda name: f"{name}.json"))
 def test_a_plain_name_leads_nowhere(name: str) -> None:
     if is_plain_name(name):
@@ -411,7 +403,7 @@ FLOATS = st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfl
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 
 
-@cases(60)
+@cases(30)
 @given(
     tensors=st.dictionaries(
         st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20),
@@ -447,7 +439,7 @@ ENTRIES = st.one_of(
 )
 
 
-@cases(300)
+@cases(100)
 @given(
     header=st.dictionaries(st.sampled_from(["a", "b", "c", "__metadata__"]), ENTRIES, max_size=3),
     size=st.integers(0, 20),
@@ -464,7 +456,7 @@ def test_what_is_taken_the_library_takes_too_and_reads_alike(header: dict[str, A
     }
 
 
-@cases(200)
+@cases(70)
 @given(data=st.data())
 def test_a_changed_byte_is_refused_or_read_as_the_library_reads_it(
     trained: Path, tmp_path: Path, data: st.DataObject
@@ -484,7 +476,7 @@ def test_a_changed_byte_is_refused_or_read_as_the_library_reads_it(
     assert all(torch.isfinite(tensor).all() for tensor in loaded.values())
 
 
-@cases(200)
+@cases(70)
 @given(data=st.binary(max_size=200))
 def test_bytes_of_any_kind_are_refused_or_read_as_the_library_reads_them(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"

@@ -206,7 +206,7 @@ class States(RuleBasedStateMachine):
 
 
 QUICK = settings(
-    max_examples=8,
+    max_examples=4,
     stateful_step_count=16,
     deadline=None,
     derandomize=True,
@@ -221,5 +221,5 @@ def test_a_store_is_what_was_done_to_it() -> None:
 
 @pytest.mark.slow
 def test_a_store_is_what_was_done_to_it_in_many_more_orders() -> None:
-    more = settings(QUICK, max_examples=60, stateful_step_count=40, derandomize=False)
+    more = settings(QUICK, max_examples=20, stateful_step_count=40, derandomize=False)
     run_state_machine_as_test(States, settings=more)

@@ -44,8 +44,9 @@ def saved(gpt2: Backbone, path: Path, method: str, settings: Any = None, **chang
     return path
 
 
-@pytest.fixture
-def kept(gpt2: Backbone, tmp_path: Path) -> Kept:
+@pytest.fixture(scope="module")
+def kept(gpt2: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    tmp_path = tmp_path_factory.mktemp("kept")
     store, metrics = AdapterStore(tmp_path / "store", who="ada"), {"bleu": 0.1, "chrf": 0.2, "rouge_l": 0.3}
     paths = [saved(gpt2, tmp_path / f"told-{n}", "lora", {"r": 2}, seed=n, metrics=metrics) for n in (1, 2)]
     for path in paths:
@@ -60,7 +61,7 @@ def test_a_version_passes_its_golden_test_of_log_probabilities(kept: Kept) -> No
     assert kept.store.verify() == []
 
 
-@pytest.mark.parametrize("method", ["full", "ia3", "prefix", "bitfit", "lora+bitfit"])
+@pytest.mark.parametrize("method", ["full", "prefix", "lora+bitfit"])
 def test_an_adapter_of_any_method_is_kept_whole(gpt2: Backbone, tmp_path: Path, method: str) -> None:
     store = AdapterStore(tmp_path / "store", who="ada")
     store.publish(saved(gpt2, tmp_path / "made", method), "acme/told", message="why")
@@ -68,7 +69,7 @@ def test_an_adapter_of_any_method_is_kept_whole(gpt2: Backbone, tmp_path: Path, 
     store.export("acme/told@1", str(tmp_path / "out"))
     (expected,), (found,) = (Predictor.load(tmp_path / name)([TEXT]) for name in ("made", "out"))
     assert found == expected
-    assert "AutoTokenizer" in (tmp_path / "out" / "README.md").read_text("utf-8") or method not in ("full", "ia3")
+    assert "AutoTokenizer" in (tmp_path / "out" / "README.md").read_text("utf-8") or method != "full"
 
 
 def test_a_bundle_and_an_exported_directory_come_back_with_the_same_digest(kept: Kept, tmp_path: Path) -> None:
@@ -77,12 +78,6 @@ def test_a_bundle_and_an_exported_directory_come_back_with_the_same_digest(kept:
         kept.store.export("acme/told@1", str(tmp_path / name))
         made = kept.store.import_from(str(tmp_path / name), f"acme/{name.replace('.', '-')}", message="again")
         assert made.version.digest == expected
-
-
-def test_an_alias_moves_and_rolls_back(kept: Kept) -> None:
-    kept.store.alias("acme/told@1")
-    kept.store.alias("acme/told@2")
-    assert kept.store.rollback("acme/told").after == 1
 
 
 def test_show_puts_the_usual_metrics_first_and_names_answers(kept: Kept, afina: Command) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,11 +12,9 @@ from processes import Crew
 from storing import Adapters
 
 from afina.blobs import LocalBlobs
-from afina.errors import Busy, NotFound
+from afina.errors import NotFound
 from afina.store import audit_log
 from afina.store.adapter_store import AdapterStore
-from afina.store.database import Database
-from afina.store.database.tables import ALIASES, SAID
 from raises import raises
 from services import S3, Postgres
 
@@ -249,31 +246,3 @@ def test_verify_takes_no_blob_for_lost_that_was_published_again_meanwhile(
 
 
 # SQLite
-
-
-def test_a_lock_that_another_holds_for_long_is_busy(adapters: Adapters, tmp_path: Path) -> None:
-    store = AdapterStore(tmp_path / "store")
-    store.publish(adapters.directory / "b0h0", "acme/reviews", message="a test")
-    other = sqlite3.connect(tmp_path / "store" / "store.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    store._database = Database(store.address, patience=0.2)
-    with raises(Busy, code="store.busy"):
-        store.alias("acme/reviews@1")
-    assert store.show("acme/reviews").number == 1  # who only reads does not wait
-    other.execute("ROLLBACK")
-    other.close()
-    assert store.alias("acme/reviews@1").before is None
-
-
-def test_the_tables_are_those_that_migrations_make(store: AdapterStore) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
-    with store._database.reading() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), storing.metadata) == []
-        # what is compared is seen: without a table, it differs
-        fewer = type(storing.metadata)()
-        for table in storing.metadata.tables.values():
-            if table not in (SAID, ALIASES):
-                table.to_metadata(fewer)
-        assert compare_metadata(MigrationContext.configure(connection), fewer) != []
