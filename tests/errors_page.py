@@ -21,6 +21,7 @@ SOURCE = Path(afina.__file__).parent
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 
 
+@cache
 def sources() -> dict[str, str]:
     """Return the text of every module of afina, by its dotted name."""
     return {
@@ -32,7 +33,7 @@ def sources() -> dict[str, str]:
 
 
 @cache
-def _tree(text: str) -> ast.Module:
+def tree_of(text: str) -> ast.Module:
     return ast.parse(text)
 
 
@@ -52,7 +53,7 @@ def error_classes(files: Mapping[str, str]) -> dict[str, type[AfinaError] | ast.
     found: dict[str, type[AfinaError] | ast.ClassDef] = {
         name: each for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, AfinaError)
     }
-    defined = [node for text in files.values() for node in ast.walk(_tree(text)) if isinstance(node, ast.ClassDef)]
+    defined = [node for text in files.values() for node in ast.walk(tree_of(text)) if isinstance(node, ast.ClassDef)]
     while new := [node for node in defined if node.name not in found and _bases(node) & found.keys()]:
         found |= {node.name: node for node in new}
     return found
@@ -71,11 +72,12 @@ def constructions(files: Mapping[str, str]) -> Iterator[tuple[str, ast.Call, str
     """Yield the module, the call and the class of every error that is constructed outside of a Problem."""
     classes = error_classes(files)
     for module, text in files.items():
-        for call in (node for node in ast.walk(_tree(text)) if isinstance(node, ast.Call)):
+        for call in (node for node in ast.walk(tree_of(text)) if isinstance(node, ast.Call)):
             if (name := _last(call.func)) in classes:
                 yield module, call, name
 
 
+@cache
 def codes() -> dict[str, dict[str, list[str]]]:
     """Return the sentences of each code, by class: of declared problems, then of classes with their own constructor."""
     found: dict[str, dict[str, list[str]]] = {}

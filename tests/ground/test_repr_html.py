@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from afina import Adapter, Backbone, Predictor, Study, Task
 from afina.data.split import Split
 from afina.predicting.prompting import Answer
 from afina.repr_html import ReprCard, table
-from afina.studies.results import Results
 from command import InventedExecutor
 from fakes import Runs
 
@@ -110,19 +107,6 @@ def test_two_reports_on_one_page_share_no_id(tmp_path: Path) -> None:
         assert set(re.findall(r"url\(#([^)]+)\)", html)) <= ids[-1]
     assert ids[0]
     assert not ids[0] & ids[1]
-
-
-def test_results_without_a_finished_run_are_shown_too(tmp_path: Path) -> None:
-    assert "No run has finished" in Results("empty", tmp_path)._repr_html_()
-
-
-def test_a_task_is_shown_without_torch(toy: str) -> None:
-    script = (
-        "import sys, afina; t = afina.Task.load(sys.argv[1]); repr(t), t._repr_html_(); "
-        "r = afina.Run(backbone='b', task='t', method='lora'); repr(r), r._repr_html_(); print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script, toy], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_a_class_that_is_shown_says_its_facts() -> None:
