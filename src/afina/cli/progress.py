@@ -126,7 +126,6 @@ class Minutes(Watcher):
         self.says(progress.waiting(run, needed, available))
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Print once what a run waits for or downloads."""
         if progress.phase in ("wait", "download") and (said := f"{run.title}: {doing(progress)}") not in self.waiting:
             self.waiting.add(said)
             self.says(said)
@@ -180,7 +179,6 @@ class Bars(PlainLines):
                 self.stop()
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Update the bar of the run; write what a later phase should not hide."""
         if progress.phase == "copy":
             super().progress(run, progress)
         if self.bars and run.label in self.tasks:
@@ -193,7 +191,6 @@ class Bars(PlainLines):
             )
 
     def stop(self) -> None:
-        """Remove all bars, also after an interruption."""
         if self.bars:
             self.bars.stop()
         self.bars, self.tasks = None, {}

@@ -130,112 +130,43 @@ def option_flag(name: str) -> str:
     return {"evaluation": "--eval"}.get(name, f"--{name.replace('_', '-')}")
 
 
+_FLAGGED = (
+    "backbone beams blobs choice drain executor expires file force fresh generation_timeout guide host last latency "
+    "memory merged message method metric minutes name out port rate ray ray_address reason replicas scope seed share "
+    "ship_backbone shutdown storage store task template text_tokens timeout who words"
+)
+_IN_TRAINING = (
+    "batch_size class_weights dtype epochs label_smoothing max_length precision pull retention temperature warmup"
+)
+_GENERATES = "length_penalty max_new_tokens min_new_tokens no_repeat_ngram stop top_k top_p"
+
+
+def _flags(names: str) -> dict[str, str]:
+    return {name: f"--{name.replace('_', '-')}" for name in names.split()}
+
+
 FLAGS = {
     **{name: option_flag(name) for name in OPTIONS},
-    "backbone": "--backbone",
-    "batch_size": "batch_size",
-    "beams": "--beams",
-    "choice": "--choice",
-    "share": "--share",
-    "class_weights": "class_weights",
-    "dtype": "dtype",
-    "epochs": "epochs",
-    "executor": "--executor",
-    "expires": "--expires",
-    "file": "--file",
-    "fresh": "--fresh",
-    "guide": "--guide",
-    "head": "head",
-    "label_smoothing": "label_smoothing",
-    "latency": "--latency",
-    "length_penalty": "generate.length_penalty",
-    "max_length": "max_length",
-    "max_new_tokens": "generate.max_new_tokens",
-    "memory": "--memory",
-    "method": "--method",
-    "metric": "--metric",
-    "minutes": "--minutes",
-    "name": "--name",
-    "min_new_tokens": "generate.min_new_tokens",
-    "no_repeat_ngram": "generate.no_repeat_ngram",
-    "offset": "offset",
-    "out": "--out",
-    "overrides": "--set",
-    "precision": "precision",
-    "pull": "pull",
-    "retention": "retention",
-    "seed": "--seed",
-    "targets": "targets",
-    "task": "--task",
-    "temperature": "temperature",
-    "template": "--template",
-    "text_tokens": "--text-tokens",
-    "generation_timeout": "--generation-timeout",
-    "timeout": "--timeout",
-    "warmup": "warmup",
-    "words": "--words",
-    "blobs": "--blobs",
-    "drain": "--drain",
+    **_flags(_FLAGGED),
+    **{name: name for name in f"{_IN_TRAINING} head offset targets".split()},
+    **{name: f"generate.{name}" for name in _GENERATES.split()},
     "expected": "--expect",
-    "force": "--force",
-    "host": "--host",
-    "last": "--last",
     "limit": "--memory",
     "limits": "--limit",
-    "merged": "--merged",
-    "message": "--message",
-    "port": "--port",
-    "rate": "--rate",
-    "ray": "--ray",
-    "ray_address": "--ray-address",
-    "reason": "--reason",
-    "replicas": "--replicas",
-    "scope": "--scope",
-    "ship_backbone": "--ship-backbone",
-    "shutdown": "--shutdown",
-    "stop": "generate.stop",
-    "storage": "--storage",
-    "store": "--store",
-    "top_k": "generate.top_k",
-    "top_p": "generate.top_p",
-    "who": "--who",
+    "overrides": "--set",
 }
 """Options by the library's field names; a field without an option is a key of a study file."""
 
 COMMANDS: Mapping[str, Mapping[str, str]] = {
-    "predict": {
-        "length_penalty": "--length-penalty",
-        "max_new_tokens": "--max-new-tokens",
-        "no_repeat_ngram": "--no-repeat-ngram",
-        "precision": "--precision",
-        "stop": "--stop",
-        "temperature": "--temperature",
-        "top_k": "--top-k",
-        "top_p": "--top-p",
-    },
-    "evaluate": {"precision": "--precision"},
-    "store import": {"precision": "--precision"},
-    "replay": {"choice": "--choice", "guide": "--guide", "stop": "--stop"},
-    "plan": {
-        "batch_size": "--batch-size",
-        "epochs": "--epochs",
-        "max_length": "--length",
-        "precision": "--precision",
-    },
+    "predict": _flags("length_penalty max_new_tokens no_repeat_ngram precision stop temperature top_k top_p"),
+    "evaluate": _flags("precision"),
+    "store import": _flags("precision"),
+    "replay": _flags("choice guide stop"),
+    "plan": {**_flags("batch_size epochs precision"), "max_length": "--length"},
     "study": {
         **{name: f"data.{name}" for name in OPTIONS if name not in ("allow_leakage", "evaluation")},
-        "batch_size": "train.batch_size",
-        "class_weights": "train.class_weights",
-        "dtype": "train.dtype",
-        "epochs": "train.epochs",
-        "label_smoothing": "train.label_smoothing",
-        "max_length": "train.max_length",
+        **{name: f"train.{name}" for name in _IN_TRAINING.split()},
         "metric": "metric",
-        "precision": "train.precision",
-        "pull": "train.pull",
-        "retention": "train.retention",
-        "temperature": "train.temperature",
-        "warmup": "train.warmup",
     },
 }
 """Exceptions, by command."""

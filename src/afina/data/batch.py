@@ -60,7 +60,6 @@ class Packed:
         return (self.targets != IGNORED).nonzero()[:, 0]
 
     def to(self, device: torch.device | str) -> Packed:
-        """Return the same batch on another device."""
         tokens, positions, bounds = (part.to(device) for part in (self.tokens, self.positions, self.bounds))
         types, weights = (None if part is None else part.to(device) for part in (self.types, self.weights))
         return Packed(tokens, positions, bounds, self.targets.to(device), self.per_token, types, weights)

@@ -103,7 +103,6 @@ class EvaluationSet:
 
     @property
     def repeated(self) -> int:
-        """The number of texts that occur earlier in the set too."""
         return repeated(self.split)
 
     @classmethod
@@ -160,7 +159,6 @@ class EvaluationSet:
         return found.in_order(labels).unseen_by(trained, allow_leakage=allow_leakage)
 
     def without(self, unsaid: Sequence[str]) -> EvaluationSet:
-        """Return the set for the other labels only."""
         if not unsaid:
             return self
         kept = tuple(name for name in self.label_names if name not in unsaid)

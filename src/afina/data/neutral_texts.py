@@ -57,7 +57,6 @@ class NeutralTexts:
 
     @property
     def digest(self) -> str:
-        """Digest of the sentences."""
         return digest.of_strings(self.texts)
 
     def _check_new(self, task: Task) -> None:

@@ -140,7 +140,6 @@ class ReadingOptions:
         return replace(made, **named)
 
     def part(self, names: Iterable[str]) -> ReadingOptions:
-        """Return the options with these names alone."""
         return ReadingOptions(**{name: getattr(self, name) for name in names})
 
     @property

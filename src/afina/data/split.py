@@ -72,7 +72,6 @@ class Split(ReprCard):
             raise problems.SPLIT_LENGTHS(found=sorted(sizes))
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         texts = "texts" if self.pairs is None else "pairs of texts"
         if self._are_texts:
             return {texts: len(self), "references": sum(map(len, self.labels))}
@@ -102,7 +101,6 @@ class Split(ReprCard):
         return (self[index] for index in range(len(self)))
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
-        """Return the examples at `indices`, in that order."""
         pairs, groups = (None if each is None else [each[i] for i in indices] for each in (self.pairs, self.groups))
         chosen = np.asarray(indices, dtype=np.int64)
         weights = None if self.weights is None else self.weights[chosen]

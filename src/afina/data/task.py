@@ -76,7 +76,6 @@ class Task(ReprCard):
                 raise problems.TASK_DTYPE(kind=self.kind, task=self.address, found=split.labels.dtype)
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
         return {
             "address": self.address,
             "kind": TARGETS[self.kind].told,
@@ -171,7 +170,6 @@ class Task(ReprCard):
 
     @property
     def pairs(self) -> bool:
-        """Whether the examples are pairs of texts."""
         return self.train.pairs is not None
 
     @property

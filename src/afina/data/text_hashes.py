@@ -63,7 +63,6 @@ class TextHashes:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the hashes of a file. Raises CorruptAdapter."""
         content = file_io.read_object(path, MOST_BYTES)
         if content.get("format") != FORMAT or type(content["format"]) is not int:
             raise problems.HASHES_FORMAT_UNKNOWN(found=str(content.get("format"))[:40], expected=FORMAT, path=path)

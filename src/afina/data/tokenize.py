@@ -68,7 +68,6 @@ class Encoded:
 
     @property
     def lengths(self) -> np.ndarray:
-        """The lengths, int64 [N]."""
         return np.diff(self.offsets)
 
 
@@ -259,7 +258,6 @@ class Template:
         return f"{prompt}{'' if joined else ' '}{answer}"
 
     def render(self, text: str, pair: str | None = None) -> str:
-        """Return the template with the text, or pair, in its place."""
         return self._laid(text, pair)[0]
 
     def check_length(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:

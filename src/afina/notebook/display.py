@@ -52,18 +52,15 @@ class Display(Lines):
         self._show()
 
     def begin(self, run: Run, place: str) -> None:
-        """Add a progress bar for a run."""
         super().begin(run, place)
         self.now[run.label] = Progress("start")
         self._show()
 
     def end(self, run: Run) -> None:
-        """Remove the run's progress bar."""
         super().end(run)
         self.now.pop(run.label, None)
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Update the run's progress bar."""
         if run.label not in self.lines:
             self.begin(run, run.title)
         before = self.now[run.label]
@@ -76,14 +73,12 @@ class Display(Lines):
         self._show()
 
     def stop(self) -> None:
-        """Say that the work has stopped, and remove all progress bars."""
         if self.now:
             self.now.clear()
             self.said.append("Stopped. Recorded runs are kept; the same call continues from there.")
             self._show()
 
     def html(self) -> str:
-        """Return the output as HTML."""
         lines = [f"<div>{escape(line)}</div>" for line in self.said[-MOST:]]
         if len(self.said) > MOST:
             lines.insert(0, f"<div>… {len(self.said) - MOST:,} lines before</div>")

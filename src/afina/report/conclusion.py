@@ -183,12 +183,10 @@ class _Field:
         return f"{arm.label} has the {'lowest' if metric.lower else 'highest'} {metric.words}: {figure}"
 
     def answer(self) -> str:
-        """The headline, with the number of texts and seeds."""
         seeds = f" (mean of {len(self.leader.seeds)} seeds)" if len(self.leader.seeds) > 1 else ""
         return f"{self.headline()} on {_counted_texts(self.leader.record.examples)}{seeds}."
 
     def compared(self) -> str:
-        """The verdicts between the leader and the others."""
         arm, better, level, open_ = self.leader, self.of("better"), self.of("equivalent"), self.of("undecided")
         if not self.others:
             return f"There is no other method to compare {arm.label} with."

@@ -56,7 +56,6 @@ class Presentation(ABC):
         """Return what a text is answered with, in words, such as `3 labels`."""
 
     def told_targets(self, names: Sequence[str]) -> str:
-        """Return what was to be answered, by name."""
         return f"labels {', '.join(f'`{name}`' for name in names)}"
 
     @abstractmethod
@@ -72,7 +71,6 @@ class Presentation(ABC):
         return []
 
     def metric_notes(self, record: Record) -> list[str]:
-        """Return further notes on the metrics, each for itself."""
         return []
 
     def least(self, names: Sequence[str], targets: Sequence[Any]) -> list[str]:

@@ -162,7 +162,6 @@ class Lines(Watcher):
         self.say(attempt(run, number, trial, length))
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Write a line when a phase begins, and a line with figures every LINE_SECONDS."""
         line = self.lines.setdefault(run.label, _Line(run.title))
         due, words = meter.now() - line.last >= LINE_SECONDS, doing(progress)
         begins = words != line.words

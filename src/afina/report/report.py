@@ -200,7 +200,6 @@ class Report:
         return json_csv.summary(self.results, self.results.out / MARKDOWN, self.sentences, self.verdicts, self.claims)
 
     def files(self, names: Sequence[str] = FILES) -> dict[str, str]:
-        """Return the content of each named file of FILES."""
         made: Mapping[str, Callable[[], str]] = {
             MARKDOWN: self.markdown,
             PAGE: self.page,
@@ -241,7 +240,6 @@ class Report:
         ]
 
     def _sections(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
-        """The sections in reading order, each with its plots."""
         made = self._first(plots)
         if self.arms:
             presentation, greatest = _presentation(self.arms), of_greatest_size(self.arms)

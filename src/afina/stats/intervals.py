@@ -4,18 +4,6 @@ Pure functions of arrays. The share of right answers of one seed has Wilson's in
 over seeds and examples, and `Crossed` estimates how far the mean may lie from the truth. Comparisons of two methods are
 in `significance.py` and `comparison.py`.
 
-Coverage of 95 % intervals in simulated studies, the lowest and the highest of all metrics: for one method (this
-module), and for the difference of two methods (`significance.py`). docs/background/coverage.md lists every metric;
-benchmarks/coverage.py is the simulation.
-
-    seeds  examples  one method      difference
-    1      200       0.941 to 0.973  0.945 to 0.986
-    1      1000      0.944 to 0.959  0.945 to 0.962
-    3      200       0.965 to 0.995  0.979 to 0.998
-    3      1000      0.973 to 0.986  0.960 to 0.984
-    5      200       0.950 to 0.979  0.963 to 0.995
-    5      1000      0.958 to 0.981  0.953 to 0.978
-
 `Crossed` treats seeds and examples as random samples:
 
 The model is y[s, i] = mean + seed[s] + example[i] + rest[s, i] with independent effects. Every seed is evaluated on the
@@ -30,27 +18,7 @@ over the variances that the data leave possible: MS_seeds (S - 1) / x for every 
 degrees. This is the generalised pivotal quantity of Weerahandi (JASA 88, 1993, 899-905). It becomes Student's t over
 the seeds if only seeds vary, and over the examples if seeds do not vary.
 
-Coverage of 95 % intervals for the difference of two methods, from 800 simulated studies a cell (last column: 1,000).
-The simulation has a latent normal variable with effects of example, of example and method, and of seed. The accuracies
-are 0.88 and 0.87. `sd` is the standard deviation of one method over seeds, in points. "bootstrap" is the plain
-bootstrap over seeds and examples; "Satterthwaite" is the t interval from the same components with Satterthwaite's
-degrees of freedom. tests/stats/test_stats.py simulates the last column again.
-
-    seeds  examples  sd    bootstrap  Satterthwaite  this
-    3      200       0.5   0.98       0.96           0.99
-    3      200       1.5   0.97       0.95           0.99
-    3      1000      0.5   0.97       0.96           0.98
-    3      1000      1.5   0.92       0.94           0.97
-    3      1000      3     0.83       0.94           0.96
-    5      200       0.5   0.99       0.96           0.99
-    5      200       1.5   0.97       0.96           0.99
-    5      1000      0.5   0.98       0.97           0.98
-    5      1000      1.5   0.96       0.96           0.96
-    5      1000      3     0.90       0.95           0.95
-    2      1000      1.5   0.86       0.91           0.98
-
-If seeds matter, the other intervals cover less than 95 %. This interval covers at least 95 %, but is a quarter wider
-with three seeds, and a tenth wider with five.
+docs/background/coverage.md has the measured coverage of every metric, and that of the bootstrap and of Satterthwaite.
 """
 
 from __future__ import annotations

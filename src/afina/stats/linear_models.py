@@ -92,7 +92,6 @@ class LinearKind(ABC):
         """Return the mean loss of outputs, [N, width]."""
 
     def iterations(self, model: Any) -> int | None:
-        """Return the iterations of a fit; None: a closed formula."""
         return None
 
 

@@ -30,7 +30,6 @@ class ClassTargets(TargetKind):
         return LabelFormat(self.kind, keeps=column.keeps)
 
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> str | int:
-        """Return the name or the integer in a row. Raises InvalidData with the row."""
         value, where = column.cells.get(row), column.table.where(row)
         if value is None:
             raise problems.LABEL_MISSING(where=where, column=column.name)

@@ -73,12 +73,10 @@ class ColumnNames:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The columns of texts."""
         return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
 
     @property
     def read(self) -> list[str]:
-        """All columns that are read, each once."""
         return list(dict.fromkeys([*self.texts, *self.labels, *([self.group] if self.group else [])]))
 
     @property

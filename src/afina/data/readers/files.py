@@ -106,7 +106,6 @@ class TableReading:
         return cls(tuple(tables), chosen, form, asked, published)
 
     def rows(self) -> LabelledRows:
-        """Return the rows of the first table."""
         return self._rows(self.tables[0], self.columns)
 
     def _rows(self, table: FileTable, chosen: ColumnNames) -> LabelledRows:

@@ -46,11 +46,9 @@ class FileTable:
     notes: tuple[str, ...] = ()
 
     def where(self, row: int) -> str:
-        """Return the place of a row, for messages."""
         return f"{self.path}, {self.unit} {self.places[row]}"
 
     def take(self, rows: Sequence[int]) -> FileTable:
-        """Return the table of some rows."""
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
         return replace(self, columns=columns, places=[self.places[row] for row in rows])
 

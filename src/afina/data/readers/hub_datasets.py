@@ -58,7 +58,6 @@ class GlueTask:
 
     @property
     def kind(self) -> Kind:
-        """The kind of the labels."""
         return CLASSES if self.names else NUMBER
 
     def patterns(self) -> dict[str, str]:

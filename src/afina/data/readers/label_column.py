@@ -63,16 +63,13 @@ class LabelColumn:
 
     @property
     def rows(self) -> range:
-        """All rows, also those with an empty cell."""
         return range(len(self.table.places))
 
     @property
     def values(self) -> list[Any]:
-        """The cells that are not missing."""
         return list(self.known.values())
 
     def where(self, row: int) -> str:
-        """Return the place of a cell, for messages."""
         return f"{self.table.where(row)}: column {self.name!r}"
 
     def said(self, *words: str) -> bool:

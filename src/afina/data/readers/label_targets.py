@@ -67,7 +67,6 @@ class LabelTargets(TargetKind):
         return made
 
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> tuple[str, ...]:
-        """Return the label names in a row. Raises InvalidData with the row."""
         value, where = column.cells.get(row), column.table.where(row)
         if value is None or (not form.keeps and isinstance(value, str) and value.casefold() in ANY_CASE):
             return ()

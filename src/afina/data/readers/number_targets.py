@@ -41,7 +41,6 @@ class NumberTargets(TargetKind):
         return super().parse(table, columns, form)
 
     def read(self, column: LabelColumn, row: int, form: LabelFormat) -> float:
-        """Return the finite number in a row. Raises InvalidData with the row."""
         value, where, notation = column.cells.get(row), column.where(row), form.notation or PLAIN
         if value is None:
             raise problems.NUMBER_MISSING(where=where)

@@ -124,7 +124,6 @@ class Snippet(NamedTuple):
 
     @property
     def place(self) -> str:
-        """The snippet's place, for messages."""
         return f"{DOMAINS[self.domain]}_GroundTruth.txt, line {self.line}"
 
 

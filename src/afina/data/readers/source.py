@@ -302,5 +302,4 @@ class RowStream:
     notes: Callable[[], tuple[str, ...]] = tuple
 
     def where(self, place: int) -> str:
-        """Return the place of a row, for messages."""
         return f"{self.name}, {self.unit} {place}"

@@ -61,7 +61,6 @@ class LabelledRows:
         return len(self.texts)
 
     def take(self, indices: Sequence[int]) -> LabelledRows:
-        """Return the rows at `indices`, in the order of `indices`."""
         return replace(
             self,
             texts=[self.texts[i] for i in indices],

@@ -63,7 +63,6 @@ class TargetKind(ABC):
         return False
 
     def empty(self, value: Any) -> bool:
-        """Return whether a cell has no target."""
         return is_empty(value)
 
     @abstractmethod

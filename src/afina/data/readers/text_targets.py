@@ -84,7 +84,6 @@ class TextTargets(TargetKind):
         return self.grouped(of_rows(rows))
 
     def findings(self, *parts: LabelledRows) -> tuple[str, ...]:
-        """Return notes about inputs with several references, and about rows that repeat a reference."""
         count, inputs, places = 0, dict[tuple[str, str], set[str]](), list[str]()
         for rows in parts:
             pairs = rows.pairs if rows.pairs is not None else [""] * len(rows)

@@ -76,7 +76,6 @@ class Chunk:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Self:
-        """Return a chunk of texts that are not from a file."""
         rows = [Row(number, f"text {number}", text, columns={TEXT: text}) for number, text in enumerate(texts, start=1)]
         return cls(list(texts), rows=rows)
 

@@ -112,7 +112,6 @@ class SideBySide:
         return np.array(found)
 
     def spread(self) -> list[int]:
-        """Return at most SHOWN rows, spread evenly."""
         size = len(self.answers[0])
         return sorted({int(place) for place in np.linspace(0, size - 1, min(size, SHOWN)).round()})
 
