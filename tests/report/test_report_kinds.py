@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.metrics import precision_recall_fscore_support
 
 from afina.report import formatting
 from afina.report.examples.disagreements import EvaluationTexts, disagreement_table
@@ -83,6 +84,14 @@ def test_labels_are_told_one_by_one_with_their_means_over_seeds() -> None:
     assert table.title == BY_LABEL
     assert len(table.rows) == 3
     assert PRESENTATIONS["number"].tables(report(of_kind("number")).arms) == []
+
+
+def test_figures_of_labels_are_those_of_scikit_learn_and_undefined_of_absent_ones() -> None:
+    gold, answers = np.random.default_rng(0).integers(0, 4, (2, 200))
+    found = PRESENTATIONS["classes"].found(list("abcde"), gold, answers[None])
+    figures = [(one.precision, one.recall, one.f1, one.support) for one in found]
+    expected = precision_recall_fscore_support(gold, answers, labels=range(5), zero_division=np.nan)
+    assert np.array(figures) == pytest.approx(np.stack(expected, axis=1), nan_ok=True)
 
 
 def test_a_terminal_shows_each_label_and_a_matrix_of_the_best_setting_with_its_seeds_added_up() -> None:

@@ -241,16 +241,6 @@ def test_risk_and_coverage_by_hand() -> None:
         assert share == pytest.approx([1, 1.5 / 2, 2 / 3, 2 / 4])
 
 
-def test_figures_by_class_are_those_of_scikit_learn_and_undefined_of_absent_classes() -> None:
-    answered = classes(np.random.default_rng(0), 200, 4)
-    found = classification.per_class(answered)
-    expected = theirs.precision_recall_fscore_support(answered.targets, answered.answers)
-    for mine, other in zip(found, expected, strict=True):
-        assert mine == pytest.approx(other)
-    absent = classification.per_class(Answered(MIXED, MIXED, np.eye(3)[MIXED]))
-    assert [one[2] for one in absent] == pytest.approx([np.nan, np.nan, np.nan, 0], nan_ok=True)
-
-
 def test_metrics_say_what_they_fit_and_which_differences_are_small() -> None:
     two, four = (classes(np.random.default_rng(0), 50, count) for count in (2, 4))
     assert METRICS["auroc"].fits(two)

@@ -53,17 +53,6 @@ def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
 # By class, by confidence
 
 
-def per_class(answered: Answered) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return precision, recall and F1, float [C] each, and the number of examples, int [C]; UNDEFINED for 0 / 0."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    labels = list(range(answered.classes))
-    precision, recall, score, support = precision_recall_fscore_support(
-        answered.targets, answered.answers, labels=labels, average=None, zero_division=UNDEFINED
-    )
-    return precision, recall, score, support
-
-
 def reliability(chances: np.ndarray, targets: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean confidence, share of right answers, and count of each non-empty bin, least confident first.
 

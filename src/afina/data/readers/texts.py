@@ -255,10 +255,6 @@ def _read(
         yield Row(number, where, first, pair, row)
 
 
-def _names(found: ColumnNames) -> str:
-    return found.text if found.text_pair is None else f"{found.text} and {found.text_pair}"
-
-
 EXPECTED = "Expected a list, an array or a Series of texts, or a frame with one column of texts or two of pairs."
 
 
