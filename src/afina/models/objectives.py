@@ -396,8 +396,9 @@ class Classes(Objective):
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """The kind and the temperature; None: the temperature is 1."""
-        return None if self.temperature == 1.0 else {"kind": self.kind, "temperature": self.temperature}
+        """The kind and the temperature; None: the kind is the default, and the temperature 1."""
+        plain = self.kind == CLASSES and self.temperature == 1.0
+        return None if plain else {"kind": self.kind, "temperature": self.temperature}
 
     def of(self, targets: np.ndarray, class_weights: str | None = None, weights: np.ndarray | None = None) -> Self:
         """Return the objective with class weights; balanced: N / (C count) as in scikit-learn, 0 for absent classes.

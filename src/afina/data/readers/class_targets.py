@@ -72,7 +72,8 @@ class ClassTargets(TargetKind):
         else:
             order, label_names = _ordered(known, whole, labels), tuple(labels)
         index = {label: i for i, label in enumerate(order)}
-        return TaskData(label_names, _split(train, index, whole), _split(evaluation, index, whole), column=train.column)
+        both = _split(train, index, whole), _split(evaluation, index, whole)
+        return TaskData(label_names, *both, self.kind, column=train.column)
 
     def matched(
         self,
