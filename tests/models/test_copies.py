@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -34,14 +36,12 @@ from afina.report.progress import doing
 from afina.studies.runs.prepared import opened
 from fakes import Backbones, configuration, save
 from full_disk import no_file_above
+from grid import some_slow
 from openings import same, shard
 
 INT8, LABELS = "int8", ("bad", "good")
 
-FAMILIES = [
-    family if family in ("gpt2", "llama", "bert") else pytest.param(family, marks=pytest.mark.slow)
-    for family in ARCHITECTURES
-]
+FAMILIES = some_slow(ARCHITECTURES, ("gpt2", "llama", "bert"))
 
 
 @pytest.fixture
@@ -172,14 +172,6 @@ def test_a_copy_is_named_by_precision_version_configuration_and_weights_but_not_
     assert len(list(cache.iterdir())) == 4
 
 
-def cut(content: bytes) -> bytes:
-    return content[:-10]
-
-
-def empty(content: bytes) -> bytes:
-    return b""
-
-
 def flipped(place: Callable[[bytes], int]) -> Callable[[bytes], bytes]:
     def flip(content: bytes) -> bytes:
         at = place(content)
@@ -189,8 +181,8 @@ def flipped(place: Callable[[bytes], int]) -> Callable[[bytes], bytes]:
 
 
 DAMAGES = {
-    "cut": cut,
-    "empty": empty,
+    "cut": lambda content: content[:-10],
+    "empty": lambda content: b"",
     "a bit of the last weight": flipped(lambda content: len(content) - 1),
     "a bit of the first weight": flipped(lambda content: 8 + int.from_bytes(content[:8], "little")),
     "a bit of the digest": flipped(lambda content: content.index(b"weights_digest") + 40),
@@ -325,24 +317,24 @@ def test_another_process_may_write_the_same_copy_meanwhile(
     assert_right(llama, "")
 
 
-KILLED = """
-import os, signal, sys
-from afina import Backbone, tensorfile
-from afina.models.classifier import Classifier
-from afina.models.weights import copies
-copies.LEAST = 0
-write = tensorfile.write
-def killed(*given):
-    write(*given)
-    os.kill(os.getpid(), signal.SIGKILL)
-tensorfile.write = killed
-Classifier.open(Backbone.load(sys.argv[1]), ("bad", "good"), 3, precision="int8")
-"""
+def test_a_process_that_is_killed_while_it_writes_leaves_no_copy(
+    llama: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = tensorfile.write
 
+    def killed(*given: Any) -> None:
+        write(*given)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def test_a_process_that_is_killed_while_it_writes_leaves_no_copy(llama: Path, cache: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(llama)], capture_output=True, check=False)
-    assert done.returncode == -9, done.stderr
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(tensorfile, "write", killed)
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process may have threads
+        if not (child := os.fork()):
+            try:
+                Classifier.open(Backbone.load(str(llama)), LABELS, 3, precision=INT8)
+            finally:
+                os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     (left,) = cache.iterdir()
     assert left.name.startswith(file_io.TEMPORARY)
     assert_right(llama, "keeps")

@@ -24,15 +24,13 @@ from afina.models.language_model import LanguageModel, open_model
 from afina.models.objectives import make
 from afina.models.pretrained import read_config
 from fakes import Backbones, configuration, save
+from grid import some_slow
 from openings import same, shard
 from raises import raises
 
 INT8 = "int8"
 
-FAMILIES = [
-    family if family in ("gpt2", "gptj", "llama", "bert") else pytest.param(family, marks=pytest.mark.slow)
-    for family in ARCHITECTURES
-]
+FAMILIES = some_slow(ARCHITECTURES, ("gpt2", "gptj", "llama", "bert"))
 
 
 @pytest.fixture

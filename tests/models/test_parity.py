@@ -55,20 +55,14 @@ def pair(request: pytest.FixtureRequest, backbones: Backbones) -> Pair:
     return Pair(Backbone.load(str(backbones.path(request.param))))
 
 
-def test_the_fake_texts_hold_a_single_token_and_one_longer_than_the_window(pair: Pair) -> None:
+def test_the_texts_and_the_reference_can_show_a_difference(pair: Pair) -> None:
+    """A single token, a text longer than the window, logits far apart, and transformers' own attention beside ours."""
     lengths = [len(sequence) for sequence in pair.sequences()]
-    without_special = pair.backbone.tokenizer("a", add_special_tokens=False)["input_ids"]
-    assert len(without_special) == 1
+    assert len(pair.backbone.tokenizer("a", add_special_tokens=False)["input_ids"]) == 1
     assert max(lengths) > 3 * WINDOW
     assert max(lengths) > 2 * sorted(lengths)[-2]
-
-
-def test_the_reference_uses_transformers_own_attention(pair: Pair) -> None:
     assert pair.padded.config._attn_implementation == "sdpa"
     assert pair.packed.model.config._attn_implementation == NAME
-
-
-def test_logits_of_different_texts_differ_by_far_more_than_the_tolerance(pair: Pair) -> None:
     logits = pair.ours(pair.sequences())
     apart = (logits[:, None] - logits).abs().amax(-1) + torch.eye(len(logits)) * 1e9
     assert apart.min() > 1000 * TOLERANCE * logits.abs().max()
@@ -96,11 +90,10 @@ def test_one_long_text_among_short_ones_changes_none_of_them(pair: Pair) -> None
     assert difference(pair.ours(pair.sequences(texts)), torch.cat([pair.theirs([text]) for text in texts])) <= TOLERANCE
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_neighbours_and_order_never_change_a_row(pair: Pair, seed: int) -> None:
+def test_neighbours_and_order_never_change_a_row(pair: Pair) -> None:
     sequences = pair.sequences()
     alone = torch.cat([pair.ours([sequence]) for sequence in sequences])
-    order = np.random.default_rng(seed).permutation(len(sequences))
+    order = np.random.default_rng(1).permutation(len(sequences))
     for size in (2, 3, len(order)):
         found = torch.cat(
             [pair.ours([sequences[i] for i in order[at : at + size]]) for at in range(0, len(order), size)]
