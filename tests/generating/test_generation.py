@@ -233,8 +233,7 @@ def test_no_company_changes_an_answer(
 
 
 @pytest.mark.parametrize(
-    ("family", "name"),
-    thinned(("gpt2", "llama", "mistral", "gpt_neox"), ("lora", "prefix", "prompt", "ia3"), share=2),
+    ("family", "name"), thinned(("gpt2", "llama", "mistral", "gpt_neox"), ("lora", "prefix", "prompt", "ia3"), share=2)
 )
 def test_methods_generate_what_recomputing_the_whole_text_gives(backbones: Backbones, family: str, name: str) -> None:
     model = language_model(Backbone.load(str(backbones.path(family))))

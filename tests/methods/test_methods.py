@@ -196,10 +196,7 @@ def test_a_state_with_a_tensor_missing_surplus_or_of_another_shape_is_refused_an
 def test_prelayer_trains_the_embeddings_alone_where_its_head_is_frozen(backbones: Backbones, family: str) -> None:
     backbone = Backbone.load(str(backbones.path(family)))
     head = {"score.weight"}
-    embeddings = {
-        "gpt2": {"transformer.wte.weight", "transformer.wpe.weight"},
-        "llama": {"model.embed_tokens.weight"},
-    }
+    embeddings = {"gpt2": {"transformer.wte.weight", "transformer.wpe.weight"}, "llama": {"model.embed_tokens.weight"}}
     for train_head, expected in ((True, embeddings[family] | head), (False, embeddings[family])):
         method = make("prelayer", {"train_head": train_head})
         assert set(method.trainable(opened(backbone, method).model)) == expected
@@ -213,9 +210,7 @@ def test_parameters_of_gpt2_are_counted_as_published() -> None:
     }
 
 
-def test_counts_of_a_directory_are_those_of_its_opened_model_and_leave_out_what_has_no_meaning(
-    llama: Backbone,
-) -> None:
+def test_counts_of_a_directory_are_those_of_its_opened_model_and_leave_out_what_has_no_meaning(llama: Backbone) -> None:
     counted = count(llama.address, HYPERPARAMETERS)
     assert set(counted.methods) == {name for name in METHODS if serves("llama", name)} != set(METHODS)
     for name, found in counted.methods.items():

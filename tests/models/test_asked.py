@@ -165,11 +165,7 @@ def test_the_rows_are_found_in_whatever_files_hold_the_weights(backbones: Backbo
             places = {key: name for name, part in zip(names, parts, strict=True) for key in part}
             (path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     found, expected = (
-        packed(
-            Classifier.open(one, LABELS, 0, question(one).tokens, exact=True),
-            one,
-            range(len(TEXTS)),
-        )
+        packed(Classifier.open(one, LABELS, 0, question(one).tokens, exact=True), one, range(len(TEXTS)))
         for one in (Backbone.load(str(path)), Backbone.load(str(whole)))
     )
     assert torch.equal(found, expected)

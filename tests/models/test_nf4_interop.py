@@ -28,10 +28,7 @@ pytestmark = [
 ]
 
 NAME = "nf4"
-WIDTHS: dict[str, dict[str, int]] = {
-    "gpt2": {"n_embd": 64},
-    "llama": {"hidden_size": 64, "intermediate_size": 128},
-}
+WIDTHS: dict[str, dict[str, int]] = {"gpt2": {"n_embd": 64}, "llama": {"hidden_size": 64, "intermediate_size": 128}}
 """Rows that end with a block of 64: for others, bitsandbytes' kernel for AVX-512 uses the scales of other blocks."""
 
 TOLERANCE = 2e-5

@@ -350,11 +350,7 @@ class BeamSearch(Search):
 
 
 def search_for(
-    prompt: np.ndarray,
-    decoding: Decoding,
-    limits: Limits,
-    alternatives: int | None = None,
-    guide: Guide | None = None,
+    prompt: np.ndarray, decoding: Decoding, limits: Limits, alternatives: int | None = None, guide: Guide | None = None
 ) -> Search:
     """Return the search that `decoding` asks for; the last arguments as for `SingleSearch`.
 

@@ -38,12 +38,8 @@ class Ia3(PeftMethod):
             raise problems.IA3_FEEDFORWARD(method="ia3", feedforward=beyond[0])
 
     def for_family(self, family: str) -> Self:
-        from peft.utils.constants import (
-            TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as INNER,
-        )
-        from peft.utils.constants import (
-            TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as TARGETS,
-        )
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as INNER
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as TARGETS
 
         usual, inner = TARGETS.get(family, _usual_vectors(family)), INNER.get(family, _last_of_mlp(family))
         if self.targets and (self.feedforward or not set(self.targets) & set(inner)):

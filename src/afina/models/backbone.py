@@ -11,13 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from afina import digest
 from afina.digest import derive_seed
@@ -27,15 +21,7 @@ from afina.models.backbone_spec import FLOAT, PRECISIONS, RANDOM, decisive
 from afina.models.kernels import attention
 from afina.models.kernels.linear import held_by
 from afina.models.objectives import SINGLE_LABEL, Opening
-from afina.models.pretrained import (
-    auto_class,
-    first_line,
-    locate,
-    meta_from_config,
-    quiet,
-    read_config,
-    read_tokenizer,
-)
+from afina.models.pretrained import auto_class, first_line, locate, meta_from_config, quiet, read_config, read_tokenizer
 from afina.models.weights.copies import CopyPlace
 from afina.models.weights.held import HeldModel, held_layers, hold_layers, open_held
 from afina.models.weights.stored import FloatWeights, StoredTensor, stored_tensors

@@ -41,10 +41,7 @@ OUTSIDE = (
     ),
     *("training", "metrics", "probe", "versions", "environment", "claims_digest"),
 )
-CLAIMED = (
-    *("train_digest", "evaluation_digest", "seed", "training"),
-    *("metrics", "probe", "versions", "environment"),
-)
+CLAIMED = (*("train_digest", "evaluation_digest", "seed", "training"), *("metrics", "probe", "versions", "environment"))
 """Fields by the digest that covers them.
 
 The adapter's digest covers ALWAYS and WHERE_GIVEN: all that changes an answer or selects the files that are read for

@@ -459,10 +459,7 @@ class Classes(Objective):
         for answer, row in zip(
             self.decode(predictions).tolist(), self.probabilities(predictions).tolist(), strict=True
         ):
-            yield {
-                "label": self.label_names[answer],
-                "probabilities": dict(zip(self.label_names, row, strict=True)),
-            }
+            yield {"label": self.label_names[answer], "probabilities": dict(zip(self.label_names, row, strict=True))}
 
 
 @dataclass(frozen=True)

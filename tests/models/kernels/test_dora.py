@@ -91,9 +91,7 @@ def test_a_packed_weight_in_bfloat16_gives_what_float32_gives_but_for_its_digits
 
 
 @pytest.mark.parametrize(
-    ("settings", "serves"),
-    [({}, True), ({"use_rslora": True}, True), ({"use_dora": False}, False)],
-    ids=str,
+    ("settings", "serves"), [({}, True), ({"use_rslora": True}, True), ({"use_dora": False}, False)], ids=str
 )
 def test_only_a_layer_that_computes_this_formula_is_served(settings: dict[str, bool], serves: bool) -> None:
     config = LoraConfig(**({"r": 2, "target_modules": ["0"], "use_dora": True} | settings))

@@ -69,10 +69,6 @@ WELL_KNOWN: dict[str, dict[str, Any]] = {
     },
     "huggyllama/llama-7b": _llama(32, 32, 4096, 11008),
     "huggyllama/llama-13b": _llama(40, 40, 5120, 13824),
-    "meta-llama/Llama-2-7b-hf": {
-        **_llama(32, 32, 4096, 11008),
-        "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5,
-    },
+    "meta-llama/Llama-2-7b-hf": {**_llama(32, 32, 4096, 11008), "max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
 }
 """Published configurations by address, reduced to the fields that determine weight shapes."""

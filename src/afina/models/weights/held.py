@@ -205,11 +205,7 @@ class _Take(ConversionOps):
 
     @torch.no_grad()
     def convert(
-        self,
-        input_dict: dict[str, Any],
-        source_patterns: list[str],
-        target_patterns: list[str],
-        **given: Any,
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **given: Any
     ) -> dict[str, Any]:
         """Return the tensor if it stays a parameter, under its name."""
         (value,) = input_dict.values()
