@@ -34,11 +34,7 @@ def _bytes_of_characters() -> dict[str, int]:
 
 
 class TokenTexts:
-    """The bytes and the text of single tokens. Thread-safe.
-
-    Args:
-        tokenizer: The tokenizer of the model.
-    """
+    """The bytes and the text of single tokens. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -116,12 +112,7 @@ class _Decoded:
 
 
 class AnswerStream:
-    """The text of one answer, in pieces.
-
-    Args:
-        texts: The texts of tokens.
-        decoding: How the answer is generated.
-    """
+    """The text of one answer, in pieces."""
 
     def __init__(self, texts: TokenTexts, decoding: Decoding = GREEDY) -> None:
         self._decoded, self._stop = _Decoded(texts, texts.special | {*decoding.stop_token_ids}), decoding.stop
@@ -136,11 +127,7 @@ class AnswerStream:
         return len(self._sent) + (len(self._held) if self._begun else 0)
 
     def add(self, tokens: Sequence[int]) -> str:
-        """Return the next piece of the answer, which may be empty.
-
-        Args:
-            tokens: New tokens.
-        """
+        """Return the next piece of the answer, which may be empty."""
         piece = self._decoded.add(tokens)
         if self._stopped or not piece:
             return ""
@@ -160,9 +147,6 @@ class AnswerStream:
 
     def end(self, text: str) -> str:
         """Return the last piece of the answer.
-
-        Args:
-            text: The whole answer.
 
         Raises InvalidData if the answer does not begin with the pieces that were returned.
         """

@@ -35,9 +35,7 @@ def answers(
 
     Args:
         model: The model, in the weights that it computes with.
-        prompts: The prompts.
         objective: Says how answers are generated, and how long they may be.
-        tokenizer: Turns tokens into text.
         listen: Receives a `Progress` from time to time.
         references: The tokens of the targets. None: `extras` has no likelihoods.
         targets: The targets, object [N]. None: unknown.
@@ -67,9 +65,7 @@ def text_of(tokenizer: Tokenizer, tokens: np.ndarray, decoding: Decoding = GREED
     """Return an answer's tokens as text, without surrounding whitespace, up to what ended the answer.
 
     Args:
-        tokenizer: The tokenizer.
         tokens: The tokens, int64 [number].
-        decoding: How the answer was generated.
     """
     shown = [token for token in tokens.tolist() if token not in decoding.stop_token_ids]
     text = str(tokenizer.decode(shown, skip_special_tokens=True))

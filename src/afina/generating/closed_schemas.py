@@ -45,11 +45,7 @@ def closed(schema: Schema) -> dict[str, Any]:
 
 
 class _Closing:
-    """One schema while it is closed.
-
-    Args:
-        root: the schema as it was given.
-    """
+    """One schema while it is closed."""
 
     def __init__(self, root: Schema) -> None:
         self._root = root
@@ -69,7 +65,6 @@ class _Closing:
         """Return the schema of a value.
 
         Args:
-            given: the schema as it was given.
             beside: keys that other schemas of the same value name. None: another schema forbids further keys.
         """
         self._step()

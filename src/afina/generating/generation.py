@@ -60,7 +60,6 @@ class NewTokens(NamedTuple):
     """The tokens that one step added to an answer.
 
     Attributes:
-        tokens: Token ids.
         logprobs: One for each token. None: not requested.
     """
 
@@ -80,11 +79,9 @@ class _Request(Generic[Key]):
         size: Most bytes of its keys and values.
         adapter: The adapter that answers. None: the model itself.
         reported: Number of most probable tokens in the log-probabilities of the prompt. None: not requested.
-        heard: Receives new tokens.
         told: Number of tokens that `heard` has received.
         opened: The sequence of a prompt that is computed in chunks.
         filled: Number of tokens of the prompt that are computed.
-        last: The last token of each sequence.
         prompt_logprobs: The log-probabilities of the prompt, once it is computed.
     """
 
@@ -124,9 +121,6 @@ class ContinuousBatch(Generic[Key]):
         computed: Number of tokens that the last step generated for each request; with beams, for all beams together.
 
     Args:
-        model: Computes the logits.
-        ends: The end tokens.
-        tokenizer: Decodes answers to find stop strings.
         rows: Most sequences that take a step together; a request with beams has one for each beam.
         columns: Most tokens of all running sequences, counting each answer's longest possible length. A request that
             is longer runs alone.
@@ -202,7 +196,6 @@ class ContinuousBatch(Generic[Key]):
         Args:
             key: Names the request; no other request that waits or runs has this key.
             prompt: Token ids of the prompt, at least one, and few enough that the model has a position for an answer.
-            decoding: How the answer is generated.
             adapter: The adapter that answers. None: the model itself.
             logprobs: Number of most probable tokens that are reported at each step. None: no log-probabilities.
             guide: Restricts the tokens of the answer. None: every token is allowed.
@@ -342,7 +335,6 @@ class ContinuousBatch(Generic[Key]):
         """Let the searches of requests take a step, and return the requests that have ended.
 
         Args:
-            requests: The requests.
             sequences: Their sequences, in the order of the logits.
             logits: Logits of the next tokens, float32 [B, V].
         """
@@ -415,7 +407,6 @@ def shared_out(needs: Sequence[int], most: int | None) -> list[int]:
     """Share `most` tokens out as equally as the needs allow: what one does not need goes to the others.
 
     Args:
-        needs: Tokens that each could use.
         most: Tokens to share out. None: each gets what it needs.
     """
     if most is None:
@@ -444,11 +435,7 @@ def answers(
     """Yield the answer to each prompt, in the prompts' order.
 
     Args:
-        model: A language model.
         prompts: Token ids of each prompt; read `window` prompts ahead.
-        decoding: How answers are generated.
-        ends: The end tokens.
-        tokenizer: Decodes answers to find stop strings.
         make_guide: Makes what restricts the tokens of an answer. None: every token is allowed.
         window: Most prompts whose answers are not yet yielded. It bounds memory.
         listen: Receives the number of ended requests after each step in which one ended.

@@ -28,7 +28,6 @@ class GenerationLoad:
     """Prompts whose answers are generated.
 
     Attributes:
-        prompts: All prompts; at least one.
         most: Largest number of tokens of an answer.
         beams: Number of beams; 1 for greedy decoding and sampling.
     """
@@ -41,7 +40,6 @@ class GenerationLoad:
         """Return the rehearsal for the longest prompts; call it outside of fake tensors.
 
         Args:
-            before: Virtual tokens before each prompt.
             layout: Returns the model's layout of a packed row.
         """
         order = np.argsort(-self.prompts.lengths, kind="stable")

@@ -172,11 +172,7 @@ class TokenGuide:
 
 
 class GuideMaker:
-    """Makes guides for the vocabulary of a tokenizer. Thread-safe; one grammar per client at a time.
-
-    Args:
-        tokenizer: The tokenizer of the model.
-    """
+    """Makes guides for the vocabulary of a tokenizer. Thread-safe; one grammar per client at a time."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

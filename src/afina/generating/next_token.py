@@ -67,7 +67,6 @@ class PromptChunk(NamedTuple):
     """The next tokens of a prompt.
 
     Attributes:
-        sequence: The sequence of the prompt.
         tokens: The tokens that are not computed, integers.
         length: Number of them that the chunk has.
         reported: Number of most probable tokens in the log-probabilities of the prompt. None: no log-probabilities.
@@ -87,10 +86,6 @@ class NextTokenModel(ABC):
         longest: Most tokens of a sequence, virtual tokens included.
         reach: As in `Classifier`.
         vocabulary: Number of tokens, whose ids are 0 to this number - 1.
-
-    Args:
-        model: The model.
-        output_embedding: The layer that returns the logits.
     """
 
     def __init__(self, model: Classifier, output_embedding: Any) -> None:
@@ -157,7 +152,6 @@ class NextTokenModel(ABC):
         """Return the head's input of prompts, in one row.
 
         Args:
-            prompts: Token ids of each prompt.
             sequences: Their sequences, sorted by adapter.
             read: Tokens of the row that are read, int64 [M]. None: the last of each prompt.
         """
@@ -185,7 +179,6 @@ class NextTokenModel(ABC):
         """Return the logits after the last token of each part, and the log-probabilities that are requested.
 
         Args:
-            parts: The head's input at tokens.
             after: For each part, the tokens after its tokens (there may be one less), and the number of most probable
                 tokens. None: no log-probabilities.
         """

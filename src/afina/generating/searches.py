@@ -86,7 +86,6 @@ class Limits:
     """The conditions that end an answer.
 
     Attributes:
-        ends: The end tokens.
         most: Most new tokens.
         stops: Whether an answer contains a stop string. None: there are no stop strings.
     """
@@ -153,9 +152,6 @@ class SingleSearch(Search):
     """One row: the most probable token, or a token drawn at random.
 
     Args:
-        prompt: Token ids of the prompt.
-        decoding: How the answer is generated.
-        limits: When the answer ends.
         alternatives: Number of most probable tokens in `logprobs`. None: no log-probabilities.
         guide: Restricts the tokens. None: every token is allowed.
     """
@@ -364,12 +360,7 @@ def search_for(
 
 
 def stops_of(tokenizer: object, strings: Collection[str]) -> Stops | None:
-    """Return the check for stop strings; None if `strings` is empty.
-
-    Args:
-        tokenizer: The tokenizer that decodes the answer.
-        strings: The stop strings.
-    """
+    """Return the check for stop strings; None if `strings` is empty."""
     if not strings:
         return None
     most = max(len(each.encode()) for each in strings) + 4

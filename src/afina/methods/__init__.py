@@ -103,7 +103,6 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
 
     Args:
         name: Key in METHODS, or several keys joined by "+".
-        hyperparameters: By name.
         where: Begins error messages.
 
     Raises:

@@ -119,7 +119,6 @@ def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxy
     """Count parameters for two labels, from a configuration. Methods that do not support the family are left out.
 
     Args:
-        address: The backbone's address.
         settings: Hyperparameters by method. Missing: the defaults.
 
     Raises:

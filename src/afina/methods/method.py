@@ -61,8 +61,6 @@ class Serving:
 
         Args:
             model: A model with the method attached, on the `meta` device.
-            state: The saved tensors.
-            base: The frozen model without the method.
         """
         return None
 

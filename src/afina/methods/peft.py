@@ -187,8 +187,6 @@ def _change(
     Args:
         layer: The wrapped layer, on the `meta` device.
         saved: The layer's tensors by the names that peft saves.
-        settings: peft's configuration.
-        below: The frozen layer.
         bias: The adapter's bias of the layer. None: the frozen bias.
     """
     from afina.models.kernels import linear

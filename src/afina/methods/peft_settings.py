@@ -210,10 +210,6 @@ def _refused(name: str, found: Any, why: str) -> InvalidStudy:
 def resolved(saved: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Any]:
     """Return the settings with patterns replaced by the matching names; peft then behaves as with the patterns.
 
-    Args:
-        saved: The settings.
-        modules: Names of the model's modules.
-
     Raises:
         InvalidStudy: A pattern cannot be read, or matches nothing.
     """
@@ -328,8 +324,6 @@ def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tenso
     """Return a sentence about the first difference between peft's settings and an afina manifest; None: no difference.
 
     Args:
-        manifest: The content of `manifest.json`.
-        settings: The content of `adapter_config.json`.
         tensors: Names of the adapter's tensors; the settings' targets must include the module of each.
     """
     name, given = str(manifest.get("method")), manifest.get("hyperparameters") or {}

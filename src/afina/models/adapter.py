@@ -54,7 +54,6 @@ class Adapter(ReprCard):
     """A manifest and its tensors.
 
     Attributes:
-        manifest: The manifest.
         tensors: The changed tensors, by name.
         where: The directory that the adapter was read from, used in messages.
         vocabulary: Terms (words or word sequences) that the tensors' columns stand for. None: no vocabulary.
@@ -119,7 +118,6 @@ class Adapter(ReprCard):
         """Read an adapter that afina or peft saved.
 
         Args:
-            path: The adapter's directory.
             precision: How the backbone's frozen weights were stored when peft trained the adapter, a key of
                 `PRECISIONS`; peft's files do not say. None: as floats, or as the manifest of an adapter of afina says.
 
@@ -217,7 +215,6 @@ def refuse_incomplete(path: Path, own: str | None = None) -> None:
     Other files do not have the label names, the template and the maximum length: the answers would be others.
 
     Args:
-        path: The directory.
         own: Words for what says that afina wrote the directory. None: one of its files has to say so.
     """
     own = own or next((name for name in _OWN_FILES if _lies(path / name)), None)

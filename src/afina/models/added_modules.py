@@ -131,7 +131,6 @@ def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
     On the `meta` device nothing is computed; the tensors have the right shapes.
 
     Args:
-        body: The transformer without its head.
         rows: [N, width].
 
     Returns:
@@ -187,10 +186,7 @@ class Bottleneck(nn.Module):
 
     Args:
         width: Size of the input and the output.
-        narrow: Size of the hidden layer.
         activation: A key of `ACTIVATIONS`.
-        scale: Factor of the output.
-        device: Device of the parameters.
     """
 
     def __init__(self, width: int, narrow: int, activation: str, scale: float, device: torch.device) -> None:
@@ -234,7 +230,6 @@ class BottleneckChange(LayerChange):
         down: Weight of the first layer, as in `nn.Linear`; `down_bias` is its bias.
         up: Weight of the second layer; `up_bias` is its bias.
         activation: A key of `ACTIVATIONS`.
-        scale: Factor of the output.
         beside: True: the bottleneck reads the module's input. False: the bottleneck reads the module's output.
     """
 

@@ -234,9 +234,7 @@ class Backbone(ReprCard):
         """Draw the weights of the body's pooler that the files lack; the same weights at each opening.
 
         Args:
-            body: The model without its head.
             lacking: Names of weights that the files lack or have in another size.
-            prefix: Stands before the body's names.
 
         Raises:
             NotFound: The files lack other weights of the body.
@@ -323,7 +321,6 @@ class Backbone(ReprCard):
         takes the time of one reading.
 
         Args:
-            body: The open model without its head.
             tokenizer_digest: Digest of another tokenizer. None: the backbone's own.
             settings: Other `settings`. None: the backbone's own.
 

@@ -238,8 +238,6 @@ class Dimensions:
     """Dimensions of a backbone under a head.
 
     Attributes:
-        architecture: The entry of the family.
-        hidden: Width of the hidden states.
         layers: Number of blocks.
         heads: Key heads of a block, and the width of a head.
         linear: Linear layers of a block, by path from the block.
@@ -269,7 +267,6 @@ def dimensions(configuration: Mapping[str, Any], labels: int, where: str = "conf
     """Return the dimensions of a backbone, given the content of its `config.json`.
 
     Args:
-        configuration: The content of `config.json`.
         labels: Number of labels, the head's rows.
         where: Begins error messages.
 

@@ -76,7 +76,6 @@ class BagOfWords:
         Args:
             label_names: Names of the labels, in the order of the rows of `weights`.
             hyperparameters: Stored in the manifest.
-            trained_on: Hashes of the training texts.
             **origin: Further fields of the manifest that say where the model comes from.
         """
         import torch

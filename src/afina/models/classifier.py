@@ -122,7 +122,6 @@ class Classifier(nn.Module):
         """Convert all weights up to the pooling to `dtype`, for prediction (they then have no useful gradients).
 
         Args:
-            dtype: The compute dtype.
             packs: Whether weights of linear layers may be kept only in oneDNN's order.
             unlowered: Names of parameters that stay float32.
         """
@@ -217,7 +216,6 @@ class Classifier(nn.Module):
         """Return logits, float32 [B, number of labels].
 
         Args:
-            packed: The batch.
             layout: The batch's layout, if already computed.
         """
         return self.answer(self.features(packed, layout))
@@ -237,7 +235,6 @@ class Classifier(nn.Module):
 
         Args:
             row: The body's inputs by name.
-            layout: The row's layout.
             **options: Passed to `afina.models.kernels.attention.packed_attention`.
         """
         hidden, readout = self.hidden(row, layout, **options), readout_of(self.body)

@@ -61,7 +61,6 @@ class Manifest(Frozen):
         backbone_digest: None for an adapter that afina did not make, or that needs no backbone.
         configuration: `Backbone.settings`, which `backbone_digest` covers, to say what differs. None: as there.
         tensor_file: Name of the safetensors file beside the manifest.
-        tensors_digest: Digest of the tensors.
         vocabulary_digest: Digest of the vocabulary. None: no vocabulary.
         pairs: Whether the training data were pairs of texts. None: unknown.
         max_length: Number of tokens that texts are truncated to. 0: the backbone's maximum.
@@ -179,10 +178,6 @@ def read_manifest(path: Path) -> Manifest:
 
 def checked(content: Mapping[str, Any], file: object) -> Manifest:
     """Return the manifest with this content, after comparing it with the digest that it states.
-
-    Args:
-        content: The content of `manifest.json`.
-        file: Names the file in messages.
 
     Raises:
         CorruptAdapter: The content is damaged, changed, or in an unknown format.

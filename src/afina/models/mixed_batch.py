@@ -37,9 +37,7 @@ class AdapterChunk(NamedTuple):
     """The next tokens of a text of an adapter.
 
     Attributes:
-        adapter: The adapter.
         tokens: Integers [T].
-        chunk: What the tokens continue.
         each: Whether the outputs of all tokens are read, and not that of the last token.
     """
 
@@ -53,7 +51,6 @@ class AdapterGroup(NamedTuple):
     """An adapter and its texts.
 
     Attributes:
-        adapter: The adapter.
         sequences: The texts, each an integer array of at least one token id.
         second: For each text, the place of the first token of type 1, or None; None: no token types.
         chunks: For each text, what its tokens continue, or None for a whole text; None: whole texts.
@@ -74,7 +71,6 @@ class MixedBatchModel:
     """A frozen classifier without a method, whose own head is unused. Thread-safe: computes one row at a time.
 
     Attributes:
-        classifier: The frozen classifier.
         computing: Lock that is held during a forward pass. Models with the same lock compute one after the other.
         output_embedding: The layer that returns the logits of all tokens. None: not opened (`open_output`).
 
@@ -147,7 +143,6 @@ class MixedBatchModel:
         Every adapter must be admitted and occur in one group only. NaN in one group may spread to other groups.
 
         Args:
-            groups: The adapters with their texts.
             cached: Where keys and values are kept. None: they are not kept.
             tokens: Tokens of the row, int64 [M] in rising order, virtual tokens left out: the result is the body's
                 output at these tokens, float32 [M, width]. None: each text is pooled.

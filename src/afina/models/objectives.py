@@ -149,7 +149,6 @@ class Opening(NamedTuple):
 
     Attributes:
         problem_type: transformers' name of the kind; a saved classifier uses the same loss there.
-        auto_class: The auto class.
     """
 
     problem_type: str
@@ -617,7 +616,6 @@ class Texts(Objective):
     Attributes:
         answer_tokens: Tokens of the longest training target, its end included, which are kept free after each prompt.
         chat: Whether the template was the tokenizer's chat template, whose special tokens are in the template.
-        decoding: How answers are generated.
     """
 
     kind: ClassVar[Kind] = TEXT
@@ -720,7 +718,6 @@ def of_problem(label_names: Sequence[str], problem_type: str | None, where: str)
     """Return the objective of a transformers model.
 
     Args:
-        label_names: The labels.
         problem_type: From the model's configuration. None: chosen by the number of labels.
         where: Names the configuration in messages.
 

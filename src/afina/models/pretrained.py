@@ -48,7 +48,6 @@ def locate(address: str, *, weights: bool = True) -> Path:
     """Return the directory of a backbone.
 
     Args:
-        address: The backbone's address.
         weights: If False, only the configuration and the tokenizer have to be there.
 
     Raises:

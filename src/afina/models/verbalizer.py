@@ -70,8 +70,6 @@ class Verbalizer:
         """Return the verbalizer for a task.
 
         Args:
-            label_names: Names of the labels.
-            tokenizer: The model's tokenizer.
             pairs: Whether the task has pairs of texts.
             head: "auto" means "words" if words or an offset are given, or if the texts are single and the label names
                 are words with different first tokens; otherwise "random".
@@ -185,12 +183,6 @@ def embedding_rows(
     path: Path, config: PreTrainedConfig, body: torch.nn.Module, tokens: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Return the output embeddings of N tokens: weights [N, width] and biases [N], float32.
-
-    Args:
-        path: Directory of the language model.
-        config: The language model's configuration.
-        body: The open model without its head.
-        tokens: Token ids.
 
     Raises:
         NotFound: The weight files have no output embedding.

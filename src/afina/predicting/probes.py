@@ -67,7 +67,6 @@ def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, ch
     """Open the adapter's predictor.
 
     Args:
-        adapter: The adapter.
         backbone: Address of the backbone. None: the adapter's own.
         dtype: As in `Predictor.of`.
         checked: Whether to compare the probe first. This is done in float32, as recorded, before using `dtype`.

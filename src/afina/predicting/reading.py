@@ -58,11 +58,8 @@ class Reading:
     """How an adapter on a backbone reads texts: as in training, except for what a request asks for.
 
     Attributes:
-        manifest: The adapter's manifest.
         where: The adapter's directory, used in messages.
-        backbone: The backbone.
         method: The adapter's method, with the defaults of the backbone's family.
-        truncation: How long texts are truncated.
         other: Replaces the adapter's template. None: the adapter's template.
     """
 
@@ -113,8 +110,6 @@ class Reading:
         """Tokenise texts. Raises InvalidData as in `Predictor.predict`, and for a truncation that leaves no token.
 
         Args:
-            texts: The texts.
-            pairs: The second texts of pairs.
             where: Names the texts in messages.
             before: Number of texts in earlier calls, for the numbers in messages.
             tokenizer: A tokenizer with the same results. None: the backbone's.
@@ -187,8 +182,6 @@ def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
     """Raise CorruptAdapter for impossible sizes in the manifest, before memory of that size is allocated.
 
     Args:
-        adapter: The adapter.
-        backbone: The backbone.
         taken: Tokens of a text's maximum length that the method uses itself.
     """
     manifest = adapter.manifest
@@ -213,8 +206,6 @@ def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
     """Raise WrongBackbone if the manifest states another backbone's digest.
 
     Args:
-        adapter: The adapter.
-        backbone: The backbone.
         body: The backbone's open, unchanged weights; any body once the weights were hashed.
     """
     manifest = adapter.manifest
@@ -231,12 +222,7 @@ def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
 
 
 def states_another(manifest: Mapping[str, Any], backbone: Backbone) -> bool:
-    """Return whether a manifest states another backbone, as far as is known: weights are not read for this.
-
-    Args:
-        manifest: The manifest as JSON values.
-        backbone: The backbone.
-    """
+    """Return whether a manifest states another backbone, as far as is known: weights are not read for this."""
     stated, configuration = manifest.get("backbone_digest"), manifest.get("configuration")
     if stated is None:
         return False

@@ -70,7 +70,6 @@ def sentence_losses(classifier: Classifier, backbone: Backbone, encoded: Encoded
 
     Args:
         classifier: The model, on a causal backbone.
-        backbone: The backbone.
         encoded: N sentences of two tokens or more.
 
     Raises:

@@ -37,14 +37,12 @@ class DryRun:
     """Parameter counts, and memory in bytes as docs/reference/figures.md defines it.
 
     Attributes:
-        counts: Trained parameters.
         state_bytes: Parameters, gradients, optimiser state and what else is kept between steps.
         gpu_state_bytes: `state_bytes` without the second copy of packed weights, which only a CPU keeps.
         activation_bytes: None if nothing is trained, and with activation checkpointing.
         beyond_state: Memory beside the state: activations, or the peak during a step with activation checkpointing.
         evaluation: Peak of all tensors during the evaluation, after training.
         tensors: Peak of all tensors over training, evaluation and the time between.
-        disk_bytes: Size of the saved tensors.
     """
 
     counts: ParameterCounts
@@ -74,12 +72,7 @@ def dry_run(
 
     Args:
         address: The backbone's address; only its configuration is read.
-        method: The method.
-        objective: The objective.
-        loader: The training batches.
-        recipe: How to train.
         evaluation: The largest batch to evaluate, with targets for each token if the objective has them.
-        dtype: The compute dtype of training.
         precision: How the backbone's frozen weights are stored, a key of `PRECISIONS`.
         load: The prompts whose answers are generated in the evaluation. None: no answer is generated.
     """

@@ -54,15 +54,8 @@ class Fit:
     """A training session of a classifier that `method` has prepared, from the constructor to `finish`.
 
     Attributes:
-        classifier: The classifier.
-        method: The method.
-        objective: Gives the loss.
-        loader: Gives the batches.
-        recipe: How to train.
         parameters: Trained parameters by name. If empty, weights stay float32 and `advance` does nothing.
         weights: The weights in the compute dtype, and the float32 weights that are trained.
-        inputs: Compute the outputs of a step.
-        account: Progress so far.
     """
 
     def __init__(
@@ -221,8 +214,6 @@ class Fit:
         The score has no figures if the last step made an output NaN or infinite.
 
         Args:
-            split: The texts.
-            metric: Name of the metric.
             predict: Returns the classifier's predictions for a split.
             listen: Receives the progress.
         """

@@ -72,8 +72,6 @@ class Inputs(ABC):
 
     Attributes:
         classifier: In the weights that it computes with.
-        loader: Gives the examples.
-        recipe: How to train.
     """
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:

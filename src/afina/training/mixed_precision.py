@@ -25,7 +25,6 @@ class WorkingWeights:
     """The weights of `model` in `dtype`, except for the head and the pooler, which stay float32.
 
     Attributes:
-        parameters: Trained parameters by name.
         trained: float32 weights by the same names: the optimiser updates them, and they are saved in the end.
         lowered: Whether `dtype` is not float32.
         copies: Bytes that packed weights use for the backward pass; a GPU needs no such copies.

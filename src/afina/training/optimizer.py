@@ -66,7 +66,6 @@ def make_optimizer(
         model: The model that the method has prepared.
         method: Gives multipliers, and the parameters with weight decay.
         parameters: float32 parameters by name; may be empty.
-        recipe: Settings of training.
     """
     decaying, multipliers = method.decays(model), method.multipliers(model)
     if recipe.pull:
@@ -96,8 +95,6 @@ def clip(optimizer: torch.optim.Optimizer, norm: torch.Tensor, largest: float) -
     The fused optimiser divides by `grad_scale` when it reads a gradient. This saves a pass over all gradients.
 
     Args:
-        optimizer: The fused optimiser.
-        norm: Current total norm.
         largest: Maximum total norm.
     """
     optimizer.grad_scale = ((norm + 1e-6) / largest).clamp(min=1.0)  # type: ignore[attr-defined]

@@ -126,7 +126,6 @@ class DoraChange(LoraChange):
 
     Attributes:
         beyond: [M], the row scales minus 1.
-        layer: The frozen layer.
         bias: [M], the adapter's bias. None: the frozen bias.
     """
 

@@ -46,11 +46,7 @@ class _Masked(torch.autograd.Function):
 
 
 class Dropout(nn.Module):
-    """Replacement of `nn.Dropout`: the same distribution, other random numbers.
-
-    Attributes:
-        p: Dropout probability of an element.
-    """
+    """Replacement of `nn.Dropout`: the same distribution, other random numbers."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

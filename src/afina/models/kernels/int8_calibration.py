@@ -71,7 +71,6 @@ def int8_factors(layers: Mapping[str, nn.Module], compute: Callable[[], Tensor],
       above ENOUGH, and as long as at most SHARE of the weights are left out for this reason.
 
     Args:
-        layers: Linear layers by name.
         compute: Computes the model that the layers belong to, with the same inputs at every call; float32
             [texts, width].
         bounds: Where each text begins in the rows of a layer's inputs, and the end; [texts + 1].

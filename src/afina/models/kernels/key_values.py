@@ -117,8 +117,6 @@ class KeyValueCache:
         attentions: The model's attentions, from the first block to the last.
         groups: Number of key heads, G.
         width: Width of a head, D.
-        dtype: Dtype of keys and values.
-        device: Their device.
     """
 
     def __init__(
@@ -145,7 +143,6 @@ class KeyValueCache:
         Args:
             columns: Most columns that the sequence will have, virtual tokens included.
             prefix: Number of columns of a prefix.
-            adapter: The adapter that computes the sequence.
         """
         layers, groups, width = self._sizes
         keys = torch.empty(layers, groups, columns, width, dtype=self._dtype, device=self._device)
@@ -390,8 +387,6 @@ class TokenChunk:
     """The next tokens of a sequence: they attend to the sequence's columns and to themselves, and become columns.
 
     Attributes:
-        layers: Index of each attention.
-        sequence: The sequence.
         start: Column of the chunk's first token.
         begins: Whether this is the first chunk, which has the virtual tokens.
     """
@@ -413,10 +408,8 @@ class TokenChunk:
         """Keep the chunk's keys and values, and return what its tokens attend to, [T, H, D].
 
         Args:
-            module: The attention.
             row: Query [H, T, D], key and value [G, T, D].
             prefix: The attention's prefix, each [G, P, D]; written with the first chunk.
-            scale: Factor of the scores.
             window: As in `packed_attention`.
         """
         keys, values = (part[self.layers[module]] for part in (self.sequence.keys, self.sequence.values))
@@ -456,8 +449,6 @@ class RowSegment(NamedTuple):
     """A part of a row whose attention is computed at once.
 
     Attributes:
-        cells: Its cells.
-        layout: Its layout.
         prefix: The prefix by attention. None: no prefix.
         chunk: What the cells continue. None: whole texts.
     """

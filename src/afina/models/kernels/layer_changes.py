@@ -67,7 +67,6 @@ class NormChange(LayerChange):
     """A changed weight or bias of a norm. The norm is computed again, which costs very little.
 
     Attributes:
-        layer: The frozen norm.
         weight: Replaces the frozen weight. None: the frozen weight.
         bias: Replaces the frozen bias. None: the frozen bias.
     """
@@ -174,7 +173,6 @@ class RowChanges:
 
     Attributes:
         length: Number of cells of the row.
-        changes: Changes by path of a layer.
     """
 
     length: int = 0

@@ -42,7 +42,6 @@ def lora_adapter(layer: nn.Module, variant: str | None = None) -> str | None:
     """Return the name of a peft layer's only adapter if it computes LoRA's formula; None for any other layer.
 
     Args:
-        layer: Any layer.
         variant: Name of another formula to look for, such as `DORA`.
     """
     if not hasattr(layer, "lora_A") or not isinstance(getattr(layer, "base_layer", None), nn.Module):

@@ -165,7 +165,6 @@ def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
     """Store a linear layer's frozen weight only in oneDNN's order; `linear.can_pack` says for which layers.
 
     Args:
-        layer: The linear layer.
         backward: Whether a backward pass is needed; if False, half the memory is used.
     """
     held = PackedWeight(linear.frozen_weight(layer).dequantize(), backward=backward)

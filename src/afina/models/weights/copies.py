@@ -62,7 +62,6 @@ class HeldCopy:
     """A copy in the cache.
 
     Attributes:
-        path: The file.
         weights_digest: Digest of the backbone's float weights (`Backbone.weights_digest`).
         layers: Digest of the tensors of each held weight, by the name that the weight has in the backbone's files.
     """
@@ -94,9 +93,7 @@ class CopyPlace:
     """Where the copy of a backbone in a precision is or will be.
 
     Attributes:
-        path: The file.
         key: Digest of all that decides the copy's content.
-        files: The weight files.
         key_of: Returns the key, given the digest of each weight file.
     """
 
@@ -117,7 +114,6 @@ class CopyPlace:
         """Return the place for a backbone; None: its weight files are so small that no copy is kept.
 
         Args:
-            directory: Directory of the backbone.
             stored: All tensors in the directory's files by name.
             form: How weights are held: name of the precision, and all that decides codes beside the weights.
             model: JSON value of all that decides which layers are held, and what the float digest is of.

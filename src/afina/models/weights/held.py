@@ -40,7 +40,6 @@ class HeldModel:
     """An open model with held weights.
 
     Attributes:
-        model: The model.
         found: What transformers reports of missing and mismatched weights.
         sources: Where the float weight of each held layer is stored, by the weight's name in the body.
         copy: The copy that the held weights were read from. None: they were computed.
@@ -71,8 +70,6 @@ def open_held(
     """Open a model from stored tensors; the body's linear layers up to the pooling hold their weights.
 
     Args:
-        opener: The model's class.
-        path: Directory of the model.
         stored: All tensors in the directory's files by name.
         hold: Returns the held form of a weight [M, K].
         place: Where the copy of the held weights may be. A damaged copy is not used. None: no copy is used.
