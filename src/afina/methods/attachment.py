@@ -121,9 +121,7 @@ def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxy
     Args:
         settings: Hyperparameters by method. Missing: the defaults.
 
-    Raises:
-        NotFound: There is no such backbone.
-        InvalidStudy: The backbone or a setting is not supported.
+    Raises NotFound if there is no such backbone, and InvalidStudy if the backbone or a setting is not supported.
     """
     total = sum(parameter.numel() for parameter in meta_model(address).parameters())
     run = dict(_served(address, METHODS))
@@ -134,9 +132,7 @@ def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxy
 def applicable(address: str, names: Iterable[str] = tuple(METHODS), opening: Opening = SINGLE_LABEL) -> list[str]:
     """Return the methods among `names` that support the backbone at `address`, opened as `opening` says.
 
-    Raises:
-        NotFound: There is no such backbone.
-        InvalidStudy: The backbone is not supported.
+    Raises NotFound if there is no such backbone, and InvalidStudy if the backbone is not supported.
     """
     meta_model(address)
     return [name for name, _ in _served(address, names, opening)]

@@ -142,8 +142,7 @@ _MODES: Mapping[str, Pooling] = {
 def sentence_pooling(directory: Path) -> SentencePooling | None:
     """Return what the sentence-transformers files in `directory` say; None without such files.
 
-    Raises:
-        InvalidStudy: The files are malformed, or ask for a pooling or a layer that the probe does not have.
+    Raises InvalidStudy if the files are malformed, or ask for a pooling or a layer that the probe does not have.
     """
     modules = directory / MODULES
     if not modules.is_file():

@@ -89,8 +89,7 @@ class Lora(PeftMethod):
     def settings(self, model: Any) -> Any:
         """Return peft's configuration. The product of A and B starts at zero, so nothing changes at first.
 
-        Raises:
-            InvalidStudy: The model does not have a target, or the rank is larger than every adapted layer.
+        Raises InvalidStudy if the model does not have a target, or the rank is larger than every adapted layer.
         """
         from peft import LoraConfig
 

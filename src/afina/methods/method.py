@@ -69,8 +69,7 @@ class Serving:
 
         Additions that cannot be merged stay in the model.
 
-        Raises:
-            InvalidStudy: The method does not support merging.
+        Raises InvalidStudy if the method does not support merging.
         """
         return model
 
@@ -168,8 +167,7 @@ class Adaptation(ABC):
 
         Afterwards only parameters to train require gradients.
 
-        Raises:
-            InvalidStudy: The model does not have a part that the method needs.
+        Raises InvalidStudy if the model does not have a part that the method needs.
         """
 
     def owns(self, name: str) -> bool:
@@ -221,9 +219,7 @@ class Adaptation(ABC):
 
         Runs before `attach` allocates memory of the size that the settings ask for.
 
-        Raises:
-            CorruptAdapter: The tensors do not fit the method.
-            InvalidStudy: The settings are not supported.
+        Raises CorruptAdapter if the tensors do not fit the method, and InvalidStudy if the settings are not supported.
         """
 
     def check_saved(self, model: Any, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

@@ -210,8 +210,7 @@ def _refused(name: str, found: Any, why: str) -> InvalidStudy:
 def resolved(saved: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Any]:
     """Return the settings with patterns replaced by the matching names; peft then behaves as with the patterns.
 
-    Raises:
-        InvalidStudy: A pattern cannot be read, or matches nothing.
+    Raises InvalidStudy if a pattern cannot be read, or matches nothing.
     """
     made = dict(saved)
     for name in MODULES:

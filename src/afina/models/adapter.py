@@ -261,8 +261,7 @@ def write_vocabulary(directory: Path, words: Sequence[str]) -> None:
 def read_vocabulary(file: Path) -> tuple[str, ...]:
     """Return the vocabulary in a file; `Adapter.mismatch` compares its digest with the manifest's.
 
-    Raises:
-        CorruptAdapter: The file is not a list of strings.
+    Raises CorruptAdapter if the file is not a list of strings.
     """
     words = file_io.read_json(file, MOST_VOCABULARY)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):

@@ -236,8 +236,7 @@ class Backbone(ReprCard):
         Args:
             lacking: Names of weights that the files lack or have in another size.
 
-        Raises:
-            NotFound: The files lack other weights of the body.
+        Raises NotFound if the files lack other weights of the body.
         """
         own = {name: body.get_submodule(name.rpartition(".")[0]) for name, _ in body.named_parameters()}
         names = sorted(name for name in own if prefix + name in lacking)
@@ -324,8 +323,7 @@ class Backbone(ReprCard):
             tokenizer_digest: Digest of another tokenizer. None: the backbone's own.
             settings: Other `settings`. None: the backbone's own.
 
-        Raises:
-            ValueError: A layer holds its weight in another form since the backbone was opened.
+        Raises ValueError if a layer holds its weight in another form since the backbone was opened.
         """
         if not self.is_hashed:
             names = {name for name, _ in body.named_parameters()}

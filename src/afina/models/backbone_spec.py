@@ -41,9 +41,7 @@ PACKAGED: Mapping[str, str] = {EMBEDDED: "smollm2", MINILM: "minilm"}
 def check_backbone(address: str) -> None:
     """Raise the error that every run on this backbone would end with; may ask the Hub.
 
-    Raises:
-        NotFound: There is no such backbone.
-        InvalidStudy: afina does not support its family.
+    Raises NotFound if there is no such backbone, and InvalidStudy if afina does not support its family.
     """
     if packaged(address) is not None:
         return
@@ -62,8 +60,7 @@ LONGEST_ADDRESS = 4096
 def packaged(address: str) -> str | None:
     """Return the asset with a packaged backbone, a key of `afina.assets.ASSETS`; None: the address is another one.
 
-    Raises:
-        InvalidStudy: There is also a directory with a model of that name.
+    Raises InvalidStudy if there is also a directory with a model of that name.
     """
     if address in PACKAGED and (Path(address) / "config.json").is_file():
         raise problems.BACKBONE_AMBIGUOUS(backbone=address)
@@ -73,9 +70,7 @@ def packaged(address: str) -> str | None:
 def directory_of(address: str) -> Path | None:
     """Return the directory that an address names; None: a packaged model or a Hub id.
 
-    Raises:
-        NotFound: The address is a path and no directory is there.
-        InvalidStudy: The address is ambiguous.
+    Raises NotFound if the address is a path and no directory is there, and InvalidStudy if the address is ambiguous.
     """
     if len(address) > LONGEST_ADDRESS:
         raise problems.ADDRESS_TOO_LONG(length=len(address), most=LONGEST_ADDRESS, backbone=address[:80])
@@ -270,8 +265,7 @@ def dimensions(configuration: Mapping[str, Any], labels: int, where: str = "conf
         labels: Number of labels, the head's rows.
         where: Begins error messages.
 
-    Raises:
-        InvalidStudy: The family is not supported, or a size is not a positive integer.
+    Raises InvalidStudy if the family is not supported, or a size is not a positive integer.
     """
     entry = supported(configuration.get("model_type"), where)
     sizes = _sizes(configuration, entry, where)

@@ -102,8 +102,7 @@ class BagOfWords:
     def of(cls, adapter: Adapter) -> Self:
         """Return the model that a saved adapter holds.
 
-        Raises:
-            CorruptAdapter: The tensors and the vocabulary do not fit together, or a value is NaN or infinite.
+        Raises CorruptAdapter if the tensors and the vocabulary do not fit together, or a value is NaN or infinite.
         """
         terms, labels = adapter.vocabulary or (), len(adapter.manifest.label_names)
         shapes = {"idf": [len(terms)], "weights": [labels, len(terms)], "bias": [labels]}

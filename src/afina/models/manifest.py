@@ -169,8 +169,7 @@ class Manifest(Frozen):
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest of the adapter in `path` and check its digest.
 
-    Raises:
-        CorruptAdapter: The manifest is damaged, changed, or in an unknown format.
+    Raises CorruptAdapter if the manifest is damaged, changed, or in an unknown format.
     """
     file = path / MANIFEST
     return checked(file_io.read_object(file), file)
@@ -179,8 +178,7 @@ def read_manifest(path: Path) -> Manifest:
 def checked(content: Mapping[str, Any], file: object) -> Manifest:
     """Return the manifest with this content, after comparing it with the digest that it states.
 
-    Raises:
-        CorruptAdapter: The content is damaged, changed, or in an unknown format.
+    Raises CorruptAdapter if the content is damaged, changed, or in an unknown format.
     """
     content = dict(content)
     stated = content.pop("digest", None)

@@ -101,8 +101,7 @@ class Predictions:
     def read(cls, path: Path, expected: str) -> Self:
         """Read a file that must have the digest `expected`.
 
-        Raises:
-            InvalidData: The file is missing, damaged or changed.
+        Raises InvalidData if the file is missing, damaged or changed.
         """
         try:
             if digest.of_file(path) != expected:

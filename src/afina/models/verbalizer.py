@@ -128,9 +128,7 @@ def own_names(label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the words in the order of the labels.
 
-    Raises:
-        UnknownName: `words` names an unknown label.
-        InvalidStudy: A label has no words.
+    Raises UnknownName if `words` names an unknown label, and InvalidStudy if a label has no words.
     """
     for name in words:
         if name not in label_names:
@@ -145,8 +143,7 @@ def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str
 def label_tokens(tokenizer: Tokenizer, words: Mapping[str, Sequence[str]]) -> list[tuple[int, ...]]:
     """Return, for each label, the first tokens of its words.
 
-    Raises:
-        InvalidStudy: A token would answer for two labels.
+    Raises InvalidStudy if a token would answer for two labels.
     """
     found = {name: tuple(dict.fromkeys(_first(tokenizer, word) for word in given)) for name, given in words.items()}
     owner: dict[int, tuple[str, str]] = {}
@@ -184,8 +181,7 @@ def embedding_rows(
 ) -> tuple[Tensor, Tensor]:
     """Return the output embeddings of N tokens: weights [N, width] and biases [N], float32.
 
-    Raises:
-        NotFound: The weight files have no output embedding.
+    Raises NotFound if the weight files have no output embedding.
     """
     entry = ARCHITECTURES[config.model_type]
     with torch.device("meta"), quiet():

@@ -155,8 +155,7 @@ class Predictor(ReprCard, ABC):
         Args:
             **changes: Fields of `Decoding`, such as max_new_tokens, beams, temperature or seed.
 
-        Raises:
-            InvalidStudy: A value is invalid, or the adapter does not generate its answers.
+        Raises InvalidStudy if a value is invalid, or the adapter does not generate its answers.
         """
         made = replace(self, decoding={**self.decoding, **changes})
         _ = made.objective

@@ -53,8 +53,7 @@ def _mean(sums: np.ndarray, tokens: np.ndarray) -> tuple[float, tuple[float, flo
 def check_measurable(encoded: Encoded, source: str) -> Encoded:
     """Return the sentences of two tokens or more.
 
-    Raises:
-        InvalidData: Fewer than two sentences are left, so that no interval exists.
+    Raises InvalidData if fewer than two sentences are left, so that no interval exists.
     """
     kept = [encoded[place] for place in range(len(encoded)) if len(encoded[place]) > 1]
     if len(kept) < 2:
@@ -72,8 +71,7 @@ def sentence_losses(classifier: Classifier, backbone: Backbone, encoded: Encoded
         classifier: The model, on a causal backbone.
         encoded: N sentences of two tokens or more.
 
-    Raises:
-        NotFound: The weight files have no output embedding.
+    Raises NotFound if the weight files have no output embedding.
     """
     began, device = meter.now(), next(classifier.parameters()).device
     if isinstance(classifier, LanguageModel):

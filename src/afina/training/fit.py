@@ -108,8 +108,7 @@ class Fit:
             listen: Receives a `Progress` after every step.
             stopped: Called after every step. If true, a checkpoint is kept and KeyboardInterrupt is raised.
 
-        Raises:
-            Diverged: A loss is NaN or infinite.
+        Raises Diverged if a loss is NaN or infinite.
         """
         if not self.parameters:
             return
@@ -145,8 +144,7 @@ class Fit:
 
         The recorded time starts when the batch is on the device.
 
-        Raises:
-            Diverged: The loss is NaN or infinite.
+        Raises Diverged if the loss is NaN or infinite.
         """
         account, recipe = self.account, self.recipe
         parts = self.inputs.parts(batch)

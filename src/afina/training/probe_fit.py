@@ -88,9 +88,7 @@ class ProbeFit(Fit):
     ) -> None:
         """Compute the features and fit the head, unless that is done; `keep` is not called.
 
-        Raises:
-            Diverged: A feature is NaN or infinite.
-            InvalidStudy: All texts have the same class.
+        Raises Diverged if a feature is NaN or infinite, and InvalidStudy if all texts have the same class.
         """
         if self.fitted is not None:
             return

@@ -68,8 +68,7 @@ class Patch(IntEnum):
 def patch(module: nn.Module, kind: Patch, forward: Callable[..., Any], *given: Any) -> None:
     """Replace the forward of `module` by `forward(module, *given, *inputs)`.
 
-    Raises:
-        ValueError: The module has a later patch, which this patch would undo.
+    Raises ValueError if the module has a later patch, which this patch would undo.
     """
     had = patches_of(module)
     if had and had[-1] > kind:

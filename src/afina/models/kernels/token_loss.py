@@ -35,8 +35,7 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor |
         targets: int64 [M], 0 to V - 1.
         bias: [V]. None: no bias.
 
-    Raises:
-        IndexError: A target is not the index of a word (on a CPU).
+    Raises IndexError if a target is not the index of a word (on a CPU).
     """
     if not torch.is_grad_enabled():
         return _forward(hidden, weight, bias, targets, wants_gradient=False)[0]
