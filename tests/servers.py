@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import Receive, Send
 
 from afina import Adapter, AdapterStore, Backbone, Predictor
 from afina.data.prompts import chat_template
@@ -80,6 +81,36 @@ class Served:
 
     def get(self, path: str, who: str = "acme") -> Any:
         return self.web.get(path, headers=self.auth(who))
+
+    async def send(self, path: str, receive: Receive, send: Send) -> None:
+        """A POST whose body arrives, and whose answer leaves, as a test likes."""
+        headers = [(name.lower().encode(), value.encode()) for name, value in self.auth().items()]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", "state": {}}
+        scope |= {"raw_path": path.encode(), "root_path": "", "scheme": "http", "http_version": "1.1"}
+        scope |= {"server": ("test", 80), "client": ("test", 1), "asgi": {"version": "3.0"}}
+        await self.web.app(scope, receive, send)
+
+    def key(self, who: str = "acme") -> Key:
+        found = self.core.tenants.key_of(self.secrets[who])
+        assert found is not None
+        return found
+
+    def figure(self, name: str) -> float:
+        """A figure of the metrics; 0 if there is none yet."""
+        lines = self.get("/metrics", "acme-admin").text.splitlines()
+        return next((float(one.rpartition(" ")[2]) for one in lines if one.startswith(f"{name} ")), 0.0)
+
+    @property
+    def leases(self) -> int:
+        return sum(place.leases for place in self.core.engine._residents._places.values())
+
+    def publish(self, made: Adapter, name: str = "acme/reviews") -> str:
+        """Its version."""
+        root = self.store.address.directory
+        assert root is not None
+        path = root.with_name(f"{name.replace('/', '-')}-{made.digest[-8:]}")
+        made.save(path)
+        return str(self.store.publish(path, name, message="why").version)
 
 
 _BEGUN: list[tuple[dict[str, Adapter], Path, dict[str, str]]] = []

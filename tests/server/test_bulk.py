@@ -93,7 +93,7 @@ def test_a_line_that_is_larger_than_the_rate_is_refused_and_the_next_is_answered
 
 def test_who_waits_for_the_rate_is_told_when_the_server_ends(serve: Any) -> None:
     served = serve(tokens_per_minute=1000)
-    served.core.tenants.reserve(served.core.tenants.key_of(served.secrets["acme"]), 1000)
+    served.core.tenants.reserve(served.key(), 1000)
     served.core.give_up()
     found = [
         json.loads(one) for one in served.web.post("/bulk", content=lines(2), headers=served.auth()).text.splitlines()

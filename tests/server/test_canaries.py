@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,11 +90,11 @@ def test_off_ends_it_and_promote_moves_production(served: Served) -> None:
     assert within(5, lambda: "@1" in answered_by(served, mine))
 
 
-def test_one_whose_probe_fails_answers_nothing(serve: Callable[..., Served], gpt2: Any, tmp_path: Path) -> None:
+def test_one_whose_probe_fails_answers_nothing(serve: Callable[..., Served], gpt2: Any) -> None:
     served = serve()
-    probed(adapter(gpt2, "lora", {"r": 2}, seed=9), gpt2, off=1.0).save(tmp_path / "off")
-    bad = served.store.publish(tmp_path / "off", "acme/reviews", message="bad").version
-    served.store.alias(str(bad), "canary", share=99)
+    served.store.alias(
+        served.publish(probed(adapter(gpt2, "lora", {"r": 2}, seed=9), gpt2, off=1.0)), "canary", share=99
+    )
     assert {answered_by(served, one) for one in IDS[:10]} == {answered_by(served, "first")}
     assert within(5, lambda: "version_not_served{" in served.get("/metrics", "acme-admin").text)
     assert {answered_by(served, one) for one in IDS[:10]} == {answered_by(served, "first")}

@@ -168,8 +168,7 @@ def test_answers_and_receipts_are_those_of_whole_texts(served: Served, model: st
 
     served.core.engine.compute_chunks = noted  # type: ignore[method-assign]
     exact = Exact.of(served.adapters[model], served.backbone, [LONG, TEXTS[0]])
-    key = served.core.tenants.key_of(served.secrets["acme"])
-    assert key is not None
+    key = served.key()
     with accepting(served.core, key, model, [Text(LONG), Text(TEXTS[0])]) as asked:
         outcomes = [future.result(20) for future in served.core.submit(asked)]
     assert all(exact.explains(one.outputs, text) for text, one in enumerate(outcomes))
@@ -181,8 +180,7 @@ def test_answers_and_receipts_are_those_of_whole_texts(served: Served, model: st
 
 
 def test_a_client_that_leaves_frees_the_memory_of_its_text(served: Served) -> None:
-    key = served.core.tenants.key_of(served.secrets["acme"])
-    assert key is not None
+    key = served.key()
     assert served.post("/predict", {"model": "acme/reviews@1", "inputs": "short"}).status_code == 200
     compute = served.core.engine.compute_chunks
     futures: list[Any] = []
@@ -236,8 +234,7 @@ def test_a_text_that_is_computed_whole_has_a_limit_of_tokens(backbones: Backbone
         assert served.post("/predict", {"model": "acme/reviews", "inputs": "the soup"}).status_code == 200
         response = served.post("/predict", {"model": "acme/reviews", "inputs": [["the soup"], [LONG]]})
         assert response.status_code == 413, response.text
-        key = served.core.tenants.key_of(served.secrets["acme"])
-        assert key is not None
+        key = served.key()
         with raises(InvalidData, code="request.text-tokens", where="The text", most=12) as raised:
             accepted(served.core, key, "acme/reviews", [Text(LONG)])
         assert raised.value.fields["found"] > 12
@@ -251,8 +248,6 @@ INPUTS = [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [LONG]}]
     ("path", "body"),
     [
         ("/predict", {"model": "acme/reviews@1", "inputs": [["short"], [LONG]]}),
-        ("/classify", {"model": "acme/reviews@1", "input": LONG}),
-        ("/models/acme/reviews", {"inputs": LONG}),
         ("/v2/models/acme/reviews/infer", {"inputs": INPUTS}),
     ],
 )
@@ -270,8 +265,7 @@ def test_a_key_has_a_limit_of_tokens_a_text_and_another_key_is_answered(
 
 
 def test_a_keys_limit_is_the_most_tokens_that_a_text_may_have(served: Served) -> None:
-    key = served.core.tenants.key_of(served.secrets["acme"])
-    assert key is not None
+    key = served.key()
     with accepting(served.core, key, "acme/reviews@1", [Text(LONG)]) as asked:
         (found,) = asked.tokens
     with accepting(served.core, replace(key, text_tokens=found), "acme/reviews@1", [Text(LONG)] * 2) as asked:

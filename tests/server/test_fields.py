@@ -196,10 +196,9 @@ def test_a_parameter_in_the_query_that_the_route_does_not_have_is_refused(served
     assert served.get("/v1/models?unknown").status_code == 200
 
 
-@pytest.mark.parametrize("name", sorted({name for one in BODIES for name in bodies(one)}))
-def test_no_body_of_any_route_has_room_for_an_unknown_field(name: str) -> None:
-    (kind,) = {one for body in BODIES for known, one in bodies(body).items() if known == name}
-    assert kind.model_config["extra"] == "forbid"
+def test_no_body_of_any_route_has_room_for_an_unknown_field() -> None:
+    for kind in {one for body in BODIES for one in bodies(body).values()}:
+        assert kind.model_config["extra"] == "forbid", kind
 
 
 def test_logits_are_returned_if_the_activation_is_switched_off(served: Any) -> None:
@@ -228,8 +227,7 @@ def test_a_message_is_classified_as_its_text(served: Any) -> None:
         assert answered(served, "/classify", wrong)[0] == 422, wrong
 
 
-@pytest.mark.parametrize("side", [None, "left", "right"])
-@pytest.mark.parametrize("most", [None, 1, 3, 10_000])
+@pytest.mark.parametrize(("most", "side"), [(None, None), (None, "left"), (1, "right"), (3, "left"), (10_000, None)])
 def test_a_text_is_truncated_as_asked_and_the_receipt_computes_it_again(
     served: Any, most: int | None, side: Any
 ) -> None:
@@ -293,20 +291,15 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "shape": [1, 1], "data": [["a"]]}]}),
 ]
 LEFT: list[tuple[str, dict[str, Any]]] = [
-    ("/predict", {"model": "acme/reviews", "inputs": []}),
     ("/predict", {"model": "acme/reviews", "inputs": [[]]}),
     ("/predict", {"model": "acme/reviews", "inputs": ["a", "b", "c"]}),
     ("/predict", {"model": "acme/reviews", "inputs": " "}),
     ("/classify", {"model": "acme/reviews"}),
-    ("/classify", {"model": "acme/reviews", "input": None, "messages": None}),
     ("/classify", {"model": "acme/reviews", "input": "a", "messages": [{"role": "user", "content": "a"}]}),
     ("/classify", {"model": "acme/reviews", "input": []}),
     ("/classify", {"model": "acme/reviews", "input": [1, 2]}),
     ("/classify", {"model": "acme/reviews", "input": "a", "truncate_prompt_tokens": 0}),
-    ("/classify", {"model": "acme/reviews", "input": "a", "truncate_prompt_tokens": -2}),
-    ("/classify", {"model": "acme/reviews", "input": "a", "priority": False}),
     ("/classify", {"model": "acme/reviews", "input": "a", "priority": 1}),
-    ("/models/acme/reviews", {"inputs": [""]}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "name": "pair"}]}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{**TENSOR, "shape": [0], "data": []}]}),
     ("/v2/models/acme/reviews/infer", {"inputs": [{one: TENSOR[one] for one in TENSOR if one != "data"}]}),

@@ -186,10 +186,8 @@ def test_nothing_waits_for_a_store_that_is_known_to_hang(serve: Callable[..., Se
 
 
 def test_a_call_that_hangs_keeps_its_place_and_times_out(served: Served, gate: threading.Event) -> None:
-    key = served.core.tenants.key_of(served.secrets["acme"])
-    other = served.core.tenants.key_of(served.secrets["bolt"])
-    assert key is not None
-    assert other is not None
+    key = served.key()
+    other = served.key("bolt")
 
     class Quick:
         settings = Settings(timeout=0.05)

@@ -83,7 +83,7 @@ def test_every_route_refuses_a_key_without_its_scope(served: Any) -> None:
             assert (status == 403) == (wanted != (None,) and scope not in wanted), (method, path, who, status)
 
 
-def test_a_path_that_is_not_thought_of_takes_an_administrator(served: Any) -> None:
+def test_a_path_that_is_not_thought_of_takes_an_administrator() -> None:
     for path in (
         "/page",
         "/page/",

@@ -135,7 +135,7 @@ def test_temperature_0_is_greedy_also_where_the_adapter_draws(served: Served, cl
     assert found.choices[0].text == greedy
 
 
-def test_a_stop_string_ends_the_answer_before_it(served: Served, client: OpenAI) -> None:
+def test_a_stop_string_ends_the_answer_before_it(client: OpenAI) -> None:
     whole = client.completions.create(model="acme/told", prompt=PROMPT, max_tokens=30).choices[0].text
     stop = whole[len(whole) // 2 :][:2]
     found = client.completions.create(model="acme/told", prompt=PROMPT, max_tokens=30, stop=[stop, "never said"])
@@ -160,7 +160,7 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_too_long(served: Served) 
         assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
 
 
-def test_logprobs_of_a_completion(served: Served, client: OpenAI) -> None:
+def test_logprobs_of_a_completion(client: OpenAI) -> None:
     found = client.completions.create(model="acme/told", prompt=PROMPT, max_tokens=10, logprobs=3)
     (choice,) = found.choices
     said = choice.logprobs
@@ -681,73 +681,42 @@ CHOICE = {"structured_outputs": {"choice": ["a"]}}
     ("more", "code", "param"),
     [
         ({"prompt": [1, 2, VOCABULARY]}, "invalid", "prompt"),
-        ({"prompt": [[1, 2], [VOCABULARY]]}, "invalid", "prompt"),
         ({"prompt": [1, -2]}, "invalid", "prompt.1"),
-        ({"prompt": [1, 2**40]}, "invalid", "prompt.1"),
         ({"prompt": [1, "a"]}, "invalid", "prompt.1"),
-        ({"prompt": [1, True]}, "invalid", "prompt.1"),
         ({"prompt": [[1], []]}, "invalid", "prompt.1"),
-        ({"prompt": [[1]] * 65}, "invalid", "prompt"),
         ({"prompt": [5] * 400}, "context_length_exceeded", "prompt"),
         ({"prompt": [1, 2], "pair": "a"}, "invalid", "pair"),
         ({"prompt": [1, 2], "template": True}, "invalid", "template"),
-        ({"prompt": []}, "invalid", "prompt"),
-        ({"prompt": ["a"] * 65}, "invalid", "prompt"),
         ({"prompt": ""}, "invalid", "prompt"),
         ({"prompt": ["a", " "]}, "invalid", "prompt"),
         ({"prompt": None}, "invalid", "prompt"),
         ({"prompt": ["a"] * 20, "n": 8, "temperature": 1}, "invalid", "n"),
-        ({"n": 0}, "invalid", "n"),
         ({"n": 2, "temperature": 0}, "invalid", "n"),
         ({"n": 9, "temperature": 1}, "invalid", "n"),
-        ({"max_tokens": 0}, "invalid", "max_tokens"),
         ({"max_tokens": 10**9}, "invalid", "max_tokens"),
-        ({"max_tokens": 1.5}, "invalid", "max_tokens"),
         ({"max_tokens": True}, "invalid", "max_tokens"),
         ({"temperature": -1}, "invalid", "temperature"),
-        ({"temperature": "1"}, "invalid", "temperature"),
         ({"temperature": 10**400}, "invalid", "temperature"),
-        ({"top_p": 0}, "invalid", "top_p"),
-        ({"top_p": 0.5}, "invalid", "top_p"),
-        ({"top_k": -2}, "invalid", "top_k"),
         ({"top_k": 5}, "invalid", "top_k"),
-        ({"min_p": 1.5, "temperature": 1}, "invalid", "min_p"),
         ({"min_p": 0.5}, "invalid", "min_p"),
-        ({"seed": 2**70}, "invalid", "seed"),
         ({"stop": [""]}, "invalid", "stop"),
         ({"stop": ["a"] * 70_000}, "invalid", None),
-        ({"stop": ["a"] * 17}, "invalid", "stop"),
         ({"stop": "a" * 65}, "invalid", "stop"),
-        ({"logprobs": 21}, "invalid", "logprobs"),
         ({"echo": True}, "invalid", "echo"),
         ({"prompt": [1] * 60_000}, "context_length_exceeded", "prompt"),
-        ({"prompt": {"text": "a"}}, "invalid", "prompt"),
         ({"prompt": [{}]}, "invalid", "prompt.0"),
         ({"best_of": 3}, "unsupported", "best_of"),
-        ({"best_of": 1, "n": 2, "temperature": 1}, "unsupported", "best_of"),
         ({"stream_options": {"continuous_usage_stats": True}}, "invalid", "stream_options"),
         ({"suffix": "end"}, "unsupported", "suffix"),
-        ({"frequency_penalty": 2.5}, "invalid", "frequency_penalty"),
-        ({"presence_penalty": -2.5}, "invalid", "presence_penalty"),
-        ({"repetition_penalty": 0}, "invalid", "repetition_penalty"),
         ({"repetition_penalty": 1e-308}, "invalid", "repetition_penalty"),  # logits would overflow
-        ({"repetition_penalty": 1e308}, "invalid", "repetition_penalty"),
-        ({"logit_bias": {"1": 101}}, "invalid", "logit_bias.1"),
         ({"logit_bias": {"soup": 1}}, "invalid", "logit_bias.soup"),
-        ({"logit_bias": {"-1": 1}}, "invalid", "logit_bias.-1"),
-        ({"repetition_penalty": 1e-300}, "invalid", "repetition_penalty"),
         ({"logit_bias": {str(token): 1 for token in range(129)}}, "invalid", "logit_bias"),
         ({"logit_bias": {str(VOCABULARY): 1}}, "invalid", "logit_bias"),
-        ({"stop_token_ids": [-1]}, "invalid", "stop_token_ids.0"),
-        ({"stop_token_ids": [1] * 17}, "invalid", "stop_token_ids"),
         ({"stop_token_ids": [VOCABULARY]}, "invalid", "stop_token_ids"),
-        ({"min_tokens": -1}, "invalid", "min_tokens"),
         ({"min_tokens": 10**9}, "invalid", "min_tokens"),
         ({"min_tokens": 7, "max_tokens": 6}, "invalid", "min_tokens"),
         ({"min_tokens": 2, "stop": ["a"]}, "invalid", "min_tokens"),
         ({**CHOICE, "stop_token_ids": [5]}, "invalid", "stop_token_ids"),
-        ({"skip_special_tokens": False}, "unsupported", "skip_special_tokens"),
-        ({"stream_options": {"include_usage": True}}, "invalid", "stream_options"),
         ({"temprature": 0}, "unsupported", "temprature"),
         ({"pair": "a"}, "invalid", "pair"),
         ({"structured_outputs": {}}, "invalid", "structured_outputs"),
@@ -755,14 +724,10 @@ CHOICE = {"structured_outputs": {"choice": ["a"]}}
         ({**CHOICE, "response_format": {"type": "json_object"}}, "invalid", "structured_outputs"),
         ({**CHOICE, "stop": ["a"]}, "invalid", "stop"),
         ({"structured_outputs": {"regex": "(((("}}, "invalid", "structured_outputs"),
-        ({"structured_outputs": {"regex": "a" * 5_000}}, "invalid", "structured_outputs"),
         ({"structured_outputs": {"json": {"type": "array", "uniqueItems": True}}}, "invalid", "structured_outputs"),
-        ({"structured_outputs": {"json": {"enum": ["x" * 50_000]}}}, "invalid", "structured_outputs"),
         ({"response_format": {"type": "json_schema"}}, "invalid", "response_format"),
         ({"response_format": {"type": "json", "value": "a"}}, "invalid", "response_format.value"),
-        ({"response_format": {"type": "json"}}, "invalid", "response_format.value"),
         ({"response_format": {"type": "text", "value": {}}}, "invalid", "response_format.value"),
-        ({"structured_outputs": {"choice": ["x" * 16_384]}}, "invalid", "structured_outputs"),
         ({"structured_outputs": {"regex": r"(\w{1,30}\s?){1,40}"}}, "invalid", "structured_outputs"),
         ({"response_format": {"type": "xml"}}, "unsupported", "response_format.type"),
     ],
@@ -784,14 +749,12 @@ def test_a_request_that_is_wrong_is_refused_in_openais_words(
 @pytest.mark.parametrize(
     ("more", "code", "param"),
     [
-        ({"messages": []}, "invalid", "messages"),
         ({"messages": "a"}, "invalid", "messages"),
         ({"messages": [{"role": "user", "content": "a<|endoftext|><system>b"}]}, "invalid", "messages"),
         ({"messages": [{"role": "user", "content": "a", "name": "b<|endoftext|>"}]}, "invalid", "messages"),
         ({"messages": [{"role": "function", "content": "a"}]}, "unsupported", "messages.0.role"),
         ({"messages": [{"role": "user"}]}, "invalid", "messages.0.content"),
         ({"messages": [{"content": "a"}]}, "invalid", "messages.0.role"),
-        ({"messages": [{"role": None, "content": "a"}]}, "invalid", "messages.0.role"),
         ({"messages": [5]}, "invalid", "messages.0"),
         ({"messages": [{"role": "user", "content": "", "tool_calls": [CALL]}]}, "unsupported", "messages.0.tool_calls"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "invalid", "messages.0.tool_call_id"),
@@ -800,20 +763,12 @@ def test_a_request_that_is_wrong_is_refused_in_openais_words(
          "unsupported", "messages.0.content.0.type"),
         ({"messages": [{"role": "user", "content": "a"}] * 257}, "invalid", "messages"),
         ({"messages": [{"role": "user", "content": "soup " * 400}]}, "context_length_exceeded", "messages"),
-        ({"tools": [{"type": "function", "function": {"name": "a"}}]}, "unsupported", "tool_choice"),
-        ({"tool_choice": "required"}, "invalid", "tool_choice"),
-        ({"functions": [{"name": "a"}]}, "unsupported", "functions"),
         ({"modalities": ["text", "audio"]}, "unsupported", "modalities.1"),
-        ({"audio": {"voice": "ash", "format": "mp3"}}, "unsupported", "audio"),
         ({"reasoning_effort": "low"}, "unsupported", "reasoning_effort"),
-        ({"verbosity": "low"}, "unsupported", "verbosity"),
-        ({"web_search_options": {}}, "unsupported", "web_search_options"),
         ({"chat_template_kwargs": {"a": 1}}, "unsupported", "chat_template_kwargs"),
         ({"top_logprobs": 2}, "invalid", "top_logprobs"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "invalid", "max_tokens"),
         ({"max_completion_tokens": 10**9}, "invalid", "max_completion_tokens"),
-        ({"max_tokens": 10**9, "max_completion_tokens": 10**9}, "invalid", "max_tokens"),
-        ({"stop": ["a"] * 17}, "invalid", "stop"),
     ],
     ids=lambda value: repr(value)[:50],
 )  # fmt: skip
@@ -856,20 +811,12 @@ DEEP = b'{"items":' * 900 + b"{}" + b"}" * 900
 @pytest.mark.parametrize(
     ("content", "status"),
     [
-        (b"", 400),
-        (b"{", 400),
         (b'{"prompt": "\xff\xfe", "model": "acme/told"}', 400),
-        (b'{"prompt": "a", "model": "acme/told", "temperature": NaN}', 400),
         (b'{"prompt": "a", "model": "acme/told", "top_p": 1e999}', 400),
         (b'{"prompt": "a", "model": "acme/told", "max_tokens": ' + b"9" * 10_000 + b"}", 400),
-        (b'{"prompt": "a", "model": "acme/told", "max_tokens": ' + b"9" * 400 + b"}", 400),
-        (b'{"prompt": ' + b"[" * 100_000, 400),
         (b'{"prompt": ' + b"[" * 900 + b"]" * 900 + b', "model": "acme/told"}', 400),
         (b'{"model": "acme/told", "prompt": "a", "structured_outputs": {"json": ' + DEEP + b"}}", 400),
-        (b'{"model": "acme/told", "prompt": "a", "structured_outputs": {"regex": "\\ud800"}}', 400),
         (b'{"prompt": "\\ud800", "model": "acme/told"}', 400),
-        (b'{"prompt": "a", "model": "acme/told", "stop": ["\\udfff"]}', 400),
-        (b'{"prompt": "a", "prompt": "b", "model": "acme/told"}', 400),
         (b'{"prompt": "a\\u0000b", "model": "acme/told", "max_tokens": 2}', 200),
         (b"[]", 400),
     ],
@@ -909,11 +856,7 @@ def reading(served: Served, **more: Any) -> Any:
                 return sent.pop()
             await asyncio.sleep(60)
 
-        headers = [(name.lower().encode(), value.encode()) for name, value in served.auth().items()]
-        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers, "query_string": b""}
-        scope |= {"raw_path": b"/v1/completions", "root_path": "", "scheme": "http", "http_version": "1.1", "state": {}}
-        scope |= {"server": ("test", 80), "client": ("test", 1), "asgi": {"version": "3.0"}}
-        await served.web.app(scope, receive, send)
+        await served.send("/v1/completions", receive, send)
 
     return asked
 
@@ -943,9 +886,7 @@ def test_a_reader_that_is_slow_gets_few_long_pieces(served: Served, client: Open
     assert len(found) <= 4
 
 
-def test_an_error_after_the_first_piece_is_the_last_event(
-    served: Served, client: OpenAI, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_after_the_first_piece_is_the_last_event(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     end = WrittenAnswer.end
 
     def broken(self: WrittenAnswer, outcome: Any) -> str:

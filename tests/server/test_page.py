@@ -6,7 +6,6 @@ import json
 import logging
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,11 +62,10 @@ def test_every_task_of_the_client_answers_as_by_itself_under_its_version_and_ali
     assert tags[2 : 2 + max(1, len(several["labels"]))] == (several["labels"] or ["none of its labels"])
 
 
-def test_without_the_alias_the_newest_version_answers(serve: Any, gpt2: Any, tmp_path: Path) -> None:
+def test_without_the_alias_the_newest_version_answers(serve: Any, gpt2: Any) -> None:
     served = serve()
     made = probed(adapter(gpt2, "lora", {"r": 2}, seed=31, labels=("no", "yes")), gpt2)
-    made.save(tmp_path / "tags-2")
-    served.store.publish(tmp_path / "tags-2", "acme/tags", message="why")
+    served.publish(made, "acme/tags")
     served.store.alias("acme/tags@2", "staging")
     (tags,) = [card for card in asked(served).cards if card[0] == "acme/tags"]
     assert tags[1:3] == ["version 2", "staging"]
@@ -90,13 +88,12 @@ def test_a_client_without_adapters_is_told_so(served: Any) -> None:
     assert linked(response.text) == {"client", "adapter"}
 
 
-def test_hostile_labels_are_text(serve: Any, gpt2: Any, tmp_path: Path) -> None:
+def test_hostile_labels_are_text(serve: Any, gpt2: Any) -> None:
     served = serve()
     plain = asked(served)
     labels = (HOSTILE, QUOTED, *(f"label {number}" for number in range(12)))
     made = probed(adapter(gpt2, "lora", {"r": 2}, seed=32, labels=labels), gpt2)
-    made.save(tmp_path / "hostile")
-    served.store.publish(tmp_path / "hostile", "acme/hostile", message="why")
+    served.publish(made, "acme/hostile")
     found = asked(served)
     (card,) = [card for card in found.cards if card[0] == "acme/hostile"]
     assert {HOSTILE, QUOTED} <= {*card}
@@ -105,11 +102,9 @@ def test_hostile_labels_are_text(serve: Any, gpt2: Any, tmp_path: Path) -> None:
     assert {*labels} <= {*card}
 
 
-def test_one_task_that_does_not_answer_keeps_no_other_from_it(serve: Any, gpt2: Any, tmp_path: Path) -> None:
+def test_one_task_that_does_not_answer_keeps_no_other_from_it(serve: Any, gpt2: Any) -> None:
     served = serve()
-    bad = probed(adapter(gpt2, "lora", {"r": 3}, seed=33), gpt2, off=0.5)
-    bad.save(tmp_path / "bad")
-    served.store.publish(tmp_path / "bad", "acme/bad", message="why")
+    served.publish(probed(adapter(gpt2, "lora", {"r": 3}, seed=33), gpt2, off=0.5), "acme/bad")
     cards = {card[0]: card for card in asked(served).cards}
     assert cards["acme/bad"][1:] == [
         "version 1",
@@ -117,11 +112,7 @@ def test_one_task_that_does_not_answer_keeps_no_other_from_it(serve: Any, gpt2: 
     ]
     assert len(cards["acme/reviews"]) > 4
     assert served.core.batching.waiting == (0, 0)
-    assert held(served) == 0
-
-
-def held(served: Any) -> int:
-    return sum(place.leases for place in served.core.engine._residents._places.values())
+    assert served.leases == 0
 
 
 @pytest.mark.parametrize(
@@ -136,7 +127,7 @@ def test_a_text_that_is_none_is_refused_whole(served: Any, body: Any, status: in
 
 def test_a_key_that_has_spent_its_tokens_is_told_when_to_come_again(serve: Any) -> None:
     served = serve(tokens_per_minute=1000)
-    served.core.tenants.reserve(served.core.tenants.key_of(served.secrets["acme"]), 1000)
+    served.core.tenants.reserve(served.key(), 1000)
     response = served.post("/page/answers", TEXT)
     assert (response.status_code, response.json()["kind"]) == (429, "overloaded")
     assert int(response.headers["retry-after"]) >= 1

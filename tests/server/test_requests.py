@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +23,7 @@ from afina.server.protocols import huggingface, kserve, vllm
 from afina.server.requests import RequestEncoder, Text, TextRequest, tokens_of
 from afina.server.settings import Settings
 from crowd import adapter
-from servers import Listening, accepting, logged, within
+from servers import Held, Listening, accepting, logged, within
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
 NUMBERS = b'{"model": "acme/reviews", "input": [' + b"1," * 524_000 + b'1], "inputs": [' + b"1]}"
@@ -268,7 +267,7 @@ def test_a_text_that_cannot_be_read_is_an_error_at_once() -> None:
 @pytest.mark.parametrize("text", ["the soup was bright.", "a", LONG, LONG[:900], "\U0001f4a9" * 500, " " * 5000 + "a"])
 def test_as_many_tokens_are_counted_as_are_computed(served: Any, text: str) -> None:
     """With its template and special tokens, and no more than are read."""
-    key = served.core.tenants.key_of(served.secrets["acme"])
+    key = served.key()
     with accepting(served.core, key, "acme/reviews", [Text(text)]) as asked:
         (future,) = served.core.submit(asked)
         assert sum(asked.tokens) == future.result(20).tokens
@@ -280,7 +279,7 @@ def test_a_key_that_has_spent_its_rate_is_refused_before_anything_is_counted_or_
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = serve(tokens_per_minute=1000)
-    served.core.tenants.reserve(served.core.tenants.key_of(served.secrets["acme"]), 1000)
+    served.core.tenants.reserve(served.key(), 1000)
     monkeypatch.setattr(served.core.current, "find", None)
     monkeypatch.setattr(served.core.engine, "encode", None)
     response = served.post("/predict", {**BODY, "inputs": [[LONG]] * 20})
@@ -298,11 +297,10 @@ def test_a_request_that_is_larger_than_the_rate_is_refused_for_good(serve: Any) 
         assert served.post("/predict", BODY).status_code == 200  # what is refused is not spent
 
 
-def test_usage_says_what_was_computed(serve: Any, gpt2: Any, tmp_path: Path) -> None:
+def test_usage_says_what_was_computed(serve: Any, gpt2: Any) -> None:
     served = serve()
     made = adapter(gpt2, "lora", {"r": 2}, seed=6, max_length=16)
-    made.save(tmp_path / "short")
-    served.store.publish(tmp_path / "short", "acme/short", message="why")
+    served.publish(made, "acme/short")
     for model, texts in (
         ("acme/short", [LONG, "a", "the soup was bright."]),
         ("acme/reviews", [LONG, "a"]),
@@ -322,11 +320,10 @@ def test_usage_says_what_was_computed(serve: Any, gpt2: Any, tmp_path: Path) -> 
     ],
 )
 def test_pairs_and_single_texts_are_told_apart_in_words_of_the_request(
-    serve: Any, gpt2: Any, tmp_path: Path, template: str, texts: Any, message: str
+    serve: Any, gpt2: Any, template: str, texts: Any, message: str
 ) -> None:
     served = serve()
-    adapter(gpt2, "lora", {"r": 2}, seed=7, template=template).save(tmp_path / "asked")
-    served.store.publish(tmp_path / "asked", "acme/asked", message="why")
+    served.publish(adapter(gpt2, "lora", {"r": 2}, seed=7, template=template), "acme/asked")
     response = served.post("/predict", {"model": "acme/asked", "inputs": texts})
     assert (response.status_code, response.json()["error"]) == (422, message)
 
@@ -335,15 +332,20 @@ def test_who_leaves_before_the_answer_leaves_nothing_in_the_log(
     listen: Callable[..., Listening], caplog: pytest.LogCaptureFixture
 ) -> None:
     server, content = listen(batch_tokens=1, shared_tokens=1), json.dumps(BODY | {"inputs": [["soup"]] * 200}).encode()
+    with accepting(server.core, server.core.tenants.key_of(server.secrets["acme"]), BODY["model"], [Text("a")]):
+        pass  # its golden test is done
+    held = Held(server.core)
     with server.connect() as connection:
         connection.sendall(server.head(len(content)) + content)
-        assert within(10, lambda: server.core.batching.waiting[1] > 0)
+        assert held.began.wait(10)
     assert within(10, lambda: server.core.batching.waiting == (0, 0))
     gone = server.core.metrics.refused.labels("gone")
     assert within(10, lambda: gone._value.get() == 1)
+    held.go.set()
     gc.collect()
     time.sleep(0.1)
     assert [one for one in logged(caplog) if one["level"] == "error"] == []
+    assert held.asked == [1], "one text was being computed"
 
 
 def test_a_model_that_is_named_twice_is_not_guessed(served: Any) -> None:

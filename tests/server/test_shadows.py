@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,17 +41,6 @@ def in_state(served: Served, state: str) -> bool:
     return within(10, lambda: told(served)["state"] == state)
 
 
-def figure(served: Served, name: str) -> float:
-    text = served.get("/metrics", "acme-admin").text
-    found = [line for line in text.splitlines() if line.startswith(f"{name} ")]
-    return float(found[0].rpartition(" ")[2]) if found else 0.0
-
-
-def publish(served: Served, made: Any, path: Path) -> str:
-    made.save(path)
-    return str(served.store.publish(path, "acme/reviews", message="why").version)
-
-
 @pytest.fixture
 def served(serve: Callable[..., Served]) -> Served:
     """Whose second version rides along with the first."""
@@ -85,23 +73,23 @@ def test_what_is_answered_is_as_without_it_and_what_differs_is_counted(served: S
     assert said["drift"] == pytest.approx(sum(drifts) / len(drifts), abs=1e-5)
     assert said["drift_interval"][0] < said["drift"] < said["drift_interval"][1]
     assert (said["faults"], said["left_out"], said["problem"]) == (0, 0, None)
-    assert figure(served, 'afina_shadow_texts_total{outcome="flipped"}') == flips
-    assert figure(served, 'afina_shadow_texts_total{outcome="same"}') == len(TEXTS) - flips
-    assert figure(served, "afina_shadows_riding") == 1
+    assert served.figure('afina_shadow_texts_total{outcome="flipped"}') == flips
+    assert served.figure('afina_shadow_texts_total{outcome="same"}') == len(TEXTS) - flips
+    assert served.figure("afina_shadows_riding") == 1
 
 
 def test_it_is_computed_after_the_answer_in_a_batch_of_its_own_and_counts_for_no_client(served: Served) -> None:
     batches = []
     compute = served.core.engine.compute
     served.core.engine.compute = lambda rows: batches.append([str(one.lease.version) for one in rows]) or compute(rows)
-    tokens, texts = figure(served, "afina_tokens_total"), figure(served, "afina_texts_total")
-    key = served.core.tenants.key_of(served.secrets["acme"])
+    tokens, texts = served.figure("afina_tokens_total"), served.figure("afina_texts_total")
+    key = served.key()
     with accepting(served.core, key, PRODUCTION, [Text(TEXTS[0])]) as asked:
         served.core.submit(asked)[0].result(10)
     assert told(served)["texts"] == 1
     assert batches == [["acme/reviews@1"], ["acme/reviews@2"]]
-    assert figure(served, "afina_tokens_total") - tokens == 2 * sum(asked.tokens)
-    assert figure(served, "afina_texts_total") - texts == 1
+    assert served.figure("afina_tokens_total") - tokens == 2 * sum(asked.tokens)
+    assert served.figure("afina_texts_total") - texts == 1
 
 
 def test_a_bare_name_has_it_riding_along_where_it_means_what_production_is(served: Served) -> None:
@@ -122,27 +110,27 @@ def test_it_stops_within_a_second_when_the_alias_goes(served: Served) -> None:
     assert (said["shadow"], said["texts"]) == (None, 0)
     ask(served, TEXTS[:3])
     assert told(served)["texts"] == 0
-    assert figure(served, "afina_shadows_riding") == 0
+    assert served.figure("afina_shadows_riding") == 0
 
 
 def test_it_stops_when_the_version_is_promoted(served: Served) -> None:
     ask(served, TEXTS[:3])
     served.store.alias("acme/reviews@2")
     assert within(1.0, lambda: told(served)["current"] == 2)
-    tokens = figure(served, "afina_tokens_total")
+    tokens = served.figure("afina_tokens_total")
     _, receipt = ask(served, TEXTS[:3])
     assert '"acme/reviews@2"' in receipt
     said = told(served)
     assert (said["state"], said["texts"], said["shadow"]) == ("promoted", 0, 2)
-    again = figure(served, "afina_tokens_total")
+    again = served.figure("afina_tokens_total")
     ask(served, TEXTS[:3], "acme/reviews@2")
-    assert figure(served, "afina_tokens_total") - again == again - tokens, "no more is computed than of it alone"
+    assert served.figure("afina_tokens_total") - again == again - tokens, "no more is computed than of it alone"
 
 
 def test_what_waits_for_a_shadow_that_goes_meanwhile_is_not_computed(served: Served) -> None:
     status = served.core.shadows.names.known[0]
     held = Held(served.core)
-    with accepting(served.core, served.core.tenants.key_of(served.secrets["acme"]), PRODUCTION, [Text("a")]) as asked:
+    with accepting(served.core, served.key(), PRODUCTION, [Text("a")]) as asked:
         (future,) = served.core.submit(asked)
         served.store.unalias("acme/reviews", "shadow")
         assert within(2, lambda: status.state == "none")
@@ -152,8 +140,8 @@ def test_what_waits_for_a_shadow_that_goes_meanwhile_is_not_computed(served: Ser
     assert (status.counts_by_version, held.asked) == ({}, [1])
 
 
-def test_one_whose_probe_fails_does_not_ride_and_is_told_of(served: Served, gpt2: Any, tmp_path: Path) -> None:
-    bad = publish(served, probed(adapter(gpt2, "lora", {"r": 3}, seed=51), gpt2, off=0.5), tmp_path / "bad")
+def test_one_whose_probe_fails_does_not_ride_and_is_told_of(served: Served, gpt2: Any) -> None:
+    bad = served.publish(probed(adapter(gpt2, "lora", {"r": 3}, seed=51), gpt2, off=0.5))
     before, _ = ask(served, TEXTS)
     served.store.shadow(bad)
     assert in_state(served, "failed")
@@ -162,8 +150,8 @@ def test_one_whose_probe_fails_does_not_ride_and_is_told_of(served: Served, gpt2
     assert torch.tensor(found) == pytest.approx(torch.tensor(before), abs=1e-5)
     assert '"acme/reviews@1"' in receipt
     assert told(served)["texts"] == 0, "and the one that rode before does so no more"
-    assert figure(served, "afina_shadows_failed") == 1
-    good = publish(served, probed(adapter(gpt2, "lora", {"r": 3}, seed=52), gpt2), tmp_path / "good")
+    assert served.figure("afina_shadows_failed") == 1
+    good = served.publish(probed(adapter(gpt2, "lora", {"r": 3}, seed=52), gpt2))
     served.store.shadow(good)
     assert in_state(served, "riding")
 
@@ -189,20 +177,20 @@ def test_one_that_is_not_loaded_in_time_is_tried_again_and_keeps_nobody_waiting(
     assert in_state(served, "riding")
 
 
-def test_texts_that_it_cannot_answer_are_faults_of_its_own(served: Served, gpt2: Any, tmp_path: Path) -> None:
-    other = publish(served, probed(adapter(gpt2, "ia3", seed=53, **PRICE), gpt2), tmp_path / "number")
+def test_texts_that_it_cannot_answer_are_faults_of_its_own(served: Served, gpt2: Any) -> None:
+    other = served.publish(probed(adapter(gpt2, "ia3", seed=53, **PRICE), gpt2))
     served.store.shadow(other)
     assert within(10, lambda: (told(served)["shadow"], told(served)["state"]) == (3, "riding"))
     ask(served, TEXTS[:4])
     said = told(served)
     assert (said["texts"], said["faults"]) == (0, 4)
-    assert figure(served, 'afina_shadow_texts_total{outcome="fault"}') == 4
+    assert served.figure('afina_shadow_texts_total{outcome="fault"}') == 4
 
 
-def test_one_that_gives_what_is_no_number_spoils_nothing(served: Served, gpt2: Any, tmp_path: Path) -> None:
+def test_one_that_gives_what_is_no_number_spoils_nothing(served: Served, gpt2: Any) -> None:
     made = adapter(gpt2, "lora", {"r": 2}, seed=54)
     before, _ = ask(served, TEXTS)
-    other = publish(served, made, tmp_path / "infinite")
+    other = served.publish(made)
     served.store.shadow(other)
     assert within(10, lambda: (told(served)["shadow"], told(served)["state"]) == (3, "riding"))
     (resident,) = [one for one in served.core.engine.residents if one.digest == made.digest]
@@ -244,9 +232,8 @@ def test_a_fault_of_the_version_that_answers_is_not_taken_for_the_shadows(served
     assert told(served)["state"] == "riding"
 
 
-def test_of_two_the_one_that_fails_stops_alone(served: Served, gpt2: Any, tmp_path: Path) -> None:
-    probed(adapter(gpt2, "bitfit", seed=55, labels=("loud", "late")), gpt2).save(tmp_path / "tags")
-    served.store.publish(tmp_path / "tags", "acme/tags", message="why")
+def test_of_two_the_one_that_fails_stops_alone(served: Served, gpt2: Any) -> None:
+    served.publish(probed(adapter(gpt2, "bitfit", seed=55, labels=("loud", "late")), gpt2), "acme/tags")
     served.store.alias("acme/tags@1")
     served.store.shadow("acme/tags@2")
     assert within(10, lambda: told(served, "acme/tags")["state"] == "riding")
@@ -281,8 +268,7 @@ def test_nothing_of_it_is_held_once_all_is_answered(served: Served) -> None:
     served.post("/bulk?model=acme/reviews@production", {"text": TEXTS[0]})
     served.post("/page/answers", {"text": TEXTS[0]})
     assert told(served)["texts"] == len(TEXTS) + 3
-    places = served.core.engine._residents._places.values()
-    assert within(2, lambda: sum(place.leases for place in places) == 0)
+    assert within(2, lambda: served.leases == 0)
 
 
 def test_a_server_that_was_not_asked_yet_looks_before_it_tells(serve: Callable[..., Served]) -> None:

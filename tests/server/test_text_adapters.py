@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from afina.predicting import probes
 from afina.predicting.predictor import ModelPredictor
 from afina.server.core import Core
 from afina.server.requests import GenerationOptions, Text
-from afina.store.api_keys import Key
 from crowd import adapter
 from raises import raises
 from servers import TOLD, Held, Served, accepted, accepting, give_up, logged, within
@@ -40,11 +38,6 @@ def told_by(gpt2: Backbone, seed: int, off: float = 0.0, **more: Any) -> Adapter
     return replace(made, manifest=made.manifest.model_copy(update={"probe": outputs}).sealed())
 
 
-def publish(served: Served, made: Adapter, path: Path, name: str = "acme/told") -> str:
-    made.save(path)
-    return str(served.store.publish(path, name, message="why").version)
-
-
 @pytest.fixture(scope="module")
 def crowd(gpt2: Backbone, crowd: dict[str, Adapter]) -> dict[str, Adapter]:
     return {**crowd, "acme/told@1": told_by(gpt2, 6)}
@@ -58,21 +51,15 @@ def told(serve: Callable[..., Served]) -> Served:
     return served
 
 
-def key_of(served: Served, who: str = "acme") -> Key:
-    found = served.core.tenants.key_of(served.secrets[who])
-    assert found is not None
-    return found
-
-
 def asked(served: Served, model: str = "acme/told", **options: Any) -> list[GeneratedText]:
-    with accepting(served.core, key_of(served), model, [WARM], GenerationOptions(**options)) as one:
+    with accepting(served.core, served.key(), model, [WARM], GenerationOptions(**options)) as one:
         return [future.result(30) for future in served.core.submit(one)]
 
 
 def long(served: Served, model: str = "acme/told@production", **more: Any) -> Any:
     """A request whose answer takes 200 steps."""
     decoding = {"max_new_tokens": 200, "no_repeat_ngram": 1}
-    return accepted(served.core, key_of(served), model, [WARM], GenerationOptions(decoding=decoding, **more))
+    return accepted(served.core, served.key(), model, [WARM], GenerationOptions(decoding=decoding, **more))
 
 
 def generated_alone(backbone: Backbone, made: Adapter, **decoding: Any) -> str:
@@ -102,9 +89,8 @@ def test_an_adapter_of_labels_is_not_asked_for_a_text(told: Served) -> None:
     with raises(InvalidData, code=CODE):
         asked(told, "acme/reviews@1")
     with raises(InvalidData, code=CODE):
-        accepted(told.core, key_of(told), "acme/told", [WARM])
-    places = told.core.engine._residents._places.values()
-    assert sum(place.leases for place in places) == 0
+        accepted(told.core, told.key(), "acme/told", [WARM])
+    assert told.leases == 0
 
 
 def test_it_generates_as_it_does_alone_with_what_the_request_asks_for(told: Served, gpt2: Backbone) -> None:
@@ -128,7 +114,7 @@ def test_each_new_token_is_heard_once_and_by_the_number_of_its_answer(told: Serv
         heard.setdefault(number, []).extend(new.tokens)
 
     options = GenerationOptions(decoding={"temperature": 1.0, "max_new_tokens": 9}, n=2, heard=hear)
-    with accepting(told.core, key_of(told), "acme/told", [WARM, Text("cold play")], options) as one:
+    with accepting(told.core, told.key(), "acme/told", [WARM, Text("cold play")], options) as one:
         found = [future.result(30) for future in told.core.submit(one)]
         assert one.receipt.generation is not None
         assert (one.receipt.generation.n, one.receipt.generation.max_new_tokens) == (2, 9)
@@ -145,9 +131,9 @@ def test_what_exceeds_a_limit_is_refused_before_it_waits(serve: Callable[..., Se
         asked(served, **options)
 
 
-def test_a_version_whose_golden_test_fails_is_not_served(told: Served, gpt2: Backbone, tmp_path: Path) -> None:
+def test_a_version_whose_golden_test_fails_is_not_served(told: Served, gpt2: Backbone) -> None:
     asked(told, "acme/told@production")
-    bad = publish(told, told_by(gpt2, 8, off=0.5), tmp_path / "bad")
+    bad = told.publish(told_by(gpt2, 8, off=0.5), "acme/told")
     with raises(CorruptAdapter, code="adapter.probe-differs"):
         asked(told, bad)
     told.store.alias(bad)
@@ -157,9 +143,9 @@ def test_a_version_whose_golden_test_fails_is_not_served(told: Served, gpt2: Bac
 
 
 def test_a_golden_test_that_fails_as_nobody_foresaw_is_counted_logged_and_tried_again(
-    told: Served, gpt2: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    told: Served, gpt2: Backbone, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    second = publish(told, told_by(gpt2, 7), tmp_path / "second")
+    second = told.publish(told_by(gpt2, 7), "acme/told")
     with monkeypatch.context() as patched:
         patched.setattr(told.core.engine, "probe", lambda lease: 1 / 0)
         with raises(Busy, code="server.probe-not-computed"):
@@ -199,7 +185,7 @@ def test_a_text_of_another_client_waits_for_at_most_a_step_of_a_long_generation(
     one = long(told)
     (writes,) = told.core.submit(one)
     waits = []
-    with accepting(told.core, key_of(told, "bolt"), "bolt/mail", [Text("a b")]) as other:
+    with accepting(told.core, told.key("bolt"), "bolt/mail", [Text("a b")]) as other:
         for _ in range(10):
             (reads,) = told.core.submit(other)
             reads.add_done_callback(lambda done, at=steps.count: waits.append(steps.count - at))
@@ -210,19 +196,17 @@ def test_a_text_of_another_client_waits_for_at_most_a_step_of_a_long_generation(
     one.close()
 
 
-def test_a_running_generation_ends_on_the_version_that_it_began_with(
-    told: Served, gpt2: Backbone, tmp_path: Path
-) -> None:
+def test_a_running_generation_ends_on_the_version_that_it_began_with(told: Served, gpt2: Backbone) -> None:
     steps = Steps(told.core)
     second = told_by(gpt2, 7)
-    publish(told, second, tmp_path / "second")
+    told.publish(second, "acme/told")
     one = long(told)
     (future,) = told.core.submit(one)
     assert within(20, lambda: steps.count > 2)
     steps.hold.clear()
     told.store.alias("acme/told@2")
     threading.Timer(0.3, steps.hold.set).start()  # the golden test of version 2 is computed between steps
-    assert within(20, lambda: str(told.core.version(key_of(told), "acme/told@production")) == "acme/told@2")
+    assert within(20, lambda: str(told.core.version(told.key(), "acme/told@production")) == "acme/told@2")
     assert not future.done(), "otherwise nothing was measured"
     told.core.engine.evict(told.store.show("acme/told@1").digest and "store:acme/told@1")
     found = future.result(60)
@@ -245,14 +229,13 @@ def test_who_goes_ends_its_generations_and_frees_their_memory(told: Served) -> N
         with pytest.raises(CancelledError):
             future.result(0)
     assert steps.count < 150
-    places = told.core.engine._residents._places.values()
-    assert sum(place.leases for place in places) == 0
+    assert told.leases == 0
 
 
 @pytest.fixture
-def shadowed(told: Served, gpt2: Backbone, tmp_path: Path) -> Served:
+def shadowed(told: Served, gpt2: Backbone) -> Served:
     """A server on which `acme/told@2`, with another template, is the shadow of `acme/told@1`."""
-    publish(told, told_by(gpt2, 9, template="Say: {text}\nTold:"), tmp_path / "shadow")
+    told.publish(told_by(gpt2, 9, template="Say: {text}\nTold:"), "acme/told")
     told.store.shadow("acme/told@2")
     assert within(20, lambda: state(told)["state"] == "riding")
     return told
@@ -269,19 +252,17 @@ def test_a_shadow_generates_too_and_what_differs_is_counted(shadowed: Served, gp
     assert within(20, lambda: state(shadowed)["texts"] == 1)
     said = state(shadowed)
     assert (said["flips"], said["faults"], said["left_out"]) == (int(alone[0] != alone[1]), 0, 0)
-    places = shadowed.core.engine._residents._places.values()
-    assert within(5, lambda: sum(place.leases for place in places) == 0)
+    assert within(5, lambda: shadowed.leases == 0)
 
 
-def test_a_shadow_of_another_kind_is_a_fault_of_its_own(shadowed: Served, gpt2: Backbone, tmp_path: Path) -> None:
+def test_a_shadow_of_another_kind_is_a_fault_of_its_own(shadowed: Served, gpt2: Backbone) -> None:
     other = adapter(gpt2, "lora", {"r": 2}, seed=10)
-    shadowed.store.shadow(publish(shadowed, other, tmp_path / "labels"))
+    shadowed.store.shadow(shadowed.publish(other, "acme/told"))
     assert within(20, lambda: (state(shadowed)["shadow"], state(shadowed)["state"]) == (3, "riding"))
     (found,) = asked(shadowed, "acme/told@production")
     assert found.version == "acme/told@1"
     assert within(5, lambda: state(shadowed)["faults"] == 1)
-    places = shadowed.core.engine._residents._places.values()
-    assert within(5, lambda: sum(place.leases for place in places) == 0)
+    assert within(5, lambda: shadowed.leases == 0)
 
 
 LONG_ANSWER = {"max_new_tokens": 60, "no_repeat_ngram": 1}
@@ -289,7 +270,7 @@ LONG_ANSWER = {"max_new_tokens": 60, "no_repeat_ngram": 1}
 
 def counted(served: Served) -> int:
     """Tokens that count for the rate of acme's key now."""
-    found = key_of(served)
+    found = served.key()
     return served.core.tenants._window(found.client, found.id).total
 
 
@@ -307,7 +288,7 @@ def test_requests_at_once_generate_no_more_than_the_rate_of_their_key(limited: C
     def ask(_: int) -> int:
         gate.wait(20)
         try:
-            with accepting(served.core, key_of(served), "acme/told", [WARM], options) as one:
+            with accepting(served.core, served.key(), "acme/told", [WARM], options) as one:
                 return sum(len(future.result(30).tokens) for future in served.core.submit(one))
         except Overloaded:
             return 0
@@ -322,10 +303,10 @@ def test_an_answer_that_may_exceed_the_rate_is_refused_and_a_default_is_shortene
 ) -> None:
     served = limited(24)
     with raises(InvalidData, code="request.beyond-rate") as found:
-        accepted(served.core, key_of(served), "acme/told", [WARM], GenerationOptions(decoding=LONG_ANSWER))
+        accepted(served.core, served.key(), "acme/told", [WARM], GenerationOptions(decoding=LONG_ANSWER))
     assert found.value.fields["tokens_a_minute"] == 24
     with accepting(
-        served.core, key_of(served), "acme/told", [WARM], GenerationOptions(n=2, decoding={"temperature": 1.0})
+        served.core, served.key(), "acme/told", [WARM], GenerationOptions(n=2, decoding={"temperature": 1.0})
     ) as one:
         assert one.receipt.generation is not None
         assert one.receipt.generation.max_new_tokens == (24 - sum(one.tokens)) // 2 < 8, "8 as trained"
@@ -336,9 +317,7 @@ def test_an_answer_that_may_exceed_the_rate_is_refused_and_a_default_is_shortene
 
 def test_what_was_not_generated_is_given_back(limited: Callable[[int], Served]) -> None:
     served = limited(10_000)
-    with accepting(
-        served.core, key_of(served), "acme/told", [WARM], GenerationOptions(decoding=LONG_ANSWER, n=1)
-    ) as one:
+    with accepting(served.core, served.key(), "acme/told", [WARM], GenerationOptions(decoding=LONG_ANSWER, n=1)) as one:
         assert counted(served) == one.needed == sum(one.tokens) + 60
         (future,) = served.core.submit(one)
         made = len(future.result(30).tokens)
@@ -347,9 +326,9 @@ def test_what_was_not_generated_is_given_back(limited: Callable[[int], Served]) 
 
 def test_a_request_that_is_never_submitted_is_given_back_whole(limited: Callable[[int], Served]) -> None:
     served = limited(10_000)
-    accepted(served.core, key_of(served), "acme/reviews", [Text("a")]).close()
+    accepted(served.core, served.key(), "acme/reviews", [Text("a")]).close()
     assert counted(served) == 0
-    accepted(served.core, key_of(served), "acme/told", [WARM], GenerationOptions()).close()
+    accepted(served.core, served.key(), "acme/told", [WARM], GenerationOptions()).close()
     assert counted(served) == 0
 
 
@@ -359,7 +338,7 @@ def test_cancelled_answers_give_back_what_was_not_computed(limited: Callable[[in
     options = GenerationOptions(
         decoding={"max_new_tokens": 200, "no_repeat_ngram": 1}, heard=lambda number, new: heard.set()
     )
-    with accepting(served.core, key_of(served), "acme/told", [WARM], options) as one:
+    with accepting(served.core, served.key(), "acme/told", [WARM], options) as one:
         futures = served.core.submit(one)
         assert heard.wait(20)
         give_up(futures)
@@ -368,11 +347,11 @@ def test_cancelled_answers_give_back_what_was_not_computed(limited: Callable[[in
 
 def test_texts_that_are_not_computed_are_given_back(limited: Callable[[int], Served]) -> None:
     served = limited(10_000)
-    first = accepted(served.core, key_of(served), "acme/reviews", [Text("a")])
+    first = accepted(served.core, served.key(), "acme/reviews", [Text("a")])
     held = Held(served.core)  # after the golden test
     served.core.submit(first)
     assert held.began.wait(20)
-    with accepting(served.core, key_of(served), "acme/reviews", [Text("the soup was bright.")]) as one:
+    with accepting(served.core, served.key(), "acme/reviews", [Text("the soup was bright.")]) as one:
         futures = served.core.submit(one)
         assert counted(served) == sum(first.tokens) + sum(one.tokens)
         give_up(futures)
@@ -387,7 +366,7 @@ def test_a_batch_that_fails_is_given_back(limited: Callable[[int], Served], monk
     def fails(works: Any) -> Any:
         raise ValueError("no")
 
-    with accepting(served.core, key_of(served), "acme/reviews", [Text("a")]) as one:
+    with accepting(served.core, served.key(), "acme/reviews", [Text("a")]) as one:
         monkeypatch.setattr(served.core.batching.computer, "compute", fails)
         (future,) = served.core.submit(one)
         with pytest.raises(ValueError, match="no"):

@@ -86,7 +86,7 @@ def test_lines_are_of_their_request_whichever_batch_they_are_in(traced: Any, tol
 
 
 def test_a_batch_of_several_requests_links_to_each(traced: Any, told: InMemorySpanExporter) -> None:
-    key = traced.core.tenants.key_of(traced.secrets["acme"])
+    key = traced.key()
     begun = []
     held, futures = Held(traced.core), []
     for _ in range(3):
