@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,17 +17,20 @@ from huggingface_hub import ModelCard
 from afina import AdapterStore
 from afina.models.adapter import Adapter
 from afina.store.model_card import base_for_peft, model_card
+from afina.store.versions import Version
 from fakes import Runs
 from stores import adapter
 
-MADE: dict[str, Any] = {
-    "name": "acme/reviews",
-    "version": 3,
-    "digest": f"sha256:{'a' * 64}",
-    "message": "first that beats the baseline",
-    "created": "2025-02-03T04:05:06+00:00",
-    "who": "ada",
-}
+MADE = Version(
+    name="acme/reviews",
+    number=3,
+    digest=f"sha256:{'a' * 64}",
+    created="2025-02-03T04:05:06+00:00",
+    who="ada",
+    why="first that beats the baseline",
+    manifest={},
+    parts={},
+)
 MANIFEST: dict[str, Any] = {
     "method": "lora",
     "hyperparameters": {"r": 4, "alpha": 16.0, "targets": ["c_attn"]},
@@ -50,7 +54,7 @@ MANIFEST: dict[str, Any] = {
 
 
 def card(manifest: Mapping[str, Any] = MappingProxyType({}), **made: Any) -> str:
-    return model_card(MANIFEST | dict(manifest), **(MADE | made))
+    return model_card(replace(MADE, manifest=MANIFEST | dict(manifest), **made))
 
 
 def read(text: str) -> Any:
@@ -87,7 +91,7 @@ def test_what_a_reader_is_told() -> None:
         "| examples | 1,043 |",
         "| torch | `2.13.0` |",
         "cut each text to 128 tokens",
-        MADE["digest"],
+        MADE.digest,
     ):
         assert told in text, told
     assert "git" not in text.replace("git\\_", ""), "what is unknown is left out"
@@ -191,7 +195,7 @@ def test_what_others_wrote_is_shown_and_not_rendered(text: str) -> None:
             "training": {text: text},
             "template": f"{text} {{text}}",
         },
-        message=text,
+        why=text,
         who=text,
     )
     data, plain = read(told), read(card())
@@ -215,7 +219,7 @@ def test_a_trained_adapter_with_its_card_beside_it_is_still_the_adapter(
     runs: Runs, trained: Path, tmp_path: Path
 ) -> None:
     manifest = json.loads((trained / "manifest.json").read_text())
-    text = model_card(manifest, **(MADE | {"digest": manifest["digest"]}))
+    text = model_card(replace(MADE, manifest=manifest, digest=manifest["digest"]))
     assert {each.metric_type: each.metric_value for each in read(text).eval_results} == {
         key: value for key, value in manifest["metrics"].items() if key != "examples"
     }

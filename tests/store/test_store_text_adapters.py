@@ -16,6 +16,7 @@ from afina.errors import WrongBackbone
 from afina.models.manifest import Manifest
 from afina.predicting import probes
 from afina.store.model_card import model_card
+from afina.store.versions import Version
 from command import Command
 from crowd import adapter
 from fakes import write_csv
@@ -117,8 +118,7 @@ def test_the_model_card_says_how_to_generate(gpt2: Backbone) -> None:
     decoding = {"beams": 4, "length_penalty": 0.5, "no_repeat_ngram": 3, "stop": ["\n"]}
     told = TOLD | {"objective": {"kind": "text", "answer_tokens": 8, "chat": True, "decoding": decoding}}
     made: Manifest = adapter(gpt2, "lora", {"r": 2}, max_length=64, **told).manifest
-    given = {"name": "acme/told", "version": 1, "digest": "sha256:a", "message": "why", "created": "now", "who": None}
-    card = model_card(made.model_dump(mode="json"), **given)
+    card = model_card(Version("acme/told", 1, "sha256:a", "now", None, "why", made.model_dump(mode="json"), {}))
     for expected in (
         "pipeline_tag: text-generation",
         "## Answers\n\nA text for each text.\n\n## How to use",

@@ -99,13 +99,7 @@ class _ByLabel(AdapterKind):
     by_label = True
 
     def changes(self, first: Answered, second: Answered) -> Changes:
-        before, after, flipped = _right(first), _right(second), _flipped(first, second)
-        return Changes(
-            flipped=int(flipped.sum()),
-            right_to_wrong=int((before & ~after).sum()),
-            wrong_to_right=int((~before & after).sum()),
-            wrong_to_wrong=int((flipped & ~before & ~after).sum()),
-        )
+        return _counted(_right(first), _right(second), _flipped(first, second))
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
         """Return the indices of changed answers; changes from right to wrong stand first."""
@@ -194,13 +188,7 @@ class _Text(AdapterKind):
         )
 
     def changes(self, first: Answered, second: Answered) -> Changes:
-        before, after, flipped = _among(first), _among(second), first.answers != second.answers
-        return Changes(
-            flipped=int(flipped.sum()),
-            right_to_wrong=int((before & ~after).sum()),
-            wrong_to_right=int((~before & after).sum()),
-            wrong_to_wrong=int((flipped & ~before & ~after).sum()),
-        )
+        return _counted(_among(first), _among(second), first.answers != second.answers)
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
         """Return the texts whose token F1 falls most first."""
@@ -209,6 +197,12 @@ class _Text(AdapterKind):
 
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
         return value if isinstance(value, str) else list(value)
+
+
+def _counted(before: np.ndarray, after: np.ndarray, flipped: np.ndarray) -> Changes:
+    """Return the counts of answers that were right before, are right after, and have changed, each bool [N]."""
+    kinds = (flipped, before & ~after, ~before & after, flipped & ~before & ~after)
+    return Changes(*(int(each.sum()) for each in kinds))
 
 
 class _Name(str):

@@ -249,18 +249,9 @@ class AdapterStore(StoreReader):
         """Create a client's API key for a server. `name`: a name for the key. Details: `api_keys.create`."""
         check_client(client)
         called = None if name is None else audit_log.check_reason(name, "name")
-        why = _words(message)
-        return api_keys.create(
-            self._database,
-            client,
-            scopes,
-            rate,
-            text_tokens=text_tokens,
-            name=called,
-            expires=expires,
-            who=self.who,
-            why=why,
-        )
+        limits = {"rate": rate, "text_tokens": text_tokens}
+        by = {"who": self.who, "why": _words(message)}
+        return api_keys.create(self._database, client, scopes, limits, name=called, expires=expires, **by)
 
     def revoke_key(self, id: str, *, message: str | None = None) -> Key:
         """Revoke a key for ever. Details: `api_keys.revoke`."""
@@ -288,12 +279,7 @@ class AdapterStore(StoreReader):
     ) -> Diff:
         """Return the differences between two versions; with labelled texts, also the changed answers.
 
-        Args:
-            first: a version.
-            second: another version.
-            task: address of labelled texts.
-            backbone: address of the backbone; default: the one in the manifest.
-            data: further arguments of `EvaluationSet.read`.
+        `task`: address of the texts. `data`: further arguments of `EvaluationSet.read`.
         """
         from afina.store.diff import difference
 
@@ -348,9 +334,7 @@ class AdapterStore(StoreReader):
             if catalog.version(connection, named, number).digest != version.digest:
                 raise problems.REMOVED_WHILE_CHECKED(version=str(version))
             details = {"version": number, "digest": version.digest, **found.as_json()}
-            problem = details.pop(
-                "problem", None
-            )  # it may name the client, so it is stored where an erasure removes it
+            problem = details.pop("problem", None)  # it may name the client: it goes where an erasure removes it
             audit_log.append(connection, "check", {**named.payload, **details}, named.attribution(self.who, problem))
         return found
 

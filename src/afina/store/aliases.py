@@ -5,6 +5,8 @@ An alias moves by compare-and-swap, and the audit log has every move. Knows no b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 from typing import Any
@@ -56,7 +58,7 @@ def move(
     """
     check_alias(alias)
     _check_share(alias, share)
-    with database.writing() as connection:
+    with _moving(database) as connection:
         named, number = catalog.resolve(connection, reference)
         if reference == Reference(reference.name):
             raise problems.VERSION_UNNAMED(number=number, reference=str(reference))
@@ -65,9 +67,16 @@ def move(
             raise problems.ALIAS_MOVED(found=_shown(before), expected=_shown(expected), name=named.name, alias=alias)
         made = replace(_point(connection, named, alias, before, number, force=force), share=share)
         _log(connection, ALIAS, named, made, force, who, why)
+        return made
+
+
+@contextmanager
+def _moving(database: Database) -> Iterator[Connection]:
+    """A write transaction, with its two steps for tests of crashes."""
+    with database.writing() as connection:
+        yield connection
         audit_log.crash_point("alias: in the transaction")
     audit_log.crash_point("alias: committed")
-    return made
 
 
 def _check_share(alias: str, share: float | None) -> None:
@@ -98,15 +107,13 @@ def promote(database: Database, name: Name, *, force: bool, who: str | None, why
         NotFound: the name has no canary.
         Refused: the latest check of the version failed.
     """
-    with database.writing() as connection:
+    with _moving(database) as connection:
         named, number = catalog.resolve(connection, Reference(name, alias=CANARY))
         before = catalog.aliases_of(connection, named).get(PRODUCTION)
         made = _point(connection, named, PRODUCTION, before, number, force=force)
         _log(connection, ALIAS, named, made, force, who, why)
         _drop(connection, named, CANARY, number, who, why)
-        audit_log.crash_point("alias: in the transaction")
-    audit_log.crash_point("alias: committed")
-    return made
+        return made
 
 
 def roll_back(
@@ -122,33 +129,25 @@ def roll_back(
     check_alias(alias)
     if alias == CANARY:
         raise problems.CANARY_WITHOUT_ROLLBACK(name=name)
-    with database.writing() as connection:
+    with _moving(database) as connection:
         named, before = catalog.resolve(connection, Reference(name, alias=alias))
-        live = {
-            row.number
-            for row in connection.execute(
-                select(VERSIONS.c.number).where(VERSIONS.c.name == named.id, VERSIONS.c.state == LIVE)
-            )
-        }
+        asked = select(VERSIONS.c.number).where(VERSIONS.c.name == named.id, VERSIONS.c.state == LIVE)
+        live = set(connection.execute(asked).scalars())
         earlier = [number for number in _path(connection, named, alias)[:-1] if number in live and number != before]
         if not earlier:
             raise problems.NO_EARLIER_VERSION(before=before, name=name, alias=alias)
         made = _point(connection, named, alias, before, earlier[-1], force=force)
         _log(connection, ROLLBACK, named, made, force, who, why)
-        audit_log.crash_point("alias: in the transaction")
-    audit_log.crash_point("alias: committed")
-    return made
+        return made
 
 
 def remove(database: Database, name: Name, alias: str, *, who: str | None, why: str | None) -> AliasMove:
     """Remove an alias and its past. Raises NotFound if the alias does not exist."""
     check_alias(alias)
-    with database.writing() as connection:
+    with _moving(database) as connection:
         named, before = catalog.resolve(connection, Reference(name, alias=alias))
         made = _drop(connection, named, alias, before, who, why)
-        audit_log.crash_point("alias: in the transaction")
-    audit_log.crash_point("alias: committed")
-    return made
+        return made
 
 
 def _drop(

@@ -49,17 +49,9 @@ class Key:
     """An API key without its secret. Times are UTC.
 
     Attributes:
-        id: id of the key.
-        client: name of the client.
-        scopes: scopes of the key.
         rate: tokens a minute; None: the server's default.
-        hash: hash of the key.
-        created: time of creation.
-        revoked: time of the revocation, or None.
-        who: who created the key.
-        why: the reason.
+        hash: hash of the whole key.
         problem: damage of the row, or None. A damaged key is not valid.
-        name: name that its owner gave to the key.
         expires: time from which the key is not valid; None: never.
         text_tokens: most tokens of a text or prompt; None: the server's limits only.
     """
@@ -102,9 +94,8 @@ def create(
     database: Database,
     client: str,
     scopes: Collection[str],
-    rate: int | None,
+    limits: Mapping[str, int | None],
     *,
-    text_tokens: int | None,
     name: str | None,
     expires: str | None,
     who: str | None,
@@ -113,8 +104,7 @@ def create(
     """Create a key of a client. The client need not have any adapter yet.
 
     Args:
-        rate: tokens a minute; None: the server's default.
-        text_tokens: most tokens of a text or prompt; None: the server's limits only.
+        limits: `rate` and `text_tokens`, as in `Key`.
         expires: as in `expiry`; None: never.
 
     Raises:
@@ -126,7 +116,6 @@ def create(
             raise UnknownName("scope", scope, SCOPES)
     if not scopes:
         raise problems.SCOPE_MISSING(known=list(SCOPES))
-    limits = {"rate": rate, "text_tokens": text_tokens}
     for limit, value in limits.items():
         if value is not None and not 1 <= value < 1 << 31:
             raise problems.KEY_LIMIT_INVALID(limit=limit, expected=_LIMITS[limit], most=(1 << 31) - 1, found=value)

@@ -1,6 +1,6 @@
 """The model card of a version, `README.md` in the Hub's format, made only from the manifest.
 
-Directories are named by their last part only. Knows manifests, but no models and no store.
+Directories are named by their last part only. Knows manifests and versions, but no models and no database.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from afina.models.manifest import Manifest
 from afina.repr_html import figure
 from afina.stats.metrics import METRICS
 from afina.store import adapter_kinds
+from afina.store.versions import Version
 
 _PEFT, _TRANSFORMERS, _AFINA = "peft", "transformers", "afina"
 _WHOLE = "model.safetensors"
@@ -31,44 +32,24 @@ _PATH = re.compile(r"(?:/|~|\.\.?/|[A-Za-z]:[\\/]|\\\\|file:)", re.ASCII)
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-!|~>$])")
 
 
-def model_card(
-    manifest: Mapping[str, Any],
-    *,
-    name: str,
-    version: int,
-    digest: str,
-    message: str,
-    created: str,
-    who: str | None,
-    merged: bool = False,
-) -> str:
+def model_card(version: Version, *, merged: bool = False) -> str:
     """Return the model card of a version in Markdown.
 
-    Args:
-        manifest: content of `manifest.json`.
-        name: `client/task`.
-        version: number of the version.
-        digest: digest of the adapter.
-        message: the publisher's message.
-        created: time of publication, as text.
-        who: the publisher.
-        merged: whether the card is for the backbone with the adapter merged into its weights.
-
-    Raises:
-        ValidationError: pydantic's error, if the manifest is malformed.
+    `merged`: whether the card is for the backbone with the adapter merged into its weights. Raises pydantic's
+    ValidationError if the manifest is malformed.
     """
-    made = _read(manifest)
+    made, message = _read(version.manifest), version.why or ""
     made = made.model_copy(update={"tensor_file": _WHOLE}) if merged else made
     joined = "merged into" if merged else "on"
     backbone = f" {joined} {_code(_model(made.backbone))}" if made.backbone else ""
-    added = f"Added {_code(created)}" + (f" by {_escaped(who)}" if who else "")
+    added = f"Added {_code(version.created)}" + (f" by {_escaped(version.who)}" if version.who else "")
     about = [
-        f"{adapter_kinds.of(made).title}: an adapter of method {_code(made.method)}{backbone}, version {version} of "
-        f"{_code(name)} in a store of afina.",
+        f"{adapter_kinds.of(made).title}: an adapter of method {_code(made.method)}{backbone}, version "
+        f"{version.number} of {_code(version.name)} in a store of afina.",
         f"{added}{f': {_escaped(message)}' if message.strip() else '.'}",
     ]
     parts = [
-        f"# {_escaped(f'{name}, version {version}')}",
+        f"# {_escaped(f'{version.name}, version {version.number}')}",
         *about,
         *_labels(made),
         *_usage(made, merged),
@@ -76,21 +57,21 @@ def model_card(
         *_metrics(made),
         *_environment(made),
         "## Digest",
-        f"{_code(digest)}, "
+        f"{_code(version.digest)}, "
         + (
             "of the adapter that was merged; these files are not checked against it."
             if merged
             else "of everything that the answers depend on; afina checks the files against it when it opens them."
         ),
     ]
-    return _front_matter(made, name, version) + "\n" + "\n\n".join(parts) + "\n"
+    return _front_matter(made, str(version)) + "\n" + "\n\n".join(parts) + "\n"
 
 
 def _read(manifest: Mapping[str, Any]) -> Manifest:
     return Manifest.model_validate({key: value for key, value in manifest.items() if key != "digest"})
 
 
-def _front_matter(made: Manifest, name: str, version: int) -> str:
+def _front_matter(made: Manifest, name: str) -> str:
     figures = {key: value for key, value in made.metrics.items() if key in METRICS and not isnan(value)}
     figures = figures if made.task else {}
     kind, config = _dataset(made.task or "")
@@ -115,7 +96,7 @@ def _front_matter(made: Manifest, name: str, version: int) -> str:
         "pipeline_tag": tag,
         "tags": ["afina", made.method, *([made.family] if made.family else [])],
         "metrics": list(figures) or None,
-        "model_name": f"{name}@{version}",
+        "model_name": name,
     }
     return hub.front_matter(facts, results)
 

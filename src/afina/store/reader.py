@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from afina import digest, file_io
 from afina.blobs import Blobs, LocalBlobs
@@ -114,17 +114,7 @@ class StoreReader:
         """Return the model card of a version in Markdown. `merged`: for the adapter merged into its backbone."""
         from afina.store.model_card import model_card
 
-        version = self.show(reference)
-        return model_card(
-            version.manifest,
-            name=version.name,
-            version=version.number,
-            digest=version.digest,
-            message=version.why or "",
-            created=version.created,
-            who=version.who,
-            merged=merged,
-        )
+        return model_card(self.show(reference), merged=merged)
 
     def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
         """Call `use` with the version's files by role, each checked by its digest. Details: `use_files`."""
@@ -189,7 +179,16 @@ class StoreReader:
         For a server, a name alone means `production`, or the newest version if there is no such alias.
         """
         with self._database.reading() as connection:
-            return known_version(connection, reference)
+            found = catalog.name_row(connection, reference.name)
+            if found is None:  # costs one query
+                return None
+            if reference == Reference(reference.name) and PRODUCTION in catalog.aliases_of(connection, found):
+                reference = Reference(reference.name, alias=PRODUCTION)
+            try:
+                named, number = catalog.resolve(connection, reference)
+            except NotFound:
+                return None
+            return catalog.version(connection, named, number)
 
     def canary(self, name: Name) -> Canary | None:
         """Return the canary version of a name with its share of the requests, or None."""
@@ -197,9 +196,22 @@ class StoreReader:
             return aliases.canary(connection, name)
 
     def news(self, since: int, names: Collection[Name]) -> tuple[int, Collection[Name]]:
-        """Return the number of the log's last entry, and those of `names` with an entry after number `since`."""
+        """Return the number of the log's last entry, and those of `names` with a later entry or an erased client.
+
+        `since`: number of an entry.
+        """
         with self._database.reading() as connection:
-            return changed_since(connection, since, names)
+            last = connection.execute(select(STORE.c.last)).scalar_one()
+            if last == since:
+                return last, ()
+            subjects = set(connection.execute(select(LOG.c.subject).where(LOG.c.seq > since)).scalars())
+            asked = select(CLIENTS.c.name, CLIENTS.c.salt).where(CLIENTS.c.state == LIVE)
+            hashes = {row.name: audit_log.salted(row.salt, row.name) for row in connection.execute(asked)}
+
+        def touched(name: Name) -> bool:
+            return name.client not in hashes or audit_log.subject(hashes[name.client], name.task) in subjects
+
+        return last, {name for name in names if touched(name)}
 
     def verify(self, *, last: str | None = None) -> Sequence[Damage]:
         """Hash every blob, manifest and log entry again, and return all damage.
@@ -291,10 +303,9 @@ def _places(database: Database, version: Version) -> dict[str, str]:
         wanted = [blob.digest for blob in version.parts.values()]
         rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
         places = {row.digest: row.place for row in rows}
+        # Or the client was erased, and a new client of this name published the same version number.
         if connection.execute(same).scalar() != version.digest or places.keys() != set(wanted):
-            raise problems.REMOVED_WHILE_READ(
-                version=str(version)
-            )  # or the client was erased, and a new client of this name published the same version number
+            raise problems.REMOVED_WHILE_READ(version=str(version))
     return places
 
 
@@ -309,43 +320,5 @@ def _check_digests(
     for role in roles:
         expected = version.parts[role].digest
         if (found := digest.of_file(files[role])) != expected:
-            raise problems.PART_CHANGED(
-                found=found,
-                expected=expected,
-                where=f"store:{version}",
-                what=role,
-                path=places[expected],
-            )
-
-
-def changed_since(connection: Connection, seq: int, names: Collection[Name]) -> tuple[int, Collection[Name]]:
-    """Return the number of the log's last entry, and the names with an entry after `seq` or an erased client."""
-    last = connection.execute(select(STORE.c.last)).scalar_one()
-    if last == seq:
-        return last, ()
-    subjects = set(connection.execute(select(LOG.c.subject).where(LOG.c.seq > seq)).scalars())
-    asked = select(CLIENTS.c.name, CLIENTS.c.salt).where(CLIENTS.c.state == LIVE)
-    hashes = {row.name: audit_log.salted(row.salt, row.name) for row in connection.execute(asked)}
-
-    def touched(name: Name) -> bool:
-        return name.client not in hashes or audit_log.subject(hashes[name.client], name.task) in subjects
-
-    return last, {name for name in names if touched(name)}
-
-
-def known_version(connection: Connection, reference: Reference) -> Version | None:
-    """Return the version that a reference means for a server, or None.
-
-    A name alone means `production`, or the newest version if there is no such alias. Names that do not exist cost one
-    query.
-    """
-    found = catalog.name_row(connection, reference.name)
-    if found is None:
-        return None
-    if reference == Reference(reference.name) and PRODUCTION in catalog.aliases_of(connection, found):
-        reference = Reference(reference.name, alias=PRODUCTION)
-    try:
-        named, number = catalog.resolve(connection, reference)
-    except NotFound:
-        return None
-    return catalog.version(connection, named, number)
+            where, path = f"store:{version}", places[expected]
+            raise problems.PART_CHANGED(found=found, expected=expected, where=where, what=role, path=path)

@@ -33,6 +33,11 @@ from afina.store.database.tables import (
 )
 from afina.store.versions import Damage
 
+
+def _of_version(kind: str, version: str, problem: str) -> Damage:
+    return Damage(kind, version, (version,), problem)
+
+
 _LOST = "the database has no row of this {}, but the audit log records it"
 
 
@@ -60,14 +65,8 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
             entries, damaged = _read_log(connection)
             found += damaged
             if last is not None and last not in [entry.hash for entry in entries]:
-                found.append(
-                    Damage(
-                        "log",
-                        last[:80],
-                        (),
-                        "no entry of the audit log has this hash: the log was changed or shortened",
-                    )
-                )
+                lost = "no entry of the audit log has this hash: the log was changed or shortened"
+                found.append(Damage("log", last[:80], (), lost))
             found += _place(connection, entries, shown)
             expected = _replayed(entries)
             found += _tables(connection, expected)
@@ -91,9 +90,8 @@ def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Itera
     """
     address = connection.execute(select(STORE.c.blobs)).scalar()
     where = "elsewhere" if address else "beside"
-    logged = [
-        entry.payload.get("blobs") for entry in entries if entry.event in (audit_log.CREATED, audit_log.RECOVERED)
-    ]
+    begins = (audit_log.CREATED, audit_log.RECOVERED)
+    logged = [entry.payload.get("blobs") for entry in entries if entry.event in begins]
     if logged and logged[-1] != where:
         problem = f"the place of the blobs is {where!r} in the database, but {logged[-1]!r} in the audit log"
         yield Damage("database", shown, (), problem)
@@ -202,9 +200,8 @@ def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[
             yield Damage("client", name, (), f"the client is {row.state}, but this name still exists")
         subject = audit_log.subject(audit_log.salted(row.salt or "", row.owner or ""), row.task)
         if subject not in expected:
-            yield Damage(
-                "client", name, (), "the audit log has no entry about a client and task with this name and salt"
-            )
+            problem = "the audit log has no entry about a client and task with this name and salt"
+            yield Damage("client", name, (), problem)
             continue
         seen.add(subject)
         yield from _versions(connection, row, name, expected[subject])
@@ -236,47 +233,37 @@ def _versions(connection: Connection, name: Row[Any], shown: str, expected: _Exp
         row, entry = rows.get(number), expected.published.get(number)
         if row is None or entry is None:
             problem = _LOST.format("version") if row is None else "the audit log does not record this version"
-            yield Damage("version", version, (version,), problem)
+            yield _of_version("version", version, problem)
             continue
         logged = {"digest": entry.payload["digest"], "created": entry.time, "published": entry.seq}
         for key, value in logged.items():
             if row._mapping[key] != value:
                 problem = f"`{key}` is {row._mapping[key]}, but the audit log says {value}"
-                yield Damage("version", version, (version,), problem)
+                yield _of_version("version", version, problem)
         state = DELETED if number in expected.deleted else LIVE
         if row.state != state:
-            yield Damage("version", version, (version,), f"the state is {row.state}, but the audit log says {state}")
+            yield _of_version("version", version, f"the state is {row.state}, but the audit log says {state}")
         elif state == LIVE:
             yield from _content(connection, row, entry, version, name.salt)
         elif row.manifest is not None:
-            yield Damage(
-                "manifest",
-                version,
-                (version,),
-                "the manifest exists, but the audit log says that the version was deleted",
-            )
+            problem = "the manifest exists, but the audit log says that the version was deleted"
+            yield _of_version("manifest", version, problem)
         elif connection.execute(select(PARTS.c.role).where(PARTS.c.version == row.id)).first():
-            yield Damage(
-                "version", version, (version,), "the version was deleted, but the database still lists its parts"
-            )
+            yield _of_version("version", version, "the version was deleted, but the database still lists its parts")
 
 
 def _content(connection: Connection, row: Row[Any], entry: LogEntry, version: str, salt: str) -> Iterator[Damage]:
     text = row.manifest if isinstance(row.manifest, str) else ""
     if audit_log.salted(salt, digest.of_bytes(text.encode())) != entry.payload["manifest"]:
-        yield Damage("manifest", version, (version,), "the manifest was changed after publishing")
+        yield _of_version("manifest", version, "the manifest was changed after publishing")
     elif json.loads(text).get("method") != row.method:
-        yield Damage(
-            "version",
-            version,
-            (version,),
-            f"the method is {row.method} in the database, but another method in the manifest",
-        )
+        problem = f"the method is {row.method} in the database, but another method in the manifest"
+        yield _of_version("version", version, problem)
     else:
         yield from _claims(json.loads(text), version)
     parts = {one.role: one.digest for one in connection.execute(select(PARTS).where(PARTS.c.version == row.id))}
     if parts != {role: part["digest"] for role, part in entry.payload["parts"].items()}:
-        yield Damage("version", version, (version,), "the parts differ from the parts in the audit log")
+        yield _of_version("version", version, "the parts differ from the parts in the audit log")
 
 
 def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
@@ -287,16 +274,15 @@ def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
         try:
             checked(manifest, version).check_claims(version)
         except CorruptAdapter as error:
-            yield Damage("manifest", version, (version,), str(error).removeprefix(f"{version}: "))
+            yield _of_version("manifest", version, str(error).removeprefix(f"{version}: "))
 
 
 def _plain_texts(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
     """Yield plain texts (who, why, source) that do not match their hashes."""
-    salts = {row.id: row.salt for row in connection.execute(select(CLIENTS))}
+    clients = connection.execute(select(CLIENTS)).all()
+    salts = {row.id: row.salt for row in clients}
+    alive = {audit_log.salted(row.salt, row.name) for row in clients if row.salt and row.name}
     texts = {row.seq: row for row in connection.execute(select(SAID))}
-    alive = {
-        audit_log.salted(row.salt, row.name) for row in connection.execute(select(CLIENTS)) if row.salt and row.name
-    }
     for entry in entries:
         hashed = {key: entry.payload[key] for key in ("who", "why", "source") if key in entry.payload}
         row = texts.get(entry.seq)
