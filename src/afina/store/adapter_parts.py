@@ -63,8 +63,6 @@ def split(
     Empty bodies and heads are left out.
 
     Args:
-        adapter: the adapter.
-        scratch: directory to write into.
         directory: the adapter's directory, whose files beside the tensors become parts too. None: the adapter was made
             in memory.
         links: whether files may be symbolic links. By default links are not followed, since a file may have been
@@ -99,7 +97,6 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
 
     Args:
         manifest: the manifest, with the adapter's digest.
-        parts: files by role.
         where: names the adapter in messages.
 
     Raises:

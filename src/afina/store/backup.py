@@ -40,13 +40,9 @@ class Backup:
     """The contents of a backup.
 
     Attributes:
-        place: directory of the backup.
         entries: number of entries in the audit log.
         last: hash of the newest entry. Keep it elsewhere, to verify the log later.
-        versions: number of versions.
-        blobs: number of blobs.
-        bytes: bytes of all blobs.
-        copied: blobs that an earlier backup did not have.
+        copied: number of blobs that an earlier backup did not have.
     """
 
     place: str
@@ -153,9 +149,7 @@ def _fetch(source: Blobs, target: Blobs, held: Mapping[str, str], scratch: Path)
         elif target.size(place) is None:
             try:
                 with source.file(place) as file:
-                    shutil.copyfile(
-                        file, scratch / "blob"
-                    )  # a real copy, not a link, so that damage to one does not affect the other
+                    shutil.copyfile(file, scratch / "blob")  # no link: damage to one does not affect the other
             except (CorruptStore, FileNotFoundError):
                 gone.add(digest)
                 continue

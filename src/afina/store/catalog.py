@@ -44,19 +44,11 @@ def summaries(connection: Connection, client: str | None = None) -> list[NameSum
     aliases: dict[int, dict[str, int]] = {}
     for row in connection.execute(select(ALIASES).order_by(ALIASES.c.alias)):
         aliases.setdefault(row.name, {})[_text(row.alias)] = _whole(row.number)
-    made = [
-        NameSummary(
-            names[row.name],
-            row.versions,
-            _whole(row.number),
-            _text(row.digest),
-            _words(row.method),
-            _text(row.created),
-            aliases.get(row.name, {}),
-        )
-        for row in connection.execute(asked)
-        if row.name in names
-    ]
+    made = []
+    for row in connection.execute(asked):
+        if row.name in names:
+            newest_is = (_whole(row.number), _text(row.digest), _words(row.method), _text(row.created))
+            made.append(NameSummary(names[row.name], row.versions, *newest_is, aliases.get(row.name, {})))
     return sorted(made, key=lambda one: one.name)
 
 
@@ -226,8 +218,7 @@ def history(connection: Connection, named: NameRow, events: tuple[str, ...] = ()
         shown = {key: value for key, value in entry.payload.items() if key not in hidden}
         if row and row.source is not None:
             shown["source"] = _text(row.source)
-        one = HistoryEntry(entry.seq, entry.time, entry.event, shown, *words)
-        made.append(one)
+        made.append(HistoryEntry(entry.seq, entry.time, entry.event, shown, *words))
     return made
 
 

@@ -46,11 +46,8 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
         named, number = catalog.resolve(connection, reference)
         found = catalog.version(connection, named, number)
         if found.aliases:
-            raise problems.VERSION_ALIASED(
-                aliases=found.aliases,
-                _verb="point" if found.aliases[1:] else "points",
-                version=str(found),
-            )
+            verb = "point" if found.aliases[1:] else "points"
+            raise problems.VERSION_ALIASED(aliases=found.aliases, _verb=verb, version=str(found))
         row = (VERSIONS.c.name == named.id) & (VERSIONS.c.number == number)
         mine = connection.execute(select(VERSIONS.c.id).where(row)).scalar_one()
         connection.execute(delete(PARTS).where(PARTS.c.version == mine))

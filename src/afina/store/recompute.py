@@ -61,7 +61,6 @@ def check(adapter: Adapter, backbone: str | None = None) -> CheckOutcome:
     """Run an adapter's golden test in float32. An adapter with damaged content has not passed.
 
     Args:
-        adapter: the adapter.
         backbone: address of the backbone; default: the one in the manifest.
 
     Raises:
@@ -83,10 +82,8 @@ def check(adapter: Adapter, backbone: str | None = None) -> CheckOutcome:
     except CorruptAdapter as error:
         problem = str(error)
     if found is not None and not isfinite(found):
-        found, problem = (
-            None,
-            f"{adapter.where}: its recorded probe has NaN or infinite values. Train the adapter again.",
-        )
+        found = None
+        problem = f"{adapter.where}: its recorded probe has NaN or infinite values. Train the adapter again."
     here = device.environment_fields(device.choose(), torch.float32) | {"dtype": dtype}
     versions = here.pop("versions")
     assert isinstance(versions, dict)
@@ -223,16 +220,7 @@ def read_texts(
 
 @dataclass(frozen=True)
 class Flip:
-    """A text whose answer has changed.
-
-    Attributes:
-        index: index of the text, from 0.
-        text: the text.
-        pair: the second text of a pair, or None.
-        label: the target: a label name, a tuple of names, or a number.
-        before: answer of the first adapter.
-        after: answer of the second adapter.
-    """
+    """A text whose answer has changed: its place from 0, and its target and answers as JSON values."""
 
     index: int
     text: str

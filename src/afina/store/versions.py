@@ -210,13 +210,7 @@ class AliasMove:
 
 @dataclass(frozen=True)
 class Canary:
-    """The version of a name that answers a share of the requests for `production`.
-
-    Attributes:
-        name: `client/task`.
-        number: number of the version.
-        share: percentage of the requests, above 0 and below 100.
-    """
+    """The version of a name that answers a share, in per cent, of the requests for `production`."""
 
     name: str
     number: int

@@ -61,9 +61,8 @@ def effective_weights(adapter: Adapter) -> dict[str, LowRankProduct | Tensor]:
             layer = name.removesuffix(right)
             if layer == name or layer + left not in tensors:
                 continue
-            if {tensors[layer + right].dim(), tensors[layer + left].dim()} == {
-                2
-            }:  # factors of a convolution have more axes
+            # Factors of a convolution have more axes.
+            if tensors[layer + right].dim() == tensors[layer + left].dim() == 2:
                 found[layer] = _product(adapter, layer, tensors.pop(layer + left), tensors.pop(layer + right), scales)
     for name in tensors:
         layer = name.removesuffix(_BIAS)
@@ -287,10 +286,8 @@ class LabelMatching:
         columns, terms = None, 0
         if first.vocabulary is not None and second.vocabulary is not None and first.vocabulary != second.vocabulary:
             places = {term: place for place, term in enumerate(dict.fromkeys(first.vocabulary + second.vocabulary))}
-            columns, terms = (
-                ([places[t] for t in first.vocabulary], [places[t] for t in second.vocabulary]),
-                len(places),
-            )
+            columns = ([places[t] for t in first.vocabulary], [places[t] for t in second.vocabulary])
+            terms = len(places)
             new, gone = (terms - len(set(words)) for words in (first.vocabulary, second.vocabulary))
             notes.append(
                 f"The second adapter has {new:,} new terms and lacks {gone:,} terms; missing terms count as 0."

@@ -46,7 +46,6 @@ def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, A
     """Write a bundle atomically. Return its digest.
 
     Args:
-        path: file to write.
         entries: files or bytes by name.
         about: further JSON values, such as manifest, name and version.
 

@@ -49,8 +49,6 @@ def bring_in(
         source: a directory of afina, of peft, or of a classifier saved with `save_pretrained`; a bundle, FILE.tar; or
             hub:owner/name[@revision].
         publish: `AdapterStore.publish` with its name filled in.
-        limits: limits on the adapter.
-        message: the reason, for the audit log.
         backbone: for a transformers classifier, the backbone that it was fine-tuned from. Adapters of afina and peft
             name their backbone.
         precision: for an adapter of peft, how the backbone's weights were stored in training, as in `Adapter.load`.
@@ -128,8 +126,6 @@ def send_out(
     """Write a version to a directory, a bundle or the Hub. Return its place, and notes for its users.
 
     Args:
-        store: the store.
-        reference: the version.
         target: a directory; FILE.tar for a bundle; or hub:owner/name[@branch].
         merged: merge the adapter into its backbone, as a model that transformers opens without peft.
         backbone: address of the backbone; default: the one in the manifest.

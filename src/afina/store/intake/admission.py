@@ -108,8 +108,6 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
     """Raise WrongBackbone if a tensor cannot belong to the backbone with this `config.json`.
 
     Args:
-        header: header of the tensor file.
-        configuration: content of `config.json`.
         labels: rows of the head, if there is one.
         where: names the adapter in messages.
 

@@ -61,14 +61,7 @@ _METADATA = "__metadata__"
 
 @dataclass(frozen=True)
 class Inspected:
-    """The content of an adapter's directory.
-
-    Attributes:
-        manifest: the manifest; None: an adapter of peft.
-        header: header of the tensor file.
-        files: bytes of each file, by name.
-        bytes: bytes of all files.
-    """
+    """The content of an adapter's directory, with the bytes of each file. `manifest`: None for an adapter of peft."""
 
     manifest: Manifest | None
     header: Header
@@ -216,7 +209,6 @@ class Header:
 
     Attributes:
         tensors: tensors by name, in the order of their bytes.
-        metadata: the file's strings.
         data_start: bytes before the data.
         size: bytes of the file.
     """
