@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +13,6 @@ from transformers import AutoModelForSequenceClassification
 from afina import Backbone, Run, digest
 from afina.errors import InvalidStudy
 from afina.methods import make
-from afina.methods.selective import Selective
-from afina.methods.sum import Sum
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
@@ -81,13 +78,6 @@ def test_all_linear_adapts_every_linear_layer_but_the_head(
     assert not any(is_head(name) for name in adapted)
 
 
-def test_plus_is_the_rate_of_b_and_of_nothing_else(gpt2: Backbone) -> None:
-    method = make("lora", {"plus": 16, "dora": True}).for_family("gpt2")
-    multipliers = method.multipliers(opened(gpt2, method).model)
-    assert len(multipliers) == 2
-    assert all(".lora_B." in name and value == 16 for name, value in multipliers.items())
-
-
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "olora", "corda", "loftq"])
 def test_a_start_that_rewrites_the_backbone_is_refused_with_that_reason(init: str) -> None:
     with raises(InvalidStudy, code="method.changes-backbone", method="lora"):
@@ -143,24 +133,11 @@ def test_doras_lengths_stay_float32_and_its_frozen_weights_are_packed(gpt2: Back
     assert all(layer.squares.dtype == torch.float32 for layer in layers)
 
 
-@dataclass(frozen=True)
-class Biases(Selective):
-    """Trains what DoRA's kernel adds in the end."""
-
-    name: ClassVar[str] = "biases"
-    title: ClassVar[str] = "biases"
-    summary: ClassVar[str] = "every bias"
-
-    def trains(self, name: str) -> bool:
-        return name.endswith(".bias") or "score" in name
-
-
-@pytest.mark.parametrize("given", [{"dora": True}, {}], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("given", "dtype"), [({"dora": True}, torch.bfloat16), ({}, torch.float32)], ids=str)
 def test_beside_a_method_that_trains_biases_both_train(
     gpt2: Backbone, given: dict[str, Any], dtype: torch.dtype
 ) -> None:
-    both = Sum({"lora": make("lora", given), "biases": Biases()}, {}).for_family("gpt2")
+    both = make("lora+bitfit", {"lora": given}).for_family("gpt2")
     classifier = opened(gpt2, both)
     before = {name: p.detach().clone() for name, p in both.trainable(classifier.model).items()}
     fit = fit_of(classifier, both, encoded(gpt2, sentences(24)), steps=3, dtype=dtype)

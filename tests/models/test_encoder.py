@@ -21,7 +21,6 @@ from afina.data.batch import pack
 from afina.errors import InvalidStudy, NotFound
 from afina.events import Progress
 from afina.methods import make
-from afina.methods.attachment import attach
 from afina.models.architectures import ARCHITECTURES, REFUSED, head_of, is_head, is_output
 from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout, pool
@@ -100,18 +99,6 @@ def test_files_that_lack_another_weight_are_refused(bert: Backbone, tmp_path: Pa
     smaller = changed(bert, tmp_path / "smaller", intermediate_size=40)
     with raises(NotFound, code="backbone.unreadable", tensor="encoder.layer.0.intermediate.dense.bias"):
         Classifier.open(Backbone.load(str(smaller)), LABELS, seed=0)
-
-
-def test_checkpoints_with_the_old_names_of_norms_open(bert: Backbone, tmp_path: Path) -> None:
-    place = tmp_path / "bert"
-    shutil.copytree(bert.path, place)
-    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    tensors = load_file(place / "model.safetensors")
-    for new, former in old.items():
-        tensors = {name.replace(new, former): tensor for name, tensor in tensors.items()}
-    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
-    assert any("gamma" in name for name in tensors)
-    assert Backbone.load(str(place)).weights_digest == bert.weights_digest
 
 
 def test_a_checkpoint_of_the_hub_with_a_vocabulary_file_and_other_heads_is_the_same_backbone(
@@ -222,23 +209,6 @@ def test_the_output_layer_of_one_family_is_not_a_module_of_another_familys_head(
     for inner in ("classifier.dense.weight", "pre_classifier.weight", "head.dense.weight", "head.norm.weight"):
         assert is_head(inner)
         assert not is_output(inner)
-
-
-@pytest.mark.parametrize("name", ["full", "last", "head", "bitfit", "layernorm", "lora", "adapter", "prelayer"])
-@pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_methods_attach_to_an_encoder_and_train(backbones: Backbones, family: str, name: str) -> None:
-    backbone = Backbone.load(str(backbones.path(family)))
-    method = make(name, {"blocks": 1} if name == "last" else {}).for_family(family)
-    classifier = Classifier.open(backbone, LABELS, seed=0)
-    attach(classifier, method)
-    classifier.train()
-    torch.nn.functional.cross_entropy(classifier(pack(sequences())), torch.arange(9) % 3).backward()
-    trained = method.trainable(classifier.model)
-    assert {name for name, parameter in trained.items() if parameter.grad is None} == set()
-    assert all(parameter.grad.any() for name, parameter in trained.items() if is_head(name))
-    meta = method.attach(meta_from_config(type(backbone.config).from_dict(backbone.config.to_dict()), len(LABELS)))
-    shapes = {name: parameter.shape for name, parameter in method.trainable(meta).items()}
-    assert shapes == {name: parameter.shape for name, parameter in trained.items()}
 
 
 @pytest.mark.parametrize("family", ENCODERS)

@@ -17,6 +17,7 @@ from afina import Adapter, Backbone, Predictor, Run
 from afina.engine.engine import Engine
 from afina.errors import InvalidStudy
 from afina.methods import make
+from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
 from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision
 from afina.models.classifier import Classifier
@@ -179,37 +180,31 @@ def test_a_method_that_suits_a_family_opens_on_its_base_in_int8(backbones: Backb
     assert suited >= len(cases) // 2
 
 
+def losses(backbone: Backbone, method: Method, precision: str, dtype: torch.dtype) -> list[float]:
+    """Of a short training, whose held weights compute in `dtype`."""
+    classifier = Classifier.open(backbone, ("bad", "good"), 0)
+    classifier.hold(precision)
+    torch.manual_seed(0)
+    classifier.wrap(method.attach)
+    fit = fit_of(classifier, method, encoded(backbone, sentences(40)), dtype=dtype)
+    held = [module.dtype for module in classifier.modules() if isinstance(module, HeldWeight)]
+    assert precision == FLOAT or {*held} == {dtype}
+    fit.advance()
+    return fit.account.losses
+
+
 @pytest.mark.parametrize("case", [METHODS[2], METHODS[3], METHODS[4], METHODS[5]], ids=named)
 def test_in_bfloat16_a_held_weight_computes_in_bfloat16(gpt2: Backbone, case: tuple[str, dict[str, Any]]) -> None:
     method = make(*case).for_family("gpt2")
-    losses = []
-    for precision in (FLOAT, HIDDEN):
-        classifier = Classifier.open(gpt2, ("bad", "good"), 0)
-        classifier.hold(precision)
-        torch.manual_seed(0)
-        classifier.wrap(method.attach)
-        fit = fit_of(classifier, method, encoded(gpt2, sentences(40)), dtype=torch.bfloat16)
-        if precision == HIDDEN:
-            assert {tensor.dtype for tensor in held_tensors(classifier)} == {torch.bfloat16}
-        fit.advance()
-        losses.append(fit.account.losses)
-    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+    plain, hidden = (losses(gpt2, method, precision, torch.bfloat16) for precision in (FLOAT, HIDDEN))
+    assert hidden == pytest.approx(plain, rel=0.03)
 
 
 @pytest.mark.parametrize("case", [METHODS[2], METHODS[4], METHODS[9]], ids=named)
 def test_int8_trains_in_bfloat16_as_in_float32(gpt2: Backbone, case: tuple[str, dict[str, Any]]) -> None:
     method = make(*case).for_family("gpt2")
-    losses = []
-    for dtype in (torch.float32, torch.bfloat16):
-        classifier = Classifier.open(gpt2, ("bad", "good"), 0, precision=INT8)
-        torch.manual_seed(0)
-        classifier.wrap(method.attach)
-        fit = fit_of(classifier, method, encoded(gpt2, sentences(40)), dtype=dtype)
-        held = [module for module in classifier.modules() if isinstance(module, HeldWeight)]
-        assert {module.dtype for module in held} == {dtype}
-        fit.advance()
-        losses.append(fit.account.losses)
-    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+    exact, lowered = (losses(gpt2, method, INT8, dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert lowered == pytest.approx(exact, rel=0.03)
 
 
 @pytest.mark.parametrize(("family", "dtype"), [("gpt2", "float32"), ("llama", "bfloat16")])

@@ -21,7 +21,7 @@ from peft import (
     get_peft_model,
 )
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from afina import AdapterStore, Backbone, Engine, Predictor
 from afina.data.evaluation_set import EvaluationSet
@@ -30,7 +30,6 @@ from afina.errors import CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods.method import plain_name
 from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES, is_head
-from afina.models.objectives import Opening
 from afina.predicting.evaluation import evaluate, trained
 from afina.stats.classification import probabilities
 from fakes import SLOW, TEXTS, Backbones, Runs, difference, logits_of
@@ -345,15 +344,3 @@ def test_an_adapter_made_by_peft_that_lacks_a_tensor_is_an_error(gpt2: Backbone,
     save_file({name: tensor for name, tensor in tensors.items() if name != lost}, file)
     with raises(CorruptAdapter, code="adapter.tensors-mismatch", missing=1, unknown=0):
         Predictor.of(Adapter.load(tmp_path), gpt2)
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_kind_says_which_auto_class_opens_its_models(family: str, backbones: Backbones) -> None:
-    backbone = Backbone.load(str(backbones.path(family)))
-    classifier, _ = backbone.open(("a", "b"), 0)
-    assert type(classifier).__name__.endswith("ForSequenceClassification")
-    made, offset = backbone.open((), 0, opening=Opening("", "language_model"))
-    theirs = AutoModelForCausalLM.from_pretrained(backbones.path(family))
-    assert (type(made), offset) == (type(theirs), None)
-    assert made.state_dict().keys() == theirs.state_dict().keys()
-    assert all(torch.equal(value, made.state_dict()[name]) for name, value in theirs.state_dict().items())

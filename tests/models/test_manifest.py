@@ -33,15 +33,10 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("found", [4, 2, 1, 0, -1, "x", "3", 3.0, True, [3]])
+@pytest.mark.parametrize("found", [4, 2, -1, "3", 3.0, True, [3]])
 def test_another_format_is_refused(copy: Path, found: Any) -> None:
     with raises(CorruptAdapter, code="adapter.format-unknown", path="manifest.json", expected=FORMAT):
         Adapter.load(rewritten(copy, lambda content: content.update(format=found)))
-
-
-def test_a_manifest_without_a_format_is_damaged(copy: Path) -> None:
-    with raises(CorruptAdapter, code="adapter.file-malformed", path="manifest.json"):
-        Adapter.load(rewritten(copy, lambda content: content.pop("format")))
 
 
 def test_a_field_that_is_not_given_is_not_in_the_digest(copy: Path) -> None:
@@ -68,22 +63,7 @@ def test_tensors_lie_beside_the_manifest_and_nowhere_else(copy: Path, name: str)
         Adapter.load(copy)
 
 
-def replace_by_pipe(file: Path) -> None:
-    file.unlink()
-    os.mkfifo(file)
-
-
-def replace_by_directory(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-
-
-def replace_by_device(file: Path) -> None:
-    file.unlink()
-    file.symlink_to("/dev/zero")
-
-
-@pytest.mark.parametrize("replace", [replace_by_pipe, replace_by_directory, replace_by_device])
+@pytest.mark.parametrize("replace", [os.mkfifo, Path.mkdir, lambda file: file.symlink_to("/dev/zero")])
 @pytest.mark.parametrize("name", [MANIFEST, "adapter_model.safetensors", "adapter_config.json"])
 def test_what_is_no_regular_file_is_refused_and_not_waited_for(
     copy: Path, replace: Callable[[Path], None], name: str
@@ -91,6 +71,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(
     if name == "adapter_config.json":
         (copy / MANIFEST).unlink()
         (copy / HASHES_FILE).unlink()
+    (copy / name).unlink()
     replace(copy / name)
     with raises(CorruptAdapter, code="adapter.file-unreadable"):
         Adapter.load(copy)

@@ -85,11 +85,6 @@ def test_a_single_token_gives_its_own_logits_alone_and_beside_others(pair: Pair)
     assert difference(pair.ours([bare, *pair.sequences([LONG]), bare])[[0, 2]], expected.repeat(2, 1)) <= TOLERANCE
 
 
-def test_one_long_text_among_short_ones_changes_none_of_them(pair: Pair) -> None:
-    texts = ["a", "bicycle", LONG, "a", "the novel was dull."]
-    assert difference(pair.ours(pair.sequences(texts)), torch.cat([pair.theirs([text]) for text in texts])) <= TOLERANCE
-
-
 def test_neighbours_and_order_never_change_a_row(pair: Pair) -> None:
     sequences = pair.sequences()
     alone = torch.cat([pair.ours([sequence]) for sequence in sequences])
@@ -111,16 +106,6 @@ def test_pairs_are_joined_as_the_tokenizer_joins_them(pair: Pair) -> None:
     untyped = pair.ours([encoded[index] for index in range(len(encoded))])
     typed = pair.backbone.family in {"bert", "electra"}
     assert (difference(found, untyped) > 1000 * TOLERANCE) if typed else torch.equal(found, untyped)
-
-
-def test_a_text_that_is_cut_gives_the_logits_of_what_is_left_of_it(pair: Pair) -> None:
-    tokenizer = pair.backbone.tokenizer
-    encoded = encode(tokenizer, [LONG, "a"], max_length=WINDOW + 3)
-    left = tokenizer([LONG, "a"], truncation=True, max_length=WINDOW + 3)["input_ids"]
-    with torch.inference_mode():
-        expected = torch.cat([pair.padded(input_ids=torch.tensor(ids)[None]).logits for ids in left])
-    assert encoded.truncated == 1
-    assert difference(pair.ours([encoded[0], encoded[1]]), expected) <= TOLERANCE
 
 
 def test_mistrals_window_hides_what_lies_beyond_it(backbones: Backbones) -> None:

@@ -148,12 +148,3 @@ def test_training_has_no_int8(afina: Command, toy: str, gpt2: Backbone) -> None:
     done = afina("train", "--backbone", gpt2.address, "--task", toy, "--method", "lora", "--set", "dtype=int8")
     assert done.code == 2
     assert "int8" in done.error
-
-
-def test_the_command_line_takes_int8_and_says_it(afina: Command, trained: Path, toy: str) -> None:
-    found = afina("evaluate", trained, "--task", toy, "--json", "--dtype", "int8", "--check-probe").object()
-    assert found["dtype"] == "int8"
-    (one,) = afina("predict", trained, "a warm play", "--dtype", "int8").lines()
-    (other,) = afina("predict", trained, "a warm play").lines()
-    assert one["label"] == other["label"]
-    assert one["probabilities"] != other["probabilities"]

@@ -163,16 +163,3 @@ def test_a_run_that_memory_cannot_hold_is_an_error_that_says_what_needs_less(
     run: Run = runs.run("gpt2", "lora")
     with raises(OutOfMemory, code="run.out-of-memory", run="lora"):
         run.execute(tmp_path)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["prelayer", "prelayer-46080"])
-def test_a_prelayer_without_its_head_trains_tables_of_embeddings_and_nothing_else(
-    gpt2: Backbone, name: str, dtype: torch.dtype
-) -> None:
-    method = make(name, {"train_head": False}).for_family("gpt2")
-    fit = fit_of(opened(gpt2, method), method, encoded(gpt2, sentences(40)), dtype=dtype, steps=3)
-    before = {key: weight.detach().clone() for key, weight in fit.weights.trained.items()}
-    fit.advance()
-    changed = {key for key, weight in fit.weights.trained.items() if not torch.equal(weight, before[key])}
-    assert changed == before.keys()
