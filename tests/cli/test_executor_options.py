@@ -95,44 +95,28 @@ def test_the_options_reach_ray_and_what_it_says_is_shown_once(afina: Command, ma
     assert answer.err.count(CLUSTER) == 1
 
 
-def test_jobs_are_as_many_as_the_cluster_holds_unless_they_are_given(afina: Command, made: list[FakeRay]) -> None:
-    assert afina("study", in_a_file(), "--executor", "ray").code == 0
-    assert made[0].given == {"address": None, "slots": None, "ship_backbone": False, "storage": None}
-
-
 def test_a_study_file_names_the_executor_and_the_option_comes_first(
     afina: Command, made: list[FakeRay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An executor is in no key: runs of one are not repeated by another, and recorded runs need no cluster."""
     source = in_a_file(executor="ray=10.0.0.1:6379")
-    assert afina("study", source, "--out", "ray").code == 0
-    assert [one.given["address"] for one in made] == ["10.0.0.1:6379"]
-    assert afina("study", source, "--out", "other", "--executor", "ray=10.0.0.2:6379").code == 0
-    assert [one.given["address"] for one in made] == ["10.0.0.1:6379", "10.0.0.2:6379"]
-    assert afina("study", source, "--out", "ray", "--executor", "local").code == 0
-    assert len(made) == 2
-
-
-def test_an_executor_is_in_no_key_and_runs_of_another_one_are_not_repeated(afina: Command, made: list[FakeRay]) -> None:
-    plain, on_ray = Study.load(in_a_file()), Study.load(in_a_file(executor="ray"))
-    assert [run.key for run in plain.runs()] == [run.key for run in on_ray.runs()]
-    assert plain.runs() == on_ray.runs()
-    assert afina("study", in_a_file(), "--out", "out", "--executor", "ray").code == 0
-    again = afina("study", in_a_file(executor="ray"), "--out", "out")
-    assert again.code == 0
-    assert again.err.count("(recorded before)") == 2
-
-
-def test_recorded_runs_need_no_cluster(afina: Command, made: list[FakeRay], monkeypatch: pytest.MonkeyPatch) -> None:
-    source = in_a_file(executor="ray")
+    assert Study.load(source).runs() == Study.load(in_a_file()).runs()
+    source = in_a_file(executor="ray=10.0.0.1:6379")
     assert afina("study", source, "--out", "out").code == 0
+    given = {"address": "10.0.0.1:6379", "slots": None, "ship_backbone": False, "storage": None}
+    assert [one.given for one in made] == [given], "as many jobs as the cluster holds"
 
     def connects(self: Executor) -> int:
         raise AssertionError("the cluster was asked for its slots")
 
     monkeypatch.setattr(FakeRay, "slots", property(connects))
-    again = afina("study", source, "--out", "out")
-    assert again.code == 0, again.err
-    assert again.err.count("(recorded before)") == 2
+    for address, asked in (("10.0.0.1", ()), ("10.0.0.2", ("--executor", "ray=10.0.0.2:6379"))):
+        again = afina("study", source, "--out", "out", *asked)
+        assert again.code == 0, again.err
+        assert again.err.count("(recorded before)") == 2
+        assert made[-1].given["address"] == f"{address}:6379"
+    assert afina("study", source, "--out", "out", "--executor", "local").code == 0
+    assert len(made) == 3
 
 
 def test_train_executes_one_run_in_the_executor(afina: Command, made: list[FakeRay], gpt2: Backbone, toy: str) -> None:

@@ -68,8 +68,9 @@ def test_a_template_that_cannot_be_used_is_told_in_a_line(
     assert error.value.code == "template.invalid"
 
 
-@pytest.mark.parametrize("text", ["prompt", "Prompt", "input", "mr", "document", "question", "text", "anything"])
-@pytest.mark.parametrize("pair", [None, "question", "prompt"])
+@pytest.mark.parametrize(
+    ("text", "pair"), [("prompt", None), ("Prompt", "question"), ("mr", None), ("question", "prompt"), ("any", None)]
+)
 def test_words_or_a_line_break_separate_the_input_from_the_answer(
     text: str, pair: str | None, backbones: Backbones
 ) -> None:

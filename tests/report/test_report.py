@@ -362,10 +362,6 @@ def test_the_report_says_what_was_run_where_and_how_to_repeat_it() -> None:
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 100
 
 
-def test_the_same_records_give_the_same_report() -> None:
-    assert markdown("paper", paper_study()) == markdown("paper", paper_study())
-
-
 def test_runs_made_in_different_environments_are_told_apart() -> None:
     text = markdown("mine", [result("full"), result(environment=environment(threads=8))])
     assert "made in 2 environments" in text
