@@ -68,28 +68,6 @@ def test_a_backbone_that_is_not_there(refused: Callable[..., str]) -> None:
     assert "backbone random:nope: there is no directory nope." in refused(backbone="random:nope")
 
 
-def test_a_backbone_on_the_hub_without_network_and_copy(tmp_path: Path) -> None:
-    address = "owner/name@main"
-    # A process of its own: the Hub's library reads these variables when it is imported.
-    unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
-    done = subprocess.run(
-        [*PROGRAM, "predict", str(without_a_copy(tmp_path, address)), "a text"],
-        env=os.environ | unreachable,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    note, _, error = done.stderr.partition("\n")
-    assert note.startswith("Note: ")
-    assert "peft's files do not say" in note
-    assert error == (
-        f"Error: backbone {address}: no such local directory, no cached copy, and the Hub cannot be reached. Save the "
-        "model with save_pretrained on a machine with network access and give its directory; or use 'embedded', which "
-        "comes from the package index.\n"
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mebibytes", [1250, 1500, 1800])
 def test_a_process_that_gets_no_more_memory_says_so_in_a_sentence(
@@ -112,19 +90,6 @@ def test_a_process_that_gets_no_more_memory_says_so_in_a_sentence(
         assert "main memory ran out" in last
         assert "Traceback" not in done.stderr
         assert "a bug" not in done.stderr
-
-
-def without_a_copy(root: Path, address: str) -> Path:
-    """An adapter by peft, whose backbone is not here."""
-    from safetensors.torch import save_file
-    from torch import ones
-
-    path = root / "by-peft"
-    path.mkdir()
-    settings = {"peft_type": "LORA", "base_model_name_or_path": address}
-    (path / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    save_file({"base_model.model.score.weight": ones(2, 32)}, path / "adapter_model.safetensors")
-    return path
 
 
 def test_a_backbone_whose_weights_are_cut_short(refused: Callable[..., str], gpt2: Backbone, tmp_path: Path) -> None:

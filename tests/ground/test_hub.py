@@ -208,3 +208,24 @@ def test_a_repository_without_such_files_is_an_error(repositories: Repositories,
     hub.upload(folder, "acme/reviews", message="m")
     with raises(NotFound, code="hub.part-missing", expected=["adapter_config.json"], address="acme/reviews"):
         hub.download("acme/reviews", ["adapter_config.json"])
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (absent(RepositoryNotFoundError), "backbone.missing"),
+        (HFValidationError("no"), "backbone.missing"),
+        (LocalEntryNotFoundError("no"), "backbone.unreachable"),
+        (answered(500), "backbone.unreachable"),
+        (ConnectionError("no"), "backbone.unreachable"),
+    ],
+)
+def test_what_keeps_a_backbone_from_being_fetched_is_told(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, code: str
+) -> None:
+    def download(*_: object) -> Path:
+        raise raised
+
+    monkeypatch.setattr(hub, "_download", download)
+    with raises(NotFound, code=code, backbone="owner/name@main"):
+        hub.snapshot("owner/name@main")
