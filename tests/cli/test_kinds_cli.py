@@ -84,12 +84,8 @@ def test_a_plan_of_numbers(afina: Command, backbone: str, ratings: str) -> None:
             ("--metric", "mcc"),
             "--metric mcc: not available for the task's kind, number. Give one of pearson, spearman, rmse, mae, r2.",
         ),
-        (("--metric", "ece"), "--metric ece: not available for the task's kind, number"),
-        (("--metric", "pearsn"), "Did you mean 'pearson'"),
-        (("--kind", "numbers"), "data.kind = 'numbers': expected 'classes', 'number', 'labels' or 'text'"),
         (("--separator", ";"), "--separator ';' is in no row of column 'rating'."),
         (("--set", "temperature=true"), "temperature: tasks of kind number have no probabilities. Leave it out."),
-        (("--set", "class_weights=balanced"), "class_weights balanced: tasks of kind number have no class weights."),
         (("--words", "good=great"), "a task of kind number has no labels with words. Remove the words"),
     ],
 )

@@ -62,12 +62,6 @@ def test_a_directory_is_a_train_and_a_dev_file(directory: Path) -> None:
     assert task.leaked == 0
 
 
-def test_the_task_class_loads_the_same(directory: Path) -> None:
-    task = Task.load(str(directory), labels=("good", "bad"))
-    assert task.label_names == ("good", "bad")
-    assert labelled(task, task.train) == ROWS
-
-
 @pytest.mark.parametrize("stem", ["dev", "validation", "valid", "val"])
 def test_the_evaluation_file_has_one_of_four_names(directory: Path, stem: str) -> None:
     (directory / "dev.csv").rename(directory / f"{stem}.CSV")
@@ -117,12 +111,6 @@ def test_quoted_csv_fields_hold_commas_quotes_and_newlines(directory: Path) -> N
     text = 'text,label\n"warm, ""very"" warm\nand long",good\n\ncold,bad\n'
     (directory / "train.csv").write_text(text, encoding="utf-8")
     assert list(Task.load(str(directory)).train.texts) == ['warm, "very" warm\nand long', "cold"]
-
-
-def test_a_tsv_has_no_quoting_and_keeps_spaces(directory: Path) -> None:
-    (directory / "train.csv").unlink()
-    (directory / "train.tsv").write_text('text\tlabel\n"half a quote \tgood\nit\'s "x" \tbad\n', encoding="utf-8")
-    assert list(Task.load(str(directory)).train.texts) == ['"half a quote ', 'it\'s "x" ']
 
 
 def test_a_json_text_may_hold_a_line_separator(directory: Path) -> None:
@@ -309,25 +297,12 @@ def test_json_labels_may_be_truth_values_numbers_or_strings(
     assert sorted(task.train.labels.tolist()) == [0, 1]
 
 
-def test_labels_that_are_measurements_are_numbers_unless_it_is_said_that_they_are_classes(tmp_path: Path) -> None:
-    assert load_labels(tmp_path, ["1", "0.5", "2"]).kind == "number"
-    rows = [(f"text {i}", ["1", "0.5", "2"][i % 3]) for i in range(9)]
-    task = Task.load(str(write_csv(tmp_path / "classes.csv", rows)), kind="classes")
-    assert (task.kind, task.label_names) == ("classes", ("0.5", "1", "2"))
-
-
 def test_an_evaluation_label_that_was_never_trained_is_told_with_its_row(directory: Path) -> None:
     write_csv(directory / "dev.csv", [("one", "good"), ("two", "bed")])
     assert message(directory) == (
         f"{directory / 'dev.csv'}, line 3: label 'bed' does not occur in the training split, which has bad, good. "
         "Correct it, or add training examples of it."
     )
-
-
-def test_an_integer_label_that_was_never_trained_is_told_with_its_row(tmp_path: Path) -> None:
-    write_csv(tmp_path / "train.csv", [("one", "0"), ("two", "1")])
-    write_csv(tmp_path / "dev.csv", [("three", "0"), ("four", "-1")])
-    assert "dev.csv, line 3: label '-1' does not occur in the training split, which has 0, 1." in message(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -351,11 +326,6 @@ def test_an_order_that_is_not_of_the_labels_in_the_data_is_refused(
 def test_names_for_integers_that_do_not_start_at_zero_are_refused(tmp_path: Path) -> None:
     with raises(InvalidData, code="data.labels-mismatch", expected=["1", "2"], labels=["no", "yes"]):
         load_labels(tmp_path, ["1", "2"], labels=("no", "yes"))
-
-
-def test_one_class_only_is_refused(tmp_path: Path) -> None:
-    with raises(InvalidData, code="data.one-value", examples=2):
-        load_labels(tmp_path, ["good", "good"])
 
 
 # What is wrong in a row
@@ -537,14 +507,6 @@ def test_an_address_without_characters_is_no_directory(tmp_path: Path, monkeypat
         Task.load("")
 
 
-def test_a_mistake_in_a_tsv_file_is_told_with_its_line(directory: Path) -> None:
-    (directory / "train.csv").unlink()
-    (directory / "train.tsv").write_text("text\tlabel\nfine\tgood\nso\tdull\tbad\n", encoding="utf-8")
-    assert "train.tsv, line 3: found 3 fields. Expected 2 (text, label). Quote every text that has a tab" in message(
-        directory
-    )
-
-
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
@@ -600,12 +562,6 @@ def test_a_parquet_file_whose_columns_have_no_readable_names_is_refused(director
     parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [0, 1]}), path, store_schema=False)
     path.write_bytes(path.read_bytes().replace(b"text", b"te\x80t"))
     assert "train.parquet: not a parquet file (" in message(directory)
-
-
-def test_a_file_that_is_not_utf8_is_told_with_its_line(directory: Path) -> None:
-    (directory / "train.csv").unlink()
-    (directory / "train.jsonl").write_bytes('{"text": "fine"}\n{"text": "très"}\n'.encode("latin-1"))
-    assert "train.jsonl, line 2: not UTF-8 (byte 0xe8). Save the file as UTF-8." in message(directory)
 
 
 # Which files

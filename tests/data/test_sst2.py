@@ -76,23 +76,6 @@ def test_a_split_in_several_files_is_read_in_their_order(glue: Repository) -> No
     assert task.train.labels.tolist() == [1, 0, 0, 1]
 
 
-def test_sst2_has_the_digests_of_the_same_data_in_a_directory(glue: Repository, tmp_path: Path) -> None:
-    directory = tmp_path / "directory"
-    directory.mkdir()
-    (directory / "train.tsv").write_text("sentence\tlabel\nfine \t1\ndull \t0\nso so \t0\n", encoding="utf-8")
-    (directory / "dev.tsv").write_text("sentence\tlabel\nwarm \t1\ncold \t0\nnew \t0\n", encoding="utf-8")
-    there, here = Task.load("sst2"), Task.load(str(directory))
-    assert (here.train.digest, here.evaluation.digest) == (there.train.digest, there.evaluation.digest)
-    assert here.label_names == there.label_names
-
-
-def test_labels_set_the_order_and_limits_the_number(glue: Repository) -> None:
-    task = Task.load("sst2", labels=("positive", "negative"), evaluation_examples=2)
-    assert task.label_names == ("positive", "negative")
-    assert task.train.labels.tolist() == [0, 1, 1]
-    assert len(task.evaluation) == 2
-
-
 @pytest.mark.parametrize(("offline", "another_is_cached"), [(False, True), (True, False)])
 def test_without_the_hub_the_answer_is_quick_and_names_the_way_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, another_is_cached: bool
