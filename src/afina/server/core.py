@@ -69,9 +69,7 @@ class Core:
         self._encoder = RequestEncoder(engine, chosen)
         self.shadows = Shadows(store, engine, self.current, self._encoder, self.batching, chosen, self.metrics)
         self.tenants = Tenants(store, chosen)
-        self.metrics.watch(self._looked)
-        self.metrics.watch_versions(lambda: self.current.damaged)
-        self.metrics.watch_backbone(lambda: engine.hosts.sizes)
+        self.metrics.watch(self._looked, lambda: self.current.damaged, lambda: engine.hosts.sizes)
         self.writes = StoreWrites(store)
         self._watcher = StoreWatcher(
             (self.tenants.refresh, self._follow_versions), chosen.every, partial(self.failed, "store")
@@ -199,10 +197,6 @@ class Core:
             "afina_shadows_riding": self.shadows.count(RIDING),
             "afina_shadows_failed": self.shadows.count(FAILED),
         }
-
-    @property
-    def dtype(self) -> str:
-        return self.engine.computes
 
     def version(self, key: Key, model: str, sticky: str | None = None) -> Version:
         """Return the version of a model name for this key. Raises Missing. `sticky`: as in `TextRequest`."""

@@ -214,55 +214,47 @@ class Metrics:
         self.usage.generated(step.clients)
         self.throughput.stepped(step)
 
-    def watch(self, look: Callable[[], dict[str, float]]) -> None:
-        """Add gauges: `look` is called at each scrape and returns their values by name."""
-        self.registry.register(_Looked(look))
+    def watch(
+        self,
+        values: Callable[[], Mapping[str, float]],
+        damaged: Callable[[], Sequence[str]],
+        sizes: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """Add gauges that are looked up at each scrape.
 
-    def watch_versions(self, damaged: Callable[[], Sequence[str]]) -> None:
-        """Add gauges of versions that cannot be served: their number, and the names of at most `NAMED`."""
-        self.registry.register(_Versions(damaged))
-
-    def watch_backbone(self, sizes: Callable[[], Mapping[str, int]]) -> None:
-        """Add a gauge of the backbone's bytes in memory, by precision."""
-        self.registry.register(_Backbone(sizes))
+        Args:
+            values: returns the values of gauges by their names.
+            damaged: returns the versions that cannot be served, of which at most `NAMED` are named.
+            sizes: returns the bytes of the backbone in memory by precision.
+        """
+        self.registry.register(_Watched(values, damaged, sizes))
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-class _Versions(Collector):
-    def __init__(self, damaged: Callable[[], Sequence[str]]) -> None:
-        self._damaged = damaged
+@dataclass(frozen=True)
+class _Watched(Collector):
+    values: Callable[[], Mapping[str, float]]
+    damaged: Callable[[], Sequence[str]]
+    sizes: Callable[[], Mapping[str, int]]
 
     def collect(self) -> Iterable[Metric]:
-        found = self._damaged()
-        yield GaugeMetricFamily("afina_versions_not_served", "Versions that cannot be served: see the log.", len(found))
+        for name, value in self.values().items():
+            yield GaugeMetricFamily(name, name.removeprefix("afina_").replace("_", " ").capitalize() + ".", value)
+        damaged = self.damaged()
+        about = "Versions that cannot be served: see the log."
+        yield GaugeMetricFamily("afina_versions_not_served", about, len(damaged))
         named = GaugeMetricFamily("afina_version_not_served", "A version that cannot be served.", labels=("version",))
-        for version in found[:NAMED]:
+        for version in damaged[:NAMED]:
             named.add_metric((version,), 1.0)
         yield named
-
-
-class _Backbone(Collector):
-    def __init__(self, sizes: Callable[[], Mapping[str, int]]) -> None:
-        self._sizes = sizes
-
-    def collect(self) -> Iterable[Metric]:
         about = "Bytes of the backbone in memory, by the precision of its frozen weights."
-        found = GaugeMetricFamily("afina_backbone_bytes", about, labels=("precision",))
-        for precision, size in self._sizes().items():
-            found.add_metric((precision,), size)
-        yield found
-
-
-class _Looked(Collector):
-    def __init__(self, look: Callable[[], dict[str, float]]) -> None:
-        self._look = look
-
-    def collect(self) -> Iterable[Metric]:
-        for name, value in self._look().items():
-            yield GaugeMetricFamily(name, name.removeprefix("afina_").replace("_", " ").capitalize() + ".", value)
+        sizes = GaugeMetricFamily("afina_backbone_bytes", about, labels=("precision",))
+        for precision, size in self.sizes().items():
+            sizes.add_metric((precision,), size)
+        yield sizes
 
 
 WINDOW = 5

@@ -16,7 +16,7 @@ from afina.engine.encoding import EncodedText
 from afina.engine.engine import Engine
 from afina.engine.mixed_batches import Prediction
 from afina.engine.residents import Lease, Resident
-from afina.errors import AfinaError, InvalidData, InvalidStudy
+from afina.errors import AfinaError, InvalidStudy
 from afina.generating.generation import NewTokens
 from afina.generating.searches import Guide
 from afina.models.decoding import Decoding
@@ -216,41 +216,25 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
                 raise problems.TEXT_EMPTY(where=where)
 
 
-def check_whole(resident: Resident, encoded: Sequence[EncodedText], settings: Settings) -> None:
-    """Raise InvalidData for a text that is too long to be computed whole, if the adapter takes no chunks."""
+def check_lengths(key: Key, resident: Resident, tokens: Sequence[int], settings: Settings) -> None:
+    """Raise InvalidData for a text with more tokens than the key allows, or than an adapter without chunks computes.
+
+    `tokens`: of each text.
+    """
+    limits = [(key.text_tokens, "A text of this key may have")]
     if resident.reading is not None and not resident.generates and not resident.takes_chunks:
-        why = "This model computes a text whole, for which this server allows"
-        _check_tokens(encoded, settings.whole_tokens, why)
+        limits.append((settings.whole_tokens, "This model computes a text whole, for which this server allows"))
+    for most, why in limits:
+        for number, found in enumerate(tokens, start=1):
+            if most is not None and found > most:
+                where = "The text" if len(tokens) == 1 else f"Text {number} of {len(tokens)}"
+                raise problems.TEXT_TOKENS(_why=why, where=where, found=found, most=most)
 
 
-def check_key_limit(key: Key, encoded: Sequence[EncodedText]) -> None:
-    """Raise InvalidData for a text with more tokens than the key allows."""
-    if key.text_tokens is not None:
-        _check_tokens(encoded, key.text_tokens, "A text of this key may have")
-
-
-def _check_tokens(encoded: Sequence[EncodedText], most: int, why: str) -> None:
-    """Raise InvalidData for a text with more than `most` tokens. `why`: the message's words before `at most`."""
-    for number, one in enumerate(encoded, start=1):
-        if (found := tokens_of(one)) > most:
-            where = "The text" if len(encoded) == 1 else f"Text {number} of {len(encoded)}"
-            raise problems.TEXT_TOKENS(_why=why, where=where, found=found, most=most)
-
-
-def other_kind(resident: Resident) -> InvalidData:
-    """Return the error of a request for another kind of answer than the adapter gives."""
-    problem = problems.GIVES_TEXT if resident.generates else problems.GIVES_NO_TEXT
-    return problem(found=resident.objective.column)
-
-
-def decoding_of(objective: Objective, options: GenerationOptions, settings: Settings) -> Decoding:
+def decoding_of(objective: Objective, options: GenerationOptions, settings: Settings, vocabulary: int) -> Decoding:
     """Return how an adapter's answers are generated for a request.
 
-    Args:
-        options: what the request asks for.
-
-    Raises:
-        InvalidData: a value is invalid, or exceeds a limit.
+    Raises InvalidData for a value that is invalid or exceeds a limit, and a token id that is not below `vocabulary`.
     """
     trained = objective.generation()
     assert trained is not None
@@ -264,17 +248,11 @@ def decoding_of(objective: Objective, options: GenerationOptions, settings: Sett
     if "max_new_tokens" not in asked and options.longest is not None:
         most = min(most, options.longest)
     try:
-        return trained.changed(**asked | {"max_new_tokens": most})
+        made = trained.changed(**asked | {"max_new_tokens": most})
+        made.check_vocabulary(vocabulary)
     except InvalidStudy as error:
         raise problems.DECODING_MALFORMED(_reason=error, **error.fields) from None
-
-
-def check_vocabulary(decoding: Decoding, size: int) -> None:
-    """Raise InvalidData if a token id is not below the size of the vocabulary."""
-    try:
-        decoding.check_vocabulary(size)
-    except InvalidStudy as error:
-        raise problems.DECODING_MALFORMED(_reason=error, **error.fields) from None
+    return made
 
 
 def within_rate(options: GenerationOptions, prompts: Sequence[int], rate: int | None) -> GenerationOptions:
@@ -339,20 +317,20 @@ class RequestEncoder:
         manifest, objective = resident.manifest, resident.objective
         assert lease.version is not None
         if resident.generates != (generation is not None):
-            raise other_kind(resident)
+            problem = problems.GIVES_TEXT if resident.generates else problems.GIVES_NO_TEXT
+            raise problem(found=objective.column)
+        vocabulary = self._engine.backbone.vocabulary
         if generation is not None:
-            decoding_of(objective, generation, self._settings)  # refused before the texts are read
+            decoding_of(objective, generation, self._settings, vocabulary)  # refused before the texts are read
         if generation is None or generation.prompt_as == "text":
             check_pairs(asked.texts, manifest)
         encoded = self.encode(asked, resident, asked.texts, most)
-        check_key_limit(key, encoded)
-        check_whole(resident, encoded, self._settings)
         tokens = [tokens_of(one) for one in encoded]
+        check_lengths(key, resident, tokens, self._settings)
         facts, cut = None, truncation_facts(resident, asked.truncation, encoded)
         if generation is not None:
             generation = within_rate(generation, tokens, rate)
-            decoding = decoding_of(objective, generation, self._settings)
-            check_vocabulary(decoding, self._engine.backbone.vocabulary)
+            decoding = decoding_of(objective, generation, self._settings, vocabulary)
             facts = GenerationFacts.of(decoding, generation.n, generation.guide, generation.prompt_as)
             asked = replace(asked, generation=generation)
         receipt = Receipt(

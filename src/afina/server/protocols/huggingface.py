@@ -170,7 +170,7 @@ def _described(core: Core) -> dict[str, Any]:
     return {
         "model_id": backbone.shown,
         "model_sha": backbone.digest,
-        "model_dtype": core.dtype,
+        "model_dtype": core.engine.computes,
         "router": "afina",
         "version": __version__,
         "max_concurrent_requests": settings.at_once,
