@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from afina.errors import Busy, Overloaded
+from afina.errors import Busy
 from afina.server.line.computing import Batcher
 from afina.server.line.queue import FairQueue
 from afina.server.line.work import Work
@@ -265,14 +265,6 @@ def test_who_is_told_of_failures_may_fail_too(clock: Clock) -> None:
     (future,) = submit(made, "a", [1], [10], 30)
     assert made.step()
     assert isinstance(future.exception(0), RuntimeError)
-
-
-def test_what_is_too_much_is_refused_with_the_time_until_it_fits(made: Batcher) -> None:
-    submit(made, "a", [1], [150], 30)
-    with pytest.raises(Overloaded) as raised:
-        submit(made, "a", [2], [100], 30)
-    assert raised.value.after == pytest.approx(50 / 500)
-    assert made.waiting == (150, 1)
 
 
 @pytest.fixture

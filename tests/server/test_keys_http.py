@@ -52,13 +52,9 @@ def test_a_key_of_any_client_is_created_listed_used_at_once_and_revoked_at_once(
     ("body", "status"),
     [
         ({"client": "corp", "scopes": []}, 422),
-        ({"client": "corp", "scopes": ["everything"]}, 422),
         ({"client": "no/name", "scopes": ["predict"]}, 422),
         ({"client": "corp", "scopes": ["predict"], "rate": 0}, 422),
-        ({"client": "corp", "scopes": ["predict"], "text_tokens": 0}, 422),
-        ({"client": "corp", "scopes": ["predict"], "expires": "yesterday"}, 422),
         ({"client": "corp", "scopes": ["predict"], "expires": "2020-01-01"}, 422),
-        ({"client": "corp", "scopes": ["predict"], "name": " "}, 422),
         ({"scopes": ["predict"]}, 422),
     ],
     ids=str,

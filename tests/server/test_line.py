@@ -49,13 +49,6 @@ def test_the_first_waits_for_company_until_the_delay_is_over_or_the_batch_is_ful
     assert made.due(0.004) == 0
 
 
-def test_where_no_other_text_is_on_its_way_the_first_waits_for_nothing() -> None:
-    made = line()
-    made.offer(items("a", 30), SPEED)
-    assert made.due(0.0, expected=False) == 0
-    assert made.due(0.0, expected=True) == pytest.approx(0.01)
-
-
 def test_texts_to_generate_wait_apart_and_share_with_the_others() -> None:
     made = line(shared=40)
     made.offer(prompts("a", 10, 10), SPEED)

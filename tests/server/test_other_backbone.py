@@ -30,11 +30,6 @@ def other(request: pytest.FixtureRequest, backbones: Backbones, llama: Backbone)
     return llama if request.param == "another family" else Backbone.load(str(backbones.path("gpt2", seed=1)))
 
 
-def publish(served: Served, made: Adapter, name: str, path: Path) -> None:
-    made.save(path)
-    served.store.publish(path, name, message="why")
-
-
 def alarms(served: Served, caplog: pytest.LogCaptureFixture) -> list[Any]:
     figures = served.get("/metrics", "acme-admin").text.splitlines()
     wrong = ('afina_probes_total{outcome="failed"}', "afina_version", "afina_references_behind", "afina_shadows_failed")
@@ -46,7 +41,7 @@ def test_a_version_of_another_backbone_is_not_listed_and_is_404_without_an_alarm
     fresh: Callable[..., Served], other: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     served = fresh()
-    publish(served, adapter(other, "lora", {"r": 2}), "acme/other", tmp_path / "other")
+    served.publish(adapter(other, "lora", {"r": 2}), "acme/other")
     for _ in range(2):
         refused = served.post("/predict", {"inputs": "a", "model": "acme/other"})
         assert (refused.status_code, refused.headers["afina-error"]) == (404, "not_found")
@@ -69,7 +64,7 @@ def test_an_alias_that_moves_to_another_backbone_is_404_here_and_200_once_it_is_
     served = fresh()
     answered = lambda: served.post("/predict", {"inputs": "a", "model": REVIEWS}).status_code  # noqa: E731
     assert answered() == 200
-    publish(served, adapter(other, "lora", {"r": 2}), "acme/reviews", tmp_path / "other")
+    served.publish(adapter(other, "lora", {"r": 2}))
     served.store.alias("acme/reviews@3")
     assert within(5, lambda: answered() == 404)
     assert served.get("/v2/models/acme/reviews/versions/1").json()["versions"] == ["1", "2"]

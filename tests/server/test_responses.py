@@ -147,12 +147,6 @@ def test_the_package_follows_a_stream(client: OpenAI) -> None:
     assert isinstance(found.output_parsed, Mood)
 
 
-def test_the_package_parses_a_structured_response(client: OpenAI) -> None:
-    found = client.responses.parse(model="acme/talk", input=PROMPT, text_format=Mood, max_output_tokens=200)
-    assert isinstance(found.output_parsed, Mood)
-    assert found.status == "completed"
-
-
 def test_an_answer_that_reaches_the_limit_is_incomplete(client: OpenAI) -> None:
     found = client.responses.create(model="acme/talk", input=PROMPT, max_output_tokens=1)
     assert found.status == "incomplete"
@@ -371,11 +365,6 @@ def test_responses_and_events_are_as_described(served: Served) -> None:
         assert found[field] == more.get(field, {"format": {"type": "text"}})
         for event in events_of(served, **body):
             one_event.validate(event)
-
-
-def test_without_a_chat_the_refusal_names_the_other_route(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="/v1/completions"):
-        client.responses.create(model="acme/told", input=PROMPT)
 
 
 @pytest.mark.parametrize(
