@@ -330,14 +330,15 @@ def test_a_stop_token_ends_the_answer_before_it(served: Served, client: OpenAI, 
     assert text != whole["text"]
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(0, {1}), (1, {1, 2})])
-def test_a_drawn_token_is_among_the_reported_ones(client: OpenAI, count: int, sizes: set[int]) -> None:
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_drawn_token_is_among_the_reported_ones(client: OpenAI, count: int) -> None:
     more: Any = {"max_tokens": 8, "temperature": 2, "seed": 1}
     said = client.completions.create(model="acme/told", prompt=PROMPT, logprobs=count, **more).choices[0].logprobs
     assert said is not None
     tops = said.top_logprobs or []
     assert [top[token] for token, top in zip(said.tokens or [], tops, strict=True)] == said.token_logprobs
-    assert {*map(len, tops)} == sizes
+    assert max(map(len, tops)) == count + 1
+    assert min(map(len, tops)) >= max(count, 1)
 
 
 # Chats
