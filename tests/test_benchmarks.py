@@ -285,83 +285,6 @@ def test_a_sample_and_its_first_part_have_the_datas_mean() -> None:
     assert sorted(choose(sizes[:5], 200.0, 16, seed=0)) == list(range(5))
 
 
-def test_the_page_of_words_has_a_figure_for_what_is_measured_and_a_star_where_a_seed_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import words
-    import words_page
-
-    chance = np.random.Generator(np.random.PCG64(0))
-
-    def figures(right: float) -> Any:
-        answers = chance.random(words.HELD_OUT) < right
-        return {
-            "accuracy": float(answers.mean()),
-            "right": words.packed(answers),
-            "choosing": right,
-            "choosing_loss": 1,
-        }
-
-    records: Any = {}
-    while left := [cell for cell in words.cells(records) if cell not in records]:
-        for cell in left:
-            records[cell] = figures(0.9 if cell.rate in (1.5e-3, 1e-4) else 0.6)
-    missing = words.Cell("products", 1024, "full", "words", 1e-4, 2)
-    del records[missing]
-    page_of_words = tmp_path / "background" / "words.md"
-    page_of_words.parent.mkdir()
-    page_of_words.write_text("Before.\n<!-- begin: benchmarks/words.py -->\n<!-- end -->\nAfter.\n")
-    monkeypatch.setattr(words_page, "DOCS", tmp_path)
-    words_page.write(records)
-    page = page_of_words.read_text()
-    rows = [line.split(" | ") for line in page.splitlines() if line.startswith(("| LoRA", "| full", "| TF", "| untr"))]
-    assert len(rows) == 3 * 8
-    assert {row[1] for row in rows} == {"", "0.0015", "0.0001"}
-    assert sum("*" in line for line in page.splitlines()) == 1
-    assert page.startswith("Before.\n")
-    assert page.endswith("After.\n")
-    assert "1,024" in (tmp_path / "words.svg").read_text()
-
-
-def test_the_first_look_puts_the_most_accurate_first_and_goes_on_from_what_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import first_look
-    from words import packed
-
-    def answers(right: int) -> Any:
-        return np.arange(400) < right
-
-    def one(method: str, rights: list[int], rate: float) -> str:
-        choosing = {"0.0001": [0.5, 0.7], f"{rate:g}": [0.9, 0.3]}
-        digits = [packed(answers(right)) for right in rights]
-        return (
-            json.dumps({"method": method, "trained": 1234, "choosing": choosing, "rate": rate, "right": digits}) + "\n"
-        )
-
-    (tmp_path / "results").mkdir()
-    (tmp_path / "kept.jsonl").write_text(one("lora", [300, 320], 1e-3))
-    (tmp_path / "results" / "first-look-1.jsonl").write_text(one("head", [240, 260], 1e-2))
-    (tmp_path / "page.md").write_text("Before.\n<!-- begin: benchmarks/first_look.py -->\n<!-- end -->\nAfter.\n")
-    monkeypatch.setattr(first_look, "KEPT", tmp_path / "kept.jsonl")
-    monkeypatch.setattr(first_look, "RECORDS", tmp_path / "results" / "first-look.jsonl")
-    monkeypatch.setattr(first_look, "PAGE", tmp_path / "page.md")
-    monkeypatch.setattr(first_look, "floors", lambda: {"zero-shot": [answers(280)]})
-    measured: list[str] = []
-    monkeypatch.setattr(first_look, "METHODS", {"head": ("head", {}), "lora": ("lora", {})})
-    monkeypatch.setattr(first_look, "measure", measured.append)
-    first_look.measure_all(0, 1)
-    assert not measured
-    for _ in range(2):  # written again, it is the same
-        first_look.write()
-        page = (tmp_path / "page.md").read_text()
-        assert page.count("| `lora` | 1,234 | 0.001 (0.0001, 0.001) | 0.775 | 0.750, 0.800 |") == 1
-        assert page.index("`lora`") < page.index("zero-shot") < page.index("`head`")
-        assert page.startswith("Before.\n")
-        assert page.endswith("After.\n")
-    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 2
-
-
 @pytest.mark.assets
 def test_the_first_look_measures_a_method_at_its_best_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     import first_look
@@ -472,25 +395,6 @@ def test_the_rows_that_trl_gets_have_the_losses_of_the_loaders_own_batches(path:
     again = train_text.Ours(backbone, OBJECTIVE, method, 10, "float32").fit
     assert loss == again.step(next(batches.batches(0, 1)))
     assert seconds == ours.fit.account.seconds["train"] > 0
-
-
-def test_the_arms_of_texts_take_turns_and_their_losses_are_compared() -> None:
-    import train_text
-
-    rows = [[[[1, 2, 3], [-100, 2, 3]]], [[[1, 2], [-100, 2]]]]
-    turns: list[str] = []
-
-    def arm(name: str, seconds: float, loss: float) -> Any:
-        return lambda batch: turns.append(name) or (seconds * len(batch[0][0]), loss)
-
-    steps = {"T": arm("T", 2.0, 4.0), "D": arm("D", 1.0, 4.0 + 4e-5)}
-    found = train_text.measure(steps, {"T": rows}, repeats=2)
-    assert turns == ["T", "D"] * 4
-    text, result = train_text.section("lora", found)
-    assert result["D/T"] == 2
-    assert result["D"]["tokens_per_second"] == 1
-    assert result["D"]["loss_difference"] == pytest.approx(1e-5)
-    assert "| D | 2.500 | 1 | 1.0e-05 |" in text
 
 
 def test_a_base_in_each_precision_is_measured_with_its_bytes(

@@ -1,6 +1,6 @@
 """Whatever is in a file that afina reads: an answer or an AfinaError of one or two lines, soon, and nothing is left.
 
-2,670 cases; `AFINA_FUZZ=10` multiplies them, drawn anew each time.
+1,335 cases; `AFINA_FUZZ=10` multiplies them, drawn anew each time.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ FORMATS: dict[str, st.SearchStrategy[bytes]] = {
 def test_a_task(kind: str, folder: Path) -> None:
     path = folder / f"x.{kind}"
 
-    @cases(150)
+    @cases(75)
     @given(FORMATS[kind])
     def law(data: bytes) -> None:
         path.write_bytes(data)
@@ -94,7 +94,7 @@ def test_a_task(kind: str, folder: Path) -> None:
 def test_a_task_of_texts_to_write(kind: str, folder: Path) -> None:
     path = folder / f"x.{kind}"
 
-    @cases(100)
+    @cases(50)
     @given(FORMATS[kind])
     def law(data: bytes) -> None:
         path.write_bytes(data)
@@ -117,7 +117,7 @@ SQUAD = {
 def test_a_file_of_squad(folder: Path) -> None:
     path = folder / "x.json"
 
-    @cases(150)
+    @cases(75)
     @given(documents(SQUAD))
     def law(data: bytes) -> None:
         path.write_bytes(data)
@@ -135,7 +135,7 @@ def test_texts_to_label(kind: str, folder: Path) -> None:
             for part in parts:
                 assert all(isinstance(text, str) for text in part.texts)
 
-    @cases(100)
+    @cases(50)
     @given(FORMATS.get(kind, st.lists(cells).map("\n".join).map(lambda text: text.encode("utf-8", "surrogatepass"))))
     def law(data: bytes) -> None:
         path.write_bytes(data)
@@ -168,7 +168,7 @@ def test_an_adapter(name: str, folder: Path, trained: Path, gpt2: Backbone) -> N
         except (ValueError, TypeError, AttributeError, RecursionError):
             return data
 
-    @cases(150)
+    @cases(75)
     @given(documents(original) | documents(original).map(own_digest))
     def law(data: bytes) -> None:
         path.write_bytes(data)
@@ -181,7 +181,7 @@ def test_tensors(folder: Path, trained: Path, gpt2: Backbone) -> None:
     shutil.copytree(trained, folder / "a")
     path = folder / "a" / "adapter_model.safetensors"
 
-    @cases(100)
+    @cases(50)
     @given(mangled(path.read_bytes()))
     def law(data: bytes) -> None:
         path.write_bytes(data)
@@ -193,7 +193,7 @@ def test_tensors(folder: Path, trained: Path, gpt2: Backbone) -> None:
 def test_a_study(folder: Path) -> None:
     path = folder / "x.toml"
 
-    @cases(300)
+    @cases(150)
     @given(studies())
     def law(data: bytes) -> None:
         path.write_bytes(data)
@@ -272,7 +272,7 @@ def test_what_a_study_left(name: str, folder: Path, finished: Path) -> None:
     def show() -> None:
         json.dumps(Report.of(Results.read(folder / "out")).summary())
 
-    @cases(80)
+    @cases(40)
     @given(edits)
     def law(data: bytes) -> None:
         path.write_bytes(data)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from afina import file_io
-from afina.errors import AfinaError, CannotWrite, CorruptStore, NotFound
+from afina.errors import CannotWrite, NotFound
 from afina.store.adapter_store import AdapterStore
 from full_disk import no_file_above
 from raises import raises
@@ -274,4 +274,3 @@ def test_a_database_that_is_a_directory(tmp_path: Path) -> None:
     (tmp_path / "store.db").mkdir()
     with raises(NotFound, code="store.unreachable"):
         AdapterStore(tmp_path).list()
-    assert issubclass(CorruptStore, AfinaError)

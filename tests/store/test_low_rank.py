@@ -44,49 +44,6 @@ def test_angles_are_scipys(outputs: int, inputs: int, rank: int) -> None:
         assert torch.allclose(basis @ (basis.T @ turned(first)), turned(first))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_other_factors_of_the_same_product_are_no_difference(dtype: torch.dtype) -> None:
-    first = drawn(30, 20, 4, dtype=dtype)
-    turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(5)).double())[0] * 3
-    again = LowRankProduct(
-        (first.left.double() @ turn).to(dtype), (turn.inverse() @ first.right.double()).to(dtype), first.scale
-    )
-    unit = torch.finfo(dtype).eps
-    assert first.distance(again) <= 4 * unit * first.norm
-    assert again.rank == first.rank == 4
-    for one, other in zip(first.spaces, again.spaces, strict=True):
-        assert max(principal_angles(one, other)) <= (1e-6 if dtype == torch.float64 else 400 * unit)
-
-
-def test_a_greater_rank_of_the_same_product_is_no_difference() -> None:
-    first = drawn(30, 20, 3, dtype=torch.float32)
-    twice = LowRankProduct(
-        torch.cat([first.left, first.left], 1) / 2, torch.cat([first.right, first.right]), first.scale
-    )
-    assert twice.distance(first) < 1e-7 * first.norm
-    assert (twice.rank, len(principal_angles(twice.spaces[0], first.spaces[0]))) == (3, 3)
-
-
-def test_scales_count_and_equal_factors_are_exactly_0_apart() -> None:
-    first = drawn(9, 8, 2, dtype=torch.float32)
-    double = LowRankProduct(first.left, first.right, 2 * first.scale)
-    assert first.distance(first) == 0.0
-    assert first.distance(double) == pytest.approx(first.norm, rel=1e-12)
-    assert double.distance(LowRankProduct(2 * first.left, first.right, first.scale)) < 1e-12
-
-
-def test_a_factor_at_zero_has_no_space_and_no_angle() -> None:
-    first = drawn(9, 8, 2)
-    untrained = LowRankProduct(torch.zeros(9, 2), first.right.float())
-    assert (untrained.rank, untrained.norm) == (0, 0.0)
-    assert (
-        principal_angles(untrained.spaces[0], first.spaces[0])
-        == principal_angles(first.spaces[1], untrained.spaces[1])
-        == ()
-    )
-    assert first.distance(untrained) == pytest.approx(first.norm, rel=1e-12)
-
-
 def test_angles_tell_what_is_shared_from_what_is_not() -> None:
     whole = torch.eye(6, dtype=torch.float64)
     assert principal_angles(whole[:, :3], whole[:, 2:4]) == pytest.approx((0.0, 90.0), abs=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,18 +198,6 @@ def test_a_backbone_that_both_name_is_opened_and_hashed_once(
     monkeypatch.setattr(digest, "of_tensors", lambda tensors: hashed.append(1) or of_tensors(tensors))
     flips_between(first, second, texts_of(first, file))
     assert (len(opened), len(hashed)) == (1, 1)
-
-
-def relabelled(adapter: Adapter, head: str, order: Sequence[int]) -> Adapter:
-    """The same, with its labels in another order."""
-    names = tuple(adapter.manifest.label_names[place] for place in order)
-    return changed(adapter, head, lambda rows: rows[list(order)], label_names=names)
-
-
-def test_labels_in_another_order_are_the_same_labels(lora: Adapter, file: str) -> None:
-    texts = texts_of(lora, file)
-    found = flips_between(relabelled(lora, HEAD, (1, 0)), lora, texts)
-    assert (found.flipped, found.figures[0]) == (0, found.figures[1])
 
 
 def words(task: Task) -> Adapter:
