@@ -132,7 +132,8 @@ def test_a_cell_of_each_column_that_changes_is_found_and_named(
 
 @pytest.mark.slow
 def test_every_cell_that_changes_is_found_and_named(whole: Path, before: dict[str, Any], tmp_path: Path) -> None:
-    check_cells(whole, before, tmp_path / "copy", list(cells(whole)), lambda options: options)
+    drawn = random.Random(1)
+    check_cells(whole, before, tmp_path / "copy", list(cells(whole)), lambda options: drawn.sample(options, 1))
 
 
 def check_cells(
