@@ -194,12 +194,6 @@ def upload(folder: Path, repository: str, *, revision: str | None = None, messag
         return str(done.commit_url)
 
 
-_LOG_IN = "log in with `hf auth login`"
-_MAY_NOT = ("this login may not write there; use a token with write access, or another name", "hub.write-refused")
-_REFUSALS = {401: (f"the Hub rejects this login; {_LOG_IN}", "hub.login-needed"), 403: _MAY_NOT, 404: _MAY_NOT}
-"""Reasons and codes by the status of the Hub's answer."""
-
-
 @contextmanager
 def _sending(repository: str) -> Iterator[None]:
     """Turn the Hub's errors while writing into errors of afina."""
@@ -211,13 +205,25 @@ def _sending(repository: str) -> Iterator[None]:
     except HFValidationError:
         raise problems.HUB_NAME_MALFORMED(repository=repository) from None
     except LocalTokenNotFoundError:
-        raise CannotWrite(place, f"nobody is logged in here; {_LOG_IN}", code="hub.login-needed") from None
+        raise CannotWrite(
+            place, "nobody is logged in here; log in with `hf auth login`", code="hub.login-needed"
+        ) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
+        if status == 401:
+            raise CannotWrite(
+                place, "the Hub rejects this login; log in with `hf auth login`", code="hub.login-needed"
+            ) from None
+        if status in (403, 404):
+            raise CannotWrite(
+                place,
+                "this login may not write there; use a token with write access, or another name",
+                code="hub.write-refused",
+            ) from None
         if status < 500:
-            refused = (f"the Hub refuses it: {error.server_message or f'status {status}'}", "hub.write-refused")
-            reason, code = _REFUSALS.get(status, refused)
-            raise CannotWrite(place, reason, code=code) from None
+            raise CannotWrite(
+                place, f"the Hub refuses it: {error.server_message or f'status {status}'}", code="hub.write-refused"
+            ) from None
         raise problems.HUB_UNREACHABLE_FOR_UPLOAD(repository=place, status=status) from error
     except Exception as error:
         # Connection errors are those of the HTTP library that the Hub's client uses, as in `_listed`.
