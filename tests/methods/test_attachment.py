@@ -16,7 +16,7 @@ from afina.methods.attachment import attach
 from afina.methods.lora import Lora
 from afina.methods.method import Method
 from afina.methods.peft import PeftMethod
-from afina.methods.selective import PreLayer, Selective
+from afina.methods.selective import Selective
 from afina.models.classifier import Classifier
 from afina.models.pretrained import meta_model
 from raises import raises
@@ -115,15 +115,6 @@ def test_a_method_that_breaks_its_word_is_refused_before_anything_is_trained(
 ) -> None:
     with raises(InvalidStudy, **message):
         attach(fresh(gpt2), method)
-
-
-@pytest.mark.parametrize(
-    "method", [Fake(), ByPeft(), PreLayer(train_head=False), PreLayer(), make("baseline")], ids=repr
-)
-def test_a_method_that_keeps_it_is_attached(gpt2: Backbone, method: Method) -> None:
-    classifier = fresh(gpt2)
-    attach(classifier, method)
-    assert bool(method.trainable(classifier.model)) == method.trains_body
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -410,15 +410,19 @@ print(json.dumps({"opened": opened, "peak": peak, "size": classifier.size, "note
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_a_copy(backbones: Backbones, cache: Path, tmp_path: Path) -> None:
-    """The bounds are those of opening without a copy (`test_opening.py`)."""
+def test_opening_takes_the_model_as_held_and_one_tensor_with_and_without_a_copy(
+    backbones: Backbones, cache: Path, tmp_path: Path
+) -> None:
+    """Opening takes the model as held and one tensor, and its peak some more, with the digest of the weights."""
     sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 16}
     save(configuration("llama", **sizes), backbones.tokenizer("llama"), tmp_path / "large")
     asked = [sys.executable, "-c", OPEN, str(tmp_path / "large"), str(backbones.path("llama"))]
+    in_float32 = (tmp_path / "large" / "model.safetensors").stat().st_size
     for writes in (True, False):
         done = subprocess.run(asked, capture_output=True, text=True, check=True)
         found = json.loads(done.stdout)
         assert bool(found["note"]) == writes
         largest = 4 * 512 * 1408
+        assert found["size"] < 0.27 * in_float32
         assert found["opened"] < found["size"] + 2 * largest
         assert found["peak"] < found["size"] + 8 * largest

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,8 @@ from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import HeldWeight, held_tensors
 from afina.models.kernels.patches import patches_of
-from afina.models.language_model import LanguageModel, open_model
-from afina.models.objectives import make
 from afina.models.pretrained import read_config
-from fakes import Backbones, configuration, save
+from fakes import Backbones
 from grid import some_slow
 from openings import same, shard
 from raises import raises
@@ -57,16 +53,6 @@ def test_a_model_opened_in_a_precision_is_the_one_that_was_held_after_opening(fa
     assert found.model.name_or_path == expected.model.name_or_path
     last = [[patches_of(module)[-1:] for module in one.modules()] for one in (found, expected)]
     assert last[0] == last[1]
-
-
-def test_a_language_model_is_opened_in_a_precision_with_its_own_head(llama: Backbone) -> None:
-    opening = make((), {"kind": "text"}).opening
-    expected = open_model(llama, (), 0, opening)
-    expected.hold(INT8)
-    found = open_model(llama, (), 0, opening, precision=INT8)
-    assert isinstance(found, LanguageModel)
-    assert same(found, expected)
-    assert found.output_embedding.weight.dtype == torch.float32
 
 
 def test_weights_in_half_precision_are_held_as_float32_ones(backbones: Backbones, tmp_path: Path) -> None:
@@ -138,37 +124,6 @@ def test_an_error_of_a_precision_is_raised_as_it_is(gpt2: Backbone, monkeypatch:
     monkeypatch.setitem(PRECISIONS, "failing", Precision("nothing", fail))
     with raises(InvalidStudy, code="method.precision-unsupported"):
         Classifier.open(gpt2, ("bad", "good"), 0, precision="failing")
-
-
-OPEN = """
-import json, sys
-import torch
-from afina import Backbone, meter
-from afina.models.classifier import Classifier
-backbone = Backbone.load(sys.argv[1])
-Classifier.open(Backbone.load(sys.argv[2]), ("bad", "good"), 0, precision="int8")  # libraries are loaded
-meter.forget_peak()
-before = meter.rss()
-classifier = Classifier.open(backbone, ("bad", "good"), 0, precision="int8")
-opened, peak = meter.rss() - before, meter.rss_peak() - before
-backbone.digest_of(classifier.body)
-print(json.dumps({"opened": opened, "peak": peak, "digest": meter.rss_peak() - before, "size": classifier.size}))
-"""
-
-
-@pytest.mark.slow
-def test_opening_takes_the_model_as_held_and_one_tensor(backbones: Backbones, tmp_path: Path) -> None:
-    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 16}
-    save(configuration("llama", **sizes), backbones.tokenizer("llama"), tmp_path / "large")
-    in_float32 = (tmp_path / "large" / "model.safetensors").stat().st_size
-    assert in_float32 > 180 * 10**6
-    asked = [sys.executable, "-c", OPEN, str(tmp_path / "large"), str(backbones.path("llama"))]
-    done = subprocess.run(asked, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    largest = 4 * 512 * 1408
-    assert found["size"] < 0.27 * in_float32
-    assert found["opened"] < found["size"] + 2 * largest
-    assert max(found["peak"], found["digest"]) < found["size"] + 8 * largest
 
 
 @pytest.mark.parametrize(

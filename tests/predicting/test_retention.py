@@ -98,12 +98,6 @@ def test_what_changes_the_head_alone_forgets_nothing(
     assert (found.change, found.change_interval) == (0.0, (0.0, 0.0))
 
 
-def test_a_run_that_does_not_ask_keeps_its_key() -> None:
-    plain = Run(backbone="gpt2", task="sst2", method="lora")
-    asked = Run(backbone="gpt2", task="sst2", method="lora", training={"retention": True})
-    assert plain.key == Run(backbone="gpt2", task="sst2", method="lora", training={"retention": False}).key != asked.key
-
-
 def test_sentences_that_the_task_holds_are_refused(backbones: Backbones, task: Path, tmp_path: Path) -> None:
     held = tmp_path / "held.txt"
     held.write_text("\n".join([*NEUTRAL[:4], sentences(60)[3][0].upper()]), encoding="utf-8")

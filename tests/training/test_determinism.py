@@ -147,10 +147,11 @@ def test_another_process_with_another_hash_seed_gives_the_same_digest(run: Calla
 
 @pytest.mark.slow
 def test_a_result_does_not_depend_on_what_ran_before_in_the_process(run: Callable[..., Run], tmp_path: Path) -> None:
-    alone = {name: run(name).execute(tmp_path / f"alone-{name}").digest for name in METHODS}
+    names = ("full", "lora", "vera", "prefix", "prelayer", "adapter", "head")
+    alone = {name: run(name).execute(tmp_path / f"alone-{name}").digest for name in names}
     torch.manual_seed(4711)
     torch.rand(17)
-    after_others = {name: run(name).execute(tmp_path / "together").digest for name in reversed(METHODS)}
+    after_others = {name: run(name).execute(tmp_path / "together").digest for name in reversed(names)}
     assert after_others == alone
 
 

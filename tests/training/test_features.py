@@ -18,7 +18,7 @@ from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
 from afina.predicting import predictor
 from afina.training.fit import Fit
-from afina.training.inputs import FeatureInputs, PackedInputs, _stretches, inputs_of
+from afina.training.inputs import FeatureInputs, PackedInputs, inputs_of
 from fakes import encoded, fit_of, opened, predict, sentences
 from raises import raises
 
@@ -83,15 +83,6 @@ def test_a_pause_reads_little_ahead_and_changes_no_bit(gpt2: Backbone, read: lis
     whole.advance()
     assert paused.account.losses == whole.account.losses
     assert torch.equal(paused.parameters["score.weight"], whole.parameters["score.weight"])
-
-
-def test_steps_of_the_first_epoch_are_cut_alike_however_many_are_asked_for() -> None:
-    assert list(_stretches(9)) == [(0, 1), (1, 2), (2, 4), (4, 8), (8, 9)]
-    many = list(_stretches(1000))
-    assert many[:8] == [(0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, 128)]
-    assert all(stop - start <= 64 for start, stop in many)
-    assert [start for start, _ in many[1:]] == [stop for _, stop in many[:-1]]
-    assert many[-1][1] == 1000
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,10 +12,7 @@ from afina import Backbone, Run
 from afina.data.token_cache import EncodedSplit
 from afina.errors import OutOfMemory
 from afina.methods import make
-from afina.methods.lora import Lora
-from afina.methods.selective import Full
 from afina.models.classifier import Classifier
-from afina.models.kernels.linear import held_tensors
 from afina.predicting import predictor
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
@@ -102,49 +97,6 @@ def test_a_finished_session_gives_float32_weights_with_what_was_trained(gpt2: Ba
     assert all(torch.equal(parameters[key], each) for key, each in trained.items())
     untouched = dict(opened(gpt2, method, seed=7).model.named_parameters())
     assert all(torch.equal(parameters[key], untouched[key]) for key in parameters.keys() - trained.keys())
-
-
-@dataclass(frozen=True)
-class Faster(Full):
-    """The head at ten times the rate."""
-
-    def multipliers(self, model: Any) -> Mapping[str, float]:
-        return {name: 10.0 for name, _ in model.named_parameters() if "score" in name}
-
-
-def test_a_multiplier_scales_the_rate_of_its_parameter_at_every_step(gpt2: Backbone) -> None:
-    plain = started(gpt2, "full", steps=4)
-    method = Faster()
-    faster = fit_of(opened(gpt2, method), method, encoded(gpt2, sentences(40)), steps=4)
-    for stop in (1, 2):
-        plain.advance(stop)
-        faster.advance(stop)
-        rates = {len(group["params"]): group["lr"] for group in faster.optimizer.param_groups}
-        (rate,) = {group["lr"] for group in plain.optimizer.param_groups}
-        assert rate == plain.recipe.rate(stop - 1)
-        assert sorted(set(rates.values())) == [rate, 10 * rate]
-        assert rates[1] == 10 * rate
-    head = "score.weight"
-    moved, usual = (
-        (fit.parameters[head] - started(gpt2, "full").parameters[head]).abs().mean() for fit in (faster, plain)
-    )
-    assert moved > 5 * usual
-
-
-@dataclass(frozen=True)
-class Unpacked(Lora):
-    packs: ClassVar[bool] = False
-
-
-def test_a_method_may_keep_its_frozen_weights_unpacked(gpt2: Backbone) -> None:
-    method = Unpacked().for_family("gpt2")
-    fit = fit_of(opened(gpt2, method), method, encoded(gpt2, sentences(40)), dtype=torch.bfloat16)
-    assert not held_tensors(fit.classifier)
-    assert all(each.numel() for each in fit.classifier.parameters())
-    usual = started(gpt2, "lora", dtype=torch.bfloat16)
-    fit.advance()
-    usual.advance()
-    assert np.allclose(fit.account.losses, usual.account.losses, rtol=0.05)
 
 
 def _gpu_memory_runs_out(*_: object) -> None:
