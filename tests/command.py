@@ -19,7 +19,7 @@ from afina.report.report import Report
 from afina.studies.executors import by_name
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local_executor import LocalExecutor
-from afina.studies.runs.inputs import DataDigests
+from afina.studies.runs.inputs import TaskFacts
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from records import carried_out
@@ -87,18 +87,6 @@ def _here(slots: int) -> Executor:
 class HereExecutor(Executor):
     """What workers do, in this process; `until` is not looked at."""
 
-    def __init__(self) -> None:
-        self.local = LocalExecutor()
-
-    def look(self, run: Run) -> DataDigests | None:
-        return self.local.look(run)
-
-    def count_texts(self, run: Run) -> int | None:
-        return self.local.count_texts(run)
-
-    def check(self, run: Run) -> str:
-        return self.local.check(run)
-
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         from afina.studies.runs.execute import execute
 
@@ -134,7 +122,7 @@ class InventedExecutor(HereExecutor):
         super().__init__()
         self.failing: set[str] = set()
 
-    def look(self, run: Run) -> DataDigests | None:
+    def look(self, run: Run) -> TaskFacts | None:
         """Its data may not be there."""
         return None
 

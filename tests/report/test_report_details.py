@@ -9,7 +9,7 @@ from afina.report.details.fitted_heads import FITTED
 from afina.report.details.retention import RETENTION
 from afina.report.report import Report
 from afina.report.tables import Table
-from afina.studies.measurements import HeadFit, Retention
+from afina.studies.runs.record import HeadFit, Retention
 from records import answering, results
 
 

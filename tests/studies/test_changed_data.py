@@ -24,7 +24,7 @@ from afina.studies.choosing.setup import ChoiceSetup, Way
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.executors import by_name
 from afina.studies.executors.local_executor import LocalExecutor
-from afina.studies.runs.inputs import DataDigests
+from afina.studies.runs.inputs import TaskFacts
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Training
@@ -48,7 +48,7 @@ class LookingExecutor(InventedExecutor):
         self.carried: list[Run] = []
         self.tried: list[Run] = []
 
-    def look(self, run: Run) -> DataDigests | None:
+    def look(self, run: Run) -> TaskFacts | None:
         return LocalExecutor().look(run)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
@@ -206,8 +206,10 @@ class Moved(InventedExecutor):
         super().__init__()
         self.now, self.carried = "1", 0
 
-    def look(self, run: Run) -> DataDigests | None:
-        return DataDigests(f"sha256:{self.now}", f"sha256:t{self.now}", "sha256:e", ("negative", "positive"))
+    def look(self, run: Run) -> TaskFacts | None:
+        facts = {"data_digest": f"sha256:{self.now}", "train_digest": f"sha256:t{self.now}"}
+        facts |= {"evaluation_digest": "sha256:e", "label_names": ("negative", "positive")}
+        return TaskFacts(**dict.fromkeys(TaskFacts.__dataclass_fields__) | facts)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         self.carried += 1

@@ -37,8 +37,8 @@ from afina.studies.adapter_paths import find_adapter
 from afina.studies.choosing import (
     candidate_trainings,
     candidates,
+    eligibility,
     floors,
-    latency,
     learned_order,
     step_times,
     time_budget,
@@ -1248,7 +1248,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[Any, float]:
     def milliseconds(setting: ChoiceSetup, way: Way, *, bare: bool) -> float:
         return times[way.backbone if bare else way]
 
-    monkeypatch.setattr(latency, "milliseconds", milliseconds)
+    monkeypatch.setattr(eligibility, "milliseconds", milliseconds)
     return times
 
 
@@ -1297,7 +1297,7 @@ def test_the_time_of_an_answer_is_measured_in_a_process_of_its_own(gpt2: Backbon
     clock = TimeBudget(meter.now(), 1.0)
     given = (task, ReadingOptions(), (gpt2.address,), Ask(), clock, Watcher(), LocalExecutor(), objective, "accuracy")
     setting = ChoiceSetup(*given)
-    bare = latency.milliseconds(setting, Way(gpt2.address, "lora"), bare=True)
+    bare = eligibility.milliseconds(setting, Way(gpt2.address, "lora"), bare=True)
     assert 0.1 < bare < 1_000
     run = setting.run(Way(gpt2.address, "lora"), train_examples=20, evaluation_examples=9)
     assert [len(answer_seconds(run, texts, bare=False)) for texts in (4, 20)] == [4, 6]

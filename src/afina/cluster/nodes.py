@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -24,8 +24,7 @@ GIB = 2**30
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class Room:
+class Room(NamedTuple):
     """Resources that a piece of work needs, or that a node has.
 
     Attributes:
@@ -40,19 +39,16 @@ class Room:
 
     def holds(self, other: Room) -> bool:
         """Return whether a node with this room can hold work that needs `other`."""
-        return other.cpus <= self.cpus and other.memory <= self.memory and other.gpus <= self.gpus
+        return all(needed <= mine for mine, needed in zip(self, other, strict=True))
 
     def times(self, other: Room) -> int:
         """Return how often `other` fits into this room."""
-        pairs = ((self.cpus, other.cpus), (self.memory, other.memory), (self.gpus, other.gpus))
-        return min((mine // needed for mine, needed in pairs if needed), default=0)
+        return min((mine // needed for mine, needed in zip(self, other, strict=True) if needed), default=0)
 
     def less(self, others: Iterable[Room]) -> Room:
         """Return what others leave of this room."""
-        cpus, memory, gpus = self.cpus, self.memory, self.gpus
-        for one in others:
-            cpus, memory, gpus = cpus - one.cpus, memory - one.memory, gpus - one.gpus
-        return Room(max(0, cpus), max(0, memory), max(0, gpus))
+        taken = together(others)
+        return Room(*(max(0, mine - others) for mine, others in zip(self, taken, strict=True)))
 
     def __str__(self) -> str:
         """Return the room in words, such as "3.1 GiB and 1 CPU"."""
@@ -114,10 +110,9 @@ def elsewhere() -> list[Node]:
     return [node for node in working() if node.key != here]
 
 
-def together(there: Iterable[Node]) -> Room:
-    """Return what nodes have together."""
-    rooms = [node.room for node in there]
-    return Room(sum(one.cpus for one in rooms), sum(one.memory for one in rooms), sum(one.gpus for one in rooms))
+def together(rooms: Iterable[Room]) -> Room:
+    """Return the sum of rooms."""
+    return Room(*map(sum, zip(Room(0), *rooms, strict=True)))
 
 
 def is_alive(key: str) -> bool:

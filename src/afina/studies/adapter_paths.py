@@ -80,11 +80,12 @@ def find_adapter(
         check_there(place)
         return _intact(AdapterChoice(place))
     records = directory.read()
+    last: Recommendation | Sequence[Record]
     if directory.recommendation.is_file():
-        made = read_recommendation(directory.recommendation)
-        return _intact(of_recommendation(place, records, made, method, seed, backbone))
-    request = read_request(directory.study)
-    return _intact(of_study(place, records, request.records(records), method, seed, backbone))
+        last = read_recommendation(directory.recommendation)
+    else:
+        last = read_request(directory.study).records(records)
+    return _intact(choose(place, records, last, method, seed, backbone))
 
 
 def _intact(chosen: AdapterChoice) -> AdapterChoice:
@@ -97,39 +98,25 @@ def _intact(chosen: AdapterChoice) -> AdapterChoice:
     return chosen
 
 
-def of_recommendation(
+def choose(
     place: Path,
     records: Sequence[Record],
-    made: Recommendation,
+    last: Recommendation | Sequence[Record],
     method: str | None = None,
     seed: int | None = None,
     backbone: str | None = None,
 ) -> AdapterChoice:
-    """Return an adapter of a recommendation: the recommended one unless a method or seed is given.
+    """Return an adapter of a recommendation, by default the recommended one, or of a study.
 
     Args:
         records: All records in `place`, in the order in which they were made.
+        last: The recommendation; or the records of a study's last request, in its order and with its names.
     """
-    if method is None and seed is None:
-        return AdapterChoice(place / _recommended(place, made, records))
-    keys = tuple(one.key for one in made.contenders if one.key is not None)
-    return _of(place, records, keys, method or made.recommended, seed, backbone)
-
-
-def of_study(
-    place: Path,
-    records: Sequence[Record],
-    last: Sequence[Record],
-    method: str | None = None,
-    seed: int | None = None,
-    backbone: str | None = None,
-) -> AdapterChoice:
-    """Return an adapter of a study.
-
-    Args:
-        records: All records in `place`, in the order in which they were made.
-        last: The records of the last request's runs, in the study's order and with the study's names.
-    """
+    if isinstance(last, Recommendation):
+        if method is None and seed is None:
+            return AdapterChoice(place / _recommended(place, last, records))
+        keys = [one.key for one in last.contenders if one.key is not None]
+        return _of(place, records, keys, method or last.recommended, seed, backbone)
     keys = [one.key for one in last]
     records = [*(one for one in records if one.key not in keys), *last]
     if method is None:

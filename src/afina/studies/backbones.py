@@ -109,12 +109,8 @@ def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, A
 def narrow(content: dict[str, Any], before: object) -> None:
     """Leave out, in the tables of methods, the backbones that were left out of a study.
 
-    Nothing changes unless all backbones of the study are among its earlier ones. A method that ran on other backbones
-    only is left out.
-
-    Args:
-        content: The fields of a study file, changed in place.
-        before: The earlier `backbones` of the file.
+    Nothing changes unless all backbones of the study are among its earlier ones, `before`. A method that ran on other
+    backbones only is left out. The fields of the study file are changed in place.
     """
     now, methods = content.get(BACKBONES, [content.get("backbone")]), content.get("methods")
     if not isinstance(before, list) or not isinstance(now, list) or not isinstance(methods, dict):
@@ -134,12 +130,7 @@ def narrow(content: dict[str, Any], before: object) -> None:
 
 
 def check_words(run: RunSpec, *, alone: bool) -> None:
-    """Raise InvalidStudy if a run asks an encoder in words; the backbone must have been located before.
-
-    Args:
-        run: The run.
-        alone: Whether the study has no other backbone.
-    """
+    """Raise InvalidStudy if a run asks an encoder in words; the backbone must have been located before."""
     asked, table = run.asked, f"methods.{run.title}"
     if not (asked.head == "words" or asked.words or asked.offset) or not is_encoder(run.backbone):
         return
@@ -154,15 +145,9 @@ def check_words(run: RunSpec, *, alone: bool) -> None:
 
 
 def of_one_backbone(records: Sequence[Record], backbone: str | None, place: object) -> list[Record]:
-    """Return the records of one backbone, of records of one method.
+    """Return the records of one backbone, of at least one record of one method.
 
-    Args:
-        records: At least one record.
-        backbone: The address of a backbone of the records. None or any other address: their only backbone.
-        place: The directory of the results, for the message.
-
-    Raises:
-        InvalidStudy: The records have several backbones, and `backbone` is not one of them.
+    If `backbone` is none of theirs, their only backbone counts. Raises InvalidStudy if they have several.
     """
     addresses = list(dict.fromkeys(one.backbone for one in records))
     if len(addresses) > 1 and backbone not in addresses:
@@ -178,10 +163,7 @@ def settled_tables(
 ) -> dict[str, dict[str, Any]]:
     """Return the tables of methods with chosen settings; methods, and backbones of a method, without one are left out.
 
-    Args:
-        methods: The tables by name.
-        settings: The chosen settings by the name of the method and the backbone; None: the only backbone.
-        backbones: The study's backbones.
+    `settings` has the chosen settings by the name of the method and the backbone; None: the only backbone.
     """
     made: dict[str, dict[str, Any]] = {}
     for name, entry in methods.items():

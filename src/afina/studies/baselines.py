@@ -24,9 +24,8 @@ from afina.stats.metrics import METRICS
 from afina.studies import problems
 from afina.studies.choosing import floors
 from afina.studies.choosing.floors import Floor
-from afina.studies.measurements import Duration
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
-from afina.studies.runs.record import Below, Printable, Result
+from afina.studies.runs.record import Below, Duration, Printable, Result
 from afina.studies.runs.spec import RunSpec
 
 LABEL = "without-a-model-{}"
@@ -105,10 +104,7 @@ class MeasuredBaseline:
 
 
 def measure(run: RunSpec, held: OutputLock, *, fresh: bool = False) -> tuple[MeasuredBaseline, ...]:
-    """Fit and measure the baselines of a run's task, and write them; those of the same data are read instead.
-
-    Args:
-        fresh: Measure again in any case.
+    """Fit and measure the baselines of a run's task, and write them; unless `fresh`, those of the same data are read.
 
     Raises NotFound or InvalidData if the task cannot be read, and CannotWrite.
     """

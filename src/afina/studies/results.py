@@ -26,7 +26,7 @@ from afina.studies.baselines import MeasuredBaseline
 from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.descriptions import Failure, StudyRequest, read_recommendation, read_request
 from afina.studies.runs import output_directory
-from afina.studies.runs.inputs import DataDigests
+from afina.studies.runs.inputs import TaskFacts
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run
@@ -99,13 +99,11 @@ class Results(ReprCard):
         self, name: str | None = None, seed: int | None = None, backbone: str | None = None
     ) -> AdapterChoice:
         """Return what `adapter` returns, as `path`, and a `note` if other recorded runs match too."""
-        made, own = self.recommendation, {one.key for one in self.records}
+        own = {one.key for one in self.records}
         records = [*(one for one in OutputDirectory(self.out).read() if one.key not in own), *self.records]
         if backbone is not None and records and backbone not in {one.backbone for one in records}:
             raise UnknownName("backbone", backbone, [one.backbone for one in records], str(self.out))
-        if made is not None:
-            return adapter_paths.of_recommendation(self.out, records, made, name, seed, backbone)
-        return adapter_paths.of_study(self.out, records, self.records, name, seed, backbone)
+        return adapter_paths.choose(self.out, records, self.recommendation or self.records, name, seed, backbone)
 
     @staticmethod
     def hold(out: str | Path) -> AbstractContextManager[OutputLock]:
@@ -179,8 +177,8 @@ def measured_in(result: Result, metric: str | None) -> Result:
     return replace(result, record=result.record.model_copy(update={"metric": metric}))
 
 
-Look = Callable[[Run], DataDigests | None]
-"""Return the digests of a run's data as the data are now; None if they cannot change or this machine cannot tell."""
+Look = Callable[[Run], TaskFacts | None]
+"""Return the facts about a run's data as the data are now; None if they cannot change or this machine cannot tell."""
 
 
 @dataclass
@@ -193,7 +191,7 @@ class RecordedRuns:
 
     held: OutputLock
     look: Look
-    _seen: dict[str, DataDigests | None] = field(default_factory=dict)
+    _seen: dict[str, TaskFacts | None] = field(default_factory=dict)
     _files: dict[str, str | None] = field(default_factory=dict)
 
     def find(self, run: Run) -> Run:
@@ -204,11 +202,11 @@ class RecordedRuns:
         run = self._on_files(run)
         if not reads_files(run.task, run.data.evaluation):
             found = self._record(run.key)
-            digests = self._digests(run) if found else None
+            facts = self._facts(run) if found else None
             # a run on other data is recorded under the same key
-            return run.on(digests.data) if found and digests and not digests.are_of(found) else run
-        seen = next(iter(self._seen.values()), None) or self._digests(run)
-        return run if seen is None else run.on(seen.data)
+            return run.on(facts.data_digest) if found and facts and not facts.are_of(found) else run
+        seen = next(iter(self._seen.values()), None) or self._facts(run)
+        return run if seen is None else run.on(seen.data_digest)
 
     def to_tune(self, run: Run) -> Run:
         """Return the run whose setting is to be tuned, on the data and the backbone as they are now."""
@@ -216,10 +214,10 @@ class RecordedRuns:
         recorded = [one for one in self.held.records if one.data_digest is None and _is_named(one, run)]
         if not recorded and not reads_files(run.task, run.data.evaluation):
             return run
-        digests = self._digests(run)
-        if digests is None or any(digests.are_of(one) for one in recorded):
+        facts = self._facts(run)
+        if facts is None or any(facts.are_of(one) for one in recorded):
             return run
-        return run.on(digests.data)
+        return run.on(facts.data_digest)
 
     def of_other_data(self, runs: Iterable[Run]) -> list[Record]:
         """Return records of the same runs on earlier data; empty if one of `runs` is recorded on the current data."""
@@ -251,7 +249,7 @@ class RecordedRuns:
     def _record(self, key: str) -> Record | None:
         return next((one for one in self.held.records if one.key == key), None)
 
-    def _digests(self, run: Run) -> DataDigests | None:
+    def _facts(self, run: Run) -> TaskFacts | None:
         how = f"{run.training.temperature}{run.data}"
         if how not in self._seen:
             self._seen[how] = self.look(run)

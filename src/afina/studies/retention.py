@@ -12,7 +12,7 @@ from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.predicting.retention import SentenceLosses, check_measurable, sentence_losses
 from afina.studies import problems
-from afina.studies.measurements import Retention
+from afina.studies.runs.record import Retention
 from afina.studies.runs.spec import RunSpec
 
 
@@ -50,17 +50,12 @@ class RetentionBefore:
     ) -> RetentionBefore | None:
         """Measure the backbone, if `run` asks for it; else return None.
 
+        Raises InvalidStudy for an encoder, NotFound without the sentences or an output embedding, and InvalidData if
+        the sentences cannot be read or the task holds one of them.
+
         Args:
-            run: The run.
-            task: The run's task, which must not hold the sentences.
-            backbone: The backbone.
             classifier: The backbone without a method, in the precision of the run.
             length: The maximum number of tokens of a sentence, which leaves room for the method's virtual tokens.
-
-        Raises:
-            InvalidStudy: The backbone is an encoder.
-            NotFound: The file of sentences, or the backbone's output embedding, does not exist.
-            InvalidData: The sentences cannot be read, or the task holds one of them.
         """
         if not run.training.retention:
             return None

@@ -9,19 +9,20 @@ the study's order, regardless of the order in which runs end. Starts without tor
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from afina import repr_html
 from afina.errors import AfinaError
 from afina.events import Listener, Progress, ignore
 from afina.studies import problems
+from afina.studies.backbones import backbone_names, on_backbone
 from afina.studies.descriptions import Failure
 from afina.studies.executors.executor import Executor, Lost, MemoryForecast
 from afina.studies.results import Results, measured_in
@@ -61,13 +62,7 @@ class Watcher:
         """Called when a run could not be executed; the other runs continue."""
 
     def trying(self, run: Run, number: int, spent: float) -> None:
-        """Called when the trial of a candidate setting begins.
-
-        Args:
-            run: The run that tries the candidate; it has the name of the run whose setting is tuned.
-            number: The candidate's number, from 1.
-            spent: The share of the tuning budget that is used, from 0 to 1.
-        """
+        """Called when the trial of a candidate setting begins; `spent` is the used share of the tuning budget."""
 
     def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
         """Called when a trial has ended; the trial took `length` steps unless it was stopped early."""
@@ -77,6 +72,33 @@ class Watcher:
 
     def stop(self) -> None:
         """Called when the work is interrupted."""
+
+
+class WithBackbones(Watcher):
+    """Passes progress of a study of several backbones on to another watcher; runs are named by method and backbone."""
+
+    @classmethod
+    def of(cls, watcher: Watcher, backbones: Sequence[str]) -> Watcher:
+        """Return a watcher for a study of these backbones: the watcher itself if there is only one."""
+        return cls(watcher, backbone_names(backbones)) if len(backbones) > 1 else watcher
+
+    def __init__(self, watcher: Watcher, names: Mapping[str, str]) -> None:
+        self._names = names
+        self._named_runs: dict[str, Run] = {}
+        self.says, self.changed, self.stop = watcher.says, watcher.changed, watcher.stop  # type: ignore[method-assign]
+        for name in ("started", "waits", "progress", "finished", "failed", "trying", "tried"):
+            setattr(self, name, partial(self._pass_on, getattr(watcher, name)))
+
+    def _pass_on(self, told: Callable[..., None], run: Run, *rest: Any, **named: Any) -> None:
+        if run.key not in self._named_runs:
+            name = on_backbone(run.title, self._names[run.backbone])
+            self._named_runs[run.key] = run.model_copy(update={"name": name})  # the key does not depend on the name
+        begin = f"run {run.title}: "  # of the message of a failed run; the new name stands for it
+        told(
+            self._named_runs[run.key],
+            *(one.removeprefix(begin) if isinstance(one, str) else one for one in rest),
+            **named,
+        )
 
 
 @contextmanager
@@ -206,11 +228,7 @@ class Slots(Generic[Key, Value]):
 def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], object]) -> Value:
     """Return the value of `work`, an executor's work on `run`; repeat the work if its process or machine is lost.
 
-    Args:
-        says: Called with a sentence before each repetition.
-
-    Raises:
-        RunFailed: The process was lost TRIES times, or the machine NODES times.
+    Raises RunFailed if the process was lost TRIES times, or the machine NODES times.
     """
     lost = {False: 0, True: 0}
     while True:
@@ -233,10 +251,7 @@ def wait_for_memory(
 ) -> None:
     """Wait until `run` fits into memory beside the runs in progress; a run that never fits starts when it is alone.
 
-    Args:
-        memory: The memory forecast; None: do not wait.
-        beside: Return the runs in progress.
-        end: Wait until one of these runs ends.
+    `beside` returns the runs in progress, and `end` waits until one of them ends. Without a forecast, do not wait.
     """
     is_reported = False
     while memory and (left := memory.left(run, beside())) is not None:

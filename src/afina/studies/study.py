@@ -39,14 +39,13 @@ from afina.studies.backbones import (
 from afina.studies.descriptions import Failure, StudyRequest
 from afina.studies.executors import by_name
 from afina.studies.executors.executor import Executor
-from afina.studies.named_runs import WithBackbones
 from afina.studies.results import RecordedRuns, Results
 from afina.studies.runs.inputs import may_start_from_words
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.run import MOST_SEED, Run
 from afina.studies.runs.spec import Ask, RunSpec, Training, with_address
-from afina.studies.schedule import Watcher, other_data_note, watching
-from afina.studies.study_file import check_asked, check_template, explain, override, read
+from afina.studies.schedule import Watcher, WithBackbones, other_data_note, watching
+from afina.studies.study_file import check_asked, check_template, checked, explain, override, read
 from afina.studies.trials import Space, Tune, Tuned
 
 Part = TypeVar("Part", bound=Frozen)
@@ -376,12 +375,8 @@ def _describe(held: OutputLock, request: StudyRequest, failed: tuple[Failure, ..
 
 def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
     """Return a section of the study, with the fields that the method's table overrides."""
-    kind = type(part)
-    own = {key: value for key, value in entry.items() if key in kind.model_fields}
-    try:
-        return kind.model_validate(part.model_dump() | own)
-    except ValidationError as error:
-        raise explain(error, kind, where) from None
+    own = {key: value for key, value in entry.items() if key in type(part).model_fields}
+    return checked(type(part), part.model_dump() | own, where)
 
 
 def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:

@@ -163,13 +163,6 @@ class Candidates:
         return _tried(self.trials[-1])
 
 
-@contextmanager
-def open_candidates(path: Path, run: Run, space: Space, how: Tune, *, fresh: bool) -> Iterator[Candidates]:
-    """Yield the earlier trials for `run` from a database, which is created if missing; with `fresh`, forget them."""
-    with _memory(path) as storage:
-        yield Candidates(_study(storage, run, space, how, fresh=fresh), run, space, how)
-
-
 def _draw(space: Space, trial: optuna.Trial) -> dict[str, Any]:
     """The setting of a trial."""
     drawn: dict[str, Any] = {RATE: trial.suggest_float(RATE, *space.rates, log=True)}
@@ -196,7 +189,7 @@ def _tried(trial: optuna.trial.FrozenTrial) -> Trial:
     return Trial(
         setting=setting,
         steps=facts["steps"],
-        value=facts["value"] if "value" in facts else facts["accuracy"],
+        value=facts["value"],
         seconds=facts["seconds"],
     )
 
@@ -313,7 +306,8 @@ def tune(
     so_far = Tuned(name=run.title, method=run.method, setting={})
     if space is None:
         return so_far
-    with open_candidates(OutputDirectory(out).tuning_memory, run, space, how, fresh=fresh) as candidates:
+    with _memory(OutputDirectory(out).tuning_memory) as storage:
+        candidates = Candidates(_study(storage, run, space, how, fresh=fresh), run, space, how)
         while not (so_far := candidates.so_far).budget or so_far.steps < so_far.budget:
             _try_batch(candidates, executor, watcher, keep)
     if so_far.setting is None:

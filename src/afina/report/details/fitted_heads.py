@@ -9,8 +9,7 @@ from afina.report.arms import Arm
 from afina.report.formatting import seconds
 from afina.report.tables import Measure, Table, measure, table_of
 from afina.report.verdicts import Verdicts
-from afina.studies.measurements import HeadFit
-from afina.studies.runs.record import Record
+from afina.studies.runs.record import HeadFit, Record
 
 FITTED = "Linear probes"
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from afina.report.arms import Arm, Value, lines
 from afina.report.formatting import metric_heading, metric_value, share
 from afina.report.tables import Measure, Table, measure, table_of
-from afina.studies.measurements import Retention
-from afina.studies.runs.record import Record
+from afina.studies.runs.record import Record, Retention
 
 RETENTION = "Retention"
 

@@ -102,9 +102,7 @@ def backbone_levels(
 def weighed(scored: Sequence[tuple[Candidate, float, int]], *, several: bool) -> dict[str, float]:
     """Return the weighed accuracy of candidates by name, which ranks them; empty if nothing is recorded.
 
-    Args:
-        scored: Candidates with their accuracy, and the number of its texts.
-        several: Whether several backbones are compared.
+    `scored` has candidates with their accuracy, and the number of its texts.
     """
     known = [(one, accuracy, examples, one.ahead) for one, accuracy, examples in scored if one.ahead is not None]
     levels: dict[str, float] = {}
@@ -124,10 +122,6 @@ def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: Ch
 
     For a kind of task that is not recorded, every way comes once before any comes at another rate, so that a short time
     compares methods, and no candidate is expected to be better than another.
-
-    Args:
-        ways: Methods on backbones.
-        kinds: The kind of each backbone, by address.
     """
     order = learned_order.ORDERS[frozenset(kinds[way.backbone] for way in ways)] if ways else ()
     learned = [

@@ -1,11 +1,14 @@
 """Which methods on which backbones a recommendation can try: supported, in memory, and fast enough.
 
-The module does not know how candidates are trained.
+How fast models answer a single text is measured in processes of their own: the frozen backbone first, and a method on
+it only if its additions decide whether it is fast enough. The module does not know how candidates are trained. Starts
+without torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import median
 
 from afina import meter
 from afina.data.readers.target_kinds import TARGETS
@@ -13,9 +16,13 @@ from afina.errors import InvalidStudy
 from afina.methods import METHODS, make
 from afina.models.architectures import ARCHITECTURES
 from afina.studies import problems
+from afina.studies.choosing import time_budget
 from afina.studies.choosing.learned_order import RECORDED_ON, BackboneKind
 from afina.studies.choosing.recommendation import Dropped
 from afina.studies.choosing.setup import DEAREST, MORE, ChoiceSetup, Way
+from afina.studies.executors.executor import Overrun
+from afina.studies.executors.worker import AnswersTimed, TimeAnswers
+from afina.studies.executors.worker_process import WorkerProcess
 from afina.studies.runs.run import Run
 
 
@@ -55,9 +62,8 @@ def kind_of(address: str) -> BackboneKind:
     return "encoder" if entry.is_encoder else "causal"
 
 
-def every_method_on(backbone: str) -> str:
-    """Return the key in `Eligible.dropped` of a backbone that is left out whole."""
-    return f"every method on {backbone}"
+EVERY_METHOD_ON = "every method on "
+"""Begins the key in `Eligible.dropped` of a backbone that is left out whole."""
 
 
 def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
@@ -75,11 +81,11 @@ def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
     for backbone in setting.backbones:
         made.kinds[backbone] = kind = kind_of(backbone)
         if problem := _unsupported(setting, backbone, kind):
-            made.dropped[every_method_on(setting.names[backbone])] = Dropped(why="error", message=problem)
+            made.dropped[EVERY_METHOD_ON + setting.names[backbone]] = Dropped(why="error", message=problem)
             continue
         _say_what_is_recorded(setting, backbone, kind)
         _add_what_fits(setting, backbone, made, limit)
-    if len(made.kinds) == sum(name.startswith(every_method_on("")) for name in made.dropped):
+    if len(made.kinds) == sum(name.startswith(EVERY_METHOD_ON) for name in made.dropped):
         raise problems.NO_BACKBONE_SUPPORTS_TASK(
             reason=next(iter(made.dropped.values())).message, backbones=list(setting.backbones)
         )
@@ -170,8 +176,59 @@ def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _
         if other is not None:
             smaller = other.gpu_peak if limit.on_gpu else other.peak
             made.dropped[run.title] = made.dropped[run.title].model_copy(update={"smaller": smaller})
-    made.ways += [_way(run) for run in runs if run.method in fitting]
+    made.ways += [Way(run.backbone, run.method) for run in runs if run.method in fitting]
 
 
-def _way(run: Run) -> Way:
-    return Way(run.backbone, run.method)
+TEXTS = 20
+"""The number of texts whose answers are timed."""
+
+ADDED = 2.0
+"""No method answers later than this many times the frozen model."""
+
+
+def milliseconds(setting: ChoiceSetup, way: Way, *, bare: bool) -> float:
+    """Return the median time of an answer to a single held-out text. Raises AfinaError or Overrun."""
+    some = {"train_examples": setting.read_first, "evaluation_examples": 2 * TEXTS}
+    request = TimeAnswers(run=setting.run(way, **some), texts=TEXTS, bare=bare)
+    with WorkerProcess(request, setting.clock.end, None) as worker:
+        for message in worker.answers(lambda progress: None):
+            if isinstance(message, AnswersTimed):
+                return 1000 * median(message.seconds)
+    raise worker.failure()
+
+
+def leave_out_slow(setting: ChoiceSetup, tried: Eligible) -> None:
+    """Leave out ways whose answers take longer than `setting.latency`, and note the measured times in `tried`.
+
+    Raises InvalidStudy if no way is fast enough.
+    """
+    if setting.latency is None or not tried.ways:
+        return
+    with setting.stages.of(time_budget.LATENCY):
+        for backbone in dict.fromkeys(way.backbone for way in tried.ways):
+            _leave_out_slow_on(backbone, setting, setting.latency, tried)
+    if not tried.ways:
+        measured = ", ".join(f"{name} {time:,.3g} ms" for name, time in tried.latencies.items())
+        raise problems.TOO_SLOW(_measured=measured, latency=setting.latency, measured=tried.latencies)
+
+
+def _leave_out_slow_on(backbone: str, setting: ChoiceSetup, most: float, tried: Eligible) -> None:
+    name = setting.names[backbone]
+    ways = [way for way in tried.ways if way.backbone == backbone]
+    setting.watcher.says(f"measuring how fast {name} answers")
+    try:
+        bare = tried.latencies[name] = milliseconds(setting, ways[0], bare=True)
+    except Overrun:
+        tried.ways = [way for way in tried.ways if way.backbone != backbone]
+        tried.dropped[EVERY_METHOD_ON + name] = Dropped(why="start")
+        return
+    setting.watcher.says(f"{name} answers a single text in {bare:,.3g} ms")
+    if bare > most:
+        tried.ways = [way for way in tried.ways if way.backbone != backbone]
+        tried.dropped[EVERY_METHOD_ON + name] = Dropped(why="latency", milliseconds=bare)
+        return
+    for way in ways if ADDED * bare > most else []:
+        found = tried.latencies[setting.name(way)] = milliseconds(setting, way, bare=False)
+        if found > most:
+            tried.ways.remove(way)
+            tried.dropped[setting.name(way)] = Dropped(why="latency", milliseconds=found)

@@ -33,9 +33,8 @@ from afina.studies import problems
 from afina.studies.choosing import floors, time_budget
 from afina.studies.choosing.candidate_trainings import CandidateTrainings
 from afina.studies.choosing.candidates import Candidate, cheapest_first, in_order
-from afina.studies.choosing.eligibility import Eligible, eligible
+from afina.studies.choosing.eligibility import Eligible, eligible, leave_out_slow
 from afina.studies.choosing.floors import Floor
-from afina.studies.choosing.latency import leave_out_slow
 from afina.studies.choosing.recommendation import HALF, Contender, Fewer, Recommendation, decide
 from afina.studies.choosing.setup import DEAREST, ChoiceSetup, Way
 from afina.studies.choosing.step_times import StepTimes
@@ -228,9 +227,11 @@ def _answer(
     defined = {name: one for name, one in (scores | simple).items() if not np.isnan(one).any()}
     compared = compare(defined, metric=metric, margin=metric.margin(held_out.labels), references=simple)
     recommended = decide(list(scores), scores, simple, compared, lower=metric.lower)
-    of_floors = [
-        contender_of_floor(floor, objective.metrics(answered[floor.name]), handed.get(floor.name)) for floor in fitted
-    ]
+    of_floors = []
+    for floor in fitted:
+        one = Contender(name=floor.name, setting=floor.setting, examples=floor.examples)
+        figures = {"metrics": objective.metrics(answered[floor.name]), "adapter": handed.get(floor.name)}
+        of_floors.append(one.model_copy(update=figures))
     several = len(setting.backbones) > 1
     as_they_are = [
         with_measurements(Contender(name=name, backbone=one.record.backbone if several else None), one)
@@ -283,17 +284,6 @@ def _same_texts(
         for some in (finalists, untrained)
     ]
     return replace(texts, labels=first.targets), same[0], same[1]
-
-
-def contender_of_floor(floor: Floor, figures: Mapping[str, float], adapter: str | None) -> Contender:
-    """Return a baseline with its metrics on the held-out texts."""
-    return Contender(
-        name=floor.name,
-        setting=floor.setting,
-        metrics=dict(figures),
-        examples=floor.examples,
-        adapter=adapter,
-    )
 
 
 def best_of_each_method(trainings: CandidateTrainings) -> dict[str, Result]:

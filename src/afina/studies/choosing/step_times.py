@@ -146,10 +146,5 @@ class StepTimes:
         return FLOAT32 if self.lowered else 1.0
 
     def seconds(self, way: Way, pace: StepTime, steps: int, scored: int, read: int) -> float:
-        """Return the seconds of a run at this step time.
-
-        Args:
-            scored: The number of texts that are scored.
-            read: The number of training texts. A step of a fit is a text that it reads.
-        """
+        """Return the seconds of a run that scores `scored` texts. A step of a fit is one of the `read` texts."""
         return pace.seconds(steps if takes_steps(way.method) else read * is_fitted(way.method), scored)

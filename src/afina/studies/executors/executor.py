@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from afina.data.addresses import is_at_hand, is_pinned, reads_files
+from afina.data.label_words import no_words_note
 from afina.events import Listener, ValidationScore
-from afina.studies.runs.inputs import DataDigests
+from afina.models import backbone_spec
+from afina.studies.runs.inputs import TaskFacts, count_texts, facts_of, lacks_words
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 
@@ -59,6 +62,8 @@ class MemoryForecast:
 class Executor(ABC):
     """The contract of every executor. `carry_out` and `try_out` block until they have a result.
 
+    The task and the backbone are looked at and checked on this machine, wherever runs are executed.
+
     With several slots, each call is made in a thread of its own. The methods share these arguments:
 
     - `out`: The executor's scratch directory. The adapter, the predictions and the checkpoint are returned as files in
@@ -73,28 +78,54 @@ class Executor(ABC):
 
     slots: int = 1
 
-    def check(self, run: Run) -> str:
-        """Check, before any run begins, that the task and the backbone of `run` and of similar runs can be loaded.
+    _looked: tuple[Run, TaskFacts] | None = None
 
-        Returns lines about the task that was read; empty if this executor cannot check. Raises the error that each of
-        the runs would end with.
-        """
-        return ""
+    def look(self, run: Run) -> TaskFacts | None:
+        """Return the facts about `run`'s data as the data are now, without downloading anything.
 
-    def look(self, run: Run) -> DataDigests | None:
-        """Return the digests of `run`'s data as the data are now, without downloading anything.
-
-        Returns None if the address identifies the data, or if this executor cannot know. Raises the same errors as
+        Returns None if the address identifies the data, or if this machine cannot know. Raises the same errors as
         reading the data.
         """
-        return None
+        files = reads_files(run.task, run.data.evaluation)
+        if not files and (is_pinned(run.task) or not is_at_hand(run.task)):
+            return None
+        facts = facts_of(run, offline=is_at_hand(run.task))
+        self._looked = run, facts
+        return facts
 
     def count_texts(self, run: Run) -> int | None:
         """Return the number of texts in the whole training split of `run`'s task, without downloading anything.
 
-        Returns None if this executor cannot know. Raises the same errors as reading the data.
+        Returns None if this machine cannot know. Raises the same errors as reading the data.
         """
-        return None
+        return count_texts(run) if is_at_hand(run.task) else None
+
+    def check(self, run: Run) -> str:
+        """Check, before any run begins, that the task and the backbone of `run` and of similar runs can be loaded.
+
+        Returns lines about the task. Raises the error that each of the runs would end with.
+        """
+        looked, self._looked = self._looked, None
+        facts = looked[1] if looked and looked[0] == run else facts_of(run)
+        facts.check_leakage(run)
+        backbone_spec.check_backbone(run.backbone)
+        facts.check(run)
+        if backbone_spec.PRECISIONS[run.training.precision].needs:
+            from afina.studies.runs.prepared import check_precision  # loads torch
+
+            check_precision(run)
+        template = run.ask.template or "{text}"
+        others = template.replace("{text_pair}", "").replace("{text}", "", 1)
+        if run.ask.words or "{" in others or "{text}" not in template:  # names that only the task's columns settle
+            from afina.studies.runs.prepared import check_words  # loads torch
+
+            check_words(run, facts)
+        if run.training.retention:
+            from afina.studies.retention import check_run  # loads torch
+
+            check_run(run)
+        unasked = [no_words_note(facts.label_names, facts.train_examples)] if lacks_words(run, facts) else []
+        return "\n".join([facts.told, *unasked])
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
         """Return the memory that `runs` need and share; None if any number of them can be executed at the same time."""
@@ -104,13 +135,7 @@ class Executor(ABC):
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         """Execute `run`, write its adapter and predictions to `out` as the record says, and return the record.
 
-        Args:
-            study: The name of the study in the record.
-
-        Raises:
-            RunFailed: The run failed.
-            Overrun: The run had not ended at `until`.
-            Lost, Cancelled: The last checkpoint that was returned is in `out`.
+        Raises RunFailed, Overrun at `until`, and Lost or Cancelled: then the last checkpoint is in `out`.
         """
 
     @abstractmethod
@@ -130,12 +155,9 @@ class Executor(ABC):
         """
 
     def cancel(self, *, at_once: bool = False) -> None:  # noqa: B027 - with one slot nothing is left to cancel
-        """End all work in other threads; a run that trains writes a checkpoint first.
+        """End all work in other threads; a run that trains writes a checkpoint first, unless it is to end `at_once`.
 
         Returns before the work has ended, and can be called again until it has.
-
-        Args:
-            at_once: Do not wait for the end of a step, and so do not write a checkpoint.
         """
 
     def check_machines(self, run: Run) -> None:  # noqa: B027 - this machine needs no check

@@ -8,15 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from afina import meter
-from afina.data.addresses import is_at_hand, is_pinned, reads_files
-from afina.data.label_words import no_words_note
 from afina.events import Listener, ValidationScore, ignore
-from afina.models import backbone_spec
 from afina.studies.executors import fork_server
 from afina.studies.executors.executor import Executor, MemoryForecast
 from afina.studies.executors.worker import CarryOut, Foresee, GoOn, MemoryForeseen, Recorded, Request, Scored, TryOut
 from afina.studies.executors.worker_process import WorkerProcess, variables
-from afina.studies.runs.inputs import DataDigests, TaskFacts, count_texts, facts_of, lacks_words
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 
@@ -32,45 +28,8 @@ class LocalExecutor(Executor):
 
     def __init__(self, slots: int = 1) -> None:
         self.slots = slots
-        self._facts: tuple[Run, TaskFacts] | None = None
         self._workers: set[WorkerProcess] = set()
         self._lock = threading.Lock()
-
-    def look(self, run: Run) -> DataDigests | None:
-        """Read the task again, unless its address identifies the data or reading needs the network."""
-        files = reads_files(run.task, run.data.evaluation)
-        if not files and (is_pinned(run.task) or not is_at_hand(run.task)):
-            return None
-        self._facts = run, facts_of(run, offline=is_at_hand(run.task))
-        return DataDigests.of(self._facts[1])
-
-    def count_texts(self, run: Run) -> int | None:
-        """Read the whole task, unless reading needs the network."""
-        return count_texts(run) if is_at_hand(run.task) else None
-
-    def check(self, run: Run) -> str:
-        """Read the task unless `look` has read it, locate the backbone, and check that given words can be used."""
-        looked, self._facts = self._facts, None
-        facts = looked[1] if looked and looked[0] == run else facts_of(run)
-        facts.check_leakage(run)
-        backbone_spec.check_backbone(run.backbone)
-        facts.check(run)
-        if backbone_spec.PRECISIONS[run.training.precision].needs:
-            from afina.studies.runs.prepared import check_precision  # loads torch
-
-            check_precision(run)
-        template = run.ask.template or "{text}"
-        others = template.replace("{text_pair}", "").replace("{text}", "", 1)
-        if run.ask.words or "{" in others or "{text}" not in template:  # names that only the task's columns settle
-            from afina.studies.runs.prepared import check_words  # loads torch
-
-            check_words(run, facts)
-        if run.training.retention:
-            from afina.studies.retention import check_run  # loads torch
-
-            check_run(run)
-        unasked = [no_words_note(facts.label_names, facts.train_examples)] if lacks_words(run, facts) else []
-        return "\n".join([facts.told, *unasked])
 
     def prepare(self) -> None:
         """Start the process that imports the libraries of the runs."""

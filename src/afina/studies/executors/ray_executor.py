@@ -33,7 +33,7 @@ from afina.studies.executors.ray_host import TAIL, RunHost, checkpoint_name
 from afina.studies.executors.ray_run import RunOnHost, inputs_to_send, threads
 from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.executors.worker import CarryOut, GoOn, Message, Recorded, Scored, TryOut
-from afina.studies.runs.inputs import DataDigests, RunInputs
+from afina.studies.runs.inputs import RunInputs
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
@@ -101,7 +101,7 @@ class RayExecutor(Executor):
     def _cluster(self) -> Room:
         """Return what all nodes have together."""
         self._connected()
-        return nodes.together(nodes.living())
+        return nodes.together(node.room for node in nodes.living())
 
     @property
     def slots(self) -> int:  # type: ignore[override]
@@ -150,15 +150,9 @@ class RayExecutor(Executor):
                     _check_directory(address, fresh)
                     self._checked |= {(node.key, address) for node in fresh}
 
-    def look(self, run: Run) -> DataDigests | None:
-        return self._local.look(run)
-
-    def count_texts(self, run: Run) -> int | None:
-        return self._local.count_texts(run)
-
     def check(self, run: Run) -> str:
         """Check the task and the backbone on this machine, and then the nodes."""
-        told = self._local.check(run)
+        told = super().check(run)
         self.check_machines(run)
         return told
 
@@ -306,7 +300,7 @@ def _line(found: ClusterConnection) -> str:
     """Return a line about the cluster."""
     there = nodes.working()
     number = f"{len(there)} node{'s' * (len(there) != 1)}"
-    return f"Ray cluster at {found.address} ({found.found}): {number}, {nodes.together(there)}"
+    return f"Ray cluster at {found.address} ({found.found}): {number}, {nodes.together(node.room for node in there)}"
 
 
 def _check_directory(address: str, there: Sequence[Node]) -> None:

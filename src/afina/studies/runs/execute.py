@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,18 +17,16 @@ from afina.errors import AfinaError, Diverged
 from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.meter import Meter, rss_peak
 from afina.models.adapter import Adapter
-from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
 from afina.models.objectives import Objective, Predictions
 from afina.predicting import probes
 from afina.studies import problems
-from afina.studies.measurements import HeadFit
 from afina.studies.runs.inputs import Located
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import Prepared, prepare
-from afina.studies.runs.record import Environment, Memory, Prompting, Record, Seconds, Selection
+from afina.studies.runs.record import Environment, HeadFit, Memory, Prompting, Record, Seconds, Selection
 from afina.studies.runs.spec import RunSpec
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Measured
@@ -44,20 +43,18 @@ def execute(
     listen: Listener = ignore,
     stopped: Callable[[], bool] = lambda: False,
     task: Task | None = None,
-    backbone: Backbone | None = None,
     located: Located | None = None,
 ) -> Record:
     """Execute `run` on this machine, and write its adapter, predictions and checkpoint below `out`.
 
     Args:
         stopped: Called after each step; True: write a checkpoint and raise KeyboardInterrupt.
-        task, backbone: The run's task and backbone, if they are loaded already.
+        task: The run's task, if it is loaded already.
         located: Where the run's inputs are on this machine; None: at the addresses that `run` names.
 
-    Raises:
-        AfinaError: The message begins with the run's name.
+    Raises AfinaError, whose message begins with the run's name.
     """
-    execution = _Execution(run, out, study, listen, stopped, task, backbone, located)
+    execution = _Execution(run, out, study, listen, stopped, (task, located))
     with allocator.memory_errors(run.title):
         try:
             return execution.record()
@@ -68,34 +65,20 @@ def execute(
             raise
 
 
-@dataclass(frozen=True)
-class _Saved:
-    """Paths of the files below the output directory, relative to it, and their digests."""
-
-    adapter: str
-    digest: str
-    predictions: str
-    predictions_digest: str
-
-
+@dataclass
 class _Execution:
     """The execution of one run, phase by phase."""
 
-    def __init__(
-        self,
-        run: RunSpec,
-        out: Path,
-        study: str,
-        listen: Listener,
-        stopped: Callable[[], bool],
-        task: Task | None = None,
-        backbone: Backbone | None = None,
-        located: Located | None = None,
-    ) -> None:
-        self.given = task, backbone, located
-        self.run, self.out, self.study, self.listen, self.stopped = run, out, study, listen, stopped
+    run: RunSpec
+    out: Path
+    study: str
+    listen: Listener
+    stopped: Callable[[], bool]
+    given: tuple[Task | None, Located | None]
+    allocated_end: int | None = None
+
+    def __post_init__(self) -> None:
         self.meter = Meter(devices.choose())
-        self.allocated_end: int | None = None
 
     def record(self) -> Record:
         prepared, fit = prepare(self.run, self.meter, self.listen, *self.given)
@@ -118,16 +101,16 @@ class _Execution:
         with self.meter.phase("save"):
             adapter = self._adapter(classifier, prepared, objective, training, scores)
             saved = self._save(adapter, classifier, prepared, predictions)
-        made = self._record(prepared, objective, fit, measured, training, scores, saved)
-        signatures = objective.signatures(predictions.right)
-        return made.model_copy(
-            update={
-                "selection": selection,
-                "signatures": signatures,
-                "retention": retained,
-                "weight_bytes": None if classifier.precision == FLOAT else _weight_bytes(classifier),
-            }
-        ).sealed()
+        found = saved | {
+            "training": training,
+            "metrics": scores,
+            "memory": self._memory(fit.account, measured),
+            "selection": selection,
+            "signatures": objective.signatures(predictions.right),
+            "retention": retained,
+            "weight_bytes": None if classifier.precision == FLOAT else _weight_bytes(classifier),
+        }
+        return self._record(prepared, objective, fit, found).sealed()
 
     def _train(self, fit: Fit, prepared: Prepared) -> None:
         path = OutputDirectory(self.out).checkpoint(self.run.label)
@@ -211,7 +194,10 @@ class _Execution:
         ).sealed()
         return Adapter(manifest, tensors, trained_on=task.trained_on)
 
-    def _save(self, adapter: Adapter, classifier: Classifier, prepared: Prepared, predictions: Predictions) -> _Saved:
+    def _save(
+        self, adapter: Adapter, classifier: Classifier, prepared: Prepared, predictions: Predictions
+    ) -> dict[str, Any]:
+        """Save the adapter and the predictions; return their paths below the output directory and their digests."""
         directory = OutputDirectory(self.out)
         where, predicted = directory.adapter(self.run.label), directory.predictions(self.run.label)
         method, backbone = prepared.method, prepared.backbone
@@ -221,18 +207,14 @@ class _Execution:
         except AfinaError:  # an adapter without its predictions has no use
             directory.discard(self.run.label)
             raise
-        return _Saved(directory.relative(where), adapter.digest, directory.relative(predicted), written)
+        return {
+            "adapter": directory.relative(where),
+            "digest": adapter.digest,
+            "predictions": directory.relative(predicted),
+            "predictions_digest": written,
+        }
 
-    def _record(
-        self,
-        prepared: Prepared,
-        objective: Objective,
-        fit: Fit,
-        measured: Measured,
-        training: dict[str, object],
-        scores: dict[str, float],
-        saved: _Saved,
-    ) -> Record:
+    def _record(self, prepared: Prepared, objective: Objective, fit: Fit, found: dict[str, Any]) -> Record:
         run, task, account = self.run, prepared.task, fit.account
         counts = count_parameters(fit.parameters)
         return Record(
@@ -248,12 +230,10 @@ class _Execution:
             columns=dict(task.columns),
             notes=task.notes,
             hyperparameters=prepared.method.hyperparameters,
-            training=training,
             ask=Prompting(**prepared.asked),
             kind=objective.kind,
             objective=objective.settings,
             metric=prepared.metric,
-            metrics=scores,
             ceiling=dict(task.ceiling),
             train_examples=len(task.train) + len(task.calibration or ()),
             examples=len(task.evaluation),
@@ -267,24 +247,18 @@ class _Execution:
             truncated=task.train.encoded.truncated + task.evaluation.encoded.truncated,
             leaked=task.leaked,
             seconds=Seconds(**self.meter.seconds),
-            memory=self._memory(account, measured),
             losses=_curve(account.losses),
-            predictions=saved.predictions,
-            predictions_digest=saved.predictions_digest,
-            adapter=saved.adapter,
-            digest=saved.digest,
             environment=_environment(prepared),
             data_digest=run.data_digest,
             backbone_files=run.backbone_files,
             too_long_rows=task.evaluation.left_out.rows,
             fitted=_fitted(fit, prepared),
+            **found,
         )
 
     def _memory(self, account: Account, measured: Measured) -> Memory:
         return Memory(
-            state_bytes=measured.state_bytes,
-            activation_bytes=measured.activation_bytes,
-            activation_tokens=measured.activation_tokens,
+            **asdict(measured),
             rss_peak=max(rss_peak() or 0, account.rss_peak) or None,
             allocated_end=self.allocated_end,
             allocated_peak=self.meter.allocated_peak,
@@ -332,25 +306,20 @@ def try_out(
     *,
     limit: int | None = None,
     listen: Listener = ignore,
-    task: Task | None = None,
-    backbone: Backbone | None = None,
     located: Located | None = None,
 ) -> Iterator[ValidationScore]:
     """Train `run`, and yield a score on its evaluation split after each of these shares of its steps.
 
     No file is written. Scores are computed in training's own precision, which is cheap and precise enough for choosing.
-    If training diverges, the last score says so.
+    If training diverges, the last score says so. Raises OutOfMemory.
 
     Args:
         shares: Shares of the steps, from 0 to 1.
         limit: End after this step, with a last score. The learning rate decays as if all steps were taken.
-        task, backbone, located: As in `execute`.
-
-    Raises:
-        OutOfMemory: The GPU or main memory has too little room.
+        located: As in `execute`.
     """
     with allocator.memory_errors(run.title):
-        prepared, fit = prepare(run, Meter(devices.choose()), listen, task, backbone, located)
+        prepared, fit = prepare(run, Meter(devices.choose()), listen, located=located)
         steps, split = fit.recipe.steps, prepared.task.evaluation
         last = min(limit or steps, steps)
         for stop in sorted({min(max(1, round(share * steps)), last) for share in shares}):

@@ -1,4 +1,4 @@
-"""Inputs of a run: its files by digest (RunInputs), facts about its task (TaskFacts), and digests of its data.
+"""Inputs of a run: its files by digest (RunInputs), and the facts about its task (TaskFacts).
 
 A process that asks for the facts of a task several times reads the task once, as long as its files do not change.
 Training texts are not kept, since such a process may live for hours beside the processes that train. Starts without
@@ -147,12 +147,7 @@ def _input(
     known: str | None = None,
     name: Callable[[Path], str] = attrgetter("name"),
 ) -> Input:
-    """Return an input, and add its paths to `content`.
-
-    Args:
-        known: The input's digest if it is known already.
-        name: Returns the name that a file gets on another machine.
-    """
+    """Return an input, and add its paths to `content`; `name` returns the name that a file gets on another machine."""
     found = [InputFile(name(path), digest.of_file(path)) for path in files]
     content.update((file.digest, path) for file, path in zip(found, files, strict=True))
     of_files = digest.of_json({file.name: file.digest for file in found}) if found else None
@@ -238,6 +233,17 @@ class TaskFacts:
             train_digest=task.train.digest,
             evaluation_digest=held_out.digest,
             evaluation=held_out if size <= KEPT else None,
+        )
+
+    def are_of(self, record: Record) -> bool:
+        """Return whether a record was made from these data."""
+        if record.data_digest is not None:
+            return record.data_digest == self.data_digest
+        there = record.environment
+        return (there.train_digest, there.evaluation_digest, record.label_names) == (
+            self.train_digest,
+            self.evaluation_digest,
+            self.label_names,
         )
 
     def check_leakage(self, run: RunSpec) -> None:
@@ -333,33 +339,3 @@ def _fresh(key: tuple[str, ReadingOptions, bool], now: _Stamp | None) -> TaskFac
 
 def _key(address: str, data: ReadingOptions, calibration: bool) -> tuple[str, ReadingOptions, bool]:
     return address, replace(data, allow_leakage=False), calibration
-
-
-@dataclass(frozen=True)
-class DataDigests:
-    """The digests of a run's data at this time.
-
-    Attributes:
-        data: The digest of everything at the address (`Task.data_digest`).
-        train, evaluation: The digests of the splits as the run uses them.
-        label_names: The label names, in their order.
-    """
-
-    data: str | None
-    train: str
-    evaluation: str
-    label_names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, facts: TaskFacts) -> DataDigests:
-        return cls(facts.data_digest, facts.train_digest, facts.evaluation_digest, facts.label_names)
-
-    def are_of(self, record: Record) -> bool:
-        if record.data_digest is not None:
-            return record.data_digest == self.data
-        there = record.environment
-        return (there.train_digest, there.evaluation_digest, record.label_names) == (
-            self.train,
-            self.evaluation,
-            self.label_names,
-        )

@@ -145,10 +145,6 @@ class OutputDirectory:
     def write(self, records: Iterable[Record]) -> None:
         record.write_records(self.records, records)
 
-    def is_whole(self, one: Record) -> bool:
-        """Return whether a record's adapter and predictions exist."""
-        return (self.out / one.adapter).is_dir() and (self.out / one.predictions).is_file()
-
     @property
     def empty(self) -> bool:
         """Whether the directory holds nothing that a later call can use."""
@@ -199,7 +195,7 @@ class OutputLock:
 
     def _is_whole(self, one: Record) -> bool:
         """Return whether the record's files exist, and its adapter has the recorded digest and can still be opened."""
-        if not self.directory.is_whole(one):
+        if not (self.out / one.adapter).is_dir() or not (self.out / one.predictions).is_file():
             return False
         try:
             manifest = file_io.read_object(self.out / one.adapter / MANIFEST)
@@ -228,8 +224,7 @@ class OutputLock:
         Args:
             before: Keys of records before which the new record is inserted; by default it is the last.
 
-        Raises:
-            CannotWrite: Then the run's adapter and predictions are removed too.
+        Raises CannotWrite: then the run's adapter and predictions are removed too.
         """
         scratch = self.directory.scratch(label).out
         others = [one for one in self.records if one.key != made.key]

@@ -120,14 +120,12 @@ def prepare(
     meter: Meter,
     listen: Listener,
     given: Task | None = None,
-    opened_backbone: Backbone | None = None,
     located: Located | None = None,
 ) -> tuple[Prepared, Fit]:
     """Load and encode everything that `run` needs, and begin its training. The texts themselves are not kept.
 
     Args:
         given: The run's task, if it is loaded already.
-        opened_backbone: The run's backbone, if it is located already.
         located: Where the inputs are on this machine; None: at the addresses that `run` names.
 
     Raises NotFound, InvalidStudy, and InvalidData, also if the data or the backbone's files differ from those that the
@@ -136,9 +134,9 @@ def prepare(
     listen(Progress("load"))
     with meter.phase("load"):
         texts = given or (located.read(run) if located else read_task(run))
-        run = of_backbone(of_data(run, texts), located, opened_backbone)
+        run = of_backbone(of_data(run, texts), located)
         objective, metric = aim_of(run, texts)
-        backbone = opened_backbone or (located.open(run) if located else Backbone.load(run.backbone))
+        backbone = located.open(run) if located else Backbone.load(run.backbone)
         question = question_of(run, texts, backbone)
         length = longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_backbone(backbone)
@@ -189,8 +187,6 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
     Args:
         texts: The most answers that count; fewer if these take more than SECONDS.
         bare: Measure the frozen model without the method.
-
-    Raises the same errors as `prepare`.
     """
     task = read_task(run)
     objective, _ = aim_of(run, task)
@@ -230,15 +226,8 @@ def of_data(run: RunSpec, task: Task) -> RunSpec:
     return run
 
 
-def of_backbone(run: RunSpec, located: Located | None = None, given: Backbone | None = None) -> RunSpec:
-    """Return `run` with the digest of its backbone's files. Raises InvalidData if the files have changed.
-
-    Args:
-        located: Where the inputs are on this machine; None: at the addresses that `run` names.
-        given: The run's backbone, if the caller has opened it; its files may be gone.
-    """
-    if given is not None and located is None:
-        return run
+def of_backbone(run: RunSpec, located: Located | None = None) -> RunSpec:
+    """Return `run` with the digest of its backbone's files. Raises InvalidData if the files have changed."""
     found = files_digest(located.backbone if located else run.backbone)
     if run.backbone_files not in (None, found):
         raise problems.BACKBONE_CHANGED(backbone=run.backbone)

@@ -94,13 +94,12 @@ class Run(RunSpec):
         shown = repr_html.make_watcher() if listen is None else None
         try:
             with _ctrl_c_after_a_step() as ctrl_c:
-                if shown is None:
-                    heard = ctrl_c.told(listen or ignore)
-                    record = execute(self, Path(out), listen=heard, stopped=ctrl_c.was_heard, task=task)
-                else:
+                if shown is not None:
                     shown.started(self, 1, 1)
-                    listen = ctrl_c.told(partial(shown.progress, self))
-                    record = execute(self, Path(out), listen=listen, stopped=ctrl_c.was_heard, task=task)
+                    listen = partial(shown.progress, self)
+                heard = ctrl_c.told(listen or ignore)
+                record = execute(self, Path(out), listen=heard, stopped=lambda: ctrl_c.heard, task=task)
+                if shown is not None:
                     shown.finished(self, record, now=True)
         except BaseException as error:
             if shown is not None:
@@ -113,10 +112,7 @@ class Run(RunSpec):
         return record
 
     def inputs(self) -> RunInputs:
-        """Return the run's inputs by digest, for a machine that lacks this machine's files.
-
-        Raises the same errors as finding the inputs.
-        """
+        """Return the run's inputs by digest, for a machine that lacks this machine's files."""
         return RunInputs.of(self)
 
     def adapter(self, out: str | Path) -> Path:
@@ -137,10 +133,6 @@ class _CtrlC:
 
     training: bool = False
     heard: bool = False
-
-    def was_heard(self) -> bool:
-        """Whether to stop."""
-        return self.heard
 
     def told(self, listen: Listener) -> Listener:
         """Return the listener, extended to note whether the run trains."""
