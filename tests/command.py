@@ -27,6 +27,18 @@ from records import carried_out
 PROGRAM = [sys.executable, "-m", "afina"]
 
 
+def study_file(path: Path, **content: Any) -> Path:
+    """A study file of these keys and tables; a value in JSON is one in TOML too."""
+
+    def written(table: dict[str, Any], place: str) -> str:
+        keys = [f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)]
+        tables = [written(value, f"{place}{key}.") for key, value in table.items() if isinstance(value, dict)]
+        return "\n".join([f"[{place[:-1]}]" if place else "", *keys, *tables])
+
+    path.write_text(written(content, ""), encoding="utf-8")
+    return path
+
+
 @dataclass(frozen=True)
 class Answer:
     """Exit status and output."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from afina import Backbone
+from command import study_file
 from drivers import driving
 from raylets import SITE, SOURCE, Raylets
 from sleeping import Sleeping
@@ -29,20 +29,8 @@ def study(place: Path, toy: str, gpt2: Backbone) -> Callable[..., Path]:
     shutil.copy(toy, place / "toy.csv")
 
     def written(seeds: int) -> Path:
-        source = place / "study.toml"
-        source.write_text(
-            f"""
-            name = "sleeps"
-            backbone = {json.dumps(gpt2.address)}
-            task = "toy.csv"
-            seeds = {list(range(seeds))}
-            [train]
-            max_steps = 2
-            [methods.lora]
-            """,
-            encoding="utf-8",
-        )
-        return source
+        content = {"name": "sleeps", "backbone": gpt2.address, "task": "toy.csv", "seeds": list(range(seeds))}
+        return study_file(place / "study.toml", **content, train={"max_steps": 2}, methods={"lora": {}})
 
     return written
 

@@ -22,7 +22,7 @@ from afina.studies.executors.shared_storage import SharedStorage
 from afina.studies.results import Results
 from afina.studies.runs.inputs import facts_of
 from afina.studies.runs.output_directory import SCRATCH
-from command import HereExecutor
+from command import HereExecutor, study_file
 from drivers import digests, driving
 from raylets import Raylets, wait_until_ended
 from workers import until
@@ -57,24 +57,9 @@ def backbone(place: Path, gpt2: Backbone) -> Path:
 
 def six_runs(source: Path, task: object, backbone: object) -> Path:
     """A study of six runs, four of which train for some seconds and write checkpoints."""
-    source.write_text(
-        f"""
-        name = "several"
-        backbone = {json.dumps(str(backbone))}
-        task = {json.dumps(str(task))}
-        seeds = [0, 1]
-        [train]
-        max_steps = 300
-        batch_size = 4
-        dtype = "float32"
-        checkpoint_seconds = 0
-        [methods.full]
-        [methods.lora]
-        [methods.baseline]
-        """,
-        encoding="utf-8",
-    )
-    return source
+    content = {"name": "several", "backbone": str(backbone), "task": str(task), "seeds": [0, 1]}
+    train = {"max_steps": 300, "batch_size": 4, "dtype": "float32", "checkpoint_seconds": 0}
+    return study_file(source, **content, train=train, methods={"full": {}, "lora": {}, "baseline": {}})
 
 
 @pytest.fixture
@@ -157,26 +142,10 @@ def test_a_driver_that_is_ended_half_way_leaves_no_run_and_goes_on_when_it_is_st
 def test_a_tuned_study_tries_and_chooses_as_on_one_machine(
     cluster: Raylets, place: Path, task: Path, backbone: Path, tmp_path: Path
 ) -> None:
-    source = place / "tuned.toml"
-    source.write_text(
-        f"""
-        name = "tuned"
-        backbone = {json.dumps(str(backbone))}
-        task = {json.dumps(str(task))}
-        [train]
-        max_steps = 8
-        batch_size = 4
-        dtype = "float32"
-        [tune]
-        candidates = 4
-        at_once = 4
-        validation = 0.2
-        pruner = "median"
-        [methods.baseline]
-        [methods.lora]
-        """,
-        encoding="utf-8",
-    )
+    content = {"name": "tuned", "backbone": str(backbone), "task": str(task), "methods": {"baseline": {}, "lora": {}}}
+    train = {"max_steps": 8, "batch_size": 4, "dtype": "float32"}
+    tune = {"candidates": 4, "at_once": 4, "validation": 0.2, "pruner": "median"}
+    source = study_file(place / "tuned.toml", **content, train=train, tune=tune)
     found = here(tmp_path, source)
     expected = tried(tmp_path)
     assert sum(len(trials) for _, trials in expected) >= 4

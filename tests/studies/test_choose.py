@@ -435,14 +435,6 @@ def test_tfidf_is_the_pipeline_that_scikit_learns_grid_search_chooses(kind: str)
     assert {name: found[name] for name in grid} == {name: expected[name] for name in grid}
 
 
-def test_tfidf_learns_words_and_says_what_it_chose() -> None:
-    rows = fakes.sentences(200)
-    texts, labels = [text for text, _ in rows], np.array([label for _, label in rows])
-    fitted = floors.tfidf(Split(texts[:150], labels[:150]))
-    assert (fitted.predict(Split(texts[150:], labels[150:])) == labels[150:]).mean() > 0.9
-    assert fitted.setting in [f"C {value:g}" for value in floors.STRENGTHS]
-
-
 @pytest.mark.parametrize(
     ("texts", "labels"),
     [
@@ -743,13 +735,6 @@ def test_it_says_what_the_time_went_to(plenty: Plenty) -> None:
     (note,) = [note for note in evidence(made).notes if note.startswith("Choosing took ")]
     assert note.startswith(f"Choosing took {made.seconds:,.0f} s: asking in words ")
     assert f"training {made.stages[time_budget.TRAINING]:,.0f} s" in note
-
-
-def test_the_winner_has_its_adapter_though_the_end_takes_longer_than_measured(world: World, tmp_path: Path) -> None:
-    world.slower = 1.6
-    made = world.choose(tmp_path / "out")
-    assert made.recommended in ("lora", "full", "full-3.33e-05")
-    assert made.adapter is not None
 
 
 def test_far_too_slow_it_ends_in_time_and_says_so(world: World, tmp_path: Path) -> None:
@@ -1086,14 +1071,6 @@ def test_a_few_texts_that_leak_in_the_whole_do_not_end_it_in_a_part(
     assert made.examples < 151
     assert world.carried
     assert all(run.data.allow_leakage for run in world.carried)
-
-
-def test_a_pace_buys_fewer_steps_the_more_texts_are_scored() -> None:
-    pace = StepTime(opening=10, step=0.5, text=0.1)
-    assert pace.steps(100, 0) == 180
-    assert pace.steps(100, 100) == 160
-    assert pace.steps(5, 0) < 0
-    assert pace.seconds(180, 0) == 100
 
 
 # A linear probe

@@ -30,7 +30,7 @@ from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.schedule import NODES, TRIES, Slots, Watcher, retry_if_lost
-from command import PROGRAM, HereExecutor, InventedExecutor, left_behind
+from command import PROGRAM, HereExecutor, InventedExecutor, left_behind, study_file
 from scribe import Scribe
 from workers import PATIENCE, assert_ended, checkpoints_below, until, workers
 
@@ -100,13 +100,8 @@ def test_whatever_ends_first_results_and_records_stand_in_the_studys_order(
     assert [line for line in scribe.told if line.startswith("started")] == [
         f"started {name} {number}/5" for number, name in enumerate(METHODS, start=1)
     ]
-
-
-def test_of_several_runs_all_is_told_in_the_thread_that_asked(tmp_path: Path) -> None:
-    scribe = Scribe()
-    five().run(tmp_path, scribe, executor=Held(3))
-    assert scribe.threads == {threading.current_thread()}
     assert [one.phase for one in scribe.heard] == ["train"] * len(METHODS)
+    assert scribe.threads == {threading.current_thread()}, "all is told in the thread that asked"
 
 
 def test_a_run_that_fails_beside_others_is_told_and_the_others_go_on(tmp_path: Path) -> None:
@@ -208,19 +203,16 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_slots_that_join_are_used_before_any_run_has_ended(tmp_path: Path) -> None:
-    executor = Changing(before=2, after=5, enough=5)
+@pytest.mark.parametrize(
+    ("before", "after", "enough", "beside"), [(2, 5, 5, [1, 2, 3, 4, 5]), (4, 1, 4, [1, 2, 3, 4, 1])]
+)
+def test_slots_that_join_are_used_before_any_run_has_ended_and_those_that_leave_are_not_used_again(
+    tmp_path: Path, before: int, after: int, enough: int, beside: list[int]
+) -> None:
+    executor = Changing(before, after, enough)
     results = five().run(tmp_path, executor=executor)
     assert tuple(one.name for one in results.records) == METHODS
-    assert executor.beside == [1, 2, 3, 4, 5]
-
-
-@pytest.mark.usefixtures("_impatient")
-def test_slots_that_leave_are_not_used_again(tmp_path: Path) -> None:
-    executor = Changing(before=4, after=1, enough=4)
-    results = five().run(tmp_path, executor=executor)
-    assert tuple(one.name for one in results.records) == METHODS
-    assert executor.beside == [1, 2, 3, 4, 1]
+    assert executor.beside == beside
 
 
 # Memory
@@ -364,24 +356,11 @@ def test_a_run_that_loses_every_machine_fails_and_keeps_its_checkpoint(
 
 def in_a_file(place: Path, gpt2: Backbone, toy: str, steps: int = 400) -> Path:
     """A study of three methods, two of which train for some seconds."""
-    source = place / "study.toml"
-    source.write_text(
-        f"""
-        name = "several"
-        backbone = {json.dumps(gpt2.address)}
-        task = {json.dumps(toy)}
-        [train]
-        max_steps = {steps}
-        batch_size = 4
-        dtype = "float32"
-        checkpoint_seconds = 0
-        [methods.full]
-        [methods.lora]
-        [methods.baseline]
-        """,
-        encoding="utf-8",
+    train = {"max_steps": steps, "batch_size": 4, "dtype": "float32", "checkpoint_seconds": 0}
+    methods: dict[str, Any] = {"full": {}, "lora": {}, "baseline": {}}
+    return study_file(
+        place / "study.toml", name="several", backbone=gpt2.address, task=toy, train=train, methods=methods
     )
-    return source
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from afina import Backbone, Study
 from afina.events import Progress
 from afina.studies.results import Results
 from afina.studies.runs.record import Record
-from command import PROGRAM, Command, left_behind
+from command import PROGRAM, Command, left_behind, study_file
 from fakes import Runs, sentences, write_csv
 from workers import PATIENCE, assert_ended, checkpoints_below, until, workers
 
@@ -50,27 +50,14 @@ def case(gpt2: Backbone, toy: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
     def of(name: str) -> Case:
         if name not in made:
-            root = tmp_path_factory.mktemp("case")
-            source, (method, _, texts) = root / "study.toml", name.partition(" on ")
-            data, task = "", toy
+            root, (method, _, texts) = tmp_path_factory.mktemp("case"), name.partition(" on ")
+            content: dict[str, Any] = {"name": "resumed", "backbone": gpt2.address, "task": toy}
             if texts:
                 rows = [(text, " ".join(text.split()[:3])) for text, _ in sentences(120)]
-                task = str(write_csv(root / "rows.csv", rows, ("text", "first")))
-                data = '[data]\nkind = "text"\nlabel = "first"'
-            source.write_text(
-                f"""
-                name = "resumed"
-                backbone = {json.dumps(gpt2.address)}
-                task = {json.dumps(task)}
-                {data}
-                [train]
-                max_steps = {STEPS}
-                batch_size = 4
-                checkpoint_seconds = 0
-                [methods.{method}]
-                """,
-                encoding="utf-8",
-            )
+                content["task"] = str(write_csv(root / "rows.csv", rows, ("text", "first")))
+                content["data"] = {"kind": "text", "label": "first"}
+            train = {"max_steps": STEPS, "batch_size": 4, "checkpoint_seconds": 0}
+            source = study_file(root / "study.toml", **content, train=train, methods={method: {}})
             (run,) = Study.load(str(source)).runs()
             made[name] = Case(source, run.execute(root / "undisturbed"))
         return made[name]

@@ -33,7 +33,7 @@ from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Training
 from afina.studies.schedule import Watcher
 from afina.studies.trials import SPREAD, Trial, Tuned
-from command import PROGRAM, Command, HereExecutor
+from command import PROGRAM, Command, HereExecutor, study_file
 from fakes import sentences, write_csv
 from raises import raises
 from workers import assert_ended, is_worker, until
@@ -501,21 +501,9 @@ def test_a_candidate_that_cannot_be_carried_out_fails_its_method_and_no_other(
 
 @pytest.mark.slow
 def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
-    source = tmp_path / "study.toml"
-    source.write_text(
-        f"""
-        name = "killed"
-        backbone = {json.dumps(gpt2.address)}
-        task = {json.dumps(toy)}
-        [train]
-        max_steps = 8
-        dtype = "float32"
-        [tune]
-        candidates = 2
-        [methods.lora]
-        """,
-        encoding="utf-8",
-    )
+    train, tune = {"max_steps": 8, "dtype": "float32"}, {"candidates": 2}
+    content = {"name": "killed", "backbone": gpt2.address, "task": toy, "methods": {"lora": {}}}
+    source = study_file(tmp_path / "study.toml", **content, train=train, tune=tune)
     command = [*PROGRAM, "study", str(source), "--out"]
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(OutputDirectory(tmp_path / "killed").tuning.exists, killed)
@@ -543,22 +531,9 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
 def test_the_report_shows_the_budget_and_no_figure_that_chose(
     afina: Command, gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
-    source = tmp_path / "study.toml"
-    source.write_text(
-        f"""
-        name = "shown"
-        backbone = {json.dumps(gpt2.address)}
-        task = {json.dumps(toy)}
-        [train]
-        max_steps = 4
-        dtype = "float32"
-        [tune]
-        candidates = 2
-        [methods.baseline]
-        [methods.lora]
-        """,
-        encoding="utf-8",
-    )
+    train, tune = {"max_steps": 4, "dtype": "float32"}, {"candidates": 2}
+    content = {"name": "shown", "backbone": gpt2.address, "task": toy, "methods": {"baseline": {}, "lora": {}}}
+    source = study_file(tmp_path / "study.toml", **content, train=train, tune=tune)
     answer = afina("study", source, "--out", "out")
     assert answer.code == 0, answer.err
     assert "candidate 1: learning_rate" in answer.err
