@@ -258,41 +258,6 @@ def test_bfloat16_computes_in_lowered_virtual_tokens_and_trains_their_float32_ma
         assert not torch.equal(fit.classifier(packed), expected)
 
 
-# Beside other methods
-
-
-SUMS = [("gpt2", "lora+prompt"), ("llama", "prefix+lora"), ("llama", "prompt+prefix"), ("gpt2", "prelayer+prompt")]
-
-
-@pytest.mark.parametrize(("family", "name"), SUMS)
-def test_beside_another_method_each_trains_its_own_and_a_state_is_all_of_both(
-    backbones: Backbones, family: str, name: str
-) -> None:
-    backbone = Backbone.load(str(backbones.path(family)))
-    method, data = make(name).for_family(family), encoded(backbone, sentences(24))
-    classifier, sequences = opened(backbone, method), texts(backbone)
-    before = {key: tensor.detach().clone() for key, tensor in classifier.named_parameters()}
-    fit_of(classifier, method, data, steps=3).advance()
-    changed = {key for key, tensor in classifier.named_parameters() if not torch.equal(tensor, before[key])}
-    added = {
-        "lora": ".lora_",
-        "prompt": ".prompt.",
-        "prefix": ".prefix.",
-        "prelayer": "emb" if family == "llama" else ".wte.",
-    }
-    for part in name.split("+"):
-        assert any(added[part] in key for key in changed), part
-    assert changed == {f"model.{key}" for key in method.trainable(classifier.model)}
-    assert all(any(one in key for one in (*added.values(), ".wpe.", ".score.")) for key in changed)
-    state = {key: tensor.detach().clone() for key, tensor in method.state(classifier.model).items()}
-    fresh = opened(backbone, method, seed=1)
-    method.check(fresh.model, state)
-    method.restore(fresh.model, state)
-    assert torch.equal(together(fresh, sequences), together(classifier, sequences))
-    taken = sum(part.takes_positions for part in method.parts.values())  # type: ignore[attr-defined]
-    assert fresh.before == method.takes_positions == taken
-
-
 # What cannot be
 
 
@@ -306,6 +271,8 @@ def test_so_many_that_no_text_has_room_or_none_at_all_is_an_error_that_says_what
         with raises(InvalidStudy, code="method.setting-invalid"):
             opened(gpt2, make(name, {"tokens": tokens}))
     assert opened(gpt2, make(name, {"tokens": LONGEST - 1})).before == LONGEST - 1
+    both = make(f"lora+{name}")
+    assert opened(gpt2, both.for_family("gpt2")).before == both.takes_positions == 16
 
 
 @pytest.mark.parametrize("name", [*BOTH, "lora+prefix"])

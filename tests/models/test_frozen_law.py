@@ -112,7 +112,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("vera+prompt", {"vera": {"r": 8}, "prompt": {"tokens": 3}}),
 ]
 
-QUICK = [METHODS[1], METHODS[2], METHODS[4], METHODS[5], METHODS[12]]
+QUICK = [METHODS[1], METHODS[2], METHODS[5], METHODS[12]]
 """Some of the ways that a frozen weight is multiplied; an engine answers for all of them at once, further down."""
 
 

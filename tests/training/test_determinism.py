@@ -218,20 +218,6 @@ def test_a_run_stopped_twice_and_resumed_gives_the_digest_of_one_left_alone(
     assert not path.exists()
 
 
-def test_a_damaged_checkpoint_is_as_none(run: Callable[..., Run], alone: Record, tmp_path: Path) -> None:
-    chosen = run("lora")
-    with pytest.raises(Killed):
-        execute(chosen, tmp_path / "killed", listen=kill_at(5))
-    kept = OutputDirectory(tmp_path / "killed").checkpoint(chosen.label).read_bytes()
-    for name, damaged in {"cut": kept[:-100], "garbage": b"no checkpoint at all" * 100, "empty": b""}.items():
-        path = OutputDirectory(tmp_path / name).checkpoint(chosen.label)
-        path.parent.mkdir(parents=True)
-        path.write_bytes(damaged)
-        found, steps = executed(chosen, tmp_path / name)
-        assert steps == list(range(1, STEPS + 1)), name
-        assert found.digest == alone.digest, name
-
-
 def test_the_checkpoint_of_another_run_is_as_none(run: Callable[..., Run], alone: Record, tmp_path: Path) -> None:
     chosen, foreign = run("lora"), run("lora", seed=1)
     others = [{"learning_rate": 1e-2}, {"max_steps": STEPS + 1}, {"method": "prelayer"}, {"family": "llama"}]
@@ -264,7 +250,9 @@ def test_a_checkpoint_made_with_another_content_at_the_same_address_is_as_none(
         assert executed(chosen, tmp_path / str(number))[1] == list(range(1, STEPS + 1))
 
 
-def test_loading_a_checkpoint_that_does_not_fit_changes_nothing(fit: Callable[..., Fit], tmp_path: Path) -> None:
+def test_loading_a_checkpoint_that_does_not_fit_or_is_damaged_changes_nothing(
+    fit: Callable[..., Fit], tmp_path: Path
+) -> None:
     lora, full = fit("lora"), fit("full")
     lora.advance(keep=lambda _: lora.checkpoint(tmp_path / "lora", "key"))
     before = {name: parameter.detach().clone() for name, parameter in full.parameters.items()}
@@ -275,6 +263,14 @@ def test_loading_a_checkpoint_that_does_not_fit_changes_nothing(fit: Callable[..
         assert all(torch.equal(parameter, before[name]) for name, parameter in full.parameters.items())
     full.resume(tmp_path / "absent", "key")
     assert full.account == Account()
+    kept, again = (tmp_path / "lora").read_bytes(), fit("lora")
+    for damaged in (kept[:-100], b"no checkpoint at all" * 100, b""):
+        (tmp_path / "lora").write_bytes(damaged)
+        again.resume(tmp_path / "lora", "key")
+        assert again.account == Account()
+    (tmp_path / "lora").write_bytes(kept)
+    again.resume(tmp_path / "lora", "key")
+    assert again.account.step == STEPS - 1
 
 
 def test_how_often_a_run_is_kept_changes_neither_its_key_nor_its_result(
