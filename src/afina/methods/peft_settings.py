@@ -169,17 +169,18 @@ def _check_sizes(name: str, value: Any) -> None:
     most = MOST_STEPS if name in _STEPS else MOST_WIDE if name in _WIDE else MOST
     if _ANY.fullmatch(name):
         return
-    for number in _numbers(value):
+    for number in numbers(value):
         if abs(number) > most:
             raise _refused(name, number, f"expected at most {most:,}")
 
 
-def _numbers(value: Any) -> Iterator[float]:
+def numbers(value: Any) -> Iterator[float]:
+    """Yield the numbers in a JSON value."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(each)
+            yield from numbers(each)
 
 
 def _check_names(name: str, value: Any, *, plain: bool = True) -> None:

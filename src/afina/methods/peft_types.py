@@ -7,7 +7,7 @@ docs/reference/peft-types.md describes all; `tests/methods/test_peft_types.py` c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -19,7 +19,7 @@ from afina.errors import InvalidStudy, UnknownName
 from afina.methods import peft_settings, problems
 from afina.methods.method import Method, check_names, plain_name
 from afina.methods.peft import OF_PEFT, PeftMethod, brief
-from afina.methods.peft_settings import SUPPORT, TRAINED
+from afina.methods.peft_settings import SUPPORT, TRAINED, numbers
 from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning, VirtualTokens
 from afina.models.architectures import architecture_of, is_head
 
@@ -196,7 +196,8 @@ class SavedPeft(PeftMethod):
         # peft would warn about another base model, and would add to the lists that it gets
         given = {key: deepcopy(value) for key, value in self.saved.items() if key != "base_model_name_or_path"}
         given = peft_settings.resolved(given, [name for name, _ in model.named_modules()])
-        if large := next((value for value in _floats(self.saved) if abs(value) > _LARGEST), None):
+        floats = (value for value in numbers(self.saved) if isinstance(value, float))
+        if large := next((value for value in floats if abs(value) > _LARGEST), None):
             raise problems.PEFT_SETTING_TOO_LARGE(found=large)
         return _read(given)
 
@@ -375,11 +376,3 @@ def _read(given: Mapping[str, Any]) -> Any:
 
 def _unusable(error: Exception) -> InvalidStudy:
     return problems.PEFT_SETTINGS_UNUSABLE(reason=brief(error))
-
-
-def _floats(value: Any) -> Iterator[float]:
-    if isinstance(value, float):
-        yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _floats(each)

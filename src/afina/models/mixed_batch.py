@@ -73,10 +73,6 @@ class MixedBatchModel:
     Attributes:
         computing: Lock that is held during a forward pass. Models with the same lock compute one after the other.
         output_embedding: The layer that returns the logits of all tokens. None: not opened (`open_output`).
-
-    Args:
-        classifier: As above.
-        computing: As above.
     """
 
     def __init__(self, classifier: Classifier, computing: Lock) -> None:

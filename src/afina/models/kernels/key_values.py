@@ -314,6 +314,15 @@ class _Written:
             values[self.slots, :, self.columns] = value
 
 
+def _mask(columns: int, own: Tensor, window: int | None, prefix: Tensor | int, dtype: torch.dtype) -> Tensor:
+    """Return 0 at columns that the token in column `own`, [N, 1], sees, and -inf at the others, [N, columns]."""
+    steps = torch.arange(columns, device=own.device)
+    hidden = steps > own
+    if window is not None:
+        hidden |= (steps <= own - window) & (steps >= prefix)
+    return torch.zeros(hidden.shape, dtype=dtype, device=own.device).masked_fill_(hidden, float("-inf"))
+
+
 @dataclass(frozen=True, eq=False)
 class _Read:
     """Cells of a row, one of each sequence in a pool, in the order of the slots, and what they attend to."""
@@ -349,11 +358,7 @@ class _Read:
         if window is None and self.even:
             return None
         if window not in self._masks:
-            steps = torch.arange(self.longest, device=self.columns.device)
-            hidden = steps > self.columns[:, None]
-            if window is not None:
-                hidden |= (steps <= self.columns[:, None] - window) & (steps >= self.prefix[:, None])
-            mask = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, float("-inf"))
+            mask = _mask(self.longest, self.columns[:, None], window, self.prefix[:, None], torch.float32)
             self._masks[window] = mask.repeat_interleave(groups, 0)[:, None]
         return self._masks[window]
 
@@ -431,13 +436,9 @@ class TokenChunk:
     def _mask(self, window: int | None, stop: int) -> Tensor:
         """Return 0 at visible and -inf at hidden columns, [T, stop], in the dtype of the keys; made once a row."""
         if window not in self._masks:
-            steps = torch.arange(stop, device=self.sequence.keys.device)
-            own = steps[self.start :, None]
-            hidden = steps > own
-            if window is not None:
-                hidden |= (steps <= own - window) & (steps >= self.sequence.prefix)
-            mask = torch.zeros(hidden.shape, dtype=self.sequence.keys.dtype, device=hidden.device)
-            self._masks[window] = mask.masked_fill_(hidden, float("-inf"))
+            keys = self.sequence.keys
+            own = torch.arange(self.start, stop, device=keys.device)[:, None]
+            self._masks[window] = _mask(stop, own, window, self.sequence.prefix, keys.dtype)
         return self._masks[window]
 
     def done(self, count: int) -> None:

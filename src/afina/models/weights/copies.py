@@ -84,7 +84,7 @@ class HeldCopy:
                 raise DamagedCopy(f"{source} is not what was written")
             held.restore(tensors)
         except (OSError, KeyError, ValueError, tensorfile.SafetensorError) as error:
-            raise DamagedCopy(_first_line(error)) from None
+            raise DamagedCopy(str(error).partition("\n")[0]) from None
         return held
 
 
@@ -147,7 +147,7 @@ class CopyPlace:
                 self.path.touch()  # marks the copy as used most recently
             return HeldCopy(self.path, about["weights_digest"], about["layers"])
         except (OSError, KeyError, ValueError, tensorfile.SafetensorError) as error:
-            raise DamagedCopy(_first_line(error)) from None
+            raise DamagedCopy(str(error).partition("\n")[0]) from None
 
     def write(self, held: Mapping[str, HeldWeight], weights_digest: str) -> str:
         """Write the copy, and return a sentence on it: where it is, or why no copy was kept.
@@ -195,7 +195,3 @@ def _stated(file: Path) -> str | None:
 
 def _key(rest: Mapping[str, object], names: list[str], digests: list[str]) -> str:
     return digest.of_json({**rest, "files": dict(zip(names, digests, strict=True))})
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
