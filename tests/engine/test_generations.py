@@ -327,9 +327,8 @@ def test_log_probabilities_are_those_of_the_raw_logits(crowd: Crowd) -> None:
         assert [each for step in heard for each in step.logprobs or ()] == outcome.logprobs
 
 
-@pytest.mark.parametrize("most", [None, 40])
 def test_log_probabilities_of_a_prompt_are_those_of_each_adapter_alone_beside_prompts_without_them(
-    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, most: int | None
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(next_token, "SLICE", 3)
     generations = crowd.engine.generations
@@ -338,7 +337,7 @@ def test_log_probabilities_of_a_prompt_are_those_of_each_adapter_alone_beside_pr
             asked(crowd, stack, which, TEXTS[which % 4], prompt_logprobs=None if which % 3 == 2 else which % 3): which
             for which in range(len(crowd.methods))
         }
-        found = driven(generations, made, most)
+        found = driven(generations, made, most=40)
         for each, which in made.items():
             outcome, prompt = crowd.check(which, each, found[each]), each.encoded.tokens
             if each.prompt_logprobs is None:

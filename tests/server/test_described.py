@@ -175,7 +175,7 @@ def example(route: str, schema: Any, server: Listening) -> int:
     return int(response.status_code)
 
 
-FEW, MANY = 6, 40
+FEW, MANY = 4, 25
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -257,7 +257,10 @@ def test_a_refusal_of_a_text_is_told_in_its_place(chromium: Browser, writer: Wri
 
 
 @pytest.mark.slow
-def test_figures_go_on_by_themselves(chromium: Browser, made: Served, url: str) -> None:
+def test_figures_go_on_by_themselves(
+    chromium: Browser, made: Served, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afina.server.metrics.WINDOW", 3)
     with viewed(chromium, url, 1280, "light") as view:
         ask(view.page, made.secrets["acme"])
         settled(view)

@@ -253,18 +253,6 @@ def test_a_batch_that_fails_is_500_and_counted_and_the_next_is_answered(
     assert served.web.get("/health/ready").status_code == 200
 
 
-def test_a_probe_that_fails_as_nobody_foresaw_is_replayed_again(serve: Any) -> None:
-    served = serve()
-    assert version(served) == "acme/reviews@1"
-    compute = served.core.batching.computer.compute
-    served.core.batching.computer.compute = lambda works: []
-    served.store.alias("acme/reviews@2")
-    assert within(2.0, lambda: served.figure('afina_probes_total{outcome="not replayed"}') >= 1)
-    assert served.figure("afina_references_behind") == 1
-    served.core.batching.computer.compute = compute
-    assert within(2.0, lambda: version(served) == "acme/reviews@2")
-
-
 def test_who_follows_the_store_goes_on_whatever_it_meets_there(serve: Any) -> None:
     served = serve()
     news = served.store.news
