@@ -101,14 +101,6 @@ def test_with_all_time_whole_runs_keep_the_best_and_have_no_regret(
 
 
 @bench
-def test_on_a_slower_machine_there_is_more_regret_or_as_much(choose: ModuleType, named: list[Any]) -> None:
-    from replay import replayed
-
-    of_speed = [choose.regret(replayed(("embedded",), slower), named[:2], 5).mean for slower in (1, 30)]
-    assert of_speed[0] < of_speed[1]
-
-
-@bench
 def test_the_learnt_order_begins_with_what_is_best_elsewhere(there: list[Any]) -> None:
     from policies import portfolio
 
@@ -174,15 +166,6 @@ def test_the_last_line_has_the_regret_by_minutes_and_by_task(
     }
     assert report.read_text(encoding="utf-8") == output.rpartition("\n{")[0]
     assert "| **whole runs in a learnt order** |" in output
-
-
-@bench
-def test_answers_are_kept_a_bit_each() -> None:
-    from learning_curves import HELD_OUT, packed, unpacked
-
-    right = np.random.default_rng(0).integers(0, 2, HELD_OUT).astype(bool)
-    assert (unpacked(packed(right)) == right).all()
-    assert len(packed(right)) == 2 * math.ceil(HELD_OUT / 8)
 
 
 @bench
@@ -265,27 +248,3 @@ def test_over_backbones_the_order_is_that_of_the_gain_for_time() -> None:
     both = replayed(("embedded", "minilm"))
     short, long = (both(known[2], minutes, known[:2]).mean() for minutes in (1.4, 300))
     assert [short, long] == [ends["full-on-minilm", 3e-4], ends["full-on-embedded", 1e-4]]
-
-
-@bench
-def test_what_is_expected_counts_as_much_as_it_differs_little_between_cells(there: list[Any]) -> None:
-    """Settings that are ahead by the same in every cell say all; such as are ahead in one and behind in the other,
-    nothing.
-    """
-    from policies import MOST_COUNTS, learnt, recorded
-
-    assert learnt(there).counts == MOST_COUNTS
-    made = lines()
-    for one in made:
-        if "curve" in one and one["curve"]["cell"]["domain"] == "tweets":
-            turned = {"full": 0.6, "lora": 0.6, "ia3": 0.9, "head": 0.9}[one["curve"]["method"]]
-            for point in one["points"]:
-                point["right"] = packed_share(turned)
-    assert learnt([recorded(made, each.cell) for each in there]).counts < 60
-
-
-def packed_share(value: float) -> str:
-    from learning_curves import HELD_OUT, packed
-
-    made: str = packed(share(value, HELD_OUT))
-    return made

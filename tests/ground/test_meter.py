@@ -206,13 +206,6 @@ def test_the_peak_of_resident_memory_rises_by_what_a_process_touches_and_does_no
     assert freed >= touched
 
 
-def test_the_peak_of_this_process_is_at_least_what_it_holds() -> None:
-    block = torch.ones(50 * MIB // FLOAT)
-    peak = rss_peak()
-    assert peak is not None
-    assert peak > block.nbytes
-
-
 def in_proc(source: str, field: str) -> int:
     """A figure of the kernel's, in bytes."""
     (line,) = [line for line in Path(source).read_text().splitlines() if line.startswith(f"{field}:")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import signal
@@ -20,12 +19,6 @@ from afina.models.adapter import Adapter
 from afina.store import adapter_parts, audit_log
 from afina.store.adapter_store import AdapterStore
 from afina.store.database.tables import BLOBS, LEASES, PARTS, metadata
-
-for _late in (
-    *("torch", "safetensors.torch", "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg"),
-    *("afina.store.verify", "afina.store.intake.admission"),
-):  # what a process would import at its first call: whoever forks it imports this module, and so these, once
-    importlib.import_module(_late)
 
 WHY = "a test"
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from afina import Adapter
-from afina.errors import Busy, CannotWrite, Conflict, CorruptAdapter, InvalidName, NotFound, Refused
+from afina.errors import Busy, CannotWrite, CorruptAdapter, InvalidName, NotFound, Refused
 from afina.store import audit_log
 from afina.store.adapter_store import AdapterStore
 from afina.store.catalog import resolve
@@ -73,12 +73,6 @@ def test_the_same_content_is_the_version_that_there_is(two: AdapterStore, made: 
     assert seen(two) == before
 
 
-def test_the_same_content_under_another_name_costs_nothing(two: AdapterStore, made: Make) -> None:
-    before = two.size()
-    assert two.publish(made(0, 0), "bolt/reviews", message="theirs").created
-    assert two.size() == before
-
-
 def test_a_new_head_over_the_same_body_costs_the_head(two: AdapterStore) -> None:
     first, second = two.versions("acme/reviews")
     assert first.parts["body"] == second.parts["body"]
@@ -96,15 +90,6 @@ def test_an_adapters_directory_comes_back_as_it_was(two: AdapterStore, made: Mak
     assert found == {path.name: path.read_bytes() for path in made(0, 1).iterdir()}
     with raises(Refused, code="out.exists", path="back"):
         two.restore("acme/reviews@2", tmp_path / "back")
-
-
-def test_numbers_are_of_a_name_and_names_of_clients(two: AdapterStore, made: Make) -> None:
-    for name in ("bolt/reviews", "acme/mail"):
-        assert two.publish(made(1, 1), name, message="first").version.number == 1
-    assert [one.name for one in two.list()] == ["acme/mail", "acme/reviews", "bolt/reviews"]
-    assert [one.name for one in two.list("acme")] == ["acme/mail", "acme/reviews"]
-    with raises(NotFound, code="client.missing", client="nobody"):
-        two.list("nobody")
 
 
 def test_a_source_is_told_by_the_history_and_hashed_in_the_log(store: AdapterStore, made: Make) -> None:
@@ -238,16 +223,6 @@ def test_a_name_alone_is_over_http_what_production_points_to_or_else_the_newest(
     assert two.known(Reference.parse("acme/nothing")) is None
 
 
-def test_an_alias_moves_by_compare_and_swap(two: AdapterStore) -> None:
-    with raises(Conflict, code="alias.moved", name="acme/reviews", alias="production"):
-        two.alias("acme/reviews@2", expected=1)
-    two.alias("acme/reviews@1", expected=None)
-    with raises(Conflict, code="alias.moved", name="acme/reviews", alias="production"):
-        two.alias("acme/reviews@2", expected=None)
-    assert two.show("acme/reviews@production").number == 1
-    assert two.alias("acme/reviews@2", expected=1).after == 2
-
-
 def test_roll_back_goes_back_one_by_one(two: AdapterStore, made: Make) -> None:
     two.publish(made(1, 1), "acme/reviews", message="third")
     for number in (1, 2, 3):
@@ -265,16 +240,6 @@ def test_roll_back_goes_back_one_by_one(two: AdapterStore, made: Make) -> None:
         *(("rollback", 3, 2), ("rollback", 2, 1), ("alias", 1, 3), ("rollback", 3, 1)),
     ]
     assert two.history("acme/reviews")[-1].why == "worse on Mondays"
-
-
-def test_aliases_of_one_name_have_histories_of_their_own(two: AdapterStore) -> None:
-    two.alias("acme/reviews@1", "production")
-    two.alias("acme/reviews@2", "staging")
-    two.alias("acme/reviews@2", "production")
-    with raises(NotFound, code="alias.missing", name="acme/reviews", alias="staging"):
-        two.rollback("acme/reviews", "staging")
-    assert two.rollback("acme/reviews").after == 1
-    assert [one.details["to"] for one in two.history("acme/reviews", alias="staging")] == [2]
 
 
 def test_an_alias_is_not_moved_to_a_version_whose_latest_check_failed(two: AdapterStore) -> None:
@@ -315,32 +280,6 @@ def test_a_version_that_is_deleted_leaves_its_number_and_its_digests(two: Adapte
     again = two.publish(made(0, 1), "acme/reviews", message="needed after all")
     assert (again.created, again.version.number) == (True, 3)
     assert two.verify() == []
-
-
-def test_gc_removes_what_no_version_holds(two: AdapterStore) -> None:
-    assert two.gc().as_json() == {"blobs": 0, "bytes": 0, "versions": 0}
-    entries = len(two.log())
-    size = two.delete("acme/reviews@2", reason="not needed") and two.size()
-    assert len(_files(two)) == 3
-    removed = two.gc()
-    assert removed.blobs == 1
-    assert two.size() == size == sum(path.stat().st_size for path in _files(two))
-    assert kept(two) == held(two)
-    assert [entry.event for entry in two.log()[entries:]] == ["delete", "gc"]
-    assert two.gc().blobs == 0
-    assert len(two.log()) == entries + 2  # nothing done, nothing said
-    assert two.adapter("acme/reviews@1").digest == two.show("acme/reviews@1").digest
-
-
-def test_a_name_whose_versions_were_all_deleted(two: AdapterStore) -> None:
-    for number in (1, 2):
-        two.delete(f"acme/reviews@{number}", reason="not needed")
-    assert two.list() == []
-    assert [one.number for one in two.versions("acme/reviews")] == [1, 2]
-    with raises(NotFound, code="version.missing", reference="acme/reviews"):
-        two.show("acme/reviews")
-    with raises(NotFound, code="version.missing", version=1, reference="acme/reviews@1"):
-        two.show("acme/reviews@1")
 
 
 def test_a_version_that_an_alias_points_to_is_not_deleted(two: AdapterStore) -> None:

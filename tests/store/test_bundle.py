@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import json
-import lzma
 import random
 import re
 import tarfile
@@ -147,34 +145,20 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
         tar(member(INDEX, LINK), member("a", type=tarfile.SYMTYPE, linkname="/etc/passwd")),
         "'a' in the bundle is a link",
     ),
-    "a hard link": (
-        tar(member(INDEX, LINK), member("a", type=tarfile.LNKTYPE, linkname=INDEX)),
-        "'a' in the bundle is a link",
-    ),
-    "a device": (tar(member(INDEX, LINK), member("a", type=tarfile.CHRTYPE)), "type b'3'"),
-    "a pipe": (tar(member(INDEX, LINK), member("a", type=tarfile.FIFOTYPE)), "type b'6'"),
     "a folder": (tar(member(INDEX, LINK), member("a", type=tarfile.DIRTYPE)), "is a folder"),
-    "an old kind of file": (tar(member(INDEX, LINK), member("a", type=tarfile.AREGTYPE)), "a member of type"),
     "a long name": (tar(member(INDEX, index_of(A)), member("a" * 150, b"x")), "expected"),
     "pax": (tar(member(INDEX, index_of(A)), member("a", b"x", type=tarfile.XHDTYPE)), "type b'x'"),
-    "a sparse file": (tar(member(INDEX, LINK), member("a", type=tarfile.GNUTYPE_SPARSE)), "type b'S'"),
     "a link first": (tar(member(INDEX, type=tarfile.SYMTYPE, linkname="/etc/passwd")), "is a link"),
-    "an absolute path": (tar(member(INDEX, index_of(A)), member("/a", b"x")), "has a path '/a'"),
     "a path upwards": (tar(member(INDEX, index_of(A)), member("../a", b"x")), "has a path '../a'"),
     "a path upwards that is indexed": (
         tar(member(INDEX, index_of({"../a": b"x"})), member("../a", b"x")),
         "the file name '../a' is not allowed",
-    ),
-    "an absolute path that is indexed": (
-        tar(member(INDEX, index_of({"/a": b"x"})), member("/a", b"x")),
-        "the file name '/a' is not allowed",
     ),
     "the index in the index": (
         tar(member(INDEX, index_of({INDEX: b"x"})), member(INDEX, b"x")),
         f"the file name '{INDEX}' is not allowed",
     ),
     "a file twice": (tar(member(INDEX, index_of(A)), member("a", b"x"), member("a", b"x")), "expected"),
-    "one more": (tar(member(INDEX, index_of(A)), member("a", b"x"), member("b", b"x")), "expected"),
     "one instead": (tar(member(INDEX, index_of(A)), member("b", b"x")), "has a file 'b' where bundle.json has 'a'"),
     "none": (tar(member(INDEX, index_of(A))), "expected"),
     "one less": (tar(member(INDEX, index_of(A)), end=bytes(4 * BLOCK)), "not a plain tar"),
@@ -190,11 +174,6 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
     ),
     "a size below 0": (tar(member(INDEX, index_of(A, files={"a": {"sha256": "", "size": -1}}))), "size or sha256"),
     "an index with a size below 0": (member(INDEX, size=-1), "has -1 bytes"),
-    "a size that is a truth": (
-        tar(member(INDEX, index_of(A, files={"a": {"sha256": "", "size": True}}))),
-        "size or sha256",
-    ),
-    "no size": (tar(member(INDEX, index_of(A, files={"a": {"sha256": ""}}))), "must have exactly sha256 and size"),
     "files that are a list": (tar(member(INDEX, index_of(A, files=["a"]))), "no table of files"),
     "something about that is a list": (
         tar(member(INDEX, index_of(A, about=[]))),
@@ -206,14 +185,9 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
         "the computed digest differs from the stated digest",
     ),
     "a later format": (tar(member(INDEX, index_of(A, format=2))), "has format '2', this version of afina reads 1"),
-    "a format that is a truth": (tar(member(INDEX, index_of(A, format=True))), "has format 'True'"),
     "an index that is a list": (tar(member(INDEX, b"[]")), "has format"),
     "an index that is no JSON": (tar(member(INDEX, b"{")), "not valid JSON"),
     "a key twice": (tar(member(INDEX, b'{"format":1,"format":1}')), "occurs twice"),
-    "spaces in the index": (
-        tar(member(INDEX, index_of(A) + b" "), member("a", b"x")),
-        "not in afina's canonical form",
-    ),
     "no index": (tar(member("a", b"x")), "its first file is 'a', expected bundle.json"),
     "an index as large as can be": (
         tar(member(INDEX, b" " * (bundle.MOST_INDEX + 1))),
@@ -223,20 +197,13 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
         tar(member(INDEX, index_of(A)), member("a", b"x", mtime=1)),
         "the header of a is not in afina's canonical form",
     ),
-    "an owner": (tar(member(INDEX, index_of(A), uname="root"), member("a", b"x")), "the header of bundle.json is not"),
-    "a mode": (tar(member(INDEX, index_of(A)), member("a", b"x", mode=0o4755)), "the header of a is not"),
     "garbage at the end": (GOOD + b"x", "expected"),
-    "zeros at the end": (GOOD + bytes(BLOCK), "expected"),
     "garbage as the end": (
         tar(member(INDEX, index_of(A)), member("a", b"x"), end=b"x" * 2 * BLOCK),
         "not the end of a tar",
     ),
     "something between": (GOOD[: -2 * BLOCK - 1] + b"x" + bytes(2 * BLOCK), "or has bytes between"),
     "gzip": (gzip.compress(GOOD), r"compressed \(gzip\)"),
-    "bzip2": (bz2.compress(GOOD), r"compressed \(bzip2\)"),
-    "xz": (lzma.compress(GOOD), r"compressed \(xz\)"),
-    "nothing": (b"", "not a plain tar, or cut short"),
-    "zeros": (bytes(10 * BLOCK), "not a plain tar"),
     "text": (b"hello" * 1000, "not a plain tar"),
 }
 

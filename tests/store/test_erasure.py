@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from afina.errors import Busy, InvalidName, NotFound, Refused
+from afina.errors import Busy, InvalidName, NotFound
 from afina.store import audit_log
 from afina.store.adapter_store import AdapterStore
 from afina.store.audit_log import CRASH_POINTS
@@ -149,23 +149,6 @@ def test_an_erasure_that_is_interrupted_goes_on_when_it_is_asked_again(
     assert [entry.event for entry in store.log()].count("erase") == 1
     with raises(NotFound, code="client.missing", client="quixotic-gmbh"):
         store.erase(CLIENT, reason="once more")
-
-
-def test_nothing_is_published_for_a_client_that_is_being_erased(
-    store: AdapterStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def kill(step: str) -> None:
-        if step == "erase: forgotten":
-            raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(audit_log, "crash_point", kill)
-        with pytest.raises(Killed):
-            store.erase(CLIENT, reason="asked to")
-    with raises(Refused, code="client.erased", client="quixotic-gmbh"):
-        store.publish(adapter(tmp_path / "late", 0, 0), f"{CLIENT}/reviews", message="late")
-    store.erase(CLIENT, reason="asked to")
-    check_erased(store)
 
 
 def test_an_erasure_waits_for_readers_and_says_where_they_do_not_end(store: AdapterStore) -> None:

@@ -86,26 +86,6 @@ def test_where_a_store_finds_no_room_to_begin_it_can_be_begun_later(store: Adapt
     assert AdapterStore(store.address.directory).publish(new, "acme/reviews", message="first").version.number == 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root; `test_a_place_that_others_own` is like it")
-def test_a_disk_that_is_full_indeed(tmp_path: Path, made: Make) -> None:
-    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=1m", "tmpfs"):
-        store = AdapterStore(tmp_path / "small" / "store", who="ada")
-        store.publish(made(), "acme/reviews", message="first")
-        before, number = seen(store), 1
-
-        def fill() -> None:
-            nonlocal number
-            for number in range(1, 1000):
-                store.alias("acme/reviews@1", f"alias-{number}", message="x" * 9_000)
-
-        with raises(CannotWrite, code="file.cannot-write", path="store store"):
-            fill()
-        assert number > 1
-        assert store.verify() == []
-        assert len(store.history("acme/reviews")) == number
-        assert store.adapter("acme/reviews").digest == before["list"][0]["digest"]
-
-
 @pytest.mark.parametrize("size", [0, 10_000])
 def test_where_there_is_no_room_for_shared_memory_a_store_is_read(filled: AdapterStore, size: int) -> None:
     before = seen(filled)

@@ -318,18 +318,6 @@ def test_three_classes_in_three_orders(lora: Adapter, monkeypatch: pytest.Monkey
     assert (shifted.label, shifted.before, shifted.after) == ("x", "y", "x")
 
 
-@pytest.mark.parametrize("kind", ["classes", "number", "labels"])
-def test_a_single_text_is_compared_too(kind: str, lora: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = {"classes": np.array([1]), "number": np.array([1.5]), "labels": np.array([[0, 1]])}[kind]
-    names = ("a",) if kind == "number" else ("a", "b")
-    outputs = {"one": np.array([[3.0, -3.0]])[:, : len(names)], "two": np.array([[-3.0, 3.0]])[:, : len(names)]}
-    found = flips_between(*of_kind(lora, monkeypatch, outputs, labels, names, {"kind": kind}))
-    assert (found.examples, len(found.rows)) == (1, 1)
-    assert json.loads(json.dumps(found.as_json(), allow_nan=False))["wrong_to_right"] == (
-        None if kind == "number" else 1
-    )
-
-
 def test_what_cannot_be_compared_is_said(lora: Adapter, file: str) -> None:
     texts = texts_of(lora, file)
     other = replace(lora, manifest=lora.manifest.model_copy(update={"label_names": ("bad", "fine")}))

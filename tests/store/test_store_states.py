@@ -206,7 +206,7 @@ class States(RuleBasedStateMachine):
 
 
 QUICK = settings(
-    max_examples=4,
+    max_examples=6,
     stateful_step_count=16,
     deadline=None,
     derandomize=True,
