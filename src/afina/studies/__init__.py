@@ -1,5 +1,5 @@
-"""Runs, studies, tuning, recommendations and their costs: what the user asked for and what was measured.
+"""Runs, studies, tuning, recommendations and their costs: the user's requests, and the results that were measured.
 
-The package holds requests and facts. It does not know the words, tables or pages that present them: `report` makes
-these. Only the modules that execute a run or forecast its cost import torch.
+The sentences, tables and pages that present results are made by `report`, which this package does not know. Only the
+modules that execute a run or forecast its cost import torch.
 """

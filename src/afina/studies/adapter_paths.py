@@ -1,7 +1,7 @@
-"""The directory of an adapter within the results of a study or a recommendation, by method, seed and backbone.
+"""Find the directory of an adapter in the output directory of a study or a recommendation: `find_adapter`.
 
-Of several runs that match, a run of the last request counts; else the latest recorded run. `AdapterChoice` names the
-others.
+If several runs match, a run of the study's last execution is taken; else the run that was recorded last.
+`AdapterChoice` names the other runs.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class AdapterChoice:
     Attributes:
         path: The directory.
         record: The record of the adapter's run; None if no method, seed or backbone had to be chosen.
-        others: Other runs that match as well, the latest first.
-        of_last_request: Whether the run belongs to the last request.
+        others: Records of other runs that match the method, seed and backbone as well, the latest first.
+        of_last_request: Whether the run belongs to the study as it was last executed (`study.json`).
     """
 
     path: Path
@@ -42,7 +42,7 @@ class AdapterChoice:
 
     @property
     def note(self) -> str | None:
-        """A sentence on which run was taken, if others match too; else None."""
+        """A sentence that names the chosen run, if other recorded runs match too; else None."""
         if self.record is None or not self.others:
             return None
         runs = [self.record, *self.others]
@@ -89,7 +89,7 @@ def find_adapter(
 
 
 def _intact(chosen: AdapterChoice) -> AdapterChoice:
-    """Return the choice. Raises CorruptAdapter if records name its adapter, and it would be opened as one of peft."""
+    """Return `chosen`. Raises CorruptAdapter if it has a record but no manifest: it would open as a peft adapter."""
     place = chosen.path.absolute()
     directory = OutputDirectory(place.parent.parent)
     unsaid = is_of_peft(place) and directory.records.is_file()
@@ -142,7 +142,7 @@ def _only(place: Path, records: Sequence[Record]) -> str:
 def _of(
     place: Path, records: Sequence[Record], keys: Sequence[str], name: str, seed: int | None, backbone: str | None
 ) -> AdapterChoice:
-    """Return the run of this name, seed and backbone: of the last request, else the latest recorded one."""
+    """Return the run of this name, seed and backbone: of the study's last execution, else the latest recorded run."""
     named = [one for one in records if one.name == name] or [one for one in records if one.method == name]
     if not named:
         raise UnknownName("method", name, {one.name for one in records}, str(place))
@@ -175,13 +175,13 @@ def _same(one: Record, other: Record) -> bool:
 
 
 def _settings(record: Record) -> dict[str, object]:
-    """The settings of a run that can change its result, without seed, backbone and number of texts."""
+    """The settings of a run that can change its result, except seed, backbone and number of training texts."""
     training = {key: value for key, value in record.training.items() if key not in NO_EFFECT}
     return {"method": record.method, "task": record.task, **training, **record.hyperparameters}
 
 
 def _differences(records: Sequence[Record]) -> list[str]:
-    """What differs between the records, for each in parentheses."""
+    """For each record, its values of the settings in which the records differ, in parentheses."""
     all_settings = [
         {"seed": one.seed, "backbone": one.backbone, "training texts": one.train_examples, **_settings(one)}
         for one in records

@@ -1,7 +1,7 @@
 """The backbones of a study: their names, the backbones of each method, and the records of one backbone.
 
-A run has one backbone and does not know of the others. So keys, records and adapters of a run are the same in a study
-of one backbone and in a study of several. Starts without torch.
+A run has one backbone. So a run's key, record and adapter are the same in a study of one backbone and in a study of
+several backbones. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def backbones_of(entry: Mapping[str, Any], known: Sequence[str], where: str) -> 
 
 
 def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, Any]:
-    """Return a method's table as it is for one backbone: without `backbones`, and with its `by_backbone` settings.
+    """Return a method's table for one backbone: with its `by_backbone` settings in place, and without `backbones`.
 
     Raises InvalidStudy.
     """
@@ -107,10 +107,10 @@ def table_on(entry: Mapping[str, Any], backbone: str, where: str) -> dict[str, A
 
 
 def narrow(content: dict[str, Any], before: object) -> None:
-    """Leave out, in the tables of methods, the backbones that were left out of a study.
+    """Remove, from the `backbones` keys of the methods' tables, the backbones that a changed study leaves out.
 
-    Nothing changes unless all backbones of the study are among its earlier ones, `before`. A method that ran on other
-    backbones only is left out. The fields of the study file are changed in place.
+    Nothing changes unless all backbones of the study are among its earlier backbones, `before`. A method that ran only
+    on removed backbones is removed too. The fields of the study file are changed in place.
     """
     now, methods = content.get(BACKBONES, [content.get("backbone")]), content.get("methods")
     if not isinstance(before, list) or not isinstance(now, list) or not isinstance(methods, dict):
@@ -130,7 +130,7 @@ def narrow(content: dict[str, Any], before: object) -> None:
 
 
 def check_words(run: RunSpec, *, alone: bool) -> None:
-    """Raise InvalidStudy if a run asks an encoder in words; the backbone must have been located before."""
+    """Raise InvalidStudy if a zero-shot method runs on an encoder; the backbone must have been located before."""
     asked, table = run.asked, f"methods.{run.title}"
     if not (asked.head == "words" or asked.words or asked.offset) or not is_encoder(run.backbone):
         return
@@ -161,9 +161,9 @@ def settled_tables(
     settings: Mapping[tuple[str, str | None], Mapping[str, Any]],
     backbones: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
-    """Return the tables of methods with chosen settings; methods, and backbones of a method, without one are left out.
+    """Return the methods' tables with the tuned settings. Methods, and their backbones, without a setting are removed.
 
-    `settings` has the chosen settings by the name of the method and the backbone; None: the only backbone.
+    `settings` has the tuned settings by method name and backbone address (None in a study of one backbone).
     """
     made: dict[str, dict[str, Any]] = {}
     for name, entry in methods.items():

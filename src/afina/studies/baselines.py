@@ -1,7 +1,7 @@
-"""Baselines without a language model beside the runs of a study: fitted, measured, written and read.
+"""A study's baselines without a language model, such as TF-IDF with logistic regression: fit, measure, write, read.
 
-The file `baselines.json` of an output directory has the figures, and names the files of predictions. Starts without
-torch.
+`baselines.json` in an output directory has the baselines' metrics and the paths of their predictions. The module loads
+without torch.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ LABEL = "without-a-model-{}"
 
 
 class BaselineRecord(Frozen):
-    """The figures of one baseline.
+    """The metrics, fit time and predictions file of one baseline.
 
     Attributes:
-        seconds: Wall-clock seconds of fitting and of answering the evaluation split.
+        seconds: Wall-clock seconds of fitting and of predicting the evaluation split.
         metrics: All metrics by name.
         predictions: The path of the predictions file, relative to the output directory.
     """
@@ -54,9 +54,9 @@ class BaselineRecords(Sealed):
     """The content of `baselines.json`.
 
     Attributes:
-        data: The digest of the task's address, the settings by which it was read, and its content if it is files.
+        data: A digest of the task's address, of the reading options, and of the content if the task is files.
         evaluation_digest: The digest of the evaluation split.
-        objective: The objective's settings, as in a record.
+        objective: The objective's settings, as in `Record.objective`.
     """
 
     data: str
@@ -77,7 +77,7 @@ class MeasuredBaseline:
 
     @property
     def measured_on(self) -> tuple[str, bytes]:
-        """A key of the evaluation split and its targets, as `measured_on` of a result."""
+        """A key of the evaluation split and its targets, comparable with `Result.measured_on`."""
         return self.evaluation_digest, self.predictions.right_as_bytes
 
     @cached_property
@@ -85,7 +85,7 @@ class MeasuredBaseline:
         return self.objective.answered(self.predictions)
 
     def beside(self, result: Result) -> MeasuredBaseline:
-        """Return the baseline on the texts and targets of `result`, if its run left out targets that are too long."""
+        """Return the baseline on only those evaluation texts that the run of `result` kept: it drops long targets."""
         digest, targets = result.record.environment.evaluation_digest, result.targets
         if digest != self.evaluation_digest or result.predictions.right_as_bytes == self.predictions.right_as_bytes:
             return self
@@ -97,14 +97,14 @@ class MeasuredBaseline:
         return replace(self, record=record, predictions=predictions)
 
     def values(self, metric: str) -> np.ndarray:
-        """Return the contribution of each answer to a metric, [N]."""
+        """Return the contribution of each prediction to a metric, [N]."""
         made = METRICS[metric].values
         assert made is not None
         return made(self.answered)
 
 
 def measure(run: RunSpec, held: OutputLock, *, fresh: bool = False) -> tuple[MeasuredBaseline, ...]:
-    """Fit and measure the baselines of a run's task, and write them; unless `fresh`, those of the same data are read.
+    """Fit and measure a task's baselines, and write them; unless `fresh`, baselines of the same data are read.
 
     Raises NotFound or InvalidData if the task cannot be read, and CannotWrite.
     """
@@ -130,7 +130,7 @@ def measure(run: RunSpec, held: OutputLock, *, fresh: bool = False) -> tuple[Mea
 
 
 def read(directory: OutputDirectory) -> tuple[MeasuredBaseline, ...]:
-    """Return the baselines in an output directory; empty if none were measured. Raises InvalidData."""
+    """Return the baselines in an output directory; empty if no baseline was measured. Raises InvalidData."""
     found = _read(directory)
     return () if found is None else tuple(_with_predictions(found, directory))
 

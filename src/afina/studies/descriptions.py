@@ -1,4 +1,4 @@
-"""The descriptions of what an output directory holds: `study.json` and `recommendation.json`. Starts without torch."""
+"""`study.json` and `recommendation.json`, the descriptions of an output directory. The module loads without torch."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class Failure:
     key: str | None = None
 
     def named(self, names: Mapping[str, str]) -> Failure:
-        """Return the failure with the backbone in its name; `names` has the name of each backbone by its address."""
+        """Return the failure with the backbone in its `name`; `names` has each backbone's short name by its address."""
         backbone = names.get(self.backbone or "")
         return replace(self, name=on_backbone(self.name, backbone)) if backbone else self
 
 
 class StudyRequest(Frozen):
-    """The request of a study: the content of `study.json`.
+    """What the user asked a study to run: the content of `study.json`.
 
     Attributes:
         format: The format of the file.
         keys: The keys of the study's runs, in the study's order.
         names: The name of each run in the study. A record has the name of the study that made it.
-        notes: Sentences about what was carried out otherwise than asked for.
+        notes: Sentences about what the study did differently from the request.
         failed: The runs that failed when they were last executed.
         study: The fields of `Study`, with the settings that tuning chose.
         command: The command line arguments that repeat the study; empty if unknown.

@@ -1,4 +1,4 @@
-"""The methods of a preset that suit a task and backbones: others are left out. Starts without torch."""
+"""Leave out a preset's methods that do not suit the task or the backbones. The module loads without torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from afina.studies.study import Study
 
 
 def suited_to_task(study: Study) -> tuple[Study, list[str]]:
-    """Return a preset without methods that answer in words if the task's labels have no words, and their names.
+    """Return a preset without zero-shot methods if the task's labels are not words, and the names of these methods.
 
-    A preset is for any task, and its user has not chosen the methods.
+    The user of a preset has not chosen its methods, so an unsuited method is no error.
     """
     runs = study.runs()
     asking = {run.title: None for run in runs if make(run.method, run.hyperparameters).head == "words"}
@@ -32,10 +32,10 @@ def suited_to_task(study: Study) -> tuple[Study, list[str]]:
 
 
 def suited_to_backbones(study: Study) -> tuple[Study, list[str]]:
-    """Return a preset in which no encoder is asked in words, and the names of what was left out.
+    """Return a preset in which no zero-shot method runs on an encoder, and the names of the removed methods.
 
-    A preset is for any backbone, and its user has not chosen the methods. If nothing would be left, the preset is
-    returned unchanged, and running it raises the error.
+    The user of a preset has not chosen its methods, so an unsuited method is no error. If no method would be left, the
+    preset is returned unchanged, and running the preset raises the error.
     """
     encoders = {address for address in study.addresses if is_encoder(address)}
     asking = dict.fromkeys(

@@ -1,7 +1,7 @@
 """The results of a study or of a recommendation, and the directory that holds them.
 
-`RecordedRuns` says which runs have a record that was made from the data as the data are now. The module knows facts
-only: `afina.report` makes words, tables and pages. Starts without torch.
+`RecordedRuns` finds the runs that have a record made from the present content of the data. `afina.report` makes the
+text, tables and pages of results. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from afina.studies.trials import Tuned
 
 @dataclass(frozen=True, repr=False)
 class Results(ReprCard):
-    """The results so far, in the order of the study's runs, and the runs that failed when they were last executed.
+    """The results in the order of the study's runs, and the runs that failed when they were last executed.
 
     Attributes:
         command: The command line arguments that repeat the study; empty if unknown.
@@ -44,7 +44,7 @@ class Results(ReprCard):
         baselines: The baselines without a language model, if the study asks for them.
         waiting: The number of runs that have neither a result nor an error.
         backbones: The addresses of the backbones of the study.
-        notes: Sentences about what was carried out otherwise than asked for.
+        notes: Sentences about what the study did differently from the request.
     """
 
     name: str
@@ -86,19 +86,19 @@ class Results(ReprCard):
     def adapter(self, name: str | None = None, seed: int | None = None, backbone: str | None = None) -> Path:
         """Return the directory of an adapter, for `Predictor.load`. Raises UnknownName, NotFound or InvalidStudy.
 
-        Of several runs that match, a run of these results counts; else the latest recorded run in the directory.
+        If several runs match, a run of these results is taken; else the latest recorded run in the directory.
 
         Args:
             name: The name of the run, such as `lora`. Default: the recommended method, or the only trained method.
-            seed: The seed of the run. Default: the first seed of that name.
-            backbone: The address of the run's backbone. Default: the only backbone of that name.
+            seed: The seed of the run. Default: the first seed with which a run of this name was made.
+            backbone: The address of the run's backbone. Default: the only backbone of runs with this name.
         """
         return self.find_adapter(name, seed, backbone).path
 
     def find_adapter(
         self, name: str | None = None, seed: int | None = None, backbone: str | None = None
     ) -> AdapterChoice:
-        """Return what `adapter` returns, as `path`, and a `note` if other recorded runs match too."""
+        """Return the directory of an adapter as `path`, and a `note` if other recorded runs match too."""
         own = {one.key for one in self.records}
         records = [*(one for one in OutputDirectory(self.out).read() if one.key not in own), *self.records]
         if backbone is not None and records and backbone not in {one.backbone for one in records}:
@@ -107,7 +107,7 @@ class Results(ReprCard):
 
     @staticmethod
     def hold(out: str | Path) -> AbstractContextManager[OutputLock]:
-        """Lock the directory `out` for writing, as a context manager: `lock_output` has the details."""
+        """Lock the directory `out` for writing, as a context manager; the same as `lock_output`."""
         return output_directory.lock_output(Path(out))
 
     @classmethod
@@ -147,7 +147,7 @@ class Results(ReprCard):
 
 
 def _backbones(study: Mapping[str, Any]) -> tuple[str, ...]:
-    """The addresses of the backbones of a study, from its fields."""
+    """The addresses of the backbones of a study, from the `study` fields of its `study.json`."""
     only = study.get("backbone")
     return tuple(study.get("backbones", ())) if only is None else (only,)
 
@@ -168,7 +168,7 @@ def of_recommendation(held: OutputLock, made: Recommendation) -> Results:
 
 
 def measured_in(result: Result, metric: str | None) -> Result:
-    """Return the result with `metric` as its headline, if the record has it and methods can be compared by it."""
+    """Return the result with `metric` as headline metric, if recorded with values for each text; else unchanged."""
     there = result.record.metrics
     if metric in (None, result.record.metric) or metric not in there or metric not in METRICS:
         return result
@@ -185,8 +185,8 @@ Look = Callable[[Run], TaskFacts | None]
 class RecordedRuns:
     """The runs of one task that have records in a locked output directory.
 
-    If a task is read from files, a run's key covers the content of the files, and if the backbone is a directory, the
-    content of the directory. Data at other addresses are read only if a record of the run exists.
+    A run's key covers the content of the task's files, and of the backbone's directory if the backbone is one. Data at
+    other addresses, such as on the Hub, are read only if a record of the run exists.
     """
 
     held: OutputLock
@@ -195,7 +195,7 @@ class RecordedRuns:
     _files: dict[str, str | None] = field(default_factory=dict)
 
     def find(self, run: Run) -> Run:
-        """Return the run as it is recorded, or as it is to be executed if there is no record.
+        """Return the run with the digests of its record, or with those of the present data if it has no record.
 
         Raises the same errors as reading the data of the run.
         """
@@ -209,7 +209,7 @@ class RecordedRuns:
         return run if seen is None else run.on(seen.data_digest)
 
     def to_tune(self, run: Run) -> Run:
-        """Return the run whose setting is to be tuned, on the data and the backbone as they are now."""
+        """Return the run whose hyperparameters are tuned, with the digests of the present data and backbone."""
         run = self._on_files(run)
         recorded = [one for one in self.held.records if one.data_digest is None and _is_named(one, run)]
         if not recorded and not reads_files(run.task, run.data.evaluation):
@@ -232,9 +232,9 @@ class RecordedRuns:
         return run.on_files(self._files[run.backbone])
 
     def _files_of(self, address: str) -> str | None:
-        """Return `files_digest`; for a directory that is gone, the digest that was recorded last.
+        """Return the digest of a backbone's files; for a removed directory, the digest that was recorded last.
 
-        So a study that is complete needs no backbone.
+        So the results of a complete study can be read without its backbone.
         """
         recorded = [one.backbone_files for one in self.held.records if one.backbone == address and one.backbone_files]
         try:

@@ -1,4 +1,4 @@
-"""Retention of a run: the neutral sentences that it asks for, and the losses on them before and after the training."""
+"""Retention of a run: the loss on neutral sentences before and after the training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from afina.studies.runs.spec import RunSpec
 
 
 def check_causal(backbone: str, architecture: Architecture) -> None:
-    """Raise InvalidStudy for an encoder, which has no loss of a next token."""
+    """Raise InvalidStudy for an encoder, which has no next-token loss."""
     if architecture.is_encoder:
         raise problems.ENCODER_WITHOUT_RETENTION(family=architecture.family, backbone=backbone, option="retention")
 
 
 def check_run(run: RunSpec) -> None:
-    """Raise, before any run begins, the error with which `run` would end: `RetentionBefore.of` lists the errors."""
+    """Raise an error that `RetentionBefore.of` would raise for `run`, before any run of the study begins."""
     if run.training.retention:
         check_causal(run.backbone, Backbone.load(run.backbone, weights=False).architecture)
         task = Task.load(run.task, run.data, allow_leakage=True, calibration=run.training.temperature)
@@ -32,11 +32,11 @@ def check_run(run: RunSpec) -> None:
 
 @dataclass(frozen=True, eq=False)
 class RetentionBefore:
-    """Neutral sentences, and the backbone's losses on them.
+    """Neutral sentences, and the backbone's next-token losses on them before the training.
 
     Attributes:
-        texts: The sentences.
-        encoded: Their tokens.
+        texts: The neutral sentences.
+        encoded: The tokens of the neutral sentences.
         losses: The losses of the backbone without the adapter.
     """
 
@@ -48,7 +48,7 @@ class RetentionBefore:
     def of(
         cls, run: RunSpec, task: Task, backbone: Backbone, classifier: Classifier, length: int
     ) -> RetentionBefore | None:
-        """Measure the backbone, if `run` asks for it; else return None.
+        """Measure the backbone's loss on neutral sentences if `run` asks for retention; else return None.
 
         Raises InvalidStudy for an encoder, NotFound without the sentences or an output embedding, and InvalidData if
         the sentences cannot be read or the task holds one of them.

@@ -1,9 +1,9 @@
-"""Schedule: a study's runs in the slots of an executor. Recorded runs are skipped. `Watcher` receives the progress.
+"""Schedule: executes the runs of a study that have no record in the slots of an executor. Watcher: receives progress.
 
-`Slots` executes several pieces of work at the same time, each in its own thread. Calls to the watcher and to the locked
-directory are made in the thread that waits, so neither has to be thread-safe. With one slot, the waiting thread does
-the work itself. Runs that share memory wait until it is free (`wait_for_memory`). Results and new records stand in
-the study's order, regardless of the order in which runs end. Starts without torch. The module knows no display.
+`Slots` executes several runs at the same time, each in its own thread. Watcher and output directory are used only in
+the waiting thread, so neither has to be thread-safe. With one slot, the waiting thread executes the run. A run waits
+until enough memory is free (`wait_for_memory`). A run whose process or node was lost is started again
+(`retry_if_lost`). Results and new records have the study's order. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ if TYPE_CHECKING:
 class Watcher:
     """Receives the progress of a study. Each method does nothing; override the methods that you need.
 
-    Every message about a run names the run.
+    Each message about a run has the run as its first argument.
     """
 
     def says(self, words: str) -> None:
-        """Called when work begins that is not a run; `words` describe the work."""
+        """Called when work other than a run begins, such as a download; `words` describe the work."""
 
     def fetched(self, seconds: float) -> None:
-        """Called when the backbones of a recommendation are there; its minutes do not count these seconds."""
+        """Called when all backbones of a recommendation are downloaded; these seconds are not part of its minutes."""
 
     def started(self, run: Run, number: int, total: int) -> None:
         """Called when a run begins; `number` counts from 1."""
 
     def waits(self, run: Run, needed: int, available: int) -> None:
-        """Called once for a run that needs more memory than the runs in progress leave; both numbers in bytes."""
+        """Called once for a run that needs more memory than the runs in progress leave free; both numbers in bytes."""
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Called when a run or a trial makes progress."""
+        """Called when a run or a tuning trial makes progress."""
 
     def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        """Called when a run has a record; `now` is False if the record existed before this call of the study."""
+        """Called when a run has a record; `now` is False if the record existed before this call of `Study.run`."""
 
     def failed(self, run: Run, message: str) -> None:
-        """Called when a run could not be executed; the other runs continue."""
+        """Called when a run has failed; the other runs continue."""
 
     def trying(self, run: Run, number: int, spent: float) -> None:
         """Called when the trial of a candidate setting begins; `spent` is the used share of the tuning budget."""
@@ -68,10 +68,10 @@ class Watcher:
         """Called when a trial has ended; the trial took `length` steps unless it was stopped early."""
 
     def changed(self, results: Results) -> None:
-        """Called with all results so far when there are new ones. The last call has the complete results."""
+        """Called with all results so far when there are new results. The last call has the complete results."""
 
     def stop(self) -> None:
-        """Called when the work is interrupted."""
+        """Called when the study is interrupted by an exception."""
 
 
 class WithBackbones(Watcher):
@@ -103,9 +103,9 @@ class WithBackbones(Watcher):
 
 @contextmanager
 def watching(given: Watcher | None) -> Iterator[Watcher]:
-    """Yield the watcher for the block: `given`, or a progress display if this process is a notebook's kernel.
+    """Yield `given` for the `with` block; if it is None, a progress display in a notebook, and else a silent watcher.
 
-    If an exception ends the block, the watcher is stopped.
+    If an exception ends the block, the watcher's `stop` is called.
     """
     if given is not None and not hasattr(given, "says"):
         raise problems.WATCHER_TYPE(option="watcher", found=type(given).__name__)
@@ -142,9 +142,9 @@ class _Ended(Generic[Key]):
 
 
 class Slots(Generic[Key, Value]):
-    """Executes as many pieces of work at the same time as the executor has slots now.
+    """Executes as many functions at the same time as the executor has slots.
 
-    If an error ends the block, work in progress is cancelled.
+    If an error ends the `with` block, runs in progress are cancelled.
     """
 
     def __init__(self, executor: Executor) -> None:
@@ -184,7 +184,7 @@ class Slots(Generic[Key, Value]):
         return len(self._results) >= self._executor.slots
 
     def start(self, key: Key, work: Callable[[Tell], Value]) -> None:
-        """Begin `work` under `key`, which must not be in use; `work` receives a function for progress calls."""
+        """Begin `work` in a free slot, under an unused `key`; `work` receives a function that makes progress calls."""
         if self._pool is None and self._executor.slots > 1:
             self._pool = ThreadPoolExecutor(_THREADS, "afina-slot")
         if self._pool is None:
@@ -196,24 +196,24 @@ class Slots(Generic[Key, Value]):
         future.add_done_callback(lambda done: self._messages.put(_Ended(key)))
 
     def next(self) -> tuple[Key, Callable[[], Value]]:
-        """Wait for a piece of work to end; return its key and a function that returns its value or raises its error."""
+        """Wait until a started function ends; return its key and a function that returns its value or raises."""
         while True:
             if (ended := self._receive()) is not None:
                 return ended
 
     def next_if_full(self) -> tuple[Key, Callable[[], Value]] | None:
-        """Wait as `next` does while all slots are in use; None if a slot is free, also if the executor has more now."""
+        """Wait as `next` does while all slots are in use; None if a slot is free, also because slots were added."""
         return self.next_while(lambda: self.full)
 
     def next_while(self, holds: Callable[[], bool]) -> tuple[Key, Callable[[], Value]] | None:
-        """Wait as `next` does while `holds()`; None when it does not hold any more."""
+        """Wait as `next` does while `holds()` is true; None when it is false."""
         while holds():
             if (ended := self._receive()) is not None:
                 return ended
         return None
 
     def _receive(self) -> tuple[Key, Callable[[], Value]] | None:
-        """Wait for a message and act on it; return the work that has ended, if the message says so."""
+        """Wait for a message from a slot's thread and handle it; if a function has ended, return its key and value."""
         try:
             message = self._messages.get(timeout=_PATIENCE)
         except queue.Empty:
@@ -226,7 +226,7 @@ class Slots(Generic[Key, Value]):
 
 
 def retry_if_lost(run: Run, work: Callable[[], Value], says: Callable[[str], object]) -> Value:
-    """Return the value of `work`, an executor's work on `run`; repeat the work if its process or machine is lost.
+    """Return the value of `work`, which executes `run`; call it again if the run's process or machine is lost.
 
     Raises RunFailed if the process was lost TRIES times, or the machine NODES times.
     """
@@ -271,7 +271,7 @@ def carry_out(
     *,
     fresh: bool,
 ) -> Results:
-    """Return `so_far` with the results of `runs`. Runs without a result are executed; with `fresh`, all runs are."""
+    """Return `so_far` with the results of `runs`. Runs without a record are executed; with `fresh`, all runs."""
     schedule = Schedule(runs, held, so_far, executor, watcher, keep_failed)
     with Slots[int, Record](executor) as slots:
         schedule.carry_out(slots, fresh=fresh)
@@ -288,9 +288,9 @@ def work(
     until: float | None = None,
     hear: Listener = ignore,
 ) -> Callable[[Tell], Record]:
-    """Return the work of a slot that executes `run`, and prepare the run's scratch directory.
+    """Return a function that executes `run` in a slot, and prepare the run's scratch directory.
 
-    `hear` receives the progress in the thread of the slot.
+    `hear` receives the run's progress in the thread of the slot.
     """
     out = held.begin(run.label)
 
@@ -309,12 +309,12 @@ def work(
 
 @dataclass
 class Schedule:
-    """The runs of a study in progress.
+    """The execution of the runs of a study.
 
     Attributes:
         results: Results by the number of the run, from 1.
         failed: Failures by the number of the run, from 1.
-        made: The numbers of the runs that this call recorded. Earlier records stay before these records in the file.
+        made: The numbers of the runs that this call recorded, after the earlier records in `records.jsonl`.
     """
 
     runs: Sequence[Run]
@@ -382,7 +382,7 @@ class Schedule:
 
 
 def other_data_note(records: Sequence[Record], out: Path) -> str:
-    """Return a note on recorded runs whose data have changed since."""
+    """Return a sentence that names recorded runs whose data have changed since they were recorded."""
     first, more = records[0], f" and {len(records) - 1} more" * (len(records) > 1)
     return (
         f"task {first.task}: the data changed after {first.name}, seed {first.seed}{more} was recorded. The runs are "

@@ -1,7 +1,7 @@
-"""Study: many runs that one TOML file or preset describes. Runs that have a record are skipped.
+"""Study: many runs that one TOML file or preset describes. Recorded runs are not executed again.
 
-Starts without torch: an executor carries out each run. If the study has a [tune] section, each method's settings are
-chosen first (`tuning.py`). The module does not know reports.
+The module loads without torch: an executor executes each run. If the study has a [tune] section, each method's
+hyperparameters are tuned first (`tuning.py`).
 """
 
 from __future__ import annotations
@@ -57,23 +57,23 @@ class Study(ReprCard, Frozen):
     Attributes:
         name: The study's name, and the default name of its output directory.
         backbone: The address of the pretrained model.
-        backbones: The addresses of several pretrained models, in place of `backbone`. Every method runs on each.
+        backbones: The addresses of several pretrained models, in place of `backbone`. Every method runs on each model.
         task: The address of the task, or a `Task` of `Task.load` or `Task.of`.
-        seeds: Seeds of the head, the order of texts and dropout. Every run is made with each seed.
-        metric: The headline metric of tables, tuning and verdicts. None: the default of the task or of its kind.
-        sizes: Numbers of training texts. Every run is made with each size, with as many steps as the largest size
-            takes. A smaller set of texts is part of each larger set. Sizes above the training split are one size: all
-            of its texts.
-        ask: How the model is asked about a text.
-        generate: How answers that are texts are generated.
+        seeds: Random seeds of the head, the order of texts and dropout. Every run is executed with each seed.
+        metric: The headline metric of tables, tuning and comparisons. None: the default of the task or of its kind.
+        sizes: Numbers of training texts. Every run is executed with each size, with as many steps as the largest size
+            takes. A smaller set of texts is part of each larger set. Sizes above the training split count as one size:
+            all its texts.
+        ask: The prompt template, label words and start of the head.
+        generate: How target texts are generated.
         baselines: Also fit and measure baselines without a language model, which the report compares with the runs.
-        tune: Choose each method's settings first, on a validation split cut from the training split.
+        tune: Tune each method's hyperparameters first, on a validation split cut from the training split.
         executor: Where runs are executed: `local` (this machine, the default), `ray` or `ray=ADDRESS` (a Ray cluster).
             No result depends on the executor.
-        methods: A table for each run. `method` names the method (default: the table's own name). Other keys are
-            hyperparameters of the method, and fields of [train] and [ask] that differ for this run. `search` is a table
-            of the values that tuning may choose. `backbones` names those of the study's backbones that the method runs
-            on, by default all; `by_backbone.ADDRESS` is a table of settings that differ on one backbone.
+        methods: A table for each method of the study. `method` is the method's key (default: the name of the table).
+            Other keys are hyperparameters of the method, and fields of [train] and [ask] that differ for this method.
+            `search` is a table of the values that tuning may choose. `backbones` lists the study's backbones that the
+            method runs on, by default all; `by_backbone.ADDRESS` is a table of settings that differ on one backbone.
     """
 
     name: str
@@ -113,8 +113,8 @@ class Study(ReprCard, Frozen):
 
         Args:
             source: A path, or the name of a preset.
-            overrides: Changes to single fields, such as `train.epochs=1`: a dotted key and a value. If fewer of the
-                study's backbones are left, the tables of methods lose what they say of the others.
+            overrides: Changes to single fields, such as `train.epochs=1`: a dotted key and a value. If `backbones` is
+                shortened, the tables of methods lose their settings for the removed backbones.
         """
         content, where = read(str(source))
         before = content.get(BACKBONES)
@@ -125,7 +125,7 @@ class Study(ReprCard, Frozen):
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], where: str) -> Self:
-        """Make a study of `content`, the fields of a study file; `where` begins the error messages.
+        """Make a study from `content`, the fields of a study file; error messages begin with `where`.
 
         Raises UnknownName or InvalidStudy.
         """
@@ -160,7 +160,7 @@ class Study(ReprCard, Frozen):
             )
 
     def spaces(self, where: str = "study") -> dict[str, tuple[Run, Space | None]]:
-        """Return each run that is tuned with its search space; None: nothing to tune.
+        """Return each run that is tuned with its search space, or None if its method has nothing to tune.
 
         The keys are the names in `methods`, or `NAME on BACKBONE` if the study has several backbones.
         """
@@ -174,12 +174,12 @@ class Study(ReprCard, Frozen):
         return found
 
     def settle(self, chosen: Iterable[Tuned]) -> Self:
-        """Return the study with the settings that tuning chose, for those methods that have a chosen setting."""
+        """Return the study with the tuned settings, and only with the methods that have one."""
         settings = {(one.name, one.backbone): one.setting for one in chosen if one.setting is not None}
         return self.model_copy(update={"methods": settled_tables(self.methods, settings, self.addresses)})
 
     def runs(self, where: str = "study") -> list[Run]:
-        """Return every run, with the settings in `methods`: by seed, by size, by backbone, in the methods' order."""
+        """Return every run with its method's settings: by seed, then size, then backbone, in the methods' order."""
         arms = self._arms(where)
         return [
             self._run(name, backbone, seed, f"{where}, methods.{name}", size)
@@ -189,7 +189,7 @@ class Study(ReprCard, Frozen):
         ]
 
     def _arms(self, where: str) -> list[tuple[str, str]]:
-        """The address of a backbone and the name of a method on it, by backbone."""
+        """Return (backbone address, name in `methods`) pairs of all runs, by backbone."""
         known = self.addresses
         asked = {name: backbones_of(one, known, f"{where}, methods.{name}") for name, one in self.methods.items()}
         if unused := [address for address in known if not any(address in each for each in asked.values())]:
@@ -237,16 +237,16 @@ class Study(ReprCard, Frozen):
     ) -> Results:
         """Execute every run whose record, adapter or predictions are missing in `out`.
 
-        A record counts only if the data are the same now. If files of the task changed, the runs are new runs and stand
-        beside the recorded ones. A run that fails is listed in `failed` of the results, and the other runs continue.
+        A recorded run is skipped only if its data have not changed. If files of the task changed, new runs are recorded
+        beside the earlier runs. A run that fails is listed in `failed` of the results, and the other runs continue.
 
         Args:
             out: The output directory.
             watcher: Receives the progress. None: a notebook shows a progress display, and a script shows nothing.
                 `Lines(print)` prints lines.
             command: The command line arguments that repeat the study, for the report.
-            executor: None: the study's `executor`; by default each run in a process of its own on this machine.
-            fresh: Execute all runs again; the new records replace the old ones.
+            executor: None: the study's `executor`; by default, each run is executed in a new process on this machine.
+            fresh: Execute all runs again; the new records replace the old records.
 
         Raises:
             NotFound: `out` cannot be created, or the task or the backbone does not exist.
@@ -291,7 +291,7 @@ class Study(ReprCard, Frozen):
         return nullcontext(executor) if executor else closing(by_name.make(self.executor, says=watcher.says))
 
     def _check_data(self, recorded: RecordedRuns) -> None:
-        """Read the data as they are now; if that fails, the error also says how to read the earlier results."""
+        """Read the present data; if reading fails, the error also says how to show the earlier results."""
         try:
             recorded.find(self.runs()[0])
         except AfinaError as error:
@@ -301,9 +301,9 @@ class Study(ReprCard, Frozen):
             raise
 
     def _check_runs(self, executor: Executor, watcher: Watcher) -> None:
-        """Check the task and each backbone by its first run, and that no run asks an encoder in words.
+        """Check the task and each backbone by its first run, and that no zero-shot method runs on an encoder.
 
-        A run whose head may start from words comes first, so that labels that are not words are said.
+        A run whose head may start from words is checked first, so that the user is told of labels that are not words.
         """
         first: dict[str, Run] = {}
         for run in (runs := self.runs()):
@@ -316,14 +316,14 @@ class Study(ReprCard, Frozen):
             check_words(run, alone=len(self.addresses) == 1)
 
     def _is_done(self, recorded: RecordedRuns) -> bool:
-        """Return whether all runs are recorded, so the backbone and data from the network are not needed."""
+        """Return whether all runs are recorded, so that no backbone or data need be downloaded."""
         tuned = trials.read_tuned(recorded.held.out)
         settled = self.settle(tuned) if self.tune else self
         done = (recorded.held.has(recorded.find(run).key) for run in settled.runs()) if settled.methods else ()
         return len(settled.methods) == len(self.methods) and all(done)
 
     def _within_the_data(self, executor: Executor) -> Self:
-        """Return the study with sizes of at most the training split, each once; unchanged if its size is unknown."""
+        """Return the study with `sizes` of at most the training split, each once; unchanged if its size is unknown."""
         largest = max(self.sizes, default=None)
         there = executor.count_texts(self.runs()[0]) if largest is not None else None
         if largest is None or there is None or largest <= there:
@@ -369,18 +369,18 @@ class Study(ReprCard, Frozen):
 
 
 def _describe(held: OutputLock, request: StudyRequest, failed: tuple[Failure, ...]) -> None:
-    """Write the request, with the runs that have failed so far."""
+    """Write `study.json`, with the runs that have failed so far."""
     held.describe(held.directory.study, request.model_copy(update={"failed": failed}).model_dump_json())
 
 
 def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
-    """Return a section of the study, with the fields that the method's table overrides."""
+    """Return a section of the study, such as [train], with the fields that the method's table overrides."""
     own = {key: value for key, value in entry.items() if key in type(part).model_fields}
     return checked(type(part), part.model_dump() | own, where)
 
 
 def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
-    """Raise InvalidStudy if the study asks for a metric that a recorded run lacks."""
+    """Raise InvalidStudy if the study's metric is missing in the record of a run."""
     asked = {run.key: run.metric for run in runs}
     for one in held.records:
         if (metric := asked.get(one.key)) is None:
@@ -391,7 +391,7 @@ def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
 
 
 def _check_seeds(seeds: Sequence[int], where: str) -> None:
-    """Raise InvalidStudy unless there are seeds, each a possible seed and given once."""
+    """Raise InvalidStudy unless there are seeds, and each is a valid seed and occurs once."""
     if wrong := next((seed for seed in seeds if not 0 <= seed < MOST_SEED), None):
         raise problems.SEED_INVALID(found=wrong, where=where)
     if not seeds:
@@ -402,7 +402,7 @@ def _check_seeds(seeds: Sequence[int], where: str) -> None:
 
 
 def _check_sizes(sizes: Sequence[int], train_examples: int | None, where: str) -> None:
-    """Raise InvalidStudy for sizes of the training split that are impossible, repeated or contradicted."""
+    """Raise InvalidStudy for `sizes` that are not positive, repeated, or contradict `train_examples`."""
     if not sizes:
         return
     if min(sizes) < 1 or len(set(sizes)) < len(sizes):
@@ -412,7 +412,7 @@ def _check_sizes(sizes: Sequence[int], train_examples: int | None, where: str) -
 
 
 def _sizes_notes(asked: Sequence[int], trained: Sequence[int]) -> list[str]:
-    """Return a note on sizes that the training split is too small for; `trained` has the sizes that exist."""
+    """Return a sentence on `sizes` above the training split; `trained` has the sizes that exist."""
     if tuple(asked) == tuple(trained):
         return []
     there = max(trained)
@@ -421,7 +421,7 @@ def _sizes_notes(asked: Sequence[int], trained: Sequence[int]) -> list[str]:
 
 
 def _equal_runs_notes(runs: Sequence[RunSpec]) -> list[str]:
-    """Return a note on each run that stands under several names."""
+    """Return a sentence on each run that has several names in the study."""
     alike: dict[str, list[RunSpec]] = {}
     for run in runs:
         alike.setdefault(run.key, []).append(run)
@@ -434,7 +434,7 @@ def _equal_runs_notes(runs: Sequence[RunSpec]) -> list[str]:
 
 
 def _check_budgets(methods: Mapping[str, Mapping[str, Any]], validation: float | None, where: str) -> None:
-    """Raise InvalidStudy for settings that contradict a [tune] section, where every method has the same budget."""
+    """Raise InvalidStudy for settings that contradict a [tune] section, which gives every method as many steps."""
     for name, entry in methods.items():
         for key in ("epochs", "batch_size", "accumulate", "max_steps"):
             if key in entry or any(key in table for table in entry.get(BY_BACKBONE, {}).values()):

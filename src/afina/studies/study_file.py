@@ -1,4 +1,4 @@
-"""The content of a study file or preset, before it becomes a `Study`: TOML, overrides and error messages."""
+"""Read a study file or preset (TOML), apply overrides and make error messages, before it becomes a `Study`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PRESETS = files("afina.studies") / "presets"
 
 
 def presets() -> list[str]:
-    """Return the names of the studies that afina ships."""
+    """Return the names of the study files in afina's package."""
     return sorted(entry.name.removesuffix(".toml") for entry in _PRESETS.iterdir() if entry.name.endswith(".toml"))
 
 
@@ -33,7 +33,7 @@ _NEAR = 0.85
 
 
 def read(source: str) -> tuple[dict[str, Any], str]:
-    """Return the content of a preset or a TOML file, and the name that error messages use for it.
+    """Return the content of a preset or a TOML file, and its name for error messages.
 
     Raises NotFound, InvalidStudy or UnknownName.
     """
@@ -53,9 +53,9 @@ def read(source: str) -> tuple[dict[str, Any], str]:
 
 
 def check_template(template: str | None) -> None:
-    """Raise InvalidStudy for a template that suits no task.
+    """Raise InvalidStudy for a prompt template that is wrong for every task.
 
-    A template with other names in braces is checked with the task, whose columns these may be.
+    Other names in braces may be columns, so a template with such names is checked later with the task.
     """
     if template is None or template == CHAT or (TEXT not in template and _IN_BRACES.search(template)):
         return
@@ -65,7 +65,7 @@ def check_template(template: str | None) -> None:
 
 
 def check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
-    """Raise InvalidStudy if the table contradicts the head or the template that its method is defined with."""
+    """Raise InvalidStudy if a method's table sets a head or a template that its method fixes otherwise."""
     given = [key for key in Ask.model_fields if key in entry and (key, entry[key]) != ("head", "random")]
     if method.head == "random" and given:
         raise problems.RANDOM_HEAD_ASKED(method=method.name, key=given[0], where=where, keys=[given[0]])
@@ -83,7 +83,7 @@ _EITHER = {"backbone": "backbones", "backbones": "backbone"}
 def override(content: dict[str, Any], item: str) -> None:
     """Set one `key=value` in `content`. The value is parsed as TOML if possible; otherwise it is text.
 
-    A new `backbone` replaces the `backbones` of the study, and the other way round.
+    A new `backbone` replaces the `backbones` of the study; new `backbones` replace its `backbone`.
     """
     key, found, text = item.partition("=")
     parts = key.strip().split(".")
@@ -106,7 +106,7 @@ def override(content: dict[str, Any], item: str) -> None:
 
 
 def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
-    """Return a section of a study with these fields; `where` begins the error messages.
+    """Return a validated section of a study, such as [train]; error messages begin with `where`.
 
     Raises UnknownName or InvalidStudy.
     """
@@ -117,13 +117,13 @@ def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
 
 
 def _keys(model: Any) -> Collection[str]:
-    """Return the keys of a section; empty for a value."""
+    """Return the keys of a section of a study file; empty for a plain value."""
     keys: Collection[str] = getattr(model, "model_fields", getattr(model, "__dataclass_fields__", ()))
     return keys
 
 
 def explain(error: ValidationError, model: type, where: str) -> AfinaError:
-    """Return an AfinaError for pydantic's error. For an unknown key, the message names the nearest known key."""
+    """Return an AfinaError for pydantic's ValidationError; for an unknown key, it names the nearest known key."""
     problem = WrongValue.of(error)
     if problem.kind in ("extra_forbidden", "unexpected_keyword_argument"):
         level: Any = model

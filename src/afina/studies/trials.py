@@ -1,7 +1,6 @@
-"""Trials of tuning: the search space (`Space`), how to tune (`Tune`), and the outcome (`Trial`, `Tuned`).
+"""The parts of tuning: the search space (`Space`), its options (`Tune`), and its outcome (`Trial`, `Tuned`).
 
-The outcome is stored in `tuning.json` of a study. Starts without torch and without optuna. The module does not know how
-a setting is drawn.
+The outcome is stored in `tuning.json` of a study. The module loads without torch and without optuna.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ SPREAD = 10.0
 
 @dataclass(frozen=True)
 class Space:
-    """The search space of a method's settings.
+    """The search space of a method's learning rate and hyperparameters.
 
     Attributes:
-        rates: The lowest and the highest learning rate. Rates are drawn log-uniformly.
-        choices: The values of each hyperparameter that is tuned.
-        start: The setting that is tried first: the study's own, moved into the space if it lies outside.
+        rates: The lowest and the highest learning rate. Learning rates are drawn log-uniformly.
+        choices: The possible values of each tuned hyperparameter.
+        start: The setting that is tried first: the study's setting, moved into the space if it lies outside.
     """
 
     rates: tuple[float, float]
@@ -45,7 +44,7 @@ class Space:
 
     @classmethod
     def of(cls, run: Run, search: Mapping[str, Any], where: str) -> Space | None:
-        """Return the method's own search space, changed by `search`; None if the method has nothing to tune.
+        """Return the method's default search space, changed by the table `search`; None if there is nothing to tune.
 
         Raises UnknownName or InvalidStudy.
         """
@@ -90,16 +89,16 @@ RUNGS = (1, 2, 4)
 
 
 class Tune(Frozen):
-    """How to tune: the [tune] section of a study.
+    """The options of tuning: the [tune] section of a study.
 
     Attributes:
-        candidates: Each method's budget of steps is that of so many candidates that are not stopped early.
+        candidates: Each method's budget: the optimizer steps of this many candidates that are not stopped early.
         validation: The share of the training split that is cut off as the validation split.
         pruner: The rule that stops a candidate after a quarter or half of its steps.
-        seed: The seed of the candidates' settings, and of their heads, orders and dropout.
+        seed: The random seed of the candidates' settings, and of their heads, orders of texts and dropout.
         at_once: The number of settings in a batch, so that an executor can try them at the same time. Each setting is
-            drawn and pruned by the outcomes of earlier batches only. Trials depend on this number, but not on how many
-            really run at the same time.
+            drawn and pruned by the outcomes of earlier batches only. Trials depend on `at_once`, but not on how many
+            trials really run at the same time.
     """
 
     candidates: int = Field(default=6, ge=1)
@@ -110,7 +109,7 @@ class Tune(Frozen):
 
 
 def settled(run: Run, setting: Mapping[str, Any]) -> Run:
-    """Return `run` with the given setting."""
+    """Return a copy of `run` with the given learning rate and hyperparameters."""
     changes = {
         "training": run.training.model_copy(update={RATE: setting[RATE]}) if RATE in setting else run.training,
         "hyperparameters": run.hyperparameters | {key: value for key, value in setting.items() if key != RATE},
@@ -119,9 +118,9 @@ def settled(run: Run, setting: Mapping[str, Any]) -> Run:
 
 
 def candidate_run(run: Run, setting: Mapping[str, Any], how: Tune) -> Run:
-    """Return the run that tries a setting. It never reads the held-out split.
+    """Return the run that tries a setting on the validation split. It never reads the held-out split.
 
-    Its seed is derived, so the runs of the study are unlikely to have the same seed.
+    The run's seed is derived from `how.seed`, so that runs of the study are unlikely to have the same seed.
     """
     fixed = {
         "data": replace(run.data, validation=how.validation),
@@ -132,7 +131,7 @@ def candidate_run(run: Run, setting: Mapping[str, Any], how: Tune) -> Run:
 
 
 class Trial(Frozen):
-    """A candidate setting that was tried.
+    """A setting that tuning tried.
 
     Attributes:
         steps: Optimizer steps taken; fewer than `Tuned.length` if the trial was stopped early.
@@ -152,12 +151,12 @@ class Tuned(Frozen):
 
     Attributes:
         name: The name of the run in its study.
-        backbone: The address of the backbone, in a study of several; else None.
+        backbone: The address of the backbone, in a study of several backbones; else None.
         method: The method's key.
         length: Optimizer steps of a trial that is not stopped early.
-        budget: Optimizer steps that each method of the study may take.
-        trials: The trials in their order; empty for a method that has nothing to tune.
-        setting: The chosen setting; None if there is none yet.
+        budget: Optimizer steps that each method of the study may take in tuning.
+        trials: The trials in the order of their numbers; empty for a method that has nothing to tune.
+        setting: The chosen learning rate and hyperparameters; None if no trial is complete yet.
         validation_examples: The number of texts in the validation split.
     """
 
@@ -171,7 +170,7 @@ class Tuned(Frozen):
     validation_examples: int = 0
 
     def on(self, backbone: str | None) -> Tuned:
-        """Return the outcome with the address of its backbone; None: the only backbone of the study."""
+        """Return a copy with the address of its backbone; None: the study has only one backbone."""
         return self.model_copy(update={"backbone": backbone})
 
     @property
@@ -192,7 +191,7 @@ _MANY = TypeAdapter(tuple[Tuned, ...])
 
 
 def read_tuned(out: Path) -> tuple[Tuned, ...]:
-    """Read the outcome of the tuning in `out`; empty if there was no tuning. Raises InvalidData."""
+    """Read `tuning.json` in `out`; empty if there was no tuning. Raises InvalidData."""
     path = OutputDirectory(out).tuning
     if not path.exists():
         return ()
@@ -203,6 +202,6 @@ def read_tuned(out: Path) -> tuple[Tuned, ...]:
 
 
 def write_tuned(out: Path, tuned: Iterable[Tuned]) -> None:
-    """Replace the outcome of the tuning in `out`."""
+    """Replace `tuning.json` in `out`."""
     text = json.dumps([one.model_dump(mode="json") for one in tuned], indent=2)
     file_io.write_text(OutputDirectory(out).tuning, text + "\n")

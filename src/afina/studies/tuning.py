@@ -1,11 +1,12 @@
-"""Tuning: choose each method's settings on a validation split, with the same budget for each method.
+"""Tuning: choose each method's hyperparameters on a validation split, with equally many steps for each method.
 
 The validation split is cut from the training split; no candidate reads the held-out split (`Data.validation`). The
 budget is a number of optimizer steps. A pruner of Optuna stops bad candidates early, and the saved steps pay for more
 candidates, so every method takes exactly as many steps as the others.
 
-Each candidate is drawn and judged in a copy of Optuna's database from before its batch, and added to the database when
-its trial has ended. So a killed tuning continues as if it had not been killed. Starts without torch and optuna.
+Each candidate is drawn and pruned in a copy of Optuna's database from before its batch, and is added to the database
+when its trial has ended. So a killed tuning continues with the same candidates. The module loads without torch and
+optuna.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ AT_RANDOM = 3
 
 @dataclass(frozen=True)
 class PendingTrial:
-    """A trial in progress, in a copy of Optuna's study from before its batch: trials of a batch do not see each other.
+    """A trial in progress, in a copy of Optuna's study from before its batch, so that it sees no trial of its batch.
 
     Attributes:
         number: The trial's number among all trials, from 0.
@@ -66,7 +67,7 @@ class PendingTrial:
         return score.step < score.steps and not self.trial.should_prune()
 
     def ended(self, score: ValidationScore, seconds: float) -> optuna.trial.FrozenTrial:
-        """Return the ended trial, with its last score, in the form that Optuna stores."""
+        """Return the trial, with its last score, in the form that Optuna's database stores."""
         from optuna.trial import TrialState
 
         facts: dict[str, Any] = {
@@ -88,7 +89,7 @@ class PendingTrial:
 
 @dataclass(frozen=True)
 class Batch:
-    """Candidates that are drawn before Optuna has the result of any of them; `spent`: steps taken before the batch."""
+    """Trials that are drawn before Optuna has the result of any of them; `spent`: steps taken before the batch."""
 
     began: int
     size: int
@@ -97,7 +98,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidates for the settings of one run of a study."""
+    """The settings that are tried for one run of a study, stored in Optuna's database."""
 
     study: optuna.Study
     run: Run
@@ -106,18 +107,17 @@ class Candidates:
 
     @property
     def trials(self) -> list[optuna.trial.FrozenTrial]:
-        """The trials that have ended, in their order."""
+        """The trials that have ended, in the order of their numbers."""
         from optuna.trial import TrialState
 
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
     @property
     def so_far(self) -> Tuned:
-        """The outcome of the trials so far."""
         return _tuned(self.trials, self.run, self.how)
 
     def batch(self) -> Batch:
-        """Return the batch to try now: the rest of a batch that a killed study began, or the next batch."""
+        """Return the trials to execute now: the rest of a batch that a killed study began, or the next batch."""
         trials = self.trials
         if not trials:
             return Batch(0, min(self.how.at_once, self.how.candidates), 0)
@@ -128,7 +128,7 @@ class Candidates:
         return Batch(len(trials), min(self.how.at_once, ceil((made.budget - made.steps) / made.length)), made.steps)
 
     def ask(self, number: int, batch: Batch) -> PendingTrial:
-        """Return a candidate of the batch, drawn from its number and from the trials before the batch."""
+        """Return a trial of the batch, whose setting is drawn from its number and from the trials before the batch."""
         import optuna
         from optuna.trial import TrialState, create_trial
 
@@ -158,13 +158,13 @@ class Candidates:
         return PendingTrial(number, limit, batch, copy, asked, run)
 
     def tell(self, one: PendingTrial, score: ValidationScore, seconds: float) -> Trial:
-        """Store the outcome of a candidate, the next in order; `score` is its last score."""
+        """Store a trial in Optuna's database, in the order of the trials' numbers. `score` is its last score."""
         self.study.add_trial(one.ended(score, seconds))
         return _tried(self.trials[-1])
 
 
 def _draw(space: Space, trial: optuna.Trial) -> dict[str, Any]:
-    """The setting of a trial."""
+    """Return the learning rate and hyperparameters that Optuna suggests for a trial."""
     drawn: dict[str, Any] = {RATE: trial.suggest_float(RATE, *space.rates, log=True)}
     for key, values in space.choices.items():
         # As JSON text, since a value may be a list, which Optuna's database does not accept.
@@ -195,7 +195,7 @@ def _tried(trial: optuna.trial.FrozenTrial) -> Trial:
 
 
 def _tuned(trials: Sequence[optuna.trial.FrozenTrial], run: Run, how: Tune) -> Tuned:
-    """Return the outcome of trials."""
+    """Return the outcome of tuning: the trials, and the setting of the best complete trial."""
     from optuna.trial import TrialState
 
     if not trials:
@@ -239,7 +239,7 @@ def _study(storage: optuna.storages.RDBStorage, run: Run, space: Space, how: Tun
 
 
 def _name(run: Run, space: Space, how: Tune) -> str:
-    """Return the study's name in the database: a digest of everything that makes a candidate."""
+    """Return the name of Optuna's study in the database: a digest of run, search space and [tune] options."""
     choices = {name: [*values] for name, values in space.choices.items()}
     settings = (
         candidate_run(run, {}, how).key,
@@ -296,12 +296,12 @@ def tune(
     *,
     fresh: bool = False,
 ) -> Tuned:
-    """Choose the setting of one run of a study, for all seeds. Raises RunFailed if no candidate took all its steps.
+    """Choose the hyperparameters of a run of a study, for all seeds. Raises RunFailed if no trial took all its steps.
 
     Args:
-        out: The directory of the database, from which an interrupted tuning continues.
+        out: The directory of Optuna's database, from which an interrupted tuning continues.
         keep: Called with the outcome so far after each trial.
-        fresh: Forget earlier trials.
+        fresh: Delete earlier trials.
     """
     so_far = Tuned(name=run.title, method=run.method, setting={})
     if space is None:
@@ -318,7 +318,7 @@ def tune(
 
 
 def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, keep: Callable[[Tuned], None]) -> None:
-    """Try the missing trials of a batch. Optuna receives their results in the order of the trials' numbers."""
+    """Execute the missing trials of a batch. Optuna receives their results in the order of the trials' numbers."""
     batch, budget = candidates.batch(), candidates.so_far.budget
     left = [candidates.ask(number, batch) for number in range(len(candidates.trials), batch.began + batch.size)]
     alike = candidate_run(candidates.run, {}, candidates.how)

@@ -1,5 +1,5 @@
-"""A recommendation: candidates are trained in turn within a number of minutes and compared with simple baselines.
+"""A recommendation: candidates are trained in turn within a number of minutes, and compared with baselines.
 
-The baselines need no language model. The package knows runs and their records. It does not know study files, tuning, or
-how a recommendation is worded: `report` words it.
+A candidate is a method with a learning rate on a backbone. The baselines, such as TF-IDF with logistic regression, use
+no language model. The package does not know study files, tuning or `report`, which words the result.
 """

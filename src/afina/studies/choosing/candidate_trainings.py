@@ -1,10 +1,10 @@
-"""Runs of candidates under a time limit, one of which is selected; as many at once as the executor has slots.
+"""Train candidates under a time limit, as many at once as the executor has slots, and select the best.
 
-No run only measures: what comes first is cheap and a candidate itself, a fit or the untrained model. Its time gives an
-estimate of the time of a step (`step_times.py`). The first steps of each training correct the estimate. A run that
-turns out not to end in time is stopped, and begins again with a shorter length if one fits. All trainings on a backbone
-have the same length. Enough time is kept back to train the selected candidate again on all texts, and then on half of
-them, to estimate what more labels would gain. Time that is left goes to candidates that were left out.
+The first runs are cheap candidates: the linear probe and the zero-shot model. Their time gives an estimate of the time
+of a training step (`step_times.py`), which the first steps of each training correct. A run that would not end in time
+is stopped, and begins again with fewer steps if this fits. All trainings on a backbone have the same number of steps.
+Time is kept back to train the selected candidate again on all texts, and then on half of the texts, to estimate what
+more labels would gain. Remaining time goes to candidates that were left out.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ The speed of a backbone is unknown when the first one has been scored on these t
 
 
 class _Misjudged(Exception):
-    """Raised in a run in progress whose length does not suit the time that is left."""
+    """Raised in a run in progress whose number of training steps does not suit the time that is left."""
 
 
 @dataclass
 class _Begun:
-    """A run in progress: its candidate, its number among all candidates, its length and its time.
+    """A run in progress: its candidate, its number among all candidates, its training length and its stopwatch.
 
     Attributes:
-        decides: Whether the run decides the length of those after it, because the time of a step was an estimate.
-        judged: Whether the time of a step is known from the run itself.
+        decides: Whether this run's measured step time sets the length of later runs, since only an estimate was known.
+        judged: Whether the step time was measured in the run itself.
     """
 
     candidate: Candidate
@@ -79,20 +79,20 @@ class CandidateTrainings:
     """The runs of a recommendation and their results.
 
     Attributes:
-        times: The step times that are known so far.
+        times: The measured step times of methods on backbones so far.
         texts: The number of held-out texts on which each candidate is evaluated.
-        lengths: The length of each training, by backbone.
-        settled: The backbones whose length does not change any more.
-        candidates: Candidates by name, in their order.
-        results: Results by the names of candidates, in their order.
+        lengths: The number of steps and texts of each training, by backbone.
+        settled: The backbones whose training length does not change any more.
+        candidates: Candidates by name, in the order of training.
+        results: Results by the names of candidates, in the order of `candidates`.
         ended: When each training ended, in seconds from the start.
-        again, half: The selected candidate, trained on all texts and on half of them.
-        confirmed: The name of this candidate.
+        again, half: The results of the selected candidate trained on all texts, and on half of the texts.
+        confirmed: The name of the candidate that was trained again.
         keeps_back: Whether time is kept back to train the selected candidate again.
         short: Whether trainings may be too short to tell how good a method is, because longer ones do not fit.
         begun: Runs in progress, by the names of candidates.
-        failed: Ways that could not even begin to train.
-        memory: The memory of trainings; None if memory does not limit them.
+        failed: Methods on backbones whose runs failed before the first training step, with their errors.
+        memory: The memory forecast of the trainings; None if memory does not limit the number of trainings at once.
         at_once: The largest number of runs at the same time.
     """
 
@@ -117,9 +117,9 @@ class CandidateTrainings:
     at_once: int = 1
 
     def carry_out(self, candidates: Sequence[Candidate]) -> None:
-        """Carry out each candidate for which there is time, and train the selected one again.
+        """Run each candidate for which there is time, and train the selected candidate again.
 
-        Raises the error of a candidate if every candidate that is trained ends in one.
+        If every trained candidate fails, raises the error of the first.
         """
         self.candidates = {one.name: one for one in candidates}
         self.memory = self.setting.memory_of(list(dict.fromkeys(one.way for one in candidates if one.is_trained)))
@@ -160,7 +160,7 @@ class CandidateTrainings:
 
     @property
     def selected(self) -> str | None:
-        """The name of the best candidate; None if none was trained."""
+        """The name of the best candidate; None if no candidate was trained."""
         return next(iter(self.ranked), None)
 
     @property
@@ -170,9 +170,10 @@ class CandidateTrainings:
         return sorted(trained, key=partial(self._standing, among=self._weighed()), reverse=True)
 
     def weighed(self, name: str) -> float | None:
-        """Return the metric on the texts for selecting, combined with recorded trainings, since few texts tell little.
+        """Return a candidate's validation metric, shrunk towards its accuracy in trainings recorded by afina.
 
-        None for metrics other than shares, unrecorded kinds of task, and if there is no time to read all texts.
+        None if the metric is not a share such as accuracy, the kind of task is not recorded, or time is short for all
+        texts.
         """
         return self._weighed().get(name)
 
@@ -185,18 +186,18 @@ class CandidateTrainings:
         return weighed(scored, several=len(self.setting.backbones) > 1) if scored and self._reads_all() else {}
 
     def _standing(self, name: str, among: Mapping[str, float]) -> tuple[float, float]:
-        """Return a sort key: greater is better; the lower loss wins among equals. `among`: weighed values."""
+        """Return a sort key: greater is better; the lower loss breaks ties. `among`: values of `weighed` by name."""
         made = self.results[name].record
         assert made.selection
         measured = -made.selection.value if METRICS[made.metric].lower else made.selection.value
         return -math.inf if math.isnan(measured) else among.get(name, measured), -made.selection.loss
 
     def last(self, name: str) -> Result:
-        """Return a candidate's final result: for the candidate that was trained again, that of this training."""
+        """Return a candidate's final result: that of the training on all texts if the candidate was trained again."""
         return self.again if self.again and name == self.confirmed else self.results[name]
 
     def _reads_all(self) -> bool:
-        """Return whether every training has read all texts."""
+        """Return whether every training has read all training texts."""
         sizes = [
             one.record.train_examples + one.record.selection.examples
             for one in self.results.values()
@@ -205,7 +206,7 @@ class CandidateTrainings:
         return min(sizes) >= len(self.setting.task.train)
 
     def _is_open(self, way: Way) -> bool:
-        """Return whether a run in progress is about to decide the length of a run of `way`."""
+        """Return whether a run in progress is about to measure the step time that sets the length of a run of `way`."""
         return any(
             one.decides and not one.judged and (way.backbone == one.candidate.way.backbone or not self.times.known)
             for one in self.begun.values()
@@ -215,7 +216,7 @@ class CandidateTrainings:
         return [*self.candidates].index(name)
 
     def _length(self, way: Way, pace: StepTime | None) -> TrainingLength | None:
-        """Return the length of a run; None if no useful length fits. Without a pace, that with plenty of time."""
+        """Return the length of a run; None if no useful length fits. `pace` None: the length with plenty of time."""
         there, left = len(self.setting.task.train), self.setting.clock.left
         if way.backbone in self.settled and takes_steps(way.method):
             return self.lengths[way.backbone]
@@ -232,9 +233,9 @@ class CandidateTrainings:
         return TrainingLength(1, min(used, most)) if most >= min(used, FEWEST) else None
 
     def _first_training(self, left: float) -> TrainingLength | None:
-        """Return the length of the first training for which `left` seconds suffice, by what is known.
+        """Return the length of the first training for which `left` seconds suffice, by the known step times.
 
-        A training that is expected to be worse than the mean candidate does not count: a fit is as good.
+        A candidate that is expected to be worse than the mean candidate is skipped: the linear probe is as good.
         """
         good = (one for one in self.candidates.values() if takes_steps(one.way.method) and (one.ahead or 0.0) >= 0)
         paces = (self.times.of(one.way) for one in good)
@@ -243,7 +244,7 @@ class CandidateTrainings:
         return next((one for one in lengths if one), None)
 
     def _leaves_time(self, seconds: float) -> bool:
-        """Return whether a first training of useful length fits after so many seconds, or does not fit in any case."""
+        """Return whether a useful first training still fits after `seconds`, or fits in no case."""
         left = self.setting.clock.left
         return bool(self.settled or self._first_training(left - seconds) or not self._first_training(left))
 
@@ -286,7 +287,7 @@ class CandidateTrainings:
         return takes + (self._kept_back(one.way, pace) if self.keeps_back and not is_first else 0.0) <= clock.left
 
     def _judge(self, begun: _Begun, progress: Progress) -> None:
-        """Hear a run's progress, in the thread of its slot; raise _Misjudged if another length suits the time left."""
+        """Receive a run's progress, in its slot's thread; raise _Misjudged if another length suits the time left."""
         begun.stopwatch.hear(progress)
         way, clock = begun.candidate.way, self.setting.clock
         pace = self.times.seen(way, begun.stopwatch)
@@ -325,7 +326,7 @@ class CandidateTrainings:
         return min(self.texts, max(FEWEST, int(share / max(pace.text, 1e-9))))
 
     def _end(self, slots: _Slots, wait: Callable[[], tuple[str, Callable[[], tuple[Record, float]]] | None]) -> None:
-        """Wait for a run to end. A run that was misjudged begins again, now that the time of a step is known."""
+        """Wait for a run to end. A run stopped by _Misjudged begins again with a length from the measured step time."""
         start, stage = meter.now(), time_budget.TRAINING
         try:
             if (next_ended := wait()) is None:
@@ -361,7 +362,7 @@ class CandidateTrainings:
     def _kept_back(self, way: Way, pace: StepTime) -> float:
         """Return the seconds to keep back for training the selected candidate again; 0 if there is no time in any case.
 
-        The selected candidate is a candidate with this step time, or the one that is selected now.
+        The seconds suffice for a candidate with the step time `pace` and for the candidate that is selected now.
         """
         if self.selected is None:
             return 0.0
@@ -370,7 +371,7 @@ class CandidateTrainings:
         return max(now, then) if now <= self.setting.clock.left else 0.0
 
     def _again(self, way: Way, pace: StepTime) -> float:
-        """Return the seconds of a training on all texts; 0 if there are more texts than time."""
+        """Return the seconds of a training on all texts; 0 if such a training does not fit in the given minutes."""
         length, there = self.lengths.get(way.backbone), len(self.setting.task.train)
         if length and length.used < there:
             return 0.0

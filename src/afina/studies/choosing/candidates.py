@@ -1,8 +1,8 @@
 """Candidates of a recommendation: methods with learning rates on backbones, in the order in which they are trained.
 
-The order was learned from recorded learning curves: each next candidate improves most on the candidates before it. The
-expected accuracy of each candidate was learned too. It counts beside the few texts that are set aside for selecting
-(`learned_order.py`). Starts without torch.
+The order was learned from recorded learning curves (`learned_order.py`): each next candidate improves most on the
+candidates before. Each candidate's expected accuracy, learned from the same curves, is a Bayesian prior for its
+accuracy on the small validation set. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from afina.studies.runs.run import Run
 
 
 def takes_steps(method: str) -> bool:
-    """Return whether a method is trained in gradient steps: neither fitted nor only asked in words."""
+    """Return whether a method is trained in gradient steps: neither fitted by scikit-learn nor zero-shot."""
     return not is_fitted(method) and METHODS[method].head != "words"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method with a learning rate on a backbone.
+    """A method with a learning rate on a backbone, and its expected accuracy from recorded trainings.
 
     Attributes:
-        rate: The learning rate; None for a method that is fitted without gradient steps.
+        rate: The learning rate; None for a method that scikit-learn fits without gradient steps.
         name: The name of its run and of its table row (`ChoiceSetup.name`).
         ahead: The expected accuracy minus that of the mean candidate on the backbone, before the task is known; 0 if
             nothing is recorded of the setting. None: nothing is recorded of the kind of task.
-        counts: The number of texts that are worth as much evidence as `ahead`.
-        level: The expected accuracy of the mean candidate on the backbone, beside that on all backbones.
+        counts: The weight of the prior `ahead`, as a number of validation texts.
+        level: The expected accuracy of the mean candidate on the backbone minus that on all backbones.
     """
 
     way: Way
@@ -53,14 +53,14 @@ class Candidate:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the way is trained or fitted; else the model is only asked in words."""
+        """Whether the candidate is trained or fitted; else the language model is evaluated zero-shot."""
         return METHODS[self.way.method].head != "words"
 
     def weighed(self, accuracy: float, examples: int, level: float = 0.0) -> float | None:
         """Return the mean of `accuracy` on `examples` texts and the expected accuracy, weighted by their evidence.
 
-        The expected accuracy is `level` and the expected advantage. With a level of 0, the result ranks candidates on
-        one backbone, and is not an accuracy. None: nothing is recorded of the kind of task.
+        The expected accuracy is `level + ahead`. With `level` 0, the result ranks candidates on one backbone, and is
+        not an accuracy. Returns None if afina has no recorded trainings for the kind of task.
         """
         if self.ahead is None:
             return None
@@ -74,18 +74,18 @@ def backbone_levels(
     level_counts: float,
     examples: int,
 ) -> dict[str, float]:
-    """Return the accuracy of the mean setting of each backbone, given what was measured and what was expected.
+    """Return the accuracy of the mean candidate of each backbone: the posterior mean, given `residuals` and `expected`.
 
-    The estimates are the posterior means of a normal model in which a backbone's level is that of the task, the
-    expected difference of the backbone, and a deviation. What a backbone's trainings tell of its level is worth at most
-    `examples` texts, since they are scored on the same texts.
+    In the normal model, a backbone's mean accuracy is the sum of the task's mean accuracy, the expected difference of
+    the backbone, and a random deviation. A backbone's trainings together weigh at most `examples` texts, since all are
+    scored on the same texts.
 
     Args:
-        residuals: The measured accuracies minus the expected advantages of the settings, by backbone; at least one.
+        residuals: The measured accuracies minus the candidates' `ahead`, by backbone; at least one backbone.
         counts: COUNTS of each backbone.
-        expected: The expected level of each backbone beside that of the task.
-        level_counts: The number of texts that are worth as much evidence as `expected`.
-        examples: The number of texts of the measured accuracies.
+        expected: The expected mean accuracy of each backbone minus that of the task.
+        level_counts: The weight of the prior `expected`, as a number of validation texts.
+        examples: The number of texts on which the accuracies were measured.
     """
     weight, mean = {}, {}
     for name, values in residuals.items():
@@ -100,9 +100,9 @@ def backbone_levels(
 
 
 def weighed(scored: Sequence[tuple[Candidate, float, int]], *, several: bool) -> dict[str, float]:
-    """Return the weighed accuracy of candidates by name, which ranks them; empty if nothing is recorded.
+    """Return each candidate's accuracy, shrunk towards its expected accuracy, by name; empty if nothing is recorded.
 
-    `scored` has candidates with their accuracy, and the number of its texts.
+    `scored` has candidates, each with its measured accuracy and the number of texts on which it was measured.
     """
     known = [(one, accuracy, examples, one.ahead) for one, accuracy, examples in scored if one.ahead is not None]
     levels: dict[str, float] = {}
@@ -118,10 +118,10 @@ def weighed(scored: Sequence[tuple[Candidate, float, int]], *, several: bool) ->
 
 
 def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: ChoiceSetup) -> list[Candidate]:
-    """Return candidates of these ways: first the learned ones in their order, then others at their default rate.
+    """Return candidates in the order of training: the recorded ones in their learned order, then others.
 
-    For a kind of task that is not recorded, every way comes once before any comes at another rate, so that a short time
-    compares methods, and no candidate is expected to be better than another.
+    Candidates that are not recorded have the method's default learning rate. For a kind of task that is not recorded,
+    every method comes once before any comes at a second learning rate, so that a short time compares methods.
     """
     order = learned_order.ORDERS[frozenset(kinds[way.backbone] for way in ways)] if ways else ()
     learned = [
@@ -142,7 +142,7 @@ def in_order(ways: Sequence[Way], kinds: Mapping[str, BackboneKind], setting: Ch
 
 
 def cheapest_first(trained: Sequence[Candidate], untrained: Sequence[Candidate]) -> list[Candidate]:
-    """Return the fits, which are the cheapest, then the untrained models, and then the trainings in their order."""
+    """Return linear probes, which are the cheapest, then zero-shot models, and then the trainings in their order."""
     fits = [one for one in trained if is_fitted(one.way.method)]
     return [*fits, *untrained, *(one for one in trained if one not in fits)]
 
@@ -156,5 +156,5 @@ def _candidate(way: Way, one: Setting, setting: ChoiceSetup) -> Candidate:
 
 
 def reason(run: Run, error: AfinaError) -> str:
-    """Return the error's message without the name of its run."""
+    """Return the error's message without its beginning, the name of the run."""
     return str(error).removeprefix(f"run {run.title}: ")

@@ -1,8 +1,8 @@
-"""Which methods on which backbones a recommendation can try: supported, in memory, and fast enough.
+"""Which methods on which backbones a recommendation can try: those that are supported, fit in memory and are fast.
 
-How fast models answer a single text is measured in processes of their own: the frozen backbone first, and a method on
-it only if its additions decide whether it is fast enough. The module does not know how candidates are trained. Starts
-without torch.
+The time of a prediction for a single text is measured in a new process: for the frozen backbone first, and for a method
+on the backbone only if the method's added weights decide whether the model is fast enough. The candidates are trained
+by `candidate_trainings.py`. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from afina.studies.runs.run import Run
 
 @dataclass
 class Eligible:
-    """The ways that can be tried, and why others cannot.
+    """The methods on backbones that can be tried, and why others cannot.
 
     Attributes:
-        ways: By backbone in the given order, and by method.
-        kinds: The kind of each backbone, by address.
+        ways: The methods on backbones that can be tried, by backbone in the given order, and by method.
+        kinds: Whether each backbone is "causal" or an "encoder", by address.
         lowered: Whether training computes in bfloat16.
-        dropped: Reasons by the names of ways, and of backbones that are left out whole.
-        latencies: The milliseconds of an answer, by the names of backbones and ways, where they were measured.
+        dropped: Why a method on a backbone, or a whole backbone, cannot be tried, by its name.
+        latencies: The measured milliseconds of an answer, by the name of a backbone or of a method on a backbone.
     """
 
     ways: list[Way] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Eligible:
 
     @property
     def untrained(self) -> list[Way]:
-        """The ways that train nothing: the language models as they are, asked in words."""
+        """The zero-shot methods: language models that predict the label words without training."""
         return [way for way in self.ways if METHODS[way.method].head == "words"]
 
     @property
@@ -55,7 +55,7 @@ class Eligible:
 
 
 def kind_of(address: str) -> BackboneKind:
-    """Return the kind of a backbone from its configuration. Raises NotFound or InvalidStudy."""
+    """Return "causal" or "encoder" by the backbone's configuration. Raises NotFound or InvalidStudy."""
     from afina.models.pretrained import meta_model  # loads torch
 
     entry = ARCHITECTURES[meta_model(address).config.model_type]
@@ -67,7 +67,7 @@ EVERY_METHOD_ON = "every method on "
 
 
 def eligible(setting: ChoiceSetup, memory: int | None) -> Eligible:
-    """Return the ways that the backbones support and that fit in memory.
+    """Return the methods that the backbones support and that fit in memory.
 
     Args:
         memory: The bytes that a run may use. None: the memory of this machine, or of the largest node of a cluster.
@@ -112,7 +112,7 @@ def _limit(setting: ChoiceSetup, memory: int | None) -> _Limit:
 
 
 def _unsupported(setting: ChoiceSetup, backbone: str, kind: BackboneKind) -> str:
-    """Return why no method on the backbone can do the task, as a clause; empty if some can."""
+    """Return why no method on the backbone can do the task, as a clause; empty if at least one method can."""
     if kind != "encoder":
         return ""
     if TARGETS[setting.objective.kind].written:
@@ -134,7 +134,7 @@ def _say_what_is_recorded(setting: ChoiceSetup, backbone: str, kind: BackboneKin
 
 
 def _add_what_fits(setting: ChoiceSetup, backbone: str, made: Eligible, limit: _Limit) -> None:
-    """Add the methods on a backbone that fit in memory, and the reasons why others do not."""
+    """Add the methods on a backbone that fit in memory to `made`, and the reasons why others do not."""
     from afina.methods.attachment import applicable  # these load torch
     from afina.studies.runs import forecast
 

@@ -1,7 +1,7 @@
-"""The baselines of each kind of task, which need no language model, and which an adapted model has to beat.
+"""The baselines of each kind of task, which use no language model and which an adapted model has to beat.
 
-Classes, numbers and labels: frequencies or the mean, and a linear model on TF-IDF by scikit-learn. Texts: the most
-frequent answer, the answer to the nearest training text, the first sentences. The module knows texts and targets only.
+Classes, labels and numbers: frequencies or the mean, and scikit-learn's linear models on TF-IDF. Target texts: the most
+frequent target, the target of the nearest training text by TF-IDF, the first sentences of the text.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from afina.stats.linear_models import LINEAR_KINDS, NEVER, LinearKind, best_sett
 
 @dataclass(frozen=True)
 class Floor:
-    """A fitted baseline.
+    """A fitted baseline that uses no language model.
 
     Attributes:
-        outputs: Return the outputs for a split, in the form of the objective's outputs.
+        outputs: A function that returns the baseline's outputs for a split, such as logits.
         examples: The number of training texts.
-        setting: The setting that the training split decided, in words.
-        hyperparameters: The same setting, by name.
+        setting: The setting that cross-validation on the training split chose, such as C, in words.
+        hyperparameters: The chosen setting by its name in scikit-learn.
         model: The model that can be saved as an adapter. None: the baseline cannot be saved (`FloorKind.unsaved`).
     """
 
@@ -50,16 +50,16 @@ class Floor:
         return Predictions(self.outputs(split), split.labels)
 
     def predict(self, split: Split) -> np.ndarray:
-        """Return the answers for a split, in the form of targets."""
+        """Return the predictions for a split, in the form of its targets."""
         return self.objective.decode(self.predictions(split))
 
 
 class FloorKind(ABC):
-    """The baselines of a kind of task.
+    """The baselines of a kind of task: a constant prediction, and a model of TF-IDF features.
 
     Attributes:
-        constant: The name of the baseline whose answer is always the same.
-        tfidf: The name of the baseline that compares texts by TF-IDF.
+        constant: The name of the baseline with a constant prediction.
+        tfidf: The name of the baseline on TF-IDF features.
     """
 
     constant: ClassVar[str]
@@ -67,18 +67,18 @@ class FloorKind(ABC):
 
     @abstractmethod
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
-        """Return the baseline whose answer is always the same."""
+        """Return the baseline with a constant prediction."""
 
     @abstractmethod
     def fit_tfidf(self, train: Split, objective: Objective) -> Floor:
-        """Return the baseline that compares texts by TF-IDF."""
+        """Return the baseline on TF-IDF features."""
 
     def fit(self, train: Split, objective: Objective) -> list[Floor]:
-        """Return all baselines that suit the training split, the constant one first."""
+        """Return all baselines that suit the training split, the constant prediction first."""
         return [self.fit_constant(train, objective), self.fit_tfidf(train, objective)]
 
     def unsaved(self, name: str) -> str:
-        """Return why the baseline `name` has no adapter, if it has none, as a clause after "because"."""
+        """Return why the baseline `name` cannot be saved as an adapter, as a clause after "because"; else empty."""
         return "it always gives the same answer"
 
 
@@ -92,10 +92,10 @@ MOST_TEXTS = 20_000
 
 
 class LinearFloors(FloorKind):
-    """The baselines of a kind whose outputs are numbers.
+    """The baselines of a kind of task with numeric outputs: classes, multi-label and regression.
 
     Attributes:
-        linear: The linear model of the kind.
+        linear: The linear model of the kind of task, such as logistic regression.
     """
 
     linear: ClassVar[LinearKind]
@@ -112,7 +112,7 @@ class LinearFloors(FloorKind):
     def fit_tfidf(self, train: Split, objective: Objective) -> Floor:
         """Return a linear model on TF-IDF of words and pairs of words, regularized by cross-validation on `train`.
 
-        If no text has a word in it, the answers are those of `fit_constant`, and `model` is None.
+        If no training text contains a word, the predictions are those of `fit_constant`, and `model` is None.
         """
         if len(train) > MOST_TEXTS:
             chosen = np.random.Generator(np.random.PCG64(derive_seed(0, "floor"))).permutation(len(train))[:MOST_TEXTS]
@@ -155,7 +155,7 @@ class LinearFloors(FloorKind):
                 return None
 
     def _model(self, fitted: Any, objective: Objective) -> BagOfWords:
-        """Return the saved form of a fitted pipeline, with a row for each output."""
+        """Return a fitted scikit-learn pipeline in the form that can be saved, with a row of weights per output."""
         words, last = fitted
         terms = sorted(words.vocabulary_, key=words.vocabulary_.get)
         weights, biases = self.linear.rows(last, objective.width, len(terms))
@@ -163,7 +163,7 @@ class LinearFloors(FloorKind):
 
 
 class ClassFloors(LinearFloors):
-    """Class frequencies; logistic regression."""
+    """Baselines of single-label classification: class frequencies; logistic regression on TF-IDF."""
 
     constant = "majority class"
     tfidf = "TF-IDF + logistic regression"
@@ -176,26 +176,26 @@ class ClassFloors(LinearFloors):
 
 
 class NumberFloors(LinearFloors):
-    """The mean; ridge regression."""
+    """Baselines of regression: the mean of the targets; ridge regression on TF-IDF."""
 
     constant = "the mean"
     tfidf = "TF-IDF + ridge regression"
     linear = LINEAR_KINDS["number"]
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return 0, the mean of the standardized targets."""
+        """Return 0, since targets are standardized to the mean 0."""
         return np.zeros(1)
 
 
 class LabelFloors(LinearFloors):
-    """Label frequencies; a logistic regression for each label."""
+    """Baselines of multi-label classification: label frequencies; a logistic regression on TF-IDF for each label."""
 
     constant = "the most frequent labels"
     tfidf = "TF-IDF + logistic regression"
     linear = LINEAR_KINDS["labels"]
 
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
-        """Return the log-odds of the label frequencies."""
+        """Return the log-odds of each label's frequency."""
         share = targets.mean(axis=0)
         odds = np.log(np.maximum(share, 1e-300)) - np.log(np.maximum(1 - share, 1e-300))
         row: np.ndarray = np.clip(odds, NEVER, -NEVER)
@@ -203,7 +203,7 @@ class LabelFloors(LinearFloors):
 
 
 def _fold_features(words: Any, texts: Sequence[str], learnt: np.ndarray, seen: np.ndarray) -> tuple[Any, Any] | None:
-    """Return TF-IDF of the texts to learn and to score, by the words of the first; None if these have no word."""
+    """Return TF-IDF features of a fold's training and test texts, fitted on the former; None if these have no word."""
     from sklearn import clone
 
     weighed = clone(words)
@@ -229,20 +229,20 @@ BLOCK = 2_000
 
 
 class TextFloors(FloorKind):
-    """The most frequent target; the target of the nearest training text; the first sentences of a long text."""
+    """Baselines of target texts: the most frequent; that of the nearest text; the first sentences of a long text."""
 
     constant = "most frequent answer"
     tfidf = "TF-IDF + nearest training text"
 
     def fit_constant(self, train: Split, objective: Objective) -> Floor:
-        """Return the most frequent target of the training split, of several the first."""
+        """Return a baseline that predicts the most frequent target of the training split; the first one in a tie."""
         answer = _most_frequent(train)
         return Floor(self.constant, objective, lambda split: _as_outputs([answer] * len(split)), len(train))
 
     def fit_tfidf(self, train: Split, objective: Objective) -> Floor:
-        """Return the target of the training text with the highest cosine of TF-IDF, of equal ones the first.
+        """Return a baseline that predicts the target of the training text with the highest TF-IDF cosine similarity.
 
-        A text without a word of the training texts gets the most frequent target.
+        A text that shares no word with the training texts gets the most frequent target.
         """
         nearest = NearestText(joined(train.texts, train.pairs))
         targets, otherwise = [one[0] for one in train.labels], _most_frequent(train)
@@ -254,7 +254,7 @@ class TextFloors(FloorKind):
         return Floor(self.tfidf, objective, outputs, len(train))
 
     def fit(self, train: Split, objective: Objective) -> list[Floor]:
-        """Return the baselines; the first sentences only if most texts have more sentences than the targets."""
+        """Return the baselines; first sentences are one only if most texts have more sentences than the targets."""
         count = _median_sentences(chain.from_iterable(train.labels))
         found = super().fit(train, objective)
         if train.pairs is not None or _median_sentences(train.texts) <= count:
@@ -271,10 +271,10 @@ class TextFloors(FloorKind):
 
 
 class NearestText:
-    """Training texts, to find the one with the highest cosine of TF-IDF of words and pairs of words.
+    """Finds the training text with the highest cosine similarity of TF-IDF of words and pairs of words.
 
-    Memory does not grow with the number of training texts, beyond the texts themselves: their TF-IDF is computed anew
-    in blocks.
+    Only the training texts are kept in memory. Their TF-IDF features are computed again, in blocks, for each call of
+    `places`.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -294,9 +294,9 @@ class NearestText:
         self._idf = (np.log((1 + len(self._texts)) / (1 + counts)) + 1).astype(np.float32)
 
     def places(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the place of the nearest training text to each text, of equal ones the first, int64 [N].
+        """Return the index of the nearest training text to each text, in a tie the first, int64 [N].
 
-        -1: the text shares no word with any training text.
+        The index is -1 if the text shares no word with any training text.
         """
         asked = [self._weighed(block) for block in _blocks(texts)]
         best = [np.zeros(rows.shape[0], dtype=np.float32) for rows in asked]
@@ -328,7 +328,7 @@ def first_sentences(text: str, count: int) -> str:
 
 
 def _ends(text: str) -> Iterator[int]:
-    """Yield where each sentence of a text ends."""
+    """Yield the end position of each sentence of a text."""
     start = 0
     for end in chain((cut.end() for cut in END_OF_SENTENCE.finditer(text)), [len(text)]):
         if text[start:end].strip():
@@ -370,22 +370,22 @@ MAJORITY, TFIDF = ClassFloors.constant, ClassFloors.tfidf
 
 
 def classes(train: Split) -> Objective:
-    """Return an objective with as many classes as the training split has."""
+    """Return a classification objective with as many classes as the training split has."""
     return objectives.make(tuple(map(str, range(int(train.labels.max()) + 1))))
 
 
 def fit(train: Split, objective: Objective) -> list[Floor]:
-    """Return all baselines that suit the training split, the constant one first."""
+    """Return all baselines that suit the training split, the constant prediction first."""
     return FLOORS[objective.kind].fit(train, objective)
 
 
 def constant(train: Split, objective: Objective | None = None) -> Floor:
-    """Return the baseline whose answer is always the same; `objective` None: classes."""
+    """Return the baseline with a constant prediction; `objective` None: single-label classification."""
     objective = objective or classes(train)
     return FLOORS[objective.kind].fit_constant(train, objective)
 
 
 def tfidf(train: Split, objective: Objective | None = None) -> Floor:
-    """Return the baseline that compares texts by TF-IDF; `objective` None: classes."""
+    """Return the baseline on TF-IDF features; `objective` None: single-label classification."""
     objective = objective or classes(train)
     return FLOORS[objective.kind].fit_tfidf(train, objective)

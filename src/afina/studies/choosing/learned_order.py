@@ -1,7 +1,8 @@
-"""The order of candidates that was learned from recorded learning curves, and how good each candidate was there.
+"""The order in which `choose` tries methods and learning rates, and the expected accuracy of each.
 
-Curves of both packaged backbones are recorded: `embedded`, a causal language model, and `minilm`, an encoder
-(benchmarks/choose.py, benchmarks/several_backbones.py, docs/background/choose.md). Starts without torch.
+Both come from recorded learning curves of the packaged backbones: `embedded`, a causal model, and `minilm`, an encoder
+(benchmarks/choose.py). `candidates.py` makes the order of a task's candidates from these constants, and
+`candidate_trainings.py` trains the next one. The module loads without torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Recommend which method to use for a task, within a number of minutes. Starts without torch.
+"""Recommend which method to use for a task, within a number of minutes. The module loads without torch.
 
-The steps, in order: baselines (`floors.py`), what can be tried (`eligibility.py`), the time of a step
-(`step_times.py`), the untrained model, and then whole trainings one after the other (`candidate_trainings.py`), in the
-order of `candidates.py`. One candidate is selected on training texts that no candidate was trained on. The held-out
-texts only measure how good each contender is.
+`recommend` measures baselines (`floors.py`), finds the methods that can be tried (`eligibility.py`), measures the time
+of a step (`step_times.py`) and the zero-shot model, and trains one candidate after the other
+(`candidate_trainings.py`), in the order of `candidates.py`. The best candidate is selected on a validation set cut from
+the training split. The held-out texts only measure how good each contender is.
 """
 
 from __future__ import annotations
@@ -72,17 +72,17 @@ def recommend(
         minutes: The time for everything after the download of the backbones; 5 minutes or more give a useful answer.
         memory: The bytes that a run may use: GPU memory if it trains on a GPU. None: the memory available here, or that
             of the largest node of a cluster.
-        backbone: The address of the backbone, or several addresses; then a method on a backbone is recommended.
+        backbone: The address of the backbone, or several addresses: then a method and its backbone are recommended.
         data: Columns, labels and `allow_leakage`, as in `ReadingOptions`.
-        ask: How texts are asked about, as in `Ask`.
+        ask: The prompt template, label words and start of the head, as in `Ask`.
         metric: The metric by which methods are chosen. None: the metric of the task, or of its kind.
-        latency: Leave out models that take more milliseconds to answer a single text on this machine. None: any time.
+        latency: Leave out models that take more milliseconds to predict a single text on this machine. None: no limit.
         executor: Default: each run in a process of its own on this machine.
         command: The command line arguments that repeat the recommendation.
         began: The start time by `meter.now()`, if work began before this call.
 
     Returns:
-        The results of the trained contenders; their `recommendation` has the answer.
+        The results of the trained contenders; their `recommendation` names the recommended method.
 
     Raises:
         InvalidData: `minutes`, `backbone` or `latency` is not valid, or the task cannot be read.
@@ -112,7 +112,7 @@ def recommend(
 
 
 def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[ReadingOptions, Task]:
-    """Return how the runs read the task, and the whole task."""
+    """Return the reading options of the runs, and the whole task."""
     if not isinstance(data, ReadingOptions | Mapping):
         raise problems.DATA_NOT_DICT(argument="data", found=type(data).__name__)
     fields = with_address({"task": task, "data": data})
@@ -121,7 +121,7 @@ def _read(task: str | Task, data: ReadingOptions | Mapping[str, Any]) -> tuple[R
 
 
 def _fetch(backbones: Sequence[str], executor: Executor, watcher: Watcher) -> float:
-    """Fetch the backbones, tell the watcher, and return the seconds that this took."""
+    """Fetch the backbones, tell the watcher, and return the seconds that the download took."""
     executor.prepare()
     from afina.models import pretrained  # noqa: F401 - loads torch, which the minutes count
 
@@ -139,7 +139,7 @@ def _check_above_zero(name: str, value: float, instead: str) -> None:
 
 
 def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the addresses in their order. Raises InvalidData for an empty list or a repeated address."""
+    """Return the addresses in the given order. Raises InvalidData for an empty list or a repeated address."""
     backbones = (given,) if isinstance(given, str) else tuple(given)
     twice = [one for number, one in enumerate(backbones) if one in backbones[:number]]
     if not backbones or twice:
@@ -149,7 +149,7 @@ def _checked_backbones(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_defined(metric: str, objective: Objective, task: Task) -> None:
-    """Raise InvalidData if the metric is undefined on the held-out texts for any answers."""
+    """Raise InvalidData if the metric is undefined on the held-out texts for all predictions."""
     if np.isnan(METRICS[metric].value(objective.perfect(task.evaluation.labels))):
         raise problems.METRIC_UNDEFINED(
             _metric=METRICS[metric].words,
@@ -185,7 +185,7 @@ def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Re
 
 
 def _hand_over(floor: Floor, setting: ChoiceSetup, directory: OutputDirectory) -> str:
-    """Save a baseline's model as an adapter, and return its path in the form of the recommendation."""
+    """Save a baseline's model as an adapter, and return its path relative to the output directory."""
     from afina import device  # loads torch
 
     assert floor.model
@@ -269,10 +269,10 @@ def _answer(
 def _same_texts(
     held_out: Split, finalists: dict[str, Result], untrained: dict[str, Result]
 ) -> tuple[Split, dict[str, Result], dict[str, Result]]:
-    """Return the texts and targets of the first result, and the results on the same texts.
+    """Return the texts and targets on which the first result was measured, and the results measured on the same.
 
-    Results differ in their texts only if targets that are too long were left out (`Task.long`), and methods with
-    virtual tokens leave less room for a text.
+    Two results differ in their texts only if too long target texts were left out (`Task.long`): methods with virtual
+    tokens leave less room for a text.
     """
     first = next(iter([*finalists.values(), *untrained.values()]), None)
     if first is None or not TARGETS[first.objective.kind].written:
@@ -319,7 +319,7 @@ def trained_contenders(trainings: CandidateTrainings) -> list[Contender]:
 
 
 def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: float | None) -> Fewer | None:
-    """Return the result of the selected candidate with half of the texts; None if it was not measured."""
+    """Return the result of the selected candidate trained on half of the texts; None without such a training."""
     best, again, half = trainings.confirmed, trainings.again, trainings.half
     if not best or not again or not half:
         return None
@@ -331,7 +331,7 @@ def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: floa
 
 
 def with_measurements(contender: Contender, result: Result) -> Contender:
-    """Return the contender with the measurements of its run."""
+    """Return the contender with its run's metrics, training time, memory, parameters and adapter path."""
     made = result.record
     figures = {
         "metrics": made.metrics,

@@ -1,7 +1,6 @@
-"""Recommendation: which method to use, and the evidence; the content of `recommendation.json`.
+"""Recommendation: which method to use, and the comparisons behind it; the content of `recommendation.json`.
 
-The module holds the facts; `afina.report.recommendation` puts them into words. It does not know how they are worded.
-Starts without torch.
+`afina.report.recommendation` puts a recommendation into words. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -40,25 +39,25 @@ class Contender(Frozen):
     """A baseline or a method that was tried, and its scores.
 
     Attributes:
-        name: The baseline's name, or the method's key, with the learning rate if that is not the default, and with the
+        name: The baseline's name, or the method's key, with the learning rate if it is not the default, and with the
             backbone if several are compared.
         method: The method's key; None for a baseline and for the untrained model.
         backbone: The address of the backbone if several are compared; None for a baseline without a language model.
         setting: The setting that a baseline chose by cross-validation.
         rate: The learning rate.
-        validation: The headline metric on texts that were set aside for selecting. The selected candidate may be
-            trained again on all texts; the fields below then describe that training.
-        validation_examples: The number of these texts.
-        weighed: `validation` combined with what recorded trainings on other tasks suggest. It ranks candidates and is
-            not an accuracy.
-        ended: When its training ended, in seconds from the start.
-        metrics: On the held-out texts, the kind's usual headline first; empty if it was not evaluated on them.
+        validation: The headline metric on the validation set. If the selected candidate was trained again on all texts,
+            the fields after `weighed` describe the second training.
+        validation_examples: The number of texts in the validation set.
+        weighed: `validation` shrunk towards the accuracy that recorded trainings on other tasks suggest. `weighed`
+            ranks candidates and is not an accuracy.
+        ended: When its training ended, in seconds from the start of `choose`.
+        metrics: All metrics on the held-out texts, the usual headline metric first; empty if not evaluated on them.
         examples: The number of training texts.
         seconds: The training time.
-        memory: The peak memory of its process, in bytes.
-        ask: How its texts were asked about.
-        key: The key of its record, if it is a run.
-        adapter: The path of its adapter, relative to the output directory.
+        memory: The peak memory of the training process, in bytes.
+        ask: The prompt template and label words of the run.
+        key: The key of the run's record; None for a baseline.
+        adapter: The path of the trained adapter, relative to the output directory.
     """
 
     name: str
@@ -102,7 +101,7 @@ class Dropped(Frozen):
             how fast it answers. train: no time was left to train and evaluate it. overrun: the run was stopped at the
             time limit. error: the training failed with `message`. latency: an answer takes `milliseconds`, which is
             longer than allowed. words: a language model cannot answer with the labels.
-        smaller: The bytes that the method needs with weights in int8, if no method fits and this one would.
+        smaller: The bytes that the method needs with weights in int8, if no method fits and this method would in int8.
     """
 
     why: Literal["memory", "start", "train", "overrun", "error", "latency", "words"]
@@ -128,13 +127,13 @@ READ = 0.75
 
 
 class Fewer(Frozen):
-    """The result of the selected candidate with half of the training texts.
+    """The result of the selected candidate trained on half of the training texts.
 
     Attributes:
         name: The name of the candidate.
         examples: The number of training texts, half of all.
-        metrics: On the held-out texts.
-        comparison: The comparison of all texts with half of the texts.
+        metrics: All metrics on the held-out texts.
+        comparison: The comparison of the trainings on all texts and on half of the texts.
     """
 
     name: str
@@ -144,31 +143,31 @@ class Fewer(Frozen):
 
 
 class Recommendation(Sealed):
-    """The recommended method and the evidence.
+    """The recommended method and the contenders with which it was compared.
 
     Attributes:
-        data: How the task was read.
+        data: The options with which the task was read.
         backbone: The backbone of the recommended method; the first one if a baseline is recommended.
         backbones: The backbones that were compared; empty if there was only one.
         kind: The kind of the task.
-        unasked: The labels if they are not words, so that training started from a random head; empty otherwise.
+        unasked: The labels, if they are not words and training so started from a random head; empty otherwise.
         metric: The metric by which methods were chosen.
         recommended: A method's key, or the name of a baseline.
-        adapter: The path of the recommended adapter, relative to the output directory; None for the majority class.
-        contenders: Baselines first, then the untrained model, then trained candidates in their order.
-        comparisons: One for every pair of contenders: baselines, the untrained model, each method's best candidate.
-            Trainings that were too short to tell are compared only if one is recommended.
+        adapter: The path of the recommended adapter, relative to the output directory; None for the majority baseline.
+        contenders: Baselines first, then the zero-shot model, then trained candidates in the order of training.
+        comparisons: A paired comparison for every two of the baselines, the zero-shot model and each method's best
+            candidate. Trainings that were too short to judge a method are compared only if recommended.
         dropped: The reason why a method or candidate was not trained, by the method's key or the candidate's name.
-        fewer: The result with half of the texts; None if there was no time for it.
+        fewer: The result with half of the texts; None if there was no time for this training.
         train_examples: The number of training texts in the task.
         examples: The number of held-out texts that were evaluated.
-        minutes: The given time.
-        seconds: The time taken.
-        stages: Seconds by stage.
+        minutes: The minutes that the user gave.
+        seconds: The seconds that the recommendation took.
+        stages: Seconds by stage, such as "baselines".
         at_once: The largest number of trainings at the same time.
-        latency: The most milliseconds of an answer to a single text; None: any time.
-        latencies: The median milliseconds of an answer to a single text, by the short name of the backbone, and by the
-            name of a method on it where that was measured. Empty if `latency` is None.
+        latency: The largest allowed milliseconds of a prediction for a single text; None: no limit.
+        latencies: The median milliseconds of a prediction for a single text, by the name of a backbone or of a method
+            on a backbone. Empty if `latency` is None.
     """
 
     name: str = NAME
@@ -220,15 +219,15 @@ def decide(
 ) -> str:
     """Return the name of the recommended contender.
 
-    That is the best trained candidate on the texts set aside for selecting, among those that beat all untrained
-    contenders. Another candidate replaces it if it is significantly better. If no candidate beats them, the best
-    untrained contender is recommended.
+    The recommended contender is the best trained candidate on the validation set, among those that beat the baselines
+    and the zero-shot model. Another candidate is recommended instead if it is significantly better. If no candidate
+    beats them, the best baseline or the zero-shot model is recommended.
 
     Args:
-        order: The trained candidates, best first on the texts set aside for selecting.
-        scores: Each answer's contribution to the metric, [1, N], by candidate.
-        scores_of_simple: The same for the baselines and the untrained model.
-        compared: The comparisons of all pairs.
+        order: The trained candidates, best first on the validation set.
+        scores: Each prediction's contribution to the metric, [1, N], by candidate.
+        scores_of_simple: Each prediction's contribution, for the baselines and the zero-shot model.
+        compared: The paired comparisons of all contenders.
         lower: Whether lower values of the metric are better.
     """
     sign = -1 if lower else 1
@@ -246,5 +245,5 @@ def decide(
 
 
 def _or_least(gain: float) -> float:
-    """Return a gain that can be ranked: NaN loses to everything."""
+    """Return `gain`, or -inf if it is NaN, so that gains can be sorted."""
     return -inf if isnan(gain) else gain

@@ -1,6 +1,6 @@
 """The setup of a recommendation: the values that stay the same while it is made, and the runs of its task.
 
-A `Way` is a method on a backbone: the thing that is recommended. Starts without torch.
+A `Way` is a method on a backbone, such as LoRA on minilm. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WITHOUT_WORDS = {"words": None, "offset": False}
 
 
 class Way(NamedTuple):
-    """A method on a backbone."""
+    """A method on a backbone, such as LoRA on minilm."""
 
     backbone: str
     method: str
@@ -54,11 +54,11 @@ class ChoiceSetup:
         task: The whole task, read once.
         objective: The objective of the task.
         backbones: The addresses of the backbones that are compared, at least one.
-        ask: How the runs ask about the texts.
-        data: How the runs read the task. Leakage was checked in the whole task, so the runs do not check their part of
-            it.
+        ask: The prompt template, label words and start of the head of all runs.
+        data: The options with which the runs read the task. Leakage was checked once in the whole task, so the runs do
+            not check their part of the texts.
         metric: The metric by which methods are chosen.
-        latency: The most milliseconds of an answer to a single text; None: any time.
+        latency: The largest allowed milliseconds of a prediction for a single text; None: no limit.
         stages: The time that each stage has taken so far.
     """
 
@@ -85,15 +85,15 @@ class ChoiceSetup:
         return {address: files_digest(address) for address in self.backbones}
 
     def name(self, way: Way, rate: str = "") -> str:
-        """Return the name of a way in tables and files: the method's key, and the backbone if there are several.
+        """Return the name of a run in tables and files: the method's key, and the backbone if there are several.
 
-        `rate` is the learning rate if it is not the method's default.
+        `rate` is the learning rate, or empty for the method's default.
         """
         stem = f"{way.method}-{rate}" if rate else way.method
         return f"{stem}{ON}{self.names[way.backbone]}" if len(self.backbones) > 1 else stem
 
     def run(self, way: Way, *, rate: float | None = None, steps: int | None = None, **data: Any) -> Run:
-        """Return a run on the task; `data` overrides fields of `Data`."""
+        """Return a run of a method on a backbone on the task; `data` overrides fields of `ReadingOptions`."""
         ask = self.ask
         if is_fitted(way.method):  # the head does not start from words
             ask = ask.model_copy(update={"head": "random" if ask.head == "words" else ask.head, **_WITHOUT_WORDS})
@@ -117,15 +117,15 @@ class ChoiceSetup:
 
     @property
     def read_first(self) -> int:
-        """The number of training texts that are read before it is known for how many there is time."""
+        """The number of training texts of the first run, which measures how many texts fit in the time."""
         return min(AT_FIRST, len(self.task.train))
 
     def run_like(self, way: Way) -> Run:
-        """Return a run that needs as much memory as the trainings of a way."""
+        """Return a run that needs as much memory as the trainings of a method on a backbone."""
         return self.run(way, train_examples=self.read_first)
 
     def memory_of(self, ways: Sequence[Way]) -> MemoryForecast | None:
-        """Return the memory of trainings of these ways; None if memory does not limit them."""
+        """Return the memory forecast of trainings of these methods on backbones; None if memory does not limit them."""
         executor = self.executor
         if executor.slots == 1:
             return None

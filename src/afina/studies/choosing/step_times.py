@@ -1,7 +1,7 @@
-"""The step times of methods on backbones: seen in the first steps of a training, and updated from each training.
+"""The training time of a step of methods on backbones: measured in the first steps, and updated by each training.
 
-A method without a step time has an estimate: from another run on the backbone, and from the recorded costs of methods.
-Starts without torch.
+The step time of a method that has not run is estimated from another run on the same backbone and from recorded ratios
+of the methods' costs. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ the time that starting took.
 
 @dataclass(frozen=True)
 class StepTime:
-    """The seconds of a step, of scoring a text, and of everything else in a run (`opening`)."""
+    """The seconds of a training step, of scoring a text, and of everything else in a run (`opening`)."""
 
     opening: float
     step: float
@@ -38,14 +38,14 @@ class StepTime:
 
     @classmethod
     def of_run(cls, made: Record, seconds: float) -> StepTime:
-        """Return the step time of a run that took `seconds` in all. A step of a fit is a text that it reads."""
+        """Return the step time of a run that took `seconds`. For a linear probe, a step is a text that it reads."""
         seen, texts = made.seconds, made.examples + (made.selection.examples if made.selection else 0)
         opening = max(0.0, seconds - seen.train - seen.evaluate)
         steps = made.steps if made.training["learning_rate"] is not None else made.steps * made.train_examples
         return cls(opening, seen.train / max(1, steps), seen.evaluate / texts)
 
     def seconds(self, steps: float, texts: float) -> float:
-        """Return the seconds of a run with these steps and scored texts."""
+        """Return the seconds of a run with these numbers of training steps and scored texts."""
         return self.opening + steps * self.step + texts * self.text
 
     def steps(self, seconds: float, texts: float) -> int:
@@ -54,11 +54,11 @@ class StepTime:
 
 
 class Stopwatch:
-    """The time of a run in progress, without the time that it waited for a place in a cluster.
+    """The time of a run in progress, without the time in which the run waited for room on a cluster.
 
     Attributes:
-        began: When the run had a place.
-        phase: The phase of the last event.
+        began: When the run had room on a machine.
+        phase: The phase of the last progress event, such as "train".
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Stopwatch:
         self._first = self._last = 0.0, 0
 
     def hear(self, progress: Progress) -> None:
-        """Note the time of an event; begin again when a wait ends."""
+        """Note the time of a progress event; restart the stopwatch when a wait for room ends."""
         here = meter.now(), progress.step
         if self._waits:
             self.began = here[0]
@@ -77,34 +77,34 @@ class Stopwatch:
 
     @property
     def done(self) -> int:
-        """The number of steps, or of texts, that are done in the phase."""
+        """The number of training steps, or of scored texts, that are done in the phase."""
         return self._last[1]
 
     @property
     def each(self) -> float | None:
-        """The seconds of a step, or of a text; None while too few are done."""
+        """The seconds of a training step, or of a scored text; None while too few are done."""
         (start, before), (now, done) = self._first, self._last
         return (now - start) / (done - before) if done - before >= MEASURED else None
 
     @property
     def opening(self) -> float:
-        """The seconds before the first step or text of the phase."""
+        """The seconds from the start of the run to the first step or text of the phase."""
         start, before = self._first
         return max(0.0, start - self.began - before * (self.each or 0.0))
 
 
 def _texts(method: str) -> float:
-    """Return the number of texts that are scored in the time of a step; the most if the method was not recorded."""
+    """Return how many texts are scored in the time of a training step; the largest value for an unrecorded method."""
     return STEP_COSTS.get(method, STEP_COSTS[DEAREST])
 
 
 @dataclass
 class StepTimes:
-    """The step times that are known so far.
+    """The step times that have been measured so far.
 
     Attributes:
         lowered: Whether training computes in bfloat16.
-        known: Step times by way, the last one last.
+        known: Measured step times by method and backbone, the latest last.
     """
 
     lowered: bool
@@ -115,7 +115,7 @@ class StepTimes:
         self.known[way] = pace
 
     def of(self, way: Way) -> StepTime | None:
-        """Return the way's step time, or an estimate; None if nothing is known of the backbone."""
+        """Return the measured or estimated step time of `way`; None if nothing was measured on its backbone."""
         if way in self.known:
             return self.known[way]
         near = [(one, pace) for one, pace in self.known.items() if one.backbone == way.backbone]
@@ -130,7 +130,7 @@ class StepTimes:
         return replace(pace, step=read * _texts(way.method))
 
     def seen(self, way: Way, stopwatch: Stopwatch) -> StepTime | None:
-        """Return the step time of a run in progress; None while the run shows too little."""
+        """Return the step time measured in a run in progress; None while too few steps or texts are done."""
         each, is_trained = stopwatch.each, takes_steps(way.method) or is_fitted(way.method)
         if each is None or stopwatch.phase != ("train" if is_trained else "evaluate"):
             return None
@@ -142,7 +142,7 @@ class StepTimes:
 
     @property
     def _slower(self) -> float:
-        """How many times as long a text takes to score as to read in training."""
+        """The time of scoring a text divided by the time of reading a text in training."""
         return FLOAT32 if self.lowered else 1.0
 
     def seconds(self, way: Way, pace: StepTime, steps: int, scored: int, read: int) -> float:

@@ -1,6 +1,6 @@
-"""The time budget of a recommendation: the time that is left, and the time that each stage took.
+"""The time budget of a recommendation: how much of the given minutes is left, and the seconds of each stage.
 
-Starts without torch. The module knows no task.
+The module loads without torch.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Comparing the results and writing the report follow the last run.
 
 @dataclass
 class TimeBudget:
-    """The given minutes from a start time. `began` and `end` are times of `meter.now()`.
+    """The given minutes, counted from a start time. `began` and `end` are times of `meter.now()`.
 
     Attributes:
-        closing: The seconds kept back for what follows the last run.
+        closing: The seconds kept back for the work after the last run, such as paired comparisons.
     """
 
     began: float
@@ -31,17 +31,17 @@ class TimeBudget:
     closing: float = 0.0
 
     def keep_back(self, seconds: float) -> None:
-        """Keep back the seconds for what follows the last run, but only a small share of the minutes."""
+        """Keep `seconds` back for the work after the last run, but at most a small share of the given minutes."""
         self.closing = min(seconds, CLOSING * 60 * self.minutes)
 
     @property
     def left(self) -> float:
-        """Seconds that can still be planned; negative when the time is used up."""
+        """The seconds that can still be planned for runs; negative when the time is used up."""
         return self.began + 60 * self.minutes - self.closing - meter.now()
 
     @property
     def end(self) -> float:
-        """The time at which work in progress is stopped."""
+        """The time at which runs in progress are stopped."""
         return self.began + 60 * self.minutes * (1 + LATE) - self.closing
 
     @property
@@ -62,7 +62,7 @@ class StageSeconds:
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to the stage, also if the block raises."""
+        """Add the time of the `with` block to the stage, also if the block raises."""
         began = meter.now()
         try:
             yield

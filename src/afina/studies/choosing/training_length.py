@@ -1,6 +1,6 @@
-"""The length of all trainings of a recommendation: as many epochs as there is time for, or else fewer texts.
+"""The length of all trainings of a recommendation: as many epochs as fit in the time, or else fewer texts.
 
-Starts without torch. The module knows no task.
+The module loads without torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHARE, MOST = 0.2, 300
 
 
 def share_aside(used: int) -> float:
-    """Return the share of `used` training texts that is set aside for selecting."""
+    """Return the share of `used` training texts that is cut off as the validation set."""
     return min(SHARE, MOST / max(1, used))
 
 
@@ -32,7 +32,7 @@ class TrainingLength(NamedTuple):
     """The steps and the training texts of each training on a backbone.
 
     Attributes:
-        used: Training texts, including the texts that are set aside for selecting.
+        used: The number of training texts, including the validation set.
     """
 
     steps: int
@@ -43,24 +43,24 @@ class TrainingLength(NamedTuple):
         return share_aside(self.used)
 
     def epochs(self, there: int) -> int:
-        """Return the epochs of trainings on all `there` texts."""
+        """Return the epochs of trainings on all training texts; `there` is their number."""
         return max(1, round(self.steps / steps_of_epoch(there)))
 
 
 def steps_of_epoch(there: int) -> int:
-    """Return the steps of an epoch of `there` training texts, without those that are set aside for selecting."""
+    """Return the optimizer steps of an epoch of `there` training texts, without the validation set."""
     return math.ceil(there * (1 - share_aside(there)) / BATCH)
 
 
 def training_length(
     pace: StepTime, left: float, there: int, texts: int, *, short: bool = False
 ) -> TrainingLength | None:
-    """Return the length of each training, for which `left` seconds suffice; None if there is no useful length.
+    """Return the length of each training that fits in `left` seconds; None if no useful length fits.
 
     Args:
         there: The number of training texts.
         texts: The number of held-out texts on which each training is evaluated.
-        short: Whether an epoch is enough. By default, trainings have ENOUGH steps or EPOCHS.
+        short: Whether trainings of one epoch are allowed. By default, trainings have ENOUGH steps or EPOCHS epochs.
     """
     share, epoch = share_aside(there), steps_of_epoch(there)
     scored = texts + math.ceil(share * there)

@@ -1,4 +1,4 @@
-"""Executors: where runs and trials are executed, such as the nodes of a Ray cluster.
+"""Executors: the machines on which runs and tuning trials are executed, such as the nodes of a Ray cluster.
 
-An executor does not know what a study is, and changes no digest.
+An adapter has the same digest with every executor. Executors do not know studies (`afina.studies.study`).
 """

@@ -1,7 +1,7 @@
-"""Executors by name, as the option `--executor` and the key `executor` of a study file give them.
+"""Make an executor from its name, which is given by the option `--executor` or the key `executor` of a study file.
 
-`local` is this machine, the default. `ray` is a Ray cluster, and `ray=ADDRESS` the one at this address. Starts without
-Ray, which is imported only for an executor that uses it.
+`local`, the default, is this machine. `ray` is a Ray cluster, and `ray=ADDRESS` the Ray cluster at this address. Ray is
+imported only for an executor that uses Ray.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def make(
     Args:
         name: `local`, `ray` or `ray=ADDRESS`; None: `local`.
         jobs: The largest number of runs at the same time. None: 1, or with Ray as many as the cluster has room for.
-        ship_backbone: Copy a backbone that is a directory of this machine to the storage, where nodes read it.
+        ship_backbone: Copy a backbone that is a directory of this machine to `storage`, from which nodes read it.
         storage: A directory or a bucket that this machine and all nodes of the cluster see. Required with Ray, unless
             this machine is the only node.
-        says: Receives sentences, such as the address of the cluster.
+        says: Receives sentences for the user, such as the address of the cluster.
     """
     check_executor(name)
     kind, _, address = (name or _LOCAL).partition("=")

@@ -1,7 +1,7 @@
-"""Executor: where a run or a trial is executed. The modules above do not know which executor they use.
+"""Executor: the base class of what executes a run or a tuning trial, on this machine or on a Ray cluster.
 
-An executor never changes a result: the same run produces the same adapter digest wherever it is executed. `Run.inputs`
-returns the files that another machine needs. Starts without torch.
+The same run produces the same adapter digest with every executor. `Run.inputs` returns the files that another machine
+needs. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from afina.studies.runs.run import Run
 
 
 class Overrun(Exception):
-    """Raised when a run or a trial has not ended at its time limit. The run is stopped."""
+    """Raised when a run or a trial has not ended at its time limit, and is stopped."""
 
 
 class Cancelled(Exception):
@@ -32,7 +32,7 @@ class Lost(Exception):
     """Raised when the process or the machine of a run or a trial is lost. Another process can execute the run.
 
     Attributes:
-        of_node: Whether the machine was lost, so that the run itself is not suspected.
+        of_node: Whether the machine was lost, so that the run itself is probably not the cause.
     """
 
     def __init__(self, reason: str = "", *, of_node: bool = False) -> None:
@@ -45,26 +45,26 @@ class MemoryForecast:
     """The memory that is available and the memory that runs need: GPU memory if they train on a GPU.
 
     Attributes:
-        available: Bytes for all runs that are executed at the same time.
-        needed: Bytes of each run, by its key. A run without an entry does not wait.
+        available: Bytes that all runs executed at the same time share.
+        needed: Bytes of each run, by the run's key. A run without an entry does not wait for memory.
     """
 
     available: int
     needed: Mapping[str, int]
 
     def left(self, run: Run, beside: Iterable[Run]) -> int | None:
-        """Return the bytes that other runs leave to `run` if it needs more than that; None if it can start."""
+        """Return the bytes that runs in progress leave to `run`, if too few; None if `run` can start."""
         others = [self.needed.get(one.key, 0) for one in beside]
         left = max(0, self.available - sum(others))
         return left if others and self.needed.get(run.key, 0) > left else None
 
 
 class Executor(ABC):
-    """The contract of every executor. `carry_out` and `try_out` block until they have a result.
+    """The interface of every executor. `carry_out` and `try_out` block until they have a result.
 
-    The task and the backbone are looked at and checked on this machine, wherever runs are executed.
+    The task and the backbone are read and checked on this machine, also if runs are executed on other machines.
 
-    With several slots, each call is made in a thread of its own. The methods share these arguments:
+    With several slots, each call is made in a new thread. The methods share these arguments:
 
     - `out`: The executor's scratch directory. The adapter, the predictions and the checkpoint are returned as files in
     `out`. If `out` has a checkpoint, the run continues from it.
@@ -72,8 +72,8 @@ class Executor(ABC):
     - `until`: The time at which to end the run, by `meter.now()`.
 
     Attributes:
-        slots: The number of runs or trials that can be executed at the same time. The number may change during a study;
-            it is read often.
+        slots: The number of runs or trials that can be executed at the same time. The number may change during a study,
+            so callers read it often.
     """
 
     slots: int = 1
@@ -81,7 +81,7 @@ class Executor(ABC):
     _looked: tuple[Run, TaskFacts] | None = None
 
     def look(self, run: Run) -> TaskFacts | None:
-        """Return the facts about `run`'s data as the data are now, without downloading anything.
+        """Return the facts about the present data of `run`, without downloading anything.
 
         Returns None if the address identifies the data, or if this machine cannot know. Raises the same errors as
         reading the data.
@@ -128,14 +128,14 @@ class Executor(ABC):
         return "\n".join([facts.told, *unasked])
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
-        """Return the memory that `runs` need and share; None if any number of them can be executed at the same time."""
+        """Return the memory that `runs` need and share; None if memory does not limit how many run at once."""
         return None
 
     @abstractmethod
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
-        """Execute `run`, write its adapter and predictions to `out` as the record says, and return the record.
+        """Execute `run`, write its adapter and predictions to `out` at the record's paths, and return the record.
 
-        Raises RunFailed, Overrun at `until`, and Lost or Cancelled: then the last checkpoint is in `out`.
+        Raises RunFailed, Overrun at `until`, and Lost or Cancelled; in these two cases `out` has the last checkpoint.
         """
 
     @abstractmethod
@@ -148,33 +148,33 @@ class Executor(ABC):
         listen: Listener,
         until: float | None = None,
     ) -> ValidationScore:
-        """Return the last score of `run`: where `goes_on` returned False, or after the last step.
+        """Return the last score of tuning trial `run`: where `goes_on` returned False, or after the last step.
 
-        Writes no file. `shares` and `limit` are those of `afina.studies.runs.execute.try_out`. Raises RunFailed, Lost
-        or Cancelled, and Overrun at `until`.
+        Writes no file. `shares` and `limit` have the meaning that `afina.studies.runs.execute.try_out` gives them.
+        Raises RunFailed, Lost or Cancelled, and Overrun at `until`.
         """
 
     def cancel(self, *, at_once: bool = False) -> None:  # noqa: B027 - with one slot nothing is left to cancel
-        """End all work in other threads; a run that trains writes a checkpoint first, unless it is to end `at_once`.
+        """End all runs and trials; unless `at_once`, a run that trains first finishes its step and writes a checkpoint.
 
-        Returns before the work has ended, and can be called again until it has.
+        Returns before the runs have ended, and can be called again.
         """
 
     def check_machines(self, run: Run) -> None:  # noqa: B027 - this machine needs no check
         """Check that the other machines can execute `run` and similar runs: their versions and their backbone.
 
-        Part of `check`, for callers that have read the task themselves.
+        A part of `check`, for callers that have read the task themselves.
         """
 
     def prepare(self) -> None:  # noqa: B027 - on other machines a worker starts with its run
-        """Begin what the first run waits for, without waiting."""
+        """Start a process that imports torch and the other libraries of runs, without waiting for its imports."""
 
     def fetch(self, backbone: str) -> None:  # noqa: B027 - other machines get the files with their first run
         """Download a backbone that is not on this machine yet, so that no run waits for it."""
 
     def largest_memory(self) -> int | None:
-        """Return the memory in bytes of the largest machine for a run; None: the memory of this machine."""
+        """Return the bytes of memory of the largest node for a run; None: the memory of this machine."""
         return None
 
     def close(self) -> None:  # noqa: B027 - an executor may hold nothing
-        """Release what is kept for further runs. The executor can be used again."""
+        """Release processes and connections that are kept for further runs. The executor can be used again."""

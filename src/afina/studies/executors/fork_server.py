@@ -1,10 +1,10 @@
-"""ForkServer: a process that has imported the libraries of a run, and forks a worker for each request.
+"""ForkServer: a process that has imported torch and the other libraries of a run, and forks a worker for each run.
 
-The imports take 3 to 5 s. A forked worker gives the same results as one that is started alone (`worker.py`): the server
-computes nothing and has one thread, and variables that libraries read when they are loaded are those of the worker, so
-each environment has a server of its own. The server ends with its client, and after `IDLE` seconds without a worker.
-Needs Linux: elsewhere, and where no server can start, `start` starts each worker alone. This module knows no request.
-Its client starts without torch.
+The imports take 3 to 5 s. A forked worker gives the same results as a new process (`worker.py`): the server computes
+nothing and has one thread. Libraries read environment variables when they are loaded, so each environment has its own
+server. A server ends with the process that started it, and after `IDLE` seconds without a worker. Fork servers need
+Linux: elsewhere, and where no server can start, `start` starts each worker as a new process. The module loads without
+torch.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _FORKS = sys.platform.startswith("linux") and hasattr(os, "pidfd_open")
 
 @contextmanager
 def ctrl_c_later() -> Iterator[None]:
-    """Block SIGINT and SIGTERM in a process that starts in the block, and delay them in this process until its end.
+    """Block SIGINT and SIGTERM in processes that are started in the `with` block; in this process, until its end.
 
-    Ctrl-C reaches the whole process group, and the end of a service reaches all its processes. With both signals
-    blocked in the workers, the study alone decides what happens to a run, however early the signal comes.
+    Ctrl-C signals the whole process group, and stopping a service signals all its processes. With both signals blocked
+    in the workers, only the study's process decides what happens to a run.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
@@ -61,10 +61,10 @@ def ctrl_c_later() -> Iterator[None]:
 
 
 class ForkedWorker:
-    """A worker that a server has forked, with the methods and attributes of `subprocess.Popen` that are in use.
+    """A worker that a server has forked, with those methods and attributes of `subprocess.Popen` that afina uses.
 
     Attributes:
-        returncode: None before `wait`; -9 also if the server was killed before it could tell.
+        returncode: The exit status; None before `wait`, and -9 also if the server was killed.
     """
 
     def __init__(self, pid: int, handle: int, link: socket.socket, pipes: tuple[int, int]) -> None:
@@ -75,13 +75,13 @@ class ForkedWorker:
         self._lock = threading.Lock()
 
     def kill(self) -> None:
-        """End the process, which may have ended."""
+        """Kill the worker's process; does nothing if the process has ended."""
         with self._lock, suppress(ProcessLookupError):
             if self.returncode is None:
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     def wait(self) -> int:
-        """Wait until the process has ended, and return its exit status; negative: minus the signal that ended it."""
+        """Wait until the worker has ended, and return its exit status; if a signal ended it, minus its number."""
         if self.returncode is None:
             status = self._link.recv(16)  # empty: the server was killed
             if not status:
@@ -96,7 +96,7 @@ class ForkedWorker:
 
 
 class ForkServer:
-    """A server of this process."""
+    """This process's handle of a fork server process."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -110,7 +110,7 @@ class ForkServer:
             )
 
     def is_ready(self, wanted: Callable[[], bool]) -> bool | None:
-        """Wait for the server's imports. False: the server has ended; None: the worker is not `wanted` any more."""
+        """Wait for the server's imports. False: the server has ended; None: `wanted` says no more worker is needed."""
         while wanted():
             with selectors.DefaultSelector() as heard:
                 heard.register(self.control, selectors.EVENT_READ)
@@ -129,7 +129,7 @@ class ForkServer:
 
         Args:
             module: The module whose `main` the worker runs.
-            errors: The descriptor for the worker's standard error.
+            errors: The file descriptor for the worker's standard error.
         """
         link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         requests, to_worker = os.pipe()
@@ -152,7 +152,7 @@ class ForkServer:
         return ForkedWorker(int(pid), handles[0], link, (to_worker, from_worker))
 
     def close(self) -> None:
-        """Let the server end as soon as its workers have ended; at once if it has never had one."""
+        """Let the server end when all its workers have ended; at once if it never had a worker."""
         if self._is_starting():
             self.process.kill()
         self.control.close()
@@ -164,7 +164,7 @@ class ForkServer:
 
 
 class _Servers:
-    """The servers of this process, by all that a process takes over from the one that starts it."""
+    """The fork servers of this process, by the environment variables and other state that a worker inherits."""
 
     def __init__(self) -> None:
         self.lock, self.owner = threading.Lock(), os.getpid()
@@ -173,7 +173,7 @@ class _Servers:
         self.closed: list[ForkServer] = []
 
     def of(self, environment: Mapping[str, str], surroundings: object) -> ForkServer | None:
-        """Return the server, which may have to be started; None if none can be had."""
+        """Return the server for this environment, started if there is none; None if no server can be started."""
         with self.lock:
             self.closed = [one for one in self.closed if one.process.poll() is None]
             if surroundings in self.refused:
@@ -189,7 +189,7 @@ class _Servers:
             return found
 
     def refuse(self, surroundings: object) -> None:
-        """Start no other server there, after one that could not finish its imports."""
+        """Start no other server with these surroundings, because a server's imports failed there."""
         with self.lock:
             self.refused.add(surroundings)
 
@@ -213,20 +213,20 @@ atexit.register(_servers.end)
 
 
 def prepare(environment: Mapping[str, str]) -> None:
-    """Start the server of an environment, if one can be had, without waiting for its imports."""
+    """Start the fork server of an environment, if possible, without waiting for its imports."""
     _server(environment)
 
 
 def start(
     module: str, environment: Mapping[str, str], wanted: Callable[[], bool], errors: IO[bytes] | None = None
 ) -> subprocess.Popen[str] | ForkedWorker:
-    """Start a process that runs `main` of a module, with pipes for its standard input and output.
+    """Start a process that runs `main` of a module, with pipes for its standard input and output; forked if possible.
 
     Args:
         module: A module that can also be started by `python -m`.
         environment: The environment of the process.
-        wanted: Asked while a server starts; as soon as it says no, the process is started alone.
-        errors: A file that receives the standard error of the process; None: that of this process.
+        wanted: Called while a server starts; when it returns False, the process is started without a server.
+        errors: A file that receives the standard error of the process; None: this process's standard error.
     """
     server = server_for(environment, wanted)
     with ctrl_c_later():
@@ -243,11 +243,11 @@ def start(
 
 
 def server_for(environment: Mapping[str, str], wanted: Callable[[], bool]) -> ForkServer | None:
-    """Return a server that has finished its imports; None if none can be had, or the worker is not `wanted` any more.
+    """Return a server that has finished its imports; None if no server can start, or `wanted` returned False.
 
     Args:
         environment: The environment of the worker.
-        wanted: Asked while the server starts.
+        wanted: Called while the server starts.
     """
     server = _server(environment)
     ready = server and server.is_ready(wanted)
@@ -280,7 +280,7 @@ _ALONE = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_threa
 
 
 def import_libraries() -> None:
-    """Import what a run needs, without a thread and without computing."""
+    """Import torch and the other libraries that a run needs, without starting a thread and without computing."""
     before = {name: os.environ.get(name) for name in _ALONE}
     os.environ.update(_ALONE)
     try:
@@ -297,7 +297,7 @@ def import_libraries() -> None:
 
 
 def use_threads() -> None:
-    """Give OpenBLAS the threads that it has in a process that has not forked."""
+    """Set OpenBLAS in a forked process to the number of threads that it has in a new process."""
     from threadpoolctl import ThreadpoolController
 
     stated = (re.match(r"\s*0*([1-9]\d*)", os.environ.get(name, "")) for name in _OPENBLAS)
@@ -307,7 +307,7 @@ def use_threads() -> None:
 
 
 def threads() -> list[str]:
-    """Return the names of the threads of this process."""
+    """Return the names of this process's threads."""
     return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 
 
@@ -316,13 +316,13 @@ _GPUS = ("/dev/nvidia", "/dev/kfd")
 
 
 def can_fork() -> bool:
-    """Return whether a fork can do all that this process can: there is one thread, and no GPU driver is in use."""
+    """Return whether a forked copy of this process works fully: it has one thread, and uses no GPU driver."""
     files = (os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
     return len(threads()) == 1 and not any(file.startswith(_GPUS) for file in files)
 
 
 class _Server:
-    """Forks workers until its client ends; in a worker, `serve` returns the name of the worker's module."""
+    """The loop of the server process: forks workers until its client ends."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
@@ -331,7 +331,7 @@ class _Server:
         self.workers: dict[int, tuple[int, socket.socket]] = {}
 
     def serve(self) -> str | None:
-        """Fork workers; return None as soon as there is no client and no worker any more."""
+        """Fork workers until client and workers have ended, then return None; in a worker, return its module's name."""
         listening = True
         while listening or self.workers:
             ready = self.heard.select(IDLE)
@@ -347,7 +347,7 @@ class _Server:
         return None
 
     def _asked(self) -> tuple[str, list[int]] | None:
-        """Return the module and the descriptors of a request; None: the client has ended."""
+        """Return the module and the file descriptors of a client's request; None: the client has ended."""
         try:
             module, given, _, _ = socket.recv_fds(self.control, 256, 5)
         except ConnectionError:
@@ -363,7 +363,7 @@ class _Server:
             link.send(str(status).encode())
 
     def _fork(self, link: socket.socket, given: list[int]) -> bool:
-        """Return False in the worker."""
+        """Fork a worker; return False in the worker, True in the server."""
         pid = os.fork()
         if not pid:
             self._become_worker(link, given)
@@ -393,7 +393,7 @@ class _Server:
 
 
 def main() -> int:
-    """Serve, or work as a forked worker; return the exit status of the worker."""
+    """Run the fork server, or, in a forked worker, the module's `main`; return the exit status."""
     allocator.collect_seldom()
     openmp.wait_briefly()
     control = socket.socket(fileno=os.dup(0))

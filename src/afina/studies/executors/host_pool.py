@@ -1,7 +1,7 @@
-"""Hosts: Ray actors on nodes that are used again for work of the same size, and what is said while one has no place.
+"""HostPool: Ray actors that execute runs on nodes, and are used again for runs that need the same resources.
 
-A host keeps the processors and the memory that it was made for. An idle host ends if work of another size waits. No
-host is started again by Ray: the caller repeats its work. Does not know what a host does.
+A host is such an actor; it reserves its processors and memory until it ends. An idle host ends if a run that needs
+other resources waits. Ray restarts no host: the caller repeats the run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _KNOWN_LATE = 2.0
 
 
 class HostDied(Exception):
-    """Raised when a host ended. `of_node`: its node died."""
+    """Raised when the process of a host has ended. `of_node`: the host's whole node has left the cluster."""
 
     def __init__(self, reason: str, *, of_node: bool) -> None:
         super().__init__(reason)
@@ -51,7 +51,7 @@ class Host:
     """A host that has started.
 
     Attributes:
-        actor: The handle; `actor.method.remote(...)` calls a method.
+        actor: The handle of the Ray actor; `actor.method.remote(...)` calls a method.
         beside: The largest number of hosts that worked on the node at the same time, this host included.
     """
 
@@ -66,7 +66,7 @@ class Host:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Raise HostDied if the block fails because the host or its node died."""
+        """Raise HostDied if the `with` block fails because the host or its node died."""
         try:
             yield
         except ray.exceptions.RayTaskError:
@@ -76,7 +76,7 @@ class Host:
 
 
 def death(node: Node, error: Exception) -> HostDied:
-    """Return why a host on `node` ended; waits until the cluster knows whether the node died too."""
+    """Return a HostDied for a host on `node`; first waits until the cluster knows whether the node died too."""
     of_node, until = "node" in str(error) and "died" in str(error) and not nodes.is_alive(node.key), meter.now()
     until += _KNOWN_LATE
     pause = threading.Event()
@@ -88,17 +88,18 @@ def death(node: Node, error: Exception) -> HostDied:
 
 @dataclass(eq=False)
 class _Waiting:
-    """Work that waits for a host with this room; `given`: a host that was released meanwhile."""
+    """A run that waits for a host with these resources; `given`: a host that was released meanwhile."""
 
     room: Room
     given: Host | None = None
 
 
 class HostPool:
-    """Hosts of one class.
+    """Ray actors of one class on the nodes of a cluster.
 
     Args:
-        kind: The class; it has a method `hello` that returns the id of its node, and `leave`, which ends its work.
+        kind: The class of the actors, with the methods `hello`, which returns the node's id, and `leave`, which ends a
+            run.
     """
 
     def __init__(self, kind: type) -> None:
@@ -110,15 +111,15 @@ class HostPool:
         self._held: set[Room] = set()
 
     def acquire(self, room: Room, waits: Callable[[str], object], check: Callable[[], object]) -> Host:
-        """Return a host with this room, which the caller gives back with `release` or `discard`.
+        """Return a host with the resources `room`, which the caller gives back with `release` or `discard`.
 
         Args:
-            waits: Called with what the host waits for, when that changes.
-            check: Called often while the host has no place; may raise an error that ends the waiting.
+            waits: Called with a clause such as "a node with 4 processors" when the missing resource changes.
+            check: Called often while no node has room for the host; may raise an error that ends the waiting.
 
         Raises:
-            HostDied: The host died before it had started.
-            RunFailed: No node can ever hold the host.
+            HostDied: The new host's process ended, or its node left the cluster, before the host was ready.
+            RunFailed: No node is large enough for the host.
         """
         waiting = _Waiting(room)
         with self._lock:
@@ -159,7 +160,7 @@ class HostPool:
         waits: Callable[[str], object],
         check: Callable[[], object],
     ) -> Host:
-        """Return the host when it answers, or another host of the same room that was released meanwhile."""
+        """Return the new host when it is ready, or a host with the same resources that was released meanwhile."""
         began, ready, note = meter.now(), actor.hello.remote(), ""
         while not ray.wait([ready], timeout=_STEP)[0]:
             check()
@@ -182,7 +183,7 @@ class HostPool:
         return Host(actor, waiting.room, node)
 
     def _missing(self, room: Room, waited: float) -> str:
-        """Return what is missing for a place. Raises RunFailed if no node can ever have it."""
+        """Return the resources that no node has free. Raises RunFailed if no node is large enough for them."""
         rooms = [node.room for node in nodes.living()] or [Room(0)]
         if any(one.holds(room) for one in rooms):
             self._held.add(room)
@@ -194,7 +195,7 @@ class HostPool:
         return f"a node with {room}; the largest has {short}"
 
     def _has_place(self, room: Room) -> bool:
-        """Return whether the nodes hold all hosts that wait, as far as other jobs do not use the nodes."""
+        """Return whether the nodes have room for all waiting hosts, if no other Ray job uses the nodes."""
         with self._lock:
             waiting = sum(other.room == room for other in self._waiting)
             started = [*self._busy, *self._idle]
@@ -202,7 +203,7 @@ class HostPool:
         return sum(one.times(room) for one in left) >= waiting
 
     def _used(self, host: Host) -> Host:
-        """Count a host as busy; the lock is held."""
+        """Move a host to the busy hosts; the caller holds the lock."""
         self._busy.append(host)
         here = [other for other in self._busy if other.node.key == host.node.key]
         host.beside = 1
@@ -211,7 +212,7 @@ class HostPool:
         return host
 
     def release(self, host: Host) -> None:
-        """Give a host back that can be used again."""
+        """Give back a host that can execute another run."""
         with self._lock:
             self._busy.remove(host)
             for waiting in self._waiting:
@@ -224,7 +225,7 @@ class HostPool:
         end(host.actor)
 
     def discard(self, host: Host) -> None:
-        """Give a host back that cannot be used again."""
+        """Give back a host that cannot be used again, and end it."""
         with self._lock:
             self._busy.remove(host)
         with suppress(Exception):  # the host may have died in any way
@@ -241,7 +242,7 @@ class HostPool:
 
 
 def end(actor: Any) -> None:
-    """End an idle host after it has removed its files; its room becomes free."""
+    """End an idle Ray actor after it has removed its files, so that its resources become free."""
     with suppress(Exception):  # the host may have died in any way
         ray.wait([actor.leave.remote()], timeout=QUIET)
         ray.kill(actor)

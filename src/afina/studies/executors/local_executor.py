@@ -1,4 +1,4 @@
-"""LocalExecutor: each run in a process of its own on this machine. Starts without torch."""
+"""LocalExecutor: executes each run in a new process on this machine. The module loads without torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from afina.studies.runs.run import Run
 
 
 class LocalExecutor(Executor):
-    """Executes each run in a process of its own on this machine.
+    """Executes each run in a new process on this machine.
 
     With several slots, the processes share the processors equally.
 
     Args:
-        slots: The number of runs at the same time.
+        slots: The number of runs that are executed at the same time.
     """
 
     def __init__(self, slots: int = 1) -> None:
@@ -32,7 +32,7 @@ class LocalExecutor(Executor):
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Start the process that imports the libraries of the runs."""
+        """Start the fork server that imports torch and the other libraries of the runs."""
         fork_server.prepare(variables(self._threads))
 
     def fetch(self, backbone: str) -> None:
@@ -86,7 +86,7 @@ class LocalExecutor(Executor):
 
     @contextmanager
     def _worker(self, request: Request, until: float | None = None) -> Iterator[WorkerProcess]:
-        """Yield a worker that is registered among the workers in progress."""
+        """Yield a worker process for a request; `cancel` can end it during the `with` block."""
         worker = WorkerProcess(request, until, self._threads)
         with self._lock:  # before it starts, so that `cancel` does not wait for the imports of its server
             self._workers.add(worker)
@@ -101,5 +101,5 @@ class LocalExecutor(Executor):
 
     @property
     def _threads(self) -> int | None:
-        """Threads of a worker; None: torch's default."""
+        """The number of torch threads of a worker; None: torch's default."""
         return max(1, meter.processors() // self.slots) if self.slots > 1 else None

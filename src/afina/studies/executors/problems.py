@@ -1,4 +1,4 @@
-"""The errors of executors. Each is declared once, with its class, its code, its fields and its sentence."""
+"""The errors of executors, each with its exception class, code, fields and message."""
 
 from __future__ import annotations
 

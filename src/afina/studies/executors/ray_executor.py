@@ -1,8 +1,8 @@
-"""RayExecutor: executes runs on the nodes of a Ray cluster, with a storage that this machine and all nodes see.
+"""RayExecutor: executes runs on the nodes of a Ray cluster; files pass through a storage that all nodes see.
 
-The executor reads tasks on this machine, checks the nodes, and foresees memory. Each run goes to a host on a node
-(`host_pool.py`, `ray_host.py`), which starts the same process as LocalExecutor does. So a digest does not depend on the
-executor: Ray with one thread a run equals LocalExecutor with OMP_NUM_THREADS=1.
+The driver reads tasks, checks the nodes and forecasts memory. A Ray actor on a node (`host_pool.py`, `ray_host.py`)
+starts the same process for a run as LocalExecutor does, so adapter digests are equal at equal thread counts. A lost run
+raises `Lost`, and is started again by `studies/schedule.py`.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ FRESH = 1.0
 
 
 class RayExecutor(Executor):
-    """Executes each run in a process of its own on a node of a Ray cluster.
+    """Executes each run in a new process on a node of a Ray cluster.
 
     Args:
-        address: The address of the cluster, host:port; None: as `connect` finds it.
-        slots: The largest number of runs at the same time; None: as many as the nodes hold.
+        address: The address of the cluster, host:port; None: the cluster that `afina.cluster.connect` finds.
+        slots: The largest number of runs at the same time; None: as many as the nodes have room for.
         ship_backbone: Whether a backbone in a directory of this machine is copied to the storage.
-        storage: A directory that all nodes see, or s3://BUCKET/PREFIX; None: the cache of this machine, if this machine
+        storage: A directory that all nodes see, or s3://BUCKET/PREFIX; None: afina's cache directory, if this machine
             is the only node.
-        says: Receives a line about the cluster when it is connected.
+        says: Receives a line about the cluster when the executor has connected to it.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class RayExecutor(Executor):
     # The cluster
 
     def _connected(self) -> HostPool:
-        """Connect if this executor is not connected yet, and return the hosts."""
+        """Connect to the cluster unless connected, and return the pool of Ray actors."""
         with self._lock:
             if self._pool is None:
                 self._connection = found = connect(self.address)
@@ -99,13 +99,13 @@ class RayExecutor(Executor):
             return self._pool
 
     def _cluster(self) -> Room:
-        """Return what all nodes have together."""
+        """Return the processors, memory and GPUs of all nodes together."""
         self._connected()
         return nodes.together(node.room for node in nodes.living())
 
     @property
     def slots(self) -> int:  # type: ignore[override]
-        """The number of runs that the nodes hold now, at least 2; at most the number that was given."""
+        """The number of runs that the nodes have room for now: at least 2, at most the given number of slots."""
         with self._lock:
             read, count = self._count
             if meter.now() - read >= FRESH:
@@ -116,12 +116,12 @@ class RayExecutor(Executor):
         return max(2, count if self._given is None else self._given)
 
     def largest_memory(self) -> int | None:
-        """Return the memory of the largest node."""
+        """Return the bytes of memory of the largest node."""
         self._connected()
         return max((node.room.memory for node in nodes.living() if node.room.cpus >= threads()), default=None)
 
     def check_machines(self, run: Run) -> None:
-        """Check that the nodes have this machine's versions, and the backbone of `run` if it is not sent."""
+        """Check that nodes have this machine's package versions, and the backbone of `run` unless it is sent."""
         self._connected()
         with self._lock:
             if not self.ship_backbone and backbone_spec.directory_of(run.backbone) is not None:
@@ -129,7 +129,7 @@ class RayExecutor(Executor):
             self._check_nodes(nodes.working())
 
     def _shared_storage(self) -> SharedStorage:
-        """Return the storage. Raises InvalidStudy if none is given and there are other machines."""
+        """Return the storage. Raises InvalidStudy if no storage is given and the cluster has other machines."""
         with self._lock:
             if self._opened is None:
                 if self.storage is None and (others := nodes.elsewhere()):
@@ -139,7 +139,7 @@ class RayExecutor(Executor):
             return self._opened
 
     def _check_nodes(self, there: Sequence[Node]) -> None:
-        """Check nodes that have not been checked. Raises InvalidStudy, Refused or NotFound, with the nodes."""
+        """Check the nodes that were not checked before. Raises InvalidStudy, Refused or NotFound, naming the nodes."""
         with self._lock:
             if fresh := [node for node in there if (node.key, "") not in self._checked]:
                 nodes.check_versions(fresh)
@@ -172,9 +172,9 @@ class RayExecutor(Executor):
         return None
 
     def _room(self, run: Run, until: float | None) -> Room:
-        """Return what a run needs; a run without a forecast needs as much as those of its method, or as the largest.
+        """Return the resources to reserve for a run; without a memory forecast, as much as other runs' forecasts.
 
-        A run with a time limit does not wait for a forecast.
+        A run with a time limit does not wait for its memory forecast.
         """
         if self._cluster().gpus:
             return Room(threads(), 0, 1)
@@ -234,7 +234,7 @@ class RayExecutor(Executor):
             raise work.failure(end)
 
     def _inputs_of(self, work: RunOnHost) -> RunInputs:
-        """Bring a run's inputs to the storage and return them; files that have not changed are not read again."""
+        """Copy a run's input files to the storage and return the inputs; unchanged files are not read again."""
         run, evaluation = work.run, work.run.data.evaluation
         files = [*addresses.own_files(run.task, evaluation), *backbone_spec.backbone_files(run.backbone)]
         files += [addresses.evaluation_file(evaluation)] if evaluation else []
@@ -251,7 +251,7 @@ class RayExecutor(Executor):
 
     @contextmanager
     def _on_a_host(self, run: Run, listen: Listener, until: float | None) -> Iterator[RunOnHost]:
-        """Yield the work on `run`, on a host that is given back after the block."""
+        """Yield the handle of `run` on a Ray actor, which is given back to the pool after the `with` block."""
         pool = self._connected()
         work = RunOnHost(run, listen, until, self._shared_storage(), self.says)
         with self._lock:
@@ -281,7 +281,7 @@ class RayExecutor(Executor):
                 work.cancel(at_once=at_once)
 
     def close(self) -> None:
-        """End the idle hosts, and the connection if this executor made it."""
+        """End the idle Ray actors, and the connection to the cluster if this executor made it."""
         with self._lock:
             pool, connection, self._pool, self._connection = self._pool, self._connection, None, None
             self._count, self._checked, self._opened, self._inputs = (0.0, 0), set(), None, {}
@@ -292,19 +292,19 @@ class RayExecutor(Executor):
 
 
 def _rounded(needed: int) -> int:
-    """Return the memory to reserve for a run that needs so many bytes, its host included; 0 if unknown."""
+    """Return the bytes of memory to reserve for a run that needs `needed` bytes, its actor included; 0 if unknown."""
     return -(-(needed + HOST) // ROUNDED) * ROUNDED if needed else 0
 
 
 def _line(found: ClusterConnection) -> str:
-    """Return a line about the cluster."""
+    """Return a line about the cluster for the user: its nodes, processors, memory and GPUs."""
     there = nodes.working()
     number = f"{len(there)} node{'s' * (len(there) != 1)}"
     return f"Ray cluster at {found.address} ({found.found}): {number}, {nodes.together(node.room for node in there)}"
 
 
 def _check_directory(address: str, there: Sequence[Node]) -> None:
-    """Raise NotFound if a node lacks the files of the backbone at a directory, or has other files there."""
+    """Raise NotFound if a node lacks the backbone's directory `address`, or has other files in it."""
     mine = backbone_spec.files_digest(address)
     found = nodes.on_each(there, _digest, backbone_spec.absolute_address(address))
     if wrong := [node.name for node in there if found.get(node.key, mine) != mine]:
@@ -312,7 +312,7 @@ def _check_directory(address: str, there: Sequence[Node]) -> None:
 
 
 def _digest(address: str) -> str | None:
-    """Return the digest of a backbone's files on this machine; None if the directory is missing."""
+    """Return the digest of the files in a backbone's directory on this machine; None if the directory is missing."""
     try:
         return backbone_spec.files_digest(address)
     except NotFound:
@@ -341,7 +341,7 @@ def _check_storage(storage: SharedStorage, there: Sequence[Node]) -> None:
 
 
 def _probe(address: str, name: str) -> tuple[str, str]:
-    """Look for a file in the storage, and write another; return the other's name, and what is wrong if anything is."""
+    """Look for the file `name` in the storage and write another; return the other's name, and an error message."""
     mine = f"afina probe {secrets.token_hex(8)}"
     try:
         storage = SharedStorage(address)

@@ -1,9 +1,9 @@
-"""RunHost: executes runs on a node of a cluster, one after another, for an executor on another machine.
+"""RunHost: executes runs on a node of a Ray cluster, one after another, for an executor on another machine.
 
-The executor calls the methods of a host from afar. A run is the same process as on the executor's machine
-(`WorkerProcess`). Its inputs, its checkpoints and the files that it leaves pass through the shared storage. A host that
-is killed leaves its scratch directory in the node's cache; the next host on the node removes the directory. The module
-does not know Ray: `host_pool.py` makes an actor of the class.
+`host_pool.py` makes a Ray actor of the class, whose methods the executor calls remotely. A run is the same process as
+on the executor's machine (`WorkerProcess`). The run's input files, checkpoints, adapter and predictions pass through
+the shared storage. A killed host leaves its scratch directory in the node's cache; the next host on the node removes
+the directory.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ GATHER = 0.05
 
 @dataclass(frozen=True)
 class RunOrder:
-    """An order of an executor to a host: a run or a trial, with all that the host needs.
+    """What an executor sends to a node for a run or a trial: the request, the inputs, the storage and the time limit.
 
     Attributes:
-        asked: The request; the host replaces `out` and `located` by those of its node.
-        inputs: The run's inputs. The shared storage has their files, by digest.
+        asked: The request for the worker; the host replaces `out` and `located` by paths on its node.
+        inputs: The run's task and backbone. The shared storage has their files, by digest.
         storage: The address of the shared storage.
-        left: Seconds until the run has to end; None: no limit.
-        variables: Environment variables of the process; None: the variable is not set.
-        results: Begins the names in the shared storage of the files that the run leaves.
+        left: Seconds until the run must end; None: no limit.
+        variables: Environment variables of the run's process; None: the variable is not set.
+        results: The prefix, in the shared storage, of the names of the adapter and predictions.
     """
 
     asked: CarryOut | TryOut
@@ -56,7 +56,7 @@ class RunOrder:
     results: str
 
     def result(self, name: str) -> str:
-        """Return the name in the shared storage of a file that the run left, by its path in the output directory."""
+        """Return the name in the shared storage of a file that the run wrote, by its path in the output directory."""
         return f"{self.results} {name}"
 
 
@@ -67,13 +67,13 @@ def checkpoint_name(run: Run) -> str:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """The end of a run's process on a node.
+    """How a run's process on a node ended, and which files it wrote.
 
     Attributes:
         outcome: "done", "failed", "fault" (a bug), "killed", "overrun" or "cancelled".
-        error: The message of an error; empty without an error.
-        cause, of_cause: Code and fields of the error.
-        files: The digest of each file that the run left in the shared storage, by its path in the output directory.
+        error: The error message; empty without an error.
+        cause, of_cause: The code and the fields of the error.
+        files: The digest of each file of the run in the shared storage, by its path in the output directory.
     """
 
     outcome: str
@@ -85,7 +85,7 @@ class RunEnd:
 
 @dataclass(frozen=True)
 class CheckpointNotKept:
-    """A checkpoint could not be written to the shared storage."""
+    """A message that a checkpoint could not be written to the shared storage."""
 
     error: str
 
@@ -103,13 +103,13 @@ class RunHost:
         self.worker: WorkerProcess | None = None
 
     def hello(self) -> str:
-        """Return the id of the node; answers as soon as the host has started."""
+        """Return the id of the node, as soon as the actor has started."""
         import ray
 
         return str(ray.get_runtime_context().get_node_id())
 
     def start(self, order: RunOrder) -> None:
-        """Start the process of a run, from its last checkpoint if there is one; `next_events` says what it does."""
+        """Start a run's process, from its last checkpoint if there is one; `next_events` returns its progress."""
         until, asked = None if order.left is None else meter.now() + order.left, order.asked
         self.out = Path(tempfile.mkdtemp(prefix="out-", dir=self.scratch))
         checkpoint = OutputDirectory(self.out).checkpoint(asked.run.label)
@@ -133,7 +133,7 @@ class RunHost:
         threading.Thread(target=self._listen, args=(worker, order, keeper, errors), daemon=True).start()
 
     def _locate(self, inputs: RunInputs, storage: SharedStorage) -> Located:
-        """Return where the inputs are on this node, and write them there the first time."""
+        """Return the paths of the task and the backbone on this node; on first use, copy them from the storage."""
         if inputs not in self.located:
             place = Path(tempfile.mkdtemp(prefix="inputs-", dir=self.scratch))
             self.located[inputs] = inputs.materialise(place, storage.fetch)
@@ -159,7 +159,7 @@ class RunHost:
             events.put(self._stored(order, keeper.storage) if done else self._failed(worker, order))
 
     def _stored(self, order: RunOrder, storage: SharedStorage) -> RunEnd:
-        """Store the files that a finished run left."""
+        """Write the adapter and predictions of a finished run to the shared storage; return their digests."""
         places = (self.out / ADAPTERS, self.out / PREDICTIONS)
         found = [path for place in places for path in sorted(place.rglob("*")) if path.is_file()]
         files = {path.relative_to(self.out).as_posix(): digest.of_file(path) for path in found}
@@ -181,7 +181,7 @@ class RunHost:
         return RunEnd("fault", (self.out / "stderr").read_text(encoding="utf-8", errors="replace")[-TAIL:].strip())
 
     def _of_the_run(self, message: str, worker: WorkerProcess, order: RunOrder) -> str:
-        """Return the message with the addresses that the run names, in place of those of this node."""
+        """Return the message with the run's own addresses of task and backbone in place of paths on this node."""
         assert isinstance(worker.request, CarryOut | TryOut)
         located, asked, run = worker.request.located, order.asked, order.asked.run
         assert located is not None
@@ -194,7 +194,7 @@ class RunHost:
         return message
 
     def next_events(self) -> list[HostEvent]:
-        """Wait for an event; return it and those that follow at once. Progress is gathered for a moment."""
+        """Wait for a message of the run's process; return all messages of a moment, so that calls are few."""
         found = [self.events.get()]
         until = meter.now() + GATHER
         while isinstance(found[-1], Progressed):
@@ -213,13 +213,13 @@ class RunHost:
             self.worker.cancel(at_once=at_once)
 
     def clear(self) -> None:
-        """Remove the files of the last run."""
+        """Remove the last run's files from the scratch directory."""
         self.worker = None
         for place in self.scratch.glob("out-*"):
             shutil.rmtree(place, ignore_errors=True)
 
     def leave(self) -> None:
-        """Remove all files of this host; called before the host ends."""
+        """Remove this host's scratch directory; called before the actor ends."""
         if self.worker is not None:
             self.worker.cancel(at_once=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -240,17 +240,17 @@ class _Keeper:
 
     @property
     def lags(self) -> bool:
-        """Whether there is a checkpoint that is not stored."""
+        """Whether the latest checkpoint is not in the shared storage yet."""
         return _stamp(self.checkpoint) not in (None, self.stored)
 
     def keep(self) -> None:
-        """Store the checkpoint, unless an earlier one is still being stored."""
+        """Write the checkpoint to the shared storage, unless an earlier checkpoint is still being written."""
         if self.thread is None or not self.thread.is_alive():
             self.thread = threading.Thread(target=self._put, daemon=True)
             self.thread.start()
 
     def finish(self, *, done: bool) -> None:
-        """Wait until nothing is being stored; store the last checkpoint unless the run is done."""
+        """Wait for writing to end; write the last checkpoint too unless the run is done."""
         if self.thread is not None:
             self.thread.join()
         if not done:
@@ -274,7 +274,7 @@ class _Keeper:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return a value that changes when the file is written; None if there is no file."""
+    """Return the modification time and inode of a file, which change when it is written; None if there is no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -283,7 +283,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _scratch_directory(place: Path) -> tuple[Path, int]:
-    """Return a new directory that is locked as long as this process lives; remove those of ended processes."""
+    """Return a new directory, locked as long as this process lives; remove directories of ended processes."""
     place.mkdir(parents=True, exist_ok=True)
     file_io.sweep_killed(place / "run")
     return file_io.temporary(place / "run")

@@ -1,4 +1,4 @@
-"""A run on a host: what an executor does for one run or trial on a node of a cluster, from its order to its files."""
+"""RunOnHost: the executor's side of a run or trial on a node, from its start to the copy of its results."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ THREADS, MKL = "OMP_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def threads() -> int:
-    """Return the threads of a run: OMP_NUM_THREADS of this process, else 1."""
+    """Return the number of threads of each run: OMP_NUM_THREADS of this process, else 1."""
     said = os.environ.get(THREADS, "")
     return int(said) if said.isdecimal() and int(said) > 0 else 1
 
 
 def variables() -> Mapping[str, str | None]:
-    """Return the variables of a run's process that decide its threads, so that they are the same on every node."""
+    """Return the environment variables that set the threads of a run, so that every node uses as many."""
     return {THREADS: str(threads()), MKL: os.environ.get(MKL), **openmp.variables()}
 
 
 def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
-    """Return the inputs that nodes need. A backbone that is not sent has an address that means the same on each node.
+    """Return the inputs that nodes need; if the backbone is not sent, by an address that all nodes can use.
 
-    The address of a backbone on the Hub gets the commit of this machine's copy, so that no node reads a later one.
+    A backbone on the Hub gets the commit of this machine's copy in its address, so that no node reads a later commit.
     """
     one = inputs.backbone
     if one.files and ship_backbone:
@@ -57,12 +57,12 @@ def inputs_to_send(inputs: RunInputs, *, ship_backbone: bool) -> RunInputs:
 
 
 class RunOnHost:
-    """One run or trial on a host.
+    """A run or trial on a node of a Ray cluster.
 
     Attributes:
         cancelled: Whether `cancel` was called.
-        started, ended: Whether the process has been started, and has ended.
-        stopped: Whether the process was ended because no more is asked of it.
+        started, ended: Whether the run's process has been started, and whether it has ended.
+        stopped: Whether the executor ended the process because it needs no more results, as of a pruned trial.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class RunOnHost:
         self.cancelled = self.waited = self.started = self.ended = self.stopped = False
 
     def check(self) -> None:
-        """Raise Cancelled or Overrun if the run must not begin or go on."""
+        """Raise Cancelled or Overrun if the run was cancelled or is past its time limit."""
         if self.cancelled:
             raise Cancelled
         if self.until is not None and meter.now() >= self.until:
@@ -89,7 +89,7 @@ class RunOnHost:
         self.listen(Progress("wait", note=note))
 
     def placed(self, host: Host) -> None:
-        """Take the host on which the run has a place."""
+        """Note the host that executes the run."""
         self.host = host
         if self.waited:
             self.listen(Progress("load"))
@@ -101,12 +101,12 @@ class RunOnHost:
             self.host.actor.cancel.remote(at_once)
 
     def stop(self) -> None:
-        """End the process at once, since no more is asked of it."""
+        """End the run's process at once, since its further results are not needed."""
         self.stopped = True
         self._on().actor.cancel.remote(True)
 
     def give_back(self, pool: HostPool) -> None:
-        """Give the host back; a host whose process may still run ends."""
+        """Give the host back to the pool; a host whose process may still run is ended."""
         host = self._on()
         if self.started and not self.ended:
             pool.discard(host)
@@ -115,7 +115,7 @@ class RunOnHost:
             pool.release(host)
 
     def start(self, asked: CarryOut | TryOut, inputs: RunInputs) -> RunOrder:
-        """Start the process of the run, whose inputs are in the shared storage, and return what was asked."""
+        """Start the run's process, whose inputs are in the shared storage, and return the order sent to the host."""
         self.check()
         left = None if self.until is None else self.until - meter.now()
         results = f"afina results {secrets.token_hex(8)}"
@@ -127,7 +127,7 @@ class RunOnHost:
         return order
 
     def follow(self, hear: Callable[[Message], Message | None]) -> RunEnd:
-        """Wait for the end of the process; `hear` receives its messages, and returns an answer for the process."""
+        """Wait for the end of the run's process; `hear` receives its messages, and returns a reply or None."""
         host = self._on()
         while True:
             for event in self._get(host.actor.next_events.remote()):
@@ -150,7 +150,7 @@ class RunOnHost:
         return found
 
     def fetch_files(self, order: RunOrder, end: RunEnd, out: Path) -> None:
-        """Move the files of a finished run from the shared storage to `out`, and remove the run's checkpoint."""
+        """Move a finished run's files from the shared storage to `out`, and remove its checkpoint there."""
         for name, content in end.files.items():
             path, stored = out / name, order.result(name)
             self.storage.fetch(stored, path)
@@ -164,7 +164,7 @@ class RunOnHost:
         return self.host
 
     def failure(self, end: RunEnd) -> Exception:
-        """Return the error with which the run ended."""
+        """Return the exception for a run that did not end with "done"."""
         if end.outcome == "cancelled" or self.cancelled:
             return Cancelled()
         if end.outcome == "overrun":

@@ -1,6 +1,6 @@
-"""SharedStorage: files that a driver and the nodes of a cluster see, by name, in a directory or in an object store.
+"""SharedStorage: files that a driver and all nodes of a cluster can read, in a directory or an object store.
 
-The name of a file that many runs read is the digest of its content. Does not know what the files contain.
+The name of a file that many runs read is the digest of its content.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from afina.studies.executors import problems
 
 
 class SharedStorage:
-    """Files by name. A later file with the same name replaces the earlier one.
+    """Files by name, in a directory or an object store. A later file with the same name replaces the earlier file.
 
     Args:
         address: A directory that all nodes see, or the URL of an object store, such as s3://BUCKET/PREFIX.
 
     Raises:
-        InvalidName, NotFound: The URL cannot be used.
+        InvalidName, NotFound: The URL is not valid, or its bucket cannot be reached.
     """
 
     def __init__(self, address: str) -> None:
@@ -31,7 +31,7 @@ class SharedStorage:
         self.blobs: Blobs = open_blobs(address) if "://" in address else LocalBlobs(Path(address))
 
     def put(self, name: str, file: Path) -> None:
-        """Store the content of `file`, atomically. The file must be replaced, and not be changed, afterwards.
+        """Store the content of `file`, atomically. Afterwards `file` must not be changed in place, only replaced.
 
         Raises CannotWrite or NotFound.
         """
@@ -55,7 +55,7 @@ class SharedStorage:
         return self.blobs.size(_place(name)) is not None
 
     def get(self, name: str, path: Path) -> bool:
-        """Write the file with this name to `path`; False if no such file exists. Raises CannotWrite or NotFound."""
+        """Copy the stored file `name` to `path`; False: no such file exists. Raises CannotWrite or NotFound."""
         if not self.has(name):
             return False
         try:
@@ -67,16 +67,16 @@ class SharedStorage:
         return True
 
     def fetch(self, name: str, path: Path) -> None:
-        """Write the file with this name to `path`. Raises CannotWrite, or NotFound if no such file exists."""
+        """Copy the stored file `name` to `path`. Raises CannotWrite, or NotFound if no such file exists."""
         if not self.get(name, path):
             raise problems.STORAGE_LACKS(storage=self.address, path=path.name)
 
     def remove(self, name: str) -> None:
-        """Remove the file with this name, if there is one. A file that cannot be removed stays, and takes space."""
+        """Remove the stored file `name`, if it exists. A file that cannot be removed stays, and takes space."""
         with suppress(AfinaError):
             self.blobs.remove(_place(name))
 
 
 def _place(name: str) -> str:
-    """Return the place of a name; places of blobs are made of a hash and eight digits."""
+    """Return the blob key of a name: a hash of the name and eight digits, which blob stores require."""
     return f"sha256-{digest.of_bytes(name.encode()).removeprefix(digest.PREFIX)}-{0:08x}"

@@ -1,9 +1,9 @@
-"""Worker: one run in a process of its own, which a WorkerProcess starts.
+"""Worker: the process that executes one run; a `WorkerProcess` starts it.
 
 Messages are lines of JSON in both directions. The worker reads one request from standard input: CarryOut, TryOut,
 Foresee or TimeAnswers. It writes Progressed messages to standard output, and Failed if the run ends in an error that
-the user can correct. The worker ends at once when its standard input closes, so no run outlives its caller. At Stop it
-ends after a checkpoint.
+the user can correct. A worker ends at once when its standard input closes, so no run outlives its caller. A Stop
+message ends the worker after a checkpoint.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class _Message(Frozen):
 
 
 class CarryOut(_Message):
-    """To a worker: execute `run`, with files below `out`. The worker answers with Recorded or Failed.
+    """To a worker: execute `run`, and write files below `out`. The worker answers with Recorded or Failed.
 
     Attributes:
-        located: Where the run's inputs are on the worker's machine; None: at the addresses that `run` names.
+        located: The paths of task and backbone on the worker's machine; None: the addresses in `run`.
     """
 
     kind: Literal["carry out"] = "carry out"
@@ -47,7 +47,7 @@ class CarryOut(_Message):
 
 
 class TryOut(_Message):
-    """To a worker: try `run` out. After each Scored message except the last, the worker waits for GoOn.
+    """To a worker: execute a tuning trial. After each Scored message except the last, the worker waits for GoOn.
 
     Attributes:
         located: As in `CarryOut`.
@@ -71,8 +71,8 @@ class TimeAnswers(_Message):
     """To a worker: time answers to single texts of the untrained model of `run`. The worker answers with AnswersTimed.
 
     Attributes:
-        texts: The most answers that count.
-        bare: Time the frozen model without the method.
+        texts: The largest number of predictions that are timed.
+        bare: Whether to time the frozen model without the method's added weights.
     """
 
     kind: Literal["time answers"] = "time answers"
@@ -88,20 +88,20 @@ class GoOn(_Message):
 
 
 class Stop(_Message):
-    """To a worker: end. A run that trains writes a checkpoint first."""
+    """To a worker: end. A training run writes a checkpoint first."""
 
     kind: Literal["stop"] = "stop"
 
 
 class Progressed(_Message):
-    """From a worker: the progress."""
+    """From a worker: a progress event of the run."""
 
     kind: Literal["progress"] = "progress"
     progress: Progress
 
 
 class Scored(_Message):
-    """From a worker: a score of a trial."""
+    """From a worker: the score of a tuning trial on the validation split."""
 
     kind: Literal["score"] = "score"
     score: ValidationScore
@@ -116,7 +116,7 @@ class Recorded(_Message):
 
 
 class MemoryForeseen(_Message):
-    """From a worker: the available bytes, and the bytes that each run needs, by its key, if known."""
+    """From a worker: the available bytes of memory, and the bytes that each run needs, by the run's key, if known."""
 
     kind: Literal["foreseen"] = "foreseen"
     available: int
@@ -124,14 +124,14 @@ class MemoryForeseen(_Message):
 
 
 class AnswersTimed(_Message):
-    """From a worker: the seconds of each answer."""
+    """From a worker: the seconds of each prediction."""
 
     kind: Literal["answers timed"] = "answers timed"
     seconds: tuple[float, ...]
 
 
 class Failed(_Message):
-    """From a worker: an error that the user can correct."""
+    """From a worker: the code and message of an error that the user can correct."""
 
     kind: Literal["error"] = "error"
     error: str
@@ -148,12 +148,12 @@ _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator=
 
 
 def encode(message: Message) -> str:
-    """Return the message as one line, with its line end."""
+    """Return a message as one line of JSON, with its line end."""
     return message.model_dump_json() + "\n"
 
 
 def decode(line: str | bytes) -> Message:
-    """Return the message of a complete line."""
+    """Return the message in a complete line of JSON."""
     return _ANY.validate_json(line)
 
 
@@ -166,7 +166,7 @@ INTERRUPTED = 130
 
 
 def _received() -> Iterator[Message]:
-    """Yield the messages from standard input until it closes."""
+    """Yield the messages from standard input until it is closed."""
     # Not sys.stdin: a thread that waits in its buffer makes the interpreter abort at shutdown, and a buffer keeps a
     # Stop that arrived together with the request.
     rest = b""
@@ -185,14 +185,14 @@ def _hear(messages: Iterator[Message], replies: queue.SimpleQueue[Message], repo
 
 
 class _Reporter:
-    """Sends progress to the study, and stops the run if the study asks."""
+    """Writes the run's progress to standard output, and stops the run at a Stop message."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.phase, self.last = stream, "", 0.0
         self.keeps, self.stopped = False, threading.Event()
 
     def stop(self) -> None:
-        """End after the current step and its checkpoint if the run trains, else at once."""
+        """End the process: after the current step and a checkpoint if the run trains, else at once."""
         self.stopped.set()
         if not (self.keeps and self.phase == "train"):
             os._exit(INTERRUPTED)

@@ -1,7 +1,7 @@
-"""WorkerProcess: a process that works on one request, on this machine; used by executors and by hosts on nodes.
+"""WorkerProcess: a process that executes one request, such as a run, on this machine.
 
-A `ForkServer` forks the process; where no server can be had, it is started alone. Its peak memory is its own, a crash
-does not affect other runs, and it ends with its caller. Starts without torch.
+A `ForkServer` forks the process; where no server can start, the process is started by `python -m`. Each run's peak
+memory is that of its process, and a crash does not affect other runs. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from afina.studies.executors.worker import Failed, Foresee, Message, Progressed,
 
 
 def variables(threads: int | None, replaced: Mapping[str, str | None] | None = None) -> dict[str, str]:
-    """Return the environment of a worker with so many torch threads; `None` for a variable takes it away."""
+    """Return a worker's environment, with `threads` torch threads; None in `replaced` unsets a variable."""
     given = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     found: dict[str, str | None] = {**given, **allocator.environment_of_one_run(), **(replaced or {})}
     return {name: value for name, value in found.items() if value is not None}
 
 
 class WorkerProcess:
-    """One process that works on a request. The process ends with the block, or at `until`.
+    """A process that executes one request. The process ends with the `with` block, or at `until`.
 
     Attributes:
         threads: The number of torch threads of the process, unless OMP_NUM_THREADS is set. None: torch's default.
-        environment: Variables of the process that replace those of this process; None: the variable is not set.
-        errors: A file that receives the standard error of the process; None: that of this process.
-        most: The largest number of workers at the same time, this worker included.
+        environment: Environment variables that replace those of this process; None: the variable is not set.
+        errors: A file that receives the standard error of the process; None: this process's standard error.
+        most: The largest number of workers that run at the same time, this worker included.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class WorkerProcess:
 
     @property
     def process(self) -> subprocess.Popen[str] | ForkedWorker:
-        """The process, in the block."""
+        """The process, available in the `with` block."""
         assert self.started is not None
         return self.started
 
@@ -99,14 +99,14 @@ class WorkerProcess:
         self.process.stdout.close()
 
     def send(self, message: Message) -> None:
-        """Write one line to the process, which may have ended."""
+        """Write one line to the process's standard input; does nothing if the process has ended."""
         assert self.process.stdin is not None
         with self.told, suppress(BrokenPipeError, ValueError):  # ValueError: closed
             self.process.stdin.write(encode(message))
             self.process.stdin.flush()
 
     def cancel(self, *, at_once: bool) -> None:
-        """End the process from another thread: ask it to stop, or kill it. A process that has not started is killed."""
+        """End the process from another thread: ask it to stop after its step or, with `at_once`, kill it."""
         asked, self.cancelled = self.cancelled, True
         if self.started is None:
             return
@@ -116,7 +116,7 @@ class WorkerProcess:
             self.send(Stop())
 
     def answers(self, listen: Listener) -> Iterator[Message]:
-        """Send the request; yield messages other than progress and errors."""
+        """Send the request; yield the worker's messages other than Progressed and Failed."""
         assert self.process.stdout is not None
         self.send(self.request)
         for line in self.process.stdout:
@@ -131,7 +131,7 @@ class WorkerProcess:
                 yield message
 
     def failure(self) -> RunFailed | Overrun | Cancelled:
-        """Return why the process ended without an answer; called after the block."""
+        """Return the error with which the process ended without a result; called after the `with` block."""
         title = "memory forecast" if isinstance(self.request, Foresee) else self.request.run.title
         if self.cancelled:
             return Cancelled()

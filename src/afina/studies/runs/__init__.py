@@ -1,4 +1,4 @@
-"""One run: what the user asked for, what the run will cost, how and where it is executed, and its record.
+"""One run: its description, memory and time forecast, execution on this or another machine, and record.
 
 The package does not know studies, tuning or recommendations.
 """

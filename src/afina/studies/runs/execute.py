@@ -1,4 +1,4 @@
-"""Execute a run: load, encode, train, evaluate, save, record. Or try a run out: train and score, without a record."""
+"""`execute` a run: load, encode, train, evaluate, save, record. `try_out` a tuning trial: train and score only."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def execute(
 
     Args:
         stopped: Called after each step; True: write a checkpoint and raise KeyboardInterrupt.
-        task: The run's task, if it is loaded already.
-        located: Where the run's inputs are on this machine; None: at the addresses that `run` names.
+        task: The run's task, if the caller has loaded it.
+        located: The paths of task and backbone on this machine; None: the addresses in `run`.
 
     Raises AfinaError, whose message begins with the run's name.
     """
@@ -67,7 +67,7 @@ def execute(
 
 @dataclass
 class _Execution:
-    """The execution of one run, phase by phase."""
+    """The execution of one run, in phases: load, encode, train, evaluate, save."""
 
     run: RunSpec
     out: Path
@@ -267,13 +267,13 @@ class _Execution:
 
 
 def _weight_bytes(classifier: Classifier) -> int:
-    """Return the bytes of all weights, without the head that peft keeps beside the trained one."""
+    """Return the bytes of all weights, without the unused copy of the head that peft keeps beside the trained head."""
     unused = (one.nbytes for name, one in classifier.named_parameters() if ".original_module." in name)
     return classifier.size - sum(unused)
 
 
 def _fitted(fit: Fit, prepared: Prepared) -> HeadFit | None:
-    """Return how scikit-learn fitted the head; None: the head was not fitted."""
+    """Return how scikit-learn fitted the head; None if the head was trained by gradient steps or not at all."""
     if not isinstance(fit, ProbeFit) or fit.fitted is None:
         return None
     return HeadFit(**asdict(fit.fitted), **prepared.features)
@@ -290,7 +290,7 @@ def _environment(prepared: Prepared) -> Environment:
 
 
 def _curve(losses: list[float]) -> tuple[tuple[int, float], ...]:
-    """Return (step, mean loss since the previous point), at most CURVE_POINTS of them."""
+    """Return (step, mean loss since the previous point) pairs for the loss curve, at most CURVE_POINTS."""
     if not losses:
         return ()
     width = -(-len(losses) // CURVE_POINTS)
@@ -308,15 +308,15 @@ def try_out(
     listen: Listener = ignore,
     located: Located | None = None,
 ) -> Iterator[ValidationScore]:
-    """Train `run`, and yield a score on its evaluation split after each of these shares of its steps.
+    """Train `run`, and yield its score on the evaluation split after each of these shares of its steps.
 
-    No file is written. Scores are computed in training's own precision, which is cheap and precise enough for choosing.
-    If training diverges, the last score says so. Raises OutOfMemory.
+    No file is written. Scores are computed in the dtype of training, which is cheap and precise enough for choosing a
+    setting. If training diverges, the last score has the value None. Raises OutOfMemory.
 
     Args:
         shares: Shares of the steps, from 0 to 1.
-        limit: End after this step, with a last score. The learning rate decays as if all steps were taken.
-        located: As in `execute`.
+        limit: End after this step, with a last score. The learning rate schedule is that of all steps.
+        located: The same as the argument of `execute`.
     """
     with allocator.memory_errors(run.title):
         prepared, fit = prepare(run, Meter(devices.choose()), listen, located=located)

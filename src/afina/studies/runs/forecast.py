@@ -1,7 +1,7 @@
 """Forecast the memory, disk space and time of a run before anything is trained.
 
-Memory and sizes are computed from the backbone's configuration alone (`afina.training.dry_run`). Time is measured on a
-few real steps, if a task is given and the weights are on this machine.
+Memory and file sizes are computed from the backbone's configuration without its weights (`afina.training.dry_run`).
+Training time is measured on a few real steps, if a task is given and the weights are on this machine.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ def forecast_run(
     calibrate: bool = True,
     says: Says = silent,
 ) -> Forecast:
-    """Return the forecast cost of `run` on this machine.
+    """Return the forecast memory, disk space and time of `run` on this machine.
 
     Args:
-        task: The run's task as `encoded` returns it, if known already.
-        memory: The bytes that must suffice. Default: the memory of this machine.
-        calibrate: Measure a few steps to forecast the time, if the task is real and the backbone's weights are here.
+        task: The run's encoded task as `encoded` returns it, if known already.
+        memory: The bytes of memory that the run may use. Default: the memory of this machine.
+        calibrate: Measure a few steps to forecast the time, if the task is real and the weights are on this machine.
         says: Called with a line when slow work begins.
 
     Raises NotFound for a missing backbone or task, InvalidStudy for settings that contradict each other, and
@@ -125,7 +125,7 @@ def forecast_run(
 
 
 def _method(run: RunSpec) -> Method:
-    """Return the run's method, with the defaults for its backbone."""
+    """Return the run's method, with the default hyperparameters for its backbone."""
     method = make(run.method, run.hyperparameters)
     if run.task == MADE_UP:  # the configuration may be all that is there
         return method.for_family(meta_model(run.backbone).config.model_type)
@@ -137,13 +137,13 @@ OFFERED = "int8"
 
 
 def smaller(run: RunSpec, task: EncodedTask, memory: int | None, *, on_gpu: bool = False) -> Forecast | None:
-    """Return the forecast of the same run in OFFERED; None: the run does not fit, or the method needs float weights.
+    """Return the forecast of the run with weights in int8; None: it does not fit, or the method needs float weights.
 
     Args:
-        run: A run with weights in float.
-        task: The run's task as `encoded` returns it.
-        memory: The bytes that must suffice.
-        on_gpu: Whether these are bytes of GPU memory.
+        run: A run with float weights.
+        task: The run's encoded task as `encoded` returns it.
+        memory: The bytes of memory that the run may use.
+        on_gpu: Whether `memory` is GPU memory.
     """
     training = run.training.model_copy(update={"precision": OFFERED})
     try:
@@ -156,7 +156,7 @@ def smaller(run: RunSpec, task: EncodedTask, memory: int | None, *, on_gpu: bool
 
 
 def _evaluation(task: EncodedTask, run: RunSpec, before: int) -> tuple[Packed, GenerationLoad | None]:
-    """Return the largest batch of the evaluation, and the prompts whose answers are generated, if any are."""
+    """Return the largest batch of the evaluation, and the prompts for which target texts are generated, if any."""
     split = task.evaluation
     sequences, targets = split.encoded, None
     if split.references is not None:
@@ -185,15 +185,15 @@ def forecast_methods(
     compares: bool = False,
     says: Says = silent,
 ) -> list[Forecast]:
-    """Return the `forecast_run` of each method, with `smaller` where a run does not fit in memory.
+    """Return the `forecast_run` of each method, with the `smaller` forecast in int8 where a run does not fit in memory.
 
     Without `task`, all texts have `training.max_length` tokens (default LENGTH) and one of two labels. Raises
-    InvalidStudy for a kind of target texts without `task`.
+    InvalidStudy for a text-to-text kind without `task`.
 
     Args:
         methods: Default: all methods that suit the backbone's family and the task's labels.
-        ask: How the task's texts are asked about, which sets their template.
-        compares: Whether precisions are compared: forecast `serving_bytes`, and leave out methods that need floats.
+        ask: The prompt template and label words for the task's texts.
+        compares: Compare precisions: forecast `serving_bytes`, and leave out methods that need float weights.
         says: Called with a line when slow work begins.
     """
     if task:
@@ -235,13 +235,13 @@ def forecast_methods(
 
 
 def _check_kind(data: ReadingOptions) -> None:
-    """Raise InvalidStudy for targets that are texts, whose lengths only a task tells."""
+    """Raise InvalidStudy for a text-to-text kind, because only a task has the lengths of its target texts."""
     if data.kind is not None and of_kind(data.kind).written:
         raise problems.TEXTS_WITHOUT_TASK(option="kind", found=data.kind)
 
 
 def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, *, compares: bool) -> Forecast:
-    """Return a forecast with what a plan says of other precisions, and of serving."""
+    """Return a forecast with the int8 forecast if the run does not fit, and with the bytes of serving the adapter."""
     precision = run.training.precision
     if not compares:
         offers = not one.fits and one.trainable and precision == FLOAT
@@ -251,13 +251,13 @@ def _beside(one: Forecast, run: RunSpec, task: EncodedTask, memory: int | None, 
 
 
 class Encodings:
-    """The `encoded` tasks of runs that differ only in their methods.
+    """A cache of encoded tasks (token ids) for runs that differ only in their methods.
 
-    There is one encoding for each way of asking and each text length that a method leaves. Most methods share an
-    encoding.
+    The task is encoded once for each prompt template and each maximum text length that a method's virtual tokens leave.
+    Most methods share an encoding.
 
     Attributes:
-        texts: The task, if it is loaded already.
+        texts: The task as texts, if it is loaded already.
     """
 
     def __init__(self, texts: Task | None = None) -> None:
@@ -275,7 +275,7 @@ class Encodings:
 
 
 def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
-    """Return the task of `run` as tokens of its backbone. Reads no weights, and not the task if `texts` has it."""
+    """Return the task of `run` as token ids of its backbone. Reads no weights, and no task if `texts` has it."""
     if run.task == MADE_UP:
         return _made_up(run)
     backbone = Backbone.load(run.backbone, weights=False)
@@ -331,9 +331,9 @@ WARM_UP, MEASURED = 1, 3
 
 
 def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader: Loader) -> float:
-    """Return the training time of a token, measured on the run's first batches with a model that is then discarded.
+    """Return the training time per token, measured on the run's first batches with a model that is then discarded.
 
-    `loader` must not have been read. The method must have parameters to train. Raises NotFound if the backbone's
+    No batch of `loader` may have been read. The method must have parameters to train. Raises NotFound if the backbone's
     weights cannot be opened, Diverged or OutOfMemory.
     """
     device = devices.choose()

@@ -1,8 +1,8 @@
-"""Inputs of a run: its files by digest (RunInputs), and the facts about its task (TaskFacts).
+"""Inputs of a run: the files of its task and backbone by digest (RunInputs), and facts about its task (TaskFacts).
 
-A process that asks for the facts of a task several times reads the task once, as long as its files do not change.
-Training texts are not kept, since such a process may live for hours beside the processes that train. Starts without
-torch. The module knows no executor and does not know how a file is sent.
+The facts of a task are cached until its files change. Training texts are not cached, since the process of a study may
+live for hours beside the processes that train. The module loads without torch. Executors send the files to other
+machines.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Fetch = Callable[[str, Path], object]
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file by its name and its digest."""
+    """A file of a task or a backbone, by its name and its digest."""
 
     name: str
     digest: str
@@ -52,12 +52,12 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Input:
-    """The content of an address.
+    """The files of a run's task or backbone.
 
     Attributes:
-        digest: The content's digest. None if the address identifies the content, as far as is known without a network.
-        files: The files of the content. Empty if every machine can load the content by its address.
-        single: Whether the address names a file, and not a directory of files.
+        digest: The digest of the content; None if the address, as far as is known offline, identifies the content.
+        files: The name and digest of each file. Empty if every machine can load the content from its address.
+        single: Whether the address names a single file, and not a directory.
     """
 
     address: str
@@ -68,19 +68,19 @@ class Input:
 
 @dataclass(frozen=True)
 class Located:
-    """The addresses of a run's inputs on one machine."""
+    """The paths of a run's task, evaluation file and backbone on one machine."""
 
     task: str
     evaluation: str | None
     backbone: str
 
     def read(self, run: RunSpec) -> Task:
-        """Load the task of `run`; the result has the address that `run` names."""
+        """Load the task of `run` from its path; the loaded task keeps the address in `run`."""
         read = Task.load(self.task, run.data, evaluation=self.evaluation, calibration=run.training.temperature)
         return replace(read, address=run.task)
 
     def open(self, run: RunSpec) -> Backbone:
-        """Locate the backbone of `run`; the result has the address that `run` names."""
+        """Open the backbone of `run` from its path; the opened backbone keeps the address in `run`."""
         from afina.models.backbone import Backbone  # loads torch
 
         return replace(Backbone.load(self.backbone), address=run.backbone)
@@ -101,7 +101,7 @@ class RunInputs:
 
     @classmethod
     def of(cls, run: RunSpec) -> RunInputs:
-        """Return the inputs of `run`, with digests of its files. Raises the same errors as finding the files."""
+        """Return the inputs of `run`, with digests of the files. Raises the errors of finding task and backbone."""
         content: dict[str, Path] = {}
         evaluation = run.data.evaluation
         task = _input(run.task, addresses.own_files(run.task, evaluation), content, run.data_digest)
@@ -119,11 +119,11 @@ class RunInputs:
         )
 
     def materialise(self, directory: Path, fetch: Fetch) -> Located:
-        """Write all files below `directory`, each with `fetch`, and return their addresses there.
+        """Write all files below `directory` by calling `fetch` for each, and return the new paths of the inputs.
 
-        The paths that the inputs name need not exist on this machine.
+        The original paths of the inputs need not exist on this machine.
 
-        Raises InvalidData if fetched content differs from the content that the run names.
+        Raises InvalidData if a fetched file has another digest than the run's.
         """
         for name, one in (("task", self.task), ("evaluation", self.evaluation), ("backbone", self.backbone)):
             for file in one.files if one else ():
@@ -147,7 +147,7 @@ def _input(
     known: str | None = None,
     name: Callable[[Path], str] = attrgetter("name"),
 ) -> Input:
-    """Return an input, and add its paths to `content`; `name` returns the name that a file gets on another machine."""
+    """Return the Input for an address; add its files to `content`. `name`: returns a file's name on another machine."""
     found = [InputFile(name(path), digest.of_file(path)) for path in files]
     content.update((file.digest, path) for file, path in zip(found, files, strict=True))
     of_files = digest.of_json({file.name: file.digest for file in found}) if found else None
@@ -162,7 +162,7 @@ def _put(file: InputFile, path: Path, fetch: Fetch) -> None:
 
 
 def is_encoder(address: str) -> bool | None:
-    """Return whether a backbone is an encoder; None if that is unknown without the network."""
+    """Return whether a backbone is an encoder; None if its configuration cannot be read without the network."""
     entry = ARCHITECTURES.get(_model_type(address) or "")
     return None if entry is None else entry.is_encoder
 
@@ -188,15 +188,15 @@ KEPT_TASKS = 4
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """Facts about a task as runs read it. Fields without a description are those of `Task`.
+    """Facts about a task as runs read it. The fields that are not listed here are those of `Task`.
 
     Attributes:
         pairs: Whether the examples are pairs of texts.
         train_examples, examples: The numbers of training and evaluation texts.
-        told: A line that says how the columns were read.
-        data_digest: The digest of everything at the address.
+        told: A line that names the column of the texts and the column of the labels.
+        data_digest: The digest of all files at the task's address.
         train_digest, evaluation_digest: The digests of the splits.
-        evaluation: The evaluation split if it has at most KEPT characters, else None.
+        evaluation: The evaluation split, cached only if it has at most KEPT characters, else None.
     """
 
     address: str
@@ -262,7 +262,7 @@ class TaskFacts:
 
 
 def lacks_words(run: RunSpec, task: Task | TaskFacts) -> bool:
-    """Whether the head of `run` is drawn at random only because the labels are not words, and no words are given."""
+    """Whether the head of `run` has random start weights only because labels are not words and no words are given."""
     return (
         needs_words(task.kind, task.label_names, pairs=task.pairs)
         and may_start_from_words(run)
@@ -272,7 +272,7 @@ def lacks_words(run: RunSpec, task: Task | TaskFacts) -> bool:
 
 
 def may_start_from_words(run: RunSpec) -> bool:
-    """Whether the method trains a head by gradient steps, whose start the user may choose."""
+    """Whether the method trains a head by gradient steps, which may start from label words."""
     method = make(run.method, run.hyperparameters)
     return method.head is None and not method.is_fitted
 
@@ -299,7 +299,7 @@ def facts_of(run: RunSpec, *, offline: bool = False) -> TaskFacts:
 
 
 def count_texts(run: RunSpec) -> int:
-    """Return the number of training texts before any are left out or set aside. Does not use the network.
+    """Return the number of training texts before calibration or validation texts are cut off. Works offline.
 
     Raises the same errors as reading the task.
     """
@@ -309,12 +309,12 @@ def count_texts(run: RunSpec) -> int:
 
 
 def labels_of(run: RunSpec) -> TaskFacts:
-    """Return facts with the right kind, labels and pairs; the splits may be with or without calibration texts."""
+    """Return facts with the task's kind, labels and pairs; its splits may be with or without calibration texts."""
     return _either(run.task, run.data) or facts_of(run)
 
 
 def evaluation_of(address: str, data: ReadingOptions) -> Split:
-    """Return the evaluation split of a task on this machine; the task is read again if the split is not kept.
+    """Return the evaluation split of a task on this machine; the task is read again unless the split is cached.
 
     Raises the same errors as reading the task.
     """
@@ -325,14 +325,14 @@ def evaluation_of(address: str, data: ReadingOptions) -> Split:
 
 
 def _either(address: str, data: ReadingOptions) -> TaskFacts | None:
-    """Return kept facts about a task, read with or without calibration texts; None if there are none."""
+    """Return cached facts about a task, read with or without calibration texts; None if none are cached."""
     now = stamp(address, data.evaluation)
     without, with_one = (_fresh(_key(address, data, calibration), now) for calibration in (False, True))
     return without or with_one
 
 
 def _fresh(key: tuple[str, ReadingOptions, bool], now: _Stamp | None) -> TaskFacts | None:
-    """Return the kept facts if the files have not changed since they were read, else None."""
+    """Return the cached facts if the task's files have not changed since they were read, else None."""
     before, facts = _known.get(key, (None, None))
     return facts if now is not None and before == now else None
 

@@ -1,8 +1,7 @@
 """The output directory of a study, a recommendation or a run: its paths (OutputDirectory) and its lock (OutputLock).
 
-One process alone writes to a locked directory, and removes files that are half-written or useless. Only this module
-names these files. It knows the files of records. It does not know studies, recommendations, or the content of an
-adapter or a checkpoint. Starts without torch.
+Only the process that has the lock writes to the directory, and removes half-written and useless files. All file names
+in an output directory are defined in this module. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ LONGEST_NAME = 100
 
 
 def check_name(name: str, what: str) -> None:
-    """Raise InvalidStudy if `name` cannot be part of a file name; `what` begins the message."""
+    """Raise InvalidStudy if `name` cannot be part of a file name; the error message begins with `what`."""
     odd = next((letter for letter in name if letter in "/\\" or unicodedata.category(letter) in _UNSEEN), None)
     problem = None
     if odd is not None:
@@ -78,43 +77,43 @@ class OutputDirectory:
 
     @property
     def records(self) -> Path:
-        """The records, a line for each finished run."""
+        """The path of `records.jsonl`, with one line for each finished run."""
         return self.out / "records.jsonl"
 
     @property
     def study(self) -> Path:
-        """The request of the study that was last executed here (`StudyRequest`)."""
+        """The path of `study.json`: the study as it was last executed here (`StudyRequest`)."""
         return self.out / "study.json"
 
     @property
     def baselines(self) -> Path:
-        """The figures of the baselines without a language model, if the study asks for them."""
+        """The path of `baselines.json`: the metrics of baselines without a language model."""
         return self.out / "baselines.json"
 
     @property
     def recommendation(self) -> Path:
-        """The recommendation that was last made here."""
+        """The path of `recommendation.json`: the last recommendation that was made here."""
         return self.out / "recommendation.json"
 
     @property
     def tuning(self) -> Path:
-        """The outcome of tuning."""
+        """The path of `tuning.json`: the trials and the chosen settings of tuning."""
         return self.out / "tuning.json"
 
     @property
     def tuning_memory(self) -> Path:
-        """Optuna's database of trials."""
+        """The path of Optuna's SQLite database of trials."""
         return self.out / "tuning.db"
 
     def adapter(self, label: str) -> Path:
         return self.out / ADAPTERS / label
 
     def predictions(self, label: str) -> Path:
-        """Return the file of a run's predictions."""
+        """Return the path of a run's predictions."""
         return self.out / PREDICTIONS / f"{label}.safetensors"
 
     def checkpoint(self, label: str) -> Path:
-        """Return the file of an unfinished run's only checkpoint."""
+        """Return the path of the only checkpoint of an unfinished run."""
         return self.out / CHECKPOINTS / f"{label}.safetensors"
 
     def scratch(self, label: str) -> OutputDirectory:
@@ -122,7 +121,7 @@ class OutputDirectory:
 
     @property
     def holds_results(self) -> bool:
-        """Whether there are results of a study or a recommendation; False also if `out` is not a valid path."""
+        """Whether `out` has records or a recommendation; False also if `out` is not a valid path."""
         return any(os.path.isfile(path) for path in (self.recommendation, self.records))
 
     @property
@@ -130,16 +129,16 @@ class OutputDirectory:
         return any((self.out / CHECKPOINTS).glob("*.safetensors"))
 
     def discard(self, label: str) -> None:
-        """Remove a run's adapter and predictions; a checkpoint stays, so that the run can continue."""
+        """Remove a run's adapter and predictions, but not its checkpoint, from which the run can continue."""
         shutil.rmtree(self.adapter(label), ignore_errors=True)
         self.predictions(label).unlink(missing_ok=True)
 
     def relative(self, path: Path) -> str:
-        """Return a path below `out` in the form that records use."""
+        """Return a path below `out` as records name it: relative to `out`, with slashes."""
         return path.relative_to(self.out).as_posix()
 
     def read(self) -> list[Record]:
-        """Read all records; empty if there is no file of records. Raises InvalidData, with the line."""
+        """Read all records; empty without `records.jsonl`. Raises InvalidData, which names the line."""
         return record.read_records(self.records)
 
     def write(self, records: Iterable[Record]) -> None:
@@ -147,7 +146,7 @@ class OutputDirectory:
 
     @property
     def empty(self) -> bool:
-        """Whether the directory holds nothing that a later call can use."""
+        """Whether the directory has no records, tuning, recommendation or checkpoint."""
         worth = (self.records, self.tuning, self.recommendation)
         return not any(path.exists() for path in worth) and not self.has_checkpoint
 
@@ -159,20 +158,20 @@ class OutputDirectory:
         shutil.rmtree(scratch, ignore_errors=True)
 
     def clear(self) -> None:
-        """Remove the scratch directories of all runs; their checkpoints are kept, so that the runs can continue."""
+        """Remove the scratch directories of all runs, but keep their checkpoints, from which runs can continue."""
         for scratch in (self.out / SCRATCH).glob("*"):
             self.take_back(scratch.name)
         shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove half-written files of a killed process."""
+        """Remove the half-written files of a killed process."""
         for place in ("", ADAPTERS, PREDICTIONS, CHECKPOINTS):
             file_io.sweep(self.out / place)
 
 
 @dataclass
 class OutputLock:
-    """An output directory to which this process alone writes, and its records."""
+    """An output directory to which only this process writes, and the directory's records."""
 
     directory: OutputDirectory
     records: list[Record] = field(default_factory=list)
@@ -187,14 +186,14 @@ class OutputLock:
         return None if found is None else self.result(found)
 
     def has(self, key: str) -> bool:
-        """Return whether `known` would find the run; its predictions are not read."""
+        """Return whether `known` would return a record for the key; the run's predictions are not read."""
         return self._whole(key) is not None
 
     def _whole(self, key: str) -> Record | None:
         return next((one for one in self.records if one.key == key and self._is_whole(one)), None)
 
     def _is_whole(self, one: Record) -> bool:
-        """Return whether the record's files exist, and its adapter has the recorded digest and can still be opened."""
+        """Return whether a record's files exist, and its adapter has the recorded digest and is not damaged."""
         if not (self.out / one.adapter).is_dir() or not (self.out / one.predictions).is_file():
             return False
         try:
@@ -222,7 +221,7 @@ class OutputLock:
         The new record replaces a record with the same key.
 
         Args:
-            before: Keys of records before which the new record is inserted; by default it is the last.
+            before: Keys of records before which the new record is inserted; by default it is appended.
 
         Raises CannotWrite: then the run's adapter and predictions are removed too.
         """
@@ -242,32 +241,32 @@ class OutputLock:
         return self.result(made)
 
     def abandon(self, label: str) -> None:
-        """Remove the scratch directory and the checkpoint of a run that is not continued."""
+        """Remove the scratch directory and the checkpoint of a run that will not be continued."""
         shutil.rmtree(self.directory.scratch(label).out, ignore_errors=True)
         self.directory.checkpoint(label).unlink(missing_ok=True)
 
     def give_up(self, label: str, message: str) -> str:
         """Keep only the checkpoint of a failed run, and return the error message for the user.
 
-        In the message, the path of the output directory replaces the path of the scratch directory.
+        In the error message, the path of the output directory replaces that of the scratch directory.
         """
         self.directory.take_back(label)
         return message.replace(str(self.directory.scratch(label).out), str(self.out))
 
     def forget(self, made: Record, label: str) -> None:
-        """Remove a record with its adapter and predictions, because a later run replaces it."""
+        """Remove a record, its adapter and its predictions, because a later run replaces them."""
         self.records = [one for one in self.records if one.key != made.key]
         self.directory.write(self.records)
         self.directory.discard(label)
 
     def result(self, made: Record) -> Result:
-        """Return a record with its predictions. Raises InvalidData, also if the two contradict each other."""
+        """Return a record with its predictions. Raises InvalidData, also if predictions contradict the record."""
         found = Result(made, Predictions.read(self.out / made.predictions, made.predictions_digest))
         found.check_shapes(self.out / made.predictions)
         return found
 
     def describe(self, path: Path, text: str) -> None:
-        """Write the description of what the directory holds, and remove the description of anything else."""
+        """Write `text` to `path`, `study.json` or `recommendation.json`, and remove the other of the two files."""
         for other in {self.directory.study, self.directory.recommendation} - {path}:
             other.unlink(missing_ok=True)
         file_io.write_text(path, text)
@@ -275,7 +274,7 @@ class OutputLock:
 
 @contextmanager
 def lock_output(out: Path) -> Iterator[OutputLock]:
-    """Create `out` if it is missing, and lock it for the block. A new directory that stays empty is removed.
+    """Create `out` if it is missing, and lock it for the `with` block. A new directory that stays empty is removed.
 
     Raises NotFound if the directory cannot be created, CannotWrite, Busy if another process has the lock, and
     InvalidData for damaged records.

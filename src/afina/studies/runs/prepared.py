@@ -1,4 +1,4 @@
-"""Prepared: the loaded parts of a run, and the `Fit` that trains them; for executing, trying out and timing a run."""
+"""Prepared: a run's encoded task, backbone, objective and method, loaded for execution, trials and timing."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ DEFAULT_LENGTH = 512
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The parts of a run, except the classifier, which training changes.
+    """What is loaded for a run, except the classifier, which training changes.
 
     Attributes:
-        run: The run, with the digest of its data.
-        metric: The headline metric.
-        question: How the texts are asked about.
-        offset: The offset of the outputs, [labels], or None.
-        backbone_digest: The digest of the body of the classifier without the adapter.
+        run: The run, with the digests of its data and its backbone's files.
+        metric: The name of the headline metric.
+        question: The prompt template and label words.
+        offset: The offset of the logits (batch calibration), [labels], or None.
+        backbone_digest: The digest of the backbone's weights without head and adapter.
         total: The number of parameters of the classifier without the adapter, including the head.
-        max_length: In tokens; longer texts, or prompts, are truncated.
-        retention: The neutral sentences with the backbone's losses. None: not asked for.
+        max_length: The largest number of tokens; longer texts, or prompts, are truncated.
+        retention: The neutral sentences with the backbone's losses. None: the run does not measure retention.
     """
 
     run: RunSpec
@@ -77,7 +77,7 @@ class Prepared:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """How the texts were asked about, in the form of manifests and records: `template`, `words`, `offset`."""
+        """The fields `template`, `words` and `offset` of the prompt, as in manifests and records."""
         return {
             "template": self.question.template.source if self.question.template else None,
             "words": dict(self.question.words) if self.question.words else None,
@@ -86,7 +86,7 @@ class Prepared:
 
     @property
     def features(self) -> dict[str, Any]:
-        """How a linear probe's features are made, in the form of `HeadFit`: `pooling`, `normalize`."""
+        """The fields `pooling` and `normalize` of a linear probe's features, as in `HeadFit`."""
         made = self.method.hyperparameters
         own = self.backbone.architecture.pooling_of(self.backbone.config)
         return {"pooling": own if made["pooling"] == "family" else made["pooling"], "normalize": made["normalize"]}
@@ -97,11 +97,11 @@ class Prepared:
         return predicted(*given, targets=split.labels, references=split.references)
 
     def trained(self, classifier: Classifier) -> Prepared:
-        """Return the parts with the offset of the trained classifier: a fitted head may have one."""
+        """Return a copy with the trained classifier's offset of the logits, which fitting a head may change."""
         return self if classifier.offset is self.offset else replace(self, offset=classifier.offset)
 
     def reopen(self) -> Classifier:
-        """Open the classifier again, in its state before training."""
+        """Open the classifier again, with its weights before training."""
         given = self.backbone, self.objective, self.question, self.method
         classifier = opened(*given, self.run.seed, precision=self.run.training.precision)
         classifier.offset = self.offset
@@ -109,7 +109,7 @@ class Prepared:
 
 
 def check_precision(run: RunSpec) -> None:
-    """Raise NotFound if the package that stores weights in the run's precision is not installed."""
+    """Raise NotFound if the package for the run's precision of stored weights is not installed."""
     hold = PRECISIONS[run.training.precision].hold
     if hold is not None:
         hold(torch.zeros(1, 1))
@@ -122,14 +122,14 @@ def prepare(
     given: Task | None = None,
     located: Located | None = None,
 ) -> tuple[Prepared, Fit]:
-    """Load and encode everything that `run` needs, and begin its training. The texts themselves are not kept.
+    """Load and encode all that `run` needs, and return it with a `Fit` that trains it. The texts are not kept.
 
     Args:
-        given: The run's task, if it is loaded already.
+        given: The run's task, if the caller has loaded it.
         located: Where the inputs are on this machine; None: at the addresses that `run` names.
 
-    Raises NotFound, InvalidStudy, and InvalidData, also if the data or the backbone's files differ from those that the
-    run names.
+    Raises NotFound, InvalidStudy, and InvalidData, also if the data or the backbone's files have other digests than
+    `run` has.
     """
     listen(Progress("load"))
     with meter.phase("load"):
@@ -180,13 +180,13 @@ WARM_UP, AT_LEAST, SECONDS = 3, 3, 10.0
 
 
 def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
-    """Return the seconds of each answer of the untrained model of `run`, to single held-out texts of the task.
+    """Return the seconds of each prediction of the untrained model of `run` for single held-out texts of the task.
 
-    An answer takes a text to tokens, and computes in float32, as `Predictor` does.
+    A prediction includes tokenization, and is computed in float32, as in `Predictor`.
 
     Args:
-        texts: The most answers that count; fewer if these take more than SECONDS.
-        bare: Measure the frozen model without the method.
+        texts: The largest number of timed predictions; fewer if they take more than SECONDS.
+        bare: Measure the frozen model without the method's added weights.
     """
     task = read_task(run)
     objective, _ = aim_of(run, task)
@@ -213,12 +213,12 @@ def answer_seconds(run: RunSpec, texts: int, *, bare: bool) -> list[float]:
 
 
 def read_task(run: RunSpec) -> Task:
-    """Load the task of `run`; if `run` fits a temperature, calibration texts are set aside."""
+    """Load the task of `run`; if `run` fits a temperature, calibration texts are cut off the training split."""
     return Task.load(run.task, run.data, calibration=run.training.temperature)
 
 
 def of_data(run: RunSpec, task: Task) -> RunSpec:
-    """Return `run` with the digest of its data if these are files. Raises InvalidData if the files have changed."""
+    """Return `run` with the digest of its task's files, if it has files. Raises InvalidData if they have changed."""
     if run.data_digest is None:
         return run.on(task.data_digest) if reads_files(run.task, run.data.evaluation) else run
     if run.data_digest != task.data_digest:
@@ -235,7 +235,7 @@ def of_backbone(run: RunSpec, located: Located | None = None) -> RunSpec:
 
 
 def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
-    """Return the objective of `run`, and its headline metric: the run's, else the task's, else the kind's.
+    """Return the objective of `run`, and its headline metric: the run's, else the task's, else the default of the kind.
 
     Raises InvalidStudy if the kind does not support the training settings or the metric.
     """
@@ -248,7 +248,7 @@ def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
 
 
 def question_of(run: RunSpec, task: Task | TaskFacts, backbone: Backbone) -> Verbalizer:
-    """Return how `run` asks about the texts of its task. Raises InvalidStudy."""
+    """Return the prompt template and label words with which `run` evaluates its task. Raises InvalidStudy."""
     asked, kind, tokenizer = run.asked, OBJECTIVES[task.kind], backbone.tokenizer
     if kind.auto_class == "language_model":
         check_can_write(backbone.architecture, f"backbone {backbone.address}")
@@ -276,7 +276,7 @@ def opened(
     listen: Listener = ignore,
     precision: str = FLOAT,
 ) -> Classifier:
-    """Open a classifier whose head starts as `question` says, without a method."""
+    """Open a classifier whose head starts from the label words of `question`, if any. No method is attached."""
     classifier = open_model(
         backbone,
         objective.label_names,
@@ -294,7 +294,7 @@ def opened(
 
 
 def attached(classifier: Classifier, method: Method, seed: int, device: torch.device) -> Classifier:
-    """Attach `method` to the classifier, with random values from the seed's own stream, and move it to `device`."""
+    """Attach `method` to the classifier, initialized with a random stream of the seed, and move it to `device`."""
     torch.manual_seed(derive_seed(seed, "adapter"))
     attach(classifier, method)
     return classifier.to(device)
@@ -303,7 +303,7 @@ def attached(classifier: Classifier, method: Method, seed: int, device: torch.de
 def longest_text(run: RunSpec, most: int) -> int:
     """Return the maximum length of a text in tokens.
 
-    `most` is the backbone's limit, of which the method may use some tokens. Raises InvalidStudy.
+    `most` is the backbone's limit of tokens; a method's virtual tokens reduce it. Raises InvalidStudy.
     """
     taken, wanted = make(run.method, run.hyperparameters).takes_positions, run.training.max_length
     if taken >= most:
@@ -344,7 +344,7 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
 
 
 def _warmup(asked: float, steps: int) -> int:
-    """Return the number of warm-up steps: a share below 1 is rounded up, as transformers does, to all steps but one."""
+    """Return the number of warm-up steps. A share below 1 is rounded up, as in transformers, to less than all steps."""
     if asked < 1:
         return min(math.ceil(asked * steps), steps - 1)
     if asked >= steps:
@@ -353,5 +353,5 @@ def _warmup(asked: float, steps: int) -> int:
 
 
 def check_words(run: RunSpec, task: TaskFacts) -> None:
-    """Raise the error with which `run` would end if its label words do not suit the labels or each other."""
+    """Raise the error with which `run` would end if its label words do not suit the labels or are equal."""
     question_of(run, task, Backbone.load(run.backbone, weights=False))

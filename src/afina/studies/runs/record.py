@@ -1,7 +1,7 @@
-"""Record: one run's request, measurements and environment. Result: a record with the run's predictions.
+"""Record: the description, measurements and environment of a finished run. Result: a record with its predictions.
 
-A record is frozen JSON; the predictions lie in a file beside it. docs/reference/figures.md defines each figure. The
-module starts without torch, and does not know how a figure was obtained.
+A record is a line of JSON that is never changed; the predictions are in another file. docs/reference/figures.md defines
+each field. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOLD = 2
 
 
 def _below(path: str) -> str:
-    """Return the path unchanged if it lies below the directory to which it is relative; else raise ValueError."""
+    """Return the path if it lies below the output directory; else raise ValueError."""
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
         raise ValueError(f"expected a path below the output directory, found {path[:80]!r}")
@@ -113,7 +113,7 @@ class Retention(Frozen):
 
 
 class Seconds(Frozen):
-    """Wall-clock seconds by phase, summed over the parts of a resumed run."""
+    """Wall-clock seconds of a run by phase, summed over the parts of a resumed run."""
 
     load: Duration
     encode: Duration
@@ -123,7 +123,7 @@ class Seconds(Frozen):
 
 
 class Memory(Frozen):
-    """Memory in bytes; None if this device cannot measure it, or if nothing was trained."""
+    """Memory of a run in bytes; None if this device cannot measure it, or if nothing was trained."""
 
     state_bytes: Count
     activation_bytes: Count | None
@@ -135,7 +135,7 @@ class Memory(Frozen):
 
 
 class Environment(Frozen):
-    """Where a run took place, without the name of a host and without a path."""
+    """The versions, device and threads with which a run was executed; without host name and paths."""
 
     versions: dict[str, str]
     platform: str
@@ -152,7 +152,7 @@ class Environment(Frozen):
 
 
 class Prompting(Frozen):
-    """How the model was asked about the texts, with the fields of an adapter's manifest (`afina.models.adapter`)."""
+    """The prompt template, label words and offset of a run, as in an adapter's manifest (`afina.models.adapter`)."""
 
     template: str | None = None
     words: dict[str, tuple[str, ...]] | None = None
@@ -160,12 +160,12 @@ class Prompting(Frozen):
 
 
 class Selection(Frozen):
-    """The scores of a trained model on texts of the training split that were set aside for selecting a model.
+    """The scores of a trained model on the validation set, on which one of several models is selected.
 
     Attributes:
-        value: The headline metric.
-        loss: The mean loss.
-        examples: The number of texts.
+        value: The headline metric on the validation set.
+        loss: The mean loss on the validation set.
+        examples: The number of texts in the validation set.
     """
 
     value: Figure
@@ -174,7 +174,7 @@ class Selection(Frozen):
 
 
 class Record(ReprCard, Sealed):
-    """One finished run. docs/reference/figures.md defines each figure.
+    """One finished run. docs/reference/figures.md defines each field.
 
     Attributes:
         key: The digest of the run's description. A study skips runs whose key is recorded.
@@ -182,34 +182,34 @@ class Record(ReprCard, Sealed):
         name: The run's name in its study: `method`, unless a method appears twice.
         title: The method's name in tables.
         columns: For a file, the role of each column that was read, and in `others` the columns that were not read.
-        notes: Sentences about unexpected findings when the task was read.
+        notes: Warnings from reading the task.
         kind: The kind of the task.
-        objective: The objective's settings beside the label names, as in an adapter's manifest.
-        metric: The headline metric.
-        metrics: All metrics by name; the usual headline of the kind comes first.
+        objective: The objective's settings except the label names, as in an adapter's manifest.
+        metric: The name of the headline metric.
+        metrics: All metrics by name; the default headline metric of the kind comes first.
         signatures: sacrebleu's signatures of its metrics. None: no metric has one.
-        selection: The scores on texts that were set aside for selecting a model, if the run asked for them.
-        ceiling: The same metrics for one human against other humans on the evaluation texts, if known.
-        train_examples: Texts of the training split that were used, including those for calibration.
-        examples: Texts of the evaluation split.
-        trainable: Trainable parameters, body + head.
-        total: Parameters of the classifier without the adapter.
+        selection: The scores on the validation set for selecting a model, if the run has one.
+        ceiling: The metrics of one human annotator against the others on the evaluation texts, if known.
+        train_examples: The number of texts used of the training split, including calibration texts.
+        examples: The number of texts in the evaluation split.
+        trainable: The number of trainable parameters, including those of the head.
+        total: The number of parameters of the classifier without the adapter.
         tokens_per_second: Training tokens, without padding, per second of `seconds.train`. None if nothing was trained.
-        truncated: Training and evaluation texts that are longer than the maximum length.
+        truncated: The number of training and evaluation texts that are longer than the maximum length.
         losses: (step, mean loss since the previous entry), some hundreds of entries at most.
         predictions: The path of the predictions file, relative to the study's output directory.
         adapter: The path of the adapter, relative to the study's output directory.
         digest: The adapter's digest.
-        data_digest: The digest of the task's files, which the key covers. None if the address identifies the data.
-        backbone_files: The digest of the files of a backbone in a directory, which the key covers. None: the
-            address identifies the backbone.
-        too_long_rows: The places in the evaluation split of texts that were left out for too long targets.
-        at_once: The largest number of runs that this machine executed at the same time as this run, which lengthens
-            `seconds`. 1: this run was alone.
-        fitted: How scikit-learn fitted the head. None: trained by gradient steps, or not trained.
-        retention: The language-model loss on neutral sentences, if the run asked for it.
-        weight_bytes: The bytes of all weights, the adapter's included, as the run evaluated them. None: `precision` is
-            "float", so each parameter has four bytes.
+        data_digest: The digest of the task's files, a part of `key`. None if the address identifies the data.
+        backbone_files: The digest of the files of a backbone in a directory, a part of `key`. None: the address
+            identifies the backbone.
+        too_long_rows: The indices in the evaluation split of texts left out because their targets are too long.
+        at_once: The largest number of runs that this machine executed at the same time, this run included. More runs at
+            once lengthen `seconds`.
+        fitted: How scikit-learn fitted the head. None: the head was trained by gradient steps, or not trained.
+        retention: The language-model loss on neutral sentences before and after training, if measured.
+        weight_bytes: The bytes of all weights in the evaluation, the adapter's included. None: `precision` is "float",
+            so each parameter has four bytes.
     """
 
     key: str
@@ -262,11 +262,11 @@ class Record(ReprCard, Sealed):
     weight_bytes: Count | None = None
 
     def beside(self, most: int) -> Self:
-        """Return the record with `at_once` set to `most`: the number of runs at the same time, this run included."""
+        """Return a copy with `at_once` set to `most`: the number of runs at the same time, this run included."""
         return self if most == self.at_once else self.model_copy(update={"at_once": most}).sealed()
 
     def called(self, name: str) -> Self:
-        """Return the record under the name that a study gives its run."""
+        """Return a copy with the name that a study gives the run."""
         return self if name == self.name else self.model_copy(update={"name": name})
 
     @model_validator(mode="after")
@@ -298,19 +298,19 @@ class Record(ReprCard, Sealed):
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers; for tasks of classes only."""
+        """The share of right predictions; only for single-label classification."""
         return self.metrics["accuracy"]
 
     @property
     def f1(self) -> float:
-        """The F1 score as docs/reference/figures.md defines it; for tasks of classes only."""
+        """The F1 score as docs/reference/figures.md defines it; only for single-label classification."""
         return self.metrics["f1"]
 
 
 def read_records(path: Path) -> list[Record]:
     """Return the records in a `records.jsonl`; empty if the file does not exist.
 
-    Raises InvalidData, with the line, if a record is damaged, was changed after it was made, or has another format.
+    Raises InvalidData, which names the line, if a record is damaged, was changed by hand, or has another format.
     """
     if not path.exists():
         return []
@@ -335,13 +335,13 @@ def _read(line: bytes, where: str) -> Record:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Replace the file at `path` with one line per record."""
+    """Replace the file at `path` by one line of JSON for each record."""
     file_io.write_text(path, "".join(record.model_dump_json() + "\n" for record in records))
 
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run. Two results are equal if their records are: a record has the digest of the predictions."""
+    """One finished run. Two results are equal if their records are: a record has the digest of its predictions."""
 
     record: Record
     predictions: Predictions = field(compare=False)
@@ -351,7 +351,7 @@ class Result:
         return objectives.make(self.record.label_names, self.record.objective)
 
     def check_shapes(self, where: object) -> None:
-        """Raise InvalidData if the shape of the predictions does not suit the record's kind and labels."""
+        """Raise InvalidData if the shape of the predictions does not match the record's kind and labels."""
         given, asked = self.predictions, self.objective
         if not asked.fits(given):
             raise problems.PREDICTIONS_OF_ANOTHER_RUN(
@@ -373,21 +373,21 @@ class Result:
 
     @cached_property
     def answers(self) -> np.ndarray:
-        """The predictions in the form of targets, [N]."""
+        """The predictions in the form of targets, such as class ids, [N]."""
         return self.answered.answers
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """The contribution of each answer to the headline metric, [N]; for accuracy, whether the answer is right."""
+        """The contribution of each prediction to the headline metric, [N]; for accuracy, whether it is right."""
         return self.values(self.record.metric)
 
     def values(self, metric: str) -> np.ndarray:
-        """Return the contribution of each answer to a metric, [N]."""
+        """Return the contribution of each prediction to a metric, [N]."""
         made = METRICS[metric].values
         assert made is not None
         return made(self.answered)
 
     @cached_property
     def chances(self) -> np.ndarray | None:
-        """Probabilities, [N, width]; None if the kind has none."""
+        """The predicted probabilities, [N, width]; None if the kind of task has no probabilities."""
         return self.answered.chances

@@ -1,6 +1,6 @@
-"""Run: a run's description that can be executed. Forecast: a run's expected cost before anything is trained.
+"""Run: a run's description with a method `execute`. Forecast: the memory, disk space and time that a run will take.
 
-The module holds the figures of a forecast; `forecast.py` computes them. Starts without torch.
+`forecast.py` computes the values of a `Forecast`. The module loads without torch.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ MOST_SEED = 2**63
 
 
 class Run(RunSpec):
-    """One training and evaluation. The fields are those of `RunSpec`; `task` may be a `Task` of `load` or `of`.
+    """One training and evaluation. The fields are those of `RunSpec`; `task` may be a `Task` object.
 
-    Raises UnknownName or InvalidStudy for fields that cannot be executed.
+    Raises UnknownName or InvalidStudy for fields with which no run is possible.
     """
 
     def __init__(self, /, **fields: Any) -> None:
@@ -58,7 +58,7 @@ class Run(RunSpec):
         return self
 
     def _check_ignored(self, method: Method) -> None:
-        """Raise InvalidStudy for a setting without effect on the method."""
+        """Raise InvalidStudy for a training setting that has no effect on the method."""
         given = [
             name
             for part in (self.training, self.ask)
@@ -72,14 +72,14 @@ class Run(RunSpec):
     def execute(self, out: str | Path, listen: Listener | None = None, task: Task | None = None) -> Record:
         """Execute the run in this process, and write the adapter and the predictions below `out`.
 
-        The run is trained even if `out` has results of it already. If an interrupted execution on the same data left a
-        checkpoint below `out`, training continues from there; Ctrl-C leaves a checkpoint. Memory figures cover this
-        whole process; a `Study` gives each run a process of its own.
+        The run is trained even if `out` has its results already. If an interrupted execution on the same data left a
+        checkpoint below `out`, training continues from the checkpoint; Ctrl-C leaves a checkpoint. The recorded memory
+        is that of this whole process; a `Study` executes each run in a new process.
 
         Args:
             out: The output directory.
             listen: Receives the progress. None: a notebook shows a progress display.
-            task: The run's task, if it is in memory already; then nothing is read at the task's address.
+            task: The run's task, if it is in memory; then nothing is read from the task's address.
 
         Raises:
             NotFound: The task or the backbone does not exist.
@@ -112,14 +112,14 @@ class Run(RunSpec):
         return record
 
     def inputs(self) -> RunInputs:
-        """Return the run's inputs by digest, for a machine that lacks this machine's files."""
+        """Return the run's task and backbone files by digest, for a machine that lacks these files."""
         return RunInputs.of(self)
 
     def adapter(self, out: str | Path) -> Path:
         """Return the directory where `execute(out)` writes the adapter, for `Predictor.load`.
 
-        If the task or the backbone is read from files, the directory depends on their present content. Raises the same
-        errors as reading the task.
+        If the task or the backbone is read from files, the directory's name depends on the files' present content.
+        Raises the same errors as reading the task.
         """
         run = self.on_files(backbone_spec.files_digest(self.backbone))
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
@@ -129,13 +129,13 @@ class Run(RunSpec):
 
 @dataclass
 class _CtrlC:
-    """Handles Ctrl-C during a run: after the step in progress while the run trains, else at once."""
+    """Handles Ctrl-C during a run: while the run trains, stops after the current step; else interrupts at once."""
 
     training: bool = False
     heard: bool = False
 
     def told(self, listen: Listener) -> Listener:
-        """Return the listener, extended to note whether the run trains."""
+        """Return a listener that passes progress on to `listen`, and notes whether the run is training."""
 
         def hear(progress: Progress) -> None:
             self.training = progress.phase == "train"
@@ -144,7 +144,7 @@ class _CtrlC:
         return hear
 
     def hear(self, *_: object) -> None:
-        """Handle the signal; a second signal interrupts at once."""
+        """Handle SIGINT; a second SIGINT interrupts at once."""
         if self.heard or not self.training:
             raise KeyboardInterrupt
         self.heard = True
@@ -152,7 +152,7 @@ class _CtrlC:
 
 @contextmanager
 def _ctrl_c_after_a_step() -> Iterator[_CtrlC]:
-    """Delay Ctrl-C until a checkpoint can be written, unless this process has its own signal handler."""
+    """Delay Ctrl-C until a checkpoint can be written, unless this process has its own SIGINT handler."""
     ctrl_c = _CtrlC()
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
@@ -166,7 +166,7 @@ def _ctrl_c_after_a_step() -> Iterator[_CtrlC]:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Clear the frames of an error, which hold the model: a notebook keeps its last error."""
+    """Clear the stack frames of an error, which keep the model in memory: a notebook keeps its last error."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
@@ -174,16 +174,16 @@ def _let_go(error: BaseException | None) -> None:
 
 @dataclass(frozen=True)
 class Terms:
-    """The conditions of a forecast.
+    """The assumptions of a forecast: dtype, batch size, epochs and available memory.
 
     Attributes:
         dtype: The dtype in which training computes, "float32" or "bfloat16".
-        usual_dtype: The dtype that a run on this machine chooses by itself.
-        texts, tokens, longest: The size of the largest training batch, and the tokens of its longest text.
+        usual_dtype: The dtype that a run on this machine has by default.
+        texts, tokens, longest: The texts and tokens of the largest training batch, and the tokens of its longest text.
         epochs: The epochs of the training whose time is forecast.
-        memory: The bytes that must suffice.
+        memory: The bytes of memory that the run may use.
         process: The bytes that Python and the libraries take without any tensor.
-        gpu: The bytes of GPU memory that must suffice: given, or this machine's. None: no GPU.
+        gpu: The bytes of GPU memory that the run may use. None: no GPU.
         precision: How the backbone's frozen weights are stored.
     """
 
@@ -202,12 +202,12 @@ class Terms:
 
     @property
     def computing(self) -> str:
-        """The dtype of computing, and the precision of the frozen weights if it is another one."""
+        """The dtype in which training computes, and the precision of the frozen weights unless it is "float"."""
         return self.dtype if self.precision == FLOAT else f"{self.dtype} on weights in {self.precision}"
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The terms as JSON values; the default precision is left out."""
+        """The terms as JSON values; the precision is left out if it is "float"."""
         return {key: value for key, value in asdict(self).items() if key != "precision" or value != FLOAT}
 
 
@@ -218,12 +218,12 @@ class Forecast:
     Attributes:
         activation_bytes, activation_tokens: None if nothing is trained, and with activation checkpointing.
         peak: The peak memory of the process of a run on the CPU.
-        gpu_evaluation: The tensors of the evaluation in float32, which follows the training.
+        gpu_evaluation: The bytes of tensors of the evaluation in float32, which follows the training.
         gpu_peak: The peak of GPU memory: training or evaluation, and a tenth for CUDA's context and fragmentation.
         disk_bytes: The size of the adapter's tensor file.
         train_seconds: None if unknown.
-        serving_bytes: The size of all weights when the adapter predicts in the dtype of the terms. None: not computed.
-        smaller: The forecast in another precision that fits in memory, if this one does not fit.
+        serving_bytes: The bytes of all weights when the adapter predicts in `terms.dtype`. None: not computed.
+        smaller: The forecast with weights in int8, if this forecast does not fit in memory and that forecast does.
     """
 
     method: str
@@ -246,12 +246,12 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether a run on the CPU stays within the memory of the terms."""
+        """Whether a run on the CPU fits in `terms.memory`."""
         return self.peak <= self.terms.memory
 
     @property
     def fits_gpu(self) -> bool | None:
-        """Whether a run stays within the GPU memory of the terms; None if the terms have no GPU."""
+        """Whether a run fits in the GPU memory `terms.gpu`; None if the terms have no GPU."""
         return None if self.terms.gpu is None else self.gpu_peak <= self.terms.gpu
 
     @property

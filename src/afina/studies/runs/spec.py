@@ -1,6 +1,6 @@
-"""RunSpec: the description of a run. Backbone x task x method x hyperparameters x data x training x seed, hashable.
+"""RunSpec: the description of a run: backbone, task, method, hyperparameters, data, training, seed. Hashable.
 
-The module does not know how a run is executed. Starts without torch.
+The module loads without torch.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ class Training(Frozen):
         batch_size: Texts per batch.
         learning_rate: The largest learning rate, which decays to 0. None: the method's default.
         weight_decay: The weight decay of AdamW.
-        clip: The largest norm of the gradient.
-        max_length: In tokens; longer texts are truncated. None: 512, or the backbone's limit if that is lower.
-        max_steps: None: as many steps as `epochs` takes. The decay of the learning rate ends at the last step.
+        clip: The largest norm of the gradient; larger gradients are clipped.
+        max_length: The most tokens of a text; longer texts are truncated. None: 512, or the backbone's limit if lower.
+        max_steps: Optimizer steps. None: as many as `epochs` takes. The learning rate decays until the last step.
         dtype: "auto": bfloat16 if the device computes bfloat16 natively, else float32.
         precision: How the backbone's frozen linear weights are stored, a key of PRECISIONS. "float": in `dtype`.
             "int8": one byte each, with a scale for each output channel.
-        accumulate: Batches per optimizer step. The gradient is that of the mean over all their examples.
-        token_budget: The largest number of tokens that are computed at once. A larger batch is computed in parts of
-            whole texts whose gradients add up. A limit of memory: it changes only rounding and dropout masks. Texts of
-            1,024 tokens train three times as fast one at a time as eight at once. 2,048 divides no batch of 16 texts of
-            128 tokens.
+        accumulate: Batches per optimizer step. The gradient is that of the mean loss over the examples of all batches.
+        token_budget: The largest number of tokens in one forward pass, which limits memory. A larger batch is computed
+            in parts of whole texts whose gradients add up; the result differs only by rounding and dropout masks. Texts
+            of 1,024 tokens train three times as fast one at a time as eight at once. A batch of 16 texts of 128 tokens
+            fits in 2,048.
         checkpointing: Activation checkpointing: store only each block's input for the backward pass, and compute the
-            block again. Less memory, more time, the same result.
+            block again. Training takes less memory and more time, and has the same result.
         label_smoothing: The share of each target that is spread evenly over all labels (Szegedy et al. 2016).
         class_weights: "balanced": weight the loss of each text by N / (C count) of its class, as scikit-learn does.
         temperature: Calibrate probabilities by a temperature (Guo et al. 2017), and thresholds if a text has several
-            labels. Both are fitted on a tenth of the training split that is then not trained on.
+            labels. Temperature and thresholds are fitted on a tenth of the training split, which is not trained on.
         average: Use the mean of the weights over this last share of the steps (Polyak and Juditsky 1992; Izmailov et
             al. 2018).
         pull: The strength of a decay of the backbone's trained weights toward their pretrained values, in place of
@@ -96,23 +96,23 @@ class Training(Frozen):
         return given
 
     def as_long_as(self, texts: int) -> Self:
-        """Return the settings with as many steps as `texts` texts take, so that runs with fewer texts train as long."""
+        """Return a copy with as many steps as `texts` texts take, so that runs on fewer texts take equally many."""
         steps = self.epochs * math.ceil(texts / (self.batch_size * self.accumulate))
         return self.model_copy(update={"max_steps": self.max_steps or steps})
 
 
 class Ask(Frozen):
-    r"""How the model is asked about a text: the [ask] section of a study.
+    r"""The prompt: the template, the label words and the start of the head. The [ask] section of a study.
 
     Attributes:
         head: The start of the classification head. "random": random weights. "words": the output embeddings of the
             labels' words (a verbalizer), so that training begins at the language model's own answer. "auto": words, if
             the labels are words that the tokenizer tells apart (`afina.models.verbalizer`).
-        template: The text around each text, such as "Review: {text}\nSentiment:"; "{text}" is the text alone. None:
-            with words, a template that suits the labels; else the text alone.
-        words: The label words, by label, with a leading space if they need one. None: the label's name.
-        offset: Shift each label's output, so that all labels are equally probable on average over the training texts
-            (batch calibration). The labels of these texts are not used.
+        template: The prompt around each text, such as "Review: {text}\nSentiment:"; "{text}" is the text alone. None:
+            if the head starts from words, a template that suits the labels; else the text alone.
+        words: The label words, by label, with a leading space if the tokenizer needs it. None: the label's name.
+        offset: Shift each label's logit, so that all labels are equally probable on average over the training texts
+            (batch calibration). The labels of the training texts are not used.
     """
 
     head: Literal["auto", "random", "words"] = "auto"
@@ -132,9 +132,9 @@ _NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": Tru
 
 
 def with_address(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a run or a study whose `task` may be a `Task`, with its address, and its options in `data`.
+    """Return the fields of a run or a study, with a `Task` in `task` replaced by its address and reading options.
 
-    Raises InvalidData for data in memory, for a task without an address, and if `data` reads the task in another way.
+    Raises InvalidData for a task without an address, and if `data` contradicts the task's reading options.
     """
     task, data = fields.get("task"), fields.get("data")
     if isinstance(task, os.PathLike) or is_frame(task):
@@ -157,9 +157,9 @@ class RunSpec(ReprCard, Frozen):
     """The description of one training and evaluation.
 
     Attributes:
-        generate: How answers that are texts are generated for the evaluation.
+        generate: How target texts are generated in the evaluation.
         name: The run's name in tables. Default: the method's key.
-        metric: The headline metric, which also scores trials. None: the task's metric.
+        metric: The headline metric, which also scores tuning trials. None: the task's metric.
         data_digest: The digest of the contents of the task's files (`Task.data_digest`), so that changed files make
             another run. None if the address identifies the texts, as for packaged data and data on the Hub.
         backbone_files: The digest of the files in the backbone's directory (`backbone_spec.files_digest`), so that
@@ -193,29 +193,29 @@ class RunSpec(ReprCard, Frozen):
 
     @cached_property
     def key(self) -> str:
-        """The digest of what differs from the defaults in the description."""
+        """The digest of the fields of the description that differ from their defaults."""
         changed = make(self.method, self.hyperparameters).non_defaults
         effective = self.model_copy(update={"ask": self.asked, "hyperparameters": changed})
         return digest.of_settings(effective.non_defaults(without=_NO_EFFECT))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a changed copy with a key of its own: pydantic's copy would keep the cached key of the original."""
+        """Return a changed copy with a new key: pydantic's copy would keep the cached key of the original."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("key", None)
         return copied
 
     def on(self, data_digest: str | None) -> Self:
-        """Return the same run on data with this digest."""
+        """Return a copy with this digest of the task's files."""
         return self if data_digest == self.data_digest else self.model_copy(update={"data_digest": data_digest})
 
     def on_files(self, backbone_files: str | None) -> Self:
-        """Return the same run on a backbone whose files have this digest."""
+        """Return a copy with this digest of the backbone's files."""
         same = backbone_files == self.backbone_files
         return self if same else self.model_copy(update={"backbone_files": backbone_files})
 
     @property
     def asked(self) -> Ask:
-        """`ask`, with the head that the method prescribes, if it prescribes one (`Method.head`)."""
+        """The `ask` of the run, with the head that its method prescribes, if it prescribes one (`Method.head`)."""
         head = METHODS[self.method].head if self.method in METHODS else None
         if head == "random":
             return UNASKED
@@ -223,10 +223,10 @@ class RunSpec(ReprCard, Frozen):
 
     @property
     def title(self) -> str:
-        """The name, or the method's key if the run has no name."""
+        """The name of the run, or the method's key if the run has no name."""
         return self.name or self.method
 
     @property
     def label(self) -> str:
-        """The name of this run's files."""
+        """The name of this run's files, without extension."""
         return f"{self.title}-seed{self.seed}-{self.key.removeprefix(digest.PREFIX)[:8]}"
