@@ -133,6 +133,16 @@ def _begin(crowd: dict[str, Adapter], directory: Path) -> dict[str, str]:
     return secrets | {"revoked": revoked.secret}
 
 
+_FIRST: dict[tuple[int, str], Engine] = {}
+"""The first engine of each backbone and dtype, whose open models the later ones use: opening takes most of a start."""
+
+
+def _share_models(engine: Engine) -> None:
+    first = _FIRST.setdefault((id(engine.backbone), engine.computes), engine)
+    engine._loader._empty_models = first._loader._empty_models
+    engine.hosts._models, engine.hosts._sizes = first.hosts._models, first.hosts._sizes
+
+
 @contextmanager
 def prepared(
     gpt2: Backbone, crowd: dict[str, Adapter], root: Path, *, dtype: str = "float32", **settings: Any
@@ -146,6 +156,7 @@ def prepared(
     shutil.copytree(directory, root / "store")
     store = AdapterStore(root / "store", who="ada")
     with Engine(gpt2, store, dtype=dtype) as engine:
+        _share_models(engine)
         yield (
             Core(engine, store, Settings(**({"delay": 0.001, "every": 0.05, "refusals_a_second": 10_000} | settings))),
             dict(secrets),

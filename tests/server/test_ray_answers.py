@@ -50,7 +50,7 @@ def test_merged_metrics_have_every_sample_of_every_replica_once_and_a_family_in_
         metrics.requests.labels("/predict", "200").inc(number)
         metrics.tokens.inc(10 * number)
         metrics.step.observe(0.02)
-        metrics.watch(lambda number=number: {"afina_ready": float(number)})  # type: ignore[misc]
+        metrics.watch(lambda number=number: {"afina_ready": float(number)}, list, dict)  # type: ignore[misc]
         texts[name] = metrics.text().decode()
     merged = answers.merged_metrics(texts, ["c"])
     found = _samples(merged)
