@@ -1,5 +1,5 @@
-"""The adapter store: names, immutable versions, aliases, an audit log. Starts without torch.
+"""The adapter store: names, immutable versions, aliases and an audit log. The package loads without torch.
 
-Knows adapters as files and manifests. It knows no models: only `recompute`, `exchange.merging` and
-`exchange.saved_classifiers` compute with an adapter.
+A store keeps adapters as files and manifests, and does not know models: only `recompute`, `exchange.merging` and
+`exchange.saved_classifiers` load models and compute with an adapter.
 """

@@ -1,6 +1,6 @@
-"""How a store compares answers and writes a model card, for each kind of task: one entry for each kind.
+"""For each kind of task: how two adapters' predictions are compared, and what a model card says.
 
-No other module of this package compares with a kind. Knows manifests and answers, no model and no store.
+All branches of the store on the kind of task are in this module.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from afina.stats.text import token_f1_values
 
 
 class Changes(NamedTuple):
-    """How many answers of two adapters differ, and by how much; None for counts that the kind does not have."""
+    """How many predictions of two adapters differ, and by how much; None for counts that a kind does not have."""
 
     flipped: int | None = None
     right_to_wrong: int | None = None
@@ -31,17 +31,17 @@ class Changes(NamedTuple):
 
 
 class AdapterKind(ABC):
-    """A kind of task, as the store needs it.
+    """A kind of task, such as single-label classification, as the store needs it.
 
     Attributes:
-        title: name of such an adapter in a model card.
+        title: name of an adapter of this kind in a model card.
         pipeline_tag: the Hub's pipeline tag.
         auto_class: transformers' auto class for the backbone.
         labels: text above the labels in a model card.
-        heading: heading above that text.
+        heading: heading above `labels` in a model card.
         by_label: whether outputs are matched by the names of their labels.
-        headline: metrics that are shown first; others follow in the manifest's order.
-        generates: whether the code of a model card shows how an answer is generated, with its template.
+        headline: metrics that are shown first; the other metrics follow in the manifest's order.
+        generates: whether the model card's code generates text from a prompt template.
     """
 
     title: ClassVar[str] = "A text classifier"
@@ -54,47 +54,47 @@ class AdapterKind(ABC):
     generates: ClassVar[bool] = False
 
     def base(self, address: str, labels: int) -> str:
-        """Return the Python expression that opens a backbone.
+        """Return the Python expression that opens a backbone with transformers, for a model card.
 
-        `address`: its first arguments; `labels`: number of labels.
+        `address`: the first arguments of `from_pretrained`; `labels`: number of labels.
         """
         return f"{self.auto_class}.from_pretrained({address}, num_labels={labels})"
 
     def place(self, metric: str) -> int:
-        """Return the place of a metric in a list: those of `headline` first."""
+        """Return the sort key of a metric in a list: metrics of `headline` come first."""
         return self.headline.index(metric) if metric in self.headline else len(self.headline)
 
     def named(self, names: Sequence[str]) -> Sequence[str]:
-        """Return lines for a numbered list of the labels; empty if an answer is no label."""
+        """Return lines for a numbered list of the labels; empty if predictions are not labels."""
         return names
 
     @property
     def imports(self) -> str:
-        """The names that the code of a model card imports from transformers."""
+        """The names that the model card's code imports from transformers."""
         return self.auto_class
 
     def generation(self, manifest: Manifest, directory: str) -> str:
-        """Return Python code that answers a text with the opened `model`; "" if its outputs are logits.
+        """Return Python code for a model card that generates an answer to a text; "" if the outputs are logits.
 
-        `directory`: the arguments that open the tokenizer.
+        `directory`: the arguments of `from_pretrained` for the tokenizer.
         """
         return ""
 
     @abstractmethod
     def changes(self, first: Answered, second: Answered) -> Changes:
-        """Return how the answers of two adapters differ."""
+        """Return how the predictions of two adapters differ."""
 
     @abstractmethod
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Return the indices of texts with different answers, the most important first."""
+        """Return the indices of texts whose predictions differ, the most important first."""
 
     @abstractmethod
     def json_value(self, value: Any, names: Sequence[str]) -> Any:
-        """Return a target or an answer as a JSON value."""
+        """Return a target or a prediction as a JSON value."""
 
 
 class _ByLabel(AdapterKind):
-    """Answers that are right or wrong. A multi-label answer is right if every label is right."""
+    """Predictions that are right or wrong. A multi-label prediction is right if every label is right."""
 
     by_label = True
 
@@ -102,13 +102,13 @@ class _ByLabel(AdapterKind):
         return _counted(_right(first), _right(second), _flipped(first, second))
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Return the indices of changed answers; changes from right to wrong stand first."""
+        """Return the indices of changed predictions; changes from right to wrong come first."""
         lost = _right(first) & ~_right(second)
         return sorted(map(int, np.flatnonzero(_flipped(first, second))), key=lambda index: (not lost[index], index))
 
 
 class _Classes(_ByLabel):
-    """Exactly one label."""
+    """Single-label classification."""
 
     labels = "One of these labels for each text, in the order of the model's outputs:"
 
@@ -117,7 +117,7 @@ class _Classes(_ByLabel):
 
 
 class _Labels(_ByLabel):
-    """Any number of labels (multi-label)."""
+    """Multi-label classification."""
 
     labels = "Any number of these labels for each text, in the order of the model's outputs:"
 
@@ -126,7 +126,7 @@ class _Labels(_ByLabel):
 
 
 class _Number(AdapterKind):
-    """A number (regression), in the unit of the targets. Its only label is the name of the number."""
+    """Regression: a number in the unit of the targets. The only label is the name of the number."""
 
     labels = "A number for each text:"
     by_label = False
@@ -135,7 +135,7 @@ class _Number(AdapterKind):
         return Changes(mean_change=float(_size(first, second).mean()))
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Return the largest changes first."""
+        """Return the indices of changed predictions, the largest changes first."""
         size = _size(first, second)
         return [int(index) for index in np.argsort(-size, kind="stable") if size[index] > 0]
 
@@ -144,7 +144,7 @@ class _Number(AdapterKind):
 
 
 class _Text(AdapterKind):
-    """A text. An answer is right if it equals a reference."""
+    """Text-to-text. An answer is right if it equals a reference."""
 
     title = "A text generator"
     pipeline_tag = "text-generation"
@@ -159,7 +159,7 @@ class _Text(AdapterKind):
         return f"{self.auto_class}.from_pretrained({address})"
 
     def named(self, names: Sequence[str]) -> Sequence[str]:
-        """Return nothing: the name of the target is no answer."""
+        """Return no lines: the only label is the name of the target column."""
         return ()
 
     @property
@@ -167,7 +167,7 @@ class _Text(AdapterKind):
         return f"{self.auto_class}, AutoTokenizer"
 
     def generation(self, manifest: Manifest, directory: str) -> str:
-        """Return the code for the template and the settings that the adapter's answers are generated with."""
+        """Return code that fills in the prompt template and generates with the adapter's decoding settings."""
         settings = manifest.objective or {}
         decoding, template = Decoding(**settings.get("decoding", {})), manifest.template or "{text}"
         given = decoding.for_transformers(settings.get("answer_tokens"))
@@ -191,7 +191,7 @@ class _Text(AdapterKind):
         return _counted(_among(first), _among(second), first.answers != second.answers)
 
     def changed(self, first: Answered, second: Answered) -> Sequence[int]:
-        """Return the texts whose token F1 falls most first."""
+        """Return the indices of texts with different answers, those whose token F1 falls most first."""
         gain = token_f1_values(second) - token_f1_values(first)
         return sorted(map(int, np.flatnonzero(first.answers != second.answers)), key=lambda index: (gain[index], index))
 
@@ -200,25 +200,25 @@ class _Text(AdapterKind):
 
 
 def _counted(before: np.ndarray, after: np.ndarray, flipped: np.ndarray) -> Changes:
-    """Return the counts of answers that were right before, are right after, and have changed, each bool [N]."""
+    """Return the counts of predictions that were right before, are right after, and have changed, each bool [N]."""
     kinds = (flipped, before & ~after, ~before & after, flipped & ~before & ~after)
     return Changes(*(int(each.sum()) for each in kinds))
 
 
 class _Name(str):
-    """The name of a variable, whose repr has no quotes."""
+    """A variable name in generated Python code, whose repr has no quotes."""
 
     def __repr__(self) -> str:
         return str(self)
 
 
 def _among(answered: Answered) -> np.ndarray:
-    """Return whether each answer equals one of its references, bool [N]."""
+    """Return whether each answer equals one of its text's references, bool [N]."""
     return np.array([one in many for one, many in zip(answered.answers, answered.targets, strict=True)], bool)
 
 
 def _right(answered: Answered) -> np.ndarray:
-    """Return whether every label of a text is right, bool [N]."""
+    """Return whether every predicted label of a text is right, bool [N]."""
     return _by_row(answered.answers == answered.targets, np.all)
 
 
@@ -242,7 +242,7 @@ SUMMARY_METRICS = 4
 
 
 def summary(manifest: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
-    """Return lines with the labels and with the most important metrics of a manifest, each with its name."""
+    """Return lines with a manifest's labels and most important metrics."""
     objective, metrics = manifest.get("objective") or {}, manifest.get("metrics") or {}
     kind = ADAPTER_KINDS.get(objective.get("kind", CLASSES), ADAPTER_KINDS[CLASSES])
     shown = sorted(metrics.items(), key=lambda one: kind.place(one[0]))[:SUMMARY_METRICS]
@@ -253,5 +253,5 @@ def summary(manifest: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 
 
 def of(manifest: Manifest) -> AdapterKind:
-    """Return the kind of task of an adapter."""
+    """Return the kind of task of an adapter from its manifest."""
     return ADAPTER_KINDS[objectives.make(manifest.label_names, manifest.objective).kind]

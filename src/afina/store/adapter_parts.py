@@ -1,6 +1,6 @@
-"""Parts of a version: the tensors of the body, those of the head, and further files. Each part has its own digest.
+"""Parts of a version: the tensors of the body, the tensors of the head, and further files. Each part has a digest.
 
-Versions that share a body, a head or a tokenizer share its bytes. Knows no blobs and no catalogue.
+Versions with the same body, head or tokenizer share the bytes of this part.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CARD = "README.md"
 
 
 class PartFile(NamedTuple):
-    """A part of a version: its role, its current file, and digest (`sha256:...`) and bytes of its content."""
+    """A part of a version: its role, its current file, and the digest (`sha256:...`) and size of its content."""
 
     role: str
     file: Path
@@ -51,7 +51,7 @@ class PartFile(NamedTuple):
 
 
 def is_role(name: object) -> bool:
-    """Return whether a text can be the role of a part."""
+    """Return whether a text can be the role of a part, such as `body`, `head` or the name of a file."""
     return name in (BODY_ROLE, HEAD_ROLE) or (isinstance(name, str) and is_plain_name(name))
 
 
@@ -60,12 +60,12 @@ def split(
 ) -> dict[str, PartFile]:
     """Write the parts of an adapter into files in `scratch`, and return them by role.
 
-    Empty bodies and heads are left out.
+    A body or head without tensors is left out.
 
     Args:
-        directory: the adapter's directory, whose files beside the tensors become parts too. None: the adapter was made
-            in memory.
-        links: whether files may be symbolic links. By default links are not followed, since a file may have been
+        directory: the adapter's directory, whose files other than the tensors become parts too. None: the adapter was
+            made in memory.
+        links: whether files may be symbolic links. By default, links are not followed, since a file may have been
             replaced by a link after its inspection.
         texts: whether to keep the hashes of the training texts.
 
@@ -97,7 +97,7 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
 
     Args:
         manifest: the manifest, with the adapter's digest.
-        where: names the adapter in messages.
+        where: the adapter's name in error messages.
 
     Raises:
         CorruptStore: the parts do not match the manifest.
@@ -119,7 +119,7 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
 
 
 def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> Adapter:
-    """Write the adapter's directory as it was when it was published, atomically, and return the adapter.
+    """Write the adapter's directory, atomically, as it was when it was published, and return the adapter.
 
     Raises:
         CorruptStore: the parts do not match the manifest.
@@ -148,9 +148,9 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
 
 
 def _is_as_written(role: str, adapter: Adapter, file: Path) -> bool:
-    """Return whether a file is what `split` writes for the joined adapter. False also means unknown.
+    """Return whether a file is what `split` writes for the joined adapter. False also means that this is unknown.
 
-    `join` has hashed the tensors, so only the file's header remains to be compared.
+    `join` has hashed the tensors, so only the file's header is compared here.
     """
     return tensorfile.has_header(file, _halves(adapter.tensors)[role])
 
@@ -171,9 +171,9 @@ def _copy(source: Path, target: Path, links: bool) -> None:
 
 
 def _halves(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of body and head, each sorted by name.
+    """Return the tensors of the body and those of the head, each sorted by name.
 
-    So files do not depend on the order of the model's parameters.
+    Sorting makes the files independent of the order of the model's parameters.
     """
     halves: dict[str, dict[str, Tensor]] = {BODY_ROLE: {}, HEAD_ROLE: {}}
     for name in sorted(tensors):

@@ -1,7 +1,7 @@
-"""AdapterStore: the public interface of the store. Only this class is used from outside the package.
+"""AdapterStore: the public interface of the store, and the only class that other packages use.
 
-The database holds names, versions and aliases; blobs hold the bytes. Functions that compute with an adapter import
-`recompute`. This module does not know where the bytes are.
+The database has names, versions and aliases; blobs have the adapters' bytes. Methods that compute with an adapter
+import `recompute`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Diff:
-    """The differences between two versions. `flips`: changed answers; None if no texts were given."""
+    """The differences between two versions. `flips`: changed predictions; None if no texts were given."""
 
     first: str
     second: str
@@ -69,10 +69,10 @@ class AdapterStore(StoreReader):
     """
 
     def init(self, blobs: str | None = None) -> None:
-        """Create a store.
+        """Create an empty store.
 
         Args:
-            blobs: directory or URL for the bytes. Default: beside the database, if the database is a file.
+            blobs: directory or URL for the adapters' bytes. Default: beside the database, if the database is a file.
 
         Raises:
             Refused: there is a store already, or `blobs` is missing.
@@ -82,7 +82,7 @@ class AdapterStore(StoreReader):
             raise problems.STORE_EXISTS(store=self.address.shown)
 
     def _place_of_bytes(self, blobs: str | None) -> str:
-        """Return the place of the bytes as the database stores it; "" means beside the database. Raises Refused."""
+        """Return the place of blobs as the database stores it; "" means beside the database. Raises Refused."""
         if blobs is None and self.address.directory is None:
             raise problems.BLOBS_UNNAMED(store=self.address.shown)
         if blobs is not None:
@@ -104,25 +104,25 @@ class AdapterStore(StoreReader):
         return made
 
     def has_room(self) -> bool:
-        """Return whether the disk of a store in a directory has room for changes. Other stores: True, as unknown."""
+        """Return whether the disk of a store in a directory has room for changes; True for any other store."""
         return self._database.has_room()
 
     def try_write(self) -> None:
-        """Raise CannotWrite if nothing can be written. Changes nothing, and waits for other writers."""
+        """Raise CannotWrite if the store cannot be written to. Changes nothing, and waits for other writers."""
         with self._database.writing() as connection:
             connection.execute(update(STORE).values(last=STORE.c.last))
 
     def backup(self, place: str | Path) -> Backup:
-        """Copy the store, as it is at one moment, to a directory, and verify the copy. Details: `backup.take`."""
+        """Copy the present state of the store to a directory, and verify the copy. Details: `backup.take`."""
         self._database.demand()
         return backup.take(self._database, self._blobs, Path(place))
 
     def recover(self, place: str | Path, blobs: str | None = None) -> Backup:
-        """Create this store from a backup. `blobs` as in `init`. Details: `backup.recover`."""
+        """Create this store from a backup. `blobs`: as in `init`. Details: `backup.recover`."""
         return backup.recover(self._database, Path(place), self._place_of_bytes(blobs))
 
     def make_ready(self) -> None:
-        """Make the store writable: create a store in a directory, or check that the database is a store."""
+        """Make the store writable: create the store in a directory, or check that the database has a store."""
         if self.address.directory is not None and not self._database.exists():
             self._begin("")
         self._database.demand()
@@ -147,10 +147,10 @@ class AdapterStore(StoreReader):
         Args:
             message: the reason, for the audit log.
             who: who publishes; default: the store's `who`.
-            source: the adapter's origin, if it is not from a run.
-            links: whether the files may be symbolic links, as in the Hub's cache.
+            source: where the adapter comes from, such as hub:owner/name, if it is not from a run.
+            links: whether the adapter's files may be symbolic links, as in the Hub's cache.
             texts: whether to keep hashes of the training texts. Without them, leakage cannot be detected later.
-            precision: as in `Adapter.load`.
+            precision: how the backbone's weights were stored in training, as in `Adapter.load`.
         """
         wanted, why = Name.parse(name), audit_log.check_reason(message, "message")
         by = audit_log.check_words(who, "who") if who else self.who
@@ -213,9 +213,9 @@ class AdapterStore(StoreReader):
         return aliases.remove(self._database, Name.parse(name), alias, who=self.who, why=_words(message))
 
     def shadow(self, reference: str | Version, *, force: bool = False, message: str | None = None) -> AliasMove:
-        """Make a version the shadow of its name.
+        """Make a version the shadow of its name, which servers compute beside `production` but do not return.
 
-        Servers compute the shadow beside `production` and compare the answers, but return only those of `production`.
+        Servers compare the predictions of the shadow with those of `production`, and return only those of `production`.
 
         Raises:
             NotFound: the name has no alias `production`.
@@ -254,11 +254,11 @@ class AdapterStore(StoreReader):
         return api_keys.create(self._database, client, scopes, limits, name=called, expires=expires, **by)
 
     def revoke_key(self, id: str, *, message: str | None = None) -> Key:
-        """Revoke a key for ever. Details: `api_keys.revoke`."""
+        """Revoke an API key for ever. Details: `api_keys.revoke`."""
         return api_keys.revoke(self._database, id, who=self.who, why=_words(message))
 
     def gc(self) -> Removal:
-        """Remove the bytes that belong to no version."""
+        """Remove the blobs that belong to no version."""
         with self._database.connected():
             return deletion.collect_garbage(self._database, self._blobs)
 
@@ -277,9 +277,9 @@ class AdapterStore(StoreReader):
         backbone: str | None = None,
         **data: Any,
     ) -> Diff:
-        """Return the differences between two versions; with labelled texts, also the changed answers.
+        """Return the differences between two versions; with labelled texts, also the changed predictions.
 
-        `task`: address of the texts. `data`: further arguments of `EvaluationSet.read`.
+        `task`: address of the labelled texts. `data`: further arguments of `EvaluationSet.read`.
         """
         from afina.store.diff import difference
 
@@ -297,7 +297,7 @@ class AdapterStore(StoreReader):
     def import_from(
         self, source: str, name: str, *, message: str, backbone: str | None = None, precision: str | None = None
     ) -> PublishOutcome:
-        """Publish an adapter of peft or transformers, a bundle, or a repository on the Hub.
+        """Publish an adapter from a directory of peft or transformers, a bundle, or a repository on the Hub.
 
         Details: `import_and_export.bring_in`.
         """
@@ -324,7 +324,7 @@ class AdapterStore(StoreReader):
         return import_and_export.send_out(self, str(reference), target, **how)  # type: ignore[arg-type]
 
     def check(self, reference: str | Version, *, backbone: str | None = None) -> CheckOutcome:
-        """Run the version's golden test on this machine, and record the outcome in the audit log."""
+        """Run the golden test of a version on this machine, and record the outcome in the audit log."""
         from afina.store import recompute
 
         version = self.show(reference)

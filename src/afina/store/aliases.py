@@ -1,6 +1,6 @@
-"""Aliases, such as `production`.
+"""Aliases of versions, such as `production`.
 
-An alias moves by compare-and-swap, and the audit log has every move. Knows no blobs.
+An alias moves by compare-and-swap, and the audit log has every move.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from afina.store.versions import CANARY, PRODUCTION, AliasMove, Canary, Name, Re
 
 
 class Anything(Enum):
-    """Value of `expected`: the alias may point to any version."""
+    """The value ANY of `expected`: the alias may point to any version."""
 
     ANY = "any"
 
@@ -49,11 +49,11 @@ def move(
         expected: number of the version that the alias must point to now; None: the alias must not exist; ANY: no
             condition.
         share: for the alias `canary`: percentage of the requests for `production` that the version answers.
-        force: move the alias even if the latest check of the version failed.
+        force: move the alias even if the latest golden test of the version failed.
 
     Raises:
         Conflict: the alias does not point to the expected version.
-        Refused: the latest check of the version failed, or the reference is a name alone.
+        Refused: the latest golden test of the version failed, or the reference has no version.
         InvalidName: the share is missing, is not between 0 and 100, or the alias is not `canary`.
     """
     check_alias(alias)
@@ -72,7 +72,7 @@ def move(
 
 @contextmanager
 def _moving(database: Database) -> Iterator[Connection]:
-    """A write transaction, with its two steps for tests of crashes."""
+    """A write transaction for moving an alias, with crash points before and after the commit."""
     with database.writing() as connection:
         yield connection
         audit_log.crash_point("alias: in the transaction")
@@ -87,7 +87,7 @@ def _check_share(alias: str, share: float | None) -> None:
 
 
 def canary(connection: Connection, name: Name) -> Canary | None:
-    """Return the canary version of a name with its share, or None. Names that do not exist cost one query."""
+    """Return the canary version of a name with its share, or None. A name that does not exist costs one query."""
     named = catalog.name_row(connection, name)
     number = None if named is None else catalog.aliases_of(connection, named).get(CANARY)
     if named is None or number is None:
@@ -104,7 +104,7 @@ def promote(database: Database, name: Name, *, force: bool, who: str | None, why
     """Point `production` to the canary version, and remove the alias `canary`.
 
     Raises:
-        NotFound: the name has no canary.
+        NotFound: the name has no canary version.
         Refused: the latest check of the version failed.
     """
     with _moving(database) as connection:
@@ -119,12 +119,12 @@ def promote(database: Database, name: Name, *, force: bool, who: str | None, why
 def roll_back(
     database: Database, name: Name, alias: str, *, force: bool, who: str | None, why: str | None
 ) -> AliasMove:
-    """Point an alias to the version it had before.
+    """Point an alias to its previous version.
 
-    Deleted versions are skipped. A second call goes back one step further.
+    Deleted versions are skipped. A second call goes back one version further.
 
     Raises:
-        NotFound: there is no earlier version.
+        NotFound: the alias has no earlier version.
     """
     check_alias(alias)
     if alias == CANARY:
@@ -142,7 +142,7 @@ def roll_back(
 
 
 def remove(database: Database, name: Name, alias: str, *, who: str | None, why: str | None) -> AliasMove:
-    """Remove an alias and its past. Raises NotFound if the alias does not exist."""
+    """Remove an alias and the history of its versions. Raises NotFound if the alias does not exist."""
     check_alias(alias)
     with _moving(database) as connection:
         named, before = catalog.resolve(connection, Reference(name, alias=alias))
@@ -160,7 +160,7 @@ def _drop(
 
 
 def _path(connection: Connection, named: NameRow, alias: str) -> list[int]:
-    """Return the versions that the alias was set to and not rolled back from, the current one last."""
+    """Return the versions that an alias was set to and not rolled back from, the current version last."""
     path: list[int] = []
     for entry in audit_log.entries(connection, (ALIAS, ROLLBACK, UNALIAS), named.subject):
         if entry.payload["alias"] != alias:

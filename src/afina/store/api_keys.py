@@ -1,4 +1,4 @@
-"""API keys of a server's clients, stored as hashes. Knows no server.
+"""API keys of a server's clients, stored as hashes.
 
 A key is `afina_ID_SECRET`, where SECRET is 32 random bytes. Random bytes cannot be guessed at any hashing speed, so
 SHA-256 is enough; slow hashes are for passwords that people choose. The audit log has the hash too, so that `verify`
@@ -46,14 +46,14 @@ _OF_NOBODY = digest.of_bytes(secrets.token_bytes(32))
 
 @dataclass(frozen=True)
 class Key:
-    """An API key without its secret. Times are UTC.
+    """An API key without its secret. All times are UTC.
 
     Attributes:
-        rate: tokens a minute; None: the server's default.
-        hash: hash of the whole key.
-        problem: damage of the row, or None. A damaged key is not valid.
+        rate: rate limit in tokens a minute; None: the server's default.
+        hash: SHA-256 of the whole key.
+        problem: damage of the key's database row, or None. A damaged key is not valid.
         expires: time from which the key is not valid; None: never.
-        text_tokens: most tokens of a text or prompt; None: the server's limits only.
+        text_tokens: most tokens of a text or prompt; None: only the server's limits apply.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Key:
         return self.revoked is None and self.problem is None and not ended
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON values, without the hash."""
+        """Return the key's fields as JSON values, without the hash."""
         shown = ("id", "client", "name", "scopes", *_LIMITS, "created", "expires", "revoked", "who", "why", "problem")
         return {name: getattr(self, name) for name in shown} | {"scopes": [*self.scopes]}
 
@@ -101,11 +101,11 @@ def create(
     who: str | None,
     why: str | None,
 ) -> MadeKey:
-    """Create a key of a client. The client need not have any adapter yet.
+    """Create an API key of a client. The client need not have an adapter yet.
 
     Args:
-        limits: `rate` and `text_tokens`, as in `Key`.
-        expires: as in `expiry`; None: never.
+        limits: the fields `rate` and `text_tokens` of `Key`.
+        expires: a text for `expiry`, such as "90d"; None: the key never expires.
 
     Raises:
         UnknownName: a scope does not exist.
@@ -134,13 +134,13 @@ def create(
 
 
 def expiry(text: str) -> str:
-    """Return the time of a text, as the log writes it.
+    """Parse an expiry, and return its time in the format of the audit log.
 
-    Examples of texts: "90d", "12h", "2027-01-31" (its end), "2027-01-31T12:00:00+01:00". A time without an offset is
+    Examples: "90d", "12h", "2027-01-31" (the end of this day), "2027-01-31T12:00:00+01:00". A time without an offset is
     UTC.
 
     Raises:
-        InvalidName: the text is not of these forms, or the time is in the past.
+        InvalidName: the text has another form, or the time is in the past.
     """
     now = datetime.now(UTC)
     try:
@@ -159,7 +159,7 @@ def expiry(text: str) -> str:
 
 
 def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> Key:
-    """Revoke a key for ever.
+    """Revoke an API key for ever.
 
     Raises:
         NotFound: there is no key with this id.
@@ -179,12 +179,12 @@ def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> 
 
 
 def listed(connection: Connection, client: str | None = None) -> Sequence[Key]:
-    """Return the keys, including revoked ones, in order of creation; of one client or of all."""
+    """Return API keys, including revoked keys, in order of creation; of one client or of all."""
     return _read(connection, True if client is None else CLIENTS.c.name == client)
 
 
 def _payload(row: Mapping[str, Any], salt: str) -> dict[str, Any]:
-    """Return the fields of a key's log entry; the name as a hash. Newer fields appear only if they are set."""
+    """Return the fields of an API key's log entry, the name as a hash. Newer fields appear only if they are set."""
     later = {"name": _veiled(row["name"], salt), "expires": row["expires"], "text_tokens": row["text_tokens"]}
     given = {name: value for name, value in later.items() if value is not None}
     return {"key": row["id"], **{name: row[name] for name in ("hash", "scopes", "rate")}, **given}
@@ -195,7 +195,7 @@ def _veiled(name: Any, salt: str) -> str | None:
 
 
 def expected(entries: Collection[audit_log.LogEntry]) -> dict[str, dict[str, Any]]:
-    """Return the row that each key must have according to the log, by id, without the client's row id."""
+    """Return, by key id, the row that each key must have according to the log, without the client's row id."""
     made: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if entry.event == CREATED:
@@ -210,7 +210,7 @@ def expected(entries: Collection[audit_log.LogEntry]) -> dict[str, dict[str, Any
 
 
 def rows(connection: Connection) -> dict[str, dict[str, Any]]:
-    """Return the rows of the table in the form of `expected`."""
+    """Return the rows of the table of keys in the form of `expected`."""
     asked = select(KEYS, CLIENTS.c.name.label("owner"), CLIENTS.c.salt).join(CLIENTS, CLIENTS.c.id == KEYS.c.client)
     names = ("hash", "scopes", *_LIMITS, "created", "revoked", "expires")
     return {
@@ -248,18 +248,18 @@ def _key(row: Any) -> Key:
 
 
 def hashed(secret: str) -> str:
-    """Return the stored hash of a key."""
+    """Return the stored hash of an API key."""
     return digest.of_bytes(secret.encode())
 
 
 def id_of(secret: str) -> str | None:
-    """Return the id in a key's text; None if the text cannot be a key."""
+    """Return the id in the text of an API key; None if the text cannot be a key."""
     found = _WRITTEN.fullmatch(secret)
     return found[1] if found else None
 
 
 def matches(secret: str, key: Key | None) -> bool:
-    """Return whether the text is this key and the key is valid.
+    """Return whether the text is this API key and the key is valid.
 
     The time of the comparison does not depend on the position of the first difference, or on whether the key exists.
     """

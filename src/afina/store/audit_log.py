@@ -1,4 +1,4 @@
-"""The audit log: a hash chain of entries that are only appended. Knows no event.
+"""The audit log: a hash chain of entries that are only appended.
 
     {"seq": 7, "time": "...", "event": "alias", "payload": {...}, "previous": "sha256:..", "hash": "sha256:.."}
 
@@ -33,7 +33,7 @@ LONGEST = 10_000
 
 
 class LogEntry(NamedTuple):
-    """An entry of the log."""
+    """An entry of the audit log."""
 
     seq: int
     time: str
@@ -43,16 +43,16 @@ class LogEntry(NamedTuple):
     hash: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return the entry as it is exported."""
+        """Return the entry in the form in which it is exported."""
         return self._asdict()
 
     def computed(self) -> str:
-        """Return the hash that the entry must have."""
+        """Return the hash that the entry must have, computed from its other fields."""
         return digest.of_json({key: value for key, value in self._asdict().items() if key != "hash"})
 
 
 class Attribution(NamedTuple):
-    """Who did something, why and from where, in plain text, and the client concerned, with its salt."""
+    """Who made a change, why and from where, in plain text, and the client whose data were changed, with the salt."""
 
     client: int
     salt: str
@@ -61,7 +61,7 @@ class Attribution(NamedTuple):
     source: str | None = None
 
     def hashed(self) -> dict[str, str]:
-        """Return the salted hashes of the given texts, for an entry."""
+        """Return salted hashes of user, reason and source, as a log entry has them."""
         given = {"who": self.who, "why": self.why, "source": self.source}
         return {key: salted(self.salt, value) for key, value in given.items() if value is not None}
 
@@ -72,18 +72,18 @@ def salted(salt: str, text: str) -> str:
 
 
 def subject(client: str, task: str) -> str:
-    """Return the key by which entries about a name are found. `client`: the client's hash as in the entries."""
+    """Return the key by which entries about a name are found. `client`: the salted hash of the client."""
     return f"{client.removeprefix(digest.PREFIX)}/{task}"
 
 
 def subject_of(payload: Mapping[str, Any]) -> str | None:
-    """Return the subject of an entry; None if the entry is about no name."""
+    """Return the subject of an entry, the key of the name that it is about; None if it is about no name."""
     client, task = payload.get("client"), payload.get("task")
     return subject(client, task) if isinstance(client, str) and isinstance(task, str) else None
 
 
 def append(connection: Connection, event: str, payload: Mapping[str, Any], said: Attribution | None = None) -> LogEntry:
-    """Append an entry. The transaction must hold the write lock."""
+    """Append an entry to the log. The transaction must hold the write lock."""
     last, previous = connection.execute(select(STORE.c.last, STORE.c.hash)).one()
     whole = {**payload, **(said.hashed() if said else {})}
     entry = LogEntry(last + 1, now(), event, whole, previous, "")
@@ -98,7 +98,7 @@ def append(connection: Connection, event: str, payload: Mapping[str, Any], said:
 
 
 def entries(connection: Connection, events: tuple[str, ...] = (), about: str | None = None) -> Iterator[LogEntry]:
-    """Yield entries in order, optionally only some events or one subject.
+    """Yield log entries in order, optionally only those of some events or of one subject.
 
     Raises:
         TypeError, ValueError: an entry is damaged.
@@ -111,7 +111,7 @@ def entries(connection: Connection, events: tuple[str, ...] = (), about: str | N
 
 
 def entry_of(row: Row[Any]) -> LogEntry:
-    """Return the entry that a row of the table `log` holds.
+    """Return the entry in a row of the table `log`.
 
     Raises:
         TypeError, ValueError: the row is damaged.
@@ -126,12 +126,12 @@ def entry_of(row: Row[Any]) -> LogEntry:
 
 
 def now() -> str:
-    """Return the time as entries have it: UTC, in microseconds."""
+    """Return the present time in the format of log entries: UTC, in microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def login() -> str | None:
-    """Return the login name of this user; None if the system does not tell."""
+    """Return the login name of this user; None if the system does not provide one."""
     try:
         return getpass.getuser().encode("utf-8", "replace").decode().replace("\0", "")
     except (KeyError, OSError, ImportError):
@@ -175,4 +175,4 @@ CRASH_POINTS = (
 
 
 def crash_point(step: str) -> None:
-    """Do nothing. Called at each of CRASH_POINTS; a test replaces it with a function that ends the process."""
+    """Do nothing. Called at each of CRASH_POINTS; tests replace it by a function that ends the process."""

@@ -1,7 +1,7 @@
-"""Backups: the state of a store at one moment, as a directory that is itself a store; and recovery from a backup.
+"""Backups: a copy of a store at one moment, as a directory that is itself a store; and recovery from a backup.
 
-A backup changes nothing in the store and waits for no writer. Blobs never change, and the database is copied as of one
-moment. If a blob was removed meanwhile, the copy is taken again. Knows no adapter.
+A backup changes nothing in the store and waits for no writer. Blobs never change, and the database is copied in one
+read transaction. If a blob was removed during the copy, the copy is repeated.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Backup:
 
     Attributes:
         entries: number of entries in the audit log.
-        last: hash of the newest entry. Keep it elsewhere, to verify the log later.
+        last: hash of the newest log entry. Keep it outside the store, to verify the log later.
         copied: number of blobs that an earlier backup did not have.
     """
 
@@ -58,7 +58,7 @@ class Backup:
 
 
 def take(database: Database, blobs: Blobs, place: Path) -> Backup:
-    """Copy the store, as it is at one moment, into the directory `place`, and verify the copy.
+    """Copy the present state of the store into the directory `place`, and verify the copy.
 
     The copy contains all changes that were finished before this call. An earlier backup at `place` is updated: its
     blobs are not copied again, and it stays valid until the new backup is verified.
@@ -125,7 +125,7 @@ def _check_free(database: Database, place: Path) -> None:
 
 
 def _held(connection: Connection) -> dict[str, str]:
-    """Return the places of all blobs that belong to versions, by digest."""
+    """Return the keys of all blobs that belong to versions, by digest."""
     rows = connection.execute(select(BLOBS).where(BLOBS.c.digest.in_(select(PARTS.c.digest))))
     return {row.digest: row.place for row in rows}
 
@@ -136,12 +136,12 @@ def _held_in(file: Path) -> dict[str, str]:
 
 
 def _opened(file: Path) -> Database:
-    """Return a SQLite database at any path."""
+    """Return the SQLite database in a file."""
     return Database(Address(file.parent, str(file), str(file)))
 
 
 def _fetch(source: Blobs, target: Blobs, held: Mapping[str, str], scratch: Path) -> tuple[int, set[str]]:
-    """Copy missing blobs. Return how many, and the digests of those that are no longer at their places."""
+    """Copy missing blobs. Return how many were copied, and the digests of blobs that the store no longer has."""
     copied, gone = 0, set()
     for digest, place in held.items():
         if not publishing.is_blob_place(place, digest):
@@ -165,7 +165,7 @@ def _still_held(database: Database, gone: Collection[str]) -> set[str]:
 
 
 def _snapshot(database: Database, file: Path, blobs: str) -> None:
-    """Copy the database as of one moment into a SQLite file, without rows that only matter during writes."""
+    """Copy the database at one moment into a SQLite file, without rows such as leases that only writers need."""
     if database.address.directory is not None:
         database.copy_to(file)
     else:
@@ -180,7 +180,7 @@ def _snapshot(database: Database, file: Path, blobs: str) -> None:
 
 
 def _copy_rows(source: Connection, target: Connection) -> None:
-    """Copy all rows into empty tables."""
+    """Copy all rows of all tables into the empty tables of `target`."""
     for table in metadata.sorted_tables:
         rows = [dict(row._mapping) for row in source.execute(select(table))]
         if rows:
@@ -191,7 +191,7 @@ def _copy_rows(source: Connection, target: Connection) -> None:
 
 
 def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
-    """Verify the copy and return its contents."""
+    """Verify the copy and return its number of versions, entries and blobs as a Backup."""
     database = _opened(file)
     if damaged := _damage(database, kept):
         raise problems.BACKUP_INCOMPLETE(damaged=_some(damaged), path=place)
@@ -199,7 +199,7 @@ def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
 
 
 def _damage(database: Database, kept: Blobs) -> list[Damage]:
-    """Return all damage. Damaged blobs are removed, so that the next attempt copies them again."""
+    """Return all damage of a backup. Damaged blobs are removed, so that the next attempt copies them again."""
     damaged = verify.verify(database, kept)
     for one in damaged:
         if one.kind == "blob":

@@ -1,4 +1,4 @@
-"""The catalogue: rows of clients, names and versions, read and made within a transaction. Knows no blobs.
+"""Read and write the database rows of clients, names and versions, within a transaction.
 
 The audit log names a client by a salted hash. The client's row has the salt.
 """
@@ -25,7 +25,7 @@ CHECKED = ("passed", "difference", "tolerance")
 
 
 def summaries(connection: Connection, client: str | None = None) -> list[NameSummary]:
-    """Return the names that have a version, in alphabetical order."""
+    """Return the names that have a version, each with its newest version, in alphabetical order."""
     named = select(NAMES.c.id, CLIENTS.c.name.label("client"), NAMES.c.task).join(CLIENTS)
     named = named.where(CLIENTS.c.state == LIVE)
     if client is not None:
@@ -117,7 +117,7 @@ def aliases_of(connection: Connection, named: NameRow) -> dict[str, int]:
 
 
 def _text(value: object) -> str:
-    """Return a text column. SQLite stores any type in any column; another type means that the file was manipulated."""
+    """Return the value of a text column. SQLite stores any type in any column; another type means manipulation."""
     if not isinstance(value, str):
         raise TypeError(f"found {value!r:.40}, expected text")
     return value
@@ -134,12 +134,12 @@ def _whole(value: object) -> int:
 
 
 def version(connection: Connection, named: NameRow, number: int) -> Version:
-    """Return one version of a name, deleted or not."""
+    """Return a version of a name, deleted or not."""
     return versions(connection, named, VERSIONS.c.number == number)[0]
 
 
 def versions(connection: Connection, named: NameRow, which: Any = True) -> list[Version]:
-    """Return versions of a name, in order."""
+    """Return versions of a name, in the order of their numbers."""
     asked = (
         select(VERSIONS, SAID.c.who, SAID.c.why)
         .outerjoin(SAID, SAID.c.seq == VERSIONS.c.published)
@@ -192,7 +192,7 @@ def _parts(connection: Connection, named: NameRow, which: Any) -> dict[int, dict
 
 
 def checks(connection: Connection, named: NameRow) -> dict[int, dict[str, Any]]:
-    """Return the outcome and time of each version's latest check, by number."""
+    """Return the outcome and time of each version's latest golden test, by version number."""
     said = _said(connection, named)
     found = {}
     for entry in audit_log.entries(connection, ("check",), named.subject):
@@ -238,7 +238,7 @@ def versions_by_blob(connection: Connection) -> dict[str, list[str]]:
 
 
 class NameRow(NamedTuple):
-    """A name's row, and its hashes for the audit log."""
+    """A name's database row, and the salt with which the audit log hashes it."""
 
     name: Name
     id: int
@@ -247,7 +247,7 @@ class NameRow(NamedTuple):
 
     @property
     def payload(self) -> dict[str, str]:
-        """Return the first fields of a log entry about this name."""
+        """The fields `client` (salted hash of the client) and `task` of each log entry about this name."""
         return {"client": audit_log.salted(self.salt, self.name.client), "task": self.name.task}
 
     @property
@@ -256,7 +256,7 @@ class NameRow(NamedTuple):
         return audit_log.subject(**self.payload)
 
     def attribution(self, who: str | None, why: str | None = None, source: str | None = None) -> Attribution:
-        """Return who does something about the name, why, and from where."""
+        """Return who changes something about the name, why, and from where."""
         return Attribution(self.client, self.salt, who, why, source)
 
     def hashed(self, text: str) -> str:
@@ -265,7 +265,7 @@ class NameRow(NamedTuple):
 
 
 def find_name(connection: Connection, name: Name) -> NameRow:
-    """Return the row of a name. Raises NotFound, which names the most similar name."""
+    """Return the row of a name. Raises NotFound; the message has the most similar name."""
     found = name_row(connection, name)
     if found is None:
         raise problems.NAME_MISSING(_there=_nearest(connection, name), name=str(name))
@@ -273,7 +273,7 @@ def find_name(connection: Connection, name: Name) -> NameRow:
 
 
 def name_row_or_made(connection: Connection, name: Name) -> NameRow:
-    """Return the row of a name; make it if there is none. Needs a write transaction.
+    """Return the row of a name; insert it if the name does not exist. Needs a write transaction.
 
     Raises:
         Refused: the client is being erased.
@@ -287,7 +287,7 @@ def name_row_or_made(connection: Connection, name: Name) -> NameRow:
 
 
 class ClientRow(NamedTuple):
-    """A client's row, and its hashes for the audit log."""
+    """A client's database row, and the salt with which the audit log hashes the client's name."""
 
     name: str
     id: int
@@ -295,16 +295,16 @@ class ClientRow(NamedTuple):
 
     @property
     def payload(self) -> dict[str, str]:
-        """Return the first fields of a log entry about this client and none of its names."""
+        """The field `client` (salted hash of the client) of a log entry about this client."""
         return {"client": audit_log.salted(self.salt, self.name)}
 
     def attribution(self, who: str | None, why: str | None = None) -> Attribution:
-        """Return who does something about the client, and why."""
+        """Return who changes something about the client, and why."""
         return Attribution(self.id, self.salt, who, why)
 
 
 def client_row_or_made(connection: Connection, name: str) -> ClientRow:
-    """Return the row of a client; make it if there is none. Needs a write transaction.
+    """Return the row of a client; insert it if the client does not exist. Needs a write transaction.
 
     Raises:
         Refused: the client is being erased.
@@ -318,17 +318,17 @@ def client_row_or_made(connection: Connection, name: str) -> ClientRow:
 
 
 def veiled(client: str) -> str:
-    """Return the placeholder of a client's name during the last steps of its erasure. No valid name looks like it."""
+    """Return the placeholder of a client's name during the last steps of its erasure. No valid name has this form."""
     return f"#{digest.of_bytes(client.encode()).removeprefix(digest.PREFIX)[:60]}"
 
 
 def client_id(connection: Connection, name: Name) -> int | None:
-    """Return the id of the client's row, or None. After an erasure, a new row of that name has another id."""
+    """Return the id of the client's row, or None. After an erasure, a new row of the client has another id."""
     return connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.name == name.client)).scalar()
 
 
 def refuse_erasing(connection: Connection, client: str) -> None:
-    """Raise Refused if the client is being erased, so that no data of it arrive meanwhile."""
+    """Raise Refused if the client is being erased, so that no new data of the client are stored."""
     called = CLIENTS.c.name.in_((client, veiled(client)))
     states = connection.execute(select(CLIENTS.c.state).where(called)).scalars()
     if any(state != LIVE for state in states):
@@ -336,7 +336,7 @@ def refuse_erasing(connection: Connection, client: str) -> None:
 
 
 def primary_key(inserted: CursorResult[Any]) -> int:
-    """Return the primary key of an inserted row."""
+    """Return the primary key of the row that was inserted."""
     key = inserted.inserted_primary_key
     assert key is not None
     return int(key[0])

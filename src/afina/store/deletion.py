@@ -1,4 +1,4 @@
-"""Deletion of versions, of all data of a client (`erase`), and of unused blobs (`gc`). The audit log keeps the digests.
+"""Delete versions, all data of a client (`erase`), and unused blobs (`gc`). The audit log keeps their digests.
 
 Knows no adapter.
 """
@@ -37,7 +37,7 @@ _HALF_WRITTEN = 24 * publishing.LEASE_SECONDS
 
 
 def delete_version(database: Database, reference: Reference, *, who: str | None, why: str) -> Version:
-    """Delete a version. Its number is not used again, and its digests stay in the log. The next `gc` removes its blobs.
+    """Delete a version. Its number is not used again, and the log keeps its digests. The next `gc` removes its blobs.
 
     Raises:
         Refused: an alias points to the version.
@@ -62,9 +62,9 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
 
 
 def collect_garbage(database: Database, blobs: Blobs) -> Removal:
-    """Remove blobs that belong to no version and are not being published.
+    """Remove blobs that belong to no version and to no publication in progress.
 
-    Continues a `gc` or `erase` that was killed.
+    Also completes a `gc` or `erase` that was killed.
     """
     with database.writing() as connection:
         publishing.expire_leases(connection)
@@ -84,9 +84,9 @@ def collect_garbage(database: Database, blobs: Blobs) -> Removal:
 def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why: str) -> Removal:
     """Remove all data of a client.
 
-    These are names, manifests, plain text of users and reasons, and blobs that no other client uses. The audit log
-    still verifies: it has only hashes of the client, and their salt is removed too. If the process is killed, the same
-    call, or `gc`, continues.
+    Removes the client's names, manifests, plain text of users and reasons, and blobs that no other client uses. The
+    audit log can still be verified: it has only salted hashes of the client, whose salt is removed too. If the process
+    is killed, the same call, or `gc`, completes the erasure.
 
     Raises:
         NotFound: the store has no data of this client.
@@ -117,8 +117,8 @@ def _erasing(connection: Connection) -> list[int]:
 def _finish(database: Database, unfinished: Collection[int]) -> None:
     """Complete erasures after the files are removed.
 
-    Hide the clients' names, free the database pages, then remove the clients' rows. A row stays until the pages are
-    freed, so the erasure is known after a crash, and the name cannot be used meanwhile.
+    Hide the clients' names, overwrite the deleted rows' pages, then remove the clients' rows. A client's row stays
+    until then, so an erasure is continued after a crash, and the client's name cannot be used meanwhile.
     """
     if not unfinished:
         return
@@ -163,7 +163,7 @@ def _delete_rows(connection: Connection, client: int, said: Attribution, name: s
 
 
 def _take_loose_blobs(connection: Connection) -> dict[str, int]:
-    """Remove the rows of unused blobs, and record their files as garbage. Return their bytes by digest."""
+    """Remove the rows of unused blobs, and record their files as garbage. Return the blobs' sizes by digest."""
     loose = select(BLOBS).where(
         BLOBS.c.digest.not_in(select(PARTS.c.digest)), BLOBS.c.digest.not_in(select(LEASES.c.digest))
     )
@@ -175,7 +175,7 @@ def _take_loose_blobs(connection: Connection) -> dict[str, int]:
 
 
 def _remove_garbage(database: Database, blobs: Blobs) -> None:
-    """Remove all files recorded as garbage, also those of other processes."""
+    """Remove all files recorded as garbage, also those that other processes recorded."""
     with database.reading() as connection:
         held = select(BLOBS.c.place)
         rows = connection.execute(select(GARBAGE).where(GARBAGE.c.place.not_in(held))).all()

@@ -1,6 +1,6 @@
 """The model card of a version, `README.md` in the Hub's format, made only from the manifest.
 
-Directories are named by their last part only. Knows manifests and versions, but no models and no database.
+The model card shows only the last part of a directory's path.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-!|~>$])")
 def model_card(version: Version, *, merged: bool = False) -> str:
     """Return the model card of a version in Markdown.
 
-    `merged`: whether the card is for the backbone with the adapter merged into its weights. Raises pydantic's
+    `merged`: whether the card describes the backbone with the adapter merged into its weights. Raises pydantic's
     ValidationError if the manifest is malformed.
     """
     made, message = _read(version.manifest), version.why or ""
@@ -102,7 +102,7 @@ def _front_matter(made: Manifest, name: str) -> str:
 
 
 def _library(made: Manifest) -> str:
-    """Return the library whose file format this is, for the Hub."""
+    """Return the `library_name` in the Hub's metadata: the library that reads the files, such as peft."""
     return {PEFT_TENSORS: _PEFT, _WHOLE: _TRANSFORMERS}.get(made.tensor_file, _AFINA)
 
 
@@ -146,7 +146,7 @@ def _usage(made: Manifest, merged: bool) -> Iterator[str]:
 
 
 def base_for_peft(manifest: Mapping[str, Any]) -> str | None:
-    """Return what to give peft as the base model, if peft cannot open the address in its settings; else None."""
+    """Return the base model to pass to peft, if peft cannot open the address in the adapter's settings; else None."""
     made = _read(manifest)
     if made.tensor_file != PEFT_TENSORS or made.backbone is None:
         return None
@@ -169,7 +169,7 @@ def _python(imported: str, *parts: str) -> str:
 
 
 def _beside(made: Manifest) -> Iterator[str]:
-    """Yield the steps around the model that other libraries do not do, and that the code does not show."""
+    """Yield sentences on steps, such as adding an offset, that other libraries do not do and the code does not show."""
     if adapter_kinds.of(made).generates:
         if made.max_length:
             yield f"cut the text so that the prompt has at most {made.max_length:,} tokens"
@@ -220,7 +220,7 @@ def _metrics(made: Manifest) -> Iterator[str]:
 
 
 def _called(key: str, made: Manifest) -> str:
-    """Return a metric's name; for two labels, F1 names the second label."""
+    """Return a metric's name; for two labels, F1's name includes the second label."""
     of = f" of {made.label_names[1]}" if key == "f1" and len(made.label_names) == 2 else ""
     return f"{METRICS[key].words}{of}"
 
@@ -236,7 +236,7 @@ def _environment(made: Manifest) -> Iterator[str]:
 
 
 def _dataset(task: str) -> tuple[str, str | None]:
-    """Return the data set and its configuration, for the Hub."""
+    """Return the data set's name and its configuration for the Hub's metadata."""
     if task.startswith(HUB):
         repository, _, config = task.removeprefix(HUB).partition(":")
         return repository, config or None
@@ -246,7 +246,7 @@ def _dataset(task: str) -> tuple[str, str | None]:
 
 
 def _is_local(backbone: str) -> bool:
-    """Return whether a backbone's address is not on the Hub.
+    """Return whether a backbone's address is a directory on this machine and not a repository on the Hub.
 
     An ambiguous address is local if a directory of that name exists.
     """
@@ -254,14 +254,14 @@ def _is_local(backbone: str) -> bool:
 
 
 def _model(backbone: str | None) -> str:
-    """Return a backbone's address; for a path, its last part."""
+    """Return a backbone's address; of a path, only the last part."""
     prefix = RANDOM if (backbone or "").startswith(RANDOM) else ""
     given = (backbone or "").removeprefix(prefix)
     return f"{prefix}{_last(given)}" if _is_local(given) else f"{prefix}{given}"
 
 
 def _texts(task: str | None) -> str:
-    """Return a task's address. A path in the address is shortened to its last part."""
+    """Return a task's address, in which a path is shortened to its last part."""
     given = task or ""
     origin, colon, directory = given.partition(":")
     if given.startswith(GLUE) and colon:
@@ -274,9 +274,9 @@ def _last(path: str) -> str:
 
 
 def _public(value: Any, *, files: bool = False) -> Any:
-    """Return a JSON value with each path shortened to its last part.
+    """Return a JSON value in which each path is shortened to its last part.
 
-    `files`: every string with a separator is a path.
+    `files`: whether every string with a slash counts as a path.
     """
     if isinstance(value, Mapping):
         return {key: _public(each, files=files) for key, each in value.items()}

@@ -1,8 +1,8 @@
-"""Publishing: parts of an adapter become a version of a name, atomically. Leases protect the blobs meanwhile.
+"""Publishing: store the parts of an adapter as a new version of a name, atomically, under leases on the blobs.
 
-A row of `blobs` is made before its file and removed before its file. A publisher leases the rows that it needs, then
-writes missing files, then makes the version if it still has all leases. `gc` removes rows without versions and leases,
-and then their files. The lease of a killed process expires. Knows no adapter.
+A row of the table `blobs` is inserted before its file is written, and deleted before its file is removed. A publisher
+leases the rows that it needs, then writes missing files, then inserts the version if it still has all leases. `gc`
+deletes rows without versions and leases, and then their files. The lease of a killed process expires.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TRIES = 5
 
 
 class NewVersion(NamedTuple):
-    """The content of a new version: the manifest with the adapter's digest, and local files and blobs by role."""
+    """The content of a new version: the manifest with the adapter's digest, and files and blobs by role."""
 
     manifest: Mapping[str, Any]
     files: Mapping[str, Path]
@@ -43,7 +43,7 @@ class NewVersion(NamedTuple):
 
 
 def _there(connection: Connection, name: Name, wanted: str) -> PublishOutcome | None:
-    """Return the version of a name that has this adapter already, or None."""
+    """Return the version of a name that has this adapter's digest already, or None."""
     named = catalog.name_row(connection, name)
     if named is None:
         return None
@@ -64,14 +64,14 @@ def publish(
     why: str,
     source: str | None = None,
 ) -> PublishOutcome:
-    """Store the parts and make the version. `source`: the adapter's origin, if it is not from a run.
+    """Store the parts and insert the version. `source`: where the adapter comes from, if it is not from a run.
 
-    If the process is killed at any step, the store is either unchanged or has the version. If the version exists
-    already, its damaged blobs are written again.
+    If the process is killed, the store either is unchanged or has the new version. If the version exists already, its
+    damaged blobs are written again.
 
     Raises:
-        Busy: publishing took so long that `gc` removed the parts.
-        Refused: the client was erased meanwhile.
+        Busy: publishing took so long that its leases expired and `gc` removed the blobs.
+        Refused: the client was erased during the publication.
     """
     for _ in range(_TRIES):
         with database.writing() as connection:
@@ -168,9 +168,9 @@ LEASE_SECONDS = 3600.0
 
 
 def is_blob_place(place: object, of: str) -> bool:
-    """Return whether `acquire_leases` could give this place to a blob with this digest.
+    """Return whether `acquire_leases` could give this key to a blob with this digest.
 
-    Other places would be other files.
+    A manipulated database could name the file of another blob.
     """
     return isinstance(place, str) and bool(re.fullmatch(rf"{re.escape(_stem(of))}[0-9a-f]{{8}}", place, re.ASCII))
 
@@ -180,14 +180,14 @@ def _stem(of: str) -> str:
 
 
 def _seconds() -> float:
-    """Return the seconds since 1970."""
+    """Return the present time in seconds since 1970."""
     return datetime.now(UTC).timestamp()
 
 
 def acquire_leases(connection: Connection, parts: Mapping[str, Blob], client: str) -> tuple[str, dict[str, str]]:
     """Lease the blobs of a new version.
 
-    Return the holder of the leases, and each digest's place. Needs a write transaction.
+    Return the id of the leases' holder, and the key of each blob by digest. Needs a write transaction.
     """
     holder = secrets.token_hex(16)
     places = {}
@@ -205,9 +205,9 @@ def acquire_leases(connection: Connection, parts: Mapping[str, Blob], client: st
 
 
 def release_leases(connection: Connection, holder: str, places: Mapping[str, str]) -> bool:
-    """Release the leases. Return False if one has expired, so that its blob may have been removed.
+    """Release the leases. Return False if a lease has expired, so that its blob may have been removed.
 
-    Files that were written but have no row any more are recorded as garbage.
+    Written files whose rows have been deleted are recorded as garbage.
     """
     held = {row.digest for row in connection.execute(select(LEASES).where(LEASES.c.holder == holder))}
     connection.execute(delete(LEASES).where(LEASES.c.holder == holder))
@@ -222,7 +222,7 @@ def release_leases(connection: Connection, holder: str, places: Mapping[str, str
 
 @contextmanager
 def leasing(database: Database, holder: str) -> Iterator[None]:
-    """Release a holder's leases if the block raises, so that the next `gc` removes the files."""
+    """Release a holder's leases if the `with` block raises, so that the next `gc` removes the files."""
     try:
         yield
     except BaseException:

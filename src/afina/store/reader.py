@@ -1,6 +1,6 @@
-"""StoreReader: all methods of a store that only read.
+"""StoreReader: the methods of a store that only read.
 
-Each file of a version is checked by its digest, while other processes may remove it. Knows no server.
+Each file of a version is checked against its digest, also while other processes remove files.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Made = TypeVar("Made")
 
 
 class StoreReader:
-    """A store, read only. `AdapterStore` describes addresses and references."""
+    """A store, read-only. `AdapterStore` describes addresses and references."""
 
     def __init__(
         self, url: str | Path | None = None, *, limits: IntakeLimits | None = None, who: str | None = None
@@ -62,7 +62,7 @@ class StoreReader:
         return f"AdapterStore({self.address.shown!r})"
 
     def on_behalf_of(self, who: str) -> Self:
-        """Return the same store with another user for the audit log."""
+        """Return the same store, with another user name for the audit log."""
         made = copy.copy(self)
         made.who = audit_log.check_words(who, "who")
         return made
@@ -80,15 +80,15 @@ class StoreReader:
 
     @property
     def blobs_directory(self) -> Path | None:
-        """The directory with the store's blobs. None: they are in a bucket."""
+        """The directory with the store's blobs. None: the blobs are in an object store."""
         return self._blobs.root if isinstance(self._blobs, LocalBlobs) else None
 
     def exists(self) -> bool:
-        """Return whether there is a store at the address."""
+        """Return whether there is a store at this address."""
         return self._database.exists()
 
     def adapter(self, reference: str | Version) -> Adapter:
-        """Return the adapter of a version, checked by its digests. `Predictor.load` accepts it."""
+        """Return the adapter of a version, checked against its digests. `Predictor.load` accepts the adapter."""
         from afina.store import adapter_parts
 
         with self._database.connected():
@@ -97,9 +97,9 @@ class StoreReader:
             return use_files(self._database, self._blobs, version, join, adapter_parts.AS_WRITTEN)
 
     def restore(self, reference: str | Version, directory: str | Path) -> Adapter:
-        """Write the adapter's directory as it was published.
+        """Write the directory of a version's adapter as it was published.
 
-        Adapters of peft and transformers can be opened with those again.
+        peft and transformers can open the directories of adapters that they made.
         """
         from afina.store import adapter_parts
 
@@ -111,17 +111,17 @@ class StoreReader:
         )
 
     def card(self, reference: str | Version, *, merged: bool = False) -> str:
-        """Return the model card of a version in Markdown. `merged`: for the adapter merged into its backbone."""
+        """Return the model card of a version in Markdown. `merged`: for the backbone with the adapter merged in."""
         from afina.store.model_card import model_card
 
         return model_card(self.show(reference), merged=merged)
 
     def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
-        """Call `use` with the version's files by role, each checked by its digest. Details: `use_files`."""
+        """Call `use` with the version's files by role, each checked against its digest. Details: `use_files`."""
         return use_files(self._database, self._blobs, version, use)
 
     def list(self, client: str | None = None) -> Sequence[NameSummary]:
-        """Return the names that have a version, of one client or of all."""
+        """Return the names that have a version, of one client or of all clients."""
         if client is not None:
             check_client(client)
         with self._database.reading() as connection:
@@ -167,16 +167,16 @@ class StoreReader:
         return found
 
     def keys(self, client: str | None = None) -> Sequence[Key]:
-        """Return the keys of one client or of all, including revoked ones, in order of creation."""
+        """Return the API keys of one client or of all clients, including revoked keys, in order of creation."""
         if client is not None:
             check_client(client)
         with self._database.reading() as connection:
             return api_keys.listed(connection, client)
 
     def known(self, reference: Reference) -> Version | None:
-        """Return a version, or None if the name, version or alias does not exist. No error lists what exists.
+        """Return a version, or None if the name, version or alias does not exist. No error lists existing names.
 
-        For a server, a name alone means `production`, or the newest version if there is no such alias.
+        With `for_server`, a name alone means `production`, or the newest version if `production` does not exist.
         """
         with self._database.reading() as connection:
             found = catalog.name_row(connection, reference.name)
@@ -198,7 +198,7 @@ class StoreReader:
     def news(self, since: int, names: Collection[Name]) -> tuple[int, Collection[Name]]:
         """Return the number of the log's last entry, and those of `names` with a later entry or an erased client.
 
-        `since`: number of an entry.
+        `since`: number of the last log entry that the caller has read.
         """
         with self._database.reading() as connection:
             last = connection.execute(select(STORE.c.last)).scalar_one()
@@ -214,10 +214,10 @@ class StoreReader:
         return last, {name for name in names if touched(name)}
 
     def verify(self, *, last: str | None = None) -> Sequence[Damage]:
-        """Hash every blob, manifest and log entry again, and return all damage.
+        """Hash every blob, manifest and log entry again, compare with the stored digests, and return all damage.
 
         Args:
-            last: hash of a log entry that was kept elsewhere. With it, a rewritten log is detected too.
+            last: hash of a log entry that was kept outside the store, which detects a rewritten log.
         """
         self._database.demand()
         try:
@@ -231,9 +231,9 @@ class StoreReader:
             return [*audit_log.entries(connection)]
 
     def export_audit(self, path: str | Path) -> int:
-        """Write the audit log as JSON lines, and return their number.
+        """Write the audit log as JSON lines to `path`, and return the number of lines.
 
-        The lines can be verified with Python's standard library alone (docs/reference/store.md).
+        The exported log can be verified with Python's standard library alone (docs/reference/store.md).
         """
         entries = self.log()
         lines = "".join(f"{digest.canonical_json(entry.as_json())}\n" for entry in entries)
@@ -258,7 +258,7 @@ def use_files(
     use: Callable[[Mapping[str, Path]], Made],
     shows: Mapping[str, Callable[[Made, Path], bool]] = MappingProxyType({}),
 ) -> Made:
-    """Return the result of `use`, called with the version's files by role.
+    """Return the result of `use`, called with the files of a version by role.
 
     Args:
         shows: for roles that `use` hashes itself, a function of the result and the file. It returns whether the result
@@ -266,7 +266,7 @@ def use_files(
             `use`.
 
     Raises:
-        NotFound: the version was deleted meanwhile.
+        NotFound: the version has been deleted.
         CorruptStore: a file does not have the published digest.
     """
     if (stated := str(version.manifest.get("digest"))) != version.digest:
@@ -296,7 +296,7 @@ def use_files(
 
 
 def _places(database: Database, version: Version) -> dict[str, str]:
-    """Return the current places of the version's blobs, by digest."""
+    """Return the present keys of the version's blobs, by digest."""
     with database.reading() as connection:
         named, number = catalog.resolve(connection, Reference.parse(str(version)))
         same = select(VERSIONS.c.digest).where(VERSIONS.c.name == named.id, VERSIONS.c.number == number)

@@ -1,6 +1,6 @@
-"""Compute with stored adapters: golden tests, and the answers of two adapters to the same texts.
+"""Compute with stored adapters: golden tests, and the predictions of two adapters for the same texts.
 
-torch is imported inside the functions that need it. The module does not know where adapters are stored.
+torch is imported inside the functions that need torch.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class CheckOutcome:
     """The outcome of a golden test: whether an adapter computes the outputs that were recorded when it was made.
 
     Attributes:
-        passed: whether the difference is within the tolerance.
+        passed: whether `difference` is at most `tolerance`.
         difference: largest difference of the outputs, as a share of the largest output; None if it cannot be computed.
         tolerance: largest difference that passes.
         versions: versions of packages on this machine.
-        platform: system, processor, device, threads and dtype. Nothing here identifies the machine.
-        problem: why there is no difference, or None.
+        platform: system, processor, device, threads and dtype, but nothing that identifies the machine.
+        problem: why `difference` cannot be computed, or None.
     """
 
     passed: bool
@@ -58,16 +58,16 @@ class CheckOutcome:
 
 
 def check(adapter: Adapter, backbone: str | None = None) -> CheckOutcome:
-    """Run an adapter's golden test in float32. An adapter with damaged content has not passed.
+    """Run an adapter's golden test in float32. An adapter with damaged content does not pass.
 
     Args:
         backbone: address of the backbone; default: the one in the manifest.
 
     Raises:
-        InvalidStudy: the adapter has no recorded probe.
+        InvalidStudy: the adapter has no recorded golden test.
         NotFound: the backbone does not exist.
-        WrongBackbone: the backbone is another one than in the manifest.
-        AfinaError: other errors of `probes.opened`.
+        WrongBackbone: the backbone differs from the backbone in the manifest.
+        AfinaError: any other error of opening the adapter (`probes.opened`).
     """
     import torch
 
@@ -102,18 +102,18 @@ def flips_between(
     metric: str | None = None,
     most: int = 20,
 ) -> Flips:
-    """Compute the answers of two adapters to the same texts in float32, and compare them.
+    """Compute the predictions of two adapters for the same texts in float32, and compare them.
 
-    An adapter of peft has no label names. It is assumed to have the labels of the texts, in their order.
+    An adapter made by peft has no label names, and is assumed to have the labels of the texts, in their order.
 
     Args:
         backbone: address of the backbone; default: the address in the manifests.
-        metric: metric for the comparison; default: the headline metric of the kind.
-        most: number of flips to return with their texts.
+        metric: metric for the comparison; default: the default metric of the kind of task.
+        most: largest number of flips (changed predictions) to return with their texts.
 
     Raises:
-        InvalidData: labels or kinds of task differ.
-        InvalidStudy, UnknownName: the metric does not exist for this kind.
+        InvalidData: labels or kinds of task of the adapters differ.
+        InvalidStudy, UnknownName: the metric does not exist for this kind of task.
         AfinaError: errors of `Predictor.of` and `Predictor.predict`.
     """
     pair = [_named(adapter, texts) for adapter in (first, second)]
@@ -149,7 +149,7 @@ def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str,
 
 
 def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, address: str | None) -> list[Answered]:
-    """Return the answers of each adapter, with labels in the order of the texts'. A shared backbone is hashed once."""
+    """Return the predictions of each adapter, in the label order of the texts. A shared backbone is hashed once."""
     from afina.predicting.predictor import backbone_of
 
     alone = all(adapter.vocabulary is not None for adapter in pair)
@@ -165,7 +165,7 @@ def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, 
 
 
 def _predictions(adapter: Adapter, backbone: Backbone | None, texts: EvaluationSet) -> Predictions:
-    """Return the predictions. The predictor is freed on return, so that only one model is in memory at a time."""
+    """Return an adapter's predictions. Its model is freed on return, so that only one model is in memory."""
     from afina.predicting.predictor import Predictor
 
     predictor = Predictor.of(adapter, backbone)
@@ -173,12 +173,12 @@ def _predictions(adapter: Adapter, backbone: Backbone | None, texts: EvaluationS
 
 
 def _answered(objective: Objective, predictions: Predictions, texts: EvaluationSet) -> Answered:
-    """Return the answers that predictions stand for, with labels in the order of the texts'."""
+    """Return predictions as labels, numbers or texts, in the label order of the texts."""
     return objective.answered(predictions.against(texts.split.labels), texts.label_names)
 
 
 def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
-    """Raise InvalidData if the two adapters have different kinds of task, or different label names."""
+    """Raise InvalidData if two adapters have different kinds of task, or different label names."""
     kinds = [objectives.make(one.manifest.label_names, one.manifest.objective).kind for one in pair]
     if kinds[0] != kinds[1]:
         raise problems.KINDS_DIFFER(first=names[0], second=names[1], found=kinds[1], expected=kinds[0])
@@ -197,9 +197,9 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
 def read_texts(
     task: str, pair: tuple[Adapter, Adapter], *, names: tuple[str, str] = NAMES, **data: Any
 ) -> EvaluationSet:
-    """Return the texts at an address that neither adapter was trained on.
+    """Return the labelled texts at an address, without the training texts of either adapter.
 
-    They are read in the way in which the first adapter with label names read its training texts.
+    The reading options are those with which the first adapter that has label names was trained.
 
     Args:
         data: arguments of `EvaluationSet.read`.
@@ -220,7 +220,7 @@ def read_texts(
 
 @dataclass(frozen=True)
 class Flip:
-    """A text whose answer has changed: its place from 0, and its target and answers as JSON values."""
+    """A text whose predictions differ: its index from 0, and its target and predictions as JSON values."""
 
     index: int
     text: str
@@ -232,21 +232,21 @@ class Flip:
 
 @dataclass(frozen=True)
 class Flips:
-    """The comparison of two adapters' answers to the same texts.
+    """The comparison of two adapters' predictions for the same texts.
 
     Attributes:
         names: names of the adapters in sentences.
         kind: kind of task.
         metric: metric of the comparison.
-        figures: the metric of both adapters.
+        figures: the value of the metric for both adapters.
         examples: number of texts.
-        flipped: texts with another answer, counted also as `right_to_wrong`, `wrong_to_right` and `wrong_to_wrong`. A
-            multi-label answer is right if every label is right. None for numbers.
-        mean_change: mean absolute change of numeric answers, in the unit of the targets; None for labels.
-        comparison: second minus first adapter; None if the metric is undefined on these texts, or if both are the
-            same adapter.
-        rows: some flips: those from right to wrong first; for numbers, the largest changes.
-        texts: the texts, with how they were read.
+        flipped: number of texts whose predictions differ, counted also as `right_to_wrong`, `wrong_to_right` and
+            `wrong_to_wrong`. A multi-label prediction is right if every label is right. None for regression.
+        mean_change: mean absolute change of regression predictions, in the unit of the targets; None for labels.
+        comparison: paired comparison, second minus first adapter; None if the metric is undefined on these texts, or if
+            both are the same adapter.
+        rows: some flips: those from right to wrong first; for regression, the largest changes.
+        texts: the labelled texts, with the options with which they were read.
         same: a sentence if both are the same adapter, so that there is nothing to compare; or "".
         undefined: why the metric is undefined, or "".
     """
@@ -269,7 +269,7 @@ class Flips:
 
     @property
     def verdict(self) -> str:
-        """Verdict on the second adapter: better, worse, equivalent, undecided, undefined, or same."""
+        """The verdict on the second adapter: better, worse, equivalent, undecided, undefined, or same."""
         return self.comparison.verdict if self.comparison else "same" if self.same else "undefined"
 
     @property
@@ -278,7 +278,7 @@ class Flips:
         return self.comparison.words if self.comparison else self.same or self.undefined
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON values. NaN and infinite ends of the interval are None."""
+        """Return the fields as JSON values. NaN and infinite ends of the interval become None."""
         made, compared = self.comparison, ("difference", "p", "margin", "level")
         ends = (made.interval.low, made.interval.high) if made else ()
         counts = ("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong", "mean_change")
@@ -300,7 +300,7 @@ class Flips:
 def compare_answers(
     one: Answered, other: Answered, texts: EvaluationSet, kind: str, headline: Metric, names: tuple[str, str], most: int
 ) -> Flips:
-    """Compare two adapters' answers to the same texts. `headline`: the metric."""
+    """Compare two adapters' predictions for the same texts. `headline`: the metric of the comparison."""
     called = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     assert headline.values is not None  # `metric_for` refuses other metrics
     values = {called[1]: headline.values(other), called[0]: headline.values(one)}

@@ -1,4 +1,4 @@
-"""Verify a store: hash the audit log and every blob again, and compare the tables with the log. Knows no adapter."""
+"""Verify a store: hash the audit log and every blob again, and compare the database tables with the log."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LOST = "the database has no row of this {}, but the audit log records it"
 
 @dataclass
 class _Expected:
-    """State of one name according to the log: publish entries by version, deleted versions, and aliases."""
+    """What the log says of one name: publish entries by version, deleted versions, and aliases."""
 
     published: dict[int, LogEntry] = field(default_factory=dict)
     deleted: set[int] = field(default_factory=set)
@@ -51,10 +51,10 @@ class _Expected:
 
 
 def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Damage]:
-    """Return all damage; an empty list if there is none. Raises NotFound if there is no store.
+    """Return all damage of a store; an empty list if there is none. Raises NotFound if there is no store.
 
     Args:
-        last: hash of an entry that was kept elsewhere and must be in the log.
+        last: hash of a log entry that was kept outside the store and must be in the log.
     """
     database.demand()
     shown = database.address.shown
@@ -84,9 +84,9 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
 
 
 def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Iterator[Damage]:
-    """Compare the log with the place of the bytes.
+    """Compare the place of the blobs with the log.
 
-    The log only records whether the bytes are beside the database, because a URL may be secret.
+    The log only records whether the blobs are beside the database, because a URL may be secret.
     """
     address = connection.execute(select(STORE.c.blobs)).scalar()
     where = "elsewhere" if address else "beside"
@@ -98,9 +98,9 @@ def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Itera
 
 
 def _is_still_there(database: Database, blob: str, place: str | None) -> bool:
-    """Return whether the blob still belongs to a version at the same place.
+    """Return whether the blob still belongs to a version and has the same key.
 
-    It may have been removed or replaced meanwhile.
+    Another process may have removed or replaced the blob during `verify`.
     """
     with database.reading() as connection:
         held = connection.execute(select(PARTS.c.digest).where(PARTS.c.digest == blob)).first()
@@ -163,7 +163,7 @@ def _read_log(connection: Connection) -> tuple[list[LogEntry], list[Damage]]:
 
 
 def _replayed(entries: list[LogEntry]) -> dict[str, _Expected]:
-    """Return the state of each name after all entries, by subject. Erased clients have no names."""
+    """Replay the log: return, by subject (the log's key of a name), the versions and aliases it should have now."""
     made: dict[str, _Expected] = {}
     for entry in entries:
         payload = entry.payload
@@ -186,7 +186,7 @@ def _replayed(entries: list[LogEntry]) -> dict[str, _Expected]:
 
 
 def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[Damage]:
-    """Yield differences between the tables and the log."""
+    """Yield differences between the database tables and the replayed log."""
     asked = select(NAMES, CLIENTS.c.name.label("owner"), CLIENTS.c.salt, CLIENTS.c.state).join(
         CLIENTS, CLIENTS.c.id == NAMES.c.client
     )
@@ -267,7 +267,7 @@ def _content(connection: Connection, row: Row[Any], entry: LogEntry, version: st
 
 
 def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
-    """Yield manifests whose figures do not match their digest."""
+    """Yield damage for manifests whose metrics do not match their digest."""
     if manifest.get("claims_digest") is not None:
         from afina.models.manifest import checked  # which imports NumPy
 
@@ -278,7 +278,7 @@ def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
 
 
 def _plain_texts(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
-    """Yield plain texts (who, why, source) that do not match their hashes."""
+    """Yield damage for plain texts (who, why, source) that do not match their hashes in the log."""
     clients = connection.execute(select(CLIENTS)).all()
     salts = {row.id: row.salt for row in clients}
     alive = {audit_log.salted(row.salt, row.name) for row in clients if row.salt and row.name}

@@ -1,4 +1,4 @@
-"""Names, references and versions (`client/task@3`, `client/task@production`), and results of store methods as JSON.
+"""Names, references and versions (`client/task@3`, `client/task@production`), and the results of store methods.
 
 Knows no database.
 """
@@ -46,7 +46,7 @@ class Name:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse a name. Raises InvalidName."""
+        """Parse a name such as `client/task`. Raises InvalidName."""
         found = _NAME.fullmatch(text)
         if found is None:
             raise problems.NAME_MALFORMED(expected=_EXPECTED, name=text[:80])
@@ -87,7 +87,7 @@ def check_alias(text: str) -> str:
 
 
 def check_client(text: str) -> str:
-    """Return the client. Raises InvalidName if the text cannot be a client."""
+    """Return the client's name. Raises InvalidName if the text cannot be the name of a client."""
     if not _CLIENT.fullmatch(text):
         raise problems.CLIENT_MALFORMED(expected=_EXPECTED, client=text[:80])
     return text
@@ -108,9 +108,9 @@ class Version(ReprCard):
         name: `client/task`.
         number: the version's number. Numbers of deleted versions are not used again.
         digest: the adapter's digest (`Adapter.digest`).
-        created: time of publication, UTC.
+        created: time of publication in UTC.
         who: who published the version.
-        why: the message.
+        why: the message of the publication.
         manifest: the adapter's manifest as JSON; empty if the version is deleted.
         parts: blobs by role: `body`, `head`, and names of other files.
         aliases: aliases that point to the version.
@@ -131,7 +131,7 @@ class Version(ReprCard):
     deleted: bool = False
 
     def facts(self) -> dict[str, object]:
-        """Return the facts that the repr shows."""
+        """Return the facts about the version that its `repr` shows."""
         shown = ("method", "task", "backbone", "metrics")
         return {
             "version": str(self),
@@ -146,11 +146,11 @@ class Version(ReprCard):
 
     @property
     def size(self) -> int:
-        """Bytes of all parts, including parts shared with other versions."""
+        """The bytes of all parts, including parts shared with other versions."""
         return sum(part.size for part in self.parts.values())
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON values, without the manifest."""
+        """Return the version's fields as JSON values, without the manifest."""
         return {
             "name": self.name,
             "version": self.number,
@@ -190,7 +190,7 @@ class AliasMove:
 
     Attributes:
         name: `client/task`.
-        alias: the alias.
+        alias: the alias, such as `production`.
         before: number of the version before; None: the alias is new.
         after: number of the version now; None: the alias was removed.
         share: percentage of the requests for `production` that the version answers; None: the alias is not `canary`.
@@ -203,7 +203,7 @@ class AliasMove:
     share: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON values. `before` is called "from" and `after` is called "to"."""
+        """Return the fields as JSON values. `before` is called "from" and `after` is called "to"."""
         share = {} if self.share is None else {"share": self.share}
         return {"name": self.name, "alias": self.alias, "from": self.before, "to": self.after, **share}
 
@@ -238,7 +238,7 @@ class NameSummary:
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """A log entry about a name. `who` and `why` are in plain text, or None after an erasure."""
+    """A log entry about a name. `who` and `why` are plain text, or None after an erasure."""
 
     seq: int
     time: str
@@ -253,7 +253,7 @@ class HistoryEntry:
 
 @dataclass(frozen=True)
 class Removal:
-    """Counts of what `gc` or `erase` removed."""
+    """The numbers of blobs, bytes and versions that `gc` or `erase` removed."""
 
     blobs: int
     bytes: int
@@ -265,11 +265,11 @@ class Removal:
 
 @dataclass(frozen=True)
 class Damage:
-    """A damaged object of a store.
+    """A damaged object of a store, such as a blob or a log entry.
 
     Attributes:
-        kind: blob, manifest, log, alias, version, client, key or database.
-        id: digest, version, number of a log entry, ...
+        kind: the kind of object: blob, manifest, log, alias, version, client, key or database.
+        id: digest, version or number of a log entry that identifies the object.
         versions: versions that cannot be used because of the damage, as `client/task@3`.
         problem: the damage, in words.
     """

@@ -1,7 +1,7 @@
-"""The database of a store: SQLite in a file, or PostgreSQL. Transactions, and errors in plain words. Knows no version.
+"""The database of a store, SQLite in a file or PostgreSQL: transactions, and messages for its errors.
 
-Writers of a store take turns: each holds SQLite's write lock, or locks the row of the table `store`, from its first
-read to its commit. So version numbers have no gaps, the audit log is one chain, and aliases are linearizable.
+Only one writer at a time changes a store: it holds SQLite's write lock, or locks the row of the table `store`, from its
+first read to its commit. So version numbers have no gaps, the audit log is one chain, and aliases are linearizable.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _ADVISORY = 0x6166696E61
 
 
 class Database:
-    """The database of one store. Thread-safe, and usable after a fork: every use opens a connection of its own.
+    """The database of one store. Thread-safe and usable after a fork: every use opens a new connection.
 
     `connected` keeps one connection for several uses, because connecting takes longer than a query.
     """
@@ -73,7 +73,7 @@ class Database:
         return "BEGIN" if self.is_file else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
     def exists(self) -> bool:
-        """Return whether there is a store. Raises NotFound if the database does not respond, and CorruptStore."""
+        """Return whether the database has a store. Raises NotFound if it does not respond, and CorruptStore."""
         if self._ready:
             return True
         if self.is_file and not self._is_there():
@@ -109,9 +109,9 @@ class Database:
         return False
 
     def begin(self, first: Callable[[Connection], None]) -> bool:
-        """Make the store and call `first` in the same transaction.
+        """Create the store and call `first` in the same transaction.
 
-        Return False if another process has made it meanwhile.
+        Return False if another process has created the store meanwhile.
         """
         if self.address.directory is not None:
             path = Path(self.address.url)
@@ -148,7 +148,7 @@ class Database:
         Raises:
             NotFound: there is no store.
             Busy: other processes did not finish in time.
-            CannotWrite: nothing can be written.
+            CannotWrite: the database cannot be written to.
         """
         self.demand()
         if self.is_file and not engine.may_write(Path(self.address.url)):
@@ -161,7 +161,7 @@ class Database:
             yield connection
 
     def has_room(self) -> bool:
-        """Return whether the disk of a database file has room for changes. Other databases: True, as unknown."""
+        """Return whether the disk of a database file has room for changes; True for PostgreSQL."""
         return not self.is_file or engine.has_room(Path(self.address.url))
 
     def demand(self) -> None:
@@ -171,7 +171,7 @@ class Database:
             raise problems.NO_STORE(_how=how, store=self.address.shown)
 
     def scrub(self) -> None:
-        """Free the pages of deleted rows, so that no table and index contains their bytes.
+        """Overwrite the contents of deleted rows, so that no page of a table or index contains them.
 
         PostgreSQL's write-ahead log and backups still contain the bytes until they are removed. Raises Busy if other
         processes read for too long.
@@ -189,7 +189,7 @@ class Database:
                 self._rewrite(connection)
 
     def _rewrite(self, connection: Connection) -> None:
-        """Rewrite PostgreSQL's tables with texts: a plain VACUUM leaves the bytes of deleted rows in their pages."""
+        """Rewrite PostgreSQL's tables with texts: a plain VACUUM leaves deleted rows' bytes in their pages."""
         connection.execute(text(f"SET lock_timeout = '{self.patience:g}s'"))
         until = datetime.now(UTC) + timedelta(seconds=self.patience)
         began = connection.execute(text("SELECT clock_timestamp()")).scalar()
@@ -206,7 +206,7 @@ class Database:
             raise CannotWrite(self.address.shown, "erasing rewrites the tables, which only their owner may do")
 
     def copy_to(self, file: Path) -> None:
-        """Copy the SQLite file, as of one moment, with SQLite's backup interface."""
+        """Copy the SQLite database at one moment to a file, with SQLite's backup interface."""
         file.touch(0o600)
         with self._connected() as connection, closing(sqlite3.connect(file)) as target:
             source: Any = connection.connection.driver_connection
@@ -216,7 +216,7 @@ class Database:
                 raise DBAPIError("backup", None, error) from None
 
     def damage(self) -> list[str]:
-        """Return what SQLite's integrity check finds; nothing for PostgreSQL, which has its own checks."""
+        """Return what SQLite's integrity check finds; nothing for PostgreSQL, whose server checks its pages."""
         if not self.is_file:
             return []
         with self._connected() as connection:
@@ -240,7 +240,7 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Use one connection for everything this thread does in the block. A broken connection is replaced."""
+        """Use one connection for everything that this thread does in the `with` block; replaced if it breaks."""
         if self._kept.__dict__.get("uses") is not None:
             yield
             return
@@ -270,7 +270,7 @@ class Database:
             raise engine.damaged(self.address, problem, " `afina store verify` lists all damage.") from error
 
     def _answers(self, connection: Connection) -> bool:
-        """Return whether a connection still works. A database server may have closed it while it was idle."""
+        """Return whether a connection still works. A database server may have closed an idle connection."""
         if connection.in_transaction() and not connection.invalidated:
             connection.rollback()  # resets SQLAlchemy's state; the transactions themselves are begun and ended in SQL
         if connection.invalidated or self.is_file:

@@ -1,7 +1,7 @@
-"""Access to a store's database: its address, its SQLAlchemy engine, and its errors in plain words. Knows no table.
+"""The address of a store's database, its SQLAlchemy engine, and messages for its errors.
 
-How a SQLite file is opened depends on whether it may be written to. Messages name a PostgreSQL database without its
-password.
+A SQLite file without write permission is opened read-only. Messages show the address of a PostgreSQL database without
+its password.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def default() -> str:
-    """Return $AFINA_STORE, or a directory in the user's data folder."""
+    """Return the default address of a store: $AFINA_STORE, or a directory in the user's data folder."""
     return os.environ.get(VARIABLE) or str(Path(user_data_dir("afina", appauthor=False)) / "store")
 
 
@@ -47,7 +47,7 @@ class Address:
     Attributes:
         directory: directory of the store; None for PostgreSQL.
         url: path of the SQLite file, or SQLAlchemy's URL.
-        shown: the address for messages, without a password.
+        shown: the address in messages, without a password.
     """
 
     directory: Path | None
@@ -102,7 +102,7 @@ _POSTGRES_OPTIONS = {
 
 
 def engine_of(address: Address, patience: float) -> Engine:
-    """Return an engine whose connections are not pooled. SQLite connections wait `patience` seconds for others.
+    """Return an engine whose connections are not pooled. SQLite connections wait `patience` seconds for locks.
 
     Raises:
         NotFound: psycopg is not installed.
@@ -147,10 +147,10 @@ def _opened(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
 
 
 def _opened_alone(path: Path, patience: float) -> sqlite3.Connection:
-    """Return a connection that needs no shared memory, once no other connection is open.
+    """Return a connection in exclusive mode, which needs no shared memory, once no other connection is open.
 
-    A connection that waits keeps the lock of a reader, so two that wait would wait for each other: each is closed at
-    once instead, and tried again.
+    A waiting connection keeps a read lock, so two waiting connections would wait for each other. A connection is
+    therefore closed at once and tried again.
     """
     until = meter.now() + patience
     while True:
@@ -169,8 +169,7 @@ def _opened_alone(path: Path, patience: float) -> sqlite3.Connection:
 def write_ahead(opened: sqlite3.Connection, patience: float) -> None:
     """Turn on the write-ahead log, so that readers and the writer do not wait for each other.
 
-    If several connections do so for a new file at once, SQLite refuses some immediately: its timeout does not apply
-    here.
+    If several connections turn on the log of a new file at once, SQLite refuses some immediately, without its timeout.
     """
     until = meter.now() + patience
     while True:
@@ -184,7 +183,7 @@ def write_ahead(opened: sqlite3.Connection, patience: float) -> None:
 
 
 def may_write(path: Path) -> bool:
-    """Return whether SQLite can write into the file's directory."""
+    """Return whether SQLite can write into the directory of the file."""
     return os.access(path.parent, os.W_OK) or not os.path.exists(path)
 
 
@@ -193,7 +192,7 @@ ROOM = 1 << 20
 
 
 def has_room(path: Path) -> bool:
-    """Return whether the file's disk has `ROOM`. If that cannot be found out: True."""
+    """Return whether the file's disk has `ROOM` bytes free; True if this is unknown."""
     try:
         return shutil.disk_usage(path.parent).free >= ROOM
     except OSError:
@@ -201,9 +200,9 @@ def has_room(path: Path) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether the file exists and is not empty.
+    """Return whether the database file exists and is not empty.
 
-    An empty file is of a process that was killed. Raises OSError.
+    A killed process may leave an empty file. Raises OSError.
     """
     try:
         return os.stat(path).st_size > 0
@@ -212,7 +211,7 @@ def is_there(path: Path) -> bool:
 
 
 def has_blobs_alone(path: Path) -> bool:
-    """Return whether there are blobs beside a missing or empty database file, which means that the file was lost."""
+    """Return whether blobs exist beside a missing or empty database file, which means that the file was lost."""
     return next((path.parent / BLOBS).glob("??/sha256-*"), None) is not None
 
 
@@ -228,7 +227,7 @@ def _mode(path: Path) -> str:
 
 
 def _size(path: str) -> int:
-    """Return the bytes of a file, or 0 if it cannot be read."""
+    """Return the size of a file in bytes, or 0 if it cannot be read."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -246,7 +245,7 @@ _ABSENT = ("3D000", "42P01", "3F000")  # no such database, table, schema
 
 
 def error_of(error: DBAPIError, address: Address, secret: object, patience: float) -> AfinaError:
-    """Return afina's error for an error of the database. `patience`: seconds waited for other processes."""
+    """Return afina's error for an error of the database. `patience`: seconds waited for locks."""
     where, said = f"store {address.shown}", " ".join(str(error.orig).split())[:200]
     if secret:
         said = said.replace(str(secret), "***")
@@ -265,16 +264,16 @@ def error_of(error: DBAPIError, address: Address, secret: object, patience: floa
 
 
 def damaged(address: Address, problem: str, then: str = "", **fields: object) -> CorruptStore:
-    """Return the error for a damaged database. `then`: further advice."""
+    """Return the error for a damaged database. `then`: advice for the user."""
     where = address.url if address.directory is not None else "the database"
     return problems.DATABASE_DAMAGED(reason=problem, where=where, _then=then, store=address.shown, **fields)
 
 
 def foreign(address: Address) -> Refused:
-    """Return the error for a database with tables of another program."""
+    """Return the error for a database that has tables of another program."""
     return problems.DATABASE_FOREIGN(store=address.shown)
 
 
 def busy(address: Address, patience: float) -> Busy:
-    """Return the error for other processes that did not finish in time."""
+    """Return the error for a lock that other processes did not release in time."""
     return problems.STORE_BUSY(store=address.shown, seconds=patience)

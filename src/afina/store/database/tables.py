@@ -1,4 +1,4 @@
-"""The tables of a store's database. Knows no address and no version."""
+"""The tables of a store's database, defined with SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ _WORDY = {
 
 
 def make_tables(connection: Connection) -> None:
-    """Make the tables, within the connection's transaction."""
+    """Create the tables, within the connection's transaction."""
     FORMATS.create(connection)
     metadata.create_all(connection)
     if connection.dialect.name == "postgresql":

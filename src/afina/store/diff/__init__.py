@@ -1,6 +1,6 @@
-"""The differences between two adapters: fields of their manifests, and weights layer by layer. Knows no store.
+"""The differences between two adapters: fields of their manifests, and weights layer by layer.
 
-Needs no backbone and no texts. torch is imported inside the functions that compute.
+A comparison needs no backbone and no texts. torch is imported inside the functions that compute.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Layer:
         kind: "product" for LoRA's scale * B @ A, which does not depend on the choice of factors or rank; "tensor" for a
             tensor as it is stored.
         head: whether the layer is part of the classification head.
-        first: norm in the first adapter; None if it lacks the layer.
-        second: norm in the second adapter; None if it lacks the layer.
-        change: norm of the difference; None if an adapter lacks the layer, or the shapes differ.
+        first: norm in the first adapter; None if the adapter lacks the layer.
+        second: norm in the second adapter; None if the adapter lacks the layer.
+        change: norm of the difference; None if one adapter lacks the layer, or the shapes differ.
         relative: change divided by `first`; None if `first` is 0 and the change is not.
         ranks: numerical ranks of products: directions above the rounding error of the stored factors.
         outputs: principal angles between the output spaces of two products, in degrees, ascending; as many as the
             smaller rank.
-        inputs: principal angles between the input spaces of two products, in the form of `outputs`.
+        inputs: principal angles between the input spaces of two products, in degrees, ascending.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Layer:
     inputs: tuple[float, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return JSON values. Angles also have their mean and largest value; None if there are no angles."""
+        """Return the fields as JSON values, and the mean and largest angle; None if there are no angles."""
         return asdict(self) | {
             "ranks": None if self.ranks is None else list(self.ranks),
             "outputs": _angles_as_json(self.outputs),
@@ -73,13 +73,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Difference:
-    """The differences from a first adapter to a second.
+    """The differences from a first adapter to a second, in manifest and weights.
 
     Attributes:
         digests: digests of both adapters.
         fields: differences of the manifests by group (`differing`).
-        layers: layers of either adapter, in the order of the model, the head last.
-        notes: sentences that are needed to read the differences.
+        layers: the layers of both adapters, in the order of the model, the head last.
+        notes: sentences that explain the differences.
     """
 
     digests: tuple[str, str]
@@ -101,7 +101,7 @@ def difference(first: Adapter, second: Adapter) -> Difference:
 
     Rows of a head are matched by label, columns of a bag of words by term. DoRA's product and magnitudes
     (`lora_magnitude_vector`) are compared separately, as they are stored: their joint effect depends on the backbone's
-    weights. So does the effect of a peft LoRA that started from these weights (PiSSA, OLoRA, ...).
+    weights. The effect of a peft LoRA that was initialized from these weights (PiSSA, OLoRA, ...) depends on them too.
 
     Raises:
         CorruptAdapter: shapes of LoRA factors do not match, or a tensor has NaN or infinite values.
@@ -142,7 +142,7 @@ def _notes(first: Adapter, second: Adapter) -> Iterator[str]:
 
 
 def _place(name: str) -> tuple[bool, list[tuple[int, str]]]:
-    """Return a sort key: numbers in a name are ordered by value, and the head comes last."""
+    """Return a sort key of a tensor name: numbers are ordered by value, and the head comes last."""
     return is_head(name), [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -220,9 +220,9 @@ _OPENED = ("metrics", "hyperparameters", "training", "data", "versions")
 def differing(first: Manifest, second: Manifest) -> Fields:
     """Return the differing fields of two manifests as JSON values, by group. Groups without differences are left out.
 
-    An entry that one manifest lacks is None there. Entries of nested tables have dotted names, such as `lora.r` of a
-    sum. `labels` has `added` and `removed` (names that only the second or only the first has) and `reordered` (the
-    common names in the order of each).
+    A field that a manifest lacks has the value None. Fields of nested tables have dotted names, such as `lora.r` of a
+    sum. `labels` has `added` and `removed` (names that only the second or only the first manifest has) and `reordered`
+    (the common names in the order of each manifest).
     """
     one, other = (manifest.model_dump(mode="json") for manifest in (first, second))
     found = {group: _group(names, one, other) for group, names in GROUPS.items()}
@@ -253,7 +253,7 @@ def _flat(table: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
 
 
 def _json_value(value: Any) -> Any:
-    """Return a value that JSON can represent. In untyped fields, pydantic has replaced NaN by None."""
+    """Return a value as JSON can represent it. In untyped fields, pydantic has replaced NaN by None."""
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 

@@ -1,7 +1,7 @@
-"""The changes of an adapter by layer: products of LoRA's factors, and all other tensors as they are stored.
+"""The weight changes of an adapter by layer: LoRA's products B @ A, and all other tensors as they are stored.
 
-A product is compared without computing it: its norm, its distance from another, its input and output spaces. Heads are
-matched by label, bags of words by term. Knows how methods and peft store the scales of products, and knows no model.
+Norms, distances, input and output spaces of products are computed from the factors A and B alone. Heads are matched by
+label, bags of words by term. The module reads the scale of a product as afina's methods and peft store it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _OTHERWISE = ("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "a
 def is_foreign(manifest: Manifest) -> bool:
     """Return whether peft made the adapter, so that its labels have no names.
 
-    Adapters of afina's own `peft` method state their `type`.
+    The manifest of an adapter of afina's `peft` method has a `type`; that of an adapter made by peft has none.
     """
     return manifest.method == FOREIGN and "type" not in manifest.hyperparameters
 
 
 def effective_weights(adapter: Adapter) -> dict[str, LowRankProduct | Tensor]:
-    """Return the changes of an adapter by the names of a model without wrappers. A product has the name of its layer.
+    """Return an adapter's weight changes by the module names of the unwrapped model; a product by its layer's name.
 
     Raises:
         CorruptAdapter: shapes of LoRA factors do not match, or a scale is not a finite number.
@@ -87,8 +87,8 @@ class LoraScales:
         alpha: LoRA's alpha.
         rslora: whether to divide by sqrt(r).
         dora: whether the sum of weight and product is rescaled (DoRA).
-        patterns: other alphas, by patterns of layer names.
-        where: names the adapter in messages.
+        patterns: alphas of single layers, by patterns of layer names (peft's `alpha_pattern`).
+        where: the adapter's name in error messages.
     """
 
     alpha: float
@@ -99,7 +99,7 @@ class LoraScales:
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self | None:
-        """Return the scales of an adapter; None if it has no LoRA, or one whose change is not scale * B @ A."""
+        """Return the scales of an adapter; None without LoRA, or if its weight change is not scale * B @ A."""
         manifest, where = adapter.manifest, adapter.where
         if is_foreign(manifest):
             given = manifest.hyperparameters
@@ -154,7 +154,7 @@ class LowRankProduct:
     Attributes:
         left: [outputs, r], LoRA's B.
         right: [r, inputs], LoRA's A.
-        scale: the factor.
+        scale: LoRA's factor alpha / r.
     """
 
     left: Tensor
@@ -163,17 +163,17 @@ class LowRankProduct:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """[outputs, inputs]."""
+        """The shape of the product, [outputs, inputs]."""
         return self.left.shape[0], self.right.shape[1]
 
     @cached_property
     def norm(self) -> float:
-        """Frobenius norm."""
+        """The Frobenius norm of the product."""
         return _row_norms([self])
 
     @property
     def rank(self) -> int:
-        """Numerical rank: number of directions above the rounding error of the stored factors."""
+        """The numerical rank: number of directions above the rounding error of the stored factors."""
         return self.spaces[0].shape[1]
 
     @cached_property
@@ -191,7 +191,7 @@ class LowRankProduct:
         return outputs @ u[:, :kept], inputs @ v[:kept].T
 
     def distance(self, other: LowRankProduct) -> float:
-        """Return the Frobenius norm of the difference to a product of the same shape; exactly 0 for equal factors."""
+        """Return the Frobenius norm of the difference from another product; exactly 0 for equal factors."""
         import torch
 
         same = self.scale == other.scale and self.left.shape == other.left.shape
@@ -207,8 +207,8 @@ class LowRankProduct:
 def principal_angles(first: Tensor, second: Tensor) -> tuple[float, ...]:
     """Return the min(p, q) principal angles between two spaces in degrees, ascending.
 
-    Cosines are inaccurate for small angles, and sines near 90 degrees, so each angle is computed from the accurate one
-    (Björck & Golub 1973).
+    Cosines are inaccurate for small angles, and sines near 90 degrees, so each angle is computed from the more accurate
+    of the two (Björck & Golub 1973).
 
     Args:
         first: orthonormal basis, float64 [n, p].
@@ -271,9 +271,9 @@ class LabelMatching:
 
     @classmethod
     def of(cls, first: Adapter, second: Adapter) -> Self:
-        """Return the matching of two adapters.
+        """Return how the labels and terms of two adapters are matched.
 
-        Numeric tasks, and adapters without label names, are matched by index.
+        Rows of regression adapters, and of adapters without label names, are matched by index.
         """
         one, other = first.manifest, second.manifest
         notes = []
@@ -336,6 +336,6 @@ def _by_label(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[list[i
 
 
 def some_of(names: Sequence[str]) -> str:
-    """Return the first few names, and the number of further names."""
+    """Return the first few names, and how many more there are, for a message."""
     more = f" and {len(names) - FEW:,} more" if len(names) > FEW else ""
     return ", ".join(names[:FEW]) + more

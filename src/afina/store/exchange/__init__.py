@@ -1,1 +1,1 @@
-"""Exchange: bundles, saved classifiers, merged models, the Hub. Every import is inspected. Knows no database."""
+"""Export and import: bundles, saved classifiers, merged models, the Hub. Every imported file is inspected first."""

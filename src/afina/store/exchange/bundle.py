@@ -1,8 +1,8 @@
-"""Bundles: a version as one file, for machines without a network. Damage to a bundle is always detected.
+"""Bundles: a version of an adapter as one file, for machines without a network. All damage to a bundle is detected.
 
-A bundle is a plain tar file. Its first member, `bundle.json`, states size and sha256 of every other member, and its own
-digest. The content determines every byte of a bundle, and only that form is accepted. So every changed bit is detected,
-and no file is written before all are checked. A bundle does not prove who wrote it. Knows no adapter.
+A bundle is a plain tar file. Its first member, `bundle.json`, has the size and sha256 of every other member, and its
+own digest. The content determines every byte of a bundle, and no other form is accepted, so every changed bit is
+detected. No file is written before all are checked. A bundle does not prove who wrote it.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, A
     """Write a bundle atomically. Return its digest.
 
     Args:
-        entries: files or bytes by name.
-        about: further JSON values, such as manifest, name and version.
+        entries: the members of the bundle: paths of files, or bytes, by name.
+        about: JSON values stored in `bundle.json`, such as manifest, name and version.
 
     Raises:
         InvalidName: a name is not allowed in a bundle.
         Refused: `about` is not JSON, or too large.
-        NotFound: a file does not exist.
-        CannotWrite: nothing can be written there.
+        NotFound: a file of `entries` does not exist.
+        CannotWrite: the bundle cannot be written to `path`.
     """
     for name in entries:
         if not _NAME.fullmatch(name) or name == INDEX:
@@ -70,13 +70,13 @@ def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, A
 
 
 def read(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> dict[str, Any]:  # noqa: B008 - frozen
-    """Extract a bundle into the new directory `into`, atomically. Return the `about` of the bundle.
+    """Extract a bundle into the new directory `into`, atomically. Return the bundle's `about`.
 
     Raises:
         NotFound: there is no file at `path`.
         Refused: the bundle has a link or another forbidden member, or exceeds `limits`.
-        CorruptStore: something is missing, changed or added.
-        CannotWrite: `into` exists already, or nothing can be written there.
+        CorruptStore: a byte of the bundle is missing, changed or added.
+        CannotWrite: `into` exists already, or cannot be written to.
     """
     if os.path.lexists(into):
         raise CannotWrite(into, "the path exists already")
@@ -101,7 +101,7 @@ def read(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> dict[
 
 
 def _measured(path: Path, entries: Mapping[str, Path | bytes]) -> list[_Member]:
-    """Return size and digest of each entry, in the order of the names."""
+    """Return size and sha256 digest of each entry, in the order of the names."""
     found = []
     for name, entry in sorted(entries.items()):
         if isinstance(entry, bytes):
@@ -115,7 +115,7 @@ def _measured(path: Path, entries: Mapping[str, Path | bytes]) -> list[_Member]:
 
 
 def _index(path: Path, members: list[_Member], about: Mapping[str, Any]) -> bytes:
-    """Return the content of `bundle.json`."""
+    """Return the content of `bundle.json`, the first member."""
     files = {member.name: {"sha256": member.digest, "size": member.size} for member in members}
     content: dict[str, Any] = {"format": FORMAT, "files": files, "about": dict(about)}
     try:
@@ -142,7 +142,7 @@ def _append(file: BinaryIO, name: str, size: int, source: BinaryIO) -> None:
 
 
 def _header(name: str, size: int) -> bytes:
-    """Return the header of a member, without time and owner. GNU's format allows sizes beyond 8 GiB."""
+    """Return the tar header of a member, without time and owner. GNU's format allows sizes beyond 8 GiB."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info.tobuf(tarfile.GNU_FORMAT)
@@ -204,7 +204,7 @@ def _check_sizes(path: Path, members: list[_Member], limits: IntakeLimits) -> No
 
 
 def _parsed(path: Path, block: bytes) -> tuple[str, int]:
-    """Return name and size of a member.
+    """Return name and size of a member from its tar header.
 
     Raises Refused for members other than files, and CorruptStore for a damaged tar.
     """
@@ -222,7 +222,7 @@ def _parsed(path: Path, block: bytes) -> tuple[str, int]:
 
 
 def _check_header(path: Path, block: bytes, name: str, size: int) -> None:
-    """Raise an error if a header is not the one that `write` makes for this file."""
+    """Raise an error if a tar header is not the header that `write` makes for this file."""
     found = _parsed(path, block)
     if found[0] != name:
         kind = "a path" if "/" in found[0] or "\\" in found[0] else "a file"
@@ -245,7 +245,7 @@ def _extract(path: Path, file: BinaryIO, member: _Member, to: Path) -> None:
 
 
 def _data(path: Path, file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield a member's bytes in pieces, and read the padding after them."""
+    """Yield a member's bytes in pieces, and read the padding after the bytes."""
     left = size
     while left:
         if not (data := file.read(min(PIECE, left))):

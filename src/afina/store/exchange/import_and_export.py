@@ -1,6 +1,6 @@
-"""Import and export of adapters: directories, bundles, the Hub, merged models. Knows no database.
+"""Import and export adapters: directories, bundles, the Hub, merged models.
 
-Every import goes through `publish`, so that all inspections apply.
+Every import calls `AdapterStore.publish`, which inspects all files.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def bring_in(
         source: a directory of afina, of peft, or of a classifier saved with `save_pretrained`; a bundle, FILE.tar; or
             hub:owner/name[@revision].
         publish: `AdapterStore.publish` with its name filled in.
-        backbone: for a transformers classifier, the backbone that it was fine-tuned from. Adapters of afina and peft
+        backbone: for a transformers classifier, the backbone from which it was fine-tuned. Adapters of afina and peft
             name their backbone.
-        precision: for an adapter of peft, how the backbone's weights were stored in training, as in `Adapter.load`.
+        precision: for a peft adapter, how the backbone's weights were stored in training, as in `Adapter.load`.
     """
     keep = partial(publish, message=message, source=_shown(source))
     if source.startswith(HUB):
@@ -76,7 +76,7 @@ def bring_in(
 
 
 def _parts(path: Path, about: Mapping[str, Any], place: Path) -> dict[str, Path]:
-    """Return the files of an adapter's parts by role. Only files of the bundle are allowed."""
+    """Return an adapter's files in an extracted bundle, by role. Only files listed in the bundle are allowed."""
     parts, there = about.get("parts"), {file.name for file in place.iterdir()}
     if not isinstance(parts, dict) or not isinstance(about.get("manifest"), dict):
         raise problems.BUNDLE_WITHOUT_ADAPTER(path=path)
@@ -123,14 +123,14 @@ def send_out(
     private: bool,
     texts: bool = True,
 ) -> tuple[str, tuple[str, ...]]:
-    """Write a version to a directory, a bundle or the Hub. Return its place, and notes for its users.
+    """Export a version to a directory, a bundle or the Hub. Return the place, and notes for users of the files.
 
     Args:
         target: a directory; FILE.tar for a bundle; or hub:owner/name[@branch].
         merged: merge the adapter into its backbone, as a model that transformers opens without peft.
-        backbone: address of the backbone; default: the one in the manifest.
+        backbone: address of the backbone; default: the address in the manifest.
         private: whether a new repository on the Hub is private.
-        texts: include the hashes of the training texts, if the version has them.
+        texts: whether to export the hashes of the training texts, if the version has hashes.
     """
     version = store.show(reference)
     if backbone is not None and not merged:

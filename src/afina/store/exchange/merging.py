@@ -1,4 +1,4 @@
-"""Merge an adapter into its backbone, as a directory that transformers opens. Does not know methods by name."""
+"""Merge an adapter into its backbone, and write a model directory that transformers opens."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
 
 
 def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors with one name each: transformers ties the output embedding again when it opens a model."""
+    """Return the tensors without tied copies: transformers ties the output embedding again when it opens a model."""
     names = {tensor.data_ptr(): name for name, tensor in reversed([*state.items()]) if tensor.numel()}
     return {name: tensor for name, tensor in state.items() if names.get(tensor.data_ptr(), name) == name}
 
 
 def _merged(predictor: ModelPredictor) -> Any:
-    """Return transformers' model with the adapter merged into its weights. Raises Refused."""
+    """Return a transformers model with the adapter merged into its weights. Raises Refused."""
     asked, method = predictor.objective, predictor.method
     model, _ = predictor.backbone.open(asked.label_names, seed=0, opening=asked.opening)
     if (hold := PRECISIONS[predictor.manifest.precision].hold) is not None:
@@ -94,7 +94,7 @@ def _not_mergeable(predictor: ModelPredictor, reason: str, **fields: object) -> 
 
 
 def _check(predictor: ModelPredictor, model: Any) -> None:
-    """Raise Refused if the merged model's logits differ: some peft types depend on the text, and can be merged."""
+    """Raise Refused if the merged model has other logits: some peft types depend on the text, and cannot be merged."""
     device = next(predictor.classifier.parameters()).device
     reading = (predictor.backbone, predictor.max_length, predictor.template)
     expected = np.array(probes.probe(predictor.classifier, *reading))

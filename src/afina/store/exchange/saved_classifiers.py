@@ -1,4 +1,4 @@
-"""Import the classifiers that transformers saved, as adapters of method `full`. Does not know training."""
+"""Import classifiers saved by transformers' `save_pretrained`, as adapters of method `full`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_fre
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """An imported adapter, with the model and the backbone that describe its directory to transformers."""
+    """An imported adapter, with the transformers model and the backbone whose settings its directory gets."""
 
     adapter: Adapter
     model: Any
@@ -102,7 +102,7 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
 
 
 def _check_files(directory: Path) -> None:
-    """Raise NotFound, Refused or CorruptAdapter before transformers opens a file."""
+    """Raise NotFound, Refused or CorruptAdapter for forbidden files, before transformers opens any file."""
     refuse_incomplete(directory)
     if not (directory / CONFIG).is_file():
         raise problems.CONFIG_MISSING(path=directory, file=CONFIG)
@@ -120,7 +120,7 @@ def _check_files(directory: Path) -> None:
 
 
 def _check_backbone(directory: Path, found: Backbone, base: Backbone) -> None:
-    """Raise WrongBackbone if settings that affect logits, or the tokenizers, differ."""
+    """Raise WrongBackbone if settings that affect logits, or the tokenizers, differ from the backbone's."""
     mine, theirs = found.config.to_dict(), base.config.to_dict()
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key) and not _INDIFFERENT.fullmatch(key):
@@ -138,7 +138,7 @@ def _check_backbone(directory: Path, found: Backbone, base: Backbone) -> None:
 
 
 def _objective(directory: Path, config: Any) -> Objective:
-    """Return the objective that the model's configuration describes. Raises InvalidStudy."""
+    """Return the objective that the classifier's `config.json` describes. Raises InvalidStudy."""
     names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
     if sorted(config.id2label) != list(range(len(names))) or len(set(names)) < len(names) or not names:
         raise problems.LABELS_UNUSABLE(found=config.id2label, path=directory / CONFIG, field="id2label")
@@ -146,7 +146,7 @@ def _objective(directory: Path, config: Any) -> Objective:
 
 
 def _state(directory: Path) -> dict[str, Tensor]:
-    """Return the tensors as float32, without buffers. Raises CorruptAdapter."""
+    """Return the classifier's tensors as float32, without buffers. Raises CorruptAdapter."""
     state: dict[str, Tensor] = {}
     for file in _files(directory):
         for name, tensor in tensorfile.read(file)[0].items():
@@ -159,7 +159,7 @@ def _state(directory: Path) -> dict[str, Tensor]:
 
 
 def _files(directory: Path) -> list[Path]:
-    """Return the weight files: one file, or the shards that an index names. Raises CorruptAdapter."""
+    """Return the weight files of a model: one file, or the shards that an index lists. Raises CorruptAdapter."""
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     shards = file_io.read_object(directory / INDEX).get("weight_map")

@@ -1,6 +1,6 @@
-"""Intake: limits, and strict inspection of files before anything else reads them. Knows no database.
+"""Intake: strict inspection of an adapter's files before any other library reads them.
 
-This module has the limits and the allowed file names.
+This module defines the limits on sizes and the allowed file names.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ SUFFIXES = (TENSORS, ".json", ".txt", ".model", ".jinja", ".md")
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a file name is allowed: ASCII letters, digits, . _ -, not hidden, no folder, one of SUFFIXES."""
+    """Return whether a file name is allowed: only ASCII letters, digits, . _ -, not hidden, one of SUFFIXES."""
     return bool(_LETTERS.fullmatch(name)) and name.endswith(SUFFIXES)
 
 
 @dataclass(frozen=True)
 class IntakeLimits:
-    """Limits on one adapter.
+    """Limits on the files of one adapter.
 
     Attributes:
-        header_bytes: bytes of the tensor file's header.
-        tensors: number of tensors.
-        dimensions: dimensions of a tensor.
-        bytes: bytes of all files together.
-        files: number of files, without hidden ones.
-        file_bytes: bytes of each file except the tensor file.
+        header_bytes: most bytes of the tensor file's header.
+        tensors: largest number of tensors.
+        dimensions: most dimensions of a tensor.
+        bytes: most bytes of all files together.
+        files: largest number of files, without hidden files.
+        file_bytes: most bytes of each file except the tensor file.
     """
 
     header_bytes: int = 8 << 20
@@ -55,7 +55,7 @@ class IntakeLimits:
     def parse(cls, text: str) -> Self:
         """Parse limits such as "tensors=100,bytes=1GiB".
 
-        Other limits keep their defaults. Raises InvalidStudy, UnknownName.
+        Limits that `text` does not name keep their defaults. Raises InvalidStudy, UnknownName.
         """
         given: dict[str, int] = {}
         for part in text.split(",") if text.strip() else ():

@@ -1,7 +1,7 @@
-"""Admission to a store: the adapter's directory is inspected, and its tensors are checked against the backbone.
+"""Admission to a store: inspect an adapter's directory, and check its tensors against the backbone.
 
-Layers and shapes come from the backbone's configuration only. No other library reads the adapter's files here, and
-torch is imported by `check_opens` only. Knows no database.
+The expected layers and shapes come from the backbone's configuration only. No other library reads the adapter's files
+here, and only `check_opens` imports torch.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Admitted(NamedTuple):
     """The manifest and the backbone's configuration of an admitted adapter.
 
     Attributes:
-        manifest: the manifest; None: an adapter of peft.
-        configuration: the backbone's configuration. None: it is not on this machine, of a family that afina does not
-            support, or the adapter needs no backbone.
+        manifest: the adapter's manifest; None: an adapter made by peft.
+        configuration: the backbone's configuration. None: the backbone is not on this machine or not supported by
+            afina, or the adapter needs no backbone.
     """
 
     manifest: Manifest | None
@@ -45,10 +45,10 @@ class Admitted(NamedTuple):
 def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admitted:
     """Inspect an adapter's directory, and check the shapes of its tensors against the backbone's configuration.
 
-    Without a local configuration, shapes are checked later, when the adapter is opened.
+    If the backbone's configuration is not on this machine, shapes are checked later, when the adapter is opened.
 
     Raises:
-        CorruptAdapter, Refused, NotFound: as `inspection.inspect`.
+        CorruptAdapter, Refused, NotFound: the errors of `inspection.inspect`.
         WrongBackbone: a tensor does not fit the backbone.
         InvalidStudy: the peft settings cannot be used to open an adapter.
     """
@@ -74,7 +74,7 @@ def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Admi
 
 
 def at_hand(address: str) -> Mapping[str, Any] | None:
-    """Return the configuration of a backbone if it is on this machine, or None."""
+    """Return the configuration of a backbone if the backbone is on this machine, or None."""
     try:
         place = directory_of(address)
         if place is not None:
@@ -108,12 +108,12 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
     """Raise WrongBackbone if a tensor cannot belong to the backbone with this `config.json`.
 
     Args:
-        labels: rows of the head, if there is one.
+        labels: number of rows of the head, if the adapter has a head.
         where: names the adapter in messages.
 
     Raises:
         WrongBackbone: a tensor does not fit the backbone.
-        CorruptAdapter: the head has another number of rows, or the factors of a LoRA differ in rank.
+        CorruptAdapter: the head has another number of rows than `labels`, or LoRA's A and B differ in rank.
         InvalidStudy: the configuration is malformed.
     """
     backbone = dimensions(configuration, labels)
@@ -151,7 +151,7 @@ def _alike(shape: tuple[int, ...], expected: _Shape) -> bool:
 
 
 def _allowed(name: str, inner: str | None, backbone: Dimensions) -> list[_Shape] | None:
-    """Return the shapes that a tensor may have; None if its kind is unknown."""
+    """Return the shapes that a tensor may have by its name; None if the name is unknown."""
     if inner is None:
         if name == "prompt_embeddings":  # peft's name: rows of the input, or a key and a value of every attention
             groups, width = backbone.heads
@@ -175,7 +175,7 @@ def _allowed(name: str, inner: str | None, backbone: Dimensions) -> list[_Shape]
 
 
 def _of_linear(inputs: int, outputs: int) -> dict[str, list[_Shape]]:
-    """Return the shapes of tensors that methods add to a linear layer, by the end of their names."""
+    """Return the shapes of tensors that methods add to a linear layer, by the end of the tensor's name."""
     return {
         _DOWN: [(None, inputs)],
         _UP: [(outputs, None)],
@@ -197,11 +197,11 @@ def _of_bottleneck(hidden: int) -> dict[str, list[_Shape]]:
 
 
 def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
-    """Raise the error that opening a peft adapter on a backbone with that `config.json` would raise; needs no weights.
+    """Raise the error that opening a peft adapter on a backbone with this configuration would raise; needs no weights.
 
     Raises:
-        InvalidStudy: The settings are not supported.
-        CorruptAdapter: The tensors do not fit the settings.
+        InvalidStudy: The peft settings are not supported.
+        CorruptAdapter: The tensors do not fit the peft settings.
     """
     from afina.models.pretrained import meta_from_json
 

@@ -1,8 +1,8 @@
-"""Strict inspection of an adapter's directory, before torch reads or a store keeps any of it.
+"""Strict inspection of an adapter's directory, before torch reads or a store keeps any file.
 
-Files are first refused by name and size, without opening them. safetensors files are read by a reader of afina, which
-is stricter than the format: it checks sizes before it allocates memory, and that values are finite. Does not import
-torch. Knows no store and no model.
+Files are first refused by name and size, without opening them. safetensors files are read by afina's own reader, which
+is stricter than the format: it checks sizes before it allocates memory, and refuses NaN and infinite values. The module
+loads without torch.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _METADATA = "__metadata__"
 
 @dataclass(frozen=True)
 class Inspected:
-    """The content of an adapter's directory, with the bytes of each file. `manifest`: None for an adapter of peft."""
+    """The manifest and the sizes of the files in an adapter's directory. `manifest`: None for a peft adapter."""
 
     manifest: Manifest | None
     header: Header
@@ -70,13 +70,13 @@ class Inspected:
 
 
 def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bool = False) -> Inspected:  # noqa: B008 - frozen
-    """Inspect the directory of an adapter of afina or peft. Hidden files do not belong to the adapter and are ignored.
+    """Inspect the directory of an adapter of afina or peft. Hidden files are ignored.
 
     Args:
-        links: accept links within the directory, or into the Hub's cache.
+        links: whether symbolic links within the directory, or into the Hub's cache, are accepted.
 
     Raises:
-        NotFound: there is no adapter.
+        NotFound: the directory has no adapter.
         Refused: a file can run code, a link, folder or name is not allowed, a limit is exceeded, or a value is NaN or
             infinite.
         CorruptAdapter: a file is damaged.
@@ -114,7 +114,7 @@ def inspect_model(directory: Path, limits: IntakeLimits = IntakeLimits(), *, lin
 
 
 def _files(directory: Path, limits: IntakeLimits, links: bool) -> dict[str, int]:
-    """Return the bytes of each file, by name."""
+    """Return the size in bytes of each file, by name."""
     try:
         entries = sorted((entry for entry in os.scandir(directory) if entry.name[:1] != "."), key=lambda one: one.name)
     except OSError as error:
@@ -143,7 +143,7 @@ def _size(entry: os.DirEntry[str], directory: Path, links: bool) -> int:
 
 
 def _stays(entry: os.DirEntry[str], directory: Path) -> bool:
-    """Return whether a link leads into the same directory, or to the files of a snapshot in the Hub's cache."""
+    """Return whether a symbolic link points into its own directory, or to the Hub cache's files of a snapshot."""
     try:
         target = Path(entry.path).resolve(strict=True)
     except (OSError, RuntimeError):
@@ -154,7 +154,7 @@ def _stays(entry: os.DirEntry[str], directory: Path) -> bool:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise Refused if the content of a file shows a forbidden format. The name does not matter."""
+    """Raise Refused if a file has a forbidden format, such as pickle, by its content and not its name."""
     with path.open("rb") as file:
         start = file.read(PREFIX + 1)
     # The length of a safetensors header may look like the beginning of a pickle; then a brace follows it.
@@ -195,7 +195,7 @@ def _too_large(path: Path, what: str, found: int, most: int, key: str) -> Refuse
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor in a file: dtype as in the format, shape, and its byte range after the header."""
+    """A tensor in a safetensors file: dtype as in the format, shape, and its byte range after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -205,12 +205,12 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a tensor file.
+    """The header of a safetensors file.
 
     Attributes:
         tensors: tensors by name, in the order of their bytes.
-        data_start: bytes before the data.
-        size: bytes of the file.
+        data_start: number of bytes before the tensors' data.
+        size: number of bytes of the file.
     """
 
     tensors: Mapping[str, TensorEntry]
@@ -220,7 +220,7 @@ class Header:
 
 
 def read_header(path: Path, limits: IntakeLimits = IntakeLimits()) -> Header:  # noqa: B008 - frozen
-    """Return the header of a file. Its tensors must cover the data exactly: no gap, no overlap, nothing left over.
+    """Return the header of a safetensors file. Its tensors must cover all data, without gap or overlap.
 
     Raises:
         CorruptAdapter: the file is damaged, or not safetensors.
@@ -250,7 +250,7 @@ def read_header(path: Path, limits: IntakeLimits = IntakeLimits()) -> Header:  #
 
 
 def check_finite(path: Path, header: Header) -> None:
-    """Raise Refused if a value is NaN or infinite. The file is read in pieces."""
+    """Raise Refused if a value in a safetensors file is NaN or infinite. The file is read in pieces."""
     with path.open("rb") as file:
         for name, entry in header.tensors.items():
             (unsigned, exponent), width = _EXPONENT[entry.dtype], DTYPES[entry.dtype]
