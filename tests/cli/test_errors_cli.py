@@ -69,7 +69,7 @@ def test_a_backbone_that_is_not_there(refused: Callable[..., str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mebibytes", [1250, 1500, 1800])
+@pytest.mark.parametrize("mebibytes", [1250, 1800])
 def test_a_process_that_gets_no_more_memory_says_so_in_a_sentence(
     shared: Path, toy: str, tmp_path: Path, mebibytes: int
 ) -> None:

@@ -20,11 +20,10 @@ def ran(*arguments: str, encoding: str = "utf-8", **variables: str) -> subproces
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_what_is_json_remains_so_where_the_output_lacks_its_characters(trained: Path, encoding: str) -> None:
-    done = ran("predict", str(trained), TEXT, encoding=encoding)
+def test_what_is_json_remains_so_where_the_output_lacks_its_characters(trained: Path) -> None:
+    done = ran("predict", str(trained), TEXT, encoding="latin-1")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.decode(encoding))["text"] == TEXT
+    assert json.loads(done.stdout.decode("latin-1"))["text"] == TEXT
 
 
 def test_an_error_about_a_name_that_the_output_lacks_is_in_one_line() -> None:

@@ -41,16 +41,16 @@ def test_intervals_of_one_seed_cover_the_truth(place: int, coverage: ModuleType)
 
 @pytest.mark.slow
 def test_intervals_of_texts_cover_the_truth(coverage: ModuleType) -> None:
-    """Of 120 studies: the standard error is 0.020."""
-    for name, shares in simulated(coverage, 4, (1, 100), 120).items():
+    """Of 80 studies: the standard error is 0.024."""
+    for name, shares in simulated(coverage, 4, (1, 100), 80).items():
         assert min(shares) >= 0.89, name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "cell"), [(0, (1, 1000)), (1, (3, 200)), (2, (5, 1000)), (3, (3, 200))])
+@pytest.mark.parametrize(("place", "cell"), [(1, (3, 200)), (2, (5, 1000)), (3, (3, 200))])
 def test_intervals_cover_the_truth(place: int, cell: tuple[int, int], coverage: ModuleType) -> None:
-    """Of 800 studies: the standard error is 0.008."""
-    for name, shares in simulated(coverage, place, cell, 800).items():
+    """Of 400 studies: the standard error is 0.011."""
+    for name, shares in simulated(coverage, place, cell, 400).items():
         assert min(shares) >= 0.92, name
 
 
