@@ -31,15 +31,16 @@ MADE = [*(("gpt2", name) for name in METHODS), ("llama", "lora"), ("llama", "ful
 
 ELSEWHERE = """
 import json, sys
+from functools import cache
 from pathlib import Path
 from fakes import TEXTS, logits_of
 from afina import Adapter, Backbone, Predictor
 from afina.predicting import probes
 
-answers = {}
+answers, load = {}, cache(Backbone.load)
 for path in sys.argv[1:]:
     adapter = Adapter.load(Path(path))
-    backbone = Backbone.load(adapter.manifest.backbone)
+    backbone = load(adapter.manifest.backbone)
     predictor = Predictor.of(adapter, backbone)
     probes.check(predictor)
     classifier, length = predictor.classifier, adapter.manifest.max_length

@@ -24,7 +24,6 @@ from afina.models.objectives import Predictions
 from afina.predicting import probes
 from afina.predicting.evaluation import Evaluation, evaluate, trained
 from afina.predicting.predictor import logits
-from afina.predicting.probes import PROBE, probe
 from afina.stats.classification import probabilities
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Training
@@ -112,13 +111,6 @@ def test_the_weights_of_a_backbone_are_hashed_for_its_first_adapter_only(
     assert len({json.dumps(one(TEXTS)) for one in (first, *others)}) == len(adapters)
     assert first(TEXTS) == Predictor.load(runs.adapter("gpt2", "lora"))(TEXTS)
     assert len(hashed) == 3  # a Backbone, and an adapter, of their own
-
-
-def test_the_probe_holds_the_logits_of_the_built_in_sentences(classifier: Classifier, gpt2: Backbone) -> None:
-    expected = logits_of(classifier, gpt2, PROBE).numpy()
-    found = np.array(probe(classifier, gpt2, gpt2.longest))
-    assert found.shape == (8, 3)
-    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 def test_probabilities_are_the_softmax_and_bear_large_logits() -> None:

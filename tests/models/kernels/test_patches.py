@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
 
 from afina import Backbone
 from afina.data.batch import pack
@@ -58,16 +56,6 @@ def test_an_exchanged_child_goes_on_training_or_evaluating(training: bool) -> No
     exchange(parent, "0", Patch.DROPOUT, Dropout(0.5))
     assert type(parent[0]) is Dropout
     assert parent[0].training is training
-
-
-@pytest.mark.parametrize("name", ["full", "lora"])
-@pytest.mark.parametrize("family", by_family(ARCHITECTURES, SLOW))
-def test_no_patch_adds_renames_or_moves_a_parameter(backbones: Backbones, family: str, name: str) -> None:
-    path = backbones.path(family)
-    plain: Any = AutoModelForSequenceClassification.from_pretrained(path)
-    backbone, method = Backbone.load(str(path)), make(name).for_family(family)
-    found = opened(backbone, method).model.state_dict()
-    assert list(found) == list(method.attach(plain).state_dict())
 
 
 def test_a_wrapped_models_kernels_are_each_there_once(gpt2: Backbone) -> None:
