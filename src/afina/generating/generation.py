@@ -57,11 +57,7 @@ class Admission(Protocol):
 
 
 class NewTokens(NamedTuple):
-    """The tokens that one step added to an answer.
-
-    Attributes:
-        logprobs: One for each token. None: not requested.
-    """
+    """The tokens that one step added to an answer; `logprobs`: one for each token. None: not requested."""
 
     tokens: list[int]
     logprobs: list[TokenLogprobs] | None
@@ -429,8 +425,6 @@ def answers(
     window: int = WINDOW,
     listen: Callable[[int], None] = lambda done: None,
     rows: int = ROWS,
-    columns: int = COLUMNS,
-    budget: int = TOKEN_BUDGET,
 ) -> Iterator[Continuation]:
     """Yield the answer to each prompt, in the prompts' order.
 
@@ -440,11 +434,9 @@ def answers(
         window: Most prompts whose answers are not yet yielded. It bounds memory.
         listen: Receives the number of ended requests after each step in which one ended.
         rows: As in `ContinuousBatch`.
-        columns: As in `ContinuousBatch`.
-        budget: As in `ContinuousBatch`.
     """
     model.eval()
-    batch = ContinuousBatch[int](OwnNextTokenModel(model), ends, tokenizer, rows=rows, columns=columns, budget=budget)
+    batch = ContinuousBatch[int](OwnNextTokenModel(model), ends, tokenizer, rows=rows)
     source = enumerate(prompts)
     held: dict[int, Continuation] = {}
     due = done = 0

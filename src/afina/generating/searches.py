@@ -100,11 +100,7 @@ class Limits:
 
 
 class Search(ABC):
-    """The search of one request.
-
-    Attributes:
-        answer: The answer; None while the search is running.
-    """
+    """The search of one request; `answer`: the answer; None while the search is running."""
 
     answer: Continuation | None = None
 

@@ -33,11 +33,7 @@ READOUT = "readout"
 
 
 class Prompt(nn.Module):
-    """Trained embedding rows before every text.
-
-    Attributes:
-        weight: [K, width].
-    """
+    """Trained embedding rows before every text; `weight`: [K, width]."""
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__()

@@ -213,11 +213,7 @@ class Classifier(nn.Module):
         return sum(int(weight.numel()) * weight.element_size() for weight in kept)
 
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Return logits, float32 [B, number of labels].
-
-        Args:
-            layout: The batch's layout, if already computed.
-        """
+        """Return logits, float32 [B, number of labels]; `layout`: the batch's layout, if already computed."""
         return self.answer(self.features(packed, layout))
 
     def outputs(self, packed: Packed) -> np.ndarray:

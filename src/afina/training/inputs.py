@@ -68,11 +68,7 @@ class TextBatch:
 
 
 class Inputs(ABC):
-    """Inputs of the steps of one training session.
-
-    Attributes:
-        classifier: In the weights that it computes with.
-    """
+    """Inputs of the steps of one training session; `classifier`: in the weights that it computes with."""
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
         self.classifier, self.loader, self.recipe = classifier, loader, recipe
