@@ -258,33 +258,6 @@ def test_a_trainer_arm_steps_as_trainer_trains(
     assert all(torch.equal(p, expected[name]) for name, p in found.trainer.model.named_parameters())
 
 
-def test_grouped_batches_are_trainers_and_hardly_padded(gpt2: Any) -> None:
-    from fakes import encoded
-    from padded_arm import grouped
-
-    tokens, _ = encoded(gpt2, sentences(200))
-    order = grouped(tokens, gpt2.tokenizer)
-    assert sorted(index for part in order for index in part) == list(range(200))
-
-    def real(batches: list[list[int]]) -> float:  # share of the padded tokens
-        lengths = [tokens.lengths[part] for part in batches]
-        return sum(part.sum() for part in lengths) / sum(len(part) * part.max() for part in lengths)
-
-    assert real(order) > real(np.split(np.arange(192), 12)) + 0.1
-
-
-def test_a_sample_and_its_first_part_have_the_datas_mean() -> None:
-    from sample import TOLERANCE, choose
-
-    sizes = np.random.default_rng(0).integers(100, 300, 2000)
-    chosen = choose(sizes, sizes.mean(), 16, seed=0, first=3)
-    assert len(set(chosen)) == 16
-    for part in (chosen, chosen[:3]):
-        assert abs(sizes[part].mean() / sizes.mean() - 1) <= TOLERANCE
-    assert choose(sizes, sizes.mean(), 16, seed=1) != chosen
-    assert sorted(choose(sizes[:5], 200.0, 16, seed=0)) == list(range(5))
-
-
 @pytest.mark.assets
 def test_the_first_look_measures_a_method_at_its_best_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     import first_look
@@ -299,20 +272,6 @@ def test_the_first_look_measures_a_method_at_its_best_rate(monkeypatch: pytest.M
     assert found["rate"] == max(tried, key=lambda rate: (tried[rate][0], -tried[rate][1]))
     assert len(found["right"]) == 2
     assert found["trained"] == 2 * 576
-
-
-@pytest.mark.assets
-def test_the_words_benchmark_measures_a_cell_of_every_kind() -> None:
-    import words
-
-    sizes = words.SIZES
-    try:
-        words.SIZES = {4: words.Size(4, 1, 4)}
-        for method, head, rate in (("zero-shot", "words", 0.0), ("lora", "template", 1e-3), ("tfidf", "", 0.0)):
-            found = words.measure(words.Cell("products", 4, method, head, rate, 1))
-            assert words.unpacked(found["right"]).mean() == pytest.approx(found["accuracy"])
-    finally:
-        words.SIZES = sizes
 
 
 def test_every_method_is_measured_beside_trainer_and_lora(path: str, toy: str, tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ import pytest
 
 import afina as package
 from afina import Backbone
-from afina.studies.executors import fork_server
+from afina.studies.executors import fork_server, worker_memory
 from afina.studies.executors.worker import Foresee
 from afina.studies.executors.worker_process import WorkerProcess
-from afina.studies.runs import forecast
 
 SOURCE = Path(package.__file__).parent
 
@@ -69,8 +68,8 @@ def test_a_worker_does_not_import_from_the_current_folder(
 
 @pytest.mark.slow
 def test_a_fresh_process_is_measured_in_a_folder_with_files_named_like_modules(hostile: Path) -> None:
-    forecast._process.cache_clear()
-    assert forecast._process() > 2**26
+    worker_memory.worker_memory.cache_clear()
+    assert worker_memory.worker_memory() > 2**26
     assert not (hostile / "ran").exists()
 
 

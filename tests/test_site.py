@@ -127,18 +127,6 @@ def test_fields_are_read_from_a_docstring_in_columns_or_in_a_section(docstring: 
     assert described_fields(docstring) == expected
 
 
-def test_columns_of_a_docstring_become_a_section() -> None:
-    from site_docstrings import as_google
-
-    given = "A.\n\nname, title  what tables\n             call it\nsize  bytes\n\nMore:\n\n    size  # code"
-    expected = (
-        "A.\n\n\nArgs:\n    name, title: what tables\n        call it\n    size: bytes\n\nMore:\n\n    size  # code"
-    )
-    assert as_google(given, "Args") == expected
-    within = "A.\n\nArgs:\n    size    bytes\n    to: where"
-    assert as_google(within, "Args") == within.replace("size    ", "size: ")
-
-
 def test_links_lead_to_pages_of_the_site_or_are_refused() -> None:
     from site_links import rewrite_links
 
@@ -158,19 +146,6 @@ def test_links_lead_to_pages_of_the_site_or_are_refused() -> None:
     assert rewrite_links(code, "index.md", known) == code
     with pytest.raises(ValueError, match=r"^docs/LOG.md: link to nowhere.md, which does not exist"):
         rewrite_links("[a](nowhere.md)", "LOG.md", known)
-
-
-def test_a_picture_follows_the_switch_between_light_and_dark() -> None:
-    from site_links import both_themes
-
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert page.count("<picture>") == 1
-    made = both_themes(page)
-    assert "<picture>" not in made
-    assert "<source" not in made
-    assert re.findall(r'src="([^"]+)"', made) == [
-        f"docs/pictures/accuracy-cost-{theme}.svg#only-{theme}" for theme in ("light", "dark")
-    ]
 
 
 @pytest.mark.slow

@@ -249,7 +249,7 @@ def test_bits_of_the_database_that_flip_are_found_or_show_in_nothing(
 def test_many_bits_of_the_database_that_flip_are_found_or_show_in_nothing(
     whole: Path, before: dict[str, Any], tmp_path: Path
 ) -> None:
-    check_flips(whole, before, tmp_path / "copy", 300, seed=2)
+    check_flips(whole, before, tmp_path / "copy", 150, seed=2)
 
 
 def blobs(store: AdapterStore) -> list[Path]:

@@ -15,15 +15,14 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from afina import METHODS, Adapter, Backbone, digest
+from afina import Adapter, Backbone, digest
 from afina.data.reading_options import ReadingOptions
 from afina.errors import CorruptAdapter
-from afina.methods import is_fitted
 from afina.methods.lora import Lora
 from afina.models.manifest import Manifest
 from afina.store.diff import Difference, Layer, difference
 from afina.store.diff.weights import ALPHA, PEFT_ALPHA
-from fakes import Runs, serves
+from fakes import Runs
 
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -383,14 +382,7 @@ def test_what_is_no_number_is_told_in_json() -> None:
 
 # Real adapters
 
-TRAINED = [
-    *(
-        name
-        for name in METHODS
-        if name not in ("zero-shot", "baseline") and serves("gpt2", name) and not is_fitted(name)
-    ),
-    "lora+bitfit",
-]
+TRAINED = ("lora", "ia3", "full", "prefix", "lora+bitfit")
 
 
 @pytest.fixture(scope="module")

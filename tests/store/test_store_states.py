@@ -221,5 +221,5 @@ def test_a_store_is_what_was_done_to_it() -> None:
 
 @pytest.mark.slow
 def test_a_store_is_what_was_done_to_it_in_many_more_orders() -> None:
-    more = settings(QUICK, max_examples=20, stateful_step_count=40, derandomize=False)
+    more = settings(QUICK, max_examples=10, stateful_step_count=40, derandomize=False)
     run_state_machine_as_test(States, settings=more)

@@ -30,14 +30,3 @@ def test_who_is_refused_at_once_tries_again_until_the_other_ends(tmp_path: Path)
     assert _mode(mine) == "wal"
     mine.close()
     other.close()
-
-
-def test_after_its_patience_it_says_that_the_file_is_locked(tmp_path: Path) -> None:
-    file = tmp_path / "store.db"
-    other = sqlite3.connect(file, isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
-    mine = sqlite3.connect(file, timeout=0, isolation_level=None)
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
-        write_ahead(mine, patience=0.05)
-    mine.close()
-    other.close()
