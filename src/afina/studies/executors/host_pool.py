@@ -175,7 +175,7 @@ class HostPool:
         except ray.exceptions.RayActorError as error:
             if error.actor_init_failed:
                 raise problems.HOST_CANNOT_START(_reason=error) from None
-            raise HostDied("its node died before the run began", of_node=True) from None
+            raise HostDied("its host, or the node of the host, died before the run began", of_node=True) from None
         node = next((node for node in nodes.living() if node.key == key), None)
         if node is None:
             raise HostDied("its node died before the run began", of_node=True)
