@@ -133,7 +133,7 @@ def recommendation(out: Path, recommended: str) -> Path:
     return out
 
 
-def test_in_a_study_it_is_that_of_the_named_method_and_of_the_first_seed_unless_another_is_named(
+def test_in_a_study_it_is_that_of_the_named_method_and_the_first_seed(
     tmp_path: Path,
 ) -> None:
     out = study(tmp_path / "out", [made("wide", 5), made("wide", 2), made("full", 5, "full")], ["wide-2", "wide-5"])

@@ -102,9 +102,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_data_that_changed_are_another_run_and_the_earlier_results_stay(
-    tmp_path: Path, file: Path, change: str
-) -> None:
+def test_changed_data_are_another_run_and_earlier_results_stay(tmp_path: Path, file: Path, change: str) -> None:
     executor, out, scribe = LookingExecutor(), tmp_path / "out", Scribe()
     more = other_file(file) if change == "the other file edited" else {}
     first = asked(file, **more).run(out, executor=executor)
@@ -138,9 +136,7 @@ def test_data_that_changed_are_another_run_and_the_earlier_results_stay(
     assert [line for line in scribe.told if "changed" in line] == said
 
 
-def test_data_that_are_as_they_were_once_more_have_their_first_results_unless_fresh_ones_are_asked_for(
-    tmp_path: Path, file: Path
-) -> None:
+def test_data_as_they_were_have_their_first_results_unless_fresh_is_asked(tmp_path: Path, file: Path) -> None:
     executor, out = LookingExecutor(), tmp_path / "out"
     first = asked(file).run(out, executor=executor)
     CHANGES["rows added"](file)
@@ -267,7 +263,7 @@ def test_a_recommendation_s_runs_are_of_the_data_as_they_are(file: Path) -> None
 
 
 @pytest.mark.parametrize("changes", [{"digest": "sha256:another"}, {"format": FORMAT - 1}], ids=str)
-def test_a_record_whose_adapter_is_another_s_or_of_an_earlier_format_is_made_again(
+def test_a_record_with_another_or_an_earlier_adapter_is_made_again(
     tmp_path: Path, file: Path, changes: dict[str, Any]
 ) -> None:
     executor, out = LookingExecutor(), tmp_path / "out"
@@ -286,9 +282,7 @@ BACKBONE_CHANGES: dict[str, tuple[str, bytes, bytes]] = {
 
 
 @pytest.mark.parametrize("change", BACKBONE_CHANGES)
-def test_a_backbone_whose_files_changed_makes_another_run(
-    gpt2: Backbone, tmp_path: Path, file: Path, change: str
-) -> None:
+def test_changed_files_of_a_backbone_make_another_run(gpt2: Backbone, tmp_path: Path, file: Path, change: str) -> None:
     place, executor = shutil.copytree(gpt2.path, tmp_path / "model"), LookingExecutor()
     study = asked(file, backbone=str(place))
     first = study.run(tmp_path / "out", executor=executor)

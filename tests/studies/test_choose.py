@@ -6,7 +6,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -75,12 +75,6 @@ LEARNED = [(method, factor) for _, method, factor in learned_order.ORDERS[frozen
 """The learned order, without the linear probe, which comes before all others."""
 
 
-def learn(monkeypatch: pytest.MonkeyPatch, order: Sequence[tuple[str, float]]) -> None:
-    """Replace the order of causal backbones."""
-    changed = tuple(("causal", method, factor) for method, factor in order)
-    monkeypatch.setattr(learned_order, "ORDERS", {frozenset({"causal"}): changed})
-
-
 def in_order(methods: Iterable[str], kind: Any) -> list[candidates.Candidate]:
     """The candidates of these methods on one backbone."""
     setting = SimpleNamespace(objective=SimpleNamespace(kind=kind), backbones=("embedded",), names={"embedded": ""})
@@ -113,8 +107,8 @@ def fit_once(train: Split, objective: Any) -> list[floors.Floor]:
 class World(Executor):
     """Invented processes under an invented clock: what each method costs, and how right it is."""
 
-    def __init__(self, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.task, self.time = task, 1_000.0
+    def __init__(self, task: str, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+        self.task, self.time, self.patch, self.root = task, 1_000.0, monkeypatch, root
         self.step = {"full": 1.2, "lora": 0.8, "prelayer": 0.6}
         self.right = {"full": 1.0, "lora": 0.98, "prelayer": 0.9, "head": 0.3, "zero-shot": 0.2, "linear_probe": 0.7}
         self.opening, self.text = 10.0, 0.01
@@ -236,15 +230,20 @@ class World(Executor):
         few = 0.9 if (run.data.train_examples or 0) < self.enough else 1.0
         return few * (1.0 if run.method not in self.step or run.title == self.best.get(run.method, run.title) else 0.95)
 
-    def recommend(self, out: Path, minutes: float = 10, **options: Any) -> Results:
+    def learn(self, *order: tuple[str, float]) -> None:
+        """Replace the order of causal backbones."""
+        changed = tuple(("causal", method, factor) for method, factor in order)
+        self.patch.setattr(learned_order, "ORDERS", {frozenset({"causal"}): changed})
+
+    def recommend(self, out: str, minutes: float = 10, **options: Any) -> Results:
         began = self.time
-        made = recommend(self.task, minutes, out=out, executor=self, **({"memory": 16 * GIB} | options))
+        made = recommend(self.task, minutes, out=self.root / out, executor=self, **({"memory": 16 * GIB} | options))
         assert self.time - began <= 1.05 * 60 * minutes + self.download
         assert made.recommendation is not None
         assert made.recommendation.seconds == pytest.approx(self.time - began - self.download)
         return made
 
-    def choose(self, out: Path, minutes: float = 10, **options: Any) -> Recommendation:
+    def choose(self, out: str = "out", minutes: float = 10, **options: Any) -> Recommendation:
         made = self.recommend(out, minutes, **options).recommendation
         assert made is not None
         return made
@@ -253,11 +252,11 @@ class World(Executor):
 class Several(World):
     """Trainings at once: time goes on while the recommendation waits, to the end of what ends first."""
 
-    def __init__(self, task: str, monkeypatch: pytest.MonkeyPatch, slots: int) -> None:
-        super().__init__(task, monkeypatch)
+    def __init__(self, like: World, slots: int) -> None:
+        super().__init__(like.task, like.patch, like.root)
         self.slots, self.waiting, self.ends = slots, False, dict[int, float]()
         self.changed, self.asking = threading.Condition(), threading.current_thread()
-        monkeypatch.setattr(schedule, "_PATIENCE", 0.01)
+        self.patch.setattr(schedule, "_PATIENCE", 0.01)
         self.most = 0
         original = Slots._receive
 
@@ -267,7 +266,7 @@ class Several(World):
                 self.changed.notify_all()
             return original(slots)
 
-        monkeypatch.setattr(Slots, "_receive", waits)
+        self.patch.setattr(Slots, "_receive", waits)
 
     def passes(self, seconds: float, until: float | None) -> None:
         if threading.current_thread() is self.asking:
@@ -308,8 +307,8 @@ def hard_task(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def world(hard_task: str, monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(hard_task, monkeypatch)
+def world(hard_task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    return World(hard_task, monkeypatch, tmp_path)
 
 
 def easy_task(where: Path) -> str:
@@ -335,8 +334,8 @@ class Plenty(NamedTuple):
 def plenty(hard_task: str, tmp_path_factory: pytest.TempPathFactory) -> Plenty:
     out, scribe = tmp_path_factory.mktemp("plenty") / "out", Scribe()
     with pytest.MonkeyPatch.context() as patch:
-        world = World(hard_task, patch)
-        return Plenty(world, scribe, world.recommend(out, 60, watcher=scribe, command=["afina", "choose"]), out)
+        world = World(hard_task, patch, out.parent)
+        return Plenty(world, scribe, world.recommend("out", 60, watcher=scribe, command=["afina", "choose"]), out)
 
 
 # The order
@@ -351,8 +350,8 @@ def test_candidates_come_in_the_order_that_was_learnt_and_others_after_them() ->
     assert [one.way.method for one in in_order(["last", "lora"], "classes")][-1] == "last"
 
 
-def test_a_candidate_is_called_by_its_rate_where_that_is_not_the_methods_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    learn(monkeypatch, (("lora", 3.0), ("full", 1 / 3), ("lora", 1.0)))
+def test_a_candidate_is_called_by_its_rate_where_that_is_not_the_methods_own(world: World) -> None:
+    world.learn(("lora", 3.0), ("full", 1 / 3), ("lora", 1.0))
     made = in_order(["full", "lora"], "classes")
     assert [(one.way.method, one.name) for one in made] == [
         ("lora", "lora-0.003"),
@@ -375,15 +374,13 @@ def test_on_a_kind_without_recorded_trainings_every_method_comes_before_another_
 
 
 @pytest.mark.parametrize(("right", "chosen"), [(0.87, "full"), (0.89, "lora")])
-def test_what_recorded_trainings_say_counts_beside_few_texts(
-    world: World, tmp_path: Path, right: float, chosen: str
-) -> None:
+def test_recorded_trainings_count_beside_few_texts(world: World, right: float, chosen: str) -> None:
     """They have full 1.7 points ahead of LoRA, which tells as much as 370 texts do, and 240 are set aside."""
     ours = {one.name: one for one in in_order(["full", "lora"], "classes")}
     assert (ours["full"].ahead - ours["lora"].ahead, ours["full"].counts) == (pytest.approx(0.017), 370)
     world.right |= {"lora": right, "full": 0.86, "prelayer": 0.5}
     world.best = {"full": "full", "lora": "lora"}
-    made = world.choose(tmp_path / "out", 60)
+    made = world.choose("out", 60)
     assert made.recommended == chosen
     assert [made.contender(name).validation for name in ("lora", "full")] == [pytest.approx(right), pytest.approx(0.86)]
     assert max(made.contenders, key=lambda one: one.weighed or -1).name == chosen
@@ -391,14 +388,12 @@ def test_what_recorded_trainings_say_counts_beside_few_texts(
     assert {"full": nearly, "lora": "LoRA was best on the validation texts"}[chosen] in sentences(made)[1]
 
 
-def test_where_there_is_no_time_for_all_texts_what_was_measured_counts_alone(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_time_for_all_texts_only_what_was_measured_counts(world: World) -> None:
     """Short trainings end otherwise than those that are recorded."""
-    learn(monkeypatch, (("full", 1.0), ("lora", 1.0)))
+    world.learn(("full", 1.0), ("lora", 1.0))
     world.step = dict.fromkeys(world.step, 4.0)
     world.right |= {"lora": 0.865, "full": 0.86, "prelayer": 0.5}
-    made = world.choose(tmp_path / "out", 10)
+    made = world.choose("out", 10)
     assert {one.weighed for one in made.contenders} == {None}
     assert made.recommended == "lora"
 
@@ -458,11 +453,9 @@ def test_tfidf_reads_both_texts_of_a_pair() -> None:
 
 
 @pytest.mark.parametrize(("minutes", "speed"), [*product([5, 60], [0.2, 4.0]), (10, 1.0), (30, 1.0)])
-def test_it_keeps_to_the_minutes_and_makes_use_of_them(
-    world: World, tmp_path: Path, minutes: float, speed: float
-) -> None:
+def test_it_keeps_to_the_minutes_and_makes_use_of_them(world: World, minutes: float, speed: float) -> None:
     world.step = {name: step * speed for name, step in world.step.items()}
-    made = world.choose(tmp_path / "out", minutes)
+    made = world.choose("out", minutes)
     assert made.adapter is not None
     ours = [one for one in made.contenders if one.trained]
     # Much time is left over only where everything was trained, and the selected one on half of the texts.
@@ -470,16 +463,14 @@ def test_it_keeps_to_the_minutes_and_makes_use_of_them(
     assert not early or (len(ours) == len(in_order(world.step, "classes")) and made.fewer is not None)
 
 
-def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(world: World, tmp_path: Path) -> None:
     order = (("full", 1.0), ("lora", 1.0), ("prelayer", 1.0), ("lora", 3.0), ("full", 3.0), ("full", 1 / 3))
-    learn(monkeypatch, order)
+    world.learn(*order)
     world.step = {"full": 1.2, "lora": 1.0, "prelayer": 0.1}  # what begins last of three ends first
-    alone = world.choose(tmp_path / "one", 10)
-    several = Several(world.task, monkeypatch, 3)
+    alone = world.choose("one", 10)
+    several = Several(world, 3)
     several.step = world.step
-    made = several.choose(tmp_path / "three", 10)
+    made = several.choose("three", 10)
     assert several.most == made.at_once == 3
     trained = [[one.name for one in each.contenders if one.trained] for each in (alone, made)]
     assert len(trained[1]) > len(trained[0])
@@ -493,29 +484,29 @@ def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
 
 
 @pytest.mark.parametrize("waits", [[150.0], [0.0, 150.0]], ids=["the first run", "the first training"])
-def test_time_without_a_place_in_a_cluster_is_not_thought_to_be_that_of_a_run(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+def test_waiting_for_a_place_in_a_cluster_is_not_time_of_a_run(
+    world: World, monkeypatch: pytest.MonkeyPatch, waits: list[float]
 ) -> None:
-    learn(monkeypatch, (("full", 1.0), ("full", 3.0), ("full", 1 / 3)))
+    world.learn(("full", 1.0), ("full", 3.0), ("full", 1 / 3))
     monkeypatch.setattr(METHODS["zero-shot"], "head", None)
     world.step["full"] = 0.9
     world.waits = list(waits)
-    made = world.choose(tmp_path / "out", 14)
+    made = world.choose("out", 14)
     assert not world.waits
     assert [one.name for one in made.contenders if one.trained] == ["full", "full-0.0003"]
 
 
-def test_all_trainings_are_of_one_length_which_the_time_decides(world: World, plenty: Plenty, tmp_path: Path) -> None:
+def test_all_trainings_are_of_one_length_which_the_time_decides(world: World, plenty: Plenty) -> None:
     first = [run for run in plenty.world.carried if run.data.selection]
     assert {run.training.max_steps for run in first} == {EPOCHS * math.ceil(1_200 * 0.8 / 16)}
     world.step = dict.fromkeys(world.step, 2.0)
-    world.choose(tmp_path / "short", 10)
+    world.choose("short", 10)
     shorter = [run for run in world.carried if run.data.selection]
     assert {run.training.max_steps for run in shorter} == {math.ceil(1_200 * 0.8 / 16)}
     assert {run.data.train_examples for run in shorter} == {1_200}
     world.carried.clear()
     world.step = dict.fromkeys(world.step, 10.0)
-    world.choose(tmp_path / "shortest", 10)
+    world.choose("shortest", 10)
     fewest = [run for run in world.carried if run.data.selection]
     assert fewest
     assert all((run.data.train_examples or 0) < 1_200 for run in fewest)
@@ -523,12 +514,10 @@ def test_all_trainings_are_of_one_length_which_the_time_decides(world: World, pl
 
 
 @pytest.mark.parametrize("slower", [0.6, 1.25, 1.5])
-def test_what_a_training_took_corrects_what_the_next_of_its_method_is_thought_to_take(
-    world: World, tmp_path: Path, slower: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learn(monkeypatch, (("lora", 1.0), ("lora", 3.0), ("lora", 1 / 3), ("full", 1.0)))
+def test_the_time_of_a_training_corrects_the_next_estimate(world: World, slower: float) -> None:
+    world.learn(("lora", 1.0), ("lora", 3.0), ("lora", 1 / 3), ("full", 1.0))
     world.slower = slower
-    made = world.choose(tmp_path / "out", 12)
+    made = world.choose("out", 12)
     assert all(one.why != "overrun" for one in made.dropped.values())
 
 
@@ -540,11 +529,9 @@ def slowed(world: World, times: float) -> World:
 
 
 @pytest.mark.parametrize("times", [1, 3, 10])
-def test_on_a_slow_machine_little_time_goes_to_measuring_and_something_is_trained(
-    world: World, tmp_path: Path, times: float
-) -> None:
+def test_a_slow_machine_measures_little_and_trains_something(world: World, tmp_path: Path, times: float) -> None:
     world.task = str(write_csv(tmp_path / "few.csv", hard(300)))
-    made = slowed(world, times).choose(tmp_path / "out", 5)
+    made = slowed(world, times).choose("out", 5)
     assert made.stages.get(time_budget.STEP_TIME, 0.0) <= candidate_trainings.MEASURING * 300
     trained = [one for one in made.contenders if one.trained]
     assert trained
@@ -552,12 +539,10 @@ def test_on_a_slow_machine_little_time_goes_to_measuring_and_something_is_traine
     assert all((one.steps or 0) >= 12 for one in trained), "less than an epoch"
 
 
-def test_where_one_training_fits_it_is_of_the_first_method_that_can_be_trained_long_enough(
-    world: World, tmp_path: Path
-) -> None:
+def test_one_training_that_fits_is_of_the_first_method_with_enough_steps(world: World, tmp_path: Path) -> None:
     world.task = str(write_csv(tmp_path / "few.csv", hard(300)))
     slowed(world, 12).step["lora"] = 3.0
-    made = world.choose(tmp_path / "out", 5)
+    made = world.choose("out", 5)
     assert [one.method for one in made.contenders if one.trained] == ["lora"]
     assert (made.contender("lora").steps or 0) >= ENOUGH
     assert made.dropped["full"].why == "train"
@@ -566,7 +551,7 @@ def test_where_one_training_fits_it_is_of_the_first_method_that_can_be_trained_l
 def test_a_fit_that_leaves_no_time_for_a_training_is_left_out_for_it(probed: World, tmp_path: Path) -> None:
     probed.task = str(write_csv(tmp_path / "few.csv", hard(300)))
     slowed(probed, 2).opening = 60.0
-    made = probed.choose(tmp_path / "out", 3.59)
+    made = probed.choose("out", 3.59)
     assert next(run.method for run in probed.begun) == "linear_probe"
     assert [one.method for one in made.contenders if one.trained] == ["full"]
 
@@ -576,7 +561,7 @@ def test_the_first_training_begins_again_longer_or_shorter_if_its_steps_say_so(w
         world.begun.clear()
         world.text = 0.05 if fits else 0.01
         world.step = dict.fromkeys(world.step, step)
-        made = world.choose(tmp_path / str(step), 10)
+        made = world.choose(str(step), 10)
         first, again, *others = [run.training.max_steps or 0 for run in world.begun if run.data.selection]
         assert (again > first) == fits
         assert {*others} <= {again}
@@ -586,9 +571,9 @@ def test_the_first_training_begins_again_longer_or_shorter_if_its_steps_say_so(w
 
 
 def test_a_training_that_becomes_slow_is_stopped_and_a_shorter_one_fits(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn(monkeypatch, (("full", 1.0),))
+    world.learn(("full", 1.0))
     world.needs |= {"lora": 99 * GIB, "prelayer": 99 * GIB}
     world.step["full"] = 1.0
     original = world.passes
@@ -597,30 +582,28 @@ def test_a_training_that_becomes_slow_is_stopped_and_a_shorter_one_fits(
         original(seconds * (4 if world.begun[-1].method == "full" and seconds > 10 else 1), until)
 
     monkeypatch.setattr(world, "passes", passes)
-    made = world.choose(tmp_path / "out", 10, memory=8 * GIB)
+    made = world.choose("out", 10, memory=8 * GIB)
     lengths = [run.training.max_steps or 0 for run in world.begun if run.data.selection]
     assert len(lengths) == 2
     assert lengths[1] < lengths[0]
     assert made.contender("full").steps == lengths[1]
 
 
-def test_time_that_is_left_goes_to_candidates_that_were_left_out(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_time_that_is_left_goes_to_candidates_that_were_left_out(world: World) -> None:
     """Time is kept back to train full fine-tuning again, but LoRA is selected, which takes less."""
-    learn(monkeypatch, (("lora", 1.0), ("full", 1.0)))
+    world.learn(("lora", 1.0), ("full", 1.0))
     world.step, world.text = {"full": 1.62, "lora": 1.0, "prelayer": 1.62}, 0.005
     world.right |= {"full": 0.9, "prelayer": 0.9}
-    made = world.choose(tmp_path / "out", 15.21)
+    made = world.choose("out", 15.21)
     after = [run.title for run in world.carried]
     last = max(number for number, run in enumerate(world.carried) if not run.data.selection)
     assert after[last + 1 :] == ["full"]
     assert made.seconds > 0.9 * 15.21 * 60
 
 
-def test_the_minutes_begin_when_the_backbone_has_been_downloaded(world: World, tmp_path: Path, plenty: Plenty) -> None:
+def test_the_minutes_begin_when_the_backbone_has_been_downloaded(world: World, plenty: Plenty) -> None:
     scribe, world.download = Scribe(), 200.0
-    after = world.choose(tmp_path / "after", 60, watcher=scribe)
+    after = world.choose("after", 60, watcher=scribe)
     assert (scribe.fetching, plenty.scribe.fetching) == (200, 0)
     names = [[one.name for one in made.contenders if one.trained] for made in (after, plenty.made)]
     assert names[0] == names[1]
@@ -630,7 +613,7 @@ def test_a_training_that_was_too_short_to_tell_gives_no_verdict(world: World, tm
     world.task = str(write_csv(tmp_path / "few.csv", hard(300)))
     world.right = dict.fromkeys(world.right, 0.4)
     slowed(world, 10)
-    made = world.choose(tmp_path / "out", 3.88)
+    made = world.choose("out", 3.88)
     (short,) = [one for one in made.contenders if one.trained]
     assert made.is_short(short)
     assert made.recommended != short.name
@@ -644,15 +627,15 @@ def test_a_training_that_was_too_short_to_tell_gives_no_verdict(world: World, tm
     (row,) = [row for row in evidence(made).rows if row[0] == "LoRA"]
     assert row[-1].endswith("too few steps to tell how good the method is")
     world.right["lora"] = 1.0
-    better = world.choose(tmp_path / "better", 3.88)
+    better = world.choose("better", 3.88)
     assert better.recommended == "lora"
     assert "only 12 steps on 192 texts" in sentences(better)[2]
     assert [one for one in better.comparisons if "lora" in (one.first, one.second)]
 
 
-def test_an_untrained_model_that_is_not_cheap_comes_after_the_trainings(probed: World, tmp_path: Path) -> None:
+def test_an_untrained_model_that_is_not_cheap_comes_after_the_trainings(probed: World) -> None:
     probed.opening, probed.text = 60.0, 0.05
-    made = probed.choose(tmp_path / "out", 10)
+    made = probed.choose("out", 10)
     order = [run.method for run in probed.begun]
     assert order[0] == "linear_probe"
     assert "zero-shot" not in order[1:2]
@@ -703,8 +686,8 @@ def test_trainings_are_long_enough_to_tell_or_there_is_one_or_none() -> None:
     assert training_length(pace, 200, 20_000, 100) == (36, 36 * 16 + 300), "a part of the texts"
 
 
-def test_where_nothing_fits_the_cheapest_method_is_offered_in_int8(world: World, tmp_path: Path) -> None:
-    made = world.choose(tmp_path / "out", 30, memory=GIB)
+def test_where_nothing_fits_the_cheapest_method_is_offered_in_int8(world: World) -> None:
+    made = world.choose("out", 30, memory=GIB)
     (offered,) = [one for one in made.dropped.values() if one.smaller is not None]
     assert offered.needed == world.needs["head"]
     assert offered.smaller == world.needs["head"] // 4
@@ -713,16 +696,14 @@ def test_where_nothing_fits_the_cheapest_method_is_offered_in_int8(world: World,
         "it needs about 1.20 GiB of memory, and 1.00 GiB is available; `afina train --set precision=int8` needs about "
         "0.30 GiB, but rounds each frozen weight to 8 bits"
     )
-    some = world.choose(tmp_path / "some", 30, memory=2 * GIB)
+    some = world.choose("some", 30, memory=2 * GIB)
     assert all(one.smaller is None for one in some.dropped.values())
 
 
-def test_where_memory_is_plenty_only_that_of_the_dearest_method_is_foreseen(
-    world: World, plenty: Plenty, tmp_path: Path
-) -> None:
+def test_with_plenty_of_memory_only_the_dearest_method_is_foreseen(world: World, plenty: Plenty) -> None:
     assert not plenty.made.dropped
     assert plenty.world.foreseen == ["full"]
-    world.choose(tmp_path / "little", memory=5 * GIB)
+    world.choose("little", memory=5 * GIB)
     assert set(world.foreseen) == {*world.needs} - {"head", "linear_probe"}
 
 
@@ -737,9 +718,9 @@ def test_it_says_what_the_time_went_to(plenty: Plenty) -> None:
     assert f"training {made.stages[time_budget.TRAINING]:,.0f} s" in note
 
 
-def test_far_too_slow_it_ends_in_time_and_says_so(world: World, tmp_path: Path) -> None:
+def test_far_too_slow_it_ends_in_time_and_says_so(world: World) -> None:
     world.slower = 30.0
-    made = world.choose(tmp_path / "out", 5)
+    made = world.choose("out", 5)
     assert not [one for one in made.contenders if one.trained]
     assert "No language model could be trained and evaluated in the given time" in sentences(made)[1]
     assert any("took longer than the time left" in why for why in reasons(made).values())
@@ -800,17 +781,17 @@ def test_the_selected_one_is_trained_again_on_all_texts_and_on_half_of_them(plen
     assert {one.adapter for one in read_records(plenty.out / "records.jsonl")} == named
 
 
-def test_what_more_labels_would_change_is_told_by_half_of_them(world: World, plenty: Plenty, tmp_path: Path) -> None:
+def test_what_more_labels_would_change_is_told_by_half_of_them(world: World, plenty: Plenty) -> None:
     assert sentences(plenty.made)[-1].startswith("More labels would probably change little: ")
     world.enough, world.right["full"] = 1_200, 0.97
     world.right["lora"] = 0.8
-    labels = sentences(world.choose(tmp_path / "out", 60))[-1]
+    labels = sentences(world.choose("out", 60))[-1]
     assert labels.startswith("More labels would probably help: ")
 
 
-def test_what_there_was_no_time_for_is_what_more_minutes_would_do(world: World, tmp_path: Path) -> None:
+def test_what_there_was_no_time_for_is_what_more_minutes_would_do(world: World) -> None:
     world.step = dict.fromkeys(world.step, 4.0)
-    made = world.choose(tmp_path / "out", 10)
+    made = world.choose("out", 10)
     minutes, labels = sentences(made)[-2:]
     waiting = [name for name, one in made.dropped.items() if one.why in ("start", "train")]
     assert waiting
@@ -818,23 +799,19 @@ def test_what_there_was_no_time_for_is_what_more_minutes_would_do(world: World, 
     assert labels == "Whether more labels would help was not measured: there were too few texts or minutes."
 
 
-def test_fewer_passes_than_there_could_be_are_what_more_minutes_would_add(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learn(monkeypatch, (("full", 1.0),))
+def test_fewer_passes_than_there_could_be_are_what_more_minutes_would_add(world: World) -> None:
+    world.learn(("full", 1.0))
     world.step = dict.fromkeys(world.step, 1.0)
     world.needs |= {"lora": 99 * GIB, "prelayer": 99 * GIB}
-    made = world.choose(tmp_path / "out", 7, memory=8 * GIB)
+    made = world.choose("out", 7, memory=8 * GIB)
     assert made.contender("full").steps == 2 * math.ceil(1_200 / 16)
     assert sentences(made)[4] == "More minutes would train 3 epochs instead of 2."
 
 
-def test_learning_rates_of_a_method_have_rows_of_their_own_and_the_best_is_compared(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learn(monkeypatch, (("lora", 1.0), ("lora", 3.0), ("full", 1.0)))
+def test_each_learning_rate_has_a_row_and_the_best_is_compared(world: World) -> None:
+    world.learn(("lora", 1.0), ("lora", 3.0), ("full", 1.0))
     world.best, world.right = {"lora": "lora-0.003"}, world.right | {"lora": 0.99, "full": 0.7}
-    made = world.choose(tmp_path / "out", 60)
+    made = world.choose("out", 60)
     assert made.recommended == "lora-0.003"
     assert [one.name for one in made.contenders if one.method == "lora"] == ["lora", "lora-0.003"]
     assert made.contender("lora").validation == pytest.approx(0.99 * 0.95)
@@ -870,10 +847,8 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(plenty: Plenty)
     assert {len(one.targets) for one in results.results} == {len(held)}
 
 
-def test_a_method_that_does_not_fit_is_dropped_with_the_reason_and_every_other_has_a_row(
-    world: World, tmp_path: Path
-) -> None:
-    made = world.choose(tmp_path / "out", 60, memory=3 * GIB)
+def test_a_method_that_does_not_fit_is_dropped_and_every_other_has_a_row(world: World, tmp_path: Path) -> None:
+    made = world.choose("out", 60, memory=3 * GIB)
     assert reasons(made) == {"full": "it needs about 4.40 GiB of memory, and 3.00 GiB is available"}
     assert {run.method for run in world.carried} == {"lora", "prelayer"}
     assert made.contender(made.recommended).method == "lora"
@@ -905,12 +880,12 @@ def test_a_method_that_does_not_fit_is_dropped_with_the_reason_and_every_other_h
     assert Path(told["adapter"]).is_dir()
 
 
-def test_the_memory_is_that_of_the_gpu_or_of_the_largest_node_of_a_cluster(world: World, tmp_path: Path) -> None:
+def test_the_memory_is_that_of_the_gpu_or_of_the_largest_node_of_a_cluster(world: World) -> None:
     world.gpu = 2 * GIB
-    assert set(world.choose(tmp_path / "gpu", 60, memory=None).dropped) == {"full"}
-    assert not world.choose(tmp_path / "given", 60, memory=3 * GIB).dropped
+    assert set(world.choose("gpu", 60, memory=None).dropped) == {"full"}
+    assert not world.choose("given", 60, memory=3 * GIB).dropped
     world.largest = 2 * GIB
-    made = world.choose(tmp_path / "cluster", memory=None)
+    made = world.choose("cluster", memory=None)
     assert reasons(made)["full"] == "it needs about 4.40 GiB of memory, and 2.00 GiB is available"
 
 
@@ -943,7 +918,7 @@ def test_a_floor_that_wins_is_ready_to_use_and_to_be_published(
 def test_an_answer_that_is_always_the_same_is_nothing_to_open(world: World, tmp_path: Path) -> None:
     world.task = str(write_csv(tmp_path / "marks.csv", [("?!" * n, ("no", "yes")[n % 3 == 0]) for n in range(1, 400)]))
     world.right = dict.fromkeys(world.right, 0.1)
-    made = world.choose(tmp_path / "out")
+    made = world.choose()
     assert (made.recommended, made.adapter) == (floors.TFIDF, None)
     assert made.contender(floors.TFIDF).setting == "no words in the texts"
     assert sentences(made)[2].endswith("no adapter was saved, because it always gives the same answer.")
@@ -952,7 +927,7 @@ def test_an_answer_that_is_always_the_same_is_nothing_to_open(world: World, tmp_
 
 def test_where_no_adapted_model_beats_the_model_as_it_is_that_is_recommended(world: World, tmp_path: Path) -> None:
     world.right = dict.fromkeys(world.right, 0.9) | {"zero-shot": 0.95}
-    made = world.choose(tmp_path / "out")
+    made = world.choose()
     assert made.recommended == "zero-shot"
     assert (tmp_path / "out" / (made.adapter or "nowhere")).is_dir()
     which, why, costs, sure, *_ = sentences(made)
@@ -962,7 +937,7 @@ def test_where_no_adapted_model_beats_the_model_as_it_is_that_is_recommended(wor
     assert "zero-shot is better than " in sure
 
 
-def test_a_method_that_did_worse_on_what_was_set_aside_is_recommended_where_it_alone_beats_what_trains_nothing(
+def test_a_method_that_validated_worse_wins_where_it_alone_beats_the_untrained(
     plenty: Plenty,
 ) -> None:
     def right(count: int) -> np.ndarray:
@@ -995,7 +970,7 @@ def test_a_metric_that_held_out_texts_do_not_have_chooses_nothing(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_that_are_no_words_are_not_asked_for_and_it_says_why(
+def test_labels_that_are_no_words_are_not_asked_for(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def encoded(run: RunSpec, task: Task) -> Task:
@@ -1006,7 +981,7 @@ def test_labels_that_are_no_words_are_not_asked_for_and_it_says_why(
     world.task, scribe = easy_task(tmp_path), Scribe()
     with monkeypatch.context() as patch:
         patch.setattr(forecast, "encoded", encoded)
-        made = world.choose(tmp_path / "out", 60, watcher=scribe)
+        made = world.choose("out", 60, watcher=scribe)
     assert made.dropped["zero-shot"].why == "words"
     assert not world.asked
     note = no_words_note(("0", "1"), made.train_examples)
@@ -1015,39 +990,35 @@ def test_labels_that_are_no_words_are_not_asked_for_and_it_says_why(
     (left_out,) = [one for one in evidence(made).notes if one.startswith("Left out: zero-shot")]
     assert "--words" in left_out
     assert ".." not in left_out
-    made = world.choose(tmp_path / "given", 60, ask={"words": {"0": [" dull"], "1": [" warm"]}})
+    made = world.choose("given", 60, ask={"words": {"0": [" dull"], "1": [" warm"]}})
     assert made.unasked == ()
 
 
-def test_where_nothing_fits_or_there_is_hardly_any_time_the_floors_answer(world: World, tmp_path: Path) -> None:
-    made = world.choose(tmp_path / "out", memory=GIB)
+def test_where_nothing_fits_or_there_is_hardly_any_time_the_floors_answer(world: World) -> None:
+    made = world.choose("out", memory=GIB)
     assert len(made.dropped) == 4
     assert made.recommended in (floors.MAJORITY, floors.TFIDF)
     assert not world.begun
     world.opening = 100.0
-    made = world.choose(tmp_path / "late", 2)
+    made = world.choose("late", 2)
     assert made.recommended in (floors.MAJORITY, floors.TFIDF)
     assert made.dropped
 
 
-def test_a_method_that_fails_is_dropped_and_where_all_fail_the_reason_is_the_error(
-    world: World, tmp_path: Path
-) -> None:
+def test_a_method_that_fails_is_dropped_and_if_all_fail_its_error_is_raised(world: World, tmp_path: Path) -> None:
     world.failing = {"full": "run full: it was made to fail."}
-    assert reasons(world.choose(tmp_path / "out"))["full"] == "it was made to fail."
+    assert reasons(world.choose())["full"] == "it was made to fail."
     world.failing = dict.fromkeys([*world.step, "zero-shot"], "it was made to fail.")
     with pytest.raises(AfinaError, match=r"^it was made to fail\.$"):
-        world.choose(tmp_path / "another")
+        world.choose("another")
     assert not (tmp_path / "another").exists()
 
 
-def test_all_are_evaluated_on_the_same_held_out_texts_and_earlier_records_are_kept(
-    world: World, tmp_path: Path
-) -> None:
+def test_all_have_the_same_held_out_texts_and_earlier_records_are_kept(world: World, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     write_records(tmp_path / "out" / "records.jsonl", [record("lora", key="another's").sealed()])
     world.text = 0.2  # so slow that not all held-out texts can be scored
-    made = world.choose(tmp_path / "out", 10)
+    made = world.choose("out", 10)
     assert made.examples < len(Task.load(world.task).evaluation)
     assert {run.data.evaluation_examples for run in world.carried + world.asked} == {made.examples}
     kept = [one.key for one in read_records(tmp_path / "out" / "records.jsonl")]
@@ -1055,9 +1026,7 @@ def test_all_are_evaluated_on_the_same_held_out_texts_and_earlier_records_are_ke
     assert len(kept) > 1
 
 
-def test_a_few_texts_that_leak_in_the_whole_do_not_end_it_in_a_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leakage_is_judged_on_all_held_out_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under 1 % of all held-out texts, but more of those that there is time to score."""
     (tmp_path / "task").mkdir()
     for name, rows in (
@@ -1065,9 +1034,9 @@ def test_a_few_texts_that_leak_in_the_whole_do_not_end_it_in_a_part(
         ("dev.csv", [*hard(1)[:1], *((f"held {n}", "no") for n in range(150))]),
     ):
         write_csv(tmp_path / "task" / name, rows)
-    world = World(str(tmp_path / "task"), monkeypatch)
+    world = World(str(tmp_path / "task"), monkeypatch, tmp_path)
     world.text = 0.15
-    made = world.choose(tmp_path / "out")
+    made = world.choose()
     assert made.examples < 151
     assert world.carried
     assert all(run.data.allow_leakage for run in world.carried)
@@ -1083,8 +1052,8 @@ def probed(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def test_the_linear_probe_comes_first_and_has_no_rate_and_is_not_measured(probed: World, tmp_path: Path) -> None:
-    made = probed.choose(tmp_path / "out", 60)
+def test_the_linear_probe_comes_first_and_has_no_rate_and_is_not_measured(probed: World) -> None:
+    made = probed.choose("out", 60)
     assert next(one.name for one in made.contenders if one.trained) == "linear_probe"
     assert [run.method for run in probed.begun[:3]] == ["linear_probe", "zero-shot", "full"]
     (first, *others) = [run for run in probed.carried if run.data.selection]
@@ -1096,13 +1065,11 @@ def test_the_linear_probe_comes_first_and_has_no_rate_and_is_not_measured(probed
     assert sentences(made)[4].startswith("More minutes would change little")
 
 
-def test_a_linear_probe_that_is_best_is_fitted_again_on_all_texts_and_on_half_of_them(
-    probed: World, tmp_path: Path
-) -> None:
+def test_a_linear_probe_that_is_best_is_fitted_again_on_all_and_half_of_the_texts(probed: World) -> None:
     """Words of the labels are for other methods."""
     probed.right |= {"linear_probe": 1.0, "full": 0.8, "lora": 0.8, "prelayer": 0.8}
     ask = {"words": {"no": ["bad"], "yes": ["good"]}, "head": "words"}
-    made = probed.choose(tmp_path / "out", 60, ask=ask)
+    made = probed.choose("out", 60, ask=ask)
     assert made.recommended == "linear_probe"
     assert [(run.method, run.data.train_examples) for run in probed.carried[-2:]] == [
         ("linear_probe", 1_200),
@@ -1117,7 +1084,7 @@ def test_a_linear_probe_that_is_best_is_fitted_again_on_all_texts_and_on_half_of
 # Encoders
 
 
-def test_an_encoder_that_cannot_do_the_task_is_left_out_with_the_reason_or_refused(
+def test_an_encoder_that_cannot_do_the_task_is_left_out_or_refused(
     world: World, tmp_path: Path, backbones: Any
 ) -> None:
     encoder, ask = str(backbones.path("bert")), {"words": {"no": ["bad"], "yes": ["good"]}}
@@ -1126,13 +1093,13 @@ def test_an_encoder_that_cannot_do_the_task_is_left_out_with_the_reason_or_refus
     with raises(InvalidStudy, code="backbone.encoder-unsupported"):
         recommend(path, 1.0, backbone=encoder, out=tmp_path / "refused", data=read)
     with raises(InvalidStudy, code="backbone.encoder-unsupported", backbones=[Path(encoder).name]):
-        world.choose(tmp_path / "refused", 60, backbone=encoder, ask=ask)
+        world.choose("refused", 60, backbone=encoder, ask=ask)
     assert not (tmp_path / "refused").exists()
-    made = world.choose(tmp_path / "out", 60, backbone=["embedded", encoder], ask=ask)
+    made = world.choose("out", 60, backbone=["embedded", encoder], ask=ask)
     assert {one.backbone for one in made.contenders if one.method} == {"embedded"}
     (why,) = [why for name, why in reasons(made).items() if name.startswith("every method on ")]
     assert "an encoder, which cannot be asked in words" in why
-    made = world.choose(tmp_path / "unasked", 60, backbone=["embedded", encoder])
+    made = world.choose("unasked", 60, backbone=["embedded", encoder])
     assert [run.backbone for run in world.asked] == ["embedded"] * 2
     assert encoder in {one.backbone for one in made.contenders if one.trained}
 
@@ -1142,7 +1109,7 @@ def test_an_encoder_that_cannot_do_the_task_is_left_out_with_the_reason_or_refus
 
 def test_of_several_backbones_a_method_on_one_of_them_is_recommended(world: World, tmp_path: Path) -> None:
     world.worse = {"embedded": 0.9}
-    results = world.recommend(tmp_path / "out", 60, backbone=["embedded", "gpt2"])
+    results = world.recommend("out", 60, backbone=["embedded", "gpt2"])
     made = results.recommendation
     assert made is not None
     assert (made.backbone, made.backbones) == ("gpt2", ("embedded", "gpt2"))
@@ -1186,7 +1153,7 @@ def test_the_level_of_a_backbone_is_between_what_was_measured_and_what_was_expec
 
 
 @pytest.mark.parametrize(("texts", "chosen"), [(150, "embedded"), (1_500, "bert")])
-def test_with_few_texts_the_backbone_that_was_better_in_recorded_trainings_is_chosen(
+def test_with_few_texts_recorded_trainings_choose_the_backbone(
     world: World, tmp_path: Path, backbones: Any, texts: int, chosen: str
 ) -> None:
     """The encoder is 4 points better here, and was 10 points worse there."""
@@ -1195,15 +1162,15 @@ def test_with_few_texts_the_backbone_that_was_better_in_recorded_trainings_is_ch
     encoder = str(backbones.path("bert"))
     world.right |= {"full": 0.9, "lora": 0.9, "prelayer": 0.9}
     world.worse = {"embedded": 0.96}
-    made = world.choose(tmp_path / "out", 120, backbone=["embedded", encoder])
+    made = world.choose("out", 120, backbone=["embedded", encoder])
     ranked = sorted((one for one in made.contenders if one.weighed), key=lambda one: one.weighed or 0, reverse=True)
     assert ranked[0].backbone == {"embedded": "embedded", "bert": encoder}[chosen]
 
 
-def test_trainings_on_a_fast_backbone_are_longer_than_those_on_a_slow_one(world: World, tmp_path: Path) -> None:
+def test_trainings_on_a_fast_backbone_are_longer_than_those_on_a_slow_one(world: World) -> None:
     world.speed, world.worse = {"gpt2": 15.0}, {"gpt2": 0.95}
     world.step = dict.fromkeys(world.step, 4.0)
-    made = world.choose(tmp_path / "out", 20, backbone=["embedded", "gpt2"])
+    made = world.choose("out", 20, backbone=["embedded", "gpt2"])
     steps = {
         name: {run.training.max_steps for run in world.carried if run.backbone == name and run.data.selection}
         for name in ("embedded", "gpt2")
@@ -1229,11 +1196,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[Any, float]:
     return times
 
 
-def test_a_backbone_that_answers_too_slowly_is_left_out_whole(
-    world: World, tmp_path: Path, answers: dict[Any, float]
-) -> None:
+def test_a_backbone_that_is_too_slow_is_left_out_whole(world: World, answers: dict[Any, float]) -> None:
     answers |= {"embedded": 40.0, "gpt2": 4.0}
-    made = world.choose(tmp_path / "out", 60, backbone=["embedded", "gpt2"], latency=20)
+    made = world.choose("out", 60, backbone=["embedded", "gpt2"], latency=20)
     assert {one.backbone for one in made.contenders} == {None, "gpt2"}
     assert reasons(made) == {"every method on embedded": "an answer takes 40 ms, which is more than allowed"}
     assert {run.backbone for run in world.begun} == {"gpt2"}
@@ -1243,12 +1208,10 @@ def test_a_backbone_that_answers_too_slowly_is_left_out_whole(
     assert as_json(made, Path())["latencies"] == {"embedded": 40.0, "gpt2": 4.0}
 
 
-def test_a_method_is_measured_where_what_it_adds_may_make_it_too_slow(
-    world: World, tmp_path: Path, answers: dict[Any, float]
-) -> None:
+def test_a_method_that_may_be_too_slow_is_measured(world: World, answers: dict[Any, float]) -> None:
     each = {"full": 15.0, "lora": 22.0, "prelayer": 15.0, "zero-shot": 25.0}
     answers |= {"embedded": 15.0} | {Way("embedded", method): time for method, time in each.items()}
-    made = world.choose(tmp_path / "out", 60, latency=20)
+    made = world.choose("out", 60, latency=20)
     assert reasons(made) == {
         "lora": "an answer takes 22 ms, which is more than allowed",
         "zero-shot": "an answer takes 25 ms, which is more than allowed",
@@ -1258,12 +1221,12 @@ def test_a_method_is_measured_where_what_it_adds_may_make_it_too_slow(
     assert "An answer to a single text takes 15 ms here" in sentences(made)[0]
 
 
-def test_where_no_model_is_fast_enough_the_error_has_what_was_measured(
+def test_if_no_model_is_fast_enough_the_error_has_the_times(
     world: World, tmp_path: Path, answers: dict[Any, float]
 ) -> None:
     answers |= {"embedded": 40.25, "gpt2": 4.0}
     with raises(InvalidStudy, code="choose.too-slow", measured=answers) as caught:
-        world.choose(tmp_path / "out", backbone=["embedded", "gpt2"], latency=2)
+        world.choose("out", backbone=["embedded", "gpt2"], latency=2)
     assert "Measured: embedded 40.2 ms, gpt2 4 ms." in str(caught.value)
     assert not world.begun
     assert not (tmp_path / "out").exists()
@@ -1334,9 +1297,7 @@ def test_options_that_cannot_be_meant_are_told(afina: Command, toy: str, options
 
 
 @pytest.mark.slow
-def test_with_a_real_model_it_ends_in_time_with_an_adapter_that_works(
-    afina: Command, gpt2: Backbone, tmp_path: Path
-) -> None:
+def test_a_real_model_ends_in_time_with_an_adapter_that_works(afina: Command, gpt2: Backbone, tmp_path: Path) -> None:
     task = write_csv(tmp_path / "hard.csv", hard(200))
     start = time.perf_counter()
     answer = afina("choose", "--task", task, "--backbone", gpt2.address, "--minutes", 1, "--json", "--out", "out")
@@ -1356,7 +1317,7 @@ def test_with_a_real_model_it_ends_in_time_with_an_adapter_that_works(
 
 
 @pytest.mark.slow
-def test_over_a_language_model_and_an_encoder_it_ends_with_adapters_that_work(
+def test_two_real_backbones_end_with_adapters_that_work(
     afina: Command, gpt2: Backbone, backbones: Any, tmp_path: Path
 ) -> None:
     task, encoder = write_csv(tmp_path / "hard.csv", hard(120)), str(backbones.path("bert"))

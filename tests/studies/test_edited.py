@@ -61,9 +61,7 @@ def say(accuracy: float) -> Callable[[dict[str, Any]], object]:
         lambda line: line.pop("content_digest"),
     ],
 )
-def test_a_record_that_was_edited_is_refused_by_all_that_read_it(
-    out: Path, change: Callable[[dict[str, Any]], object]
-) -> None:
+def test_an_edited_record_is_refused_by_all_that_read_it(out: Path, change: Callable[[dict[str, Any]], object]) -> None:
     edit(out, change)
     content = {"name": "two", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
     for read in (
@@ -146,7 +144,7 @@ def boast_unsealed(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("edited", [boast, boast_unsealed])
-def test_an_adapter_whose_figures_were_edited_predicts_and_is_not_published(
+def test_an_adapter_with_edited_figures_predicts_and_is_not_published(
     trained: Path, tmp_path: Path, edited: Callable[[Path], None]
 ) -> None:
     boasting = copy(trained, tmp_path / "boasting", edited)
@@ -172,7 +170,7 @@ def test_whatever_a_manifest_claims_is_covered(trained: Path, tmp_path: Path, fi
     moved.check_claims("here")
 
 
-def test_a_store_says_which_version_claims_what_was_not_measured(
+def test_a_store_names_the_version_with_edited_claims(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boasting, store = copy(trained, tmp_path / "boasting", boast), AdapterStore(tmp_path / "store")

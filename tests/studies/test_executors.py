@@ -86,9 +86,7 @@ class Held(InventedExecutor):
 
 
 @pytest.mark.parametrize(("slots", "order"), [(1, METHODS), (2, METHODS[::-1]), (9, METHODS), (9, METHODS[::-1])])
-def test_whatever_ends_first_results_and_records_stand_in_the_studys_order(
-    tmp_path: Path, slots: int, order: tuple[str, ...]
-) -> None:
+def test_results_and_records_stand_in_the_studys_order(tmp_path: Path, slots: int, order: tuple[str, ...]) -> None:
     executor, scribe = Held(slots, order), Scribe()
     results = five().run(tmp_path, scribe, executor=executor)
     assert max(map(len, executor.together)) == min(slots, len(METHODS))
@@ -206,7 +204,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "enough", "beside"), [(2, 5, 5, [1, 2, 3, 4, 5]), (4, 1, 4, [1, 2, 3, 4, 1])]
 )
-def test_slots_that_join_are_used_before_any_run_has_ended_and_those_that_leave_are_not_used_again(
+def test_slots_that_join_are_used_at_once_and_those_that_leave_not_again(
     tmp_path: Path, before: int, after: int, enough: int, beside: list[int]
 ) -> None:
     executor = Changing(before, after, enough)
@@ -297,9 +295,7 @@ def small(gpt2: Backbone, toy: str, *methods: str, **train: Any) -> Study:
     return Study.parse(content, "small")
 
 
-def test_a_run_whose_machine_is_lost_goes_on_from_its_checkpoint_to_the_same_digest(
-    gpt2: Backbone, toy: str, tmp_path: Path
-) -> None:
+def test_a_run_that_loses_its_machine_goes_on_to_the_same_digest(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     (reference,) = small(gpt2, toy, "lora").run(tmp_path / "kept", executor=HereExecutor()).records
     losing, scribe = Losing(TRIES - 1), Scribe()
     (found,) = small(gpt2, toy, "lora").run(tmp_path / "lost", scribe, executor=losing).records
@@ -338,9 +334,7 @@ def test_the_loss_of_a_machine_is_not_a_fault_of_the_run_until_it_is_the_twentie
     assert tries == [NODES]
 
 
-def test_a_run_that_loses_every_machine_fails_and_keeps_its_checkpoint(
-    gpt2: Backbone, toy: str, tmp_path: Path
-) -> None:
+def test_a_run_that_loses_every_machine_keeps_its_checkpoint(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     results = small(gpt2, toy, "lora").run(tmp_path, executor=Losing(TRIES, 0))
     (failure,) = results.failed
     assert failure.error == (
@@ -423,7 +417,7 @@ def recorded(out: Path) -> list[str]:
     return [one.name for one in record.read_records(out / "records.jsonl")]
 
 
-def test_workers_share_out_the_processors_unless_the_user_says_how_many_threads(
+def test_workers_share_the_processors_unless_threads_are_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     started: list[dict[str, str]] = []

@@ -100,7 +100,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_study_of_every_kind_ends_in_a_report_and_adapters_that_answer_alike(
+def test_every_kind_ends_in_a_report_and_an_adapter(
     done: Callable[[str], Results], files: dict[str, str], name: str
 ) -> None:
     kind, metric, figures = KINDS[name]
@@ -143,7 +143,7 @@ def test_a_study_of_every_kind_ends_in_a_report_and_adapters_that_answer_alike(
 
 
 @pytest.mark.parametrize(("name", "problem"), [("number", "regression"), ("labels", "multi_label_classification")])
-def test_a_saved_model_has_in_transformers_the_loss_that_it_had_here(
+def test_a_saved_model_has_the_same_loss_in_transformers(
     done: Callable[[str], Results], files: dict[str, str], name: str, problem: str
 ) -> None:
     import torch
@@ -184,9 +184,7 @@ def test_another_metric_heads_the_same_runs_without_running_them_again(
     assert "has the lowest RMSE" in " ".join(report.sentences) or "Use " in report.sentences[0]
 
 
-def test_a_metric_that_does_not_fit_the_kind_ends_a_study_before_it_begins(
-    backbones: Backbones, files: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_metric_of_another_kind_is_refused_first(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
     with raises(InvalidStudy, code="metric.inapplicable", metric="mcc", kind="number"):
         study(backbones, files["number"], metric="mcc").run(tmp_path, executor=HereExecutor())
     with raises(InvalidStudy, code="option.inapplicable", option="temperature"):
@@ -222,9 +220,7 @@ def test_class_weights_change_what_is_learnt(
     assert record.training["class_weights"] == "balanced"
 
 
-def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
-    backbones: Backbones, files: dict[str, str], tmp_path: Path
-) -> None:
+def test_sizes_take_equal_steps_and_end_in_a_curve(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
     asked = study(backbones, files["classes"], sizes=[16, 32], train={"epochs": 1, "batch_size": 8})
     runs = asked.runs()
     assert len(runs) == 2 * 2
@@ -249,9 +245,7 @@ def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
     assert Adapter.load(find_adapter(tmp_path, "lora").path).manifest.data.train_examples == 32
 
 
-def test_the_training_split_is_counted_before_texts_are_left_out_or_set_aside(
-    backbones: Backbones, files: dict[str, str]
-) -> None:
+def test_the_training_split_is_counted_before_texts_are_set_aside(backbones: Backbones, files: dict[str, str]) -> None:
     there = len(Task.load(files["classes"]).train)
     changes = {"data": {"train_examples": 16, "validation": 0.5}, "train": {"temperature": True}}
     (run, _) = study(backbones, files["classes"], **changes).runs()
@@ -269,9 +263,7 @@ def test_the_training_split_is_counted_before_texts_are_left_out_or_set_aside(
         ),
     ],
 )
-def test_sizes_that_mean_nothing_are_refused(
-    backbones: Backbones, changes: dict[str, Any], told: dict[str, Any]
-) -> None:
+def test_impossible_sizes_are_refused(backbones: Backbones, changes: dict[str, Any], told: dict[str, Any]) -> None:
     with raises(AfinaError, **told):
         study(backbones, "my.csv", **changes)
 

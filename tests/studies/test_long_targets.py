@@ -179,9 +179,7 @@ def test_a_plan_for_texts_needs_a_task() -> None:
         forecast_methods("embedded", data=ReadingOptions(kind="text"))
 
 
-def test_a_prompt_and_a_target_that_a_model_has_no_positions_for_are_refused(
-    backbones: Backbones, tmp_path: Path
-) -> None:
+def test_a_prompt_and_target_beyond_the_positions_are_refused(backbones: Backbones, tmp_path: Path) -> None:
     learnt = [(text + " soup" * 300, "noon" if number else "soup") for number, (text, _) in enumerate(sentences(12))]
     measured = [(text + " noon" * 300, "soup garden " * 8) for text, _ in sentences(16)[12:]]
     other = write_csv(tmp_path / "more.csv", measured, ("text", "summary")).rename(tmp_path / "more.csv")

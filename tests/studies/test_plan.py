@@ -171,9 +171,7 @@ QUICK = {
 
 
 @pytest.mark.parametrize(("family", "method", "dtype"), some_slow(CASES, QUICK))
-def test_a_forecast_is_what_the_run_then_measures(
-    runs: Runs, tmp_path: Path, family: str, method: str, dtype: str
-) -> None:
+def test_a_forecast_is_what_the_run_measures(runs: Runs, tmp_path: Path, family: str, method: str, dtype: str) -> None:
     check(runs.run(family, method, max_steps=None, epochs=1, dtype=dtype), tmp_path)
 
 
@@ -248,7 +246,7 @@ def test_a_forecast_heeds_how_the_run_trains(runs: Runs, tmp_path: Path, case: s
 
 
 @pytest.mark.slow
-def test_what_is_computed_in_parts_or_twice_takes_less_and_its_gradients_are_counted_while_the_next_part_is(
+def test_parts_and_checkpointing_take_less_and_gradients_count_in_the_next_part(
     backbones: Backbones,
 ) -> None:
     def peak(**settings: Any) -> int:
@@ -268,7 +266,7 @@ def test_what_is_computed_in_parts_or_twice_takes_less_and_its_gradients_are_cou
 
 
 @pytest.mark.slow
-def test_a_checkpointed_trainings_memory_on_a_gpu_is_more_than_its_state_and_grows_with_its_tokens(
+def test_gpu_memory_with_checkpointing_is_above_the_state_and_grows_with_tokens(
     backbones: Backbones,
 ) -> None:
     def foreseen(**settings: Any) -> Forecast:
@@ -280,9 +278,7 @@ def test_a_checkpointed_trainings_memory_on_a_gpu_is_more_than_its_state_and_gro
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_activations_of_texts_longer_than_the_short_attention_are_exact_too(
-    backbones: Backbones, tmp_path: Path, dtype: str
-) -> None:
+def test_activations_of_long_texts_are_exact_too(backbones: Backbones, tmp_path: Path, dtype: str) -> None:
     """Without dropout, attention over long texts takes torch's own kernel."""
     path = save(configuration("gpt2", 0.0, n_positions=512), backbones.tokenizer("gpt2"), tmp_path / "long")
     method = make("full").for_family("gpt2")
@@ -322,7 +318,7 @@ def test_alive_follows_storages_until_they_are_freed() -> None:
 # Time
 
 
-def test_time_is_the_measured_pace_times_the_tokens_of_all_epochs(
+def test_time_is_the_pace_times_the_tokens_of_all_epochs(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: 0.5)
@@ -346,7 +342,7 @@ def test_a_template_of_ones_own_is_planned_with(afina: Command, gpt2: Backbone, 
     assert "--words: label 'bad' has no words" in error
 
 
-def test_the_time_of_a_run_with_so_many_steps_is_that_of_their_tokens(
+def test_the_time_of_given_steps_is_that_of_their_tokens(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: 0.5)
@@ -354,9 +350,7 @@ def test_the_time_of_a_run_with_so_many_steps_is_that_of_their_tokens(
     assert forecast_run(run).train_seconds == 0.5 * run.execute(tmp_path).tokens
 
 
-def test_a_gpu_that_cannot_take_the_steps_is_an_error_that_says_what_needs_less(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_that_cannot_take_the_steps_is_an_error(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: object) -> NoReturn:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -379,7 +373,7 @@ def test_the_task_is_read_once_for_all_methods(gpt2: Backbone, toy: str, monkeyp
     assert reads == [toy]
 
 
-def test_nothing_is_trained_that_this_machine_cannot_hold(
+def test_nothing_is_trained_beyond_this_machines_memory(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("afina.meter.machine_memory", lambda: 2**20)
@@ -442,9 +436,7 @@ def test_a_plan_shows_the_state_that_each_device_has(gpt2: Backbone) -> None:
         assert {name: row[name] for name in figures} == {name: size(figure) for name, figure in figures.items()}
 
 
-def test_the_dtype_is_said_to_be_trainings_own_only_where_it_is(
-    gpt2: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_dtype_is_called_trainings_own_only_if_it_is(gpt2: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "computes_bfloat16", lambda device: True)
 
     def said(dtype: str) -> str:
@@ -457,9 +449,7 @@ def test_the_dtype_is_said_to_be_trainings_own_only_where_it_is(
     assert "`afina train` computes in bfloat16, unless you give `--set dtype=float32`" in said("float32")
 
 
-def test_no_gpu_is_spoken_of_where_there_is_none_unless_its_memory_is_given(
-    gpt2: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpu_memory_is_shown_only_with_a_gpu_or_a_given_size(gpt2: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     def planned(gpu: int | None, memory: int | None = None) -> Forecast:
         monkeypatch.setattr(meter, "gpu_memory", lambda device: gpu)
         return only(forecast_methods(gpt2.address, [make("baseline")], training=texts(8), memory=memory))
@@ -541,9 +531,7 @@ def test_amounts_beyond_all_reason_are_told_at_once(afina: Command, option: str,
     assert f"Invalid value for '{option}'" in afina("plan", "--backbone", "gpt2", option, 10**21).error
 
 
-def test_time_is_known_with_a_task_and_weights_and_what_is_measured_is_told(
-    afina: Command, gpt2: Backbone, toy: str
-) -> None:
+def test_time_is_known_with_a_task_and_weights(afina: Command, gpt2: Backbone, toy: str) -> None:
     asked = ("plan", "--backbone", gpt2.address, "--task", toy, "--method", "baseline", "--method", "lora", "--json")
     answer = afina(*asked)
     known = answer.object()["methods"]

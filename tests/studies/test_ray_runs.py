@@ -233,7 +233,7 @@ def test_a_run_on_a_host_gives_the_same_digests_and_leaves_only_its_inputs_in_th
     assert str(tmp_path / "node") not in said
 
 
-def test_trials_on_hosts_are_those_of_this_machine(
+def test_trials_on_hosts_are_as_on_this_machine(
     own: dict[str, Any], tmp_path: Path, executor: Callable[[], RayExecutor]
 ) -> None:
     content = own | {"tune": {"candidates": 2, "validation": 0.3, "at_once": 2}}
@@ -296,9 +296,7 @@ def test_a_file_that_is_not_in_the_storage_any_more_is_named(tmp_path: Path, sto
     assert stored(storage) == set()
 
 
-def test_a_host_that_cannot_read_the_inputs_says_so_instead_of_a_run(
-    own: dict[str, Any], pool: Pool, storage: Path
-) -> None:
+def test_a_host_that_cannot_read_the_inputs_says_so(own: dict[str, Any], pool: Pool, storage: Path) -> None:
     (run,) = Study.parse(own, "remote").runs()
     asked = CarryOut(run=run, out="out", study="remote")
     host = RunHost()
@@ -310,7 +308,7 @@ def test_a_host_that_cannot_read_the_inputs_says_so_instead_of_a_run(
     host.leave()
 
 
-def test_machines_that_do_not_see_each_others_files_are_named(
+def test_machines_without_common_files_are_named(
     storage: Path, executor: Callable[[], RayExecutor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = [Node(key * 16, f"10.0.0.{number}", "host", Room(1)) for number, key in enumerate("abc")]
@@ -326,7 +324,7 @@ def test_machines_that_do_not_see_each_others_files_are_named(
     assert stored(storage) == set(), "probes stay"
 
 
-def test_without_a_storage_the_only_node_is_this_machine(
+def test_without_storage_this_machine_is_the_only_node(
     tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_executor.nodes, "elsewhere", list)
@@ -391,9 +389,7 @@ def test_a_bug_in_one_run_is_told_and_is_not_repeated(
     assert pool.discarded == []
 
 
-def test_a_backbone_that_is_not_sent_keeps_its_place_and_one_of_the_hub_its_commit(
-    own: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_backbone_that_is_not_sent_keeps_its_place_or_commit(own: dict[str, Any], tmp_path: Path) -> None:
     (run,) = Study.parse(own, "remote").runs()
     inputs = run.inputs()
     kept = ray_run.inputs_to_send(inputs, ship_backbone=False)

@@ -45,7 +45,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[No
     return calls
 
 
-def test_a_command_that_trains_reads_its_file_once_and_once_more_in_each_run(
+def test_a_command_reads_its_file_once_and_once_in_each_run(
     afina: Command, backbones: Backbones, reads: list[str], tmp_path: Path
 ) -> None:
     """The run takes place in this process here; the baselines read the file once, and the report is written too."""
@@ -82,7 +82,7 @@ def test_what_cannot_be_known_to_be_unchanged_has_no_stamp(tmp_path: Path) -> No
     assert stamp(str(tmp_path)) != first
 
 
-def test_the_facts_of_a_task_hold_no_training_text_and_few_of_the_others(
+def test_facts_of_a_task_keep_few_texts_and_none_to_train_on(
     toy: str, reads: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = Run(backbone="gpt2", task=str(write_csv(tmp_path / "toy.csv", sentences(60))), method="lora")
@@ -97,9 +97,7 @@ def test_the_facts_of_a_task_hold_no_training_text_and_few_of_the_others(
     assert len(reads) == 3
 
 
-def test_a_run_makes_its_objective_and_its_metric_once(
-    toy: str, backbones: Backbones, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_makes_its_objective_once(toy: str, backbones: Backbones, monkeypatch: pytest.MonkeyPatch) -> None:
     from afina import device
     from afina.events import ignore
     from afina.meter import Meter

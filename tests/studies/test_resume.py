@@ -117,7 +117,7 @@ def test_killed_at_three_random_moments_it_ends_in_the_same_adapter(
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_takes_the_bar_away_and_says_how_to_go_on(
+def test_ctrl_c_in_a_terminal_removes_the_bar_and_says_how_to_go_on(
     case: Callable[[str], Case], tmp_path: Path, afina: Command
 ) -> None:
     this, out = case("lora"), tmp_path / "out"
@@ -151,9 +151,7 @@ def test_ctrl_c_in_a_terminal_takes_the_bar_away_and_says_how_to_go_on(
 
 
 @pytest.mark.slow
-def test_interrupted_without_a_terminal_before_it_trains_it_says_how_to_go_on(
-    case: Callable[[str], Case], tmp_path: Path
-) -> None:
+def test_interrupted_before_it_trains_it_says_how_to_go_on(case: Callable[[str], Case], tmp_path: Path) -> None:
     this = case("lora")
     process = subprocess.Popen(
         this.command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

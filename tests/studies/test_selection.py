@@ -49,9 +49,7 @@ def test_the_first_cut_is_the_same_whatever_it_is_for(toy: str) -> None:
     assert cut.texts == Task.load(toy, calibration=True).calibration.texts  # type: ignore[union-attr]
 
 
-def test_a_temperature_is_fitted_where_texts_are_set_aside_to_select_by(
-    gpt2: Backbone, toy: str, tmp_path: Path
-) -> None:
+def test_a_temperature_is_fitted_beside_a_selection_split(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     training = {"max_steps": 2, "temperature": True}
     record = Run(backbone=gpt2.address, task=toy, method="lora", data={"selection": 0.25}, training=training).execute(
         tmp_path

@@ -274,7 +274,7 @@ def test_a_setting_that_cannot_be_meant_is_told(tmp_path: Path, item: str, told:
 # Which runs are the same
 
 
-def test_a_key_covers_what_differs_from_the_defaults_so_a_new_setting_changes_none(
+def test_a_key_covers_what_differs_from_the_defaults(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Newer(Training):
@@ -369,7 +369,7 @@ def titles(results: Results) -> list[str]:
     return [one.name for one in results.records]
 
 
-def test_a_study_writes_records_and_what_was_asked_and_tells_what_there_is_so_far(
+def test_a_study_writes_its_request_and_records_and_tells_each_result(
     invented: InventedExecutor, tmp_path: Path
 ) -> None:
     scribe = Scribe()
@@ -405,9 +405,7 @@ def test_what_is_recorded_is_not_run_again(invented: InventedExecutor, tmp_path:
 
 
 @pytest.mark.parametrize("gone", ["adapter", "predictions"])
-def test_a_record_whose_files_are_gone_is_made_again_and_stands_there_once(
-    invented: InventedExecutor, tmp_path: Path, gone: str
-) -> None:
+def test_a_record_without_its_files_is_made_again_once(invented: InventedExecutor, tmp_path: Path, gone: str) -> None:
     first = three().run(tmp_path, executor=invented)
     place = tmp_path / getattr(first.records[1], gone)
     shutil.rmtree(place) if gone == "adapter" else place.unlink()
@@ -450,9 +448,7 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(invented: InventedExecut
     assert (again.failed, again.waiting, titles(again)) == ((), 0, ["baseline", "full", "lora"]), "its earlier record"
 
 
-def test_of_an_interrupted_study_the_runs_that_failed_are_told_from_those_that_wait(
-    invented: InventedExecutor, tmp_path: Path
-) -> None:
+def test_an_interrupted_study_tells_failed_runs_from_waiting_ones(invented: InventedExecutor, tmp_path: Path) -> None:
     class Impatient(Watcher):
         def started(self, run: Run, number: int, total: int) -> None:
             if number == 3:
@@ -552,7 +548,7 @@ def test_a_place_without_a_study_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"format": 2, "study": {}}'])
-def test_a_study_whose_description_is_damaged_says_how_to_mend_it(
+def test_a_study_with_a_damaged_description_says_so(
     invented: InventedExecutor, tmp_path: Path, content: str | None
 ) -> None:
     three().run(tmp_path, executor=invented)
@@ -591,7 +587,7 @@ def test_a_worker_makes_the_same_record_as_this_process(
     assert there.memory.rss_peak is not None
 
 
-def test_a_run_that_failed_in_its_process_has_the_code_and_fields_of_the_error_there_and_leaves_nothing(
+def test_a_run_that_failed_in_its_process_has_that_errors_code(
     gpt2: Backbone, toy: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (run,) = toy_study(gpt2, toy, "lora", max_length=10_000).runs()
@@ -617,9 +613,7 @@ class Killer(Watcher):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_a_failed_run_and_leaves_nothing_half_written(
-    gpt2: Backbone, toy: str, tmp_path: Path
-) -> None:
+def test_a_killed_worker_is_a_failed_run_and_leaves_nothing(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     killer = Killer()
     results = toy_study(gpt2, toy, "lora", "baseline", max_steps=5_000).run(tmp_path, killer)
     assert killer.killed

@@ -156,7 +156,7 @@ def test_a_candidate_whose_metric_is_undefined_loses_and_is_told_so() -> None:
 
 
 @pytest.mark.usefixtures("in_memory")
-def test_every_method_takes_the_same_steps_and_the_best_finished_candidate_is_chosen(
+def test_every_method_takes_the_same_steps_and_the_best_candidate_is_chosen(
     gpt2: Backbone, invented: Invented, tmp_path: Path
 ) -> None:
     this = study(gpt2, "any", "full", "lora", "prelayer", tune={"candidates": 5})
@@ -205,9 +205,7 @@ def test_what_was_tried_depends_on_the_seed_alone(gpt2: Backbone, invented: Inve
     assert settings("three", 1)[1:] != settings("one", 0)[1:]
 
 
-def test_what_is_tuned_is_not_tuned_again_and_more_budget_goes_on(
-    gpt2: Backbone, invented: Invented, tmp_path: Path
-) -> None:
+def test_tuning_is_not_repeated_and_more_budget_goes_on(gpt2: Backbone, invented: Invented, tmp_path: Path) -> None:
     first = tune(study(gpt2, "any"), tmp_path, invented)
     tried = len(invented.tried)
     assert tune(study(gpt2, "any"), tmp_path, invented) == first
@@ -376,7 +374,7 @@ def test_a_damaged_memory_is_told(gpt2: Backbone, invented: Invented, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_tuned_study_runs_every_seed_at_the_chosen_setting(
+def test_a_tuned_study_runs_each_seed_at_the_chosen_setting(
     gpt2: Backbone, toy: str, noting: Noting, tmp_path: Path
 ) -> None:
     results = study(gpt2, toy).run(tmp_path, executor=noting)
@@ -441,7 +439,7 @@ def test_pausing_for_scores_changes_nothing_in_training(gpt2: Backbone, toy: str
 
 
 @pytest.mark.slow
-def test_a_last_step_that_spoils_the_weights_is_a_divergence(
+def test_a_last_step_that_spoils_the_weights_diverges(
     gpt2: Backbone, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its loss was a number; what it left gives none. No step comes after it that would tell."""
@@ -468,7 +466,7 @@ def test_a_candidate_that_diverges_says_so(gpt2: Backbone, toy: str, noting: Not
 
 
 @pytest.mark.slow
-def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_nothing(
+def test_a_candidate_in_its_own_process_scores_alike_and_leaves_nothing(
     gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
     from afina.studies.runs.execute import try_out
@@ -489,7 +487,7 @@ def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_no
 
 
 @pytest.mark.slow
-def test_a_candidate_that_cannot_be_carried_out_fails_its_method_and_no_other(
+def test_a_candidate_that_cannot_run_fails_its_method_only(
     gpt2: Backbone, toy: str, noting: Noting, tmp_path: Path
 ) -> None:
     methods: dict[str, Any] = {"lora": {"targets": ["nowhere"]}, "full": {}}
@@ -528,7 +526,7 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
 
 
 @pytest.mark.slow
-def test_the_report_shows_the_budget_and_no_figure_that_chose(
+def test_the_report_shows_the_budget_and_no_validation_figure(
     afina: Command, gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
     train, tune = {"max_steps": 4, "dtype": "float32"}, {"candidates": 2}
