@@ -81,11 +81,15 @@ def temporary(path: Path) -> tuple[Path, int]:
     """
     while True:
         made = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
-        lock = os.open(made, os.O_RDONLY)
-        _is_free(lock)
+        try:
+            lock = os.open(made, os.O_RDONLY)
+        except FileNotFoundError:  # another process removed it in `sweep_killed`
+            continue
+        with suppress(OSError):  # the file system may have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)  # waits for a process that is about to remove it
         if made.is_dir():
             return made, lock
-        os.close(lock)  # another process removed it in `sweep_killed` before it was locked
+        os.close(lock)
 
 
 def _is_free(descriptor: int) -> bool:

@@ -121,6 +121,7 @@ class RunHost:
                 changes["out"] = str(self.out)
                 storage.get(checkpoint_name(asked.run), checkpoint)
         except AfinaError as error:  # not every AfinaError can be sent to another process
+            shutil.rmtree(self.out, ignore_errors=True)
             self.events.put(RunEnd("failed", f"run {asked.run.title}: {error}", error.code, error.fields))
             return
         errors = (self.out / "stderr").open("wb")
@@ -156,7 +157,10 @@ class RunHost:
             done = worker.process.returncode == 0 and worker.problem is None
             if isinstance(order.asked, CarryOut):
                 keeper.finish(done=done)
-            events.put(self._stored(order, keeper.storage) if done else self._failed(worker, order))
+            end = self._stored(order, keeper.storage) if done else self._failed(worker, order)
+            self.worker = None
+            shutil.rmtree(self.out, ignore_errors=True)  # before the next run begins: calls have no order
+            events.put(end)
 
     def _stored(self, order: RunOrder, storage: SharedStorage) -> RunEnd:
         """Write the adapter and predictions of a finished run to the shared storage; return their digests."""
@@ -205,23 +209,16 @@ class RunHost:
         return found
 
     def send(self, message: Message) -> None:
-        if self.worker is not None:
-            self.worker.send(message)
+        if (worker := self.worker) is not None:
+            worker.send(message)
 
     def cancel(self, at_once: bool) -> None:
-        if self.worker is not None:
-            self.worker.cancel(at_once=at_once)
-
-    def clear(self) -> None:
-        """Remove the last run's files from the scratch directory."""
-        self.worker = None
-        for place in self.scratch.glob("out-*"):
-            shutil.rmtree(place, ignore_errors=True)
+        if (worker := self.worker) is not None:
+            worker.cancel(at_once=at_once)
 
     def leave(self) -> None:
         """Remove this host's scratch directory; called before the actor ends."""
-        if self.worker is not None:
-            self.worker.cancel(at_once=True)
+        self.cancel(at_once=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 

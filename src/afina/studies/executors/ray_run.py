@@ -111,7 +111,6 @@ class RunOnHost:
         if self.started and not self.ended:
             pool.discard(host)
         else:
-            host.actor.clear.remote()
             pool.release(host)
 
     def start(self, asked: CarryOut | TryOut, inputs: RunInputs) -> RunOrder:
