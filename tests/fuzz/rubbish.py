@@ -11,26 +11,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 ODD = (
-    None,
-    True,
-    0,
-    -1,
-    1,
-    2,
-    10**30,
-    -(10**400),
-    0.5,
-    1e308,
-    float("nan"),
-    float("inf"),
-    "",
-    " ",
-    "..",
-    "../x",
-    "/",
-    ".",
+    *(None, True, 0, -1, 1, 2, 10**30, -(10**400), 0.5, 1e308, float("nan"), float("inf"), "", " "),
+    *("..", "../x", "/", ".", "\x00", "\ud800", "x" * 5_000, "text", "label", "{text}", "sha256:", []),
+    *({}, [[]], {"": None}, ["a", 1]),
 )
-ODD += ("\x00", "\ud800", "x" * 5_000, "text", "label", "{text}", "sha256:", [], {}, [[]], {"": None}, ["a", 1])
 """What nobody means to write, and somebody does."""
 
 values = st.sampled_from(ODD).map(copy.deepcopy) | st.recursive(
@@ -91,49 +75,17 @@ def documents(original: Any) -> st.SearchStrategy[bytes]:
 
 cells = st.sampled_from(
     (
-        "a fine day",
-        "it broke",
-        "good",
-        "bad",
-        "",
-        " ",
-        "0",
-        "1",
-        "1.5",
-        "NaN",
-        "nan",
-        "None",
-        '"',
-        '""',
-        "a,b",
-        "a\tb",
-        "a\nb",
-        "\r",
-        "\x00",
-        "\ufeff",
-        "\u2028",
-        "é",
-        "日本",
-        "\ud800",
-        "x" * 200_000,
-        '"half',
-        'quoted "inside"',
-        "text",
-        "label",
+        *("a fine day", "it broke", "good", "bad", "", " ", "0", "1", "1.5", "NaN", "nan", "None", '"'),
+        *('""', "a,b", "a\tb", "a\nb", "\r", "\x00", "\ufeff", "\u2028", "é", "日本", "\ud800"),
+        *("x" * 200_000, '"half', 'quoted "inside"', "text", "label"),
     )
 ) | st.text(max_size=12)
 
 headers = st.sampled_from(
     (
-        *(
-            ("text", "label"),
-            ("sentence", "label"),
-            ("label", "text"),
-            ("text",),
-            ("a", "b"),
-            ("text", "text", "label"),
-        ),
-        *(("text", "text_pair", "label"), ("", "label"), ("TEXT", "Label"), ("\ufefftext", "label"), ()),
+        *(("text", "label"), ("sentence", "label"), ("label", "text"), ("text",), ("a", "b")),
+        *(("text", "text", "label"), ("text", "text_pair", "label"), ("", "label"), ("TEXT", "Label")),
+        *(("\ufefftext", "label"), ()),
     )
 )
 
@@ -191,81 +143,21 @@ def parquets(draw: st.DrawFn) -> bytes:
 
 
 TOML = (
-    'name = "t"',
-    'backbone = "b"',
-    'task = "t.csv"',
-    "seeds = [0]",
-    "[methods.lora]",
-    "[methods.full]",
-    "[train]",
-    "[data]",
-)
-TOML += (
-    "[tune]",
-    "[ask]",
-    "epochs = 1",
-    "max_steps = 2",
-    "r = 4",
-    "learning_rate = 1e-3",
-    'head = "words"',
-    "batch_size = 8",
-)
-TOML += (
-    'template = "{text}"',
-    "[methods.lora.search]",
-    "r = [2, 4]",
-    'labels = ["a", "b"]',
-    'method = "lora"',
-    "candidates = 2",
-)
-TOML += (
-    "seeds = [0, 0]",
-    "train_examples = 3",
-    "validation = 0.2",
-    'words = {a = ["b"]}',
-    "[ask.words]",
-    'targets = ["x"]',
+    *('name = "t"', 'backbone = "b"', 'task = "t.csv"', "seeds = [0]", "[methods.lora]"),
+    *("[methods.full]", "[train]", "[data]", "[tune]", "[ask]", "epochs = 1", "max_steps = 2", "r = 4"),
+    *("learning_rate = 1e-3", 'head = "words"', "batch_size = 8", 'template = "{text}"'),
+    *("[methods.lora.search]", "r = [2, 4]", 'labels = ["a", "b"]', 'method = "lora"'),
+    *("candidates = 2", "seeds = [0, 0]", "train_examples = 3", "validation = 0.2"),
+    *('words = {a = ["b"]}', "[ask.words]", 'targets = ["x"]'),
 )
 KEYS = (
-    "name",
-    "backbone",
-    "task",
-    "seeds",
-    "epochs",
-    "r",
-    "alpha",
-    "dropout",
-    "learning_rate",
-    "template",
-    "words",
-    "head",
-)
-KEYS += (
-    "data.labels",
-    "train.epochs",
-    "methods.lora.r",
-    "methods",
-    "tune",
-    "tune.candidates",
-    "ask.words",
-    "train",
-    "clip",
+    *("name", "backbone", "task", "seeds", "epochs", "r", "alpha", "dropout", "learning_rate"),
+    *("template", "words", "head", "data.labels", "train.epochs", "methods.lora.r", "methods", "tune"),
+    *("tune.candidates", "ask.words", "train", "clip"),
 )
 SPELLED = (
-    "0",
-    "-1",
-    "1e400",
-    "nan",
-    "inf",
-    '""',
-    "[]",
-    "{}",
-    "[[]]",
-    "true",
-    "1979-05-27",
-    '"x"',
-    "99999999999999999999",
-    "[1, 'a']",
+    *("0", "-1", "1e400", "nan", "inf", '""', "[]", "{}", "[[]]", "true", "1979-05-27", '"x"'),
+    *("99999999999999999999", "[1, 'a']"),
 )
 
 
