@@ -35,11 +35,7 @@ PAGES = [
 ELSEWHERE = {"make", "pip", "export"}
 """Programs that a page may name and this test does not run: tests/test_wheel.py builds and installs the wheel."""
 TINY = {"train", "study", "evaluate", "predict", "ask", "compare", "plan"}
-FEWER = {
-    "plan": ["--method", "lora"],
-    "study": ["--set", "train.max_steps=2"],
-    "train": ["--set", "max_steps=2"],
-}
+FEWER = {"plan": ["--method", "lora"], "study": ["--set", "train.max_steps=2"], "train": ["--set", "max_steps=2"]}
 FEW = ["--set", "data.train_examples=64", "--set", "data.evaluation_examples=64"]
 MODELS = {"embedded", "gpt2", "path/to/gpt2"}
 """Addresses in whose place the tiny model is used."""

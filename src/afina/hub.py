@@ -19,9 +19,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.errors import (
-    StrictDataclassError as StrictDataclassError,
-)
+from huggingface_hub.errors import StrictDataclassError as StrictDataclassError
 from huggingface_hub.utils.tqdm import tqdm
 
 from afina import events, file_io, problems

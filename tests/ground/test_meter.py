@@ -15,16 +15,7 @@ import torch
 from torch import nn
 
 from afina import METHODS, Backbone
-from afina.meter import (
-    PHASES,
-    Meter,
-    activation_bytes,
-    machine_memory,
-    memory_available,
-    rss,
-    rss_peak,
-    state_bytes,
-)
+from afina.meter import PHASES, Meter, activation_bytes, machine_memory, memory_available, rss, rss_peak, state_bytes
 from afina.methods import is_fitted, make
 from fakes import Runs, encoded, fit_of, opened, sentences
 

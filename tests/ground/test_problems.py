@@ -127,11 +127,7 @@ def test_a_sentence_shows_its_fields(sentence: str, fields: dict[str, object], s
 
 @pytest.mark.parametrize(
     ("code", "fields"),
-    [
-        ("data.no-rows", {}),
-        ("data.column-missing", {"column": "label"}),
-        ("data.column-missing", {"row": 1}),
-    ],
+    [("data.no-rows", {}), ("data.column-missing", {"column": "label"}), ("data.column-missing", {"row": 1})],
 )
 def test_raises_notices_another_code_and_another_field(code: str, fields: dict[str, Any]) -> None:
     def fail() -> None:

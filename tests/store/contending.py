@@ -103,7 +103,7 @@ def _verify(store: AdapterStore, adapters: list[Path], random: Random, number: i
 
 
 PARTS: list[Callable[[AdapterStore, list[Path], Random, int], None]] = [
-    *(_churn, _churn, _churn, _collect, _move, _read, _read, _verify),
+    *(_churn, _churn, _churn, _collect, _move, _read, _read, _verify)
 ]
 
 

@@ -52,7 +52,7 @@ def test_each_entry_is_hashed_over_the_one_before(filled: AdapterStore) -> None:
         assert entry.hash == digest.of_bytes(digest.canonical_json(content).encode()) == entry.computed()
     events = [entry.event for entry in entries]
     assert events == [
-        *("create", "publish", "publish", "alias", "alias", "rollback", "delete", "gc", "publish", "erase"),
+        *("create", "publish", "publish", "alias", "alias", "rollback", "delete", "gc", "publish", "erase")
     ]
     assert [entry.time for entry in entries] == sorted(entry.time for entry in entries)
 

@@ -17,14 +17,7 @@ from afina.data import text_hashes
 from afina.data.text_hashes import TextHashes
 from afina.errors import CorruptAdapter
 from afina.methods.peft_settings import disagreement
-from afina.models.adapter import (
-    PEFT_SETTINGS,
-    VOCABULARY,
-    Adapter,
-    read_vocabulary,
-    words_changed,
-    write_vocabulary,
-)
+from afina.models.adapter import PEFT_SETTINGS, VOCABULARY, Adapter, read_vocabulary, words_changed, write_vocabulary
 from afina.models.architectures import is_head
 from afina.models.manifest import MANIFEST, Manifest, checked
 from afina.store import problems
