@@ -173,12 +173,7 @@ class EvaluationSet:
 
     def with_positive(self, label: str) -> EvaluationSet:
         """Return the set with `label` as the second of two labels. Raises InvalidData."""
-        names = self.label_names
-        if what := TARGETS[self.kind].check_positive(names):
-            raise problems.POSITIVE_INAPPLICABLE(found=what, where=self.where)
-        if label not in names:
-            raise problems.POSITIVE_UNKNOWN(where=self.where, label=label, known=names)
-        return self._ordered(names if label == names[1] else names[::-1])
+        return self._ordered(TARGETS[self.kind].with_positive(self.label_names, label, self.where))
 
     def _ordered(self, names: Sequence[str]) -> EvaluationSet:
         split = TARGETS[self.kind].about(self.split, self.label_names, names)

@@ -216,17 +216,12 @@ def as_address(address: Any) -> str:
 
 def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskData:
     """Return the data with `positive`, if given, as the second of two labels. Raises InvalidData."""
-    names = found.label_names
     if positive is None:
         return found
-    if what := TARGETS[found.kind].check_positive(names):
-        raise problems.POSITIVE_INAPPLICABLE(found=what, where=f"task {address}")
-    if positive not in names:
-        raise problems.POSITIVE_UNKNOWN(where=f"task {address}", label=positive, known=names)
-    if positive == names[1]:
-        return found
-    train, evaluation = (replace(split, labels=1 - split.labels) for split in (found.train, found.evaluation))
-    return replace(found, label_names=names[::-1], train=train, evaluation=evaluation)
+    kind, before = TARGETS[found.kind], found.label_names
+    names = kind.with_positive(before, positive, f"task {address}")
+    train, evaluation = (kind.about(split, before, names) for split in (found.train, found.evaluation))
+    return replace(found, label_names=names, train=train, evaluation=evaluation)
 
 
 def _told(found: TaskData, aside: Mapping[str, Split], asked: ReadingOptions) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class ClassTargets(TargetKind):
         if len(np.unique(found)) < 2:
             raise problems.ONE_VALUE(_target="label", found=label_names[found[0]], task=address, examples=len(found))
 
-    def check_positive(self, label_names: Sequence[str]) -> str | None:
+    def without_positive(self, label_names: Sequence[str]) -> str | None:
         return None if len(label_names) == 2 else f"{len(label_names)} classes"
 
 

@@ -169,9 +169,17 @@ class TargetKind(ABC):
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
         """Raise InvalidData if all training texts have the same target, or none has a label."""
 
-    def check_positive(self, label_names: Sequence[str]) -> str | None:
+    def without_positive(self, label_names: Sequence[str]) -> str | None:
         """Return why no label can be the positive label: `3 classes`, `kind number`. None: a label can be positive."""
         return f"kind {self.kind}"
+
+    def with_positive(self, label_names: Sequence[str], positive: str, where: str) -> tuple[str, ...]:
+        """Return two label names in the order in which `positive` is the second. Raises InvalidData."""
+        if what := self.without_positive(label_names):
+            raise problems.POSITIVE_INAPPLICABLE(found=what, where=where)
+        if positive not in label_names:
+            raise problems.POSITIVE_UNKNOWN(where=where, label=positive, known=label_names)
+        return tuple(label_names if positive == label_names[1] else label_names[::-1])
 
 
 def check_names(labels: Sequence[str]) -> None:

@@ -151,12 +151,8 @@ def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
     """Return a scatter plot per arm: the predicted number (mean over the seeds) against the given number."""
     made = []
     for arm in arms:
-        given, predicted, step = arm.targets, arm.answers.mean(axis=0), -(-len(arm.targets) // POINTS)
-        figure, axes = canvas(3.4)
-        ends = [float(given.min()), float(given.max())]
-        axes.plot(ends, ends, color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
-        style = {"color": svg.colour(arm.place), "markersize": 3, "alpha": 0.45, "linestyle": "none"}
-        axes.plot(given[::step], predicted[::step], svg.marker(arm.place), **style)
+        given, predicted = arm.targets, arm.answers.mean(axis=0)
+        figure, axes = _a_point_a_text(arm, given, predicted, (float(given.min()), float(given.max())))
         axes.set_xlabel("Given")
         axes.set_ylabel("Predicted")
         spread = [
@@ -167,6 +163,16 @@ def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
         caption += " Means over the seeds." if len(arm.results) > 1 else ""
         made.append(finish(figure, f"scatter-{arm.place}", brief(arm.label), spread, caption))
     return made
+
+
+def _a_point_a_text(arm: Arm, across: np.ndarray, up: np.ndarray, ends: tuple[float, float]) -> tuple[Any, Any]:
+    """Return a figure and its axes: two numbers of each text, and a line from end to end on which both are the same."""
+    step = -(-len(across) // POINTS)
+    figure, axes = canvas(3.4)
+    axes.plot(ends, ends, color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
+    style = {"color": svg.colour(arm.place), "markersize": 3, "alpha": 0.45, "linestyle": "none"}
+    axes.plot(across[::step], up[::step], svg.marker(arm.place), **style)
+    return figure, axes
 
 
 def residuals(arms: Sequence[Arm]) -> Plot:
@@ -180,13 +186,7 @@ def residuals(arms: Sequence[Arm]) -> Plot:
     axes.axvline(0, color=svg.INK, linewidth=0.8)
     rows_of(axes, [brief(arm.label) for arm in arms])
     axes.set_xlabel("Predicted minus given")
-    return finish(
-        figure,
-        "residuals",
-        "Residuals",
-        said,
-        _RANGE,
-    )
+    return finish(figure, "residuals", "Residuals", said, _RANGE)
 
 
 _RANGE = "Thick: the middle half of the texts. Thin: nine tenths. Marker: median."
@@ -207,11 +207,7 @@ def answer_lengths(arms: Sequence[Arm]) -> list[Plot]:
     made = [_lengths(arms, counted)]
     for arm, seeds in zip(arms, counted, strict=True):
         told, given = seeds[0]
-        step, most = -(-len(told) // POINTS), max(1, int(given.max()), int(told.max()))
-        figure, axes = canvas(3.4)
-        axes.plot([0, most], [0, most], color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
-        style = {"color": svg.colour(arm.place), "markersize": 3, "alpha": 0.45, "linestyle": "none"}
-        axes.plot(given[::step], told[::step], svg.marker(arm.place), **style)
+        figure, axes = _a_point_a_text(arm, given, told, (0, max(1, int(given.max()), int(told.max()))))
         axes.set_xlabel("Words of the reference of the nearest length")
         axes.set_ylabel("Words of the answer")
         both = (("references", given), ("answers", told))
