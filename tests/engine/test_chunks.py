@@ -13,8 +13,7 @@ from test_mixing import APART, KINDS, RIDING, WITH_BIASES
 from afina import Adapter, Backbone, digest
 from afina.engine.encoding import EncodedText
 from afina.engine.engine import Engine
-from afina.engine.mixed_batches import Outcome, Prediction
-from afina.engine.passes import SinglePass
+from afina.engine.mixed_batches import Outcome, Prediction, SinglePass
 from afina.errors import CorruptAdapter
 from afina.models.kernels.key_values import TokenChunk
 from crowd import adapter

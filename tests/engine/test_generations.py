@@ -20,7 +20,7 @@ from afina.data.batch import pack
 from afina.engine.encoding import EncodedText
 from afina.engine.engine import Engine
 from afina.engine.generations import GeneratedText, Generation, Generations
-from afina.engine.passes import SinglePass
+from afina.engine.mixed_batches import SinglePass
 from afina.engine.residents import ReservedMemory
 from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidStudy
 from afina.generating import next_token

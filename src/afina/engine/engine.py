@@ -20,8 +20,7 @@ from afina.engine.adapters import AdapterLoader, AdapterSources, Address
 from afina.engine.encoding import EncodedText, encode
 from afina.engine.generations import Generation, Generations, decoding_of, generated
 from afina.engine.hosts import Hosts, precisions_of
-from afina.engine.mixed_batches import MixedBatches, Outcome, Prediction
-from afina.engine.passes import ChunkedPass, SinglePass
+from afina.engine.mixed_batches import ChunkedPass, MixedBatches, Outcome, Prediction, SinglePass
 from afina.engine.probing import probe_outputs
 from afina.engine.residents import Lease, ReservedMemory, Resident, ResidentCounts, Residents
 from afina.errors import AfinaError, Busy, NotFound

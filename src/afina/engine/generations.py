@@ -235,18 +235,14 @@ class Generations:
         if batch is not None:
             batch.cancel(one)
 
-    @staticmethod
-    def _outcome_error(resident: Resident, error: Exception) -> AfinaError:
-        if isinstance(error, AfinaError):
-            return error
-        if isinstance(error, FloatingPointError):
-            return problems.LOGITS_NOT_FINITE(where=resident.where)
-        return problems.GENERATION_FAILED(where=resident.where, _error=type(error).__name__)
-
     def _outcome(self, one: Generation, outcome: Continuation | Exception) -> GeneratedText | AfinaError:
         resident, encoded = one.lease.resident(), one.encoded
+        if isinstance(outcome, AfinaError):
+            return outcome
+        if isinstance(outcome, FloatingPointError):
+            return problems.LOGITS_NOT_FINITE(where=resident.where)
         if isinstance(outcome, Exception):
-            return self._outcome_error(resident, outcome)
+            return problems.GENERATION_FAILED(where=resident.where, _error=type(outcome).__name__)
         return GeneratedText(
             text_of(self._tokenizer, outcome.tokens, one.decoding),
             outcome.tokens,

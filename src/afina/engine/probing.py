@@ -10,8 +10,7 @@ import torch
 
 from afina.data.tokenize import Tokenizer
 from afina.engine.encoding import EncodedText, encode
-from afina.engine.mixed_batches import MixedBatches, Prediction
-from afina.engine.passes import SinglePass
+from afina.engine.mixed_batches import MixedBatches, Prediction, SinglePass
 from afina.engine.residents import Lease, SeparateResident, SharedResident
 from afina.errors import AfinaError
 from afina.generating.next_token import MixedNextTokenModel, WholePrompt

@@ -17,7 +17,7 @@ import numpy as np
 
 from afina.engine.engine import Engine
 from afina.engine.generations import Generation
-from afina.engine.passes import ChunkedPass, SinglePass
+from afina.engine.mixed_batches import ChunkedPass, SinglePass
 from afina.engine.residents import Lease
 from afina.server.receipts import choice_seed
 from afina.server.requests import AcceptedRequest

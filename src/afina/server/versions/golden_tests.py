@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from afina.engine.engine import Engine
-from afina.engine.passes import SinglePass
+from afina.engine.mixed_batches import SinglePass
 from afina.engine.residents import Lease
 from afina.errors import AfinaError, Busy, CannotWrite, NotFound, WrongBackbone
 from afina.predicting import probes
