@@ -125,39 +125,39 @@ class Problem(Generic[Raised]):
 LONGEST = 200
 """Characters of a wrong name that a message shows."""
 
-SYNONYMS = {
-    "accuracy": "acc",
-    "auroc": "auc rocauc",
-    "mcc": "matthews",
-    "log_loss": "crossentropy nll",
-    "loss": "crossentropy nll",
-    "rmse": "mse",
-    "pearson": "correlation",
-    "perplexity": "ppl",
-    "exact_match": "em",
-    "exact_answer": "em",
-    "average_precision": "map",
-    "rouge_l": "rouge",
-    "full": "finetuning finetune ft sft",
-    "linear_probe": "probe linear logisticregression",
-    "adapter": "adapters houlsby",
-    "prelayer": "embeddings",
-    "prompt": "softprompt",
-    "float32": "fp32 single",
-    "bfloat16": "bf16 fp16 float16 half",
-    "float": "fp32 fp16 float16",
-    "int8": "8bit",
-    "nf4": "4bit int4",
-    "number": "regression",
-    "classes": "classification",
-    "labels": "multilabel",
-    "text": "generation summarization",
-    "embedded": "smollm smollm2135m smollm2",
-    "minilm": "allminilml6v2",
-    "skip": "drop ignore",
-    "refuse": "error",
-}
-"""By name, what others call it, in the form of `_bare`; the first that exists is suggested."""
+SYNONYMS = (
+    ("accuracy", "acc"),
+    ("auroc", "auc rocauc"),
+    ("mcc", "matthews"),
+    ("log_loss", "crossentropy nll"),
+    ("loss", "crossentropy nll"),
+    ("rmse", "mse"),
+    ("pearson", "correlation"),
+    ("perplexity", "ppl"),
+    ("exact_match", "em"),
+    ("exact_answer", "em"),
+    ("average_precision", "map"),
+    ("rouge_l", "rouge"),
+    ("full", "finetuning finetune ft sft"),
+    ("linear_probe", "probe linear logisticregression"),
+    ("adapter", "adapters houlsby"),
+    ("prelayer", "embeddings"),
+    ("prompt", "softprompt"),
+    ("float32", "fp32 single"),
+    ("bfloat16", "bf16 fp16 float16 half"),
+    ("float", "fp32 fp16 float16"),
+    ("int8", "8bit"),
+    ("nf4", "4bit int4"),
+    ("number", "regression"),
+    ("classes", "classification"),
+    ("labels", "multilabel"),
+    ("text", "generation summarization"),
+    ("embedded", "smollm smollm2135m smollm2"),
+    ("minilm", "allminilml6v2"),
+    ("skip", "drop ignore"),
+    ("refuse", "error"),
+)
+"""Names and what others call them, in the form of `_bare`; the first that exists is suggested."""
 
 
 _FLOOR = "It is a baseline, no method to train: `afina choose` measures it, and so does every study."
@@ -176,7 +176,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """
     names, bare = list(known), _bare(name)
     same = [one for one in names if _bare(one) == bare]
-    meant = [one for one, others in SYNONYMS.items() if bare in others.split() and one in names]
+    meant = [one for one, others in SYNONYMS if bare in others.split() and one in names]
     folded = {one.casefold(): one for one in reversed(names)}
     near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
     return next(iter([*same, *meant, *near]), None)
