@@ -121,9 +121,8 @@ def test_the_same_run_twice_gives_the_same_digest(
     assert first.predictions_digest == second.predictions_digest
 
 
-@pytest.mark.parametrize("method", ["lora", "prompt"])
-def test_another_seed_gives_another_digest(run: Callable[..., Run], tmp_path: Path, method: str) -> None:
-    first, second = (run(method, seed=seed, max_steps=2).execute(tmp_path) for seed in (0, 1))
+def test_another_seed_gives_another_digest(run: Callable[..., Run], tmp_path: Path) -> None:
+    first, second = (run("lora", seed=seed, max_steps=2).execute(tmp_path) for seed in (0, 1))
     assert first.digest != second.digest
 
 

@@ -132,13 +132,13 @@ def test_the_steps_of_an_epoch_are_its_batches_over_those_of_a_step(
     backbones: Backbones, toy: str, tmp_path: Path
 ) -> None:
     def run(**settings: Any) -> Record:
-        training = Training(dtype="float32", epochs=2, **settings)
+        training = Training(dtype="float32", epochs=1, **settings)
         return Run(backbone=str(backbones.path("gpt2")), task=toy, method="lora", training=training).execute(tmp_path)
 
     plain, record = run(batch_size=8), run(batch_size=8, accumulate=5)
     batches = -(-plain.train_examples // 8)
     assert batches % 5
-    assert record.steps == 2 * -(-batches // 5)
+    assert record.steps == -(-batches // 5)
     assert record.tokens == plain.tokens
 
 
