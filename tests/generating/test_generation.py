@@ -133,9 +133,8 @@ def test_unusual_settings_change_nothing(backbones: Backbones, tmp_path: Any, fa
     assert all(reference.agrees(prompt, GREEDY, each) for prompt, each in zip(asked, found, strict=True))
 
 
-@pytest.mark.parametrize("family", WHOLE)
-def test_two_hundred_prompts_answer_as_alone(backbones: Backbones, family: str) -> None:
-    reference, model = Reference(backbones.path(family)), language_model(Backbone.load(str(backbones.path(family))))
+def test_two_hundred_prompts_answer_as_alone(llama: Backbone) -> None:
+    reference, model = Reference(llama.path), language_model(llama)
     asked, decoding = prompts(200, longest=150), Decoding(max_new_tokens=40)
     found = list(answers(model, asked, decoding, ENDS))
     assert all(reference.follows(prompt, decoding, each) for prompt, each in zip(asked, found, strict=True))
@@ -196,7 +195,7 @@ def alone(gpt2: Backbone) -> tuple[Classifier, list[np.ndarray], dict[tuple[int,
     return model, asked, found
 
 
-@settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     plan=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=20),
     rows=st.integers(1, 9),
@@ -312,7 +311,7 @@ def test_a_stop_string_ends_an_answer_with_the_token_that_completes_it(gpt2: Bac
 
 
 def test_samples_follow_the_models_probabilities(gpt2: Backbone) -> None:
-    model, prompt, draws = language_model(gpt2), prompts(1)[0], 2000
+    model, prompt, draws = language_model(gpt2), prompts(1)[0], 1500
     row = torch.softmax(model.output_embedding(model.features(pack([prompt])))[0] / 0.7, -1).detach().numpy()
     kept = np.argsort(-row)[:6]
     share = row[kept] / row[kept].sum()
